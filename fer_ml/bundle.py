@@ -1,0 +1,120 @@
+"""The deployable student: ``model.onnx`` and its ``card.json``. Needs no torch.
+
+The card carries everything that serving must not guess: class order, preprocessing, temperature,
+thresholds, and the sha256 of the network. A bundle whose bytes do not match its card is refused.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fer_ml.errors import FerError
+from fer_ml.images import Preprocess, normalise
+from fer_ml.labels import CLASSES
+
+MODEL_FILE = "model.onnx"
+CARD_FILE = "card.json"
+
+
+class Card(BaseModel):
+    """``card.json``: what the bundle is, how to feed it, and where it comes from.
+
+    ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
+    confidence under which the demo says 'unsure'; ``metrics`` and ``lineage`` are for reading.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    name: str
+    profile: str
+    architecture: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float = Field(gt=0)
+    unsure_below: float = Field(ge=0, le=1)
+    model_sha256: str
+    checkpoint_sha256: str
+    data: str
+    licence: str
+    intended_use: str
+    metrics: dict[str, Any] = {}
+    lineage: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, ready to run on the CPU."""
+
+    folder: Path
+    card: Card
+    session: onnxruntime.InferenceSession
+
+    def logits(self, faces: np.ndarray) -> np.ndarray:
+        """``faces [N, S, S, 3] uint8`` from ``images.prepare`` to ``logits [N, C] float32``."""
+        return self.session.run(["logits"], {"input": normalise(faces, self.card.preprocess)})[0]
+
+    def probabilities(self, faces: np.ndarray) -> np.ndarray:
+        """Calibrated ``probs [N, C]``: softmax of the logits divided by the card's temperature."""
+        scaled = self.logits(faces) / self.card.temperature
+        scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
+    path = folder / CARD_FILE
+    try:
+        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FerError(
+            "no bundle here",
+            where=path,
+            allowed=f"a folder with {MODEL_FILE} and {CARD_FILE}",
+            fix="run 'fer materialize', or pass --bundle FOLDER",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FerError(
+            f"card field {'.'.join(map(str, first['loc']))}: {first['msg']}", where=path
+        ) from error
+
+
+def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
+    """Open a bundle for inference, refusing one whose bytes differ from its card.
+
+    One thread is the default because it gives the steadier latency for one face a frame.
+    """
+    card = read_card(folder)
+    if card.classes != CLASSES:
+        raise FerError(
+            f"class order of the bundle is {list(card.classes)}",
+            where=folder / CARD_FILE,
+            allowed=list(CLASSES),
+        )
+    data = (folder / MODEL_FILE).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.model_sha256:
+        raise FerError(
+            f"{MODEL_FILE} has sha256 {digest[:12]}, its card says {card.model_sha256[:12]}",
+            where=folder,
+            fix="export the bundle again; these bytes are not what was measured",
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return Bundle(folder, card, session)
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write ``card.json``; called by the export inside an uncommitted run folder."""
+    (folder / CARD_FILE).write_text(
+        json.dumps(card.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
+    )

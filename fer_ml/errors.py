@@ -1,0 +1,34 @@
+"""The one error type that a user is meant to read."""
+
+
+class FerError(Exception):
+    """A fault that the user can mend.
+
+    ``what`` states the fault, ``where`` the file, field or key it was found at, ``allowed`` the
+    values that would have been accepted, ``fix`` the next thing to do. The text of the exception
+    holds all four, so that it reads the same in a terminal, in a log and in Dagster.
+    """
+
+    def __init__(
+        self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.allowed = None if allowed is None else str(allowed)
+        self.fix = fix
+        parts = [what]
+        if self.where:
+            parts.append(f"where: {self.where}")
+        if self.allowed:
+            parts.append(f"allowed: {self.allowed}")
+        if fix:
+            parts.append(f"fix: {fix}")
+        super().__init__("\n  ".join(parts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling across process pools.
+        return (_rebuild, (self.what, self.where, self.allowed, self.fix))
+
+
+def _rebuild(what: str, where: str | None, allowed: str | None, fix: str | None) -> FerError:
+    return FerError(what, where=where, allowed=allowed, fix=fix)

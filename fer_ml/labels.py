@@ -1,0 +1,106 @@
+"""The seven classes, and every publisher's labels mapped onto them. Tables only, in one place.
+
+The order of ``CLASSES`` is load-bearing: logits, soft labels, bundles and confusion matrices are
+all in this order, and each of those files carries it so that a reader can refuse another one.
+"""
+
+CLASSES: tuple[str, ...] = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
+CLASS_INDEX: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
+
+#: Reasons for leaving a row out that lie in the publisher's label, not in a fault of the row.
+EXCLUSIONS: tuple[str, ...] = ("contempt", "unknown", "not a face", "tied votes", "other label")
+
+#: Folder names and words, compared in lower case with everything but letters and digits removed.
+WORDS: dict[str, str] = {
+    "angry": "Angry",
+    "anger": "Angry",
+    "disgust": "Disgust",
+    "disgusted": "Disgust",
+    "fear": "Fear",
+    "fearful": "Fear",
+    "afraid": "Fear",
+    "happy": "Happy",
+    "happiness": "Happy",
+    "sad": "Sad",
+    "sadness": "Sad",
+    "surprise": "Surprise",
+    "surprised": "Surprise",
+    "suprise": "Surprise",
+    "neutral": "Neutral",
+}
+
+#: Words that are understood and left out on purpose.
+EXCLUDED_WORDS: dict[str, str] = {
+    "contempt": "contempt",
+    "unknown": "unknown",
+    "uncertain": "unknown",
+    "none": "other label",
+    "other": "other label",
+    "others": "other label",
+    "nonface": "not a face",
+    "notface": "not a face",
+    "nf": "not a face",
+}
+
+#: FER2013's csv and ExpW's label.lst number the classes in the canonical order.
+FER2013_IDS: dict[int, str] = dict(enumerate(CLASSES))
+EXPW_IDS: dict[int, str] = dict(enumerate(CLASSES))
+
+RAFDB_BASIC_IDS: dict[int, str] = {
+    1: "Surprise",
+    2: "Fear",
+    3: "Disgust",
+    4: "Happy",
+    5: "Sad",
+    6: "Angry",
+    7: "Neutral",
+}
+
+#: RAF-DB compound expressions by their primary emotion, as the interim report mapped them.
+RAFDB_COMPOUND_IDS: dict[int, str] = {
+    1: "Happy",
+    2: "Happy",
+    3: "Sad",
+    4: "Sad",
+    5: "Sad",
+    6: "Sad",
+    7: "Fear",
+    8: "Fear",
+    9: "Angry",
+    10: "Angry",
+    11: "Disgust",
+}
+
+#: Column order of RAF-ML's distribution.txt (it has no Neutral).
+RAFML_ORDER: tuple[str, ...] = ("Surprise", "Fear", "Disgust", "Happy", "Sad", "Angry")
+
+#: Vote columns of FER+'s fer2013new.csv, in its order.
+FERPLUS_COLUMNS: dict[str, str] = {
+    "neutral": "Neutral",
+    "happiness": "Happy",
+    "surprise": "Surprise",
+    "sadness": "Sad",
+    "anger": "Angry",
+    "disgust": "Disgust",
+    "fear": "Fear",
+    "contempt": "contempt",
+    "unknown": "unknown",
+    "NF": "not a face",
+}
+
+
+def normalise_word(word: str) -> str:
+    """Lower case, letters and digits only: ``Non-Face`` and ``non face`` become ``nonface``."""
+    return "".join(ch for ch in word.lower() if ch.isalnum())
+
+
+def label_of_word(word: str) -> tuple[str | None, str | None]:
+    """The class that a folder name or word means, or why it is left out.
+
+    Returns ``(label, None)`` for a class, ``(None, reason)`` for a word in ``EXCLUDED_WORDS``, and
+    ``(None, None)`` for a word that nobody has declared: the caller must report that as a fault.
+    """
+    key = normalise_word(word)
+    if key in WORDS:
+        return WORDS[key], None
+    return None, EXCLUDED_WORDS.get(key)

@@ -1,0 +1,96 @@
+"""Raw datasets as their publishers lay them out, each read by one small adapter.
+
+An adapter is a module of this package that defines ``ADAPTER``. It turns a folder into a
+*listing*: one row for every sample that the publisher names, including those that must be left
+out. An adapter drops nothing and decodes no image; what it cannot read becomes a row with a
+``fault``. To add a source, add one module here and name it in a profile.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from fer_ml.errors import FerError
+
+#: Values of the listing's ``split`` column: the publisher's own split, or none given.
+PUBLISHER_SPLITS: tuple[str, ...] = ("train", "val", "test", "unassigned")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one publisher's layout is read.
+
+    ``listing(root, **options)`` returns a polars frame with exactly ``listing_schema()``. It
+    raises ``FerError`` when the root itself is not such a dataset (missing index file, missing
+    column, empty folder), and records everything smaller as a row's ``fault``.
+    """
+
+    name: str
+    title: str
+    layout: str
+    listing: Callable[..., Any]
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def listing_schema() -> dict[str, Any]:
+    """Columns of a listing, with polars types.
+
+    - ``where``: the place in the publisher's files, such as ``label.lst:12``
+    - ``file``: path of the image relative to the root, with ``/``; null when pixels are inline
+    - ``inline_png``: PNG bytes for sources that ship pixels in a table, else null
+    - ``native_label``: the publisher's label as text; ``label``: one of ``CLASSES`` or null
+    - ``split``: one of ``PUBLISHER_SPLITS``, or the publisher's unknown word (with a ``fault``)
+    - ``confidence``: the publisher's own figure, unit as published, else null
+    - ``face_id``: index of the face in its photo, else null
+    - ``bbox_left/top/right/bottom``: pixels in the photo, right and bottom exclusive; all or none
+    - ``votes``: annotators' votes in the order of ``CLASSES``, else null
+    - ``excluded``: one of ``labels.EXCLUSIONS`` when the label is understood and left out
+    - ``fault``: what is wrong with the row, as ``kind: detail``, for example
+      ``bad label: 'hapy'``, ``malformed line: 5 of 8 fields``, ``unknown split: 'dev'``
+    """
+    import polars as pl
+
+    return {
+        "where": pl.String,
+        "file": pl.String,
+        "inline_png": pl.Binary,
+        "native_label": pl.String,
+        "label": pl.String,
+        "split": pl.String,
+        "confidence": pl.Float64,
+        "face_id": pl.Int64,
+        "bbox_left": pl.Int64,
+        "bbox_top": pl.Int64,
+        "bbox_right": pl.Int64,
+        "bbox_bottom": pl.Int64,
+        "votes": pl.List(pl.Float64),
+        "excluded": pl.String,
+        "fault": pl.String,
+    }
+
+
+@cache
+def adapters() -> dict[str, Adapter]:
+    """Every adapter of this package by name."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        adapter = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ADAPTER", None)
+        for one in adapter if isinstance(adapter, tuple) else (adapter,):
+            if isinstance(one, Adapter):
+                found[one.name] = one
+    return found
+
+
+def get_adapter(name: str) -> Adapter:
+    """The adapter called ``name``; ``FerError`` names the known ones otherwise."""
+    known = adapters()
+    if name not in known:
+        raise FerError(
+            f"unknown source adapter {name!r}",
+            allowed=", ".join(sorted(known)),
+            fix="correct the adapter in the profile or fer.toml, or add a module to fer_ml/sources",
+        )
+    return known[name]
