@@ -15,8 +15,9 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fer_ml.errors import FerError
-from fer_ml.images import Preprocess, normalise
+from fer_ml.images import normalise
 from fer_ml.labels import CLASSES
+from fer_ml.preprocess import Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
@@ -98,7 +99,12 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
             where=folder / CARD_FILE,
             allowed=list(CLASSES),
         )
-    data = (folder / MODEL_FILE).read_bytes()
+    try:
+        data = (folder / MODEL_FILE).read_bytes()
+    except OSError as error:
+        raise FerError(
+            f"bundle lacks {MODEL_FILE}: {error.strerror}", where=folder, fix="export it again"
+        ) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != card.model_sha256:
         raise FerError(
@@ -109,7 +115,12 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no documented base class
+        raise FerError(
+            f"{MODEL_FILE} is not a network that ONNX Runtime reads: {error}", where=folder
+        ) from error
     return Bundle(folder, card, session)
 
 

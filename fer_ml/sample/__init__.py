@@ -1,0 +1,72 @@
+"""Drawn sample data: faces, seven raw sources with planted faults, and a short film.
+
+With it the whole platform runs end to end on any machine, without a download or a licence.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from fer_ml.errors import FerError
+from fer_ml.sample.faces import DRAWING_VERSION
+from fer_ml.sample.sources import SOURCES, TRUTH_SCHEMA, draw_sources
+from fer_ml.sample.video import draw_video
+
+__all__ = ["DRAWING_VERSION", "SOURCES", "draw_sources", "draw_video", "ensure_sample"]
+
+
+def ensure_sample(root: Path, seed: int) -> Path:
+    """Draw the sample into ``root`` unless that very sample is there already; returns ``root``.
+
+    ``root`` then holds ``raw/<source>/...``, ``video/demo.avi`` with ``video/demo_truth.csv``, and
+    ``truth.json``. Several processes may call this at once: one draws, the others wait. An older
+    sample is replaced only when the new one is complete; a folder that is no sample is refused.
+    """
+    root = root.absolute()
+    if _is_current(root, seed):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if not _is_current(root, seed):
+            _replace(root, seed)
+    return root
+
+
+def _is_current(root: Path, seed: int) -> bool:
+    truth = root / "truth.json"
+    if not truth.exists():
+        if root.exists() and any(root.iterdir()):
+            raise FerError(
+                "this folder holds something other than a drawn sample",
+                where=root,
+                fix="name an empty or new folder for the sample",
+            )
+        return False
+    try:
+        found = json.loads(truth.read_text(encoding="utf-8"))
+        made = (found["schema"], found["drawing_version"], found["seed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FerError(
+            f"the sample's description cannot be read: {error}",
+            where=truth,
+            fix="delete the sample's folder; it is drawn again",
+        ) from error
+    return made == (TRUTH_SCHEMA, DRAWING_VERSION, seed)
+
+
+def _replace(root: Path, seed: int) -> None:
+    """Draw beside ``root``, then put the result in its place."""
+    drawing, old = (root.with_name(f".{root.name}.{word}") for word in ("drawing", "old"))
+    for leftover in (drawing, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        draw_sources(drawing, seed)
+        draw_video(drawing / "video", seed)
+        if root.exists():
+            root.rename(old)
+        drawing.rename(root)
+    finally:
+        shutil.rmtree(drawing, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

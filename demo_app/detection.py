@@ -1,0 +1,180 @@
+"""Face detectors behind one protocol: the Haar cascade of the OpenCV wheel, and YuNet.
+
+Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
+the frame itself. Nothing falls back: asking for YuNet without its file is an
+error.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import cv2.data
+import numpy as np
+
+from fer_ml.errors import FerError
+from fer_ml.images import Box
+
+YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+DETECTORS: tuple[str, ...] = ("haar", "yunet")
+HAAR_WIDTH_PX = 320
+#: At 320 px YuNet loses the smaller of two people at a desk; from 400 px on it keeps both.
+YUNET_WIDTH_PX = 400
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face found in an image.
+
+    ``box_xyxy_px`` is (left, top, right, bottom) in px of that image, right and bottom exclusive,
+    inside it and not empty. ``score`` grows with certainty; its scale is the detector's own, so
+    compare scores of one detector only.
+    """
+
+    box_xyxy_px: Box
+    score: float
+
+
+class Detector(Protocol):
+    """Finds faces. ``name`` is written on every row of a log."""
+
+    @property
+    def name(self) -> str: ...
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first; may be empty."""
+        ...
+
+
+class HaarDetector:
+    """OpenCV's frontal-face cascade on an equalised grey copy; needs no download.
+
+    Its score is the number of overlapping windows that agreed (3 or more), not a probability.
+    """
+
+    name = "haar"
+
+    def __init__(self) -> None:
+        path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
+        self._cascade = cv2.CascadeClassifier(str(path))
+        if self._cascade.empty():
+            raise FerError(
+                "the Haar cascade cannot be loaded",
+                where=path,
+                fix="reinstall opencv-python 4 (version 5 has dropped the cascades)",
+            )
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
+        small, scale_x, scale_y = _shrink(image, HAAR_WIDTH_PX)
+        grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        boxes, votes = self._cascade.detectMultiScale2(
+            grey, scaleFactor=1.1, minNeighbors=3, minSize=(24, 24)
+        )
+        found = (
+            _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, float(score), image)
+            for (x, y, w, h), score in zip(boxes, votes, strict=True)
+        )
+        return _ordered(found)
+
+
+class YuNetDetector:
+    """OpenCV Zoo's YuNet (2023mar), run from bytes whose sha256 is checked first.
+
+    Its score is a confidence in 0..1; faces under 0.7 are not reported.
+    """
+
+    name = "yunet"
+
+    def __init__(self, model_path: Path) -> None:
+        try:
+            data = model_path.read_bytes()
+        except OSError as error:
+            raise FerError(
+                f"the YuNet file cannot be read: {error.strerror}",
+                where=model_path,
+                fix="let FER_YUNET name face_detection_yunet_2023mar.onnx, or use --detector haar",
+            ) from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != YUNET_SHA256:
+            raise FerError(
+                f"the YuNet file has sha256 {digest[:12]} and {len(data)} bytes",
+                where=model_path,
+                allowed=f"sha256 {YUNET_SHA256} (232589 bytes)",
+                fix="download face_detection_yunet_2023mar.onnx again; a small file is a Git LFS "
+                "pointer or a web page",
+            )
+        # From the checked bytes, not from the path: what was hashed is what runs.
+        self._net = cv2.FaceDetectorYN.create(
+            "onnx",
+            np.frombuffer(data, np.uint8),
+            np.zeros(0, np.uint8),
+            (YUNET_WIDTH_PX, YUNET_WIDTH_PX),
+            score_threshold=0.7,
+        )
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
+        small, scale_x, scale_y = _shrink(image, YUNET_WIDTH_PX)
+        self._net.setInputSize((small.shape[1], small.shape[0]))
+        _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        if rows is None:
+            return []
+        found = (
+            _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, float(score), image)
+            for x, y, w, h, score in rows[:, [0, 1, 2, 3, 14]]
+        )
+        return _ordered(found)
+
+
+def make_detector(name: str, yunet_file: Path | None) -> Detector:
+    """The detector called ``name``; ``FerError`` for an unknown name or YuNet without its file."""
+    if name == "haar":
+        return HaarDetector()
+    if name != "yunet":
+        raise FerError(f"no detector is called {name!r}", allowed=", ".join(DETECTORS))
+    if yunet_file is None:
+        raise FerError(
+            "YuNet was asked for, and no file for it is named",
+            where="FER_YUNET",
+            fix="let FER_YUNET name face_detection_yunet_2023mar.onnx, or use --detector haar",
+        )
+    return YuNetDetector(yunet_file)
+
+
+def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float]:
+    """A copy at most ``max_width`` px wide, and the factors that lead back, for x and for y."""
+    height, width = image.shape[:2]
+    if width <= max_width:
+        return image, 1.0, 1.0
+    new_height = max(1, round(height * max_width / width))
+    small = cv2.resize(image, (max_width, new_height), interpolation=cv2.INTER_AREA)
+    return small, width / max_width, height / new_height
+
+
+def _detection(
+    left: float, top: float, width: float, height: float, score: float, image: np.ndarray
+) -> Detection | None:
+    """A box cut to the part that the image shows; None where it shows nothing of it."""
+    # On a very flat image YuNet's box sizes overflow; such a box is no face.
+    if not np.isfinite((left, top, width, height)).all():
+        return None
+    image_height, image_width = image.shape[:2]
+    box = (
+        max(0, round(left)),
+        max(0, round(top)),
+        min(image_width, round(left + width)),
+        min(image_height, round(top + height)),
+    )
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return None
+    return Detection(box, score)
+
+
+def _ordered(found: Iterable[Detection | None]) -> list[Detection]:
+    # The box breaks ties, so that track ids do not depend on the order in which OpenCV answers.
+    kept = [detection for detection in found if detection is not None]
+    return sorted(kept, key=lambda detection: (-detection.score, detection.box_xyxy_px))

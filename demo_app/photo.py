@@ -1,0 +1,26 @@
+"""Faces of a single photo."""
+
+from pathlib import Path
+
+from demo_app.detection import Detector
+from demo_app.faces import Face, probabilities_of, settings_for
+from demo_app.stabilisation import START, step
+from fer_ml.bundle import Bundle
+from fer_ml.images import read_image
+
+
+def classify_photo(path: Path, bundle: Bundle, detector: Detector) -> list[Face]:
+    """Find and classify every face of a photo, the detector's surest first.
+
+    A face whose best probability is below the bundle's limit has ``state.status`` 'unsure'. An
+    empty list means that no face was found; ``FerError`` when the photo cannot be read.
+    """
+    image = read_image(path)
+    detections = detector.detect(image)
+    settings = settings_for(bundle.card)
+    return [
+        Face(index, found.box_xyxy_px, found.score, probs, step(START, probs, 0.0, settings))
+        for index, (found, probs) in enumerate(
+            zip(detections, probabilities_of(image, detections, bundle), strict=True)
+        )
+    ]

@@ -1,0 +1,1 @@
+"""Metrics from stored per-sample predictions, calibration, the benchmark and the selection."""

@@ -1,0 +1,240 @@
+"""Gates: rules that an artifact must pass before anything may be computed from it.
+
+A gate is declared here or beside its asset's stage; an evaluator judges all gates of one artifact
+at once and returns an ``Outcome`` for each. The outcome is written as a receipt beside the
+artifact, and ``Store.require`` refuses bytes without a passing receipt of every blocking gate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fer_ml.labels import CLASSES
+from fer_ml.profiles import SPLITS
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One rule: its name, what it asks, and what to do when it fails."""
+
+    rule: str
+    asks: str
+    fix: str
+    blocking: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule found: value against limit, with a few examples."""
+
+    rule: str
+    passed: bool
+    value: float | str
+    limit: float | str
+    detail: str = ""
+    examples: tuple[str, ...] = field(default=())
+
+
+def at_most(
+    rule: str, value: float, limit: float, detail: str = "", examples: Sequence[str] = ()
+) -> Outcome:
+    """Passes when ``value <= limit``."""
+    return Outcome(rule, value <= limit, value, limit, detail, tuple(examples[:5]))
+
+
+def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome:
+    """Passes when ``value >= limit``."""
+    return Outcome(rule, value >= limit, value, limit, detail)
+
+
+def same(rule: str, found: object, wanted: object, detail: str = "") -> Outcome:
+    """Passes when both are equal; shows both sides."""
+    return Outcome(rule, found == wanted, str(found), str(wanted), detail)
+
+
+MANIFEST_GATES: tuple[Gate, ...] = (
+    Gate("schema", "required cells are filled", "fill the named cells or quarantine the rows"),
+    Gate("bad_labels", f"every label is one of {', '.join(CLASSES)}", "correct the label table"),
+    Gate("bad_splits", f"every split is one of {', '.join(SPLITS)}", "correct the split mapping"),
+    Gate("missing_paths", "every image exists below the root", "restore the files, clean again"),
+    Gate("undecodable", "every image decodes", "replace the files, clean again"),
+    Gate(
+        "changed_pixels",
+        "every image still is the one that its sample_id was computed from",
+        "clean again: an image was edited or replaced after the manifest was written",
+    ),
+    Gate("bad_boxes", "every box lies inside its image", "correct the boxes' frame of reference"),
+    Gate("leakage", "no photo (group) lies in two splits", "split by group, quarantine the twins"),
+    Gate(
+        "label_conflicts",
+        "no face carries two labels",
+        "decide which source to believe; curated manifests keep one row a face",
+        blocking=False,
+    ),
+)
+
+#: Checklist A.4 of the interim report.
+RUN_FILES = (
+    "best.pt",
+    "history.json",
+    "reliabilitymetrics.json",
+    "calibration.json",
+    "alignmentreport.json",
+)
+
+RUN_GATES: tuple[Gate, ...] = (
+    Gate("run_complete", f"the folder holds {', '.join(RUN_FILES)}", "train again"),
+    Gate("class_order", "the checkpoint's classes are in the canonical order", "train again"),
+    Gate(
+        "budget_as_planned",
+        "as many epochs as the recipe says, and at least one step",
+        "look at the run's log: it stopped early",
+    ),
+    Gate("weights_changed", "the best weights differ from the first ones", "check lr and the data"),
+    Gate(
+        "metrics_of_best",
+        "metrics and temperature carry the sha256 of best.pt, and n of the val split",
+        "train again; the files come from different runs",
+    ),
+    Gate("finite_weights", "no weight is NaN or infinite", "lower lr, or switch bf16 off"),
+    Gate(
+        "above_floor",
+        "val macro-F1 is at least the profile's floor",
+        "more epochs, a higher lr, or better data",
+    ),
+)
+
+NOT_BELOW_PREVIOUS = Gate(
+    "not_below_previous",
+    "val macro-F1 is at least that of the student before, on the same rows",
+    "compare recipes; distillation that loses to CE is worth a look",
+    blocking=False,
+)
+
+LOGITS_GATES: tuple[Gate, ...] = (
+    Gate("covers_manifests", "one row for each distinct face of the manifests", "make it again"),
+    Gate("class_order", "the columns are in the canonical order", "make it again"),
+    Gate("finite", "no logit is NaN or infinite", "look at the teacher's weights"),
+)
+
+ENSEMBLE_GATES: tuple[Gate, ...] = (
+    Gate("weights_sum_to_one", "the weights are in 0..1 and sum to 1", "make it again"),
+    Gate("chosen_on_calib", "weights and temperature saw calib only", "never choose on test"),
+    Gate("class_order", "the columns are in the canonical order", "make it again"),
+    Gate(
+        "not_below_best_member",
+        "calib NLL is at most that of the best member",
+        "look at search.csv: a member may be broken",
+        blocking=False,
+    ),
+)
+
+SOFTLABEL_GATES: tuple[Gate, ...] = (
+    Gate("aligned_hashes", "index, manifest and ensemble carry the same hashes", "export again"),
+    Gate("covers_train", "one row for each training row, in its order", "export again"),
+    Gate("class_order", "classorder.json is the canonical order", "export again"),
+    Gate("labels_agree", "y equals the manifest's labels", "export again"),
+    Gate(
+        "soft_enough",
+        "mean entropy at the KD temperature, in nats: a one-hot teacher teaches nothing",
+        "raise the temperature (softlabels.target_entropy)",
+    ),
+)
+
+SOURCE_GATES: tuple[Gate, ...] = (
+    Gate(
+        "reconciled",
+        "rows listed by the publisher = rows kept + excluded + quarantined",
+        "a row was lost: report this as a fault of the adapter",
+    ),
+    Gate(
+        "quarantine_empty",
+        "no row of the source was faulty",
+        "look at quarantine.csv: restore the files or correct the labels, then clean again",
+        blocking=False,
+    ),
+)
+
+VALIDATION_GATES: tuple[Gate, ...] = (
+    Gate("all_passed", "every manifest's report passed", "look at the report that failed"),
+    Gate(
+        "of_current_manifests",
+        "each report speaks of the manifest that is current",
+        "materialize manifest_validation again",
+    ),
+)
+
+BENCHMARK_GATES: tuple[Gate, ...] = (
+    Gate(
+        "every_row_scored",
+        "n of each entry is the number of test rows of its manifest",
+        "rows were lost: materialize the benchmark again",
+    ),
+    Gate(
+        "students_above_floor",
+        "every student's macro-F1 on test_all_sources is at least the profile's floor",
+        "more epochs, or look at the training data",
+    ),
+)
+
+SELECTION_GATES: tuple[Gate, ...] = (
+    Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),
+)
+
+BUNDLE_GATES: tuple[Gate, ...] = (
+    Gate(
+        "torch_equals_onnx",
+        "largest difference of a logit between torch and ONNX Runtime, on real faces",
+        "export again; a difference means another model is served than was measured",
+    ),
+    Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
+    Gate("class_order", "the card's classes are in the canonical order", "export again"),
+    Gate("is_selected", "the checkpoint is the one that was selected", "export again"),
+)
+
+KPI_GATES: tuple[Gate, ...] = (
+    Gate("frames_scored", "at least one face was found and scored", "check the video and detector"),
+    Gate(
+        "steadier_than_raw",
+        "stabilised labels flip no more often than raw ones",
+        "look at the stabiliser's settings",
+        blocking=False,
+    ),
+)
+
+CLAIM_GATES: tuple[Gate, ...] = (
+    Gate(
+        "all_grounded",
+        "every claim holds and rests on current, gated bytes",
+        "look at claims.json: correct the sentence, or materialize what is stale",
+    ),
+)
+
+GATES: dict[str, tuple[Gate, ...]] = {
+    "classification_manifest": MANIFEST_GATES,
+    "hq_train_manifest": MANIFEST_GATES,
+    "eval_only_manifest": MANIFEST_GATES,
+    "test_all_sources_manifest": MANIFEST_GATES,
+    "manifest_validation": VALIDATION_GATES,
+    "teacher": RUN_GATES,
+    "teacher_logits": LOGITS_GATES,
+    "ensemble": ENSEMBLE_GATES,
+    "softlabels": SOFTLABEL_GATES,
+    "student_ce": RUN_GATES,
+    "student_kd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
+    "student_dkd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
+    "benchmark": BENCHMARK_GATES,
+    "student_selection": SELECTION_GATES,
+    "student_bundle": BUNDLE_GATES,
+    "demo_kpis": KPI_GATES,
+    "report_claims": CLAIM_GATES,
+}
+
+
+def gates_of(asset: str) -> tuple[Gate, ...]:
+    """The gates of an asset; none for assets that only pass on what was judged before."""
+    return SOURCE_GATES if asset.startswith("manifest/") else GATES.get(asset, ())
+
+
+def blocking_rules(asset: str) -> tuple[str, ...]:
+    """The rules of which a consumer demands a passing receipt."""
+    return tuple(gate.rule for gate in gates_of(asset) if gate.blocking)

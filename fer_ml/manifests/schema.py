@@ -1,0 +1,76 @@
+"""The columns of a manifest, and the one way it is written and read."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+
+from fer_ml.errors import FerError
+from fer_ml.store import write_atomic
+
+#: The first pipeline's columns keep their names and meaning; the new ones follow.
+#:
+#: ``image_path`` is relative to the profile's artifact root; ``bbox_*`` are px of the frame named
+#: by ``bbox_frame`` ('photo': of the image itself), right and bottom exclusive; ``sample_id``
+#: hashes the decoded pixels and the box; ``group_id`` hashes the pixels of the whole photo, so that
+#: all faces of one photo, and identical photos of all sources, share it; ``votes`` are annotators'
+#: votes in class order, joined by ';'.
+SCHEMA: dict[str, pl.DataType] = {
+    "image_path": pl.String(),
+    "label": pl.String(),
+    "split": pl.String(),
+    "source": pl.String(),
+    "confidence": pl.Float64(),
+    "orig_image": pl.String(),
+    "face_id": pl.Int64(),
+    "bbox_top": pl.Int64(),
+    "bbox_left": pl.Int64(),
+    "bbox_right": pl.Int64(),
+    "bbox_bottom": pl.Int64(),
+    "bbox_frame": pl.String(),
+    "sample_id": pl.String(),
+    "group_id": pl.String(),
+    "votes": pl.String(),
+    "width": pl.Int64(),
+    "height": pl.Int64(),
+}
+REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "width", "height")
+BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
+
+
+def write_manifest(frame: pl.DataFrame, csv: Path) -> None:
+    """Write ``frame`` as CSV, the reference, and as parquet beside it, for speed."""
+    frame = frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+    buffer = io.BytesIO()
+    frame.write_csv(buffer)
+    write_atomic(csv, buffer.getvalue())
+    frame.write_parquet(csv.with_suffix(".parquet"))
+
+
+def read_manifest(csv: Path) -> pl.DataFrame:
+    """Read a manifest of this platform. ``FerError`` names the columns that are missing."""
+    try:
+        frame = pl.read_csv(csv, infer_schema=False)
+    except FileNotFoundError as error:
+        raise FerError("no manifest here", where=csv) from error
+    except pl.exceptions.PolarsError as error:
+        raise FerError(f"not a readable CSV: {error}", where=csv) from error
+    missing = [name for name in SCHEMA if name not in frame.columns]
+    if missing:
+        raise FerError(
+            f"manifest lacks the columns {', '.join(missing)}",
+            where=csv,
+            allowed=", ".join(SCHEMA),
+        )
+    try:
+        return frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+    except pl.exceptions.PolarsError as error:
+        raise FerError(f"a column has values of another type: {error}", where=csv) from error
+
+
+def boxes(frame: pl.DataFrame) -> list[tuple[int, int, int, int] | None]:
+    """``(left, top, right, bottom)`` in px of the image for each row, ``None`` without a box."""
+    return [
+        None if row[0] is None else (row[0], row[1], row[2], row[3])
+        for row in frame.select(BOX).iter_rows()
+    ]

@@ -1,0 +1,433 @@
+"""Profiles: typed recipes for a whole run, from the sources to the claims.
+
+A profile is a function that returns one frozen value; a variant changes a few fields. Every
+artifact records the part of the profile that made it, so that a changed field makes exactly the
+assets stale that depend on it.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fer_ml.errors import FerError
+from fer_ml.preprocess import Preprocess
+from fer_ml.settings import Settings
+
+Split = Literal["train", "val", "calib", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "calib", "test")
+BACKBONES: dict[str, str] = {
+    "RN18": "resnet18",
+    "B3": "tf_efficientnet_b3",
+    "CNXT": "convnext_tiny",
+}
+STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
+
+
+class Frozen(BaseModel):
+    """A recipe's base: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """One raw dataset: the manifest's ``source`` value, its adapter, and its splits' meaning.
+
+    ``splits`` maps the publisher's split to ours where they differ. ``root`` is a folder, or null
+    for ``[roots]`` of fer.toml, or else ``data/<name>`` in the project.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    adapter: str
+    title: str = ""
+    root: str | None = None
+    splits: dict[str, Split] = {}
+
+
+class Draw(Frozen):
+    """Fractions that are drawn by group and class where the publisher gives no split.
+
+    ``val`` of train for sources without a val part; ``calib`` of val; ``test`` of sources with no
+    split at all.
+    """
+
+    val: float = Field(default=0.1, gt=0, lt=1)
+    calib: float = Field(default=0.4, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+
+
+class Curation(Frozen):
+    """A curated manifest: which rows of the unified one it takes.
+
+    ``unique`` keeps one row for each sample_id, of the first source in ``sources`` that has it.
+    """
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    splits: tuple[Split, ...] = SPLITS
+    min_confidence: dict[str, float] = {}
+    unique: bool = False
+
+
+class CE(Frozen):
+    """Cross-entropy with optional label smoothing."""
+
+    kind: Literal["ce"] = "ce"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ArcFace(Frozen):
+    """Additive angular margin (Deng et al. 2019) after a plain-logit warmup.
+
+    The plain linear head trains for ``plain_epochs``; then the margin rises linearly from 0 to
+    ``margin`` (radians) until ``ramp_end``, at scale ``scale``.
+    """
+
+    kind: Literal["arcface"] = "arcface"
+    embedding: int = Field(default=512, ge=8)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    scale: float = Field(default=30.0, gt=0)
+    margin: float = Field(default=0.35, ge=0, lt=1.6)
+    plain_epochs: float = Field(default=5, ge=0)
+    ramp_end: float = Field(default=15, ge=0)
+
+
+class KD(Frozen):
+    """ce_weight * CE + kd_weight * T^2 * KL(teacher || student) (Hinton et al. 2015).
+
+    ``temperature`` null takes the one that the soft labels derived from their sharpness.
+    """
+
+    kind: Literal["kd"] = "kd"
+    ce_weight: float = Field(default=1.0, ge=0)
+    kd_weight: float = Field(default=1.0, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
+
+
+class DKD(Frozen):
+    """ce_weight * CE + T^2 * (tckd_weight * TCKD + nckd_weight * NCKD) (Zhao et al. 2022)."""
+
+    kind: Literal["dkd"] = "dkd"
+    ce_weight: float = Field(default=1.0, ge=0)
+    tckd_weight: float = Field(default=1.0, ge=0)
+    nckd_weight: float = Field(default=2.0, ge=0)
+    temperature: float | None = Field(default=None, gt=0)
+
+
+Task = Annotated[CE | ArcFace | KD | DKD, Field(discriminator="kind")]
+
+
+class Training(Frozen):
+    """One training: architecture (a timm name), task, budget and optimiser.
+
+    ``init`` states where the weights come from: ``none`` (random), ``imagenet`` (timm's hub, an
+    error without a network), or ``previous`` (the student before it in CE, KD, DKD). ``epochs``
+    are those of this training alone. ``stem_stride`` 1 keeps the resolution of small faces.
+    """
+
+    architecture: str
+    task: Task
+    init: Literal["none", "imagenet", "previous"]
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    clip_norm: float = Field(default=5.0, gt=0)
+    stem_stride: Literal[1, 2] = 2
+    bf16: bool = False
+    drop_last: bool = True
+
+
+class Ensemble(Frozen):
+    """How teachers are fused. ``weights`` null searches a simplex grid of ``step`` on calib."""
+
+    fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
+    weights: tuple[float, ...] | None = None
+    step: float = Field(default=0.1, gt=0, le=0.5)
+
+
+class SoftLabels(Frozen):
+    """The mean entropy (nats) that the softened teacher should have; it decides the KD T."""
+
+    target_entropy: float = Field(default=1.0, gt=0, lt=1.9)
+
+
+class Demo(Frozen):
+    """The demo session: a video (null: the one that the sample draws) and a face detector."""
+
+    video: str | None = None
+    detector: Literal["haar", "yunet"] = "haar"
+
+
+class Profile(Frozen):
+    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    seed: int = Field(default=1337, ge=0)
+    drawn: bool = False
+    sources: tuple[Source, ...] = Field(min_length=1)
+    draw: Draw = Draw()
+    hq_train: Curation
+    eval_only: Curation
+    test_all_sources: Curation
+    preprocess: Preprocess
+    teachers: dict[str, Training]
+    ensemble: Ensemble = Ensemble()
+    softlabels: SoftLabels = SoftLabels()
+    students: dict[str, Training]
+    demo: Demo = Demo()
+    floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Profile":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: a name stands twice in {names}")
+        for field in ("hq_train", "eval_only", "test_all_sources"):
+            unknown = set(getattr(self, field).sources) - set(names)
+            if unknown:
+                raise ValueError(f"{field}.sources: {sorted(unknown)} are not among {names}")
+        if not self.teachers or set(self.teachers) - set(BACKBONES):
+            raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
+        if tuple(self.students) != STUDENTS:
+            raise ValueError(f"students: keys must be {list(STUDENTS)}, in this order")
+        if self.students["ce"].init == "previous":
+            raise ValueError("students.ce.init: there is no student before CE")
+        if self.ensemble.weights and len(self.ensemble.weights) != len(self.teachers):
+            raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
+        return self
+
+    def source(self, name: str) -> Source:
+        """The source called ``name``."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise FerError(
+            f"unknown source {name!r}",
+            where=f"profile {self.name}",
+            allowed=", ".join(source.name for source in self.sources),
+        )
+
+
+_SEVEN = (
+    Source(
+        name="affectnet_full_balanced", adapter="split_folders", title="AffectNet, class folders"
+    ),
+    Source(name="fer2013_uniform_7", adapter="split_folders", title="FER2013 uniform, folders"),
+    Source(name="ferplus", adapter="ferplus_votes", title="FER+, ten votes a face"),
+    Source(name="rafdb_basic", adapter="rafdb_basic", title="RAF-DB basic"),
+    Source(name="rafdb_compound_mapped", adapter="rafdb_compound", title="RAF-DB compound, mapped"),
+    Source(name="rafml_argmax", adapter="rafml_argmax", title="RAF-ML, argmax"),
+    Source(name="expw_full", adapter="expw", title="ExpW, photos with boxes"),
+)
+_TRAINED_ON = ("ferplus", "affectnet_full_balanced", "rafdb_basic", "expw_full")
+_UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
+
+
+def sample() -> Profile:
+    """Seven drawn sources, small networks' budget, for the first five minutes, tests and CI.
+
+    ``fer materialize`` takes under five minutes on two cores. Its numbers say that the machinery
+    works; they are never results.
+    """
+    student = Training(
+        architecture="mobilenetv3_large_100",
+        task=CE(),
+        init="none",
+        epochs=10,
+        batch_size=32,
+        lr=2e-3,
+    )
+    return Profile(
+        name="sample",
+        drawn=True,
+        sources=_SEVEN,
+        draw=Draw(val=0.12, calib=0.4, test=0.25),
+        hq_train=Curation(sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, unique=True),
+        eval_only=Curation(sources=_UNSEEN, splits=("test",)),
+        test_all_sources=Curation(
+            sources=tuple(s.name for s in _SEVEN), splits=("test",), unique=True
+        ),
+        preprocess=Preprocess(size=48),
+        teachers={
+            key: Training(
+                architecture=architecture,
+                task=ArcFace(plain_epochs=1, ramp_end=3, embedding=128),
+                init="none",
+                epochs=epochs,
+                batch_size=32,
+                lr=lr,
+                bf16=bf16,
+            )
+            for key, architecture, epochs, lr, bf16 in (
+                ("RN18", "resnet18", 6, 1e-3, False),
+                ("B3", "tf_efficientnet_b3", 4, 1e-3, False),
+                ("CNXT", "convnext_tiny", 4, 5e-4, True),
+            )
+        },
+        students={
+            "ce": student,
+            "kd": student.model_copy(update={"task": KD(), "init": "previous", "epochs": 5}),
+            "dkd": student.model_copy(update={"task": DKD(), "init": "previous", "epochs": 5}),
+        },
+    )
+
+
+def ferplus() -> Profile:
+    """FER+ and FER2013 as published: real faces on a laptop.
+
+    The publishers' validation part is the test set and selects nothing; val and calib are cut from
+    training by group. One teacher and three students at equal budgets from random weights.
+    """
+    student = Training(
+        architecture="mobilenetv3_large_100",
+        task=CE(),
+        init="none",
+        epochs=8,
+        batch_size=128,
+        lr=2e-3,
+    )
+    teacher = Training(
+        architecture=BACKBONES["RN18"],
+        task=ArcFace(plain_epochs=1, ramp_end=3, margin=0.2),
+        init="none",
+        epochs=6,
+        batch_size=128,
+        lr=1e-3,
+        bf16=True,
+    )
+    to_test: dict[str, Split] = {"val": "test"}
+    return Profile(
+        name="ferplus",
+        sources=(
+            Source(
+                name="ferplus",
+                adapter="ferplus_votes",
+                title="FER+, ten votes a face",
+                splits=to_test,
+            ),
+            Source(
+                name="fer2013",
+                adapter="fer2013_csv",
+                title="FER2013, the challenge's csv",
+                splits=to_test,
+            ),
+        ),
+        hq_train=Curation(sources=("ferplus",), unique=True),
+        eval_only=Curation(sources=("fer2013",), splits=("test",)),
+        test_all_sources=Curation(sources=("ferplus", "fer2013"), splits=("test",), unique=True),
+        preprocess=Preprocess(size=48),
+        teachers={"RN18": teacher},
+        students={
+            "ce": student,
+            "kd": student.model_copy(update={"task": KD()}),
+            "dkd": student.model_copy(update={"task": DKD()}),
+        },
+        demo=Demo(video="data/demo.gif"),
+    )
+
+
+def paper() -> Profile:
+    """The interim report's seven sources and protocol (224 px, ImageNet, 60 / 10 / 20 / 10 epochs).
+
+    Loss weights are the report's code: KD 0.5 CE + 0.5 T^2 KL, DKD 0.5 CE + 0.5 T^2 (TCKD + 4
+    NCKD), T = 2; ensemble 0.4 / 0.4 / 0.2 on logits.
+    """
+    student = Training(
+        architecture="mobilenetv3_large_100",
+        task=CE(),
+        init="imagenet",
+        epochs=10,
+        batch_size=128,
+        warmup_epochs=2,
+        min_lr=0.0,
+    )
+    return Profile(
+        name="paper",
+        sources=_SEVEN,
+        draw=Draw(val=0.05, calib=0.4, test=0.1),
+        hq_train=Curation(sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, unique=True),
+        eval_only=Curation(sources=_UNSEEN, splits=("test",)),
+        test_all_sources=Curation(
+            sources=tuple(s.name for s in _SEVEN), splits=("test",), unique=True
+        ),
+        preprocess=Preprocess(size=224),
+        teachers={
+            key: Training(
+                architecture=architecture,
+                task=ArcFace(),
+                init="imagenet",
+                epochs=60,
+                lr=3e-4,
+                warmup_epochs=2,
+            )
+            for key, architecture in BACKBONES.items()
+        },
+        ensemble=Ensemble(fusion="logits", weights=(0.4, 0.4, 0.2)),
+        students={
+            "ce": student,
+            "kd": student.model_copy(
+                update={"task": KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0), "epochs": 20}
+            ),
+            "dkd": student.model_copy(
+                update={
+                    "task": DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=2.0, temperature=2.0),
+                    "init": "previous",
+                }
+            ),
+        },
+        demo=Demo(video="data/demo.mp4"),
+    )
+
+
+PROFILES: dict[str, Callable[[], Profile]] = {
+    "sample": sample,
+    "ferplus": ferplus,
+    "paper": paper,
+}
+
+
+def load_profile(settings: Settings, name: str | None = None) -> Profile:
+    """The profile called ``name`` (default: the active one), with the user's own on top.
+
+    A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
+    else is replaced, and the result is validated as a whole.
+    """
+    name = name or settings.profile
+    own = settings.config.profiles
+    if name in own:
+        changes = dict(own[name])
+        base = changes.pop("base", "sample")
+        if base not in PROFILES:
+            raise FerError(
+                f"profiles.{name}.base: unknown profile {base!r}",
+                where="fer.toml",
+                allowed=", ".join(PROFILES),
+            )
+        merged = _merge(PROFILES[base]().model_dump(mode="json"), {**changes, "name": name})
+        try:
+            return Profile.model_validate(merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise FerError(
+                f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                where="fer.toml",
+            ) from error
+    if name not in PROFILES:
+        raise FerError(
+            f"unknown profile {name!r}",
+            allowed=", ".join([*PROFILES, *own]),
+            fix="name a known profile, or add [profiles.NAME] to fer.toml",
+        )
+    return PROFILES[name]()
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged

@@ -1,0 +1,605 @@
+"""Seven raw sources of drawn faces, laid out as their publishers lay out the real ones.
+
+A handful of faults is planted in them on purpose. ``truth.json`` lists every one, so that a
+validator can be measured instead of believed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from fer_ml.errors import FerError
+from fer_ml.images import encode_png
+from fer_ml.labels import (
+    CLASS_INDEX,
+    CLASSES,
+    FERPLUS_COLUMNS,
+    RAFDB_BASIC_IDS,
+    RAFDB_COMPOUND_IDS,
+    RAFML_ORDER,
+)
+from fer_ml.sample.faces import (
+    DRAWING_VERSION,
+    OCCLUSIONS,
+    draw_background,
+    draw_face,
+    draw_person,
+    expose,
+)
+from fer_ml.sample.styles import (
+    STYLES,
+    Style,
+    between,
+    random_camera,
+    random_face,
+    random_weights,
+)
+
+TRUTH_SCHEMA = 1
+RULES: tuple[str, ...] = (
+    "undecodable",
+    "missing path",
+    "bad label",
+    "bad box",
+    "malformed line",
+    "leakage",
+)
+
+_AFFECTNET_WORDS = {name: name for name in CLASSES} | {"Angry": "Anger"}
+_RAFDB_IDS = {label: number for number, label in RAFDB_BASIC_IDS.items()}
+_FERPLUS_USAGES = {
+    "train": ("Training", "FER2013Train"),
+    "val": ("PublicTest", "FER2013Valid"),
+    "test": ("PrivateTest", "FER2013Test"),
+}
+#: The second emotion in each of RAF-DB's compound classes; the first is in ``RAFDB_COMPOUND_IDS``.
+_COMPOUND_SECOND = {
+    1: "Surprise",
+    2: "Disgust",
+    3: "Fear",
+    4: "Angry",
+    5: "Surprise",
+    6: "Disgust",
+    7: "Angry",
+    8: "Surprise",
+    9: "Surprise",
+    10: "Disgust",
+    11: "Surprise",
+}
+#: The mild long tail of the sources that were found and not chosen.
+_TAIL = {
+    "Angry": 0.14,
+    "Disgust": 0.09,
+    "Fear": 0.09,
+    "Happy": 0.22,
+    "Sad": 0.14,
+    "Surprise": 0.13,
+    "Neutral": 0.19,
+}
+_EVEN = dict.fromkeys(CLASSES, 1 / len(CLASSES))
+_PHOTO_WIDTH, _PHOTO_HEIGHT = 320, 240
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One planted fault; the fields are those of ``truth.json``."""
+
+    source: str
+    where: str
+    file: str
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample as the publisher names it, and what is wrong with it, if anything.
+
+    ``text`` is its line in the index, empty for sources that are folders only; ``label`` one of
+    ``CLASSES`` for a good row; at most one of ``rule`` and ``excluded`` is set.
+    """
+
+    file: str
+    split: str
+    label: str = ""
+    text: str = ""
+    rule: str = ""
+    detail: str = ""
+    excluded: str = ""
+
+
+@dataclass
+class _Source:
+    """A source while it is being drawn: where it goes, its random numbers, and what it holds."""
+
+    name: str
+    root: Path
+    rng: np.random.Generator
+    share: float
+    faults: list[Fault] = field(default_factory=list)
+    exclusions: Counter[str] = field(default_factory=Counter)
+    good: list[tuple[str, Row]] = field(default_factory=list)
+    rows: int = 0
+
+    @property
+    def style(self) -> Style:
+        return STYLES[self.name]
+
+    def labels(self, total: int, weights: dict[str, float]) -> list[str]:
+        """``total * share`` class names in the proportions of ``weights``, at least 2 of each."""
+        wanted = {name: max(weights[name] * total * self.share, 2.0) for name in CLASSES}
+        names = [name for name in CLASSES for _ in range(round(wanted[name]))]
+        return [names[i] for i in self.rng.permutation(len(names))]
+
+    def face(self, label: str, size: int, style: Style | None = None) -> np.ndarray:
+        """A new person with the expression ``label``: ``[size, size, 3] uint8 RGB``."""
+        style = style or self.style
+        return self.blend(random_weights(self.rng, label, style), size, style)
+
+    def blend(self, weights: dict[str, float], size: int, style: Style | None = None) -> np.ndarray:
+        """A new person with the mixed expression ``weights``: ``[size, size, 3] uint8 RGB``."""
+        style = style or self.style
+        person = random_face(self.rng, weights, style)
+        return draw_face(person, random_camera(self.rng, style), size)
+
+    def contempt(self, size: int) -> np.ndarray:
+        """One raised corner of the mouth: ``[size, size, 3] uint8 RGB``."""
+        person = random_face(self.rng, {"Happy": 0.35}, self.style)
+        side = float(self.rng.choice([-1.0, 1.0]))
+        return draw_face(replace(person, asymmetry=side), random_camera(self.rng, self.style), size)
+
+    def write(self, file: str, data: bytes) -> None:
+        path = self.root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def scatter(self, rows: list[Row], extra: Iterable[Row]) -> None:
+        """Insert ``extra`` at random places, as faults lie in real files."""
+        for row in extra:
+            rows.insert(int(self.rng.integers(len(rows) + 1)), row)
+
+    def record(self, row: Row, where: str) -> None:
+        self.rows += 1
+        if row.rule:
+            self.faults.append(Fault(self.name, where, row.file, row.rule, row.detail))
+        elif row.excluded:
+            self.exclusions[row.excluded] += 1
+        else:
+            self.good.append((where, row))
+
+    def record_folders(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.record(row, row.file)
+
+    def write_index(self, file: str, rows: Sequence[Row], header: str | None = None) -> None:
+        """Write the rows' lines and record each under ``file:line``, counted from 1."""
+        lines = [row.text for row in rows] if header is None else [header, *(r.text for r in rows)]
+        self.write(file, ("\n".join(lines) + "\n").encode())
+        first = 1 if header is None else 2
+        for number, row in enumerate(rows, start=first):
+            self.record(row, f"{file}:{number}")
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
+    """JPEG bytes of ``image [H, W, 3] uint8 RGB``."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise FerError("OpenCV could not encode a JPEG")
+    return data.tobytes()
+
+
+def _grey_png(image: np.ndarray) -> bytes:
+    return encode_png(np.ascontiguousarray(image[..., 0]))
+
+
+def _cut_short(jpeg: bytes) -> bytes:
+    """A download that broke off: the headers are there, the picture's own data is not.
+
+    Cut any later and OpenCV would fill the rest with grey and call it decoded.
+    """
+    return jpeg[: jpeg.index(b"\xff\xda")]
+
+
+_TEXT_FILE = b"404: the file that you asked for is not here\n"
+
+
+def _draw_affectnet(source: _Source) -> None:
+    rows: list[Row] = []
+    numbers = iter(range(1, 1_000_000))
+
+    def add(split: str, word: str, data: bytes, **rest: str) -> None:
+        row = Row(f"{split}/{word}/image{next(numbers):07d}.jpg", split, **rest)
+        source.write(row.file, data)
+        rows.append(row)
+
+    for split, total in (("train", 350), ("test", 70)):
+        for label in source.labels(total, _EVEN):
+            data = encode_jpeg(source.face(label, 96))
+            add(split, _AFFECTNET_WORDS[label], data, label=label)
+    for _ in range(8):
+        add("train", "Contempt", encode_jpeg(source.contempt(96)), excluded="contempt")
+    for _ in range(2):
+        data = encode_jpeg(source.face("Neutral", 96))
+        add("train", "Bored", data, rule="bad label", detail="no class is called 'Bored'")
+    broken = _cut_short(encode_jpeg(source.face("Happy", 96)))
+    add("train", "Happy", broken, rule="undecodable", detail="the JPEG ends after its headers")
+    add("test", "Sad", _TEXT_FILE, rule="undecodable", detail="a text file named .jpg")
+    source.record_folders(rows)
+
+
+def _draw_fer2013(source: _Source) -> None:
+    rows = []
+    for split, total in (("train", 350), ("val", 49), ("test", 56)):
+        for number, label in enumerate(source.labels(total, _EVEN)):
+            row = Row(f"{split}/{label.lower()}/{split}_{number:05d}.png", split, label)
+            source.write(row.file, _grey_png(source.face(label, 48)))
+            rows.append(row)
+    for split, word in (("train", "fear"), ("val", "happy")):
+        row = Row(
+            f"{split}/{word}/{split}_09999.png", split, rule="undecodable", detail="an empty file"
+        )
+        source.write(row.file, b"")
+        rows.append(row)
+    source.record_folders(rows)
+
+
+def _votes(rng: np.random.Generator, label: str) -> list[int]:
+    """Ten annotators' votes over ``FERPLUS_COLUMNS``, won by ``label`` without a tie."""
+    names = list(FERPLUS_COLUMNS.values())
+    agreement = rng.uniform(0.55, 0.95)
+    doubt = np.full(len(names), 0.5)
+    doubt[names.index(str(rng.choice(CLASSES)))] += 5
+    doubt[names.index("Neutral")] += 3
+    doubt[-2:] = 0.2
+    chances = (1 - agreement) * doubt / doubt.sum()
+    chances[names.index(label)] += agreement
+    while True:
+        votes = rng.multinomial(10, chances)
+        others = np.delete(votes, names.index(label))
+        if votes[names.index(label)] > others.max():
+            return [int(vote) for vote in votes]
+
+
+def _set_votes(counts: dict[str, int]) -> list[int]:
+    """Votes as given by column name; the columns left out got none."""
+    return [counts.get(column, 0) for column in FERPLUS_COLUMNS]
+
+
+#: Rows of FER+ that no single class wins, and why each is left out.
+_FERPLUS_EXCLUDED: tuple[tuple[str, dict[str, int]], ...] = (
+    ("contempt", {"contempt": 7, "neutral": 2, "happiness": 1}),
+    ("contempt", {"contempt": 6, "neutral": 3, "disgust": 1}),
+    ("unknown", {"unknown": 6, "neutral": 2, "sadness": 2}),
+    ("unknown", {"unknown": 7, "fear": 3}),
+    ("not a face", {"NF": 10}),
+    ("not a face", {"NF": 8, "unknown": 2}),
+    ("tied votes", {"sadness": 5, "neutral": 5}),
+    ("tied votes", {"anger": 4, "disgust": 4, "neutral": 2}),
+    ("tied votes", {"fear": 5, "surprise": 5}),
+)
+
+
+def _excluded_image(source: _Source, reason: str) -> np.ndarray:
+    """``[48, 48, 3] uint8 RGB`` of what annotators could not agree on."""
+    camera = random_camera(source.rng, source.style)
+    if reason == "not a face":
+        return expose(draw_background(48, 48, replace(camera, clutter=1.0)), camera)
+    if reason == "contempt":
+        return source.contempt(48)
+    person = random_face(source.rng, {"Sad": 0.4, "Angry": 0.3}, source.style)
+    hidden = "hand" if reason == "unknown" else OCCLUSIONS[0]
+    return draw_face(person, replace(camera, occlusion=hidden), 48)
+
+
+def _draw_ferplus(source: _Source) -> None:
+    rows: list[Row] = []
+    numbers = iter(range(1_000_000))
+
+    def add(split: str, votes: list[int], image: np.ndarray | None, **rest: str) -> None:
+        usage, folder = _FERPLUS_USAGES[split]
+        name = f"fer{next(numbers):07d}.png"
+        text = ",".join([usage, name, *map(str, votes)])
+        rows.append(Row(f"data/{folder}/{name}", split, text=text, **rest))
+        if image is not None:
+            source.write(rows[-1].file, _grey_png(image))
+
+    for split, total in (("train", 300), ("val", 42), ("test", 63)):
+        for label in source.labels(total, _TAIL):
+            add(split, _votes(source.rng, label), source.face(label, 48), label=label)
+        if split == "train":
+            for reason, counts in _FERPLUS_EXCLUDED:
+                add(split, _set_votes(counts), _excluded_image(source, reason), excluded=reason)
+            for label in ("Happy", "Sad"):
+                votes = _votes(source.rng, label)
+                add(split, votes, None, rule="missing path", detail="no such file")
+    header = ",".join(["Usage", "Image name", *FERPLUS_COLUMNS])
+    source.write_index("fer2013new.csv", rows, header)
+
+
+_RAF_INDEX = "EmoLabel/list_patition_label.txt"
+
+
+class _RafRows:
+    """Rows of a RAF-DB list: numbers the images of each split and writes them."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.numbers: Counter[str] = Counter()
+
+    def make(self, split: str, number: int | str, data: bytes | None, **rest: str) -> Row:
+        """A row with the publisher's class ``number``; ``data`` None writes no image."""
+        self.numbers[split] += 1
+        stem = f"{split}_{self.numbers[split]:05d}"
+        file = f"Image/aligned/aligned/{stem}_aligned.jpg"
+        if data is not None:
+            self.source.write(file, data)
+        return Row(file, split, text=f"{stem}.jpg {number}".rstrip(), **rest)
+
+
+def _draw_rafdb_basic(source: _Source) -> None:
+    raf = _RafRows(source)
+
+    def image(label: str) -> bytes:
+        return encode_jpeg(source.face(label, 100))
+
+    rows = [
+        raf.make(split, _RAFDB_IDS[label], image(label), label=label)
+        for split, total in (("train", 240), ("test", 63))
+        for label in source.labels(total, _TAIL)
+    ]
+    unknown = {"rule": "bad label", "detail": "class ids are 1 to 7, this is 9"}
+    malformed = {"rule": "malformed line", "detail": "1 of 2 fields"}
+    empty = {"rule": "undecodable", "detail": "an empty file"}
+    missing = {"rule": "missing path", "detail": "no such file"}
+    extra = [
+        raf.make("train", 9, image("Neutral"), **unknown),
+        raf.make("test", 9, image("Happy"), **unknown),
+        raf.make("train", "", image("Sad"), **malformed),
+        raf.make("train", 4, b"", **empty),
+        raf.make("train", 7, None, **missing),
+        raf.make("test", 5, None, **missing),
+    ]
+    source.scatter(rows, extra)
+    source.write_index(_RAF_INDEX, rows)
+
+
+def _draw_rafdb_compound(source: _Source) -> None:
+    raf = _RafRows(source)
+
+    def image(number: int) -> bytes:
+        strength = between(source.rng, source.style.strength)
+        second = strength * between(source.rng, (0.35, 0.65))
+        weights = {RAFDB_COMPOUND_IDS[number]: strength, _COMPOUND_SECOND[number]: second}
+        return encode_jpeg(source.blend(weights, 100))
+
+    rows = []
+    for split, each in (("train", 5.5), ("test", 2)):
+        for number, primary in RAFDB_COMPOUND_IDS.items():
+            for _ in range(max(1, round(each * source.share))):
+                rows.append(raf.make(split, number, image(number), label=primary))
+    unknown = {"rule": "bad label", "detail": "class ids are 1 to 11, this is 12"}
+    source.scatter(rows, [raf.make("train", 12, image(5), **unknown)])
+    source.write_index(_RAF_INDEX, rows)
+
+
+def _rafml_shares(rng: np.random.Generator, label: str) -> list[float]:
+    """Shares of ``RAFML_ORDER`` that sum to 1, in hundredths, the largest being ``label``'s."""
+    first = int(rng.integers(50, 81))
+    second = int(rng.integers((100 - first) // 2, 100 - first + 1))
+    second = min(second, first - 10)
+    others = [name for name in RAFML_ORDER if name != label]
+    two, three = rng.choice(len(others), 2, replace=False)
+    hundredths = {label: first, others[two]: second, others[three]: 100 - first - second}
+    return [hundredths.get(name, 0) / 100 for name in RAFML_ORDER]
+
+
+def _draw_rafml(source: _Source) -> None:
+    rows: list[Row] = []
+    numbers = iter(range(1, 10_000))
+
+    def make(split: str, main: str, *, fields: int = 6, drawn: bool = True, **rest: str) -> Row:
+        stem = f"{next(numbers):04d}"
+        shares = _rafml_shares(source.rng, main)
+        text = " ".join([f"{stem}.jpg", *(f"{share:.2f}" for share in shares[:fields])])
+        row = Row(f"Image/aligned/{stem}_aligned.jpg", split, text=text, **rest)
+        if drawn:
+            strength = between(source.rng, source.style.strength)
+            # Annotators' shares are not muscle strengths: a face shown by 6 in 10 is a clear one.
+            weights = {
+                name: strength * min(1.0, 1.35 * share)
+                for name, share in zip(RAFML_ORDER, shares, strict=True)
+            }
+            source.write(row.file, encode_jpeg(source.blend(weights, 100)))
+        return row
+
+    for split, each in (("train", 10), ("test", 4)):
+        for label in RAFML_ORDER:
+            for _ in range(max(1, round(each * source.share))):
+                rows.append(make(split, label, label=label))
+    short = make("train", "Sad", fields=5, rule="malformed line", detail="5 of 6 shares")
+    gone = make("test", "Happy", drawn=False, rule="missing path", detail="no such file")
+    source.scatter(rows, [short, gone])
+    source.write_index("EmoLabel/distribution.txt", rows)
+    partition = [f"{row.text.split()[0]} {int(row.split == 'test')}" for row in rows]
+    source.write("EmoLabel/partition_label.txt", ("\n".join(partition) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class _PhotoFace:
+    """One face in a photo: its class, whether the detector was sure, and its box in px."""
+
+    label: str
+    sure: bool
+    box: tuple[int, int, int, int]
+    confidence: float
+
+
+def _take_photo(
+    source: _Source, people: Sequence[tuple[str, bool]]
+) -> tuple[np.ndarray, list[_PhotoFace]]:
+    """A photo ``[240, 320, 3] uint8 RGB`` of ``people``, each a class and 'detector sure'."""
+    rng, style = source.rng, source.style
+    camera = replace(random_camera(rng, style), occlusion=OCCLUSIONS[0])
+    photo = draw_background(_PHOTO_HEIGHT, _PHOTO_WIDTH, camera)
+    slot = _PHOTO_WIDTH / len(people)
+    faces = []
+    for index, (label, sure) in enumerate(people):
+        # A detector is unsure of faces that are turned away, hidden, or hardly moved.
+        own = style if sure else replace(style, yaw=1.5 * style.yaw, occlusion=0.4)
+        radius = min(slot * between(rng, (0.25, 0.35)), 62.0)
+        slack = slot / 2 - 1.14 * radius - 1
+        x = slot * (index + 0.5) + between(rng, (-slack, slack))
+        y = between(rng, (1.05 * radius, min(_PHOTO_HEIGHT - 1.35 * radius, 1.9 * radius)))
+        person = random_face(rng, random_weights(rng, label, own), own)
+        lit = replace(camera, occlusion=random_camera(rng, own).occlusion)
+        box = draw_person(photo, person, lit, x, y, radius)
+        limits = (60.0, 100.0) if sure else (20.0, 59.5)
+        faces.append(_PhotoFace(label, sure, box, between(rng, limits)))
+    return expose(photo, camera), faces
+
+
+def _expw_line(
+    name: str,
+    face_id: int,
+    box: tuple[int, int, int, int],
+    confidence: float,
+    label: int,
+    fields: int = 8,
+) -> str:
+    left, top, right, bottom = box
+    values = [name, face_id, top, left, right, bottom, f"{confidence:.2f}", label]
+    return " ".join(str(value) for value in values[:fields])
+
+
+def _draw_expw(source: _Source) -> None:
+    rows: list[Row] = []
+    labels = source.labels(330, _TAIL)
+    # Two in three of every class, not of all: the rare ones must not fall to the unsure.
+    seen: Counter[str] = Counter()
+    people = []
+    for label in labels:
+        seen[label] += 1
+        people.append((label, seen[label] % 3 != 0))
+    number = 0
+    while people:
+        count = min(int(source.rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25])), len(people))
+        group, people = people[:count], people[count:]
+        number += 1
+        name = f"photo_{number:05d}.jpg"
+        photo, faces = _take_photo(source, group)
+        source.write(f"origin/{name}", encode_jpeg(photo, 88))
+        for face_id, face in enumerate(faces):
+            label_id = CLASS_INDEX[face.label]
+            text = _expw_line(name, face_id, face.box, face.confidence, label_id)
+            rows.append(Row(f"origin/{name}", "unassigned", face.label, text))
+    source.scatter(rows, _expw_faults(source, number))
+    source.write_index("label.lst", rows)
+
+
+def _expw_faults(source: _Source, number: int) -> Iterable[Row]:
+    """Rows with one fault each, each on a photo of its own numbered after ``number``."""
+    plans: tuple[tuple[str, str], ...] = (
+        ("bad box", "right lies beyond the photo"),
+        ("bad box", "left is negative"),
+        ("bad box", "top and bottom are swapped"),
+        ("bad label", "class ids are 0 to 6, this is 12"),
+        ("malformed line", "5 of 8 fields"),
+        ("malformed line", "7 of 8 fields"),
+        ("undecodable", "the JPEG ends after its headers"),
+        ("missing path", "no such file"),
+    )
+    for offset, (rule, detail) in enumerate(plans, start=1):
+        name = f"photo_{number + offset:05d}.jpg"
+        label = CLASSES[offset % len(CLASSES)]
+        photo, (face,) = _take_photo(source, [(label, True)])
+        left, top, right, bottom = face.box
+        box = {
+            "right lies beyond the photo": (left, top, _PHOTO_WIDTH + 9, bottom),
+            "left is negative": (-7, top, right, bottom),
+            "top and bottom are swapped": (left, bottom, right, top),
+        }.get(detail, face.box)
+        label_id = 12 if rule == "bad label" else CLASS_INDEX[label]
+        fields = int(detail[0]) if rule == "malformed line" else 8
+        text = _expw_line(name, 0, box, face.confidence, label_id, fields)
+        data = encode_jpeg(photo, 88)
+        if rule != "missing path":
+            data = _cut_short(data) if rule == "undecodable" else data
+            source.write(f"origin/{name}", data)
+        yield Row(f"origin/{name}", "unassigned", text=text, rule=rule, detail=detail)
+
+
+_DRAW: dict[str, Callable[[_Source], None]] = {
+    "affectnet_full_balanced": _draw_affectnet,
+    "fer2013_uniform_7": _draw_fer2013,
+    "ferplus": _draw_ferplus,
+    "rafdb_basic": _draw_rafdb_basic,
+    "rafdb_compound_mapped": _draw_rafdb_compound,
+    "rafml_argmax": _draw_rafml,
+    "expw_full": _draw_expw,
+}
+SOURCES: tuple[str, ...] = tuple(_DRAW)
+
+#: Train source, test source, class, and whether the very bytes are repeated or only the pixels.
+_LEAKS: tuple[tuple[str, str, str, bool], ...] = (
+    ("affectnet_full_balanced", "rafdb_basic", "Happy", True),
+    ("affectnet_full_balanced", "affectnet_full_balanced", "Neutral", True),
+    ("fer2013_uniform_7", "fer2013_uniform_7", "Angry", True),
+    ("ferplus", "ferplus", "Surprise", True),
+    ("ferplus", "fer2013_uniform_7", "Happy", False),
+)
+
+
+def _plant_leaks(sources: dict[str, _Source]) -> None:
+    """Show training images again as test images; the training row is the one at fault."""
+    for train_name, test_name, label, same_bytes in _LEAKS:
+        train, test = sources[train_name], sources[test_name]
+        where, seen = _take_good(train, "train", label)
+        again_where, again = _take_good(test, "test", label)
+        data = (train.root / seen.file).read_bytes()
+        if not same_bytes:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+            assert pixels is not None, "a good row's image decodes"
+            _, packed = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+            data = packed.tobytes()
+        (test.root / again.file).write_bytes(data)
+        same = "bytes" if same_bytes else "pixels"
+        detail = f"same {same} as the test row {test_name} {again_where}"
+        train.faults.append(Fault(train_name, where, seen.file, "leakage", detail))
+
+
+def _take_good(source: _Source, split: str, label: str) -> tuple[str, Row]:
+    """Take the first good row of that split and class, so that no fault is planted on it twice."""
+    for index, (_, row) in enumerate(source.good):
+        if row.split == split and row.label == label:
+            return source.good.pop(index)
+    raise FerError(f"no good {split} row of {label} to repeat", where=source.name)
+
+
+def draw_sources(root: Path, seed: int, *, share: float = 1.0) -> None:
+    """Draw all seven sources under ``root/raw`` and describe them in ``root/truth.json``.
+
+    ``share`` scales the number of good faces (1 draws about 2,100); the faults do not scale. The
+    same seed and share give the same bytes.
+    """
+    drawn = {}
+    for number, (name, draw) in enumerate(tqdm(_DRAW.items(), "drawing sources", disable=None)):
+        rng = np.random.default_rng([seed, number])
+        drawn[name] = _Source(name, root / "raw" / name, rng, share)
+        draw(drawn[name])
+    _plant_leaks(drawn)
+    truth = {
+        "schema": TRUTH_SCHEMA,
+        "drawing_version": DRAWING_VERSION,
+        "seed": seed,
+        "rows": {name: source.rows for name, source in drawn.items()},
+        "exclusions": {name: dict(source.exclusions) for name, source in drawn.items()},
+        "faults": [asdict(fault) for source in drawn.values() for fault in source.faults],
+    }
+    (root / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,62 @@
+"""ExpW as its authors publish it: photos from the web with a box for each face.
+
+``label.lst`` has eight fields on each line: image name, index of the face in the image, the box as
+top, left, right, bottom in px of the photo, the confidence of the box, and the label from 0 to 6.
+The photos lie in ``origin/``, or in ``origin/origin/`` when the archives were unpacked there. The
+publisher gives no split.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from fer_ml.labels import EXPW_IDS
+from fer_ml.sources import Adapter
+from fer_ml.sources._listing import (
+    Row,
+    by_text,
+    expect_fields,
+    make_listing,
+    parse_integer,
+    parse_number,
+    read_rows,
+    require_file,
+    require_folder,
+    require_root,
+    safe_path,
+    set_label,
+)
+
+INDEX = "label.lst"
+IMAGE_FOLDERS = ("origin/origin", "origin")
+#: The file's own order, which is not left, top, right, bottom.
+BOX_ORDER = ("bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
+LABELS = by_text(EXPW_IDS)
+
+
+def list_faces(root: Path) -> pl.DataFrame:
+    """Listing of ``label.lst``. Boxes are kept as they are: the gate judges them."""
+    root = require_root(root)
+    index = require_file(root, INDEX)
+    folder = require_folder(root, *IMAGE_FOLDERS)
+
+    def parse(row: Row, text: str) -> None:
+        name, face, *box, confidence, label = expect_fields(text.split(), 8)
+        face_id = parse_integer(face, "face id")
+        edges = [parse_integer(edge, key) for key, edge in zip(BOX_ORDER, box, strict=True)]
+        score = parse_number(confidence, "confidence")
+        # All numbers first: a box with an edge missing would be worse than none.
+        row.update(zip(BOX_ORDER, edges, strict=True), face_id=face_id, confidence=score)
+        row["split"] = "unassigned"
+        row["file"] = f"{folder}/{safe_path(name)}"
+        set_label(row, label, LABELS)
+
+    return make_listing(read_rows(index, parse))
+
+
+ADAPTER = Adapter(
+    name="expw",
+    title="Expression in-the-Wild",
+    layout="label.lst; origin/<image>",
+    listing=list_faces,
+)

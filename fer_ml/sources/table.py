@@ -1,0 +1,90 @@
+"""Any dataset that a csv describes.
+
+Columns: ``file`` or ``image_path`` (relative to the root, with ``/``), ``label`` (a word), and
+optionally ``split``, ``confidence``, ``face_id`` and all four of ``bbox_left``, ``bbox_top``,
+``bbox_right``, ``bbox_bottom``. Other columns are left alone. An empty cell means that there is no
+confidence, face id or box; a split or label must be given.
+"""
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from fer_ml.errors import FerError
+from fer_ml.labels import label_of_word
+from fer_ml.sources import PUBLISHER_SPLITS, Adapter
+from fer_ml.sources._listing import (
+    Row,
+    RowFault,
+    csv_header,
+    make_listing,
+    parse_integer,
+    parse_number,
+    read_csv,
+    require_columns,
+    require_file,
+    require_root,
+    safe_path,
+    set_split,
+    shown,
+)
+
+INDEX = "manifest.csv"
+FILE_COLUMNS = ("file", "image_path")
+BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
+SPLITS = {split: split for split in PUBLISHER_SPLITS}
+# label_of_word forgives blanks and punctuation, which in a table are signs of a damaged cell.
+_WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
+
+
+def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
+    """Listing of the csv called ``manifest`` in ``root``."""
+    index = require_file(require_root(root), manifest)
+    header = csv_header(index)
+    file_column = _file_column(index, header)
+    box = BOX_COLUMNS if any(name in header for name in BOX_COLUMNS) else ()
+
+    def parse(row: Row, cells: dict[str, str]) -> None:
+        if cells.get("confidence"):
+            row["confidence"] = parse_number(cells["confidence"], "confidence")
+        if cells.get("face_id"):
+            row["face_id"] = parse_integer(cells["face_id"], "face_id")
+        if any(cells[name] for name in box):
+            row.update([(name, parse_integer(cells[name], name)) for name in box])
+        row["file"] = safe_path(cells[file_column])
+        set_split(row, cells.get("split", "unassigned"), SPLITS)
+        _set_word(row, cells["label"])
+
+    return make_listing(read_csv(index, (file_column, "label", *box), parse))
+
+
+def _file_column(index: Path, header: list[str]) -> str:
+    named = [name for name in FILE_COLUMNS if name in header]
+    if not named:
+        require_columns(index, header, (FILE_COLUMNS[0], "label"))
+    if len(named) > 1:
+        raise FerError(
+            "two columns name the image",
+            where=index,
+            allowed=" or ".join(FILE_COLUMNS),
+            fix="remove one of them",
+        )
+    return named[0]
+
+
+def _set_word(row: Row, text: str) -> None:
+    row["native_label"] = text
+    label, excluded = label_of_word(text) if _WORD.fullmatch(text) else (None, None)
+    if label is None and excluded is None:
+        raise RowFault(f"bad label: {shown(text)}")
+    row.update(label=label, excluded=excluded)
+
+
+ADAPTER = Adapter(
+    name="csv_manifest",
+    title="A csv that names files and labels",
+    layout="manifest.csv with file (or image_path), label, and optional columns",
+    listing=list_manifest,
+    options={"manifest": f"name of the csv below the root (default {INDEX})"},
+)

@@ -1,0 +1,465 @@
+"""The artifact root: run folders, their records, the current one, and gate receipts.
+
+Layout below ``FER_HOME/<profile>``::
+
+    <asset>[/<partition>]/<time>-<hash>/   a run folder: files, record.json (the marker, last)
+    <asset>[/<partition>]/<...>/receipts/  one file for each gate that judged these bytes
+    <asset>[/<partition>]/current.json     which run folder is the asset now
+    cleaned/                               links to the raw images, one path base for all manifests
+    cache/                                 decoded faces; may be deleted at any time
+    .partial/                              unfinished run folders
+
+A run folder appears by one rename when it is complete, and is never written again. Its *content
+hash* covers the names and bytes of its files, except those declared volatile (times, machine), so
+that an unchanged result has an unchanged hash. Nothing here knows Dagster.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fer_ml.errors import FerError
+
+RECORD_FILE = "record.json"
+CURRENT_FILE = "current.json"
+RECEIPTS = "receipts"
+
+#: Files that hold times or facts about the machine: hashed and verified, but not part of the
+#: content hash. Parquet copies are here because their bytes follow the library's version.
+VOLATILE_FILES = frozenset(
+    {"history.json", "environment.json", "alignmentreport.json", "train.log", "timing.json"}
+)
+VOLATILE_SUFFIXES = (".parquet", ".png", ".html")
+
+
+class FileEntry(BaseModel):
+    """sha256 and size of one file of a run folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    bytes: int
+
+
+class Input(BaseModel):
+    """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
+
+    ``root`` is set for raw folders only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    asset: str
+    partition: str | None = None
+    sha256: str
+    root: str | None = None
+
+    @property
+    def key(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.asset, self.partition)
+
+
+class Record(BaseModel):
+    """``record.json``: what a run folder holds and what it was made from.
+
+    ``splits`` lists which splits each choice of this artifact touched, such as
+    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    asset: str
+    partition: str | None
+    profile: str
+    sha256: str
+    files: dict[str, FileEntry]
+    inputs: tuple[Input, ...]
+    recipe: dict[str, Any]
+    code_version: str
+    run_id: str | None
+    created_at: str
+    seconds: float
+    splits: dict[str, str]
+    summary: dict[str, Any]
+
+
+class Receipt(BaseModel):
+    """One gate's outcome for exactly the bytes ``artifact_sha256``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    asset: str
+    partition: str | None
+    artifact_sha256: str
+    rule: str
+    blocking: bool
+    passed: bool
+    value: float | str
+    limit: float | str
+    detail: str
+    examples: tuple[str, ...]
+    checked_at: str
+    run_id: str | None
+
+
+def asset_label(asset: str, partition: str | None) -> str:
+    """How an asset is written for people: ``teacher[RN18]``."""
+    return f"{asset}[{partition}]" if partition else asset
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline, atomically. NaN and infinity are refused."""
+    write_atomic(
+        path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either the old bytes or all of the new ones."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def content_hash(files: dict[str, FileEntry]) -> str:
+    """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
+    lines = [
+        f"{name}\0{entry.sha256}\n"
+        for name, entry in sorted(files.items())
+        if Path(name).name not in VOLATILE_FILES and not name.endswith(VOLATILE_SUFFIXES)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete run folder and its record."""
+
+    folder: Path
+    record: Record
+
+    @property
+    def sha256(self) -> str:
+        """The content hash."""
+        return self.record.sha256
+
+    @property
+    def key(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.record.asset, self.record.partition)
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; ``FerError`` when the record does not list it."""
+        if name not in self.record.files:
+            raise FerError(
+                f"{self.key} has no file {name!r}",
+                where=self.folder,
+                allowed=", ".join(self.record.files),
+            )
+        return self.folder / name
+
+    def read_json(self, name: str) -> Any:
+        """Parse one of its JSON files."""
+        return json.loads(self.file(name).read_text(encoding="utf-8"))
+
+    def as_input(self) -> Input:
+        """How a downstream record refers to it."""
+        return Input(
+            asset=self.record.asset, partition=self.record.partition, sha256=self.record.sha256
+        )
+
+    def damage(self) -> str | None:
+        """What differs between the folder and its record, or ``None`` when every byte is there."""
+        for name, entry in self.record.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
+                return f"{name} differs from its recorded sha256"
+        if content_hash(self.record.files) != self.record.sha256:
+            return f"{RECORD_FILE} was edited: its content hash does not follow from its files"
+        return None
+
+    def receipts(self) -> dict[str, Receipt]:
+        """Receipts beside the artifact by rule; one that speaks of other bytes is not returned."""
+        found = {}
+        for path in sorted((self.folder / RECEIPTS).glob("*.json")):
+            try:
+                receipt = Receipt.model_validate_json(path.read_text(encoding="utf-8"))
+            except ValidationError:
+                continue  # An unreadable receipt is no receipt: the gate counts as not judged.
+            if receipt.artifact_sha256 == self.sha256:
+                found[receipt.rule] = receipt
+        return found
+
+
+@dataclass
+class RunFolder:
+    """A run folder while it is being written. ``folder`` becomes visible only when complete."""
+
+    folder: Path
+    splits: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """The path for a new file; parents are made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON file."""
+        write_json(self.path(name), value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one UTF-8 text file."""
+        self.path(name).write_text(text, encoding="utf-8", newline="\n")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifact root of one profile."""
+
+    root: Path
+    profile: str
+
+    def home(self, asset: str, partition: str | None = None) -> Path:
+        """The folder that holds the run folders of an asset (partition)."""
+        return self.root / asset / partition if partition else self.root / asset
+
+    def current(self, asset: str, partition: str | None = None) -> Artifact | None:
+        """The current artifact, unverified, or ``None`` when nothing was made yet."""
+        pointer = self.home(asset, partition) / CURRENT_FILE
+        try:
+            name = json.loads(pointer.read_text(encoding="utf-8"))["folder"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FerError("not a pointer to a run folder", where=pointer) from error
+        return self.open(pointer.parent / name)
+
+    def open(self, folder: Path) -> Artifact:
+        """Read a run folder's record."""
+        path = folder / RECORD_FILE
+        try:
+            return Artifact(folder, Record.model_validate_json(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise FerError(
+                "no run folder here", where=folder, fix="materialize the asset again"
+            ) from error
+        except ValidationError as error:
+            raise FerError(
+                f"record cannot be read: {error.errors()[0]['msg']}", where=path
+            ) from error
+
+    def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
+        """Every complete run folder of an asset, newest name first."""
+        home = self.home(asset, partition)
+        if home.is_dir():
+            for path in sorted(home.glob(f"*/{RECORD_FILE}"), reverse=True):
+                yield self.open(path.parent)
+
+    def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
+        """The run folder of an asset with this content hash, or ``None``."""
+        return next((a for a in self.all(asset, partition) if a.sha256 == sha256), None)
+
+    def require(
+        self, asset: str, partition: str | None = None, *, rules: Iterable[str] = ()
+    ) -> Artifact:
+        """The current artifact with every byte verified and every rule in ``rules`` passed.
+
+        This is the gate: whoever consumes an artifact gets it here, and bytes without a passing
+        receipt are refused however the consumer was started.
+        """
+        label = asset_label(asset, partition)
+        artifact = self.current(asset, partition)
+        if artifact is None:
+            raise FerError(
+                f"{label} has not been made yet", where=self.root, fix=f"materialize {label} first"
+            )
+        damage = artifact.damage()
+        if damage:
+            raise FerError(
+                f"{label} is damaged: {damage}",
+                where=artifact.folder,
+                fix=f"materialize {label} again; nothing is computed from changed bytes",
+            )
+        receipts = artifact.receipts()
+        for rule in rules:
+            receipt = receipts.get(rule)
+            if receipt is None:
+                raise FerError(
+                    f"{label} has no receipt of gate '{rule}' for its bytes {artifact.sha256[:12]}",
+                    where=artifact.folder / RECEIPTS,
+                    fix=f"run the checks of {label} (Dagster: Execute checks; or fer materialize)",
+                )
+            if not receipt.passed:
+                raise FerError(
+                    f"{label} failed gate '{rule}': {receipt.value} (limit {receipt.limit}). "
+                    f"{receipt.detail}",
+                    where=artifact.folder / RECEIPTS,
+                    fix=f"mend {label} and materialize it again",
+                )
+        return artifact
+
+    @contextmanager
+    def begin(
+        self,
+        asset: str,
+        partition: str | None = None,
+        *,
+        inputs: Iterable[Input] = (),
+        recipe: dict[str, Any] | None = None,
+        code_version: str = "1",
+        run_id: str | None = None,
+    ) -> Iterator[RunFolder]:
+        """Make a new run folder; on success it becomes the current artifact, else it is removed."""
+        started = time.monotonic()
+        partial = self.root / ".partial" / f"{_owner()}-{uuid.uuid4().hex[:8]}"
+        with _readable_os_errors(self.root):
+            partial.mkdir(parents=True)
+            try:
+                run = RunFolder(partial)
+                yield run
+                self._commit(
+                    run,
+                    asset,
+                    partition,
+                    tuple(inputs),
+                    recipe or {},
+                    code_version,
+                    run_id,
+                    started,
+                )
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _commit(
+        self,
+        run: RunFolder,
+        asset: str,
+        partition: str | None,
+        inputs: tuple[Input, ...],
+        recipe: dict[str, Any],
+        code_version: str,
+        run_id: str | None,
+        started: float,
+    ) -> None:
+        files = {
+            path.relative_to(run.folder).as_posix(): FileEntry(
+                sha256=sha256_file(path), bytes=path.stat().st_size
+            )
+            for path in sorted(run.folder.rglob("*"))
+            if path.is_file()
+        }
+        now = datetime.now(UTC)
+        record = Record(
+            asset=asset,
+            partition=partition,
+            profile=self.profile,
+            sha256=content_hash(files),
+            files=files,
+            inputs=inputs,
+            recipe=recipe,
+            code_version=code_version,
+            run_id=run_id,
+            created_at=now.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 3),
+            splits=run.splits,
+            summary=run.summary,
+        )
+        write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
+        home = self.home(asset, partition)
+        home.mkdir(parents=True, exist_ok=True)
+        folder = home / f"{now:%Y%m%dT%H%M%SZ}-{record.sha256[:8]}-{uuid.uuid4().hex[:4]}"
+        run.folder.rename(folder)
+        write_json(home / CURRENT_FILE, {"folder": folder.name, "sha256": record.sha256})
+
+    def write_receipt(self, artifact: Artifact, receipt: Receipt) -> None:
+        """Put a gate's outcome beside the artifact."""
+        with _readable_os_errors(self.root):
+            folder = artifact.folder / RECEIPTS
+            folder.mkdir(exist_ok=True)
+            write_json(
+                folder / f"{re.sub(r'[^a-z0-9_]', '_', receipt.rule)}.json",
+                receipt.model_dump(mode="json"),
+            )
+
+    def sweep(self) -> int:
+        """Remove unfinished run folders whose process is gone; returns how many."""
+        removed = 0
+        partial = self.root / ".partial"
+        for folder in partial.iterdir() if partial.is_dir() else ():
+            host, _, rest = folder.name.partition("@")
+            if host == socket.gethostname() and not _alive(rest.split("-")[0]):
+                shutil.rmtree(folder, ignore_errors=True)
+                removed += 1
+        return removed
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}@{os.getpid()}"
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _readable_os_errors(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one clear message."""
+    reasons = {
+        errno.ENOSPC: ("no space left on the disk", "free some space, or set FER_HOME elsewhere"),
+        errno.EDQUOT: ("disk quota exceeded", "free some space, or set FER_HOME elsewhere"),
+        errno.EFBIG: ("file size limit exceeded", "raise the limit (ulimit -f)"),
+        errno.EACCES: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
+        errno.EPERM: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
+        errno.EROFS: ("the disk is read-only", "remount it, or set FER_HOME elsewhere"),
+        errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        what, fix = reasons[error.errno]
+        raise FerError(what, where=error.filename or root, fix=fix) from error

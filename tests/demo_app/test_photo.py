@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo_app.detection import Detection
+from demo_app.photo import classify_photo
+from fer_ml.errors import FerError
+from fer_ml.images import encode_png, prepare
+
+
+def test_every_face_is_classified_with_the_bundles_own_preprocessing(
+    bundle, scripted, tmp_path: Path
+) -> None:
+    image = np.full((100, 200, 3), 255, np.uint8)
+    image[:, 100:] = 128
+    path = tmp_path / "photo.png"
+    path.write_bytes(encode_png(image))
+    boxes = [(10, 10, 60, 60), (130, 10, 180, 60)]
+    detector = scripted([[Detection(box, 0.9) for box in boxes]])
+
+    faces = classify_photo(path, bundle, detector)
+
+    assert faces[0].raw_label == "Happy"
+    assert [face.state.status for face in faces] == ["label", "unsure"]
+    for face, box in zip(faces, boxes, strict=True):
+        alone = bundle.probabilities(prepare(image, box, bundle.card.preprocess)[None])[0]
+        assert face.probs == pytest.approx(alone, abs=1e-6)
+
+
+def test_a_photo_without_a_face_has_none(bundle, scripted, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(encode_png(np.zeros((20, 20, 3), np.uint8)))
+    assert classify_photo(path, bundle, scripted([[]])) == []
+
+
+def test_a_file_that_is_no_photo(bundle, scripted, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_text("no image")
+    with pytest.raises(FerError, match="decoded"):
+        classify_photo(path, bundle, scripted([[]]))

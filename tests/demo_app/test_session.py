@@ -1,0 +1,290 @@
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo_app import logs
+from demo_app.detection import Detection, make_detector
+from demo_app.faces import FrameResult, settings_for
+from demo_app.kpis import compute_kpis
+from demo_app.session import run_session
+from demo_app.stabilisation import StabiliserSettings
+from demo_app.video import Video
+from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle
+from fer_ml.errors import FerError
+from fer_ml.images import prepare
+from fer_ml.labels import CLASSES
+from fer_ml.sample.video import draw_video
+
+SETTINGS = StabiliserSettings(
+    ema_tau_s=0.2, hysteresis_delta=0.1, unsure_below=0.4, hold_s=0.1, gap_s=0.5
+)
+LEFT, RIGHT = (8, 8, 56, 56), (72, 8, 120, 56)
+OLD_COLUMNS = (
+    "frame_index,time_sec,manual_label,pred_label,prob_Angry,prob_Disgust,prob_Fear,prob_Happy,"
+    "prob_Sad,prob_Surprise,prob_Neutral,detector,model,ckpt"
+)
+NEW_COLUMNS = (
+    "raw_label,state,face_found,track_id,bbox_left,bbox_top,bbox_right,bbox_bottom,score,"
+    "detect_ms,classify_ms,frame_ms,temperature"
+)
+TIMES = {"detect_ms", "classify_ms", "frame_ms"}
+
+
+def picture(left: int, right: int) -> np.ndarray:
+    """Two 'faces' side by side: 0 is a sad one, 255 a happy one, 128 neither."""
+    image = np.full((64, 128, 3), left, np.uint8)
+    image[:, 64:] = right
+    return image
+
+
+def faces(*boxes: tuple[int, int, int, int]) -> list[Detection]:
+    return [Detection(box, 0.9) for box in boxes]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(bundle, scripted, write_video, tmp_path: Path) -> Callable:
+    """Run scripted detections over pictures at 10 fps into ``tmp_path / out``."""
+
+    def go(pictures, detections, *, out="out", settings=SETTINGS, **options):
+        video = write_video(pictures, name=f"{out}.avi")
+        return run_session(video, bundle, scripted(detections), tmp_path / out, settings, **options)
+
+    return go
+
+
+def test_the_log_begins_with_the_old_columns(run, tmp_path: Path) -> None:
+    run([picture(255, 0)] * 2, [faces(LEFT, RIGHT)] * 2)
+    with (tmp_path / "out" / "per_frame.csv").open() as file:
+        assert next(file).rstrip() == f"{OLD_COLUMNS},{NEW_COLUMNS}"
+
+
+def test_a_row_for_each_face_and_one_without(run, tmp_path: Path) -> None:
+    summary = run([picture(255, 0)] * 3, [faces(LEFT, RIGHT), [], faces(RIGHT)])
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    assert [row["frame_index"] for row in rows] == ["0", "0", "1", "2"]
+    assert [row["time_sec"] for row in rows] == ["0.0000", "0.0000", "0.1000", "0.2000"]
+    assert [row["pred_label"] for row in rows] == ["Happy", "Sad", "", "Sad"]
+    assert [row["track_id"] for row in rows] == ["0", "1", "", "1"]
+    empty = rows[2]
+    assert (empty["state"], empty["face_found"], empty["raw_label"]) == ("no_face", "0", "")
+    assert all(empty[f"prob_{name}"] == "" for name in CLASSES)
+    assert empty["classify_ms"] == "" and float(empty["frame_ms"]) > 0
+    assert (rows[0]["detector"], rows[0]["model"], rows[0]["ckpt"]) == (
+        "scripted",
+        "brightness",
+        "c" * 12,
+    )
+    assert (rows[0]["temperature"], rows[0]["manual_label"]) == ("1.5", "")
+    assert (summary.frames, summary.faces, summary.frames_with_face) == (3, 3, 2)
+    assert summary.ended == "end"
+
+
+def test_logged_probabilities_are_those_of_the_bundles_own_preprocessing(
+    bundle, run, write_video, tmp_path: Path
+) -> None:
+    run([picture(200, 90)], [faces(LEFT, RIGHT)])
+    with Video(tmp_path / "out.avi") as video:
+        image = next(video.frames()).image
+    for row, box in zip(read(tmp_path / "out" / "per_frame.csv"), (LEFT, RIGHT), strict=True):
+        alone = bundle.probabilities(prepare(image, box, bundle.card.preprocess)[None])[0]
+        assert [float(row[f"prob_{name}"]) for name in CLASSES] == pytest.approx(alone, abs=1e-6)
+
+
+def test_unsure_is_a_state_without_a_label(run, tmp_path: Path) -> None:
+    run([picture(128, 128)], [faces(LEFT)])
+    (row,) = read(tmp_path / "out" / "per_frame.csv")
+    assert (row["state"], row["face_found"], row["pred_label"]) == ("unsure", "1", "")
+    assert row["raw_label"] in CLASSES
+    assert read(tmp_path / "out" / "events.csv") == []
+
+
+def _smoothed(run: Callable, out: str, pictures, detections, track_at) -> list:
+    seen = []
+
+    def keep(frame: FrameResult) -> bool:
+        seen.extend(face.state for face in frame.faces if face.box_xyxy_px == track_at)
+        return True
+
+    run(pictures, detections, out=out, on_frame=keep)
+    return seen
+
+
+def test_smoothing_never_mixes_faces(run) -> None:
+    pictures = [picture(255 if i % 3 else 60, 0 if i % 4 else 200) for i in range(12)]
+    # The order of the detections changes from frame to frame; the faces do not.
+    both = [faces(LEFT, RIGHT) if i % 2 else faces(RIGHT, LEFT) for i in range(12)]
+    for name, box in (("left", LEFT), ("right", RIGHT)):
+        together = _smoothed(run, f"both_{name}", pictures, both, box)
+        alone = _smoothed(run, name, pictures, [faces(box)] * 12, box)
+        assert together == alone
+
+
+def test_another_person_at_the_same_place_starts_fresh(run, tmp_path: Path) -> None:
+    pictures = [picture(255, 0)] * 2 + [picture(0, 0)] * 8
+    run(pictures, [faces(LEFT)] * 2 + [[]] * 6 + [faces(LEFT)] * 2)
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    assert [(row["pred_label"], row["track_id"]) for row in rows[-2:]] == [("Sad", "1")] * 2
+
+
+def test_events_are_stretches_of_a_label(run, tmp_path: Path) -> None:
+    pictures = [picture(255, 0)] * 5 + [picture(0, 0)] * 10
+    detections = [faces(LEFT, RIGHT)] * 15
+    detections[2] = faces(RIGHT)
+    summary = run(pictures, detections)
+    rows = read(tmp_path / "out" / "events.csv")
+    assert list(rows[0])[:6] == [
+        "label",
+        "start_frame",
+        "end_frame",
+        "start_time_sec",
+        "end_time_sec",
+        "source",
+    ]
+    left = [row for row in rows if row["track_id"] == "0"]
+    assert [row["label"] for row in left] == ["Happy", "Sad"]
+    assert left[0]["start_frame"] == "0" and left[1]["end_frame"] == "14"
+    (right,) = (row for row in rows if row["track_id"] == "1")
+    assert (right["label"], right["start_frame"], right["end_frame"]) == ("Sad", "0", "14")
+    assert (right["start_time_sec"], right["end_time_sec"]) == ("0.0000", "1.4000")
+    assert summary.events == 3
+
+
+def test_summary_and_thresholds_hold_what_the_run_used(bundle, run, tmp_path: Path) -> None:
+    run([picture(255, 0)] * 8, [faces(LEFT)] * 8)
+    (row,) = read(tmp_path / "out" / "demoresultssummary.csv")
+    assert ",".join(list(row)[:11]) == (
+        "time,input,detector,ckpt,model,frames_logged,events_logged,ema_alpha,hysteresis_delta,"
+        "vote_window,vote_min_count"
+    )
+    assert (row["frames_logged"], row["events_logged"], row["hysteresis_delta"]) == (
+        "8",
+        "1",
+        "0.1",
+    )
+    assert row["ema_alpha"] == row["vote_window"] == row["vote_min_count"] == ""
+    assert (row["ema_tau_s"], row["ended"], row["video_fps"]) == ("0.2", "end", "10")
+    assert (row["width_px"], row["height_px"]) == ("128", "64")
+    assert float(row["processed_fps"]) > 0 and row["device"]
+    thresholds = json.loads((tmp_path / "out" / "thresholds.json").read_text())
+    assert {name: thresholds[name] for name in SETTINGS.model_dump()} == SETTINGS.model_dump()
+    assert thresholds["model_sha256"] == bundle.card.model_sha256
+    assert thresholds["preprocess_digest"] == bundle.card.preprocess.digest()
+
+
+def test_two_runs_differ_in_their_times_only(run, tmp_path: Path) -> None:
+    pictures = [picture(20 * i, 255 - 20 * i) for i in range(12)]
+    logs = []
+    for out in ("first", "second"):
+        run(pictures, [faces(LEFT, RIGHT)] * 12, out=out)
+        rows = read(tmp_path / out / "per_frame.csv")
+        logs.append([{k: v for k, v in row.items() if k not in TIMES} for row in rows])
+    assert logs[0] == logs[1]
+
+
+def test_an_interrupt_ends_the_run_with_a_complete_log(run, tmp_path: Path) -> None:
+    summary = run([picture(255, 0)] * 6, [faces(LEFT)] * 4 + [KeyboardInterrupt()])
+    assert (summary.ended, summary.frames, summary.events) == ("interrupted", 4, 1)
+    assert len(read(tmp_path / "out" / "per_frame.csv")) == 4
+    assert len(read(tmp_path / "out" / "events.csv")) == 1
+    (row,) = read(tmp_path / "out" / "demoresultssummary.csv")
+    assert row["ended"] == "interrupted"
+
+
+def test_an_error_is_raised_after_the_log_is_written(run, tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="detector broke"):
+        run([picture(255, 0)] * 6, [faces(LEFT)] * 3 + [FerError("detector broke")])
+    assert len(read(tmp_path / "out" / "per_frame.csv")) == 3
+    (row,) = read(tmp_path / "out" / "demoresultssummary.csv")
+    assert (row["ended"], row["frames_logged"]) == ("error", "3")
+
+
+def test_max_frames_and_the_callback_end_a_run(run) -> None:
+    pictures, found = [picture(255, 0)] * 6, [faces(LEFT)] * 6
+    summary = run(pictures, found, out="few", max_frames=2)
+    assert (summary.ended, summary.frames) == ("max_frames", 2)
+    summary = run(pictures, found, out="stop", on_frame=lambda frame: frame.index < 3)
+    assert (summary.ended, summary.frames) == ("stopped", 4)
+    with pytest.raises(FerError, match="max_frames"):
+        run(pictures, found, out="none", max_frames=0)
+
+
+def test_a_truncated_video_says_so(bundle, scripted, write_video, tmp_path: Path) -> None:
+    whole = write_video([picture(255, 0)] * 40).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    summary = run_session(
+        tmp_path / "cut.avi", bundle, scripted([[]] * 40), tmp_path / "out", SETTINGS
+    )
+    assert summary.ended == "cut_short"
+    assert len(read(tmp_path / "out" / "per_frame.csv")) == summary.frames < 40
+
+
+def test_a_corrupt_video_leaves_no_log(bundle, scripted, tmp_path: Path) -> None:
+    (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 40)
+    with pytest.raises(FerError, match="cannot be opened"):
+        run_session(tmp_path / "noise.mp4", bundle, scripted([]), tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_is_never_overwritten(run) -> None:
+    run([picture(255, 0)], [[]])
+    with pytest.raises(FerError, match="another session"):
+        run([picture(255, 0)], [[]])
+
+
+def test_a_full_disk_is_one_clear_error(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(frame: FrameResult, identity: dict[str, str]) -> list:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs, "_rows", full)
+    with pytest.raises(FerError, match="No space left"):
+        run([picture(255, 0)], [faces(LEFT)])
+
+
+def test_a_corrupt_bundle_is_refused(bundle_folder: Path) -> None:
+    data = bytearray((bundle_folder / MODEL_FILE).read_bytes())
+    data[-1] ^= 1
+    (bundle_folder / MODEL_FILE).write_bytes(data)
+    with pytest.raises(FerError, match="sha256"):
+        load_bundle(bundle_folder)
+
+
+def test_the_drawn_film_is_found_and_scored(bundle: Bundle, tmp_path: Path) -> None:
+    draw_video(tmp_path, 1, seconds=2)
+    out, detector = tmp_path / "out", make_detector("haar", None)
+    summary = run_session(tmp_path / "demo.avi", bundle, detector, out, SETTINGS)
+    assert (summary.frames, summary.ended) == (50, "end")
+    kpis = compute_kpis(out / "per_frame.csv", tmp_path / "demo_truth.csv")
+    assert kpis["detection_recall"] > 0.9
+    assert kpis["truth_faces_outside_log"] == 0
+    assert sum(kpis["support"].values()) == kpis["truth_found"]
+    assert kpis["face_found_rate"] < 1  # the film has a stretch in which nobody is there
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["haar", "yunet"])
+def test_the_real_clips_run_end_to_end(
+    name: str, bundle: Bundle, clips: list[Path], yunet_file: Path, tmp_path: Path
+) -> None:
+    people = {"classroom": 4, "female-and-male": 2, "female": 1}
+    for clip in clips:
+        out = tmp_path / clip.stem
+        detector = make_detector(name, yunet_file)
+        summary = run_session(clip, bundle, detector, out, settings_for(bundle.card))
+        assert summary.ended == "end" and summary.frames == summary.frames_stated
+        kpis = compute_kpis(out / "per_frame.csv", None)
+        assert (kpis["frames"], kpis["faces"]) == (summary.frames, summary.faces)
+        if name == "yunet":
+            assert kpis["face_found_rate"] == 1
+            expected = next(count for key, count in people.items() if clip.stem.endswith(key))
+            assert kpis["faces"] / kpis["frames"] == pytest.approx(expected, abs=0.1)
+            if clip.stem.startswith("head-pose"):
+                assert kpis["tracks"] == expected
