@@ -12,7 +12,11 @@ from fer_ml.store import Artifact, Store, asset_label
 
 @dataclass(frozen=True)
 class Job:
-    """One materialization. ``inputs`` holds gated artifacts by label, in declared order."""
+    """One materialization.
+
+    ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
+    outside the store: ``raw/<source>``, ``video``, ``claims``, and ``yunet`` when there is one.
+    """
 
     asset: str
     partition: str | None
@@ -20,8 +24,7 @@ class Job:
     store: Store
     recipe: Mapping[str, Any]
     inputs: Mapping[str, Artifact]
-    raw_roots: Mapping[str, Path]
-    yunet: Path | None = None
+    paths: Mapping[str, Path]
 
     @property
     def label(self) -> str:
@@ -36,7 +39,3 @@ class Job:
                 f"{self.label} does not declare the input {key}", allowed=", ".join(self.inputs)
             )
         return self.inputs[key]
-
-    def raw_root(self, source: str) -> Path:
-        """The folder of a raw source."""
-        return self.raw_roots[source]

@@ -243,7 +243,7 @@ def sample() -> Profile:
         name="sample",
         drawn=True,
         sources=_SEVEN,
-        draw=Draw(val=0.12, calib=0.4, test=0.25),
+        draw=Draw(val=0.15, calib=0.4, test=0.25),
         hq_train=Curation(sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, unique=True),
         eval_only=Curation(sources=_UNSEEN, splits=("test",)),
         test_all_sources=Curation(

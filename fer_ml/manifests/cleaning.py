@@ -164,7 +164,7 @@ def build_source(run: RunFolder, job: Job) -> None:
         run,
         source=source.name,
         adapter=source.adapter,
-        root=job.raw_root(source.name),
+        root=job.paths[f"raw/{source.name}"],
         pool_base=job.store.root,
     )
 

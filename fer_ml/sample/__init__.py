@@ -5,8 +5,11 @@ With it the whole platform runs end to end on any machine, without a download or
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 from filelock import FileLock
 
 from fer_ml.errors import FerError
@@ -62,11 +65,23 @@ def _replace(root: Path, seed: int) -> None:
     for leftover in (drawing, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        draw_sources(drawing, seed)
-        draw_video(drawing / "video", seed)
+        with _one_opencv_thread():
+            draw_sources(drawing, seed)
+            draw_video(drawing / "video", seed)
         if root.exists():
             root.rename(old)
         drawing.rename(root)
     finally:
         shutil.rmtree(drawing, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """The pictures are so small that more threads only keep the other cores from their work."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

@@ -88,7 +88,12 @@ _PHOTO_WIDTH, _PHOTO_HEIGHT = 320, 240
 
 @dataclass(frozen=True)
 class Fault:
-    """One planted fault; the fields are those of ``truth.json``."""
+    """One planted fault; the fields are those of ``truth.json``.
+
+    ``where`` is the image's path for sources that are folders only, else the index file's name and
+    line, counted from 1 with the header; ``file`` is the image relative to the source's root, also
+    where it is missing or the line that names it is malformed.
+    """
 
     source: str
     where: str
@@ -178,12 +183,12 @@ class _Source:
             self.record(row, row.file)
 
     def write_index(self, file: str, rows: Sequence[Row], header: str | None = None) -> None:
-        """Write the rows' lines and record each under ``file:line``, counted from 1."""
+        """Write the rows' lines and record each under ``name.txt:line``, counted from 1."""
         lines = [row.text for row in rows] if header is None else [header, *(r.text for r in rows)]
         self.write(file, ("\n".join(lines) + "\n").encode())
         first = 1 if header is None else 2
         for number, row in enumerate(rows, start=first):
-            self.record(row, f"{file}:{number}")
+            self.record(row, f"{Path(file).name}:{number}")
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
@@ -441,6 +446,13 @@ class _PhotoFace:
     confidence: float
 
 
+def _unsure(style: Style) -> Style:
+    """The faces that a detector is unsure of: turned away, hidden, and hardly moved."""
+    low, high = style.strength
+    strength = (0.8 * low, 0.8 * high)
+    return replace(style, strength=strength, yaw=1.5 * style.yaw, occlusion=0.4)
+
+
 def _take_photo(
     source: _Source, people: Sequence[tuple[str, bool]]
 ) -> tuple[np.ndarray, list[_PhotoFace]]:
@@ -451,8 +463,7 @@ def _take_photo(
     slot = _PHOTO_WIDTH / len(people)
     faces = []
     for index, (label, sure) in enumerate(people):
-        # A detector is unsure of faces that are turned away, hidden, or hardly moved.
-        own = style if sure else replace(style, yaw=1.5 * style.yaw, occlusion=0.4)
+        own = style if sure else _unsure(style)
         radius = min(slot * between(rng, (0.25, 0.35)), 62.0)
         slack = slot / 2 - 1.14 * radius - 1
         x = slot * (index + 0.5) + between(rng, (-slack, slack))

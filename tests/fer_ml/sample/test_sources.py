@@ -132,7 +132,9 @@ def read(root: Path, source: str) -> list[Read]:
         return list(_read_folders(root))
     index = INDEXES[source]
     lines = (root / index).read_text(encoding="utf-8").splitlines()
-    numbered = [(f"{index}:{number}", line) for number, line in enumerate(lines, start=1)]
+    numbered = [
+        (f"{Path(index).name}:{number}", line) for number, line in enumerate(lines, start=1)
+    ]
     if source == "ferplus":
         assert lines[0] == "Usage,Image name," + ",".join(FERPLUS_COLUMNS)
         return [_read_ferplus(*row) for row in numbered[1:]]
@@ -259,7 +261,7 @@ def test_grey_sources_are_grey_and_the_others_are_not(
 
 
 def test_rare_classes_are_rarer_but_not_too_rare(rows: dict[str, list[Read]]) -> None:
-    # A quarter of the full sample, where 50 is the least of any class.
+    # A fifth of the full sample, where 50 is the least of any class.
     trained = Counter(
         row.label
         for source in ("affectnet_full_balanced", "ferplus", "rafdb_basic", "expw_full")
@@ -267,7 +269,7 @@ def test_rare_classes_are_rarer_but_not_too_rare(rows: dict[str, list[Read]]) ->
         if row.label and row.split in ("train", "unassigned") and row.confidence >= 60
     )
     assert set(trained) == set(CLASSES)
-    assert min(trained.values()) >= 50 / 4
+    assert min(trained.values()) >= 50 / 5
     assert max(trained["Disgust"], trained["Fear"]) < min(trained["Happy"], trained["Neutral"])
 
 

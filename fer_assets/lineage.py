@@ -1,0 +1,559 @@
+"""The lineage as a table: every asset, what it needs, what makes it, and what judges it.
+
+Dagster's definitions are generated from it, ``fer materialize`` plans with it, and a notebook can
+use it without Dagster, which this module does not import. What makes and judges an asset is named
+by ``module:function`` and imported only when it runs, so that loading this table loads no torch.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from fer_ml.claims.model import read_claims
+from fer_ml.errors import FerError
+from fer_ml.gates import Outcome, blocking_rules, gates_of
+from fer_ml.job import Job
+from fer_ml.profiles import STUDENTS, Profile, load_profile
+from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
+from fer_ml.settings import Settings, settings
+from fer_ml.store import Artifact, Input, Receipt, Store, asset_label, sha256_file
+
+CURATED = ("hq_train_manifest", "eval_only_manifest", "test_all_sources_manifest")
+
+
+@dataclass(frozen=True)
+class Need:
+    """An input: an asset, and which of its partitions.
+
+    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them.
+    """
+
+    asset: str
+    partition: Literal["one", "same", "each"] = "one"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset: presentation, inputs, the functions behind it, and the recipe it depends on.
+
+    ``code_version`` changes when the same inputs and recipe would give another result. ``recipe``
+    picks the part of the profile that decides the result; a change there makes the asset stale.
+    """
+
+    asset: str
+    group: str
+    kinds: tuple[str, ...]
+    describe: str
+    build: str
+    needs: tuple[Need, ...]
+    gate: str | None = None
+    raw: str | None = None
+    partitioned: bool = False
+    code_version: str = "1"
+    pool: str | None = None
+    recipe: Callable[["Pipeline", str | None], dict[str, Any]] = lambda pipeline, partition: {}
+
+
+def _needs(*assets: str) -> tuple[Need, ...]:
+    return tuple(Need(asset) for asset in assets)
+
+
+def _dump(value: Any) -> Any:
+    return value.model_dump(mode="json")
+
+
+def _unified_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    profile = pipeline.profile
+    return {
+        "sources": {source.name: source.splits for source in profile.sources},
+        "draw": _dump(profile.draw),
+        "seed": profile.seed,
+    }
+
+
+def _training_recipe(key: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    def recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+        profile = pipeline.profile
+        name = partition or key
+        training = (profile.teachers if partition else profile.students).get(name)
+        if training is None:
+            raise FerError(
+                f"profile {profile.name} trains no teacher {name}",
+                allowed=", ".join(profile.teachers),
+                fix=f"add teachers.{name} to the profile",
+            )
+        return {
+            "training": _dump(training),
+            "preprocess": _dump(profile.preprocess),
+            "seed": profile.seed,
+        }
+
+    return recipe
+
+
+def _demo_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    ensure_raw(pipeline.profile, pipeline.store)
+    video = pipeline.demo_video()
+    return {
+        "video_sha256": sha256_file(video) if video.is_file() else None,
+        "detector": pipeline.profile.demo.detector,
+    }
+
+
+def _claims_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    path = pipeline.claims_file()
+    return {"claims_sha256": sha256_file(path) if path.is_file() else None}
+
+
+def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
+    """The stages of ``profile`` in an order in which each follows what it needs.
+
+    ``claimed`` are the assets that the claims file cites: ``report_claims`` rests on exactly those.
+    """
+    sources = [
+        Stage(
+            asset=f"manifest/{source.name}",
+            group="manifests",
+            kinds=("csv", "polars"),
+            describe=f"{source.title or source.name}, cleaned: one row a face with its label, "
+            "publisher's split, box and content identity; what was left out stands in "
+            "`quarantine.csv` and `excluded.csv` with its reason.",
+            build="fer_ml.manifests.cleaning:build_source",
+            gate="fer_ml.validation.report:gate_source",
+            needs=(),
+            raw=source.name,
+            recipe=_source_recipe(source.name),
+        )
+        for source in profile.sources
+    ]
+    curated = [
+        Stage(
+            asset=asset,
+            group="manifests",
+            kinds=("csv", "polars"),
+            describe=describe,
+            build="fer_ml.manifests.curate:build_curated",
+            gate="fer_ml.validation.report:gate_manifest",
+            needs=_needs("classification_manifest"),
+            recipe=_curation_recipe(asset.removesuffix("_manifest")),
+        )
+        for asset, describe in (
+            (
+                "hq_train_manifest",
+                "The rows that teachers and students train, select and calibrate "
+                "on (`classification_manifest_hq_train.csv`), with splits as data.",
+            ),
+            (
+                "eval_only_manifest",
+                "Test rows of sources that are set apart for evaluation: "
+                "`classification_manifest_eval_only.csv`.",
+            ),
+            (
+                "test_all_sources_manifest",
+                "The mixed-source benchmark: test rows of every source, "
+                "`test_all_sources.csv`. Only reported, never selected on.",
+            ),
+        )
+    ]
+    students = []
+    for index, stage in enumerate(STUDENTS):
+        needs = ["hq_train_manifest"]
+        if index:
+            needs += ["softlabels", f"student_{STUDENTS[index - 1]}"]
+        students.append(
+            Stage(
+                asset=f"student_{stage}",
+                group="students",
+                kinds=("pytorch",),
+                describe=f"MobileNetV3-Large trained by {stage.upper()}: `best.pt` (weights by val "
+                "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
+                build="fer_ml.training.runs:build_student",
+                gate=f"fer_ml.training.gates:gate_{'student' if index else 'run'}",
+                needs=_needs(*needs),
+                pool="training",
+                recipe=_training_recipe(stage),
+            )
+        )
+    rest = [
+        Stage(
+            asset="classification_manifest",
+            group="manifests",
+            kinds=("csv", "polars"),
+            describe="All sources in one manifest with final splits, drawn and checked by group; "
+            "rows with a twin in a split that takes precedence are quarantined. "
+            "`leakage.json` says how many test rows had a twin in training.",
+            build="fer_ml.manifests.unify:build_unified",
+            gate="fer_ml.validation.report:gate_manifest",
+            needs=_needs(*(stage.asset for stage in sources)),
+            recipe=_unified_recipe,
+        ),
+        *curated,
+        Stage(
+            asset="manifest_validation",
+            group="manifests",
+            kinds=("json",),
+            describe="One report for each manifest, from a look at every row and every image: "
+            "`manifest_validation_*.json`, with the first pipeline's keys.",
+            build="fer_ml.validation.report:build_validation",
+            gate="fer_ml.validation.report:gate_validation",
+            needs=_needs("classification_manifest", *CURATED),
+        ),
+        Stage(
+            asset="teacher",
+            group="teachers",
+            kinds=("pytorch", "timm"),
+            describe="One teacher a partition (RN18, B3, CNXT), trained with ArcFace: `best.pt` by "
+            "val macro-F1, `history.json`, metrics and temperature of those bytes.",
+            build="fer_ml.training.runs:build_teacher",
+            gate="fer_ml.training.gates:gate_run",
+            needs=_needs("hq_train_manifest"),
+            partitioned=True,
+            pool="training",
+            recipe=_training_recipe("teacher"),
+        ),
+        Stage(
+            asset="teacher_logits",
+            group="teachers",
+            kinds=("numpy",),
+            describe="One teacher's logits on every distinct face of the manifests: `logits.npz`, "
+            "float16, keyed by sample_id.",
+            build="fer_ml.distillation.teacher_logits:build_teacher_logits",
+            gate="fer_ml.distillation.teacher_logits:gate_logits",
+            needs=(Need("teacher", "same"), *_needs(*CURATED)),
+            partitioned=True,
+            pool="training",
+        ),
+        Stage(
+            asset="ensemble",
+            group="distillation",
+            kinds=("numpy",),
+            describe="The teachers fused: weights searched on calib (`search.csv`), one "
+            "temperature, and the fused logits of every face.",
+            build="fer_ml.distillation.ensemble:build_ensemble",
+            gate="fer_ml.distillation.ensemble:gate_ensemble",
+            needs=(Need("teacher_logits", "each"), *_needs("hq_train_manifest")),
+            recipe=lambda pipeline, partition: {
+                **_dump(pipeline.profile.ensemble),
+                "teachers": list(pipeline.profile.teachers),
+            },
+        ),
+        Stage(
+            asset="softlabels",
+            group="distillation",
+            kinds=("numpy", "json"),
+            describe="What the students are taught: `softlabels.npz` for the training rows, its "
+            "index, hashes, sharpness by temperature, and the KD temperature derived from it.",
+            build="fer_ml.distillation.softlabels:build_softlabels",
+            gate="fer_ml.distillation.softlabels:gate_softlabels",
+            needs=_needs("ensemble", "hq_train_manifest"),
+            recipe=lambda pipeline, partition: _dump(pipeline.profile.softlabels),
+        ),
+        *students,
+        Stage(
+            asset="benchmark",
+            group="evaluation",
+            kinds=("csv", "json"),
+            describe="Every model on every evaluation set from stored per-sample predictions: "
+            "`benchmark.json`, each cell with manifest hash, split, n and what chose the model.",
+            build="fer_ml.evaluation.benchmark:build_benchmark",
+            gate="fer_ml.evaluation.benchmark:gate_benchmark",
+            needs=(
+                Need("teacher_logits", "each"),
+                *_needs("ensemble", *(s.asset for s in students), *CURATED),
+            ),
+        ),
+        Stage(
+            asset="student_selection",
+            group="evaluation",
+            kinds=("json",),
+            describe="The student that is deployed, by a stated rule on val: `selection.json`.",
+            build="fer_ml.evaluation.selection:build_selection",
+            gate="fer_ml.evaluation.selection:gate_selection",
+            needs=_needs("benchmark"),
+        ),
+        Stage(
+            asset="student_bundle",
+            group="deployment",
+            kinds=("onnx",),
+            describe="The selected student as `model.onnx` with its `card.json`: classes, "
+            "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
+            build="fer_ml.export:build_bundle",
+            gate="fer_ml.export:gate_bundle",
+            needs=_needs(
+                "student_selection", *(s.asset for s in students), "benchmark", "hq_train_manifest"
+            ),
+        ),
+        Stage(
+            asset="demo_session",
+            group="deployment",
+            kinds=("opencv", "csv"),
+            describe="The bundle run over a fixed clip: `per_frame.csv`, `events.csv`, "
+            "`demoresultssummary.csv`, `thresholds.json`.",
+            build="demo_app.stages:build_session",
+            needs=_needs("student_bundle"),
+            recipe=_demo_recipe,
+        ),
+        Stage(
+            asset="demo_kpis",
+            group="deployment",
+            kinds=("json",),
+            describe="Frame times, flip rate and accuracy of the session, from its log alone.",
+            build="demo_app.stages:build_kpis",
+            gate="demo_app.stages:gate_kpis",
+            needs=_needs("demo_session"),
+        ),
+    ]
+    end = [
+        Stage(
+            asset="report_claims",
+            group="report",
+            kinds=("json", "csv"),
+            describe="Every sentence of the claims file bound to the bytes it came from, with its "
+            "status: grounded, drifted, stale, ungrounded or contradicted.",
+            build="fer_ml.claims.build:build_claims",
+            gate="fer_ml.claims.build:gate_claims",
+            needs=tuple(
+                Need(stage.asset, "each" if stage.partitioned else "one")
+                for stage in rest
+                if stage.asset in claimed
+            ),
+            recipe=_claims_recipe,
+        ),
+        Stage(
+            asset="report",
+            group="report",
+            kinds=("markdown",),
+            describe="The report, rendered from the claims and the benchmark: `report.md`, "
+            "`report.html`.",
+            build="fer_ml.claims.build:build_report",
+            needs=_needs(
+                "report_claims",
+                "benchmark",
+                "student_selection",
+                "demo_kpis",
+                "manifest_validation",
+            ),
+        ),
+    ]
+    return {stage.asset: stage for stage in (*sources, *rest, *end)}
+
+
+def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    return lambda pipeline, partition: {"adapter": pipeline.profile.source(name).adapter}
+
+
+def _curation_recipe(field: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    return lambda pipeline, partition: _dump(getattr(pipeline.profile, field))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to materialize: an asset, or one partition of it."""
+
+    asset: str
+    partition: str | None = None
+
+    @property
+    def label(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.asset, self.partition)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The lineage of one profile over one artifact root."""
+
+    settings: Settings
+    profile: Profile
+    store: Store
+
+    @classmethod
+    def open(cls, profile: str | None = None) -> "Pipeline":
+        """The pipeline that the environment and ``fer.toml`` describe."""
+        here = settings()
+        loaded = load_profile(here, profile)
+        return cls(here, loaded, Store(here.home / loaded.name, loaded.name))
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """All stages by asset, in order."""
+        return build_stages(self.profile, claimed_assets(self.claims_file()))
+
+    def stage(self, asset: str) -> Stage:
+        """One stage; ``FerError`` names the known assets."""
+        if asset not in self.stages:
+            raise FerError(
+                f"profile {self.profile.name} has no asset {asset!r}",
+                allowed=", ".join(self.stages),
+            )
+        return self.stages[asset]
+
+    def targets(self) -> Iterator[Target]:
+        """Everything there is to materialize, in order; teachers of the profile only."""
+        for stage in self.stages.values():
+            if stage.partitioned:
+                yield from (Target(stage.asset, key) for key in self.profile.teachers)
+            else:
+                yield Target(stage.asset)
+
+    def demo_video(self) -> Path:
+        """The clip of the demo session."""
+        if self.profile.demo.video is None:
+            return self.store.root / SAMPLE_FOLDER / "video" / "demo.avi"
+        return self.settings.project / self.profile.demo.video
+
+    def claims_file(self) -> Path:
+        """``claims/<profile>.yaml`` in the project."""
+        return self.settings.project / "claims" / f"{self.profile.name}.yaml"
+
+    def raw_input(self, source: str) -> Input:
+        """A raw folder as an input, by its fingerprint now."""
+        ensure_raw(self.profile, self.store)
+        root = raw_root(self.settings, self.profile, self.store, source)
+        return Input(asset=f"raw/{source}", sha256=fingerprint(root), root=str(root))
+
+    def needed(self, target: Target) -> list[Target]:
+        """The inputs of a target, partitions spelled out."""
+        found = []
+        for need in self.stage(target.asset).needs:
+            if need.partition == "each":
+                found += [Target(need.asset, key) for key in self.profile.teachers]
+            else:
+                same = target.partition if need.partition == "same" else None
+                found.append(Target(need.asset, same))
+        return found
+
+    def recipe(self, target: Target) -> dict[str, Any]:
+        """The part of the profile that decides this target, as JSON values."""
+        recipe = self.stage(target.asset).recipe(self, target.partition)
+        return json.loads(json.dumps(recipe))
+
+    def make(self, target: Target, run_id: str | None = None) -> Artifact:
+        """Materialize one target from gated inputs; returns the new current artifact."""
+        stage = self.stage(target.asset)
+        # A partition that the profile does not train is refused before its inputs are looked at.
+        recipe = self.recipe(target)
+        inputs = {
+            need.label: self.store.require(
+                need.asset, need.partition, rules=blocking_rules(need.asset)
+            )
+            for need in self.needed(target)
+        }
+        declared = [artifact.as_input() for artifact in inputs.values()]
+        paths = {"video": self.demo_video(), "claims": self.claims_file()}
+        if self.settings.yunet is not None:
+            paths["yunet"] = self.settings.yunet
+        if stage.raw is not None:
+            raw = self.raw_input(stage.raw)
+            declared.append(raw)
+            paths[raw.asset] = Path(str(raw.root))
+        job = Job(
+            asset=target.asset,
+            partition=target.partition,
+            profile=self.profile,
+            store=self.store,
+            recipe=recipe,
+            inputs=inputs,
+            paths=paths,
+        )
+        with self.store.begin(
+            target.asset,
+            target.partition,
+            inputs=declared,
+            recipe=recipe,
+            code_version=stage.code_version,
+            run_id=run_id,
+        ) as run:
+            _load(stage.build)(run, job)
+        artifact = self.store.current(target.asset, target.partition)
+        assert artifact is not None
+        return artifact
+
+    def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
+        """Run the gates of a target's current artifact and write their receipts."""
+        stage = self.stage(target.asset)
+        artifact = self.store.require(target.asset, target.partition)
+        if stage.gate is None:
+            return []
+        outcomes: list[Outcome] = _load(stage.gate)(artifact, self.store, self.profile)
+        gates = {gate.rule: gate for gate in gates_of(target.asset)}
+        if set(gates) != {outcome.rule for outcome in outcomes}:
+            raise FerError(
+                f"{stage.gate} judged {sorted(o.rule for o in outcomes)}", allowed=sorted(gates)
+            )
+        for outcome in outcomes:
+            self.store.write_receipt(
+                artifact,
+                Receipt(
+                    asset=target.asset,
+                    partition=target.partition,
+                    artifact_sha256=artifact.sha256,
+                    rule=outcome.rule,
+                    blocking=gates[outcome.rule].blocking,
+                    passed=outcome.passed,
+                    value=outcome.value,
+                    limit=outcome.limit,
+                    detail=outcome.detail,
+                    examples=outcome.examples,
+                    checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    run_id=run_id,
+                ),
+            )
+        return outcomes
+
+    def stale(self, target: Target, raw: dict[str, str]) -> str | None:
+        """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source."""
+        stage = self.stage(target.asset)
+        current = self.store.current(target.asset, target.partition)
+        if current is None:
+            return "missing"
+        record = current.record
+        damage = current.damage()
+        if damage:
+            return f"damaged: {damage}"
+        if record.code_version != stage.code_version:
+            return f"code version {record.code_version} is now {stage.code_version}"
+        if record.recipe != self.recipe(target):
+            return "its recipe changed"
+        held = {item.key: item.sha256 for item in record.inputs}
+        now = {}
+        if stage.raw is not None:
+            now[f"raw/{stage.raw}"] = raw[stage.raw]
+        for need in self.needed(target):
+            upstream = self.store.current(need.asset, need.partition)
+            now[need.label] = upstream.sha256 if upstream else "missing"
+        changed = [key for key in {**held, **now} if held.get(key) != now.get(key)]
+        return f"changed input: {', '.join(changed)}" if changed else None
+
+    def unjudged(self, target: Target) -> bool:
+        """Whether a gate has no passing receipt for the current bytes."""
+        current = self.store.current(target.asset, target.partition)
+        if current is None:
+            return False
+        receipts = current.receipts()
+        return any(
+            gate.rule not in receipts or (gate.blocking and not receipts[gate.rule].passed)
+            for gate in gates_of(target.asset)
+        )
+
+
+def claimed_assets(path: Path) -> frozenset[str]:
+    """The assets that a claims file cites; none when there is no readable file.
+
+    The graph must load without it: that the file is missing or wrong is said by ``report_claims``.
+    """
+    try:
+        return frozenset(claim.asset for claim in read_claims(path).claims)
+    except FerError:
+        return frozenset()
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded

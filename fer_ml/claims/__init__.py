@@ -1,0 +1,1 @@
+"""Claims: sentences bound to the bytes they came from, traced back to the raw rows."""

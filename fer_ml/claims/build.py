@@ -1,0 +1,85 @@
+"""The assets ``report_claims`` and ``report``."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fer_ml.claims.model import read_claims
+from fer_ml.claims.resolve import Resolved, resolve_claim
+from fer_ml.claims.trace import Tracer
+from fer_ml.gates import Outcome
+from fer_ml.job import Job
+from fer_ml.profiles import Profile
+from fer_ml.store import Artifact, RunFolder, Store
+
+STATUSES = ("grounded", "drifted", "stale", "ungrounded", "contradicted")
+TEMPLATES = Path(__file__).parent
+
+
+def build_claims(run: RunFolder, job: Job) -> None:
+    """Resolve every claim of the profile's claims file into ``claims.json`` and ``claims.csv``."""
+    held = read_claims(job.paths["claims"])
+    tracer = Tracer(job.store)
+    resolved = [resolve_claim(claim, job.store, tracer) for claim in held.claims]
+    counts = {s: sum(r.status == s for r in resolved) for s in STATUSES}
+    run.write_json(
+        "claims.json",
+        {
+            "schema_version": 1,
+            "title": held.title,
+            "profile": job.profile.name,
+            "synthetic": job.profile.drawn,
+            "counts": counts,
+            "claims": [r.to_json() for r in resolved],
+        },
+    )
+    _write_table(run, resolved)
+    run.summary.update(claims=len(resolved), **counts)
+
+
+def _write_table(run: RunFolder, resolved: list[Resolved]) -> None:
+    with run.path("claims.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "status", "sentence", "value", "asset", "file", "reason"])
+        for r in resolved:
+            asset = r.artifact.key if r.artifact else r.claim.asset
+            writer.writerow(
+                [r.claim.id, r.status, r.sentence(), r.value, asset, r.claim.file, r.reason]
+            )
+
+
+def gate_claims(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+    """Every claim is grounded."""
+    claims = artifact.read_json("claims.json")["claims"]
+    bad = [f"{c['id']}: {c['status']}, {c['reason']}" for c in claims if c["status"] != "grounded"]
+    return [Outcome("all_grounded", not bad, len(bad), 0, "", tuple(bad[:5]))]
+
+
+def build_report(run: RunFolder, job: Job) -> None:
+    """``report.md`` and ``report.html``: every number in them comes from an artifact."""
+    context = {
+        "claims": job.input("report_claims").read_json("claims.json"),
+        "claims_sha256": job.input("report_claims").sha256,
+        "benchmark": job.input("benchmark").read_json("benchmark.json")["entries"],
+        "selection": job.input("student_selection").read_json("selection.json"),
+        "kpis": job.input("demo_kpis").read_json("demo_kpis.json"),
+        "validation": job.input("manifest_validation").read_json("manifest_validation_all.json"),
+    }
+    for name, escape in (("report.md", False), ("report.html", True)):
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            undefined=jinja2.StrictUndefined,
+            autoescape=escape,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters["f3"] = _three_decimals
+        run.write_text(name, environment.get_template(f"{name}.j2").render(context))
+    run.summary.update(claims=len(context["claims"]["claims"]))
+
+
+def _three_decimals(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
