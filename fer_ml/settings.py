@@ -45,8 +45,11 @@ class Settings(BaseModel):
 
 
 def find_project() -> Path:
-    """The folder that holds ``workspace.yaml``: the nearest one above here, else the checkout."""
-    here = Path.cwd()
+    """The folder that holds ``workspace.yaml``: the nearest one above here, else the checkout.
+
+    ``FER_PROJECT`` names it outright.
+    """
+    here = Path(os.environ.get("FER_PROJECT") or Path.cwd()).resolve()
     checkout = Path(__file__).resolve().parent.parent
     for folder in (here, *here.parents, checkout):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster_home").is_dir():

@@ -88,31 +88,33 @@ def to_input(images: np.ndarray, preprocess: Preprocess) -> torch.Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Random flip, rotation (10 degrees), scale (0.85 to 1.15), shift (8%), gain and offset.
+def augment(batch: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+    """Random flip, rotation, scale, shift, gain and offset.
 
-    ``batch [N, 3, S, S]`` normalised, and so is the result. All draws come from ``generator``.
+    At ``strength`` 1: up to 10 degrees, 15% in size, 8% of the side, 20% in contrast and 0.3 in
+    normalised brightness; 0 leaves only the flip. ``batch [N, 3, S, S]`` normalised, and so is the
+    result. All draws come from ``generator``.
     """
     n = batch.shape[0]
 
-    def draw(low: float, high: float) -> torch.Tensor:
-        return low + (high - low) * torch.rand(n, generator=generator)
+    def draw(half: float) -> torch.Tensor:
+        return strength * half * (2 * torch.rand(n, generator=generator) - 1)
 
-    angle = draw(-np.pi / 18, np.pi / 18)
-    scale = draw(0.85, 1.15)
+    angle = draw(np.pi / 18)
+    scale = 1 + draw(0.15)
     flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0] = torch.cos(angle) / scale * flip
     theta[:, 0, 1] = -torch.sin(angle) / scale
     theta[:, 1, 0] = torch.sin(angle) / scale * flip
     theta[:, 1, 1] = torch.cos(angle) / scale
-    theta[:, 0, 2] = draw(-0.16, 0.16)  # The grid spans -1..1, so 0.16 is 8% of the side.
-    theta[:, 1, 2] = draw(-0.16, 0.16)
+    theta[:, 0, 2] = draw(0.16)  # The grid spans -1..1, so 0.16 is 8% of the side.
+    theta[:, 1, 2] = draw(0.16)
     grid = torch.nn.functional.affine_grid(theta, list(batch.shape), align_corners=False)
     moved = torch.nn.functional.grid_sample(
         batch, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    gain, offset = draw(0.8, 1.2).view(n, 1, 1, 1), draw(-0.3, 0.3).view(n, 1, 1, 1)
+    gain, offset = 1 + draw(0.2).view(n, 1, 1, 1), draw(0.3).view(n, 1, 1, 1)
     return (moved * gain + offset).contiguous(memory_format=torch.channels_last)
 
 

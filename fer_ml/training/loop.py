@@ -52,6 +52,19 @@ def learning_rate(recipe: Training, step: int, steps_per_epoch: int) -> float:
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def make_optimiser(model: nn.Module, recipe: Training) -> torch.optim.Optimizer:
+    """The recipe's optimiser over all parameters of ``model``."""
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.lr,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=recipe.weight_decay,
+        )
+    return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
 def train(
     model: nn.Module,
     task: LossFunction,
@@ -77,9 +90,7 @@ def train(
             f"{name}: {len(train_faces)} training rows give no batch of {recipe.batch_size}",
             fix="lower batch_size in the recipe, or give more rows",
         )
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-    )
+    optimiser = make_optimiser(model, recipe)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     seen = np.zeros(len(train_faces), dtype=bool)
@@ -106,7 +117,9 @@ def train(
             rows = np.sort(rows)
             batch = Batch(
                 images=augment(
-                    to_input(train_faces.images[rows], train_faces.preprocess), generator
+                    to_input(train_faces.images[rows], train_faces.preprocess),
+                    generator,
+                    recipe.augment,
                 ),
                 y=torch.from_numpy(train_faces.y[rows]),
                 teacher=None if teacher is None else torch.from_numpy(teacher[rows]),

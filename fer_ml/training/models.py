@@ -92,8 +92,20 @@ def build_model(recipe: Training) -> nn.Module:
     if recipe.stem_stride == 1:
         _keep_resolution(backbone, recipe.architecture)
     if arcface is None:
+        _calm_head(backbone)
         return Plain(backbone)
     return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface)
+
+
+def _calm_head(backbone: nn.Module) -> None:
+    """Start the classifier near zero, so that the first loss is ln C.
+
+    timm draws MobileNet's classifier by its fan-out; with seven classes that gives logits of tens,
+    and the first epochs are spent on shrinking them.
+    """
+    head = backbone.get_classifier()  # type: ignore[operator]
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
 
 
 def _keep_resolution(backbone: nn.Module, architecture: str) -> None:

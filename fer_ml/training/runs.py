@@ -250,7 +250,7 @@ def _alignment(
         },
         "protocol": recipe.task.model_dump(mode="json"),
         "optim": {
-            "name": "AdamW",
+            "name": recipe.optimiser,
             "lr": recipe.lr,
             "weight_decay": recipe.weight_decay,
             "warmup_epochs": recipe.warmup_epochs,
@@ -258,13 +258,7 @@ def _alignment(
             "clip_norm": recipe.clip_norm,
         },
         "batching": {"batch_size": recipe.batch_size, "drop_last": recipe.drop_last},
-        "aug": {
-            "flip": 0.5,
-            "rotation_deg": 10,
-            "scale": [0.85, 1.15],
-            "shift": 0.08,
-            "clahe_clip": job.profile.preprocess.clahe_clip,
-        },
+        "aug": {"strength": recipe.augment, "clahe_clip": job.profile.preprocess.clahe_clip},
         "calibration": {"mode": "global", "fitted_on": "calib"},
         "init": {"init": recipe.init},
     }

@@ -1,0 +1,138 @@
+"""Software-defined assets and their checks, generated from the lineage table.
+
+An asset makes its artifact through ``Pipeline.make``, which demands gated inputs; a check judges it
+through ``Pipeline.judge``, which writes the receipts that consumers demand. Both only add what
+Dagster shows.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from fer_assets.lineage import Pipeline, Stage, Target
+from fer_assets.metadata import artifact_metadata, outcome_metadata
+from fer_ml.errors import FerError
+from fer_ml.gates import gates_of
+from fer_ml.profiles import BACKBONES
+
+log = logging.getLogger(__name__)
+
+OWNERS = ["team:fer"]
+BACKBONE_PARTITIONS = dg.StaticPartitionsDefinition(list(BACKBONES))
+
+
+def asset_key(asset: str) -> dg.AssetKey:
+    """The Dagster key of an asset of the lineage: ``manifest/ferplus`` has two parts."""
+    return dg.AssetKey(asset.split("/"))
+
+
+def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
+    """``raw/<source>``: an external folder, observed by its fingerprint."""
+    spec = pipeline.profile.source(source)
+
+    @dg.observable_source_asset(
+        key=asset_key(f"raw/{source}"),
+        group_name="raw",
+        description=f"{spec.title or source}, as its publisher lays it out (adapter "
+        f"`{spec.adapter}`). The data version is a fingerprint of its files' path, size and time.",
+        tags={"dagster/kind/file": ""},
+    )
+    def observe(context: Any) -> dg.ObserveResult:
+        return observation(pipeline, source)
+
+    return observe
+
+
+def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
+    """What is there now of a raw source."""
+    found = pipeline.raw_input(source)
+    return dg.ObserveResult(
+        data_version=dg.DataVersion(found.sha256),
+        metadata={"root": dg.MetadataValue.path(str(found.root))},
+    )
+
+
+def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
+    """The asset of one stage."""
+    deps = [asset_key(need.asset) for need in stage.needs]
+    if stage.raw is not None:
+        deps.append(asset_key(f"raw/{stage.raw}"))
+
+    @dg.asset(
+        key=asset_key(stage.asset),
+        deps=deps,
+        group_name=stage.group,
+        kinds=set(stage.kinds),
+        owners=OWNERS,
+        code_version=stage.code_version,
+        description=stage.describe,
+        partitions_def=BACKBONE_PARTITIONS if stage.partitioned else None,
+        pool=stage.pool,
+    )
+    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        partition = context.partition_key if context.has_partition_key else None
+        target = Target(stage.asset, partition)
+        log.info("%s: started", target.label)
+        with _plain_failure():
+            artifact = pipeline.make(target, run_id=context.run_id)
+        log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(artifact.sha256), metadata=artifact_metadata(artifact)
+        )
+
+    return materialize
+
+
+def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
+    """The gates of one stage as asset checks, judged together."""
+    key = asset_key(stage.asset)
+    gates = gates_of(stage.asset)
+
+    @dg.multi_asset_check(
+        name=f"gates_{stage.asset.replace('/', '_')}",
+        specs=[
+            dg.AssetCheckSpec(
+                gate.rule,
+                asset=key,
+                description=f"{gate.asks}. If it fails: {gate.fix}.",
+                blocking=gate.blocking,
+                # Each partition keeps its own verdict; without it the last writer's would stand.
+                partitions_def=BACKBONE_PARTITIONS if stage.partitioned else None,
+            )
+            for gate in gates
+        ],
+    )
+    def judge(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        execution = context.op_execution_context
+        partition = execution.partition_key if execution.has_partition_key else None
+        with _plain_failure():
+            outcomes = pipeline.judge(Target(stage.asset, partition), run_id=execution.run_id)
+        blocking = {gate.rule: gate.blocking for gate in gates}
+        for outcome in outcomes:
+            yield dg.AssetCheckResult(
+                asset_key=key,
+                check_name=outcome.rule,
+                passed=outcome.passed,
+                severity=dg.AssetCheckSeverity.ERROR
+                if blocking[outcome.rule]
+                else dg.AssetCheckSeverity.WARN,
+                metadata=outcome_metadata(stage.asset, outcome),
+            )
+
+    return judge
+
+
+class _plain_failure:
+    """Turn a ``FerError`` into Dagster's own failure, so that its text stands first in the UI.
+
+    A fault that the user must mend is not retried: it would fail again.
+    """
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FerError):
+            raise dg.Failure(description=str(error), allow_retries=False) from error

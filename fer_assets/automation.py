@@ -1,0 +1,104 @@
+"""Jobs, the nightly schedule and the sensor on changed raw data."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition,
+)
+
+from fer_assets.lineage import Pipeline
+from fer_assets.plan import materialize
+from fer_ml.errors import FerError
+
+#: Job, its groups, and what it is for. One job for the data, one for each later stage.
+STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
+    "data": (("manifests",), "Clean, unify, curate and validate all manifests."),
+    "teachers": (("teachers",), "Train one backbone and take its logits."),
+    "distillation": (("distillation",), "Fuse the teachers and export soft labels."),
+    "students": (("students",), "Train CE, KD and DKD."),
+    "evaluation": (("evaluation",), "Score every model and select the student."),
+    "deployment": (("deployment",), "Export the bundle and run the demo session."),
+    "reporting": (("report",), "Resolve the claims and render the report."),
+}
+
+
+def stage_jobs() -> list[UnresolvedAssetJobDefinition]:
+    """A job for each stage: its assets with all of their checks."""
+    return [
+        dg.define_asset_job(
+            name, selection=dg.AssetSelection.groups(*groups), description=description
+        )
+        for name, (groups, description) in STAGE_JOBS.items()
+    ]
+
+
+def revalidate_job(manifests: Sequence[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:
+    """Look at every row and image again: new reports, new receipts, no new manifests."""
+    return dg.define_asset_job(
+        "revalidate",
+        selection=dg.AssetSelection.assets("manifest_validation")
+        | dg.AssetSelection.checks_for_assets(*manifests),
+        description="Validate all manifests again, every row and every image.",
+    )
+
+
+def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
+    """The whole lineage: what is missing or stale, stage by stage, as ``fer materialize`` does.
+
+    One run cannot hold both all teachers and what follows them, since a run has one partition; so
+    this job starts the stages' own runs, which appear beside it.
+    """
+
+    @dg.op(description="Make what is missing or stale, in order, each stage in a run of its own.")
+    def make_everything(context: dg.OpExecutionContext) -> None:
+        try:
+            done = materialize(pipeline, context.instance, tags={"fer/everything": context.run_id})
+        except FerError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        context.add_output_metadata({"made": len(done)})
+
+    @dg.job(description="The whole lineage: whatever is missing or stale, in order.")
+    def everything() -> None:
+        make_everything()
+
+    return everything
+
+
+def nightly(job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
+    """Re-validate every night at 03:00. Off until somebody switches it on in the UI."""
+    return dg.ScheduleDefinition(
+        name="nightly_revalidation",
+        job=job,
+        cron_schedule="0 3 * * *",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Look at every row and image again, every night at 03:00.",
+    )
+
+
+def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
+    """Start the data job when a raw folder's fingerprint changes. Off until switched on."""
+
+    @dg.sensor(
+        name="raw_changed",
+        job_name="data",
+        minimum_interval_seconds=300,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Watches the raw folders; a change starts the data job, and no training.",
+    )
+    def raw_changed(
+        context: dg.SensorEvaluationContext,
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        try:
+            found = {s.name: pipeline.raw_input(s.name).sha256 for s in pipeline.profile.sources}
+        except FerError as error:
+            yield dg.SkipReason(str(error))
+            return
+        seen = ",".join(f"{name}:{value}" for name, value in sorted(found.items()))
+        if seen == context.cursor:
+            yield dg.SkipReason("no raw folder changed")
+            return
+        context.update_cursor(seen)
+        yield dg.RunRequest(run_key=seen)
+
+    return raw_changed

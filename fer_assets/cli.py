@@ -1,0 +1,284 @@
+"""The ``fer`` command. It only saves typing: all of it is also there in Dagster's UI and CLI."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from fer_assets.lineage import Pipeline, Target
+from fer_ml.errors import FerError
+from fer_ml.settings import settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train facial-expression models whose numbers can be traced to the rows behind them.",
+)
+console = Console(soft_wrap=False)
+
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", "-p", help="Recipe to run: sample, ferplus, paper or own")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]
+
+
+def main() -> None:
+    """Entry point: a fault that the user can mend ends in one message and exit code 1."""
+    try:
+        app()
+    except FerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _open(profile: str | None) -> Pipeline:
+    """The pipeline of a profile, which child processes then find active too."""
+    pipeline = Pipeline.open(profile)
+    os.environ["FER_PROFILE"] = pipeline.profile.name
+    settings.cache_clear()
+    os.environ.setdefault("DAGSTER_HOME", str(pipeline.settings.project / "dagster_home"))
+    return pipeline
+
+
+@app.command()
+def materialize(
+    profile: ProfileOption = None,
+    select: Annotated[
+        str | None,
+        typer.Option(help="Assets, partitions or groups, separated by commas; default: all"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make also what is up to date")] = False,
+) -> None:
+    """Make whatever is missing or stale, in order, with all gates.
+
+    Example: fer materialize --profile sample --select manifests,teacher[RN18]
+    """
+    started = time.monotonic()
+    pipeline = _open(profile)
+    chosen = _selector(pipeline, select)
+    from fer_assets.plan import Work, materialize
+
+    _show_progress()
+    total = sum(1 for target in pipeline.targets() if chosen(target))
+
+    def on_work(work: Work) -> None:
+        for target, reason in work.make.items():
+            console.print(f"[bold]make[/bold]  {_escape(target.label)} [dim]({_escape(reason)})[/]")
+        for target in work.judge:
+            console.print(f"[bold]judge[/bold] {_escape(target.label)} [dim](no receipt yet)[/]")
+
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        done = materialize(pipeline, instance, select=chosen, force=force, on_work=on_work)
+    seconds = time.monotonic() - started
+    if not done:
+        console.print(f"All {total} targets are up to date; nothing to do ({seconds:.1f} s).")
+        return
+    from fer_assets import show
+
+    console.print(show.made_table(done))
+    console.print(f"{len(done)} of {total} targets made or judged in {seconds:.0f} s.")
+    for part in show.closing(pipeline):
+        console.print(part)
+    console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
+
+
+def _selector(pipeline: Pipeline, select: str | None) -> Callable[[Target], bool]:
+    if select is None:
+        return lambda target: True
+    wanted = {part.strip() for part in select.split(",") if part.strip()}
+    known: set[str] = set()
+    for target in pipeline.targets():
+        known |= {target.asset, target.label, pipeline.stage(target.asset).group}
+    unknown = wanted - known
+    if unknown:
+        raise FerError(
+            f"--select: unknown {', '.join(sorted(unknown))}", allowed=", ".join(sorted(known))
+        )
+    return lambda target: bool(
+        wanted & {target.asset, target.label, pipeline.stage(target.asset).group}
+    )
+
+
+class _TqdmHandler(logging.Handler):
+    """Log lines that do not break a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"      {self.format(record)}", file=sys.stderr)
+
+
+def _show_progress() -> None:
+    handler = _TqdmHandler()
+    for name in ("fer_ml", "fer_assets"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+
+
+def _escape(text: str) -> str:
+    """Square brackets are markup to rich: teacher[RN18] must stay readable."""
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def ui(
+    profile: ProfileOption = None,
+    port: Annotated[int, typer.Option(help="Port on this machine")] = 3000,
+) -> None:
+    """Open Dagster's web UI on this machine, for the given profile.
+
+    Example: fer ui --profile sample --port 3000
+    """
+    pipeline = _open(profile)
+    home = Path(os.environ["DAGSTER_HOME"])
+    console.print(f"Dagster for profile {pipeline.profile.name}: http://127.0.0.1:{port}")
+    # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
+    os.chdir(home)
+    workspace = str(pipeline.settings.project / "workspace.yaml")
+    command = ["-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
+    os.environ["FER_PROJECT"] = str(pipeline.settings.project)
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+@app.command()
+def validate(
+    manifest: Annotated[Path, typer.Argument(help="Manifest CSV")],
+    root: Annotated[Path | None, typer.Option(help="Folder that image_path is relative to")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge any manifest CSV: every row, every image. Exit code 2 when a blocking gate fails.
+
+    Example: fer validate my_manifest.csv --root my_images
+    """
+    from fer_ml.validation.report import validate_file
+
+    found = validate_file(manifest, root or manifest.resolve().parent)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        from fer_assets import show
+
+        console.print(show.validation_table(found))
+    if not found["passed"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def trace(
+    what: Annotated[str, typer.Argument(help="A claim id, an asset, a file or a hash")],
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
+
+    Example: fer trace manifest-rows
+    """
+    pipeline = _open(profile)
+    from fer_assets import show
+
+    found = show.trace_of(pipeline, what)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        console.print(found.tree())
+    if not found.sound:
+        raise typer.Exit(2)
+
+
+@app.command()
+def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+    """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
+
+    Example: fer doctor
+    """
+    from fer_assets.doctor import examine
+
+    findings = examine(_open(profile))
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    else:
+        table = Table("", "what", "found", "to do", box=None, pad_edge=False)
+        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "blocks": "[red]blocks[/]"}
+        for finding in findings:
+            table.add_row(marks[finding.state], finding.what, finding.found, finding.fix)
+        console.print(table)
+    if any(finding.state == "blocks" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    video: Annotated[Path | None, typer.Option(help="Video or GIF; default: the camera")] = None,
+    photo: Annotated[Path | None, typer.Option(help="One photo; prints its faces")] = None,
+    camera: Annotated[int, typer.Option(help="Camera number")] = 0,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle folder; default: the profile's own")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="haar, or yunet (FER_YUNET names its file)")
+    ] = "haar",
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for the log; default: outputs/demo/<time>")
+    ] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="No window, only the log")] = False,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames")] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Run the student on a camera, a video or a photo, and log every frame.
+
+    Example: fer demo --video clip.avi --headless
+    """
+    from demo_app.detection import make_detector
+    from demo_app.faces import settings_for
+    from fer_ml.bundle import load_bundle
+
+    held = load_bundle(bundle or _own_bundle(profile))
+    finder = make_detector(detector, settings().yunet)
+    if photo is not None:
+        from demo_app.photo import classify_photo
+
+        faces = classify_photo(photo, held, finder)
+        for face in faces:
+            console.print(f"{face.raw_label} {max(face.probs):.2f} at {face.box_xyxy_px}")
+        if not faces:
+            console.print("no face found")
+        return
+    folder = out or settings().home / "demo" / time.strftime("%Y%m%dT%H%M%S")
+    source: Path | int = video if video is not None else camera
+    arguments: dict[str, Any] = {"max_frames": max_frames}
+    if headless:
+        from demo_app.session import run_session
+
+        summary = run_session(source, held, finder, folder, settings_for(held.card), **arguments)
+    else:
+        from demo_app.window import show
+
+        summary = show(source, held, finder, folder, settings_for(held.card), **arguments)
+    times = (
+        "too short to time"
+        if summary.frame_ms_p50 is None
+        else f"{summary.frame_ms_p50:.1f} ms a frame (p95 {summary.frame_ms_p95:.1f})"
+    )
+    console.print(
+        f"{summary.frames} frames, {summary.faces} faces, {times}; detector {summary.detector}; "
+        f"log in {summary.out}"
+    )
+
+
+def _own_bundle(profile: str | None) -> Path:
+    from fer_ml.gates import blocking_rules
+
+    pipeline = Pipeline.open(profile)
+    return pipeline.store.require("student_bundle", rules=blocking_rules("student_bundle")).folder

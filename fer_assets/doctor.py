@@ -1,0 +1,142 @@
+"""``fer doctor``: what this machine has, and what to do about what is missing."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fer_assets.lineage import Pipeline
+from fer_ml.errors import FerError
+
+PACKAGES = (
+    "dagster",
+    "dagster-webserver",
+    "torch",
+    "torchvision",
+    "timm",
+    "polars",
+    "opencv-python",
+    "numpy",
+    "scikit-learn",
+    "pydantic",
+    "onnxruntime",
+    "onnx",
+)
+MIN_FREE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ``ok``, a ``note`` (works with less), or it ``blocks`` a run."""
+
+    state: Literal["ok", "note", "blocks"]
+    what: str
+    found: str
+    fix: str = ""
+
+
+def examine(pipeline: Pipeline) -> list[Finding]:
+    """Everything that a run of this profile needs from the machine."""
+    return [
+        *_machine(),
+        *_versions(),
+        *_storage(pipeline),
+        *_sources(pipeline),
+        *_detectors(pipeline),
+        _codec(),
+    ]
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}")
+    yield Finding("ok", "processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        yield Finding("ok", "GPU", torch.cuda.get_device_name(0))
+    else:
+        yield Finding(
+            "note", "GPU", "none", "the sample and ferplus profiles fit a CPU; paper does not"
+        )
+
+
+def _versions() -> Iterator[Finding]:
+    missing = []
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("ok", "packages", ", ".join(found))
+    if missing:
+        yield Finding("blocks", "packages", f"missing {', '.join(missing)}", "pip install -e .")
+
+
+def _storage(pipeline: Pipeline) -> Iterator[Finding]:
+    home = pipeline.settings.home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        yield Finding(
+            "blocks", "artifact root", f"{home}: {error.strerror}", "set FER_HOME elsewhere"
+        )
+        return
+    free = shutil.disk_usage(home).free / 2**30
+    state: Literal["ok", "blocks"] = "ok" if free >= MIN_FREE_GIB else "blocks"
+    fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
+    yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
+    left = pipeline.store.sweep()
+    yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
+
+
+def _sources(pipeline: Pipeline) -> Iterator[Finding]:
+    from fer_ml.raw import raw_root
+
+    if pipeline.profile.drawn:
+        yield Finding("ok", "data", f"profile {pipeline.profile.name} draws its own faces")
+        return
+    for source in pipeline.profile.sources:
+        try:
+            root = raw_root(pipeline.settings, pipeline.profile, pipeline.store, source.name)
+            yield Finding("ok", f"data {source.name}", str(root))
+        except FerError as error:
+            yield Finding("blocks", f"data {source.name}", f"not at {error.where}", error.fix or "")
+
+
+def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
+    from demo_app.detection import make_detector
+
+    wanted = pipeline.profile.demo.detector
+    for name in ("haar", "yunet"):
+        try:
+            make_detector(name, pipeline.settings.yunet)
+            yield Finding("ok", f"detector {name}", "ready")
+        except FerError as error:
+            state: Literal["note", "blocks"] = "blocks" if name == wanted else "note"
+            yield Finding(state, f"detector {name}", error.what, error.fix or "")
+
+
+def _codec() -> Finding:
+    import cv2
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 64))
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+        writer.release()
+        reader = cv2.VideoCapture(str(path))
+        ok, _ = reader.read()
+        reader.release()
+    if ok:
+        return Finding("ok", "video", "MJPG can be written and read")
+    return Finding("blocks", "video", "OpenCV reads no video", "install opencv-python from PyPI")

@@ -1,0 +1,228 @@
+"""What has to be made, and making it: the work behind ``fer materialize`` and job ``everything``.
+
+Stages run one after the other, each as a Dagster run of its own job, in this process. After each
+stage the next one is planned anew, so that an unchanged result makes nothing downstream stale.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from fer_assets.lineage import Pipeline, Target
+from fer_assets.metadata import artifact_metadata, outcome_metadata
+from fer_ml.errors import FerError
+from fer_ml.gates import Outcome, gates_of
+from fer_ml.store import Artifact, Receipt
+
+log = logging.getLogger(__name__)
+
+#: Which job runs the assets of a group.
+JOB_OF_GROUP = {
+    "manifests": "data",
+    "teachers": "teachers",
+    "distillation": "distillation",
+    "students": "students",
+    "evaluation": "evaluation",
+    "deployment": "deployment",
+    "report": "reporting",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run to start: a stage's job, with the targets to make and those only to judge."""
+
+    job: str
+    partition: str | None
+    make: dict[Target, str]
+    judge: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One target that was made or judged, and why."""
+
+    target: Target
+    reason: str
+    artifact: Artifact
+
+
+class StageFailed(FerError):
+    """A stage's run failed; the first fault is its text."""
+
+
+def observe(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[str, str]:
+    """Fingerprint the raw folders, note each change in Dagster, and return them by source."""
+    found = {}
+    for source in pipeline.profile.sources:
+        item = pipeline.raw_input(source.name)
+        found[source.name] = item.sha256
+        key = dg.AssetKey(item.asset.split("/"))
+        latest = instance.fetch_observations(key, limit=1).records
+        noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
+        if noted != item.sha256:
+            instance.report_runless_asset_event(
+                dg.AssetObservation(
+                    key,
+                    tags={DATA_VERSION_TAG: item.sha256},
+                    metadata={"root": dg.MetadataValue.path(str(Path(str(item.root))))},
+                )
+            )
+    return found
+
+
+def batches(pipeline: Pipeline, selected: Iterable[Target]) -> list[list[Target]]:
+    """The targets grouped by stage and partition, in an order in which each follows its inputs."""
+    grouped: dict[tuple[str, str | None], list[Target]] = {}
+    for target in selected:
+        group = pipeline.stage(target.asset).group
+        grouped.setdefault((group, target.partition), []).append(target)
+    return list(grouped.values())
+
+
+def plan(
+    pipeline: Pipeline, batch: list[Target], raw: Mapping[str, str], *, force: bool
+) -> Work | None:
+    """What has to be done for one batch now, or ``None`` when it is up to date."""
+    make: dict[Target, str] = {}
+    judge = []
+    for target in batch:
+        reason = "forced" if force else pipeline.stale(target, dict(raw))
+        if reason is None:
+            above = [need.label for need in pipeline.needed(target) if need in make]
+            reason = f"follows {', '.join(above)}" if above else None
+        if reason is not None:
+            make[target] = reason
+        elif pipeline.unjudged(target):
+            judge.append(target)
+    if not make and not judge:
+        return None
+    group = pipeline.stage(batch[0].asset).group
+    return Work(JOB_OF_GROUP[group], batch[0].partition, make, tuple(judge))
+
+
+def materialize(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    *,
+    select: Callable[[Target], bool] = lambda target: True,
+    force: bool = False,
+    tags: Mapping[str, str] | None = None,
+    on_work: Callable[[Work], None] = lambda work: None,
+) -> list[Made]:
+    """Make what is missing or stale among the selected targets, and judge what was not judged.
+
+    ``StageFailed`` at the first run that fails; what was finished before it stays.
+    """
+    from fer_assets.definitions import definitions_for
+
+    definitions = definitions_for(pipeline)
+    pipeline.store.sweep()
+    raw = observe(pipeline, instance)
+    done: list[Made] = []
+    selected = [target for target in pipeline.targets() if select(target)]
+    for batch in batches(pipeline, selected):
+        work = plan(pipeline, batch, raw, force=force)
+        if work is not None:
+            on_work(work)
+            _run(definitions, work, instance, dict(tags or {}))
+        for target in batch:
+            artifact = pipeline.store.current(target.asset, target.partition)
+            if artifact is None:
+                continue
+            announce(artifact, instance)
+            if work is not None and (target in work.make or target in work.judge):
+                done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
+    return done
+
+
+def _run(
+    definitions: dg.Definitions, work: Work, instance: dg.DagsterInstance, tags: dict[str, str]
+) -> None:
+    keys = {dg.AssetKey(target.asset.split("/")) for target in work.make}
+    checks = {
+        dg.AssetCheckKey(dg.AssetKey(target.asset.split("/")), gate.rule)
+        for target in (*work.make, *work.judge)
+        for gate in gates_of(target.asset)
+    }
+    job = definitions.resolve_job_def(work.job).get_subset(
+        asset_selection=keys, asset_check_selection=checks
+    )
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=work.partition,
+        raise_on_error=False,
+        tags=tags,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    if not result.success:
+        raise StageFailed(_first_fault(result), where=f"job {work.job}, run {result.run_id}")
+
+
+def _first_fault(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.event_type_value == "STEP_FAILURE":
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error:
+                cause = data.error
+                while cause.cause:
+                    cause = cause.cause
+                return cause.message.strip()
+    return "the run failed without a step failure; look at it in the UI"
+
+
+def announce(artifact: Artifact, instance: dg.DagsterInstance) -> None:
+    """Tell Dagster of an artifact that it does not show as the latest.
+
+    That is so when another profile, another instance or a notebook made the last one.
+    """
+    record = artifact.record
+    key = dg.AssetKey(record.asset.split("/"))
+    if _shown_version(instance, key, record.partition) == artifact.sha256:
+        return
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            key,
+            partition=record.partition,
+            metadata=artifact_metadata(artifact),
+            tags={DATA_VERSION_TAG: artifact.sha256},
+        )
+    )
+    for receipt in artifact.receipts().values():
+        instance.report_runless_asset_event(_evaluation(key, receipt))
+
+
+def _shown_version(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
+) -> str | None:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None), limit=1
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return None
+    return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+
+
+def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
+    outcome = Outcome(
+        receipt.rule,
+        receipt.passed,
+        receipt.value,
+        receipt.limit,
+        receipt.detail,
+        receipt.examples,
+    )
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=receipt.rule,
+        passed=receipt.passed,
+        metadata=outcome_metadata(receipt.asset, outcome),
+        severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
+        partition=receipt.partition,
+    )

@@ -1,0 +1,233 @@
+"""What ``fer`` prints: tables and trees, from records and receipts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from fer_assets.lineage import Pipeline
+from fer_assets.plan import Made
+from fer_ml.claims.model import read_claims
+from fer_ml.claims.resolve import Resolved, resolve_claim
+from fer_ml.claims.trace import Node, Tracer, find_artifact
+from fer_ml.gates import gates_of
+from fer_ml.store import Artifact
+
+#: The file of an asset that people look at first.
+MAIN_FILES = (
+    "best.pt",
+    "softlabels.npz",
+    "benchmark.csv",
+    "model.onnx",
+    "report.md",
+    "claims.json",
+    "selection.json",
+    "ensemble.json",
+    "logits.npz",
+    "demo_kpis.json",
+    "per_frame.csv",
+    "manifest_validation_all.json",
+)
+
+
+def main_file(artifact: Artifact) -> str:
+    """The file of an artifact that people look at first."""
+    for name in MAIN_FILES:
+        if name in artifact.record.files:
+            return name
+    manifests = [
+        name
+        for name in artifact.record.files
+        if name.endswith(".csv") and not name.startswith(("quarantine", "excluded"))
+    ]
+    return (manifests or list(artifact.record.files))[0]
+
+
+def made_table(done: list[Made]) -> Table:
+    """One row for each target: rows or steps, time, file, hash, checks."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("asset", "left"),
+        ("rows", "right"),
+        ("steps", "right"),
+        ("s", "right"),
+        ("file", "left"),
+        ("sha256", "left"),
+        ("checks", "left"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for made in done:
+        record = made.artifact.record
+        table.add_row(
+            escape(made.target.label),
+            _cell(record.summary.get("rows", record.summary.get("frames"))),
+            _cell(record.summary.get("steps")),
+            f"{record.seconds:.1f}",
+            main_file(made.artifact),
+            made.artifact.sha256[:10],
+            checks_text(made.artifact),
+        )
+    return table
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def checks_text(artifact: Artifact) -> str:
+    """How many gates passed, and which did not."""
+    gates = gates_of(artifact.record.asset)
+    if not gates:
+        return "[dim]-[/]"
+    receipts = artifact.receipts()
+    failed = [g for g in gates if g.rule not in receipts or not receipts[g.rule].passed]
+    text = f"{len(gates) - len(failed)}/{len(gates)}"
+    if not failed:
+        return f"[green]{text}[/]"
+    colour = "red" if any(gate.blocking for gate in failed) else "yellow"
+    return f"[{colour}]{text} {', '.join(gate.rule for gate in failed)}[/]"
+
+
+def closing(pipeline: Pipeline) -> Iterator[Table | Tree | str]:
+    """The end of ``fer materialize``: the benchmark, then one claim traced to its sources."""
+    benchmark = pipeline.store.current("benchmark")
+    if benchmark is not None:
+        yield benchmark_table(benchmark, synthetic=pipeline.profile.drawn)
+    claims = pipeline.store.current("report_claims")
+    if claims is not None:
+        held = claims.read_json("claims.json")
+        yield (
+            f"{held['counts']['grounded']} of {len(held['claims'])} claims grounded. One of them, "
+            "traced:"
+        )
+        yield trace_of(pipeline, held["claims"][-1]["id"]).tree()
+
+
+def benchmark_table(benchmark: Artifact, *, synthetic: bool) -> Table:
+    """Macro-F1 by model and evaluation set; n and split stand in the header."""
+    entries = benchmark.read_json("benchmark.json")["entries"]
+    sets = next(iter(entries.values()))
+    kind = " [yellow](drawn faces: synthetic, never a result)[/]" if synthetic else ""
+    table = Table(
+        title=f"macro-F1, raw{kind}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    table.add_column("model")
+    for name, entry in sets.items():
+        chosen = ", selects" if entry["selection_split"] else ""
+        table.add_column(f"{name}\n{entry['split']}{chosen}, n={entry['n']}", justify="right")
+    table.add_column("ECE scaled\ntest_all_sources", justify="right")
+    for model, cells in entries.items():
+        table.add_row(
+            model,
+            *(f"{cell['raw']['macro_f1']:.3f}" for cell in cells.values()),
+            f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
+        )
+    return table
+
+
+def validation_table(report: dict[str, Any]) -> Table:
+    """The rules of a validation report."""
+    table = Table(
+        title=f"{report['manifest']}: {report['rows_total']:,} rows, "
+        f"{report['decode']['attempted']:,} images decoded",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for name in ("rule", "found", "limit", "first example"):
+        table.add_column(name, overflow="fold")
+    for rule, outcome in report["rules"].items():
+        colour = "green" if outcome["passed"] else "red"
+        example = outcome["examples"][0] if outcome["examples"] else ""
+        table.add_row(
+            f"[{colour}]{rule}[/]", str(outcome["value"]), str(outcome["limit"]), escape(example)
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A trace, with the claim it started at, if any."""
+
+    node: Node
+    claim: Resolved | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything on the path is current, whole and gated."""
+        if self.claim is not None and self.claim.status != "grounded":
+            return False
+        return all(node.problem is None for node in self.node.walk())
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim and the path as JSON values."""
+        return {
+            "claim": self.claim.to_json() if self.claim else None,
+            "sound": self.sound,
+            "path": self.node.to_json(),
+        }
+
+    def tree(self) -> Tree:
+        """The path as a tree; what was shown before is named and not unfolded again."""
+        root = _label(self.node)
+        if self.claim is not None:
+            colour = "green" if self.claim.status == "grounded" else "red"
+            reason = f" ({escape(self.claim.reason)})" if self.claim.reason else ""
+            tree = Tree(f"[{colour}]{self.claim.status}[/]{reason} {escape(self.claim.sentence())}")
+            branch = tree.add(f"{root} [dim]{self.claim.claim.file}{self.claim.claim.pointer}[/]")
+        else:
+            tree = branch = Tree(root)
+        _grow(branch, self.node, set())
+        return tree
+
+
+def trace_of(pipeline: Pipeline, what: str) -> Traced:
+    """Trace a claim id of the profile's claims file, or whatever ``find_artifact`` understands."""
+    fingerprints = {
+        f"raw/{source.name}": pipeline.raw_input(source.name).sha256
+        for source in pipeline.profile.sources
+    }
+    tracer = Tracer(pipeline.store, fingerprints)
+    path = pipeline.claims_file()
+    for claim in read_claims(path).claims if path.is_file() else ():
+        if claim.id == what:
+            resolved = resolve_claim(claim, pipeline.store, tracer)
+            if resolved.trace is not None:
+                return Traced(resolved.trace, resolved)
+    return Traced(tracer.trace(find_artifact(pipeline.store, what)), None)
+
+
+def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
+    for child in node.inputs:
+        key = (child.item.key, child.item.sha256)
+        if key in seen and child.inputs:
+            branch.add(f"{_label(child)} [dim]above[/]")
+            continue
+        seen.add(key)
+        _grow(branch.add(_label(child)), child, seen)
+
+
+def _label(node: Node) -> str:
+    colour = "green" if node.problem is None else "red"
+    text = f"[{colour}]{escape(node.item.key)}[/] [dim]{node.item.sha256[:10]}[/]"
+    if node.problem:
+        text += f" [red]{escape(node.problem)}[/]"
+    if node.item.root:
+        text += f" [dim]{escape(node.item.root)}[/]"
+    if node.artifact:
+        record = node.artifact.record
+        text += f" [dim]{record.created_at[:16].replace('T', ' ')}[/]"
+        if record.splits:
+            chosen = ", ".join(f"{what} by {split}" for what, split in record.splits.items())
+            text += f" [cyan]{chosen}[/]"
+        if gates_of(record.asset):
+            text += f" {checks_text(node.artifact)}"
+    return text
