@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train facial-expression models whose numbers can be traced to the rows behind them.",
 )
-console = Console(soft_wrap=False)
+# A pipe has no width of its own; tables in a log file should not be squeezed into 80 columns.
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", "-p", help="Recipe to run: sample, ferplus, paper or own")
@@ -89,6 +90,8 @@ def materialize(
     from fer_assets import show
 
     console.print(show.made_table(done))
+    for line in show.warnings(done):
+        console.print(line)
     console.print(f"{len(done)} of {total} targets made or judged in {seconds:.0f} s.")
     for part in show.closing(pipeline):
         console.print(part)

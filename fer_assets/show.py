@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -49,16 +50,12 @@ def main_file(artifact: Artifact) -> str:
 def made_table(done: list[Made]) -> Table:
     """One row for each target: rows or steps, time, file, hash, checks."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("asset", "left"),
-        ("rows", "right"),
-        ("steps", "right"),
-        ("s", "right"),
-        ("file", "left"),
-        ("sha256", "left"),
-        ("checks", "left"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("asset", overflow="fold")
+    for name in ("rows", "steps", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for name in ("sha256", "checks"):
+        table.add_column(name, no_wrap=True)
     for made in done:
         record = made.artifact.record
         table.add_row(
@@ -73,12 +70,23 @@ def made_table(done: list[Made]) -> Table:
     return table
 
 
+def warnings(done: list[Made]) -> Iterator[str]:
+    """A line for each gate that did not pass; blocking ones never get here."""
+    for made in done:
+        for receipt in made.artifact.receipts().values():
+            if not receipt.passed:
+                yield (
+                    f"[yellow]note[/] {escape(made.target.label)}: {receipt.rule} is "
+                    f"{receipt.value}, limit {receipt.limit}. {escape(receipt.detail)}"
+                )
+
+
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:,}"
 
 
 def checks_text(artifact: Artifact) -> str:
-    """How many gates passed, and which did not."""
+    """How many gates passed; yellow when one warns, red when one blocks."""
     gates = gates_of(artifact.record.asset)
     if not gates:
         return "[dim]-[/]"
@@ -88,7 +96,7 @@ def checks_text(artifact: Artifact) -> str:
     if not failed:
         return f"[green]{text}[/]"
     colour = "red" if any(gate.blocking for gate in failed) else "yellow"
-    return f"[{colour}]{text} {', '.join(gate.rule for gate in failed)}[/]"
+    return f"[{colour}]{text}[/]"
 
 
 def closing(pipeline: Pipeline) -> Iterator[Table | Tree | str]:
@@ -215,13 +223,19 @@ def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
         _grow(branch.add(_label(child)), child, seen)
 
 
+def _short(path: str) -> str:
+    """A path relative to here where that is shorter to read."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def _label(node: Node) -> str:
     colour = "green" if node.problem is None else "red"
     text = f"[{colour}]{escape(node.item.key)}[/] [dim]{node.item.sha256[:10]}[/]"
     if node.problem:
         text += f" [red]{escape(node.problem)}[/]"
     if node.item.root:
-        text += f" [dim]{escape(node.item.root)}[/]"
+        text += f" [dim]{escape(_short(node.item.root))}[/]"
     if node.artifact:
         record = node.artifact.record
         text += f" [dim]{record.created_at[:16].replace('T', ' ')}[/]"

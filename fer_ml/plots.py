@@ -68,7 +68,7 @@ def confusion_chart(matrix: np.ndarray, title: str) -> bytes:
             axes.text(
                 column,
                 row,
-                int(matrix[row, column]),
+                str(int(matrix[row, column])),
                 ha="center",
                 va="center",
                 fontsize=7,

@@ -248,6 +248,14 @@ def sample() -> Profile:
         augment=0.3,
     )
     short = student.model_copy(update={"init": "previous", "epochs": 2, "lr": 0.02})
+    teacher = Training(
+        architecture=BACKBONES["RN18"],
+        task=ArcFace(plain_epochs=1, ramp_end=2, margin=0.1, scale=10, embedding=128),
+        init="none",
+        epochs=4,
+        batch_size=16,
+        augment=0.3,
+    )
     return Profile(
         name="sample",
         drawn=True,
@@ -260,19 +268,24 @@ def sample() -> Profile:
         ),
         preprocess=Preprocess(size=48),
         teachers={
-            key: Training(
-                architecture=BACKBONES[key],
-                task=ArcFace(plain_epochs=1, ramp_end=2, margin=0.1, scale=10, embedding=128),
-                init="none",
-                batch_size=16,
-                augment=0.3,
-                **changes,
-            )
-            for key, changes in {
-                "RN18": {"epochs": 4},
-                "B3": {"epochs": 3, "optimiser": "sgd", "lr": 0.05, "weight_decay": 5e-4},
-                "CNXT": {"epochs": 2, "lr": 5e-4, "bf16": True},
-            }.items()
+            "RN18": teacher,
+            "B3": teacher.model_copy(
+                update={
+                    "architecture": BACKBONES["B3"],
+                    "epochs": 3,
+                    "optimiser": "sgd",
+                    "lr": 0.05,
+                    "weight_decay": 5e-4,
+                }
+            ),
+            "CNXT": teacher.model_copy(
+                update={
+                    "architecture": BACKBONES["CNXT"],
+                    "epochs": 2,
+                    "lr": 5e-4,
+                    "bf16": True,
+                }
+            ),
         },
         students={
             "ce": student,

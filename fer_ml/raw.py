@@ -9,7 +9,7 @@ from fer_ml.profiles import Profile
 from fer_ml.settings import CONFIG_FILE, Settings
 from fer_ml.store import Store
 
-SAMPLE_FOLDER = "sample"
+SAMPLE_FOLDER = "drawn"
 
 
 def ensure_raw(profile: Profile, store: Store) -> None:

@@ -129,7 +129,7 @@ def _contradiction(claim: Claim, document: Any, value: float) -> str | None:
             return f"{value} is not k/{int(n)} for any whole k"
     if claim.parts:
         total = sum(_number(document, pointer) for pointer in claim.parts)
-        if total != value:
+        if abs(total - value) > 1e-9:
             return f"the parts add up to {total}, not {value}"
     return None
 

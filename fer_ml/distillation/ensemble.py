@@ -40,12 +40,13 @@ def fuse(
     - ``calibrated``: sum of w_k log softmax(z_k / T_k), each member by its own temperature first
     """
     if fusion == "logits":
-        return sum(w * np.asarray(z, np.float64) for w, z in zip(weights, logits, strict=True))
+        return np.tensordot(weights, np.stack(logits).astype(np.float64), 1)
     if fusion == "probabilities":
-        mixed = sum(w * np.exp(log_softmax(z)) for w, z in zip(weights, logits, strict=True))
+        mixed = np.tensordot(weights, np.exp([log_softmax(z) for z in logits]), 1)
         # Without a floor, a class that no member gives any probability to would be -inf.
         return np.log(np.maximum(mixed, 1e-12))
-    return sum(w * log_softmax(z, t) for w, z, t in zip(weights, logits, temperatures, strict=True))
+    scaled = [log_softmax(z, t) for z, t in zip(logits, temperatures, strict=True)]
+    return np.tensordot(weights, np.stack(scaled), 1)
 
 
 def simplex(members: int, step: float) -> list[tuple[float, ...]]:
@@ -91,6 +92,7 @@ def build_ensemble(run: RunFolder, job: Job) -> None:
             "classes": list(CLASSES),
             "fusion": recipe.fusion,
             "weights": dict(zip(keys, weights, strict=True)),
+            "weight_sum": round(sum(weights), 12),
             "weights_from": "recipe" if recipe.weights else "search",
             "chosen_on": {"split": "calib", "n": len(y), "nll": calib_nll},
             "temperature": temperature,

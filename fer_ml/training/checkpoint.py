@@ -32,7 +32,7 @@ class Checkpoint:
         """The network with these weights, in inference mode."""
         network = build_model(self.recipe.model_copy(update={"init": "none"}))
         network.load_state_dict(self.model)
-        return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval().to(memory_format=torch.channels_last)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

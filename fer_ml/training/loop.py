@@ -91,7 +91,7 @@ def train(
             fix="lower batch_size in the recipe, or give more rows",
         )
     optimiser = make_optimiser(model, recipe)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
     seen = np.zeros(len(train_faces), dtype=bool)
     history: list[dict[str, Any]] = []
