@@ -81,7 +81,8 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
 
 def to_input(images: np.ndarray, preprocess: Preprocess) -> torch.Tensor:
     """``[N, S, S, 3] uint8`` to the normalised ``[N, 3, S, S] float32``, channels last."""
-    batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    # A copy: slices of the memory map are read-only, which torch cannot express.
+    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
     mean = torch.tensor(preprocess.mean).view(1, 3, 1, 1)
     std = torch.tensor(preprocess.std).view(1, 3, 1, 1)
     batch = (batch.float() / 255.0 - mean) / std
