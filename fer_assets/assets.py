@@ -76,7 +76,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         target = Target(stage.asset, partition)
         log.info("%s: started", target.label)
         with _plain_failure():
-            artifact = pipeline.make(target, run_id=context.run_id)
+            artifact = pipeline.make(target, run_id=context.run.run_id)
         log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.sha256), metadata=artifact_metadata(artifact)
@@ -108,7 +108,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
         execution = context.op_execution_context
         partition = execution.partition_key if execution.has_partition_key else None
         with _plain_failure():
-            outcomes = pipeline.judge(Target(stage.asset, partition), run_id=execution.run_id)
+            outcomes = pipeline.judge(Target(stage.asset, partition), run_id=execution.run.run_id)
         blocking = {gate.rule: gate.blocking for gate in gates}
         for outcome in outcomes:
             yield dg.AssetCheckResult(

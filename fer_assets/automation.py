@@ -53,7 +53,9 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     @dg.op(description="Make what is missing or stale, in order, each stage in a run of its own.")
     def make_everything(context: dg.OpExecutionContext) -> None:
         try:
-            done = materialize(pipeline, context.instance, tags={"fer/everything": context.run_id})
+            done = materialize(
+                pipeline, context.instance, tags={"fer/everything": context.run.run_id}
+            )
         except FerError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         context.add_output_metadata({"made": len(done)})

@@ -164,6 +164,20 @@ def _run(
 
 
 def _first_fault(result: dg.ExecuteInProcessResult) -> str:
+    """The first red gate with its value, limit and fix, or else the first failed step's fault."""
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+            shown = {key: value.value for key, value in evaluation.metadata.items()}
+            lines = [
+                f"{evaluation.asset_key.to_user_string()} failed gate '{evaluation.check_name}': "
+                f"{shown['value']} (limit {shown['limit']})",
+                *(
+                    f"{key}: {shown[key]}"
+                    for key in ("asks", "detail", "examples", "fix")
+                    if key in shown
+                ),
+            ]
+            return "\n  ".join(lines)
     for event in result.all_events:
         if event.event_type_value == "STEP_FAILURE":
             data = event.step_failure_data

@@ -97,6 +97,11 @@ RUN_GATES: tuple[Gate, ...] = (
     ),
     Gate("finite_weights", "no weight is NaN or infinite", "lower lr, or switch bf16 off"),
     Gate(
+        "temperature_in_bounds",
+        "the temperature's search ended inside its bounds",
+        "the calib split is separated perfectly or not at all: give it more rows",
+    ),
+    Gate(
         "above_floor",
         "val macro-F1 is at least the profile's floor",
         "more epochs, a higher lr, or better data",

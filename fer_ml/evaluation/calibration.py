@@ -16,11 +16,12 @@ def nll(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
     return float(-log_softmax(logits, temperature)[np.arange(len(y)), y].mean())
 
 
-def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """The T that minimises the NLL of ``softmax(logits / T)`` (Guo et al. 2017).
+def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
+    """``(T, inside)``: the T that minimises the NLL, and whether it lies inside ``T_BOUNDS``.
 
-    The NLL is convex in 1/T, so a bounded scalar search over 1/T finds the minimum. ``FerError``
-    when the minimum lies on a bound, which is what a perfectly separated or useless set gives.
+    The NLL of ``softmax(logits / T)`` is convex in 1/T (Guo et al. 2017), so a bounded scalar
+    search over 1/T finds the minimum. It ends on a bound for a set that is separated perfectly, or
+    not at all.
     """
     low, high = 1 / T_BOUNDS[1], 1 / T_BOUNDS[0]
     result = minimize_scalar(
@@ -30,7 +31,13 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
         options={"xatol": 1e-6},
     )
     temperature = float(1 / result.x)
-    if not T_BOUNDS[0] * 1.01 < temperature < T_BOUNDS[1] * 0.99:
+    return temperature, T_BOUNDS[0] * 1.01 < temperature < T_BOUNDS[1] * 0.99
+
+
+def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
+    """The T of ``search_temperature``; ``FerError`` when the minimum lies on a bound."""
+    temperature, inside = search_temperature(logits, y)
+    if not inside:
         raise FerError(
             f"the temperature fit ends on its bound: T = {temperature:.3g}",
             allowed=f"strictly inside {T_BOUNDS}",

@@ -2,6 +2,7 @@
 
 import math
 
+from fer_ml.evaluation.calibration import T_BOUNDS
 from fer_ml.gates import RUN_FILES, RUN_GATES, Gate, Outcome, at_least, same
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import MANIFEST_FILES
@@ -54,6 +55,12 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
             "(sha256 in reliabilitymetrics.json, in calibration.json, n)",
         ),
         Outcome("finite_weights", bad == 0, bad, 0, "tensors with NaN or infinity"),
+        Outcome(
+            "temperature_in_bounds",
+            calibration["inside_bounds"],
+            calibration["global_temperature"],
+            str(T_BOUNDS),
+        ),
         at_least("above_floor", metrics["raw"]["macro_f1"], profile.floor_macro_f1),
     ]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.errors import FerError
-from fer_ml.evaluation.calibration import fit_temperature
+from fer_ml.evaluation.calibration import search_temperature
 from fer_ml.evaluation.metrics import (
     classification_metrics,
     confusion_matrix,
@@ -174,7 +174,8 @@ def _measure(
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
     digest = sha256_file(run.path(CHECKPOINT_FILE))
-    temperature = fit_temperature(logits["calib"], faces["calib"].y)
+    # A fit on its bound must not cost the training: it is recorded, and a gate refuses the run.
+    temperature, inside = search_temperature(logits["calib"], faces["calib"].y)
     raw = classification_metrics(faces["val"].y, logits["val"])
     scaled = classification_metrics(faces["val"].y, logits["val"], temperature)
     run.write_json(
@@ -183,6 +184,7 @@ def _measure(
             "schema_version": 1,
             "mode": "global",
             "global_temperature": temperature,
+            "inside_bounds": inside,
             "fitted_on": "calib",
             "n": len(faces["calib"]),
             "checkpoint_sha256": digest,

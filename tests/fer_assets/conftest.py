@@ -1,0 +1,134 @@
+"""A project of its own for each test module, over one drawn sample."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fer_assets.lineage import Pipeline
+from fer_ml.sample import ensure_sample
+from fer_ml.settings import settings
+
+ROOT = Path(__file__).parent.parent.parent
+SEED = 1337
+
+#: The whole lineage with one teacher and students of a few seconds.
+TINY = """
+[profiles.tiny]
+base = "ferplus"
+drawn = true
+floor_macro_f1 = 0.0
+draw = { val = 0.2, calib = 0.5, test = 0.25 }
+hq_train = { sources = ["affectnet_full_balanced", "rafdb_basic"], unique = true }
+eval_only = { sources = ["expw_full"] }
+test_all_sources = { sources = ["affectnet_full_balanced", "rafdb_basic", "expw_full"] }
+sources = [
+  { name = "affectnet_full_balanced", adapter = "split_folders" },
+  { name = "rafdb_basic", adapter = "rafdb_basic" },
+  { name = "expw_full", adapter = "expw" },
+]
+[profiles.tiny.teachers.RN18]
+epochs = 2
+batch_size = 16
+augment = 0.3
+bf16 = false
+task = { kind = "arcface", plain_epochs = 1, ramp_end = 2, embedding = 16, scale = 10 }
+[profiles.tiny.students.ce]
+epochs = 3
+architecture = "resnet18"
+optimiser = "adamw"
+lr = 1e-3
+weight_decay = 0.05
+batch_size = 16
+augment = 0.3
+stem_stride = 2
+[profiles.tiny.students.kd]
+epochs = 1
+init = "previous"
+architecture = "resnet18"
+optimiser = "adamw"
+lr = 1e-3
+weight_decay = 0.05
+batch_size = 16
+augment = 0.3
+stem_stride = 2
+[profiles.tiny.students.dkd]
+epochs = 1
+init = "previous"
+architecture = "resnet18"
+optimiser = "adamw"
+lr = 1e-3
+weight_decay = 0.05
+batch_size = 16
+augment = 0.3
+stem_stride = 2
+[profiles.tiny.demo]
+video = "outputs/tiny/drawn/video/demo.avi"
+"""
+
+TINY_CLAIMS = """
+version: 1
+title: A tiny run
+claims:
+  - id: rows
+    sentence: "There are {value} rows."
+    asset: classification_manifest
+    file: clean_report.json
+    pointer: /manifest/rows
+  - id: teacher
+    sentence: "The teacher has {value}."
+    asset: teacher
+    partition: RN18
+    file: reliabilitymetrics.json
+    pointer: /raw/macro_f1
+    decimals: 3
+  - id: accuracy
+    sentence: "A proportion of {value} is right."
+    kind: proportion
+    asset: benchmark
+    file: benchmark.json
+    pointer: /entries/student_kd/test_all_sources/raw/accuracy
+    n_pointer: /entries/student_kd/test_all_sources/n
+    decimals: 4
+"""
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One drawn sample for all tests of this folder."""
+    return ensure_sample(tmp_path_factory.mktemp("drawn") / "drawn", SEED)
+
+
+OpenProject = Callable[[str], Pipeline]
+
+
+@pytest.fixture(scope="module")
+def project(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenProject]:
+    """A fresh project and artifact root; gives a function that opens a profile in it."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "dagster_home").mkdir()
+    (folder / "claims").mkdir()
+    shutil.copy(ROOT / "workspace.yaml", folder)
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", folder / "dagster_home")
+    shutil.copy(ROOT / "claims" / "sample.yaml", folder / "claims")
+    (folder / "claims" / "tiny.yaml").write_text(TINY_CLAIMS)
+    (folder / "fer.toml").write_text(TINY)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FER_PROJECT", str(folder))
+    patch.setenv("FER_HOME", str(folder / "outputs"))
+    patch.setenv("DAGSTER_HOME", str(folder / "dagster_home"))
+    patch.delenv("FER_PROFILE", raising=False)
+
+    def open_profile(name: str) -> Pipeline:
+        patch.setenv("FER_PROFILE", name)
+        settings.cache_clear()
+        home = folder / "outputs" / name / "drawn"
+        if not home.exists():
+            # copytree keeps the times, which are part of a raw folder's fingerprint.
+            shutil.copytree(drawn, home)
+        return Pipeline.open(name)
+
+    yield open_profile
+    patch.undo()
+    settings.cache_clear()

@@ -1,0 +1,186 @@
+"""The sample's data: cleaning finds exactly the planted faults, and the gates then pass."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from fer_assets.definitions import definitions_for
+from fer_assets.lineage import Pipeline, Target
+from fer_assets.plan import materialize
+from fer_ml.errors import FerError
+from fer_ml.gates import MANIFEST_GATES
+from fer_ml.manifests.curate import MANIFEST_FILES
+from fer_ml.manifests.schema import read_manifest
+
+
+@pytest.fixture(scope="module")
+def sample(project: Callable[[str], Pipeline]) -> Pipeline:
+    pipeline = project("sample")
+    with dg.DagsterInstance.get() as instance:
+        materialize(
+            pipeline,
+            instance,
+            select=lambda target: pipeline.stage(target.asset).group == "manifests",
+        )
+    return pipeline
+
+
+def quarantined(pipeline: Pipeline) -> pl.DataFrame:
+    parts = [
+        pl.read_csv(artifact.file("quarantine.csv"), infer_schema=False)
+        for name in pipeline.stages
+        if (artifact := pipeline.store.current(name)) and "quarantine.csv" in artifact.record.files
+    ]
+    return pl.concat(parts)
+
+
+def test_quarantine_holds_exactly_the_planted_faults(sample: Pipeline, drawn: Path) -> None:
+    truth = json.loads((drawn / "truth.json").read_text())
+    rows = quarantined(sample)
+
+    def known_by(row: dict[str, str]) -> tuple[str, str, str]:
+        # A leaking row is found by its image; all others where the publisher lists them.
+        place = row["file"] if row["rule"] == "leakage" else row["where"]
+        return row["source"], place, row["rule"]
+
+    planted = Counter(known_by(fault) for fault in truth["faults"])
+    found = Counter(known_by(row) for row in rows.iter_rows(named=True))
+    assert found == planted
+    assert rows["detail"].null_count() == 0
+
+
+def test_rows_add_up_to_what_the_publisher_lists(sample: Pipeline, drawn: Path) -> None:
+    truth = json.loads((drawn / "truth.json").read_text())
+    for source, rows in truth["rows"].items():
+        artifact = sample.store.current(f"manifest/{source}")
+        assert artifact
+        report = artifact.read_json("clean_report.json")["reports"][0]
+        assert report["rows_in"] == rows
+        assert report["excluded"] == {
+            reason: n for reason, n in truth["exclusions"].get(source, {}).items() if n
+        }
+
+
+def test_all_blocking_gates_pass_on_the_cleaned_manifests(sample: Pipeline) -> None:
+    for asset in MANIFEST_FILES:
+        artifact = sample.store.current(asset)
+        assert artifact
+        receipts = artifact.receipts()
+        for gate in MANIFEST_GATES:
+            assert receipts[gate.rule].passed or not gate.blocking, (asset, gate.rule)
+
+
+def test_no_photo_lies_in_two_splits(sample: Pipeline) -> None:
+    artifact = sample.store.current("classification_manifest")
+    assert artifact
+    frame = read_manifest(artifact.file("classification_manifest.csv"))
+    assert frame.group_by("group_id").agg(pl.col("split").n_unique())["split"].max() == 1
+    assert set(frame["split"]) == {"train", "val", "calib", "test"}
+
+
+def test_a_second_run_has_nothing_to_do(sample: Pipeline) -> None:
+    with dg.DagsterInstance.get() as instance:
+        done = materialize(
+            sample,
+            instance,
+            select=lambda target: sample.stage(target.asset).group == "manifests",
+        )
+    assert done == []
+
+
+def test_an_unchanged_result_makes_nothing_downstream_stale(sample: Pipeline) -> None:
+    target = Target("manifest/ferplus")
+    before = sample.store.current(target.asset)
+    sample.make(target)
+    sample.judge(target)
+    after = sample.store.current(target.asset)
+    assert before and after and before.folder != after.folder
+    assert before.sha256 == after.sha256
+    assert sample.stale(Target("classification_manifest"), {}) is None
+
+
+def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipeline) -> None:
+    """Dagster lets a run skip the checks; the receipt beside the bytes is what stops the next."""
+    key = dg.AssetKey("hq_train_manifest")
+    definitions = definitions_for(sample)
+    with dg.DagsterInstance.get() as instance:
+        job = definitions.resolve_job_def("data").get_subset(
+            asset_selection={key}, asset_check_selection=set()
+        )
+        assert job.execute_in_process(instance=instance).success
+        with pytest.raises(FerError, match="no receipt of gate"):
+            sample.store.require("hq_train_manifest", rules=["leakage"])
+        teachers = definitions.resolve_job_def("teachers").get_subset(
+            asset_selection={dg.AssetKey("teacher")}
+        )
+        run = teachers.execute_in_process(
+            instance=instance, partition_key="RN18", raise_on_error=False
+        )
+    assert not run.success
+    assert sample.store.current("teacher", "RN18") is None
+    sample.judge(Target("hq_train_manifest"))
+    assert sample.store.require("hq_train_manifest", rules=["leakage"])
+
+
+def test_a_sick_manifest_turns_the_gate_red_and_green_after_the_mend(sample: Pipeline) -> None:
+    artifact = sample.store.current("hq_train_manifest")
+    assert artifact
+    frame = read_manifest(artifact.file("classification_manifest_hq_train.csv"))
+    path = sample.store.root / frame["image_path"][0]
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(b"not an image")
+    try:
+        outcomes = {o.rule: o for o in sample.judge(Target("hq_train_manifest"))}
+        assert not outcomes["undecodable"].passed
+        assert frame["image_path"][0] in outcomes["undecodable"].examples[0]
+        with pytest.raises(FerError, match="failed gate 'undecodable'"):
+            sample.make(Target("teacher", "RN18"))
+    finally:
+        path.write_bytes(data)
+    assert all(o.passed for o in sample.judge(Target("hq_train_manifest")))
+
+
+def test_a_manifest_with_one_flipped_byte_trains_nothing(sample: Pipeline) -> None:
+    artifact = sample.store.current("hq_train_manifest")
+    assert artifact
+    path = artifact.file("classification_manifest_hq_train.csv")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"train", b"trail", 1))
+    try:
+        with pytest.raises(FerError, match="damaged"):
+            sample.make(Target("teacher", "RN18"))
+    finally:
+        path.write_bytes(data)
+
+
+def test_a_backbone_that_the_profile_does_not_train_is_an_error(
+    project: Callable[[str], Pipeline],
+) -> None:
+    tiny = project("tiny")
+    with pytest.raises(FerError, match="trains no teacher B3"):
+        tiny.make(Target("teacher", "B3"))
+
+
+def test_a_killed_run_leaves_nothing_half_written(sample: Pipeline) -> None:
+    script = (
+        "import os, signal\n"
+        "from fer_assets.lineage import Pipeline, Target\n"
+        "import fer_ml.manifests.cleaning as cleaning\n"
+        "cleaning.write_notes = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Pipeline.open('sample').make(Target('manifest/ferplus'))\n"
+    )
+    before = sample.store.current("manifest/ferplus")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False)
+    assert done.returncode == -9
+    assert sample.store.current("manifest/ferplus") == before
+    assert list((sample.store.root / ".partial").iterdir())
+    assert sample.store.sweep() == 1
+    assert list((sample.store.root / ".partial").iterdir()) == []

@@ -1,0 +1,86 @@
+"""The graph that Dagster shows: loadable, complete, and unchanged unless on purpose."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fer_assets.definitions import definitions_for
+from fer_assets.lineage import Pipeline
+from fer_ml.gates import gates_of
+
+SNAPSHOT = Path(__file__).with_name("graph.json")
+
+
+@pytest.fixture(scope="module")
+def definitions(project: Callable[[str], Pipeline]) -> dg.Definitions:
+    return definitions_for(project("sample"))
+
+
+def graph_of(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
+    graph = definitions.resolve_asset_graph()
+    return {
+        key.to_user_string(): {
+            "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+            "group": graph.get(key).group_name,
+            "partitions": bool(graph.get(key).partitions_def),
+            "code_version": graph.get(key).code_version,
+        }
+        for key in sorted(graph.get_all_asset_keys())
+    }
+
+
+def test_the_definitions_load(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_the_graph_is_the_one_that_was_reviewed(definitions: dg.Definitions) -> None:
+    # After a wanted change, delete graph.json and run this test twice.
+    found = graph_of(definitions)
+    if not SNAPSHOT.exists():
+        SNAPSHOT.write_text(json.dumps(found, indent=1) + "\n")
+        pytest.fail(f"{SNAPSHOT.name} was written; look at it and run again")
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.kinds or any(tag.startswith("dagster/kind/") for tag in node.tags), key
+        assert node.group_name != "default", key
+        if node.is_materializable:
+            assert node.owners, key
+
+
+def test_gates_are_blocking_checks_by_partition_where_the_asset_has_them(
+    definitions: dg.Definitions,
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    keys = {(k.asset_key.to_user_string(), k.name): k for k in graph.asset_check_keys}
+    for asset in ("teacher", "softlabels", "student_dkd", "student_bundle", "hq_train_manifest"):
+        for gate in gates_of(asset):
+            node = graph.get(keys[(asset, gate.rule)])
+            assert node.blocking == gate.blocking
+            assert (node.partitions_def is not None) == (asset == "teacher")
+
+
+def test_jobs_schedule_and_sensor_are_there(definitions: dg.Definitions) -> None:
+    jobs = {job.name for job in definitions.resolve_all_job_defs()}
+    assert jobs >= {
+        "everything",
+        "data",
+        "teachers",
+        "distillation",
+        "students",
+        "evaluation",
+        "deployment",
+        "reporting",
+        "revalidate",
+    }
+    repository = definitions.get_repository_def()
+    assert [s.name for s in repository.schedule_defs] == ["nightly_revalidation"]
+    assert [s.name for s in repository.sensor_defs if s.name == "raw_changed"]

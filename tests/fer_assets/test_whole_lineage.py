@@ -1,0 +1,145 @@
+"""Everything from raw folders to the report, through Dagster, with tiny networks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fer_assets.lineage import Pipeline, Target
+from fer_assets.plan import materialize
+from fer_assets.show import trace_of
+from fer_ml.store import Artifact
+
+
+@pytest.fixture(scope="module")
+def tiny(project: Callable[[str], Pipeline]) -> Pipeline:
+    pipeline = project("tiny")
+    with dg.DagsterInstance.get() as instance:
+        done = materialize(pipeline, instance)
+    assert len(done) == len(list(pipeline.targets()))
+    return pipeline
+
+
+def current(pipeline: Pipeline, asset: str, partition: str | None = None) -> Artifact:
+    artifact = pipeline.store.current(asset, partition)
+    assert artifact is not None, asset
+    return artifact
+
+
+def test_dagster_shows_every_artifact_by_its_content_hash(tiny: Pipeline) -> None:
+    with dg.DagsterInstance.get() as instance:
+        for target in tiny.targets():
+            event = instance.get_latest_materialization_event(dg.AssetKey(target.asset.split("/")))
+            assert event is not None and event.asset_materialization is not None
+            tags = event.asset_materialization.tags or {}
+            assert (
+                tags["dagster/data_version"] == current(tiny, target.asset, target.partition).sha256
+            )
+
+
+def test_a_second_run_does_no_work(tiny: Pipeline) -> None:
+    with dg.DagsterInstance.get() as instance:
+        runs = instance.get_runs_count()
+        assert materialize(tiny, instance) == []
+        assert instance.get_runs_count() == runs
+
+
+def test_the_same_seed_gives_the_same_hashes(tiny: Pipeline) -> None:
+    assets = [
+        Target("classification_manifest"),
+        Target("hq_train_manifest"),
+        Target("teacher", "RN18"),
+        Target("teacher_logits", "RN18"),
+        Target("ensemble"),
+        Target("softlabels"),
+        Target("student_ce"),
+        Target("student_kd"),
+        Target("student_dkd"),
+        Target("student_bundle"),
+    ]
+    for target in assets:
+        before = current(tiny, target.asset, target.partition)
+        tiny.make(target)
+        tiny.judge(target)
+        after = current(tiny, target.asset, target.partition)
+        assert before.sha256 == after.sha256, target.label
+        assert before.folder != after.folder
+
+
+def test_metrics_are_those_of_the_saved_checkpoint(tiny: Pipeline) -> None:
+    student = current(tiny, "student_kd")
+    digest = student.record.files["best.pt"].sha256
+    metrics = student.read_json("reliabilitymetrics.json")
+    assert metrics["checkpoint_sha256"] == digest
+    assert student.read_json("calibration.json")["checkpoint_sha256"] == digest
+    assert metrics["n"] == metrics["raw"]["n"]
+    assert metrics["split"] == "val"
+    assert student.record.splits == {"checkpoint": "val", "temperature": "calib"}
+
+
+def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
+    for target in tiny.targets():
+        splits = current(tiny, target.asset, target.partition).record.splits
+        assert "test" not in splits.values(), target.label
+
+
+def test_claims_are_grounded_and_lead_to_the_raw_folders(tiny: Pipeline) -> None:
+    for claim in ("rows", "teacher", "accuracy"):
+        traced = trace_of(tiny, claim)
+        assert traced.claim is not None
+        assert traced.claim.status == "grounded", traced.claim.reason
+        assert traced.sound
+        roots = {node.item.root for node in traced.node.walk() if node.item.root}
+        assert {Path(root).name for root in roots} == {
+            "affectnet_full_balanced",
+            "rafdb_basic",
+            "expw_full",
+        }
+
+
+def test_a_flipped_byte_turns_exactly_the_claims_that_rest_on_it(tiny: Pipeline) -> None:
+    path = current(tiny, "teacher", "RN18").file("best.pt")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        status = {
+            claim: traced.claim.status
+            for claim in ("rows", "teacher", "accuracy")
+            if (traced := trace_of(tiny, claim)).claim
+        }
+    finally:
+        path.write_bytes(data)
+    assert status == {"rows": "grounded", "teacher": "drifted", "accuracy": "drifted"}
+    assert trace_of(tiny, "accuracy").sound
+
+
+def test_a_changed_raw_folder_is_stale_from_there_on(tiny: Pipeline) -> None:
+    image = next((tiny.store.root / "drawn/raw/expw_full/origin").glob("*.jpg"))
+    extra = image.with_name("extra.jpg")
+    extra.write_bytes(image.read_bytes())
+    try:
+        raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
+        reason = tiny.stale(Target("manifest/expw_full"), raw)
+        assert reason == "changed input: raw/expw_full"
+        assert tiny.stale(Target("manifest/affectnet_full_balanced"), raw) is None
+        assert not trace_of(tiny, "rows").sound
+    finally:
+        extra.unlink()
+
+
+def test_the_report_holds_each_claims_sentence(tiny: Pipeline) -> None:
+    report = current(tiny, "report")
+    text = report.file("report.md").read_text()
+    html = report.file("report.html").read_text()
+    for claim in current(tiny, "report_claims").read_json("claims.json")["claims"]:
+        assert claim["sentence"] in text
+        assert claim["id"] in html
+    assert "drawn, not photographed" in text
+
+
+def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(tiny, instance) == []
+        event = instance.get_latest_materialization_event(dg.AssetKey("student_bundle"))
+        assert event is not None
