@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fer_assets.lineage import Pipeline, Target
 from fer_ml.errors import FerError
 from fer_ml.settings import settings
+from fer_ml.store import readable_os_errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,7 +38,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 def main() -> None:
     """Entry point: a fault that the user can mend ends in one message and exit code 1."""
     try:
-        app()
+        with readable_os_errors(Path("FER_HOME")):
+            app()
     except FerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -347,7 +347,7 @@ class Store:
         """Make a new run folder; on success it becomes the current artifact, else it is removed."""
         started = time.monotonic()
         partial = self.root / ".partial" / f"{_owner()}-{uuid.uuid4().hex[:8]}"
-        with _readable_os_errors(self.root):
+        with readable_os_errors(self.root):
             partial.mkdir(parents=True)
             try:
                 run = RunFolder(partial)
@@ -408,7 +408,7 @@ class Store:
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> None:
         """Put a gate's outcome beside the artifact."""
-        with _readable_os_errors(self.root):
+        with readable_os_errors(self.root):
             folder = artifact.folder / RECEIPTS
             folder.mkdir(exist_ok=True)
             write_json(
@@ -445,7 +445,7 @@ def _alive(pid: str) -> bool:
 
 
 @contextmanager
-def _readable_os_errors(root: Path) -> Iterator[None]:
+def readable_os_errors(root: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear message."""
     reasons = {
         errno.ENOSPC: ("no space left on the disk", "free some space, or set FER_HOME elsewhere"),

@@ -1,0 +1,63 @@
+"""Small faces on disk with the manifest that speaks of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fer_ml.images import encode_png
+from fer_ml.labels import CLASSES
+from fer_ml.manifests.identity import photo_hash, sample_hash
+from fer_ml.manifests.schema import SCHEMA
+from fer_ml.store import Store
+
+
+def noise(seed: int, width: int = 24, height: int = 24) -> np.ndarray:
+    """``[H, W, 3] uint8`` that no other seed gives."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def manifest_row(root: Path, seed: int, **changes: Any) -> dict[str, Any]:
+    """Write one image below ``root`` and return its manifest row, with ``changes`` on top."""
+    image = noise(seed)
+    path = changes.get("image_path", f"cleaned/a/{seed}.png")
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(encode_png(image))
+    box = tuple(changes.get(f"bbox_{side}") for side in ("left", "top", "right", "bottom"))
+    photo = photo_hash(image)
+    row = {
+        "image_path": path,
+        "label": CLASSES[seed % len(CLASSES)],
+        "split": "train",
+        "source": "a",
+        "orig_image": f"{seed}.png",
+        "sample_id": sample_hash(photo, None if box[0] is None else box),
+        "group_id": photo,
+        "width": image.shape[1],
+        "height": image.shape[0],
+    }
+    return {**dict.fromkeys(SCHEMA), **row, **changes}
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path) -> Callable[..., pl.DataFrame]:
+    """Write images below ``tmp_path``: ``make_manifest(n)``, or one dict of changes a row."""
+
+    def make(rows: int | Sequence[dict[str, Any]]) -> pl.DataFrame:
+        changes = [{}] * rows if isinstance(rows, int) else rows
+        return pl.DataFrame(
+            [manifest_row(tmp_path, seed, **change) for seed, change in enumerate(changes)],
+            schema=SCHEMA,
+        )
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty artifact root."""
+    return Store(tmp_path / "home", "test")
