@@ -66,7 +66,8 @@ def test_labels_are_compared_exactly(good: pl.DataFrame, tmp_path: Path, label: 
 def test_paths_of_another_machine_are_missing(
     good: pl.DataFrame, tmp_path: Path, path: str
 ) -> None:
-    report = validate(good.with_columns(image_path=pl.lit(path)).select(NEEDED), tmp_path)
+    names = pl.Series([f"{path}{i}" for i in range(4)])
+    report = validate(good.with_columns(image_path=names).select(NEEDED), tmp_path)
     assert found(report) == {"missing_paths": 4}
 
 
@@ -159,5 +160,5 @@ def test_two_faces_of_one_photo_are_no_conflict(good: pl.DataFrame, tmp_path: Pa
 
 @pytest.mark.xfail(strict=True, raises=OSError, reason="is_file() raises on a name too long")
 def test_a_path_that_no_file_can_have_is_missing(good: pl.DataFrame, tmp_path: Path) -> None:
-    report = validate(good.with_columns(image_path=pl.lit("a" * 5000)).select(NEEDED), tmp_path)
-    assert found(report) == {"missing_paths": 4}
+    rows = good[:1].with_columns(image_path=pl.lit("a" * 5000)).select(NEEDED)
+    assert found(validate(rows, tmp_path)) == {"missing_paths": 1}

@@ -1,0 +1,146 @@
+"""``best.pt`` is deterministic, carries what it needs, and never runs code."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_ml.errors import FerError
+from fer_ml.labels import CLASSES
+from fer_ml.preprocess import Preprocess
+from fer_ml.profiles import CE, ArcFace, Training
+from fer_ml.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    weights_hash,
+)
+from fer_ml.training.models import build_model
+
+RECIPE = Training(architecture="test_resnet", task=CE(), init="imagenet", epochs=1)
+SPEC = Preprocess(size=32)
+
+
+def checkpoint(seed: int = 0, **changes: object) -> Checkpoint:
+    torch.manual_seed(seed)
+    recipe = RECIPE.model_copy(update=changes)
+    model = build_model(recipe.model_copy(update={"init": "none"}))
+    return Checkpoint(model.state_dict(), recipe, SPEC, CLASSES, 3)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    one = checkpoint()
+    save_checkpoint(tmp_path / "best.pt", one)
+    back = load_checkpoint(tmp_path / "best.pt")
+    assert weights_hash(back.model) == weights_hash(one.model)
+    assert (back.recipe, back.preprocess, back.classes, back.epoch) == (RECIPE, SPEC, CLASSES, 3)
+
+
+@pytest.mark.parametrize("task", [CE(), ArcFace(embedding=16)])
+def test_the_network_is_rebuilt_without_fetching_weights(tmp_path: Path, task) -> None:
+    one = checkpoint(task=task)
+    if isinstance(task, ArcFace):
+        one.model["arc_in_use"].fill_(True)
+    save_checkpoint(tmp_path / "best.pt", one)
+    network = load_checkpoint(tmp_path / "best.pt").network()
+    original = build_model(one.recipe.model_copy(update={"init": "none"}))
+    original.load_state_dict(one.model)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), original.eval()(images), atol=1e-5, rtol=1e-4)
+    assert not network.training
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    """Under another name, after a round trip, and from another memory layout."""
+    one = checkpoint()
+    paths = [tmp_path / name for name in ("best.pt", "other_name.pt", "third.pt", "fourth.pt")]
+    save_checkpoint(paths[0], one)
+    save_checkpoint(paths[1], checkpoint())
+    save_checkpoint(paths[2], load_checkpoint(paths[0]))
+    model = build_model(RECIPE.model_copy(update={"init": "none"}))
+    model.load_state_dict(one.model)
+    model.to(memory_format=torch.channels_last)
+    save_checkpoint(paths[3], Checkpoint(model.state_dict(), RECIPE, SPEC, CLASSES, 3))
+    assert len({path.read_bytes() for path in paths}) == 1
+    save_checkpoint(paths[1], checkpoint(seed=1))
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+
+
+def test_weights_hash_sees_every_value_and_name() -> None:
+    one = {"a": torch.zeros(3), "b": torch.ones(2)}
+    assert weights_hash(one) == weights_hash(dict(reversed(list(one.items()))))
+    others = ({"a": torch.zeros(3), "c": torch.ones(2)}, {"a": torch.ones(3), "b": torch.ones(2)})
+    assert all(weights_hash(other) != weights_hash(one) for other in others)
+
+
+class Attack:
+    """Copies a file when it is unpickled, as a stand-in for anything worse."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self.arguments = (str(source), str(target))
+
+    def __reduce__(self):
+        return shutil.copyfile, self.arguments
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path, zipped: bool) -> None:
+    source, target, path = tmp_path / "x", tmp_path / "pwned", tmp_path / "best.pt"
+    source.write_text("x")
+    held = {"model": {}, "classes": list(CLASSES), "evil": Attack(source, target)}
+    if zipped:
+        torch.save(held, path)
+    else:
+        path.write_bytes(pickle.dumps(held))
+    with pytest.raises(FerError, match="not a checkpoint") as caught:
+        load_checkpoint(path)
+    assert caught.value.where == str(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("classes", [CLASSES[::-1], CLASSES[:6], (*CLASSES, "Contempt")])
+def test_another_class_order_is_refused(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    one = checkpoint()
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(one.model, RECIPE, SPEC, classes, 0))
+    with pytest.raises(FerError, match="class order") as caught:
+        load_checkpoint(tmp_path / "a.pt")
+    assert str(list(CLASSES)) == caught.value.allowed
+
+
+def held(tmp_path: Path) -> dict:
+    save_checkpoint(tmp_path / "good.pt", checkpoint())
+    return torch.load(tmp_path / "good.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("key", ["model", "recipe", "preprocess", "classes", "epoch"])
+def test_a_missing_part_is_refused(tmp_path: Path, key: str) -> None:
+    parts = held(tmp_path)
+    del parts[key]
+    torch.save(parts, tmp_path / "a.pt")
+    with pytest.raises(FerError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("change", [{"recipe": {"epochs": 1}}, {"preprocess": {"size": 1}}])
+def test_a_wrong_part_is_refused(tmp_path: Path, change: dict) -> None:
+    torch.save(held(tmp_path) | change, tmp_path / "a.pt")
+    with pytest.raises(FerError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04 no zip"])
+def test_other_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(FerError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", checkpoint())
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(FerError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "a.pt")
