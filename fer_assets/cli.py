@@ -217,7 +217,9 @@ def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
         table = Table("", "what", "found", "to do", box=None, pad_edge=False)
         marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "blocks": "[red]blocks[/]"}
         for finding in findings:
-            table.add_row(marks[finding.state], finding.what, finding.found, finding.fix)
+            table.add_row(
+                marks[finding.state], finding.what, _escape(finding.found), _escape(finding.fix)
+            )
         console.print(table)
     if any(finding.state == "blocks" for finding in findings):
         raise typer.Exit(1)

@@ -26,6 +26,7 @@ PACKAGES = (
     "pydantic",
     "onnxruntime",
     "onnx",
+    "onnxscript",
 )
 MIN_FREE_GIB = 2.0
 
@@ -47,6 +48,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
         *_versions(),
         *_storage(pipeline),
         *_sources(pipeline),
+        *_files(pipeline),
         *_detectors(pipeline),
         _codec(),
     ]
@@ -110,6 +112,22 @@ def _sources(pipeline: Pipeline) -> Iterator[Finding]:
             yield Finding("ok", f"data {source.name}", str(root))
         except FerError as error:
             yield Finding("blocks", f"data {source.name}", f"not at {error.where}", error.fix or "")
+
+
+def _files(pipeline: Pipeline) -> Iterator[Finding]:
+    from fer_ml.claims.model import read_claims
+
+    try:
+        count = len(read_claims(pipeline.claims_file()).claims)
+        yield Finding("ok", "claims", f"{count} in {pipeline.claims_file().name}")
+    except FerError as error:
+        yield Finding("note", "claims", f"{error.what}: {error.where}", error.fix or "")
+    if not pipeline.profile.drawn:
+        video = pipeline.demo_video()
+        if video.is_file():
+            yield Finding("ok", "demo clip", str(video))
+        else:
+            yield Finding("note", "demo clip", f"not at {video}", "set demo.video in the profile")
 
 
 def _detectors(pipeline: Pipeline) -> Iterator[Finding]:

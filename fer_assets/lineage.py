@@ -5,6 +5,7 @@ use it without Dagster, which this module does not import. What makes and judges
 by ``module:function`` and imported only when it runs, so that loading this table loads no torch.
 """
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Iterator
@@ -319,7 +320,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             gate="fer_ml.claims.build:gate_claims",
             needs=tuple(
                 Need(stage.asset, "each" if stage.partitioned else "one")
-                for stage in rest
+                for stage in (*sources, *rest)
                 if stage.asset in claimed
             ),
             recipe=_claims_recipe,
@@ -344,7 +345,10 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
 
 
 def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
-    return lambda pipeline, partition: {"adapter": pipeline.profile.source(name).adapter}
+    return lambda pipeline, partition: {
+        "adapter": pipeline.profile.source(name).adapter,
+        "options": pipeline.profile.source(name).options,
+    }
 
 
 def _curation_recipe(field: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -416,6 +420,15 @@ class Pipeline:
         ensure_raw(self.profile, self.store)
         root = raw_root(self.settings, self.profile, self.store, source)
         return Input(asset=f"raw/{source}", sha256=fingerprint(root), root=str(root))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the raw folders that are there, by asset. Makes nothing."""
+        found = {}
+        for source in self.profile.sources:
+            with contextlib.suppress(FerError):
+                root = raw_root(self.settings, self.profile, self.store, source.name)
+                found[f"raw/{source.name}"] = fingerprint(root)
+        return found
 
     def needed(self, target: Target) -> list[Target]:
         """The inputs of a target, partitions spelled out."""

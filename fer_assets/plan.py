@@ -1,7 +1,8 @@
 """What has to be made, and making it: the work behind ``fer materialize`` and job ``everything``.
 
-Stages run one after the other, each as a Dagster run of its own job, in this process. After each
-stage the next one is planned anew, so that an unchanged result makes nothing downstream stale.
+Groups of assets run one after the other, each as a Dagster run of its stage's job, in this process.
+After each run the next group is planned anew, so that an unchanged result makes no later group
+stale.
 """
 
 import logging

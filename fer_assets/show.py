@@ -199,11 +199,7 @@ class Traced:
 
 def trace_of(pipeline: Pipeline, what: str) -> Traced:
     """Trace a claim id of the profile's claims file, or whatever ``find_artifact`` understands."""
-    fingerprints = {
-        f"raw/{source.name}": pipeline.raw_input(source.name).sha256
-        for source in pipeline.profile.sources
-    }
-    tracer = Tracer(pipeline.store, fingerprints)
+    tracer = Tracer(pipeline.store, pipeline.fingerprints())
     path = pipeline.claims_file()
     for claim in read_claims(path).claims if path.is_file() else ():
         if claim.id == what:

@@ -42,6 +42,7 @@ class Source(Frozen):
     title: str = ""
     root: str | None = None
     splits: dict[str, Split] = {}
+    options: dict[str, str] = {}
 
 
 class Draw(Frozen):
@@ -197,6 +198,8 @@ class Profile(Frozen):
             raise ValueError(f"students: keys must be {list(STUDENTS)}, in this order")
         if self.students["ce"].init == "previous":
             raise ValueError("students.ce.init: there is no student before CE")
+        if not self.drawn and self.demo.video is None:
+            raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
         if self.ensemble.weights and len(self.ensemble.weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self

@@ -96,7 +96,7 @@ def clean_source(run: RunFolder, *, source: str, adapter: str, root: Path, pool_
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
     ``quarantine.csv``, ``excluded.csv`` and ``clean_report.json``.
     """
-    listing = get_adapter(adapter).listing(root)
+    listing = get_adapter(adapter).listing(root, **(options or {}))
     pool = Pool(pool_base)
     containment = root.resolve()
     seen: set[tuple[Any, ...]] = set()
@@ -134,7 +134,8 @@ def clean_source(run: RunFolder, *, source: str, adapter: str, root: Path, pool_
         "dataset": source,
         "source": source,
         "output": f"cleaned/{source}",
-        "source_root": str(root),
+        # The folder itself stands in record.json: here it would make the hash depend on where it is.
+        "source_root": f"raw/{source}",
         "splits": _counts(manifest),
         "excluded": dict(Counter(row["rule"] for row in excluded)),
         "missing_images": sum(row["rule"] == "missing path" for row in quarantined),
@@ -166,6 +167,7 @@ def build_source(run: RunFolder, job: Job) -> None:
         adapter=source.adapter,
         root=job.paths[f"raw/{source.name}"],
         pool_base=job.store.root,
+        options=source.options,
     )
 
 

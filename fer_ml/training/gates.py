@@ -1,9 +1,7 @@
 """The gates of a run folder: a training that did nothing, or lies about itself, is stopped here."""
 
-import math
-
 from fer_ml.evaluation.calibration import T_BOUNDS
-from fer_ml.gates import RUN_FILES, RUN_GATES, Gate, Outcome, at_least, same
+from fer_ml.gates import NOT_BELOW_PREVIOUS, RUN_FILES, RUN_GATES, Gate, Outcome, at_least, same
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import MANIFEST_FILES
 from fer_ml.manifests.schema import read_manifest
@@ -68,6 +66,8 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
 def gate_student(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
     """Judge a student after another: its run folder, and whether it lost to the one before."""
     outcomes = gate_run(artifact, store, profile)
+    if not outcomes[0].passed:
+        return [*outcomes, _unjudged(NOT_BELOW_PREVIOUS)]
     baseline = artifact.read_json("training.json")["baseline"]
     metrics = artifact.read_json("reliabilitymetrics.json")
     if metrics["manifest_sha256"] != baseline["manifest_sha256"]:
@@ -96,4 +96,6 @@ def _manifest_of(artifact: Artifact, store: Store) -> Artifact | None:
 
 
 def _unjudged(gate: Gate) -> Outcome:
-    return Outcome(gate.rule, False, math.nan, "complete run folder", "not judged: files missing")
+    return Outcome(
+        gate.rule, False, "not judged", "complete run folder", "not judged: files missing"
+    )
