@@ -11,7 +11,7 @@ import hashlib
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,7 +90,15 @@ def _link(original: Path, target: Path) -> bool:
     return True
 
 
-def clean_source(run: RunFolder, *, source: str, adapter: str, root: Path, pool_base: Path) -> None:
+def clean_source(
+    run: RunFolder,
+    *,
+    source: str,
+    adapter: str,
+    root: Path,
+    pool_base: Path,
+    options: Mapping[str, str] | None = None,
+) -> None:
     """Clean one source into ``run``.
 
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
@@ -134,7 +142,7 @@ def clean_source(run: RunFolder, *, source: str, adapter: str, root: Path, pool_
         "dataset": source,
         "source": source,
         "output": f"cleaned/{source}",
-        # The folder itself stands in record.json: here it would make the hash depend on where it is.
+        # Not the folder itself: the hash would then depend on where the data lies.
         "source_root": f"raw/{source}",
         "splits": _counts(manifest),
         "excluded": dict(Counter(row["rule"] for row in excluded)),
