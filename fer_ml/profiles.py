@@ -33,8 +33,9 @@ class Frozen(BaseModel):
 class Source(Frozen):
     """One raw dataset: the manifest's ``source`` value, its adapter, and its splits' meaning.
 
-    ``splits`` maps the publisher's split to ours where they differ. ``root`` is a folder, or null
-    for ``[roots]`` of fer.toml, or else ``data/<name>`` in the project. ``options`` go to the adapter.
+    ``splits`` maps the publisher's split to ours where they differ; ``options`` go to the adapter.
+    ``root`` is a folder, or null for ``[roots]`` of fer.toml, or else ``data/<name>`` in the
+    project.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")

@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from fer_ml.errors import FerError
-from fer_ml.images import encode_png
+from fer_ml.images import encode_png, read_image
 from fer_ml.manifests.cleaning import clean_source
 from fer_ml.manifests.identity import photo_hash
 from fer_ml.manifests.schema import read_manifest
-from fer_ml.images import read_image
 from fer_ml.store import Artifact, Store
 
 HEADER = "file,label,split,confidence,face_id,bbox_left,bbox_top,bbox_right,bbox_bottom"
@@ -59,9 +59,7 @@ def raw(tmp_path: Path) -> Path:
     return root
 
 
-def _noise(seed: int):
-    import numpy as np
-
+def _noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
 
 
@@ -222,3 +220,18 @@ def test_the_longest_name_that_a_file_can_have_is_cleaned(raw: Path, store: Stor
     (raw / "one/a.png").rename(raw / name)
     index(raw, f"{name},happy,train,,,,,,")
     assert read_manifest(clean(raw, store).file("s.csv")).height == 1
+
+
+@pytest.mark.xfail(strict=True, reason="the adapter follows it on purpose, the cleaning refuses it")
+def test_a_class_folder_on_another_disk_is_cleaned(tmp_path: Path, store: Store) -> None:
+    root, disk = tmp_path / "raw", tmp_path / "disk/Happy"
+    (root / "train/Sad").mkdir(parents=True)
+    disk.mkdir(parents=True)
+    (root / "train/Sad/a.png").write_bytes(encode_png(_noise(1)))
+    (disk / "b.png").write_bytes(encode_png(_noise(2)))
+    (root / "train/Happy").symlink_to(disk)
+    with store.begin("manifest/s") as run:
+        clean_source(run, source="s", adapter="split_folders", root=root, pool_base=store.root)
+    artifact = store.current("manifest/s")
+    assert artifact is not None
+    assert table(artifact, "quarantine.csv").is_empty()

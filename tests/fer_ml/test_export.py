@@ -1,0 +1,129 @@
+"""The exported network is the trained one, and tells nothing about the machine."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
+from fer_ml.export import export_onnx, parity, unsure_threshold
+from fer_ml.labels import CLASSES
+from fer_ml.preprocess import Preprocess
+from fer_ml.profiles import CE, Training
+from fer_ml.store import sha256_file
+from fer_ml.training.checkpoint import Checkpoint
+from fer_ml.training.faces import FaceSet, to_input
+from fer_ml.training.models import build_model
+
+# torch.onnx and torch.export warn about their own internals; the export is judged by its result.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SPEC = Preprocess(size=32)
+RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
+
+
+def by_brute_force(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
+    for level in sorted(set(confidence.tolist())):
+        answered = confidence >= level
+        if (~correct[answered]).sum() <= risk * answered.sum() + 1e-12:
+            return level
+    return 1.0
+
+
+@pytest.mark.parametrize("risk", [0.0, 0.1, 0.2, 0.5])
+@pytest.mark.parametrize("seed", range(10))
+def test_threshold_by_brute_force(seed: int, risk: float) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 60))
+    # Few distinct levels, so that ties are common; every other set is well calibrated.
+    confidence = rng.integers(1, 20, n) / 20
+    correct = rng.random(n) < (confidence if seed % 2 else 0.7)
+    assert unsure_threshold(confidence, correct, risk) == by_brute_force(confidence, correct, risk)
+
+
+def test_threshold_at_its_ends() -> None:
+    confidence = np.array([0.9, 0.6, 0.3])
+    assert unsure_threshold(confidence, np.array([True] * 3), 0.2) == 0.3
+    assert unsure_threshold(confidence, np.array([False] * 3), 0.2) == 1.0
+    assert unsure_threshold(confidence, np.array([True, False, True]), 0.2) == 0.9
+    tied = np.array([0.9, 0.9])
+    assert unsure_threshold(tied, np.array([True, False]), 0.2) == 1.0, "ties are answered together"
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    export_onnx(checkpoint, folder / MODEL_FILE)
+    write_card(
+        folder,
+        Card(
+            name="student",
+            profile="test",
+            architecture="test_resnet",
+            classes=CLASSES,
+            preprocess=SPEC,
+            temperature=1.7,
+            unsure_below=0.4,
+            model_sha256=sha256_file(folder / MODEL_FILE),
+            checkpoint_sha256="0" * 64,
+            data="none",
+            licence="none",
+            intended_use="tests",
+        ),
+    )
+    return folder
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_onnx_equals_torch_for_any_batch(checkpoint: Checkpoint, folder: Path, n: int) -> None:
+    images = np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        ours = checkpoint.network()(to_input(images, SPEC)).numpy()
+    bundle = load_bundle(folder)
+    np.testing.assert_allclose(bundle.logits(images), ours, atol=1e-5)
+    wanted = torch.softmax(torch.from_numpy(ours) / 1.7, dim=1).numpy()
+    np.testing.assert_allclose(bundle.probabilities(images), wanted, atol=1e-5)
+    faces = FaceSet(images, np.zeros(n, np.int64), ("x",) * n, SPEC)
+    assert parity(checkpoint, folder, faces) < 1e-5
+
+
+def test_parity_sees_another_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
+    torch.manual_seed(1)
+    other = Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    faces = FaceSet(images, np.zeros(2, np.int64), ("a", "b"), SPEC)
+    assert parity(other, folder, faces) > 1e-3
+
+
+def test_the_file_says_nothing_about_this_machine(folder: Path) -> None:
+    data = (folder / MODEL_FILE).read_bytes()
+    for trace in (b"/root", b"/home/", b"site-packages", b".py", b"/work/", b"/usr/"):
+        assert trace not in data
+    assert str(Path.cwd()).encode() not in data
+
+
+def test_inputs_outputs_and_a_single_file(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {MODEL_FILE, "card.json"}
+    graph = onnx.load(folder / MODEL_FILE).graph
+    assert [value.name for value in graph.input] == ["input"]
+    assert [value.name for value in graph.output] == ["logits"]
+    batch, *rest = (dim for dim in graph.input[0].type.tensor_type.shape.dim)
+    assert batch.dim_param
+    assert [dim.dim_value for dim in rest] == [3, 32, 32]
+
+
+def test_exporting_twice_gives_the_same_bytes(
+    checkpoint: Checkpoint, folder: Path, tmp_path: Path
+) -> None:
+    export_onnx(checkpoint, tmp_path / MODEL_FILE)
+    assert (tmp_path / MODEL_FILE).read_bytes() == (folder / MODEL_FILE).read_bytes()
