@@ -80,6 +80,8 @@ def read_card(folder: Path) -> Card:
             allowed=f"a folder with {MODEL_FILE} and {CARD_FILE}",
             fix="run 'fer materialize', or pass --bundle FOLDER",
         ) from error
+    except UnicodeDecodeError as error:
+        raise FerError("card is not UTF-8 text", where=path, fix="export it again") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise FerError(

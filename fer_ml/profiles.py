@@ -201,6 +201,9 @@ class Profile(Frozen):
             raise ValueError("students.ce.init: there is no student before CE")
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
+        parts = 1 / self.ensemble.step
+        if abs(parts - round(parts)) > 1e-9:
+            raise ValueError(f"ensemble.step: {self.ensemble.step} does not divide 1")
         if self.ensemble.weights and len(self.ensemble.weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self

@@ -1,7 +1,9 @@
 """The claims file: typed YAML, checked at the door."""
 
+import re
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -9,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fer_ml.errors import FerError
 
 MAX_BYTES = 2_000_000
+
+
+Pointer = Annotated[str, Field(pattern=r"^(/.*)?$")]
 
 
 class Claim(BaseModel):
@@ -29,11 +34,11 @@ class Claim(BaseModel):
     asset: str
     partition: str | None = None
     file: str
-    pointer: str = Field(pattern=r"^(/.*)?$")
+    pointer: Pointer
     decimals: int = Field(default=0, ge=0, le=9)
-    expected: float | None = None
-    n_pointer: str | None = None
-    parts: tuple[str, ...] = ()
+    expected: float | None = Field(default=None, allow_inf_nan=False, ge=-1e15, le=1e15)
+    n_pointer: Pointer | None = None
+    parts: tuple[Pointer, ...] = ()
 
     @model_validator(mode="after")
     def _needs(self) -> "Claim":
@@ -41,6 +46,10 @@ class Claim(BaseModel):
             raise ValueError("n_pointer goes with kind: proportion")
         if (self.kind == "sum") != bool(self.parts):
             raise ValueError("parts go with kind: sum")
+        if self.expected is not None:
+            exponent = Decimal(str(self.expected)).normalize().as_tuple().exponent
+            if -int(exponent) > self.decimals:
+                raise ValueError(f"expected {self.expected} has more than {self.decimals} decimals")
         return self
 
 
@@ -62,8 +71,15 @@ class ClaimsFile(BaseModel):
         return self
 
 
-class _NoAliases(yaml.SafeLoader):
-    """Safe YAML without aliases: a few bytes of nested aliases expand to gigabytes."""
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (a few bytes of them expand to gigabytes) or repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if len(set(map(str, keys))) != len(keys):
+            twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+            raise yaml.YAMLError(f"keys stand twice: {', '.join(twice)}: {node.start_mark}")
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -85,10 +101,11 @@ def read_claims(path: Path) -> ClaimsFile:
     if len(data) > MAX_BYTES:
         raise FerError(f"claims file has {len(data)} bytes", where=path, allowed=f"{MAX_BYTES}")
     try:
-        held = yaml.load(data, _NoAliases)
-        return ClaimsFile.model_validate(held)
-    except (yaml.YAMLError, RecursionError) as error:
+        held = yaml.load(data, _StrictLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise FerError(f"not valid YAML: {error}", where=path) from error
+    try:
+        return ClaimsFile.model_validate(held)
     except ValidationError as error:
         first = error.errors()[0]
         raise FerError(
@@ -104,7 +121,7 @@ def resolve_pointer(document: Any, pointer: str) -> Any:
     for raw in pointer.split("/")[1:]:
         token = raw.replace("~1", "/").replace("~0", "~")
         if isinstance(value, list):
-            if not token.isdigit() or int(token) >= len(value):
+            if not re.fullmatch(r"0|[1-9][0-9]{0,9}", token) or int(token) >= len(value):
                 raise KeyError(pointer)
             value = value[int(token)]
         elif isinstance(value, dict) and token in value:

@@ -85,8 +85,10 @@ def resolve_claim(claim: Claim, store: Store, tracer: Tracer) -> Resolved:
         document = _document(artifact, claim.file)
         value = _number(document, claim.pointer)
         fault = _contradiction(claim, document, value)
-    except (FerError, KeyError, TypeError) as error:
-        reason = error.what if isinstance(error, FerError) else f"no number at {error.args[0]}"
+    except FerError as error:
+        return Resolved(claim, "ungrounded", error.what, None, artifact, trace)
+    except KeyError as error:
+        reason = f"no number at {error.args[0]}"
         return Resolved(claim, "ungrounded", reason, None, artifact, trace)
     if fault:
         return Resolved(claim, "contradicted", fault, value, artifact, trace)
@@ -110,7 +112,10 @@ def _document(artifact: Artifact, name: str) -> Any:
     path = artifact.file(name)
     if path.suffix != ".json":
         raise FerError(f"{name} is not JSON", where=path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FerError(f"{name} is not JSON: {error}", where=path) from error
 
 
 def _number(document: Any, pointer: str) -> float:
@@ -125,8 +130,8 @@ def _contradiction(claim: Claim, document: Any, value: float) -> str | None:
         return f"the artifact holds {value}, the claim says {claim.expected}"
     if claim.n_pointer is not None:
         n = _number(document, claim.n_pointer)
-        if not is_proportion(value, int(n)):
-            return f"{value} is not k/{int(n)} for any whole k"
+        if not is_proportion(value, n):
+            return f"{value} is not k/{n} for any whole k"
     if claim.parts:
         total = sum(_number(document, pointer) for pointer in claim.parts)
         if abs(total - value) > 1e-9:
@@ -141,6 +146,6 @@ def rounds_to(value: float, printed: float, decimals: int) -> bool:
     return abs(Decimal(str(value)) - wanted) <= step / 2
 
 
-def is_proportion(value: float, n: int) -> bool:
-    """Whether ``value`` is k/n for a whole k, up to the rounding of a float."""
-    return n > 0 and 0 <= value <= 1 and abs(round(value * n) / n - value) < 1e-12
+def is_proportion(value: float, n: float) -> bool:
+    """Whether n is whole and ``value`` is k/n for a whole k, up to the rounding of a float."""
+    return n > 0 and n == int(n) and 0 <= value <= 1 and abs(round(value * n) / n - value) < 1e-12

@@ -31,7 +31,9 @@ def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
         options={"xatol": 1e-6},
     )
     temperature = float(1 / result.x)
-    return temperature, T_BOUNDS[0] * 1.01 < temperature < T_BOUNDS[1] * 0.99
+    # On a perfectly separated set the NLL is flat at zero long before the bound is reached.
+    flat = nll(logits, y, temperature) == nll(logits, y, temperature / 2)
+    return temperature, not flat and T_BOUNDS[0] * 1.01 < temperature < T_BOUNDS[1] * 0.99
 
 
 def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:

@@ -56,7 +56,9 @@ class Pool:
 
     def add(self, folder: str, name: str, data: bytes, original: Path | None) -> str:
         """Link (or write) an image into ``cleaned/<folder>``; returns its ``image_path``."""
-        stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
+        suffix = PurePosixPath(name).suffix.lower()[:20]
+        # 255 bytes are the limit of a file name; the hash keeps a shortened one unique.
+        stem = PurePosixPath(name).stem.encode()[:200].decode(errors="ignore")
         digest = hashlib.sha256(data).hexdigest()
         relative = f"cleaned/{folder}/{stem}__{digest[:10]}{suffix}"
         target = self.base / relative
@@ -254,7 +256,7 @@ def _read(row: dict[str, Any], root: Path, containment: Path) -> tuple[bytes, Pa
         return resolved.read_bytes(), resolved
     except FileNotFoundError as error:
         raise Rejected("missing path", f"{row['file']} does not exist") from error
-    except (IsADirectoryError, NotADirectoryError, PermissionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # a name too long, a loop of links, no permission
         raise Rejected("missing path", f"{row['file']} cannot be read: {error}") from error
 
 

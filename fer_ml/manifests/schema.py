@@ -69,8 +69,11 @@ def read_manifest(csv: Path) -> pl.DataFrame:
 
 
 def boxes(frame: pl.DataFrame) -> list[tuple[int, int, int, int] | None]:
-    """``(left, top, right, bottom)`` in px of the image for each row, ``None`` without a box."""
+    """``(left, top, right, bottom)`` in px of the image for each row, ``None`` without a box.
+
+    A box with an empty cell keeps its ``None`` there, for the rule about boxes to find.
+    """
     return [
-        None if row[0] is None else (row[0], row[1], row[2], row[3])
+        None if row == (None, None, None, None) else (row[0], row[1], row[2], row[3])
         for row in frame.select(BOX).iter_rows()
     ]

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     torch.save(
         {
             "schema_version": 1,
-            "model": {name: tensor.contiguous() for name, tensor in checkpoint.model.items()},
+            "model": {name: _packed(tensor) for name, tensor in checkpoint.model.items()},
             "recipe": checkpoint.recipe.model_dump(mode="json"),
             "preprocess": checkpoint.preprocess.model_dump(mode="json"),
             "classes": list(checkpoint.classes),
@@ -51,6 +50,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         buffer,
     )
     path.write_bytes(buffer.getvalue())
+
+
+def _packed(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the plain memory layout, so that the layout in training leaves no trace."""
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -64,15 +68,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             classes=tuple(held["classes"]),
             epoch=held["epoch"],
         )
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        EOFError,
-        ValueError,
-    ) as error:
-        reason = str(error).splitlines()[0]
+    except OSError as error:
+        raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
+    # torch raises whatever the bytes lead it to: none of it is a reason to go on.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FerError(
             f"not a checkpoint of this platform: {reason}",
             where=path,

@@ -12,10 +12,11 @@ from fer_ml.gates import Outcome
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import MANIFEST_FILES
-from fer_ml.manifests.schema import SCHEMA, read_manifest
+from fer_ml.manifests.identity import sample_hash
+from fer_ml.manifests.schema import SCHEMA, boxes, read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
-from fer_ml.validation.rules import count_labels, judge_manifest, probe_images
+from fer_ml.validation.rules import Probe, count_labels, judge_manifest, probe_images
 
 REPORTS: dict[str, str] = {
     "classification_manifest": "manifest_validation_all.json",
@@ -54,23 +55,27 @@ def gate_source(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
     ]
 
 
-def report(
-    frame: pl.DataFrame, outcomes: list[Outcome], *, manifest: str, root: str, decoded: int
-) -> dict[str, Any]:
-    """One ``manifest_validation*.json``. ``decoded`` counts the distinct images opened."""
+def report(frame: pl.DataFrame, probe: Probe, *, manifest: str, root: str) -> dict[str, Any]:
+    """One ``manifest_validation*.json``: rules on rows, ``decode`` on distinct images."""
+    outcomes = judge_manifest(frame, probe)
     by_rule = {outcome.rule: outcome for outcome in outcomes}
-    fail = int(by_rule["undecodable"].value)
-    missing = int(by_rule["missing_paths"].value)
-    bad = int(by_rule["bad_labels"].value)
+    faulty = frame.filter(
+        pl.col("image_path").is_in(list({*probe.missing, *probe.undecodable}))
+        | ~pl.col("label").is_in(list(CLASSES)).fill_null(False)
+    )
     return {
         "schema_version": 1,
         "manifest": manifest,
         "out_root": root,
         "rows_total": frame.height,
-        "rows_valid": frame.height - missing - bad - fail,
-        "bad_labels": bad,
-        "missing_paths": missing,
-        "decode": {"attempted": decoded, "ok": decoded - fail, "fail": fail},
+        "rows_valid": frame.height - faulty.height,
+        "bad_labels": by_rule["bad_labels"].value,
+        "missing_paths": by_rule["missing_paths"].value,
+        "decode": {
+            "attempted": len(probe.photo) + len(probe.undecodable),
+            "ok": len(probe.photo),
+            "fail": len(probe.undecodable),
+        },
         "counts": {
             "by_source": dict(sorted(Counter(frame["source"]).items())),
             "by_source_split_label": count_labels(frame),
@@ -97,10 +102,9 @@ def build_validation(run: RunFolder, job: Job) -> None:
         probe = probe_images(frame, job.store.root)
         found = report(
             frame,
-            judge_manifest(frame, probe),
+            probe,
             manifest=MANIFEST_FILES[asset],
             root="FER_HOME/" + job.profile.name,
-            decoded=len(probe.photo) + len(probe.undecodable),
         )
         run.write_json(name, {**found, "manifest_sha256": artifact.sha256})
         run.summary[f"{asset}_rows"] = found["rows_total"]
@@ -154,13 +158,7 @@ def validate_file(csv: Path, root: Path) -> dict[str, Any]:
         raise FerError(f"a column has values of another type: {error}", where=csv) from error
     probe = probe_images(frame, root)
     frame = _fill_identity(frame, probe.photo, probe.size)
-    return report(
-        frame,
-        judge_manifest(frame, probe),
-        manifest=str(csv),
-        root=str(root),
-        decoded=len(probe.photo) + len(probe.undecodable),
-    )
+    return report(frame, probe, manifest=str(csv), root=str(root))
 
 
 def _fill_identity(
@@ -172,10 +170,11 @@ def _fill_identity(
     the rule about its image counts it once and the rule about empty cells does not count it again.
     """
     paths = frame["image_path"].fill_null("").to_list()
-    identity = pl.Series([photo.get(path, f"path:{path}") for path in paths])
+    photos = [photo.get(path, f"path:{path}") for path in paths]
+    faces = [sample_hash(name, box) for name, box in zip(photos, boxes(frame), strict=True)]
     return frame.with_columns(
-        pl.coalesce("group_id", identity).alias("group_id"),
-        pl.coalesce("sample_id", identity).alias("sample_id"),
+        pl.coalesce("group_id", pl.Series(photos)).alias("group_id"),
+        pl.coalesce("sample_id", pl.Series(faces)).alias("sample_id"),
         pl.coalesce("width", pl.Series([size.get(p, (0, 0))[0] for p in paths])).alias("width"),
         pl.coalesce("height", pl.Series([size.get(p, (0, 0))[1] for p in paths])).alias("height"),
     )

@@ -39,18 +39,26 @@ def probe_images(frame: pl.DataFrame, root: Path) -> Probe:
     paths = frame["image_path"].drop_nulls().unique(maintain_order=True)
     for name in tqdm(paths, desc="decode", disable=None):
         reason = escapes(name)
-        path = root / name if reason is None else None
-        if path is None or not path.is_file():
-            missing[name] = reason or "no such file"
+        if reason is None and not _is_file(root / name):
+            reason = "no such file"
+        if reason is not None:
+            missing[name] = reason
             continue
         try:
-            image = read_image(path)
+            image = read_image(root / name)
         except FerError as error:
             undecodable[name] = error.what
             continue
         size[name] = (image.shape[1], image.shape[0])
         photo[name] = photo_hash(image)
     return Probe(missing, undecodable, size, photo)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
 
 
 def escapes(name: str) -> str | None:

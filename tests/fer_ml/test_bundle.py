@@ -142,7 +142,6 @@ def test_bytes_that_are_no_network(folder: Path) -> None:
         load_bundle(folder)
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="read_text() is not guarded")
 def test_a_card_that_is_not_utf8(folder: Path) -> None:
     (folder / CARD_FILE).write_bytes(b"\xff\xfe{}")
     with pytest.raises(FerError):
