@@ -32,7 +32,7 @@ def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
     )
     temperature = float(1 / result.x)
     # On a perfectly separated set the NLL is flat at zero long before the bound is reached.
-    flat = nll(logits, y, temperature) == nll(logits, y, temperature / 2)
+    flat = nll(logits, y, temperature) < 1e-9
     return temperature, not flat and T_BOUNDS[0] * 1.01 < temperature < T_BOUNDS[1] * 0.99
 
 

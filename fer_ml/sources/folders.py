@@ -74,8 +74,8 @@ def _list(root: Path, levels: int) -> pl.DataFrame:
 def _walk(root: Path, levels: int) -> Iterator[Folder]:
     """Every directory below ``root``, hidden ones left out.
 
-    Links to directories are followed where split and class folders lie, because people keep those
-    on other disks; deeper down they could form a loop.
+    Links to directories are listed where split and class folders lie, so that the cleaning can
+    judge what is behind them; deeper down they could form a loop.
     """
     waiting: list[tuple[tuple[str, ...], str]] = [((), str(root))]
     while waiting:
