@@ -134,8 +134,9 @@ def test_validate_judges_any_csv(fer: Fer, tmp_path: Path) -> None:
     refused(fer("validate", "m.csv", "--root", "nowhere"), "no such folder")
 
 
-def test_trace_of_nothing(fer: Fer) -> None:
-    refused(fer("trace", "no-such-claim", "-p", "ferplus"), "no data root")
+def test_trace_of_nothing(fer: Fer, tmp_path: Path) -> None:
+    refused(fer("trace", "no-such-claim"), "nothing to trace for 'no-such-claim'", "allowed:")
+    assert not (tmp_path / "outputs").exists(), "looking makes nothing"
 
 
 def test_doctor_says_what_is_missing_and_what_to_do(fer: Fer) -> None:
