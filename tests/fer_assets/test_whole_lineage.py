@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.show import trace_of
@@ -143,3 +144,11 @@ def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:
         assert materialize(tiny, instance) == []
         event = instance.get_latest_materialization_event(dg.AssetKey("student_bundle"))
         assert event is not None
+
+
+def test_the_job_for_the_whole_does_what_the_command_does(tiny: Pipeline) -> None:
+    job = definitions_for(tiny).resolve_job_def("everything")
+    with dg.DagsterInstance.get() as instance:
+        done = job.execute_in_process(instance=instance)
+        assert done.success
+        assert materialize(tiny, instance) == []
