@@ -126,11 +126,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, the form that is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with a final newline, atomically. NaN and infinity are refused."""
     write_atomic(
