@@ -1,4 +1,4 @@
-"""Jobs, the nightly schedule and the sensor on changed raw data."""
+"""Jobs, the schedules that re-validate, and the sensor on changed raw data."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 
+from fer_assets.assets import FULL_PASS_TAG
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
 from fer_ml.errors import FerError
@@ -33,14 +34,28 @@ def stage_jobs() -> list[UnresolvedAssetJobDefinition]:
     ]
 
 
-def revalidate_job(manifests: Sequence[dg.AssetsDefinition]) -> UnresolvedAssetJobDefinition:
-    """Look at every row and image again: new reports, new receipts, no new manifests."""
-    return dg.define_asset_job(
-        "revalidate",
-        selection=dg.AssetSelection.assets("manifest_validation")
-        | dg.AssetSelection.checks_for_assets(*manifests),
-        description="Validate all manifests again, every row and every image.",
+def revalidate_jobs(manifests: Sequence[dg.AssetsDefinition]) -> list[UnresolvedAssetJobDefinition]:
+    """Judge all manifests again: new reports, new receipts, no new manifests.
+
+    ``revalidate`` decodes what changed on disk; ``revalidate_fully`` decodes everything.
+    """
+    selection = dg.AssetSelection.assets("manifest_validation") | (
+        dg.AssetSelection.checks_for_assets(*manifests)
     )
+    return [
+        dg.define_asset_job(
+            "revalidate",
+            selection=selection,
+            description="Validate all manifests again: every row, and every image that changed "
+            "on disk (size, time, inode) since it was last decoded.",
+        ),
+        dg.define_asset_job(
+            "revalidate_fully",
+            selection=selection,
+            tags={FULL_PASS_TAG: "true"},
+            description="Validate all manifests again: every row, every image decoded.",
+        ),
+    ]
 
 
 def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
@@ -67,15 +82,25 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     return everything
 
 
-def nightly(job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition:
-    """Re-validate every night at 03:00. Off until somebody switches it on in the UI."""
-    return dg.ScheduleDefinition(
-        name="nightly_revalidation",
-        job=job,
-        cron_schedule="0 3 * * *",
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Look at every row and image again, every night at 03:00.",
-    )
+def revalidations(jobs: Sequence[UnresolvedAssetJobDefinition]) -> list[dg.ScheduleDefinition]:
+    """Every night what changed, every week everything. Off until somebody switches them on."""
+    nightly, weekly = jobs
+    return [
+        dg.ScheduleDefinition(
+            name="nightly_revalidation",
+            job=nightly,
+            cron_schedule="0 3 * * *",
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description="Every night at 03:00: every row, and every image that changed on disk.",
+        ),
+        dg.ScheduleDefinition(
+            name="weekly_full_revalidation",
+            job=weekly,
+            cron_schedule="0 4 * * 0",
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description="Every Sunday at 04:00: every row, every image decoded again.",
+        ),
+    ]
 
 
 def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:

@@ -160,22 +160,48 @@ def ui(
 @app.command()
 def validate(
     manifest: Annotated[Path, typer.Argument(help="Manifest CSV")],
-    root: Annotated[Path | None, typer.Option(help="Folder that image_path is relative to")] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that the images lie below; may be given several times"),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode also what has not changed since the last time")
+    ] = False,
+    findings: Annotated[
+        Path | None, typer.Option(help="Write every finding to this CSV, not only examples")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge any manifest CSV: every row, every image. Exit code 2 when a blocking gate fails.
+
+    Paths may be relative to a root or to the project, or absolute ones of another machine: which
+    base was found for which paths is told.
 
     Example: fer validate my_manifest.csv --root my_images
     """
     from fer_ml.validation.report import validate_file
 
-    found = validate_file(manifest, root or manifest.resolve().parent)
+    found = validate_file(
+        manifest,
+        root or [manifest.resolve().parent],
+        settings().home / ".validate",
+        since=time.time() if full else 0.0,
+    )
+    if findings is not None:
+        import polars as pl
+
+        from fer_ml.store import write_atomic
+        from fer_ml.validation.rules import FINDINGS_SCHEMA
+
+        table = pl.DataFrame(found["findings"], schema=FINDINGS_SCHEMA)
+        write_atomic(findings, table.write_csv().encode())
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         from fer_assets import show
 
-        console.print(show.validation_table(found))
+        for part in show.validation(found):
+            console.print(part)
     if not found["passed"]:
         raise typer.Exit(2)
 

@@ -7,9 +7,9 @@ import dagster as dg
 from fer_assets.assets import raw_asset, stage_asset, stage_checks
 from fer_assets.automation import (
     everything_job,
-    nightly,
     raw_sensor,
-    revalidate_job,
+    revalidate_jobs,
+    revalidations,
     stage_jobs,
 )
 from fer_assets.lineage import Pipeline
@@ -25,7 +25,7 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     stages = pipeline.stages
     assets = {name: stage_asset(pipeline, stage) for name, stage in stages.items()}
     validated = [assets[name] for name, stage in stages.items() if stage.group == "manifests"]
-    revalidate = revalidate_job(validated)
+    revalidate = revalidate_jobs(validated)
     return dg.Definitions(
         assets=[
             *(raw_asset(pipeline, source.name) for source in pipeline.profile.sources),
@@ -34,8 +34,8 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
         asset_checks=[
             stage_checks(pipeline, stage) for stage in stages.values() if gates_of(stage.asset)
         ],
-        jobs=[everything_job(pipeline), *stage_jobs(), revalidate],
-        schedules=[nightly(revalidate)],
+        jobs=[everything_job(pipeline), *stage_jobs(), *revalidate],
+        schedules=revalidations(revalidate),
         sensors=[raw_sensor(pipeline)],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
     )

@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,14 @@ from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
 from fer_ml.settings import Settings, settings
 from fer_ml.store import Artifact, Input, Receipt, Store, asset_label, sha256_file
 
-CURATED = ("hq_train_manifest", "eval_only_manifest", "test_all_sources_manifest")
+CURATED = {
+    "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
+    "on (`classification_manifest_hq_train.csv`), with splits as data.",
+    "eval_only_manifest": "Test rows of sources that are set apart for evaluation: "
+    "`classification_manifest_eval_only.csv`.",
+    "test_all_sources_manifest": "The mixed-source benchmark: test rows of every source, "
+    "`test_all_sources.csv`. Only reported, never selected on.",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Stage:
 
     ``code_version`` changes when the same inputs and recipe would give another result. ``recipe``
     picks the part of the profile that decides the result; a change there makes the asset stale.
+    ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
     """
 
     asset: str
@@ -57,6 +65,7 @@ class Stage:
     partitioned: bool = False
     code_version: str = "1"
     pool: str | None = None
+    fresh_hours: int | None = None
     recipe: Callable[["Pipeline", str | None], dict[str, Any]] = lambda pipeline, partition: {}
 
 
@@ -126,6 +135,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "`quarantine.csv` and `excluded.csv` with its reason.",
             build="fer_ml.manifests.cleaning:build_source",
             gate="fer_ml.validation.report:gate_source",
+            code_version="2",
             needs=(),
             raw=source.name,
             recipe=_source_recipe(source.name),
@@ -139,27 +149,18 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             kinds=("csv", "polars"),
             describe=describe,
             build="fer_ml.manifests.curate:build_curated",
+            code_version="2",
             gate="fer_ml.validation.report:gate_manifest",
             needs=_needs("classification_manifest"),
             recipe=_curation_recipe(asset.removesuffix("_manifest")),
         )
-        for asset, describe in (
-            (
-                "hq_train_manifest",
-                "The rows that teachers and students train, select and calibrate "
-                "on (`classification_manifest_hq_train.csv`), with splits as data.",
-            ),
-            (
-                "eval_only_manifest",
-                "Test rows of sources that are set apart for evaluation: "
-                "`classification_manifest_eval_only.csv`.",
-            ),
-            (
-                "test_all_sources_manifest",
-                "The mixed-source benchmark: test rows of every source, "
-                "`test_all_sources.csv`. Only reported, never selected on.",
-            ),
-        )
+        for asset, describe in {
+            **CURATED,
+            **{
+                f"{name}_manifest": f"Curated by the recipe `curations.{name}` of the profile."
+                for name in profile.curations
+            },
+        }.items()
     ]
     students = []
     for index, stage in enumerate(STUDENTS):
@@ -189,6 +190,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "rows with a twin in a split that takes precedence are quarantined. "
             "`leakage.json` says how many test rows had a twin in training.",
             build="fer_ml.manifests.unify:build_unified",
+            code_version="2",
             gate="fer_ml.validation.report:gate_manifest",
             needs=_needs(*(stage.asset for stage in sources)),
             recipe=_unified_recipe,
@@ -199,10 +201,22 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             group="manifests",
             kinds=("json",),
             describe="One report for each manifest, from a look at every row and every image: "
-            "`manifest_validation_*.json`, with the first pipeline's keys.",
+            "`manifest_validation_*.json`, with the first pipeline's keys; every finding in "
+            "`findings.csv`, with pictures.",
             build="fer_ml.validation.report:build_validation",
+            code_version="2",
             gate="fer_ml.validation.report:gate_validation",
-            needs=_needs("classification_manifest", *CURATED),
+            fresh_hours=26,
+            needs=_needs("classification_manifest", *(stage.asset for stage in curated)),
+        ),
+        Stage(
+            asset="label_review",
+            group="manifests",
+            kinds=("csv", "html"),
+            describe="Faces that two rows label differently, the most suspicious first: by "
+            "annotators' votes where there are some. `review.csv`, and `review.html` with faces.",
+            build="fer_ml.manifests.review:build_label_review",
+            needs=_needs("classification_manifest"),
         ),
         Stage(
             asset="teacher",
@@ -242,6 +256,15 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
                 **_dump(pipeline.profile.ensemble),
                 "teachers": list(pipeline.profile.teachers),
             },
+        ),
+        Stage(
+            asset="prediction_review",
+            group="distillation",
+            kinds=("csv", "html"),
+            describe="Labels that the ensemble contradicts, on faces that its members never "
+            "trained on, the least likely first. `review.csv`, and `review.html` with faces.",
+            build="fer_ml.distillation.prediction_review:build_prediction_review",
+            needs=_needs("ensemble", "hq_train_manifest"),
         ),
         Stage(
             asset="softlabels",
@@ -351,8 +374,8 @@ def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, An
     }
 
 
-def _curation_recipe(field: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
-    return lambda pipeline, partition: _dump(getattr(pipeline.profile, field))
+def _curation_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    return lambda pipeline, partition: _dump(pipeline.profile.curated[name])
 
 
 @dataclass(frozen=True)
@@ -396,6 +419,11 @@ class Pipeline:
                 allowed=", ".join(self.stages),
             )
         return self.stages[asset]
+
+    @property
+    def shows_faces(self) -> bool:
+        """Whether faces may be shown in Dagster: it would keep them in its event log."""
+        return self.profile.drawn or self.settings.config.faces_in_ui
 
     def targets(self) -> Iterator[Target]:
         """Everything there is to materialize, in order; teachers of the profile only."""
@@ -445,6 +473,10 @@ class Pipeline:
         """The part of the profile that decides this target, as JSON values."""
         recipe = self.stage(target.asset).recipe(self, target.partition)
         return json.loads(json.dumps(recipe))
+
+    def looking_again(self, since: float) -> "Pipeline":
+        """This pipeline for a full pass: looks at files before ``since`` (s) do not count."""
+        return replace(self, store=replace(self.store, looked_since=since))
 
     def make(self, target: Target, run_id: str | None = None) -> Artifact:
         """Materialize one target from gated inputs; returns the new current artifact."""

@@ -1,6 +1,8 @@
 """What Dagster shows of an artifact: counts, plots, tables, and where it came from."""
 
 import base64
+import csv
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +11,19 @@ import dagster as dg
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.store import Artifact
 
-#: Plots above this size would slow the asset's page; they stay in the run folder only.
-MAX_INLINE_BYTES = 60_000
+#: Pictures above this size would slow the asset's page; they stay in the run folder only.
+MAX_INLINE_BYTES = 300_000
+#: Pictures of faces: shown only where the pipeline may.
+FACES = ("faces.png", "findings.png")
+#: Rows of a table that are shown; the file has all of them.
+MAX_TABLE_ROWS = 50
 
 
-def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
-    """Metadata of a materialization, from the artifact's record and its plots."""
+def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
+    """Metadata of a materialization, from the artifact's record, tables and pictures.
+
+    Without ``faces``, pictures of faces are named and not shown: Dagster would keep them.
+    """
     record = artifact.record
     shown: dict[str, Any] = {
         key: value for key, value in record.summary.items() if isinstance(value, int | float | str)
@@ -40,7 +49,9 @@ def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
         ]
     )
     for name, entry in record.files.items():
-        if name.endswith(".png") and entry.bytes <= MAX_INLINE_BYTES:
+        if name in FACES and not faces:
+            shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
+        elif name.endswith(".png") and entry.bytes <= MAX_INLINE_BYTES:
             data = base64.b64encode(artifact.file(name).read_bytes()).decode()
             shown[name.removesuffix(".png")] = dg.MetadataValue.md(
                 f"![{name}](data:image/png;base64,{data})"
@@ -49,7 +60,60 @@ def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
         shown["report"] = dg.MetadataValue.md(artifact.file("report.md").read_text("utf-8"))
     if "claims.csv" in record.files:
         shown["claims_table"] = _claims_table(artifact)
+    if "clean_report.json" in record.files:
+        shown["sources_table"] = _sources_table(artifact)
+    if "leakage.json" in record.files:
+        twins = artifact.read_json("leakage.json")["test_twins"]
+        shown["test_twins"] = _table([{"source": name, **held} for name, held in twins.items()])
+    if "findings.csv" in record.files:
+        shown["rules_table"] = _rules_table(artifact)
+    for name in ("quarantine.csv", "review.csv", "findings.csv"):
+        if name in record.files:
+            shown[f"{name.removesuffix('.csv')}_table"] = _first_rows(artifact, name)
     return shown
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | dg.TextMetadataValue:
+    if not rows:
+        return dg.MetadataValue.text("none")
+    cells = [
+        {key: value if isinstance(value, int | float) else str(value) for key, value in row.items()}
+        for row in rows
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in cells])
+
+
+def _sources_table(artifact: Artifact) -> Any:
+    reports = artifact.read_json("clean_report.json")["reports"]
+    columns = ("rows_in", "rows_kept", "rows_excluded", "rows_quarantined")
+    return _table([{"source": r["source"], **{c: r[c] for c in columns}} for r in reports])
+
+
+def _rules_table(artifact: Artifact) -> Any:
+    """Every rule with what it found in each manifest."""
+    reports = {
+        name.removeprefix("manifest_validation_").removesuffix(".json"): artifact.read_json(name)
+        for name in artifact.record.files
+        if name.startswith("manifest_validation_")
+    }
+    rules = dict.fromkeys(rule for report in reports.values() for rule in report["rules"])
+    return _table(
+        [
+            {"rule": rule}
+            | {name: _mark(report["rules"][rule]) for name, report in reports.items()}
+            for rule in rules
+        ]
+    )
+
+
+def _mark(rule: dict[str, Any]) -> str:
+    colour = "🟢" if rule["passed"] else "🔴" if rule["blocking"] else "🟡"
+    return f"{colour} {rule['value']}"
+
+
+def _first_rows(artifact: Artifact, name: str) -> Any:
+    with artifact.file(name).open(encoding="utf-8", newline="") as file:
+        return _table(list(itertools.islice(csv.DictReader(file), MAX_TABLE_ROWS)))
 
 
 def _claims_table(artifact: Artifact) -> dg.TableMetadataValue:

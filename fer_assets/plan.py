@@ -135,7 +135,7 @@ def materialize(
             artifact = pipeline.store.current(target.asset, target.partition)
             if artifact is None:
                 continue
-            announce(artifact, instance)
+            announce(artifact, instance, faces=pipeline.shows_faces)
             if work is not None and (target in work.make or target in work.judge):
                 done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
     return done
@@ -192,7 +192,7 @@ def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     return "the run failed without a step failure; look at it in the UI"
 
 
-def announce(artifact: Artifact, instance: dg.DagsterInstance) -> None:
+def announce(artifact: Artifact, instance: dg.DagsterInstance, *, faces: bool) -> None:
     """Tell Dagster of an artifact that it does not show as the latest.
 
     That is so when another profile, another instance or a notebook made the last one.
@@ -205,7 +205,7 @@ def announce(artifact: Artifact, instance: dg.DagsterInstance) -> None:
         dg.AssetMaterialization(
             key,
             partition=record.partition,
-            metadata=artifact_metadata(artifact),
+            metadata=artifact_metadata(artifact, faces=faces),
             tags={DATA_VERSION_TAG: artifact.sha256},
         )
     )

@@ -14,7 +14,7 @@ from fer_assets.plan import Made
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved, resolve_claim
 from fer_ml.claims.trace import Node, Tracer, find_artifact
-from fer_ml.gates import gates_of
+from fer_ml.gates import MANIFEST_GATES, gates_of
 from fer_ml.store import Artifact
 
 #: The file of an asset that people look at first.
@@ -140,25 +140,43 @@ def benchmark_table(benchmark: Artifact, *, synthetic: bool) -> Table:
     return table
 
 
-def validation_table(report: dict[str, Any]) -> Table:
-    """The rules of a validation report."""
+def validation(report: dict[str, Any]) -> list[Table | str]:
+    """A validation report: its rules, what the paths are relative to, and the verdict."""
     table = Table(
         title=f"{report['manifest']}: {report['rows_total']:,} rows, "
-        f"{report['decode']['attempted']:,} images decoded",
+        f"{report['rows_valid']:,} of them usable",
         title_justify="left",
         box=None,
         pad_edge=False,
         header_style="bold",
     )
-    for name in ("rule", "found", "limit", "first example"):
+    for name in ("", "rule", "found", "first example"):
         table.add_column(name, overflow="fold")
     for rule, outcome in report["rules"].items():
-        colour = "green" if outcome["passed"] else "red"
-        example = outcome["examples"][0] if outcome["examples"] else ""
-        table.add_row(
-            f"[{colour}]{rule}[/]", str(outcome["value"]), str(outcome["limit"]), escape(example)
-        )
-    return table
+        mark = "[green]ok[/]"
+        if not outcome["passed"]:
+            mark = "[red]red[/]" if outcome["blocking"] else "[yellow]note[/]"
+        example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
+        table.add_row(mark, rule, f"{outcome['value']:,}", escape(example))
+    from fer_ml.probe import how_checked
+
+    lines: list[Table | str] = [table, escape(f"Images: {how_checked(report['checked'])}.")]
+    for base in report["bases"]:
+        cut = f", its first {base['cut']} folders taken away" if base["cut"] else ""
+        where = f"below {base['root']}{cut}" if base["root"] else "nowhere"
+        lines.append(escape(f"Paths {base['start']}... ({base['rows']:,} rows): found {where}."))
+    twins = sum(held["with_twin"] for held in report["test_twins"].values())
+    tests = sum(held["test_rows"] for held in report["test_twins"].values())
+    if tests:
+        lines.append(f"Test rows with a twin in another split: {twins:,} of {tests:,}.")
+    red = [
+        rule for rule, held in report["rules"].items() if held["blocking"] and not held["passed"]
+    ]
+    for rule in red:
+        fix = next(gate.fix for gate in MANIFEST_GATES if gate.rule == rule)
+        lines.append(f"[red]{rule}[/]: {escape(fix)}")
+    lines.append("[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]")
+    return lines
 
 
 @dataclass(frozen=True)

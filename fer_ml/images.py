@@ -4,7 +4,11 @@ Training, evaluation, export and the demo all go through here, and the ``Preproc
 travels with the model, so that serving cannot differ from training. Needs only OpenCV and numpy.
 """
 
+import io
+import struct
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,25 +18,140 @@ from fer_ml.preprocess import Preprocess
 
 Box = tuple[int, int, int, int]
 
+#: Larger images are refused before decoding: a few kB of PNG can hold gigabytes of pixels.
+MAX_PIXELS = 40_000_000
+#: Formats that are read, by the suffixes that their files may have.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_MODES = {0: "L", 2: "RGB"}
+_PNG_SIZE = struct.Struct(">II").unpack_from
+
+# A damaged file is reported where it is found; OpenCV would print to stderr as well.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class Header(NamedTuple):
+    """What an image file says of itself: format, width and height in px, and Pillow's mode."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    animated: bool = False
+
+    @property
+    def oversized(self) -> str | None:
+        """Why it must not be decoded, or ``None``."""
+        if self.width * self.height <= MAX_PIXELS:
+            return None
+        return f"{self.width}x{self.height} px is more than {MAX_PIXELS:,} px"
+
+    @property
+    def coerced(self) -> str | None:
+        """What decoding to 8-bit grey or RGB would change without a word, or ``None``."""
+        if self.animated:
+            return "animated: only its first picture would be seen"
+        if self.mode in ("L", "RGB"):
+            return None
+        return f"mode {self.mode} is neither 8-bit grey nor 8-bit RGB"
+
+
+def read_header(data: bytes, *, where: object) -> Header:
+    """The header of an image file, without decoding it; ``FerError`` when there is none.
+
+    A file without its end is refused too: decoders may fill up the missing part with grey.
+    """
+    if not data:
+        raise FerError("image file is empty", where=where, fix="replace the file")
+    size = plain_png_size(data)
+    if size is not None:
+        return Header("PNG", *size, _PNG_MODES[data[25]])
+    header = _pillow_header(data, where)
+    if header.format == "PNG" and not _ends_with(data, _PNG_END):
+        raise FerError("image is truncated: no IEND", where=where, fix="replace the file")
+    if header.format == "JPEG" and not _ends_with(data, b"\xff\xd9"):
+        raise FerError("image is truncated: no EOI", where=where, fix="replace the file")
+    return header
+
+
+def plain_png_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole PNG of 8-bit grey or RGB with nothing special, else ``None``.
+
+    Nearly all faces are, and Pillow takes as long for a header as OpenCV for the whole face.
+    """
+    if (
+        data[:16] == _PNG_START
+        and data[24] == 8
+        and data[25] in _PNG_MODES
+        and data[37:41] == b"IDAT"
+        and data.endswith(_PNG_END)
+    ):
+        return _PNG_SIZE(data, 16)
+    return None
+
+
+def _ends_with(data: bytes, end: bytes) -> bool:
+    # Some cameras and web sites append a few kB of their own after the image.
+    return data.endswith(end) or data.rfind(end) > 0
+
+
+def _pillow_header(data: bytes, where: object) -> Header:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images; ours are judged by ``oversized``.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    return Header(str(image.format), width, height, image.mode)
+                animated = bool(getattr(image, "is_animated", False)) and image.format != "TIFF"
+                mode = "RGBA" if "transparency" in image.info else image.mode
+                return Header(str(image.format), width, height, mode, animated)
+    except Image.DecompressionBombError:
+        return Header("unknown", MAX_PIXELS, MAX_PIXELS, "unknown")
+    # Pillow's parsers raise nearly anything on hostile bytes.
+    except Exception as error:
+        raise FerError(
+            "image cannot be decoded: no readable header",
+            where=where,
+            allowed=", ".join(FORMATS),
+            fix="replace the file",
+        ) from error
+
 
 def decode(data: bytes, *, where: object) -> np.ndarray:
     """Decode image bytes to ``[H, W, 3] uint8 RGB``; ``FerError`` when it cannot be done."""
-    if not data:
-        raise FerError("image file is empty", where=where, fix="replace the file")
+    oversized = read_header(data, where=where).oversized
+    if oversized:
+        raise FerError(f"image is too large: {oversized}", where=where, fix="replace the file")
+    image = decode_as_stored(data, where=where)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
+    """Decode to ``[H, W]`` grey or ``[H, W, 3] BGR``, uint8, as the file has it.
+
+    The caller has judged the header.
+    """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
     except cv2.error as error:
         raise FerError(
             f"image cannot be decoded: {error.err}", where=where, fix="replace the file"
         ) from error
     if image is None:
-        raise FerError(
-            "image cannot be decoded",
-            where=where,
-            allowed="PNG, JPEG, BMP, WebP, TIFF",
-            fix="replace the file",
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise FerError("image cannot be decoded", where=where, fix="replace the file")
+    return image
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -53,6 +172,22 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.tobytes()
 
 
+def box_fault(box: tuple[int | None, ...], width: int, height: int) -> str | None:
+    """Why ``(left, top, right, bottom)`` is no box in a ``width`` x ``height`` image, or ``None``.
+
+    Pixels of this very image, right and bottom exclusive. Nothing is clamped: a clamped box is a
+    wrong box.
+    """
+    left, top, right, bottom = box
+    if left is None or top is None or right is None or bottom is None:
+        return f"box {box} has an empty edge"
+    if left >= right or top >= bottom:
+        return f"box {box} has no area: edges are swapped"
+    if left < 0 or top < 0 or right > width or bottom > height:
+        return f"box {box} lies outside its {width}x{height} px image"
+    return None
+
+
 def crop_face(image: np.ndarray, box: Box | None, margin: float) -> np.ndarray:
     """Cut the face out of ``image [H, W, 3]``, once.
 
@@ -63,12 +198,10 @@ def crop_face(image: np.ndarray, box: Box | None, margin: float) -> np.ndarray:
     if box is None:
         return image
     height, width = image.shape[:2]
+    fault = box_fault(box, width, height)
+    if fault:
+        raise FerError(fault, fix="boxes are (left, top, right, bottom) in px of this image")
     left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise FerError(
-            f"box {box} lies outside its {width}x{height} image",
-            fix="boxes are (left, top, right, bottom) in px of this image",
-        )
     pad = round(margin * max(right - left, bottom - top))
     return image[
         max(0, top - pad) : min(height, bottom + pad), max(0, left - pad) : min(width, right + pad)

@@ -7,8 +7,15 @@ all in this order, and each of those files carries it so that a reader can refus
 CLASSES: tuple[str, ...] = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 CLASS_INDEX: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
 
-#: Reasons for leaving a row out that lie in the publisher's label, not in a fault of the row.
-EXCLUSIONS: tuple[str, ...] = ("contempt", "unknown", "not a face", "tied votes", "other label")
+#: Reasons for leaving a row out that lie in what the publisher says of it, not in a fault.
+EXCLUSIONS: tuple[str, ...] = (
+    "contempt",
+    "unknown",
+    "not a face",
+    "tied votes",
+    "other label",
+    "low confidence",
+)
 
 #: Folder names and words, compared in lower case with everything but letters and digits removed.
 WORDS: dict[str, str] = {

@@ -7,9 +7,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from fer_ml.labels import CLASSES
+from fer_ml.profiles import SPLITS
 
 # Agg needs no display, and Figure without pyplot keeps no global state between assets.
 matplotlib.use("Agg")
@@ -19,8 +24,12 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#9
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight", metadata={"Software": ""})
-    return buffer.getvalue()
+    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    # A palette takes a third of the bytes, and small plots are shown in place.
+    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    picture.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def class_chart(frame: pl.DataFrame) -> bytes:
@@ -37,6 +46,98 @@ def class_chart(frame: pl.DataFrame) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return _png(figure)
+
+
+#: Sources with a row of their own in a heatmap; the smallest ones share the row after these.
+MAX_SOURCE_ROWS = 20
+_GAP = 0.3
+
+
+def class_source_heatmap(frame: pl.DataFrame) -> bytes:
+    """Rows of ``frame`` by source and class: counts in the cells, a logarithmic colour scale.
+
+    ``frame`` has columns source, label and optionally split. Totals stand behind and below the
+    cells, those of each split behind these. A source without any row of a class is hatched.
+    Labels and splits that are not ours are counted as 'other'.
+    """
+    rows = frame.with_columns(pl.col("source").fill_null("(none)"))
+    sizes = rows.group_by("source").len().sort(["len", "source"], descending=[True, False])
+    sources = sorted(sizes["source"].head(MAX_SOURCE_ROWS))
+    classes, cells = _count(rows, sources, "label", CLASSES)
+    names, side = ["total"], cells.sum(axis=1, keepdims=True)
+    if "split" in frame.columns:
+        splits, by_split = _count(rows, sources, "split", (*SPLITS, "unassigned"))
+        names, side = [*names, *splits], np.hstack([side, by_split])
+    if len(cells) > len(sources):
+        sources.append(f"{sizes.height - MAX_SOURCE_ROWS:,} more")
+
+    last, right = len(sources) + _GAP, len(classes) + _GAP + np.arange(len(names))
+    figure = Figure(figsize=(0.72 * (len(classes) + len(names)), 0.36 * (last + 1)))
+    axes = figure.subplots()
+    _draw_cells(axes, cells)
+    for x, count in enumerate(cells.sum(axis=0)):
+        _write(axes, x, last, count)
+    down = [*range(len(sources)), last]
+    for y, counts in zip(down, np.vstack([side, side.sum(axis=0)]), strict=True):
+        for x, count in zip(right, counts, strict=True):
+            _write(axes, x, y, count)
+    axes.set_xticks([*range(len(classes)), *right], [*classes, *names], fontsize=8)
+    axes.set_yticks(down, [*map(shorten, sources), "total"], fontsize=8)
+    for text in axes.get_yticklabels():
+        text.set_parse_math(False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set(xlim=(-0.5, right[-1] + 0.5), ylim=(last + 0.5, -0.5), aspect="auto")
+    axes.spines[:].set_visible(False)
+    return _png(figure)
+
+
+def _count(
+    rows: pl.DataFrame, sources: list[str], column: str, known: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """Rows by source and by value of ``column``: the values' names and ``[sources, names]``.
+
+    What is none of ``sources`` or ``known`` is counted in a last row or column. These are left out
+    where they are empty, and so is any column that is not a class.
+    """
+    row_of = {name: index for index, name in enumerate(sources)}
+    column_of = {name: index for index, name in enumerate(known)}
+    counts = np.zeros((len(sources) + 1, len(known) + 1), np.int64)
+    for source, value, count in rows.group_by("source", column).len().iter_rows():
+        counts[row_of.get(source, -1), column_of.get(value, -1)] += count
+    if not counts[-1].any():
+        counts = counts[:-1]
+    shown = np.asarray(counts.any(axis=0))
+    shown[:-1] |= column == "label"
+    return list(np.array([*known, "other"])[shown]), counts[:, shown]
+
+
+def _draw_cells(axes: Axes, cells: np.ndarray) -> None:
+    norm = LogNorm(1, max(10, cells.max(initial=0)))
+    x_edges, y_edges = (np.arange(n + 1) - 0.5 for n in cells.shape[::-1])
+    shades = np.ma.masked_equal(cells, 0)
+    axes.pcolormesh(x_edges, y_edges, shades, cmap="Blues", norm=norm, ec="white", lw=1)
+    for (y, x), count in np.ndenumerate(cells):
+        if count == 0:
+            corner = (x - 0.5, y - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", ec="#BBBBBB", lw=0))
+        _write(axes, x, y, count, "white" if count and norm(count) > 0.65 else "black")
+
+
+def _write(axes: Axes, x: float, y: float, count: int, colour: str = "#555555") -> None:
+    axes.text(x, y, f"{count:,}", ha="center", va="center", fontsize=7, color=colour)
+
+
+def shorten(name: str, longest: int = 28) -> str:
+    """``name`` in letters that the font has, cut in its middle where it is longer than ``longest``.
+
+    >>> shorten("affectnet_full_balanced_2021_release", 20)
+    'affectnet_…1_release'
+    """
+    name = "".join(ch if ch.isprintable() and ch < "\u0250" else "?" for ch in name)
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest // 2]}…{name[len(name) - longest + longest // 2 + 1 :]}"
 
 
 def curves_chart(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:

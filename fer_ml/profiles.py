@@ -5,12 +5,14 @@ artifact records the part of the profile that made it, so that a changed field m
 assets stale that depend on it.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fer_ml.errors import FerError
+from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.settings import Settings
 
@@ -22,6 +24,9 @@ BACKBONES: dict[str, str] = {
     "CNXT": "convnext_tiny",
 }
 STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
+
+
+_CURATED = ("hq_train", "eval_only", "test_all_sources")
 
 
 class Frozen(BaseModel):
@@ -61,13 +66,26 @@ class Draw(Frozen):
 class Curation(Frozen):
     """A curated manifest: which rows of the unified one it takes.
 
-    ``unique`` keeps one row for each sample_id, of the first source in ``sources`` that has it.
+    ``labels`` are classes (empty: all); ``min_confidence`` by source, in the publisher's unit;
+    ``min_side`` in px of the face's shorter side; ``one_per`` keeps the first row of each sample,
+    or of each group (near-identical faces too), in the order of ``sources``; ``drop_twins`` leaves
+    out test rows of which publishers have a twin in another split (a de-duplicated benchmark).
     """
 
     sources: tuple[str, ...] = Field(min_length=1)
     splits: tuple[Split, ...] = SPLITS
+    labels: tuple[str, ...] = ()
     min_confidence: dict[str, float] = {}
-    unique: bool = False
+    min_side: int = Field(default=0, ge=0)
+    one_per: Literal["row", "sample", "group"] = "row"
+    drop_twins: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Curation":
+        unknown = set(self.labels) - set(CLASSES)
+        if unknown:
+            raise ValueError(f"labels: {sorted(unknown)} are not among {list(CLASSES)}")
+        return self
 
 
 class CE(Frozen):
@@ -166,7 +184,10 @@ class Demo(Frozen):
 
 
 class Profile(Frozen):
-    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below."""
+    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
+
+    ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     seed: int = Field(default=1337, ge=0)
@@ -176,6 +197,7 @@ class Profile(Frozen):
     hq_train: Curation
     eval_only: Curation
     test_all_sources: Curation
+    curations: dict[str, Curation] = {}
     preprocess: Preprocess
     teachers: dict[str, Training]
     ensemble: Ensemble = Ensemble()
@@ -189,10 +211,14 @@ class Profile(Frozen):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources: a name stands twice in {names}")
-        for field in ("hq_train", "eval_only", "test_all_sources"):
-            unknown = set(getattr(self, field).sources) - set(names)
-            if unknown:
-                raise ValueError(f"{field}.sources: {sorted(unknown)} are not among {names}")
+        for name, curation in self.curated.items():
+            for field in ("sources", "min_confidence"):
+                unknown = set(getattr(curation, field)) - set(names)
+                if unknown:
+                    raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")
+        for name in self.curations:
+            if not re.fullmatch(r"[a-z0-9_]+", name) or name in (*_CURATED, "classification"):
+                raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")
         if not self.teachers or set(self.teachers) - set(BACKBONES):
             raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
         if tuple(self.students) != STUDENTS:
@@ -207,6 +233,11 @@ class Profile(Frozen):
         if self.ensemble.weights and len(self.ensemble.weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self
+
+    @property
+    def curated(self) -> dict[str, Curation]:
+        """All curations by name: the three of every profile, then its own."""
+        return {**{name: getattr(self, name) for name in _CURATED}, **self.curations}
 
     def source(self, name: str) -> Source:
         """The source called ``name``."""
@@ -268,10 +299,12 @@ def sample() -> Profile:
         drawn=True,
         sources=_SEVEN,
         draw=Draw(val=0.15, calib=0.4, test=0.25),
-        hq_train=Curation(sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, unique=True),
+        hq_train=Curation(
+            sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, one_per="sample"
+        ),
         eval_only=Curation(sources=_UNSEEN, splits=("test",)),
         test_all_sources=Curation(
-            sources=tuple(s.name for s in _SEVEN), splits=("test",), unique=True
+            sources=tuple(s.name for s in _SEVEN), splits=("test",), one_per="sample"
         ),
         preprocess=Preprocess(size=48),
         teachers={
@@ -347,9 +380,11 @@ def ferplus() -> Profile:
                 splits=to_test,
             ),
         ),
-        hq_train=Curation(sources=("ferplus",), unique=True),
+        hq_train=Curation(sources=("ferplus",), one_per="sample"),
         eval_only=Curation(sources=("fer2013",), splits=("test",)),
-        test_all_sources=Curation(sources=("ferplus", "fer2013"), splits=("test",), unique=True),
+        test_all_sources=Curation(
+            sources=("ferplus", "fer2013"), splits=("test",), one_per="sample"
+        ),
         preprocess=Preprocess(size=48),
         teachers={"RN18": teacher},
         students={
@@ -380,10 +415,12 @@ def paper() -> Profile:
         name="paper",
         sources=_SEVEN,
         draw=Draw(val=0.05, calib=0.4, test=0.1),
-        hq_train=Curation(sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, unique=True),
+        hq_train=Curation(
+            sources=_TRAINED_ON, min_confidence={"expw_full": 60.0}, one_per="sample"
+        ),
         eval_only=Curation(sources=_UNSEEN, splits=("test",)),
         test_all_sources=Curation(
-            sources=tuple(s.name for s in _SEVEN), splits=("test",), unique=True
+            sources=tuple(s.name for s in _SEVEN), splits=("test",), one_per="sample"
         ),
         preprocess=Preprocess(size=224),
         teachers={

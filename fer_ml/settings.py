@@ -17,13 +17,15 @@ class UserConfig(BaseModel):
     """``fer.toml``: the user's own roots, default profile and profiles. Unknown keys are refused.
 
     ``roots`` maps a source to the folder its publisher's files lie in; ``profiles`` holds own
-    profiles, each with a ``base`` and the fields that differ.
+    profiles, each with a ``base`` and the fields that differ. ``faces_in_ui`` lets Dagster show
+    contact sheets of real faces, and keep them in its event log.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str | None = None
     roots: dict[str, str] = {}
+    faces_in_ui: bool = False
     profiles: dict[str, dict[str, Any]] = {}
 
 
@@ -74,7 +76,7 @@ def read_config(path: Path) -> UserConfig:
         raise FerError(
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=path,
-            allowed="profile, [roots], [profiles.NAME]",
+            allowed="profile, faces_in_ui, [roots], [profiles.NAME]",
         ) from error
 
 

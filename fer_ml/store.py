@@ -244,10 +244,24 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Store:
-    """The artifact root of one profile."""
+    """The artifact root of one profile.
+
+    ``looked_since`` (s since 1970): looks at image files before it do not count.
+    """
 
     root: Path
     profile: str
+    looked_since: float = 0.0
+
+    @property
+    def probe_cache(self) -> Path:
+        """What earlier looks at image files found; may be deleted at any time."""
+        return self.root / "cache" / "probe"
+
+    @property
+    def near_cache(self) -> Path:
+        """Which faces were found to be near-identical; may be deleted at any time."""
+        return self.root / "cache" / "near"
 
     def home(self, asset: str, partition: str | None = None) -> Path:
         """The folder that holds the run folders of an asset (partition)."""

@@ -15,7 +15,7 @@ from fer_ml.evaluation.metrics import classification_metrics, log_softmax
 from fer_ml.gates import Outcome, at_least, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.curate import MANIFEST_FILES, read_curated
+from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
@@ -82,8 +82,8 @@ def build_softlabels(run: RunFolder, job: Job) -> None:
         "hash_manifest.json",
         {
             "schema_version": 1,
-            "manifest": MANIFEST_FILES["hq_train_manifest"],
-            "sha256": manifest.record.files[MANIFEST_FILES["hq_train_manifest"]].sha256,
+            "manifest": manifest_file("hq_train_manifest"),
+            "sha256": manifest.record.files[manifest_file("hq_train_manifest")].sha256,
             "manifest_sha256": manifest.sha256,
             "ensemble_sha256": ensemble.sha256,
             "teachers": {key: member["sha256"] for key, member in fused["members"].items()},
@@ -165,7 +165,7 @@ def gate_softlabels(artifact: Artifact, store: Store, profile: Profile) -> list[
         ids = [value.decode() for value in held["sample_id"]]
     wanted, labels = [], np.empty(0, dtype=np.int64)
     if manifest is not None:
-        rows = read_manifest(manifest.file(MANIFEST_FILES["hq_train_manifest"]))
+        rows = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
         rows = rows.filter(pl.col("split") == "train")
         wanted, labels = rows["sample_id"].to_list(), labels_of(rows)
     temperature = artifact.read_json("sharpness.json")["kd_temperature"]

@@ -9,7 +9,7 @@ from fer_ml.errors import FerError
 from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASS_INDEX, CLASSES
-from fer_ml.manifests.curate import MANIFEST_FILES, read_curated
+from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
@@ -100,7 +100,7 @@ def gate_logits(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
     for asset in NEEDED:
         manifest = store.find(asset, None, meta["manifests"][asset])
         if manifest is not None:
-            wanted |= set(read_manifest(manifest.file(MANIFEST_FILES[asset]))["sample_id"])
+            wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
     bad = int((~np.isfinite(logits.values)).sum())
     return [
         same("covers_manifests", len(set(logits.sample_ids) & wanted), len(wanted)),

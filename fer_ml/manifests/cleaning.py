@@ -3,28 +3,27 @@
 Every row of the listing ends in exactly one of three tables: kept, excluded (the publisher's label
 is understood and left out) or quarantined (something is wrong with the row). Originals are never
 touched; the kept images are hard-linked (copied across disks) under one path base, each name
-carrying the hash of the file's bytes, so that names cannot collide.
+carrying the hash of the image's pixels, so that names cannot collide.
 """
 
 import errno
-import hashlib
 import os
+import shutil
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
-from tqdm import tqdm
 
 from fer_ml.errors import FerError
-from fer_ml.images import Box, decode
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.identity import photo_hash, sample_hash
-from fer_ml.manifests.schema import SCHEMA, write_manifest
+from fer_ml.look import THUMB_SIZE
+from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
+from fer_ml.probe import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
+from fer_ml.shards import map_shards
 from fer_ml.sources import get_adapter
 from fer_ml.store import RunFolder
 
@@ -37,59 +36,17 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "rule": pl.String(),
     "detail": pl.String(),
 }
-
-
-class Rejected(Exception):
-    """A row that goes to quarantine: which rule, and what was found."""
-
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(f"{rule}: {detail}")
-        self.rule = rule
-        self.detail = detail
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The cleaned tree below ``base``; ``image_path`` in manifests is relative to ``base``."""
-
-    base: Path
-
-    def add(self, folder: str, name: str, data: bytes, original: Path | None) -> str:
-        """Link (or write) an image into ``cleaned/<folder>``; returns its ``image_path``."""
-        suffix = PurePosixPath(name).suffix.lower()[:20]
-        # 255 bytes are the limit of a file name; the hash keeps a shortened one unique.
-        stem = PurePosixPath(name).stem.encode()[:200].decode(errors="ignore")
-        digest = hashlib.sha256(data).hexdigest()
-        relative = f"cleaned/{folder}/{stem}__{digest[:10]}{suffix}"
-        target = self.base / relative
-        if _holds(target, original, digest):
-            return relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{uuid.uuid4().hex}")
-        if original is None or not _link(original, temporary):
-            temporary.write_bytes(data)
-        temporary.replace(target)
-        # rename() of two names of one file does nothing and leaves the temporary name behind.
-        temporary.unlink(missing_ok=True)
-        return relative
-
-
-def _holds(target: Path, original: Path | None, digest: str) -> bool:
-    if not target.is_file():
-        return False
-    if original is not None and original.samefile(target):
-        return True
-    return hashlib.sha256(target.read_bytes()).hexdigest() == digest
-
-
-def _link(original: Path, target: Path) -> bool:
-    try:
-        os.link(original, target)
-    except OSError as error:
-        if error.errno in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            return False
-        raise
-    return True
+#: The quarantine's rule for each state of a look that is not ok.
+RULE_OF_STATE: dict[str, str] = {
+    "missing": "missing path",
+    "escapes": "bad path",
+    "undecodable": "undecodable",
+    "oversized": "oversized",
+    "mode": "image mode",
+}
+THUMBS_FILE = "thumbs.npy"
+#: Characters of a published name that a cleaned one keeps; file systems allow 255 bytes in all.
+_STEM_CHARACTERS = 50
 
 
 def clean_source(
@@ -99,46 +56,48 @@ def clean_source(
     adapter: str,
     root: Path,
     pool_base: Path,
+    cache: Path,
+    since: float = 0.0,
     options: Mapping[str, str] | None = None,
 ) -> None:
     """Clean one source into ``run``.
 
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
-    ``quarantine.csv``, ``excluded.csv`` and ``clean_report.json``.
+    ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
+    ``excluded.csv`` and ``clean_report.json``.
     """
-    listing = get_adapter(adapter).listing(root, **(options or {}))
-    pool = Pool(pool_base)
-    containment = root.resolve()
-    seen: set[tuple[Any, ...]] = set()
-    kept: list[dict[str, Any]] = []
-    excluded: list[dict[str, Any]] = []
-    quarantined: list[dict[str, Any]] = []
-    for row in tqdm(
-        listing.iter_rows(named=True), total=listing.height, desc=f"clean {source}", disable=None
-    ):
-        note = {key: row[key] for key in ("where", "file", "native_label", "split")}
-        note["source"] = source
-        if row["fault"] is not None:
-            rule, _, detail = row["fault"].partition(": ")
-            quarantined.append({**note, "rule": rule, "detail": detail})
-        elif row["excluded"] is not None:
-            excluded.append({**note, "rule": row["excluded"], "detail": row["native_label"]})
-        else:
-            try:
-                _refuse_repetition(row, seen)
-                kept.append(_take(row, source, root, containment, pool))
-            except Rejected as rejected:
-                quarantined.append({**note, "rule": rejected.rule, "detail": rejected.detail})
-    manifest = pl.DataFrame(kept, schema=SCHEMA).sort("image_path", "face_id", "bbox_left")
-    if manifest.is_empty():
+    listing = get_adapter(adapter).listing(root, **(options or {})).with_row_index("row")
+    refused = [_faults_of_listing(listing)]
+    excluded = listing.filter(pl.col("excluded").is_not_null()).with_columns(
+        pl.col("excluded").alias("rule"), pl.col("native_label").alias("detail")
+    )
+    rows = listing.filter(pl.col("fault").is_null(), pl.col("excluded").is_null())
+    rows, repeated = _refuse_repetitions(rows)
+    refused.append(repeated)
+    rows = _place_inline(rows, source, pool_base)
+    looks = _look(rows, root, pool_base, cache, since, source)
+    found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
+    faults = found.filter(_look_fault().is_not_null())
+    refused.append(_split_fault(faults, _look_fault()))
+    kept = _name(found.filter(_look_fault().is_null()), source).sort(
+        "image_path", "face_id", "bbox_left"
+    )
+    quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
+    if kept.is_empty():
+        reasons = pl.concat([quarantined, _notes(excluded, source)])["rule"].value_counts(sort=True)
         raise FerError(
             f"source {source}: none of its {listing.height} rows can be used",
             where=root,
-            fix=f"look at the first reasons: {_reasons(quarantined + excluded)}",
+            fix="look at the first reasons: "
+            + ", ".join(f"{n} {rule}" for rule, n in reasons.head(3).iter_rows()),
         )
+    copied = _place_files(kept, root, pool_base)
+    manifest = _manifest(kept, source)
     write_manifest(manifest, run.path(f"{source}.csv"))
-    write_notes(run, "excluded.csv", excluded)
+    _write_thumbs(run.path(THUMBS_FILE), looks, kept["look"].to_numpy())
+    write_notes(run, "excluded.csv", _notes(excluded, source))
     write_notes(run, "quarantine.csv", quarantined)
+    by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
     report = {
         "type": adapter,
         "dataset": source,
@@ -147,13 +106,13 @@ def clean_source(
         # Not the folder itself: the hash would then depend on where the data lies.
         "source_root": f"raw/{source}",
         "splits": _counts(manifest),
-        "excluded": dict(Counter(row["rule"] for row in excluded)),
-        "missing_images": sum(row["rule"] == "missing path" for row in quarantined),
-        "quarantined": dict(Counter(row["rule"] for row in quarantined)),
+        "excluded": dict(excluded.group_by("rule").len().sort("rule").iter_rows()),
+        "missing_images": by_rule.get("missing path", 0),
+        "quarantined": by_rule,
         "rows_in": listing.height,
         "rows_kept": manifest.height,
-        "rows_excluded": len(excluded),
-        "rows_quarantined": len(quarantined),
+        "rows_excluded": excluded.height,
+        "rows_quarantined": quarantined.height,
         "notes": [],
     }
     run.write_json(
@@ -163,8 +122,10 @@ def clean_source(
     run.summary.update(
         rows=manifest.height,
         rows_in=listing.height,
-        excluded=len(excluded),
-        quarantined=len(quarantined),
+        excluded=excluded.height,
+        quarantined=quarantined.height,
+        images_copied=copied,
+        checked=how_checked(looks.how()),
     )
 
 
@@ -177,6 +138,8 @@ def build_source(run: RunFolder, job: Job) -> None:
         adapter=source.adapter,
         root=job.paths[f"raw/{source.name}"],
         pool_base=job.store.root,
+        cache=job.store.probe_cache,
+        since=job.store.looked_since,
         options=source.options,
     )
 
@@ -195,82 +158,204 @@ def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dic
     }
 
 
-def write_notes(run: RunFolder, name: str, rows: list[dict[str, Any]]) -> None:
+def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
     """Write rows that were left out, with their reasons, as a CSV of ``QUARANTINE_SCHEMA``."""
-    run.write_text(name, pl.DataFrame(rows, schema=QUARANTINE_SCHEMA).write_csv())
+    run.write_text(name, notes.select(list(QUARANTINE_SCHEMA)).write_csv())
 
 
-def _take(
-    row: dict[str, Any], source: str, root: Path, containment: Path, pool: Pool
-) -> dict[str, Any]:
-    """One listing row as a manifest row; ``Rejected`` when it cannot be used."""
-    data, original = _read(row, root, containment)
-    try:
-        image = decode(data, where=row["file"])
-    except FerError as error:
-        raise Rejected("undecodable", error.what) from error
-    height, width = image.shape[:2]
-    box = _box(row)
-    if box is not None:
-        _check_box(box, width, height)
-    photo = photo_hash(image)
-    folder = f"{source}/photos" if box else f"{source}/{row['split']}/{row['label']}"
-    name = row["file"] or f"{row['where'].replace(':', '_')}.png"
-    return {
-        "image_path": pool.add(folder, name, data, original),
-        "label": row["label"],
-        "split": row["split"],
-        "source": source,
-        "confidence": row["confidence"],
-        "orig_image": row["file"] or row["where"],
-        "face_id": row["face_id"],
-        "bbox_left": box[0] if box else None,
-        "bbox_top": box[1] if box else None,
-        "bbox_right": box[2] if box else None,
-        "bbox_bottom": box[3] if box else None,
-        "bbox_frame": "photo" if box else None,
-        "sample_id": sample_hash(photo, box),
-        "group_id": photo,
-        "votes": None if row["votes"] is None else ";".join(f"{v:g}" for v in row["votes"]),
-        "width": width,
-        "height": height,
-    }
+def read_thumbs(file: Path) -> np.ndarray:
+    """``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
+    thumbs: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    return thumbs
 
 
-def _refuse_repetition(row: dict[str, Any], seen: set[tuple[Any, ...]]) -> None:
+def _notes(rows: pl.DataFrame, source: str) -> pl.DataFrame:
+    return rows.with_columns(pl.lit(source).alias("source")).select("row", *QUARANTINE_SCHEMA)
+
+
+def _split_fault(rows: pl.DataFrame, fault: pl.Expr) -> pl.DataFrame:
+    """``kind: detail`` in two columns, ``rule`` and ``detail``."""
+    parts = fault.str.splitn(": ", 2)
+    return rows.with_columns(
+        parts.struct.field("field_0").alias("rule"), parts.struct.field("field_1").alias("detail")
+    )
+
+
+def _faults_of_listing(listing: pl.DataFrame) -> pl.DataFrame:
+    return _split_fault(listing.filter(pl.col("fault").is_not_null()), pl.col("fault"))
+
+
+def _refuse_repetitions(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """A publisher that lists one face of one file twice would count it twice."""
-    key = (row["file"], row["where"] if row["file"] is None else None, _box(row))
-    if key in seen:
-        raise Rejected("duplicate row", f"{row['file']} is listed before, with the same box")
-    seen.add(key)
+    first = pl.struct("file", *BOX).is_first_distinct() | pl.col("file").is_null()
+    repeated = rows.filter(~first).with_columns(
+        pl.lit("duplicate row").alias("rule"),
+        (pl.col("file") + " is listed before, with the same box").alias("detail"),
+    )
+    return rows.filter(first), repeated
 
 
-def _read(row: dict[str, Any], root: Path, containment: Path) -> tuple[bytes, Path | None]:
-    if row["inline_png"] is not None:
-        return row["inline_png"], None
-    path = root / row["file"]
+def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
+    """Write pixels that came in a table to files of their own; ``inline_path`` names them."""
+    paths: list[str | None] = []
+    made: set[str] = set()
+    for where, split, label, data in rows.select(
+        "where", "split", "label", "inline_png"
+    ).iter_rows():
+        if data is None:
+            paths.append(None)
+            continue
+        folder = f"cleaned/{source}/{split}/{label}"
+        if folder not in made:
+            (base / folder).mkdir(parents=True, exist_ok=True)
+            made.add(folder)
+        path = f"{folder}/{where.replace(':', '_')}.png"
+        target = base / path
+        if not _holds(target, data):
+            temporary = target.with_name(f".{uuid.uuid4().hex}")
+            temporary.write_bytes(data)
+            temporary.replace(target)
+        paths.append(path)
+    return rows.drop("inline_png").with_columns(pl.Series("inline_path", paths, pl.String))
+
+
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        resolved = path.resolve(strict=True)
-        if not resolved.is_relative_to(containment):
-            raise Rejected("bad path", f"{row['file']} leaves the source's folder")
-        return resolved.read_bytes(), resolved
-    except FileNotFoundError as error:
-        raise Rejected("missing path", f"{row['file']} does not exist") from error
-    except (OSError, RuntimeError) as error:  # a name too long, a loop of links, no permission
-        raise Rejected("missing path", f"{row['file']} cannot be read: {error}") from error
+        return path.read_bytes() == data
+    except OSError:
+        return False
 
 
-def _box(row: dict[str, Any]) -> Box | None:
-    values = (row["bbox_left"], row["bbox_top"], row["bbox_right"], row["bbox_bottom"])
-    return None if values[0] is None else values
+def _look(
+    rows: pl.DataFrame, root: Path, base: Path, cache: Path, since: float, source: str
+) -> Probe:
+    inline = rows["inline_path"].is_not_null()
+    if inline.any() and not inline.all():
+        raise FerError(f"source {source} gives some rows as files and some as pixels")
+    names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
+    return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
 
 
-def _check_box(box: Box, width: int, height: int) -> None:
-    left, top, right, bottom = box
-    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise Rejected(
-            "bad box", f"(left, top, right, bottom) = {box} in a photo of {width}x{height} px"
+def _look_fault() -> pl.Expr:
+    """What is wrong with a row by its image, as ``rule: detail``, or null."""
+    name = pl.coalesce("file", "inline_path")
+    left, top, right, bottom = (pl.col(edge) for edge in BOX)
+    width, height = pl.col("image_width"), pl.col("image_height")
+    inside = (left >= 0) & (top >= 0) & (right <= width) & (bottom <= height)
+    has_area = (left < right) & (top < bottom)
+    box = pl.format("({}, {}, {}, {})", *BOX)
+    size = pl.format("{}x{}", "image_width", "image_height")
+    return (
+        # In a name such a character would break lines of the manifest, or of a terminal.
+        pl.when(pl.col("file").str.contains(r"[\x00-\x1f\x7f]"))
+        .then(pl.format("bad path: control character in {}", pl.col("file").str.escape_regex()))
+        .when(pl.col("state") != "ok")
+        .then(
+            pl.format(
+                "{}: {}: {}",
+                pl.col("state").cast(pl.String).replace(RULE_OF_STATE),
+                name,
+                pl.col("detail"),
+            )
         )
+        .when(left.is_not_null() & ~(inside & has_area))
+        .then(pl.format("bad box: (left, top, right, bottom) = {} in a photo of {} px", box, size))
+    )
+
+
+def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Give each row its ``image_path`` in the cleaned tree."""
+    published = pl.col("file").str.split("/").list.last()
+    suffix = published.str.extract(r"(\.[^.]{1,19})$").fill_null("")
+    stem = published.str.strip_suffix(suffix).str.head(_STEM_CHARACTERS)
+    folder = (
+        pl.when(pl.col("bbox_left").is_null())
+        .then(pl.format("cleaned/{}/{}/{}", pl.lit(source), "split", "label"))
+        .otherwise(pl.format("cleaned/{}/photos", pl.lit(source)))
+    )
+    path = pl.format(
+        "{}/{}__{}{}", folder, stem, pl.col("photo").str.head(10), suffix.str.to_lowercase()
+    )
+    return rows.with_columns(pl.coalesce("inline_path", path).alias("image_path"))
+
+
+def _place_files(kept: pl.DataFrame, root: Path, base: Path) -> int:
+    """Link the published files into the cleaned tree; returns how many had to be copied."""
+    files = kept.filter(pl.col("inline_path").is_null()).unique("image_path", maintain_order=True)
+    folders = files["image_path"].str.replace(r"/[^/]*$", "").unique()
+    for folder in folders:
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    shards = [
+        (str(root), str(base), part["file"].to_list(), part["image_path"].to_list())
+        for part in files.iter_slices(SHARD_FILES)
+    ]
+    return sum(map_shards(_link_all, shards, workers=1 if files.height < PARALLEL_FROM else None))
+
+
+def _link_all(shard: tuple[str, str, list[str], list[str]]) -> int:
+    root, base, files, names = shard
+    return sum(
+        _link(f"{root}/{file}", f"{base}/{name}") for file, name in zip(files, names, strict=True)
+    )
+
+
+def _link(original: str, target: str) -> bool:
+    """Make ``target`` another name of ``original``, or else a copy of it; returns if it is one."""
+    original = os.path.realpath(original) if os.path.islink(original) else original  # noqa: PTH114
+    here = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
+    try:
+        there = os.lstat(target)
+        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            return False
+        # A copy keeps the time of its original.
+        if there.st_dev != here.st_dev and (there.st_size, there.st_mtime_ns) == (
+            here.st_size,
+            here.st_mtime_ns,
+        ):
+            return True
+    except FileNotFoundError:
+        pass
+    temporary = Path(target).with_name(f".{uuid.uuid4().hex}")
+    copied = False
+    try:
+        os.link(original, temporary)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copy2(original, temporary)
+        copied = True
+    temporary.replace(target)
+    # rename() of two names of one file does nothing and leaves the temporary name behind.
+    temporary.unlink(missing_ok=True)
+    return copied
+
+
+def _manifest(kept: pl.DataFrame, source: str) -> pl.DataFrame:
+    votes = pl.col("votes").list.eval(
+        # Whole numbers without a decimal point, as publishers write them.
+        pl.element().cast(pl.String).str.replace(r"\.0$", "")
+    )
+    return kept.with_columns(
+        pl.lit(source).alias("source"),
+        pl.coalesce("file", "where").alias("orig_image"),
+        pl.when(pl.col("bbox_left").is_not_null()).then(pl.lit("photo")).alias("bbox_frame"),
+        pl.col("face").alias("sample_id"),
+        pl.col("photo").alias("group_id"),
+        votes.list.join(";").alias("votes"),
+        pl.col("image_width").alias("width"),
+        pl.col("image_height").alias("height"),
+        pl.col("brightness").round(3),
+        pl.lit(None, pl.String).alias("twin_in"),
+    ).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+
+
+def _write_thumbs(path: Path, looks: Probe, rows: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), THUMB_SIZE)}
+        )
+        for start in range(0, len(rows), 20_000):
+            file.write(looks.thumbs(rows[start : start + 20_000]).tobytes())
 
 
 def _counts(manifest: pl.DataFrame) -> dict[str, dict[str, int]]:
@@ -280,7 +365,3 @@ def _counts(manifest: pl.DataFrame) -> dict[str, dict[str, int]]:
     ):
         counts.setdefault(split, {})[label] = n
     return counts
-
-
-def _reasons(rows: Iterable[dict[str, Any]]) -> str:
-    return ", ".join(f"{n} {rule}" for rule, n in Counter(r["rule"] for r in rows).most_common(3))

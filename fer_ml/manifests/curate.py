@@ -5,21 +5,23 @@ import polars as pl
 from fer_ml.errors import FerError
 from fer_ml.job import Job
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.plots import class_chart
-from fer_ml.profiles import Curation
+from fer_ml.plots import class_source_heatmap
+from fer_ml.profiles import Curation, Profile
 from fer_ml.store import RunFolder
 
-#: Asset, field of the profile, file. The file names are the first pipeline's.
-CURATED: dict[str, tuple[str, str]] = {
-    "hq_train_manifest": ("hq_train", "classification_manifest_hq_train.csv"),
-    "eval_only_manifest": ("eval_only", "classification_manifest_eval_only.csv"),
-    "test_all_sources_manifest": ("test_all_sources", "test_all_sources.csv"),
-}
-#: Every manifest that is validated, with its file.
-MANIFEST_FILES: dict[str, str] = {
-    "classification_manifest": "classification_manifest.csv",
-    **{asset: file for asset, (_, file) in CURATED.items()},
-}
+UNIFIED = "classification_manifest"
+
+
+def manifest_file(asset: str) -> str:
+    """The csv of a manifest asset. The names of the first pipeline's manifests are kept."""
+    if asset in (UNIFIED, "test_all_sources_manifest"):
+        return f"{asset.removesuffix('_manifest') if asset != UNIFIED else asset}.csv"
+    return f"{UNIFIED}_{asset.removesuffix('_manifest')}.csv"
+
+
+def curated_assets(profile: Profile) -> tuple[str, ...]:
+    """The curated manifests of a profile, as assets."""
+    return tuple(f"{name}_manifest" for name in profile.curated)
 
 
 def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
@@ -30,40 +32,67 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
     """
     parts = []
     for source in recipe.sources:
-        floor = recipe.min_confidence.get(source)
         rows = frame.filter(
             (pl.col("source") == source) & pl.col("split").is_in(list(recipe.splits))
         )
-        if floor is not None:
-            rows = rows.filter(pl.col("confidence") >= floor)
+        for what, keep in _filters(recipe, source).items():
+            if rows.is_empty():
+                break
+            rows = rows.filter(keep)
+            if rows.is_empty():
+                raise FerError(
+                    f"{name}: {what} leaves no row of source {source!r}",
+                    where=f"splits {list(recipe.splits)}",
+                    fix="correct this filter in the profile",
+                )
         if rows.is_empty():
             raise FerError(
                 f"{name}: source {source!r} matches no row",
-                where=f"splits {list(recipe.splits)}, minimum confidence {floor}",
+                where=f"splits {list(recipe.splits)}",
                 allowed=f"sources with rows: {', '.join(sorted(frame['source'].unique()))}",
                 fix="correct this curation in the profile",
             )
         parts.append(rows)
     rows = pl.concat(parts)
-    if recipe.unique:
-        rows = rows.unique("sample_id", keep="first", maintain_order=True)
+    if recipe.one_per != "row":
+        key = {"sample": "sample_id", "group": "group_id"}[recipe.one_per]
+        rows = rows.unique(key, keep="first", maintain_order=True)
     return rows.sort("source", "image_path", "face_id", "bbox_left")
+
+
+def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
+    """The recipe's filters on rows of one source, by how they are told."""
+    side = pl.min_horizontal(
+        pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
+        pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
+    )
+    found = {}
+    if recipe.labels:
+        found[f"labels {list(recipe.labels)}"] = pl.col("label").is_in(list(recipe.labels))
+    if source in recipe.min_confidence:
+        floor = recipe.min_confidence[source]
+        found[f"min_confidence {floor}"] = pl.col("confidence") >= floor
+    if recipe.min_side:
+        found[f"min_side {recipe.min_side}"] = side >= recipe.min_side
+    if recipe.drop_twins:
+        found["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
+    return found
 
 
 def build_curated(run: RunFolder, job: Job) -> None:
     """One curated manifest, with what it came from in ``curation.json``."""
-    field, file = CURATED[job.asset]
-    recipe: Curation = getattr(job.profile, field)
-    unified = job.input("classification_manifest")
-    frame = read_manifest(unified.file("classification_manifest.csv"))
-    rows = curate(frame, recipe, field)
-    write_manifest(rows, run.path(file))
+    name = job.asset.removesuffix("_manifest")
+    recipe = job.profile.curated[name]
+    unified = job.input(UNIFIED)
+    frame = read_manifest(unified.file(manifest_file(UNIFIED)))
+    rows = curate(frame, recipe, name)
+    write_manifest(rows, run.path(manifest_file(job.asset)))
     run.write_json(
         "curation.json",
         {
             "schema_version": 1,
             "recipe": recipe.model_dump(mode="json"),
-            "from": {"manifest": "classification_manifest", "sha256": unified.sha256},
+            "from": {"manifest": UNIFIED, "sha256": unified.sha256},
             "rows_in": frame.height,
             "rows": rows.height,
             "by_source_split": rows.group_by("source", "split")
@@ -72,7 +101,7 @@ def build_curated(run: RunFolder, job: Job) -> None:
             .to_dicts(),
         },
     )
-    run.path("classes.png").write_bytes(class_chart(rows))
+    run.path("classes.png").write_bytes(class_source_heatmap(rows))
     run.summary.update(
         rows=rows.height,
         **{split: rows.filter(pl.col("split") == split).height for split in recipe.splits},
@@ -81,4 +110,4 @@ def build_curated(run: RunFolder, job: Job) -> None:
 
 def read_curated(job: Job, asset: str) -> pl.DataFrame:
     """A manifest among the inputs of ``job``, as a frame."""
-    return read_manifest(job.input(asset).file(MANIFEST_FILES[asset]))
+    return read_manifest(job.input(asset).file(manifest_file(asset)))

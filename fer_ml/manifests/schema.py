@@ -12,9 +12,10 @@ from fer_ml.store import write_atomic
 #:
 #: ``image_path`` is relative to the profile's artifact root; ``bbox_*`` are px of the frame named
 #: by ``bbox_frame`` ('photo': of the image itself), right and bottom exclusive; ``sample_id``
-#: hashes the decoded pixels and the box; ``group_id`` hashes the pixels of the whole photo, so that
-#: all faces of one photo, and identical photos of all sources, share it; ``votes`` are annotators'
-#: votes in class order, joined by ';'.
+#: hashes the decoded pixels and the box; ``group_id`` is shared by all faces of one photo, by
+#: identical photos and, once sources are unified, by near-identical faces of all sources;
+#: ``votes`` are annotators' votes in class order, joined by ';'; ``brightness`` is the face's mean
+#: grey, 0 to 255; ``twin_in`` names the other splits in which publishers have the same face.
 SCHEMA: dict[str, pl.DataType] = {
     "image_path": pl.String(),
     "label": pl.String(),
@@ -33,6 +34,8 @@ SCHEMA: dict[str, pl.DataType] = {
     "votes": pl.String(),
     "width": pl.Int64(),
     "height": pl.Int64(),
+    "brightness": pl.Float64(),
+    "twin_in": pl.String(),
 }
 REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "width", "height")
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")

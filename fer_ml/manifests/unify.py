@@ -1,22 +1,25 @@
 """All sources in one manifest, with every row's final split written down as data.
 
-Splits are a property of the *group* (all faces of one photo and its identical copies in any
-source): a group lies in one split, whatever the publishers say, or the benchmark measures memory.
+Splits are a property of the *group* (all faces of one photo, and its identical and near-identical
+copies in any source): a group lies in one split, whatever the publishers say, or the benchmark
+measures memory.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.cleaning import clean_report, write_notes
+from fer_ml.look import THUMB_SIZE
+from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
+from fer_ml.manifests.groups import join_groups, near_of
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.plots import class_chart
+from fer_ml.plots import class_source_heatmap
 from fer_ml.profiles import SPLITS, Draw, Profile
 from fer_ml.store import RunFolder
 
@@ -29,82 +32,122 @@ def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFr
 
     ``frame`` has source, label, group_id and the publishers' split (train, val, calib, test or
     unassigned). Returns ``(kept, leaking)``: leaking rows have a twin in a split that takes
-    precedence, and a column ``twin`` that names it. Nothing else is dropped.
+    precedence, and a column ``twin`` that names it. Nothing else is dropped. Kept rows say in
+    ``twin_in`` in which other splits publishers have a face of their group.
 
     1. a group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
        rows elsewhere leak; unassigned rows of a placed group join it;
     2. unassigned groups are drawn into train and test, by source and class;
     3. sources without a val part give some train groups to val;
     4. a part of all val groups becomes calib.
+
+    A group that spans sources or classes is drawn with the first of them in sorted order.
     """
-    home = _homes(frame)
-    final: dict[str, str] = {}
-    has_val = set(frame.filter(pl.col("split").is_in(["val", "calib"]))["source"].unique())
-    strata: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for group, (split, source, label) in home.items():
-        final[group] = split
-        strata[(split, source, label)].append(group)
-
-    def take(groups: Iterable[str], fraction: float, split: str, purpose: str) -> None:
-        ranked = sorted(groups, key=lambda group: _rank(seed, purpose, group))
-        count = round(fraction * len(ranked))
-        if count == 0 and len(ranked) >= 5:
-            count = 1  # A class of five groups or more is never absent from a drawn split.
-        for group in ranked[:count]:
-            final[group] = split
-
-    for (split, _, _), groups in sorted(strata.items()):
-        if split == "unassigned":
-            final.update(dict.fromkeys(groups, "train"))
-            take(groups, draw.test, "test", "test")
-    for (split, source, _), groups in sorted(strata.items()):
-        if split in ("train", "unassigned") and source not in has_val:
-            take([g for g in groups if final[g] == "train"], draw.val, "val", "val")
-    for label in CLASSES:
-        val = [g for g, split in final.items() if split == "val" and home[g][2] == label]
-        take(val, draw.calib, "calib", "calib")
-
-    placed = frame.with_columns(
-        pl.col("group_id").replace_strict(final, return_dtype=pl.String).alias("final"),
-        pl.col("group_id")
-        .replace_strict({g: h[0] for g, h in home.items()}, return_dtype=pl.String)
-        .alias("home"),
+    groups = _groups(frame)
+    home, stratum = groups["home"].to_numpy(), groups["stratum"].to_numpy()
+    test_rank, val_rank, calib_rank = _ranks(groups["group_id"], seed)
+    open_, train = home == _UNASSIGNED, _PLACES["train"]
+    final = np.where(open_, train, home)
+    final[_take(open_, stratum, test_rank, draw.test)] = _PLACES["test"]
+    with_val = frame.filter(pl.col("split").is_in(["val", "calib"]))["source"].unique()
+    lacks_val = ~groups["source"].is_in(with_val.implode()).to_numpy()
+    candidates = (home >= train) & (final == train) & lacks_val
+    final[_take(candidates, stratum, val_rank, draw.val)] = _PLACES["val"]
+    in_val = final == _PLACES["val"]
+    label = groups["label"].rank("dense").to_numpy()
+    final[_take(in_val, label, calib_rank, draw.calib)] = _PLACES["calib"]
+    names = pl.Series([*PRECEDENCE, "unassigned"])
+    placed = groups.select(
+        "group_id",
+        names.gather(final).alias("final"),
+        names.gather(home).alias("twin"),
+        _other_splits(groups["splits"].to_numpy(), home).alias("twin_in"),
     )
-    leaks = (pl.col("split") != "unassigned") & (pl.col("split") != pl.col("home"))
-    leaking = placed.filter(leaks).with_columns(pl.col("home").alias("twin")).drop("final", "home")
-    kept = placed.filter(~leaks).with_columns(pl.col("final").alias("split")).drop("final", "home")
-    return kept, leaking
+    placed = frame.drop("twin_in", strict=False).join(
+        placed, on="group_id", how="left", maintain_order="left"
+    )
+    leaks = (pl.col("split") != "unassigned") & (pl.col("split") != pl.col("twin"))
+    leaking = placed.filter(leaks).drop("final", "twin_in")
+    kept = placed.filter(~leaks).with_columns(pl.col("final").alias("split"))
+    return kept.drop("final", "twin"), leaking
 
 
-def _homes(frame: pl.DataFrame) -> dict[str, tuple[str, str, str]]:
-    """``{group_id: (split, source, label)}`` by precedence; source and label of its first row."""
-    order = {split: index for index, split in enumerate((*PRECEDENCE, "unassigned"))}
-    homes: dict[str, tuple[str, str, str]] = {}
-    columns = ("group_id", "split", "source", "label")
-    for group, split, source, label in frame.select(columns).iter_rows():
-        old = homes.get(group)
-        if old is None or order[split] < order[old[0]]:
-            homes[group] = (split, source, label)
-    return homes
+_PLACES = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
+_UNASSIGNED = _PLACES["unassigned"]
 
 
-def _rank(seed: int, purpose: str, group: str) -> bytes:
-    return hashlib.blake2b(f"{seed}:{purpose}:{group}".encode(), digest_size=8).digest()
+def _groups(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row for each group: its home by precedence, a bit for each split that it occurs in, and
+    source and label of its first row there in sorted order."""
+    sources = frame["source"].unique().sort()
+    labels = frame["label"].unique().sort()
+    size = sources.len() * labels.len()
+    coded = frame.select(
+        "group_id",
+        pl.col("split").replace_strict(_PLACES, return_dtype=pl.Int64).alias("place"),
+        (_index("source", sources) * labels.len() + _index("label", labels)).alias("kind"),
+    )
+    groups = coded.group_by("group_id").agg(
+        (pl.col("place") * size + pl.col("kind")).min().alias("stratum"),
+        pl.lit(1).cast(pl.Int64).mul(2 ** pl.col("place")).unique().sum().alias("splits"),
+    )
+    kind = groups["stratum"] % size
+    return groups.with_columns(
+        (pl.col("stratum") // size).alias("home"),
+        sources.gather(kind // labels.len()).alias("source"),
+        labels.gather(kind % labels.len()).alias("label"),
+    )
 
 
-def twin_counts(leaking: pl.DataFrame, kept: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """How many test rows of each source had a twin outside test: the number that matters.
+def _index(column: str, values: pl.Series) -> pl.Expr:
+    numbers = {value: index for index, value in enumerate(values)}
+    return pl.col(column).replace_strict(numbers, return_dtype=pl.Int64)
 
-    ``{source: {"test_rows", "with_twin", "share"}}``, before the leaking rows were taken out.
+
+def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
+    """Names of the set bits but the home's and 'unassigned', joined by '+'; null when none."""
+    others = splits & ~(1 << home) & ~(1 << _UNASSIGNED)
+    names = {
+        bits: "+".join(split for split in PRECEDENCE if bits >> _PLACES[split] & 1) or None
+        for bits in np.unique(others).tolist()
+    }
+    return pl.Series(others).replace_strict(names, return_dtype=pl.String)
+
+
+def _ranks(groups: pl.Series, seed: int) -> np.ndarray:
+    """``[3, groups] uint64`` by which groups are drawn into test, val and calib.
+
+    A hash of the group, so that a group's place does not depend on the order of rows, nor on the
+    other groups.
     """
-    groups = leaking.filter(pl.col("twin") == "test")["group_id"].unique().implode()
+    prefix = f"{seed}:".encode()
+    digests = b"".join(
+        hashlib.blake2b(prefix + group.encode(), digest_size=24).digest() for group in groups
+    )
+    return np.frombuffer(digests, np.uint64).reshape(-1, 3).T
+
+
+def _take(among: np.ndarray, strata: np.ndarray, rank: np.ndarray, fraction: float) -> np.ndarray:
+    """Row numbers of the groups that are drawn from each stratum: those of least rank."""
+    rows = np.flatnonzero(among)
+    order = rows[np.lexsort((rank[rows], strata[rows]))]
+    _, start, size = np.unique(strata[order], return_index=True, return_counts=True)
+    count = np.rint(fraction * size)
+    count[(count == 0) & (size >= 5)] = 1  # Five groups or more are never left out of a split.
+    place = np.arange(len(order)) - np.repeat(start, size)
+    return order[place < np.repeat(count, size)]
+
+
+def twin_counts(kept: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """How many test rows of each source have a twin outside test: the number that matters.
+
+    ``{source: {"test_rows", "with_twin", "share"}}``, by what publishers have; the twins themselves
+    were taken out of the other splits.
+    """
     table = (
         kept.filter(pl.col("split") == "test")
         .group_by("source")
-        .agg(
-            pl.len().alias("test_rows"),
-            pl.col("group_id").is_in(groups).sum().alias("with_twin"),
-        )
+        .agg(pl.len().alias("test_rows"), pl.col("twin_in").count().alias("with_twin"))
         .sort("source")
     )
     return {
@@ -157,27 +200,21 @@ def publisher_splits(frame: pl.DataFrame, profile: Profile) -> pl.DataFrame:
 
 def build_unified(run: RunFolder, job: Job) -> None:
     """Write ``classification_manifest.csv``, ``quarantine.csv`` and the merged reports."""
-    frames, reports = [], []
+    frames, thumbs, reports = [], [], []
     for artifact in job.inputs.values():
         source = artifact.record.asset.removeprefix("manifest/")
         frames.append(read_manifest(artifact.file(f"{source}.csv")))
+        thumbs.append(read_thumbs(artifact.file(THUMBS_FILE)))
         reports += artifact.read_json("clean_report.json")["reports"]
-    frame = publisher_splits(pl.concat(frames), job.profile)
+    faces = pl.concat(frames)
+    near = near_of(faces["sample_id"], Stacked(thumbs), job.store.near_cache)
+    frame = faces.with_columns(
+        pl.col("group_id").alias("photo"), join_groups(faces["group_id"], near).alias("group_id")
+    )
+    frame = publisher_splits(frame, job.profile)
     kept, leaking = assign_splits(frame, job.profile.draw, job.profile.seed)
     write_manifest(kept, run.path("classification_manifest.csv"))
-    notes = [
-        {
-            "source": row["source"],
-            "where": row["orig_image"],
-            "file": row["orig_image"],
-            "native_label": row["label"],
-            "split": row["split"],
-            "rule": "leakage",
-            "detail": f"{row['split']} row with a pixel-identical twin in {row['twin']}",
-        }
-        for row in leaking.iter_rows(named=True)
-    ]
-    write_notes(run, "quarantine.csv", notes)
+    write_notes(run, "quarantine.csv", _leak_notes(leaking, kept))
     manifest = {
         "rows_in": frame.height,
         "rows": kept.height,
@@ -186,15 +223,65 @@ def build_unified(run: RunFolder, job: Job) -> None:
         "counts": kept.group_by("source").len("rows").sort("source").to_dicts(),
     }
     run.write_json("clean_report.json", clean_report(reports, manifest))
-    twins = twin_counts(leaking, kept)
-    shared = overlaps(kept)
-    run.write_json("leakage.json", {"schema_version": 1, "test_twins": twins, "overlaps": shared})
-    run.path("classes.png").write_bytes(class_chart(kept))
+    twins, groups, shared = twin_counts(kept), group_counts(frame), overlaps(kept)
+    run.write_json(
+        "leakage.json",
+        {"schema_version": 2, "test_twins": twins, "groups": groups, "overlaps": shared},
+    )
+    run.path("classes.png").write_bytes(class_source_heatmap(kept))
     run.summary.update(
         rows=kept.height,
         rows_in=frame.height,
         quarantined=leaking.height,
+        groups=groups["groups"],
+        near_identical_groups=groups["joined_by_nearness"],
         test_rows_with_a_twin_in_training=sum(t["with_twin"] for t in twins.values()),
         samples_in_two_sources=sum(pair["samples"] for pair in shared),
         **{split: kept.filter(pl.col("split") == split).height for split in SPLITS},
     )
+
+
+class Stacked:
+    """Several ``[rows, 576]`` arrays as one, read row by row."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """The thumbs ``[len(rows), 576]`` of these rows."""
+        part = np.searchsorted(self.starts, rows, side="right") - 1
+        found = np.empty((len(rows), THUMB_SIZE), np.uint8)
+        for index in np.unique(part):
+            here = part == index
+            found[here] = self.parts[index][rows[here] - self.starts[index]]
+        return found
+
+
+def _leak_notes(leaking: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    photos = kept["photo"].unique().implode()
+    how = pl.when(pl.col("photo").is_in(photos)).then(pl.lit("pixel")).otherwise(pl.lit("nearly"))
+    return leaking.with_columns(
+        pl.col("orig_image").alias("where"),
+        pl.col("orig_image").alias("file"),
+        pl.col("label").alias("native_label"),
+        pl.lit("leakage").alias("rule"),
+        pl.format("{} row with a {}-identical twin in {}", "split", how, "twin").alias("detail"),
+    )
+
+
+def group_counts(frame: pl.DataFrame) -> dict[str, int]:
+    """How many groups there are, how many join several photos, and how large they get.
+
+    ``frame`` has group_id and photo.
+    """
+    sizes = frame.group_by("group_id").agg(
+        pl.len().alias("rows"), pl.col("photo").n_unique().alias("photos")
+    )
+    return {
+        "photos": frame["photo"].n_unique(),
+        "groups": sizes.height,
+        "joined_by_nearness": sizes.filter(pl.col("photos") > 1).height,
+        "largest_group_rows": int(sizes["rows"].max() or 0),  # type: ignore[arg-type]
+        "largest_group_photos": int(sizes["photos"].max() or 0),  # type: ignore[arg-type]
+    }

@@ -8,9 +8,11 @@ out. An adapter drops nothing and decodes no image; what it cannot read becomes 
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from fer_ml.errors import FerError
@@ -20,19 +22,55 @@ PUBLISHER_SPLITS: tuple[str, ...] = ("train", "val", "test", "unassigned")
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """How one publisher's layout is read.
+class Option:
+    """One option of an adapter. Its value is text, which ``pattern`` must match as a whole.
 
-    ``listing(root, **options)`` returns a polars frame with exactly ``listing_schema()``. It
-    raises ``FerError`` when the root itself is not such a dataset (missing index file, missing
-    column, empty folder), and records everything smaller as a row's ``fault``.
+    ``allowed`` says the same in words.
     """
+
+    meaning: str
+    allowed: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one publisher's layout is read: by ``read(root, **options)``."""
 
     name: str
     title: str
     layout: str
-    listing: Callable[..., Any]
-    options: dict[str, str] = field(default_factory=dict)
+    read: Callable[..., Any]
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def listing(self, root: Path, **options: str) -> Any:
+        """A polars frame with exactly ``listing_schema()``.
+
+        Raises ``FerError`` for an option that the adapter does not have, and when the root itself
+        is not such a dataset (missing index file, missing column, empty folder). Everything
+        smaller is recorded as a row's ``fault``.
+        """
+        self.check_options(options)
+        return self.read(root, **options)
+
+    def check_options(self, options: Mapping[str, str]) -> None:
+        """``FerError`` that names what is allowed when a name or a value is not."""
+        for name, value in options.items():
+            if name not in self.options:
+                raise FerError(
+                    f"unknown option {name!r}",
+                    where=f"source adapter {self.name}",
+                    allowed=", ".join(sorted(self.options)) or "no option at all",
+                    fix="correct the source's options in the profile or fer.toml",
+                )
+            option = self.options[name]
+            if not isinstance(value, str) or not re.fullmatch(option.pattern, value):
+                raise FerError(
+                    f"option {name} cannot be {value!r}",
+                    where=f"source adapter {self.name}",
+                    allowed=option.allowed,
+                    fix="correct the source's options in the profile or fer.toml",
+                )
 
 
 def listing_schema() -> dict[str, Any]:

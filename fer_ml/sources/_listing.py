@@ -3,6 +3,9 @@
 Every row of a listing has exactly one of ``label``, ``excluded`` and ``fault``. A parser fills its
 row step by step, the label last, and raises ``RowFault`` at the first thing that it cannot accept:
 so a faulty row still shows all that was understood before, but never has a label.
+
+Parsing 100,000 lines one by one takes seconds. ``Lines`` reads the *plain* ones, in which there is
+nothing to judge, a column at a time, and leaves all others to the parser.
 """
 
 import csv
@@ -13,13 +16,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
+from fer_ml.labels import CLASS_INDEX
 from fer_ml.sources import listing_schema
 
 Row = dict[str, Any]
 Line = tuple[int, str | None]
+Parser = Callable[[Row, str], None]
+Columns = Mapping[str, pl.Expr | pl.Series]
 
 _SHOWN_CHARACTERS = 80
 _BOM = b"\xef\xbb\xbf"
@@ -29,6 +36,17 @@ _BAD_PATH = re.compile(r"\A/|\A[A-Za-z]:|(?:\A|/)\.\.(?:/|\Z)|[\0\\]")
 # exact in a double and fit in 64 bits.
 _INTEGER = re.compile(r"-?[0-9]{1,15}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+
+# Plain cells, for ``Lines``. Each pattern is narrower than the function below that judges such a
+# cell, and matches no U+FFFD, which stands for bytes that are not UTF-8.
+NAME = r"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*"
+_FOLDER = r'[^./\\:,"\x00\x{FFFD}][^/\\:,"\x00\x{FFFD}]*'
+PATH = f"{_FOLDER}(?:/{_FOLDER})*"
+WORD = "[0-9A-Za-z]+"
+COUNT = "[0-9]{1,15}"
+INTEGER = f"-?{COUNT}"
+NUMBER = rf"-?{COUNT}(?:\.{COUNT})?"
+ANYTHING = r'[^,"\x{FFFD}]*'
 
 
 class RowFault(Exception):
@@ -48,15 +66,17 @@ def require_root(root: Path) -> Path:
         raise FerError("dataset folder is missing", where=root, fix=fix)
     if not root.is_dir():
         raise FerError("dataset folder is not a directory", where=root, fix=fix)
-    if not folder_names(root):
+    if next(folder_names(root), None) is None:
         raise FerError("dataset folder is empty", where=root, fix=fix)
     return root
 
 
-def folder_names(folder: Path) -> list[str]:
-    """Names of all that lies directly in ``folder``."""
+def folder_names(folder: Path) -> Iterator[str]:
+    """Names of all that lies directly in ``folder``, read as they are asked for."""
     try:
-        return os.listdir(folder)  # noqa: PTH208 - a Path for each of 100,000 files is slow
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.name
     except OSError as error:
         raise FerError(f"folder cannot be read: {error.strerror}", where=folder) from error
 
@@ -97,21 +117,27 @@ def text_lines(path: Path) -> Iterator[Line]:
             for number, raw in enumerate(handle, start=1):
                 if number == 1:
                     raw = raw.removeprefix(_BOM)
-                try:
-                    yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode()
-                except UnicodeDecodeError:
-                    yield number, None
+                yield number, _decoded(raw.removesuffix(b"\n"))
     except OSError as error:
-        raise FerError(f"index file cannot be read: {error.strerror}", where=path) from error
+        raise _unreadable(path, error) from error
 
 
-def read_rows(
-    path: Path, parse: Callable[[Row, str], None], lines: Iterable[Line] | None = None
-) -> list[Row]:
-    """One row for every line of ``path``, or of those ``lines`` of it, filled in by ``parse``."""
+def _decoded(raw: bytes) -> str | None:
+    try:
+        return raw.removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _unreadable(path: Path, error: OSError) -> FerError:
+    return FerError(f"index file cannot be read: {error.strerror}", where=path)
+
+
+def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
+    """One row for every one of these ``lines`` of ``file``, filled in by ``parse``."""
     rows: list[Row] = []
-    for number, text in text_lines(path) if lines is None else lines:
-        row: Row = {"where": f"{path.name}:{number}"}
+    for number, text in lines:
+        row: Row = {"where": f"{file}:{number}"}
         try:
             if text is None:
                 raise RowFault("malformed line: not UTF-8")
@@ -119,9 +145,85 @@ def read_rows(
         except RowFault as fault:
             row["fault"] = str(fault)
         rows.append(row)
-    if not rows:
-        raise FerError("index file lists no samples", where=path, fix="replace the file")
     return rows
+
+
+def no_samples(path: Path) -> FerError:
+    """The error for an index file without a line."""
+    return FerError("index file lists no samples", where=path, fix="replace the file")
+
+
+class Lines:
+    """The lines of an index file, with the cells of those that are plain.
+
+    ``fields`` names the cells of a line, in order, each with the regular expression of a plain one.
+    ``cells`` has a String column for each field and a row for each plain line. ``FerError`` when
+    there is no line.
+    """
+
+    def __init__(
+        self, path: Path, fields: Mapping[str, str], *, separator: str = " ", header: bool = False
+    ) -> None:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        self.path = path
+        self._data = data.removeprefix(_BOM)
+        self._first = 1 + header
+        text = pl.Series([self._data.decode(errors="replace")]).str.split("\n").explode()
+        # What follows the last line break is a line of its own, unless it is empty.
+        count = len(text) - (data[-1:] in (b"", b"\n"))
+        if count <= header:
+            raise no_samples(path)
+        lines = text.slice(header, count - header).str.strip_suffix("\r")
+        plain = lines.str.contains(plain_line(fields.values(), separator))
+        self._is_plain = plain.to_numpy()
+        cells = lines.filter(plain).str.split_exact(separator, len(fields) - 1)
+        self.cells = cells.struct.rename_fields(list(fields)).struct.unnest()
+
+    def others(self, done: np.ndarray | None = None) -> list[Line]:
+        """The lines that are not plain, and the plain ones that are not ``done``."""
+        left = ~self._is_plain
+        if done is not None:
+            left[self._is_plain] = ~done
+        if not left.any():
+            return []
+        raw = self._data.split(b"\n")
+        return [
+            (index + 1, _decoded(raw[index]))
+            for index in (np.flatnonzero(left) + self._first - 1).tolist()
+        ]
+
+    def listing(self, columns: Columns, parse: Parser) -> pl.DataFrame:
+        """The listing of all lines in their order.
+
+        ``columns`` says what a plain line means, by expressions over ``cells`` or series beside
+        them. Where that gives no split, or neither a label nor an exclusion, and for every line
+        that is not plain, ``parse`` decides alone.
+        """
+        numbers = np.flatnonzero(self._is_plain) + self._first
+        where = f"{self.path.name}:" + pl.Series(numbers).cast(pl.String)
+        known = {"where": pl.lit(where), **columns}
+        plain = self.cells.select(
+            known.get(name, pl.lit(None)).cast(dtype).alias(name)
+            for name, dtype in listing_schema().items()
+        )
+        is_done = pl.col("split").is_not_null() & (
+            pl.col("label").is_not_null() | pl.col("excluded").is_not_null()
+        )
+        done = plain.select(is_done).to_series()
+        rest = self.others(done.to_numpy())
+        if not rest:
+            return plain
+        strict = make_listing(read_rows(self.path.name, parse, rest))
+        order = np.argsort([*numbers[done.to_numpy()], *(number for number, _ in rest)])
+        return pl.concat([plain.filter(done), strict])[order]
+
+
+def plain_line(patterns: Iterable[str], separator: str) -> str:
+    """The regular expression of a line whose cells match ``patterns``."""
+    return f"^{separator.join(f'(?:{pattern})' for pattern in patterns)}$"
 
 
 def csv_header(path: Path) -> list[str]:
@@ -152,24 +254,24 @@ def require_columns(path: Path, header: Sequence[str], needed: Sequence[str]) ->
         )
 
 
-def read_csv(
-    path: Path, needed: Sequence[str], parse: Callable[[Row, dict[str, str]], None]
-) -> list[Row]:
-    """One row for every line after the header; ``parse`` gets the cells by column name.
+def csv_lines(path: Path, header: Sequence[str], plain: Mapping[str, str]) -> Lines:
+    """The lines after the header; columns that are not in ``plain`` may hold anything."""
+    fields = {name: plain.get(name, ANYTHING) for name in header}
+    return Lines(path, fields, separator=",", header=True)
+
+
+def csv_parser(header: Sequence[str], parse: Callable[[Row, dict[str, str]], None]) -> Parser:
+    """A parser of lines that gives ``parse`` the cells by column name.
 
     A record is one line: a quoted line break gives two malformed lines, so that a stray quote
     cannot swallow the rest of the file.
     """
-    header = csv_header(path)
-    require_columns(path, header, needed)
-    lines = text_lines(path)
-    next(lines)
 
     def parse_line(row: Row, text: str) -> None:
         fields = expect_fields(_csv_fields(text), len(header))
         parse(row, dict(zip(header, fields, strict=True)))
 
-    return read_rows(path, parse_line, lines)
+    return parse_line
 
 
 def _csv_fields(text: str) -> list[str]:
@@ -232,23 +334,62 @@ def by_text(ids: Mapping[int, str]) -> dict[str, str]:
     return {str(number): label for number, label in ids.items()}
 
 
-def winners(scores: Sequence[float]) -> list[int]:
-    """Indices of all the largest scores; more than one is a tie."""
+def mapped(column: str, meanings: Mapping[str, str | None]) -> pl.Expr:
+    """What the cells of ``column`` mean; null for those that stand for nothing."""
+    return pl.col(column).replace_strict(
+        list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
+    )
+
+
+def winner(scores: Sequence[float], meanings: Mapping[str, str]) -> tuple[str, str]:
+    """The name of the largest of ``scores``, and what it means.
+
+    ``meanings`` has a name for each score. Several largest are joined by ``|``: 'tied votes'.
+    """
     most = max(scores)
-    return [index for index, score in enumerate(scores) if score == most]
+    names = [name for name, score in zip(meanings, scores, strict=True) if score == most]
+    return "|".join(names), meanings[names[0]] if len(names) == 1 else "tied votes"
+
+
+def set_meaning(row: Row, meaning: str) -> None:
+    """Set ``label`` when ``meaning`` is a class, else ``excluded``."""
+    row["label" if meaning in CLASS_INDEX else "excluded"] = meaning
+
+
+def class_votes(scores: np.ndarray, meanings: Mapping[str, str]) -> np.ndarray:
+    """``[..., 7] float64`` in class order from ``scores [..., len(meanings)]``."""
+    votes = np.zeros((*scores.shape[:-1], len(CLASS_INDEX)))
+    for index, meaning in enumerate(meanings.values()):
+        if meaning in CLASS_INDEX:
+            votes[..., CLASS_INDEX[meaning]] = scores[..., index]
+    return votes
+
+
+def vote_columns(scores: np.ndarray, meanings: Mapping[str, str]) -> dict[str, pl.Series]:
+    """The columns that follow from ``scores [rows, len(meanings)]``, as ``winner`` judges them."""
+    largest = scores == scores.max(axis=1, keepdims=True)
+    # There are few different sets of winners; each is judged once.
+    sets, index = np.unique(largest @ (1 << np.arange(len(meanings))), return_inverse=True)
+    verdicts = pl.DataFrame(
+        [
+            (native, *((meaning, None) if meaning in CLASS_INDEX else (None, meaning)))
+            for native, meaning in (
+                winner([bits >> place & 1 for place in range(len(meanings))], meanings)
+                for bits in sets.tolist()
+            )
+        ],
+        schema={"native_label": pl.String, "label": pl.String, "excluded": pl.String},
+        orient="row",
+    )
+    votes = pl.Series("votes", class_votes(scores, meanings)).arr.to_list()
+    return {**{column.name: column for column in verdicts[index]}, "votes": votes}
 
 
 def make_listing(rows: Sequence[Row]) -> pl.DataFrame:
     """The listing of ``rows``, null where a row has no such column."""
-    return listing_of_columns({name: [row.get(name) for row in rows] for name in listing_schema()})
-
-
-def listing_of_columns(columns: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """The listing of equally long ``columns``, null for the columns that are not given."""
-    height = len(columns["where"])
     return pl.DataFrame(
         [
-            pl.Series(name, columns.get(name, [None] * height), dtype=dtype, strict=True)
+            pl.Series(name, [row.get(name) for row in rows], dtype=dtype, strict=True)
             for name, dtype in listing_schema().items()
         ]
     )

@@ -11,15 +11,19 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.labels import EXPW_IDS
-from fer_ml.sources import Adapter
+from fer_ml.sources import Adapter, Option
 from fer_ml.sources._listing import (
+    INTEGER,
+    NAME,
+    NUMBER,
+    WORD,
+    Lines,
     Row,
     by_text,
     expect_fields,
-    make_listing,
+    mapped,
     parse_integer,
     parse_number,
-    read_rows,
     require_file,
     require_folder,
     require_root,
@@ -32,10 +36,20 @@ IMAGE_FOLDERS = ("origin/origin", "origin")
 #: The file's own order, which is not left, top, right, bottom.
 BOX_ORDER = ("bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
 LABELS = by_text(EXPW_IDS)
+_PLAIN = {
+    "file": NAME,
+    "face_id": INTEGER,
+    **dict.fromkeys(BOX_ORDER, INTEGER),
+    "confidence": NUMBER,
+    "native_label": WORD,
+}
 
 
-def list_faces(root: Path) -> pl.DataFrame:
-    """Listing of ``label.lst``. Boxes are kept as they are: the gate judges them."""
+def list_faces(root: Path, min_confidence: str = "") -> pl.DataFrame:
+    """Listing of ``label.lst``. Boxes are kept as they are: the gate judges them.
+
+    Faces whose box has less than ``min_confidence`` are excluded; one that has as much stays.
+    """
     root = require_root(root)
     index = require_file(root, INDEX)
     folder = require_folder(root, *IMAGE_FOLDERS)
@@ -51,12 +65,34 @@ def list_faces(root: Path) -> pl.DataFrame:
         row["file"] = f"{folder}/{safe_path(name)}"
         set_label(row, label, LABELS)
 
-    return make_listing(read_rows(index, parse))
+    columns = {
+        **{name: pl.col(name) for name in _PLAIN},
+        "file": f"{folder}/" + pl.col("file"),
+        "label": mapped("native_label", LABELS),
+        "split": pl.lit("unassigned"),
+    }
+    faces = Lines(index, _PLAIN).listing(columns, parse)
+    return _exclude_below(faces, float(min_confidence)) if min_confidence else faces
+
+
+def _exclude_below(faces: pl.DataFrame, confidence: float) -> pl.DataFrame:
+    low = pl.col("label").is_not_null() & (pl.col("confidence") < confidence)
+    return faces.with_columns(
+        label=pl.when(~low).then("label"),
+        excluded=pl.when(low).then(pl.lit("low confidence")).otherwise("excluded"),
+    )
 
 
 ADAPTER = Adapter(
     name="expw",
     title="Expression in-the-Wild",
     layout="label.lst; origin/<image>",
-    listing=list_faces,
+    read=list_faces,
+    options={
+        "min_confidence": Option(
+            meaning="faces whose box has a lower confidence are excluded (default: none)",
+            allowed="a number such as 60 or 62.5, as text",
+            pattern=NUMBER,
+        )
+    },
 )

@@ -16,12 +16,17 @@ from fer_ml.sources._listing import (
     Row,
     RowFault,
     by_text,
+    csv_header,
+    csv_parser,
     make_listing,
-    read_csv,
+    no_samples,
+    read_rows,
+    require_columns,
     require_file,
     require_root,
     set_label,
     set_split,
+    text_lines,
 )
 
 INDEX = "fer2013.csv"
@@ -33,7 +38,14 @@ LABELS = by_text(FER2013_IDS)
 def list_csv(root: Path) -> pl.DataFrame:
     """Listing of ``fer2013.csv`` with ``inline_png`` in place of files."""
     index = require_file(require_root(root), INDEX)
-    return make_listing(read_csv(index, ("emotion", "pixels", "Usage"), _parse))
+    header = csv_header(index)
+    require_columns(index, header, ("emotion", "pixels", "Usage"))
+    lines = text_lines(index)
+    next(lines)
+    rows = read_rows(index.name, csv_parser(header, _parse), lines)
+    if not rows:
+        raise no_samples(index)
+    return make_listing(rows)
 
 
 def _parse(row: Row, cells: dict[str, str]) -> None:
@@ -68,5 +80,5 @@ ADAPTER = Adapter(
     name="fer2013_csv",
     title="FER2013 as one csv with pixels",
     layout="fer2013.csv with emotion,pixels,Usage",
-    listing=list_csv,
+    read=list_csv,
 )

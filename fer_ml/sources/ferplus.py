@@ -8,22 +8,33 @@ a picture that the authors removed.
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from fer_ml.labels import CLASSES, FERPLUS_COLUMNS
-from fer_ml.sources import Adapter
+from fer_ml.labels import FERPLUS_COLUMNS
+from fer_ml.sources import Adapter, Option
 from fer_ml.sources._listing import (
+    COUNT,
+    NAME,
+    WORD,
+    Columns,
     Row,
     RowFault,
-    make_listing,
+    class_votes,
+    csv_header,
+    csv_lines,
+    csv_parser,
+    mapped,
     parse_integer,
-    read_csv,
+    require_columns,
     require_file,
     require_folder,
     require_root,
     safe_path,
+    set_meaning,
     set_split,
-    winners,
+    vote_columns,
+    winner,
 )
 
 INDEX = "fer2013new.csv"
@@ -34,45 +45,69 @@ FOLDERS: dict[str, str] = {
     "PrivateTest": "FER2013Test",
 }
 COLUMNS = tuple(FERPLUS_COLUMNS)
-_COLUMN_OF_CLASS = {label: column for column, label in FERPLUS_COLUMNS.items()}
+_PLAIN = {"Usage": WORD, "Image name": NAME, **dict.fromkeys(COLUMNS, COUNT)}
 
 
-def list_votes(root: Path) -> pl.DataFrame:
-    """Listing of ``fer2013new.csv``; the label is the column that has strictly most votes."""
+def list_votes(root: Path, votes: str = "majority") -> pl.DataFrame:
+    """Listing of ``fer2013new.csv``; the label is the column that has strictly most votes.
+
+    With ``votes`` 'distribution' a column's only vote counts as an outlier and is removed first, as
+    Barsoum et al. (2016) do before they train on the distribution. The column ``votes`` then holds
+    what remains for the seven classes; dividing by its sum gives their shares. Faces for which
+    contempt, unknown or NF has most, or two columns have as many, are excluded either way: where
+    the authors' code lets an emotion win such a tie, there is no label to report.
+    """
     root = require_root(root)
     index = require_file(root, INDEX)
     candidates = [f"{above}{folder}" for above in ("data/", "") for folder in FOLDERS.values()]
     # One place for all splits: a split whose folder is absent must show as missing files.
     above = require_folder(root, *candidates).rpartition("FER2013")[0]
+    folders = {usage: f"{above}{folder}/" for usage, folder in FOLDERS.items()}
+    outlier = 1 if votes == "distribution" else 0
 
     def parse(row: Row, cells: dict[str, str]) -> None:
-        votes = _parse_votes(cells)
-        row["votes"] = [float(votes[_COLUMN_OF_CLASS[label]]) for label in CLASSES]
-        most = [COLUMNS[index] for index in winners(list(votes.values()))]
-        row["native_label"] = "|".join(most)
+        counts = _parse_votes(cells)
+        counts[counts == outlier] = 0
+        row["votes"] = class_votes(counts, FERPLUS_COLUMNS).tolist()
+        row["native_label"], meaning = winner(counts.tolist(), FERPLUS_COLUMNS)
         name, usage = cells["Image name"], cells["Usage"]
-        if name or most != ["NF"]:
+        if name or row["native_label"] != "NF":
             name = safe_path(name)
         set_split(row, usage, SPLITS)
         if name:
-            row["file"] = f"{above}{FOLDERS[usage]}/{name}"
-        meaning = FERPLUS_COLUMNS[most[0]] if len(most) == 1 else "tied votes"
-        row["label" if meaning in CLASSES else "excluded"] = meaning
+            row["file"] = f"{folders[usage]}{name}"
+        set_meaning(row, meaning)
 
-    return make_listing(read_csv(index, ("Usage", "Image name", *COLUMNS), parse))
+    header = csv_header(index)
+    require_columns(index, header, tuple(_PLAIN))
+    lines = csv_lines(index, header, _PLAIN)
+    counts = lines.cells.select(pl.col(COLUMNS).cast(pl.Int64)).to_numpy()
+    columns: Columns = {
+        **vote_columns(np.where(counts == outlier, 0, counts), FERPLUS_COLUMNS),
+        "file": mapped("Usage", folders) + pl.col("Image name"),
+        "split": mapped("Usage", SPLITS),
+    }
+    return lines.listing(columns, csv_parser(header, parse))
 
 
-def _parse_votes(cells: dict[str, str]) -> dict[str, int]:
-    votes = {column: parse_integer(cells[column], f"vote {column!r}") for column in COLUMNS}
-    for column, count in votes.items():
+def _parse_votes(cells: dict[str, str]) -> np.ndarray:
+    votes = [parse_integer(cells[column], f"vote {column!r}") for column in COLUMNS]
+    for column, count in zip(COLUMNS, votes, strict=True):
         if count < 0:
             raise RowFault(f"malformed line: vote {column!r} is negative: {count}")
-    return votes
+    return np.array(votes)
 
 
 ADAPTER = Adapter(
     name="ferplus_votes",
     title="FER+ with its annotators' votes",
     layout="fer2013new.csv; data/{FER2013Train,FER2013Valid,FER2013Test}/<image>",
-    listing=list_votes,
+    read=list_votes,
+    options={
+        "votes": Option(
+            meaning="'distribution' removes single votes before the label is taken",
+            allowed="majority, distribution",
+            pattern="majority|distribution",
+        )
+    },
 )

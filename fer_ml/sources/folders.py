@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.labels import label_of_word
-from fer_ml.sources import Adapter
+from fer_ml.sources import Adapter, listing_schema
 from fer_ml.sources._listing import (
+    PATH,
     Row,
     RowFault,
-    listing_of_columns,
+    make_listing,
     require_root,
     safe_path,
     shown,
@@ -35,7 +37,7 @@ SPLITS: dict[str, str] = {
     "validation": "val",
 }
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
-NOTE_SUFFIXES = (".txt", ".md", ".csv", ".json")
+NOTE_SUFFIXES = (".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".cache")
 
 
 class Folder(NamedTuple):
@@ -44,6 +46,11 @@ class Folder(NamedTuple):
     parts: tuple[str, ...]
     files: list[str]
     odd: list[str]
+
+    @property
+    def prefix(self) -> str:
+        """The path of the directory, with a ``/`` behind it unless it is the root."""
+        return "".join(f"{part}/" for part in self.parts)
 
 
 def list_split_folders(root: Path) -> pl.DataFrame:
@@ -58,46 +65,56 @@ def list_class_folders(root: Path) -> pl.DataFrame:
 
 def _list(root: Path, levels: int) -> pl.DataFrame:
     root = require_root(root)
-    folders = list(_walk(root, levels))
+    folders = list(walk(root, levels))
     _require_known_folder(root, folders, levels)
-    columns: dict[str, list[str | None]] = {
-        name: []
-        for name in ("where", "file", "native_label", "label", "split", "excluded", "fault")
-    }
-    for folder in folders:
-        _add_folder(columns, folder, levels)
-    if not columns["where"]:
+    # Each folder is judged once, not once for each of its thousands of files.
+    verdicts = make_listing([_judge(folder.parts, levels) for folder in folders])
+    files = _files(folders)
+    if files.is_empty():
         raise FerError("dataset folder holds no images", where=root, fix="unpack the dataset there")
-    return listing_of_columns(columns).sort("where")
+    usable = pl.col("path_fault").is_null()
+    rows = verdicts[files["folder"]].with_columns(files["where"], files["path_fault"])
+    return rows.with_columns(
+        file=pl.when(usable).then("where"),
+        label=pl.when(usable).then("label"),
+        excluded=pl.when(usable).then("excluded"),
+        fault=pl.coalesce("path_fault", "fault"),
+    ).select(list(listing_schema()))
 
 
-def _walk(root: Path, levels: int) -> Iterator[Folder]:
+def walk(root: Path, levels: int) -> Iterator[Folder]:
     """Every directory below ``root``, hidden ones left out.
 
     Links to directories are listed where split and class folders lie, so that the cleaning can
     judge what is behind them; deeper down they could form a loop.
     """
-    waiting: list[tuple[tuple[str, ...], str]] = [((), str(root))]
+    waiting: list[tuple[str, ...]] = [()]
     while waiting:
-        parts, path = waiting.pop()
-        folder = Folder(parts, [], [])
+        parts = waiting.pop()
+        has_images = len(parts) >= levels
+        path = "/".join((str(root), *parts))
+        files: list[str] = []
+        odd: list[str] = []
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=len(parts) < levels):
-                        waiting.append(((*parts, entry.name), entry.path))
-                    elif not _is_ignored(entry.name, len(parts), levels):
-                        (folder.files if entry.is_file() else folder.odd).append(entry.name)
+                    if entry.is_file():
+                        files.append(entry.name)
+                    elif not entry.is_dir(follow_symlinks=not has_images):
+                        odd.append(entry.name)
+                    elif not entry.name.startswith("."):
+                        waiting.append((*parts, entry.name))
         except OSError as error:
             raise FerError(f"folder cannot be read: {error.strerror}", where=path) from error
-        yield folder
+        yield Folder(parts, _samples(files, has_images), _samples(odd, has_images))
 
 
-def _is_ignored(name: str, depth: int, levels: int) -> bool:
-    name = name.lower()
-    return name in SYSTEM_FILES or (depth < levels and name.endswith(NOTE_SUFFIXES))
+def _samples(names: list[str], has_images: bool) -> list[str]:
+    """``names`` without hidden and system files, and without notes where no images lie."""
+    names = [name for name in names if name[0] != "." and name.lower() not in SYSTEM_FILES]
+    if has_images:
+        return names
+    return [name for name in names if not name.lower().endswith(NOTE_SUFFIXES)]
 
 
 def _require_known_folder(root: Path, folders: list[Folder], levels: int) -> None:
@@ -119,26 +136,37 @@ def _require_known_folder(root: Path, folders: list[Folder], levels: int) -> Non
         )
 
 
-def _add_folder(columns: dict[str, list[str | None]], folder: Folder, levels: int) -> None:
-    # Judged once for a folder, not once for each of its thousands of files.
-    verdict = _judge(folder.parts, levels)
-    prefix = "".join(f"{part}/" for part in folder.parts)
-    files: list[str | None] = [_printable(prefix + name) for name in (*folder.files, *folder.odd)]
-    path_faults = [
-        *(_path_fault(prefix + name) for name in folder.files),
-        *(f"bad path: not a regular file: {shown(name)}" for name in folder.odd),
-    ]
-    columns["where"] += files
-    for file, path_fault in zip(files, path_faults, strict=True):
-        columns["file"].append(None if path_fault else file)
-        columns["fault"].append(path_fault or verdict.get("fault"))
-        for name in ("label", "excluded"):
-            columns[name].append(None if path_fault else verdict.get(name))
-    for name in ("native_label", "split"):
-        columns[name] += [verdict.get(name)] * len(files)
+def _files(folders: list[Folder]) -> pl.DataFrame:
+    """``where``, ``folder`` (its index) and ``path_fault`` (or null) of all files, by ``where``."""
+    groups = [group for folder in folders for group in (folder.files, folder.odd)]
+    counts = [len(group) for group in groups]
+    index = np.repeat(np.arange(len(groups)) // 2, counts)
+    odd = np.repeat(np.arange(len(groups)) % 2 == 1, counts)
+    names = [name for group in groups for name in group]
+    prefixes = pl.Series([printable(folder.prefix) for folder in folders])
+    where = prefixes[index] + pl.Series(_printable_all(names), dtype=pl.String)
+    # What is not UTF-8 became printable by backslashes, and so is not plain.
+    suspect = odd | ~where.str.contains(f"^{PATH}$").to_numpy()
+    path_faults: list[str | None] = [None] * len(names)
+    for at in np.flatnonzero(suspect):
+        if odd[at]:
+            path_faults[at] = f"bad path: not a regular file: {shown(names[at])}"
+        else:
+            path_faults[at] = path_fault(folders[index[at]].prefix + names[at])
+    files = {"where": where, "folder": index, "path_fault": path_faults}
+    return pl.DataFrame(files, schema_overrides={"path_fault": pl.String}).sort("where")
 
 
-def _path_fault(path: str) -> str | None:
+def _printable_all(names: list[str]) -> list[str]:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        return [printable(name) for name in names]
+    return names
+
+
+def path_fault(path: str) -> str | None:
+    """Why ``path`` cannot stand in a listing, or ``None``."""
     try:
         path.encode()
         safe_path(path)
@@ -149,7 +177,7 @@ def _path_fault(path: str) -> str | None:
     return None
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """``name`` with the bytes that are not UTF-8 escaped, as a listing holds only text."""
     return name.encode(errors="backslashreplace").decode()
 
@@ -159,10 +187,10 @@ def _judge(parts: tuple[str, ...], levels: int) -> Row:
     row: Row = {"split": "unassigned"}
     *above, word = parts[:levels] if len(parts) >= levels else (*parts, "")
     if word:
-        row["native_label"] = _printable(word)
+        row["native_label"] = printable(word)
     if levels == 2:
         split = above[0] if above else ""
-        row["split"] = SPLITS.get(split.lower(), _printable(split) or None)
+        row["split"] = SPLITS.get(split.lower(), printable(split) or None)
         if split.lower() not in SPLITS:
             return row | {"fault": f"unknown split: {shown(split)}"}
     if len(parts) < levels:
@@ -179,12 +207,12 @@ ADAPTER = (
         name="split_folders",
         title="Split folders with class folders (AffectNet, FER2013 uniform, FER+ repack)",
         layout="{train,test,val,valid,validation}/<class>/<image>",
-        listing=list_split_folders,
+        read=list_split_folders,
     ),
     Adapter(
         name="class_folders",
         title="Class folders without splits",
         layout="<class>/<image>",
-        listing=list_class_folders,
+        read=list_class_folders,
     ),
 )

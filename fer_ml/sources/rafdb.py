@@ -6,8 +6,8 @@ such as ``train_00001.jpg 5``; the prefix of the name is the split. The aligned 
 archives often repeats the last folder.
 """
 
-from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -15,12 +15,14 @@ import polars as pl
 from fer_ml.labels import RAFDB_BASIC_IDS, RAFDB_COMPOUND_IDS
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
+    NAME,
+    WORD,
+    Lines,
     Row,
     by_text,
     expect_fields,
     folder_names,
-    make_listing,
-    read_rows,
+    mapped,
     require_file,
     require_folder,
     require_root,
@@ -44,19 +46,26 @@ def list_partition(root: Path, labels: dict[str, str]) -> pl.DataFrame:
     """Listing of ``list_patition_label.txt``, whose ids mean ``labels``."""
     root = require_root(root)
     index = require_file(root, *INDEXES)
-    path_of = image_paths(root)
+    image = image_path(root)
 
     def parse(row: Row, text: str) -> None:
         name, number = expect_fields(text.split(), 2)
-        row["file"] = path_of(safe_path(name))
+        row["file"] = safe_path(name)
         set_split(row, name.partition("_")[0], SPLITS)
         set_label(row, number, labels)
 
-    return make_listing(read_rows(index, parse))
+    columns = {
+        "file": pl.col("file"),
+        "native_label": pl.col("native_label"),
+        "label": mapped("native_label", labels),
+        "split": pl.col("file").str.extract("^([^_]*)").replace_strict(SPLITS, default=None),
+    }
+    lines = Lines(index, {"file": NAME, "native_label": WORD})
+    return lines.listing(columns, parse).with_columns(image)
 
 
-def image_paths(root: Path) -> Callable[[str], str]:
-    """How a published name becomes the path of its image.
+def image_path(root: Path) -> pl.Expr:
+    """How the column ``file`` becomes the path of the image, when it holds the published name.
 
     Folder and naming are chosen once for the whole dataset. Looking for each image in turn would
     replace a missing aligned face by the whole photo, and nobody would see it.
@@ -64,14 +73,13 @@ def image_paths(root: Path) -> Callable[[str], str]:
     folder = require_folder(root, *IMAGE_FOLDERS)
     # An empty folder keeps the published naming: all its files are missing, not named otherwise.
     names = folder_names(root / folder)
-    renamed = not names or any(name.endswith(ALIGNED_ENDING) for name in names)
-
-    def path_of(name: str) -> str:
-        if "aligned" in folder and renamed and not name.endswith(ALIGNED_ENDING):
-            name = f"{name.rpartition('.')[0] or name}{ALIGNED_ENDING}"
-        return f"{folder}/{name}"
-
-    return path_of
+    first = next(names, ALIGNED_ENDING)
+    renamed = any(name.endswith(ALIGNED_ENDING) for name in chain((first,), names))
+    name = pl.col("file")
+    if "aligned" in folder and renamed:
+        aligned = name.str.replace(r"(?s)^(.+)\.[^.]*$", "${1}") + ALIGNED_ENDING
+        name = pl.when(name.str.ends_with(ALIGNED_ENDING)).then(name).otherwise(aligned)
+    return (f"{folder}/" + name).alias("file")
 
 
 ADAPTER = (
@@ -79,12 +87,12 @@ ADAPTER = (
         name="rafdb_basic",
         title="RAF-DB, seven basic expressions",
         layout="EmoLabel/list_patition_label.txt; Image/aligned/<stem>_aligned.jpg",
-        listing=partial(list_partition, labels=by_text(RAFDB_BASIC_IDS)),
+        read=partial(list_partition, labels=by_text(RAFDB_BASIC_IDS)),
     ),
     Adapter(
         name="rafdb_compound",
         title="RAF-DB, compound expressions by their primary emotion",
         layout="EmoLabel/list_patition_label.txt; Image/aligned/<stem>_aligned.jpg",
-        listing=partial(list_partition, labels=by_text(RAFDB_COMPOUND_IDS)),
+        read=partial(list_partition, labels=by_text(RAFDB_COMPOUND_IDS)),
     ),
 )

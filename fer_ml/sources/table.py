@@ -7,21 +7,26 @@ confidence, face id or box; a split or label must be given.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.labels import label_of_word
-from fer_ml.sources import PUBLISHER_SPLITS, Adapter
+from fer_ml.sources import PUBLISHER_SPLITS, Adapter, Option
 from fer_ml.sources._listing import (
+    INTEGER,
+    NUMBER,
+    PATH,
     Row,
     RowFault,
     csv_header,
-    make_listing,
+    csv_lines,
+    csv_parser,
+    mapped,
     parse_integer,
     parse_number,
-    read_csv,
     require_columns,
     require_file,
     require_root,
@@ -36,6 +41,11 @@ BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 SPLITS = {split: split for split in PUBLISHER_SPLITS}
 # label_of_word forgives blanks and punctuation, which in a table are signs of a damaged cell.
 _WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
+_PLAIN = {
+    "label": _WORD.pattern,
+    "confidence": f"(?:{NUMBER})?",
+    **dict.fromkeys(("face_id", *BOX_COLUMNS), f"(?:{INTEGER})?"),
+}
 
 
 def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
@@ -44,6 +54,7 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
     header = csv_header(index)
     file_column = _file_column(index, header)
     box = BOX_COLUMNS if any(name in header for name in BOX_COLUMNS) else ()
+    require_columns(index, header, (file_column, "label", *box))
 
     def parse(row: Row, cells: dict[str, str]) -> None:
         if cells.get("confidence"):
@@ -56,7 +67,29 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
         set_split(row, cells.get("split", "unassigned"), SPLITS)
         _set_word(row, cells["label"])
 
-    return make_listing(read_csv(index, (file_column, "label", *box), parse))
+    lines = csv_lines(index, header, {file_column: PATH, **_PLAIN})
+    return lines.listing(_columns(lines.cells, file_column, box), csv_parser(header, parse))
+
+
+def _columns(cells: pl.DataFrame, file_column: str, box: Sequence[str]) -> dict[str, pl.Expr]:
+    """What plain lines mean. A box without all of its edges is left to the parser: no split."""
+    meanings = {word: label_of_word(word) for word in cells["label"].unique()}
+    labels, exclusions = (
+        {word: meaning[place] for word, meaning in meanings.items()} for place in (0, 1)
+    )
+    given = [name for name in ("confidence", "face_id", *box) if name in cells.columns]
+    split = mapped("split", SPLITS) if "split" in cells.columns else pl.lit("unassigned")
+    if box:
+        edges = pl.sum_horizontal(pl.col(box) != "")
+        split = pl.when(edges.is_in([0, len(box)])).then(split)
+    return {
+        **{name: pl.when(pl.col(name) != "").then(name) for name in given},
+        "file": pl.col(file_column),
+        "native_label": pl.col("label"),
+        "label": mapped("label", labels),
+        "excluded": mapped("label", exclusions),
+        "split": split,
+    }
 
 
 def _file_column(index: Path, header: list[str]) -> str:
@@ -85,6 +118,12 @@ ADAPTER = Adapter(
     name="csv_manifest",
     title="A csv that names files and labels",
     layout="manifest.csv with file (or image_path), label, and optional columns",
-    listing=list_manifest,
-    options={"manifest": f"name of the csv below the root (default {INDEX})"},
+    read=list_manifest,
+    options={
+        "manifest": Option(
+            meaning=f"name of the csv (default {INDEX})",
+            allowed="a path below the root, with /",
+            pattern=r"(?s)(?!.*\.\.)[^/\\:\0][^\\:\0]*",
+        )
+    },
 )

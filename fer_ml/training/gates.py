@@ -3,7 +3,7 @@
 from fer_ml.evaluation.calibration import T_BOUNDS
 from fer_ml.gates import NOT_BELOW_PREVIOUS, RUN_FILES, RUN_GATES, Gate, Outcome, at_least, same
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.curate import MANIFEST_FILES
+from fer_ml.manifests.curate import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, Store
@@ -24,7 +24,7 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
     manifest = _manifest_of(artifact, store)
     val_rows = -1
     if manifest is not None:
-        frame = read_manifest(manifest.file(MANIFEST_FILES["hq_train_manifest"]))
+        frame = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
         val_rows = int((frame["split"] == "val").sum())
     bad = sum(
         1

@@ -1,161 +1,453 @@
-"""The rules of a manifest. Each is a pure function of the frame and of what its images hold."""
+"""The rules of a manifest. Each is a pure function of its rows and of what was seen behind them."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
 
 import polars as pl
-from tqdm import tqdm
 
-from fer_ml.errors import FerError
-from fer_ml.gates import Outcome, at_most
-from fer_ml.images import read_image
+from fer_ml.gates import Outcome, at_most, gates_of
+from fer_ml.images import FORMATS
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.identity import photo_hash
-from fer_ml.manifests.schema import REQUIRED, boxes
+from fer_ml.manifests.schema import BOX, REQUIRED
 from fer_ml.profiles import SPLITS
+
+MAX_IMBALANCE = 100.0
+#: Largest change against the last accepted manifest that is no drift.
+DRIFT_LIMITS: dict[str, float] = {
+    "rows": 0.1,
+    "class shares": 0.05,
+    "brightness": 5.0,
+    "width": 0.1,
+}
+FINDING_COLUMNS = ("line", "image_path", "detail")
+#: All findings of a manifest as one table.
+FINDINGS_SCHEMA: dict[str, pl.DataType] = {
+    "rule": pl.String(),
+    "line": pl.Int64(),
+    "image_path": pl.String(),
+    "detail": pl.String(),
+}
+
+Findings = pl.DataFrame
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What is behind each distinct ``image_path``: size in px, hash, or the fault found.
+class Reference:
+    """What a manifest is compared with; ``None`` where there is nothing to compare with.
 
-    ``missing`` and ``undecodable`` map paths to reasons; ``size`` and ``photo`` cover the rest.
+    ``sources`` should have rows; ``lost`` counts rows that its inputs and recipe would give and it
+    lacks, or the other way round; ``accepted`` is the manifest before, which passed its gates.
     """
 
-    missing: dict[str, str]
-    undecodable: dict[str, str]
-    size: dict[str, tuple[int, int]]
-    photo: dict[str, str]
+    sources: tuple[str, ...] | None = None
+    lost: int | None = None
+    accepted: pl.DataFrame | None = None
 
 
-def probe_images(frame: pl.DataFrame, root: Path) -> Probe:
-    """Open and decode every distinct image of ``frame`` below ``root``: all of them, no sample."""
-    missing: dict[str, str] = {}
-    undecodable: dict[str, str] = {}
-    size: dict[str, tuple[int, int]] = {}
-    photo: dict[str, str] = {}
-    paths = frame["image_path"].drop_nulls().unique(maintain_order=True)
-    for name in tqdm(paths, desc="decode", disable=None):
-        reason = escapes(name)
-        if reason is None and not _is_file(root / name):
-            reason = "no such file"
-        if reason is not None:
-            missing[name] = reason
-            continue
-        try:
-            image = read_image(root / name)
-        except FerError as error:
-            undecodable[name] = error.what
-            continue
-        size[name] = (image.shape[1], image.shape[0])
-        photo[name] = photo_hash(image)
-    return Probe(missing, undecodable, size, photo)
+@dataclass(frozen=True)
+class Evidence:
+    """A manifest and what was seen.
+
+    ``rows`` has ``line``, all columns of the manifest, those of ``Probe.looks``, and ``near`` (the
+    least id of the faces that are near-identical to this one). ``malformed`` and ``mistyped`` are
+    what ``read_table`` found, ``dialect`` what other readers may stumble over.
+    """
+
+    rows: pl.DataFrame
+    malformed: pl.DataFrame
+    mistyped: pl.DataFrame
+    dialect: tuple[str, ...] = ()
+    reference: Reference = Reference()
+
+    @cached_property
+    def leaks(self) -> tuple[pl.DataFrame, "Findings"]:
+        """Rows of no leaking group or photo, and the findings about the others."""
+        rows, found = self.rows, []
+        for key, what in (("group_id", "group"), ("photo", "photo")):
+            leaks = _in_several_splits(rows, key, what)
+            found.append(leaks)
+            if not leaks.is_empty():
+                keys = rows.filter(pl.col("line").is_in(leaks["line"].implode()))[key]
+                rows = rows.filter(~pl.col(key).is_in(keys.implode()).fill_null(False))
+        return rows, pl.concat(found).sort("line")
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long
-        return False
+def _findings(rows: pl.DataFrame, detail: pl.Expr) -> Findings:
+    """One finding for each row where ``detail`` is not null."""
+    return rows.select("line", "image_path", detail.alias("detail")).drop_nulls("detail")
 
 
-def escapes(name: str) -> str | None:
-    """Why ``name`` is not a path below the root, or ``None``."""
-    if "\0" in name:
-        return "NUL in the path"
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or name[1:2] == ":":
-        return "absolute path"
-    if ".." in path.parts:
-        return "'..' in the path"
-    return None
+def malformed_rows(e: Evidence) -> Findings:
+    return e.malformed.select("line", pl.lit(None, pl.String).alias("image_path"), pl.col("detail"))
 
 
-def judge_manifest(frame: pl.DataFrame, probe: Probe) -> list[Outcome]:
-    """All of ``MANIFEST_GATES`` for one manifest. Each value counts rows (groups for leakage)."""
-    return [
-        _count("schema", _empty_cells(frame)),
-        _count("bad_labels", _outside(frame, "label", CLASSES)),
-        _count("bad_splits", _outside(frame, "split", SPLITS)),
-        _count("missing_paths", _by_path(frame, probe.missing)),
-        _count("undecodable", _by_path(frame, probe.undecodable)),
-        _count("changed_pixels", list(_changed(frame, probe))),
-        _count("bad_boxes", list(_bad_boxes(frame, probe))),
-        _count("leakage", _leaks(frame)),
-        _count("label_conflicts", _conflicts(frame)),
-    ]
-
-
-def _count(rule: str, findings: list[str]) -> Outcome:
-    return at_most(rule, len(findings), 0, examples=findings)
-
-
-def _empty_cells(frame: pl.DataFrame) -> list[str]:
-    rows = frame.with_row_index("row", offset=2)
-    return [
-        f"row {row}: {column} is empty"
-        for column in REQUIRED
-        for row in rows.filter(pl.col(column).is_null())["row"]
-    ]
-
-
-def _outside(frame: pl.DataFrame, column: str, allowed: tuple[str, ...]) -> list[str]:
-    bad = frame.filter(~pl.col(column).is_in(list(allowed)).fill_null(False))
-    return [
-        f"{path}: {column} {value!r}"
-        for path, value in bad.select("image_path", column).iter_rows()
-    ]
-
-
-def _by_path(frame: pl.DataFrame, reasons: dict[str, str]) -> list[str]:
-    return [f"{path}: {reasons[path]}" for path in frame["image_path"] if path in reasons]
-
-
-def _changed(frame: pl.DataFrame, probe: Probe) -> Iterator[str]:
-    for path, group in frame.select("image_path", "group_id").iter_rows():
-        if path in probe.photo and probe.photo[path] != group:
-            yield f"{path}: its pixels are not those of the manifest"
-
-
-def _bad_boxes(frame: pl.DataFrame, probe: Probe) -> Iterator[str]:
-    for path, box in zip(frame["image_path"], boxes(frame), strict=True):
-        if box is None or path not in probe.size:
-            continue
-        width, height = probe.size[path]
-        if None in box or not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            yield f"{path}: box {box} in {width}x{height} px"
-
-
-def _leaks(frame: pl.DataFrame) -> list[str]:
-    leaking = (
-        frame.group_by("group_id", maintain_order=True)
-        .agg(pl.col("split").unique().sort(), pl.col("image_path").first())
-        .filter(pl.col("split").list.len() > 1)
+def csv_dialect(e: Evidence) -> Findings:
+    return pl.DataFrame(
+        {"line": [1] * len(e.dialect), "image_path": None, "detail": list(e.dialect)},
+        schema={"line": pl.Int64, "image_path": pl.String, "detail": pl.String},
     )
-    return [
-        f"{path}: group {group} in {', '.join(splits)}"
-        for group, splits, path in leaking.iter_rows()
+
+
+def schema(e: Evidence) -> Findings:
+    empty = [
+        _findings(e.rows, pl.when(pl.col(name).is_null()).then(pl.lit(f"{name} is empty")))
+        for name in REQUIRED
     ]
-
-
-def _conflicts(frame: pl.DataFrame) -> list[str]:
-    twice = (
-        frame.group_by("sample_id", maintain_order=True)
-        .agg(pl.col("label").unique().sort(), pl.col("image_path").first())
-        .filter(pl.col("label").list.len() > 1)
+    mistyped = e.mistyped.join(e.rows.select("line", "image_path"), on="line", how="left")
+    # A cell of another type is null now, and one finding is enough.
+    told = mistyped.select("line", pl.col("detail").str.extract(r"^(\w+):").alias("column"))
+    blank = pl.concat(empty).with_columns(
+        pl.col("detail").str.strip_suffix(" is empty").alias("column")
     )
-    return [f"{path}: {' and '.join(labels)}" for _, labels, path in twice.iter_rows()]
+    blank = blank.join(told, on=["line", "column"], how="anti").drop("column")
+    return pl.concat([mistyped.select(FINDING_COLUMNS), blank]).sort("line", maintain_order=True)
+
+
+def _outside(e: Evidence, column: str, allowed: tuple[str, ...]) -> Findings:
+    wrong = ~pl.col(column).is_in(list(allowed))
+    return _findings(
+        e.rows, pl.when(wrong).then(pl.format(f"{column} '{{}}'", pl.col(column).str.head(40)))
+    )
+
+
+def bad_labels(e: Evidence) -> Findings:
+    return _outside(e, "label", CLASSES)
+
+
+def bad_splits(e: Evidence) -> Findings:
+    return _outside(e, "split", SPLITS)
+
+
+def _in_state(e: Evidence, state: str) -> Findings:
+    return _findings(
+        e.rows.filter(pl.col("image_path").is_not_null()),
+        pl.when(pl.col("state") == state).then(pl.col("detail")),
+    )
+
+
+def escaping_paths(e: Evidence) -> Findings:
+    return _in_state(e, "escapes")
+
+
+def missing_paths(e: Evidence) -> Findings:
+    return _in_state(e, "missing")
+
+
+def case_collisions(e: Evidence) -> Findings:
+    """Paths that a file system without upper and lower case, or with composed accents, would take
+    for one, with different pixels behind them."""
+    folded = e.rows.select(
+        "line",
+        "image_path",
+        "photo",
+        pl.col("image_path").str.normalize("NFC").str.to_lowercase().alias("folded"),
+    ).filter(pl.col("photo").is_not_null())
+    clash = (
+        folded.unique(["image_path"], keep="first", maintain_order=True)
+        .filter(pl.len().over("folded") > 1)
+        .filter(pl.col("photo").n_unique().over("folded") > 1)
+        .with_columns(pl.col("image_path").first().over("folded").alias("other"))
+        .filter(pl.col("image_path") != pl.col("other"))
+    )
+    return _findings(clash, pl.format("differs from {} only in case or accents", "other"))
+
+
+def undecodable(e: Evidence) -> Findings:
+    return _in_state(e, "undecodable")
+
+
+def oversized(e: Evidence) -> Findings:
+    return _in_state(e, "oversized")
+
+
+def image_modes(e: Evidence) -> Findings:
+    return _in_state(e, "mode")
+
+
+def suffixes(e: Evidence) -> Findings:
+    suffix = pl.col("image_path").str.extract(r"(\.[^./\\]+)$").str.to_lowercase().fill_null("")
+    wrong = [
+        ((pl.col("format") == name) & ~suffix.is_in(list(allowed)))
+        for name, allowed in FORMATS.items()
+    ]
+    return _findings(
+        e.rows, pl.when(pl.any_horizontal(wrong)).then(pl.format("is a {} file", "format"))
+    )
+
+
+def image_sizes(e: Evidence) -> Findings:
+    differs = (pl.col("width") != pl.col("image_width")) | (
+        pl.col("height") != pl.col("image_height")
+    )
+    return _findings(
+        e.rows,
+        pl.when(differs & (pl.col("state") == "ok")).then(
+            pl.format("{}x{} px, not {}x{}", "image_width", "image_height", "width", "height")
+        ),
+    )
+
+
+def changed_pixels(e: Evidence) -> Findings:
+    return _findings(
+        e.rows,
+        pl.when(pl.col("sample_id") != pl.col("face")).then(
+            pl.lit("its pixels are not those of the manifest")
+        ),
+    )
+
+
+def bad_boxes(e: Evidence) -> Findings:
+    left, top, right, bottom = (pl.col(name) for name in BOX)
+    given = pl.any_horizontal(pl.col(name).is_not_null() for name in BOX)
+    box = pl.format(
+        "box ({}, {}, {}, {})", *(pl.col(n).cast(pl.String).fill_null("-") for n in BOX)
+    )
+    width, height = pl.col("image_width"), pl.col("image_height")
+    size = pl.format("{}x{} px", "image_width", "image_height")
+    outside = (left < 0) | (top < 0) | (right > width) | (bottom > height)
+    return _findings(
+        e.rows.filter(given, pl.col("state") == "ok"),
+        pl.when(pl.any_horizontal(pl.col(name).is_null() for name in BOX))
+        .then(pl.format("{} has an empty edge", box))
+        .when((left >= right) | (top >= bottom))
+        .then(pl.format("{} has no area: edges are swapped", box))
+        .when(outside)
+        .then(pl.format("{} lies outside its image of {}", box, size))
+        .when(pl.col("bbox_frame") != "photo")
+        .then(pl.format("{} refers to frame '{}', not to this image ('photo')", box, "bbox_frame")),
+    )
+
+
+def _by_face(e: Evidence, *columns: str | pl.Expr) -> pl.DataFrame:
+    """Line, ``face`` as a number, and ``columns``, for rows whose face is known.
+
+    A face is what its pixels say where they were seen, else what the manifest says.
+    """
+    face = pl.coalesce("face", "sample_id").cast(pl.Categorical).to_physical().alias("face")
+    return e.rows.select("line", face, *columns).filter(pl.col("face").is_not_null())
+
+
+def duplicates(e: Evidence) -> Findings:
+    source = pl.col("source").cast(pl.Categorical).to_physical().alias("source")
+    rows = _by_face(e, "image_path", source)
+    again = rows.filter(~pl.struct("source", "face").is_first_distinct())
+    if again.is_empty():
+        return _findings(again, pl.lit(None, pl.String))
+    first = rows.unique(["source", "face"], keep="first").rename({"image_path": "first"})
+    told = again.join(first, on=["source", "face"], nulls_equal=True).sort("line")
+    return _findings(told, pl.format("the same face as {} of this source", "first"))
+
+
+def _in_several_splits(rows: pl.DataFrame, key: str, what: str) -> Findings:
+    """One finding for each value of ``key`` that lies in several splits, at its first row."""
+    placed = rows.filter(pl.col(key).is_not_null(), pl.col("split").is_in(list(SPLITS)))
+    code = pl.col(key).cast(pl.Categorical).to_physical().alias("code")
+    bit = pl.lit(1).cast(pl.UInt8) * (2 ** pl.col("split").replace_strict(_SPLIT_NUMBERS))
+    masks = (
+        placed.select(code, bit.cast(pl.UInt8).alias("bit"), "line")
+        .group_by("code")
+        .agg(pl.col("bit").bitwise_or(), pl.col("line").min())
+    )
+    several = masks.filter(pl.col("bit").bitwise_count_ones() > 1).select("line", "bit")
+    names = {
+        bits: ", ".join(sorted(split for split, n in _SPLIT_NUMBERS.items() if bits >> n & 1))
+        for bits in range(1 << len(SPLITS))
+    }
+    told = several.join(rows.select("line", "image_path", key), on="line").sort("line")
+    splits = pl.col("bit").replace_strict(names, return_dtype=pl.String)
+    return _findings(told, pl.format("{} {} in {}", pl.lit(what), key, splits))
+
+
+_SPLIT_NUMBERS = {split: number for number, split in enumerate(SPLITS)}
+
+
+def leakage(e: Evidence) -> Findings:
+    return e.leaks[1]
+
+
+def near_leakage(e: Evidence) -> Findings:
+    return _in_several_splits(e.leaks[0], "near", "near-identical faces")
+
+
+def label_conflicts(e: Evidence) -> Findings:
+    label = pl.col("label").cast(pl.Categorical).to_physical().alias("code")
+    rows = _by_face(e, "label", label)
+    ranges = rows.group_by("face").agg(
+        pl.col("code").min().alias("least"), pl.col("code").max().alias("most")
+    )
+    torn = ranges.filter(pl.col("least") != pl.col("most")).select("face")
+    told = (
+        rows.join(torn, on="face")
+        .group_by("face")
+        .agg(pl.col("line").min(), pl.col("label").drop_nulls().unique().sort())
+        .join(e.rows.select("line", "image_path"), on="line")
+        .sort("line")
+    )
+    return _findings(told, pl.col("label").list.join(" and "))
+
+
+#: Rules on rows, each with all that it found. Those on groups (leakage, conflicts) find each once.
+ROW_RULES: dict[str, Callable[[Evidence], Findings]] = {
+    rule.__name__: rule
+    for rule in (
+        malformed_rows,
+        csv_dialect,
+        schema,
+        bad_labels,
+        bad_splits,
+        escaping_paths,
+        missing_paths,
+        case_collisions,
+        undecodable,
+        oversized,
+        image_modes,
+        suffixes,
+        image_sizes,
+        changed_pixels,
+        bad_boxes,
+        duplicates,
+        leakage,
+        near_leakage,
+        label_conflicts,
+    )
+}
+#: A row found by one of these cannot be used, whatever the other rows are.
+ROW_FAULTS = (
+    "malformed_rows",
+    "schema",
+    "bad_labels",
+    "bad_splits",
+    "escaping_paths",
+    "missing_paths",
+    "undecodable",
+    "oversized",
+    "image_modes",
+    "image_sizes",
+    "changed_pixels",
+    "bad_boxes",
+)
+
+
+def class_coverage(e: Evidence) -> Outcome:
+    """Classes that a split of the manifest does not have."""
+    held = set(e.rows.select("split", "label").unique().iter_rows())
+    absent = [
+        f"{split}: no {label}"
+        for split in SPLITS
+        if any(split == s for s, _ in held)
+        for label in CLASSES
+        if (split, label) not in held
+    ]
+    return at_most("class_coverage", len(absent), 0, examples=absent)
+
+
+def imbalance(e: Evidence) -> Outcome:
+    """Rows of the largest class in train for each row of the smallest one that is there."""
+    sizes = e.rows.filter(pl.col("split") == "train", pl.col("label").is_in(list(CLASSES)))
+    counts = sizes.group_by("label").len().sort("len")
+    if counts.is_empty():
+        return at_most("imbalance", 0.0, MAX_IMBALANCE, "no training rows")
+    (small, few), *_, (large, most) = [*counts.iter_rows(), *counts.iter_rows()]
+    return at_most(
+        "imbalance", round(most / few, 2), MAX_IMBALANCE, f"{most:,} {large}, {few:,} {small}"
+    )
+
+
+def sources_present(e: Evidence) -> Outcome:
+    """Sources that the recipe names and that have no row."""
+    if e.reference.sources is None:
+        return at_most("sources_present", 0, 0, "no recipe names sources")
+    held = set(e.rows["source"].unique())
+    absent = [name for name in e.reference.sources if name not in held]
+    return at_most("sources_present", len(absent), 0, examples=absent)
+
+
+def reconciled(e: Evidence) -> Outcome:
+    """Rows lost or added against the inputs and the recipe."""
+    if e.reference.lost is None:
+        return at_most("reconciled", 0, 0, "no inputs to compare with")
+    return at_most("reconciled", e.reference.lost, 0)
+
+
+def drift(e: Evidence) -> Outcome:
+    """How many properties moved further than ``DRIFT_LIMITS`` since the last accepted manifest."""
+    if e.reference.accepted is None:
+        return at_most("drift", 0, 0, "no accepted manifest before this one")
+    old, new = _profile(e.reference.accepted), _profile(e.rows)
+    moved = {
+        "rows": abs(new["rows"] - old["rows"]) / old["rows"],
+        "class shares": sum(abs(new[label] - old[label]) for label in CLASSES) / 2,
+        "brightness": abs(new["brightness"] - old["brightness"]),
+        "width": abs(new["width"] - old["width"]) / max(old["width"], 1),
+    }
+    over = [
+        f"{name} by {moved[name]:.3f} (limit {limit})"
+        for name, limit in DRIFT_LIMITS.items()
+        if moved[name] > limit
+    ]
+    return at_most("drift", len(over), 0, examples=over)
+
+
+def _profile(rows: pl.DataFrame) -> dict[str, float]:
+    shares = dict(rows.group_by("label").len().iter_rows())
+    brightness, width = rows.select(
+        pl.col("brightness").mean().fill_null(0.0), pl.col("width").mean().fill_null(0.0)
+    ).row(0)
+    return {
+        "rows": rows.height,
+        "brightness": float(brightness),
+        "width": float(width),
+        **{label: shares.get(label, 0) / max(rows.height, 1) for label in CLASSES},
+    }
+
+
+MEASURES: dict[str, Callable[[Evidence], Outcome]] = {
+    rule.__name__: rule for rule in (class_coverage, imbalance, sources_present, reconciled, drift)
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcomes of all rules in the order of the gates, and every finding.
+
+    ``findings`` has ``rule``, ``line``, ``image_path`` and ``detail``.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    findings: pl.DataFrame
+
+    @property
+    def faulty_lines(self) -> int:
+        """Lines that cannot be used as they are."""
+        return self.findings.filter(pl.col("rule").is_in(list(ROW_FAULTS)))["line"].n_unique()
+
+
+def judge_manifest(evidence: Evidence, asset: str) -> Verdict:
+    """All gates of ``asset`` for one manifest. Each value counts findings."""
+    found: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
+    outcomes = []
+    for gate in gates_of(asset):
+        if gate.rule in found:
+            rows = found[gate.rule]
+            outcomes.append(at_most(gate.rule, rows.height, 0, examples=_examples(rows)))
+        else:
+            outcomes.append(MEASURES[gate.rule](evidence))
+    findings = pl.concat(
+        [rows.select(pl.lit(name).alias("rule"), *FINDING_COLUMNS) for name, rows in found.items()]
+    )
+    return Verdict(tuple(outcomes), findings)
+
+
+def _examples(findings: Findings) -> list[str]:
+    return [
+        f"line {line}: {detail}" if path is None else f"line {line}: {path}: {detail}"
+        for line, path, detail in findings.head(5).iter_rows()
+    ]
 
 
 def count_labels(frame: pl.DataFrame) -> dict[str, int]:
     """``{"source|split|label": n}``, the first pipeline's key."""
-    return dict(
-        sorted(
-            Counter(
-                "|".join(str(value) for value in row)
-                for row in frame.select("source", "split", "label").iter_rows()
-            ).items()
-        )
-    )
+    keys = (pl.col(name).fill_null("None") for name in ("source", "split", "label"))
+    counts = frame.select(pl.concat_str(list(keys), separator="|").alias("key"))
+    return dict(counts.group_by("key").len().sort("key").iter_rows())

@@ -20,7 +20,7 @@ base = "ferplus"
 drawn = true
 floor_macro_f1 = 0.0
 draw = { val = 0.2, calib = 0.5, test = 0.25 }
-hq_train = { sources = ["affectnet_full_balanced", "rafdb_basic"], unique = true }
+hq_train = { sources = ["affectnet_full_balanced", "rafdb_basic"], one_per = "sample" }
 eval_only = { sources = ["expw_full"] }
 test_all_sources = { sources = ["affectnet_full_balanced", "rafdb_basic", "expw_full"] }
 sources = [

@@ -16,7 +16,7 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_ml.errors import FerError
 from fer_ml.gates import MANIFEST_GATES
-from fer_ml.manifests.curate import MANIFEST_FILES
+from fer_ml.validation.report import validated_assets
 from fer_ml.manifests.schema import read_manifest
 
 
@@ -69,7 +69,7 @@ def test_rows_add_up_to_what_the_publisher_lists(sample: Pipeline, drawn: Path) 
 
 
 def test_all_blocking_gates_pass_on_the_cleaned_manifests(sample: Pipeline) -> None:
-    for asset in MANIFEST_FILES:
+    for asset in validated_assets(sample.profile):
         artifact = sample.store.current(asset)
         assert artifact
         receipts = artifact.receipts()

@@ -80,7 +80,11 @@ def test_jobs_schedule_and_sensor_are_there(definitions: dg.Definitions) -> None
         "deployment",
         "reporting",
         "revalidate",
+        "revalidate_fully",
     }
     repository = definitions.get_repository_def()
-    assert [s.name for s in repository.schedule_defs] == ["nightly_revalidation"]
+    assert [s.name for s in repository.schedule_defs] == [
+        "nightly_revalidation",
+        "weekly_full_revalidation",
+    ]
     assert [s.name for s in repository.sensor_defs if s.name == "raw_changed"]

@@ -69,7 +69,14 @@ def index(root: Path, *lines: str) -> None:
 
 def clean(root: Path, store: Store) -> Artifact:
     with store.begin("manifest/s") as run:
-        clean_source(run, source="s", adapter="csv_manifest", root=root, pool_base=store.root)
+        clean_source(
+            run,
+            source="s",
+            adapter="csv_manifest",
+            root=root,
+            pool_base=store.root,
+            cache=store.probe_cache,
+        )
     artifact = store.current("manifest/s")
     assert artifact is not None
     return artifact
@@ -186,7 +193,14 @@ def test_inline_pixels_are_written_and_identified(tmp_path: Path, store: Store) 
         + "".join(f"{i},{p},Training\n" for i, p in enumerate([*pixels, pixels[0]]))
     )
     with store.begin("manifest/s") as run:
-        clean_source(run, source="s", adapter="fer2013_csv", root=root, pool_base=store.root)
+        clean_source(
+            run,
+            source="s",
+            adapter="fer2013_csv",
+            root=root,
+            pool_base=store.root,
+            cache=store.probe_cache,
+        )
     artifact = store.current("manifest/s")
     assert artifact is not None
     rows = read_manifest(artifact.file("s.csv"))
@@ -230,7 +244,14 @@ def test_what_is_linked_from_outside_the_root_is_quarantined_not_followed(
     (disk / "b.png").write_bytes(encode_png(_noise(2)))
     (root / "train/Happy").symlink_to(disk)
     with store.begin("manifest/s") as run:
-        clean_source(run, source="s", adapter="split_folders", root=root, pool_base=store.root)
+        clean_source(
+            run,
+            source="s",
+            adapter="split_folders",
+            root=root,
+            pool_base=store.root,
+            cache=store.probe_cache,
+        )
     artifact = store.current("manifest/s")
     assert artifact is not None
     assert table(artifact, "quarantine.csv")["rule"].to_list() == ["bad path"]

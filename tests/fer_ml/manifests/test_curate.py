@@ -41,9 +41,9 @@ def test_minimum_confidence_is_of_its_source_and_needs_a_figure() -> None:
     assert paths(curate(ROWS, recipe, "x")) == ["3", "4", "1"]
 
 
-def test_unique_keeps_the_row_of_the_first_named_source() -> None:
+def test_one_row_a_sample_is_that_of_the_first_named_source() -> None:
     for sources, wanted in ((("a", "b"), {"4"}), (("b", "a"), {"1"})):
-        rows = curate(ROWS, Curation(sources=sources, unique=True), "x")
+        rows = curate(ROWS, Curation(sources=sources, one_per="sample"), "x")
         assert set(paths(rows.filter(pl.col("sample_id") == "s1"))) == wanted
         assert rows["sample_id"].is_unique().all()
 
@@ -53,7 +53,6 @@ def test_unique_keeps_the_row_of_the_first_named_source() -> None:
     [
         Curation(sources=("a", "expw_hq")),
         Curation(sources=("a", "c"), splits=("train",)),
-        Curation(sources=("b",), min_confidence={"b": 99.0}),
     ],
 )
 def test_a_source_that_matches_nothing_is_refused_by_name(recipe: Curation) -> None:
@@ -66,3 +65,56 @@ def test_a_source_that_matches_nothing_is_refused_by_name(recipe: Curation) -> N
 def test_the_result_does_not_depend_on_the_order_of_rows() -> None:
     recipe = Curation(sources=("b", "a", "c"))
     assert curate(ROWS, recipe, "x").equals(curate(ROWS[::-1], recipe, "x"))
+
+
+FACES = frame(
+    {"source": "a", "split": "train", "label": "Happy", "width": 48, "height": 60, "group_id": "g"},
+    {"source": "a", "split": "test", "label": "Sad", "width": 30, "height": 60, "group_id": "g"},
+    {
+        "source": "a",
+        "split": "test",
+        "label": "Sad",
+        "width": 500,
+        "height": 500,
+        "bbox_left": 10,
+        "bbox_right": 50,
+        "bbox_top": 0,
+        "bbox_bottom": 40,
+        "group_id": "h",
+        "twin_in": "train",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ({"labels": ("Sad",)}, ["1", "2"]),
+        ({"min_side": 40}, ["0", "2"]),
+        ({"min_side": 41}, ["0"]),
+        ({"drop_twins": True}, ["0", "1"]),
+        ({"one_per": "group"}, ["0", "2"]),
+        ({"labels": ("Sad",), "min_side": 35}, ["2"]),
+    ],
+)
+def test_filters(filters: dict[str, object], wanted: list[str]) -> None:
+    assert paths(curate(FACES, Curation(sources=("a",), **filters), "x")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"labels": ("Fear",)}, "labels \\['Fear'\\] leaves no row of source 'a'"),
+        ({"min_side": 501}, "min_side 501 leaves no row"),
+        ({"min_confidence": {"a": 0.1}}, "min_confidence 0.1 leaves no row"),
+        ({"drop_twins": True, "labels": ("Sad",), "min_side": 35}, "drop_twins leaves no row"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_is_named(filters: dict[str, object], message: str) -> None:
+    with pytest.raises(FerError, match=message):
+        curate(FACES, Curation(sources=("a",), **filters), "x")
+
+
+def test_a_recipe_names_known_classes() -> None:
+    with pytest.raises(ValueError, match="Hapy"):
+        Curation(sources=("a",), labels=("Hapy",))

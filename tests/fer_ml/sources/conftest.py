@@ -13,8 +13,8 @@ FERPLUS_HEADER = (
 GREY_48 = " ".join(["7"] * 2303 + ["255"])
 
 
-def write_images(root: Path, *names: str) -> None:
-    ok, png = cv2.imencode(".png", np.zeros((2, 2), np.uint8))
+def write_images(root: Path, *names: str, width: int = 2, height: int = 2) -> None:
+    ok, png = cv2.imencode(".png", np.zeros((height, width), np.uint8))
     assert ok
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +140,36 @@ def expw(root: Path) -> None:
     )
 
 
+def affectnet_yolo(root: Path) -> None:
+    write_lines(root / "data.yaml", "names: [Anger, Contempt, Happy, Bored]", "nc: 4")
+    write_images(root, "train/images/a.png", width=10, height=20)
+    write_lines(
+        root / "train/labels/a.txt",
+        "0 0.5 0.5 1 1",
+        "1 0.25 0.25 0.3 0.25\r",
+        "2 0.9 0.5 0.4 0.5",
+        "3 0.5 0.5 1 1",
+        "4 0.5 0.5 1 1",
+        "02 0.5 0.5 1 1",
+        "0 0.5 0.5 1",
+        "0 0.5 0.5 1 nan",
+        "0 0.5 0.5 1e300 1",
+        b"0 0.5 0.5 1 \xff",
+    )
+    write_images(root, "train/images/b.png", "train/images/c.png", "train/images/c.jpg")
+    write_images(root, "train/images/d.png", "train/images/deep/e.png")
+    write_lines(root / "train/labels/c.txt", "0 0.5 0.5 1 1")
+    write_lines(root / "train/labels/d.txt")
+    write_lines(root / "train/labels/z.txt", "0 0.5 0.5 1 1")
+    write_lines(root / "valid/images/f.png", "no image")
+    write_lines(root / "valid/labels/f.txt", "0 0.5 0.5 1 1")
+    write_images(root, "dev/images/g.png", "images/Val/h.png", "stray.png")
+    write_lines(root / "dev/labels/g.txt", "0 0.5 0.5 1 1")
+    write_lines(root / "labels/Val/h.txt", "2 0.5 0.5 0.5 0.5")
+    write_images(root, ".git/x", "train/images/.hidden.png", "train/labels/Thumbs.db")
+    write_lines(root / "train/labels.cache", "about")
+
+
 def csv_manifest(root: Path) -> None:
     write_lines(
         root / "manifest.csv",
@@ -166,6 +196,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "rafdb_compound": rafdb_compound,
     "rafml_argmax": rafml_argmax,
     "expw": expw,
+    "affectnet_yolo": affectnet_yolo,
     "csv_manifest": csv_manifest,
 }
 
@@ -185,5 +216,5 @@ def make_tree(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def images() -> Callable[..., None]:
-    """Write 2x2 images: ``images(root, *names)``."""
+    """Write images: ``images(root, *names, width=2, height=2)``."""
     return write_images

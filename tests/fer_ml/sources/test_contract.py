@@ -51,6 +51,18 @@ def faulty(where: str, fault: str, **more: Any) -> dict[str, Any]:
     return {"where": where, "fault": fault, **more}
 
 
+def yolo_row(where: str, split: str, face: int, native: str | None, **more: Any) -> dict[str, Any]:
+    stem, _, line = where.partition(".txt:")
+    file = f"{stem.replace('labels', 'images')}.png"
+    row = {"where": f"{stem}.txt:{line}", "file": file, "split": split, "face_id": face}
+    return row | ({} if native is None else {"native_label": native}) | more
+
+
+def box(left: int, top: int, right: int, bottom: int) -> dict[str, int]:
+    edges = {"left": left, "top": top, "right": right, "bottom": bottom}
+    return {f"bbox_{edge}": value for edge, value in edges.items()}
+
+
 BOX = {"bbox_left": 20, "bbox_top": 10, "bbox_right": 60, "bbox_bottom": 70}
 ANGRY_SHARES = votes(Angry=1)
 
@@ -248,6 +260,55 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
         ),
         faulty("label.lst:7", "malformed line: 0 of 8 fields"),
     ],
+    "affectnet_yolo": [
+        faulty("stray.png", "bad path: neither an image nor a label file"),
+        faulty("dev/images/g.png", "unknown split: 'dev'"),
+        yolo_row("labels/Val/h.txt:1", "val", 0, "Happy", label="Happy", **box(0, 0, 2, 2)),
+        yolo_row("train/labels/a.txt:1", "train", 0, "Anger", label="Angry", **box(0, 0, 10, 20)),
+        yolo_row(
+            "train/labels/a.txt:2", "train", 1, "Contempt", excluded="contempt", **box(1, 2, 4, 8)
+        ),
+        # Outside of the image, and for the gate to find.
+        yolo_row("train/labels/a.txt:3", "train", 2, "Happy", label="Happy", **box(7, 5, 11, 15)),
+        *(
+            yolo_row(
+                f"train/labels/a.txt:{line}",
+                "train",
+                line - 1,
+                native,
+                fault=f"bad label: {native!r}",
+                **box(0, 0, 10, 20),
+            )
+            for line, native in ((4, "Bored"), (5, "4"), (6, "02"))
+        ),
+        *(
+            yolo_row(f"train/labels/a.txt:{line}", "train", line - 1, None, fault=fault)
+            for line, fault in (
+                (7, "malformed line: 4 of 5 fields"),
+                (8, "malformed line: h is not a number: 'nan'"),
+                (9, "malformed line: the box is not in fractions of the image"),
+                (10, "malformed line: not UTF-8"),
+            )
+        ),
+        faulty("train/images/b.png", "bad label: no label file 'b.txt'"),
+        faulty("train/images/c.jpg", "bad label: 'c.txt' belongs to several images"),
+        faulty("train/images/c.png", "bad label: 'c.txt' belongs to several images"),
+        faulty(
+            "train/labels/d.txt",
+            "bad label: no face in the label file",
+            file="train/images/d.png",
+            split="train",
+        ),
+        faulty("train/images/deep/e.png", "bad path: neither an image nor a label file"),
+        faulty("train/labels/z.txt", "bad label: no image belongs to this file"),
+        yolo_row(
+            "valid/labels/f.txt:1",
+            "val",
+            0,
+            None,
+            fault="undecodable: no image size in the file's header",
+        ),
+    ],
     "csv_manifest": [
         {
             "where": "manifest.csv:2",
@@ -293,6 +354,7 @@ INDEX_FILES = {
     "rafdb_compound": ["EmoLabel/list_partition_label.txt"],
     "rafml_argmax": ["EmoLabel/distribution.txt", "EmoLabel/partition_label.txt"],
     "expw": ["label.lst"],
+    "affectnet_yolo": ["data.yaml"],
     "csv_manifest": ["manifest.csv"],
 }
 #: The name that the publisher uses is the one that a user is asked for.
@@ -380,8 +442,85 @@ def test_index_without_lines_is_refused(
         # A line of its own, however useless, is reported and not dropped.
         assert "malformed line: 0 of" in str(get_adapter(name).listing(root)["fault"].to_list())
     else:
-        with pytest.raises(FerError, match=r"header is not|lists no samples"):
+        with pytest.raises(FerError, match=r"header is not|lists no samples|not name the classes"):
             get_adapter(name).listing(root)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_unknown_option_is_refused(name: str, make_tree: MakeTree) -> None:
+    adapter = get_adapter(name)
+    with pytest.raises(FerError, match="unknown option 'colour'") as caught:
+        adapter.listing(make_tree(name), colour="red")
+    assert caught.value.allowed == (", ".join(sorted(adapter.options)) or "no option at all")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "allowed"),
+    [
+        ("ferplus_votes", "votes", "Majority", "majority, distribution"),
+        ("ferplus_votes", "votes", "", "majority, distribution"),
+        ("ferplus_votes", "votes", True, "majority, distribution"),
+        ("expw", "min_confidence", "60%", "a number"),
+        ("expw", "min_confidence", "nan", "a number"),
+        ("expw", "min_confidence", "1_0", "a number"),
+        ("expw", "min_confidence", "٣", "a number"),
+        ("expw", "min_confidence", "60\n", "a number"),
+        ("expw", "min_confidence", 60, "a number"),
+        ("csv_manifest", "manifest", "", "a path below the root"),
+        ("csv_manifest", "manifest", "/etc/faces.csv", "a path below the root"),
+        ("csv_manifest", "manifest", "../faces.csv", "a path below the root"),
+    ],
+)
+def test_option_with_another_value_is_refused(
+    name: str, option: str, value: Any, allowed: str, make_tree: MakeTree
+) -> None:
+    with pytest.raises(FerError, match=f"option {option} cannot be") as caught:
+        get_adapter(name).listing(make_tree(name), **{option: value})
+    assert str(caught.value.allowed).startswith(allowed)
+
+
+def test_expw_below_a_confidence_is_excluded_and_not_dropped(make_tree: MakeTree) -> None:
+    root = make_tree("expw")
+    lines = [f"{name}.jpg 0 1 2 3 4 {c} 3" for name, c in (("a", 59.99), ("b", 60), ("c", "6e1"))]
+    (root / "label.lst").write_text("\n".join([*lines, "d.jpg 0 1 2 3 4 5 7"]))
+    everything = get_adapter("expw").listing(root)
+    frame = get_adapter("expw").listing(root, min_confidence="60")
+    assert frame.select("label", "excluded", "fault").rows() == [
+        (None, "low confidence", None),
+        ("Happy", None, None),
+        ("Happy", None, None),
+        (None, None, "bad label: '7'"),
+    ]
+    same = pl.exclude("label", "excluded")
+    assert frame.select(same).equals(everything.select(same))
+
+
+def test_ferplus_distribution_leaves_single_votes_out(make_tree: MakeTree) -> None:
+    root = make_tree("ferplus_votes")
+    header = (root / "fer2013new.csv").read_bytes().partition(b"\n")[0]
+    # neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, NF; the blank
+    # in the last name takes its line through the strict parser.
+    lines = [
+        b"Training,a.png,1,2,0,0,4,0,3,0,0,0",
+        b"Training,b.png,1,1,1,1,1,1,1,1,1,1",
+        b"Training,c.png,0,0,0,3,0,0,0,2,5,0",
+        b"Training,d.png,0,0,0,4,0,0,0,4,1,1",
+        b"Training,e.png,0,3,0,0,0,0,0,6,1,0",
+        b"Training,f f.png,1,2,0,0,4,0,3,0,0,0",
+    ]
+    (root / "fer2013new.csv").write_bytes(b"\n".join([header, *lines]))
+    frame = get_adapter("ferplus_votes").listing(root, votes="distribution")
+    assert frame.select("label", "excluded", "votes").rows() == [
+        ("Angry", None, votes(Angry=4, Fear=3, Happy=2)),
+        (None, "tied votes", votes()),
+        (None, "unknown", votes(Sad=3)),
+        (None, "tied votes", votes(Sad=4)),
+        (None, "contempt", votes(Happy=3)),
+        ("Angry", None, votes(Angry=4, Fear=3, Happy=2)),
+    ]
+    majority = get_adapter("ferplus_votes").listing(root, votes="majority")
+    assert majority["votes"][0].to_list() == votes(Angry=4, Fear=3, Happy=2, Neutral=1)
+    assert majority.equals(get_adapter("ferplus_votes").listing(root))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
-"""Whatever stands in an index file, an adapter answers with rows or with a ``FerError``."""
+"""Whatever stands in an index file, an adapter answers with rows or with a ``FerError``.
+
+And it answers the same whether it reads plain lines a column at a time or not.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import polars as pl
 import pytest
@@ -9,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fer_ml.errors import FerError
-from fer_ml.sources import get_adapter, listing_schema
+from fer_ml.sources import _listing, get_adapter, listing_schema
 
 INDEX = {
     "ferplus_votes": "fer2013new.csv",
@@ -48,6 +52,7 @@ NASTY = st.sampled_from(
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), NASTY), min_size=1, max_size=6)
 QUICK = settings(
     max_examples=60,
+    derandomize=True,
     deadline=None,
     # The tree is only read, but for the index file, which every example writes afresh.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -103,3 +108,113 @@ def test_good_file_with_edits(
         at = int(place * len(data))
         data[at : at + removed] = inserted
     check(name, root, bytes(data))
+
+
+# Cells of the adapters that read plain lines a column at a time: what is usual, and what is odd.
+NAMES = (
+    ["train_1.jpg", "test_2.jpg", "a.b.png", "x"],
+    [
+        "",
+        ".jpg",
+        "..",
+        "a..b",
+        "é.png",
+        "/a.png",
+        "C:a.png",
+        "x/../y.png",
+        "train",
+        "a\u00a0b",
+        "\0",
+    ],
+)
+PATHS = (["a.png", "x/b.png"], [*NAMES[1], "x/.b.png", "x//b.png", "a b.png", '"a.png"', '"a,b"'])
+COUNTS = (
+    ["0", "1", "2", "5", "9" * 15],
+    ["", "01", "-0", "-3", "+1", "1_0", "1.0", "٣", "9" * 16, " 1", '"1"'],
+)
+NUMBERS = (
+    ["0", "62.5", "0.1", "0.7", "0.30000000000000004", "123456789012345.123456789012345"],
+    ["", "1e3", ".5", "5.", "-0.5", "-0.0", "1e999", "nan", "1_0", "٣.5", "+1"],
+)
+IDS = (["0", "1", "3", "6"], ["7", "11", "12", "01", "-1", "x", ""])
+WORDS = (["happy", "Fear", "contempt"], ["hapy", "Non-Face", "not a face", "", "Happy ", '"sad"'])
+SPLIT_WORDS = (["train", "val"], ["", "dev", "unassigned", "Train"])
+USAGES = (["Training", "PublicTest", "PrivateTest"], ["Holdout", "", "training"])
+CELLS = {
+    "ferplus_votes": [USAGES, NAMES, *[COUNTS] * 10],
+    "rafdb_basic": [NAMES, IDS],
+    "rafdb_compound": [NAMES, IDS],
+    "rafml_argmax": [NAMES, *[NUMBERS] * 6],
+    "expw": [NAMES, *[COUNTS] * 5, NUMBERS, IDS],
+    "csv_manifest": [PATHS, WORDS, SPLIT_WORDS, NUMBERS, COUNTS, *[COUNTS] * 4],
+}
+
+
+def a_line(cells: list[tuple[list[str], list[str]]], separator: str) -> st.SearchStrategy[bytes]:
+    """A usual line, one with an odd cell or two, or one that no longer has its cells."""
+
+    @st.composite
+    def draw_line(draw: st.DrawFn) -> bytes:
+        fields = [draw(st.sampled_from(usual)) for usual, _ in cells]
+        for place in draw(st.lists(st.integers(0, len(cells) - 1), max_size=2)):
+            fields[place] = draw(st.sampled_from(cells[place][1]))
+        line = bytearray(separator.join(fields).encode())
+        if draw(st.integers(0, 4)) == 0:
+            at = draw(st.integers(0, len(line)))
+            line[at : at + draw(st.integers(0, 2))] = draw(NASTY)
+        return bytes(line) + draw(st.sampled_from([b"\n"] * 5 + [b"\r\n", b"\r\r\n", b" \n"]))
+
+    return draw_line()
+
+
+@settings(QUICK, max_examples=150)
+@given(data=st.data())
+@pytest.mark.parametrize("name", CELLS)
+def test_plain_lines_are_read_as_the_parser_reads_them(
+    name: str, make_tree: Callable[[str], Path], tmp_path: Path, data: st.DataObject
+) -> None:
+    root = tmp_path / name if (tmp_path / name).exists() else make_tree(name)
+    text = b"".join(data.draw(st.lists(a_line(CELLS[name], "," if name in HEADERS else " "))))
+    text = data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + (
+        HEADERS[name] + b"\n" + text if name in HEADERS else text
+    )
+    if data.draw(st.booleans()):
+        text = text.removesuffix(b"\n")
+    (root / INDEX[name]).write_bytes(text)
+    if name == "rafml_argmax":
+        words = (["0", "1"], ["2", "", "01"])
+        lines = data.draw(st.lists(a_line([NAMES, words], " "), max_size=6))
+        (root / "EmoLabel/partition_label.txt").write_bytes(
+            b"train_1.jpg 0\ntest_2.jpg 1\n" + b"".join(lines)
+        )
+    votes = data.draw(st.sampled_from(["majority", "distribution"]))
+    options = {"votes": votes} if name == "ferplus_votes" else {}
+
+    found = outcome(name, root, options)
+    with mock.patch.object(_listing, "plain_line", lambda *_: "[^\\s\\S]"):
+        expected = outcome(name, root, options)
+    if isinstance(found, pl.DataFrame) and isinstance(expected, pl.DataFrame):
+        assert found.to_dicts() == expected.to_dicts()
+    else:
+        assert found == expected
+
+
+def outcome(name: str, root: Path, options: dict[str, str]) -> pl.DataFrame | str:
+    try:
+        return get_adapter(name).listing(root, **options)
+    except FerError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_usual_lines_are_plain(name: str, make_tree: Callable[[str], Path]) -> None:
+    root = make_tree(name)
+    good = GOOD[name].replace(b'"', b"").replace(b"\n\n", b"\n")
+    (root / INDEX[name]).write_bytes(good)
+    if name == "rafml_argmax":
+        (root / "EmoLabel/partition_label.txt").write_text("1.jpg 0\n2.jpg 1\n")
+
+    with mock.patch.object(_listing, "read_rows", side_effect=AssertionError("parsed by line")):
+        frame = get_adapter(name).listing(root)
+    assert frame.height == lines_in(good) - (name in HAS_HEADER)
+    assert frame["fault"].null_count() == frame.height

@@ -1,5 +1,6 @@
 """FER+ and FER2013 as published: every row accounted for."""
 
+import csv
 import importlib.util
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fer_ml.labels import CLASSES, FERPLUS_COLUMNS
 from fer_ml.sources import get_adapter
 
 pytestmark = pytest.mark.real_data
@@ -96,6 +98,23 @@ def test_ferplus(unpacked: Path) -> None:
     assert frame["fault"].null_count() == frame.height
     assert counts(frame, "label") == FERPLUS_LABELS
     assert counts(frame, "excluded") == FERPLUS_EXCLUDED
+
+
+def test_ferplus_distribution(unpacked: Path) -> None:
+    root = unpacked / "ferplus"
+    majority = get_adapter("ferplus_votes").listing(root)
+    frame = get_adapter("ferplus_votes").listing(root, votes="distribution")
+
+    # On these faces no label hangs on a single vote; only such votes are gone.
+    assert frame.drop("votes").equals(majority.drop("votes"))
+    with (root / "fer2013new.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    column = {label: name for name, label in FERPLUS_COLUMNS.items()}
+    assert frame["votes"].to_list() == [
+        [float(row[column[label]]) if row[column[label]] != "1" else 0.0 for label in CLASSES]
+        for row in rows
+    ]
+    assert frame.filter(pl.col("label").is_not_null())["votes"].list.sum().min() == 3
 
 
 def test_fer2013(unpacked: Path) -> None:

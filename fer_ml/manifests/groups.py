@@ -1,0 +1,113 @@
+"""Groups: the faces that must not be told apart by a split.
+
+All faces of one photo, pixel-identical photos, and near-identical faces of any source form one
+group. Near-identity is found from the faces' grey thumbs by ``near``; since a ``sample_id`` decides
+its thumb, what was found for a set of samples is remembered and holds for each of its subsets.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fer_ml.look import THUMB_SIZE
+from fer_ml.manifests.near import near_groups
+
+#: Raised when the search would find other groups in the same thumbs.
+NEAR_VERSION = 1
+#: Remembered sets: the unified manifest, which covers the curated ones, and a few foreign ones.
+MAX_REMEMBERED = 6
+_ROWS_AT_ONCE = 20_000
+
+Thumbs = Callable[[np.ndarray], np.ndarray]
+
+
+def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path) -> pl.Series:
+    """For each sample, the least ``sample_id`` among the faces that are near-identical to it.
+
+    ``thumbs(rows) -> [len(rows), 576] uint8`` gives the thumbs of those rows of ``sample_ids``.
+    Nearness is carried on: a near b and b near c makes one group of all three. Null stays null.
+    """
+    rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
+    distinct = rows.filter(pl.col("sample_id").is_not_null()).unique("sample_id").sort("sample_id")
+    found = _remembered(distinct, cache)
+    if found is None:
+        found = _search(distinct, thumbs, cache)
+        _remember(found, cache)
+    return rows.join(found, on="sample_id", how="left", maintain_order="left")["near"]
+
+
+def _search(distinct: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
+    """Columns ``sample_id`` and ``near`` of the distinct samples, which are sorted."""
+    ids, rows = distinct["sample_id"], distinct["row"].to_numpy()
+    cache.mkdir(parents=True, exist_ok=True)
+    file = cache / f".{uuid.uuid4().hex}.thumbs"
+    try:
+        # On disk, because half a million thumbs would fill the memory that the search needs.
+        with file.open("wb") as out:
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
+        shape = (len(rows), THUMB_SIZE)
+        held = np.memmap(file, np.uint8, "r", shape=shape) if len(rows) else np.zeros(shape, "u1")
+        first = near_groups(held).first
+    finally:
+        file.unlink(missing_ok=True)
+    # The ids are sorted, so that a group's first row has its least id.
+    return pl.DataFrame({"sample_id": ids, "near": ids.gather(first)})
+
+
+def _remembered(distinct: pl.DataFrame, cache: Path) -> pl.DataFrame | None:
+    """What a search over all of these samples, and perhaps others, found."""
+    for file in _files(cache):
+        try:
+            held = pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError):
+            continue  # Deleted or damaged: a cache may be.
+        found = held.join(distinct.select("sample_id"), on="sample_id", how="semi")
+        if found.height == distinct.height:
+            return found
+    return None
+
+
+def _remember(found: pl.DataFrame, cache: Path) -> None:
+    digest = hashlib.sha256("\n".join(found["sample_id"]).encode()).hexdigest()[:16]
+    file = cache / f"v{NEAR_VERSION}-{digest}.parquet"
+    partial = cache / f".{uuid.uuid4().hex}"
+    found.write_parquet(partial)
+    partial.replace(file)
+    for old in _files(cache)[MAX_REMEMBERED:]:
+        old.unlink(missing_ok=True)
+
+
+def _files(cache: Path) -> list[Path]:
+    """Remembered sets, the latest first."""
+    found = cache.glob(f"v{NEAR_VERSION}-*.parquet") if cache.is_dir() else ()
+    return sorted(found, key=os.path.getmtime, reverse=True)
+
+
+def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
+    """The group of each row: the least photo hash of all rows that photo or nearness connects.
+
+    ``photos`` are hashes of whole photos; ``near`` is what ``near_of`` gives for each row's face.
+    """
+    rows = pl.DataFrame({"photo": photos, "near": near})
+    nodes = rows.select(pl.col("photo").unique().sort()).with_row_index("node")
+    linked = rows.unique().join(nodes, on="photo")
+    linked = linked.with_columns(pl.col("node").min().over("near").alias("other"))
+    count = nodes.height
+    edges = coo_array(
+        (np.ones(linked.height, np.int8), (linked["node"].to_numpy(), linked["other"].to_numpy())),
+        shape=(count, count),
+    )
+    _, component = connected_components(edges, directed=False)
+    # Nodes are sorted by their hash: the first node of a component has its least one.
+    first = np.full(count, count, np.int64)
+    np.minimum.at(first, component, np.arange(count))
+    group = nodes.with_columns(nodes["photo"].gather(first[component]).alias("group_id"))
+    return rows.join(group, on="photo", how="left", maintain_order="left")["group_id"]

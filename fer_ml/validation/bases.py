@@ -1,0 +1,120 @@
+"""What the paths of a foreign manifest are relative to.
+
+One file may mix paths below the cleaned root, below the project's root, and absolute paths of
+another machine. For paths that start alike, a few are tried: below each root, with leading folders
+taken away, and below the folders right under a root.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+#: Paths that are tried for each beginning, spread evenly over its rows.
+TRIED = 8
+_SUBFOLDERS = 50
+
+
+@dataclass(frozen=True)
+class Base:
+    """Paths that start with ``start`` lie below ``root`` once ``cut`` leading folders are gone.
+
+    ``root`` is ``None`` when none of the tried paths was found.
+    """
+
+    start: str
+    root: str | None
+    cut: int
+    rows: int
+
+    def to_json(self) -> dict[str, object]:
+        """For the report."""
+        return {"start": self.start, "root": self.root, "cut": self.cut, "rows": self.rows}
+
+
+def _slashes(paths: pl.Expr) -> pl.Expr:
+    return paths.str.replace_all("\\", "/", literal=True)
+
+
+def _start(paths: pl.Expr) -> pl.Expr:
+    """The beginning that paths have in common: the first folder, or all but the file's own one."""
+    absolute = paths.str.contains(r"^(?:/|[A-Za-z]:)")
+    return (
+        pl.when(absolute)
+        .then(paths.str.replace(r"[^/]*$", ""))
+        .otherwise(pl.concat_str(paths.str.split("/").list.first(), pl.lit("/")))
+    )
+
+
+def find_bases(paths: pl.Series, roots: Sequence[Path]) -> list[Base]:
+    """The base of each beginning among ``paths``, in the order of their appearance."""
+    table = pl.DataFrame({"path": paths.drop_nulls()}).with_columns(_slashes(pl.col("path")))
+    table = table.with_columns(_start(pl.col("path")).alias("start"))
+    found = []
+    for (start,), rows in table.group_by("start", maintain_order=True):
+        tried = rows["path"].gather_every(max(1, rows.height // TRIED)).head(TRIED).to_list()
+        root, cut = _best(tried, roots)
+        found.append(Base(str(start), root, cut, rows.height))
+    return found
+
+
+def _best(tried: list[str], roots: Sequence[Path]) -> tuple[str | None, int]:
+    """The root and cut under which most of the tried paths are files; the first of equals."""
+    best: tuple[int, str | None, int] = (0, None, 0)
+    for root, cut in _candidates(tried, roots):
+        hits = sum(_is_file(root, path, cut) for path in tried)
+        if hits > best[0]:
+            best = (hits, str(root), cut)
+        if hits == len(tried):
+            break
+    return best[1], best[2]
+
+
+def _candidates(tried: list[str], roots: Sequence[Path]) -> Iterator[tuple[Path, int]]:
+    depth = max(path.count("/") for path in tried)
+    for root in roots:
+        yield from ((root, cut) for cut in range(depth + 1))
+    for root in roots:
+        below = sorted(path for path in root.iterdir() if path.is_dir())[:_SUBFOLDERS]
+        yield from ((folder, 0) for folder in below)
+
+
+def _is_file(root: Path, path: str, cut: int) -> bool:
+    parts = path.split("/")[cut:]
+    # An absolute path starts with an empty part; one that climbs is never a way to a file.
+    if not parts or not parts[0] or parts[0][1:2] == ":" or ".." in parts:
+        return False
+    try:
+        return root.joinpath(*parts).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def apply_bases(frame: pl.DataFrame, bases: Sequence[Base]) -> pl.DataFrame:
+    """``frame`` with ``image_path`` relative to its root, and the root in ``base``.
+
+    Paths whose base was not found stay as they are.
+    """
+    known = [base for base in bases if base.root is not None]
+    if not known:
+        return frame.with_columns(pl.lit(None, pl.String).alias("base"))
+    table = pl.DataFrame(
+        {
+            "start": [base.start for base in known],
+            "base": [base.root for base in known],
+            "cut": [base.cut for base in known],
+        }
+    )
+    path = _slashes(pl.col("image_path"))
+    return (
+        frame.with_columns(_start(path).alias("start"))
+        .join(table, on="start", how="left", maintain_order="left")
+        .with_columns(
+            pl.when(pl.col("base").is_not_null())
+            .then(path.str.split("/").list.slice(pl.col("cut")).list.join("/"))
+            .otherwise("image_path")
+            .alias("image_path")
+        )
+        .drop("start", "cut")
+    )

@@ -1,0 +1,214 @@
+"""Any manifest CSV as a table, with everything that is wrong with its text as findings.
+
+A damaged line never hides another one: lines are judged one by one, a record is one line, and what
+cannot be read becomes a finding with its line number. The file is read in blocks, so that memory
+follows the typed columns and not the text.
+"""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fer_ml.errors import FerError
+from fer_ml.manifests.schema import SCHEMA
+
+NEEDED = ("image_path", "label", "split", "source")
+FINDING_SCHEMA: dict[str, pl.DataType] = {"line": pl.Int64(), "detail": pl.String()}
+_BLOCK_BYTES = 1 << 24
+_QUOTE, _COMMA, _NEWLINE = b'",\n'
+
+
+@dataclass(frozen=True)
+class Table:
+    """A manifest as read: typed rows with their line, and what was found in the text.
+
+    ``frame`` has ``line`` (the header is line 1) and all columns of ``SCHEMA``, null where the file
+    has none. ``malformed`` are lines that are no rows; ``mistyped`` are cells that are null now
+    because their text is no number. ``dialect`` names what other readers may stumble over.
+    """
+
+    frame: pl.DataFrame
+    malformed: pl.DataFrame
+    mistyped: pl.DataFrame
+    dialect: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def read_table(path: Path) -> Table:
+    """Read ``path``; ``FerError`` when its header is no manifest's."""
+    try:
+        with path.open("rb") as file:
+            return _read(path, file)
+    except FileNotFoundError as error:
+        raise FerError("no such manifest", where=path) from error
+    except OSError as error:
+        raise FerError(f"manifest cannot be read: {error.strerror}", where=path) from error
+
+
+def _read(path: Path, file: io.BufferedReader) -> Table:
+    header = file.readline()
+    dialect = ["a byte order mark"] if header.startswith(codecs.BOM_UTF8) else []
+    columns = _header(path, header.removeprefix(codecs.BOM_UTF8))
+    wanted = [name for name in SCHEMA if name in columns]
+    frames, faults, line = [], [], 2
+    crlf, empty = header.endswith(b"\r\n"), 0
+    for block in _blocks(file):
+        rows, bad, lines, blank = _parse(block, columns, line)
+        crlf |= b"\r\n" in block
+        line, empty = line + lines, empty + blank
+        typed, mistyped = _typed(rows, wanted)
+        frames.append(typed)
+        faults.append((bad, mistyped))
+    if crlf:
+        dialect.append("CRLF line ends")
+    if empty:
+        dialect.append(f"{empty} empty lines")
+    nothing = pl.DataFrame(schema=FINDING_SCHEMA)
+    return Table(
+        pl.concat([pl.DataFrame(schema={"line": pl.Int64(), **SCHEMA}), *frames]),
+        pl.concat([nothing, *(bad for bad, _ in faults)]),
+        pl.concat([nothing, *(mistyped for _, mistyped in faults)]),
+        tuple(dialect),
+        tuple(columns),
+    )
+
+
+def _header(path: Path, line: bytes) -> list[str]:
+    try:
+        names = next(csv.reader([line.decode().rstrip("\r\n")], strict=True), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FerError(f"not a readable CSV: its header is damaged: {error}", where=path) from error
+    if not any(names):
+        raise FerError("not a readable CSV: it has no header", where=path)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FerError(
+            f"header names a column twice: {', '.join(map(repr, twice))}",
+            where=path,
+            fix="keep one of them",
+        )
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise FerError(
+            f"manifest lacks the column {', '.join(missing)}",
+            where=path,
+            allowed=f"found: {', '.join(map(repr, names))}",
+            fix=f"a manifest needs {', '.join(NEEDED)}, separated by commas",
+        )
+    return names
+
+
+def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
+    """The rest of the file in blocks of whole lines, each with its newline."""
+    rest = b""
+    while block := file.read(_BLOCK_BYTES):
+        block = rest + block
+        cut = block.rfind(b"\n") + 1
+        rest = block[cut:]
+        if cut:
+            yield block[:cut]
+    if rest:
+        yield rest + b"\n"
+
+
+def _parse(
+    block: bytes, columns: list[str], first: int
+) -> tuple[pl.DataFrame, pl.DataFrame, int, int]:
+    """Text cells with ``line``, malformed lines, and how many lines and empty lines there were."""
+    codes = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(codes == _NEWLINE)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    commas = np.diff(
+        np.searchsorted(np.flatnonzero(codes == _COMMA), np.append(starts, len(block)))
+    )
+    plain = commas == len(columns) - 1
+    empty = ends - starts <= np.where(codes[np.maximum(ends - 1, 0)] == ord("\r"), 1, 0)
+    odd = np.flatnonzero((codes == _QUOTE) | (codes == 0))
+    plain[np.searchsorted(ends, odd)] = False
+    if not _is_utf8(block):
+        for index in np.flatnonzero(plain):
+            plain[index] = _is_utf8(block[starts[index] : ends[index]])
+    plain &= ~empty
+    numbers = np.arange(len(ends)) + first
+    if plain.all():
+        text = block
+    else:
+        text = b"".join(block[starts[i] : ends[i] + 1] for i in np.flatnonzero(plain))
+    frame = _cells(text, columns).with_columns(pl.Series("line", numbers[plain], pl.Int64))
+    rows, faults = [], []
+    for index in np.flatnonzero(~plain & ~empty):
+        line = block[starts[index] : ends[index]].removesuffix(b"\r")
+        cells, fault = _strict(line, len(columns))
+        if fault is None:
+            rows.append([*(cell or None for cell in cells), int(numbers[index])])
+        else:
+            faults.append((int(numbers[index]), fault))
+    if rows:
+        schema = {**dict.fromkeys(columns, pl.String), "line": pl.Int64}
+        frame = pl.concat([frame, pl.DataFrame(rows, schema=schema, orient="row")]).sort("line")
+    bad = pl.DataFrame(faults, schema=FINDING_SCHEMA, orient="row")
+    return frame, bad, len(ends), int(empty.sum())
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cells(text: bytes, columns: list[str]) -> pl.DataFrame:
+    if not text:
+        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    return pl.read_csv(
+        io.BytesIO(text),
+        has_header=False,
+        new_columns=columns,
+        schema={name: pl.String for name in columns},
+        quote_char=None,
+    )
+
+
+def _strict(line: bytes, count: int) -> tuple[list[str], str | None]:
+    """The cells of one line, or why it is no row."""
+    if b"\0" in line:
+        return [], "it holds a NUL"
+    try:
+        cells = next(csv.reader([line.decode()], strict=True))
+    except UnicodeDecodeError:
+        return [], "it is not UTF-8"
+    except csv.Error as error:
+        return [], f"its quotes are wrong: {error}"
+    if len(cells) != count:
+        return [], f"{len(cells)} of {count} fields"
+    return cells, None
+
+
+def _typed(rows: pl.DataFrame, wanted: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """``rows`` with the types of ``SCHEMA``, and the cells whose text is of another type."""
+    numbers = [name for name in wanted if SCHEMA[name] != pl.String()]
+    typed = rows.with_columns(pl.col(name).cast(SCHEMA[name], strict=False) for name in numbers)
+    floats = [name for name in numbers if SCHEMA[name] == pl.Float64()]
+    typed = typed.with_columns(
+        pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in floats
+    )
+    wrong = [
+        rows.filter(rows[name].is_not_null() & typed[name].is_null()).select(
+            "line",
+            pl.format(
+                f"{name}: '{{}}' is no {'number' if name in floats else 'whole number'}",
+                pl.col(name).str.head(40),
+            ).alias("detail"),
+        )
+        for name in numbers
+    ]
+    mistyped = pl.concat([pl.DataFrame(schema=FINDING_SCHEMA), *wrong]).sort("line")
+    absent = [pl.lit(None, dtype).alias(n) for n, dtype in SCHEMA.items() if n not in wanted]
+    return typed.with_columns(absent).select("line", *SCHEMA), mistyped

@@ -1,0 +1,81 @@
+"""Groups: photos and near-identical faces that a split must not tell apart."""
+
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_ml.manifests import groups
+from fer_ml.manifests.groups import join_groups, near_of
+
+
+def thumb(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 200, 576, dtype=np.uint8)
+
+
+FACES = {
+    "d": thumb(1),
+    "b": thumb(1) + 20,  # d, brighter
+    "c": thumb(2),
+    "a": thumb(3),
+    "e": np.full(576, 90, np.uint8),
+    "f": np.full(576, 90, np.uint8),
+}
+
+
+def find(ids: list[str | None], cache: Path) -> list[str | None]:
+    def thumbs(rows: np.ndarray) -> np.ndarray:
+        return np.array([FACES[str(ids[row])] for row in rows]).reshape(-1, 576)
+
+    return near_of(pl.Series(ids, dtype=pl.String), thumbs, cache).to_list()
+
+
+def test_near_faces_get_the_least_id_whatever_their_order(tmp_path: Path) -> None:
+    assert find(["d", "c", "b", "a"], tmp_path / "x") == ["b", "c", "b", "a"]
+    assert find(["a", "b", "d", "c"], tmp_path / "y") == ["a", "b", "b", "c"]
+
+
+def test_repeated_and_absent_samples(tmp_path: Path) -> None:
+    assert find(["d", None, "d", "b"], tmp_path) == ["b", None, "b", "b"]
+    assert find([], tmp_path) == []
+
+
+def test_faces_without_contrast_are_near_to_nothing(tmp_path: Path) -> None:
+    assert find(["e", "f"], tmp_path) == ["e", "f"]
+
+
+def test_a_subset_is_answered_from_memory_and_a_larger_set_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find(["d", "c", "b"], tmp_path)
+    searched = []
+    search = groups._search
+    monkeypatch.setattr(groups, "_search", lambda *a: searched.append(a) or search(*a))
+    assert find(["c", "d"], tmp_path) == ["c", "b"]
+    assert not searched
+    assert find(["d", "a"], tmp_path) == ["d", "a"]
+    assert len(searched) == 1
+
+
+def test_a_damaged_memory_is_searched_again(tmp_path: Path) -> None:
+    wanted = find(["d", "b"], tmp_path)
+    for file in tmp_path.glob("*.parquet"):
+        file.write_bytes(b"damage")
+    assert find(["d", "b"], tmp_path) == wanted
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqrstuvw"), st.sampled_from("ABCDEF")), max_size=20))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_groups_are_the_connected_components(rows: list[tuple[str, str]]) -> None:
+    """Against networkx: photos and near classes as nodes, rows as edges."""
+    graph = nx.Graph([(f"photo {p}", f"near {n}") for p, n in rows])
+    wanted = {}
+    for component in nx.connected_components(graph):
+        photos = sorted(node.split()[1] for node in component if node.startswith("photo"))
+        wanted |= dict.fromkeys(photos, photos[0])
+    photos, near = (pl.Series(list(c), dtype=pl.String) for c in (zip(*rows) if rows else ([], [])))
+    assert join_groups(photos, near).to_list() == [wanted[p] for p, _ in rows]
