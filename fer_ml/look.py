@@ -6,6 +6,7 @@ Runs in worker processes over shards of files, so it imports little.
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -81,6 +82,27 @@ class Looks:
     details: dict[int, str]
     face: bytes
     brightness: np.ndarray
+
+
+def join_looks(parts: Sequence[Looks]) -> Looks:
+    """What was found in several shards, as if they had been one."""
+    starts = np.cumsum([0, *(len(part.state) for part in parts)])
+    shifted = list(zip(starts, parts, strict=False))
+    return Looks(
+        file=np.concatenate([part.file + start for start, part in shifted]),
+        key=np.concatenate([part.key for part in parts]),
+        state=np.concatenate([part.state for part in parts]),
+        format=np.concatenate([part.format for part in parts]),
+        size=np.concatenate([part.size for part in parts]),
+        photo=b"".join(part.photo for part in parts),
+        details={
+            int(start) + index: detail
+            for start, part in shifted
+            for index, detail in part.details.items()
+        },
+        face=b"".join(part.face for part in parts),
+        brightness=np.concatenate([part.brightness for part in parts]),
+    )
 
 
 class _Refused(Exception):

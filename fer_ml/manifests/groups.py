@@ -98,7 +98,8 @@ def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
     """
     rows = pl.DataFrame({"photo": photos, "near": near})
     nodes = rows.select(pl.col("photo").unique().sort()).with_row_index("node")
-    linked = rows.unique().join(nodes, on="photo")
+    rows = rows.join(nodes, on="photo", how="left", maintain_order="left")
+    linked = rows.select("node", pl.col("near").cast(pl.Categorical).to_physical()).unique()
     linked = linked.with_columns(pl.col("node").min().over("near").alias("other"))
     count = nodes.height
     edges = coo_array(
@@ -109,5 +110,4 @@ def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
     # Nodes are sorted by their hash: the first node of a component has its least one.
     first = np.full(count, count, np.int64)
     np.minimum.at(first, component, np.arange(count))
-    group = nodes.with_columns(nodes["photo"].gather(first[component]).alias("group_id"))
-    return rows.join(group, on="photo", how="left", maintain_order="left")["group_id"]
+    return nodes["photo"].gather(first[component][rows["node"].to_numpy()]).alias("group_id")

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
@@ -32,18 +33,22 @@ THRESHOLD = 0.98
 FLAT_STD = 2.0
 
 _AXES = 12
-_SAMPLE = 20_000
+_SAMPLE = 10_000
+#: Cosine waves along each side among which the axes are sought.
+_WAVES = 10
 #: Added under the root of the left-over norm. Distances stay as short as they were, and an error
 #: of 1e-6 there becomes one of 5e-5 at most.
 _SOFT = 1e-4
 #: Added to the squared reach: more than float32 can be wrong by.
 _SLACK = 2e-4
 #: Rows read at once, points of one task, points of one leaf, pairs compared at once.
-_ROWS, _TASK, _LEAF, _PAIRS = 4096, 8192, 128, 2048
+_ROWS, _TASK, _LEAF, _PAIRS = 4096, 4096, 96, 2048
 #: Columns of one product: OpenBLAS is fastest on products of at most a million operations.
-_COLUMNS = 512
+_COLUMNS = 256
 #: Candidates that are looked at together.
 _BATCH = 1 << 16
+#: All products of the rows of a few pairs are faster than the pairs, up to so many for each pair.
+_DENSE = 16
 #: Points are copied together when a cell uses less than one in so many of them.
 _SPARSE = 8
 
@@ -139,9 +144,13 @@ class _Digest:
         self.points = np.empty((_AXES + 1, count), np.float32)
         self._weights = np.random.default_rng(0).integers(0, 2**64, PIXELS // 8, np.uint64) | 1
         # Any orthonormal axes give the same result; the principal ones pass over the most pairs.
-        sample, *_ = _unit(thumbs[:: max(1, count // _SAMPLE)])
+        # Faces are smooth: the low waves hold these axes, and the fit is small.
+        waves = dct(np.eye(SIDE), norm="ortho", axis=0)[:_WAVES]
+        planes = np.kron(waves, waves)[1:].T
+        sample = _unit(thumbs[:: max(1, count // _SAMPLE)])[0] @ planes
         spread = sample - sample[::-1]
-        self._axes = np.ascontiguousarray(np.linalg.eigh(spread.T @ spread)[1][:, -_AXES:])
+        axes = planes @ np.linalg.eigh(spread.T @ spread)[1][:, -_AXES:]
+        self._axes = axes.astype(np.float32)
 
     def read(self, start: int) -> None:
         """Fill in the rows from ``start`` on."""
@@ -164,7 +173,8 @@ class _Digest:
         earliest = rows[np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))]
         pairs = np.stack((earliest, rows), 1)[~new]
         equal = [
-            (self.thumbs[some[:, 0]] == self.thumbs[some[:, 1]]).all(1) for some in _chunks(pairs)
+            (self.thumbs[some[:, 0]] == self.thumbs[some[:, 1]]).all(1)
+            for some in _chunks(pairs, _PAIRS)
         ]
         return pairs[np.concatenate([np.empty(0, bool), *equal])]
 
@@ -183,20 +193,26 @@ class _Digest:
         )
 
     def correlations(self, pairs: np.ndarray) -> np.ndarray:
-        """``[M] float64`` of ``pairs [M, 2]`` over all greys; correct to a rounding of the end."""
-        found = []
-        for some in _chunks(pairs):
+        """``[M] float64`` of ``pairs [M, 2]`` over all greys, from exact sums."""
+        found = [np.empty(0)]
+        for some in _chunks(pairs, _PAIRS):
             i, j = some.T
-            # Sums of products of whole numbers below 2^24, so float32 does not round them.
-            product = np.einsum("ij,ij->i", _grey(self.thumbs[i]), _grey(self.thumbs[j]))
             found.append(
-                _covariance(product, self.total[i], self.total[j])
+                _covariance(self._products(i, j), self.total[i], self.total[j])
                 / np.sqrt(
                     _covariance(self.square[i], self.total[i], self.total[i])
                     * _covariance(self.square[j], self.total[j], self.total[j])
                 )
             )
-        return np.concatenate([np.empty(0), *found])
+        return np.concatenate(found)
+
+    def _products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """Sums of products of greys. They are whole and below 2^24: float32 does not round them."""
+        left, in_left = np.unique(i, return_inverse=True)
+        right, in_right = np.unique(j, return_inverse=True)
+        if len(left) * len(right) > _DENSE * len(i):
+            return np.einsum("ij,ij->i", _grey(self.thumbs[i]), _grey(self.thumbs[j]))
+        return (_grey(self.thumbs[left]) @ _grey(self.thumbs[right]).T)[in_left, in_right]
 
 
 def _grey(raw: np.ndarray) -> np.ndarray:
@@ -220,8 +236,8 @@ def _unit(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return grey, total, square, norm
 
 
-def _chunks(pairs: np.ndarray) -> Iterator[np.ndarray]:
-    return (pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS))
+def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 @dataclass
@@ -320,14 +336,12 @@ def _search(
             # In a crowd of equal faces nearly all is connected after a few leaves.
             halo = halo[links.label[halo] != group[0]]
         inner = np.ascontiguousarray(rows[core].T)
-        both = np.concatenate((core, halo))
-        for start in range(0, len(both), _COLUMNS):
-            outer = both[start : start + _COLUMNS]
-            close = np.flatnonzero(rows.take(outer, axis=0) @ inner >= limit)
-            if len(close):
-                j, i = np.divmod(close, len(core))
-                once = start + j > i  # Two points of the core meet twice, and each meets itself.
-                links.add(np.stack((core[i[once]], outer[j[once]]), 1))
+        outer = np.concatenate((core, halo))
+        outer = np.concatenate((outer, core[:1].repeat(-len(outer) % _COLUMNS)))
+        for some in _chunks(outer, 32 * _COLUMNS):
+            product = rows.take(some, axis=0).reshape(-1, _COLUMNS, _AXES + 1) @ inner
+            j, i = np.divmod(np.flatnonzero(product >= limit), len(core))
+            links.add(np.stack((core[i], some[j]), 1))
     return links.result()
 
 
@@ -361,7 +375,7 @@ class _Links:
         self._waiting, self._size = [], 0
         # One pair for each two groups first: in a crowd, the others are then connected.
         pairs, ends = self._apart(pairs)
-        _, some = np.unique(ends @ (len(self.label), 1), return_index=True)
+        some = np.sort(np.unique(ends @ (len(self.label), 1), return_index=True)[1])
         self._compare(pairs[some])
         self._compare(self._apart(np.delete(pairs, some, axis=0))[0])
 

@@ -1,12 +1,11 @@
 """The columns of a manifest, and the one way it is written and read."""
 
-import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
 from fer_ml.errors import FerError
-from fer_ml.store import write_atomic
 
 #: The first pipeline's columns keep their names and meaning; the new ones follow.
 #:
@@ -41,13 +40,18 @@ REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 
 
-def write_manifest(frame: pl.DataFrame, csv: Path) -> None:
-    """Write ``frame`` as CSV, the reference, and as parquet beside it, for speed."""
-    frame = frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-    buffer = io.BytesIO()
-    frame.write_csv(buffer)
-    write_atomic(csv, buffer.getvalue())
-    frame.write_parquet(csv.with_suffix(".parquet"))
+def write_manifest(parts: pl.DataFrame | Iterable[pl.DataFrame], csv: Path) -> None:
+    """Write a manifest as CSV, the reference, and as parquet beside it, for speed.
+
+    ``parts`` are its rows, in one frame or in several, of which only one need be in memory.
+    """
+    frames = [parts] if isinstance(parts, pl.DataFrame) else parts
+    columns = [pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()]
+    with csv.open("wb") as file:
+        file.write(pl.DataFrame(schema=SCHEMA).write_csv().encode())
+        for frame in frames:
+            frame.select(columns).write_csv(file, include_header=False)
+    pl.scan_csv(csv, schema=SCHEMA).sink_parquet(csv.with_suffix(".parquet"))
 
 
 def read_manifest(csv: Path) -> pl.DataFrame:

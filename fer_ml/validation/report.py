@@ -47,13 +47,13 @@ def validated_assets(profile: Profile) -> tuple[str, ...]:
 
 
 def see(
-    table: Table, looks: Probe, near_cache: Path, reference: Reference = Reference()
+    table: Table, looks: Probe, near_cache: Path, reference: Reference | None = None
 ) -> Evidence:
     """A manifest as read, together with what was seen behind its rows."""
     rows = pl.concat([table.frame, looks.looks.rename({"brightness": "seen"})], how="horizontal")
     near = near_of(rows["face"], looks.thumbs, near_cache)
     rows = rows.with_columns(near.alias("near"), pl.coalesce("brightness", "seen"))
-    return Evidence(rows, table.malformed, table.mistyped, table.dialect, reference)
+    return Evidence(rows, table.malformed, table.mistyped, table.dialect, reference or Reference())
 
 
 def gate_manifest(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:

@@ -171,7 +171,7 @@ def _cells(text: bytes, columns: list[str]) -> pl.DataFrame:
         io.BytesIO(text),
         has_header=False,
         new_columns=columns,
-        schema={name: pl.String for name in columns},
+        schema=dict.fromkeys(columns, pl.String),
         quote_char=None,
     )
 

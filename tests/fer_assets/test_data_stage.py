@@ -16,8 +16,8 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_ml.errors import FerError
 from fer_ml.gates import MANIFEST_GATES
-from fer_ml.validation.report import validated_assets
 from fer_ml.manifests.schema import read_manifest
+from fer_ml.validation.report import validated_assets
 
 
 @pytest.fixture(scope="module")

@@ -84,9 +84,9 @@ INSIDE = (0, 0, 40, 30)
     ],
 )
 def test_a_box_outside_the_photo_is_never_clamped(box: tuple[int, int, int, int]) -> None:
-    with pytest.raises(FerError, match="no area|outside its 40x30"):
+    with pytest.raises(FerError, match=r"no area|outside its 40x30"):
         crop_face(photo(), box, 0.1)
-    with pytest.raises(FerError, match="no area|outside its 40x30"):
+    with pytest.raises(FerError, match=r"no area|outside its 40x30"):
         prepare(photo(), box, PLAIN)
 
 

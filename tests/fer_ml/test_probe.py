@@ -191,6 +191,17 @@ class TestMemory:
         small = [cv2.resize(face(s), (24, 24), interpolation=cv2.INTER_AREA) for s in range(5)]
         assert np.array_equal(found.thumbs(np.arange(5)), np.reshape(small, (5, -1)))
 
+    def test_a_full_pass_replaces_what_it_looked_at_again(self, root: Path) -> None:
+        cache = root.parent / "cache"
+        look(rows(("a/0.png", None)), root)
+        look(rows(("a/1.png", None), ("a/2.png", (0, 0, 9, 9))), root)
+        frame = rows(("a/0.png", None), ("a/1.png", None))
+        look(frame, root, since=time.time())
+        assert len(list(cache.glob("*.parquet"))) == 2, "a/2.png is known from the second only"
+        assert len(list(cache.glob("*.thumbs"))) == 2
+        again = look(rows(("a/2.png", (0, 0, 9, 9)), ("a/0.png", None)), root)
+        assert again.looks["checked"].to_list() == ["unchanged"] * 2
+
     def test_a_killed_look_leaves_nothing_that_counts(self, root: Path) -> None:
         cache = root.parent / "cache"
         cache.mkdir()

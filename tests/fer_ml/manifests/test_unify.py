@@ -216,6 +216,6 @@ def test_the_profile_renames_publisher_splits_of_its_source_only() -> None:
         ("b", "Sad", "g0", "val"), ("a", "Sad", "g1", "val"), ("a", "Sad", "g2", "unassigned")
     )
     found = publisher_splits(rows, profile).select("group_id", "split").rows()
-    assert found == [("g1", "test"), ("g2", "unassigned"), ("g0", "val")]
+    assert found == [("g0", "val"), ("g1", "test"), ("g2", "unassigned")]
     with pytest.raises(FerError, match="source b has no rows"):
         publisher_splits(rows.filter(pl.col("source") == "a"), profile)

@@ -24,7 +24,7 @@ Make = Callable[..., pl.DataFrame]
 BOX = {"bbox_left": 2, "bbox_top": 3, "bbox_right": 20, "bbox_bottom": 22, "bbox_frame": "photo"}
 
 
-def judged(frame: pl.DataFrame, root: Path, reference: Reference = Reference()) -> Verdict:
+def judged(frame: pl.DataFrame, root: Path, reference: Reference | None = None) -> Verdict:
     """Written as a csv, read again, looked at and judged."""
     csv = root / "judged.csv"
     frame.write_csv(csv)
