@@ -331,17 +331,22 @@ def _link(original: str, target: str) -> bool:
 
 
 def _manifest(kept: pl.DataFrame, source: str) -> pl.DataFrame:
-    votes = pl.col("votes").list.eval(
+    # Ten annotators give few different votes: each is written out once.
+    votes = kept.select(pl.col("votes").unique()).with_columns(
+        pl.col("votes")
         # Whole numbers without a decimal point, as publishers write them.
-        pl.element().cast(pl.String).str.replace(r"\.0$", "")
+        .list.eval(pl.element().cast(pl.String).str.replace(r"\.0$", ""))
+        .list.join(";")
+        .alias("text")
     )
+    kept = kept.join(votes, on="votes", how="left", nulls_equal=True, maintain_order="left")
     return kept.with_columns(
         pl.lit(source).alias("source"),
         pl.coalesce("file", "where").alias("orig_image"),
         pl.when(pl.col("bbox_left").is_not_null()).then(pl.lit("photo")).alias("bbox_frame"),
         pl.col("face").alias("sample_id"),
         pl.col("photo").alias("group_id"),
-        votes.list.join(";").alias("votes"),
+        pl.col("text").alias("votes"),
         pl.col("image_width").alias("width"),
         pl.col("image_height").alias("height"),
         pl.col("brightness").round(3),

@@ -5,7 +5,6 @@ copies in any source): a group lies in one split, whatever the publishers say, o
 measures memory.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ PRECEDENCE = ("test", "calib", "val", "train")
 def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Give every row of ``frame`` its final split.
 
-    ``frame`` has source, label, group_id and the publishers' split (train, val, calib, test or
-    unassigned). Returns ``(kept, leaking)``: leaking rows have a twin in a split that takes
-    precedence, and a column ``twin`` that names it. Nothing else is dropped. Kept rows say in
-    ``twin_in`` in which other splits publishers have a face of their group.
+    ``frame`` has source, label, group_id (32 hexadecimal digits) and the publishers' split (train,
+    val, calib, test or unassigned). Returns ``(kept, leaking)``: leaking rows have a twin in a
+    split that takes precedence, and a column ``twin`` that names it. Nothing else is dropped. Kept
+    rows say in ``twin_in`` in which other splits publishers have a face of their group.
 
     1. a group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
        rows elsewhere leak; unassigned rows of a placed group join it;
@@ -127,14 +126,19 @@ def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
 def _ranks(groups: pl.Series, seed: int) -> np.ndarray:
     """``[3, groups] uint64`` by which groups are drawn into test, val and calib.
 
-    A hash of the group, so that a group's place does not depend on the order of rows, nor on the
-    other groups.
+    The group's own hash, mixed with the seed and the purpose by SplitMix64 (Steele et al. 2014):
+    so a group's place does not depend on the order of rows, nor on the other groups.
     """
-    prefix = f"{seed}:".encode()
-    digests = b"".join(
-        hashlib.blake2b(prefix + group.encode(), digest_size=24).digest() for group in groups
-    )
-    return np.frombuffer(digests, np.uint64).reshape(-1, 3).T
+    own = np.frombuffer(bytes.fromhex("".join(groups)), ">u8")[::2].astype(np.uint64)
+    purposes = _mix(np.arange(3, dtype=np.uint64) + np.uint64(3 * seed))
+    return _mix(own ^ purposes[:, None])
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _take(among: np.ndarray, strata: np.ndarray, rank: np.ndarray, fraction: float) -> np.ndarray:
