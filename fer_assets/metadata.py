@@ -30,6 +30,7 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
     }
     if "rows" in shown:
         shown["dagster/row_count"] = shown.pop("rows")
+    shown |= _tables_and_pictures(artifact, faces)
     shown["folder"] = dg.MetadataValue.path(str(artifact.folder))
     shown["sha256"] = record.sha256
     shown["profile"] = record.profile
@@ -48,6 +49,12 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
             for name, entry in list(record.files.items())[:40]
         ]
     )
+    return shown
+
+
+def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
+    record = artifact.record
+    shown: dict[str, Any] = {}
     for name, entry in record.files.items():
         if name in FACES and not faces:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))

@@ -36,16 +36,20 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path) -> pl.Series:
     """
     rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
     distinct = rows.filter(pl.col("sample_id").is_not_null()).unique("sample_id").sort("sample_id")
-    found = _remembered(distinct, cache)
-    if found is None:
-        found = _search(distinct, thumbs, cache)
+    known = _remembered(distinct, cache)
+    found = distinct.select("sample_id").join(known, on="sample_id", how="left")
+    if found["near"].null_count():
+        found = _search(found, distinct["row"].to_numpy(), thumbs, cache)
         _remember(found, cache)
     return rows.join(found, on="sample_id", how="left", maintain_order="left")["near"]
 
 
-def _search(distinct: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
-    """Columns ``sample_id`` and ``near`` of the distinct samples, which are sorted."""
-    ids, rows = distinct["sample_id"], distinct["row"].to_numpy()
+def _search(known: pl.DataFrame, rows: np.ndarray, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
+    """``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
+
+    Only pairs with an unknown sample are looked for.
+    """
+    ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
     cache.mkdir(parents=True, exist_ok=True)
     file = cache / f".{uuid.uuid4().hex}.thumbs"
     try:
@@ -53,26 +57,30 @@ def _search(distinct: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame
         with file.open("wb") as out:
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
-        shape = (len(rows), THUMB_SIZE)
-        held = np.memmap(file, np.uint8, "r", shape=shape) if len(rows) else np.zeros(shape, "u1")
-        first = near_groups(held).first
+        held = np.memmap(file, np.uint8, "r", shape=(len(rows), THUMB_SIZE))
+        first = near_groups(held, fresh=fresh).first
     finally:
         file.unlink(missing_ok=True)
-    # The ids are sorted, so that a group's first row has its least id.
-    return pl.DataFrame({"sample_id": ids, "near": ids.gather(first)})
+    by_search = ids.gather(first)
+    # What was known and what was found now may connect each other.
+    near = join_groups(by_search, known["near"].fill_null(by_search))
+    return pl.DataFrame({"sample_id": ids, "near": near})
 
 
-def _remembered(distinct: pl.DataFrame, cache: Path) -> pl.DataFrame | None:
-    """What a search over all of these samples, and perhaps others, found."""
+def _remembered(distinct: pl.DataFrame, cache: Path) -> pl.DataFrame:
+    """What the search over the set with most of these samples found."""
+    best = pl.DataFrame(schema={"sample_id": pl.String, "near": pl.String})
     for file in _files(cache):
         try:
             held = pl.read_parquet(file)
         except (OSError, pl.exceptions.PolarsError):
             continue  # Deleted or damaged: a cache may be.
         found = held.join(distinct.select("sample_id"), on="sample_id", how="semi")
-        if found.height == distinct.height:
-            return found
-    return None
+        if found.height > best.height:
+            best = found
+        if best.height == distinct.height:
+            break
+    return best
 
 
 def _remember(found: pl.DataFrame, cache: Path) -> None:

@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
@@ -41,10 +40,11 @@ _WAVES = 10
 _SOFT = 1e-4
 #: Added to the squared reach: more than float32 can be wrong by.
 _SLACK = 2e-4
-#: Rows read at once, points of one task, points of one leaf, pairs compared at once.
-_ROWS, _TASK, _LEAF, _PAIRS = 4096, 4096, 96, 2048
-#: Columns of one product: OpenBLAS is fastest on products of at most a million operations.
-_COLUMNS = 256
+#: Rows read at once, core points of one task and of one leaf, pairs compared at once.
+_ROWS, _TASK, _LEAF, _PAIRS = 4096, 8192, 256, 2048
+#: Points that meet a leaf's core in one product: OpenBLAS is fastest below a million operations.
+#: Many products run in one call, because threads wait for each other between calls.
+_SOME, _PRODUCTS = 128, 32
 #: Candidates that are looked at together.
 _BATCH = 1 << 16
 #: All products of the rows of a few pairs are faster than the pairs, up to so many for each pair.
@@ -79,18 +79,22 @@ def thumb(grey: np.ndarray) -> np.ndarray:
             f"no thumb of a face of shape {grey.shape} and type {grey.dtype}",
             allowed="[H, W] uint8, not empty",
         )
-    shrinks = max(grey.shape) > SIDE
-    return cv2.resize(
-        grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    how = cv2.INTER_LINEAR if min(grey.shape) < SIDE else cv2.INTER_AREA
+    return cv2.resize(grey, (SIDE, SIDE), interpolation=how)
 
 
 def near_groups(
-    thumbs: np.ndarray, *, threshold: float = THRESHOLD, workers: int | None = None
+    thumbs: np.ndarray,
+    *,
+    fresh: np.ndarray | None = None,
+    threshold: float = THRESHOLD,
+    workers: int | None = None,
 ) -> NearGroups:
     """Connected components of 'the Pearson correlation is at least ``threshold``'.
 
-    ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. ``threshold`` is above 0
+    ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. With ``fresh [N] bool``,
+    only pairs with at least one such row are looked for, and groups are what these pairs connect:
+    for a set that grew by a few rows and whose other pairs are known. ``threshold`` is above 0
     and at most 1; the nearer to 1, the faster. ``workers`` threads (default: one for each core) do
     not change the result, and the order of the rows does not change the groups. Flat rows (see
     ``FLAT_STD``) are alone, even those with equal bytes. Raises ``FerError`` for another shape,
@@ -112,7 +116,7 @@ def near_groups(
     forest.add(twins, np.ones(len(twins)))
     for found in _in_order(
         lambda cell: _search(cell, digest, threshold, reach),
-        _cells(digest.root(twins), _TASK, reach),
+        _cells(digest.root(twins, fresh), _TASK, reach),
         workers,
     ):
         forest.add(*found)
@@ -145,7 +149,8 @@ class _Digest:
         self._weights = np.random.default_rng(0).integers(0, 2**64, PIXELS // 8, np.uint64) | 1
         # Any orthonormal axes give the same result; the principal ones pass over the most pairs.
         # Faces are smooth: the low waves hold these axes, and the fit is small.
-        waves = dct(np.eye(SIDE), norm="ortho", axis=0)[:_WAVES]
+        waves = np.cos(np.outer(np.arange(_WAVES), 2 * np.arange(SIDE) + 1) * np.pi / (2 * SIDE))
+        waves /= np.linalg.norm(waves, axis=1, keepdims=True)
         planes = np.kron(waves, waves)[1:].T
         sample = _unit(thumbs[:: max(1, count // _SAMPLE)])[0] @ planes
         spread = sample - sample[::-1]
@@ -178,16 +183,21 @@ class _Digest:
         ]
         return pairs[np.concatenate([np.empty(0, bool), *equal])]
 
-    def root(self, twins: np.ndarray) -> "_Cell":
-        """One cell with all rows that are neither flat nor a twin of an earlier one."""
+    def root(self, twins: np.ndarray, fresh: np.ndarray | None) -> "_Cell":
+        """One cell with all rows that are neither flat nor a twin of an earlier one.
+
+        Pairs of two halo points are not met, so rows that are not fresh are the halo.
+        """
         alone = ~self.flat
         alone[twins[:, 1]] = False
+        core = alone if fresh is None else alone & fresh
+        halo = np.flatnonzero(alone & ~core)
         return _Cell(
             points=self.points,
             ids=np.arange(len(alone)),
-            core=np.flatnonzero(alone),
-            halo=np.empty(0, np.int64),
-            gap=np.empty(0, np.float32),
+            core=np.flatnonzero(core),
+            halo=halo,
+            gap=np.zeros(len(halo), np.float32),
             low=np.full(_AXES + 1, -np.inf, np.float32),
             high=np.full(_AXES + 1, np.inf, np.float32),
         )
@@ -199,12 +209,12 @@ class _Digest:
             i, j = some.T
             found.append(
                 _covariance(self._products(i, j), self.total[i], self.total[j])
-                / np.sqrt(
-                    _covariance(self.square[i], self.total[i], self.total[i])
-                    * _covariance(self.square[j], self.total[j], self.total[j])
-                )
+                / np.sqrt(self._variance(i) * self._variance(j))
             )
-        return np.concatenate(found)
+        return np.minimum(np.concatenate(found), 1)
+
+    def _variance(self, rows: np.ndarray) -> np.ndarray:
+        return _covariance(self.square[rows], self.total[rows], self.total[rows])
 
     def _products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Sums of products of greys. They are whole and below 2^24: float32 does not round them."""
@@ -337,9 +347,9 @@ def _search(
             halo = halo[links.label[halo] != group[0]]
         inner = np.ascontiguousarray(rows[core].T)
         outer = np.concatenate((core, halo))
-        outer = np.concatenate((outer, core[:1].repeat(-len(outer) % _COLUMNS)))
-        for some in _chunks(outer, 32 * _COLUMNS):
-            product = rows.take(some, axis=0).reshape(-1, _COLUMNS, _AXES + 1) @ inner
+        outer = np.concatenate((outer, core[:1].repeat(-len(outer) % _SOME)))  # To whole products.
+        for some in _chunks(outer, _PRODUCTS * _SOME):
+            product = rows.take(some, axis=0).reshape(-1, _SOME, _AXES + 1) @ inner
             j, i = np.divmod(np.flatnonzero(product >= limit), len(core))
             links.add(np.stack((core[i], some[j]), 1))
     return links.result()

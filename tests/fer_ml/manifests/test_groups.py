@@ -1,5 +1,6 @@
 """Groups: photos and near-identical faces that a split must not tell apart."""
 
+import tempfile
 from pathlib import Path
 
 import networkx as nx
@@ -59,6 +60,29 @@ def test_a_subset_is_answered_from_memory_and_a_larger_set_is_searched(
     assert not searched
     assert find(["d", "a"], tmp_path) == ["d", "a"]
     assert len(searched) == 1
+
+
+@given(st.sets(st.integers(0, 23)), st.sets(st.integers(0, 23)))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_a_set_that_grew_gives_what_a_search_over_all_gives(old: set[int], new: set[int]) -> None:
+    """Faces in a chain: each is near to the next one, and every third link is missing."""
+    chain = [thumb(5).astype(float)]
+    for seed in range(23):
+        step = np.random.default_rng(seed + 50).normal(0, 9 if seed % 3 else 60, 576)
+        chain.append(np.clip(chain[-1] + step, 0, 255))
+    faces = {f"{i * 7 % 24:02d}": c.astype(np.uint8) for i, c in enumerate(chain)}
+
+    def near(numbers: set[int], cache: Path) -> list[str]:
+        ids = [f"{n:02d}" for n in sorted(numbers)]
+        return near_of(
+            pl.Series(ids, dtype=pl.String),
+            lambda rows: np.array([faces[ids[row]] for row in rows]).reshape(-1, 576),
+            cache,
+        ).to_list()
+
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        near(old, Path(one))
+        assert near(old | new, Path(one)) == near(old | new, Path(two))
 
 
 def test_a_damaged_memory_is_searched_again(tmp_path: Path) -> None:

@@ -1,0 +1,194 @@
+"""How the data stages that decode nothing grow with the rows: time, memory, fitted exponent.
+
+python benchmarks/growth.py [--rows 46628 466284 4662840] [--work DIR] [--json FILE]
+
+The rows are synthetic: seven sources in the shares of the interim report, each row a photo of its
+own, one in fifty also in another source. Which faces are near-identical is given; that search has
+its own benchmark (near_duplicates.py).
+
+- ``unify``: seven manifests become one, with groups, splits, twins and reports;
+- ``curate``: the unified manifest becomes ``hq_train``;
+- ``judge``: a manifest is read line by line and judged by every rule, its looks being given.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fer_ml.job import Job
+from fer_ml.labels import CLASSES
+from fer_ml.look import THUMB_SIZE
+from fer_ml.manifests import groups
+from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
+from fer_ml.manifests.curate import UNIFIED, build_curated, manifest_file
+from fer_ml.manifests.schema import SCHEMA, write_manifest
+from fer_ml.manifests.unify import build_unified
+from fer_ml.profiles import paper
+from fer_ml.store import Store
+
+#: Rows of each source in the interim report.
+SHARES = {
+    "fer2013_uniform_7": 140_000,
+    "ferplus": 138_526,
+    "expw_full": 91_793,
+    "affectnet_full_balanced": 71_764,
+    "rafdb_basic": 15_339,
+    "rafml_argmax": 4_908,
+    "rafdb_compound_mapped": 3_954,
+}
+STAGES = ("unify", "curate", "judge")
+
+
+def write_sources(store: Store, rows: int) -> None:
+    """The artifacts ``manifest/<source>``, and what is known of near-identical faces."""
+    rng = np.random.default_rng(0)
+    text = rng.bytes(16 * rows).hex()
+    ids = pl.Series([text[i : i + 32] for i in range(0, 32 * rows, 32)])
+    total = sum(SHARES.values())
+    start = 0
+    for source, share in SHARES.items():
+        end = rows if source == list(SHARES)[-1] else start + round(rows * share / total)
+        place = np.arange(start, end)
+        # Every fiftieth photo is one of another source.
+        place[::50] = rng.integers(0, rows, len(place[::50]))
+        start = end
+        own = ids.gather(place)
+        frame = pl.DataFrame(
+            {
+                "image_path": pl.select(
+                    pl.format("cleaned/{}/train/{}.png", pl.lit(source), own)
+                ).to_series(),
+                "label": pl.Series(CLASSES).gather(place % 7),
+                "split": pl.Series(["train"] * 7 + ["val", "test", "unassigned"]).gather(
+                    place % 10
+                ),
+                "source": [source] * len(place),
+                "orig_image": own,
+                "sample_id": own,
+                "group_id": own,
+                "confidence": np.full(len(place), 90.0),
+                "width": np.full(len(place), 48),
+                "height": np.full(len(place), 48),
+                "brightness": np.round(rng.uniform(60, 200, len(place)), 3),
+            }
+        )
+        absent = [
+            pl.lit(None, dtype).alias(n) for n, dtype in SCHEMA.items() if n not in frame.columns
+        ]
+        with store.begin(f"manifest/{source}") as run:
+            write_manifest(frame.with_columns(absent), run.path(f"{source}.csv"))
+            np.save(run.path(THUMBS_FILE), np.zeros((0, THUMB_SIZE), np.uint8))
+            report = {"rows_in": len(place), "rows_kept": len(place)}
+            run.write_json("clean_report.json", clean_report([report], {}))
+    store.near_cache.mkdir(parents=True)
+    groups._remember(pl.DataFrame({"sample_id": ids.sort(), "near": ids.sort()}), store.near_cache)
+
+
+def run_stage(stage: str, store: Store) -> None:
+    profile = paper()
+    if stage == "judge":
+        _judge(store)
+        return
+    needs = [f"manifest/{s.name}" for s in profile.sources] if stage == "unify" else [UNIFIED]
+    inputs = {asset: store.current(asset) for asset in needs}
+    asset = UNIFIED if stage == "unify" else "hq_train_manifest"
+    job = Job(asset, None, profile, store, {}, inputs, {})  # type: ignore[arg-type]
+    with store.begin(asset) as run:
+        (build_unified if stage == "unify" else build_curated)(run, job)
+
+
+def _judge(store: Store) -> None:
+    from fer_ml.probe import Probe
+    from fer_ml.validation.report import report, see
+    from fer_ml.validation.rules import judge_manifest
+    from fer_ml.validation.table import read_table
+
+    held = store.current(UNIFIED)
+    assert held is not None
+    table = read_table(held.file(manifest_file(UNIFIED)))
+    looks = table.frame.select(
+        pl.lit("ok").alias("state"),
+        pl.lit(None, pl.String).alias("detail"),
+        pl.lit("PNG").alias("format"),
+        pl.col("width").alias("image_width"),
+        pl.col("height").alias("image_height"),
+        pl.col("sample_id").alias("photo"),
+        pl.col("sample_id").alias("face"),
+        "brightness",
+    )
+    evidence = see(table, Probe(looks, ()), store.near_cache)
+    verdict = judge_manifest(evidence, UNIFIED)
+    found = report(evidence, verdict, asset=UNIFIED, manifest="", root="")
+    assert found["passed"], found["rules"]
+
+
+def measure(rows: int, work: Path) -> dict[str, dict[str, float]]:
+    folder = Path(tempfile.mkdtemp(dir=work))
+    try:
+        subprocess.run([sys.executable, __file__, "--one", "write", folder, str(rows)], check=True)
+        found = {}
+        for stage in STAGES:
+            command = [sys.executable, __file__, "--one", stage, folder, str(rows)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[stage] = json.loads(done.stdout)
+        return found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def one(stage: str, folder: Path, rows: int) -> None:
+    store = Store(folder, "paper")
+    if stage == "write":
+        write_sources(store, rows)
+        return
+    started = time.perf_counter()
+    run_stage(stage, store)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"s": round(time.perf_counter() - started, 2), "gib": round(peak, 2)}))
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """Slope of log(value) over log(rows)."""
+    return float(np.polyfit([math.log(n) for n in sizes], [math.log(v) for v in values], 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[46_628, 466_284, 4_662_840])
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        one(given.one[0], Path(given.one[1]), int(given.one[2]))
+        return
+    measured = {rows: measure(rows, given.work) for rows in given.rows}
+    print(f"{'stage':<8}{'rows':>11}{'s':>9}{'GiB':>7}{'bytes a row':>13}")
+    for stage in STAGES:
+        for rows, found in measured.items():
+            s, gib = found[stage]["s"], found[stage]["gib"]
+            print(f"{stage:<8}{rows:>11,}{s:>9.2f}{gib:>7.2f}{gib * 2**30 / rows:>13,.0f}")
+    growth = {
+        stage: round(exponent(given.rows[-2:], [m[stage]["s"] for m in measured.values()][-2:]), 3)
+        for stage in STAGES
+    }
+    print(f"exponent of time over the last ten times: {growth} (target: at most 1.04)")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    if given.json:
+        given.json.write_text(json.dumps({"stages": measured, "exponent": growth}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
