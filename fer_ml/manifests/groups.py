@@ -99,23 +99,47 @@ def _files(cache: Path) -> list[Path]:
     return sorted(found, key=os.path.getmtime, reverse=True)
 
 
+def numbers_of(hashes: pl.Series) -> np.ndarray:
+    """``[N] int64``: equal hashes get equal numbers, from 0 on without gaps, in their order.
+
+    ``hashes`` have 32 hexadecimal digits. They are sorted, because a hash table of millions of them
+    does not fit a processor's cache and takes several times longer.
+    """
+    halves = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8").astype(np.uint64).reshape(-1, 2)
+    first, second = halves[:, 0].copy(), halves[:, 1]
+    order = np.argsort(first)
+    same = first[order][1:] == first[order][:-1]
+    if (same & (second[order][1:] != second[order][:-1])).any():
+        order = np.lexsort((second, first))
+        same = (halves[order][1:] == halves[order][:-1]).all(axis=1)
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(np.r_[True, ~same][: len(order)]) - 1
+    return numbers
+
+
+def first_rows(numbers: np.ndarray) -> np.ndarray:
+    """A row of each number ``0..max``."""
+    rows = np.empty(int(numbers.max(initial=-1)) + 1, np.int64)
+    rows[numbers[::-1]] = np.arange(len(numbers))[::-1]  # Of equal places, the last one stays.
+    return rows
+
+
 def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
     """The group of each row: the least photo hash of all rows that photo or nearness connects.
 
     ``photos`` are hashes of whole photos; ``near`` is what ``near_of`` gives for each row's face.
+    Both have 32 hexadecimal digits.
     """
-    rows = pl.DataFrame({"photo": photos, "near": near})
-    nodes = rows.select(pl.col("photo").unique().sort()).with_row_index("node")
-    rows = rows.join(nodes, on="photo", how="left", maintain_order="left")
-    linked = rows.select("node", pl.col("near").cast(pl.Categorical).to_physical()).unique()
-    linked = linked.with_columns(pl.col("node").min().over("near").alias("other"))
-    count = nodes.height
+    photo, close = numbers_of(photos), numbers_of(near)
+    of_photo, of_close = first_rows(photo), first_rows(close)
+    # Each near class hangs on its first row's photo: an edge for each row with another one.
+    other = photo[of_close][close]
+    apart = np.flatnonzero(photo != other)
+    count = len(of_photo)
     edges = coo_array(
-        (np.ones(linked.height, np.int8), (linked["node"].to_numpy(), linked["other"].to_numpy())),
-        shape=(count, count),
+        (np.ones(len(apart), np.int8), (photo[apart], other[apart])), shape=(count, count)
     )
     _, component = connected_components(edges, directed=False)
-    # Nodes are sorted by their hash: the first node of a component has its least one.
-    first = np.full(count, count, np.int64)
-    np.minimum.at(first, component, np.arange(count))
-    return nodes["photo"].gather(first[component][rows["node"].to_numpy()]).alias("group_id")
+    # Photos are numbered in the order of their hashes: a component's first one is its least.
+    least = first_rows(component)[component]
+    return photos.gather(of_photo[least][photo]).alias("group_id")

@@ -16,7 +16,7 @@ from fer_ml.errors import FerError
 from fer_ml.job import Job
 from fer_ml.look import THUMB_SIZE
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
-from fer_ml.manifests.groups import join_groups, near_of
+from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
 from fer_ml.manifests.schema import read_manifest, write_manifest
 from fer_ml.plots import class_source_heatmap
 from fer_ml.profiles import SPLITS, Draw, Profile
@@ -42,75 +42,60 @@ def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFr
 
     A group that spans sources or classes is drawn with the first of them in sorted order.
     """
-    groups = _groups(frame)
-    home, stratum = groups["home"].to_numpy(), groups["stratum"].to_numpy()
-    test_rank, val_rank, calib_rank = _ranks(groups["group_id"], seed)
-    open_, train = home == _UNASSIGNED, _PLACES["train"]
-    final = np.where(open_, train, home)
-    final[_take(open_, stratum, test_rank, draw.test)] = _PLACES["test"]
-    with_val = frame.filter(pl.col("split").is_in(["val", "calib"]))["source"].unique()
-    lacks_val = ~groups["source"].is_in(with_val.implode()).to_numpy()
+    place = frame["split"].replace_strict(_PLACES, return_dtype=pl.Int64).to_numpy()
+    source, label = _number(frame["source"]), _number(frame["label"])
+    number = numbers_of(frame["group_id"])
+    # One whole number a row, so that the least one of a group says all of its home at once.
+    labels, kinds = label.max() + 1, (source.max() + 1) * (label.max() + 1)
+    stratum, splits = _by_group(number, place * kinds + source * labels + label, 1 << place)
+    home = stratum // kinds
+    test_rank, val_rank, calib_rank = _ranks(frame["group_id"].gather(first_rows(number)), seed)
+    train = _PLACES["train"]
+    final = np.where(home == _UNASSIGNED, train, home)
+    final[_take(home == _UNASSIGNED, stratum, test_rank, draw.test)] = _PLACES["test"]
+    with_val = np.unique(source[np.isin(place, [_PLACES["val"], _PLACES["calib"]])])
+    lacks_val = ~np.isin(stratum % kinds // labels, with_val)
     candidates = (home >= train) & (final == train) & lacks_val
     final[_take(candidates, stratum, val_rank, draw.val)] = _PLACES["val"]
-    in_val = final == _PLACES["val"]
-    label = groups["label"].rank("dense").to_numpy()
-    final[_take(in_val, label, calib_rank, draw.calib)] = _PLACES["calib"]
-    names = pl.Series([*PRECEDENCE, "unassigned"])
-    placed = groups.select(
-        "code",
-        names.gather(final).alias("final"),
-        names.gather(home).alias("twin"),
-        _other_splits(groups["splits"].to_numpy(), home).alias("twin_in"),
+    final[_take(final == _PLACES["val"], stratum % labels, calib_rank, draw.calib)] = _PLACES[
+        "calib"
+    ]
+    leaks = (place != _UNASSIGNED) & (place != home[number])
+    kept, names = np.flatnonzero(~leaks), pl.Series([*PRECEDENCE, "unassigned"])
+    others = _other_splits(splits, home)
+    return (
+        frame[kept].with_columns(
+            names.gather(final[number[kept]]).alias("split"),
+            others.gather(number[kept]).alias("twin_in"),
+        ),
+        frame.filter(leaks)
+        .drop("twin_in", strict=False)
+        .with_columns(names.gather(home[number[leaks]]).alias("twin")),
     )
-    placed = (
-        frame.drop("twin_in", strict=False)
-        .with_columns(_code("group_id").alias("code"))
-        .join(placed, on="code", how="left", maintain_order="left")
-        .drop("code")
-    )
-    leaks = (pl.col("split") != "unassigned") & (pl.col("split") != pl.col("twin"))
-    leaking = placed.filter(leaks).drop("final", "twin_in")
-    kept = placed.filter(~leaks).with_columns(pl.col("final").alias("split"))
-    return kept.drop("final", "twin"), leaking
-
-
-def _code(column: str) -> pl.Expr:
-    """A number for each text: grouping half a million hashes takes four times as long."""
-    return pl.col(column).cast(pl.Categorical).to_physical()
 
 
 _PLACES = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
 _UNASSIGNED = _PLACES["unassigned"]
 
 
-def _groups(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row for each group: its home by precedence, a bit for each split that it occurs in, and
-    source and label of its first row there in sorted order."""
-    sources = frame["source"].unique().sort()
-    labels = frame["label"].unique().sort()
-    size = sources.len() * labels.len()
-    coded = frame.select(
-        "group_id",
-        _code("group_id").alias("code"),
-        pl.col("split").replace_strict(_PLACES, return_dtype=pl.Int64).alias("place"),
-        (_index("source", sources) * labels.len() + _index("label", labels)).alias("kind"),
-    )
-    groups = coded.group_by("code").agg(
-        pl.col("group_id").first(),
-        (pl.col("place") * size + pl.col("kind")).min().alias("stratum"),
-        pl.lit(1).cast(pl.Int64).mul(2 ** pl.col("place")).unique().sum().alias("splits"),
-    )
-    kind = groups["stratum"] % size
-    return groups.with_columns(
-        (pl.col("stratum") // size).alias("home"),
-        sources.gather(kind // labels.len()).alias("source"),
-        labels.gather(kind % labels.len()).alias("label"),
-    )
+def _number(values: pl.Series) -> np.ndarray:
+    """Numbers of few different texts, in their order."""
+    known = values.unique().sort()
+    numbers = {value: index for index, value in enumerate(known)}
+    return values.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
 
 
-def _index(column: str, values: pl.Series) -> pl.Expr:
-    numbers = {value: index for index, value in enumerate(values)}
-    return pl.col(column).replace_strict(numbers, return_dtype=pl.Int64)
+def _by_group(
+    number: np.ndarray, least: np.ndarray, bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """By group: the least of ``least``, and all ``bits`` together."""
+    order = np.argsort(number)
+    ordered = number[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
+    return (
+        np.minimum.reduceat(least[order], starts),
+        np.bitwise_or.reduceat(bits[order], starts),
+    )
 
 
 def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
@@ -176,9 +161,12 @@ def overlaps(frame: pl.DataFrame) -> list[dict[str, Any]]:
     A list of ``{"a", "b", "samples", "same_label", "share_of_smaller"}`` for each pair of sources
     with at least one common ``sample_id``. The first row of a sample in a source counts.
     """
-    rows = frame.select("source", "label", _code("sample_id").alias("sample"))
-    first = rows.unique(["sample", "source"], keep="first", maintain_order=True)
-    shared = first.filter(pl.len().over("sample") > 1)
+    number = numbers_of(frame["sample_id"])
+    source = _number(frame["source"])
+    _, rows = np.unique(number * (source.max() + 1) + source, return_index=True)
+    sizes = dict(frame["source"].gather(rows).value_counts().iter_rows())
+    often = rows[np.bincount(number[rows])[number[rows]] > 1]
+    shared = frame.select("source", "label")[often].with_columns(pl.Series("sample", number[often]))
     pairs = (
         shared.join(shared, on="sample", suffix="_b")
         .filter(pl.col("source") < pl.col("source_b"))
@@ -186,7 +174,6 @@ def overlaps(frame: pl.DataFrame) -> list[dict[str, Any]]:
         .agg(pl.len().alias("samples"), (pl.col("label") == pl.col("label_b")).sum().alias("same"))
         .sort("source", "source_b")
     )
-    sizes = dict(first.group_by("source").len().iter_rows())
     return [
         {
             "a": a,
@@ -311,13 +298,13 @@ def group_counts(frame: pl.DataFrame) -> dict[str, int]:
 
     ``frame`` has group_id and photo.
     """
-    rows = frame.select(_code("group_id").alias("group"), _code("photo").alias("photo"))
-    sizes = rows.group_by("group").len("rows")
-    photos = rows.unique().group_by("group").len("photos")
+    group, photo = numbers_of(frame["group_id"]), numbers_of(frame["photo"])
+    rows = np.bincount(group)
+    photos = np.bincount(group[first_rows(photo)])  # A photo lies in one group.
     return {
-        "photos": int(photos["photos"].sum()),
-        "groups": photos.height,
-        "joined_by_nearness": photos.filter(pl.col("photos") > 1).height,
-        "largest_group_rows": int(sizes["rows"].max() or 0),  # type: ignore[arg-type]
-        "largest_group_photos": int(photos["photos"].max() or 0),  # type: ignore[arg-type]
+        "photos": int(photos.sum()),
+        "groups": len(photos),
+        "joined_by_nearness": int((photos > 1).sum()),
+        "largest_group_rows": int(rows.max(initial=0)),
+        "largest_group_photos": int(photos.max(initial=0)),
     }

@@ -1,6 +1,5 @@
 """Near-identical faces, against comparing each pair."""
 
-import io
 import os
 import tarfile
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
@@ -117,6 +114,62 @@ def test_many_small_cells(rng: Rng, threshold: float) -> None:
     crowd = jitter(rng, np.repeat(thumbs[:3], 60, 0), 3)
     thumbs = np.concatenate((thumbs, crowd, jitter(rng, thumbs[:100], 5), thumbs[50:80]))
     check(thumbs[rng.permutation(len(thumbs))], threshold)
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("threshold", [0.9, 0.98])
+def test_neighbours_just_near_enough_all_along_arcs(rng: Rng, threshold: float) -> None:
+    """Neighbours differ in nothing but the low waves, so that no bound has room to spare."""
+    angles = np.arange(30) * np.arccos(threshold) * 0.98
+    arcs = []
+    for _ in range(12):
+        low = rng.normal(0, 1, (2, 3, 3))
+        waves = [cv2.resize(w, (24, 24), interpolation=cv2.INTER_CUBIC).reshape(-1) for w in low]
+        axes, _ = np.linalg.qr(np.array([np.ones(576), *waves]).T)
+        arcs.append(128 + 700 * np.array([np.cos(angles), np.sin(angles)]).T @ axes[:, 1:].T)
+    thumbs = np.concatenate(arcs).round()
+    assert thumbs.min() >= 0 and thumbs.max() <= 255
+    found = check(thumbs.astype(np.uint8)[rng.permutation(len(thumbs))], threshold)
+    assert len(np.unique(found.first)) <= 12
+
+
+@pytest.mark.parametrize("spread", [(1, 0.01, 0.01), (1, 0.6, 0.01), (0.5, 0.5, 0.5)])
+@pytest.mark.parametrize("sparse", [1, 8])
+def test_cells_meet_each_pair_within_reach_once(
+    rng: Rng, spread: tuple[float, ...], sparse: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near, "_SPARSE", sparse)
+    points = (rng.uniform(0, 1, (300, 3)) * spread).astype(np.float32)
+    ids = rng.permutation(1000)[:300]
+    none = np.empty(0)
+    cell = near._Cell(
+        points=points.T,
+        ids=ids,
+        core=np.arange(300),
+        halo=none.astype(int),
+        gap=none.astype(np.float32),
+        low=np.full(3, -np.inf, np.float32),
+        high=np.full(3, np.inf, np.float32),
+    )
+    met = np.zeros((1000, 1000), int)
+    for leaf in near._cells(cell, 5, 0.2**2):
+        core, halo = leaf.ids[leaf.core], leaf.ids[leaf.halo]
+        assert 1 <= len(core) <= 5
+        met[np.ix_(core, core)] += 1
+        met[np.ix_(core, halo)] += 1
+        met[np.ix_(halo, core)] += 1
+    met = met[np.ix_(ids, ids)]
+    distance = np.linalg.norm(points[:, None].astype(float) - points, axis=2)
+    assert (met[distance < 0.2 - 1e-6] == 1).all()
+    assert met.max() == 1
+    assert met.sum() < 0.7 * met.size
+
+
+def test_of_three_faces_the_two_strongest_pairs_stay(rng: Rng) -> None:
+    face = smooth(rng, 1)
+    thumbs = np.concatenate((jitter(rng, face, 5), face, jitter(rng, face, 3)))
+    found = check(thumbs)
+    assert found.pairs.tolist() == [[0, 1], [1, 2]]
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -304,19 +357,18 @@ def test_real_faces() -> None:
         pytest.skip(f"no real faces: {file} is not there")
     thumbs = []
     with tarfile.open(file) as tar:
-        for member in sorted(tar.getmembers(), key=lambda member: member.name):
-            if member.name.endswith(".png"):
-                data = io.BytesIO()
-                data.write(tar.extractfile(member).read())
-                face = cv2.imdecode(np.frombuffer(data.getvalue(), "u1"), cv2.IMREAD_GRAYSCALE)
-                thumbs.append(thumb(face).reshape(-1))
+        for member in tar:
+            held = tar.extractfile(member) if member.name.endswith(".png") else None
+            if held is not None:
+                data = np.frombuffer(held.read(), np.uint8)
+                thumbs.append(thumb(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)).reshape(-1))
     faces = np.array(thumbs)
     assert len(faces) == 32_137
 
     unit = faces - faces.mean(1, keepdims=True)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     near_rows = [
-        np.argwhere(unit[start : start + 1000] @ unit.T >= 0.98) + (start, 0)
+        start + np.argwhere(unit[start : start + 1000] @ unit[start:].T >= 0.98)
         for start in range(0, len(unit), 1000)
     ]
     found = near_groups(faces)
