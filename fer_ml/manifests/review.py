@@ -316,9 +316,13 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
         )
     ]
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(_PAGE).render(
+    return environment.get_template("review.html.j2").render(
         title=title,
         total=table.height,
         rows=rows,
@@ -379,75 +383,3 @@ _KINDS = (
         "likely error passes the threshold of another class.",
     ),
 )
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --pale: #666; --line: #ddd;
-  --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e4e4; --paper: #16181a; --pale: #9a9a9a; --line: #34373a; --bad: #ff8a80; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
-  color: var(--ink); background: var(--paper); }
-h1 { line-height: 1.2; }
-p { max-width: 44rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.rank, small { color: var(--pale); }
-small { display: block; }
-.path { font-size: .8rem; overflow-wrap: anywhere; color: var(--pale); }
-.face { width: 64px; }
-.face img { display: block; width: 64px; height: 64px; object-fit: contain; }
-.face span { display: block; box-sizing: border-box; width: 64px; height: 64px; padding: 1px 2px;
-  border: 1px dashed var(--bad); font-size: .65rem; line-height: 1.2; overflow: hidden;
-  overflow-wrap: anywhere; }
-.bad { color: var(--bad); }
-@media (max-width: 40rem) {
-  thead { display: none; }
-  tr { display: grid; grid-template-columns: 2rem 72px 1fr 1fr; padding: .5rem 0;
-    border-bottom: 1px solid var(--line); column-gap: .5rem; }
-  td { border: 0; padding: 0; }
-  .rank, .face { grid-row: 1 / 4; }
-  .n { text-align: left; }
-  [data-name]::before { content: attr(data-name) " "; color: var(--pale); }
-  .path { grid-column: 3 / 5; }
-}
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p>{{ rows | length }} of {{ "{:,}".format(total) }} labels that are contradicted, the most
-suspicious first. {{ meaning }}</p>
-{% if often %}
-<p>Most often: {% for label, against, count in often %}
-{{ label }} against {{ against }} ({{ "{:,}".format(count) }}){{ "." if loop.last else "; " }}
-{% endfor %}</p>
-{% endif %}
-<table>
-<thead><tr><th class="n">#</th><th>face</th><th>label</th><th>against it</th><th>evidence</th>
-<th class="n">{{ score }}</th><th>file</th></tr></thead>
-<tbody>
-{% for row in rows %}
-<tr><td class="n rank">{{ row.rank }}</td>
-<td class="face">{% if row.face.png %}<img alt="face {{ row.rank }}"
- src="data:image/png;base64,{{ row.face.png }}">{% else %}<span>{{ row.face.reason }}</span>
-{% endif %}</td>
-<td>{{ row.label }}<small>{{ row.source }}</small></td>
-<td data-name="against">{{ row.against }}<small>{{ row.witness }}</small></td>
-<td>{{ row.evidence }}{% if row.likely %}<small class="bad">likely error</small>{% endif %}</td>
-<td class="n" data-name="{{ score }}">{{ "%.3f" | format(row.score) }}</td>
-<td class="path">{{ row.path }}</td></tr>
-{% endfor %}
-</tbody>
-</table>
-</body>
-</html>
-"""
