@@ -13,10 +13,11 @@ import pytest
 
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
+from fer_assets.metadata import artifact_metadata
 from fer_assets.plan import materialize
 from fer_ml.errors import FerError
 from fer_ml.gates import MANIFEST_GATES
-from fer_ml.manifests.schema import read_manifest
+from fer_ml.manifests.schema import read_manifest, write_manifest
 from fer_ml.validation.report import validated_assets
 
 
@@ -104,6 +105,64 @@ def test_an_unchanged_result_makes_nothing_downstream_stale(sample: Pipeline) ->
     assert before and after and before.folder != after.folder
     assert before.sha256 == after.sha256
     assert sample.stale(Target("classification_manifest"), {}) is None
+
+
+def test_receipts_say_how_each_row_was_checked(sample: Pipeline) -> None:
+    """Cleaning decoded the images; the manifest's links are known by their inodes."""
+    sample.judge(Target("classification_manifest"))
+    artifact = sample.store.current("classification_manifest")
+    assert artifact
+    detail = artifact.receipts()["undecodable"].detail
+    assert detail.startswith(f"0 rows read and decoded now, {artifact.record.summary['rows']:,} ")
+
+
+def test_a_full_pass_decodes_every_image_once(sample: Pipeline) -> None:
+    with dg.DagsterInstance.get() as instance:
+        job = definitions_for(sample).resolve_job_def("revalidate_fully")
+        assert job.execute_in_process(instance=instance).success
+    validation = sample.store.current("manifest_validation")
+    assert validation
+    decoded = sum(
+        held["decoded"] for held in validation.read_json("timing.json")["checked"].values()
+    )
+    for asset in validated_assets(sample.profile):
+        artifact = sample.store.current(asset)
+        assert artifact
+        detail = artifact.receipts()["undecodable"].detail
+        decoded += int(detail.split(" rows")[0].replace(",", ""))
+    unified = sample.store.current("classification_manifest")
+    assert unified
+    # Checks and report of four manifests looked at the same images: only the first look decoded.
+    assert decoded == unified.record.summary["rows"]
+
+
+def test_the_manifests_lost_no_row_and_say_so(sample: Pipeline) -> None:
+    """The gate compares with inputs and recipe: an edited copy of the same bytes' record is red."""
+    artifact = sample.store.current("classification_manifest")
+    assert artifact
+    path = artifact.file("classification_manifest.csv")
+    whole = read_manifest(path)
+    with sample.store.begin(
+        "classification_manifest",
+        inputs=artifact.record.inputs,
+        recipe=artifact.record.recipe,
+        code_version=artifact.record.code_version,
+    ) as run:
+        write_manifest(whole[:-3], run.path("classification_manifest.csv"))
+        run.write_json("clean_report.json", artifact.read_json("clean_report.json"))
+    outcomes = {o.rule: o for o in sample.judge(Target("classification_manifest"))}
+    assert (outcomes["reconciled"].passed, outcomes["reconciled"].value) == (False, 3)
+    sample.make(Target("classification_manifest"))
+    assert all(o.passed for o in sample.judge(Target("classification_manifest")))
+
+
+def test_faces_are_shown_in_dagster_only_where_they_may(sample: Pipeline) -> None:
+    artifact = sample.store.current("manifest_validation")
+    assert artifact
+    shown, named = (artifact_metadata(artifact, faces=faces)["faces"] for faces in (True, False))
+    assert isinstance(shown, dg.MarkdownMetadataValue)
+    assert isinstance(named, dg.PathMetadataValue)
+    assert sample.shows_faces, "drawn faces are nobody's"
 
 
 def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipeline) -> None:

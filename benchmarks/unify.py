@@ -1,0 +1,187 @@
+"""From seven raw layouts to the unified manifest, as a ratio to a plain loop with the csv module.
+
+python benchmarks/unify.py [--scale 1.0] [--rounds 3] [--json FILE]
+
+Both ways do the same work on the layouts of ``listing.py`` (466,284 rows): list every source, map
+labels, splits and votes, leave out what is excluded, look up each face's identity (given: nothing
+is decoded), draw splits by group, take twins out of the splits that give way, and write the csv.
+They must agree on every row.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from listing import SOURCES, plain_rows, write_layouts
+
+from fer_ml.manifests.unify import PRECEDENCE, assign_splits
+from fer_ml.profiles import Draw
+from fer_ml.sources import get_adapter
+
+COLUMNS = ("file", "label", "split", "source", "confidence", "face_id", "group_id", "twin_in")
+SEED = 1337
+_MASK = (1 << 64) - 1
+
+
+def identities(folder: Path) -> dict[tuple[str, str], str]:
+    """What cleaning would have found of each image; one in fifty is one of another source."""
+    known: dict[tuple[str, str], str] = {}
+    for index, row in enumerate(plain_rows(folder, look=False)):
+        key = (row["source"], row["file"])
+        what = str(index // 50 * 7919 % 400_000) if index % 50 == 0 else "/".join(key)
+        known.setdefault(key, hashlib.blake2b(what.encode(), digest_size=16).hexdigest())
+    return known
+
+
+def ours(folder: Path, known: pl.DataFrame, out: Path) -> None:
+    listings = []
+    for source, (adapter, _) in SOURCES.items():
+        rows = get_adapter(adapter).listing(folder / source)
+        rows = rows.filter(pl.col("label").is_not_null()).with_columns(
+            pl.lit(source).alias("source")
+        )
+        listings.append(rows.drop("inline_png", "votes"))
+    frame = pl.concat(listings).join(known, on=["source", "file"], maintain_order="left")
+    kept, _ = assign_splits(frame, Draw(), SEED)
+    kept.select(COLUMNS).write_csv(out)
+
+
+def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:
+    draw, rows = Draw(), []
+    for row in plain_rows(folder, look=False):
+        if row.get("label") is not None:
+            row["group_id"] = known[row["source"], row["file"]]
+            rows.append(row)
+    order = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
+    home: dict[str, tuple[int, str, str]] = {}
+    places: dict[str, set[str]] = defaultdict(set)
+    with_val = set()
+    for row in rows:
+        group, split = row["group_id"], row["split"]
+        kind = (order[split], row["source"], row["label"])
+        if group not in home or kind < home[group]:
+            home[group] = kind
+        places[group].add(split)
+        if split in ("val", "calib"):
+            with_val.add(row["source"])
+    final = {group: (*PRECEDENCE, "train")[kind[0]] for group, kind in home.items()}
+
+    def take(strata: dict[Any, list[str]], purpose: int, fraction: float, split: str) -> None:
+        for groups in strata.values():
+            ranked = sorted(groups, key=lambda group: _rank(group, purpose))
+            count = round(fraction * len(ranked))
+            if count == 0 and len(ranked) >= 5:
+                count = 1
+            for group in ranked[:count]:
+                final[group] = split
+
+    def strata(wanted: Any, key: Any) -> dict[Any, list[str]]:
+        found: dict[Any, list[str]] = defaultdict(list)
+        for group, kind in home.items():
+            if wanted(group, kind):
+                found[key(kind)].append(group)
+        return found
+
+    open_ = order["unassigned"]
+    take(strata(lambda g, k: k[0] == open_, lambda k: k), 0, draw.test, "test")
+    take(
+        strata(
+            lambda g, k: k[0] >= 3 and final[g] == "train" and k[1] not in with_val, lambda k: k
+        ),
+        1,
+        draw.val,
+        "val",
+    )
+    take(strata(lambda g, k: final[g] == "val", lambda k: k[2]), 2, draw.calib, "calib")
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            group = row["group_id"]
+            at_home = (*PRECEDENCE, "unassigned")[home[group][0]]
+            if row["split"] not in ("unassigned", at_home):
+                continue
+            others = places[group] - {at_home, "unassigned"}
+            row["split"] = final[group]
+            row["twin_in"] = "+".join(s for s in PRECEDENCE if s in others) or None
+            writer.writerow(row)
+
+
+def _rank(group: str, purpose: int) -> int:
+    return _mix(int(group[:16], 16) ^ _mix(purpose + 3 * SEED))
+
+
+def _mix(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def require_same(one: Path, two: Path) -> int:
+    """Rows of both, which must be the same but for their order and the look of numbers."""
+    key = ["source", "file", "face_id", "label", "split", "group_id", "twin_in"]
+    a, b = (
+        pl.read_csv(path, infer_schema=False).select(key).sort(key, nulls_last=True)
+        for path in (one, two)
+    )
+    if not a.equals(b):
+        raise SystemExit("the two ways disagree")
+    return a.height
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, a, b = Path(temporary), Path(temporary, "a.csv"), Path(temporary, "b.csv")
+        listed = sum(write_layouts(folder, given.scale).values())
+        known = identities(folder)
+        table = pl.DataFrame(
+            [(*key, group) for key, group in known.items()],
+            schema={"source": pl.String, "file": pl.String, "group_id": pl.String},
+            orient="row",
+        )
+        times: list[tuple[float, float]] = []
+        for _ in range(given.rounds):
+            started = time.perf_counter()
+            plain(folder, known, b)
+            middle = time.perf_counter()
+            ours(folder, table, a)
+            times.append((middle - started, time.perf_counter() - middle))
+        written = require_same(a, b)
+    ratios = [theirs / mine for theirs, mine in times]
+    found = {
+        "figure": "plain csv-module loop / ours: seven raw layouts to the unified manifest",
+        "target": "at least 10",
+        "rows_listed": listed,
+        "rows_written": written,
+        "ratio_median": round(statistics.median(ratios), 2),
+        "ratio_min": round(min(ratios), 2),
+        "ratio_max": round(max(ratios), 2),
+        "plain_s": round(statistics.median(t[0] for t in times), 2),
+        "ours_s": round(statistics.median(t[1] for t in times), 2),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
