@@ -32,7 +32,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fer_ml.labels import CLASSES
-from fer_ml.manifests.near import PIXELS, THRESHOLD, near_groups, thumb
+from fer_ml.look import THUMB_SIZE, thumb
+from fer_ml.manifests.near import THRESHOLD, near_groups
 from fer_ml.sample.faces import draw_face
 from fer_ml.sample.styles import STYLES, random_camera, random_face, random_weights
 
@@ -170,7 +171,7 @@ def blended(faces: list[Grey], rows: int, file: Path, rng: Rng) -> Made:
     scaled -= average
     axes = np.linalg.eigh(np.cov(scaled.T))[1][:, -3:]
     place = scaled @ axes
-    out = np.lib.format.open_memmap(file, "w+", np.uint8, (rows, PIXELS))
+    out = np.lib.format.open_memmap(file, "w+", np.uint8, (rows, THUMB_SIZE))
     planted = []
     for start in range(0, rows, BLOCK):
         count = min(BLOCK, rows - start)
@@ -197,9 +198,9 @@ def twin(thumbs: np.ndarray, rng: Rng) -> np.ndarray:
     count = len(thumbs)
     coarse = rng.normal(0, 1, (count, 4, 4)).astype(np.float32)
     shade = np.array([cv2.resize(c, (24, 24), interpolation=cv2.INTER_CUBIC) for c in coarse])
-    noise = rng.normal(0, 1, (count, PIXELS))
+    noise = rng.normal(0, 1, (count, THUMB_SIZE))
     deviation = thumbs.std(1, keepdims=True)
-    change = shade.reshape(count, PIXELS) * rng.uniform(0, 0.2, (count, 1))
+    change = shade.reshape(count, THUMB_SIZE) * rng.uniform(0, 0.2, (count, 1))
     change += noise * rng.uniform(0, 0.12, (count, 1))
     light = rng.uniform(0.7, 1.1, (count, 1))
     return np.clip(np.rint(thumbs * light + change * deviation), 0, 255).astype(np.uint8)

@@ -252,13 +252,22 @@ def _decode(
     height, width = grey.shape
     for place, box in enumerate(boxes, first):
         if box is None:
-            _shrink(grey, thumbs[place])
+            thumb(grey, thumbs[place])
         elif box_fault(box, width, height) is None:
             left, top, right, bottom = box
-            _shrink(grey[top:bottom, left:right], thumbs[place])
+            thumb(grey[top:bottom, left:right], thumbs[place])
     return photo_digest(image), (width, height)
 
 
-def _shrink(grey: np.ndarray, thumb: np.ndarray) -> None:
-    how = cv2.INTER_LINEAR if min(grey.shape) < THUMB_SIDE else cv2.INTER_AREA
-    cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), thumb, interpolation=how)
+def thumb(grey: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+    """``grey [H, W] uint8`` shrunk (or enlarged) to the ``[24, 24] uint8`` that is compared.
+
+    ``into`` takes the result, if given.
+    """
+    if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
+        raise FerError(
+            f"no thumb of a face of shape {grey.shape} and type {grey.dtype}",
+            allowed="[H, W] uint8, not empty",
+        )
+    how = cv2.INTER_AREA if max(grey.shape) > THUMB_SIDE else cv2.INTER_LINEAR
+    return cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), into, interpolation=how)

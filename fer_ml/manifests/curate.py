@@ -5,7 +5,6 @@ import polars as pl
 from fer_ml.errors import FerError
 from fer_ml.job import Job
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.plots import class_source_heatmap
 from fer_ml.profiles import Curation, Profile
 from fer_ml.store import RunFolder
 
@@ -81,6 +80,9 @@ def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
 
 def build_curated(run: RunFolder, job: Job) -> None:
     """One curated manifest, with what it came from in ``curation.json``."""
+    # Judging needs ``curate`` and no plots, which take a third of a second to import.
+    from fer_ml.plots import class_source_heatmap
+
     name = job.asset.removesuffix("_manifest")
     recipe = job.profile.curated[name]
     unified = job.input(UNIFIED)

@@ -13,11 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fer_ml.look import THUMB_SIZE
-from fer_ml.manifests.near import near_groups
 
 #: Raised when the search would find other groups in the same thumbs.
 NEAR_VERSION = 1
@@ -49,6 +46,9 @@ def _search(known: pl.DataFrame, rows: np.ndarray, thumbs: Thumbs, cache: Path) 
 
     Only pairs with an unknown sample are looked for.
     """
+    # Imported where it is needed: mostly all is known, and SciPy takes a third of a second.
+    from fer_ml.manifests.near import near_groups
+
     ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
     cache.mkdir(parents=True, exist_ok=True)
     file = cache / f".{uuid.uuid4().hex}.thumbs"
@@ -130,6 +130,9 @@ def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
     ``photos`` are hashes of whole photos; ``near`` is what ``near_of`` gives for each row's face.
     Both have 32 hexadecimal digits.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     photo, close = numbers_of(photos), numbers_of(near)
     of_photo, of_close = first_rows(photo), first_rows(close)
     # Each near class hangs on its first row's photo: an edge for each row with another one.

@@ -15,15 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from fer_ml.errors import FerError
+from fer_ml.look import THUMB_SIDE, THUMB_SIZE
 
-SIDE = 24
-PIXELS = SIDE * SIDE
 #: Correlation from which on two thumbs are near-identical.
 THRESHOLD = 0.98
 #: Below this standard deviation (in greys) a thumb is flat. Rounding to whole greys adds a variance
@@ -72,17 +70,6 @@ class NearGroups:
     flat: np.ndarray
 
 
-def thumb(grey: np.ndarray) -> np.ndarray:
-    """``grey [H, W] uint8`` shrunk (or enlarged) to the ``[24, 24] uint8`` that is compared."""
-    if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
-        raise FerError(
-            f"no thumb of a face of shape {grey.shape} and type {grey.dtype}",
-            allowed="[H, W] uint8, not empty",
-        )
-    how = cv2.INTER_LINEAR if min(grey.shape) < SIDE else cv2.INTER_AREA
-    return cv2.resize(grey, (SIDE, SIDE), interpolation=how)
-
-
 def near_groups(
     thumbs: np.ndarray,
     *,
@@ -100,7 +87,7 @@ def near_groups(
     ``FLAT_STD``) are alone, even those with equal bytes. Raises ``FerError`` for another shape,
     type or threshold.
     """
-    if thumbs.ndim != 2 or thumbs.shape[1] != PIXELS or thumbs.dtype != np.uint8:
+    if thumbs.ndim != 2 or thumbs.shape[1] != THUMB_SIZE or thumbs.dtype != np.uint8:
         raise FerError(
             f"thumbs of shape {thumbs.shape} and type {thumbs.dtype}", allowed="[N, 576] uint8"
         )
@@ -146,10 +133,12 @@ class _Digest:
         self.flat = np.empty(count, bool)
         self.hash = np.empty(count, np.uint64)
         self.points = np.empty((_AXES + 1, count), np.float32)
-        self._weights = np.random.default_rng(0).integers(0, 2**64, PIXELS // 8, np.uint64) | 1
+        self._weights = np.random.default_rng(0).integers(0, 2**64, THUMB_SIZE // 8, np.uint64) | 1
         # Any orthonormal axes give the same result; the principal ones pass over the most pairs.
         # Faces are smooth: the low waves hold these axes, and the fit is small.
-        waves = np.cos(np.outer(np.arange(_WAVES), 2 * np.arange(SIDE) + 1) * np.pi / (2 * SIDE))
+        waves = np.cos(
+            np.outer(np.arange(_WAVES), 2 * np.arange(THUMB_SIDE) + 1) * np.pi / (2 * THUMB_SIDE)
+        )
         waves /= np.linalg.norm(waves, axis=1, keepdims=True)
         planes = np.kron(waves, waves)[1:].T
         sample = _unit(thumbs[:: max(1, count // _SAMPLE)])[0] @ planes
@@ -163,7 +152,7 @@ class _Digest:
         raw = np.ascontiguousarray(self.thumbs[part])
         self.hash[part] = (raw.view(np.uint64) * self._weights).sum(1)
         unit, self.total[part], self.square[part], norm = _unit(raw)
-        self.flat[part] = norm < FLAT_STD * SIDE
+        self.flat[part] = norm < FLAT_STD * THUMB_SIDE
         seen = unit @ self._axes
         rest = 1 - np.einsum("ij,ij->i", seen, seen)
         self.points[:_AXES, part] = seen.T
@@ -232,7 +221,7 @@ def _grey(raw: np.ndarray) -> np.ndarray:
 
 def _covariance(product: np.ndarray, total_i: np.ndarray, total_j: np.ndarray) -> np.ndarray:
     """576^2 times the covariance, exact in float64."""
-    return PIXELS * product.astype(np.float64) - total_i.astype(np.float64) * total_j
+    return THUMB_SIZE * product.astype(np.float64) - total_i.astype(np.float64) * total_j
 
 
 def _unit(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -240,8 +229,8 @@ def _unit(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     grey = _grey(raw)
     total = grey.sum(1)
     square = np.einsum("ij,ij->i", grey, grey)
-    norm = np.sqrt(_covariance(square, total, total)) / SIDE
-    grey -= (total / PIXELS)[:, None]
+    norm = np.sqrt(_covariance(square, total, total)) / THUMB_SIDE
+    grey -= (total / THUMB_SIZE)[:, None]
     grey *= (1 / np.maximum(norm, 1)).astype(np.float32)[:, None]
     return grey, total, square, norm
 

@@ -201,13 +201,12 @@ def _twins(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
     A twin is in this manifest (the same photo, group or near-identical face), or was taken out of
     it (``twin_in``).
     """
-    code = [pl.col(k).cast(pl.Categorical).to_physical().alias(k) for k in _SAME]
-    seen = rows.select("source", "split", pl.col("twin_in").is_not_null().alias("twin"), *code)
+    seen = rows.select("source", "split", pl.col("twin_in").is_not_null().alias("twin"), *_SAME)
     test = seen.filter(pl.col("split") == "test")
+    rest = seen.filter(pl.col("split") != "test")
     for key in _SAME:
-        others = seen.filter(pl.col("split") != "test")[key].drop_nulls().unique()
-        held = pl.col(key).is_in(others.implode()).fill_null(False)
-        test = test.with_columns(twin=pl.col("twin") | held)
+        held = test[key].is_in(rest[key].implode()).fill_null(False)
+        test = test.with_columns(pl.col("twin") | held)
     counted = (
         test.group_by(pl.col("source").fill_null("None"))
         .agg(pl.len().alias("test_rows"), pl.col("twin").sum().alias("with_twin"))

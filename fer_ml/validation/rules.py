@@ -61,15 +61,23 @@ class Evidence:
     reference: Reference = Reference()
 
     @cached_property
+    def repeated(self) -> pl.DataFrame:
+        """Rows of faces that occur more than once."""
+        return _repeated_faces(self)
+
+    @cached_property
     def leaks(self) -> tuple[pl.DataFrame, "Findings"]:
         """Rows of no leaking group or photo, and the findings about the others."""
         rows, found = self.rows, []
-        for key, what in (("group_id", "group"), ("photo", "photo")):
+        keys = [("group_id", "group"), ("photo", "photo")]
+        if (rows["group_id"] == rows["photo"]).all():
+            keys.pop()  # Each photo is a group of its own: one search says all.
+        for key, what in keys:
             leaks = _in_several_splits(rows, key, what)
             found.append(leaks)
             if not leaks.is_empty():
-                keys = rows.filter(pl.col("line").is_in(leaks["line"].implode()))[key]
-                rows = rows.filter(~pl.col(key).is_in(keys.implode()).fill_null(False))
+                bad = rows.filter(pl.col("line").is_in(leaks["line"].implode()))[key]
+                rows = rows.filter(~pl.col(key).is_in(bad.implode()).fill_null(False))
         return rows, pl.concat(found).sort("line")
 
 
@@ -137,15 +145,13 @@ def missing_paths(e: Evidence) -> Findings:
 def case_collisions(e: Evidence) -> Findings:
     """Paths that a file system without upper and lower case, or with composed accents, would take
     for one, with different pixels behind them."""
-    folded = e.rows.select(
-        "line",
-        "image_path",
-        "photo",
-        pl.col("image_path").str.normalize("NFC").str.to_lowercase().alias("folded"),
-    ).filter(pl.col("photo").is_not_null())
+    folded = pl.col("image_path").str.to_lowercase()
+    if not e.rows["image_path"].str.len_bytes().eq(e.rows["image_path"].str.len_chars()).all():
+        folded = folded.str.normalize("NFC")
     clash = (
-        folded.unique(["image_path"], keep="first", maintain_order=True)
-        .filter(pl.len().over("folded") > 1)
+        e.rows.select("line", "image_path", "photo", folded.alias("folded"))
+        .filter(pl.col("photo").is_not_null(), pl.col("folded").is_duplicated())
+        .unique("image_path", keep="first", maintain_order=True)
         .filter(pl.col("photo").n_unique().over("folded") > 1)
         .with_columns(pl.col("image_path").first().over("folded").alias("other"))
         .filter(pl.col("image_path") != pl.col("other"))
@@ -166,14 +172,13 @@ def image_modes(e: Evidence) -> Findings:
 
 
 def suffixes(e: Evidence) -> Findings:
-    suffix = pl.col("image_path").str.extract(r"(\.[^./\\]+)$").str.to_lowercase().fill_null("")
-    wrong = [
-        ((pl.col("format") == name) & ~suffix.is_in(list(allowed)))
-        for name, allowed in FORMATS.items()
-    ]
-    return _findings(
-        e.rows, pl.when(pl.any_horizontal(wrong)).then(pl.format("is a {} file", "format"))
-    )
+    found = []
+    for name, allowed in FORMATS.items():
+        path = pl.col("image_path").str.to_lowercase()
+        fits = pl.any_horizontal(path.str.ends_with(suffix) for suffix in allowed)
+        odd = e.rows.filter(pl.col("format") == name).filter(~fits)
+        found.append(_findings(odd, pl.lit(f"is a {name} file")))
+    return pl.concat(found).sort("line")
 
 
 def image_sizes(e: Evidence) -> Findings:
@@ -219,21 +224,19 @@ def bad_boxes(e: Evidence) -> Findings:
     )
 
 
-def _by_face(e: Evidence, *columns: str | pl.Expr) -> pl.DataFrame:
-    """Line, ``face`` as a number, and ``columns``, for rows whose face is known.
+def _repeated_faces(e: Evidence) -> pl.DataFrame:
+    """Rows of faces that occur more than once, ``face`` as a number.
 
     A face is what its pixels say where they were seen, else what the manifest says.
     """
     face = pl.coalesce("face", "sample_id").cast(pl.Categorical).to_physical().alias("face")
-    return e.rows.select("line", face, *columns).filter(pl.col("face").is_not_null())
+    rows = e.rows.select("line", "image_path", "source", "label", face)
+    return rows.filter(pl.col("face").is_not_null(), pl.col("face").is_duplicated())
 
 
 def duplicates(e: Evidence) -> Findings:
-    source = pl.col("source").cast(pl.Categorical).to_physical().alias("source")
-    rows = _by_face(e, "image_path", source)
+    rows = e.repeated
     again = rows.filter(~pl.struct("source", "face").is_first_distinct())
-    if again.is_empty():
-        return _findings(again, pl.lit(None, pl.String))
     first = rows.unique(["source", "face"], keep="first").rename({"image_path": "first"})
     told = again.join(first, on=["source", "face"], nulls_equal=True).sort("line")
     return _findings(told, pl.format("the same face as {} of this source", "first"))
@@ -267,20 +270,17 @@ def leakage(e: Evidence) -> Findings:
 
 
 def near_leakage(e: Evidence) -> Findings:
-    return _in_several_splits(e.leaks[0], "near", "near-identical faces")
+    rows = e.leaks[0]
+    if (rows["near"] == rows["photo"]).all():
+        rows = rows.clear()  # No face is near to another one, and photos have been searched.
+    return _in_several_splits(rows, "near", "near-identical faces")
 
 
 def label_conflicts(e: Evidence) -> Findings:
-    label = pl.col("label").cast(pl.Categorical).to_physical().alias("code")
-    rows = _by_face(e, "label", label)
-    ranges = rows.group_by("face").agg(
-        pl.col("code").min().alias("least"), pl.col("code").max().alias("most")
-    )
-    torn = ranges.filter(pl.col("least") != pl.col("most")).select("face")
     told = (
-        rows.join(torn, on="face")
-        .group_by("face")
+        e.repeated.group_by("face")
         .agg(pl.col("line").min(), pl.col("label").drop_nulls().unique().sort())
+        .filter(pl.col("label").list.len() > 1)
         .join(e.rows.select("line", "image_path"), on="line")
         .sort("line")
     )

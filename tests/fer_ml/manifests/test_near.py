@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
+from fer_ml.look import thumb
 from fer_ml.manifests import near
-from fer_ml.manifests.near import NearGroups, near_groups, thumb
+from fer_ml.manifests.near import NearGroups, near_groups
 from fer_ml.sample.faces import draw_face
 from fer_ml.sample.styles import STYLES, random_camera, random_face, random_weights
 
