@@ -32,20 +32,21 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path) -> pl.Series:
     Nearness is carried on: a near b and b near c makes one group of all three. Null stays null.
     """
     rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
-    distinct = rows.filter(pl.col("sample_id").is_not_null()).unique("sample_id").sort("sample_id")
-    known = _remembered(distinct, cache)
-    found = distinct.select("sample_id").join(known, on="sample_id", how="left")
-    if found["near"].null_count():
-        found = _search(found, distinct["row"].to_numpy(), thumbs, cache)
-        _remember(found, cache)
+    known = _remembered(rows, cache)
+    if known["near"].null_count() == sample_ids.null_count():
+        return known["near"]
+    distinct = known.drop_nulls("sample_id").unique("sample_id").sort("sample_id")
+    found = _search(distinct, thumbs, cache)
+    _remember(found, cache)
     return rows.join(found, on="sample_id", how="left", maintain_order="left")["near"]
 
 
-def _search(known: pl.DataFrame, rows: np.ndarray, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
+def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
     """``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
 
-    Only pairs with an unknown sample are looked for.
+    ``known`` has their rows too. Only pairs with an unknown sample are looked for.
     """
+    rows = known["row"].to_numpy()
     # Imported where it is needed: mostly all is known, and SciPy takes a third of a second.
     from fer_ml.manifests.near import near_groups
 
@@ -67,18 +68,18 @@ def _search(known: pl.DataFrame, rows: np.ndarray, thumbs: Thumbs, cache: Path) 
     return pl.DataFrame({"sample_id": ids, "near": near})
 
 
-def _remembered(distinct: pl.DataFrame, cache: Path) -> pl.DataFrame:
-    """What the search over the set with most of these samples found."""
-    best = pl.DataFrame(schema={"sample_id": pl.String, "near": pl.String})
+def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
+    """``rows`` with what the search over the set with most of their samples found as ``near``."""
+    best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
     for file in _files(cache):
         try:
             held = pl.read_parquet(file)
         except (OSError, pl.exceptions.PolarsError):
             continue  # Deleted or damaged: a cache may be.
-        found = held.join(distinct.select("sample_id"), on="sample_id", how="semi")
-        if found.height > best.height:
+        found = rows.join(held, on="sample_id", how="left", maintain_order="left")
+        if found["near"].null_count() < best["near"].null_count():
             best = found
-        if best.height == distinct.height:
+        if best["near"].null_count() == rows["sample_id"].null_count():
             break
     return best
 

@@ -153,7 +153,7 @@ def gate_source(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
 def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, root: str) -> Any:
     """One ``manifest_validation*.json``: rules on rows, ``decode`` on distinct images."""
     rows = evidence.rows
-    files = rows.filter(pl.col("image_path").is_not_null()).unique("image_path")
+    files = rows.select("image_path", "state").drop_nulls("image_path").unique("image_path")
     attempted = files.filter(~pl.col("state").is_in(["missing", "escapes"]))
     decoded = attempted.filter(pl.col("state") == "ok").height
     value = {outcome.rule: outcome.value for outcome in verdict.outcomes}
