@@ -80,7 +80,7 @@ def clean_source(
     faults = found.filter(_look_fault().is_not_null())
     refused.append(_split_fault(faults, _look_fault()))
     kept = _name(found.filter(_look_fault().is_null()), source).sort(
-        "image_path", "face_id", "bbox_left"
+        "image_path", "face_id", "bbox_left", "row"
     )
     quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
     if kept.is_empty():
@@ -197,6 +197,8 @@ def _refuse_repetitions(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]
 
 def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
     """Write pixels that came in a table to files of their own; ``inline_path`` names them."""
+    if rows["inline_png"].null_count() == rows.height:
+        return rows.drop("inline_png").with_columns(pl.lit(None, pl.String).alias("inline_path"))
     paths: list[str | None] = []
     made: set[str] = set()
     for where, split, label, data in rows.select(
@@ -281,7 +283,9 @@ def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
 
 def _place_files(kept: pl.DataFrame, root: Path, base: Path) -> int:
     """Link the published files into the cleaned tree; returns how many had to be copied."""
-    files = kept.filter(pl.col("inline_path").is_null()).unique("image_path", maintain_order=True)
+    files = kept.filter(pl.col("inline_path").is_null()).unique(
+        "image_path", keep="first", maintain_order=True
+    )
     folders = files["image_path"].str.replace(r"/[^/]*$", "").unique()
     for folder in folders:
         (base / folder).mkdir(parents=True, exist_ok=True)

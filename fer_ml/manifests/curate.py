@@ -56,7 +56,7 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
     if recipe.one_per != "row":
         key = {"sample": "sample_id", "group": "group_id"}[recipe.one_per]
         rows = rows.unique(key, keep="first", maintain_order=True)
-    return rows.sort("source", "image_path", "face_id", "bbox_left")
+    return rows.sort("source", "image_path", "face_id", "bbox_left", "orig_image")
 
 
 def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
