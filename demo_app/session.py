@@ -184,7 +184,7 @@ def _thresholds(
         "model_sha256": card.model_sha256,
         "checkpoint_sha256": card.checkpoint_sha256,
         "temperature": card.temperature,
-        "preprocess": card.preprocess.model_dump(mode="json"),
+        "preprocess": card.preprocess.plain(),
         "preprocess_digest": card.preprocess.digest(),
     }
 

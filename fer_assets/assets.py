@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.
 FULL_PASS_TAG = "fer/full_pass"
-BACKBONE_PARTITIONS = dg.StaticPartitionsDefinition(list(BACKBONES))
+#: Name of the dynamic partitions of ``student_experiment``.
+EXPERIMENTS = "student_experiments"
+PARTITIONS: dict[str, dg.PartitionsDefinition[Any]] = {
+    "teachers": dg.StaticPartitionsDefinition(list(BACKBONES)),
+    "experiments": dg.DynamicPartitionsDefinition(name=EXPERIMENTS),
+}
 
 
 def asset_key(asset: str) -> dg.AssetKey:
@@ -71,7 +76,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version=stage.code_version,
         description=stage.describe,
-        partitions_def=BACKBONE_PARTITIONS if stage.partitioned else None,
+        partitions_def=PARTITIONS[stage.partitions] if stage.partitions else None,
         pool=stage.pool,
         freshness_policy=_freshness(stage),
     )
@@ -106,7 +111,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 description=f"{gate.asks}. If it fails: {gate.fix}.",
                 blocking=gate.blocking,
                 # Each partition keeps its own verdict; without it the last writer's would stand.
-                partitions_def=BACKBONE_PARTITIONS if stage.partitioned else None,
+                partitions_def=PARTITIONS[stage.partitions] if stage.partitions else None,
             )
             for gate in gates
         ],
@@ -155,7 +160,9 @@ def _as_asked(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterR
 class _plain_failure:
     """Turn a ``FerError`` into Dagster's own failure, so that its text stands first in the UI.
 
-    A fault that the user must mend is not retried: it would fail again.
+    A fault that the user must mend is not retried: it would fail again. What the operating system
+    refuses may pass (a network folder, a busy disk) and is tried once more; a training then goes
+    on where it was. An interrupt is neither.
     """
 
     def __enter__(self) -> None:
@@ -164,3 +171,5 @@ class _plain_failure:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FerError):
             raise dg.Failure(description=str(error), allow_retries=False) from error
+        if isinstance(error, OSError):
+            raise dg.RetryRequested(max_retries=1, seconds_to_wait=5) from error

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from fer_assets.lineage import Pipeline, Target
 from fer_ml.errors import FerError
+from fer_ml.files import readable_os_errors
 from fer_ml.settings import settings
-from fer_ml.store import readable_os_errors
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -102,7 +102,7 @@ def materialize(
 
 def _selector(pipeline: Pipeline, select: str | None) -> Callable[[Target], bool]:
     if select is None:
-        return lambda target: True
+        return pipeline.standard
     wanted = {part.strip() for part in select.split(",") if part.strip()}
     known: set[str] = set()
     for target in pipeline.targets():
@@ -190,7 +190,7 @@ def validate(
     if findings is not None:
         import polars as pl
 
-        from fer_ml.store import write_atomic
+        from fer_ml.files import write_atomic
         from fer_ml.validation.rules import FINDINGS_SCHEMA
 
         table = pl.DataFrame(found["findings"], schema=FINDINGS_SCHEMA)
@@ -226,6 +226,80 @@ def trace(
         console.print(found.tree())
     if not found.sound:
         raise typer.Exit(2)
+
+
+@app.command()
+def pack(
+    select: Annotated[str, typer.Argument(help="A teacher, students or an experiment, by commas")],
+    folder: Annotated[Path, typer.Argument(help="New folder")],
+    profile: ProfileOption = None,
+) -> None:
+    """Pack a training into a folder that trains where only torch, timm and numpy are installed.
+
+    Students that follow each other may be packed together; each starts from the best of the one
+    before it.
+
+    Example: fer pack student_ce,student_kd,student_dkd packed
+    """
+    from fer_assets.remote import pack_targets
+
+    if folder.exists() and any(folder.iterdir()):
+        raise FerError("the folder is not empty", where=folder, fix="name a new one")
+    pipeline = _open(profile)
+    chosen = _selector(pipeline, select)
+    _show_progress()
+    pack_targets(pipeline, [t for t in pipeline.targets() if chosen(t)], folder)
+    console.print(f"Packed into {folder}. Copy it anywhere, with the package fer_ml, and run")
+    console.print(f"  python -m fer_ml.training {folder.name} --out runs", soft_wrap=True)
+    console.print("then take each folder below runs back, in this order, with: fer adopt FOLDER")
+
+
+@app.command()
+def adopt(
+    folder: Annotated[Path, typer.Argument(help="A run folder of a packed training")],
+    profile: ProfileOption = None,
+) -> None:
+    """Take a training that ran elsewhere into the lineage, as the asset that it was packed for.
+
+    It must have been made from the inputs and the recipe that are current here; its weights and
+    predictions are checked against each other, and its gates are judged.
+
+    Example: fer adopt runs/student_ce
+    """
+    from fer_assets.remote import adopt_run
+
+    pipeline = _open(profile)
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        artifact = adopt_run(pipeline, folder, instance)
+    from fer_assets import show
+
+    console.print(f"{_escape(artifact.key)} is now {artifact.sha256[:12]}")
+    console.print(show.checks_text(artifact))
+
+
+@app.command()
+def convert(
+    old: Annotated[Path, typer.Argument(help="Checkpoint of the first pipeline")],
+    new: Annotated[Path, typer.Argument(help="File to write")],
+    architecture: Annotated[str, typer.Option(help="timm's name, such as resnet18")],
+    teacher: Annotated[bool, typer.Option("--teacher", help="It has the ArcFace head")] = False,
+    size: Annotated[int, typer.Option(help="Side of its input in px")] = 224,
+    clahe_clip: Annotated[float, typer.Option(help="0: trained without CLAHE")] = 2.0,
+) -> None:
+    """Turn a checkpoint of the first pipeline into this platform's. Its code is not run.
+
+    Example: fer convert best.pt converted.pt --architecture resnet18 --teacher
+    """
+    from fer_ml.training.convert import convert_apart
+
+    if new.exists():
+        raise FerError("the file exists", where=new, fix="name a new one")
+    options = ["--architecture", architecture, "--size", str(size)]
+    options += ["--clahe-clip", str(clahe_clip), *(["--teacher"] if teacher else [])]
+    convert_apart(old, new, *options)
+    console.print(f"written: {new}")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import dagster as dg
 from fer_assets.assets import raw_asset, stage_asset, stage_checks
 from fer_assets.automation import (
     everything_job,
+    experiments_sensor,
     raw_sensor,
     revalidate_jobs,
     revalidations,
@@ -36,7 +37,7 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
         ],
         jobs=[everything_job(pipeline), *stage_jobs(), *revalidate],
         schedules=revalidations(revalidate),
-        sensors=[raw_sensor(pipeline)],
+        sensors=[raw_sensor(pipeline), experiments_sensor(pipeline)],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
     )
 

@@ -8,8 +8,8 @@ by ``module:function`` and imported only when it runs, so that loading this tabl
 import contextlib
 import importlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 from fer_ml.claims.model import read_claims
 from fer_ml.errors import FerError
+from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
 from fer_ml.settings import Settings, settings
-from fer_ml.store import Artifact, Input, Receipt, Store, asset_label, sha256_file
+from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
+from fer_ml.training.recipe import Training
 
 CURATED = {
     "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
@@ -51,6 +53,8 @@ class Stage:
 
     ``code_version`` changes when the same inputs and recipe would give another result. ``recipe``
     picks the part of the profile that decides the result; a change there makes the asset stale.
+    ``partitions`` is the profile's table whose keys are the partitions; ``on_request`` stages are
+    made when they are selected, and not with everything else.
     ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
     """
 
@@ -62,9 +66,10 @@ class Stage:
     needs: tuple[Need, ...]
     gate: str | None = None
     raw: str | None = None
-    partitioned: bool = False
+    partitions: Literal["teachers", "experiments"] | None = None
     code_version: str = "1"
     pool: str | None = None
+    on_request: bool = False
     fresh_hours: int | None = None
     recipe: Callable[["Pipeline", str | None], dict[str, Any]] = lambda pipeline, partition: {}
 
@@ -86,20 +91,23 @@ def _unified_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, An
     }
 
 
-def _training_recipe(key: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+def _training_recipe(
+    table: str, key: str = ""
+) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    """The recipe of one training in ``table`` of the profile: ``key``'s, or the partition's."""
+
     def recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
-        profile = pipeline.profile
-        name = partition or key
-        training = (profile.teachers if partition else profile.students).get(name)
-        if training is None:
+        profile, name = pipeline.profile, key or str(partition)
+        trainings: dict[str, Training] = getattr(profile, table)
+        if name not in trainings:
             raise FerError(
-                f"profile {profile.name} trains no teacher {name}",
-                allowed=", ".join(profile.teachers),
-                fix=f"add teachers.{name} to the profile",
+                f"profile {profile.name} has no {table}.{name}",
+                allowed=", ".join(trainings),
+                fix=f"add {table}.{name} to the profile",
             )
         return {
-            "training": _dump(training),
-            "preprocess": _dump(profile.preprocess),
+            "training": asdict(trainings[name]),
+            "preprocess": profile.preprocess.plain(),
             "seed": profile.seed,
         }
 
@@ -135,7 +143,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "`quarantine.csv` and `excluded.csv` with its reason.",
             build="fer_ml.manifests.cleaning:build_source",
             gate="fer_ml.validation.report:gate_source",
-            code_version="2",
+            code_version="3",
             needs=(),
             raw=source.name,
             recipe=_source_recipe(source.name),
@@ -149,7 +157,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             kinds=("csv", "polars"),
             describe=describe,
             build="fer_ml.manifests.curate:build_curated",
-            code_version="2",
+            code_version="3",
             gate="fer_ml.validation.report:gate_manifest",
             needs=_needs("classification_manifest"),
             recipe=_curation_recipe(asset.removesuffix("_manifest")),
@@ -174,11 +182,12 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
                 kinds=("pytorch",),
                 describe=f"MobileNetV3-Large trained by {stage.upper()}: `best.pt` (weights by val "
                 "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
-                build="fer_ml.training.runs:build_student",
+                build="fer_ml.training.runs:build_training",
+                code_version="2",
                 gate=f"fer_ml.training.gates:gate_{'student' if index else 'run'}",
                 needs=_needs(*needs),
                 pool="training",
-                recipe=_training_recipe(stage),
+                recipe=_training_recipe("students", stage),
             )
         )
     rest = [
@@ -190,7 +199,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "rows with a twin in a split that takes precedence are quarantined. "
             "`leakage.json` says how many test rows had a twin in training.",
             build="fer_ml.manifests.unify:build_unified",
-            code_version="2",
+            code_version="3",
             gate="fer_ml.validation.report:gate_manifest",
             needs=_needs(*(stage.asset for stage in sources)),
             recipe=_unified_recipe,
@@ -224,12 +233,13 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             kinds=("pytorch", "timm"),
             describe="One teacher a partition (RN18, B3, CNXT), trained with ArcFace: `best.pt` by "
             "val macro-F1, `history.json`, metrics and temperature of those bytes.",
-            build="fer_ml.training.runs:build_teacher",
+            build="fer_ml.training.runs:build_training",
+            code_version="2",
             gate="fer_ml.training.gates:gate_run",
             needs=_needs("hq_train_manifest"),
-            partitioned=True,
+            partitions="teachers",
             pool="training",
-            recipe=_training_recipe("teacher"),
+            recipe=_training_recipe("teachers"),
         ),
         Stage(
             asset="teacher_logits",
@@ -238,9 +248,10 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             describe="One teacher's logits on every distinct face of the manifests: `logits.npz`, "
             "float16, keyed by sample_id.",
             build="fer_ml.distillation.teacher_logits:build_teacher_logits",
+            code_version="2",
             gate="fer_ml.distillation.teacher_logits:gate_logits",
             needs=(Need("teacher", "same"), *_needs(*CURATED)),
-            partitioned=True,
+            partitions="teachers",
             pool="training",
         ),
         Stage(
@@ -250,6 +261,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             describe="The teachers fused: weights searched on calib (`search.csv`), one "
             "temperature, and the fused logits of every face.",
             build="fer_ml.distillation.ensemble:build_ensemble",
+            code_version="2",
             gate="fer_ml.distillation.ensemble:gate_ensemble",
             needs=(Need("teacher_logits", "each"), *_needs("hq_train_manifest")),
             recipe=lambda pipeline, partition: {
@@ -273,11 +285,26 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             describe="What the students are taught: `softlabels.npz` for the training rows, its "
             "index, hashes, sharpness by temperature, and the KD temperature derived from it.",
             build="fer_ml.distillation.softlabels:build_softlabels",
+            code_version="2",
             gate="fer_ml.distillation.softlabels:gate_softlabels",
             needs=_needs("ensemble", "hq_train_manifest"),
             recipe=lambda pipeline, partition: _dump(pipeline.profile.softlabels),
         ),
         *students,
+        Stage(
+            asset="student_experiment",
+            group="experiments",
+            kinds=("pytorch",),
+            describe="One further training a partition: any recipe of the profile's "
+            "`experiments`, from its own first weights. An ablation is a backfill.",
+            build="fer_ml.training.runs:build_training",
+            gate="fer_ml.training.gates:gate_run",
+            needs=_needs("hq_train_manifest", "softlabels"),
+            partitions="experiments",
+            pool="training",
+            on_request=True,
+            recipe=_training_recipe("experiments"),
+        ),
         Stage(
             asset="benchmark",
             group="evaluation",
@@ -285,6 +312,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             describe="Every model on every evaluation set from stored per-sample predictions: "
             "`benchmark.json`, each cell with manifest hash, split, n and what chose the model.",
             build="fer_ml.evaluation.benchmark:build_benchmark",
+            code_version="2",
             gate="fer_ml.evaluation.benchmark:gate_benchmark",
             needs=(
                 Need("teacher_logits", "each"),
@@ -342,7 +370,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             build="fer_ml.claims.build:build_claims",
             gate="fer_ml.claims.build:gate_claims",
             needs=tuple(
-                Need(stage.asset, "each" if stage.partitioned else "one")
+                Need(stage.asset, "each" if stage.partitions else "one")
                 for stage in (*sources, *rest)
                 if stage.asset in claimed
             ),
@@ -426,12 +454,18 @@ class Pipeline:
         return self.profile.drawn or self.settings.config.faces_in_ui
 
     def targets(self) -> Iterator[Target]:
-        """Everything there is to materialize, in order; teachers of the profile only."""
+        """Everything there is to materialize, in order; partitions of the profile only."""
         for stage in self.stages.values():
-            if stage.partitioned:
-                yield from (Target(stage.asset, key) for key in self.profile.teachers)
+            if stage.partitions:
+                yield from (
+                    Target(stage.asset, key) for key in getattr(self.profile, stage.partitions)
+                )
             else:
                 yield Target(stage.asset)
+
+    def standard(self, target: Target) -> bool:
+        """Whether a target is made with everything else, without being named."""
+        return not self.stage(target.asset).on_request
 
     def demo_video(self) -> Path:
         """The clip of the demo session."""
@@ -463,7 +497,8 @@ class Pipeline:
         found = []
         for need in self.stage(target.asset).needs:
             if need.partition == "each":
-                found += [Target(need.asset, key) for key in self.profile.teachers]
+                table = self.stage(need.asset).partitions
+                found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
             else:
                 same = target.partition if need.partition == "same" else None
                 found.append(Target(need.asset, same))
@@ -478,8 +513,11 @@ class Pipeline:
         """This pipeline for a full pass: looks at files before ``since`` (s) do not count."""
         return replace(self, store=replace(self.store, looked_since=since))
 
-    def make(self, target: Target, run_id: str | None = None) -> Artifact:
-        """Materialize one target from gated inputs; returns the new current artifact."""
+    def job(self, target: Target, without: Collection[Target] = ()) -> tuple[Job, list[Input]]:
+        """What the build function of a target is given, from gated inputs, and its inputs.
+
+        Inputs ``without`` which it must do, since they are still to be made, are left out.
+        """
         stage = self.stage(target.asset)
         # A partition that the profile does not train is refused before its inputs are looked at.
         recipe = self.recipe(target)
@@ -488,6 +526,7 @@ class Pipeline:
                 need.asset, need.partition, rules=blocking_rules(need.asset)
             )
             for need in self.needed(target)
+            if need not in without
         }
         declared = [artifact.as_input() for artifact in inputs.values()]
         paths = {"video": self.demo_video(), "claims": self.claims_file()}
@@ -506,15 +545,29 @@ class Pipeline:
             inputs=inputs,
             paths=paths,
         )
+        return job, declared
+
+    def make(
+        self,
+        target: Target,
+        run_id: str | None = None,
+        build: Callable[[RunFolder, Job], None] | None = None,
+    ) -> Artifact:
+        """Materialize one target from gated inputs; returns the new current artifact.
+
+        ``build`` takes the place of the stage's own function, for results made elsewhere.
+        """
+        stage = self.stage(target.asset)
+        job, declared = self.job(target)
         with self.store.begin(
             target.asset,
             target.partition,
             inputs=declared,
-            recipe=recipe,
+            recipe=dict(job.recipe),
             code_version=stage.code_version,
             run_id=run_id,
         ) as run:
-            _load(stage.build)(run, job)
+            (build or _load(stage.build))(run, job)
         artifact = self.store.current(target.asset, target.partition)
         assert artifact is not None
         return artifact

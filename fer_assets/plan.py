@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
+from fer_assets.assets import EXPERIMENTS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_ml.errors import FerError
@@ -27,6 +28,7 @@ JOB_OF_GROUP = {
     "teachers": "teachers",
     "distillation": "distillation",
     "students": "students",
+    "experiments": "experiments",
     "evaluation": "evaluation",
     "deployment": "deployment",
     "report": "reporting",
@@ -110,13 +112,14 @@ def materialize(
     pipeline: Pipeline,
     instance: dg.DagsterInstance,
     *,
-    select: Callable[[Target], bool] = lambda target: True,
+    select: Callable[[Target], bool] | None = None,
     force: bool = False,
     tags: Mapping[str, str] | None = None,
     on_work: Callable[[Work], None] = lambda work: None,
 ) -> list[Made]:
     """Make what is missing or stale among the selected targets, and judge what was not judged.
 
+    Without ``select`` these are all but those that are made on request only.
     ``StageFailed`` at the first run that fails; what was finished before it stays.
     """
     from fer_assets.definitions import definitions_for
@@ -125,11 +128,12 @@ def materialize(
     pipeline.store.sweep()
     raw = observe(pipeline, instance)
     done: list[Made] = []
-    selected = [target for target in pipeline.targets() if select(target)]
+    selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
     for batch in batches(pipeline, selected):
         work = plan(pipeline, batch, raw, force=force)
         if work is not None:
             on_work(work)
+            register_experiments(pipeline, instance)
             _run(definitions, work, instance, dict(tags or {}))
         for target in batch:
             artifact = pipeline.store.current(target.asset, target.partition)
@@ -139,6 +143,15 @@ def materialize(
             if work is not None and (target in work.make or target in work.judge):
                 done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
     return done
+
+
+def register_experiments(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
+    """Make the profile's experiments known to Dagster as partitions; returns the new ones."""
+    known = set(instance.get_dynamic_partitions(EXPERIMENTS))
+    new = [name for name in pipeline.profile.experiments if name not in known]
+    if new:
+        instance.add_dynamic_partitions(EXPERIMENTS, new)
+    return new
 
 
 def _run(

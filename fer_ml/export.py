@@ -12,14 +12,16 @@ from fer_ml.bundle import MODEL_FILE, Card, load_bundle, read_card, write_card
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import softmax
 from fer_ml.evaluation.predictions import read_predictions
+from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, at_most, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
 from fer_ml.profiles import Profile
-from fer_ml.store import Artifact, RunFolder, Store, sha256_file
+from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
-from fer_ml.training.faces import FaceSet, load_faces, to_input
+from fer_ml.training.faces import FaceSet, to_input
+from fer_ml.training.packing import load_faces
 
 OPSET = 18
 PARITY_FACES = 64

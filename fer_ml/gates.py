@@ -180,6 +180,11 @@ RUN_GATES: tuple[Gate, ...] = (
         "as many epochs as the recipe says, and at least one step",
         "look at the run's log: it stopped early",
     ),
+    Gate(
+        "init_as_promised",
+        "the first weights are those that the recipe names, with a hash unless they are random",
+        "train again; the weights came from elsewhere",
+    ),
     Gate("weights_changed", "the best weights differ from the first ones", "check lr and the data"),
     Gate(
         "metrics_of_best",
@@ -196,6 +201,12 @@ RUN_GATES: tuple[Gate, ...] = (
         "above_floor",
         "val macro-F1 is at least the profile's floor",
         "more epochs, a higher lr, or better data",
+    ),
+    Gate(
+        "classes_above_chance",
+        "each class's val F1 is above that of guessing it for one face in seven",
+        "look at the confusion matrix: the class is hardly ever predicted",
+        blocking=False,
     ),
 )
 
@@ -314,6 +325,7 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "ensemble": ENSEMBLE_GATES,
     "softlabels": SOFTLABEL_GATES,
     "student_ce": RUN_GATES,
+    "student_experiment": RUN_GATES,
     "student_kd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
     "student_dkd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
     "benchmark": BENCHMARK_GATES,

@@ -217,16 +217,25 @@ def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def prepare(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
-    """One face as ``[S, S, 3] uint8 RGB``: crop, resize, CLAHE. What the training cache holds."""
-    face = crop_face(image, box, spec.margin)
-    shrinks = max(face.shape[:2]) > spec.size
+def prepare_packed(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
+    """One face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``: crop, resize, CLAHE.
+
+    What the training cache holds; with ``oversize`` 1 it is the network's view already.
+    """
+    face, side = crop_face(image, box, spec.margin), spec.packed_size
+    shrinks = max(face.shape[:2]) > side
     face = cv2.resize(
-        face, (spec.size, spec.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        face, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
     if spec.clahe_clip > 0:
         face = apply_clahe(face, spec.clahe_clip, spec.clahe_tiles)
     return face
+
+
+def prepare(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
+    """One face as the network sees it, ``[S, S, 3] uint8 RGB``: the centre of the packed one."""
+    cut = (spec.packed_size - spec.size) // 2
+    return prepare_packed(image, box, spec)[cut : cut + spec.size, cut : cut + spec.size]
 
 
 def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:

@@ -7,7 +7,8 @@ assets stale that depend on it.
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +16,19 @@ from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.settings import Settings
+from fer_ml.training.recipe import (
+    CE,
+    DIST,
+    DKD,
+    KD,
+    ArcFace,
+    Imbalance,
+    Locality,
+    Negative,
+    Prototype,
+    StandardizedKD,
+    Training,
+)
 
 Split = Literal["train", "val", "calib", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "calib", "test")
@@ -88,80 +102,6 @@ class Curation(Frozen):
         return self
 
 
-class CE(Frozen):
-    """Cross-entropy with optional label smoothing."""
-
-    kind: Literal["ce"] = "ce"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-
-
-class ArcFace(Frozen):
-    """Additive angular margin (Deng et al. 2019) after a plain-logit warmup.
-
-    The plain linear head trains for ``plain_epochs``; then the margin rises linearly from 0 to
-    ``margin`` (radians) until ``ramp_end``, at scale ``scale``.
-    """
-
-    kind: Literal["arcface"] = "arcface"
-    embedding: int = Field(default=512, ge=8)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    scale: float = Field(default=30.0, gt=0)
-    margin: float = Field(default=0.35, ge=0, lt=1.6)
-    plain_epochs: float = Field(default=5, ge=0)
-    ramp_end: float = Field(default=15, ge=0)
-
-
-class KD(Frozen):
-    """ce_weight * CE + kd_weight * T^2 * KL(teacher || student) (Hinton et al. 2015).
-
-    ``temperature`` null takes the one that the soft labels derived from their sharpness.
-    """
-
-    kind: Literal["kd"] = "kd"
-    ce_weight: float = Field(default=1.0, ge=0)
-    kd_weight: float = Field(default=1.0, gt=0)
-    temperature: float | None = Field(default=None, gt=0)
-
-
-class DKD(Frozen):
-    """ce_weight * CE + T^2 * (tckd_weight * TCKD + nckd_weight * NCKD) (Zhao et al. 2022)."""
-
-    kind: Literal["dkd"] = "dkd"
-    ce_weight: float = Field(default=1.0, ge=0)
-    tckd_weight: float = Field(default=1.0, ge=0)
-    nckd_weight: float = Field(default=2.0, ge=0)
-    temperature: float | None = Field(default=None, gt=0)
-
-
-Task = Annotated[CE | ArcFace | KD | DKD, Field(discriminator="kind")]
-
-
-class Training(Frozen):
-    """One training: architecture (a timm name), task, budget and optimiser.
-
-    ``init`` states where the weights come from: ``none`` (random), ``imagenet`` (timm's hub, an
-    error without a network), or ``previous`` (the student before it in CE, KD, DKD). ``epochs``
-    are those of this training alone. ``stem_stride`` 1 keeps the resolution of small faces;
-    ``augment`` scales the augmentation of ``faces.augment``; ``sgd`` has Nesterov momentum 0.9.
-    """
-
-    architecture: str
-    task: Task
-    init: Literal["none", "imagenet", "previous"]
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(default=64, ge=2)
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup_epochs: float = Field(default=1.0, ge=0)
-    min_lr: float = Field(default=1e-5, ge=0)
-    clip_norm: float = Field(default=5.0, gt=0)
-    stem_stride: Literal[1, 2] = 2
-    bf16: bool = False
-    drop_last: bool = True
-    augment: float = Field(default=1.0, ge=0, le=1)
-
-
 class Ensemble(Frozen):
     """How teachers are fused. ``weights`` null searches a simplex grid of ``step`` on calib."""
 
@@ -186,7 +126,8 @@ class Demo(Frozen):
 class Profile(Frozen):
     """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
 
-    ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``.
+    ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``;
+    ``experiments`` are further trainings, each a partition of ``student_experiment``.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -203,6 +144,7 @@ class Profile(Frozen):
     ensemble: Ensemble = Ensemble()
     softlabels: SoftLabels = SoftLabels()
     students: dict[str, Training]
+    experiments: dict[str, Training] = {}
     demo: Demo = Demo()
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
 
@@ -223,8 +165,13 @@ class Profile(Frozen):
             raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
         if tuple(self.students) != STUDENTS:
             raise ValueError(f"students: keys must be {list(STUDENTS)}, in this order")
-        if self.students["ce"].init == "previous":
-            raise ValueError("students.ce.init: there is no student before CE")
+        alone = {"students.ce": self.students["ce"], **_named("teachers", self.teachers)}
+        for name, training in {**alone, **_named("experiments", self.experiments)}.items():
+            if training.stages()[0].init == "previous":
+                raise ValueError(f"{name}.init: there is no training before it")
+        for name in self.experiments:
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                raise ValueError(f"experiments.{name}: a name in letters, digits and _")
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
         parts = 1 / self.ensemble.step
@@ -249,6 +196,35 @@ class Profile(Frozen):
             where=f"profile {self.name}",
             allowed=", ".join(source.name for source in self.sources),
         )
+
+
+def _named(table: str, trainings: dict[str, Training]) -> dict[str, Training]:
+    return {f"{table}.{name}": training for name, training in trainings.items()}
+
+
+def ablations(base: Training) -> dict[str, Training]:
+    """One experiment for each option of a student's training, all else as in ``base``.
+
+    Imbalance, the report's advanced directions, and every way to learn from the soft labels.
+    """
+    return {
+        "ce": base,
+        "votes": replace(base, targets="votes"),
+        "focal": replace(base, imbalance=Imbalance(focal_gamma=2.0)),
+        "class_weights": replace(base, imbalance=Imbalance(class_weights="effective_number")),
+        "logit_adjustment": replace(base, imbalance=Imbalance(logit_adjustment=1.0)),
+        "balanced": replace(base, imbalance=Imbalance(sampler="balanced")),
+        "negative": replace(base, negative=Negative(weight=0.05, entropy_gate=0.3)),
+        "prototype": replace(base, prototype=Prototype()),
+        "locality": replace(base, locality=Locality()),
+        "nested": replace(base, optimiser="nested", lr=1e-3, weight_decay=0.05),
+        "mixup": replace(base, mixup=0.2),
+        "ema": replace(base, ema=0.999),
+        "kd": replace(base, task=KD()),
+        "dkd": replace(base, task=DKD()),
+        "dist": replace(base, task=DIST()),
+        "standardized_kd": replace(base, task=StandardizedKD()),
+    }
 
 
 _SEVEN = (
@@ -283,16 +259,16 @@ def sample() -> Profile:
         lr=0.05,
         weight_decay=5e-4,
         stem_stride=1,
-        augment=0.3,
+        strength=0.3,
     )
-    short = student.model_copy(update={"init": "previous", "epochs": 2, "lr": 0.02})
+    short = replace(student, init="previous", epochs=2, lr=0.02)
     teacher = Training(
         architecture=BACKBONES["RN18"],
         task=ArcFace(plain_epochs=1, ramp_end=2, margin=0.1, scale=10, embedding=128),
         init="none",
         epochs=4,
         batch_size=16,
-        augment=0.3,
+        strength=0.3,
     )
     return Profile(
         name="sample",
@@ -309,29 +285,24 @@ def sample() -> Profile:
         preprocess=Preprocess(size=48),
         teachers={
             "RN18": teacher,
-            "B3": teacher.model_copy(
-                update={
-                    "architecture": BACKBONES["B3"],
-                    "epochs": 3,
-                    "optimiser": "sgd",
-                    "lr": 0.05,
-                    "weight_decay": 5e-4,
-                }
+            "B3": replace(
+                teacher,
+                architecture=BACKBONES["B3"],
+                epochs=3,
+                optimiser="sgd",
+                lr=0.05,
+                weight_decay=5e-4,
             ),
-            "CNXT": teacher.model_copy(
-                update={
-                    "architecture": BACKBONES["CNXT"],
-                    "epochs": 2,
-                    "lr": 5e-4,
-                    "bf16": True,
-                }
+            "CNXT": replace(
+                teacher, architecture=BACKBONES["CNXT"], epochs=2, lr=5e-4, precision="bf16"
             ),
         },
         students={
             "ce": student,
-            "kd": short.model_copy(update={"task": KD()}),
-            "dkd": short.model_copy(update={"task": DKD()}),
+            "kd": replace(short, task=KD()),
+            "dkd": replace(short, task=DKD()),
         },
+        experiments=ablations(replace(student, epochs=2)),
     )
 
 
@@ -351,7 +322,7 @@ def ferplus() -> Profile:
         lr=0.08,
         weight_decay=5e-4,
         stem_stride=1,
-        augment=0.5,
+        strength=0.5,
     )
     teacher = Training(
         architecture=BACKBONES["RN18"],
@@ -360,8 +331,8 @@ def ferplus() -> Profile:
         epochs=4,
         batch_size=64,
         lr=1e-3,
-        bf16=True,
-        augment=0.5,
+        precision="bf16",
+        strength=0.5,
     )
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
@@ -389,18 +360,22 @@ def ferplus() -> Profile:
         teachers={"RN18": teacher},
         students={
             "ce": student,
-            "kd": student.model_copy(update={"task": KD()}),
-            "dkd": student.model_copy(update={"task": DKD()}),
+            "kd": replace(student, task=KD()),
+            "dkd": replace(student, task=DKD()),
         },
+        experiments=ablations(student),
         demo=Demo(video="data/demo.gif"),
     )
 
 
 def paper() -> Profile:
-    """The interim report's seven sources and protocol (224 px, ImageNet, 60 / 10 / 20 / 10 epochs).
+    """The interim report's seven sources and its protocol, as its code ran it.
 
-    Loss weights are the report's code: KD 0.5 CE + 0.5 T^2 KL, DKD 0.5 CE + 0.5 T^2 (TCKD + 4
-    NCKD), T = 2; ensemble 0.4 / 0.4 / 0.2 on logits.
+    224 px cut from 258, ImageNet weights; teachers 60 epochs of AdamW 3e-4 with both of its
+    corrections of imbalance; students 10 (CE), 20 (KD) and 10 more epochs (DKD from KD's best).
+    Loss weights are the code's: KD 0.5 CE + 0.5 T^2 KL, DKD 0.5 CE + 0.5 T^2 (TCKD + 4 NCKD),
+    T = 2; ensemble 0.4 / 0.4 / 0.2 on logits. The experiments are the other backbones that it ran,
+    the stages A (224 px) and B (384 px), and its screening of negative and nested learning.
     """
     student = Training(
         architecture="mobilenetv3_large_100",
@@ -410,6 +385,28 @@ def paper() -> Profile:
         batch_size=128,
         warmup_epochs=2,
         min_lr=0.0,
+        clip_norm=0.0,
+        precision="auto",
+        augment="crop",
+    )
+    teacher = Training(
+        architecture=BACKBONES["RN18"],
+        task=ArcFace(),
+        init="imagenet",
+        epochs=60,
+        lr=3e-4,
+        warmup_epochs=2,
+        clip_norm=0.0,
+        precision="auto",
+        augment="crop",
+        imbalance=Imbalance(sampler="balanced", class_weights="effective_number", several=True),
+    )
+    teachers = {key: replace(teacher, architecture=name) for key, name in BACKBONES.items()}
+    kd = replace(student, task=KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0), epochs=20)
+    dkd = replace(
+        student,
+        task=DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=2.0, temperature=2.0),
+        init="previous",
     )
     return Profile(
         name="paper",
@@ -422,30 +419,21 @@ def paper() -> Profile:
         test_all_sources=Curation(
             sources=tuple(s.name for s in _SEVEN), splits=("test",), one_per="sample"
         ),
-        preprocess=Preprocess(size=224),
-        teachers={
-            key: Training(
-                architecture=architecture,
-                task=ArcFace(),
-                init="imagenet",
-                epochs=60,
-                lr=3e-4,
-                warmup_epochs=2,
-            )
-            for key, architecture in BACKBONES.items()
-        },
+        preprocess=Preprocess(size=224, oversize=1.15),
+        teachers=teachers,
         ensemble=Ensemble(fusion="logits", weights=(0.4, 0.4, 0.2)),
-        students={
-            "ce": student,
-            "kd": student.model_copy(
-                update={"task": KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0), "epochs": 20}
-            ),
-            "dkd": student.model_copy(
-                update={
-                    "task": DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=2.0, temperature=2.0),
-                    "init": "previous",
-                }
-            ),
+        students={"ce": student, "kd": kd, "dkd": dkd},
+        experiments={
+            "resnet50": replace(teacher, architecture="resnet50"),
+            "vit": replace(teacher, architecture="vit_base_patch16_224"),
+            **{
+                f"{key}_stage_b": replace(stage_a, first_stage=stage_a, init="previous", size=384)
+                for key, stage_a in teachers.items()
+            },
+            "kd_negative": replace(kd, epochs=5, negative=Negative(weight=0.05)),
+            "kd_prototype": replace(kd, epochs=5, prototype=Prototype(value=0.005)),
+            "kd_nested": replace(kd, epochs=5, optimiser="nested"),
+            "kd_locality": replace(kd, epochs=5, locality=Locality()),
         },
         demo=Demo(video="data/demo.mp4"),
     )
@@ -481,7 +469,8 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
         except ValidationError as error:
             first = error.errors()[0]
             raise FerError(
-                f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                f"profiles.{name}.{'.'.join(map(str, first['loc']))}: "
+                f"{first['msg'].removeprefix('Value error, ')}",
                 where="fer.toml",
             ) from error
     if name not in PROFILES:

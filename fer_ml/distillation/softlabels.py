@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,19 +16,12 @@ from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
+from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
-from fer_ml.training.faces import FaceSet
+from fer_ml.training.faces import SoftTargets
 
 TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-
-
-@dataclass(frozen=True)
-class SoftTargets:
-    """``logits [N, C] float32`` in the order of the training rows, and the derived KD T."""
-
-    logits: np.ndarray
-    kd_temperature: float
 
 
 def mean_entropy(logits: np.ndarray, temperature: float) -> float:
@@ -130,20 +122,23 @@ def build_softlabels(run: RunFolder, job: Job) -> None:
     )
 
 
-def read_softlabels(artifact: Artifact, manifest: Artifact, faces: FaceSet) -> SoftTargets:
-    """Soft labels for exactly these faces; every mismatch is refused, naming both sides."""
+def read_softlabels(
+    artifact: Artifact, manifest: Artifact, train: pl.DataFrame, preprocess: Preprocess
+) -> SoftTargets:
+    """Soft labels for exactly these training rows; every mismatch is refused, naming both sides."""
     hashes = artifact.read_json("hash_manifest.json")
     _agree("manifest", hashes["manifest_sha256"], manifest.sha256, artifact)
-    _agree("preprocessing", hashes["preprocess_sha256"], faces.preprocess.digest(), artifact)
+    _agree("preprocessing", hashes["preprocess_sha256"], preprocess.digest(), artifact)
     _agree("class order", artifact.read_json("classorder.json"), list(CLASSES), artifact)
     with np.load(artifact.file("softlabels.npz"), allow_pickle=False) as held:
         logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
-        ids = tuple(value.decode() for value in held["sample_id"])
-    _agree("rows", len(ids), len(faces), artifact)
-    wrong = sum(a != b for a, b in zip(ids, faces.sample_ids, strict=True))
+        ids = [value.decode() for value in held["sample_id"]]
+    _agree("rows", len(ids), train.height, artifact)
+    wrong = sum(a != b for a, b in zip(ids, train["sample_id"], strict=True))
     _agree("rows out of place", wrong, 0, artifact)
-    _agree("labels that differ", int((y != faces.y).sum()), 0, artifact)
-    return SoftTargets(logits, artifact.read_json("sharpness.json")["kd_temperature"])
+    _agree("labels that differ", int((y != labels_of(train)).sum()), 0, artifact)
+    temperature = artifact.read_json("sharpness.json")["kd_temperature"]
+    return SoftTargets(logits[:, None, :], temperature)
 
 
 def _agree(what: str, theirs: object, ours: object, artifact: Artifact) -> None:

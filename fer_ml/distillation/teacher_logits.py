@@ -14,8 +14,8 @@ from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.faces import load_faces
 from fer_ml.training.loop import predict
+from fer_ml.training.packing import load_faces
 
 NEEDED = ("hq_train_manifest", "test_all_sources_manifest", "eval_only_manifest")
 

@@ -18,8 +18,8 @@ from fer_ml.manifests.curate import read_curated
 from fer_ml.profiles import STUDENTS, Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.faces import load_faces
 from fer_ml.training.loop import predict
+from fer_ml.training.packing import load_faces
 
 #: Evaluation set, its manifest, the split that is scored.
 SETS: tuple[tuple[str, str, str], ...] = (

@@ -14,7 +14,9 @@ from fer_ml.errors import FerError
 #: hashes the decoded pixels and the box; ``group_id`` is shared by all faces of one photo, by
 #: identical photos and, once sources are unified, by near-identical faces of all sources;
 #: ``votes`` are annotators' votes in class order, joined by ';'; ``brightness`` is the face's mean
-#: grey, 0 to 255; ``twin_in`` names the other splits in which publishers have the same face.
+#: grey, 0 to 255; ``twin_in`` names the other splits in which publishers have the same face;
+#: ``weight`` is how much a row counts in training (1 where empty) and ``neg_label`` a class that
+#: the face does not show, both of pseudo-labelled data.
 SCHEMA: dict[str, pl.DataType] = {
     "image_path": pl.String(),
     "label": pl.String(),
@@ -35,6 +37,8 @@ SCHEMA: dict[str, pl.DataType] = {
     "height": pl.Int64(),
     "brightness": pl.Float64(),
     "twin_in": pl.String(),
+    "weight": pl.Float64(),
+    "neg_label": pl.String(),
 }
 REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "width", "height")
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")

@@ -85,6 +85,8 @@ def listing_schema() -> dict[str, Any]:
     - ``face_id``: index of the face in its photo, else null
     - ``bbox_left/top/right/bottom``: pixels in the photo, right and bottom exclusive; all or none
     - ``votes``: annotators' votes in the order of ``CLASSES``, else null
+    - ``weight``: how much the row counts in training, 0 or more, else null
+    - ``neg_label``: one of ``CLASSES`` that the face does not show, else null
     - ``excluded``: one of ``labels.EXCLUSIONS`` when the label is understood and left out
     - ``fault``: what is wrong with the row, as ``kind: detail``, for example
       ``bad label: 'hapy'``, ``malformed line: 5 of 8 fields``, ``unknown split: 'dev'``
@@ -105,6 +107,8 @@ def listing_schema() -> dict[str, Any]:
         "bbox_right": pl.Int64,
         "bbox_bottom": pl.Int64,
         "votes": pl.List(pl.Float64),
+        "weight": pl.Float64,
+        "neg_label": pl.String,
         "excluded": pl.String,
         "fault": pl.String,
     }

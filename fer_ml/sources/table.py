@@ -1,9 +1,10 @@
 """Any dataset that a csv describes.
 
 Columns: ``file`` or ``image_path`` (relative to the root, with ``/``), ``label`` (a word), and
-optionally ``split``, ``confidence``, ``face_id`` and all four of ``bbox_left``, ``bbox_top``,
-``bbox_right``, ``bbox_bottom``. Other columns are left alone. An empty cell means that there is no
-confidence, face id or box; a split or label must be given.
+optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0 or more), ``neg_label`` (a class
+that the face does not show) and all four of ``bbox_left``, ``bbox_top``, ``bbox_right``,
+``bbox_bottom``. Other columns are left alone. An empty cell means that there is no such value or
+box; a split or label must be given.
 """
 
 import re
@@ -16,6 +17,7 @@ from fer_ml.errors import FerError
 from fer_ml.labels import label_of_word
 from fer_ml.sources import PUBLISHER_SPLITS, Adapter, Option
 from fer_ml.sources._listing import (
+    COUNT,
     INTEGER,
     NUMBER,
     PATH,
@@ -44,6 +46,8 @@ _WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
 _PLAIN = {
     "label": _WORD.pattern,
     "confidence": f"(?:{NUMBER})?",
+    "weight": rf"(?:{COUNT}(?:\.{COUNT})?)?",
+    "neg_label": f"(?:{_WORD.pattern})?",
     **dict.fromkeys(("face_id", *BOX_COLUMNS), f"(?:{INTEGER})?"),
 }
 
@@ -61,10 +65,14 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
             row["confidence"] = parse_number(cells["confidence"], "confidence")
         if cells.get("face_id"):
             row["face_id"] = parse_integer(cells["face_id"], "face_id")
+        if cells.get("weight"):
+            row["weight"] = _weight(cells["weight"])
         if any(cells[name] for name in box):
             row.update([(name, parse_integer(cells[name], name)) for name in box])
         row["file"] = safe_path(cells[file_column])
         set_split(row, cells.get("split", "unassigned"), SPLITS)
+        if cells.get("neg_label"):
+            row["neg_label"] = _negative(cells["neg_label"], cells["label"])
         _set_word(row, cells["label"])
 
     lines = csv_lines(index, header, {file_column: PATH, **_PLAIN})
@@ -77,12 +85,20 @@ def _columns(cells: pl.DataFrame, file_column: str, box: Sequence[str]) -> dict[
     labels, exclusions = (
         {word: meaning[place] for word, meaning in meanings.items()} for place in (0, 1)
     )
-    given = [name for name in ("confidence", "face_id", *box) if name in cells.columns]
+    given = [name for name in ("confidence", "face_id", "weight", *box) if name in cells.columns]
     split = mapped("split", SPLITS) if "split" in cells.columns else pl.lit("unassigned")
     if box:
         edges = pl.sum_horizontal(pl.col(box) != "")
         split = pl.when(edges.is_in([0, len(box)])).then(split)
+    negative = pl.lit(None, pl.String)
+    if "neg_label" in cells.columns:
+        # What is no class, or the label itself, is left to the parser too.
+        words = {word: label_of_word(word)[0] for word in cells["neg_label"].unique() if word}
+        negative = mapped("neg_label", words)
+        wrong = negative.is_null() | (negative == mapped("label", labels))
+        split = pl.when((pl.col("neg_label") == "") | ~wrong.fill_null(False)).then(split)
     return {
+        "neg_label": negative,
         **{name: pl.when(pl.col(name) != "").then(name) for name in given},
         "file": pl.col(file_column),
         "native_label": pl.col("label"),
@@ -104,6 +120,22 @@ def _file_column(index: Path, header: list[str]) -> str:
             fix="remove one of them",
         )
     return named[0]
+
+
+def _weight(text: str) -> float:
+    weight = parse_number(text, "weight")
+    if weight < 0:
+        raise RowFault(f"malformed line: weight is below 0: {shown(text)}")
+    return weight
+
+
+def _negative(text: str, label: str) -> str:
+    """The class that the face does not show."""
+    negative, own = (label_of_word(w)[0] if _WORD.fullmatch(w) else None for w in (text, label))
+    if negative is None or negative == own:
+        reason = "is the label itself" if negative else "is no class"
+        raise RowFault(f"bad neg_label: {shown(text)} {reason}")
+    return negative
 
 
 def _set_word(row: Row, text: str) -> None:

@@ -4,52 +4,21 @@ Both give one value per row, ``[N]``, and 0 for a row that a gate leaves out: th
 over all rows, so a rare gate has a small say, and several processes average as one would.
 """
 
-from typing import Literal, Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from fer_ml.training.losses import is_class, negative_rows, normalised_entropy, widened
+from fer_ml.training.recipe import Negative, Prototype
 
 #: Below this length of a projection the pull on it stops growing.
 SHORT = 1e-3
 
 
-class NegativeSettings(Protocol):
-    """Part of the rows, 0..1, and the least normalised entropy, 0..1, at which one counts."""
-
-    @property
-    def ratio(self) -> float: ...
-
-    @property
-    def entropy_gate(self) -> float: ...
-
-
-class PrototypeSettings(Protocol):
-    """``dim`` of the memory, its ``momentum`` in 0 <= m < 1, and which rows are drawn.
-
-    ``gate`` threshold takes the rows with 1 - cos above ``value`` (0..2); top_fraction takes the
-    furthest ``value`` (0..1) of the batch's rows, and at least one.
-    """
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def momentum(self) -> float: ...
-
-    @property
-    def gate(self) -> Literal["threshold", "top_fraction"]: ...
-
-    @property
-    def value(self) -> float: ...
-
-
 def negative_learning(
     logits: Tensor,
     y: Tensor,
-    settings: NegativeSettings,
+    settings: Negative,
     given: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +60,7 @@ class PrototypeMemory(nn.Module):
     prototypes: Tensor
     seen: Tensor
 
-    def __init__(self, features: int, classes: int, settings: PrototypeSettings) -> None:
+    def __init__(self, features: int, classes: int, settings: Prototype) -> None:
         super().__init__()
         self.settings = settings
         drawn = torch.randn(features, settings.dim, generator=torch.Generator().manual_seed(0))

@@ -1,60 +1,69 @@
 """Checkpoints: weights and plain facts, readable without executing code."""
 
-import hashlib
 import io
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save as safetensors_bytes
 
 from fer_ml.errors import FerError
+from fer_ml.files import write_atomic
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import Training
-from fer_ml.training.models import build_model
+from fer_ml.training.models import Network, State, build_model
+from fer_ml.training.recipe import Training, read_plain, read_recipe
 
 CHECKPOINT_FILE = "best.pt"
+WEIGHTS_FILE = "best.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """``best.pt``: the weights, the recipe that shaped the network, and how to feed it."""
 
-    model: dict[str, torch.Tensor]
+    model: State
     recipe: Training
     preprocess: Preprocess
     classes: tuple[str, ...]
     epoch: int
 
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Network:
         """The network with these weights, in inference mode."""
-        network = build_model(self.recipe.model_copy(update={"init": "none"}))
+        network = build_model(self.recipe)
         network.load_state_dict(self.model)
-        return network.eval().to(memory_format=torch.channels_last)
+        network.eval()
+        return network.to(memory_format=torch.channels_last)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``best.pt``. The same weights give the same bytes."""
+    """Write ``best.pt``, and the same weights as ``best.safetensors`` beside it.
+
+    The same weights give the same bytes. ``best.pt`` is what this platform reads; the safetensors
+    file is for readers without torch and carries the facts as text.
+    """
     # Through a buffer, because torch.save writes the file's own name into the archive.
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "schema_version": 1,
-            "model": {name: _packed(tensor) for name, tensor in checkpoint.model.items()},
-            "recipe": checkpoint.recipe.model_dump(mode="json"),
-            "preprocess": checkpoint.preprocess.model_dump(mode="json"),
-            "classes": list(checkpoint.classes),
-            "epoch": checkpoint.epoch,
-        },
-        buffer,
-    )
-    path.write_bytes(buffer.getvalue())
+    weights = {name: _packed(tensor) for name, tensor in checkpoint.model.items()}
+    facts = {
+        "schema_version": 2,
+        "recipe": json.loads(json.dumps(asdict(checkpoint.recipe))),
+        "preprocess": checkpoint.preprocess.plain(),
+        "classes": list(checkpoint.classes),
+        "epoch": checkpoint.epoch,
+    }
+    torch.save({"model": weights, **facts}, buffer)
+    write_atomic(path, buffer.getvalue())
+    # One entry, because safetensors writes several in an order of chance.
+    text = json.dumps(facts, sort_keys=True)
+    write_atomic(path.with_suffix(".safetensors"), safetensors_bytes(weights, {"fer": text}))
 
 
 def _packed(tensor: torch.Tensor) -> torch.Tensor:
     """A copy in the plain memory layout, so that the layout in training leaves no trace."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -63,8 +72,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(
             model=held["model"],
-            recipe=Training.model_validate(held["recipe"]),
-            preprocess=Preprocess.model_validate(held["preprocess"]),
+            recipe=read_recipe(held["recipe"]),
+            preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
             classes=tuple(held["classes"]),
             epoch=held["epoch"],
         )
@@ -77,6 +86,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"not a checkpoint of this platform: {reason}",
             where=path,
             allowed="weights and plain values, as torch.load(weights_only=True) reads them",
+            fix="a checkpoint of the first pipeline is converted by: fer convert FILE",
         ) from error
     if checkpoint.classes != CLASSES:
         raise FerError(
@@ -85,12 +95,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
             allowed=list(CLASSES),
         )
     return checkpoint
-
-
-def weights_hash(state: dict[str, torch.Tensor]) -> str:
-    """sha256 over the names and bytes of all tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,127 +1,233 @@
-"""Decoded faces, packed once for each manifest and preprocessing, and batches made from them."""
+"""Faces in memory-mapped arrays, and network inputs made from them.
+
+A view of a face is decided by the face's identity, a seed and a number, and by nothing else: not by
+the batch it is in, the number of processes, or what was drawn before. So a stopped training goes on
+with the same views, and a student sees exactly the view that its teacher labelled.
+"""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 import torch
-from tqdm import tqdm
+from torch.nn.functional import affine_grid, grid_sample
 
-from fer_ml.errors import FerError
-from fer_ml.images import prepare, read_image
-from fer_ml.labels import CLASS_INDEX
-from fer_ml.manifests.identity import photo_hash, sample_hash
-from fer_ml.manifests.schema import boxes
 from fer_ml.preprocess import Preprocess
+from fer_ml.training.recipe import Training
+
+#: Uniform draws that a view takes.
+DRAWS = 16
 
 
 @dataclass(frozen=True)
 class FaceSet:
     """Rows of a manifest with their pixels.
 
-    ``images [N, S, S, 3] uint8 RGB`` is memory-mapped; ``y [N] int64`` indexes ``CLASSES``.
+    ``images [N, P, P, 3] uint8 RGB`` is memory-mapped, P is ``preprocess.packed_size``; ``y [N]
+    int64`` indexes ``CLASSES``; ``votes [N, C] float32`` are shares of the annotators' votes (the
+    label where there are none); ``weight [N] float32`` is the manifest's; ``negative [N] int64`` is
+    a class that the face does not show, or -1.
     """
 
     images: np.ndarray
     y: np.ndarray
     sample_ids: tuple[str, ...]
     preprocess: Preprocess
+    votes: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    negative: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
 
-def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> FaceSet:
-    """The faces of ``frame``, from the packed cache or decoded into it.
+@dataclass(frozen=True)
+class SoftTargets:
+    """A teacher's ``logits [N, V, C] float32`` on V views of each training row, in row order.
 
-    While decoding, every face's ``sample_id`` is computed again: an image that is not the one that
-    the manifest was written about is refused.
+    ``view_seed`` replays these views; ``None`` means one centre view, and the student augments as
+    it likes. ``kd_temperature`` is the one derived from their sharpness.
     """
-    if frame.is_empty():
-        raise FerError("no rows to load faces from")
-    ids = tuple(frame["sample_id"])
-    key = hashlib.sha256((preprocess.digest() + "\n".join(ids)).encode()).hexdigest()[:24]
-    path = cache / f"faces-{key}.npy"
-    if not path.is_file():
-        _pack(frame, root, preprocess, path)
-    images = np.load(path, mmap_mode="r")
-    labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
-    return FaceSet(images, labels, ids, preprocess)
+
+    logits: np.ndarray
+    kd_temperature: float
+    view_seed: int | None = None
 
 
-def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.npy")
-    shape = (frame.height, preprocess.size, preprocess.size, 3)
-    try:
-        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        rows = zip(frame["image_path"], boxes(frame), frame["sample_id"], strict=True)
-        for index, (name, box, sample_id) in enumerate(
-            tqdm(rows, total=frame.height, desc="pack faces", disable=None)
-        ):
-            image = read_image(root / name)
-            if sample_hash(photo_hash(image), box) != sample_id:
-                raise FerError(
-                    "the image is not the one that the manifest was written about",
-                    where=root / name,
-                    fix="materialize the manifests again; nothing trains on changed pixels",
-                )
-            packed[index] = prepare(image, box, preprocess)
-        packed.flush()
-        del packed
-        os.replace(temporary, path)  # noqa: PTH105 - replace() is what must be atomic here
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def to_input(images: np.ndarray, preprocess: Preprocess) -> torch.Tensor:
-    """``[N, S, S, 3] uint8`` to the normalised ``[N, 3, S, S] float32``, channels last."""
-    # A copy: slices of the memory map are read-only, which torch cannot express.
-    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-    mean = torch.tensor(preprocess.mean).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std).view(1, 3, 1, 1)
-    batch = (batch.float() / 255.0 - mean) / std
-    return batch.contiguous(memory_format=torch.channels_last)
-
-
-def augment(batch: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
-    """Random flip, rotation, scale, shift, gain and offset.
-
-    At ``strength`` 1: up to 10 degrees, 15% in size, 8% of the side, 20% in contrast and 0.3 in
-    normalised brightness; 0 leaves only the flip. ``batch [N, 3, S, S]`` normalised, and so is the
-    result. All draws come from ``generator``.
-    """
-    n = batch.shape[0]
-
-    def draw(half: float) -> torch.Tensor:
-        return strength * half * (2 * torch.rand(n, generator=generator) - 1)
-
-    angle = draw(np.pi / 18)
-    scale = 1 + draw(0.15)
-    flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = torch.cos(angle) / scale * flip
-    theta[:, 0, 1] = -torch.sin(angle) / scale
-    theta[:, 1, 0] = torch.sin(angle) / scale * flip
-    theta[:, 1, 1] = torch.cos(angle) / scale
-    theta[:, 0, 2] = draw(0.16)  # The grid spans -1..1, so 0.16 is 8% of the side.
-    theta[:, 1, 2] = draw(0.16)
-    grid = torch.nn.functional.affine_grid(theta, list(batch.shape), align_corners=False)
-    moved = torch.nn.functional.grid_sample(
-        batch, grid, mode="bilinear", padding_mode="border", align_corners=False
+def face_keys(sample_ids: tuple[str, ...]) -> np.ndarray:
+    """``[N] uint64``: what decides a face's views, from its identity alone."""
+    return np.array(
+        [
+            int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+            for name in sample_ids
+        ],
+        dtype=np.uint64,
     )
-    gain, offset = 1 + draw(0.2).view(n, 1, 1, 1), draw(0.3).view(n, 1, 1, 1)
-    return (moved * gain + offset).contiguous(memory_format=torch.channels_last)
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of ``range(n)`` that differs from epoch to epoch and covers every row."""
-    return np.random.default_rng((seed, epoch)).permutation(n)
+def uniforms(keys: np.ndarray, seed: int, number: int, count: int = DRAWS) -> torch.Tensor:
+    """``[N, count] float32`` in 0..1 of key, seed and number (SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        start = _mix(keys ^ _mix(np.uint64(seed) * _GOLDEN + np.uint64(number) + np.uint64(1)))
+        steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+        bits = _mix(start[:, None] + steps[None, :])
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24))
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
+    x = np.asarray(x, dtype=np.uint64)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def to_input(
+    images: np.ndarray, preprocess: Preprocess, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """``[N, P, P, 3] uint8`` to the normalised centre ``[N, 3, S, S] float32``, channels last."""
+    cut = (preprocess.packed_size - preprocess.size) // 2
+    rows = slice(cut, cut + preprocess.size)
+    # A copy: slices of the memory map are read-only, which torch cannot express.
+    return _normalise(_unit(np.array(images[:, rows, rows]), device), preprocess)
+
+
+def views(
+    images: np.ndarray,
+    draws: torch.Tensor,
+    recipe: Training,
+    preprocess: Preprocess,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """One augmented view of each face: ``[N, P, P, 3] uint8`` to ``[N, 3, S, S] float32``.
+
+    ``images`` is a copy, no memory map; ``draws [N, DRAWS]`` are uniforms in 0..1.
+
+    ``affine``, at ``strength`` 1: flip, up to 10 degrees, 15% in size, 8% of the side, 20% in
+    contrast and 0.3 in normalised brightness; 0 leaves the flip. ``crop``: an area of 70% to 100%
+    with sides 3:4 to 4:3, flip, and 20% in brightness and contrast, 10% in saturation, 2% of the
+    colour circle in hue (a rotation in YIQ).
+    """
+    d = draws.to(device)
+    pixels = _unit(images, device)
+    shape = [len(images), 3, preprocess.size, preprocess.size]
+    theta = _crop(d) if recipe.augment == "crop" else _affine(d, recipe.strength, preprocess)
+    grid = affine_grid(theta, shape, align_corners=False)
+    moved = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if recipe.augment == "crop":
+        batch = _normalise(_jitter(moved, d), preprocess)
+    else:
+        gain = 1 + 0.2 * recipe.strength * _signed(d[:, 5]).view(-1, 1, 1, 1)
+        offset = 0.3 * recipe.strength * _signed(d[:, 6]).view(-1, 1, 1, 1)
+        batch = _normalise(moved, preprocess).mul_(gain).add_(offset)
+    return _erase(batch, d, recipe.erase) if recipe.erase else batch
+
+
+def _signed(draw: torch.Tensor) -> torch.Tensor:
+    return 2 * draw - 1
+
+
+def _unit(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """``[N, H, W, 3] uint8`` to ``[N, 3, H, W] float32`` in 0..1, channels last."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def _normalise(batch: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    mean = torch.tensor(preprocess.mean, device=batch.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=batch.device).view(1, 3, 1, 1)
+    return batch.contiguous(memory_format=torch.channels_last).sub_(mean).div_(std)
+
+
+def _affine(d: torch.Tensor, strength: float, preprocess: Preprocess) -> torch.Tensor:
+    angle = strength * np.pi / 18 * _signed(d[:, 0])
+    scale = (1 + 0.15 * strength * _signed(d[:, 1])) * (preprocess.packed_size / preprocess.size)
+    flip = torch.where(d[:, 2] < 0.5, -1.0, 1.0)
+    # The grid spans -1..1, so 0.16 is 8% of the side.
+    shift_x, shift_y = (0.16 * strength * _signed(d[:, k]) for k in (3, 4))
+    row_x = torch.stack([torch.cos(angle) / scale * flip, -torch.sin(angle) / scale, shift_x], 1)
+    row_y = torch.stack([torch.sin(angle) / scale * flip, torch.cos(angle) / scale, shift_y], 1)
+    return torch.stack([row_x, row_y], 1)
+
+
+def _crop(d: torch.Tensor) -> torch.Tensor:
+    area = 0.7 + 0.3 * d[:, 0]
+    ratio = torch.exp(_signed(d[:, 1]) * float(np.log(4 / 3)))
+    # A side longer than the image is cut to it.
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    flip = torch.where(d[:, 2] < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(width)
+    row_x = torch.stack([width * flip, zero, (1 - width) * _signed(d[:, 3])], 1)
+    row_y = torch.stack([zero, height, (1 - height) * _signed(d[:, 4])], 1)
+    return torch.stack([row_x, row_y], 1)
+
+
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def _jitter(images: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """Brightness, contrast, saturation, hue, in this order; ``images`` in 0..1."""
+    luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
+    bright, contrast, colour = (
+        (1 + half * _signed(d[:, k])).view(-1, 1, 1, 1)
+        for k, half in ((5, 0.2), (6, 0.2), (7, 0.1))
+    )
+    images = (images * bright).clamp(0, 1)
+    mean = (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    images = (images * contrast + mean * (1 - contrast)).clamp(0, 1)
+    grey = (images * luma).sum(1, keepdim=True)
+    images = (images * colour + grey * (1 - colour)).clamp(0, 1)
+    angle = 2 * np.pi * 0.02 * _signed(d[:, 8])
+    yiq = torch.tensor(_YIQ, device=images.device)
+    turn = torch.zeros(len(d), 3, 3, device=images.device)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = torch.cos(angle)
+    turn[:, 1, 2], turn[:, 2, 1] = -torch.sin(angle), torch.sin(angle)
+    matrix = torch.linalg.inv(yiq) @ turn @ yiq
+    return torch.einsum("nij,njhw->nihw", matrix, images).clamp(0, 1)
+
+
+def _erase(batch: torch.Tensor, d: torch.Tensor, probability: float) -> torch.Tensor:
+    """A rectangle of 2% to 20% of the area, filled with the mean (Zhong et al. 2020)."""
+    side = batch.shape[-1]
+    area = 0.02 + 0.18 * d[:, 9]
+    ratio = torch.exp(_signed(d[:, 10]) * float(np.log(3.0)))
+    place = torch.arange(side, device=batch.device).view(1, -1) + 0.5
+    inside = []
+    for extent, centre in (((area * ratio).sqrt(), d[:, 11]), ((area / ratio).sqrt(), d[:, 12])):
+        length = side * extent.clamp(max=1)
+        start = (side - length) * centre
+        inside.append((place >= start.view(-1, 1)) & (place < (start + length).view(-1, 1)))
+    hit = (d[:, 13] < probability).view(-1, 1, 1) & inside[1][:, :, None] & inside[0][:, None, :]
+    return batch.masked_fill_(hit[:, None], 0.0)
+
+
+def epoch_order(y: np.ndarray, seed: int, epoch: int, sampler: str = "shuffle") -> np.ndarray:
+    """The rows of one epoch, ``[N]``, in the order of training.
+
+    ``shuffle`` is a permutation. ``balanced`` gives each class N / C draws; a class is gone through
+    from end to end, in an order drawn anew for each round, and epochs go on where the last one
+    stopped. So a rare class comes often, and a frequent one is covered in the end.
+    """
+    n = len(y)
+    if sampler == "shuffle":
+        return np.random.default_rng((seed, epoch)).permutation(n)
+    classes = np.unique(y)
+    share = n // len(classes)
+    parts = [_round_robin(np.flatnonzero(y == c), share, seed, int(c), epoch) for c in classes]
+    order = np.concatenate(parts)
+    return order[np.random.default_rng((seed, epoch)).permutation(len(order))]
+
+
+def _round_robin(rows: np.ndarray, count: int, seed: int, label: int, epoch: int) -> np.ndarray:
+    first, last = epoch * count, (epoch + 1) * count
+    rounds = range(first // len(rows), (last - 1) // len(rows) + 1)
+    drawn = [rows[np.random.default_rng((seed, label, k)).permutation(len(rows))] for k in rounds]
+    start = first - rounds[0] * len(rows)
+    return np.concatenate(drawn)[start : start + count]
 
 
 def batches(order: np.ndarray, size: int, *, drop_last: bool) -> Iterator[np.ndarray]:

@@ -1,5 +1,7 @@
 """The gates of a run folder: a training that did nothing, or lies about itself, is stopped here."""
 
+from typing import Any
+
 from fer_ml.evaluation.calibration import T_BOUNDS
 from fer_ml.gates import NOT_BELOW_PREVIOUS, RUN_FILES, RUN_GATES, Gate, Outcome, at_least, same
 from fer_ml.labels import CLASSES
@@ -7,7 +9,8 @@ from fer_ml.manifests.curate import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, Store
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, weights_hash
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.models import weights_hash
 
 
 def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
@@ -22,10 +25,11 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
     calibration = artifact.read_json("calibration.json")
     digest = artifact.record.files[CHECKPOINT_FILE].sha256
     manifest = _manifest_of(artifact, store)
-    val_rows = -1
+    val_rows, counts = -1, dict[str, int]()
     if manifest is not None:
         frame = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
-        val_rows = int((frame["split"] == "val").sum())
+        labels = frame.filter(frame["split"] == "val")["label"]
+        val_rows, counts = len(labels), {name: int((labels == name).sum()) for name in CLASSES}
     bad = sum(
         1
         for t in checkpoint.model.values()
@@ -46,6 +50,7 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
             weights_hash(checkpoint.model)[:12],
             f"not {training['initial_weights_sha256'][:12]}",
         ),
+        _init(training, artifact.record.recipe["training"]),
         same(
             "metrics_of_best",
             (metrics["checkpoint_sha256"], calibration["checkpoint_sha256"], metrics["n"]),
@@ -60,7 +65,34 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
             str(T_BOUNDS),
         ),
         at_least("above_floor", metrics["raw"]["macro_f1"], profile.floor_macro_f1),
+        _above_chance(metrics["raw"]["per_class_f1"], counts),
     ]
+
+
+def _init(training: dict[str, Any], recipe: dict[str, Any]) -> Outcome:
+    """Whether the run's own record of its first weights is what the recipe asked for."""
+    kept = training["init"] == recipe["init"] and bool(training["init_sha256"]) == (
+        recipe["init"] != "none"
+    )
+    pinned = recipe["init_sha256"] in (None, training["init_sha256"])
+    return Outcome(
+        "init_as_promised",
+        kept and pinned,
+        f"{training['init']} ({training['init_from']}) {training['init_sha256'][:12]}",
+        f"{recipe['init']} {(recipe['init_sha256'] or '')[:12]}".strip(),
+    )
+
+
+def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
+    """F1 of a class of prevalence p that is guessed with 1/7: 2p / (1 + 7p)."""
+    total = max(1, sum(counts.values()))
+    chance = {name: 2 * (n / total) / (1 + 7 * n / total) for name, n in counts.items()}
+    poor = [
+        f"{name}: F1 {scores[name]:.3f}, chance {limit:.3f}"
+        for name, limit in chance.items()
+        if scores[name] <= limit
+    ]
+    return Outcome("classes_above_chance", not poor, len(poor), 0, "; ".join(poor))
 
 
 def gate_student(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:

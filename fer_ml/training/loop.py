@@ -1,44 +1,87 @@
 """The one training loop. It knows batches, steps and epochs, and no method."""
 
+import contextlib
 import copy
 import logging
 import math
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics
-from fer_ml.profiles import Training
-from fer_ml.training.faces import FaceSet, augment, batches, epoch_order, to_input
-from fer_ml.training.tasks import Batch, LossFunction
+from fer_ml.labels import CLASSES
+from fer_ml.training.faces import (
+    FaceSet,
+    SoftTargets,
+    batches,
+    epoch_order,
+    face_keys,
+    to_input,
+    uniforms,
+    views,
+)
+from fer_ml.training.models import Network, State, freeze_statistics, tuned
+from fer_ml.training.nested import MultiTimescale
+from fer_ml.training.ranks import Ranks
+from fer_ml.training.recipe import ArcFace, Training
+from fer_ml.training.snapshot import Progress, load_snapshot, save_snapshot
+from fer_ml.training.stopping import StopSignal
+from fer_ml.training.tasks import Batch, Objective
 
 log = logging.getLogger(__name__)
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+#: Seconds between two snapshots. What a kill costs is at most this much work.
+SNAPSHOT_SECONDS = 60.0
+#: Steps between two looks at the loss: on a GPU each look waits for the device.
+LOOK_EVERY = 20
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a training leaves: the best weights by val macro-F1, its epoch, and the history."""
 
-    state: dict[str, torch.Tensor]
+    state: State
     best_epoch: int
     history: list[dict[str, Any]]
     steps: int
+    precision: str
 
 
-def predict(model: nn.Module, faces: FaceSet, batch_size: int = 256) -> np.ndarray:
-    """Inference logits ``[N, C] float32``, without augmentation, in the rows' order."""
+@dataclass(frozen=True)
+class Place:
+    """Where a training keeps its snapshots, under which key, and how often (s)."""
+
+    folder: Path
+    key: str
+    seconds: float = SNAPSHOT_SECONDS
+
+
+def predict(
+    model: nn.Module,
+    faces: FaceSet,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Inference logits ``[N, C] float32`` of the centre views, in the rows' order."""
     model.eval()
     out = []
     with torch.inference_mode():
         for start in range(0, len(faces), batch_size):
-            images = to_input(faces.images[start : start + batch_size], faces.preprocess)
-            out.append(model(images).float().numpy())
+            images = to_input(faces.images[start : start + batch_size], faces.preprocess, device)
+            out.append(model(images).float().cpu().numpy())
     return np.concatenate(out)
 
 
@@ -52,118 +95,380 @@ def learning_rate(recipe: Training, step: int, steps_per_epoch: int) -> float:
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimiser(model: nn.Module, recipe: Training) -> torch.optim.Optimizer:
-    """The recipe's optimiser over all parameters of ``model``."""
+def make_optimiser(parameters: list[nn.Parameter], recipe: Training) -> torch.optim.Optimizer:
+    """The recipe's optimiser over ``parameters``."""
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(
-            model.parameters(),
+            parameters,
             lr=recipe.lr,
             momentum=0.9,
             nesterov=True,
             weight_decay=recipe.weight_decay,
         )
-    return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    if recipe.optimiser == "nested":
+        return MultiTimescale(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def precision_of(recipe: Training, device: torch.device) -> str:
+    """What ``precision`` auto means on ``device``; else what the recipe says."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    # Elsewhere bf16 is emulated, and slower than fp32.
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def train(
-    model: nn.Module,
-    task: LossFunction,
+    network: Network,
     recipe: Training,
     train_faces: FaceSet,
     val_faces: FaceSet,
     *,
     seed: int,
-    teacher: np.ndarray | None = None,
+    soft: SoftTargets | None = None,
+    ranks: Ranks = ALONE,
+    place: Place | None = None,
     name: str = "train",
 ) -> Trained:
-    """Train ``model`` and keep its best weights by macro-F1 on ``val_faces``.
+    """Train ``network`` and keep its best weights by macro-F1 on ``val_faces``.
 
-    ``teacher [N, C]`` are soft-label logits in the order of ``train_faces``. Raises ``FerError``
-    when no step would be taken, or when the loss is not finite.
+    With a ``place``, the state is kept there from time to time and when the process is asked to
+    stop, and a training that was stopped goes on as if it had not been. Raises ``FerError`` when no
+    step would be taken, when the loss is not finite, and when memory runs out.
     """
-    steps_per_epoch = sum(
-        1
-        for _ in batches(np.arange(len(train_faces)), recipe.batch_size, drop_last=recipe.drop_last)
-    )
-    if steps_per_epoch == 0:
+    run = _Run(network, recipe, train_faces, val_faces, seed, soft, ranks, place, name)
+    try:
+        return run.finish()
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        half = max(2, recipe.batch_size // (2 * recipe.accumulate))
         raise FerError(
-            f"{name}: {len(train_faces)} training rows give no batch of {recipe.batch_size}",
-            fix="lower batch_size in the recipe, or give more rows",
+            f"{name}: out of memory with {recipe.batch_size // recipe.accumulate} rows of "
+            f"{train_faces.preprocess.size} px in one pass",
+            fix=f"accumulate = {recipe.accumulate * 2} in the recipe ({half} rows a pass, the same "
+            "rows a step), or a smaller batch_size",
+        ) from error
+
+
+class _Run:
+    """One training while it runs: everything that changes from step to step."""
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Training,
+        train_faces: FaceSet,
+        val_faces: FaceSet,
+        seed: int,
+        soft: SoftTargets | None,
+        ranks: Ranks,
+        place: Place | None,
+        name: str,
+    ) -> None:
+        self.recipe, self.seed, self.soft = recipe, seed, soft
+        self.train_faces, self.val_faces = train_faces, val_faces
+        self.ranks, self.place, self.name = ranks, place, name
+        self.keys = face_keys(train_faces.sample_ids)
+        counts = np.bincount(train_faces.y, minlength=len(CLASSES))
+        self.steps_per_epoch = len(self._batches(0))
+        if self.steps_per_epoch == 0:
+            raise FerError(
+                f"{name}: {len(train_faces)} training rows give no batch of {recipe.batch_size}",
+                fix="lower batch_size in the recipe, or give more rows",
+            )
+        device = ranks.device
+        if ranks.world > 1:
+            _share_statistics(network, device, name)
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.optimiser = make_optimiser(tuned(network, recipe), recipe)
+        self.objective = Objective(
+            network, recipe, torch.from_numpy(counts), _temperature(recipe, soft)
+        ).to(device)
+        self.ema = ModelEmaV3(network, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.precision = precision_of(recipe, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.sums: dict[str, torch.Tensor] = {}
+        self.progress = Progress(seen=torch.zeros(len(train_faces), dtype=torch.bool))
+        self._resume()
+        if recipe.compile:
+            # Bound to the instance, so that names of weights stay.
+            network.outputs = torch.compile(network.outputs)  # type: ignore[method-assign]
+        self.step_module: nn.Module = self.objective
+        if ranks.world > 1:
+            self.step_module = DistributedDataParallel(
+                self.objective, find_unused_parameters=isinstance(recipe.task, ArcFace)
+            )
+
+    def finish(self) -> Trained:
+        """Take the steps that are left."""
+        total = self.recipe.epochs * self.steps_per_epoch
+        saved = time.monotonic()
+        with StopSignal() as stop:
+            while self.progress.step < total:
+                epoch = self.progress.step // self.steps_per_epoch
+                started = time.monotonic()
+                self._training_mode()
+                for rows, arrays in self._bar(epoch):
+                    self._step(rows, arrays)
+                    if self.progress.step % self.steps_per_epoch == 0:
+                        # Before any save: a state between epochs has the last one's measures.
+                        self._end_epoch(epoch, started)
+                    elif self.progress.step % LOOK_EVERY == 0:
+                        self._look()
+                    if self.ranks.any(stop.asked is not None):
+                        self._save()
+                        log.info("%s: stopped at step %d", self.name, self.progress.step)
+                        stop.obey()
+                    if self.place and time.monotonic() - saved > self.place.seconds:
+                        self._save()
+                        saved = time.monotonic()
+        self._save()
+        progress = self.progress
+        return Trained(
+            progress.best, progress.best_epoch, progress.history, progress.step, self.precision
         )
-    optimiser = make_optimiser(model, recipe)
-    model.to(memory_format=torch.channels_last)
-    generator = torch.Generator().manual_seed(seed)
-    seen = np.zeros(len(train_faces), dtype=bool)
-    history: list[dict[str, Any]] = []
-    best: tuple[float, int, dict[str, torch.Tensor]] = (-1.0, 0, {})
-    step = 0
-    for epoch in range(recipe.epochs):
-        started = time.monotonic()
-        model.train()
-        totals: dict[str, float] = {}
-        order = epoch_order(len(train_faces), seed, epoch)
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        order = epoch_order(self.train_faces.y, self.seed, epoch, self.recipe.imbalance.sampler)
+        found = batches(order, self.recipe.batch_size, drop_last=self.recipe.drop_last)
+        # Every part of a step needs two rows for BatchNorm, on every process.
+        least = 2 * self.ranks.world
+        return [rows for rows in found if len(rows) >= least]
+
+    def _bar(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """The batches of ``epoch`` that are left, with their pixels read one batch ahead."""
+        left = self._batches(epoch)[self.progress.step % self.steps_per_epoch :]
         bar = tqdm(
-            batches(order, recipe.batch_size, drop_last=recipe.drop_last),
-            total=steps_per_epoch,
-            desc=f"{name} {epoch + 1}/{recipe.epochs}",
-            disable=None,
+            total=self.steps_per_epoch,
+            initial=self.steps_per_epoch - len(left),
+            desc=f"{self.name} {epoch + 1}/{self.recipe.epochs}",
+            disable=None if self.ranks.first else True,
             leave=False,
         )
-        for rows in bar:
-            rate = learning_rate(recipe, step, steps_per_epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            # Sorted reads are sequential in the memory map; the rows of a batch have no order.
-            rows = np.sort(rows)
-            batch = Batch(
-                images=augment(
-                    to_input(train_faces.images[rows], train_faces.preprocess),
-                    generator,
-                    recipe.augment,
-                ),
-                y=torch.from_numpy(train_faces.y[rows]),
-                teacher=None if teacher is None else torch.from_numpy(teacher[rows]),
-                epoch=step / steps_per_epoch,
+        with ThreadPoolExecutor(1) as reader, bar:
+            ahead = [reader.submit(self._read, rows) for rows in left[:2]]
+            for index, rows in enumerate(left):
+                arrays = ahead.pop(0).result()
+                if index + 2 < len(left):
+                    ahead.append(reader.submit(self._read, left[index + 2]))
+                yield rows, arrays
+                bar.update()
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """This process's rows of a step, in equal parts."""
+        own = rows[self.ranks.rank :: self.ranks.world]
+        parts = min(self.recipe.accumulate, len(own) // 2)
+        # Sorted reads are sequential in the memory map; the rows of a batch have no order.
+        return [np.sort(part) for part in np.array_split(own, parts)]
+
+    def _read(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [self.train_faces.images[part] for part in self._parts(rows)]
+
+    def _step(self, rows: np.ndarray, arrays: list[np.ndarray]) -> None:
+        step, device = self.progress.step, self.ranks.device
+        rate = learning_rate(self.recipe, step, self.steps_per_epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_mixed(self.seed, step, self.ranks.rank))
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        parts = self._parts(rows)
+        for index, (part, images) in enumerate(zip(parts, arrays, strict=True)):
+            batch = self._batch(part, images, len(rows))
+            last = index == len(parts) - 1
+            with self._gradients_travel(last):
+                with torch.autocast(
+                    device.type, _TYPES[self.precision], enabled=self.precision != "fp32"
+                ):
+                    loss, found = self.step_module(batch)
+                # DDP averages over processes; the parts are shares of a sum.
+                self.scaler.scale(loss * self.ranks.world).backward()
+            for key, value in {"loss": loss.detach(), **found}.items():
+                sums[key] = sums[key] + value if key in sums else value
+        if self.recipe.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.progress.seen[torch.from_numpy(rows)] = True
+        self.progress.step += 1
+        if self.ema is not None:
+            self.ema.update(self.network, step=self.progress.step)
+        for key, value in sums.items():
+            before = self.sums.get(key)
+            self.sums[key] = value.double() if before is None else before + value.double()
+
+    def _batch(self, rows: np.ndarray, images: np.ndarray, count: int) -> Batch:
+        recipe, step, device = self.recipe, self.progress.step, self.ranks.device
+        epoch = step // self.steps_per_epoch
+        seed, number, teacher = self.seed, epoch, None
+        if self.soft is not None:
+            number = epoch % self.soft.logits.shape[1]
+            teacher = torch.from_numpy(self.soft.logits[rows, number]).to(device)
+            if self.soft.view_seed is not None:
+                seed = self.soft.view_seed
+            else:
+                number = epoch
+        pixels = views(
+            images,
+            uniforms(self.keys[rows], seed, number),
+            recipe,
+            self.train_faces.preprocess,
+            device,
+        )
+        drawn = np.random.default_rng((self.seed, step, self.ranks.rank, int(rows[0])))
+        target = self._targets(rows)
+        if recipe.mixup:
+            share = float(drawn.beta(recipe.mixup, recipe.mixup))
+            other = torch.from_numpy(drawn.permutation(len(rows)))
+            pixels = share * pixels + (1 - share) * pixels[other.to(device)]
+            target = share * target + (1 - share) * target[other]
+        faces = self.train_faces
+        return Batch(
+            images=pixels.contiguous(memory_format=torch.channels_last),
+            y=torch.from_numpy(faces.y[rows]).to(device),
+            target=target.to(device),
+            epoch=step / self.steps_per_epoch,
+            count=count,
+            weight=_on(faces.weight if recipe.row_weights else None, rows, device),
+            teacher=teacher,
+            negative=_on(faces.negative, rows, device),
+            generator=torch.Generator().manual_seed(int(drawn.integers(2**62))),
+        )
+
+    def _targets(self, rows: np.ndarray) -> torch.Tensor:
+        """What the label's term is measured against, ``[N, C]``."""
+        faces, recipe = self.train_faces, self.recipe
+        if recipe.targets == "votes":
+            assert faces.votes is not None
+            target = torch.from_numpy(faces.votes[rows])
+        else:
+            target = nn.functional.one_hot(torch.from_numpy(faces.y[rows]), len(CLASSES)).float()
+        return target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(CLASSES)
+
+    def _gradients_travel(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Processes exchange gradients once a step, with its last part."""
+        if isinstance(self.step_module, DistributedDataParallel) and not last:
+            return self.step_module.no_sync()
+        return contextlib.nullcontext()
+
+    def _training_mode(self) -> None:
+        self.step_module.train()
+        if self.recipe.tune != "all":
+            freeze_statistics(self.network)
+
+    def _look(self) -> None:
+        value = float(self.sums["loss"])
+        if not math.isfinite(value):
+            raise FerError(
+                f"{self.name}: the loss is {value} by step {self.progress.step}",
+                fix="lower lr, or set precision = 'fp32', in the recipe",
             )
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-                loss, parts = task(model, batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimiser.step()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FerError(
-                    f"{name}: the loss is {value} at step {step}",
-                    fix="lower lr, or switch bf16 off, in the recipe",
-                )
-            seen[rows] = True
-            step += 1
-            for key, part in {"loss": value, **parts}.items():
-                totals[key] = totals.get(key, 0.0) + part
-            bar.set_postfix(loss=f"{value:.3f}")
-        metrics = classification_metrics(val_faces.y, predict(model, val_faces))
-        history.append(
+
+    def _end_epoch(self, epoch: int, started: float) -> None:
+        self._look()
+        means = {
+            key: float(self.ranks.total(value)) / self.steps_per_epoch
+            for key, value in self.sums.items()
+        }
+        self.sums = {}
+        if self.ranks.first:
+            self._measure(epoch, means, time.monotonic() - started)
+        self.ranks.wait()
+
+    def _measure(self, epoch: int, means: dict[str, float], seconds: float) -> None:
+        progress = self.progress
+        measured = self.network if self.ema is None else self.ema.module
+        logits = predict(measured, self.val_faces, device=self.ranks.device)
+        metrics = classification_metrics(self.val_faces.y, logits)
+        progress.history.append(
             {
                 "epoch": epoch,
-                "train": {key: total / steps_per_epoch for key, total in totals.items()},
+                "train": means,
                 "val": metrics,
-                "lr": rate,
-                "steps": step,
-                "coverage": float(seen.mean()),
-                "timing": {"epoch_sec": round(time.monotonic() - started, 2)},
+                "lr": self.optimiser.param_groups[0]["lr"],
+                "steps": progress.step,
+                "coverage": float(progress.seen.float().mean()),
+                "timing": {"epoch_sec": round(seconds, 2)},
             }
         )
         log.info(
             "%s epoch %d/%d: loss %.4f, val accuracy %.4f, macro-F1 %.4f, %.1f s",
-            name,
+            self.name,
             epoch + 1,
-            recipe.epochs,
-            history[-1]["train"]["loss"],
+            self.recipe.epochs,
+            means["loss"],
             metrics["accuracy"],
             metrics["macro_f1"],
-            time.monotonic() - started,
+            seconds,
         )
-        if metrics["macro_f1"] > best[0]:
-            best = (metrics["macro_f1"], epoch, copy.deepcopy(model.state_dict()))
-    return Trained(best[2], best[1], history, step)
+        if metrics["macro_f1"] > progress.best_score:
+            progress.best_score, progress.best_epoch = metrics["macro_f1"], epoch
+            progress.best = copy.deepcopy(
+                {name: tensor.cpu() for name, tensor in measured.state_dict().items()}
+            )
+
+    def _save(self) -> None:
+        if self.place is not None and self.ranks.first:
+            self.progress.totals = {key: float(value) for key, value in self.sums.items()}
+            save_snapshot(self.place.folder, self.place.key, self.progress, self._state())
+        self.ranks.wait()
+
+    def _state(self) -> dict[str, Any]:
+        memory = self.objective.memory
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "memory": memory.state_dict() if memory else None,
+        }
+
+    def _resume(self) -> None:
+        found = load_snapshot(self.place.folder, self.place.key) if self.place else None
+        if found is None:
+            return
+        self.progress, parts = found
+        self.network.load_state_dict(parts["network"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.scaler.load_state_dict(parts["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(parts["ema"])
+        if self.objective.memory is not None:
+            self.objective.memory.load_state_dict(parts["memory"])
+        self.sums = {
+            key: torch.tensor(value, dtype=torch.float64, device=self.ranks.device)
+            for key, value in self.progress.totals.items()
+        }
+        log.info("%s: goes on after step %d", self.name, self.progress.step)
+
+
+def _share_statistics(network: nn.Module, device: torch.device, name: str) -> None:
+    """Let BatchNorm see the rows of all processes, where torch can."""
+    if device.type == "cuda":
+        convert_sync_batchnorm(network)
+    elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+        log.warning("%s: on CPUs BatchNorm sees the rows of its own process only", name)
+
+
+def _on(values: np.ndarray | None, rows: np.ndarray, device: torch.device) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values[rows]).to(device)
+
+
+def _temperature(recipe: Training, soft: SoftTargets | None) -> float | None:
+    """The recipe's KD temperature, else the one derived from the soft labels."""
+    given: float | None = getattr(recipe.task, "temperature", None)
+    return given if given is not None or soft is None else soft.kd_temperature
+
+
+def _mixed(seed: int, step: int, rank: int) -> int:
+    """One seed of several numbers, for dropout and its like."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)

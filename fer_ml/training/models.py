@@ -1,14 +1,34 @@
 """Networks: timm backbones, the ArcFace head, and where their first weights come from."""
 
-from typing import cast
+import hashlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
-from fer_ml.profiles import ArcFace, Training
+from fer_ml.training.recipe import ArcFace, Training
+
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a training may need of a forward pass.
+
+    ``logits [N, C]`` of the plain head, ``features [N, D]`` before it, and the ArcFace head's
+    ``cosine [N, C]`` where there is one.
+    """
+
+    logits: torch.Tensor
+    features: torch.Tensor
+    cosine: torch.Tensor | None = None
 
 
 class Plain(nn.Module):
@@ -18,8 +38,14 @@ class Plain(nn.Module):
         super().__init__()
         self.backbone = backbone
 
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        """Logits with the features that they are computed from."""
+        backbone = cast(Any, self.backbone)
+        features = backbone.forward_head(backbone.forward_features(images), pre_logits=True)
+        return Outputs(backbone.get_classifier()(features), features)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.backbone(images)
+        return self.outputs(images).logits
 
 
 class ArcFaceNet(nn.Module):
@@ -47,47 +73,36 @@ class ArcFaceNet(nn.Module):
         self.scale = task.scale
         self.register_buffer("arc_in_use", torch.tensor(False))
 
-    def heads(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(plain logits [N, C], cosines [N, C])``."""
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        """Plain logits, the embedding, and the cosines to the classes' centres."""
         embedding = self.embed(self.backbone(images))
         cosine = nn.functional.linear(
             nn.functional.normalize(embedding, dim=1), nn.functional.normalize(self.arc, dim=1)
         )
-        return self.plain(embedding), cosine
+        return Outputs(self.plain(embedding), embedding, cosine)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        plain, cosine = self.heads(images)
-        return self.scale * cosine if bool(self.arc_in_use) else plain
+        outputs = self.outputs(images)
+        assert outputs.cosine is not None
+        return self.scale * outputs.cosine if bool(self.arc_in_use) else outputs.logits
 
 
-def build_model(recipe: Training) -> nn.Module:
-    """A network for ``recipe``, with random or ImageNet weights as it says.
+Network = Plain | ArcFaceNet
 
-    ``init='previous'`` starts random here; the caller loads the previous student over it. An
-    ImageNet start that cannot be downloaded is an error, never a random start.
-    """
-    pretrained = recipe.init == "imagenet"
+
+def build_model(recipe: Training) -> Network:
+    """The network of ``recipe`` with random weights."""
     arcface = recipe.task if isinstance(recipe.task, ArcFace) else None
     try:
         backbone = timm.create_model(
-            recipe.architecture,
-            pretrained=pretrained,
-            num_classes=0 if arcface else len(CLASSES),
+            recipe.architecture, pretrained=False, num_classes=0 if arcface else len(CLASSES)
         )
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
         raise FerError(
             f"timm has no model {recipe.architecture!r}",
-            allowed=", ".join(timm.list_models(f"*{recipe.architecture[:6]}*")[:8]),
-        ) from error
-    except Exception as error:
-        if not pretrained:
-            raise
-        raise FerError(
-            f"ImageNet weights of {recipe.architecture} could not be fetched: {error}",
-            allowed="init: none, imagenet (needs a network once), previous",
-            fix="connect to the network, or set init = 'none' in the profile",
+            allowed=", ".join(get_close_matches(recipe.architecture, timm.list_models(), n=8)),
         ) from error
     if recipe.stem_stride == 1:
         _keep_resolution(backbone, recipe.architecture)
@@ -95,6 +110,164 @@ def build_model(recipe: Training) -> nn.Module:
         _calm_head(backbone)
         return Plain(backbone)
     return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where first weights came from: ``init`` of the recipe, a name, and a sha256 of what was read.
+
+    The sha256 is that of the file, or of ImageNet's tensors; empty for random weights.
+    """
+
+    init: str
+    name: str
+    sha256: str = ""
+
+
+def first_weights(
+    network: Network, recipe: Training, previous: tuple[str, State] | None = None
+) -> Start:
+    """Put the recipe's first weights into ``network``; say where they came from.
+
+    ``previous`` is the training before, by name and weights. Weights that cannot be had, do not
+    fit, or differ from ``init_sha256`` are a ``FerError``: nothing starts random that should not.
+    """
+    if recipe.init == "none":
+        start = Start("none", "random")
+    elif recipe.init == "imagenet":
+        state = _imagenet(recipe.architecture)
+        _load_backbone(network, state, recipe.architecture)
+        start = Start("imagenet", f"timm {recipe.architecture}", weights_hash(state))
+    elif recipe.init == "file":
+        path = Path(str(recipe.init_file)).expanduser()
+        state = _read_weights(path)
+        if all(name.startswith(("backbone.", "embed.", "plain.", "arc")) for name in state):
+            _load_whole(network, state, str(path))
+        else:
+            _load_backbone(network, state, str(path))
+        start = Start("file", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    else:
+        if previous is None:
+            raise FerError(
+                "init is 'previous', and there is no training before this one",
+                allowed="init: none, imagenet, file",
+            )
+        name, state = previous
+        _load_whole(network, state, name)
+        start = Start("previous", name, weights_hash(state))
+    if recipe.init_sha256 and recipe.init_sha256 != start.sha256:
+        raise FerError(
+            f"first weights have sha256 {start.sha256 or 'none (random)'}",
+            where=start.name,
+            allowed=f"init_sha256 = {recipe.init_sha256}",
+            fix="name the right file, or correct init_sha256 in the recipe",
+        )
+    return start
+
+
+def _imagenet(architecture: str) -> State:
+    try:
+        return timm.create_model(architecture, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # The hub's client raises errors of many libraries.
+        raise FerError(
+            f"ImageNet weights of {architecture} could not be fetched: {error}",
+            allowed="init: none, imagenet (needs a network once), file (init_file), previous",
+            fix="connect to the network, name a local file, or set init = 'none' in the recipe",
+        ) from error
+
+
+def _read_weights(path: Path) -> State:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        state = held.get("model", held.get("state_dict", held))
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    except Exception as error:  # Foreign bytes: torch and safetensors raise whatever they meet.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FerError(
+            f"first weights cannot be read: {reason}",
+            where=path,
+            allowed=".safetensors, or a .pt that torch.load(weights_only=True) reads",
+        ) from error
+
+
+def _load_whole(network: nn.Module, state: State, name: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise FerError(
+            f"weights of {name} do not fit this network: {str(error).splitlines()[-1].strip()}",
+            fix="a training starts from one of the same architecture and task head",
+        ) from error
+
+
+def _load_backbone(network: Network, state: State, name: str) -> None:
+    """Weights of a timm backbone; its classifier, if it has one, stays behind."""
+    backbone = cast(Any, network.backbone)
+    own = backbone.state_dict()
+    head = str(backbone.default_cfg.get("classifier", ""))
+    wanted = {key for key in own if not (head and key.startswith(f"{head}."))}
+    wrong = [key for key in wanted if key not in state or state[key].shape != own[key].shape]
+    if wrong:
+        raise FerError(
+            f"weights of {name} lack {len(wanted & set(wrong))} of {len(wanted)} tensors of this "
+            f"backbone, first {sorted(wrong)[0]}",
+            fix="name weights of exactly this timm architecture",
+        )
+    backbone.load_state_dict({**own, **{key: state[key] for key in wanted}})
+
+
+def tuned(network: Network, recipe: Training) -> list[nn.Parameter]:
+    """The parameters that ``recipe.tune`` moves; all others are frozen."""
+    backbone = cast(Any, network.backbone)
+    moving: list[nn.Parameter] = []
+    if recipe.tune == "all":
+        moving = list(network.parameters())
+    elif recipe.tune == "norm":
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm | nn.GroupNorm):
+                moving += module.parameters()
+    else:
+        classifier = backbone.get_classifier()
+        parts: list[nn.Module] = [classifier] if isinstance(classifier, nn.Linear) else []
+        if isinstance(network, ArcFaceNet):
+            parts = [network.plain, network.embed]
+            moving.append(network.arc)
+        if recipe.tune == "last_block":
+            blocks = next(
+                (
+                    getattr(backbone, n)
+                    for n in ("blocks", "stages", "layer4")
+                    if hasattr(backbone, n)
+                ),
+                None,
+            )
+            if blocks is None:
+                raise FerError(f"tune = 'last_block' is not known for {recipe.architecture}")
+            parts.append(blocks[-1])
+        for part in parts:
+            moving += part.parameters()
+    kept = {id(parameter) for parameter in moving}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) in kept)
+    return moving
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Put BatchNorm into inference mode: its running statistics stand still."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def weights_hash(state: State) -> str:
+    """sha256 over the names and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _calm_head(backbone: nn.Module) -> None:

@@ -1,18 +1,19 @@
-"""Run folders of teachers and students: train, save, then measure the saved bytes."""
+"""Run folders of teachers and students: pack, train, take the results into the lineage."""
 
-import importlib.metadata
-import platform
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
-from torch import nn
 
 from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.errors import FerError
-from fer_ml.evaluation.calibration import search_temperature
 from fer_ml.evaluation.metrics import (
     classification_metrics,
     confusion_matrix,
@@ -20,136 +21,252 @@ from fer_ml.evaluation.metrics import (
     softmax,
 )
 from fer_ml.evaluation.predictions import write_predictions
+from fer_ml.files import sha256_file
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
 from fer_ml.plots import confusion_chart, curves_chart, reliability_chart
-from fer_ml.profiles import DKD, KD, STUDENTS, Training
-from fer_ml.store import Artifact, RunFolder, sha256_file
-from fer_ml.training.checkpoint import (
-    CHECKPOINT_FILE,
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    weights_hash,
+from fer_ml.profiles import STUDENTS
+from fer_ml.store import Artifact, RunFolder
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE, load_checkpoint
+from fer_ml.training.faces import SoftTargets
+from fer_ml.training.loop import predict
+from fer_ml.training.packed import (
+    JOB_FILE,
+    PREVIOUS_FILE,
+    SOFT_FILE,
+    SPLITS,
+    Step,
+    split_folder,
+    write_job,
+    write_rows,
 )
-from fer_ml.training.faces import FaceSet, load_faces
-from fer_ml.training.loop import predict, train
-from fer_ml.training.models import build_model
-from fer_ml.training.tasks import make_task
+from fer_ml.training.packing import load_faces, packed_faces
+from fer_ml.training.ranks import Ranks, choose_device
+from fer_ml.training.recipe import CE, Distilling, Training
+from fer_ml.training.running import LOGITS_FILE, TRAINING_FILE, run_job
 
 MANIFEST = "hq_train_manifest"
+#: What a step leaves that belongs into the run folder as it is.
+TAKEN = (
+    CHECKPOINT_FILE,
+    WEIGHTS_FILE,
+    "history.json",
+    "reliabilitymetrics.json",
+    "calibration.json",
+    "classorder.json",
+    "environment.json",
+    TRAINING_FILE,
+    LOGITS_FILE,
+)
 
 
-def build_teacher(run: RunFolder, job: Job) -> None:
-    """One teacher: the asset ``teacher[backbone]``."""
-    assert job.partition is not None
-    recipe = job.profile.teachers.get(job.partition)
-    if recipe is None:
-        raise FerError(
-            f"profile {job.profile.name} trains no teacher {job.partition}",
-            allowed=", ".join(job.profile.teachers),
-            fix=f"add teachers.{job.partition} to the profile",
-        )
-    torch.manual_seed(job.profile.seed)
-    _train_run(run, job, recipe, build_model(recipe), init=None)
+def training_of(job: Job) -> Training:
+    """The recipe of a teacher, a student or an experiment."""
+    profile = job.profile
+    if job.asset == "teacher":
+        return profile.teachers[str(job.partition)]
+    if job.asset == "student_experiment":
+        return profile.experiments[str(job.partition)]
+    return profile.students[job.asset.removeprefix("student_")]
 
 
-def build_student(run: RunFolder, job: Job) -> None:
-    """One student: ``student_ce``, ``student_kd`` or ``student_dkd``."""
-    stage = job.asset.removeprefix("student_")
-    recipe = job.profile.students[stage]
-    torch.manual_seed(job.profile.seed)
-    model = build_model(recipe)
-    previous = _previous(job, stage)
-    if recipe.init == "previous":
-        assert previous is not None
-        model.load_state_dict(load_checkpoint(previous.file(CHECKPOINT_FILE)).model)
-    _train_run(run, job, recipe, model, init=previous)
+def build_training(run: RunFolder, job: Job) -> None:
+    """``teacher``, ``student_ce``, ``student_kd``, ``student_dkd`` or ``student_experiment``.
+
+    A training that was stopped left its state in ``work/``; it goes on from there when its inputs
+    and recipe are still the same.
+    """
+    work = _work_folder(job)
+    packed, out = work / "job", work / "runs"
+    if not (packed / "job.json").is_file():
+        shutil.rmtree(packed, ignore_errors=True)
+        pack([job], packed)
+    device = choose_device(os.environ.get("FER_DEVICE", "auto"))
+    (folder,) = run_job(packed, out, Ranks(0, 1, device))
+    take(run, job, folder)
+    shutil.rmtree(work.parent, ignore_errors=True)
 
 
-def _previous(job: Job, stage: str) -> Artifact | None:
-    index = STUDENTS.index(stage)
-    return job.input(f"student_{STUDENTS[index - 1]}") if index else None
+def _work_folder(job: Job) -> Path:
+    """Where an unfinished training is kept; those of other inputs or recipes are removed."""
+    inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
+    text = json.dumps([job.recipe, inputs], sort_keys=True)
+    home = job.store.root / "work" / job.label.replace("[", "_").replace("]", "")
+    own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
+    for other in home.iterdir() if home.is_dir() else ():
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+    own.mkdir(parents=True, exist_ok=True)
+    return own
 
 
-def _train_run(
-    run: RunFolder, job: Job, recipe: Training, model: nn.Module, *, init: Artifact | None
+def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
+    """Write one packed training of these jobs, in their order. Images are links, or copies.
+
+    A student that starts from one before it in ``jobs`` starts from what that one will be.
+    """
+    first = jobs[0]
+    frame = read_curated(first, MANIFEST)
+    sizes = {stage.size for job in jobs for stage in training_of(job).stages()}
+    for split in SPLITS:
+        rows = frame.filter(pl.col("split") == split)
+        for size in sizes:
+            _pack_split(first, folder, split, rows, size, copy)
+    steps: list[Step] = []
+    for job in jobs:
+        recipe = training_of(job)
+        steps.append(Step(job.label, recipe, _start_of(job, recipe, steps, folder)))
+    if any(isinstance(step.recipe.task, Distilling) for step in steps):
+        _pack_soft_labels(jobs, frame, folder)
+    write_job(
+        folder,
+        steps=steps,
+        seed=first.profile.seed,
+        preprocess=first.profile.preprocess,
+        manifest_sha256=first.input(MANIFEST).sha256,
+        about={job.label: _origin(job, [step.name for step in steps]) for job in jobs},
+    )
+
+
+def _start_of(job: Job, recipe: Training, before: list[Step], folder: Path) -> str | None:
+    """The training that gives the first weights, or ``None``; its checkpoint if it is no step."""
+    previous = _previous_label(job)
+    if recipe.stages()[0].init != "previous" or previous is None:
+        return None
+    if previous not in [step.name for step in before]:
+        shutil.copyfile(job.input(previous).file(CHECKPOINT_FILE), folder / PREVIOUS_FILE)
+    return previous
+
+
+def _pack_soft_labels(jobs: list[Job], frame: pl.DataFrame, folder: Path) -> None:
+    job = next(job for job in jobs if isinstance(training_of(job).task, Distilling))
+    train = frame.filter(pl.col("split") == "train")
+    soft = read_softlabels(
+        job.input("softlabels"), job.input(MANIFEST), train, job.profile.preprocess
+    )
+    write_soft_targets(folder / SOFT_FILE, soft)
+
+
+def _origin(job: Job, steps: list[str]) -> dict[str, Any]:
+    """What a run must have been made from to be taken in as ``job``'s asset, as JSON values.
+
+    Inputs that are steps of the same packed training are not known yet.
+    """
+    return {
+        "asset": job.asset,
+        "partition": job.partition,
+        "profile": job.profile.name,
+        "recipe": json.loads(json.dumps(dict(job.recipe))),
+        "inputs": {
+            label: artifact.sha256 for label, artifact in job.inputs.items() if label not in steps
+        },
+    }
+
+
+def _pack_split(
+    job: Job, folder: Path, split: str, rows: pl.DataFrame, size: int | None, copy: bool
 ) -> None:
+    base = job.profile.preprocess
+    used = base if size is None else replace(base, size=size)
+    target = folder / split_folder(split, base, used)
+    target.mkdir(parents=True, exist_ok=True)
+    if (target / "rows.npz").is_file():
+        return
+    cache = job.store.root / "cache"
+    faces = load_faces(rows, job.store.root, used, cache)
+    source = packed_faces(rows, job.store.root, used, cache)
+    if copy:
+        shutil.copyfile(source, target / "images.npy")
+    else:
+        (target / "images.npy").hardlink_to(source)
+    write_rows(target / "rows.npz", faces)
+
+
+def write_soft_targets(path: Path, soft: SoftTargets) -> None:
+    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
+    np.savez(
+        path,
+        logits=soft.logits.astype(np.float16),
+        kd_temperature=np.float64(soft.kd_temperature),
+        view_seed=np.int64(-1 if soft.view_seed is None else soft.view_seed),
+    )
+
+
+def _previous_label(job: Job) -> str | None:
+    """The student before this one; teachers and experiments follow none."""
+    stage = job.asset.removeprefix("student_")
+    if stage not in STUDENTS or stage == STUDENTS[0]:
+        return None
+    return f"student_{STUDENTS[STUDENTS.index(stage) - 1]}"
+
+
+def take(run: RunFolder, job: Job, folder: Path) -> None:
+    """Put what a training left in ``folder`` into the run folder, with tables and plots of it."""
+    missing = [name for name in TAKEN if not (folder / name).is_file()]
+    if missing:
+        raise FerError(
+            f"not the results of a finished training: {', '.join(missing)} missing",
+            where=folder,
+            fix="run it to its end: python -m fer_ml.training FOLDER --out RUNS",
+        )
+    recipe = training_of(job)
+    for stage in sorted(folder.glob("stage_*")):
+        for name in TAKEN:
+            shutil.copyfile(stage / name, run.path(f"{stage.name}/{name}"))
+    for name in TAKEN:
+        shutil.copyfile(folder / name, run.path(name))
+    facts = json.loads(run.path(TRAINING_FILE).read_text("utf-8"))
+    previous = _previous_label(job)
+    facts["baseline"] = _baseline(job.input(previous)) if previous else None
+    run.write_json(TRAINING_FILE, facts)
     manifest = job.input(MANIFEST)
     frame = read_curated(job, MANIFEST)
-    rows = {split: frame.filter(pl.col("split") == split) for split in ("train", "val", "calib")}
-    faces = {
-        split: load_faces(part, job.store.root, job.profile.preprocess, job.store.root / "cache")
-        for split, part in rows.items()
-    }
-    teacher, temperature = _soft_labels(job, recipe, manifest, faces["train"])
-    before = weights_hash(model.state_dict())
-    trained = train(
-        model,
-        make_task(recipe.task, temperature),
-        recipe,
-        faces["train"],
-        faces["val"],
-        seed=job.profile.seed,
-        teacher=teacher,
-        name=job.label,
-    )
-    checkpoint = Checkpoint(
-        trained.state, recipe, job.profile.preprocess, CLASSES, trained.best_epoch
-    )
-    save_checkpoint(run.path(CHECKPOINT_FILE), checkpoint)
-    # From here on only the saved bytes are measured: the metrics are those of best.pt.
-    saved = load_checkpoint(run.path(CHECKPOINT_FILE))
-    metrics = _measure(run, job, manifest, saved, rows, faces)
-    run.write_json("history.json", trained.history)
-    run.write_json(
-        "training.json",
-        {
-            "schema_version": 1,
-            "steps": trained.steps,
-            "epochs_planned": recipe.epochs,
-            "epochs_run": len(trained.history),
-            "best_epoch": trained.best_epoch,
-            "coverage": trained.history[-1]["coverage"],
-            "init": recipe.init,
-            "init_from": init.as_input().model_dump()
-            if recipe.init == "previous" and init
-            else None,
-            "baseline": _baseline(init),
-            "initial_weights_sha256": before,
-            "best_weights_sha256": weights_hash(saved.model),
-            "kd_temperature": temperature,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
-    )
-    run.write_json("classorder.json", list(CLASSES))
+    rows = {split: frame.filter(pl.col("split") == split) for split in SPLITS}
+    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
+        logits = {split: held[split] for split in SPLITS[1:]}
+    run.path(LOGITS_FILE).unlink()
+    for split, values in logits.items():
+        write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
+    history = json.loads(run.path("history.json").read_text("utf-8"))
     run.write_json("alignmentreport.json", _alignment(job, recipe, manifest, rows))
-    run.write_json("environment.json", environment())
-    run.path("curves.png").write_bytes(curves_chart(trained.history, trained.best_epoch))
+    run.path("curves.png").write_bytes(curves_chart(history, facts["best_epoch"]))
+    metrics = json.loads(run.path("reliabilitymetrics.json").read_text("utf-8"))
+    temperature = metrics["temperature_scaled"]["global_temperature"]
+    _write_plots(run, job.label, rows["val"], logits["val"], temperature)
     run.splits.update(checkpoint="val", temperature="calib")
     run.summary.update(
         rows=rows["train"].height,
-        steps=trained.steps,
-        epochs=len(trained.history),
-        best_epoch=trained.best_epoch,
-        **metrics,
+        steps=facts["steps"],
+        epochs=facts["epochs_run"],
+        best_epoch=facts["best_epoch"],
+        coverage=facts["coverage"],
+        device=facts["device"],
+        val_accuracy=metrics["raw"]["accuracy"],
+        val_macro_f1=metrics["raw"]["macro_f1"],
+        val_ece_scaled=metrics["temperature_scaled"]["ece"],
+        temperature=temperature,
     )
 
 
-def _soft_labels(
-    job: Job, recipe: Training, manifest: Artifact, faces: FaceSet
-) -> tuple[np.ndarray | None, float | None]:
-    if not isinstance(recipe.task, KD | DKD):
-        return None, None
-    labels = read_softlabels(job.input("softlabels"), manifest, faces)
-    return labels.logits, recipe.task.temperature or labels.kd_temperature
+def _write_plots(
+    run: RunFolder, label: str, rows: pl.DataFrame, logits: np.ndarray, temperature: float
+) -> None:
+    y = np.array([CLASSES.index(name) for name in rows["label"]])
+    probs = softmax(logits)
+    matrix = confusion_matrix(y, probs.argmax(axis=1), len(CLASSES))
+    run.path("confusion.png").write_bytes(confusion_chart(matrix, f"{label}, val, n={len(y)}"))
+    run.path("reliability.png").write_bytes(
+        reliability_chart(
+            reliability_bins(y, probs),
+            reliability_bins(y, softmax(logits, temperature)),
+            f"{label}, val",
+        )
+    )
 
 
-def _baseline(previous: Artifact | None) -> dict[str, Any] | None:
+def _baseline(previous: Artifact) -> dict[str, Any]:
     """The student before this one, and its macro-F1 on the same val rows."""
-    if previous is None:
-        return None
     found = previous.read_json("reliabilitymetrics.json")
     return {
         "asset": previous.key,
@@ -157,71 +274,6 @@ def _baseline(previous: Artifact | None) -> dict[str, Any] | None:
         "split": found["split"],
         "manifest_sha256": found["manifest_sha256"],
         "macro_f1": found["raw"]["macro_f1"],
-    }
-
-
-def _measure(
-    run: RunFolder,
-    job: Job,
-    manifest: Artifact,
-    checkpoint: Checkpoint,
-    rows: dict[str, pl.DataFrame],
-    faces: dict[str, FaceSet],
-) -> dict[str, float]:
-    """Predictions, temperature and metrics of the saved checkpoint."""
-    network = checkpoint.network()
-    logits = {split: predict(network, faces[split]) for split in ("val", "calib")}
-    for split, values in logits.items():
-        write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
-    digest = sha256_file(run.path(CHECKPOINT_FILE))
-    # A fit on its bound must not cost the training: it is recorded, and a gate refuses the run.
-    temperature, inside = search_temperature(logits["calib"], faces["calib"].y)
-    raw = classification_metrics(faces["val"].y, logits["val"])
-    scaled = classification_metrics(faces["val"].y, logits["val"], temperature)
-    run.write_json(
-        "calibration.json",
-        {
-            "schema_version": 1,
-            "mode": "global",
-            "global_temperature": temperature,
-            "inside_bounds": inside,
-            "fitted_on": "calib",
-            "n": len(faces["calib"]),
-            "checkpoint_sha256": digest,
-            "manifest_sha256": manifest.sha256,
-        },
-    )
-    run.write_json(
-        "reliabilitymetrics.json",
-        {
-            "schema_version": 1,
-            "epoch": checkpoint.epoch,
-            "split": "val",
-            "n": len(faces["val"]),
-            "checkpoint_sha256": digest,
-            "manifest_sha256": manifest.sha256,
-            "raw": raw,
-            "temperature_scaled": {"mode": "global", "global_temperature": temperature, **scaled},
-        },
-    )
-    y, probs = faces["val"].y, softmax(logits["val"])
-    run.path("confusion.png").write_bytes(
-        confusion_chart(
-            confusion_matrix(y, probs.argmax(axis=1), len(CLASSES)), f"{job.label}, val, n={len(y)}"
-        )
-    )
-    run.path("reliability.png").write_bytes(
-        reliability_chart(
-            reliability_bins(y, probs),
-            reliability_bins(y, softmax(logits["val"], temperature)),
-            f"{job.label}, val",
-        )
-    )
-    return {
-        "val_accuracy": raw["accuracy"],
-        "val_macro_f1": raw["macro_f1"],
-        "val_ece_scaled": scaled["ece"],
-        "temperature": temperature,
     }
 
 
@@ -233,45 +285,123 @@ def _alignment(
     return {
         "schema_version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": "cpu",
         "paths": {"manifest": manifest.key, "manifest_sha256": manifest.sha256},
         "seed": job.profile.seed,
         "model": {
             "name": recipe.architecture,
             "pretrained": recipe.init == "imagenet",
-            "image_size": job.profile.preprocess.size,
+            "image_size": recipe.size or job.profile.preprocess.size,
         },
         "data": {
-            "train_rows": rows["train"].height,
-            "val_rows": rows["val"].height,
-            "calib_rows": rows["calib"].height,
+            **{f"{split}_rows": part.height for split, part in rows.items()},
             "class_counts": dict(rows["train"].group_by("label").len().sort("label").iter_rows()),
             "source_counts_after_filter": dict(
                 everything.group_by("source").len().sort("source").iter_rows()
             ),
         },
-        "protocol": recipe.task.model_dump(mode="json"),
+        "protocol": asdict(recipe.task),
         "optim": {
-            "name": recipe.optimiser,
-            "lr": recipe.lr,
-            "weight_decay": recipe.weight_decay,
-            "warmup_epochs": recipe.warmup_epochs,
-            "min_lr": recipe.min_lr,
-            "clip_norm": recipe.clip_norm,
+            key: getattr(recipe, key)
+            for key in ("optimiser", "lr", "weight_decay", "warmup_epochs", "min_lr", "clip_norm")
         },
-        "batching": {"batch_size": recipe.batch_size, "drop_last": recipe.drop_last},
-        "aug": {"strength": recipe.augment, "clahe_clip": job.profile.preprocess.clahe_clip},
+        "batching": {
+            key: getattr(recipe, key) for key in ("batch_size", "accumulate", "drop_last")
+        },
+        "aug": {
+            "kind": recipe.augment,
+            "strength": recipe.strength,
+            "clahe_clip": job.profile.preprocess.clahe_clip,
+        },
         "calibration": {"mode": "global", "fitted_on": "calib"},
         "init": {"init": recipe.init},
     }
 
 
-def environment() -> dict[str, Any]:
-    """Versions and threads of this process, for the record."""
-    packages = ("torch", "timm", "numpy", "opencv-python", "polars", "onnxruntime", "dagster")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
+def step_of(folder: Path) -> dict[str, Any]:
+    """What a finished run of a packed training says that it is: asset, partition, origin."""
+    path = folder / JOB_FILE
+    if not path.is_file():
+        raise FerError(
+            "not the results of a packed training: job.json missing",
+            where=folder,
+            fix="name a folder below --out of: python -m fer_ml.training FOLDER --out RUNS",
+        )
+    about: dict[str, Any] = json.loads(path.read_text("utf-8"))["about"]
+    for label, origin in about.items():
+        if Step(label, _ANY).folder == folder.name:
+            return {"label": label, **origin}
+    raise FerError(
+        f"{folder.name} is no step of its job",
+        where=path,
+        allowed=", ".join(Step(label, _ANY).folder for label in about),
+    )
+
+
+_ANY = Training(architecture="any", task=CE(), init="none", epochs=1)
+
+
+def build_adopted(run: RunFolder, job: Job, folder: Path) -> None:
+    """Take a run that was made elsewhere into the lineage, as the asset of ``job``.
+
+    ``FerError`` unless it was made from exactly these inputs by exactly this recipe, and unless its
+    weights give the predictions, and its predictions the metrics, that it came with.
+    """
+    told = step_of(folder)
+    here = _origin(job, [name for name in job.inputs if name not in told["inputs"]])
+    for what in ("asset", "partition", "recipe", "inputs"):
+        if told[what] != here[what]:
+            raise FerError(
+                f"the run was made from other {what}: it says {told[what]}, here: {here[what]}",
+                where=folder,
+                fix="pack and train again; a run counts only for what it was made from",
+            )
+    _check_start(job, told, folder)
+    _check_predictions(job, folder)
+    take(run, job, folder)
+
+
+def _check_start(job: Job, told: dict[str, Any], folder: Path) -> None:
+    """A step that started from an earlier one started from the weights that were taken in here."""
+    facts = json.loads((folder / TRAINING_FILE).read_text("utf-8"))
+    previous = _previous_label(job)
+    if facts["init"] != "previous" or previous is None or previous in told["inputs"]:
+        return
+    held = job.input(previous).read_json(TRAINING_FILE)["best_weights_sha256"]
+    if facts["init_sha256"] != held:
+        raise FerError(
+            f"the run started from weights {facts['init_sha256'][:12]}, {previous} is {held[:12]}",
+            where=folder,
+            fix=f"adopt {previous} of the same packed training first",
+        )
+
+
+#: Rows of val that are predicted again, and how far another machine's logits may lie.
+AGAIN, FAR = 256, 0.05
+
+
+def _check_predictions(job: Job, folder: Path) -> None:
+    checkpoint = load_checkpoint(folder / CHECKPOINT_FILE)
+    frame = read_curated(job, MANIFEST).filter(pl.col("split") == "val")
+    faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
+    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
+        logits = held["val"]
+    if logits.shape != (len(faces), len(CLASSES)):
+        raise FerError(f"the run has logits {logits.shape} for {len(faces)} val rows", where=folder)
+    some = replace(faces, images=faces.images[:AGAIN], y=faces.y[:AGAIN])
+    away = float(np.abs(predict(checkpoint.network(), some) - logits[:AGAIN]).max())
+    if not away <= FAR:
+        raise FerError(
+            f"best.pt does not give the run's own predictions: a logit differs by {away:.3g}",
+            where=folder,
+            allowed=f"at most {FAR}",
+            fix="copy the run folder again",
+        )
+    told = json.loads((folder / "reliabilitymetrics.json").read_text("utf-8"))
+    raw = classification_metrics(faces.y, logits)
+    digest = sha256_file(folder / CHECKPOINT_FILE)
+    if told["checkpoint_sha256"] != digest or abs(told["raw"]["macro_f1"] - raw["macro_f1"]) > 1e-6:
+        raise FerError(
+            "the run's metrics are not those of its predictions and of its best.pt",
+            where=folder,
+            fix="copy the run folder again",
+        )

@@ -1,57 +1,202 @@
 """Tasks: what a training minimises. The loop asks for a loss and its named parts, nothing else."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from fer_ml.errors import FerError
-from fer_ml.profiles import CE, DKD, KD, ArcFace
-from fer_ml.training.losses import arcface_logits, dkd_parts, kd_loss
-from fer_ml.training.models import ArcFaceNet
+from fer_ml.training.auxiliary import PrototypeMemory, negative_learning
+from fer_ml.training.losses import (
+    arcface_logits,
+    cross_entropy_rows,
+    dist_parts,
+    dkd_rows,
+    effective_number_weights,
+    focal_rows,
+    kd_rows,
+    locality_rows,
+    logit_adjusted,
+    std_kd_rows,
+)
+from fer_ml.training.models import ArcFaceNet, Network, Outputs
+from fer_ml.training.recipe import (
+    DIST,
+    DKD,
+    KD,
+    ArcFace,
+    Distilling,
+    Negative,
+    StandardizedKD,
+    Training,
+)
 
-Parts = dict[str, float]
+Parts = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``images [N, 3, S, S]`` normalised, ``y [N]``, ``teacher [N, C]`` logits or ``None``.
+    """Rows of one forward pass.
 
-    ``epoch`` is the progress in epochs, with its fraction.
+    ``images [N, 3, S, S]`` normalised; ``y [N]``; ``target [N, C]`` the distribution that the
+    label's term is measured against; ``weight [N]`` of that term; ``teacher [N, C]`` logits;
+    ``negative [N]`` a class that is not shown, -1 for none; ``epoch`` the progress in epochs, with
+    its fraction; ``count`` the rows of the whole optimiser step, of which these are a part.
     """
 
     images: torch.Tensor
     y: torch.Tensor
-    teacher: torch.Tensor | None
+    target: torch.Tensor
     epoch: float
+    count: int
+    weight: torch.Tensor | None = None
+    teacher: torch.Tensor | None = None
+    negative: torch.Tensor | None = None
+    generator: torch.Generator | None = None
 
 
-#: Takes the network and a batch, gives the loss to minimise and its parts for the history.
-LossFunction = Callable[[nn.Module, Batch], tuple[torch.Tensor, Parts]]
+class Objective(nn.Module):
+    """A network with the loss that a recipe asks for.
+
+    ``forward`` gives the batch's share of the step's mean loss and of its named parts: over all
+    batches of a step, on all processes, they add up to the mean over its ``count`` rows. So neither
+    accumulation nor several processes change what is minimised.
+    """
+
+    class_counts: torch.Tensor
+    class_weights: torch.Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        recipe: Training,
+        class_counts: torch.Tensor,
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self.temperature = temperature
+        task = recipe.task
+        if isinstance(task, ArcFace) != isinstance(network, ArcFaceNet):
+            raise FerError(f"task {task.kind} does not fit a {type(network).__name__}")
+        if isinstance(task, KD | DKD | DIST) and temperature is None:
+            raise FerError(
+                f"task {task.kind} has no temperature",
+                fix="give task.temperature, or let the soft labels derive it",
+            )
+        self.register_buffer("class_counts", class_counts.float(), persistent=False)
+        weights = torch.ones(len(class_counts))
+        if recipe.imbalance.class_weights == "effective_number":
+            weights = effective_number_weights(class_counts, recipe.imbalance.beta)
+        self.register_buffer("class_weights", weights.float(), persistent=False)
+        self.memory: PrototypeMemory | None = None
+        if recipe.prototype is not None:
+            self.memory = PrototypeMemory(_features(network), len(class_counts), recipe.prototype)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
+        outputs = self.network.outputs(batch.images)
+        loss, parts = self._task(outputs, batch)
+        for name, weight, value in self._auxiliary(outputs, batch):
+            loss = loss + weight * value
+            parts[name] = value.detach()
+        return loss, parts
+
+    def _task(self, outputs: Outputs, batch: Batch) -> tuple[torch.Tensor, Parts]:
+        task = self.recipe.task
+        if isinstance(task, ArcFace):
+            return self._arcface(task, outputs, batch)
+        logits = outputs.logits.float()
+        ce = self._label_term(logits, batch)
+        if not isinstance(task, Distilling):
+            return ce, {"ce": ce.detach()}
+        terms = {
+            name: (weight, _share(value, batch))
+            for name, (weight, value) in self._teacher_terms(task, logits, batch).items()
+        }
+        rise = min(1.0, batch.epoch / task.distill_warmup) if task.distill_warmup else 1.0
+        loss = task.ce_weight * ce
+        for weight, value in terms.values():
+            loss = loss + rise * weight * value
+        return loss, {"ce": ce.detach(), **{name: v.detach() for name, (_, v) in terms.items()}}
+
+    def _label_term(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        imbalance = self.recipe.imbalance
+        if imbalance.logit_adjustment:
+            logits = logit_adjusted(logits, self.class_counts, imbalance.logit_adjustment)
+        if imbalance.focal_gamma:
+            rows = focal_rows(logits, batch.target, imbalance.focal_gamma)
+        else:
+            rows = cross_entropy_rows(logits, batch.target)
+        rows = rows * (batch.target @ self.class_weights)
+        return _share(rows if batch.weight is None else rows * batch.weight, batch)
+
+    def _arcface(self, task: ArcFace, outputs: Outputs, batch: Batch) -> tuple[torch.Tensor, Parts]:
+        network, cosine = self.network, outputs.cosine
+        assert isinstance(network, ArcFaceNet) and cosine is not None
+        margin = margin_at(task, batch.epoch)
+        if batch.epoch < task.plain_epochs:
+            # Both heads take part in the graph, as several processes need; this one with no weight.
+            ce = self._label_term(outputs.logits.float(), batch) + 0.0 * cosine.float().sum()
+        else:
+            network.arc_in_use.fill_(True)
+            logits = arcface_logits(cosine.float(), batch.y, margin, task.scale)
+            ce = self._label_term(logits, batch) + 0.0 * outputs.logits.float().sum()
+        margin_part = ce.new_tensor(margin * len(batch.y) / batch.count)
+        return ce, {"ce": ce.detach(), "arcface_margin": margin_part}
+
+    def _teacher_terms(
+        self, task: Distilling, logits: torch.Tensor, batch: Batch
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """Name to (weight, value) of what the teacher asks for: a value by row, or of the batch."""
+        teacher = batch.teacher
+        if teacher is None:
+            raise FerError("distillation needs soft labels, and this training has none")
+        if isinstance(task, StandardizedKD):
+            rows = std_kd_rows(logits, teacher, task.temperature)
+            return {"kd": (task.kd_weight, rows)}
+        temperature = self.temperature
+        assert temperature is not None
+        if isinstance(task, KD):
+            return {"kd": (task.kd_weight, kd_rows(logits, teacher, temperature))}
+        if isinstance(task, DKD):
+            tckd, nckd = dkd_rows(logits, teacher, batch.y, temperature)
+            return {"tckd": (task.tckd_weight, tckd), "nckd": (task.nckd_weight, nckd)}
+        inter, intra = dist_parts(logits, teacher, temperature)
+        return {"inter": (task.inter_weight, inter), "intra": (task.intra_weight, intra)}
+
+    def _auxiliary(self, outputs: Outputs, batch: Batch) -> list[tuple[str, float, torch.Tensor]]:
+        recipe, found = self.recipe, []
+        logits, features = outputs.logits.float(), outputs.features.float()
+        if recipe.negative is not None:
+            rows, applied = negative_learning(
+                logits, batch.y, recipe.negative, _given(batch, recipe.negative), batch.generator
+            )
+            found.append(("negative", recipe.negative.weight, _share(rows, batch)))
+            found.append(("negative_applied", 0.0, _share(applied.float(), batch)))
+        if self.memory is not None and recipe.prototype is not None:
+            rows = self.memory(features, batch.y)
+            found.append(("prototype", recipe.prototype.weight, _share(rows, batch)))
+            self.memory.update(features.detach(), batch.y)
+        if recipe.locality is not None:
+            rows = locality_rows(features, batch.y, recipe.locality.neighbours)
+            found.append(("locality", recipe.locality.weight, _share(rows, batch)))
+        return found
 
 
-def make_task(task: CE | ArcFace | KD | DKD, temperature: float | None) -> LossFunction:
-    """The loss function of a recipe's task. ``temperature`` is the one distillation uses."""
-    if isinstance(task, CE):
-        return _ce(task)
-    if isinstance(task, ArcFace):
-        return _arcface(task)
-    if temperature is None:
+def _share(value: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """What rows ``[N]``, or a mean over these rows, contribute to the mean over the whole step."""
+    return value.sum() / batch.count if value.ndim else value * (len(batch.y) / batch.count)
+
+
+def _given(batch: Batch, recipe: Negative) -> torch.Tensor | None:
+    """The manifest's negative labels, where the recipe takes those."""
+    if recipe.source == "manifest" and batch.negative is None:
         raise FerError(
-            f"task {task.kind} has no temperature",
-            fix="give task.temperature, or let the soft labels derive it",
+            "negative.source is 'manifest', and no row of the manifest has a neg_label",
+            fix="give rows a neg_label, or set negative.source = 'random'",
         )
-    return _kd(task, temperature) if isinstance(task, KD) else _dkd(task, temperature)
-
-
-def _ce(task: CE) -> LossFunction:
-    def loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        value = cross_entropy(model(batch.images), batch.y, label_smoothing=task.label_smoothing)
-        return value, {"ce": value.item()}
-
-    return loss
+    return batch.negative if recipe.source == "manifest" else None
 
 
 def margin_at(task: ArcFace, epoch: float) -> float:
@@ -63,46 +208,9 @@ def margin_at(task: ArcFace, epoch: float) -> float:
     return task.margin * (epoch - task.plain_epochs) / (task.ramp_end - task.plain_epochs)
 
 
-def _arcface(task: ArcFace) -> LossFunction:
-    def loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        assert isinstance(model, ArcFaceNet)
-        plain, cosine = model.heads(batch.images)
-        margin = margin_at(task, batch.epoch)
-        if batch.epoch < task.plain_epochs:
-            value = cross_entropy(plain, batch.y)
-        else:
-            model.arc_in_use.fill_(True)
-            value = cross_entropy(
-                arcface_logits(cosine.float(), batch.y, margin, task.scale), batch.y
-            )
-        return value, {"ce": value.item(), "arcface_margin": margin}
-
-    return loss
-
-
-def _teacher(batch: Batch) -> torch.Tensor:
-    if batch.teacher is None:
-        raise FerError("distillation needs soft labels, and this training has none")
-    return batch.teacher
-
-
-def _kd(task: KD, temperature: float) -> LossFunction:
-    def loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        logits = model(batch.images).float()
-        ce = cross_entropy(logits, batch.y)
-        kd = kd_loss(logits, _teacher(batch), temperature)
-        value = task.ce_weight * ce + task.kd_weight * kd
-        return value, {"ce": ce.item(), "kd": kd.item()}
-
-    return loss
-
-
-def _dkd(task: DKD, temperature: float) -> LossFunction:
-    def loss(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        logits = model(batch.images).float()
-        ce = cross_entropy(logits, batch.y)
-        tckd, nckd = dkd_parts(logits, _teacher(batch), batch.y, temperature)
-        value = task.ce_weight * ce + task.tckd_weight * tckd + task.nckd_weight * nckd
-        return value, {"ce": ce.item(), "tckd": tckd.item(), "nckd": nckd.item()}
-
-    return loss
+def _features(network: Network) -> int:
+    """Length of ``Outputs.features``."""
+    if isinstance(network, ArcFaceNet):
+        return network.plain.in_features
+    head: nn.Linear = network.backbone.get_classifier()  # type: ignore[operator]
+    return head.in_features

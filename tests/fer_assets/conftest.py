@@ -31,8 +31,8 @@ sources = [
 [profiles.tiny.teachers.RN18]
 epochs = 2
 batch_size = 16
-augment = 0.3
-bf16 = false
+strength = 0.3
+precision = "fp32"
 task = { kind = "arcface", plain_epochs = 1, ramp_end = 2, embedding = 16, scale = 10 }
 [profiles.tiny.students.ce]
 epochs = 3
@@ -41,7 +41,7 @@ optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
 batch_size = 16
-augment = 0.3
+strength = 0.3
 stem_stride = 2
 [profiles.tiny.students.kd]
 epochs = 1
@@ -51,7 +51,7 @@ optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
 batch_size = 16
-augment = 0.3
+strength = 0.3
 stem_stride = 2
 [profiles.tiny.students.dkd]
 epochs = 1
@@ -61,8 +61,15 @@ optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
 batch_size = 16
-augment = 0.3
+strength = 0.3
 stem_stride = 2
+[profiles.tiny.experiments.negative]
+architecture = "resnet18"
+task = { kind = "ce" }
+init = "none"
+epochs = 1
+batch_size = 16
+negative = { weight = 0.1, entropy_gate = 0.0 }
 [profiles.tiny.demo]
 video = "outputs/tiny/drawn/video/demo.avi"
 """

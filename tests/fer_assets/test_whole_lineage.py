@@ -1,7 +1,9 @@
 """Everything from raw folders to the report, through Dagster, with tiny networks."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -9,8 +11,14 @@ import pytest
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
+from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
+from fer_ml.errors import FerError
+from fer_ml.gates import blocking_rules
 from fer_ml.store import Artifact
+from fer_ml.training import loop
+from fer_ml.training.loop import ALONE
+from fer_ml.training.running import run_job
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +26,7 @@ def tiny(project: Callable[[str], Pipeline]) -> Pipeline:
     pipeline = project("tiny")
     with dg.DagsterInstance.get() as instance:
         done = materialize(pipeline, instance)
-    assert len(done) == len(list(pipeline.targets()))
+    assert len(done) == sum(pipeline.standard(target) for target in pipeline.targets())
     return pipeline
 
 
@@ -30,7 +38,7 @@ def current(pipeline: Pipeline, asset: str, partition: str | None = None) -> Art
 
 def test_dagster_shows_every_artifact_by_its_content_hash(tiny: Pipeline) -> None:
     with dg.DagsterInstance.get() as instance:
-        for target in tiny.targets():
+        for target in filter(tiny.standard, tiny.targets()):
             event = instance.get_latest_materialization_event(dg.AssetKey(target.asset.split("/")))
             assert event is not None and event.asset_materialization is not None
             tags = event.asset_materialization.tags or {}
@@ -80,7 +88,7 @@ def test_metrics_are_those_of_the_saved_checkpoint(tiny: Pipeline) -> None:
 
 
 def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
-    for target in tiny.targets():
+    for target in filter(tiny.standard, tiny.targets()):
         splits = current(tiny, target.asset, target.partition).record.splits
         assert "test" not in splits.values(), target.label
 
@@ -152,3 +160,84 @@ def test_the_job_for_the_whole_does_what_the_command_does(tiny: Pipeline) -> Non
         done = job.execute_in_process(instance=instance)
         assert done.success
         assert materialize(tiny, instance) == []
+
+
+def test_an_experiment_is_a_partition_made_on_request(tiny: Pipeline) -> None:
+    target = Target("student_experiment", "negative")
+    assert tiny.store.current(target.asset, target.partition) is None, "not made with the rest"
+    with dg.DagsterInstance.get() as instance:
+        assert "negative" in instance.get_dynamic_partitions("student_experiments")
+        (done,) = materialize(tiny, instance, select=lambda t: t == target)
+        assert done.target == target
+        event = instance.get_latest_materialization_event(dg.AssetKey("student_experiment"))
+    assert event is not None and event.asset_materialization is not None
+    assert event.asset_materialization.partition == "negative"
+    run = current(tiny, "student_experiment", "negative")
+    history = run.read_json("history.json")
+    assert history[0]["train"]["negative_applied"] == 1.0
+    assert run.receipts()["init_as_promised"].passed
+
+
+def test_an_experiment_that_no_recipe_names_is_refused(tiny: Pipeline) -> None:
+    with pytest.raises(FerError, match=r"profile tiny has no experiments\.other") as caught:
+        tiny.make(Target("student_experiment", "other"))
+    assert "negative" in str(caught.value.allowed).split(", ")
+
+
+def test_students_that_trained_elsewhere_are_taken_in_by_hash(
+    tiny: Pipeline, tmp_path: Path
+) -> None:
+    """Packed together, trained from the folder alone, adopted one after the other."""
+    targets = [Target("student_ce"), Target("student_kd"), Target("student_dkd")]
+    before = {t.asset: current(tiny, t.asset) for t in targets}
+    pack_targets(tiny, targets, tmp_path / "packed")
+    runs = run_job(tmp_path / "packed", tmp_path / "runs", ALONE)
+    assert [run.name for run in runs] == ["student_ce", "student_kd", "student_dkd"]
+    with dg.DagsterInstance.get() as instance:
+        for run, target in zip(runs, targets, strict=True):
+            adopted = adopt_run(tiny, run, instance)
+            assert adopted.key == target.asset
+            assert adopted.sha256 == before[target.asset].sha256, "as if it had trained here"
+            tiny.store.require(target.asset, rules=blocking_rules(target.asset))
+    (runs[0] / "best.pt").write_bytes((runs[1] / "best.pt").read_bytes())
+    with dg.DagsterInstance.get() as instance:
+        with pytest.raises(FerError, match=r"does not give the run's own predictions|metrics"):
+            adopt_run(tiny, runs[0], instance)
+        told = json.loads((runs[1] / "job.json").read_text())
+        told["about"]["student_kd"]["inputs"]["softlabels"] = "0" * 64
+        (runs[1] / "job.json").write_text(json.dumps(told))
+        with pytest.raises(FerError, match="made from other inputs"):
+            adopt_run(tiny, runs[1], instance)
+    assert current(tiny, "student_ce").sha256 == before["student_ce"].sha256
+
+
+def test_only_trainings_can_be_packed(tiny: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="softlabels is no training"):
+        pack_targets(tiny, [Target("softlabels")], tmp_path / "packed")
+
+
+def test_a_stopped_training_goes_on_in_the_next_run(
+    tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = current(tiny, "student_ce")
+    steps: list[int] = []
+    original = loop._Run._step
+
+    class Cancelled(BaseException):
+        pass
+
+    def step(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        steps.append(self.progress.step)
+        if len(steps) == 2:
+            self._save()
+            raise Cancelled
+
+    monkeypatch.setattr(loop._Run, "_step", step)
+    with pytest.raises(Cancelled):
+        tiny.make(Target("student_ce"))
+    assert current(tiny, "student_ce").folder == whole.folder
+    again = tiny.make(Target("student_ce"))
+    assert again.sha256 == whole.sha256
+    assert steps[2] == 3, "it did not start again"
+    assert not list((tiny.store.root / "work").glob("*/*/*"))

@@ -9,10 +9,10 @@ import torch
 
 from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
 from fer_ml.export import export_onnx, parity, unsure_threshold
+from fer_ml.files import sha256_file
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import CE, Training
-from fer_ml.store import sha256_file
 from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.faces import FaceSet, to_input
 from fer_ml.training.models import build_model

@@ -47,7 +47,10 @@ def test_own_profiles_merge_tables_and_replace_the_rest(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"sead": 1}, "profiles.mine.sead"),
-        ({"preprocess": {"size": 8}}, "profiles.mine.preprocess.size"),
+        ({"preprocess": {"size": 8}}, "profiles.mine.preprocess: size = 8 is outside 16 to 1024"),
+        ({"teachers": {"RN18": {"lrr": 1}}}, "profiles.mine.teachers.RN18.lrr"),
+        ({"students": {"ce": {"task": {"kind": "kdd"}}}}, "profiles.mine.students.ce.task"),
+        ({"experiments": {"a b": {}}}, "profiles.mine.experiments"),
         ({"hq_train": {"sources": ["nobody"]}}, "hq_train.sources"),
         ({"hq_train": {"min_confidence": {"nobody": 1}}}, "hq_train.min_confidence"),
         ({"curations": {"hard": {"sources": ["nobody"]}}}, "hard.sources"),

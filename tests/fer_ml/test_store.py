@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fer_ml.errors import FerError
-from fer_ml.store import Input, Receipt, Store, content_hash, sha256_file, write_json
+from fer_ml.files import sha256_file, write_json
+from fer_ml.store import Input, Receipt, Store, content_hash
 
 
 @pytest.fixture

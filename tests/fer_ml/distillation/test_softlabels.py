@@ -1,10 +1,10 @@
 """Sharpness, the temperature derived from it, and every mismatch that must be refused."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.stats import entropy
 
@@ -14,13 +14,13 @@ from fer_ml.evaluation.metrics import softmax
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.store import Artifact, Store
-from fer_ml.training.faces import FaceSet
 
 SPEC = Preprocess(size=16)
 N = 6
 LOGITS = np.random.default_rng(0).normal(size=(N, 7)) * 8
 IDS = tuple(f"{i:032x}" for i in range(N))
-FACES = FaceSet(np.zeros((N, 16, 16, 3), np.uint8), np.arange(N), IDS, SPEC)
+Y = np.arange(N)
+ROWS = pl.DataFrame({"sample_id": IDS, "label": [CLASSES[i] for i in Y]})
 
 
 @pytest.mark.parametrize("t", [0.5, 1.0, 4.0])
@@ -54,13 +54,13 @@ def test_a_target_that_no_temperature_reaches_is_refused() -> None:
 
 
 def make(store: Store, **changes: Any) -> Artifact:
-    """Soft labels for ``FACES``, with ``changes`` to what their files say."""
+    """Soft labels for ``ROWS``, with ``changes`` to what their files say."""
     said = {
         "manifest_sha256": manifest(store).sha256,
         "preprocess_sha256": SPEC.digest(),
         "classes": list(CLASSES),
         "ids": IDS,
-        "y": FACES.y,
+        "y": Y,
         **changes,
     }
     with store.begin("softlabels") as run:
@@ -89,8 +89,9 @@ def manifest(store: Store) -> Artifact:
 
 
 def test_matching_soft_labels_are_read(store: Store) -> None:
-    held = read_softlabels(make(store), manifest(store), FACES)
-    np.testing.assert_allclose(held.logits, LOGITS, rtol=1e-3)
+    held = read_softlabels(make(store), manifest(store), ROWS, SPEC)
+    np.testing.assert_allclose(held.logits[:, 0], LOGITS, rtol=1e-3)
+    assert held.view_seed is None
     assert held.logits.dtype == np.float32
     assert held.kd_temperature == 2.5
 
@@ -104,10 +105,10 @@ SWAPPED = (IDS[1], IDS[0], *IDS[2:])
         ({"manifest_sha256": "old"}, "manifest", "old", None),
         ({"preprocess_sha256": "p"}, "preprocessing", "p", SPEC.digest()),
         ({"classes": list(CLASSES[::-1])}, "class order", str(list(CLASSES[::-1])), "['Angry'"),
-        ({"ids": IDS[:5], "y": FACES.y[:5]}, "rows", "5", "6"),
+        ({"ids": IDS[:5], "y": Y[:5]}, "rows", "5", "6"),
         ({"ids": SWAPPED}, "rows out of place", "2", "0"),
         ({"ids": (*IDS[:5], "x")}, "rows out of place", "1", "0"),
-        ({"y": FACES.y[::-1]}, "labels that differ", "6", "0"),
+        ({"y": Y[::-1]}, "labels that differ", "6", "0"),
     ],
 )
 def test_every_mismatch_is_refused_with_both_sides(
@@ -115,7 +116,7 @@ def test_every_mismatch_is_refused_with_both_sides(
 ) -> None:
     artifact = make(store, **changes)
     with pytest.raises(FerError) as caught:
-        read_softlabels(artifact, manifest(store), FACES)
+        read_softlabels(artifact, manifest(store), ROWS, SPEC)
     ours = ours or manifest(store).sha256
     assert f"{what}: soft labels {theirs}, training {ours}" in caught.value.what
     assert caught.value.where == str(artifact.folder)
@@ -124,10 +125,8 @@ def test_every_mismatch_is_refused_with_both_sides(
 def test_another_preprocessing_or_manifest_of_the_training_is_refused(store: Store) -> None:
     artifact = make(store)
     with pytest.raises(FerError, match="preprocessing"):
-        read_softlabels(
-            artifact, manifest(store), replace(FACES, preprocess=Preprocess(size=16, margin=0.2))
-        )
+        read_softlabels(artifact, manifest(store), ROWS, Preprocess(size=16, margin=0.2))
     with store.begin("hq_train_manifest") as run:
         run.write_text("m.csv", "other rows")
     with pytest.raises(FerError, match="manifest"):
-        read_softlabels(artifact, manifest(store), FACES)
+        read_softlabels(artifact, manifest(store), ROWS, SPEC)

@@ -684,6 +684,30 @@ def test_number_cell_is_read(cell: str, value: float | None, tmp_path: Path) -> 
     assert get_adapter("csv_manifest").listing(tmp_path)["confidence"][0] == value
 
 
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        ("0.25,sad", (0.25, "Sad", None)),
+        (",", (None, None, None)),
+        ("0,", (0.0, None, None)),
+        ("-1,", (None, None, "malformed line: weight is below 0: '-1'")),
+        ("1,fear", (None, None, "bad neg_label: 'fear' is the label itself")),
+        ("1,contempt", (None, None, "bad neg_label: 'contempt' is no class")),
+        ("1,hapy", (None, None, "bad neg_label: 'hapy' is no class")),
+    ],
+)
+def test_weights_and_negative_labels_of_pseudo_labelled_rows(
+    cells: str, found: tuple[float | None, str | None, str | None], tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.csv").write_text(f"file,label,weight,neg_label\na.png,Fear,{cells}\n")
+    row = get_adapter("csv_manifest").listing(tmp_path).row(0, named=True)
+    assert row["fault"] == found[2]
+    if found[2] is None:
+        assert (row["weight"], row["neg_label"]) == found[:2]
+    else:
+        assert row["label"] is None
+
+
 def test_rafml_contradicting_partition_is_a_fault(make_tree: MakeTree) -> None:
     root = make_tree("rafml_argmax")
     with (root / "EmoLabel/partition_label.txt").open("a") as handle:

@@ -31,12 +31,12 @@ BOX_COLUMNS = b"bbox_left,bbox_top,bbox_right,bbox_bottom"
 HEADERS = {
     "ferplus_votes": b"Usage,Image name," + VOTE_COLUMNS,
     "fer2013_csv": b"emotion,pixels,Usage",
-    "csv_manifest": b"file,label,split,confidence,face_id," + BOX_COLUMNS,
+    "csv_manifest": b"file,label,split,confidence,face_id," + BOX_COLUMNS + b",weight,neg_label",
 }
 GOOD = {
     "ferplus_votes": HEADERS["ferplus_votes"] + b"\nTraining,a.png,1,2,0,0,4,0,3,0,0,0\n" * 2,
     "fer2013_csv": HEADERS["fer2013_csv"] + b"\n3," + b"10 " * 2303 + b"9,Training\n",
-    "csv_manifest": HEADERS["csv_manifest"] + b'\n"a.png",happy,val,0.5,0,1,2,3,4\n',
+    "csv_manifest": HEADERS["csv_manifest"] + b'\n"a.png",happy,val,0.5,0,1,2,3,4,0.5,sad\n',
     "rafdb_basic": b"train_1.jpg 1\ntest_2.jpg 7\n",
     "rafdb_compound": b"train_1.jpg 1\ntest_2.jpg 7\n",
     "rafml_argmax": b"1.jpg 0.1 0 0 0.7 0.2 0\n2.jpg 0.5 0.5 0 0 0 0\n",
@@ -138,6 +138,7 @@ NUMBERS = (
 )
 IDS = (["0", "1", "3", "6"], ["7", "11", "12", "01", "-1", "x", ""])
 WORDS = (["happy", "Fear", "contempt"], ["hapy", "Non-Face", "not a face", "", "Happy ", '"sad"'])
+NEGATIVES = (["", "sad", "Anger"], ["happy", "Fear", "hapy", "contempt", " ", '"sad"'])
 SPLIT_WORDS = (["train", "val"], ["", "dev", "unassigned", "Train"])
 USAGES = (["Training", "PublicTest", "PrivateTest"], ["Holdout", "", "training"])
 CELLS = {
@@ -146,7 +147,7 @@ CELLS = {
     "rafdb_compound": [NAMES, IDS],
     "rafml_argmax": [NAMES, *[NUMBERS] * 6],
     "expw": [NAMES, *[COUNTS] * 5, NUMBERS, IDS],
-    "csv_manifest": [PATHS, WORDS, SPLIT_WORDS, NUMBERS, COUNTS, *[COUNTS] * 4],
+    "csv_manifest": [PATHS, WORDS, SPLIT_WORDS, NUMBERS, COUNTS, *[COUNTS] * 4, NUMBERS, NEGATIVES],
 }
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,9 @@ import torch
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import CE, ArcFace, Training
-from fer_ml.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    weights_hash,
-)
-from fer_ml.training.models import build_model
+from fer_ml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fer_ml.training.models import build_model, weights_hash
+from fer_ml.training.recipe import CE, ArcFace, Training
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="imagenet", epochs=1)
 SPEC = Preprocess(size=32)
@@ -25,8 +21,8 @@ SPEC = Preprocess(size=32)
 
 def checkpoint(seed: int = 0, **changes: object) -> Checkpoint:
     torch.manual_seed(seed)
-    recipe = RECIPE.model_copy(update=changes)
-    model = build_model(recipe.model_copy(update={"init": "none"}))
+    recipe = replace(RECIPE, **changes)
+    model = build_model(recipe)
     return Checkpoint(model.state_dict(), recipe, SPEC, CLASSES, 3)
 
 
@@ -45,7 +41,7 @@ def test_the_network_is_rebuilt_without_fetching_weights(tmp_path: Path, task) -
         one.model["arc_in_use"].fill_(True)
     save_checkpoint(tmp_path / "best.pt", one)
     network = load_checkpoint(tmp_path / "best.pt").network()
-    original = build_model(one.recipe.model_copy(update={"init": "none"}))
+    original = build_model(one.recipe)
     original.load_state_dict(one.model)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -60,6 +56,7 @@ def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     save_checkpoint(paths[1], checkpoint())
     save_checkpoint(paths[2], load_checkpoint(paths[0]))
     assert len({path.read_bytes() for path in paths}) == 1
+    assert len({path.with_suffix(".safetensors").read_bytes() for path in paths}) == 1
     save_checkpoint(paths[1], checkpoint(seed=1))
     assert paths[0].read_bytes() != paths[1].read_bytes()
 

@@ -1,6 +1,14 @@
 """The loop trains, is deterministic, keeps rows together, and refuses what cannot train."""
 
+import logging
 import math
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,33 +16,23 @@ import torch
 
 from fer_ml.errors import FerError
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import CE, Training
-from fer_ml.training.checkpoint import weights_hash
-from fer_ml.training.faces import FaceSet
-from fer_ml.training.loop import learning_rate, predict, train
-from fer_ml.training.models import build_model
-from fer_ml.training.tasks import Batch, make_task
+from fer_ml.training import loop
+from fer_ml.training.faces import FaceSet, SoftTargets
+from fer_ml.training.loop import Place, Trained, learning_rate, precision_of, predict, train
+from fer_ml.training.models import build_model, weights_hash
+from fer_ml.training.recipe import CE, KD, ArcFace, Imbalance, Prototype, Training
+from fer_ml.training.tasks import Batch, Objective
 
-SPEC = Preprocess(size=16, clahe_clip=0)
-RECIPE = Training(
+Make = Callable[..., FaceSet]
+RATE = Training(
     architecture="test_resnet",
     task=CE(),
     init="none",
-    epochs=2,
-    batch_size=8,
-    lr=3e-3,
-    warmup_epochs=0.5,
-    augment=0.2,
+    epochs=5,
+    lr=0.1,
+    min_lr=0.01,
+    warmup_epochs=2.0,
 )
-
-
-def faces(n: int, seed: int = 0) -> FaceSet:
-    """Seven classes that differ in colour, with noise: learnable in a few steps."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % 7
-    colour = np.array([[(c >> k & 1) * 200 + 20 for k in range(3)] for c in range(1, 8)])
-    images = colour[y][:, None, None, :] + rng.integers(0, 20, (n, 16, 16, 3))
-    return FaceSet(images.astype(np.uint8), y, tuple(f"s{i}" for i in range(n)), SPEC)
 
 
 def by_hand(epoch: float) -> float:
@@ -43,9 +41,6 @@ def by_hand(epoch: float) -> float:
         return recipe.lr * epoch / recipe.warmup_epochs
     progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-
-RATE = RECIPE.model_copy(update={"epochs": 5, "lr": 0.1, "min_lr": 0.01, "warmup_epochs": 2.0})
 
 
 def test_learning_rate_by_hand() -> None:
@@ -59,20 +54,23 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_without_warmup_the_first_step_has_the_full_rate() -> None:
-    recipe = RATE.model_copy(update={"warmup_epochs": 0.0})
+    recipe = replace(RATE, warmup_epochs=0.0)
     assert learning_rate(recipe, 0, 10) == 0.1
 
 
-def run(recipe: Training = RECIPE, seed: int = 1, n: int = 59):
+def run(
+    recipe: Training, faces: Make, seed: int = 1, n: int = 59, size: int = 16, **more: Any
+) -> Trained:
     torch.manual_seed(seed)
-    model = build_model(recipe)
-    return train(
-        model, make_task(recipe.task, None), recipe, faces(n), faces(28, seed=9), seed=seed
-    )
+    spec = Preprocess(size=size, clahe_clip=0)
+    rows = {"train": faces(n, spec=spec), "val": faces(28, seed=9, spec=spec)}
+    return train(build_model(recipe), recipe, rows["train"], rows["val"], seed=seed, **more)
 
 
-def test_a_tiny_network_learns_and_two_runs_give_the_same_weights() -> None:
-    one, again, other = run(), run(), run(seed=2)
+def test_a_tiny_network_learns_and_two_runs_give_the_same_weights(
+    recipe: Training, faces: Make
+) -> None:
+    one, again, other = (run(recipe, faces, seed) for seed in (1, 1, 2))
     assert weights_hash(one.state) == weights_hash(again.state)
     assert weights_hash(one.state) != weights_hash(other.state)
     assert one.steps == 2 * 7, "59 rows are seven whole batches of eight"
@@ -85,10 +83,10 @@ def test_a_tiny_network_learns_and_two_runs_give_the_same_weights() -> None:
     assert one.history[0]["coverage"] == pytest.approx(56 / 59)
 
 
-def test_the_best_weights_are_those_of_the_best_epoch() -> None:
+def test_the_best_weights_are_those_of_the_best_epoch(recipe: Training, faces: Make) -> None:
     """Not the last ones, and not a view that later epochs overwrite."""
-    trained = run()
-    model = build_model(RECIPE)
+    trained = run(recipe, faces)
+    model = build_model(recipe)
     model.load_state_dict(trained.state)
     logits = predict(model, faces(28, seed=9))
     accuracy = (logits.argmax(1) == faces(28).y).mean()
@@ -96,62 +94,258 @@ def test_the_best_weights_are_those_of_the_best_epoch() -> None:
 
 
 @pytest.mark.parametrize(("n", "drop_last"), [(7, True), (1, False)])
-def test_too_few_rows_are_refused(n: int, drop_last: bool) -> None:
+def test_a_training_without_a_step_is_refused(
+    recipe: Training, faces: Make, n: int, drop_last: bool
+) -> None:
     with pytest.raises(FerError, match=rf"{n} training rows give no batch of 8"):
-        run(RECIPE.model_copy(update={"drop_last": drop_last}), n=n)
+        run(replace(recipe, drop_last=drop_last), faces, n=n)
+
+
+OPTIONS = {
+    "accumulation": {"accumulate": 2, "drop_last": False},
+    "ema": {"ema": 0.9},
+    "mixup": {"mixup": 0.4},
+    "smoothing": {"label_smoothing": 0.1},
+    "fp16": {"precision": "fp16"},
+    "crop": {"augment": "crop", "erase": 0.25},
+    "sgd": {"optimiser": "sgd", "lr": 0.05},
+    "nested": {"optimiser": "nested"},
+    "balanced": {"imbalance": Imbalance(sampler="balanced")},
+    "prototype": {"prototype": Prototype(weight=0.01)},
+    "votes": {"targets": "votes"},
+    "arcface": {"task": ArcFace(embedding=16, plain_epochs=1, ramp_end=2, scale=8, margin=0.1)},
+}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_every_option_learns(recipe: Training, faces: Make, name: str) -> None:
+    trained = run(replace(recipe, epochs=4, **OPTIONS[name]), faces)
+    losses = [entry["train"]["loss"] for entry in trained.history]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert max(entry["val"]["macro_f1"] for entry in trained.history) > 0.5
+
+
+def test_bf16_learns(recipe: Training, faces: Make) -> None:
+    trained = run(replace(recipe, precision="bf16"), faces, size=64)
+    assert max(entry["val"]["macro_f1"] for entry in trained.history) > 0.5
+    assert trained.precision == "bf16"
+
+
+def test_accumulation_takes_the_step_of_the_whole_batch(recipe: Training, faces: Make) -> None:
+    """Also for the last, short one. LayerNorm, since BatchNorm sees parts by design."""
+    base = replace(
+        recipe, architecture="test_convnext", optimiser="sgd", lr=0.05, drop_last=False, epochs=1
+    )
+    one, parts = (run(r, faces, size=32) for r in (base, replace(base, accumulate=4)))
+    assert one.steps == parts.steps == 8, "59 rows: seven whole batches and one of three"
+    for name, weight in one.state.items():
+        torch.testing.assert_close(parts.state[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_the_moving_average_is_what_is_measured_and_kept(recipe: Training, faces: Make) -> None:
+    plain, averaged = run(recipe, faces), run(replace(recipe, ema=0.99), faces)
+    assert weights_hash(plain.state) != weights_hash(averaged.state)
+    model = build_model(recipe)
+    model.load_state_dict(averaged.state)
+    accuracy = (predict(model, faces(28, seed=9)).argmax(1) == faces(28).y).mean()
+    assert accuracy == averaged.history[averaged.best_epoch]["val"]["accuracy"]
+
+
+@pytest.mark.parametrize("tune", ["head", "last_block", "norm"])
+def test_what_is_not_tuned_stays_to_the_bit(recipe: Training, faces: Make, tune: str) -> None:
+    torch.manual_seed(1)
+    before = {k: v.clone() for k, v in build_model(recipe).state_dict().items()}
+    trained = run(replace(recipe, tune=tune), faces)
+    changed = {k for k, v in trained.state.items() if not torch.equal(v, before[k])}
+    wanted = {
+        "head": r"backbone\.fc\.",
+        "last_block": r"backbone\.(fc|layer4)\.",
+        "norm": r"(bn\d|downsample\.2|conv1\.[14])\.(weight|bias)$",
+    }[tune]
+    assert changed
+    assert all(re.search(wanted, name) for name in changed), sorted(changed)
+    assert not any("running" in name for name in changed), "BatchNorm's statistics stand still"
 
 
 class Linear(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.backbone = torch.nn.Identity()
         self.head = torch.nn.Linear(3, 7)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(images.mean(dim=(2, 3)))
 
 
+def with_loss(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any]) -> None:
+    """Train ``Linear`` with a loss of the test's own."""
+
+    class Own(Objective):
+        def __init__(self, network: Any, recipe: Training, counts: Any, temperature: Any) -> None:
+            torch.nn.Module.__init__(self)
+            self.network, self.memory = network, None
+
+        def forward(self, batch: Batch) -> Any:
+            return function(self.network, batch), {}
+
+    monkeypatch.setattr(loop, "Objective", Own)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_training(bad: float) -> None:
-    def task(model: torch.nn.Module, batch: Batch):
-        scale = bad if batch.epoch >= 1 else 1.0
-        return model(batch.images).sum() * scale, {}
+def test_a_loss_that_is_not_finite_stops_the_training(
+    recipe: Training, faces: Make, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_loss(
+        monkeypatch, lambda net, b: net(b.images).sum() * (bad if b.epoch >= 1 else 1.0) / b.count
+    )
+    with pytest.raises(FerError, match=r"loss is -?(nan|inf) by step 6"):
+        train(Linear(), recipe, faces(24), faces(14), seed=0)
 
-    with pytest.raises(FerError, match=r"loss is -?(nan|inf) at step 3"):
-        train(Linear(), task, RECIPE, faces(24), faces(14), seed=0)
 
-
-def test_teacher_rows_stay_with_their_images() -> None:
+def test_teacher_rows_stay_with_their_images(
+    recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Shuffled, sorted and augmented, each image still meets its own label and its own teacher."""
     n = 50
     rng = np.random.default_rng(4)
-    values = rng.permutation(n) * 4
-    images = np.broadcast_to(values[:, None, None, None], (n, 16, 16, 3)).astype(np.uint8)
+    shades = rng.permutation(n) * 4
+    images = np.broadcast_to(shades[:, None, None, None], (n, 16, 16, 3)).astype(np.uint8)
     y = rng.integers(0, 7, n)
-    spec = SPEC.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})
+    spec = replace(faces(1).preprocess, mean=(0.0,) * 3, std=(1.0,) * 3)
     data = FaceSet(images, y, tuple(map(str, range(n))), spec)
-    teacher = np.zeros((n, 7), np.float32)
-    teacher[:, 0], teacher[:, 1] = values, y
-    recipe = RECIPE.model_copy(update={"augment": 0.0, "epochs": 2, "drop_last": False})
-    seen: list[list[int]] = [[], []]
+    teacher = np.zeros((n, 3, 7), np.float32)
+    teacher[..., 0], teacher[..., 1] = shades[:, None], y[:, None]
+    teacher[..., 2] = np.arange(3)
+    seen: list[list[int]] = [[] for _ in range(4)]
+    numbers: list[set[int]] = [set() for _ in range(4)]
 
-    def task(model: torch.nn.Module, batch: Batch):
+    def loss(net: Any, batch: Batch) -> torch.Tensor:
         assert batch.teacher is not None
         shown = (batch.images[:, 0, 8, 8] * 255).round()
         assert torch.equal(shown, batch.teacher[:, 0])
         assert torch.equal(batch.y.float(), batch.teacher[:, 1])
         seen[int(batch.epoch)] += shown.int().tolist()
-        return model(batch.images).square().sum(), {}
+        numbers[int(batch.epoch)] |= set(batch.teacher[:, 2].int().tolist())
+        return net(batch.images).square().sum()
 
-    train(Linear(), task, recipe, data, faces(14), seed=0, teacher=teacher)
-    assert sorted(seen[0]) == sorted(seen[1]) == sorted(values.tolist())
+    with_loss(monkeypatch, loss)
+    own = replace(recipe, strength=0.0, epochs=4, drop_last=False, batch_size=10)
+    soft = SoftTargets(teacher, 1.0, view_seed=5)
+    train(Linear(), own, data, faces(14), seed=0, soft=soft)
+    assert all(sorted(epoch) == sorted(shades.tolist()) for epoch in seen)
     assert seen[0] != seen[1]
+    assert numbers == [{0}, {1}, {2}, {0}], "views take turns with the epochs"
 
 
-def test_prediction_is_in_the_rows_order_whatever_the_batch() -> None:
+def test_a_student_sees_the_very_views_that_its_teacher_labelled(
+    recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fer_ml.training.faces import face_keys, uniforms, views
+
+    data, shown = faces(20), []
+
+    def loss(net: Any, batch: Batch) -> torch.Tensor:
+        shown.append((batch.y, batch.teacher, batch.images))
+        return net(batch.images).square().sum()
+
+    with_loss(monkeypatch, loss)
+    keys = face_keys(data.sample_ids)
+    labelled = [
+        views(data.images, uniforms(keys, 77, v), recipe, data.preprocess) for v in range(2)
+    ]
+    # The mean of each view stands for a teacher's answer to it.
+    soft = torch.stack([v.mean(dim=(1, 2, 3)) for v in labelled], 1)
+    teacher = np.repeat(soft.numpy()[:, :, None], 7, axis=2)
+    train(Linear(), recipe, data, faces(14), seed=0, soft=SoftTargets(teacher, 1.0, 77))
+    for _, answer, pixels in shown:
+        torch.testing.assert_close(pixels.mean(dim=(1, 2, 3)), answer[:, 0], atol=1e-5, rtol=0)
+
+
+def test_prediction_is_in_the_rows_order_whatever_the_batch(recipe: Training, faces: Make) -> None:
     torch.manual_seed(0)
-    model, data = build_model(RECIPE), faces(13)
+    model, data = build_model(recipe), faces(13)
     whole = predict(model, data)
     assert whole.shape == (13, 7)
     assert whole.dtype == np.float32
     np.testing.assert_allclose(predict(model, data, batch_size=4), whole, atol=1e-5)
     assert not model.training
+
+
+def test_automatic_precision_is_never_an_emulated_one(recipe: Training) -> None:
+    found = precision_of(replace(recipe, precision="auto"), torch.device("cpu"))
+    assert found in ("fp32", "bf16")
+    assert precision_of(replace(recipe, precision="fp16"), torch.device("cpu")) == "fp16"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_stop_saves_and_is_handed_on(
+    recipe: Training,
+    faces: Make,
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As with Ctrl-C, SIGTERM, and a run that Dagster cancels, which raises from a handler."""
+
+    class Cancelled(BaseException):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Cancelled
+
+    whole = run(recipe, faces)
+    before = signal.signal(number, handler)
+    steps = []
+    original = loop._Run._step
+
+    def step(self: Any, *arguments: Any) -> None:
+        original(self, *arguments)
+        steps.append(self.progress.step)
+        if len(steps) == 5:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(loop._Run, "_step", step)
+    caplog.set_level(logging.INFO)
+    try:
+        with pytest.raises(Cancelled):
+            run(recipe, faces, place=Place(tmp_path, "key"))
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert steps == [1, 2, 3, 4, 5]
+    assert "stopped at step 5" in caplog.text
+    again = run(recipe, faces, place=Place(tmp_path, "key"))
+    assert steps[5:] == list(range(6, 15))
+    assert weights_hash(again.state) == weights_hash(whole.state)
+
+
+def test_another_training_s_state_is_refused(recipe: Training, faces: Make, tmp_path: Path) -> None:
+    run(recipe, faces, place=Place(tmp_path, "one"))
+    with pytest.raises(FerError, match="snapshot is of training one, this one is other") as caught:
+        run(recipe, faces, place=Place(tmp_path, "other"))
+    assert "remove" in str(caught.value.fix)
+
+
+def test_running_out_of_memory_names_what_to_try(
+    recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(net: Any, batch: Batch) -> torch.Tensor:
+        return torch.empty(1 << 60)
+
+    with_loss(monkeypatch, loss)
+    with pytest.raises(FerError, match="out of memory with 8 rows of 16 px") as caught:
+        train(Linear(), recipe, faces(24), faces(14), seed=0)
+    assert "accumulate = 2" in str(caught.value.fix)
+    assert "4 rows a pass" in str(caught.value.fix)
+
+
+def test_distillation_takes_the_temperature_of_the_recipe_or_of_the_soft_labels(
+    recipe: Training, faces: Make
+) -> None:
+    soft = SoftTargets(np.zeros((59, 1, 7), np.float32), 3.0)
+    derived = run(replace(recipe, task=KD(), epochs=1), faces, soft=soft)
+    given = run(replace(recipe, task=KD(temperature=3.0), epochs=1), faces, soft=soft)
+    other = run(replace(recipe, task=KD(temperature=1.0), epochs=1), faces, soft=soft)
+    assert weights_hash(derived.state) == weights_hash(given.state)
+    assert weights_hash(derived.state) != weights_hash(other.state)

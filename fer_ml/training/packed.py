@@ -1,0 +1,187 @@
+"""A packed training: a folder that holds everything a training needs, and its reader.
+
+::
+
+    job.json            the trainings with their recipes, seed, hashes of all files
+    <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied
+    <split>/rows.npz    labels, sample ids, votes, weights, negative labels
+    softlabels.npz      the teachers' logits for the training rows, when a step distils
+    previous.pt         the checkpoint that the first step starts from, when it does
+
+It is read with numpy and torch alone, so the same folder trains on a laptop, on a GPU box, or on a
+cluster, where nothing else of this project's dependencies is installed.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_ml.errors import FerError
+from fer_ml.files import sha256_file, write_json
+from fer_ml.labels import CLASSES
+from fer_ml.preprocess import Preprocess
+from fer_ml.training.faces import FaceSet, SoftTargets
+from fer_ml.training.recipe import Training, read_plain, read_recipe
+
+JOB_FILE = "job.json"
+SOFT_FILE = "softlabels.npz"
+PREVIOUS_FILE = "previous.pt"
+#: What a training reads: it learns from the first, selects on the second, calibrates on the third.
+SPLITS = ("train", "val", "calib")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training of a job: its name (an asset's label) and recipe.
+
+    ``previous`` names the training that it starts from: an earlier step, or else the one whose
+    checkpoint is ``PREVIOUS_FILE``.
+    """
+
+    name: str
+    recipe: Training
+    previous: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return self.name.replace("[", "_").replace("]", "")
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """``job.json``, read and checked. ``about`` is for whoever takes the results back."""
+
+    folder: Path
+    steps: tuple[Step, ...]
+    seed: int
+    preprocess: Preprocess
+    manifest_sha256: str
+    about: dict[str, Any]
+    key: str
+
+    def faces(self, split: str, size: int | None = None) -> FaceSet:
+        """The rows of one split, at ``size`` px or the job's."""
+        preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
+        folder = self.folder / split_folder(split, self.preprocess, preprocess)
+        with np.load(folder / "rows.npz", allow_pickle=False) as held:
+            return FaceSet(
+                images=np.load(folder / "images.npy", mmap_mode="r"),
+                y=held["y"].astype(np.int64),
+                sample_ids=tuple(name.decode() for name in held["sample_id"]),
+                preprocess=preprocess,
+                votes=held["votes"],
+                weight=held.get("weight"),
+                negative=held["negative"].astype(np.int64) if "negative" in held else None,
+            )
+
+    def soft_targets(self) -> SoftTargets:
+        """The teachers' logits for the training rows."""
+        path = self.folder / SOFT_FILE
+        if not path.is_file():
+            raise FerError("a step distils, and the folder holds no soft labels", where=path)
+        with np.load(path, allow_pickle=False) as held:
+            seed = int(held["view_seed"])
+            return SoftTargets(
+                held["logits"].astype(np.float32),
+                float(held["kd_temperature"]),
+                None if seed < 0 else seed,
+            )
+
+
+def _resized(preprocess: Preprocess, size: int) -> Preprocess:
+    return read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
+
+
+def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:
+    """``train``, or ``train_384`` where a step trains at another size than the job's."""
+    return split if used.size == base.size else f"{split}_{used.size}"
+
+
+def write_rows(path: Path, faces: FaceSet) -> None:
+    """``rows.npz`` of a split."""
+    held: dict[str, Any] = {
+        "y": faces.y.astype(np.uint8),
+        "sample_id": np.array(faces.sample_ids, dtype="S32"),
+        "votes": faces.votes,
+    }
+    if faces.weight is not None:
+        held["weight"] = faces.weight
+    if faces.negative is not None:
+        held["negative"] = faces.negative.astype(np.int8)
+    np.savez(path, **held)
+
+
+def write_job(
+    folder: Path,
+    *,
+    steps: list[Step],
+    seed: int,
+    preprocess: Preprocess,
+    manifest_sha256: str,
+    about: dict[str, Any],
+) -> None:
+    """Write ``job.json`` last: it names and hashes every file that is already in ``folder``."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != JOB_FILE
+    }
+    write_json(
+        folder / JOB_FILE,
+        {
+            "schema_version": 1,
+            "steps": [
+                {"name": s.name, "recipe": asdict(s.recipe), "previous": s.previous} for s in steps
+            ],
+            "seed": seed,
+            "preprocess": preprocess.plain(),
+            "classes": list(CLASSES),
+            "manifest_sha256": manifest_sha256,
+            "files": files,
+            "about": about,
+        },
+    )
+
+
+def read_job(folder: Path) -> PackedJob:
+    """Read a packed training. Every byte is checked against its hash before anything is trained."""
+    path = folder / JOB_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        held = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise FerError(
+            f"not a packed training: {error}",
+            where=path,
+            fix="make one with: fer pack ASSET FOLDER",
+        ) from error
+    if held.get("classes") != list(CLASSES):
+        raise FerError(
+            f"class order of the job is {held.get('classes')}", where=path, allowed=list(CLASSES)
+        )
+    for name, digest in held["files"].items():
+        file = folder / name
+        if not file.is_file() or sha256_file(file) != digest:
+            raise FerError(
+                f"{name} is {'damaged' if file.is_file() else 'missing'}",
+                where=folder,
+                fix="copy the folder again",
+            )
+    steps = tuple(
+        Step(entry["name"], read_recipe(entry["recipe"]), entry["previous"])
+        for entry in held["steps"]
+    )
+    return PackedJob(
+        folder=folder,
+        steps=steps,
+        seed=held["seed"],
+        preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
+        manifest_sha256=held["manifest_sha256"],
+        about=held["about"],
+        key=hashlib.sha256(text.encode()).hexdigest(),
+    )

@@ -1,0 +1,73 @@
+"""The processes of one training, as torch's own launcher starts them, and the device they use."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed as dist
+
+from fer_ml.errors import FerError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among ``world`` of them, and its device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes, measures and speaks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` holds on any process."""
+        if self.world == 1:
+            return flag
+        value = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value.item())
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of ``values`` over all processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+
+    ``FerError`` when ``cuda`` is asked for and absent: nothing trains on a slower device unasked.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FerError("no CUDA device here", allowed="device: auto, cpu", fix="use --device cpu")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+@contextmanager
+def join(device: str = "cpu") -> Iterator[Ranks]:
+    """The processes that ``torchrun`` started, or this one alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world == 1:
+        yield Ranks(0, 1, local)
+        return
+    if local.type == "cuda":
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if local.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world, local)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,241 @@
+"""Running a packed training: train, save, then measure the saved bytes.
+
+Needs torch, timm and numpy, and nothing else of this project's dependencies.
+"""
+
+import importlib.metadata
+import logging
+import platform
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fer_ml.evaluation.calibration import search_temperature
+from fer_ml.evaluation.metrics import classification_metrics
+from fer_ml.files import readable_os_errors, sha256_file, write_json
+from fer_ml.labels import CLASSES
+from fer_ml.training.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from fer_ml.training.faces import SoftTargets
+from fer_ml.training.loop import SNAPSHOT_SECONDS, Place, Trained, predict, train
+from fer_ml.training.models import (
+    Start,
+    State,
+    build_model,
+    first_weights,
+    weights_hash,
+)
+from fer_ml.training.packed import JOB_FILE, PREVIOUS_FILE, SPLITS, PackedJob, Step, read_job
+from fer_ml.training.ranks import Ranks
+from fer_ml.training.recipe import Distilling, Training
+from fer_ml.training.snapshot import SNAPSHOT_FILE
+
+log = logging.getLogger(__name__)
+
+#: Written last: a step whose folder holds it is finished.
+TRAINING_FILE = "training.json"
+LOGITS_FILE = "logits.npz"
+
+
+def run_job(
+    folder: Path, out: Path, ranks: Ranks, *, snapshot_seconds: float = SNAPSHOT_SECONDS
+) -> list[Path]:
+    """Run every step of a packed training; returns their folders below ``out``.
+
+    Finished steps are left alone and a stopped one goes on, so starting again is always right.
+    """
+    job = read_job(folder)
+    soft = (
+        job.soft_targets()
+        if any(isinstance(s.recipe.task, Distilling) for s in job.steps)
+        else None
+    )
+    folders = []
+    for step in job.steps:
+        target = out / step.folder
+        with readable_os_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            if not (target / TRAINING_FILE).is_file():
+                _run_step(job, step, target, out, soft, ranks, snapshot_seconds)
+            if ranks.first:
+                shutil.copyfile(folder / JOB_FILE, target / JOB_FILE)
+        folders.append(target)
+    return folders
+
+
+def _run_step(
+    job: PackedJob,
+    step: Step,
+    target: Path,
+    out: Path,
+    soft: SoftTargets | None,
+    ranks: Ranks,
+    seconds: float,
+) -> None:
+    previous = _previous(job, step, out)
+    stages = step.recipe.stages()
+    for number, recipe in enumerate(stages):
+        folder = target / f"stage_{number + 1}" if number + 1 < len(stages) else target
+        folder.mkdir(exist_ok=True)
+        if not (folder / TRAINING_FILE).is_file():
+            _run_stage(job, step, recipe, folder, previous, soft, ranks, seconds)
+        ranks.wait()
+        previous = (
+            f"{step.name} stage {number + 1}",
+            load_checkpoint(folder / CHECKPOINT_FILE).model,
+        )
+
+
+def _previous(job: PackedJob, step: Step, out: Path) -> tuple[str, State] | None:
+    if step.previous is None:
+        return None
+    earlier = next((other for other in job.steps if other.name == step.previous), None)
+    path = job.folder / PREVIOUS_FILE if earlier is None else out / earlier.folder / CHECKPOINT_FILE
+    return step.previous, load_checkpoint(path).model
+
+
+def _run_stage(
+    job: PackedJob,
+    step: Step,
+    recipe: Training,
+    folder: Path,
+    previous: tuple[str, State] | None,
+    soft: SoftTargets | None,
+    ranks: Ranks,
+    seconds: float,
+) -> None:
+    faces = {split: job.faces(split, recipe.size) for split in SPLITS}
+    preprocess = faces["train"].preprocess
+    torch.manual_seed(job.seed)
+    network = build_model(recipe)
+    start = first_weights(network, recipe, previous)
+    before = weights_hash(network.state_dict())
+    name = step.name if folder.name == step.folder else f"{step.name} {folder.name}"
+    trained = train(
+        network,
+        recipe,
+        faces["train"],
+        faces["val"],
+        seed=job.seed,
+        soft=soft if isinstance(recipe.task, Distilling) else None,
+        ranks=ranks,
+        place=Place(folder, f"{job.key}:{name}", seconds),
+        name=name,
+    )
+    if not ranks.first:
+        return
+    # The nested first stages have folders of their own; here they would be repeated.
+    own = replace(recipe, first_stage=None)
+    save_checkpoint(
+        folder / CHECKPOINT_FILE,
+        Checkpoint(trained.state, own, preprocess, CLASSES, trained.best_epoch),
+    )
+    # From here on only the saved bytes are measured: the metrics are those of best.pt.
+    saved = load_checkpoint(folder / CHECKPOINT_FILE)
+    network = saved.network().to(ranks.device)
+    logits = {split: predict(network, faces[split], device=ranks.device) for split in SPLITS[1:]}
+    _write_measures(job, folder, saved, logits, {s: faces[s].y for s in logits})
+    write_json(folder / "history.json", trained.history)
+    write_json(folder / "classorder.json", list(CLASSES))
+    write_json(folder / "environment.json", environment(ranks))
+    facts = _facts(recipe, trained, start, before, saved, ranks)
+    facts["kd_temperature"] = (
+        (getattr(recipe.task, "temperature", None) or soft.kd_temperature)
+        if soft is not None and isinstance(recipe.task, Distilling)
+        else None
+    )
+    write_json(folder / TRAINING_FILE, facts)
+    (folder / SNAPSHOT_FILE).unlink(missing_ok=True)
+
+
+def _write_measures(
+    job: PackedJob,
+    folder: Path,
+    checkpoint: Checkpoint,
+    logits: dict[str, np.ndarray],
+    y: dict[str, np.ndarray],
+) -> None:
+    """Logits of val and calib, the temperature from calib, and the metrics of val."""
+    np.savez(folder / LOGITS_FILE, **logits)  # type: ignore[arg-type]
+    digest = sha256_file(folder / CHECKPOINT_FILE)
+    # A fit on its bound must not cost the training: it is recorded, and a gate refuses the run.
+    temperature, inside = search_temperature(logits["calib"], y["calib"])
+    about = {"checkpoint_sha256": digest, "manifest_sha256": job.manifest_sha256}
+    write_json(
+        folder / "calibration.json",
+        {
+            "schema_version": 1,
+            "mode": "global",
+            "global_temperature": temperature,
+            "inside_bounds": inside,
+            "fitted_on": "calib",
+            "n": len(y["calib"]),
+            **about,
+        },
+    )
+    scaled = classification_metrics(y["val"], logits["val"], temperature)
+    write_json(
+        folder / "reliabilitymetrics.json",
+        {
+            "schema_version": 1,
+            "epoch": checkpoint.epoch,
+            "split": "val",
+            "n": len(y["val"]),
+            **about,
+            "raw": classification_metrics(y["val"], logits["val"]),
+            "temperature_scaled": {"mode": "global", "global_temperature": temperature, **scaled},
+        },
+    )
+
+
+def _facts(
+    recipe: Training,
+    trained: Trained,
+    start: Start,
+    before: str,
+    saved: Checkpoint,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    return {
+        "schema_version": 2,
+        "steps": trained.steps,
+        "epochs_planned": recipe.epochs,
+        "epochs_run": len(trained.history),
+        "best_epoch": trained.best_epoch,
+        "coverage": trained.history[-1]["coverage"],
+        "init": start.init,
+        "init_from": start.name,
+        "init_sha256": start.sha256,
+        "initial_weights_sha256": before,
+        "best_weights_sha256": weights_hash(saved.model),
+        "precision": trained.precision,
+        "device": ranks.device.type,
+        "processes": ranks.world,
+        "parameters": sum(tensor.numel() for tensor in saved.model.values()),
+    }
+
+
+def environment(ranks: Ranks) -> dict[str, Any]:
+    """Versions, device and threads of this process, for the record."""
+    versions = {}
+    for name in ("torch", "timm", "numpy"):
+        versions[name] = importlib.metadata.version(name)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(ranks.device)
+        if ranks.device.type == "cuda"
+        else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "packages": versions,
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -1,0 +1,95 @@
+"""The state of a training between two steps, whole on disk, so that it can go on to the bit.
+
+Views, order and dropout are decided by seed and position, so the position is all that has to be
+kept of them; there is no state of a random generator.
+"""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fer_ml.errors import FerError
+from fer_ml.files import readable_os_errors, write_atomic
+from fer_ml.training.models import State
+
+SNAPSHOT_FILE = "snapshot.pt"
+
+
+@dataclass
+class Progress:
+    """Where a training is: optimiser steps taken, this epoch's sums, the past, and the best so far.
+
+    ``seen [N] bool`` are the rows that were trained on.
+    """
+
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    seen: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_score: float = -1.0
+    best_epoch: int = -1
+    best: State = field(default_factory=dict)
+
+
+def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, Any]) -> None:
+    """Put the state into ``folder``; the one before stays until this one is whole.
+
+    ``key`` says which training it is; ``parts`` are the state dicts of network, optimiser and so
+    on.
+    """
+    held = {
+        "schema_version": 1,
+        "key": key,
+        "step": progress.step,
+        "totals": progress.totals,
+        "seen": progress.seen,
+        "history": json.dumps(progress.history),
+        "best_score": progress.best_score,
+        "best_epoch": progress.best_epoch,
+        "best": progress.best,
+        "parts": parts,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    # Through a buffer: writing a file itself, torch hides the system's reason when it cannot.
+    buffer = io.BytesIO()
+    torch.save(held, buffer)
+    with readable_os_errors(folder):
+        write_atomic(folder / SNAPSHOT_FILE, buffer.getvalue())
+
+
+def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | None:
+    """``(progress, parts)`` of a training that was stopped, or ``None`` when there is none.
+
+    ``FerError`` when the file is another training's, or cannot be read.
+    """
+    path = folder / SNAPSHOT_FILE
+    if not path.is_file():
+        return None
+    again = f"remove {path} to start this training from its beginning"
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        found = held["key"]
+        progress = Progress(
+            step=held["step"],
+            totals=held["totals"],
+            seen=held["seen"],
+            history=json.loads(held["history"]),
+            best_score=held["best_score"],
+            best_epoch=held["best_epoch"],
+            best=held["best"],
+        )
+    except Exception as error:  # Torn or foreign bytes: torch raises whatever they lead it to.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FerError(f"snapshot cannot be read: {reason}", where=path, fix=again) from error
+    if found != key:
+        raise FerError(
+            f"snapshot is of training {found[:12]}, this one is {key[:12]}: "
+            "its recipe, seed or rows differ",
+            where=path,
+            fix=again,
+        )
+    return progress, held["parts"]

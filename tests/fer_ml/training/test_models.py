@@ -1,0 +1,153 @@
+"""First weights are those that were promised, or nothing trains."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fer_ml.errors import FerError
+from fer_ml.files import sha256_file
+from fer_ml.training.models import (
+    Network,
+    Plain,
+    build_model,
+    first_weights,
+    tuned,
+    weights_hash,
+)
+from fer_ml.training.recipe import CE, ArcFace, Training
+
+RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
+ARC = replace(RECIPE, task=ArcFace(embedding=16))
+
+
+def network(recipe: Training = RECIPE, seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return build_model(recipe)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["test_resnet", "mobilenetv3_small_050", "test_vit", "test_convnext"]
+)
+def test_logits_and_features_are_timm_s_own(architecture: str) -> None:
+    held = network(replace(RECIPE, architecture=architecture)).eval()
+    assert isinstance(held, Plain)
+    size = 160 if "vit" in architecture else 64
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        outputs = held.outputs(images)
+        torch.testing.assert_close(outputs.logits, held.backbone(images), atol=1e-5, rtol=1e-4)
+        head = held.backbone.get_classifier()  # type: ignore[operator]
+        torch.testing.assert_close(head(outputs.features), outputs.logits)
+
+
+def test_an_unknown_architecture_names_similar_ones() -> None:
+    with pytest.raises(FerError, match="timm has no model 'resnet19'") as caught:
+        network(replace(RECIPE, architecture="resnet19"))
+    assert "resnet18" in str(caught.value.allowed)
+
+
+def test_a_stem_without_a_known_stride_is_refused() -> None:
+    with pytest.raises(FerError, match="stem_stride = 1 is not known for test_vit"):
+        network(replace(RECIPE, architecture="test_vit", stem_stride=1))
+
+
+def test_random_weights_have_no_hash_to_promise() -> None:
+    start = first_weights(network(), RECIPE)
+    assert (start.init, start.sha256) == ("none", "")
+    with pytest.raises(FerError, match=r"none \(random\)"):
+        first_weights(network(), replace(RECIPE, init_sha256="ab" * 32))
+
+
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One backbone with a head of 1,000 classes, in the three ways in which weights are shared."""
+    torch.manual_seed(5)
+    state = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    paths = {name: tmp_path / name for name in ("a.safetensors", "b.pt", "c.pth")}
+    save_file(state, paths["a.safetensors"])
+    torch.save(state, paths["b.pt"])
+    torch.save({"state_dict": state, "epoch": 3}, paths["c.pth"])
+    return paths
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "b.pt", "c.pth"])
+@pytest.mark.parametrize("base", [RECIPE, ARC])
+def test_a_local_file_fills_the_backbone_and_leaves_the_head(
+    tmp_path: Path, name: str, base: Training
+) -> None:
+    path = files(tmp_path)[name]
+    recipe = replace(base, init="file", init_file=str(path), init_sha256=sha256_file(path))
+    held, untouched = network(recipe), network(recipe)
+    start = first_weights(held, recipe)
+    assert (start.init, start.name, start.sha256) == ("file", name, sha256_file(path))
+    torch.manual_seed(5)
+    wanted = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    for key, tensor in held.backbone.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(tensor, wanted[key]), key
+    head = {k: v for k, v in held.state_dict().items() if ".fc." in k or "plain" in k}
+    assert all(torch.equal(v, untouched.state_dict()[k]) for k, v in head.items())
+
+
+def test_a_pinned_hash_refuses_another_file(tmp_path: Path) -> None:
+    path = files(tmp_path)["b.pt"]
+    recipe = replace(RECIPE, init="file", init_file=str(path), init_sha256="0" * 64)
+    with pytest.raises(FerError, match=f"first weights have sha256 {sha256_file(path)}"):
+        first_weights(network(), recipe)
+
+
+@pytest.mark.parametrize("what", ["absent", "text", "other", "code"])
+def test_a_file_that_is_no_weights_for_this_network_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "w.pt"
+    if what == "text":
+        path.write_text("weights")
+    elif what == "other":
+        torch.save(timm.create_model("test_vit").state_dict(), path)
+    elif what == "code":
+        torch.save({"model": Path}, path)
+    recipe = replace(RECIPE, init="file", init_file=str(path))
+    message = "lack 92 of 92|lack .* tensors" if what == "other" else "cannot be read"
+    with pytest.raises(FerError, match=message):
+        first_weights(network(), recipe)
+
+
+def test_previous_weights_are_taken_whole_or_not_at_all() -> None:
+    recipe = replace(RECIPE, init="previous")
+    state = network(seed=3).state_dict()
+    held = network()
+    start = first_weights(held, recipe, ("student_ce", state))
+    assert weights_hash(held.state_dict()) == weights_hash(state) == start.sha256
+    with pytest.raises(FerError, match="no training before this one"):
+        first_weights(network(), recipe)
+    other = network(ARC).state_dict()
+    with pytest.raises(FerError, match="weights of student_ce do not fit"):
+        first_weights(network(), recipe, ("student_ce", other))
+
+
+def test_imagenet_without_a_network_is_refused_and_not_random(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """B3 of the first pipeline trained 7.7 hours without the weights it was said to start from."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    recipe = replace(RECIPE, architecture="resnet18", init="imagenet")
+    with pytest.raises(FerError, match="ImageNet weights of resnet18 could not be fetched"):
+        first_weights(network(recipe), recipe)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, ARC])
+def test_tuning_moves_what_it_says(recipe: Training) -> None:
+    held = network(recipe)
+    total = sum(p.numel() for p in held.parameters())
+    moving = {}
+    for tune in ("all", "last_block", "head", "norm"):
+        found = tuned(held, replace(recipe, tune=tune))
+        assert [p.requires_grad for p in held.parameters()].count(True) == len(found)
+        moving[tune] = sum(p.numel() for p in found)
+    assert moving["all"] == total
+    assert total > moving["last_block"] > moving["head"] > 0
+    assert 0 < moving["norm"] < total
