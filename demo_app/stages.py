@@ -5,9 +5,9 @@ import shutil
 from typing import Any
 
 from demo_app.detection import make_detector
-from demo_app.faces import settings_for
 from demo_app.kpis import compute_kpis
 from demo_app.logs import PER_FRAME_FILE
+from demo_app.parameters import parameters_for
 from demo_app.session import device_name, run_session
 from fer_ml.bundle import load_bundle
 from fer_ml.errors import FerError
@@ -24,7 +24,7 @@ def build_session(run: RunFolder, job: Job) -> None:
     video = job.paths["video"]
     bundle = load_bundle(job.input("student_bundle").folder)
     detector = make_detector(job.profile.demo.detector, job.paths.get("yunet"))
-    summary = run_session(video, bundle, detector, run.folder, settings_for(bundle.card))
+    summary = run_session(video, bundle, detector, run.folder, parameters_for(bundle.card))
     if summary.ended not in ("end", "max_frames"):
         raise FerError(
             f"the session ended with {summary.ended!r} after {summary.frames} frames", where=video

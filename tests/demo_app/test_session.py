@@ -12,7 +12,7 @@ from demo_app.faces import FrameResult, settings_for
 from demo_app.kpis import compute_kpis
 from demo_app.session import run_session
 from demo_app.stabilisation import StabiliserSettings
-from demo_app.video import Video
+from demo_app.sources import Video
 from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle
 from fer_ml.errors import FerError
 from fer_ml.images import prepare

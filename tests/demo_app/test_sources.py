@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from demo_app.video import Video
+from demo_app.sources import Video
 from fer_ml.errors import FerError
 
 
