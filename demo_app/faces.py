@@ -14,7 +14,6 @@ from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
 from fer_ml.images import Box, prepare
 from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
 
 #: Eyes nearer than this share of the box's width belong to a profile: their line is no measure.
 MIN_EYES_SHARE = 0.2
@@ -85,20 +84,18 @@ class FrameResult:
     @property
     def main(self) -> Face | None:
         """The largest face, which the bars, the line and the manual label speak of."""
-        return max(
-            self.faces, key=lambda face: (_area(face.box_xyxy_px), -face.track_id), default=None
-        )
+        return max(self.faces, key=_size_and_age, default=None)
 
 
 def prepare_faces(
-    image: np.ndarray, detections: Sequence[Detection], spec: Preprocess
+    image: np.ndarray, detections: Sequence[Detection], bundle: Bundle
 ) -> np.ndarray:
     """The network's faces ``[N, S, S, 3] uint8`` of ``image [H, W, 3] uint8 RGB``.
 
-    Cropping and preparing are training's own, on a face that was turned upright where the detector
-    gave landmarks.
+    Cropping and preparing are training's own, with the settings that the bundle carries, on a face
+    that was turned upright where the detector gave landmarks.
     """
-    faces = []
+    spec, faces = bundle.card.preprocess, []
     for detection in detections:
         patch, box = upright(image, detection, spec.margin)
         faces.append(prepare(patch, box, spec))

@@ -21,7 +21,7 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector) -> list[Face]
     if not detections:
         return []
     settings = parameters_for(bundle.card)
-    probs = classify(prepare_faces(image, detections, bundle.card.preprocess), bundle)
+    probs = classify(prepare_faces(image, detections, bundle), bundle)
     return [
         Face(index, found.box_xyxy_px, found.score, values, step(START, values, 0.0, settings))
         for index, (found, values) in enumerate(zip(detections, probs, strict=True))

@@ -45,7 +45,7 @@ class Pipeline:
         probs: list[tuple[float, ...]] = []
         aligned = located
         if found:
-            faces = prepare_faces(frame.image, found, self.bundle.card.preprocess)
+            faces = prepare_faces(frame.image, found, self.bundle)
             aligned = time.perf_counter()
             probs = classify(faces, self.bundle)
         classified = time.perf_counter()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from demo_app.kpis import accuracy, compute_kpis, macro_f1_present, timing
-from demo_app.logs import PER_FRAME_COLUMNS
+from demo_app.logs import BOX_COLUMNS, PER_FRAME_COLUMNS
 from fer_ml.errors import FerError
 
 BOX = (10, 10, 50, 50)
@@ -26,13 +26,17 @@ def row(
         "time_sec": f"{frame / 10:.4f}",
         "face_found": 0,
         "state": "no_face",
+        "capture_ms": 1,
         "detect_ms": 4,
+        "smooth_ms": 0.5,
+        "draw_ms": 0,
         "frame_ms": frame_ms,
     }
     if track is not None:
         values |= {"face_found": 1, "track_id": track, "raw_label": raw, "classify_ms": 10}
+        values |= {"align_ms": 2, "smoothed_label": shown or raw, "abstain": int(shown is None)}
         values |= {"state": "unsure" if shown is None else "label", "pred_label": shown or ""}
-        values |= zip(PER_FRAME_COLUMNS[-9:-5], box, strict=True)
+        values |= zip(BOX_COLUMNS, box, strict=True)
     return ",".join(str(values.get(name, "")) for name in PER_FRAME_COLUMNS)
 
 
@@ -171,13 +175,13 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("good", "bad", "column"),
     [
-        ("Happy,label", "Joy,label", "raw_label"),
-        ("Happy,label,1", "Happy,label,yes", "face_found"),
-        ("Happy,label,1", "Happy,certain,1", "state"),
+        ("Happy,Happy,label", "Joy,Happy,label", "raw_label"),
+        ("label,0,1,", "label,0,yes,", "face_found"),
+        ("Happy,label,0", "Happy,certain,0", "state"),
         ("0.0000", "nan", "time_sec"),
         ("10,10,50,50", "50,10,10,50", "bbox_left"),
         (",20,", ",-1,", "frame_ms"),
-        (",4,10,", ",x,10,", "detect_ms"),
+        (",1,4,2,", ",1,x,2,", "detect_ms"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(
