@@ -87,9 +87,7 @@ class FrameResult:
         return max(self.faces, key=_size_and_age, default=None)
 
 
-def prepare_faces(
-    image: np.ndarray, detections: Sequence[Detection], bundle: Bundle
-) -> np.ndarray:
+def prepare_faces(image: np.ndarray, detections: Sequence[Detection], bundle: Bundle) -> np.ndarray:
     """The network's faces ``[N, S, S, 3] uint8`` of ``image [H, W, 3] uint8 RGB``.
 
     Cropping and preparing are training's own, with the settings that the bundle carries, on a face

@@ -330,13 +330,17 @@ def csv_text(
     return buffer.getvalue().encode()
 
 
+class LogError(FerError):
+    """The log cannot be written; what it holds so far is whole."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an ``OSError`` into a ``FerError`` that says what could not be written."""
+    """Turns an ``OSError`` into a ``LogError`` that says what could not be written."""
     try:
         yield
     except OSError as error:
-        raise FerError(
+        raise LogError(
             f"the log cannot be written: {error.strerror}",
             where=path,
             fix="free some space, or name a folder that can be written to",

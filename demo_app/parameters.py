@@ -1,4 +1,4 @@
-"""What can be turned while the demo runs, hashed so that each logged row names what it was made by."""
+"""What can be turned while the demo runs, hashed so that each logged row names its parameters."""
 
 import hashlib
 import json

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from demo_app.detection import Detection, Detector
 from demo_app.faces import Face, FrameResult, StageTimes, classify, prepare_faces
-from demo_app.parameters import Parameters
+from demo_app.parameters import TURNS, Parameters, turned
 from demo_app.sources import Frame
 from demo_app.stabilisation import START, StabiliserState, step
 from demo_app.tracking import Tracks, coast, match_tracks
 from fer_ml.bundle import Bundle
+from fer_ml.labels import CLASSES
 
 
 @dataclass
@@ -22,6 +23,18 @@ class Control:
     parameters: Parameters
     manual_label: str | None = None
     stop: bool = False
+
+
+def press(key: str, control: Control) -> None:
+    """Carry out one key: a label, no label, a parameter, or the end. Other keys do nothing."""
+    if key == "q":
+        control.stop = True
+    elif key == "c":
+        control.manual_label = None
+    elif key in TURNS:
+        control.parameters = turned(control.parameters, key)
+    elif key.isdecimal() and 1 <= int(key) <= len(CLASSES):
+        control.manual_label = CLASSES[int(key) - 1]
 
 
 class Pipeline:

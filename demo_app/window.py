@@ -4,14 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from demo_app.faces import Face, FrameResult
 from demo_app.live import LINE_S, Figures, Live
-from demo_app.parameters import TURNS, turned
-from demo_app.pipeline import Control
+from demo_app.pipeline import Control, press
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
 
@@ -137,18 +137,6 @@ class Window:
             self._clicked = CLASSES[row] if 0 <= row < len(CLASSES) else None
 
 
-def press(key: str, control: Control) -> None:
-    """Carry out one key: a label, no label, a parameter, or the end. Other keys do nothing."""
-    if key == "q":
-        control.stop = True
-    elif key == "c":
-        control.manual_label = None
-    elif key in TURNS:
-        control.parameters = turned(control.parameters, key)
-    elif key.isdecimal() and 1 <= int(key) <= len(CLASSES):
-        control.manual_label = CLASSES[int(key) - 1]
-
-
 def check_display() -> None:
     """``FerError`` if OpenCV cannot open a window here.
 
@@ -185,7 +173,7 @@ def _draw_line(
 ) -> None:
     right = PANEL_PX - 10
     cv2.rectangle(image, (10, top), (right, top + height), (45, 45, 45), cv2.FILLED)
-    for (before, a), (after, b) in zip(line, line[1:], strict=False):
+    for (before, a), (after, b) in pairwise(line):
         if a is not None and b is not None:
             x0, x1 = (right - round(ago / LINE_S * (right - 10)) for ago in (before, after))
             y0, y1 = (top + height - round(value * height) for value in (a, b))

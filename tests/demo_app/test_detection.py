@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from demo_app.detection import Detector, HaarDetector, YuNetDetector, make_detector
-from demo_app.tracking import iou
 from demo_app.sources import Video
+from demo_app.tracking import iou
 from fer_ml.errors import FerError
 
 SIZES = [(1, 1), (1, 700), (700, 1), (40, 50), (480, 640), (2160, 3840)]

@@ -122,9 +122,7 @@ boxes = st.builds(
 
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.floats(0, 0.6), st.lists(boxes, max_size=6), st.booleans()), max_size=12
-    )
+    st.lists(st.tuples(st.floats(0, 0.6), st.lists(boxes, max_size=6), st.booleans()), max_size=12)
 )
 def test_ids_are_unique_never_return_and_boxes_stay_inside(
     frames: list[tuple[float, list[tuple[int, int, int, int]], bool]],

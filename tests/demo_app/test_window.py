@@ -9,10 +9,10 @@ from demo_app import window
 from demo_app.faces import Face, FrameResult, StageTimes
 from demo_app.live import Live
 from demo_app.parameters import Parameters
-from demo_app.pipeline import Control
+from demo_app.pipeline import Control, press
 from demo_app.session import run_session
 from demo_app.stabilisation import START, step
-from demo_app.window import PANEL_PX, annotate, caption, check_display, panel, press
+from demo_app.window import PANEL_PX, annotate, caption, check_display, panel
 from fer_ml.errors import FerError
 
 SETTINGS = Parameters(unsure_below=0.5)
@@ -139,8 +139,15 @@ def _clicking(view: window.Window, screen: dict):
 def test_the_panel_shows_seven_bars_of_the_main_face() -> None:
     main = face((10, 10, 90, 90))
     result = FrameResult(
-        0, 0.0, np.zeros((100, 100, 3), np.uint8), (face((0, 0, 9, 9)), main), "haar", True,
-        SETTINGS, StageTimes(1, 2, 3, 4, 5), "Happy",
+        0,
+        0.0,
+        np.zeros((100, 100, 3), np.uint8),
+        (face((0, 0, 9, 9)), main),
+        "haar",
+        True,
+        SETTINGS,
+        StageTimes(1, 2, 3, 4, 5),
+        "Happy",
     )
     drawn = panel(result, Live().see(result), [(1.0, 0.5), (0.0, 0.9)], 480)
     assert drawn.shape == (480, PANEL_PX, 3)
