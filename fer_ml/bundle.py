@@ -21,6 +21,8 @@ from fer_ml.preprocess import Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
+#: The folder of a buffer's images names the recorded session that they are from.
+SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
 class Card(BaseModel):
