@@ -6,6 +6,7 @@ frames lie in ``frames/`` beside them when they were asked for.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from demo_app.tables import finite, known_label, read_rows
 from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES
-from fer_ml.store import write_json
+from fer_ml.store import sha256_file, write_json
 
 PER_FRAME_FILE = "per_frame.csv"
 EVENTS_FILE = "events.csv"
@@ -273,6 +274,17 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
             )
         found[index] = RecordedFrame(file, index, row.value("time_sec", finite), now, label)
     return list(found.values())
+
+
+def session_id(folder: Path) -> str:
+    """16 hex digits that name the people in front of the camera: a hash of the recorded frames.
+
+    Relabelling a session does not change it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((folder / FRAMES_FOLDER).glob("*.*")):
+        digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def read_thresholds(folder: Path) -> dict[str, Any]:

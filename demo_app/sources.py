@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, read_thresholds, recorded_frames
+from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, read_thresholds, recorded_frames, session_id
 from demo_app.parameters import Parameters
 from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
@@ -211,6 +211,12 @@ class Recording:
 
     def __init__(self, folder: Path, bundle: Bundle) -> None:
         self._frames = recorded_frames(folder)
+        if session_id(folder) in bundle.card.sessions:
+            raise FerError(
+                f"{bundle.card.name} has learned from this session: what it shows is no measure",
+                where=folder,
+                fix="replay another session",
+            )
         own = read_thresholds(folder)["bundle_sha256"] == bundle.sha256
         self._limit = {} if own else {"unsure_below": bundle.card.unsure_below}
         self.name = str(folder)

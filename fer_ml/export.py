@@ -156,7 +156,7 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
         architecture=" + ".join(card.architecture for card in cards),
         preprocess=cards[0].preprocess,
         temperature=held["temperature"],
-        threshold=threshold,
+        threshold=_threshold(logits, labels_of(calib), held["temperature"]),
         checkpoint_sha256=ensemble.sha256,
         metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
     )
