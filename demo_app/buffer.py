@@ -1,8 +1,8 @@
 """Training material from a recorded session: faces labelled by hand, or by the model itself.
 
 Images are the session's raw frames and boxes those of the demo's own detector. The folder is a raw
-source for the adapter ``table``; its images lie in ``session-<id>/``, so that a bundle that learned
-from it names the session on its card, and is refused when it is replayed or scored on it.
+source for the adapter ``csv_manifest``; its images lie in ``session-<id>/``, so that a bundle that
+learned from it names the session on its card, and is refused when it is replayed on it.
 """
 
 import shutil

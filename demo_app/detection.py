@@ -6,7 +6,7 @@ decided once, before the first frame.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -136,9 +136,11 @@ class YuNetDetector:
         if rows is None:
             return []
         # A row is x, y, width, height, five points as x, y, and the score.
-        rows[:, 0:14:2] *= scale_x
-        rows[:, 1:14:2] *= scale_y
-        found = (_detection(*row[:4], row[14], image, row[4:14].reshape(5, 2)) for row in rows)
+        rows = rows * np.array([scale_x, scale_y] * 7 + [1.0])
+        found = (
+            _detection(x, y, w, h, score, image, points)
+            for (x, y, w, h, *points, score) in rows.tolist()
+        )
         return _ordered(found)
 
 
@@ -181,7 +183,7 @@ def _detection(
     height: float,
     score: float,
     image: np.ndarray,
-    points: np.ndarray | None = None,
+    points: Sequence[float] = (),
 ) -> Detection | None:
     """A box cut to the part that the image shows; None where it shows nothing of it."""
     # On a very flat image YuNet's box sizes overflow; such a box is no face.
@@ -196,8 +198,7 @@ def _detection(
     )
     if box[0] >= box[2] or box[1] >= box[3]:
         return None
-    landmarks = () if points is None else tuple((float(x), float(y)) for x, y in points)
-    return Detection(box, float(score), landmarks)
+    return Detection(box, score, tuple(zip(points[::2], points[1::2], strict=True)))
 
 
 def _ordered(found: Iterable[Detection | None]) -> list[Detection]:

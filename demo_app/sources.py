@@ -12,7 +12,13 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, read_thresholds, recorded_frames, session_id
+from demo_app.logs import (
+    FRAMES_FOLDER,
+    PER_FRAME_FILE,
+    read_thresholds,
+    recorded_frames,
+    session_id,
+)
 from demo_app.parameters import Parameters
 from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError

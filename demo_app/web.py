@@ -123,8 +123,12 @@ class Viewer:
         self._size_px = (0, 0)
         self._begin()
 
+    def answer(self, text: str) -> str:
+        """Carry out one command; the reply as JSON."""
+        return json.dumps(self.command(text))
+
     def command(self, text: str) -> dict[str, Any]:
-        """Carry out one command; the reply. ``FerError`` for one that cannot be understood."""
+        """Carry out one command; what is set then. ``FerError`` for one that is not known."""
         try:
             command = COMMANDS.validate_json(text)
         except ValidationError as error:
@@ -431,17 +435,17 @@ async def _answer(socket: WebSocket, inbox: Inbox, viewer: Viewer) -> None:
         inbox.arrived.clear()
         while inbox.commands:
             text = inbox.commands.popleft()
-            await _reply(socket, lambda text=text: json.dumps(viewer.command(text)), viewer)
+            await _reply(socket, viewer, viewer.answer, text)
         data, inbox.frame = inbox.frame, None
         if data is not None:
-            await _reply(
-                socket, lambda data=data, dropped=inbox.dropped: viewer.frame(data, dropped), viewer
-            )
+            await _reply(socket, viewer, viewer.frame, data, inbox.dropped)
 
 
-async def _reply(socket: WebSocket, work: Callable[[], str], viewer: Viewer) -> None:
+async def _reply(
+    socket: WebSocket, viewer: Viewer, work: Callable[..., str], *message: object
+) -> None:
     try:
-        text = await asyncio.to_thread(work)
+        text = await asyncio.to_thread(work, *message)
     except FerError as error:
         if isinstance(error, LogError):
             await asyncio.to_thread(viewer.give_up)

@@ -269,7 +269,9 @@ def demo(
     ] = None,
     photo: Annotated[Path | None, typer.Option(help="One photo; prints its faces")] = None,
     camera: Annotated[int, typer.Option(help="Camera number")] = 0,
-    web: Annotated[bool, typer.Option("--web", help="A web page with the browser's camera")] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="A web page with the browser's camera")
+    ] = False,
     port: Annotated[int, typer.Option(help="Port of --web on 127.0.0.1; 0: a free one")] = 8765,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder; default: the profile's own student")

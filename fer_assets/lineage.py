@@ -365,8 +365,8 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             asset="demo_kpis",
             group="deployment",
             kinds=("json",),
-            describe="Frame times by stage, flips, reaction delay and accuracy of the session, from "
-            "its log alone, with plots.",
+            describe="Frame times by stage, flips, reaction delay and accuracy of the session, "
+            "from its log alone, with plots.",
             build="demo_app.stages:build_kpis",
             gate="demo_app.stages:gate_kpis",
             code_version="2",

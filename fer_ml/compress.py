@@ -52,7 +52,8 @@ def to_int8(source: Path, target: Path, faces: np.ndarray) -> None:
 
     # The library writes a hint for people to the root logger at every call.
     logger = logging.getLogger()
-    level, _ = logger.level, logger.setLevel(logging.ERROR)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"

@@ -145,11 +145,7 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
     )
     run.path(MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
-    threshold = _threshold(
-        read_logits(ensemble).of(calib["sample_id"].to_list()),
-        labels_of(calib),
-        held["temperature"],
-    )
+    logits = read_logits(ensemble).of(calib["sample_id"].to_list())
     cards = [read_card(bundle.folder) for bundle in bundles]
     about = _About(
         name="ensemble",
@@ -166,8 +162,8 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
     ]
 
     def fused(images: torch.Tensor) -> np.ndarray:
-        logits = [network(images).numpy() for network in networks]
-        return fuse(logits, weights, held["fusion"], temperatures)
+        members = [network(images).numpy() for network in networks]
+        return fuse(members, weights, held["fusion"], temperatures)
 
     _write_parity(run, fused, _parity_faces(job, about.preprocess), about)
 

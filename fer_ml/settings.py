@@ -35,8 +35,8 @@ class Settings(BaseModel):
     """What the environment says: paths are absolute.
 
     ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
-    artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or else
-    ``YUNET_FILE`` where it is) an optional face detector file.
+    artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
+    else ``YUNET_FILE`` where it is) an optional face detector file.
     """
 
     model_config = ConfigDict(frozen=True)
