@@ -172,7 +172,9 @@ def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float
     if width <= max_width:
         return image, 1.0, 1.0
     new_height = max(1, round(height * max_width / width))
-    small = cv2.resize(image, (max_width, new_height), interpolation=cv2.INTER_AREA)
+    # Averaging costs five times as much, and below a halving it changes next to nothing.
+    how = cv2.INTER_AREA if width >= 2 * max_width else cv2.INTER_LINEAR
+    small = cv2.resize(image, (max_width, new_height), interpolation=how)
     return small, width / max_width, height / new_height
 
 
