@@ -101,8 +101,7 @@ def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
             ("negatives.csv", NEGATIVE_COLUMNS, [row for row in rows if not row["label"]]),
         )
         for file, columns, part in parts:
-            kept = [{column: row[column] for column in columns} for row in part]
-            (out / file).write_bytes(csv_text(columns, kept, header=True))
+            (out / file).write_bytes(csv_text(columns, part, header=True))
         counts = Counter(face.label for face in taken if face.label)
         about = {
             "schema_version": 1,

@@ -93,8 +93,8 @@ class SessionLog:
         self.events: list[Event] = []
         self.changes: list[dict[str, Any]] = []
         self._record = record
-        self._parameters = parameters
-        self._first_parameters = parameters
+        self._parameters = self._first_parameters = parameters
+        self._digest = parameters.digest()[:HASH_DIGITS]
         self._open_events: dict[tuple[str, int], Event] = {}
         card = bundle.card
         self._identity = {
@@ -134,6 +134,7 @@ class SessionLog:
         """
         if frame.parameters != self._parameters:
             self._parameters = frame.parameters
+            self._digest = frame.parameters.digest()[:HASH_DIGITS]
             self.changes.append(
                 {
                     "frame_index": frame.index,
@@ -145,7 +146,8 @@ class SessionLog:
             self._write_thresholds()
         if self._record:
             self._keep(frame, encoded)
-        self._append(csv_text(PER_FRAME_COLUMNS, frame_rows(frame, self._identity)))
+        about = {**self._identity, "parameters_sha256": self._digest}
+        self._append(csv_text(PER_FRAME_COLUMNS, frame_rows(frame, about)))
         self.frames += 1
         self.faces += len(frame.faces)
         self.frames_with_face += bool(frame.faces)
@@ -304,12 +306,12 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
         raise FerError("not the thresholds of a session", where=path) from error
 
 
-def frame_rows(frame: FrameResult, identity: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each face, or the one row of a frame without a face."""
+def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]]:
+    """A row for each face, or the one row of a frame without a face; ``about`` is in all of them."""
     times = frame.times_ms
     stages = (times.capture, times.detect, times.align, times.classify, times.smooth, times.draw)
     common = {
-        **identity,
+        **about,
         "frame_index": frame.index,
         "time_sec": f"{frame.time_s:.6f}",
         "detector": frame.detector,
@@ -319,7 +321,6 @@ def frame_rows(frame: FrameResult, identity: dict[str, str]) -> list[dict[str, A
             for name, value in zip(STAGE_COLUMNS, stages, strict=True)
         },
         "frame_ms": f"{times.frame:.3f}",
-        "parameters_sha256": frame.parameters.digest()[:HASH_DIGITS],
     }
     manual = {"manual_label": frame.manual_label or ""}
     if not frame.faces:
@@ -333,12 +334,12 @@ def frame_rows(frame: FrameResult, identity: dict[str, str]) -> list[dict[str, A
 def csv_text(
     columns: Sequence[str], rows: Sequence[dict[str, Any]], *, header: bool = False
 ) -> bytes:
-    """``rows`` as UTF-8 csv; missing columns stay empty."""
+    """The ``columns`` of ``rows`` as UTF-8 csv; missing ones stay empty."""
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\n")
     if header:
-        writer.writeheader()
-    writer.writerows(rows)
+        writer.writerow(columns)
+    writer.writerows([row.get(column, "") for column in columns] for row in rows)
     return buffer.getvalue().encode()
 
 
