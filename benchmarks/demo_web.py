@@ -4,9 +4,9 @@ python benchmarks/demo_web.py --bundle FOLDER [--clips FOLDER] [--yunet FILE] [-
                               [--fps 30] [--docs docs/demo.md]
 
 The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
-over a WebSocket, one at a time at the rate of a camera, and waits for each answer. The time added is
-from sending to the answer, less the frame's own processing as the server measured it: both sockets,
-decoding the JPEG, and the reply. Memory is the server's resident set.
+over a WebSocket, one at a time at the rate of a camera, and waits for each answer. The time added
+is from sending to the answer, less the frame's own processing as the server measured it: both
+sockets, decoding the JPEG, and the reply. Memory is the server's resident set.
 """
 
 import argparse
@@ -128,8 +128,8 @@ def as_markdown(found: dict[str, Any]) -> str:
     trips, memory = found["trip_ms_p50_by_minute"], found["resident_mib_by_minute"]
     return "\n".join(
         (
-            f"{found['minutes']:.0f} minutes of {found['clip']} at {found['camera_fps']:.0f} frames "
-            f"a second, {found['machine']}: {found['answered']:,} frames answered, "
+            f"{found['minutes']:.0f} minutes of {found['clip']} at {found['camera_fps']:.0f} "
+            f"frames a second, {found['machine']}: {found['answered']:,} frames answered, "
             f"{found['dropped']} dropped, {found['fps']:.1f} a second.",
             "",
             "| figure | value |",
