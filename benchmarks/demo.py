@@ -306,7 +306,8 @@ def as_markdown(found: dict[str, Any]) -> str:
             "",
             f"Smoothing of `{row['bundle']}` over {row['track_minutes']:.1f} minutes of faces: "
             f"{row['flips_a_minute_raw']:.1f} flips a minute raw, "
-            f"{row['flips_a_minute_shown']:.1f} shown (shown over raw: {row['shown_over_raw']:.3f}) with nothing withheld as unsure, "
+            f"{row['flips_a_minute_shown']:.1f} shown (shown over raw: "
+            f"{row['shown_over_raw']:.3f}) with nothing withheld as unsure, "
             f"{row['unstable_share']:.1%} of faces unstable; a clean change of expression is shown "
             f"after {row['step_response_s']:.2f} s.",
         ]

@@ -307,7 +307,7 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
 
 
 def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each face, or the one row of a frame without a face; ``about`` is in all of them."""
+    """A row for each face, or the one row of a frame without a face; ``about`` is in each."""
     times = frame.times_ms
     stages = (times.capture, times.detect, times.align, times.classify, times.smooth, times.draw)
     common = {

@@ -17,7 +17,7 @@ from demo_app.session import run_session
 from demo_app.sources import Video
 from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle
 from fer_ml.errors import FerError
-from fer_ml.images import prepare
+from fer_ml.images import encode_png, prepare
 from fer_ml.labels import CLASSES
 from fer_ml.sample.video import draw_video
 
@@ -266,6 +266,25 @@ def test_the_faces_between_looks_are_where_they_go(run, tmp_path: Path) -> None:
     assert [row["detector_looked"] for row in rows] == list("101010")
     assert [int(row["bbox_left"]) for row in rows] == [8, 8, 16, 20, 24, 28]
     assert {row["track_id"] for row in rows} == {"0"}
+
+
+def test_fifty_faces(run, tmp_path: Path) -> None:
+    boxes = [(x * 12, y * 12, x * 12 + 10, y * 12 + 10) for x in range(10) for y in range(5)]
+    summary = run([picture(255, 0)] * 3, [faces(*boxes)] * 3)
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    assert summary.faces == len(rows) == 150
+    assert len({row["track_id"] for row in rows}) == 50
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2160, 3840)])
+def test_the_smallest_and_the_largest_frames(bundle, size: tuple[int, int], tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(2):
+        (folder / f"{index}.png").write_bytes(encode_png(np.zeros((*size, 3), np.uint8)))
+    out = tmp_path / "out"
+    summary = run_session(folder, bundle, make_detector("haar", None), out, SETTINGS)
+    assert (summary.ended, summary.frames, summary.faces) == ("end", 2, 0)
 
 
 def test_two_runs_differ_in_their_times_only(run, tmp_path: Path) -> None:

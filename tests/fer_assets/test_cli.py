@@ -152,6 +152,13 @@ def test_demo_without_a_bundle(fer: Fer) -> None:
     refused(fer("demo", "--headless", "--video", "x.avi"), "student_bundle has not been made yet")
 
 
+def test_sessions_that_cannot_be_scored_or_learned_from(fer: Fer, tmp_path: Path) -> None:
+    refused(fer("demo", "--score", "nowhere"), "per_frame.csv", "cannot be read")
+    refused(fer("demo", "--buffer", "nowhere"), "--buffer needs --out")
+    refused(fer("demo", "--buffer", "nowhere", "--out", "new"), "not recorded", "--record")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_pipeline_of_the_project_is_found_from_below(
     project: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
