@@ -278,8 +278,8 @@ def _face(face: Face) -> dict[str, Any]:
 class Guard:
     """Lets in only pages of this very server, and only with its token.
 
-    Every request must name a loopback host (so that no other name can be pointed here), the page
-    and the stream need the token, and the stream needs the page's own origin.
+    Every request must name a loopback host (so that no other name can be pointed here), all but
+    the script and the style need the token, and the stream needs the page's own origin.
     """
 
     def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
@@ -310,7 +310,8 @@ class Guard:
         if scope["type"] == "websocket" and headers.get("origin") != f"http://{host}":
             return "the origin is not this page"
         given = QueryParams(scope["query_string"]).get("token", "").encode()
-        if scope["path"] in ("/", "/stream") and not secrets.compare_digest(given, self._token):
+        open_to_all = scope["path"].startswith("/static/")
+        if not open_to_all and not secrets.compare_digest(given, self._token):
             return "the token is missing or wrong: open the link that fer demo printed"
         return None
 

@@ -368,6 +368,13 @@ def demo(
         f"{summary.frames} frames, {summary.faces} faces, {times}; detector {summary.detector}; "
         f"log in {summary.out}"
     )
+    if summary.ended == "cut_short":
+        stated = "" if summary.frames_stated is None else f" of the {summary.frames_stated} stated"
+        console.print(
+            f"[yellow]{_escape(summary.input)} ended early[/], after {summary.frames} frames"
+            f"{stated}: the camera went away, or the file is damaged; the log is complete up to "
+            "there"
+        )
     if isinstance(source, Path):
         _compare_with_recording(source, folder)
 

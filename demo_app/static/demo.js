@@ -30,7 +30,7 @@ const page = {
 };
 
 async function load() {
-  const about = await (await fetch("/about")).json();
+  const about = await (await fetch(`/about?token=${encodeURIComponent(token)}`)).json();
   page.classes = about.classes;
   byId("model").textContent = about.model;
   byId("out").textContent = about.out;

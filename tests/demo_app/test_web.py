@@ -159,7 +159,7 @@ def test_the_page_needs_the_token_and_a_loopback_host(serve: Serve) -> None:
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["cache-control"] == "no-store"
-    for url in (f"http://{host}/", f"http://{host}/?token=x", f"http://{host}/?token="):
+    for url in (f"http://{host}/{path}" for path in ("", "?token=x", "?token=", "about")):
         status, text, _ = get(url)
         assert status == 403 and "token" in text
     port = host.split(":")[1]
