@@ -1,7 +1,7 @@
 """Plots as PNG bytes, drawn without a display. One look for all of them."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from fer_ml.errors import FerError
+from fer_ml.evaluation.groups import FAIRNESS_METRICS, Fairness
+from fer_ml.evaluation.risk import RiskCoverage
 from fer_ml.labels import CLASSES
 from fer_ml.profiles import SPLITS
 
@@ -201,4 +204,109 @@ def reliability_chart(
         )
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
     axes.legend(frameon=False)
+    return _png(figure)
+
+
+#: Where members of a search with all the weight stand: an equilateral triangle.
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+
+
+def weight_search_chart(
+    members: Sequence[str],
+    candidates: np.ndarray,
+    losses: np.ndarray,
+    marks: Mapping[str, Sequence[float]],
+) -> bytes:
+    """The NLL (nats) of every candidate ``[S, 3]`` on the triangle of three members' weights.
+
+    ``losses [S]``; ``marks`` are weights to be pointed out, by name, such as those chosen.
+    """
+    if len(members) != 3:
+        raise FerError(f"a triangle of the weights of {len(members)} members", allowed="three")
+    figure = Figure(figsize=(4.8, 4.0))
+    axes = figure.subplots()
+    axes.plot(*np.vstack([_CORNERS, _CORNERS[:1]]).T, color="#999999", linewidth=1, zorder=0)
+    # A few members alone are far worse than any mixture: a linear scale would show only them.
+    norm = LogNorm(*_spread(losses - losses.min()))
+    excess = np.clip(losses - losses.min(), norm.vmin, None)
+    across, up = (candidates @ _CORNERS).T
+    dots = axes.scatter(across, up, s=55, c=excess, cmap="viridis_r", norm=norm, marker="h")
+    figure.colorbar(dots, label="NLL above the least (nats)", shrink=0.7)
+    for index, (name, weights) in enumerate(marks.items()):
+        x, y = np.asarray(weights) @ _CORNERS
+        text = " / ".join(f"{weight:.2f}" for weight in weights)
+        axes.scatter(
+            x,
+            y,
+            marker="*X"[index % 2],
+            s=110,
+            color=COLOURS[1 + index % 6],
+            edgecolor="black",
+            linewidth=0.5,
+            label=f"{shorten(name)}: {text}",
+        )
+    for name, (x, y) in zip(members, _CORNERS, strict=True):
+        axes.annotate(
+            shorten(name),
+            (x, y),
+            (0, 6 if y else -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    if marks:
+        axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.06))
+    return _png(figure)
+
+
+def _spread(excess: np.ndarray) -> tuple[float, float]:
+    """Bounds of a logarithmic scale from the smallest excess over zero to the largest."""
+    above = excess[excess > 0]
+    return (above.min(), above.max() * 1.001) if len(above) else (1e-6, 1.0)
+
+
+def risk_coverage_chart(curves: Mapping[str, RiskCoverage]) -> bytes:
+    """Risk (share of errors) among the accepted rows by coverage, a line for each model."""
+    figure = Figure(figsize=(4.6, 3.4))
+    axes = figure.subplots()
+    for index, (name, curve) in enumerate(curves.items()):
+        colour, style = COLOURS[index % 7], ("-", "--", ":")[index // 7 % 3]
+        label = shorten(name)
+        axes.step(curve.coverage, curve.risk, where="post", color=colour, ls=style, label=label)
+    axes.set(xlabel="coverage", ylabel="risk", xlim=(0, 1), ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    return _png(figure)
+
+
+def fairness_chart(table: Fairness, column: str) -> bytes:
+    """Accuracy, macro-F1 and ECE by value of a column, with intervals; uncounted ones hollow.
+
+    Each title gives the largest gap with its interval over all pairs.
+    """
+    figure = Figure(figsize=(8.4, 0.9 + 0.3 * len(table.rows)))
+    panels = figure.subplots(1, len(FAIRNESS_METRICS), sharey=True)
+    for axes, metric in zip(panels, FAIRNESS_METRICS, strict=True):
+        for place, row in enumerate(table.rows):
+            value, bounds = row.metrics[metric], row.intervals.get(metric)
+            fill = COLOURS[0] if bounds else "white"
+            axes.plot(value, place, "o", markersize=5, color=COLOURS[0], markerfacecolor=fill)
+            if bounds:
+                axes.plot([bounds.low, bounds.high], [place, place], color=COLOURS[0], zorder=0)
+        title = metric
+        if metric in table.gaps:
+            gap = table.gaps[metric].difference
+            title += f"\ngap {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    names = [f"{shorten(row.value)} (n={row.n:,})" for row in table.rows]
+    panels[0].set_yticks(range(len(names)), names)
+    for text in panels[0].get_yticklabels():
+        text.set_parse_math(False)
+    panels[0].set_ylabel(shorten(column), fontsize=8, parse_math=False)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.tight_layout()
     return _png(figure)

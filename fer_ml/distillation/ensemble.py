@@ -1,13 +1,10 @@
 """The ensemble: how teachers are fused, with weights chosen on calib and nowhere else."""
 
 import io
-import itertools
-from collections.abc import Sequence
-from typing import Literal
 
-import numpy as np
 import polars as pl
 
+from fer_ml.distillation.fusion import fuse, simplex
 from fer_ml.distillation.teacher_logits import (
     NEEDED,
     Logits,
@@ -16,47 +13,13 @@ from fer_ml.distillation.teacher_logits import (
     write_logits,
 )
 from fer_ml.evaluation.calibration import fit_temperature, nll
-from fer_ml.evaluation.metrics import classification_metrics, log_softmax
+from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
-
-Fusion = Literal["logits", "probabilities", "calibrated"]
-
-
-def fuse(
-    logits: Sequence[np.ndarray],
-    weights: Sequence[float],
-    fusion: Fusion,
-    temperatures: Sequence[float],
-) -> np.ndarray:
-    """One array of logits ``[N, C] float64`` from those of K members.
-
-    - ``logits``: sum of w_k z_k, as in the interim report; the sharpest member dominates
-    - ``probabilities``: log of the sum of w_k softmax(z_k)
-    - ``calibrated``: sum of w_k log softmax(z_k / T_k), each member by its own temperature first
-    """
-    if fusion == "logits":
-        return np.tensordot(weights, np.stack(logits).astype(np.float64), 1)
-    if fusion == "probabilities":
-        mixed = np.tensordot(weights, np.exp([log_softmax(z) for z in logits]), 1)
-        # Without a floor, a class that no member gives any probability to would be -inf.
-        return np.log(np.maximum(mixed, 1e-12))
-    scaled = [log_softmax(z, t) for z, t in zip(logits, temperatures, strict=True)]
-    return np.tensordot(weights, np.stack(scaled), 1)
-
-
-def simplex(members: int, step: float) -> list[tuple[float, ...]]:
-    """Every weight vector of ``members`` multiples of ``step`` that sums to 1."""
-    parts = round(1 / step)
-    grid = []
-    for cuts in itertools.combinations_with_replacement(range(parts + 1), members - 1):
-        edges = (0, *cuts, parts)
-        grid.append(tuple(round((b - a) / parts, 10) for a, b in itertools.pairwise(edges)))
-    return grid
 
 
 def build_ensemble(run: RunFolder, job: Job) -> None:

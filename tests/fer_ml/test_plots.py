@@ -15,6 +15,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from fer_ml import plots
+from fer_ml.errors import FerError
+from fer_ml.evaluation.groups import fairness_table
+from fer_ml.evaluation.risk import risk_coverage
 from fer_ml.labels import CLASSES
 
 #: What the asset's page shows in place.
@@ -158,6 +161,64 @@ def test_the_other_charts_are_small_too() -> None:
         plots.curves_chart(epochs, 2),
         plots.confusion_chart(rng.integers(0, 900, (7, 7)), "a title"),
         plots.reliability_chart(bins, bins, "a title"),
+    ):
+        assert len(png) < MAX_INLINE_BYTES
+        assert Image.open(io.BytesIO(png)).width > 300
+
+
+def test_a_weight_search_has_every_candidate_in_its_place(drawn: list[Figure]) -> None:
+    candidates = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0.4, 0.4, 0.2]])
+    losses = np.array([1.0, 0.9, 1.2, 0.5, 0.4])
+    plots.weight_search_chart(["A", "B", "C"], candidates, losses, {"chosen": (0.45, 0.35, 0.2)})
+    dots, mark = drawn[0].axes[0].collections
+    height = np.sqrt(3) / 2
+    places = [[0, 0], [1, 0], [0.5, height], [0.5, 0], [0.5, 0.2 * height]]
+    np.testing.assert_allclose(dots.get_offsets(), places, atol=1e-12)
+    np.testing.assert_allclose(dots.get_array(), [0.6, 0.5, 0.8, 0.1, 0.1])
+    np.testing.assert_allclose(mark.get_offsets(), [[0.45, 0.2 * height]])
+    (text,) = drawn[0].axes[0].get_legend().get_texts()
+    assert text.get_text() == "chosen: 0.45 / 0.35 / 0.20"
+
+
+def test_a_weight_search_of_equal_losses_can_be_drawn() -> None:
+    assert plots.weight_search_chart(["A", "B", "C"], np.eye(3), np.ones(3), {})
+    with pytest.raises(FerError, match="2 members"):
+        plots.weight_search_chart(["A", "B"], np.eye(2), np.ones(2), {})
+
+
+def test_risk_and_fairness_charts_hold_their_numbers_and_are_small(drawn: list[Figure]) -> None:
+    rng = np.random.default_rng(0)
+    y, logits = rng.integers(0, 7, 3000), rng.normal(size=(3000, 7))
+    curve = risk_coverage(logits.max(axis=1), logits.argmax(axis=1) == y)
+    values = np.where(np.arange(3000) < 30, "few $x$", np.where(np.arange(3000) % 2, "a", "b"))
+    table = fairness_table(y, logits, values, np.arange(3000), resamples=20)
+    plots.risk_coverage_chart({"one": curve, "two": curve})
+    plots.fairness_chart(table, "age $y$")
+    lines = drawn[0].axes[0].lines
+    assert len(lines) == 2
+    assert (lines[0].get_xdata() == curve.coverage).all()
+    assert (lines[0].get_ydata() == curve.risk).all()
+    panel = drawn[1].axes[0]
+    dots = [line for line in panel.lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == [row.metrics["accuracy"] for row in table.rows]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    assert f"gap {table.gaps['accuracy'].difference.value:.3f}" in panel.get_title()
+    assert [text.get_text() for text in panel.get_yticklabels()][2] == "few $x$ (n=30)"
+
+
+def test_the_charts_of_evaluation_are_small_too() -> None:
+    rng = np.random.default_rng(1)
+    y, logits = rng.integers(0, 7, 18_000), rng.normal(size=(18_000, 7))
+    curve = risk_coverage(logits.max(axis=1), logits.argmax(axis=1) == y)
+    values = rng.choice([f"value {i}" for i in range(12)], 18_000)
+    for png in (
+        plots.weight_search_chart(
+            ["RN18", "B3", "CNXT"], rng.dirichlet(np.ones(3), 231), rng.random(231), {}
+        ),
+        plots.risk_coverage_chart({f"model {i}": curve for i in range(10)}),
+        plots.fairness_chart(
+            fairness_table(y, logits, values, np.arange(18_000), resamples=5), "x"
+        ),
     ):
         assert len(png) < MAX_INLINE_BYTES
         assert Image.open(io.BytesIO(png)).width > 300

@@ -2,9 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import minimize_scalar
 
 from fer_ml.errors import FerError
-from fer_ml.evaluation.calibration import fit_temperature, nll
+from fer_ml.evaluation.calibration import (
+    T_BOUNDS,
+    fit_temperature,
+    margins,
+    nll,
+    search_temperature,
+    slope,
+)
 from fer_ml.evaluation.metrics import softmax
 
 C = 7
@@ -61,3 +73,55 @@ def test_a_set_whose_labels_contradict_the_logits_is_refused() -> None:
 def test_a_set_without_any_information_is_refused() -> None:
     with pytest.raises(FerError, match="bound"):
         fit_temperature(np.zeros((70, C)), np.arange(70) % C)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_scipys_bounded_search(seed: int) -> None:
+    logits, y = sampled(seed, 4.0, n=300)
+    theirs = minimize_scalar(
+        lambda beta: nll(logits, y, 1 / beta),
+        bounds=(1 / T_BOUNDS[1], 1 / T_BOUNDS[0]),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    assert fit_temperature(logits, y) == pytest.approx(1 / theirs.x, rel=1e-5)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.3, 1.0, 20.0])
+def test_slope_and_curvature_against_autograd(beta: float) -> None:
+    logits, y = sampled(2, 1.0, n=50)
+    inverse = torch.tensor(beta, dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(inverse * torch.from_numpy(logits), torch.tensor(y))
+    (first,) = torch.autograd.grad(loss, inverse, create_graph=True)
+    (second,) = torch.autograd.grad(first, inverse)
+    assert slope(margins(logits, y), beta) == pytest.approx((first.item(), second.item()))
+
+
+@pytest.mark.parametrize(("bound", "outside"), [(0.02, 0.98), (200.0, 1.02)])
+def test_the_bound_is_exact(bound: float, outside: float) -> None:
+    """Scaled so that T lies just beyond, or just before, the bound."""
+    logits, y = sampled(1, 1.0, n=400)
+    at = logits * bound / fit_temperature(logits, y)
+    temperature, inside = search_temperature(at * outside, y)
+    assert not inside and temperature == pytest.approx(bound)
+    temperature, inside = search_temperature(at / outside, y)
+    assert inside and temperature == pytest.approx(bound / outside, rel=1e-6)
+
+
+@given(
+    arrays(np.float64, (6, C), elements=st.floats(-1000, 1000, width=16)),
+    arrays(np.int64, 6, elements=st.integers(0, C - 1)),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_any_logits_end_the_search(logits: np.ndarray, y: np.ndarray) -> None:
+    temperature, inside = search_temperature(logits, y)
+    assert T_BOUNDS[0] * (1 - 1e-12) <= temperature <= T_BOUNDS[1] * (1 + 1e-12)
+    if inside:
+        for other in np.geomspace(*T_BOUNDS, 40):
+            assert nll(logits, y, temperature) <= nll(logits, y, other) + 1e-9
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(FerError, match="NaN or infinity"):
+        search_temperature(np.full((3, C), bad), np.zeros(3, dtype=np.int64))

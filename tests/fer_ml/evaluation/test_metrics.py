@@ -1,5 +1,8 @@
 """Metrics against scikit-learn, torchmetrics, and their definitions by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sklearn.metrics as sk
@@ -7,13 +10,21 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_calibration_error,
+)
 
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import (
     ECE_BINS,
+    RISKS,
+    adaptive_calibration_error,
+    balanced_accuracy,
     classification_metrics,
+    classwise_calibration_error,
     confusion_matrix,
+    equal_mass_bins,
     expected_calibration_error,
     f1_scores,
     log_softmax,
@@ -87,6 +98,82 @@ def test_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
     assert expected_calibration_error(y, probs) == pytest.approx(theirs.item(), abs=1e-6)
 
 
+@given(rows())
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_classwise_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
+    y, logits = data
+    probs = softmax(logits)
+    edge = np.maximum(np.round(probs * ECE_BINS), 1)
+    assume((np.abs(probs * ECE_BINS - edge) > 1e-4).all())
+    theirs = [
+        binary_calibration_error(
+            torch.from_numpy(probs[:, label].copy()), torch.from_numpy(y == label), n_bins=ECE_BINS
+        ).item()
+        for label in range(C)
+    ]
+    assert classwise_calibration_error(y, probs) == pytest.approx(np.mean(theirs), abs=1e-6)
+
+
+@given(rows(), st.integers(1, 20))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_adaptive_ece_by_sorting(data: tuple[np.ndarray, np.ndarray], bins: int) -> None:
+    y, logits = data
+    probs = softmax(logits)
+    top = np.sort(probs, axis=1)
+    assume((top[:, -1] - top[:, -2] > 1e-9).all())
+    assume(len(set(top[:, -1])) == len(y))
+    order = sorted(range(len(y)), key=lambda row: probs[row].max())
+    total = 0.0
+    for number in range(bins):
+        rows = [row for place, row in enumerate(order) if place * bins // len(y) == number]
+        if rows:
+            share = np.mean([probs[row].argmax() == y[row] for row in rows])
+            total += len(rows) / len(y) * abs(share - np.mean([probs[row].max() for row in rows]))
+    assert adaptive_calibration_error(y, probs, bins) == pytest.approx(total)
+
+
+def test_equal_mass_bins_hold_as_many_rows_each() -> None:
+    values = np.random.default_rng(0).permutation(90) / 90
+    parts = np.array_split(np.sort(values), ECE_BINS)
+    index = equal_mass_bins(values)
+    for number, part in enumerate(parts):
+        assert np.sort(values[index == number]).tolist() == part.tolist()
+    counts = np.bincount(equal_mass_bins(np.random.default_rng(1).random(100)))
+    assert set(counts) <= {6, 7} and counts.sum() == 100
+
+
+def test_equal_probabilities_share_a_bin() -> None:
+    assert equal_mass_bins(np.array([0.5, 0.9, 0.5, 0.5, 0.7]), bins=5).tolist() == [0, 4, 0, 0, 3]
+
+
+def test_many_confusion_matrices_at_once() -> None:
+    rng = np.random.default_rng(3)
+    y, guess = rng.integers(0, C, (4, 5, 30)), rng.integers(0, C, (4, 5, 30))
+    matrices = np.array(
+        [[confusion_matrix(y[i, j], guess[i, j], C) for j in range(5)] for i in range(4)]
+    )
+    for i in range(4):
+        for j in range(5):
+            f1 = sk.f1_score(y[i, j], guess[i, j], labels=np.arange(C), average=None)
+            assert f1_scores(matrices)[i, j] == pytest.approx(f1)
+            recall = sk.recall_score(
+                y[i, j], guess[i, j], labels=np.unique(y[i, j]), average="macro"
+            )
+            assert balanced_accuracy(matrices)[i, j] == pytest.approx(recall)
+
+
+def test_what_ranks_rows_is_their_top_probability() -> None:
+    rng = np.random.default_rng(4)
+    logits, y = rng.normal(size=(300, C)) * 2, rng.integers(0, C, 300)
+    found, probs = classification_metrics(y, logits, 1.7), softmax(logits, 1.7)
+    correct, accuracy = probs.argmax(axis=1) == y, found["accuracy"]
+    auroc = sk.roc_auc_score(correct, probs.max(axis=1))
+    wanted = (1 - auroc) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+    assert found["augrc"] == pytest.approx(wanted)
+    assert list(found["coverage_at_risk"]) == [str(risk) for risk in RISKS]
+    assert 0 <= found["aurc"] <= 1
+
+
 @pytest.mark.parametrize("k", range(3, ECE_BINS + 1))
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below(k: int) -> None:
     """Bins are ``(lo, hi]``: a confidence of exactly k/15 lies in the k-th bin from the left."""
@@ -145,3 +232,23 @@ def test_no_row_and_unequal_lengths_are_refused() -> None:
         classification_metrics(np.zeros(0, dtype=np.int64), np.zeros((0, C)))
     with pytest.raises(FerError, match="2 predictions for 3 labels"):
         classification_metrics(np.zeros(3, dtype=np.int64), np.zeros((2, C)))
+
+
+@pytest.mark.parametrize("label", [-1, C])
+def test_a_label_that_is_no_class_is_refused(label: int) -> None:
+    with pytest.raises(FerError, match="class indices below 7"):
+        classification_metrics(np.array([0, label]), np.zeros((2, C)))
+
+
+def test_what_a_bare_machine_runs_needs_only_numpy() -> None:
+    script = (
+        "import sys\n"
+        "import fer_ml.distillation.fusion, fer_ml.evaluation.abstention\n"
+        "import fer_ml.evaluation.calibration, fer_ml.evaluation.groups\n"
+        "heavy = {'scipy', 'polars', 'torch', 'pydantic', 'cv2', 'PIL', 'matplotlib', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

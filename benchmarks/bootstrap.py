@@ -1,0 +1,110 @@
+"""Intervals of every metric of a whole benchmark matrix, against resampling rows in a loop.
+
+python benchmarks/bootstrap.py [--models 10] [--rows 18000] [--resamples 1000] [--rounds 3]
+                               [--json FILE]
+
+Ours: sums by group of each model, then one product for each block of resamples, and intervals of
+13 metrics. Plain: for each resample and model the drawn rows' metrics by
+``classification_metrics``. Both see the same draws and must agree on every value; the loop is timed
+on a few resamples and scaled. Predictions are drawn; groups hold one to three rows.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fer_ml.evaluation.metrics import classification_metrics
+from fer_ml.evaluation.resampling import (
+    draws,
+    group_codes,
+    group_sums,
+    metric_intervals,
+    metrics_of_sums,
+    paired_differences,
+    resample,
+)
+
+LOOPED = 3
+COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece")
+
+
+def draw(models: int, rows: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 7, rows)
+    truth = 2 * np.eye(7)[y]
+    logits = [(truth + rng.normal(size=(rows, 7)) * 1.6).astype(np.float32) for _ in range(models)]
+    groups = np.repeat(np.arange(rows), rng.integers(1, 4, rows))[:rows]
+    return y, logits, np.char.mod("%032x", groups)
+
+
+def plain(y: np.ndarray, logits: list[np.ndarray], groups: np.ndarray) -> np.ndarray:
+    """``[LOOPED, models, metrics]``."""
+    codes, count = group_codes(groups)
+    order, edges = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1]
+    rows_of = np.split(order, edges)
+    found = []
+    for drawn in itertools.islice(draws(count, LOOPED, seed=0), LOOPED):
+        rows = np.concatenate([rows_of[group] for group in drawn])
+        metrics = [classification_metrics(y[rows], values[rows]) for values in logits]
+        found.append([[entry[name] for name in COMPARED] for entry in metrics])
+    return np.array(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=18_000)
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    y, logits, groups = draw(given.models, given.rows)
+    times: list[tuple[float, float, float, float]] = []
+    for _ in range(given.rounds):
+        started = time.perf_counter()
+        theirs = plain(y, logits, groups)
+        looped = time.perf_counter()
+        sums = np.stack([group_sums(y, values, groups) for values in logits])
+        summed = time.perf_counter()
+        metric_intervals(sums, resamples=given.resamples)
+        ended = time.perf_counter()
+        paired_differences(sums[:1], sums[1:2], resample_runs=False, resamples=given.resamples)
+        paired = time.perf_counter()
+        scale = given.resamples / LOOPED
+        times.append(((looped - started) * scale, summed - looped, ended - summed, paired - ended))
+    ours = metrics_of_sums(resample(sums, LOOPED))
+    for index, name in enumerate(COMPARED):
+        np.testing.assert_allclose(ours[name].T, theirs[..., index], rtol=1e-9)
+    ratios = [loop / (sums_s + intervals_s) for loop, sums_s, intervals_s, _ in times]
+    found = {
+        "figure": "plain loop / ours: bootstrap intervals by group of a benchmark matrix",
+        "target": "sums_s + intervals_s under 10",
+        "models": given.models,
+        "rows": given.rows,
+        "groups": sums.shape[1],
+        "resamples": given.resamples,
+        "ratio_median": round(statistics.median(ratios), 1),
+        "ratio_min": round(min(ratios), 1),
+        "plain_s": round(statistics.median(t[0] for t in times), 1),
+        "sums_s": round(statistics.median(t[1] for t in times), 2),
+        "intervals_s": round(statistics.median(t[2] for t in times), 2),
+        "paired_difference_s": round(statistics.median(t[3] for t in times), 2),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    text = json.dumps(found, indent=2)
+    print(text)
+    if given.json:
+        given.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

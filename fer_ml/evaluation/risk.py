@@ -1,0 +1,61 @@
+"""Selective prediction: what is gained by staying silent on the least sure rows. Needs only numpy.
+
+A row is accepted when its confidence is at or above a threshold; rows of equal confidence are
+accepted together. ``coverage`` is the share of rows accepted, ``risk`` the share of errors among
+these. ``confidence [N]`` may be any score of which more means surer; ``correct [N]`` is boolean.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """One entry for each distinct confidence, the highest first: arrays ``[K]`` of equal length."""
+
+    threshold: np.ndarray
+    coverage: np.ndarray
+    risk: np.ndarray
+    #: Rows accepted at this threshold and not at the one before.
+    rows: np.ndarray
+
+
+def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
+    """The risk-coverage curve (El-Yaniv and Wiener 2010) of rows that are right or wrong."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    accepted = last + 1
+    errors = np.cumsum(~correct[order])[last]
+    return RiskCoverage(
+        threshold=ranked[last],
+        coverage=accepted / len(ranked),
+        risk=errors / accepted,
+        rows=np.diff(accepted, prepend=0),
+    )
+
+
+def aurc(curve: RiskCoverage) -> float:
+    """Area under the risk-coverage curve, in 0..1; lower is better.
+
+    The mean over rows of the risk at the row's own confidence (Geifman and El-Yaniv 2017;
+    Geifman, Uziel and El-Yaniv 2019), so the order of tied rows does not matter.
+    """
+    return float((curve.risk * curve.rows).sum() / curve.rows.sum())
+
+
+def augrc(curve: RiskCoverage) -> float:
+    """Area under the generalised risk-coverage curve, in 0..1/2; lower is better.
+
+    The generalised risk is the share of all rows that are accepted and wrong: coverage x risk. The
+    trapezoid rule from (0, 0) gives exactly (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2, where
+    AUROC is that of the confidence for telling right from wrong (Traub et al. 2024).
+    """
+    coverage = np.append(0.0, curve.coverage)
+    return float(np.trapezoid(np.append(0.0, curve.coverage * curve.risk), coverage))
+
+
+def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
+    """The largest coverage with at most this risk; 0 where no threshold attains it."""
+    return float(curve.coverage[curve.risk <= risk].max(initial=0.0))

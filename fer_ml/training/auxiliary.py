@@ -1,0 +1,136 @@
+"""Losses beside a task's own: a class that a face does not show, and a slow memory of each class.
+
+Both give one value per row, ``[N]``, and 0 for a row that a gate leaves out: the caller averages
+over all rows, so a rare gate has a small say, and several processes average as one would.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from fer_ml.training.losses import is_class, negative_rows, normalised_entropy, widened
+
+#: Below this length of a projection the pull on it stops growing.
+SHORT = 1e-3
+
+
+class NegativeSettings(Protocol):
+    """Part of the rows, 0..1, and the least normalised entropy, 0..1, at which one counts."""
+
+    @property
+    def ratio(self) -> float: ...
+
+    @property
+    def entropy_gate(self) -> float: ...
+
+
+class PrototypeSettings(Protocol):
+    """``dim`` of the memory, its ``momentum`` in 0 <= m < 1, and which rows are drawn.
+
+    ``gate`` threshold takes the rows with 1 - cos above ``value`` (0..2); top_fraction takes the
+    furthest ``value`` (0..1) of the batch's rows, and at least one.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def momentum(self) -> float: ...
+
+    @property
+    def gate(self) -> Literal["threshold", "top_fraction"]: ...
+
+    @property
+    def value(self) -> float: ...
+
+
+def negative_learning(
+    logits: Tensor,
+    y: Tensor,
+    settings: NegativeSettings,
+    given: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """-log(1 - p) of a class that the face does not show, ``[N]``, and where it counts, as bool.
+
+    ``logits [N, C]``; ``y [N]`` the labels' classes. The wrong class is drawn uniformly from the
+    C - 1 others (Kim et al.: NLNL, ICCV 2019), or it is ``given [N]``: a class index, -1 for none,
+    never the row's own label. A row counts when it has a wrong class, when it is drawn (with
+    probability ``ratio``), and when the prediction's normalised entropy is at least
+    ``entropy_gate``. The gate carries no gradient.
+
+    ``generator`` draws on its own device and both draws are always made, so equal generators give
+    equal draws; ``None`` is torch's own.
+    """
+    n, classes = logits.shape
+    device = "cpu" if generator is None else generator.device
+    uniform = torch.rand(n, generator=generator, device=device).to(logits.device)
+    offset = torch.randint(1, classes, (n,), generator=generator, device=device).to(logits.device)
+    wrong = (y + offset) % classes if given is None else given
+    unsure = normalised_entropy(logits.detach()) >= settings.entropy_gate
+    applied = (wrong >= 0) & (uniform < settings.ratio) & unsure
+    rows = negative_rows(logits, wrong.clamp(min=0))
+    return rows.masked_fill(~applied, 0.0), applied
+
+
+class PrototypeMemory(nn.Module):
+    """A prototype of each class: the moving average of its faces' projected features.
+
+    ``features`` is their length D. The projection ``[D, dim]`` is random, fixed and the same for
+    every memory of this size; cosines survive it in expectation (Johnson, Lindenstrauss, 1984).
+    All state is in buffers. ``forward`` reads the memory, ``update`` writes it; after an update
+    the loss of before may still be differentiated.
+
+    Under ``DistributedDataParallel``, which sends the first process's buffers to all, every process
+    reads one memory, made of the first process's rows.
+    """
+
+    projection: Tensor
+    prototypes: Tensor
+    seen: Tensor
+
+    def __init__(self, features: int, classes: int, settings: PrototypeSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        drawn = torch.randn(features, settings.dim, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("projection", drawn / settings.dim**0.5)
+        self.register_buffer("prototypes", torch.zeros(classes, settings.dim))
+        self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
+
+    def forward(self, features: Tensor, y: Tensor) -> Tensor:
+        """1 - cos(projected row, its class's prototype), ``[N]``; 0 where the gate is shut.
+
+        ``features [N, D]``, ``y [N]``. A class without a prototype contributes nothing.
+        """
+        own = self.prototypes[y]
+        distance = 1 - cosine_similarity(self._project(features), own, dim=1, eps=SHORT)
+        return distance.masked_fill(~self._gate(distance.detach(), self.seen[y]), 0.0)
+
+    @torch.no_grad()
+    def update(self, features: Tensor, y: Tensor) -> None:
+        """Move each present class's prototype: m * prototype + (1 - m) * mean of its rows.
+
+        The first mean of a class becomes its prototype as it is.
+        """
+        member = is_class(y, len(self.prototypes)).to(self.prototypes.dtype)
+        number = member.sum(dim=0)
+        with torch.autocast(features.device.type, enabled=False):
+            mean = member.T @ self._project(features) / number.clamp(min=1)[:, None]
+        present = number > 0
+        moved = torch.lerp(mean, self.prototypes, self.settings.momentum)
+        moved = torch.where(self.seen[:, None], moved, mean)
+        self.prototypes.copy_(torch.where(present[:, None], moved, self.prototypes))
+        self.seen.logical_or_(present)
+
+    def _project(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return widened(features) @ self.projection
+
+    def _gate(self, distance: Tensor, known: Tensor) -> Tensor:
+        if self.settings.gate == "threshold":
+            return known & (distance > self.settings.value)
+        number = min(len(distance), max(1, round(self.settings.value * len(distance))))
+        furthest = distance.masked_fill(~known, -torch.inf).topk(number).indices
+        return known & torch.zeros_like(known).index_fill(0, furthest, True)
