@@ -17,7 +17,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from fer_ml.bundle import MODEL_FILE, SESSION_FOLDER, Card, load_bundle, read_card, write_card
-from fer_ml.distillation.ensemble import Fusion, fuse
+from fer_ml.distillation.fusion import Fusion, fuse
 from fer_ml.distillation.teacher_logits import labels_of, read_logits
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import softmax
@@ -174,31 +174,36 @@ def fuse_onnx(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> onnx.ModelProto:
-    """One network ``input`` to ``logits`` that computes ``ensemble.fuse`` of its members."""
+    """One network ``input`` to ``logits`` that computes ``fusion.fuse`` of its members."""
     models = [
         onnx.compose.add_prefix(model, f"m{i}_", rename_inputs=False)
         for i, model in enumerate(members)
     ]
     nodes = [node for model in models for node in model.graph.node]
-    constants: dict[str, np.ndarray] = {"floor": np.array(1e-12, np.float32)}
+    constants: dict[str, np.ndarray] = {"first_axis": np.array([0], np.int64)}
     terms = []
     for index, (weight, temperature) in enumerate(zip(weights, temperatures, strict=True)):
         value = f"m{index}_logits"
-        constants[f"w{index}"] = np.array(weight, np.float32)
-        if fusion == "probabilities":
-            nodes.append(helper.make_node("Softmax", [value], [f"p{index}"], axis=1))
-            value = f"p{index}"
-        elif fusion == "calibrated":
+        if fusion == "calibrated":
             constants[f"t{index}"] = np.array(temperature, np.float32)
             nodes.append(helper.make_node("Div", [value, f"t{index}"], [f"s{index}"]))
-            nodes.append(helper.make_node("LogSoftmax", [f"s{index}"], [f"p{index}"], axis=1))
+            value = f"s{index}"
+        if fusion != "logits":
+            nodes.append(helper.make_node("LogSoftmax", [value], [f"p{index}"], axis=1))
             value = f"p{index}"
-        nodes.append(helper.make_node("Mul", [value, f"w{index}"], [f"term{index}"]))
+        # Probabilities are mixed in logs, so that small ones stay exact: w p is log w + log p.
+        mixed = fusion == "probabilities"
+        constants[f"w{index}"] = np.array(np.log(weight) if mixed else weight, np.float32)
+        how = "Add" if mixed else "Mul"
+        nodes.append(helper.make_node(how, [value, f"w{index}"], [f"term{index}"]))
         terms.append(f"term{index}")
     if fusion == "probabilities":
-        nodes.append(helper.make_node("Sum", terms, ["mixed"]))
-        nodes.append(helper.make_node("Max", ["mixed", "floor"], ["floored"]))
-        nodes.append(helper.make_node("Log", ["floored"], ["logits"]))
+        stacked = [f"{term}_stacked" for term in terms]
+        for term, name in zip(terms, stacked, strict=True):
+            nodes.append(helper.make_node("Unsqueeze", [term, "first_axis"], [name]))
+        nodes.append(helper.make_node("Concat", stacked, ["stack"], axis=0))
+        over = ["stack", "first_axis"]
+        nodes.append(helper.make_node("ReduceLogSumExp", over, ["logits"], keepdims=0))
     else:
         nodes.append(helper.make_node("Sum", terms, ["logits"]))
     used = {name for node in nodes for name in node.input}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
-from fer_ml.distillation.ensemble import fuse
+from fer_ml.distillation.fusion import fuse
 from fer_ml.export import export_onnx, fuse_onnx, parity, sessions_in, unsure_threshold
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
