@@ -1,12 +1,12 @@
 """Face detectors behind one protocol: the Haar cascade of the OpenCV wheel, and YuNet.
 
 Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
-the frame itself. Nothing falls back: asking for YuNet without its file is an
-error.
+the frame itself. Nothing falls back: asking for YuNet without its file is an error, and ``auto`` is
+decided once, before the first frame.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,12 @@ from fer_ml.errors import FerError
 from fer_ml.images import Box
 
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-DETECTORS: tuple[str, ...] = ("haar", "yunet")
+YUNET_BYTES = 232_589
+YUNET_URL = (
+    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/"
+    "face_detection_yunet/face_detection_yunet_2023mar.onnx"
+)
+DETECTORS: tuple[str, ...] = ("auto", "haar", "yunet")
 HAAR_WIDTH_PX = 320
 #: At 320 px YuNet loses the smaller of two people at a desk; from 400 px on it keeps both.
 YUNET_WIDTH_PX = 400
@@ -31,11 +36,14 @@ class Detection:
 
     ``box_xyxy_px`` is (left, top, right, bottom) in px of that image, right and bottom exclusive,
     inside it and not empty. ``score`` grows with certainty; its scale is the detector's own, so
-    compare scores of one detector only.
+    compare scores of one detector only. ``landmarks_xy_px`` are the five points of YuNet (right
+    eye, left eye, nose tip, right and left corner of the mouth, as the person has them); empty for
+    a detector that finds none.
     """
 
     box_xyxy_px: Box
     score: float
+    landmarks_xy_px: tuple[tuple[float, float], ...] = ()
 
 
 class Detector(Protocol):
@@ -52,12 +60,14 @@ class Detector(Protocol):
 class HaarDetector:
     """OpenCV's frontal-face cascade on an equalised grey copy; needs no download.
 
-    Its score is the number of overlapping windows that agreed (3 or more), not a probability.
+    Its score is the number of overlapping windows that agreed (3 or more), not a probability. It
+    looks at a copy at most ``width_px`` wide.
     """
 
     name = "haar"
 
-    def __init__(self) -> None:
+    def __init__(self, width_px: int = HAAR_WIDTH_PX) -> None:
+        self._width_px = width_px
         path = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
@@ -69,7 +79,7 @@ class HaarDetector:
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
-        small, scale_x, scale_y = _shrink(image, HAAR_WIDTH_PX)
+        small, scale_x, scale_y = _shrink(image, self._width_px)
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         boxes, votes = self._cascade.detectMultiScale2(
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(24, 24)
@@ -84,12 +94,14 @@ class HaarDetector:
 class YuNetDetector:
     """OpenCV Zoo's YuNet (2023mar), run from bytes whose sha256 is checked first.
 
-    Its score is a confidence in 0..1; faces under 0.7 are not reported.
+    Its score is a confidence in 0..1; faces under 0.7 are not reported. It looks at a copy at most
+    ``width_px`` wide.
     """
 
     name = "yunet"
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model_path: Path, width_px: int = YUNET_WIDTH_PX) -> None:
+        self._width_px = width_px
         try:
             data = model_path.read_bytes()
         except OSError as error:
@@ -103,46 +115,55 @@ class YuNetDetector:
             raise FerError(
                 f"the YuNet file has sha256 {digest[:12]} and {len(data)} bytes",
                 where=model_path,
-                allowed=f"sha256 {YUNET_SHA256} (232589 bytes)",
-                fix="download face_detection_yunet_2023mar.onnx again; a small file is a Git LFS "
-                "pointer or a web page",
+                allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
+                fix="run 'fer doctor --fetch-detector'; a small file is a Git LFS pointer or a web "
+                "page",
             )
         # From the checked bytes, not from the path: what was hashed is what runs.
         self._net = cv2.FaceDetectorYN.create(
             "onnx",
             np.frombuffer(data, np.uint8),
             np.zeros(0, np.uint8),
-            (YUNET_WIDTH_PX, YUNET_WIDTH_PX),
+            (width_px, width_px),
             score_threshold=0.7,
         )
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
-        small, scale_x, scale_y = _shrink(image, YUNET_WIDTH_PX)
+        small, scale_x, scale_y = _shrink(image, self._width_px)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         if rows is None:
             return []
+        # A row is x, y, width, height, five points as x, y, and the score.
+        rows = rows * np.array([scale_x, scale_y] * 7 + [1.0])
         found = (
-            _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, float(score), image)
-            for x, y, w, h, score in rows[:, [0, 1, 2, 3, 14]]
+            _detection(x, y, w, h, score, image, points)
+            for (x, y, w, h, *points, score) in rows.tolist()
         )
         return _ordered(found)
 
 
-def make_detector(name: str, yunet_file: Path | None) -> Detector:
-    """The detector called ``name``; ``FerError`` for an unknown name or YuNet without its file."""
-    if name == "haar":
-        return HaarDetector()
-    if name != "yunet":
+def make_detector(name: str, yunet_file: Path | None, width_px: int | None = None) -> Detector:
+    """The detector called ``name``, looking at copies ``width_px`` wide (None: its own width).
+
+    ``auto`` is YuNet where its file is named and Haar where none is. ``FerError`` for an unknown
+    name, YuNet without its file, or a file that is not YuNet's.
+    """
+    if name not in DETECTORS:
         raise FerError(f"no detector is called {name!r}", allowed=", ".join(DETECTORS))
+    if width_px is not None and not 64 <= width_px <= 4096:
+        raise FerError(f"a detector cannot look at {width_px} px", allowed="64 to 4096 px")
+    if name == "haar" or (name == "auto" and yunet_file is None):
+        return HaarDetector(width_px or HAAR_WIDTH_PX)
     if yunet_file is None:
         raise FerError(
             "YuNet was asked for, and no file for it is named",
             where="FER_YUNET",
-            fix="let FER_YUNET name face_detection_yunet_2023mar.onnx, or use --detector haar",
+            fix="run 'fer doctor --fetch-detector', let FER_YUNET name "
+            "face_detection_yunet_2023mar.onnx, or use --detector haar",
         )
-    return YuNetDetector(yunet_file)
+    return YuNetDetector(yunet_file, width_px or YUNET_WIDTH_PX)
 
 
 def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float]:
@@ -151,12 +172,20 @@ def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float
     if width <= max_width:
         return image, 1.0, 1.0
     new_height = max(1, round(height * max_width / width))
-    small = cv2.resize(image, (max_width, new_height), interpolation=cv2.INTER_AREA)
+    # Averaging costs five times as much, and below a halving it changes next to nothing.
+    how = cv2.INTER_AREA if width >= 2 * max_width else cv2.INTER_LINEAR
+    small = cv2.resize(image, (max_width, new_height), interpolation=how)
     return small, width / max_width, height / new_height
 
 
 def _detection(
-    left: float, top: float, width: float, height: float, score: float, image: np.ndarray
+    left: float,
+    top: float,
+    width: float,
+    height: float,
+    score: float,
+    image: np.ndarray,
+    points: Sequence[float] = (),
 ) -> Detection | None:
     """A box cut to the part that the image shows; None where it shows nothing of it."""
     # On a very flat image YuNet's box sizes overflow; such a box is no face.
@@ -171,7 +200,7 @@ def _detection(
     )
     if box[0] >= box[2] or box[1] >= box[3]:
         return None
-    return Detection(box, score)
+    return Detection(box, score, tuple(zip(points[::2], points[1::2], strict=True)))
 
 
 def _ordered(found: Iterable[Detection | None]) -> list[Detection]:

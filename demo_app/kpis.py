@@ -1,20 +1,20 @@
 """Key figures of a session, from its ``per_frame.csv`` alone, so that anyone can redo them.
 
 Rates and percentiles of time leave out the first ``WARM_UP_FRAMES`` frames, in which libraries
-still allocate. Every accuracy has one denominator: the true faces that were found.
+still allocate. Every accuracy has one denominator: the faces with a true label that were found.
 """
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from demo_app.logs import BOX_COLUMNS
+from demo_app.logs import BOX_COLUMNS, STAGE_COLUMNS
+from demo_app.tables import TableRow, finite, flag, known_label, milliseconds, read_rows
 from demo_app.tracking import greedy_pairs
 from fer_ml.errors import FerError
 from fer_ml.images import Box
@@ -22,13 +22,26 @@ from fer_ml.labels import CLASSES
 
 WARM_UP_FRAMES = 5
 MATCH_IOU = 0.3
+#: The first protocol: shorter manual segments are not scored, nor is what is near a change.
+MIN_SEGMENT_S = 0.6
+EDGE_S = 0.25
+#: A raw label that holds for so long is a change that a person would want to see.
+LASTING_S = 0.6
 
-T = TypeVar("T")
+QUANTILES: dict[str, Callable[[Sequence[float]], float]] = {
+    "mean": lambda values: float(np.mean(values)),
+    "p50": lambda values: float(np.percentile(values, 50)),
+    "p95": lambda values: float(np.percentile(values, 95)),
+    "p99": lambda values: float(np.percentile(values, 99)),
+}
 
 
 @dataclass(frozen=True)
 class LoggedFace:
-    """A face row of ``per_frame.csv``; ``shown`` is the stabilised label, None while unsure."""
+    """A face row of ``per_frame.csv``; ``shown`` is the stabilised label, None while abstaining.
+
+    ``state`` is 'label', 'unsure' or 'unstable'.
+    """
 
     frame: int
     time_s: float
@@ -36,6 +49,7 @@ class LoggedFace:
     box_xyxy_px: Box
     raw: str
     shown: str | None
+    state: str
 
 
 @dataclass(frozen=True)
@@ -49,21 +63,29 @@ class TrueFace:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class LoggedFrame:
+    """What ``per_frame.csv`` says of a frame as a whole.
+
+    ``stages_ms`` by column, without those that did not run; ``manual`` is the person's label and
+    ``labelled`` the face it speaks of, None where no face was found.
+    """
+
     frame: int
-    detect_ms: float
-    classify_ms: float | None
+    time_s: float
+    stages_ms: dict[str, float]
     frame_ms: float
+    manual: str | None
+    labelled: LoggedFace | None
 
 
 def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
     """Key figures as plain values, ready for JSON; None where the log cannot tell.
 
-    Shares and accuracies are in 0..1, times in ms. Without a truth the keys that need one are
-    absent. ``FerError`` names the column of a csv that cannot be used.
+    Shares and accuracies are in 0..1, times in ms unless the name says s. Keys that need manual
+    labels or a truth are absent without them. ``FerError`` names the column of a csv that cannot
+    be used.
     """
     frames, faces = read_per_frame(per_frame_csv)
-    unsure = sum(face.shown is None for face in faces)
     found_in = {face.frame for face in faces}
     kpis: dict[str, Any] = {
         "frames": len(frames),
@@ -72,13 +94,18 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
         "face_found_rate": len(found_in) / len(frames),
         "warm_up_frames": WARM_UP_FRAMES,
         **timing([frame.frame_ms for frame in frames]),
-        "detect_ms_p50": _p50([frame.detect_ms for frame in frames[WARM_UP_FRAMES:]]),
-        "classify_ms_p50": _p50(
-            [f.classify_ms for f in frames[WARM_UP_FRAMES:] if f.classify_ms is not None]
-        ),
+        **stage_timing(frames),
         **flips(faces),
-        "unsure_share": unsure / len(faces) if faces else None,
+        **reaction(faces),
+        **{
+            f"{state}_share": sum(face.state == state for face in faces) / len(faces)
+            if faces
+            else None
+            for state in ("unsure", "unstable")
+        },
     }
+    if any(frame.manual for frame in frames):
+        kpis |= score_manual(frames)
     if truth_csv is not None:
         truth = read_truth(truth_csv)
         kpis |= score(faces, truth, {frame.frame for frame in frames}, where=truth_csv)
@@ -91,40 +118,39 @@ def timing(frame_ms: Sequence[float]) -> dict[str, Any]:
     ``processed_fps`` is frames divided by the sum of their times, never a mean of rates.
     """
     timed = list(frame_ms[WARM_UP_FRAMES:])
-    if not timed:
-        return {
-            "frames_timed": 0,
-            "processed_fps": None,
-            "frame_ms_p50": None,
-            "frame_ms_p95": None,
-        }
     return {
         "frames_timed": len(timed),
         "processed_fps": 1e3 * len(timed) / sum(timed) if sum(timed) else None,
-        "frame_ms_p50": float(np.percentile(timed, 50)),
-        "frame_ms_p95": float(np.percentile(timed, 95)),
+        **_quantiles("frame_ms", timed),
     }
+
+
+def stage_timing(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
+    """The same percentiles of each stage, over the frames in which it ran."""
+    figures: dict[str, Any] = {}
+    for name in STAGE_COLUMNS:
+        timed = [f.stages_ms[name] for f in frames[WARM_UP_FRAMES:] if name in f.stages_ms]
+        figures |= _quantiles(name, timed)
+    return figures
 
 
 def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     """Changes between successive distinct labels of a track, and their rate by track-time.
 
-    'unsure' is no label: A, unsure, A is no change and A, unsure, B is one. Track-time is the time
-    between neighbouring frames that both hold the track, so time without the face does not count.
+    'unsure' and 'unstable' are no label: A, unsure, A is no change and A, unsure, B is one.
+    Track-time is the time between neighbouring frames that both hold the track, so time without the
+    face does not count.
     """
-    tracks: dict[int, list[LoggedFace]] = defaultdict(list)
-    for face in faces:
-        tracks[face.track_id].append(face)
+    tracks = _by_track(faces)
     seconds = sum(
         after.time_s - before.time_s
-        for track in tracks.values()
+        for track in tracks
         for before, after in pairwise(track)
         if after.frame == before.frame + 1
     )
-    raw = sum(_changes(face.raw for face in track) for track in tracks.values())
+    raw = sum(_changes(face.raw for face in track) for track in tracks)
     shown = sum(
-        _changes(face.shown for face in track if face.shown is not None)
-        for track in tracks.values()
+        _changes(face.shown for face in track if face.shown is not None) for track in tracks
     )
     return {
         "track_seconds": seconds,
@@ -135,13 +161,91 @@ def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     }
 
 
+def reaction(faces: Sequence[LoggedFace]) -> dict[str, Any]:
+    """The delay that smoothing costs: from a lasting change of the raw label until it is shown.
+
+    A change lasts when the raw label then stays the same for ``LASTING_S`` or more and another one
+    was shown before. Changes whose label is not shown before the raw label moves on are missed,
+    and counted.
+    """
+    delays: list[float] = []
+    missed = 0
+    for track in _by_track(faces):
+        before: str | None = None
+        for _, group in groupby(track, key=lambda face: face.raw):
+            run = list(group)
+            lasts = run[-1].time_s - run[0].time_s >= LASTING_S
+            if lasts and before not in (None, run[0].raw):
+                shown = next((face for face in run if face.shown == face.raw), None)
+                if shown is None:
+                    missed += 1
+                else:
+                    delays.append(shown.time_s - run[0].time_s)
+            before = next((face.shown for face in reversed(run) if face.shown), before)
+    return {
+        "lasting_changes": len(delays) + missed,
+        "lasting_changes_missed": missed,
+        "reaction_delay_s_p50": _p50(delays),
+        "reaction_delay_s_max": max(delays, default=None),
+    }
+
+
+def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
+    """The manual labels by the first protocol, each frame counted once.
+
+    Segments of one label shorter than ``MIN_SEGMENT_S`` and what is within ``EDGE_S`` of a change
+    are left out. The one denominator is ``manual_scored``: what is left and has a face. Abstaining
+    is wrong.
+    """
+    left = protocol_frames(frames)
+    scored = [(frame.manual, frame.labelled) for frame in left if frame.labelled is not None]
+    labels = [label for label, _ in scored if label is not None]
+    raw = [face.raw for _, face in scored]
+    shown = [face.shown for _, face in scored]
+    support = Counter(labels)
+    return {
+        "manual_frames": sum(frame.manual is not None for frame in frames),
+        "manual_in_protocol": len(left),
+        "manual_without_face": len(left) - len(scored),
+        "manual_scored": len(scored),
+        "manual_abstained": sum(label is None for label in shown),
+        "manual_accuracy_raw": accuracy(labels, raw),
+        "manual_accuracy_stabilised": accuracy(labels, shown),
+        "manual_macro_f1_present_raw": macro_f1_present(labels, raw),
+        "manual_macro_f1_present_stabilised": macro_f1_present(labels, shown),
+        "manual_support": {name: support[name] for name in CLASSES},
+    }
+
+
+def protocol_frames(frames: Sequence[LoggedFrame]) -> list[LoggedFrame]:
+    """The frames with a manual label that the first protocol scores.
+
+    A segment ends at the first frame of the next one. The start and the end of the session are no
+    changes of a label, and neither is the change from or to no label.
+    """
+    segments = [list(group) for _, group in groupby(frames, key=lambda frame: frame.manual)]
+    kept = []
+    for index, segment in enumerate(segments):
+        begin = segment[0].time_s
+        after = segments[index + 1] if index + 1 < len(segments) else None
+        end = after[0].time_s if after else segment[-1].time_s
+        if segment[0].manual is None or end - begin < MIN_SEGMENT_S - 1e-9:
+            continue
+        changed_before = index > 0 and segments[index - 1][0].manual is not None
+        changed_after = after is not None and after[0].manual is not None
+        low = begin + EDGE_S - 1e-9 if changed_before else begin
+        high = end - EDGE_S + 1e-9 if changed_after else end
+        kept += [frame for frame in segment if low <= frame.time_s <= high]
+    return kept
+
+
 def score(
     faces: Sequence[LoggedFace], truth: Sequence[TrueFace], logged: set[int], *, where: Path
 ) -> dict[str, Any]:
     """Recall and accuracy against the truth of the ``logged`` frames.
 
     True and logged faces are paired in each frame by IoU, one to one, the best first. The one
-    denominator is ``truth_found``: true faces with a pair. Unsure counts as wrong.
+    denominator is ``truth_found``: true faces with a pair. Abstaining counts as wrong.
     ``faces_without_truth`` are false detections if the truth lists every face of those frames.
     """
     relevant = [face for face in truth if face.frame in logged]
@@ -188,15 +292,18 @@ def macro_f1_present(labels: Sequence[str], predicted: Sequence[str | None]) -> 
     return sum(scores) / len(scores)
 
 
-def read_per_frame(path: Path) -> tuple[list[_Frame], list[LoggedFace]]:
+def read_per_frame(path: Path) -> tuple[list[LoggedFrame], list[LoggedFace]]:
     """The frames and the faces of a ``per_frame.csv``, both in the order of the file."""
-    frames: dict[int, _Frame] = {}
+    frames: dict[int, LoggedFrame] = {}
     faces = []
-    for row in _rows(path, "frame"):
+    for row in read_rows(path, "frame"):
         index = row.value("frame_index", int)
-        frames.setdefault(index, _frame(index, row))
-        if row.value("face_found", _flag):
-            faces.append(_logged_face(index, row))
+        face = _logged_face(index, row) if row.value("face_found", flag) else None
+        if face is not None:
+            faces.append(face)
+        manual = row.value("manual_label", lambda text: known_label(text) if text else None)
+        if index not in frames or manual:
+            frames[index] = _frame(index, row, manual, face)
     return list(frames.values()), faces
 
 
@@ -206,70 +313,15 @@ def read_truth(path: Path) -> list[TrueFace]:
         TrueFace(
             row.value("frame_index", int),
             row.value("face_id", str),
-            _box(row),
-            row.value("label", _label),
+            read_box(row),
+            row.value("label", known_label),
         )
-        for row in _rows(path, "true face")
+        for row in read_rows(path, "true face")
     ]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of a csv that knows its place, so that an error can name it."""
-
-    values: dict[str, str | None]
-    path: Path
-    line: int
-
-    def value(self, column: str, convert: Callable[[str], T]) -> T:
-        where = f"{self.path}, line {self.line}, column {column}"
-        if column not in self.values:
-            raise FerError(f"there is no column {column}", where=self.path)
-        text = self.values[column]
-        if text is None:
-            raise FerError(f"the row ends before column {column}", where=where)
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise FerError(f"column {column} holds {text!r}: {error}", where=where) from error
-
-
-def _rows(path: Path, meaning: str) -> list[_Row]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [_Row(values, path, reader.line_num) for values in reader]
-    except OSError as error:
-        raise FerError(f"the csv cannot be read: {error.strerror}", where=path) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FerError(f"the csv cannot be read: {error}", where=path) from error
-    if not rows:
-        raise FerError(f"the csv holds no {meaning}", where=f"{path}, column frame_index")
-    return rows
-
-
-def _frame(index: int, row: _Row) -> _Frame:
-    return _Frame(
-        index,
-        row.value("detect_ms", _milliseconds),
-        row.value("classify_ms", lambda text: _milliseconds(text) if text else None),
-        row.value("frame_ms", _milliseconds),
-    )
-
-
-def _logged_face(index: int, row: _Row) -> LoggedFace:
-    sure = row.value("state", _face_state) == "label"
-    return LoggedFace(
-        index,
-        row.value("time_sec", _finite),
-        row.value("track_id", int),
-        _box(row),
-        row.value("raw_label", _label),
-        row.value("pred_label", _label) if sure else None,
-    )
-
-
-def _box(row: _Row) -> Box:
+def read_box(row: TableRow) -> Box:
+    """The box of a row; ``FerError`` where it is empty."""
     left, top, right, bottom = (row.value(column, int) for column in BOX_COLUMNS)
     if left >= right or top >= bottom:
         raise FerError(
@@ -279,36 +331,47 @@ def _box(row: _Row) -> Box:
     return left, top, right, bottom
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not np.isfinite(value):
-        raise ValueError("not a finite number")
-    return value
+def _frame(
+    index: int, row: TableRow, manual: str | None, labelled: LoggedFace | None
+) -> LoggedFrame:
+    stages = {
+        name: row.value(name, lambda text: milliseconds(text) if text else None)
+        for name in STAGE_COLUMNS
+    }
+    return LoggedFrame(
+        index,
+        row.value("time_sec", finite),
+        {name: value for name, value in stages.items() if value is not None},
+        row.value("frame_ms", milliseconds),
+        manual,
+        labelled if manual else None,
+    )
 
 
-def _milliseconds(text: str) -> float:
-    value = _finite(text)
-    if value < 0:
-        raise ValueError("a duration is 0 or more")
-    return value
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("allowed are 0 and 1")
-    return text == "1"
-
-
-def _label(text: str) -> str:
-    if text not in CLASSES:
-        raise ValueError(f"allowed are {', '.join(CLASSES)}")
-    return text
+def _logged_face(index: int, row: TableRow) -> LoggedFace:
+    state = row.value("state", _face_state)
+    return LoggedFace(
+        index,
+        row.value("time_sec", finite),
+        row.value("track_id", int),
+        read_box(row),
+        row.value("raw_label", known_label),
+        row.value("pred_label", known_label) if state == "label" else None,
+        state,
+    )
 
 
 def _face_state(text: str) -> str:
-    if text not in ("label", "unsure"):
-        raise ValueError("a row with a face is 'label' or 'unsure'")
+    if text not in ("label", "unsure", "unstable"):
+        raise ValueError("a row with a face is 'label', 'unsure' or 'unstable'")
     return text
+
+
+def _by_track(faces: Iterable[LoggedFace]) -> list[list[LoggedFace]]:
+    tracks: dict[int, list[LoggedFace]] = defaultdict(list)
+    for face in faces:
+        tracks[face.track_id].append(face)
+    return list(tracks.values())
 
 
 def _pair(
@@ -327,8 +390,12 @@ def _pair(
     return pairs
 
 
-def _changes(labels: Iterable[str]) -> int:
+def _changes(labels: Iterable[str | None]) -> int:
     return sum(before != after for before, after in pairwise(labels))
+
+
+def _quantiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    return {f"{name}_{key}": what(values) if values else None for key, what in QUANTILES.items()}
 
 
 def _p50(values: Sequence[float]) -> float | None:

@@ -1,35 +1,50 @@
 """The files of a session: ``per_frame.csv``, ``events.csv``, the summary and the thresholds.
 
 The first columns of each csv are those of the first demo, so that its readers still work; a column
-that has lost its meaning stays empty. Times are in seconds, durations in ms, boxes in px.
+that has lost its meaning stays empty. Times are in seconds, durations in ms, boxes in px. Raw
+frames lie in ``frames/`` beside them when they were asked for.
 """
 
 import csv
+import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+from pydantic import ValidationError
+
 from demo_app.faces import Face, FrameResult
+from demo_app.parameters import Parameters
+from demo_app.tables import finite, known_label, read_rows
+from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
+from fer_ml.files import sha256_file, write_json
 from fer_ml.labels import CLASSES
 
 PER_FRAME_FILE = "per_frame.csv"
 EVENTS_FILE = "events.csv"
 SUMMARY_FILE = "demoresultssummary.csv"
 THRESHOLDS_FILE = "thresholds.json"
+FRAMES_FOLDER = "frames"
 
 PROB_COLUMNS = tuple(f"prob_{name}" for name in CLASSES)
 BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
+STAGE_COLUMNS = ("capture_ms", "detect_ms", "align_ms", "classify_ms", "smooth_ms", "draw_ms")
 PER_FRAME_COLUMNS = (
     *("frame_index", "time_sec", "manual_label", "pred_label"),
     *PROB_COLUMNS,
     *("detector", "model", "ckpt"),
-    *("raw_label", "state", "face_found", "track_id"),
+    *("raw_label", "smoothed_label", "state", "abstain", "face_found", "track_id"),
     *BOX_COLUMNS,
-    *("score", "detect_ms", "classify_ms", "frame_ms", "temperature"),
+    *("score", "detector_looked"),
+    *STAGE_COLUMNS,
+    *("frame_ms", "temperature", "bundle_sha256", "parameters_sha256"),
 )
 EVENT_COLUMNS = (
     *("label", "start_frame", "end_frame", "start_time_sec", "end_time_sec", "source"),
@@ -38,22 +53,24 @@ EVENT_COLUMNS = (
 SUMMARY_COLUMNS = (
     *("time", "input", "detector", "ckpt", "model", "frames_logged", "events_logged"),
     *("ema_alpha", "hysteresis_delta", "vote_window", "vote_min_count"),
-    *("ema_tau_s", "hold_s", "unsure_below", "gap_s", "temperature"),
-    *("ended", "frames_stated", "video_fps", "width_px", "height_px", "frames_with_face"),
-    *("faces_logged", "frame_ms_p50", "frame_ms_p95", "processed_fps", "model_sha256", "device"),
+    *("ema_tau_s", "vote_s", "vote_share", "unsure_below", "gap_s", "detect_every"),
+    *("temperature", "ended", "frames_stated", "video_fps", "width_px", "height_px"),
+    *("frames_with_face", "faces_logged", "frame_ms_p50", "frame_ms_p95", "processed_fps"),
+    *("model_sha256", "bundle_sha256", "parameters_changed", "frames_recorded", "device"),
 )
-FLUSH_EVERY_FRAMES = 30
+HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch in which one track showed one stabilised label; its ends are frames of the track.
+    """A stretch of one label: 'stabilised' of one track, or 'manual' (whose track is -1).
 
-    A stretch ends with another label, with 'unsure', or with the track; a frame in which the
-    detector missed the face does not end it.
+    Its ends are frames of the track. A stabilised stretch ends with another label, with 'unsure' or
+    'unstable', or with the track; a frame in which the face was missed does not end it.
     """
 
     label: str
+    source: str
     track_id: int
     start_frame: int
     end_frame: int
@@ -62,98 +79,296 @@ class Event:
 
 
 class SessionLog:
-    """Writes a session into a folder that holds none yet; ``per_frame.csv`` grows as it runs."""
+    """Writes a session into a folder that holds none yet.
 
-    def __init__(self, out: Path, *, model: str, ckpt: str, temperature: float) -> None:
+    Every frame's rows reach the file whole or not at all, before the next frame is processed.
+    """
+
+    def __init__(
+        self, out: Path, bundle: Bundle, detector: str, parameters: Parameters, *, record: bool
+    ) -> None:
         self.out = out
-        self.frames = self.faces = self.frames_with_face = 0
+        self.frames = self.faces = self.frames_with_face = self.recorded = 0
         self.frame_ms: list[float] = []
         self.events: list[Event] = []
-        self._open_events: dict[int, Event] = {}
-        self._identity = {"model": model, "ckpt": ckpt, "temperature": f"{temperature:.6g}"}
-        with _writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+        self.changes: list[dict[str, Any]] = []
+        self._record = record
+        self._parameters = self._first_parameters = parameters
+        self._digest = parameters.digest()[:HASH_DIGITS]
+        self._open_events: dict[tuple[str, int], Event] = {}
+        card = bundle.card
+        self._identity = {
+            "model": card.name,
+            "ckpt": card.checkpoint_sha256[:HASH_DIGITS],
+            "temperature": f"{card.temperature:.6g}",
+            "bundle_sha256": bundle.sha256[:HASH_DIGITS],
+        }
+        self._made_by = {
+            "detector": detector,
+            "model": card.name,
+            "model_sha256": card.model_sha256,
+            "bundle_sha256": bundle.sha256,
+            "checkpoint_sha256": card.checkpoint_sha256,
+            "temperature": card.temperature,
+            "preprocess": card.model_dump(mode="json")["preprocess"],
+            "preprocess_digest": card.preprocess.digest(),
+        }
+        with writing(out):
+            (out / FRAMES_FOLDER if record else out).mkdir(parents=True, exist_ok=True)
             try:
-                self._file = (out / PER_FRAME_FILE).open("x", encoding="utf-8", newline="")
+                # Unbuffered: what a frame wrote is in the file, however the process ends.
+                self._file = (out / PER_FRAME_FILE).open("xb", buffering=0)
             except FileExistsError as error:
                 raise FerError(
                     "the folder holds the log of another session",
                     where=out / PER_FRAME_FILE,
                     fix="name another folder",
                 ) from error
-            self._writer = csv.DictWriter(self._file, PER_FRAME_COLUMNS, restval="")
-            self._writer.writeheader()
+        self._append(csv_text(PER_FRAME_COLUMNS, [], header=True))
+        self._write_thresholds()
 
-    def write_thresholds(self, values: dict[str, Any]) -> None:
-        """Write ``thresholds.json`` before the first frame: a run's settings never change."""
-        with _writing(self.out / THRESHOLDS_FILE):
-            text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-            (self.out / THRESHOLDS_FILE).write_text(text, encoding="utf-8")
+    def write_frame(self, frame: FrameResult, encoded: bytes | None = None) -> None:
+        """Append the rows of one frame, and keep its pixels when the session is recorded.
 
-    def write_frame(self, frame: FrameResult) -> None:
-        """Append the rows of one frame; to disk every ``FLUSH_EVERY_FRAMES`` frames."""
-        with _writing(self.out / PER_FRAME_FILE):
-            self._writer.writerows(_rows(frame, self._identity))
-            if frame.index % FLUSH_EVERY_FRAMES == 0:
-                self._file.flush()
+        ``encoded`` are the frame's own JPEG bytes where a browser sent it.
+        """
+        if frame.parameters != self._parameters:
+            self._parameters = frame.parameters
+            self._digest = frame.parameters.digest()[:HASH_DIGITS]
+            self.changes.append(
+                {
+                    "frame_index": frame.index,
+                    "time_sec": frame.time_s,
+                    "parameters_sha256": frame.parameters.digest(),
+                    **frame.parameters.model_dump(),
+                }
+            )
+            self._write_thresholds()
+        if self._record:
+            self._keep(frame, encoded)
+        about = {**self._identity, "parameters_sha256": self._digest}
+        self._append(csv_text(PER_FRAME_COLUMNS, frame_rows(frame, about)))
         self.frames += 1
         self.faces += len(frame.faces)
         self.frames_with_face += bool(frame.faces)
-        self.frame_ms.append(frame.frame_ms)
+        self.frame_ms.append(frame.times_ms.frame)
         for face in frame.faces:
-            self._follow(face, frame)
+            shown = face.state.label if face.state.status == "label" else None
+            self._follow("stabilised", face.track_id, shown, frame)
+        self._follow("manual", -1, frame.manual_label, frame)
 
-    def close(self) -> None:
-        """Write the rest of ``per_frame.csv``, and ``events.csv`` in order of time."""
-        with _writing(self.out / PER_FRAME_FILE):
-            self._file.close()
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write ``events.csv`` in order of time, and the one row of the summary."""
         self.events += self._open_events.values()
         self._open_events = {}
-        self.events.sort(key=lambda event: (event.start_frame, event.track_id))
-        _write_csv(self.out / EVENTS_FILE, EVENT_COLUMNS, [_event_row(e) for e in self.events])
+        self.events.sort(key=lambda event: (event.start_frame, event.source, event.track_id))
+        row = {
+            **self._first_parameters.model_dump(),
+            **{name: self._made_by[name] for name in ("detector", "model", "model_sha256")},
+            "ckpt": self._identity["ckpt"],
+            "temperature": self._identity["temperature"],
+            "bundle_sha256": self._made_by["bundle_sha256"],
+            "frames_logged": self.frames,
+            "events_logged": len(self.events),
+            "frames_with_face": self.frames_with_face,
+            "faces_logged": self.faces,
+            "parameters_changed": len(self.changes),
+            "frames_recorded": self.recorded,
+            **summary,
+        }
+        with writing(self.out):
+            self._file.close()
+            events = csv_text(EVENT_COLUMNS, [_event_row(e) for e in self.events], header=True)
+            (self.out / EVENTS_FILE).write_bytes(events)
+            text = csv_text(SUMMARY_COLUMNS, [row], header=True)
+            (self.out / SUMMARY_FILE).write_bytes(text)
 
-    def write_summary(self, row: dict[str, Any]) -> None:
-        """Write the one row of ``demoresultssummary.csv``; missing columns stay empty."""
-        _write_csv(self.out / SUMMARY_FILE, SUMMARY_COLUMNS, [row])
+    def _append(self, data: bytes) -> None:
+        at = self._file.tell()
+        with writing(self.out / PER_FRAME_FILE):
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(28, "No space left on device")
+            except OSError:
+                # Half a frame's rows would be a torn line: the log ends with the frame before.
+                os.ftruncate(self._file.fileno(), at)
+                raise
 
-    def _follow(self, face: Face, frame: FrameResult) -> None:
-        event = self._open_events.get(face.track_id)
-        shown = face.state.label if face.state.status == "label" else None
-        if event is not None and event.label == shown:
-            self._open_events[face.track_id] = replace(
-                event, end_frame=frame.index, end_time_s=frame.time_s
-            )
+    def _keep(self, frame: FrameResult, encoded: bytes | None) -> None:
+        path = self.out / FRAMES_FOLDER / f"{frame.index:06d}.{'jpg' if encoded else 'png'}"
+        if encoded is None:
+            bgr = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
+            encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+        with writing(path):
+            path.write_bytes(encoded)
+        self.recorded += 1
+
+    def _write_thresholds(self) -> None:
+        values = {
+            "schema_version": 2,
+            **self._first_parameters.model_dump(),
+            "parameters_sha256": self._first_parameters.digest(),
+            **self._made_by,
+            "changes": self.changes,
+        }
+        with writing(self.out / THRESHOLDS_FILE):
+            write_json(self.out / THRESHOLDS_FILE, values)
+
+    def _follow(self, source: str, track_id: int, label: str | None, frame: FrameResult) -> None:
+        key = (source, track_id)
+        event = self._open_events.get(key)
+        if event is not None and event.label == label:
+            self._open_events[key] = replace(event, end_frame=frame.index, end_time_s=frame.time_s)
             return
         if event is not None:
-            self.events.append(self._open_events.pop(face.track_id))
-        if shown is not None:
-            self._open_events[face.track_id] = Event(
-                shown, face.track_id, frame.index, frame.index, frame.time_s, frame.time_s
+            self.events.append(self._open_events.pop(key))
+        if label is not None:
+            self._open_events[key] = Event(
+                label, source, track_id, frame.index, frame.index, frame.time_s, frame.time_s
             )
 
 
-def _rows(frame: FrameResult, identity: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each face, or the one row of a frame without a face."""
+@dataclass(frozen=True)
+class RecordedFrame:
+    """One recorded frame: its file, index and time, and what was set when it was recorded."""
+
+    file: Path
+    index: int
+    time_s: float
+    parameters: Parameters
+    manual_label: str | None
+
+
+def recorded_frames(folder: Path) -> list[RecordedFrame]:
+    """The frames of a recorded session, one for each frame of its log.
+
+    ``FerError`` when the session was not recorded, a frame is missing, or its files do not fit.
+    """
+    files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.*")}
+    if not files:
+        raise FerError(
+            "the session holds no frames: it was logged, not recorded",
+            where=folder / FRAMES_FOLDER,
+            fix="record a session with 'fer demo --record', or in the browser",
+        )
+    used = read_thresholds(folder)["used"]
+    parameters = {entry.digest()[:HASH_DIGITS]: entry for entry in used}
+    found: dict[int, RecordedFrame] = {}
+    for row in read_rows(folder / PER_FRAME_FILE, "frame"):
+        index = row.value("frame_index", int)
+        label = row.value("manual_label", lambda text: known_label(text) if text else None)
+        if index in found:
+            if label and not found[index].manual_label:
+                found[index] = replace(found[index], manual_label=label)
+            continue
+        file = files.get(f"{index:06d}")
+        if file is None:
+            raise FerError(
+                f"frame {index} is logged and was not recorded",
+                where=folder / FRAMES_FOLDER,
+                fix="restore the file; a replay of fewer frames is no replay",
+            )
+        now = parameters.get(row.value("parameters_sha256", str))
+        if now is None:
+            raise FerError(
+                f"frame {index} was made by parameters that {THRESHOLDS_FILE} does not hold",
+                where=folder / THRESHOLDS_FILE,
+            )
+        found[index] = RecordedFrame(file, index, row.value("time_sec", finite), now, label)
+    return list(found.values())
+
+
+def session_id(folder: Path) -> str:
+    """16 hex digits that name the people in front of the camera: a hash of the recorded frames.
+
+    Relabelling a session does not change it.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((folder / FRAMES_FOLDER).glob("*.*")):
+        digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def read_thresholds(folder: Path) -> dict[str, Any]:
+    """``thresholds.json`` of a session, with ``used``: its parameters, in order of their use."""
+    path = folder / THRESHOLDS_FILE
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        names = Parameters.model_fields
+        used = [
+            Parameters.model_validate({name: entry[name] for name in names})
+            for entry in (held, *held["changes"])
+        ]
+        return {**held, "bundle_sha256": str(held["bundle_sha256"]), "used": used}
+    except OSError as error:
+        raise FerError(f"no parameters here: {error.strerror}", where=path) from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise FerError("not the thresholds of a session", where=path) from error
+
+
+def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]]:
+    """A row for each face, or the one row of a frame without a face; ``about`` is in each."""
+    times = frame.times_ms
+    stages = (times.capture, times.detect, times.align, times.classify, times.smooth, times.draw)
     common = {
-        **identity,
+        **about,
         "frame_index": frame.index,
-        "time_sec": f"{frame.time_s:.4f}",
+        "time_sec": f"{frame.time_s:.6f}",
         "detector": frame.detector,
-        "detect_ms": f"{frame.detect_ms:.3f}",
-        "classify_ms": "" if frame.classify_ms is None else f"{frame.classify_ms:.3f}",
-        "frame_ms": f"{frame.frame_ms:.3f}",
+        "detector_looked": int(frame.looked),
+        **{
+            name: "" if value is None else f"{value:.3f}"
+            for name, value in zip(STAGE_COLUMNS, stages, strict=True)
+        },
+        "frame_ms": f"{times.frame:.3f}",
     }
+    manual = {"manual_label": frame.manual_label or ""}
     if not frame.faces:
-        return [{**common, "state": "no_face", "face_found": 0}]
-    return [{**common, **_face_values(face)} for face in frame.faces]
+        return [{**common, **manual, "state": "no_face", "abstain": "", "face_found": 0}]
+    main = frame.main
+    return [
+        {**common, **(manual if face is main else {}), **_face_values(face)} for face in frame.faces
+    ]
+
+
+def csv_text(
+    columns: Sequence[str], rows: Sequence[dict[str, Any]], *, header: bool = False
+) -> bytes:
+    """The ``columns`` of ``rows`` as UTF-8 csv; missing ones stay empty."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    writer.writerows([row.get(column, "") for column in columns] for row in rows)
+    return buffer.getvalue().encode()
+
+
+class LogError(FerError):
+    """The log cannot be written; what it holds so far is whole."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an ``OSError`` into a ``LogError`` that says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise LogError(
+            f"the log cannot be written: {error.strerror}",
+            where=path,
+            fix="free some space, or name a folder that can be written to",
+        ) from error
 
 
 def _face_values(face: Face) -> dict[str, Any]:
+    sure = face.state.status == "label"
     return {
-        "pred_label": face.state.label if face.state.status == "label" else "",
+        "pred_label": face.state.label if sure else "",
         **dict(zip(PROB_COLUMNS, (f"{value:.6f}" for value in face.probs), strict=True)),
         "raw_label": face.raw_label,
+        "smoothed_label": face.state.label,
         "state": face.state.status,
+        "abstain": int(not sure),
         "face_found": 1,
         "track_id": face.track_id,
         **dict(zip(BOX_COLUMNS, face.box_xyxy_px, strict=True)),
@@ -166,27 +381,8 @@ def _event_row(event: Event) -> dict[str, Any]:
         "label": event.label,
         "start_frame": event.start_frame,
         "end_frame": event.end_frame,
-        "start_time_sec": f"{event.start_time_s:.4f}",
-        "end_time_sec": f"{event.end_time_s:.4f}",
-        "source": "stabilised",
-        "track_id": event.track_id,
+        "start_time_sec": f"{event.start_time_s:.6f}",
+        "end_time_sec": f"{event.end_time_s:.6f}",
+        "source": event.source,
+        "track_id": "" if event.source == "manual" else event.track_id,
     }
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    with _writing(path), path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FerError(
-            f"the log cannot be written: {error.strerror}",
-            where=path,
-            fix="free some space, or name a folder that can be written to",
-        ) from error

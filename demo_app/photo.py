@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from demo_app.detection import Detector
-from demo_app.faces import Face, probabilities_of, settings_for
+from demo_app.faces import Face, classify, prepare_faces
+from demo_app.parameters import parameters_for
 from demo_app.stabilisation import START, step
 from fer_ml.bundle import Bundle
 from fer_ml.images import read_image
@@ -17,10 +18,11 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector) -> list[Face]
     """
     image = read_image(path)
     detections = detector.detect(image)
-    settings = settings_for(bundle.card)
+    if not detections:
+        return []
+    settings = parameters_for(bundle.card)
+    probs = classify(prepare_faces(image, detections, bundle), bundle)
     return [
-        Face(index, found.box_xyxy_px, found.score, probs, step(START, probs, 0.0, settings))
-        for index, (found, probs) in enumerate(
-            zip(detections, probabilities_of(image, detections, bundle), strict=True)
-        )
+        Face(index, found.box_xyxy_px, found.score, values, step(START, values, 0.0, settings))
+        for index, (found, values) in enumerate(zip(detections, probs, strict=True))
     ]

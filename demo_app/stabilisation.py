@@ -1,6 +1,6 @@
 """From probabilities that flicker to a label that a person can read. Pure functions over seconds.
 
-Three stages: an exponential moving average, hysteresis with a hold time, and abstention. None of
+Four stages: an exponential moving average, hysteresis, a vote over time, and abstention. None of
 them counts frames, so the same signal gives the same labels at any frame rate: each sample stands
 for the time since the sample before it.
 """
@@ -14,24 +14,26 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fer_ml.labels import CLASSES
 
-Status = Literal["label", "unsure", "no_face"]
+Status = Literal["label", "unsure", "unstable", "no_face"]
 
 
 class StabiliserSettings(BaseModel):
-    """How calmly a label follows the probabilities. Frozen for a whole run.
+    """How calmly a label follows the probabilities.
 
-    ``ema_tau_s`` is the time constant of the average (0 switches it off); another class becomes
-    the label once its average has been ``hysteresis_delta`` above the label's for ``hold_s``; a
-    label whose own average is under ``unsure_below`` is shown as 'unsure'; a face that is away for
-    more than ``gap_s`` is forgotten.
+    ``ema_tau_s`` is the time constant of the average (0 switches it off). Another class leads once
+    its average is ``hysteresis_delta`` above the leader's. A leader becomes the label when it led
+    for ``vote_share`` of the last ``vote_s`` seconds (0 s switches the vote off). A label that
+    holds less than that share, with no successor yet, is 'unstable'; one whose own average is under
+    ``unsure_below`` is 'unsure'. A face that is away for more than ``gap_s`` is forgotten.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     ema_tau_s: float = Field(default=0.25, ge=0, le=60)
     hysteresis_delta: float = Field(default=0.08, ge=0, le=1)
+    vote_s: float = Field(default=0.3, ge=0, le=60)
+    vote_share: float = Field(default=0.55, gt=0.5, le=1)
     unsure_below: float = Field(ge=0, le=1)
-    hold_s: float = Field(default=0.15, ge=0, le=60)
     gap_s: float = Field(default=0.5, ge=0, le=60)
 
 
@@ -39,10 +41,10 @@ class StabiliserSettings(BaseModel):
 class StabiliserState:
     """What is known of one face after a step.
 
-    ``status`` is what to show; ``label`` is the class kept by the hysteresis (also while unsure),
-    None before the first face; ``smoothed`` are the averages in the order of ``CLASSES``;
-    ``face_time_s`` is when the face was last seen and ``time_s`` when the last step was;
-    ``challenger`` is the class that may take over and ``ahead_since_s`` since when it is ahead.
+    ``status`` is what to show; ``label`` is the class that won the vote (also while unsure), None
+    before the first face; ``smoothed`` are the averages in the order of ``CLASSES``;
+    ``face_time_s`` is when the face was last seen and ``time_s`` when the last step was; ``leads``
+    are the classes that led lately and since when each did (s), the last one still leading.
     """
 
     status: Status = "no_face"
@@ -50,8 +52,7 @@ class StabiliserState:
     smoothed: tuple[float, ...] = ()
     time_s: float | None = None
     face_time_s: float | None = None
-    challenger: str | None = None
-    ahead_since_s: float | None = None
+    leads: tuple[tuple[float, str], ...] = ()
 
     @property
     def confidence(self) -> float | None:
@@ -83,13 +84,17 @@ def step(
         return replace(state, status="no_face", time_s=time_s)
     seen = _checked(probs)
     if state.label is None or state.face_time_s is None:
-        state = replace(START, label=CLASSES[_argmax(seen)], smoothed=seen)
+        first = CLASSES[_argmax(seen)]
+        # The first leader counts as if it had always led: there is nothing to vote against it.
+        state = StabiliserState(label=first, smoothed=seen, leads=((-math.inf, first),))
+        held = 1.0
     else:
         smoothed = ema(state.smoothed, seen, time_s - state.face_time_s, settings.ema_tau_s)
-        state = _switch(state, smoothed, time_s, settings)
-    confidence = state.confidence
-    sure = confidence is not None and confidence >= settings.unsure_below
-    return replace(state, status="label" if sure else "unsure", time_s=time_s, face_time_s=time_s)
+        leads = lead(state, smoothed, time_s, settings.hysteresis_delta)
+        winner, held = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
+        recent = _recent(leads, time_s - settings.vote_s)
+        state = replace(state, label=winner, smoothed=smoothed, leads=recent)
+    return replace(state, status=_status(state, held, settings), time_s=time_s, face_time_s=time_s)
 
 
 def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -> tuple[float, ...]:
@@ -98,44 +103,79 @@ def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -
     return tuple(a + alpha * (b - a) for a, b in zip(old, new, strict=True))
 
 
-def _switch(
-    state: StabiliserState,
-    smoothed: tuple[float, ...],
-    time_s: float,
-    settings: StabiliserSettings,
-) -> StabiliserState:
-    """Hysteresis: let the leading class take over once it was far enough ahead for long enough."""
-    challenger = CLASSES[_argmax(smoothed)]
-    lead = _lead(smoothed, challenger, state.label)
-    if challenger == state.label or lead < settings.hysteresis_delta:
-        return replace(state, smoothed=smoothed, challenger=None, ahead_since_s=None)
-    since = state.ahead_since_s
-    if since is None or challenger != state.challenger:
-        since = _crossing(state, challenger, lead, time_s, settings.hysteresis_delta)
-    # The tolerance is far below a frame: sums of frame times must not miss the hold by rounding.
-    if time_s - since < settings.hold_s - 1e-9:
-        return replace(state, smoothed=smoothed, challenger=challenger, ahead_since_s=since)
-    return replace(state, label=challenger, smoothed=smoothed, challenger=None, ahead_since_s=None)
+def lead(
+    state: StabiliserState, smoothed: tuple[float, ...], time_s: float, delta: float
+) -> tuple[tuple[float, str], ...]:
+    """Hysteresis: the leads after new averages; a class leads once it is ``delta`` ahead.
 
-
-def _crossing(
-    state: StabiliserState, challenger: str, lead: float, time_s: float, delta: float
-) -> float:
-    """When the lead passed ``delta``, on a straight line between the last sample and this one.
-
-    Counting from the sample itself would make the hold longer at low frame rates.
+    It leads since its distance passed ``delta`` on a straight line between the last sample and this
+    one: counting from the sample itself would make every wait longer at low frame rates.
     """
+    leader, challenger = state.leads[-1][1], CLASSES[_argmax(smoothed)]
+    now = _distance(smoothed, challenger, leader)
+    if challenger == leader or now < delta:
+        return state.leads
     assert state.face_time_s is not None
-    before = _lead(state.smoothed, challenger, state.label)
-    if before >= delta:
-        return state.face_time_s
-    share = (delta - before) / (lead - before)
-    return state.face_time_s + share * (time_s - state.face_time_s)
+    before = _distance(state.smoothed, challenger, leader)
+    share = 0.0 if before >= delta else (delta - before) / (now - before)
+    since = state.face_time_s + share * (time_s - state.face_time_s)
+    return (*state.leads, (since, challenger))
 
 
-def _lead(smoothed: Sequence[float], challenger: str, label: str | None) -> float:
-    assert label is not None
-    return smoothed[CLASSES.index(challenger)] - smoothed[CLASSES.index(label)]
+def vote(
+    leads: Sequence[tuple[float, str]], label: str, time_s: float, vote_s: float, share: float
+) -> tuple[str, float]:
+    """The label after a vote over the last ``vote_s`` seconds, and the share of time it led.
+
+    A class with at least ``share`` (over one half, so there is at most one) wins; without one
+    ``label`` stays. Without a window the present leader wins.
+    """
+    if vote_s == 0:
+        return leads[-1][1], 1.0
+    led: dict[str, float] = {}
+    until = time_s
+    for since, name in reversed(leads):
+        begin = max(since, time_s - vote_s)
+        led[name] = led.get(name, 0.0) + max(0.0, until - begin) / vote_s
+        until = min(until, begin)
+    # The tolerance is far below a frame: sums of frame times must not miss the share by rounding.
+    for name, held in led.items():
+        if held >= share - 1e-9:
+            return name, held
+    return label, led.get(label, 0.0)
+
+
+def step_response_s(settings: StabiliserSettings, confidence: float = 0.9) -> float | None:
+    """The delay in s that smoothing costs: from a clean change of expression to its label.
+
+    One class at ``confidence``, the rest shared evenly, changes to another; sampled at 100 Hz. None
+    when the new label is not shown within 5 s.
+    """
+    rest = (1 - confidence) / (len(CLASSES) - 1)
+    old, new = ([confidence if i == at else rest for i in range(len(CLASSES))] for at in (3, 4))
+    state = START
+    for index in range(-1, 500):
+        state = step(state, old if index < 0 else new, index / 100, settings)
+        if state.status == "label" and state.label == CLASSES[4]:
+            return index / 100
+    return None
+
+
+def _status(state: StabiliserState, held: float, settings: StabiliserSettings) -> Status:
+    confidence = state.confidence
+    if confidence is None or confidence < settings.unsure_below:
+        return "unsure"
+    return "label" if held >= settings.vote_share - 1e-9 else "unstable"
+
+
+def _recent(leads: tuple[tuple[float, str], ...], since_s: float) -> tuple[tuple[float, str], ...]:
+    """The leads that reach into the window: all but those that ended before ``since_s``."""
+    first = max((i for i, (begin, _) in enumerate(leads) if begin <= since_s), default=0)
+    return leads[first:]
+
+
+def _distance(smoothed: Sequence[float], challenger: str, leader: str) -> float:
+    return smoothed[CLASSES.index(challenger)] - smoothed[CLASSES.index(leader)]
 
 
 def _argmax(values: Sequence[float]) -> int:

@@ -303,13 +303,23 @@ def convert(
 
 
 @app.command()
-def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+    fetch_detector: Annotated[
+        bool,
+        typer.Option("--fetch-detector", help="Download YuNet, the better face detector, first"),
+    ] = False,
+) -> None:
     """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
 
-    Example: fer doctor
+    Example: fer doctor --fetch-detector
     """
-    from fer_assets.doctor import examine
+    from fer_assets.doctor import examine, fetch_yunet
 
+    if fetch_detector:
+        print(f"YuNet is at {fetch_yunet(settings().home)}", file=sys.stderr)
+        settings.cache_clear()
     findings = examine(_open(profile))
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
@@ -327,52 +337,102 @@ def doctor(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def demo(
-    video: Annotated[Path | None, typer.Option(help="Video or GIF; default: the camera")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Video, GIF, folder of images or recorded session; default: the camera"),
+    ] = None,
     photo: Annotated[Path | None, typer.Option(help="One photo; prints its faces")] = None,
     camera: Annotated[int, typer.Option(help="Camera number")] = 0,
+    web: Annotated[
+        bool, typer.Option("--web", help="A web page with the browser's camera")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --web on 127.0.0.1; 0: a free one")] = 8765,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; default: the profile's own")
+        Path | None, typer.Option(help="Bundle folder; default: the profile's own student")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or fp16 or int8 where small_bundles offers it")
+    ] = "fp32",
     detector: Annotated[
-        str, typer.Option(help="haar, or yunet (FER_YUNET names its file)")
-    ] = "haar",
+        str, typer.Option(help="auto (yunet where FER_YUNET or doctor has its file), haar, yunet")
+    ] = "auto",
+    detect_width: Annotated[
+        int | None, typer.Option(help="Width in px at which the detector looks; default: its own")
+    ] = None,
+    detect_every: Annotated[int, typer.Option(help="Look for faces at every n-th frame")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="New folder for the log; default: outputs/demo/<time>")
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the raw frames too, so that they can be replayed")
+    ] = False,
     headless: Annotated[bool, typer.Option("--headless", help="No window, only the log")] = False,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames")] = None,
+    score: Annotated[
+        Path | None, typer.Option(help="Print the key figures of a session's folder, as JSON")
+    ] = None,
+    buffer: Annotated[
+        Path | None,
+        typer.Option(help="Make training material of a recorded session's labelled faces in --out"),
+    ] = None,
+    self_labelled: Annotated[
+        bool, typer.Option("--self-labelled", help="With --buffer: by the model's own labels")
+    ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Run the student on a camera, a video or a photo, and log every frame.
+    """Run the student on a camera, a video, a photo or in the browser, and log every frame.
+
+    Example: fer demo --web
 
     Example: fer demo --video clip.avi --headless
     """
+    if score is not None:
+        _print_score(score)
+        return
+    if buffer is not None:
+        _make_buffer(buffer, out, self_labelled)
+        return
     from demo_app.detection import make_detector
-    from demo_app.faces import settings_for
+    from demo_app.parameters import Parameters, parameters_for
     from fer_ml.bundle import load_bundle
 
-    held = load_bundle(bundle or _own_bundle(profile))
-    finder = make_detector(detector, settings().yunet)
+    held = load_bundle(bundle or _own_bundle(profile, precision))
+    yunet = settings().yunet
+    finder = make_detector(detector, yunet, detect_width)
     if photo is not None:
-        from demo_app.photo import classify_photo
-
-        faces = classify_photo(photo, held, finder)
-        for face in faces:
-            console.print(f"{face.raw_label} {max(face.probs):.2f} at {face.box_xyxy_px}")
-        if not faces:
-            console.print("no face found")
+        _print_photo(photo, held, finder)
         return
+    if not 1 <= detect_every <= 30:
+        raise FerError(f"--detect-every is {detect_every}", allowed="1 to 30")
+    start: Parameters = parameters_for(held.card).model_copy(update={"detect_every": detect_every})
+    if web:
+        from demo_app.web import serve
+
+        serve(
+            held,
+            lambda: make_detector(detector, yunet, detect_width),
+            start,
+            out or settings().home / "demo",
+            port=port,
+            on_ready=lambda link: print(f"Open {link}\nCtrl-C ends it.", flush=True),
+        )
+        return
+    from contextlib import nullcontext
+
+    from demo_app.session import run_session
+
     folder = out or settings().home / "demo" / time.strftime("%Y%m%dT%H%M%S")
     source: Path | int = video if video is not None else camera
-    arguments: dict[str, Any] = {"max_frames": max_frames}
     if headless:
-        from demo_app.session import run_session
-
-        summary = run_session(source, held, finder, folder, settings_for(held.card), **arguments)
+        view: Any = nullcontext()
     else:
-        from demo_app.window import show
+        from demo_app.window import Window
 
-        summary = show(source, held, finder, folder, settings_for(held.card), **arguments)
+        view = Window()
+    with view as shown:
+        summary = run_session(
+            source, held, finder, folder, start, max_frames=max_frames, view=shown, record=record
+        )
     times = (
         "too short to time"
         if summary.frame_ms_p50 is None
@@ -382,10 +442,73 @@ def demo(
         f"{summary.frames} frames, {summary.faces} faces, {times}; detector {summary.detector}; "
         f"log in {summary.out}"
     )
+    if summary.ended == "cut_short":
+        stated = "" if summary.frames_stated is None else f" of the {summary.frames_stated} stated"
+        console.print(
+            f"[yellow]{_escape(summary.input)} ended early[/], after {summary.frames} frames"
+            f"{stated}: the camera went away, or the file is damaged; the log is complete up to "
+            "there"
+        )
+    if isinstance(source, Path):
+        _compare_with_recording(source, folder)
 
 
-def _own_bundle(profile: str | None) -> Path:
+def _print_photo(photo: Path, bundle: Any, detector: Any) -> None:
+    from demo_app.photo import classify_photo
+
+    faces = classify_photo(photo, bundle, detector)
+    for face in faces:
+        console.print(f"{face.raw_label} {max(face.probs):.2f} at {face.box_xyxy_px}")
+    if not faces:
+        console.print("no face found")
+
+
+def _print_score(session: Path) -> None:
+    from demo_app.kpis import compute_kpis
+    from demo_app.logs import PER_FRAME_FILE
+
+    print(json.dumps(compute_kpis(session / PER_FRAME_FILE, None), indent=2))
+
+
+def _make_buffer(session: Path, out: Path | None, self_labelled: bool) -> None:
+    from demo_app.buffer import BufferRule, build_buffer
+
+    if out is None:
+        raise FerError("--buffer needs --out", fix="name a new folder for the buffer")
+    rule = BufferRule(labels="self" if self_labelled else "manual")
+    print(json.dumps(build_buffer(session, out, rule), indent=2))
+
+
+def _compare_with_recording(session: Path, replay: Path) -> None:
+    """Print the replay half of the dual gate where ``session`` is a recorded one."""
+    from demo_app.kpis import compute_kpis
+    from demo_app.logs import PER_FRAME_FILE
+    from demo_app.stages import replay_gate
+
+    if not (session / PER_FRAME_FILE).is_file():
+        return
+    now, before = (compute_kpis(folder / PER_FRAME_FILE, None) for folder in (replay, session))
+    for outcome in replay_gate(now, before):
+        mark = "[green]ok[/]" if outcome.passed else "[yellow]worse[/]"
+        console.print(
+            f"{mark} {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
+        )
+
+
+def _own_bundle(profile: str | None, precision: str) -> Path:
     from fer_ml.gates import blocking_rules
 
-    pipeline = Pipeline.open(profile)
-    return pipeline.store.require("student_bundle", rules=blocking_rules("student_bundle")).folder
+    store = Pipeline.open(profile).store
+    if precision == "fp32":
+        return store.require("student_bundle", rules=blocking_rules("student_bundle")).folder
+    small = store.require("small_bundles", rules=blocking_rules("small_bundles"))
+    offered = [p for p in ("fp16", "int8") if f"{p}/card.json" in small.record.files]
+    if precision not in offered:
+        raise FerError(
+            f"precision {precision!r} is not offered: macro-F1 lost "
+            f"{small.record.summary.get(f'{precision}_macro_f1_lost')}, latency "
+            f"{small.record.summary.get(f'{precision}_latency_ratio')} times that of fp32",
+            where=small.folder,
+            allowed=", ".join(("fp32", *offered)),
+        )
+    return small.folder / precision

@@ -1,5 +1,6 @@
 """``fer doctor``: what this machine has, and what to do about what is missing."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,8 @@ from typing import Literal
 
 from fer_assets.lineage import Pipeline
 from fer_ml.errors import FerError
+from fer_ml.files import sha256_file, write_atomic
+from fer_ml.settings import YUNET_FILE
 
 PACKAGES = (
     "dagster",
@@ -27,6 +30,9 @@ PACKAGES = (
     "onnxruntime",
     "onnx",
     "onnxscript",
+    "starlette",
+    "uvicorn",
+    "websockets",
 )
 MIN_FREE_GIB = 2.0
 
@@ -141,6 +147,42 @@ def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
         except FerError as error:
             state: Literal["note", "blocks"] = "blocks" if name == wanted else "note"
             yield Finding(state, f"detector {name}", error.what, error.fix or "")
+
+
+def fetch_yunet(home: Path) -> Path:
+    """Download YuNet below the artifact root, where ``settings`` finds it; its path.
+
+    ``FerError`` without a network, or when the bytes are not exactly YuNet's. A file that is there
+    and right is not downloaded again.
+    """
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    from demo_app.detection import YUNET_BYTES, YUNET_SHA256, YUNET_URL
+
+    path = home / YUNET_FILE
+    if path.is_file() and sha256_file(path) == YUNET_SHA256:
+        return path
+    try:
+        with urlopen(YUNET_URL, timeout=30) as answer:
+            data = answer.read(YUNET_BYTES + 1)
+    except (URLError, OSError) as error:
+        raise FerError(
+            f"YuNet cannot be downloaded: {getattr(error, 'reason', error)}",
+            where=YUNET_URL,
+            fix=f"download it elsewhere and copy it to {path}, or use --detector haar",
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != YUNET_SHA256:
+        raise FerError(
+            f"what was downloaded has sha256 {digest[:12]} and {len(data)} bytes or more",
+            where=YUNET_URL,
+            allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
+            fix="nothing was written; try again, or download it elsewhere",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, data)
+    return path
 
 
 def _codec() -> Finding:

@@ -116,10 +116,12 @@ def _training_recipe(
 
 def _demo_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
     ensure_raw(pipeline.profile, pipeline.store)
-    video = pipeline.demo_video()
+    session = pipeline.demo_session()
+    source = pipeline.demo_video() if session is None else session / "per_frame.csv"
     return {
-        "video_sha256": sha256_file(video) if video.is_file() else None,
+        "video_sha256": sha256_file(source) if source.is_file() else None,
         "detector": pipeline.profile.demo.detector,
+        "imported": session is not None,
     }
 
 
@@ -255,6 +257,17 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             pool="training",
         ),
         Stage(
+            asset="teacher_bundle",
+            group="teachers",
+            kinds=("onnx",),
+            describe="One teacher as `model.onnx` with its `card.json`, for the demo: torch and "
+            "ONNX compared on faces.",
+            build="fer_ml.export:build_teacher_bundle",
+            gate="fer_ml.export:gate_network",
+            needs=(Need("teacher", "same"), *_needs("hq_train_manifest")),
+            partitions="teachers",
+        ),
+        Stage(
             asset="ensemble",
             group="distillation",
             kinds=("numpy",),
@@ -268,6 +281,20 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
                 **_dump(pipeline.profile.ensemble),
                 "teachers": list(pipeline.profile.teachers),
             },
+        ),
+        Stage(
+            asset="ensemble_bundle",
+            group="distillation",
+            kinds=("onnx",),
+            describe="The ensemble as one `model.onnx` with its `card.json`: its members' networks "
+            "and their fusion, compared with torch on faces.",
+            build="fer_ml.export:build_ensemble_bundle",
+            gate="fer_ml.export:gate_network",
+            needs=(
+                Need("teacher_bundle", "each"),
+                Need("teacher", "each"),
+                *_needs("ensemble", "hq_train_manifest"),
+            ),
         ),
         Stage(
             asset="prediction_review",
@@ -341,12 +368,24 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             ),
         ),
         Stage(
+            asset="small_bundles",
+            group="deployment",
+            kinds=("onnx",),
+            describe="The student in fp16 and int8 for phones and small boards, each offered only "
+            "where it keeps its accuracy and is no slower on this machine: `small_bundles.json`, "
+            "`timing.json`.",
+            build="fer_ml.compress:build_small_bundles",
+            gate="fer_ml.compress:gate_small_bundles",
+            needs=_needs("student_bundle", "hq_train_manifest"),
+        ),
+        Stage(
             asset="demo_session",
             group="deployment",
             kinds=("opencv", "csv"),
-            describe="The bundle run over a fixed clip: `per_frame.csv`, `events.csv`, "
-            "`demoresultssummary.csv`, `thresholds.json`.",
+            describe="The bundle run over a fixed clip, or over a recorded session: "
+            "`per_frame.csv`, `events.csv`, `demoresultssummary.csv`, `thresholds.json`.",
             build="demo_app.stages:build_session",
+            code_version="2",
             needs=_needs("student_bundle"),
             recipe=_demo_recipe,
         ),
@@ -354,9 +393,11 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             asset="demo_kpis",
             group="deployment",
             kinds=("json",),
-            describe="Frame times, flip rate and accuracy of the session, from its log alone.",
+            describe="Frame times by stage, flips, reaction delay and accuracy of the session, "
+            "from its log alone, with plots.",
             build="demo_app.stages:build_kpis",
             gate="demo_app.stages:gate_kpis",
+            code_version="2",
             needs=_needs("demo_session"),
         ),
     ]
@@ -473,6 +514,11 @@ class Pipeline:
             return self.store.root / SAMPLE_FOLDER / "video" / "demo.avi"
         return self.settings.project / self.profile.demo.video
 
+    def demo_session(self) -> Path | None:
+        """The logged session that the profile imports, or ``None``."""
+        session = self.profile.demo.session
+        return None if session is None else self.settings.project / session
+
     def claims_file(self) -> Path:
         """``claims/<profile>.yaml`` in the project."""
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
@@ -532,6 +578,9 @@ class Pipeline:
         paths = {"video": self.demo_video(), "claims": self.claims_file()}
         if self.settings.yunet is not None:
             paths["yunet"] = self.settings.yunet
+        session = self.demo_session()
+        if session is not None:
+            paths["session"] = session
         if stage.raw is not None:
             raw = self.raw_input(stage.raw)
             declared.append(raw)

@@ -1,4 +1,4 @@
-"""The deployable student: ``model.onnx`` and its ``card.json``. Needs no torch.
+"""A deployable model: ``model.onnx`` and its ``card.json``. Needs no torch.
 
 The card carries everything that serving must not guess: class order, preprocessing, temperature,
 thresholds, and the sha256 of the network. A bundle whose bytes do not match its card is refused.
@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -21,13 +21,17 @@ from fer_ml.preprocess import Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
+#: The folder of a buffer's images names the recorded session that they are from.
+SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
 class Card(BaseModel):
     """``card.json``: what the bundle is, how to feed it, and where it comes from.
 
     ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
-    confidence under which the demo says 'unsure'; ``metrics`` and ``lineage`` are for reading.
+    confidence under which the demo says 'unsure'; ``metrics`` and ``lineage`` are for reading;
+    ``sessions`` are the recorded sessions (sha256 of their log) that it learned from, on which it
+    must not be scored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,14 +51,17 @@ class Card(BaseModel):
     intended_use: str
     metrics: dict[str, Any] = {}
     lineage: dict[str, Any] = {}
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    sessions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle, ready to run on the CPU."""
+    """A verified bundle, ready to run on the CPU. ``sha256`` is that of its ``card.json``."""
 
     folder: Path
     card: Card
+    sha256: str
     session: onnxruntime.InferenceSession
 
     def logits(self, faces: np.ndarray) -> np.ndarray:
@@ -123,11 +130,13 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
         raise FerError(
             f"{MODEL_FILE} is not a network that ONNX Runtime reads: {error}", where=folder
         ) from error
-    return Bundle(folder, card, session)
+    return Bundle(folder, card, hashlib.sha256(_card_bytes(card)).hexdigest(), session)
 
 
 def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json``; called by the export inside an uncommitted run folder."""
-    (folder / CARD_FILE).write_text(
-        json.dumps(card.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / CARD_FILE).write_bytes(_card_bytes(card))
+
+
+def _card_bytes(card: Card) -> bytes:
+    return (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode()

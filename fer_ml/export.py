@@ -1,14 +1,24 @@
-"""Export of the selected student: ONNX, its card, and the proof that both compute the same."""
+"""Export to bundles: ONNX, its card, and the proof that torch and ONNX compute the same.
 
+The student that is deployed, each teacher, and the ensemble as one network of all its members.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 import polars as pl
 import torch
+from onnx import helper, numpy_helper
 
-from fer_ml.bundle import MODEL_FILE, Card, load_bundle, read_card, write_card
+from fer_ml.bundle import MODEL_FILE, SESSION_FOLDER, Card, load_bundle, read_card, write_card
+from fer_ml.distillation.fusion import Fusion, fuse
+from fer_ml.distillation.teacher_logits import labels_of, read_logits
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import softmax
 from fer_ml.evaluation.predictions import read_predictions
@@ -17,10 +27,12 @@ from fer_ml.gates import Outcome, at_most, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
+from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from fer_ml.training.faces import FaceSet, to_input
+from fer_ml.training.models import ArcFaceNet
 from fer_ml.training.packing import load_faces
 
 OPSET = 18
@@ -29,11 +41,29 @@ PARITY_LIMIT = 1e-3
 RISK = 0.2
 
 
+class ServedHead(torch.nn.Module):
+    """An ArcFace network with the head that it answers with: the choice is no part of a graph."""
+
+    def __init__(self, network: ArcFaceNet) -> None:
+        super().__init__()
+        self.network = network
+        self.arc = bool(network.arc_in_use)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """``images [N, 3, S, S]`` to ``logits [N, C]``."""
+        outputs = self.network.outputs(images)
+        if not self.arc:
+            return outputs.logits
+        assert outputs.cosine is not None
+        return self.network.scale * outputs.cosine
+
+
 def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
     """Write the network as one ONNX file, dynamic in the batch, without traces of this machine."""
     size = checkpoint.preprocess.size
+    network = checkpoint.network()
     program = torch.onnx.export(
-        checkpoint.network(),
+        ServedHead(network).eval() if isinstance(network, ArcFaceNet) else network,
         (torch.zeros(2, 3, size, size),),
         input_names=["input"],
         output_names=["logits"],
@@ -62,12 +92,15 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def parity(checkpoint: Checkpoint, folder: Path, faces: FaceSet) -> float:
-    """Largest absolute difference of a logit between torch and ONNX Runtime on ``faces``."""
+def parity(network: Callable[[torch.Tensor], np.ndarray], folder: Path, faces: FaceSet) -> float:
+    """Largest absolute difference of a logit between torch and ONNX Runtime on ``faces``.
+
+    ``network`` takes normalised images ``[N, 3, S, S]`` and gives ``logits [N, C]``.
+    """
     bundle = load_bundle(folder)
     images = np.asarray(faces.images)
     with torch.inference_mode():
-        ours = checkpoint.network()(to_input(images, faces.preprocess)).numpy()
+        ours = network(to_input(images, faces.preprocess))
     return float(np.abs(ours - bundle.logits(images)).max())
 
 
@@ -90,16 +123,163 @@ def build_bundle(run: RunFolder, job: Job) -> None:
     """``model.onnx`` and ``card.json`` of the selected student, with a parity report."""
     selection = job.input("student_selection").read_json("selection.json")
     student = job.input(selection["selected"])
-    checkpoint = load_checkpoint(student.file(CHECKPOINT_FILE))
-    export_onnx(checkpoint, run.path(MODEL_FILE))
-    temperature = student.read_json("calibration.json")["global_temperature"]
-    _, y, logits = read_predictions(student.file("predictions_calib.csv"))
-    probs = softmax(logits, temperature)
-    threshold = unsure_threshold(probs.max(axis=1), probs.argmax(axis=1) == y, RISK)
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
-    write_card(run.folder, _card(job, student, checkpoint, run, temperature, threshold, benchmark))
-    faces = _parity_faces(job, checkpoint)
-    difference = parity(checkpoint, run.folder, faces)
+    _export_run(run, job, student, _metrics(benchmark[student.record.asset]))
+    run.summary.update(student=selection["selected"])
+
+
+def build_teacher_bundle(run: RunFolder, job: Job) -> None:
+    """``model.onnx`` and ``card.json`` of one teacher, with a parity report."""
+    teacher = job.input("teacher", job.partition)
+    _export_run(run, job, teacher, {"hq_train_val": teacher.read_json("reliabilitymetrics.json")})
+
+
+def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
+    """The ensemble as one network: its members' graphs side by side, and the fusion behind them."""
+    ensemble = job.input("ensemble")
+    held = ensemble.read_json("ensemble.json")
+    keys = [key for key, weight in held["weights"].items() if weight > 0]
+    weights = [held["weights"][key] for key in keys]
+    temperatures = [held["members"][key]["temperature"] for key in keys]
+    bundles = [job.input("teacher_bundle", key) for key in keys]
+    model = fuse_onnx(
+        [onnx.load(bundle.file(MODEL_FILE)) for bundle in bundles],
+        weights,
+        held["fusion"],
+        temperatures,
+    )
+    run.path(MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
+    logits = read_logits(ensemble).of(calib["sample_id"].to_list())
+    cards = [read_card(bundle.folder) for bundle in bundles]
+    about = _About(
+        name="ensemble",
+        architecture=" + ".join(card.architecture for card in cards),
+        preprocess=cards[0].preprocess,
+        temperature=held["temperature"],
+        threshold=_threshold(logits, labels_of(calib), held["temperature"]),
+        checkpoint_sha256=ensemble.sha256,
+        metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
+    )
+    write_card(run.folder, _card(run, job, ensemble, about))
+    networks = [
+        load_checkpoint(job.input("teacher", key).file(CHECKPOINT_FILE)).network() for key in keys
+    ]
+
+    def fused(images: torch.Tensor) -> np.ndarray:
+        members = [network(images).numpy() for network in networks]
+        return fuse(members, weights, held["fusion"], temperatures)
+
+    _write_parity(run, fused, _parity_faces(job, about.preprocess), about)
+
+
+def fuse_onnx(
+    members: Sequence[onnx.ModelProto],
+    weights: Sequence[float],
+    fusion: Fusion,
+    temperatures: Sequence[float],
+) -> onnx.ModelProto:
+    """One network ``input`` to ``logits`` that computes ``fusion.fuse`` of its members."""
+    models = [
+        onnx.compose.add_prefix(model, f"m{i}_", rename_inputs=False)
+        for i, model in enumerate(members)
+    ]
+    nodes = [node for model in models for node in model.graph.node]
+    constants: dict[str, np.ndarray] = {"first_axis": np.array([0], np.int64)}
+    terms = []
+    for index, (weight, temperature) in enumerate(zip(weights, temperatures, strict=True)):
+        value = f"m{index}_logits"
+        if fusion == "calibrated":
+            constants[f"t{index}"] = np.array(temperature, np.float32)
+            nodes.append(helper.make_node("Div", [value, f"t{index}"], [f"s{index}"]))
+            value = f"s{index}"
+        if fusion != "logits":
+            nodes.append(helper.make_node("LogSoftmax", [value], [f"p{index}"], axis=1))
+            value = f"p{index}"
+        # Probabilities are mixed in logs, so that small ones stay exact: w p is log w + log p.
+        mixed = fusion == "probabilities"
+        constants[f"w{index}"] = np.array(np.log(weight) if mixed else weight, np.float32)
+        how = "Add" if mixed else "Mul"
+        nodes.append(helper.make_node(how, [value, f"w{index}"], [f"term{index}"]))
+        terms.append(f"term{index}")
+    if fusion == "probabilities":
+        stacked = [f"{term}_stacked" for term in terms]
+        for term, name in zip(terms, stacked, strict=True):
+            nodes.append(helper.make_node("Unsqueeze", [term, "first_axis"], [name]))
+        nodes.append(helper.make_node("Concat", stacked, ["stack"], axis=0))
+        over = ["stack", "first_axis"]
+        nodes.append(helper.make_node("ReduceLogSumExp", over, ["logits"], keepdims=0))
+    else:
+        nodes.append(helper.make_node("Sum", terms, ["logits"]))
+    used = {name for node in nodes for name in node.input}
+    logits = models[0].graph.output[0].type.tensor_type.shape.dim
+    classes = logits[1].dim_value
+    graph = helper.make_graph(
+        nodes,
+        "ensemble",
+        [models[0].graph.input[0]],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", classes])],
+        [
+            *(tensor for model in models for tensor in model.graph.initializer),
+            *(numpy_helper.from_array(v, k) for k, v in constants.items() if k in used),
+        ],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=list(models[0].opset_import),
+        functions=[function for model in models for function in model.functions],
+        ir_version=models[0].ir_version,
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a card says beyond the bytes."""
+
+    name: str
+    architecture: str
+    preprocess: Preprocess
+    temperature: float
+    threshold: float
+    checkpoint_sha256: str
+    metrics: dict[str, Any]
+
+
+def _export_run(run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, Any]) -> None:
+    """Export one training's checkpoint, write its card, and compare both on faces."""
+    checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
+    export_onnx(checkpoint, run.path(MODEL_FILE))
+    temperature = trained.read_json("calibration.json")["global_temperature"]
+    _, y, logits = read_predictions(trained.file("predictions_calib.csv"))
+    about = _About(
+        name=trained.key,
+        architecture=checkpoint.recipe.architecture,
+        preprocess=checkpoint.preprocess,
+        temperature=temperature,
+        threshold=_threshold(logits, y, temperature),
+        checkpoint_sha256=trained.record.files[CHECKPOINT_FILE].sha256,
+        metrics=metrics,
+    )
+    write_card(run.folder, _card(run, job, trained, about))
+    network = checkpoint.network()
+    faces = _parity_faces(job, checkpoint.preprocess)
+    _write_parity(run, lambda images: network(images).numpy(), faces, about)
+
+
+def _threshold(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
+    probs = softmax(logits, temperature)
+    return unsure_threshold(probs.max(axis=1), probs.argmax(axis=1) == y, RISK)
+
+
+def _write_parity(
+    run: RunFolder,
+    network: Callable[[torch.Tensor], np.ndarray],
+    faces: FaceSet,
+    about: _About,
+) -> None:
+    difference = parity(network, run.folder, faces)
     run.write_json(
         "parity.json",
         {
@@ -107,48 +287,53 @@ def build_bundle(run: RunFolder, job: Job) -> None:
             "faces": len(faces),
             "largest_logit_difference": difference,
             "limit": PARITY_LIMIT,
-            "checkpoint_sha256": student.record.files[CHECKPOINT_FILE].sha256,
+            "checkpoint_sha256": about.checkpoint_sha256,
         },
     )
     run.splits.update(unsure_threshold="calib")
     run.summary.update(
-        student=selection["selected"],
         bytes=run.path(MODEL_FILE).stat().st_size,
         parity=difference,
-        temperature=temperature,
-        unsure_below=threshold,
+        temperature=about.temperature,
+        unsure_below=about.threshold,
     )
 
 
-def _parity_faces(job: Job, checkpoint: Checkpoint) -> FaceSet:
+def _parity_faces(job: Job, preprocess: Preprocess) -> FaceSet:
     frame = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "val")
     return load_faces(
-        frame.head(PARITY_FACES), job.store.root, checkpoint.preprocess, job.store.root / "cache"
+        frame.head(PARITY_FACES), job.store.root, preprocess, job.store.root / "cache"
     )
 
 
-def _card(
-    job: Job,
-    student: Artifact,
-    checkpoint: Checkpoint,
-    run: RunFolder,
-    temperature: float,
-    threshold: float,
-    benchmark: dict[str, Any],
-) -> Card:
+def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "split": entry["split"],
+            "n": entry["n"],
+            "selection_split": entry["selection_split"],
+            "macro_f1": entry["raw"]["macro_f1"],
+            "accuracy": entry["raw"]["accuracy"],
+            "per_class_f1": entry["raw"]["per_class_f1"],
+            "ece_scaled": entry["temperature_scaled"]["ece"],
+        }
+        for name, entry in entries.items()
+    }
+
+
+def _card(run: RunFolder, job: Job, made_from: Artifact, about: _About) -> Card:
     drawn = job.profile.drawn
     sources = ", ".join(job.profile.hq_train.sources)
-    own = benchmark[student.record.asset]
     return Card(
-        name=student.record.asset,
+        name=about.name,
         profile=job.profile.name,
-        architecture=checkpoint.recipe.architecture,
+        architecture=about.architecture,
         classes=CLASSES,
-        preprocess=checkpoint.preprocess,
-        temperature=temperature,
-        unsure_below=threshold,
+        preprocess=about.preprocess,
+        temperature=about.temperature,
+        unsure_below=about.threshold,
         model_sha256=sha256_file(run.path(MODEL_FILE)),
-        checkpoint_sha256=student.record.files[CHECKPOINT_FILE].sha256,
+        checkpoint_sha256=about.checkpoint_sha256,
         data=f"{'Drawn (synthetic) faces' if drawn else 'Photographs'}: {sources}",
         licence="as the training data's; the faces of FER datasets are for research only",
         intended_use=(
@@ -157,29 +342,23 @@ def _card(
             else "research on facial expression recognition with informed consent; never for "
             "decisions about people"
         ),
-        metrics={
-            name: {
-                "split": entry["split"],
-                "n": entry["n"],
-                "selection_split": entry["selection_split"],
-                "macro_f1": entry["raw"]["macro_f1"],
-                "accuracy": entry["raw"]["accuracy"],
-                "per_class_f1": entry["raw"]["per_class_f1"],
-                "ece_scaled": entry["temperature_scaled"]["ece"],
-            }
-            for name, entry in own.items()
-        },
+        metrics=about.metrics,
         lineage={
-            "student": student.as_input().model_dump(),
-            "inputs": [item.model_dump() for item in student.record.inputs],
+            "made_from": made_from.as_input().model_dump(),
+            "inputs": [item.model_dump() for item in made_from.record.inputs],
         },
+        sessions=sessions_in(read_curated(job, "hq_train_manifest")["orig_image"].to_list()),
     )
 
 
+def sessions_in(images: Sequence[str]) -> tuple[str, ...]:
+    """The recorded sessions that training images come from, by the folder names of a buffer."""
+    found = (re.search(SESSION_FOLDER, name) for name in images)
+    return tuple(sorted({match.group(1) for match in found if match}))
+
+
 def gate_bundle(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
-    """Judge the bundle, by the bytes that would be deployed."""
-    card = read_card(artifact.folder)
-    held = artifact.read_json("parity.json")
+    """Judge the student's bundle, by the bytes that would be deployed."""
     inputs = {item.asset: item for item in artifact.record.inputs}
     selected = "no such selection"
     chosen = inputs["student_selection"]
@@ -189,6 +368,17 @@ def gate_bundle(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
         student = store.find(name, None, inputs[name].sha256)
         if student is not None:
             selected = student.record.files[CHECKPOINT_FILE].sha256
+    card = read_card(artifact.folder)
+    return [
+        *gate_network(artifact, store, profile),
+        same("is_selected", card.checkpoint_sha256, selected),
+    ]
+
+
+def gate_network(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+    """Judge any bundle: that it computes what was trained, and says so."""
+    card = read_card(artifact.folder)
+    held = artifact.read_json("parity.json")
     return [
         at_most(
             "torch_equals_onnx",
@@ -198,5 +388,4 @@ def gate_bundle(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
         ),
         same("card_matches", card.model_sha256, artifact.record.files[MODEL_FILE].sha256),
         same("class_order", list(card.classes), list(CLASSES)),
-        same("is_selected", card.checkpoint_sha256, selected),
     ]

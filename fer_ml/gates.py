@@ -287,7 +287,7 @@ SELECTION_GATES: tuple[Gate, ...] = (
     Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),
 )
 
-BUNDLE_GATES: tuple[Gate, ...] = (
+NETWORK_GATES: tuple[Gate, ...] = (
     Gate(
         "torch_equals_onnx",
         "largest difference of a logit between torch and ONNX Runtime, on real faces",
@@ -295,7 +295,33 @@ BUNDLE_GATES: tuple[Gate, ...] = (
     ),
     Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
     Gate("class_order", "the card's classes are in the canonical order", "export again"),
+)
+
+BUNDLE_GATES: tuple[Gate, ...] = (
+    *NETWORK_GATES,
     Gate("is_selected", "the checkpoint is the one that was selected", "export again"),
+)
+
+SMALL_BUNDLE_GATES: tuple[Gate, ...] = (
+    Gate("cards_match", "the card of each offered precision is that of its bytes", "export again"),
+    *(
+        gate
+        for precision in ("fp16", "int8")
+        for gate in (
+            Gate(
+                f"{precision}_keeps_accuracy",
+                f"macro-F1 on val falls by at most 0.005 in {precision}",
+                "serve the full bundle: this precision costs too much, and is not offered",
+                blocking=False,
+            ),
+            Gate(
+                f"{precision}_is_faster",
+                f"one face takes no longer in {precision}, measured on this machine in one run",
+                "serve the full bundle here: this precision is not offered",
+                blocking=False,
+            ),
+        )
+    ),
 )
 
 KPI_GATES: tuple[Gate, ...] = (
@@ -304,6 +330,23 @@ KPI_GATES: tuple[Gate, ...] = (
         "steadier_than_raw",
         "stabilised labels flip no more often than raw ones",
         "look at the stabiliser's settings",
+        blocking=False,
+    ),
+    Gate(
+        "frame_p95",
+        "95 of 100 frames take at most demo.p95_limit_ms of the profile, after the warm-up",
+        "a faster machine, a smaller student or detector width, or an honest limit",
+    ),
+    Gate(
+        "replay_improves",
+        "on the recorded session, macro-F1 of what is shown is above that of the session's bundle",
+        "keep the bundle that recorded the session",
+        blocking=False,
+    ),
+    Gate(
+        "replay_is_as_calm",
+        "on the recorded session, shown labels flip at most 10% more often than they did",
+        "look at the stabiliser's settings, or keep the bundle that recorded the session",
         blocking=False,
     ),
 )
@@ -330,7 +373,10 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "student_dkd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
     "benchmark": BENCHMARK_GATES,
     "student_selection": SELECTION_GATES,
+    "teacher_bundle": NETWORK_GATES,
+    "ensemble_bundle": NETWORK_GATES,
     "student_bundle": BUNDLE_GATES,
+    "small_bundles": SMALL_BUNDLE_GATES,
     "demo_kpis": KPI_GATES,
     "report_claims": CLAIM_GATES,
 }

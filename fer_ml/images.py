@@ -7,6 +7,7 @@ travels with the model, so that serving cannot differ from training. Needs only 
 import io
 import struct
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -240,7 +241,19 @@ def prepare(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
 
 def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
     """``faces [N, S, S, 3] uint8`` to the network's ``[N, 3, S, S] float32``."""
-    scaled = faces.astype(np.float32) / 255.0
-    scaled -= np.asarray(spec.mean, np.float32)
-    scaled /= np.asarray(spec.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    tables = _normalised_bytes(spec.mean, spec.std)
+    scaled = np.empty((len(faces), 3, *faces.shape[1:3]), np.float32)
+    for index, face in enumerate(faces):
+        for channel, table in enumerate(tables):
+            cv2.LUT(face[..., channel], table, dst=scaled[index, channel])
+    return scaled
+
+
+@lru_cache(maxsize=8)
+def _normalised_bytes(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """What each of the 256 values of a byte becomes: ``[3, 256] float32``.
+
+    Looking them up gives the very floats of the formula, several times faster.
+    """
+    scaled = np.arange(256, dtype=np.float32) / 255.0
+    return (scaled - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

@@ -117,10 +117,17 @@ class SoftLabels(Frozen):
 
 
 class Demo(Frozen):
-    """The demo session: a video (null: the one that the sample draws) and a face detector."""
+    """The demo session: a video (null: the one that the sample draws) and a face detector.
+
+    ``session`` is the folder of a logged session that is imported instead: a recorded one is
+    replayed through the student that is deployed, and compared with what it showed then.
+    ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
+    """
 
     video: str | None = None
     detector: Literal["haar", "yunet"] = "haar"
+    session: str | None = None
+    p95_limit_ms: float = Field(default=100.0, gt=0)
 
 
 class Profile(Frozen):

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fer_ml.errors import FerError
 
 CONFIG_FILE = "fer.toml"
+#: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
+YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
 
 
 class UserConfig(BaseModel):
@@ -33,8 +35,8 @@ class Settings(BaseModel):
     """What the environment says: paths are absolute.
 
     ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
-    artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``) an
-    optional face detector file.
+    artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
+    else ``YUNET_FILE`` where it is) an optional face detector file.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -85,11 +87,13 @@ def settings() -> Settings:
     """The settings of this process. Changes of the environment need ``settings.cache_clear()``."""
     project = find_project()
     config = read_config(project / CONFIG_FILE)
+    home = Path(os.environ.get("FER_HOME") or project / "outputs").resolve()
     yunet = os.environ.get("FER_YUNET")
+    fetched = home / YUNET_FILE
     return Settings(
         project=project,
-        home=Path(os.environ.get("FER_HOME") or project / "outputs").resolve(),
+        home=home,
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
-        yunet=Path(yunet).resolve() if yunet else None,
+        yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
         config=config,
     )

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from demo_app.detection import Detector, HaarDetector, YuNetDetector, make_detector
+from demo_app.sources import Video
 from demo_app.tracking import iou
-from demo_app.video import Video
 from fer_ml.errors import FerError
 
 SIZES = [(1, 1), (1, 700), (700, 1), (40, 50), (480, 640), (2160, 3840)]
@@ -36,6 +36,8 @@ def test_yunet_takes_any_frame(size: tuple[int, int], yunet_file: Path) -> None:
 def test_names_are_those_asked_for(yunet_file: Path) -> None:
     assert make_detector("haar", None).name == "haar"
     assert make_detector("yunet", yunet_file).name == "yunet"
+    assert make_detector("auto", yunet_file).name == "yunet"
+    assert make_detector("auto", None).name == "haar"
 
 
 def test_yunet_without_a_file_is_no_haar() -> None:
@@ -47,6 +49,8 @@ def test_yunet_without_a_file_is_no_haar() -> None:
 def test_unknown_detector_names_the_known_ones() -> None:
     with pytest.raises(FerError, match="haar, yunet"):
         make_detector("dnn", None)
+    with pytest.raises(FerError, match="64 to 4096"):
+        make_detector("haar", None, 0)
 
 
 def test_absent_yunet_file(tmp_path: Path) -> None:
@@ -85,3 +89,17 @@ def test_detectors_agree_where_the_face_is(clips: list[Path], yunet_file: Path) 
             assert len(reference) == 1
             overlaps += [iou(f.box_xyxy_px, reference[0].box_xyxy_px) for f in found]
     assert overlaps and min(overlaps) > 0.4
+
+
+@pytest.mark.real_data
+def test_landmarks_lie_in_their_face_and_in_order(clips: list[Path], yunet_file: Path) -> None:
+    detector = make_detector("yunet", yunet_file)
+    with Video(clips[-1]) as video:
+        image = next(video.frames()).image
+    (found,) = detector.detect(image)
+    left, top, right, bottom = found.box_xyxy_px
+    assert len(found.landmarks_xy_px) == 5
+    assert all(left < x < right and top < y < bottom for x, y in found.landmarks_xy_px)
+    eye_a, eye_b, nose, mouth_a, mouth_b = found.landmarks_xy_px
+    assert eye_a[0] < eye_b[0] and mouth_a[0] < mouth_b[0]
+    assert max(eye_a[1], eye_b[1]) < nose[1] < min(mouth_a[1], mouth_b[1])

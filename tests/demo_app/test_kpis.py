@@ -1,9 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from demo_app.kpis import accuracy, compute_kpis, macro_f1_present, timing
-from demo_app.logs import PER_FRAME_COLUMNS
+from demo_app.kpis import (
+    LoggedFace,
+    LoggedFrame,
+    accuracy,
+    compute_kpis,
+    macro_f1_present,
+    protocol_frames,
+    reaction,
+    score_manual,
+    timing,
+)
+from demo_app.logs import BOX_COLUMNS, PER_FRAME_COLUMNS
 from fer_ml.errors import FerError
 
 BOX = (10, 10, 50, 50)
@@ -26,13 +37,17 @@ def row(
         "time_sec": f"{frame / 10:.4f}",
         "face_found": 0,
         "state": "no_face",
+        "capture_ms": 1,
         "detect_ms": 4,
+        "smooth_ms": 0.5,
+        "draw_ms": 0,
         "frame_ms": frame_ms,
     }
     if track is not None:
         values |= {"face_found": 1, "track_id": track, "raw_label": raw, "classify_ms": 10}
+        values |= {"align_ms": 2, "smoothed_label": shown or raw, "abstain": int(shown is None)}
         values |= {"state": "unsure" if shown is None else "label", "pred_label": shown or ""}
-        values |= zip(PER_FRAME_COLUMNS[-9:-5], box, strict=True)
+        values |= zip(BOX_COLUMNS, box, strict=True)
     return ",".join(str(values.get(name, "")) for name in PER_FRAME_COLUMNS)
 
 
@@ -171,13 +186,13 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("good", "bad", "column"),
     [
-        ("Happy,label", "Joy,label", "raw_label"),
-        ("Happy,label,1", "Happy,label,yes", "face_found"),
-        ("Happy,label,1", "Happy,certain,1", "state"),
+        ("Happy,Happy,label", "Joy,Happy,label", "raw_label"),
+        ("label,0,1,", "label,0,yes,", "face_found"),
+        ("Happy,label,0", "Happy,certain,0", "state"),
         ("0.0000", "nan", "time_sec"),
         ("10,10,50,50", "50,10,10,50", "bbox_left"),
         (",20,", ",-1,", "frame_ms"),
-        (",4,10,", ",x,10,", "detect_ms"),
+        (",1,4,2,", ",1,x,2,", "detect_ms"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(
@@ -214,3 +229,94 @@ def test_a_truth_of_other_frames_is_refused(session: Path, tmp_path: Path) -> No
     path.write_text(f"{TRUTH_HEADER}\n0,a,Joy,10,10,50,50\n")
     with pytest.raises(FerError, match="label"):
         compute_kpis(session, path)
+
+
+def test_stages_worked_by_hand(session: Path) -> None:
+    kpis = compute_kpis(session, None)
+    assert kpis["frame_ms_mean"] == pytest.approx(40)
+    assert kpis["frame_ms_p99"] == pytest.approx(40 + (100 - 40) * 0.96)
+    assert (kpis["capture_ms_p50"], kpis["smooth_ms_p95"], kpis["draw_ms_p99"]) == (1, 0.5, 0)
+    assert kpis["align_ms_mean"] == 2, "the frame without a face has no such time"
+
+
+def a_face(time_s: float, raw: str, shown: str | None, state: str = "label") -> LoggedFace:
+    return LoggedFace(round(time_s * 10), time_s, 0, BOX, raw, shown, state)
+
+
+def test_the_reaction_delay_by_hand() -> None:
+    spans = (
+        (0.0, 1.0, "Happy", "Happy"),
+        (1.0, 1.3, "Sad", "Happy"),  # shown from 1.3 on: a delay of 0.3 s
+        (1.3, 2.0, "Sad", "Sad"),
+        (2.0, 2.4, "Fear", "Sad"),  # too short to be a change
+        (2.4, 3.4, "Happy", "Sad"),  # lasts, and is never shown
+        (3.4, 4.4, "Surprise", "Sad"),  # shown from 4.4 on: a delay of 1 s
+        (4.4, 5.0, "Surprise", "Surprise"),
+    )
+    faces = [
+        a_face(i / 10, raw, shown)
+        for begin, end, raw, shown in spans
+        for i in range(round(begin * 10), round(end * 10))
+    ]
+    found = reaction(faces)
+    assert (found["lasting_changes"], found["lasting_changes_missed"]) == (3, 1)
+    assert found["reaction_delay_s_p50"] == pytest.approx(0.65)
+    assert found["reaction_delay_s_max"] == pytest.approx(1.0)
+    assert reaction([])["reaction_delay_s_p50"] is None
+
+
+def frames_of(*spans: tuple[float, float, str | None]) -> list[LoggedFrame]:
+    """Frames at 20 fps; in each the face is taken for Happy, and shown as such."""
+    found = []
+    for begin, end, label in spans:
+        for i in range(round(begin * 20), round(end * 20)):
+            face = LoggedFace(i, i / 20, 0, BOX, "Happy", "Happy", "label")
+            found.append(LoggedFrame(i, i / 20, {}, 10, label, face if label else None))
+    return found
+
+
+def kept(*spans: tuple[float, float, str | None]) -> set[int]:
+    return {frame.frame for frame in protocol_frames(frames_of(*spans))}
+
+
+def test_the_first_protocol_by_hand() -> None:
+    # 2 s of Happy, then 1 s of Sad, by hand: 250 ms on both sides of the change are left out.
+    assert kept((0, 2, "Happy"), (2, 3, "Sad")) == {*range(36), *range(45, 60)}
+    # 0.5 s is no segment, and its neighbours still change there.
+    assert kept((0, 1, "Happy"), (1, 1.5, "Fear"), (1.5, 3, "Sad")) == {
+        *range(16),
+        *range(35, 60),
+    }
+    # 600 ms is one; from and to no label nothing is left out.
+    assert kept((0, 1, None), (1, 1.6, "Sad"), (1.6, 2, None)) == {*range(20, 32)}
+    assert kept((0, 1, None)) == set()
+
+
+def test_manual_labels_have_one_denominator() -> None:
+    frames = frames_of((0, 1, "Happy"), (1, 2, None), (2, 3, "Sad"))
+    # Of Happy, two frames have no face and three are unsure; Sad is always taken for Happy.
+    frames[3:5] = [replace(frame, labelled=None) for frame in frames[3:5]]
+    frames[5:8] = [
+        replace(frame, labelled=replace(frame.labelled, shown=None, state="unsure"))
+        for frame in frames[5:8]
+        if frame.labelled
+    ]
+    found = score_manual(frames)
+    assert (found["manual_frames"], found["manual_in_protocol"]) == (40, 40)
+    assert (found["manual_without_face"], found["manual_scored"]) == (2, 38)
+    assert found["manual_abstained"] == 3
+    assert found["manual_accuracy_raw"] == pytest.approx(18 / 38)
+    assert found["manual_accuracy_stabilised"] == pytest.approx(15 / 38)
+    # Happy: 15 hits of 18 true and 35 said; Sad: none.
+    assert found["manual_macro_f1_present_stabilised"] == pytest.approx(2 * 15 / (35 + 18) / 2)
+    assert found["manual_support"]["Sad"] == 20
+
+
+def test_manual_labels_are_read_from_the_log(tmp_path: Path) -> None:
+    rows = [row(i, 0, "Happy", "Happy").split(",") for i in range(12)]
+    for cells in rows:
+        cells[PER_FRAME_COLUMNS.index("manual_label")] = "Happy"
+    path = log(tmp_path / "p.csv", *(",".join(cells) for cells in rows))
+    kpis = compute_kpis(path, None)
+    assert (kpis["manual_scored"], kpis["manual_accuracy_stabilised"]) == (12, 1.0)
+    assert "manual_scored" not in compute_kpis(log(tmp_path / "q.csv", *SESSION), None)

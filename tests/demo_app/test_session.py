@@ -1,26 +1,28 @@
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from demo_app import logs
 from demo_app.detection import Detection, make_detector
-from demo_app.faces import FrameResult, settings_for
+from demo_app.faces import FrameResult
 from demo_app.kpis import compute_kpis
+from demo_app.parameters import Parameters, parameters_for
+from demo_app.pipeline import Control
 from demo_app.session import run_session
-from demo_app.stabilisation import StabiliserSettings
-from demo_app.video import Video
+from demo_app.sources import Video
 from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle
 from fer_ml.errors import FerError
-from fer_ml.images import prepare
+from fer_ml.images import encode_png, prepare
 from fer_ml.labels import CLASSES
 from fer_ml.sample.video import draw_video
 
-SETTINGS = StabiliserSettings(
-    ema_tau_s=0.2, hysteresis_delta=0.1, unsure_below=0.4, hold_s=0.1, gap_s=0.5
+SETTINGS = Parameters(
+    ema_tau_s=0.2, hysteresis_delta=0.1, unsure_below=0.4, vote_s=0.2, vote_share=0.51, gap_s=0.5
 )
 LEFT, RIGHT = (8, 8, 56, 56), (72, 8, 120, 56)
 OLD_COLUMNS = (
@@ -28,10 +30,24 @@ OLD_COLUMNS = (
     "prob_Sad,prob_Surprise,prob_Neutral,detector,model,ckpt"
 )
 NEW_COLUMNS = (
-    "raw_label,state,face_found,track_id,bbox_left,bbox_top,bbox_right,bbox_bottom,score,"
-    "detect_ms,classify_ms,frame_ms,temperature"
+    "raw_label,smoothed_label,state,abstain,face_found,track_id,bbox_left,bbox_top,bbox_right,"
+    "bbox_bottom,score,detector_looked,capture_ms,detect_ms,align_ms,classify_ms,smooth_ms,"
+    "draw_ms,frame_ms,temperature,bundle_sha256,parameters_sha256"
 )
-TIMES = {"detect_ms", "classify_ms", "frame_ms"}
+TIMES = {name for name in NEW_COLUMNS.split(",") if name.endswith("_ms")}
+
+
+class Eye:
+    """A view that calls a function with each frame and may stop the run."""
+
+    def __init__(self, see: Callable[[FrameResult, Control], object]) -> None:
+        self._see = see
+
+    def draw(self, frame: FrameResult) -> None:
+        pass
+
+    def react(self, frame: FrameResult, control: Control) -> None:
+        self._see(frame, control)
 
 
 def picture(left: int, right: int) -> np.ndarray:
@@ -71,7 +87,7 @@ def test_a_row_for_each_face_and_one_without(run, tmp_path: Path) -> None:
     summary = run([picture(255, 0)] * 3, [faces(LEFT, RIGHT), [], faces(RIGHT)])
     rows = read(tmp_path / "out" / "per_frame.csv")
     assert [row["frame_index"] for row in rows] == ["0", "0", "1", "2"]
-    assert [row["time_sec"] for row in rows] == ["0.0000", "0.0000", "0.1000", "0.2000"]
+    assert [row["time_sec"] for row in rows] == ["0.000000", "0.000000", "0.100000", "0.200000"]
     assert [row["pred_label"] for row in rows] == ["Happy", "Sad", "", "Sad"]
     assert [row["track_id"] for row in rows] == ["0", "1", "", "1"]
     empty = rows[2]
@@ -110,11 +126,10 @@ def test_unsure_is_a_state_without_a_label(run, tmp_path: Path) -> None:
 def _smoothed(run: Callable, out: str, pictures, detections, track_at) -> list:
     seen = []
 
-    def keep(frame: FrameResult) -> bool:
+    def keep(frame: FrameResult, control: Control) -> None:
         seen.extend(face.state for face in frame.faces if face.box_xyxy_px == track_at)
-        return True
 
-    run(pictures, detections, out=out, on_frame=keep)
+    run(pictures, detections, out=out, view=Eye(keep))
     return seen
 
 
@@ -154,7 +169,7 @@ def test_events_are_stretches_of_a_label(run, tmp_path: Path) -> None:
     assert left[0]["start_frame"] == "0" and left[1]["end_frame"] == "14"
     (right,) = (row for row in rows if row["track_id"] == "1")
     assert (right["label"], right["start_frame"], right["end_frame"]) == ("Sad", "0", "14")
-    assert (right["start_time_sec"], right["end_time_sec"]) == ("0.0000", "1.4000")
+    assert (right["start_time_sec"], right["end_time_sec"]) == ("0.000000", "1.400000")
     assert summary.events == 3
 
 
@@ -171,6 +186,8 @@ def test_summary_and_thresholds_hold_what_the_run_used(bundle, run, tmp_path: Pa
         "0.1",
     )
     assert row["ema_alpha"] == row["vote_window"] == row["vote_min_count"] == ""
+    assert (row["vote_s"], row["detect_every"], row["parameters_changed"]) == ("0.2", "1", "0")
+    assert row["bundle_sha256"] == bundle.sha256
     assert (row["ema_tau_s"], row["ended"], row["video_fps"]) == ("0.2", "end", "10")
     assert (row["width_px"], row["height_px"]) == ("128", "64")
     assert float(row["processed_fps"]) > 0 and row["device"]
@@ -178,6 +195,96 @@ def test_summary_and_thresholds_hold_what_the_run_used(bundle, run, tmp_path: Pa
     assert {name: thresholds[name] for name in SETTINGS.model_dump()} == SETTINGS.model_dump()
     assert thresholds["model_sha256"] == bundle.card.model_sha256
     assert thresholds["preprocess_digest"] == bundle.card.preprocess.digest()
+
+
+def test_parameters_and_labels_of_every_frame_are_logged(run, tmp_path: Path) -> None:
+    calmer = SETTINGS.model_copy(update={"vote_s": 0.5})
+
+    def turn(frame: FrameResult, control: Control) -> None:
+        if frame.index == 2:
+            control.parameters, control.manual_label = calmer, "Happy"
+
+    run([picture(255, 0)] * 6, [faces(LEFT, (72, 8, 100, 40))] * 5 + [[]], view=Eye(turn))
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    used = [SETTINGS.digest()[:12]] * 6 + [calmer.digest()[:12]] * 5
+    assert [row["parameters_sha256"] for row in rows] == used
+    # The larger face is the one that is labelled, and a frame without a face keeps the label.
+    assert [row["manual_label"] for row in rows] == [""] * 6 + ["Happy", "", "Happy", "", "Happy"]
+    thresholds = json.loads((tmp_path / "out" / "thresholds.json").read_text())
+    assert thresholds["vote_s"] == SETTINGS.vote_s
+    (change,) = thresholds["changes"]
+    assert (change["frame_index"], change["vote_s"]) == (3, 0.5)
+    manual = [row for row in read(tmp_path / "out" / "events.csv") if row["source"] == "manual"]
+    assert [(row["label"], row["start_frame"], row["end_frame"]) for row in manual] == [
+        ("Happy", "3", "5")
+    ]
+
+
+def test_a_recorded_session_is_replayed_to_the_same_rows(
+    bundle, run, scripted, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    pictures = [rng.integers(0, 256, (64, 128, 3), np.uint8) for _ in range(12)]
+    found = [faces(LEFT, RIGHT) if i % 4 else [] for i in range(12)]
+    calmer = SETTINGS.model_copy(update={"vote_s": 0.5, "detect_every": 2})
+
+    def turn(frame: FrameResult, control: Control) -> None:
+        if frame.index == 4:
+            control.parameters, control.manual_label = calmer, "Sad"
+
+    run(pictures, found, out="first", record=True, view=Eye(turn))
+    replayed = scripted(found)
+    summary = run_session(
+        tmp_path / "first", bundle, replayed, tmp_path / "second", parameters_for(bundle.card)
+    )
+    assert (summary.ended, summary.frames) == ("end", 12)
+    logs = [
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read(tmp_path / out)]
+        for out in ("first/per_frame.csv", "second/per_frame.csv")
+    ]
+    assert logs[0] == logs[1]
+    assert {row["manual_label"] for row in logs[0]} == {"", "Sad"}
+
+
+def test_a_session_that_was_not_recorded_cannot_be_replayed(
+    bundle, run, scripted, tmp_path: Path
+) -> None:
+    run([picture(255, 0)] * 3, [[]] * 3, out="plain")
+    with pytest.raises(FerError, match="logged, not recorded"):
+        run_session(tmp_path / "plain", bundle, scripted([]), tmp_path / "out", SETTINGS)
+    run([picture(255, 0)] * 3, [[]] * 3, out="torn", record=True)
+    (tmp_path / "torn" / "frames" / "000001.png").unlink()
+    with pytest.raises(FerError, match="frame 1 is logged and was not recorded"):
+        run_session(tmp_path / "torn", bundle, scripted([]), tmp_path / "out", SETTINGS)
+
+
+def test_the_faces_between_looks_are_where_they_go(run, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"detect_every": 2})
+    moving = [faces((8 + 4 * i, 8, 40 + 4 * i, 40)) for i in (0, 2, 4)]
+    run([picture(255, 255)] * 6, moving, settings=settings)
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    assert [row["detector_looked"] for row in rows] == list("101010")
+    assert [int(row["bbox_left"]) for row in rows] == [8, 8, 16, 20, 24, 28]
+    assert {row["track_id"] for row in rows} == {"0"}
+
+
+def test_fifty_faces(run, tmp_path: Path) -> None:
+    boxes = [(x * 12, y * 12, x * 12 + 10, y * 12 + 10) for x in range(10) for y in range(5)]
+    summary = run([picture(255, 0)] * 3, [faces(*boxes)] * 3)
+    rows = read(tmp_path / "out" / "per_frame.csv")
+    assert summary.faces == len(rows) == 150
+    assert len({row["track_id"] for row in rows}) == 50
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2160, 3840)])
+def test_the_smallest_and_the_largest_frames(bundle, size: tuple[int, int], tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(2):
+        (folder / f"{index}.png").write_bytes(encode_png(np.zeros((*size, 3), np.uint8)))
+    out = tmp_path / "out"
+    summary = run_session(folder, bundle, make_detector("haar", None), out, SETTINGS)
+    assert (summary.ended, summary.frames, summary.faces) == ("end", 2, 0)
 
 
 def test_two_runs_differ_in_their_times_only(run, tmp_path: Path) -> None:
@@ -207,11 +314,12 @@ def test_an_error_is_raised_after_the_log_is_written(run, tmp_path: Path) -> Non
     assert (row["ended"], row["frames_logged"]) == ("error", "3")
 
 
-def test_max_frames_and_the_callback_end_a_run(run) -> None:
+def test_max_frames_and_the_view_end_a_run(run) -> None:
     pictures, found = [picture(255, 0)] * 6, [faces(LEFT)] * 6
     summary = run(pictures, found, out="few", max_frames=2)
     assert (summary.ended, summary.frames) == ("max_frames", 2)
-    summary = run(pictures, found, out="stop", on_frame=lambda frame: frame.index < 3)
+    stop = Eye(lambda frame, control: setattr(control, "stop", frame.index == 3))
+    summary = run(pictures, found, out="stop", view=stop)
     assert (summary.ended, summary.frames) == ("stopped", 4)
     with pytest.raises(FerError, match="max_frames"):
         run(pictures, found, out="none", max_frames=0)
@@ -240,13 +348,48 @@ def test_a_log_is_never_overwritten(run) -> None:
         run([picture(255, 0)], [[]])
 
 
-def test_a_full_disk_is_one_clear_error(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(frame: FrameResult, identity: dict[str, str]) -> list:
-        raise OSError(28, "No space left on device")
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from demo_app.detection import Detection
+from demo_app.parameters import Parameters
+from demo_app.session import run_session
+from fer_ml.bundle import load_bundle
+from fer_ml.errors import FerError
 
-    monkeypatch.setattr(logs, "_rows", full)
-    with pytest.raises(FerError, match="No space left"):
-        run([picture(255, 0)], [faces(LEFT)])
+class Found:
+    name = "scripted"
+    def detect(self, image):
+        return [Detection((8, 8, 56, 56), 0.9)]
+
+bundle = load_bundle(Path(sys.argv[1]))
+# No file may grow beyond this: writing then fails in mid-row, as on a full disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    run_session(Path(sys.argv[2]), bundle, Found(), Path(sys.argv[3]), Parameters(unsure_below=0.4))
+except FerError as error:
+    print(error.what)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_a_full_disk_is_one_clear_error_after_a_whole_log(
+    bundle_folder: Path, write_video, tmp_path: Path
+) -> None:
+    video, out = write_video([picture(255, 0)] * 40), tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FULL_DISK, bundle_folder, video, out],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("the log cannot be written"), done.stderr
+    text = (out / "per_frame.csv").read_text()
+    assert text.endswith("\n") and 3000 < len(text) <= 4000
+    rows = read(out / "per_frame.csv")
+    assert [int(row["frame_index"]) for row in rows] == list(range(len(rows)))
+    assert compute_kpis(out / "per_frame.csv", None)["frames"] == len(rows)
+    (summary,) = read(out / "demoresultssummary.csv")
+    assert (summary["ended"], summary["frames_logged"]) == ("error", str(len(rows)))
 
 
 def test_a_corrupt_bundle_is_refused(bundle_folder: Path) -> None:
@@ -278,7 +421,7 @@ def test_the_real_clips_run_end_to_end(
     for clip in clips:
         out = tmp_path / clip.stem
         detector = make_detector(name, yunet_file)
-        summary = run_session(clip, bundle, detector, out, settings_for(bundle.card))
+        summary = run_session(clip, bundle, detector, out, parameters_for(bundle.card))
         assert summary.ended == "end" and summary.frames == summary.frames_stated
         kpis = compute_kpis(out / "per_frame.csv", None)
         assert (kpis["frames"], kpis["faces"]) == (summary.frames, summary.faces)

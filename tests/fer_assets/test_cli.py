@@ -110,8 +110,9 @@ def test_imagenet_weights_without_a_network_are_an_error(tmp_path: Path) -> None
             "ignore",
             "-c",
             "from fer_ml.profiles import paper\n"
-            "from fer_ml.training.models import build_model\n"
-            "build_model(paper().students['ce'])",
+            "from fer_ml.training.models import build_model, first_weights\n"
+            "recipe = paper().students['ce']\n"
+            "first_weights(build_model(recipe), recipe)",
         ],
         capture_output=True,
         text=True,
@@ -150,6 +151,13 @@ def test_doctor_says_what_is_missing_and_what_to_do(fer: Fer) -> None:
 
 def test_demo_without_a_bundle(fer: Fer) -> None:
     refused(fer("demo", "--headless", "--video", "x.avi"), "student_bundle has not been made yet")
+
+
+def test_sessions_that_cannot_be_scored_or_learned_from(fer: Fer, tmp_path: Path) -> None:
+    refused(fer("demo", "--score", "nowhere"), "per_frame.csv", "cannot be read")
+    refused(fer("demo", "--buffer", "nowhere"), "--buffer needs --out")
+    refused(fer("demo", "--buffer", "nowhere", "--out", "new"), "not recorded", "--record")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_pipeline_of_the_project_is_found_from_below(

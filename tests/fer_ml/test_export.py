@@ -4,15 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
 from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
-from fer_ml.export import export_onnx, parity, unsure_threshold
+from fer_ml.distillation.fusion import fuse
+from fer_ml.export import export_onnx, fuse_onnx, parity, sessions_in, unsure_threshold
 from fer_ml.files import sha256_file
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import CE, Training
+from fer_ml.profiles import CE, ArcFace, Training
 from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.faces import FaceSet, to_input
 from fer_ml.training.models import build_model
@@ -94,7 +96,7 @@ def test_onnx_equals_torch_for_any_batch(checkpoint: Checkpoint, folder: Path, n
     wanted = torch.softmax(torch.from_numpy(ours) / 1.7, dim=1).numpy()
     np.testing.assert_allclose(bundle.probabilities(images), wanted, atol=1e-5)
     faces = FaceSet(images, np.zeros(n, np.int64), ("x",) * n, SPEC)
-    assert parity(checkpoint, folder, faces) < 1e-5
+    assert parity(lambda x: checkpoint.network()(x).numpy(), folder, faces) < 1e-5
 
 
 def test_parity_sees_another_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
@@ -102,7 +104,7 @@ def test_parity_sees_another_checkpoint(checkpoint: Checkpoint, folder: Path) ->
     other = Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     faces = FaceSet(images, np.zeros(2, np.int64), ("a", "b"), SPEC)
-    assert parity(other, folder, faces) > 1e-3
+    assert parity(lambda x: other.network()(x).numpy(), folder, faces) > 1e-3
 
 
 def test_the_file_says_nothing_about_this_machine(folder: Path) -> None:
@@ -128,3 +130,49 @@ def test_exporting_twice_gives_the_same_bytes(
 ) -> None:
     export_onnx(checkpoint, tmp_path / MODEL_FILE)
     assert (tmp_path / MODEL_FILE).read_bytes() == (folder / MODEL_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_a_teacher_exports_with_the_head_that_it_answers_with(in_use: bool, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    task = ArcFace(embedding=16, scale=10)
+    recipe = Training(architecture="test_resnet", task=task, init="none", epochs=1)
+    network = build_model(recipe)
+    network.arc_in_use.fill_(in_use)
+    teacher = Checkpoint(network.state_dict(), recipe, SPEC, CLASSES, 0)
+    export_onnx(teacher, tmp_path / MODEL_FILE)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        outputs = teacher.network().outputs(images)
+    wanted = 10 * outputs.cosine if in_use else outputs.logits
+    np.testing.assert_allclose(run(tmp_path / MODEL_FILE, images.numpy()), wanted, atol=1e-4)
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"input": images})[0]
+
+
+@pytest.mark.parametrize("fusion", ["logits", "probabilities", "calibrated"])
+def test_the_fused_network_is_the_ensembles_formula(
+    fusion: str, folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    other = Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
+    export_onnx(other, tmp_path / "b.onnx")
+    paths, weights, temperatures = (
+        (folder / MODEL_FILE, tmp_path / "b.onnx"),
+        (0.3, 0.7),
+        (1.5, 0.4),
+    )
+    fused = fuse_onnx([onnx.load(path) for path in paths], weights, fusion, temperatures)
+    (tmp_path / "fused.onnx").write_bytes(fused.SerializeToString())
+    images = np.random.default_rng(4).normal(size=(5, 3, 32, 32)).astype(np.float32)
+    wanted = fuse([run(path, images) for path in paths], weights, fusion, temperatures)
+    np.testing.assert_allclose(run(tmp_path / "fused.onnx", images), wanted, atol=1e-4)
+
+
+def test_sessions_are_read_from_the_names_of_a_buffers_images() -> None:
+    a, b = "0123456789abcdef", "f" * 16
+    names = [f"session-{b}/000001.jpg", f"x/session-{a}/2.png", f"session-{a}/3.png", "session-1/a"]
+    assert sessions_in(names) == (a, b)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from demo_app.video import Video
+from demo_app.sources import FOLDER_FPS, Video, open_source
 from fer_ml.errors import FerError
 
 
@@ -92,3 +92,24 @@ def test_a_truncated_file_ends_early(write_video, tmp_path: Path) -> None:
         count = sum(1 for _ in video.frames())
         assert 0 < count < 40
         assert video.ended_early(count)
+
+
+def test_a_folder_of_images_is_a_film(bundle, tmp_path: Path) -> None:
+    for index in (2, 0, 1):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((8, 9, 3), 10 * index, np.uint8))
+    (tmp_path / "notes.txt").write_text("not an image")
+    with open_source(tmp_path, bundle) as source:
+        assert (source.fps, source.frames_stated, source.size_px) == (FOLDER_FPS, 3, (9, 8))
+        read = list(source.frames())
+        assert source.ended_early(2) and not source.ended_early(3)
+    assert [frame.image[0, 0, 0] for frame in read] == [0, 10, 20]
+    assert [frame.time_s for frame in read] == pytest.approx([0, 0.04, 0.08])
+
+
+def test_a_folder_without_images_and_one_with_a_broken_one(bundle, tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="neither images nor a recorded session"):
+        open_source(tmp_path, bundle)
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((8, 9, 3), np.uint8))
+    (tmp_path / "1.png").write_bytes(b"no png")
+    with open_source(tmp_path, bundle) as source, pytest.raises(FerError, match=r"1\.png"):
+        list(source.frames())

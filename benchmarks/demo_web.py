@@ -1,0 +1,148 @@
+"""What the demo's web path adds to a frame on loopback, and whether it grows over time.
+
+python benchmarks/demo_web.py --bundle FOLDER [--clips FOLDER] [--yunet FILE] [--minutes 10]
+                              [--fps 30] [--docs docs/demo.md]
+
+The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
+over a WebSocket, one at a time at the rate of a camera, and waits for each answer. The time added
+is from sending to the answer, less the frame's own processing as the server measured it: both
+sockets, decoding the JPEG, and the reply. Memory is the server's resident set.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import struct
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+from demo import SHARED, looped, machine, write_block
+from websockets.sync.client import connect
+
+from demo_app.detection import make_detector
+from demo_app.parameters import parameters_for
+from demo_app.web import serve
+from fer_ml.bundle import load_bundle
+
+QUALITY = 85
+WARM_UP_S = 5.0
+
+
+def run_server(bundle: Path, yunet: Path, ready: Connection) -> None:
+    held = load_bundle(bundle)
+    serve(
+        held,
+        lambda: make_detector("yunet", yunet),
+        parameters_for(held.card),
+        Path("nothing-is-recorded"),
+        port=0,
+        on_ready=ready.send,
+    )
+
+
+def resident_mib(pid: int) -> float:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--clips", type=Path, default=SHARED / "data" / "faces")
+    parser.add_argument(
+        "--yunet", type=Path, default=SHARED / "models" / "face_detection_yunet_2023mar.onnx"
+    )
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--fps", type=float, default=30.0)
+    parser.add_argument("--docs", type=Path)
+    given = parser.parse_args()
+    clip = sorted(given.clips.glob("*.gif"))[-1]
+    jpegs = [
+        cv2.imencode(
+            ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+        )[1].tobytes()
+        for image in looped(clip, 100)
+    ]
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=run_server, args=(given.bundle, given.yunet, theirs))
+    server.start()
+    try:
+        link = ours.recv()
+        assert server.pid is not None
+        found = stream(link, jpegs, given.minutes, given.fps, server.pid)
+    finally:
+        server.terminate()
+        server.join()
+    found = {"machine": machine(), "clip": clip.name, "camera_fps": given.fps, **found}
+    print(json.dumps(found, indent=2))
+    if given.docs:
+        write_block(given.docs, "web", as_markdown(found))
+
+
+def stream(link: str, jpegs: list[bytes], minutes: float, fps: float, pid: int) -> dict[str, Any]:
+    host, _, token = link.removeprefix("http://").partition("/?token=")
+    by_minute: dict[int, list[tuple[float, float]]] = {}
+    memory: dict[int, float] = {}
+    with connect(
+        f"ws://{host}/stream?token={token}", origin=f"http://{host}", compression=None
+    ) as socket:
+        socket.recv()
+        begin = due = time.perf_counter()
+        index = 0
+        while (now := time.perf_counter()) - begin < 60 * minutes:
+            if now < due:
+                time.sleep(due - now)
+            due = max(due + 1 / fps, time.perf_counter())
+            message = struct.pack("<d", 0.0) + jpegs[index % len(jpegs)]
+            start = time.perf_counter()
+            socket.send(message)
+            answer = socket.recv()
+            trip_ms = 1e3 * (time.perf_counter() - start)
+            reply = json.loads(answer)
+            index += 1
+            if start - begin > WARM_UP_S:
+                minute = int((start - begin) // 60)
+                by_minute.setdefault(minute, []).append((trip_ms, reply["frame_ms"]))
+                memory[minute] = resident_mib(pid) if index % 50 == 0 else memory.get(minute, 0.0)
+    pairs = [pair for minute in by_minute.values() for pair in minute]
+    trips = {minute: statistics.median(t for t, _ in pairs) for minute, pairs in by_minute.items()}
+    return {
+        "minutes": minutes,
+        "answered": index,
+        "dropped": reply["dropped"],
+        "fps": len(pairs) / (60 * minutes - WARM_UP_S),
+        "trip_ms_p50": statistics.median(trip for trip, _ in pairs),
+        "frame_ms_p50": statistics.median(frame for _, frame in pairs),
+        "added_ms_p50": statistics.median(trip - frame for trip, frame in pairs),
+        "trip_ms_p50_by_minute": [round(trips[m], 2) for m in sorted(trips)],
+        "resident_mib_by_minute": [round(memory[m], 1) for m in sorted(memory)],
+    }
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    trips, memory = found["trip_ms_p50_by_minute"], found["resident_mib_by_minute"]
+    return "\n".join(
+        (
+            f"{found['minutes']:.0f} minutes of {found['clip']} at {found['camera_fps']:.0f} "
+            f"frames a second, {found['machine']}: {found['answered']:,} frames answered, "
+            f"{found['dropped']} dropped, {found['fps']:.1f} a second.",
+            "",
+            "| figure | value |",
+            "| --- | --- |",
+            f"| there and back, p50 | {found['trip_ms_p50']:.1f} ms |",
+            f"| of it processing, p50 | {found['frame_ms_p50']:.1f} ms |",
+            f"| added by the web path, p50 | {found['added_ms_p50']:.1f} ms |",
+            f"| there and back by minute, p50 | {' '.join(f'{trip:.1f}' for trip in trips)} ms |",
+            f"| resident memory of the server by minute | "
+            f"{' '.join(f'{mib:.0f}' for mib in memory)} MiB |",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

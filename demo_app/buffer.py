@@ -1,0 +1,162 @@
+"""Training material from a recorded session: faces labelled by hand, or by the model itself.
+
+Images are the session's raw frames and boxes those of the demo's own detector. The folder is a raw
+source for the adapter ``csv_manifest``; its images lie in ``session-<id>/``, so that a bundle that
+learned from it names the session on its card, and is refused when it is replayed on it.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from demo_app.kpis import protocol_frames, read_box, read_per_frame
+from demo_app.logs import (
+    BOX_COLUMNS,
+    PER_FRAME_FILE,
+    PROB_COLUMNS,
+    csv_text,
+    recorded_frames,
+    session_id,
+    writing,
+)
+from demo_app.tables import TableRow, finite, flag, known_label, read_rows
+from fer_ml.errors import FerError
+from fer_ml.files import write_json
+from fer_ml.images import Box
+from fer_ml.labels import CLASSES
+
+MANIFEST_COLUMNS = ("file", "label", "split", "confidence", *BOX_COLUMNS)
+NEGATIVE_COLUMNS = ("file", *BOX_COLUMNS, "negative_1", "negative_2", "confidence")
+
+
+@dataclass(frozen=True)
+class BufferRule:
+    """Which faces are taken.
+
+    ``labels`` 'manual': faces with a manual label that the first protocol scores. 'self': faces
+    whose raw and shown label agree with a probability of at least ``sure``; of those between
+    ``doubtful`` and ``sure`` the two least likely classes are taken, as what the face is not.
+    ``gap_s`` is the least time between two faces of one track, ``per_class`` the most of a class.
+    """
+
+    labels: Literal["manual", "self"] = "manual"
+    sure: float = 0.90
+    doubtful: float = 0.50
+    gap_s: float = 0.33
+    per_class: int = 300
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A logged face with what is said of it: a ``label``, or two ``negatives``."""
+
+    frame: int
+    time_s: float
+    track_id: int
+    box_xyxy_px: Box
+    confidence: float
+    label: str | None
+    negatives: tuple[str, str] | None
+
+
+def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
+    """Write a buffer into the new folder ``out``; what was taken, as in its ``buffer.json``.
+
+    ``manifest.csv`` holds labelled faces, ``negatives.csv`` faces with two classes that they are
+    not. ``FerError`` when the session was not recorded, ``out`` exists, or nothing qualifies.
+    """
+    files = {frame.index: frame.file for frame in recorded_frames(session)}
+    taken = list(_spaced(_candidates(session / PER_FRAME_FILE, rule), rule))
+    if not taken:
+        raise FerError(
+            f"no face of the session qualifies by {asdict(rule)}",
+            where=session,
+            fix="label the session with the keys 1 to 7, or record a longer one",
+        )
+    name = session_id(session)
+    folder = f"session-{name}"
+    with writing(out):
+        try:
+            (out / folder).mkdir(parents=True)
+        except FileExistsError as error:
+            raise FerError("the folder is there already", where=out, fix="name another") from error
+        for index in sorted({face.frame for face in taken}):
+            shutil.copyfile(files[index], out / folder / files[index].name)
+        rows = [
+            {
+                "file": f"{folder}/{files[face.frame].name}",
+                "label": face.label,
+                "split": "train",
+                "confidence": f"{face.confidence:.6f}",
+                **dict(zip(BOX_COLUMNS, face.box_xyxy_px, strict=True)),
+                **dict(zip(("negative_1", "negative_2"), face.negatives or ("", ""), strict=True)),
+            }
+            for face in taken
+        ]
+        parts = (
+            ("manifest.csv", MANIFEST_COLUMNS, [row for row in rows if row["label"]]),
+            ("negatives.csv", NEGATIVE_COLUMNS, [row for row in rows if not row["label"]]),
+        )
+        for file, columns, part in parts:
+            (out / file).write_bytes(csv_text(columns, part, header=True))
+        counts = Counter(face.label for face in taken if face.label)
+        about = {
+            "schema_version": 1,
+            "session": name,
+            "rule": asdict(rule),
+            "labelled": {label: counts[label] for label in CLASSES},
+            "negatives": sum(face.negatives is not None for face in taken),
+        }
+        write_json(out / "buffer.json", about)
+    return about
+
+
+def _candidates(path: Path, rule: BufferRule) -> Iterator[Candidate]:
+    frames, _ = read_per_frame(path)
+    in_protocol = {frame.frame for frame in protocol_frames(frames)}
+    for row in read_rows(path, "frame"):
+        if not row.value("face_found", flag):
+            continue
+        probs = [row.value(name, finite) for name in PROB_COLUMNS]
+        index = row.value("frame_index", int)
+        if rule.labels == "manual":
+            label = row.value("manual_label", lambda text: known_label(text) if text else None)
+            if label is not None and index in in_protocol:
+                yield _candidate(row, 1.0, label, None)
+        else:
+            best = max(probs)
+            agreed = row.value("raw_label", str) == row.value("pred_label", str)
+            if best >= rule.sure and agreed:
+                yield _candidate(row, best, CLASSES[probs.index(best)], None)
+            elif rule.doubtful <= best < rule.sure:
+                least, second = sorted(range(len(CLASSES)), key=probs.__getitem__)[:2]
+                yield _candidate(row, best, None, (CLASSES[least], CLASSES[second]))
+
+
+def _candidate(
+    row: TableRow, confidence: float, label: str | None, negatives: tuple[str, str] | None
+) -> Candidate:
+    return Candidate(
+        row.value("frame_index", int),
+        row.value("time_sec", finite),
+        row.value("track_id", int),
+        read_box(row),
+        confidence,
+        label,
+        negatives,
+    )
+
+
+def _spaced(candidates: Iterator[Candidate], rule: BufferRule) -> Iterator[Candidate]:
+    """Leave out faces that follow another of their track too soon, and those over the cap."""
+    last: dict[int, float] = {}
+    counts: Counter[str | None] = Counter()
+    for face in candidates:
+        soon = face.time_s - last.get(face.track_id, -rule.gap_s) < rule.gap_s - 1e-9
+        if not soon and counts[face.label] < rule.per_class:
+            last[face.track_id] = face.time_s
+            counts[face.label] += 1
+            yield face

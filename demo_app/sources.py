@@ -1,0 +1,281 @@
+"""Frames of a video file, a camera, a folder of images or a recorded session, with their times."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from demo_app.logs import (
+    FRAMES_FOLDER,
+    PER_FRAME_FILE,
+    read_thresholds,
+    recorded_frames,
+    session_id,
+)
+from demo_app.parameters import Parameters
+from fer_ml.bundle import Bundle
+from fer_ml.errors import FerError
+from fer_ml.images import FORMATS, read_image
+
+#: Images in a folder carry no times: they count as a film of this rate.
+FOLDER_FPS = 25.0
+#: Times are kept to the digits that are logged, so that a replay sees the very same ones.
+TIME_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """``image [H, W, 3] uint8 RGB``, its index from 0, and its time in seconds from the start.
+
+    Frames of a recorded session also carry what was set when they were recorded: ``parameters``,
+    and ``manual_label`` (None where nobody said anything).
+    """
+
+    index: int
+    time_s: float
+    image: np.ndarray
+    parameters: Parameters | None = None
+    manual_label: str | None = None
+
+
+class Source(AbstractContextManager["Source"], Protocol):
+    """Where frames come from.
+
+    ``fps`` and ``frames_stated`` are None where nobody states them; ``size_px`` is the first
+    frame's (width, height).
+    """
+
+    name: str
+    fps: float | None
+    frames_stated: int | None
+
+    @property
+    def size_px(self) -> tuple[int, int]: ...
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames in order, once."""
+        ...
+
+    def ended_early(self, frames: int) -> bool:
+        """Whether a source that gave ``frames`` frames should have given more."""
+        ...
+
+
+def open_source(source: Path | int, bundle: Bundle) -> Source:
+    """A camera by its number, a video file, a recorded session or a folder of images.
+
+    ``bundle`` is the one that a recorded session is to be replayed through.
+    """
+    if isinstance(source, int) or not source.is_dir():
+        return Video(source)
+    if (source / PER_FRAME_FILE).is_file():
+        return Recording(source, bundle)
+    return ImageFolder(source)
+
+
+class Video:
+    """An opened video file, animated GIF or camera. Use as a context manager.
+
+    A file's times are media times, index divided by the frame rate that its container states, so
+    that they are the same on every machine. A camera's are read from the clock. The first frame is
+    read on opening: ``FerError`` when there is none, so a ``Video`` always has a frame.
+    """
+
+    def __init__(self, source: Path | int) -> None:
+        self.name = f"camera {source}" if isinstance(source, int) else str(source)
+        self.is_camera = isinstance(source, int)
+        self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
+        try:
+            self.fps = None if self.is_camera else self._stated_fps()
+            self.frames_stated = None if self.is_camera else self._stated_frames()
+            self._first = self._read()
+            if self._first is None:
+                raise self._no_frames()
+        except BaseException:
+            self._capture.release()
+            raise
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._capture.release()
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of the first frame."""
+        assert self._first is not None
+        return self._first.shape[1], self._first.shape[0]
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames in order, once. Ends when the source gives no more of them."""
+        started = time.perf_counter()
+        image, index = self._first, 0
+        while image is not None:
+            time_s = index / self.fps if self.fps else time.perf_counter() - started
+            yield Frame(index, round(time_s, TIME_DIGITS), image)
+            index += 1
+            image = self._read()
+
+    def ended_early(self, frames: int) -> bool:
+        """True when ``frames`` is fewer than the container states, or the source is a camera.
+
+        Some containers only estimate their number of frames: 1 % or one frame is allowed.
+        """
+        if self.frames_stated is None:
+            return self.is_camera
+        return frames < self.frames_stated - max(1, math.ceil(0.01 * self.frames_stated))
+
+    def _read(self) -> np.ndarray | None:
+        try:
+            ok, image = self._capture.read()
+        except cv2.error as error:
+            raise FerError(f"a frame cannot be decoded: {error.err}", where=self.name) from error
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if ok else None
+
+    def _stated_fps(self) -> float:
+        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        if not 0 < fps <= 1000:  # also refuses NaN
+            raise FerError(
+                f"the video states a frame rate of {fps}",
+                where=self.name,
+                allowed="0 to 1000 frames per second",
+                fix="write the video again, for instance with ffmpeg",
+            )
+        return fps
+
+    def _stated_frames(self) -> int | None:
+        stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        return int(stated) if math.isfinite(stated) and stated >= 1 else None
+
+    def _no_frames(self) -> FerError:
+        if self.is_camera:
+            return FerError(
+                "the camera opens but gives no frame",
+                where=self.name,
+                fix="close other programs that use it, or try another index",
+            )
+        return FerError("the video has no frame that can be decoded", where=self.name)
+
+
+class ImageFolder:
+    """The images of a folder in the order of their names, as a film of ``FOLDER_FPS``."""
+
+    def __init__(self, folder: Path) -> None:
+        suffixes = {suffix for group in FORMATS.values() for suffix in group}
+        self._files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+        if not self._files:
+            raise FerError(
+                "the folder holds neither images nor a recorded session",
+                where=folder,
+                allowed=f"images ({', '.join(sorted(suffixes))}), or {PER_FRAME_FILE} beside "
+                f"{FRAMES_FOLDER}/",
+            )
+        self.name = str(folder)
+        self.fps: float | None = FOLDER_FPS
+        self.frames_stated: int | None = len(self._files)
+        self._first = read_image(self._files[0])
+
+    def __enter__(self) -> "ImageFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of the first image."""
+        return self._first.shape[1], self._first.shape[0]
+
+    def frames(self) -> Iterator[Frame]:
+        """All images in order; ``FerError`` for one that cannot be read."""
+        for index, path in enumerate(self._files):
+            yield Frame(index, round(index / FOLDER_FPS, TIME_DIGITS), read_image(path))
+
+    def ended_early(self, frames: int) -> bool:
+        """Whether ``frames`` is fewer than there are images."""
+        return frames < len(self._files)
+
+
+class Recording:
+    """The raw frames of a recorded session, at their own times, with what a person set then.
+
+    The limit of 'unsure' belongs to a bundle: through another one, that bundle's own is used.
+    """
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self._frames = recorded_frames(folder)
+        if session_id(folder) in bundle.card.sessions:
+            raise FerError(
+                f"{bundle.card.name} has learned from this session: what it shows is no measure",
+                where=folder,
+                fix="replay another session",
+            )
+        own = read_thresholds(folder)["bundle_sha256"] == bundle.sha256
+        self._limit = {} if own else {"unsure_below": bundle.card.unsure_below}
+        self.name = str(folder)
+        self.fps: float | None = None
+        self.frames_stated: int | None = len(self._frames)
+        self._first = read_image(self._frames[0].file)
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of the first frame."""
+        return self._first.shape[1], self._first.shape[0]
+
+    def frames(self) -> Iterator[Frame]:
+        """All recorded frames in order; ``FerError`` for one that cannot be read."""
+        for frame in self._frames:
+            yield Frame(
+                frame.index,
+                frame.time_s,
+                read_image(frame.file),
+                frame.parameters.model_copy(update=self._limit),
+                frame.manual_label,
+            )
+
+    def ended_early(self, frames: int) -> bool:
+        """Whether ``frames`` is fewer than were recorded."""
+        return frames < len(self._frames)
+
+
+def _open_file(path: Path) -> cv2.VideoCapture:
+    if not path.is_file():
+        raise FerError("no such video file", where=path, fix="check the path")
+    # One decoder, so that frames, frame rate and times are the same on every machine.
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise FerError(
+            "the video cannot be opened: it is damaged, or not a video",
+            where=path,
+            allowed="what FFmpeg reads: MP4, AVI, MKV, WebM, animated GIF",
+        )
+    return capture
+
+
+def _open_camera(index: int) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(index)
+    if not capture.isOpened():
+        raise FerError(
+            f"camera {index} cannot be opened",
+            fix="check that it is plugged in and free, try another index, or name a video file",
+        )
+    return capture

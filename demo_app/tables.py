@@ -1,0 +1,80 @@
+"""Reading a csv so that every fault is named by its file, line and column."""
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fer_ml.errors import FerError
+from fer_ml.labels import CLASSES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a csv that knows its place."""
+
+    values: dict[str, str | None]
+    path: Path
+    line: int
+
+    def value(self, column: str, convert: Callable[[str], T]) -> T:
+        """The cell of ``column`` by ``convert``; ``FerError`` where that gives ``ValueError``."""
+        where = f"{self.path}, line {self.line}, column {column}"
+        if column not in self.values:
+            raise FerError(f"there is no column {column}", where=self.path)
+        text = self.values[column]
+        if text is None:
+            raise FerError(f"the row ends before column {column}", where=where)
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise FerError(f"column {column} holds {text!r}: {error}", where=where) from error
+
+
+def read_rows(path: Path, meaning: str) -> list[TableRow]:
+    """All rows; ``FerError`` for a file that cannot be read or that holds no ``meaning``."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [TableRow(values, path, reader.line_num) for values in reader]
+    except OSError as error:
+        raise FerError(f"the csv cannot be read: {error.strerror}", where=path) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FerError(f"the csv cannot be read: {error}", where=path) from error
+    if not rows:
+        raise FerError(f"the csv holds no {meaning}", where=f"{path}, column frame_index")
+    return rows
+
+
+def finite(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
+    return value
+
+
+def milliseconds(text: str) -> float:
+    """A finite duration of 0 or more."""
+    value = finite(text)
+    if value < 0:
+        raise ValueError("a duration is 0 or more")
+    return value
+
+
+def flag(text: str) -> bool:
+    """``0`` or ``1``."""
+    if text not in ("0", "1"):
+        raise ValueError("allowed are 0 and 1")
+    return text == "1"
+
+
+def known_label(text: str) -> str:
+    """One of ``CLASSES``."""
+    if text not in CLASSES:
+        raise ValueError(f"allowed are {', '.join(CLASSES)}")
+    return text

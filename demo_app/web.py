@@ -1,0 +1,499 @@
+"""The demo as a web page on this machine: the browser's camera, this machine's network.
+
+A browser sends JPEG frames over a WebSocket and gets JSON back. Only the newest frame waits: one
+that comes while another is worked on takes the place of the one before, and what was dropped is
+counted. Frames are kept nowhere unless the person in front of the camera asks for a recording.
+"""
+
+import asyncio
+import json
+import math
+import secrets
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cv2
+import numpy as np
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from demo_app.detection import Detector
+from demo_app.faces import Face, FrameResult
+from demo_app.live import Figures, Live
+from demo_app.logs import LogError, SessionLog
+from demo_app.parameters import Parameters
+from demo_app.pipeline import Control, Pipeline, press
+from demo_app.session import summary_row
+from demo_app.sources import TIME_DIGITS, Frame
+from fer_ml.bundle import Bundle
+from fer_ml.errors import FerError
+from fer_ml.images import decode_as_stored, read_header
+from fer_ml.labels import CLASSES
+
+STATIC = Path(__file__).with_name("static")
+#: A message may hold so many bytes, and a frame so many pixels: a 4K frame is just allowed.
+MAX_MESSAGE_BYTES = 512 * 1024
+MAX_PIXELS = 4096 * 2304
+MAX_COMMANDS = 64
+MAX_VIEWERS = 4
+#: A browser that takes no reply for so long is let go.
+SEND_TIMEOUT_S = 5.0
+#: A frame is the browser's own time in ms, which is sent back as it came, and then the JPEG.
+_SENT = struct.Struct("<d")
+
+
+class _Command(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(_Command):
+    """Start a recording; ``consent`` says that the page's question was answered with yes."""
+
+    type: Literal["record"]
+    consent: Literal[True]
+
+
+class Stop(_Command):
+    """End the recording."""
+
+    type: Literal["stop"]
+
+
+class Press(_Command):
+    """Press a key of the desktop window: a label, no label, or a parameter."""
+
+    type: Literal["press"]
+    key: Annotated[str, Field(pattern=r"^[1-7c\[\]\-=vbnmkl]$")]
+
+
+COMMANDS: TypeAdapter[Record | Stop | Press] = TypeAdapter(
+    Annotated[Record | Stop | Press, Field(discriminator="type")]
+)
+
+
+@dataclass
+class Inbox:
+    """What a browser sent and nobody has looked at yet: the newest frame, and commands in order."""
+
+    frame: bytes | None = None
+    dropped: int = 0
+    commands: deque[str] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put_frame(self, data: bytes) -> None:
+        """Let ``data`` be the frame that is looked at next."""
+        self.dropped += self.frame is not None
+        self.frame = data
+        self.arrived.set()
+
+    def put_command(self, text: str) -> bool:
+        """Queue a command; False when too many wait already."""
+        self.commands.append(text)
+        self.arrived.set()
+        return len(self.commands) <= MAX_COMMANDS
+
+
+class Viewer:
+    """One browser: its stream's tracks, its settings, and its recording while there is one."""
+
+    def __init__(
+        self, bundle: Bundle, detector: Detector, parameters: Parameters, out: Path
+    ) -> None:
+        self._bundle = bundle
+        self._detector = detector
+        self._out = out
+        self._control = Control(parameters)
+        self._log: SessionLog | None = None
+        self._started_at = datetime.now(UTC)
+        self._size_px = (0, 0)
+        self._begin()
+
+    def answer(self, text: str) -> str:
+        """Carry out one command; the reply as JSON."""
+        return json.dumps(self.command(text))
+
+    def command(self, text: str) -> dict[str, Any]:
+        """Carry out one command; what is set then. ``FerError`` for one that is not known."""
+        try:
+            command = COMMANDS.validate_json(text)
+        except ValidationError as error:
+            raise FerError(
+                f"a message is no command: {error.errors()[0]['msg']}",
+                allowed="record with consent, stop, press; frames are binary messages",
+            ) from error
+        if isinstance(command, Press):
+            press(command.key, self._control)
+        elif isinstance(command, Stop):
+            return self.settings(self.close("stopped"))
+        elif self._log is None:
+            self._record()
+        return self.settings(self._log.out if self._log else None)
+
+    def frame(self, data: bytes, dropped: int) -> str:
+        """Process one frame message; the reply as JSON. ``FerError`` for a message that is none."""
+        start = time.perf_counter()
+        sent, image = decode_frame(data)
+        now = round(time.perf_counter() - self._clock, TIME_DIGITS)
+        frame = Frame(self._index, now, image)
+        capture_ms = 1e3 * (time.perf_counter() - start)
+        result = self._pipeline.process(frame, self._control, capture_ms)
+        self._index += 1
+        self._size_px = (image.shape[1], image.shape[0])
+        figures = self._live.see(result)
+        draw = time.perf_counter()
+        reply = {
+            "type": "frame",
+            "sent": sent,
+            "dropped": dropped,
+            "recording": self._log is not None,
+            **shown(result, figures),
+        }
+        text = json.dumps(reply)
+        draw_ms = 1e3 * (time.perf_counter() - draw)
+        if self._log is not None:
+            times = replace(result.times_ms, draw=draw_ms)
+            self._log.write_frame(replace(result, times_ms=times), data[_SENT.size :])
+        return text
+
+    def close(self, ended: str) -> Path | None:
+        """End the recording, if there is one; its folder."""
+        log, self._log = self._log, None
+        if log is None:
+            return None
+        width, height = self._size_px
+        about = {"input": "browser", "ended": ended, "width_px": width, "height_px": height}
+        log.finish(summary_row(log, self._started_at, **about))
+        return log.out
+
+    def give_up(self) -> None:
+        """End a recording that cannot be written any more."""
+        with suppress(FerError):
+            self.close("error")
+
+    def _begin(self) -> None:
+        # A recording starts from nothing, so that its replay can start from nothing too.
+        self._pipeline = Pipeline(self._bundle, self._detector)
+        self._live = Live()
+        self._clock = time.perf_counter()
+        self._index = 0
+
+    def _record(self) -> None:
+        self._begin()
+        self._started_at = datetime.now(UTC)
+        name = f"{self._started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self._log = SessionLog(
+            self._out / name,
+            self._bundle,
+            self._detector.name,
+            self._control.parameters,
+            record=True,
+        )
+
+    def settings(self, folder: Path | None = None) -> dict[str, Any]:
+        """What is set now; ``folder`` is the recording that was begun or ended."""
+        return {
+            "type": "settings",
+            "recording": self._log is not None,
+            "folder": None if folder is None else str(folder),
+            "manual": self._control.manual_label,
+            "parameters": self._control.parameters.model_dump(),
+        }
+
+
+def decode_frame(data: bytes) -> tuple[float, np.ndarray]:
+    """The browser's time in ms and the picture ``[H, W, 3] uint8 RGB`` of one frame message.
+
+    The picture's size is read from its header and judged before anything is decoded. ``FerError``
+    for whatever is not a time and a JPEG of at most ``MAX_PIXELS``.
+    """
+    where = "frame message"
+    if len(data) <= _SENT.size:
+        raise FerError("a frame is too short", where=where, allowed="8 bytes of time, then a JPEG")
+    (sent,) = _SENT.unpack_from(data)
+    if not math.isfinite(sent):
+        raise FerError("a frame's time is not a number", where=where)
+    jpeg = data[_SENT.size :]
+    if jpeg[:3] != b"\xff\xd8\xff":
+        raise FerError("a frame is not a JPEG", where=where, allowed="8 bytes of time, then a JPEG")
+    header = read_header(jpeg, where=where)
+    if header.width * header.height > MAX_PIXELS:
+        raise FerError(
+            f"a frame has {header.width}x{header.height} px",
+            where=where,
+            allowed=f"at most {MAX_PIXELS:,} px",
+        )
+    if header.coerced:
+        raise FerError(f"a frame is no plain picture: {header.coerced}", where=where)
+    image = decode_as_stored(jpeg, where=where)
+    colour = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
+    return sent, cv2.cvtColor(image, colour)
+
+
+def shown(result: FrameResult, figures: Figures) -> dict[str, Any]:
+    """What a page needs of one frame; boxes in px of the frame that was sent, times in ms."""
+    main = result.main
+    return {
+        "index": result.index,
+        "width": result.image.shape[1],
+        "height": result.image.shape[0],
+        "detector": result.detector,
+        "faces": [_face(face) for face in result.faces],
+        "main": None if main is None else main.track_id,
+        "manual": result.manual_label,
+        "frame_ms": round(result.times_ms.frame, 2),
+        "times_ms": {
+            k: None if v is None else round(v, 2) for k, v in asdict(result.times_ms).items()
+        },
+        "figures": {k: None if v is None else round(v, 3) for k, v in asdict(figures).items()},
+    }
+
+
+def _face(face: Face) -> dict[str, Any]:
+    return {
+        "id": face.track_id,
+        "box": face.box_xyxy_px,
+        "status": face.state.status,
+        "label": face.state.label,
+        "confidence": round(face.state.confidence or 0.0, 4),
+        "raw": face.raw_label,
+        "smoothed": [round(value, 4) for value in face.state.smoothed],
+    }
+
+
+class Guard:
+    """Lets in only pages of this very server, and only with its token.
+
+    Every request must name a loopback host (so that no other name can be pointed here), all but
+    the script and the style need the token, and the stream needs the page's own origin.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        fault = self._fault(scope)
+        if fault is None:
+            await self._app(scope, receive, self._with_headers(send))
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008, "reason": fault})
+        else:
+            response = PlainTextResponse(f"refused: {fault}\n", 403)
+            await response(scope, receive, self._with_headers(send))
+
+    def _fault(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if host not in self._hosts:
+            return "the host is not this machine's own"
+        if scope["type"] == "websocket" and headers.get("origin") != f"http://{host}":
+            return "the origin is not this page"
+        given = QueryParams(scope["query_string"]).get("token", "").encode()
+        open_to_all = scope["path"].startswith("/static/")
+        if not open_to_all and not secrets.compare_digest(given, self._token):
+            return "the token is missing or wrong: open the link that fer demo printed"
+        return None
+
+    def _with_headers(self, send: Send) -> Send:
+        policy = "; ".join(
+            (
+                "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:",
+                f"connect-src 'self' {' '.join(f'ws://{host}' for host in sorted(self._hosts))}",
+                "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+            )
+        )
+        extra = [
+            (b"content-security-policy", policy.encode()),
+            (b"cache-control", b"no-store"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+        ]
+
+        async def wrapped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        return wrapped
+
+
+def make_app(
+    bundle: Bundle,
+    new_detector: Callable[[], Detector],
+    parameters: Parameters,
+    out: Path,
+    *,
+    token: str,
+    port: int,
+) -> Starlette:
+    """The page and its stream. Each browser gets a detector and tracks of its own.
+
+    ``out`` is where recordings go, each into a new folder; nothing is written before one is asked
+    for.
+    """
+    viewers = 0
+
+    async def page(request: Request) -> Response:
+        return FileResponse(STATIC / "index.html")
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in ("demo.js", "demo.css"):
+            return PlainTextResponse("not found\n", 404)
+        return FileResponse(STATIC / name)
+
+    async def about(request: Request) -> Response:
+        return Response(
+            json.dumps({"classes": CLASSES, "model": bundle.card.name, "out": str(out)}),
+            media_type="application/json",
+        )
+
+    async def stream(socket: WebSocket) -> None:
+        nonlocal viewers
+        await socket.accept()
+        if viewers >= MAX_VIEWERS:
+            await socket.close(1013, f"{MAX_VIEWERS} pages are open already: close one")
+            return
+        viewers += 1
+        try:
+            detector = await asyncio.to_thread(new_detector)
+            viewer = Viewer(bundle, detector, parameters, out)
+            await socket.send_json(viewer.settings())
+            await serve_viewer(socket, viewer)
+        finally:
+            viewers -= 1
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/about", about),
+            Route("/static/{name}", asset),
+            WebSocketRoute("/stream", stream),
+        ]
+    )
+    hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
+    app.add_middleware(Guard, token=token, hosts=hosts)
+    return app
+
+
+async def serve_viewer(socket: WebSocket, viewer: Viewer) -> None:
+    """Answer one browser until it goes; its recording is closed however it goes."""
+    inbox = Inbox()
+    receiver = asyncio.create_task(_receive(socket, inbox))
+    worker = asyncio.create_task(_answer(socket, inbox, viewer))
+    try:
+        done, _ = await asyncio.wait({receiver, worker}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (receiver, worker):
+            task.cancel()
+        await asyncio.gather(receiver, worker, return_exceptions=True)
+        with suppress(FerError):
+            await asyncio.to_thread(viewer.close, "stopped")
+    for task in done:
+        error = task.exception()
+        if error is not None and not isinstance(error, WebSocketDisconnect | TimeoutError):
+            raise error
+
+
+async def _receive(socket: WebSocket, inbox: Inbox) -> None:
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        if message.get("bytes") is not None:
+            inbox.put_frame(message["bytes"])
+        elif not inbox.put_command(message["text"]):
+            await socket.close(1008, "too many commands at once")
+            return
+
+
+async def _answer(socket: WebSocket, inbox: Inbox, viewer: Viewer) -> None:
+    while True:
+        await inbox.arrived.wait()
+        inbox.arrived.clear()
+        while inbox.commands:
+            text = inbox.commands.popleft()
+            await _reply(socket, viewer, viewer.answer, text)
+        data, inbox.frame = inbox.frame, None
+        if data is not None:
+            await _reply(socket, viewer, viewer.frame, data, inbox.dropped)
+
+
+async def _reply(
+    socket: WebSocket, viewer: Viewer, work: Callable[..., str], *message: object
+) -> None:
+    try:
+        text = await asyncio.to_thread(work, *message)
+    except FerError as error:
+        if isinstance(error, LogError):
+            await asyncio.to_thread(viewer.give_up)
+        text = json.dumps({"type": "error", "what": error.what, "fix": error.fix})
+    await asyncio.wait_for(socket.send_text(text), SEND_TIMEOUT_S)
+
+
+def open_port(port: int) -> socket.socket:
+    """A listening socket on loopback; 0 takes a free port. ``FerError`` for one that is taken."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(16)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise FerError(
+            f"port {port} cannot be opened: {error}", fix="name another --port, or 0 for a free one"
+        ) from error
+    return listener
+
+
+def serve(
+    bundle: Bundle,
+    new_detector: Callable[[], Detector],
+    parameters: Parameters,
+    out: Path,
+    *,
+    port: int,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve the page on 127.0.0.1 until it is interrupted; ``on_ready`` gets its link."""
+    new_detector()  # A detector that cannot be made is told now, not in the browser.
+    listener = open_port(port)
+    port = listener.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    app = make_app(bundle, new_detector, parameters, out, token=token, port=port)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        # A JPEG does not shrink any further.
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=2,
+    )
+    on_ready(f"http://127.0.0.1:{port}/?token={token}")
+    with listener, suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

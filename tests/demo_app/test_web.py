@@ -1,0 +1,426 @@
+"""The page's server: who is let in, and what a message does. The page itself: test_page.py."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from email.message import Message
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import cv2
+import numpy as np
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from demo_app.detection import Detection
+from demo_app.kpis import compute_kpis
+from demo_app.parameters import Parameters
+from demo_app.session import run_session
+from demo_app.web import (
+    COMMANDS,
+    MAX_MESSAGE_BYTES,
+    MAX_VIEWERS,
+    Inbox,
+    Viewer,
+    decode_frame,
+    make_app,
+    open_port,
+)
+from fer_ml.errors import FerError
+
+PARAMETERS = Parameters(unsure_below=0.4)
+TOKEN = "t0ken"
+
+
+def jpeg(image: np.ndarray, suffix: str = ".jpg") -> bytes:
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def message(image: np.ndarray, sent: float = 5.0) -> bytes:
+    return struct.pack("<d", sent) + jpeg(image)
+
+
+BRIGHT = np.full((64, 128, 3), 255, np.uint8)
+
+
+class LeftHalf:
+    """Finds one face in the left half of any frame that is large enough, and takes its time."""
+
+    name = "left"
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        time.sleep(self.seconds)
+        if image.shape[1] < 64:
+            return []
+        return [Detection((0, 0, image.shape[1] // 2, image.shape[0]), 0.9)]
+
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def serve(bundle, tmp_path: Path) -> Iterator[Serve]:
+    """Start the real server on a free port; gives ``127.0.0.1:port``."""
+    started: list[tuple[uvicorn.Server, threading.Thread, object]] = []
+
+    def start(seconds: float = 0.0) -> str:
+        listener = open_port(0)
+        port = listener.getsockname()[1]
+        app = make_app(
+            bundle,
+            lambda: LeftHalf(seconds),
+            PARAMETERS,
+            tmp_path / "rec",
+            token=TOKEN,
+            port=port,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="critical", ws_max_size=MAX_MESSAGE_BYTES)
+        )
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        started.append((server, thread, listener))
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server, thread, listener in started:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+        listener.close()
+
+
+@contextmanager
+def join(host: str, *, token: str = TOKEN, origin: str | None = None) -> Iterator[ClientConnection]:
+    """Open the stream as the page does; its first message are the settings."""
+    url = f"ws://{host}/stream?token={token}"
+    with connect(url, origin=origin or f"http://{host}", max_size=None) as stream:
+        assert json.loads(stream.recv(5))["type"] == "settings"
+        yield stream
+
+
+def ask(stream: ClientConnection, what: bytes | str) -> dict:
+    stream.send(what)
+    return json.loads(stream.recv(10))
+
+
+def test_a_frame_is_answered_with_its_faces(serve: Serve) -> None:
+    with join(serve()) as stream:
+        reply = ask(stream, message(BRIGHT, 12.5))
+    assert (reply["type"], reply["sent"], reply["index"]) == ("frame", 12.5, 0)
+    assert (reply["width"], reply["height"], reply["detector"]) == (128, 64, "left")
+    (face,) = reply["faces"]
+    assert (face["label"], face["status"], face["box"]) == ("Happy", "label", [0, 0, 64, 64])
+    assert sum(face["smoothed"]) == pytest.approx(1, abs=1e-3)
+    assert reply["frame_ms"] > 0 and reply["main"] == face["id"]
+    assert not reply["recording"]
+
+
+@pytest.mark.parametrize(
+    ("token", "origin"),
+    [("wrong", None), ("", None), (TOKEN, "http://evil.example"), (TOKEN, "null")],
+)
+def test_strangers_are_refused(serve: Serve, token: str, origin: str | None) -> None:
+    with pytest.raises(InvalidStatus) as caught, join(serve(), token=token, origin=origin):
+        pass
+    assert caught.value.response.status_code == 403
+
+
+def test_without_an_origin_there_is_no_stream(serve: Serve) -> None:
+    with pytest.raises(InvalidStatus), connect(f"ws://{serve()}/stream?token={TOKEN}"):
+        pass
+
+
+def get(url: str, **headers: str) -> tuple[int, str, Message]:
+    try:
+        with urlopen(Request(url, headers=headers), timeout=5) as answer:
+            return answer.status, answer.read().decode(), answer.headers
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), error.headers
+
+
+def test_the_page_needs_the_token_and_a_loopback_host(serve: Serve) -> None:
+    host = serve()
+    status, text, headers = get(f"http://{host}/?token={TOKEN}")
+    assert status == 200 and "Facial expressions" in text
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    for url in (f"http://{host}/{path}" for path in ("", "?token=x", "?token=", "about")):
+        status, text, _ = get(url)
+        assert status == 403 and "token" in text
+    port = host.split(":")[1]
+    for name in (f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", "127.0.0.1:1"):
+        assert get(f"http://{host}/?token={TOKEN}", host=name)[0] == 403
+    assert get(f"http://{host}/static/demo.js")[0] == 200
+    for path in ("web.py", "..%2fweb.py", "%2e%2e/web.py"):
+        assert get(f"http://{host}/static/{path}")[0] == 404
+
+
+def test_it_listens_on_loopback_alone() -> None:
+    with open_port(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+        with pytest.raises(FerError, match="cannot be opened"):
+            open_port(listener.getsockname()[1])
+    with pytest.raises(FerError, match="cannot be opened"):
+        open_port(70000)
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (b"", "too short"),
+        (b"12345678", "too short"),
+        (struct.pack("<d", float("nan")) + jpeg(BRIGHT), "not a number"),
+        (struct.pack("<d", 1.0) + jpeg(BRIGHT, ".png"), "not a JPEG"),
+        (struct.pack("<d", 1.0) + b"GIF89a" * 9, "not a JPEG"),
+        (message(BRIGHT)[:-40], "truncated"),
+        (struct.pack("<d", 1.0) + b"\xff\xd8\xff" + bytes(500), "decoded"),
+        ("a frame, as text", "no command"),
+        ('{"type": "record"}', "no command"),
+        ('{"type": "record", "consent": false}', "no command"),
+        ('{"type": "press", "key": "q"}', "no command"),
+        ('{"type": "press", "key": "44"}', "no command"),
+        ('{"type": "stop", "now": 1}', "no command"),
+        ("[" * 5000, "no command"),
+    ],
+)
+def test_a_bad_message_is_told_and_the_stream_goes_on(
+    serve: Serve, bad: bytes | str, word: str, tmp_path: Path
+) -> None:
+    with join(serve()) as stream:
+        reply = ask(stream, bad)
+        assert reply["type"] == "error" and word in reply["what"], reply
+        assert ask(stream, message(BRIGHT))["type"] == "frame"
+    assert not (tmp_path / "rec").exists()
+
+
+@pytest.mark.parametrize("side", [5000, 65500])
+def test_pixels_are_counted_before_decoding(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    # A few kB of JPEG may say that they hold 65,500 x 65,500 px, which would take 12 GiB.
+    data = bytearray(message(np.zeros((16, 16, 3), np.uint8)))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", side, side)
+    monkeypatch.setattr("demo_app.web.decode_as_stored", pytest.fail)
+    with pytest.raises(FerError, match="at most 9,437,184 px"):
+        decode_frame(bytes(data))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (2160, 3840)])
+def test_frames_of_any_size(serve: Serve, size: tuple[int, int]) -> None:
+    with join(serve()) as stream:
+        reply = ask(stream, message(np.zeros((*size, 3), np.uint8)))
+    assert (reply["height"], reply["width"]) == size
+
+
+def test_a_grey_jpeg_is_a_picture_too() -> None:
+    _, image = decode_frame(message(np.full((8, 9), 77, np.uint8)))
+    assert image.shape == (8, 9, 3) and (image == 77).all()
+
+
+def test_a_message_that_is_too_large_ends_the_stream(serve: Serve) -> None:
+    host = serve()
+    with join(host) as stream, pytest.raises(ConnectionClosed) as caught:
+        stream.send(bytes(MAX_MESSAGE_BYTES + 1))
+        stream.recv(5)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1009
+    with join(host) as stream:
+        assert ask(stream, message(BRIGHT))["type"] == "frame"
+
+
+def test_late_frames_are_dropped_and_counted(serve: Serve) -> None:
+    with join(serve(0.05)) as stream:
+        for index in range(40):
+            stream.send(message(BRIGHT, float(index)))
+        replies = [json.loads(stream.recv(5))]
+        while replies[-1]["sent"] < 39:
+            replies.append(json.loads(stream.recv(5)))
+    sent = [reply["sent"] for reply in replies]
+    assert sent == sorted(set(sent)) and len(sent) < 40
+    assert replies[-1]["dropped"] == 40 - len(sent)
+    assert [reply["index"] for reply in replies] == list(range(len(sent)))
+
+
+def test_the_inbox_holds_one_frame() -> None:
+    inbox = Inbox()
+    for index in range(5):
+        inbox.put_frame(bytes([index]))
+    assert (inbox.frame, inbox.dropped) == (b"\x04", 4)
+
+
+def test_too_many_commands_end_the_stream(serve: Serve) -> None:
+    with join(serve(0.5)) as stream:
+        stream.send(message(BRIGHT))
+        with pytest.raises(ConnectionClosed) as caught:
+            for _ in range(300):
+                stream.send('{"type": "press", "key": "4"}')
+            while True:
+                stream.recv(5)
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1008
+
+
+def test_a_client_that_takes_no_replies_harms_nobody(serve: Serve) -> None:
+    host = serve()
+    with join(host) as stalled, join(host) as stream:
+        # The first is never read from; the other one is served as ever.
+        for _ in range(5):
+            stalled.send(message(BRIGHT))
+            assert ask(stream, message(BRIGHT))["type"] == "frame"
+
+
+def test_two_browsers_have_settings_and_tracks_of_their_own(serve: Serve) -> None:
+    host = serve()
+    with join(host) as one, join(host) as two:
+        assert ask(one, '{"type": "press", "key": "2"}')["manual"] == "Disgust"
+        for _ in range(3):
+            assert ask(one, message(BRIGHT))["manual"] == "Disgust"
+        reply = ask(two, message(BRIGHT))
+        assert (reply["manual"], reply["index"]) == (None, 0)
+
+
+def test_there_is_room_for_a_few_pages(serve: Serve) -> None:
+    host = serve()
+    with ExitStack() as stack:
+        for _ in range(MAX_VIEWERS):
+            stack.enter_context(join(host))
+        with pytest.raises(ConnectionClosed) as caught, join(host):
+            pass
+    assert caught.value.rcvd is not None and caught.value.rcvd.code == 1013
+    time.sleep(0.3)
+    with join(host) as stream:
+        assert ask(stream, message(BRIGHT))["type"] == "frame"
+
+
+def test_a_recording_is_whole_and_replays_to_the_same_labels(
+    serve: Serve, bundle, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    pictures = [rng.integers(0, 256, (64, 128, 3), np.uint8) for _ in range(8)]
+    with join(serve()) as stream:
+        ask(stream, message(BRIGHT))
+        assert not (tmp_path / "rec").exists(), "nothing is stored unasked"
+        begun = ask(stream, '{"type": "record", "consent": true}')
+        assert begun["recording"]
+        for index, picture in enumerate(pictures):
+            if index == 4:
+                ask(stream, '{"type": "press", "key": "5"}')
+                ask(stream, '{"type": "press", "key": "b"}')
+            assert ask(stream, message(picture))["recording"]
+        ended = ask(stream, '{"type": "stop"}')
+        assert not ended["recording"] and not ask(stream, message(BRIGHT))["recording"]
+    folder = Path(ended["folder"])
+    assert folder == Path(begun["folder"]) and folder.parent == tmp_path / "rec"
+    stored = sorted((folder / "frames").iterdir())
+    assert [path.read_bytes() for path in stored] == [jpeg(picture) for picture in pictures]
+    assert compute_kpis(folder / "per_frame.csv", None)["frames"] == 8
+    again = tmp_path / "again"
+    run_session(folder, bundle, LeftHalf(), again, PARAMETERS)
+    rows = [
+        [
+            [cell for name, cell in zip(names, line, strict=True) if not name.endswith("_ms")]
+            for line in lines
+        ]
+        for names, *lines in (
+            [row.split(",") for row in (path / "per_frame.csv").read_text().splitlines()]
+            for path in (folder, again)
+        )
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_a_page_that_goes_away_leaves_a_whole_recording(serve: Serve, tmp_path: Path) -> None:
+    with join(serve()) as stream:
+        folder = Path(ask(stream, '{"type": "record", "consent": true}')["folder"])
+        ask(stream, message(BRIGHT))
+    summary = folder / "demoresultssummary.csv"
+    for _ in range(100):
+        if summary.is_file() and "stopped" in summary.read_text():
+            break
+        time.sleep(0.05)
+    assert "stopped" in summary.read_text()
+
+
+def test_a_disk_that_fills_up_ends_the_recording_and_not_the_stream(bundle, tmp_path: Path) -> None:
+    viewer = Viewer(bundle, LeftHalf(), PARAMETERS, tmp_path / "rec")
+    folder = Path(str(viewer.command('{"type": "record", "consent": true}')["folder"]))
+    viewer.frame(message(BRIGHT), 0)
+    frames = folder / "frames"
+    frames.rename(folder / "moved")
+    with pytest.raises(FerError, match="the log cannot be written"):
+        viewer.frame(message(BRIGHT), 0)
+    viewer.give_up()
+    assert not json.loads(viewer.frame(message(BRIGHT), 0))["recording"]
+    assert "error" in (folder / "demoresultssummary.csv").read_text()
+    assert compute_kpis(folder / "per_frame.csv", None)["frames"] == 1
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(st.binary(max_size=600), st.booleans())
+def test_any_bytes_are_a_frame_or_a_clear_error(data: bytes, dressed: bool) -> None:
+    try:
+        sent, image = decode_frame(
+            struct.pack("<d", 1.0) + b"\xff\xd8\xff" + data if dressed else data
+        )
+    except FerError as error:
+        assert error.where == "frame message"
+    else:
+        assert image.dtype == np.uint8 and image.shape[2] == 3 and np.isfinite(sent)
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_jpeg_is_a_picture_or_a_clear_error(data: st.DataObject) -> None:
+    whole = bytearray(message(np.arange(40 * 40 * 3, dtype=np.uint8).reshape(40, 40, 3)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(8, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        _, image = decode_frame(bytes(whole))
+    except FerError as error:
+        assert error.where == "frame message"
+    else:
+        assert image.ndim == 3 and image.size > 0
+
+
+@settings(derandomize=True, max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=80),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(st.sampled_from(["type", "key", "consent"]), inner, max_size=3)
+            ),
+            max_leaves=8,
+        ).map(json.dumps),
+    )
+)
+def test_any_text_is_a_command_or_refused(text: str) -> None:
+    try:
+        command = COMMANDS.validate_json(text)
+    except ValueError:
+        return
+    assert command.type in ("record", "stop", "press")
+
+
+def test_the_answerer_survives_a_client_that_vanishes(serve: Serve) -> None:
+    host = serve(0.1)
+    for _ in range(3):
+        with join(host) as stream:
+            stream.send(message(BRIGHT))
+            stream.socket.shutdown(socket.SHUT_RDWR)
+    with join(host) as stream:
+        assert ask(stream, message(BRIGHT))["type"] == "frame"
