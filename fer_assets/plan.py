@@ -18,7 +18,7 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_ml.errors import FerError
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.store import Artifact, Receipt
+from fer_ml.store import Artifact, Receipt, gone, owner
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ JOB_OF_GROUP = {
     "deployment": "deployment",
     "report": "reporting",
 }
+
+
+#: On a run: the process that makes it, as ``host@pid``.
+PROCESS_TAG = "fer/process"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ def materialize(
 
     definitions = definitions_for(pipeline)
     pipeline.store.sweep()
+    bury(instance)
     raw = observe(pipeline, instance)
     done: list[Made] = []
     selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
@@ -154,6 +159,25 @@ def register_experiments(pipeline: Pipeline, instance: dg.DagsterInstance) -> li
     return new
 
 
+def bury(instance: dg.DagsterInstance) -> list[str]:
+    """Fail the runs whose process on this machine is gone, and free their places in the pools.
+
+    A killed ``fer materialize`` leaves its run started for ever, and a training that waits for its
+    place in the pool would wait for ever too. Returns their ids.
+    """
+    dead = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        if gone(run.tags.get(PROCESS_TAG, "")):
+            instance.report_run_failed(run, "the process that made this run is gone")
+            dead.append(run.run_id)
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        held = instance.get_run_by_id(run_id)
+        if held is None or held.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    return dead
+
+
 def _run(
     definitions: dg.Definitions, work: Work, instance: dg.DagsterInstance, tags: dict[str, str]
 ) -> None:
@@ -170,7 +194,7 @@ def _run(
         instance=instance,
         partition_key=work.partition,
         raise_on_error=False,
-        tags=tags,
+        tags={**tags, PROCESS_TAG: owner()},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     if not result.success:

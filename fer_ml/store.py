@@ -328,7 +328,7 @@ class Store:
     ) -> Iterator[RunFolder]:
         """Make a new run folder; on success it becomes the current artifact, else it is removed."""
         started = time.monotonic()
-        partial = self.root / ".partial" / f"{_owner()}-{uuid.uuid4().hex[:8]}"
+        partial = self.root / ".partial" / f"{owner()}-{uuid.uuid4().hex[:8]}"
         with readable_os_errors(self.root):
             partial.mkdir(parents=True)
             try:
@@ -403,15 +403,21 @@ class Store:
         removed = 0
         partial = self.root / ".partial"
         for folder in partial.iterdir() if partial.is_dir() else ():
-            host, _, rest = folder.name.partition("@")
-            if host == socket.gethostname() and not _alive(rest.split("-")[0]):
+            if gone(folder.name.rpartition("-")[0]):
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
         return removed
 
 
-def _owner() -> str:
+def owner() -> str:
+    """This process, as ``host@pid``."""
     return f"{socket.gethostname()}@{os.getpid()}"
+
+
+def gone(name: str) -> bool:
+    """Whether ``host@pid`` was a process of this machine that is there no more."""
+    host, _, pid = name.rpartition("@")
+    return host == socket.gethostname() and not _alive(pid)
 
 
 def _alive(pid: str) -> bool:
