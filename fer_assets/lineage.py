@@ -593,6 +593,7 @@ class Pipeline:
             recipe=recipe,
             inputs=inputs,
             paths=paths,
+            device=self.settings.device,
         )
         return job, declared
 

@@ -15,7 +15,8 @@ class Job:
     """One materialization.
 
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
-    outside the store: ``raw/<source>``, ``video``, ``claims``, and ``yunet`` when there is one.
+    outside the store: ``raw/<source>``, ``video``, ``claims``, and ``yunet`` when there is one;
+    ``device`` is where a training computes.
     """
 
     asset: str
@@ -25,6 +26,7 @@ class Job:
     recipe: Mapping[str, Any]
     inputs: Mapping[str, Artifact]
     paths: Mapping[str, Path]
+    device: str = "auto"
 
     @property
     def label(self) -> str:

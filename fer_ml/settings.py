@@ -36,7 +36,8 @@ class Settings(BaseModel):
 
     ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
     artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
-    else ``YUNET_FILE`` where it is) an optional face detector file.
+    else ``YUNET_FILE`` where it is) an optional face detector file; ``device`` (``FER_DEVICE``)
+    where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +46,7 @@ class Settings(BaseModel):
     home: Path
     profile: str
     yunet: Path | None
+    device: str
     config: UserConfig
 
 
@@ -95,5 +97,6 @@ def settings() -> Settings:
         home=home,
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
         yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
+        device=os.environ.get("FER_DEVICE") or "auto",
         config=config,
     )

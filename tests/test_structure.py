@@ -14,7 +14,17 @@ FORBIDDEN = {
     "fer_assets": {"torch", "timm"},
 }
 #: What demo_app may use of fer_ml: the part without torch and polars.
-DEMO_MAY_USE = set("bundle errors files gates images job labels profiles store".split())
+DEMO_MAY_USE = {
+    "bundle",
+    "errors",
+    "files",
+    "gates",
+    "images",
+    "job",
+    "labels",
+    "profiles",
+    "store",
+}
 
 
 def imports(path: Path) -> set[str]:

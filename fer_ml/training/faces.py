@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.recipe import Training
@@ -113,9 +113,8 @@ def views(
     """
     d = draws.to(device)
     pixels = _unit(images, device)
-    shape = [len(images), 3, preprocess.size, preprocess.size]
     theta = _crop(d) if recipe.augment == "crop" else _affine(d, recipe.strength, preprocess)
-    grid = affine_grid(theta, shape, align_corners=False)
+    grid = _grid(theta, preprocess.size)
     moved = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     if recipe.augment == "crop":
         batch = _normalise(_jitter(moved, d), preprocess)
@@ -124,6 +123,14 @@ def views(
         offset = 0.3 * recipe.strength * _signed(d[:, 6]).view(-1, 1, 1, 1)
         batch = _normalise(moved, preprocess).mul_(gain).add_(offset)
     return _erase(batch, d, recipe.erase) if recipe.erase else batch
+
+
+def _grid(theta: torch.Tensor, side: int) -> torch.Tensor:
+    """``torch``'s ``affine_grid`` without its matrix product: ``[N, 2, 3]`` to ``[N, S, S, 2]``."""
+    line = (2 * torch.arange(side, device=theta.device) + 1) / side - 1
+    by_column = theta[:, None, :, 0] * line[None, :, None]
+    by_row = theta[:, None, :, 1] * line[None, :, None] + theta[:, None, :, 2]
+    return by_column[:, None] + by_row[:, :, None]
 
 
 def _signed(draw: torch.Tensor) -> torch.Tensor:
@@ -138,7 +145,8 @@ def _unit(images: np.ndarray, device: torch.device | str) -> torch.Tensor:
 def _normalise(batch: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
     mean = torch.tensor(preprocess.mean, device=batch.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocess.std, device=batch.device).view(1, 3, 1, 1)
-    return batch.contiguous(memory_format=torch.channels_last).sub_(mean).div_(std)
+    batch = batch.mul_(1 / std).sub_(mean / std)
+    return batch.contiguous(memory_format=torch.channels_last)
 
 
 def _affine(d: torch.Tensor, strength: float, preprocess: Preprocess) -> torch.Tensor:
@@ -169,25 +177,27 @@ _YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3
 
 
 def _jitter(images: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    """Brightness, contrast, saturation, hue, in this order; ``images`` in 0..1."""
-    luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
+    """Brightness, contrast, saturation, hue, in this order, cut to 0..1 at the end.
+
+    All four are linear in RGB, so one matrix and one grey offset of each image do it in one pass.
+    """
+    device, n = images.device, len(d)
+    luma = torch.tensor(_LUMA, device=device)
     bright, contrast, colour = (
-        (1 + half * _signed(d[:, k])).view(-1, 1, 1, 1)
-        for k, half in ((5, 0.2), (6, 0.2), (7, 0.1))
+        (1 + half * _signed(d[:, k])).view(-1, 1, 1) for k, half in ((5, 0.2), (6, 0.2), (7, 0.1))
     )
-    images = (images * bright).clamp(0, 1)
-    mean = (images * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    images = (images * contrast + mean * (1 - contrast)).clamp(0, 1)
-    grey = (images * luma).sum(1, keepdim=True)
-    images = (images * colour + grey * (1 - colour)).clamp(0, 1)
-    angle = 2 * np.pi * 0.02 * _signed(d[:, 8])
-    yiq = torch.tensor(_YIQ, device=images.device)
-    turn = torch.zeros(len(d), 3, 3, device=images.device)
+    yiq, angle = torch.tensor(_YIQ, device=device), 2 * np.pi * 0.02 * _signed(d[:, 8])
+    turn = torch.zeros(n, 3, 3, device=device)
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = torch.cos(angle)
     turn[:, 1, 2], turn[:, 2, 1] = -torch.sin(angle), torch.sin(angle)
-    matrix = torch.linalg.inv(yiq) @ turn @ yiq
-    return torch.einsum("nij,njhw->nihw", matrix, images).clamp(0, 1)
+    hue = torch.linalg.inv(yiq) @ turn @ yiq
+    saturation = colour * torch.eye(3, device=device) + (1 - colour) * luma.expand(3, 3)
+    matrix = hue @ saturation * (bright * contrast)
+    # Saturation and hue leave grey as it is, and contrast adds the image's mean grey.
+    grey = (images.mean(dim=(2, 3)) * luma).sum(1).view(-1, 1, 1) * bright * (1 - contrast)
+    pixels = images.flatten(2)
+    return torch.baddbmm(grey.expand_as(pixels), matrix, pixels).clamp_(0, 1).view_as(images)
 
 
 def _erase(batch: torch.Tensor, d: torch.Tensor, probability: float) -> torch.Tensor:

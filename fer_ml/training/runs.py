@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -82,8 +81,7 @@ def build_training(run: RunFolder, job: Job) -> None:
     if not (packed / "job.json").is_file():
         shutil.rmtree(packed, ignore_errors=True)
         pack([job], packed)
-    device = choose_device(os.environ.get("FER_DEVICE", "auto"))
-    (folder,) = run_job(packed, out, Ranks(0, 1, device))
+    (folder,) = run_job(packed, out, Ranks(0, 1, choose_device(job.device)))
     take(run, job, folder)
     shutil.rmtree(work.parent, ignore_errors=True)
 

@@ -74,3 +74,5 @@ def test_a_device_that_is_absent_is_refused() -> None:
     with pytest.raises(FerError, match="no CUDA device"):
         choose_device("cuda")
     assert choose_device("auto").type == "cpu"
+    with pytest.raises(FerError, match="unknown device 'gpu'"):
+        choose_device("gpu")

@@ -1,0 +1,47 @@
+"""What a killed process leaves in Dagster is cleared away before anything waits for it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fer_assets.plan import PROCESS_TAG, bury
+
+
+@dg.job
+def nothing() -> None:
+    pass
+
+
+def dead_pid() -> int:
+    """Of a process that was there and is not any more."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_killed_run_is_failed_and_gives_its_place_back(tmp_path: Path, alive: bool) -> None:
+    config = {"concurrency": {"pools": {"default_limit": 1}}}
+    with dg.instance_for_test(temp_dir=str(tmp_path), overrides=config) as instance:
+        pid = os.getpid() if alive else dead_pid()
+        run = instance.create_run_for_job(
+            nothing,
+            status=dg.DagsterRunStatus.STARTED,
+            tags={PROCESS_TAG: f"{socket.gethostname()}@{pid}"},
+        )
+        storage = instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("training")
+        assert storage.claim_concurrency_slot("training", run.run_id, "teacher").is_claimed
+        assert not storage.claim_concurrency_slot("training", "other", "teacher").is_claimed
+        storage.free_concurrency_slots_for_run("other")
+        assert bury(instance) == ([] if alive else [run.run_id])
+        held = instance.get_run_by_id(run.run_id)
+        assert held is not None
+        assert held.is_finished is not alive
+        claimed = storage.claim_concurrency_slot("training", "next", "teacher").is_claimed
+        assert claimed is not alive
