@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from filelock import FileLock, Timeout
 
 from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.errors import FerError
@@ -46,6 +49,8 @@ from fer_ml.training.recipe import CE, Distilling, Training
 from fer_ml.training.running import LOGITS_FILE, TRAINING_FILE, run_job
 
 MANIFEST = "hq_train_manifest"
+#: A recipe for steps of which only the name matters.
+_ANY = Training(architecture="any", task=CE(), init="none", epochs=1)
 #: What a step leaves that belongs into the run folder as it is.
 TAKEN = (
     CHECKPOINT_FILE,
@@ -76,21 +81,41 @@ def build_training(run: RunFolder, job: Job) -> None:
     A training that was stopped left its state in ``work/``; it goes on from there when its inputs
     and recipe are still the same.
     """
-    work = _work_folder(job)
-    packed, out = work / "job", work / "runs"
-    if not (packed / "job.json").is_file():
-        shutil.rmtree(packed, ignore_errors=True)
-        pack([job], packed)
-    (folder,) = run_job(packed, out, Ranks(0, 1, choose_device(job.device)))
-    take(run, job, folder)
-    shutil.rmtree(work.parent, ignore_errors=True)
+    home = job.store.root / "work" / Step(job.label, _ANY).folder
+    with _alone(home, job.label):
+        work = _work_folder(home, job)
+        packed = work / "job"
+        if not (packed / JOB_FILE).is_file():
+            shutil.rmtree(packed, ignore_errors=True)
+            pack([job], packed)
+        (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
+        take(run, job, folder)
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def _work_folder(job: Job) -> Path:
+#: Seconds to wait for another process that trains the same: a killed run's step lives on for some.
+PATIENCE = 60
+
+
+@contextmanager
+def _alone(home: Path, label: str) -> Iterator[None]:
+    """Nobody else trains ``label`` meanwhile; the lock goes with the process that holds it."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(home.with_name(f".{home.name}.lock"), timeout=PATIENCE):
+            yield
+    except Timeout as error:
+        raise FerError(
+            f"another process is training {label}",
+            where=home,
+            fix="wait for it, or stop it; then start again",
+        ) from error
+
+
+def _work_folder(home: Path, job: Job) -> Path:
     """Where an unfinished training is kept; those of other inputs or recipes are removed."""
     inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
     text = json.dumps([job.recipe, inputs], sort_keys=True)
-    home = job.store.root / "work" / job.label.replace("[", "_").replace("]", "")
     own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
     for other in home.iterdir() if home.is_dir() else ():
         if other != own:
@@ -333,9 +358,6 @@ def step_of(folder: Path) -> dict[str, Any]:
         where=path,
         allowed=", ".join(Step(label, _ANY).folder for label in about),
     )
-
-
-_ANY = Training(architecture="any", task=CE(), init="none", epochs=1)
 
 
 def build_adopted(run: RunFolder, job: Job, folder: Path) -> None:

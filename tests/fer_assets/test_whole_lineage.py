@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from filelock import FileLock
 
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
@@ -16,7 +17,7 @@ from fer_assets.show import trace_of
 from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules
 from fer_ml.store import Artifact
-from fer_ml.training import loop
+from fer_ml.training import loop, runs
 from fer_ml.training.loop import ALONE
 from fer_ml.training.running import run_job
 
@@ -191,23 +192,23 @@ def test_students_that_trained_elsewhere_are_taken_in_by_hash(
     targets = [Target("student_ce"), Target("student_kd"), Target("student_dkd")]
     before = {t.asset: current(tiny, t.asset) for t in targets}
     pack_targets(tiny, targets, tmp_path / "packed")
-    runs = run_job(tmp_path / "packed", tmp_path / "runs", ALONE)
-    assert [run.name for run in runs] == ["student_ce", "student_kd", "student_dkd"]
+    made = run_job(tmp_path / "packed", tmp_path / "runs", ALONE)
+    assert [run.name for run in made] == ["student_ce", "student_kd", "student_dkd"]
     with dg.DagsterInstance.get() as instance:
-        for run, target in zip(runs, targets, strict=True):
+        for run, target in zip(made, targets, strict=True):
             adopted = adopt_run(tiny, run, instance)
             assert adopted.key == target.asset
             assert adopted.sha256 == before[target.asset].sha256, "as if it had trained here"
             tiny.store.require(target.asset, rules=blocking_rules(target.asset))
-    (runs[0] / "best.pt").write_bytes((runs[1] / "best.pt").read_bytes())
+    (made[0] / "best.pt").write_bytes((made[1] / "best.pt").read_bytes())
     with dg.DagsterInstance.get() as instance:
         with pytest.raises(FerError, match=r"does not give the run's own predictions|metrics"):
-            adopt_run(tiny, runs[0], instance)
-        told = json.loads((runs[1] / "job.json").read_text())
+            adopt_run(tiny, made[0], instance)
+        told = json.loads((made[1] / "job.json").read_text())
         told["about"]["student_kd"]["inputs"]["softlabels"] = "0" * 64
-        (runs[1] / "job.json").write_text(json.dumps(told))
+        (made[1] / "job.json").write_text(json.dumps(told))
         with pytest.raises(FerError, match="made from other inputs"):
-            adopt_run(tiny, runs[1], instance)
+            adopt_run(tiny, made[1], instance)
     assert current(tiny, "student_ce").sha256 == before["student_ce"].sha256
 
 
@@ -241,3 +242,14 @@ def test_a_stopped_training_goes_on_in_the_next_run(
     assert again.sha256 == whole.sha256
     assert steps[2] == 3, "it did not start again"
     assert not list((tiny.store.root / "work").glob("*/*/*"))
+
+
+def test_two_processes_never_train_the_same(
+    tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "PATIENCE", 0.1)
+    before = current(tiny, "student_ce")
+    refused = pytest.raises(FerError, match="another process is training student_ce")
+    with FileLock(tiny.store.root / "work" / ".student_ce.lock"), refused:
+        tiny.make(Target("student_ce"))
+    assert current(tiny, "student_ce").folder == before.folder
