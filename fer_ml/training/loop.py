@@ -49,6 +49,9 @@ SNAPSHOT_SECONDS = 60.0
 LOOK_EVERY = 20
 
 
+_GO_ON, _SAVE, _STOP = range(3)
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training leaves: the best weights by val macro-F1, its epoch, and the history."""
@@ -223,13 +226,15 @@ class _Run:
                         self._end_epoch(epoch, started)
                     elif self.progress.step % LOOK_EVERY == 0:
                         self._look()
-                    if self.ranks.any(stop.asked is not None):
-                        self._save()
-                        log.info("%s: stopped at step %d", self.name, self.progress.step)
-                        stop.obey()
-                    if self.place and time.monotonic() - saved > self.place.seconds:
+                    due = self.place is not None and (time.monotonic() - saved > self.place.seconds)
+                    # Clocks and signals differ between processes; what follows must not.
+                    wanted = self.ranks.highest(_STOP if stop.asked else _SAVE if due else _GO_ON)
+                    if wanted != _GO_ON:
                         self._save()
                         saved = time.monotonic()
+                    if wanted == _STOP:
+                        log.info("%s: stopped at step %d", self.name, self.progress.step)
+                        stop.obey()
         self._save()
         progress = self.progress
         return Trained(
@@ -244,7 +249,7 @@ class _Run:
         return [rows for rows in found if len(rows) >= least]
 
     def _bar(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """The batches of ``epoch`` that are left, with their pixels read one batch ahead."""
+        """The batches of ``epoch`` that are left, with their pixels read two batches ahead."""
         left = self._batches(epoch)[self.progress.step % self.steps_per_epoch :]
         bar = tqdm(
             total=self.steps_per_epoch,

@@ -24,13 +24,13 @@ class Ranks:
         """Whether this process writes, measures and speaks."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether ``flag`` holds on any process."""
+    def highest(self, number: int) -> int:
+        """The largest ``number`` of all processes, so that they decide alike."""
         if self.world == 1:
-            return flag
-        value = torch.tensor(int(flag), device=self.device)
+            return number
+        value = torch.tensor(number, device=self.device)
         dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value.item())
+        return int(value.item())
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of ``values`` over all processes."""

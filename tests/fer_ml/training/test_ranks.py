@@ -32,6 +32,7 @@ def two_processes(job: Path, out: Path) -> str:
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-port", "0", "--standalone"),
             *("-m", "fer_ml.training", str(job), "--out", str(out), "--device", "cpu"),
+            *("--snapshot-seconds", "0"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
