@@ -16,6 +16,7 @@ def settings(tmp_path: Path, **config: Any) -> Settings:
         home=tmp_path / "outputs",
         profile="sample",
         yunet=None,
+        device="auto",
         config=UserConfig.model_validate(config),
     )
 

@@ -158,7 +158,8 @@ def test_a_disk_that_ends_during_a_save_leaves_the_state_before(
 def test_sigterm_saves_and_stops(job_of: Job, tmp_path: Path) -> None:
     job, out = job_of({"epochs": 40}), tmp_path / "stopped"
     finish(job, tmp_path / "whole")
-    process = start(job, out)
+    # A process inherits that its parent ignores a signal.
+    process = start(job, out, preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     while not steps_saved(out) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
