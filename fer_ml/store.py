@@ -7,6 +7,7 @@ Layout below ``FER_HOME/<profile>``::
     <asset>[/<partition>]/current.json     which run folder is the asset now
     cleaned/                               links to the raw images, one path base for all manifests
     cache/                                 decoded faces; may be deleted at any time
+    unfinished/                            trainings that were stopped, with their state
     .partial/                              unfinished run folders
 
 A run folder appears by one rename when it is complete, and is never written again. Its *content

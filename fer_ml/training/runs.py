@@ -78,10 +78,10 @@ def training_of(job: Job) -> Training:
 def build_training(run: RunFolder, job: Job) -> None:
     """``teacher``, ``student_ce``, ``student_kd``, ``student_dkd`` or ``student_experiment``.
 
-    A training that was stopped left its state in ``work/``; it goes on from there when its inputs
+    A training that was stopped left its state in ``unfinished/``; it goes on from there when its inputs
     and recipe are still the same.
     """
-    home = job.store.root / "work" / Step(job.label, _ANY).folder
+    home = job.store.root / "unfinished" / Step(job.label, _ANY).folder
     with _alone(home, job.label):
         work = _work_folder(home, job)
         packed = work / "job"

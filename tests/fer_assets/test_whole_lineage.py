@@ -241,7 +241,7 @@ def test_a_stopped_training_goes_on_in_the_next_run(
     again = tiny.make(Target("student_ce"))
     assert again.sha256 == whole.sha256
     assert steps[2] == 3, "it did not start again"
-    assert not list((tiny.store.root / "work").glob("*/*/*"))
+    assert not list((tiny.store.root / "unfinished").glob("*/*/*"))
 
 
 def test_two_processes_never_train_the_same(
@@ -250,6 +250,6 @@ def test_two_processes_never_train_the_same(
     monkeypatch.setattr(runs, "PATIENCE", 0.1)
     before = current(tiny, "student_ce")
     refused = pytest.raises(FerError, match="another process is training student_ce")
-    with FileLock(tiny.store.root / "work" / ".student_ce.lock"), refused:
+    with FileLock(tiny.store.root / "unfinished" / ".student_ce.lock"), refused:
         tiny.make(Target("student_ce"))
     assert current(tiny, "student_ce").folder == before.folder
