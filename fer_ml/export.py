@@ -22,6 +22,7 @@ from fer_ml.distillation.teacher_logits import labels_of, read_logits
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import softmax
 from fer_ml.evaluation.predictions import read_predictions
+from fer_ml.evaluation.risk import risk_coverage
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, at_most, same
 from fer_ml.job import Job
@@ -110,13 +111,9 @@ def unsure_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -
     ``confidence [N]`` in 0..1, ``correct [N] bool``. Without such a level the threshold is 1: the
     student is never sure enough.
     """
-    order = np.argsort(-confidence, kind="stable")
-    wrong = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
-    sorted_confidence = confidence[order]
-    # A threshold can only stand where the confidence changes: ties are answered together.
-    last_of_tie = np.append(sorted_confidence[:-1] > sorted_confidence[1:], True)
-    allowed = np.flatnonzero(last_of_tie & (wrong <= risk))
-    return float(sorted_confidence[allowed[-1]]) if len(allowed) else 1.0
+    curve = risk_coverage(confidence, correct)
+    allowed = np.flatnonzero(curve.risk <= risk)
+    return float(curve.threshold[allowed[-1]]) if len(allowed) else 1.0
 
 
 def build_bundle(run: RunFolder, job: Job) -> None:

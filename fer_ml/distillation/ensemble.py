@@ -4,7 +4,7 @@ import io
 
 import polars as pl
 
-from fer_ml.distillation.fusion import fuse, simplex
+from fer_ml.distillation.fusion import fuse, search_weights
 from fer_ml.distillation.teacher_logits import (
     NEEDED,
     Logits,
@@ -34,15 +34,22 @@ def build_ensemble(run: RunFolder, job: Job) -> None:
     calib = frame.filter(pl.col("split") == "calib")
     on_calib = [values.of(calib["sample_id"].to_list()) for values in logits]
     y = labels_of(calib)
-
-    def score(weights: tuple[float, ...]) -> tuple[float, float]:
-        fused = fuse(on_calib, weights, recipe.fusion, temperatures)
-        temperature = fit_temperature(fused, y)
-        return nll(fused, y, temperature), temperature
-
-    candidates = [recipe.weights] if recipe.weights else simplex(len(keys), recipe.step)
-    table = [(weights, *score(weights)) for weights in candidates]
-    weights, calib_nll, temperature = min(table, key=lambda row: row[1])
+    if recipe.weights:
+        weights, method = recipe.weights, "recipe"
+        given = fuse(on_calib, weights, recipe.fusion, temperatures)
+        temperature = fit_temperature(given, y)
+        calib_nll = nll(given, y, temperature)
+        table = [(weights, calib_nll, temperature)]
+    else:
+        search = search_weights(on_calib, y, recipe.fusion, temperatures, recipe.step)
+        weights, method = search.weights, search.method
+        temperature, calib_nll = search.temperature, search.nll
+        table = [
+            (tuple(candidate), float(loss), float(t))
+            for candidate, loss, t in zip(
+                search.candidates, search.candidate_nll, search.candidate_temperature, strict=True
+            )
+        ]
     every = logits[0].sample_ids
     fused = fuse([values.of(every) for values in logits], weights, recipe.fusion, temperatures)
     write_logits(run, Logits(fused, every))
@@ -56,7 +63,7 @@ def build_ensemble(run: RunFolder, job: Job) -> None:
             "fusion": recipe.fusion,
             "weights": dict(zip(keys, weights, strict=True)),
             "weight_sum": round(sum(weights), 12),
-            "weights_from": "recipe" if recipe.weights else "search",
+            "weights_from": method,
             "chosen_on": {"split": "calib", "n": len(y), "nll": calib_nll},
             "temperature": temperature,
             "members": {

@@ -61,7 +61,6 @@ TAKEN = (
     "classorder.json",
     "environment.json",
     TRAINING_FILE,
-    LOGITS_FILE,
 )
 
 
@@ -78,8 +77,8 @@ def training_of(job: Job) -> Training:
 def build_training(run: RunFolder, job: Job) -> None:
     """``teacher``, ``student_ce``, ``student_kd``, ``student_dkd`` or ``student_experiment``.
 
-    A training that was stopped left its state in ``unfinished/``; it goes on from there when its inputs
-    and recipe are still the same.
+    A training that was stopped left its state in ``unfinished/``; it goes on from there when its
+    inputs and recipe are still the same.
     """
     home = job.store.root / "unfinished" / Step(job.label, _ANY).folder
     with _alone(home, job.label):
@@ -226,7 +225,7 @@ def _previous_label(job: Job) -> str | None:
 
 def take(run: RunFolder, job: Job, folder: Path) -> None:
     """Put what a training left in ``folder`` into the run folder, with tables and plots of it."""
-    missing = [name for name in TAKEN if not (folder / name).is_file()]
+    missing = [name for name in (*TAKEN, LOGITS_FILE) if not (folder / name).is_file()]
     if missing:
         raise FerError(
             f"not the results of a finished training: {', '.join(missing)} missing",
@@ -248,7 +247,6 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     rows = {split: frame.filter(pl.col("split") == split) for split in SPLITS}
     with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
         logits = {split: held[split] for split in SPLITS[1:]}
-    run.path(LOGITS_FILE).unlink()
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
     history = json.loads(run.path("history.json").read_text("utf-8"))
