@@ -103,7 +103,11 @@ class Curation(Frozen):
 
 
 class Ensemble(Frozen):
-    """How teachers are fused. ``weights`` null searches a simplex grid of ``step`` on calib."""
+    """How teachers are fused.
+
+    ``weights`` null searches on calib: a simplex grid of ``step``, then a convex fit of the NLL
+    where it is convex (not for ``probabilities``).
+    """
 
     fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
     weights: tuple[float, ...] | None = None
