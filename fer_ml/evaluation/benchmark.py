@@ -145,12 +145,6 @@ def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def comparable(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Why two entries must not share a table; an empty list when they may."""
-    keys = ("manifest_sha256", "split", "n", "preprocess_sha256", "views", "selection_split")
-    return [f"{key}: {a[key]} and {b[key]}" for key in keys if a[key] != b[key]]
-
-
 def gate_benchmark(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
     """Judge the benchmark: nothing lost, students above the floor."""
     entries = artifact.read_json("benchmark.json")["entries"]

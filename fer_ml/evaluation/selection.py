@@ -1,7 +1,7 @@
 """Which student is deployed: by a stated rule, on val, never on a test set."""
 
 from fer_ml.errors import FerError
-from fer_ml.evaluation.benchmark import comparable
+from fer_ml.evaluation.guard import comparable
 from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.profiles import STUDENTS, Profile

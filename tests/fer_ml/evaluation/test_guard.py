@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fer_ml.evaluation.benchmark import comparable
+from fer_ml.evaluation.guard import comparable
 
 ENTRY: dict[str, Any] = {
     "model_sha256": "m1",
