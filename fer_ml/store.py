@@ -44,7 +44,7 @@ RECEIPTS = "receipts"
 VOLATILE_FILES = frozenset(
     {"history.json", "environment.json", "alignmentreport.json", "train.log", "timing.json"}
 )
-VOLATILE_SUFFIXES = (".parquet", ".png", ".html")
+VOLATILE_SUFFIXES = (".parquet", ".png", ".html", ".pdf")
 
 
 class FileEntry(BaseModel):
