@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train facial-expression models whose numbers can be traced to the rows behind them.",
 )
+report_app = typer.Typer(no_args_is_help=True, help="Checks on Markdown reports.")
+app.add_typer(report_app, name="report")
 # A pipe has no width of its own; tables in a log file should not be squeezed into 80 columns.
 console = Console(width=None if sys.stdout.isatty() else 140)
 
@@ -225,6 +227,38 @@ def trace(
     else:
         console.print(found.tree())
     if not found.sound:
+        raise typer.Exit(2)
+
+
+@report_app.command()
+def check(
+    report: Annotated[Path, typer.Argument(help="Any report in Markdown")],
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a report's citations against its references, and look for the reproducibility checklist.
+
+    Exit code 2 when a citation is not listed, or listed twice.
+
+    Example: fer report check docs/results.md
+    """
+    from fer_ml.report.checklist import check_list
+    from fer_ml.report.citations import check_citations
+    from fer_ml.report.markdown import read_text
+
+    text = read_text(report)
+    citations, items = check_citations(text), check_list(text)
+    if as_json:
+        found = {
+            "citations": citations.to_json(),
+            "checklist": [item.to_json() for item in items],
+        }
+        print(json.dumps(found, indent=2))
+    else:
+        from fer_assets import show
+
+        for part in show.report_checks(citations, items):
+            console.print(part)
+    if not citations.sound:
         raise typer.Exit(2)
 
 

@@ -22,6 +22,7 @@ from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
+from fer_ml.report.template import cited_assets, read_template, template_path
 from fer_ml.settings import Settings, settings
 from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
 from fer_ml.training.recipe import Training
@@ -130,10 +131,17 @@ def _claims_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any
     return {"claims_sha256": sha256_file(path) if path.is_file() else None}
 
 
-def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
+def _report_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    return {"template_sha256": sha256_file(pipeline.report_template())}
+
+
+def build_stages(
+    profile: Profile, claimed: frozenset[str], reported: frozenset[str]
+) -> dict[str, Stage]:
     """The stages of ``profile`` in an order in which each follows what it needs.
 
     ``claimed`` are the assets that the claims file cites: ``report_claims`` rests on exactly those.
+    ``reported`` are those that the report's template refers to besides the claims.
     """
     sources = [
         Stage(
@@ -410,30 +418,33 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "status: grounded, drifted, stale, ungrounded or contradicted.",
             build="fer_ml.claims.build:build_claims",
             gate="fer_ml.claims.build:gate_claims",
-            needs=tuple(
-                Need(stage.asset, "each" if stage.partitions else "one")
-                for stage in (*sources, *rest)
-                if stage.asset in claimed
-            ),
+            needs=_each(claimed, *sources, *rest),
             recipe=_claims_recipe,
         ),
         Stage(
             asset="report",
             group="report",
             kinds=("markdown",),
-            describe="The report, rendered from the claims and the benchmark: `report.md`, "
-            "`report.html`.",
-            build="fer_ml.claims.build:build_report",
-            needs=_needs(
-                "report_claims",
-                "benchmark",
-                "student_selection",
-                "demo_kpis",
-                "manifest_validation",
-            ),
+            describe="The report, rendered from a template in which every number, table and "
+            "figure is a reference: `report.md`, `report.html`, `report.pdf`; what it refers to "
+            "stands in `report.json`.",
+            build="fer_ml.report.build:build_report",
+            code_version="2",
+            gate="fer_ml.report.build:gate_report",
+            needs=(Need("report_claims"), *_each(reported, *sources, *rest)),
+            recipe=_report_recipe,
         ),
     ]
     return {stage.asset: stage for stage in (*sources, *rest, *end)}
+
+
+def _each(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
+    """The stages of ``wanted`` as inputs, with all of their partitions."""
+    return tuple(
+        Need(stage.asset, "each" if stage.partitions else "one")
+        for stage in stages
+        if stage.asset in wanted
+    )
 
 
 def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -478,7 +489,11 @@ class Pipeline:
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """All stages by asset, in order."""
-        return build_stages(self.profile, claimed_assets(self.claims_file()))
+        return build_stages(
+            self.profile,
+            claimed_assets(self.claims_file()),
+            reported_assets(self.report_template()),
+        )
 
     def stage(self, asset: str) -> Stage:
         """One stage; ``FerError`` names the known assets."""
@@ -522,6 +537,10 @@ class Pipeline:
     def claims_file(self) -> Path:
         """``claims/<profile>.yaml`` in the project."""
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
+
+    def report_template(self) -> Path:
+        """``report/<profile>.md.j2`` of the project where it is, else the built-in template."""
+        return template_path(self.settings.project, self.profile.name)
 
     def raw_input(self, source: str) -> Input:
         """A raw folder as an input, by its fingerprint now."""
@@ -575,7 +594,11 @@ class Pipeline:
             if need not in without
         }
         declared = [artifact.as_input() for artifact in inputs.values()]
-        paths = {"video": self.demo_video(), "claims": self.claims_file()}
+        paths = {
+            "video": self.demo_video(),
+            "claims": self.claims_file(),
+            "report": self.report_template(),
+        }
         if self.settings.yunet is not None:
             paths["yunet"] = self.settings.yunet
         session = self.demo_session()
@@ -697,6 +720,17 @@ def claimed_assets(path: Path) -> frozenset[str]:
     """
     try:
         return frozenset(claim.asset for claim in read_claims(path).claims)
+    except FerError:
+        return frozenset()
+
+
+def reported_assets(path: Path) -> frozenset[str]:
+    """The assets that a report's template refers to; none when it cannot be read.
+
+    As with the claims file, what is wrong with it is said when the report is made.
+    """
+    try:
+        return cited_assets(read_template(path))
     except FerError:
         return frozenset()
 

@@ -15,6 +15,8 @@ from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved, resolve_claim
 from fer_ml.claims.trace import Node, Tracer, find_artifact
 from fer_ml.gates import MANIFEST_GATES, gates_of
+from fer_ml.report.checklist import Finding
+from fer_ml.report.citations import Citations
 from fer_ml.store import Artifact
 
 #: The file of an asset that people look at first.
@@ -177,6 +179,36 @@ def validation(report: dict[str, Any]) -> list[Table | str]:
         lines.append(f"[red]{rule}[/]: {escape(fix)}")
     lines.append("[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]")
     return lines
+
+
+def report_checks(citations: Citations, items: tuple[Finding, ...]) -> list[Table | str]:
+    """The citation check and the checklist of a report."""
+    counts = Table(box=None, pad_edge=False, show_header=False)
+    counts.add_row("references listed", str(len(citations.listed)), "")
+    counts.add_row("cited", str(len(citations.used)), "")
+    for name, numbers, colour in (
+        ("cited and not listed", citations.missing, "red"),
+        ("listed twice", citations.twice, "red"),
+        ("listed and not cited", citations.uncited, "yellow"),
+    ):
+        which = " ".join(
+            f"[{number}]" + (f" in line {citations.used[number]}" if "cited and" in name else "")
+            for number in numbers
+        )
+        count = f"[{colour}]{len(numbers)}[/]" if numbers else "[green]0[/]"
+        counts.add_row(name, count, escape(which))
+    checklist = Table(
+        title="Reproducibility checklist",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
+    for found in items:
+        mark = "[green]stated[/]" if found.stated else "[yellow]not stated[/]"
+        lines = ", ".join(str(line) for line in sorted({*found.lines} - {0}))
+        checklist.add_row(mark, found.item.asks, f"line {lines}" if lines else "")
+    return [counts, "", checklist]
 
 
 @dataclass(frozen=True)

@@ -359,6 +359,37 @@ CLAIM_GATES: tuple[Gate, ...] = (
     ),
 )
 
+REPORT_GATES: tuple[Gate, ...] = (
+    Gate(
+        "numbers_covered",
+        "every number and picture in the template's own prose is a reference, the value of a "
+        "claim that its paragraph refers to, or stated with a reason",
+        "write claim('id') or value(...), add a claim, or stated(text, why=...)",
+    ),
+    Gate(
+        "figures_from_artifacts",
+        "every figure is, byte for byte, a file of the artifact that it names",
+        "use figure(asset, file, caption)",
+    ),
+    Gate(
+        "citations_listed",
+        "every citation leads to exactly one entry of the references",
+        "add the entry, or correct the number",
+    ),
+    Gate(
+        "references_cited",
+        "every entry of the references is cited",
+        "cite it, or take it out",
+        blocking=False,
+    ),
+    Gate(
+        "checklist_stated",
+        "the report states what the reproducibility checklist asks for",
+        "add what is missing: a run's files, soft labels, loading, resuming",
+        blocking=False,
+    ),
+)
+
 #: By asset. Every ``*_manifest`` that is not named has ``MANIFEST_GATES``.
 GATES: dict[str, tuple[Gate, ...]] = {
     "hq_train_manifest": TRAINING_MANIFEST_GATES,
@@ -379,6 +410,7 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "small_bundles": SMALL_BUNDLE_GATES,
     "demo_kpis": KPI_GATES,
     "report_claims": CLAIM_GATES,
+    "report": REPORT_GATES,
 }
 
 

@@ -15,8 +15,8 @@ class Job:
     """One materialization.
 
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
-    outside the store: ``raw/<source>``, ``video``, ``claims``, and ``yunet`` when there is one;
-    ``device`` is where a training computes.
+    outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
+    ``yunet`` when there is one; ``device`` is where a training computes.
     """
 
     asset: str

@@ -1,10 +1,6 @@
-"""The assets ``report_claims`` and ``report``."""
+"""The asset ``report_claims``."""
 
 import csv
-from pathlib import Path
-from typing import Any
-
-import jinja2
 
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved, resolve_claim
@@ -15,7 +11,6 @@ from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 
 STATUSES = ("grounded", "drifted", "stale", "ungrounded", "contradicted")
-TEMPLATES = Path(__file__).parent
 
 
 def build_claims(run: RunFolder, job: Job) -> None:
@@ -55,31 +50,3 @@ def gate_claims(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
     claims = artifact.read_json("claims.json")["claims"]
     bad = [f"{c['id']}: {c['status']}, {c['reason']}" for c in claims if c["status"] != "grounded"]
     return [Outcome("all_grounded", not bad, len(bad), 0, "", tuple(bad[:5]))]
-
-
-def build_report(run: RunFolder, job: Job) -> None:
-    """``report.md`` and ``report.html``: every number in them comes from an artifact."""
-    context = {
-        "claims": job.input("report_claims").read_json("claims.json"),
-        "claims_sha256": job.input("report_claims").sha256,
-        "benchmark": job.input("benchmark").read_json("benchmark.json")["entries"],
-        "selection": job.input("student_selection").read_json("selection.json"),
-        "kpis": job.input("demo_kpis").read_json("demo_kpis.json"),
-        "validation": job.input("manifest_validation").read_json("manifest_validation_all.json"),
-    }
-    for name, escape in (("report.md", False), ("report.html", True)):
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            undefined=jinja2.StrictUndefined,
-            autoescape=escape,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        environment.filters["f3"] = _three_decimals
-        run.write_text(name, environment.get_template(f"{name}.j2").render(context))
-    run.summary.update(claims=len(context["claims"]["claims"]))
-
-
-def _three_decimals(value: Any) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,173 @@
+"""Citations of a Markdown report against its list of references.
+
+A citation is a number in square brackets, ``[3]``, a list ``[3, 7]`` or a range ``[3-5]`` or
+``[3]-[5]``, outside of the references. An entry is a line or a numbered list item of the section
+that is called references. Intervals, code, formulas and links are neither.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fer_ml.report.markdown import parser, plain
+
+_HEADING = re.compile(
+    r"([\dA-Z]+(\.\d+)*[.):]?\s+)?"
+    r"(references?( list)?|bibliography|works cited|literature( cited)?)\s*:?",
+    re.IGNORECASE,
+)
+_DASH = "[-\u2013\u2014]"
+_NUMBER = r"[1-9]\d{0,2}"
+_CITATION = re.compile(
+    rf"\[\s*({_NUMBER})\s*\]\s*{_DASH}\s*\[\s*({_NUMBER})\s*\]"
+    rf"|\[\s*({_NUMBER}(?:\s*(?:[,;]|{_DASH})\s*{_NUMBER})*)\s*\](?!\s*\^)"
+)
+_ENTRY = re.compile(rf"\s*\[({_NUMBER})\]")
+#: Pandoc's rule for dollars, so that sums of money are no formula.
+_FORMULA = re.compile(r"\$\$.+?\$\$|\$(?=\S)[^$]*?(?<=\S)\$(?!\d)", re.DOTALL)
+_HTML = re.compile(r"<!--.*?-->|<[^>]*>", re.DOTALL)
+_BEFORE_INTERVAL = re.compile(
+    r"(\u2208|=|\b(range|interval|bounds?|clamp\w*))\s*(of|to)?\s*$", re.I
+)
+_INTERVAL_COLUMN = re.compile(r"\b(intervals?|ranges?|bounds?|limits?|CIs?|min|max)\b|%", re.I)
+
+
+@dataclass(frozen=True)
+class Citations:
+    """Numbers of references: where each is listed and first used, by line (from 1)."""
+
+    listed: dict[int, int]
+    used: dict[int, int]
+    twice: tuple[int, ...]
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Used and not listed."""
+        return tuple(sorted(self.used.keys() - self.listed.keys()))
+
+    @property
+    def uncited(self) -> tuple[int, ...]:
+        """Listed and never used."""
+        return tuple(sorted(self.listed.keys() - self.used.keys()))
+
+    @property
+    def sound(self) -> bool:
+        """Whether every citation leads to exactly one entry."""
+        return not self.missing and not self.twice
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, with the lines of what is missing."""
+        return {
+            "listed": sorted(self.listed),
+            "used": sorted(self.used),
+            "missing": list(self.missing),
+            "uncited": list(self.uncited),
+            "twice": list(self.twice),
+            "first_line": {str(number): self.used[number] for number in self.missing},
+        }
+
+
+def check_citations(text: str) -> Citations:
+    """Compare the citations of a Markdown document with its references."""
+    listed: dict[int, int] = {}
+    used: dict[int, int] = {}
+    twice: set[int] = set()
+    for part in _parts(text):
+        if part.references:
+            for number, line in _entries(part):
+                twice |= {number} & listed.keys()
+                listed.setdefault(number, line)
+        else:
+            for number, line in _cited(part):
+                used.setdefault(number, line)
+    return Citations(listed, used, tuple(sorted(twice)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of visible text. ``item`` is its number in a list, ``column`` its table header."""
+
+    text: str
+    line: int
+    references: bool
+    item: str
+    column: str | None
+
+
+def _parts(text: str) -> Iterator[_Part]:
+    markdown = parser(html=True).disable(["reference", "text_join"])
+    section: int | None = None
+    heading = item = ""
+    line, columns, cell = 1, [], None  # type: int, list[str], int | None
+    for token in markdown.parse(text):
+        line = token.map[0] + 1 if token.map else line
+        match token.type:
+            case "heading_open":
+                heading = token.tag
+            case "list_item_open":
+                item = token.info
+            case "table_open":
+                columns, cell = [], -1
+            case "tr_open":
+                cell = -1
+            case "td_open" | "th_open":
+                cell = (cell or 0) + 1
+            case "table_close":
+                cell = None
+            case "html_block":
+                yield _Part(_HTML.sub("", token.content), line, section is not None, "", None)
+            case "inline" if heading:
+                level, heading = int(heading[1:]), ""
+                if section is None or level <= section:
+                    section = level if _HEADING.fullmatch(token.content.strip()) else None
+            case "inline":
+                shown = plain(token)
+                if cell is not None and len(columns) <= cell:
+                    columns.append(token.content)
+                column = None if cell is None else columns[cell]
+                yield _Part(shown, line, section is not None, item, column)
+                item = ""
+
+
+def _entries(part: _Part) -> Iterator[tuple[int, int]]:
+    lines = part.text.split("\n")
+    found = [(int(m.group(1)), i) for i, line in enumerate(lines) if (m := _ENTRY.match(line))]
+    if not found and part.item:
+        found = [(int(part.item), 0)]
+    yield from ((number, part.line + offset) for number, offset in found)
+
+
+def _cited(part: _Part) -> Iterator[tuple[int, int]]:
+    # What is blanked keeps its lines, so that the lines of what follows stay right.
+    text = _FORMULA.sub(lambda found: "\0" + "\n" * found.group().count("\n"), part.text)
+    for found in _CITATION.finditer(text):
+        line = part.line + text.count("\n", 0, found.start())
+        first, last, group = found.groups()
+        if first:
+            yield from ((number, line) for number in range(int(first), int(last) + 1))
+        elif not _is_interval(group, text[: found.start()], part.column):
+            yield from ((number, line) for number in _numbers(group))
+
+
+def _numbers(group: str) -> Iterator[int]:
+    for piece in re.split("[,;]", group):
+        ends = [int(end) for end in re.split(_DASH, piece)]
+        yield from range(ends[0], ends[-1] + 1)
+
+
+def _is_interval(group: str, before: str, column: str | None) -> bool:
+    """Whether two numbers in brackets are the ends of an interval."""
+    pair = re.fullmatch(rf"({_NUMBER})\s*,\s*({_NUMBER})", group)
+    if pair is None or int(pair.group(1)) >= int(pair.group(2)):
+        return False
+    if _BEFORE_INTERVAL.search(before):
+        return True
+    if column is None:
+        return False
+    return bool(_INTERVAL_COLUMN.search(column) or re.search(r"\d\s*%?\s*$", before))
+
+
+def spans_of_citations(line: str) -> list[tuple[int, int]]:
+    """Where in a line something stands that reads as a citation."""
+    return [found.span() for found in _CITATION.finditer(line)]

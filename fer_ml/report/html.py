@@ -1,0 +1,89 @@
+"""A Markdown report as one HTML file: figures inside, no scripts, nothing from the network."""
+
+import base64
+import html
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markdown_it.token import Token
+
+from fer_ml.report.markdown import parser
+
+#: A caption as ``references`` writes it.
+CAPTION = re.compile(r"\*(Table|Figure) \d+\. ")
+#: The mark of a claim, or its place in the table of claims.
+MARK = re.compile(r"#(c\d+)")
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+
+
+def html_page(text: str, pictures: Mapping[str, bytes]) -> str:
+    """The page; ``pictures`` are the bytes of every image by its path in ``text``."""
+    markdown = parser()
+    markdown.add_render_rule("table_open", _open_table)
+    markdown.add_render_rule("table_close", _close_table)
+    markdown.add_render_rule("code_inline", _code)
+    tokens = markdown.parse(text)
+    for token, after in itertools.pairwise(tokens):
+        _mark_block(token, after)
+        _mark_inline(after.children or [], pictures)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True
+    )
+    return environment.get_template("page.html.j2").render(
+        title=title_of(tokens), body=markdown.renderer.render(tokens, markdown.options, {})
+    )
+
+
+def title_of(tokens: list[Token]) -> str:
+    """The text of the first heading."""
+    for token, after in itertools.pairwise(tokens):
+        if token.type == "heading_open":
+            return "".join(child.content for child in after.children or ())
+    return "Report"
+
+
+def slug(text: str) -> str:
+    """The name under which a heading can be linked to, as code hosts make it."""
+    return re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-")
+
+
+def _mark_block(token: Token, after: Token) -> None:
+    if token.type == "heading_open":
+        token.attrSet("id", slug(after.content))
+    elif token.type == "paragraph_open" and CAPTION.match(after.content):
+        token.attrSet("class", "caption")
+    elif token.type == "td_open" and after.content[:1] in "✓✗":
+        token.attrSet("class", "good" if after.content[:1] == "✓" else "bad")
+
+
+def _mark_inline(children: list[Token], pictures: Mapping[str, bytes]) -> None:
+    for child in children:
+        name = str(child.attrGet("src"))
+        if child.type == "image" and name in pictures:
+            data = base64.b64encode(pictures[name]).decode()
+            child.attrSet("src", f"data:{_TYPES[Path(name).suffix]};base64,{data}")
+    for child, after in itertools.pairwise(children):
+        found = MARK.fullmatch(str(child.attrGet("href")))
+        if found and after.content == found[1]:
+            # A link to itself is the place that the marks lead to.
+            child.attrSet("id", found[1])
+        elif found:
+            child.attrSet("class", "mark bad" if "✗" in after.content else "mark")
+
+
+def _open_table(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    return '<div class="table"><table>\n'
+
+
+def _close_table(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    return "</table></div>\n"
+
+
+def _code(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    # Paths may break at their slashes; elsewhere a column would be squeezed to single letters.
+    return f"<code>{html.escape(tokens[index].content).replace('/', '/<wbr>')}</code>"

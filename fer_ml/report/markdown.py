@@ -1,0 +1,90 @@
+"""Markdown: one parser for checks and renderers, and foreign text made harmless in it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from fer_ml.errors import FerError
+
+MAX_BYTES = 4_000_000
+
+#: What would change how Markdown reads a text, wherever it stands.
+_ACTIVE = re.compile(r"([\\`*\[\]<>&|~!$#^]|(?<![^\W_])_|_(?![^\W_]))")
+#: What would start a list, a heading line or a rule, at the start of a line.
+_STARTS = re.compile(r"^([-+=])(?=\s|[-+=]*$)|^(\d{1,9})(?=[.)](\s|$))")
+#: Control characters, and those that turn the direction of what follows.
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]+")
+
+
+class Markdown(Markup):
+    """Text that is Markdown already: what references give, and escaped foreign text.
+
+    As a ``Markup`` it keeps its kind where jinja2 joins texts, in macros and blocks too.
+    """
+
+
+def parser(*, html: bool = False) -> MarkdownIt:
+    """CommonMark with tables. Without ``html``, tags are text like any other."""
+    return MarkdownIt("commonmark", {"html": html}).enable("table")
+
+
+def read_text(path: Path) -> str:
+    """A text of at most ``MAX_BYTES`` in UTF-8, lines ended by line feeds; else ``FerError``."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FerError(f"cannot be read: {error.strerror}", where=path) from error
+    if len(data) > MAX_BYTES:
+        raise FerError(f"the file has {len(data)} bytes", where=path, allowed=f"{MAX_BYTES}")
+    try:
+        return re.sub(r"\r\n?", "\n", data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise FerError(f"not UTF-8: {error}", where=path) from error
+
+
+def escape(text: object) -> Markdown:
+    """Foreign text as Markdown that shows exactly this text, on one line.
+
+    No mark-up, link, table cell or heading of it survives, and hidden characters become visible.
+    """
+    line = _HIDDEN.sub(lambda found: " " if found.group().isspace() else "\ufffd", str(text))
+    line = _ACTIVE.sub(r"\\\1", line.strip()).replace("://", "\\://")
+    return Markdown(_STARTS.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\", line))
+
+
+def code(text: object) -> Markdown:
+    """Foreign text as a code span."""
+    line = _HIDDEN.sub("\ufffd", str(text)) or " "
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return Markdown(f"{fence}{space}{line}{space}{fence}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int]) -> Markdown:
+    """A table of cells that are Markdown; columns ``numeric`` are set to the right."""
+    rule = ["---:" if index in numeric else "---" for index in range(len(header))]
+    lines = [" | ".join(map(_in_cell, cells)) for cells in (header, rule, *rows)]
+    return Markdown("\n".join(f"| {line} |" for line in lines))
+
+
+def _in_cell(cell: str) -> str:
+    """A bar in a code span still ends its cell, unless it is escaped."""
+    return re.sub(r"(?<!\\)[|]", r"\|", cell)
+
+
+def plain(inline: Token) -> str:
+    """The visible text of an inline token, with code, links and images left out."""
+    shown, depth = [], 0
+    for child in inline.children or ():
+        depth += child.nesting if child.type.startswith("link_") else 0
+        if child.type in ("softbreak", "hardbreak"):
+            shown.append("\n")
+        elif child.type == "text" and not depth:
+            shown.append(child.content)
+        elif child.type in ("code_inline", "image", "link_close", "text_special"):
+            shown.append("\0")
+    return "".join(shown)

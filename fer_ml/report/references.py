@@ -1,0 +1,369 @@
+"""What a template may refer to. Everything that a report shows of the run comes through here."""
+
+import csv
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from fer_ml.claims.model import resolve_pointer
+from fer_ml.errors import FerError
+from fer_ml.job import Job
+from fer_ml.labels import CLASSES
+from fer_ml.report.markdown import Markdown, code, escape, table
+from fer_ml.report.results import METRICS, Results, interval_of, results_of
+from fer_ml.store import Artifact, RunFolder, asset_label
+
+PICTURES = (".png", ".jpg")
+#: Pictures of faces. Those of people do not belong into a document that is passed on.
+FACES = frozenset({"faces.png", "findings.png"})
+SHOWS = ("metrics", "classes", "sources")
+
+
+class Claim(Markdown):
+    """A claim in a template: prints its sentence with its mark.
+
+    ``value`` is the number at its printed precision with the mark, ``mark`` the mark alone: the
+    claim's place in the table of claims, and whether it is grounded. ``status`` is for conditions.
+    """
+
+    value: Markdown
+    mark: Markdown
+    status: str
+
+
+@dataclass
+class References:
+    """The helpers of one report, and a record of everything they gave."""
+
+    job: Job
+    run: RunFolder
+    given: list[dict[str, Any]] = field(default_factory=list)
+    _count: dict[str, int] = field(default_factory=lambda: {"Table": 0, "Figure": 0})
+
+    def __post_init__(self) -> None:
+        held = self.job.input("report_claims").read_json("claims.json")
+        self.title: str = held["title"]
+        self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in held["claims"]}
+
+    def helpers(self) -> dict[str, Any]:
+        """What stands in a template, by name."""
+        return {
+            "title": escape(self.title),
+            "profile": code(self.job.profile.name),
+            "drawn": self.job.profile.drawn,
+            "claims": tuple(self.claims),
+            "claim": self.claim,
+            "value": self.value,
+            "table": self.table,
+            "figure": self.figure,
+            "gate": self.gate,
+            "stated": self.stated,
+            "sources": self.sources,
+        }
+
+    def claim(self, name: str) -> Claim:
+        """One claim of the claims file."""
+        if name not in self.claims:
+            raise FerError(f"no claim {name!r}", allowed=", ".join(self.claims))
+        held = self.claims[name]
+        self.given.append({"kind": "claim", "id": name, "status": held["status"]})
+        mark = self._mark(name)
+        made = Claim(f"{escape(held['sentence'])} {mark}")
+        made.value, made.mark = Markdown(f"{printed(held)} {mark}"), mark
+        made.status = held["status"]
+        return made
+
+    def value(
+        self, asset: str, file: str, pointer: str, *, decimals: int | None = None
+    ) -> Markdown:
+        """A number or text at a JSON pointer of an artifact's file; fractions need ``decimals``."""
+        artifact = self._artifact(asset)
+        try:
+            held = resolve_pointer(artifact.read_json(file), pointer)
+        except KeyError as error:
+            raise FerError(f"{asset} {file} has nothing at {pointer!r}") from error
+        shown = _shown(held, decimals, f"{asset} {file} {pointer}")
+        self._give("value", artifact, file, pointer=pointer, printed=str(shown))
+        return shown
+
+    def gate(self, asset: str, rule: str) -> Markdown:
+        """What a gate found: passed or failed, value and limit."""
+        artifact = self._artifact(asset)
+        receipts = artifact.receipts()
+        if rule not in receipts:
+            raise FerError(f"{asset} has no receipt of {rule!r}", allowed=", ".join(receipts))
+        held = receipts[rule]
+        self._give("gate", artifact, None, rule=rule, passed=held.passed)
+        verdict = "passed" if held.passed else "failed"
+        return Markdown(f"{verdict}: {escape(held.value)}, limit {escape(held.limit)}")
+
+    def stated(self, text: str, *, why: str) -> Markdown:
+        """Text with numbers that no artifact holds, such as a date; the reason is kept."""
+        if not why.strip():
+            raise FerError(f"stated({text!r}) gives no reason", fix="say why in why=")
+        self.given.append({"kind": "stated", "text": text, "why": why})
+        return escape(text)
+
+    def figure(self, asset: str, file: str, caption: str) -> Markdown:
+        """A picture of an artifact, copied beside the report, with a caption that says whose."""
+        artifact = self._artifact(asset)
+        source = artifact.file(file)
+        if source.suffix not in PICTURES:
+            raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
+        if PurePosixPath(file).name in FACES and not self.job.profile.drawn:
+            raise FerError(
+                f"{file} shows people's faces",
+                fix="leave it out: a report is passed on, and faces are personal data",
+            )
+        name = f"figures/{re.sub(r'[^A-Za-z0-9.]+', '_', f'{asset}_{file}')}"
+        self.run.path(name).write_bytes(source.read_bytes())
+        self._give("figure", artifact, file, copy=name)
+        text = self._caption("Figure", f"{escape(caption)}. From {_origin(artifact, file)}.")
+        return Markdown(f"![{escape(caption)}]({name})\n\n{text}")
+
+    def table(
+        self,
+        asset: str,
+        file: str | None = None,
+        *,
+        set: str | None = None,
+        show: str = "metrics",
+        columns: Sequence[str] | None = None,
+        rows: int | None = None,
+        decimals: int | None = None,
+    ) -> Markdown:
+        """A table of an artifact, with a caption that says what it is of.
+
+        ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class) or ``sources``
+        (macro-F1 by source); models that cannot be compared stand in tables apart.
+        ``report_claims`` is the table of claims. Of any other asset a csv ``file`` is shown, with
+        ``columns``, first ``rows`` and ``decimals`` of fractions as asked for; without ``file``,
+        the artifact's files.
+        """
+        artifact = self._artifact(asset)
+        if asset == "report_claims" and file is None:
+            return self._claims_table(artifact)
+        if asset == "benchmark" and file is None:
+            return self._benchmark_table(artifact, set, show)
+        if file is None:
+            return self._files_table(artifact)
+        return self._csv_table(artifact, file, columns, rows, decimals)
+
+    def sources(self) -> Markdown:
+        """The artifacts that the report refers to up to here, and what is stated by hand."""
+        used: dict[tuple[str, str], dict[str, int]] = {}
+        for given in self.given:
+            if "asset" in given:
+                kinds = used.setdefault((given["asset"], given["sha256"]), {})
+                kinds[given["kind"]] = kinds.get(given["kind"], 0) + 1
+        shown = [
+            (
+                code(asset),
+                code(sha256[:12]),
+                ", ".join(f"{n} {k}{'s' * (n > 1)}" for k, n in kinds.items()),
+            )
+            for (asset, sha256), kinds in sorted(used.items())
+        ]
+        text = str(table(("artifact", "bytes", "gives"), shown, ()))
+        stated = [
+            f"- {escape(given['text'])}: {escape(given['why'])}"
+            for given in self.given
+            if given["kind"] == "stated"
+        ]
+        if stated:
+            text += "\n\nStated by hand:\n\n" + "\n".join(stated)
+        return Markdown(text)
+
+    def _artifact(self, label: str) -> Artifact:
+        found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", label)
+        if found is None:
+            raise FerError(f"{label!r} names no asset", allowed="asset, or asset[partition]")
+        return self.job.input(found[1], found[2])
+
+    def _give(self, kind: str, artifact: Artifact, file: str | None, **more: Any) -> None:
+        given: dict[str, Any] = {"kind": kind, "asset": artifact.key, "sha256": artifact.sha256}
+        if file is not None:
+            given |= {"file": file, "file_sha256": artifact.record.files[file].sha256}
+        self.given.append(given | more)
+
+    def _mark(self, name: str) -> Markdown:
+        number = list(self.claims).index(name) + 1
+        status = self.claims[name]["status"]
+        sign = "✓" if status == "grounded" else f"✗ {escape(status)}"
+        return Markdown(f"[c{number} {sign}](#c{number})")
+
+    def _caption(self, word: str, text: str) -> str:
+        self._count[word] += 1
+        return f"*{word} {self._count[word]}. {text}*"
+
+    def _claims_table(self, artifact: Artifact) -> Markdown:
+        rows = []
+        for number, (name, held) in enumerate(self.claims.items(), 1):
+            cited = held["artifact"]
+            label = asset_label(cited["asset"], cited["partition"])
+            sign = "✓" if held["status"] == "grounded" else "✗"
+            reason = f": {escape(held['reason'])}" if held["reason"] else ""
+            rows.append(
+                (
+                    f"[c{number}](#c{number})",
+                    f"{escape(held['sentence'])} {code(name)}",
+                    f"{sign} {escape(held['status'])}{reason}",
+                    f"{code(label)} {code(cited['file'] + cited['pointer'])}",
+                    code((cited["sha256"] or "-")[:12]),
+                )
+            )
+        grounded = sum(held["status"] == "grounded" for held in self.claims.values())
+        text = f"{grounded} of {len(rows)} claims grounded; {_origin(artifact, 'claims.json')}."
+        self._give("table", artifact, "claims.json")
+        caption = self._caption("Table", text)
+        shown = table(("", "claim", "status", "from", "bytes"), rows, ())
+        return Markdown(f"{caption}\n\n{shown}")
+
+    def _benchmark_table(self, artifact: Artifact, name: str | None, show: str) -> Markdown:
+        if name is None or show not in SHOWS:
+            raise FerError(
+                "table('benchmark') needs set= and one of show=", allowed=", ".join(SHOWS)
+            )
+        self._give("table", artifact, "benchmark.json", set=name, show=show)
+        parts = []
+        for results in results_of(artifact.read_json("benchmark.json"), name):
+            text = self._measured_on(results)
+            if results.apart:
+                text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
+            parts += [self._caption("Table", text), str(_benchmark_rows(results, show))]
+        return Markdown("\n\n".join(parts))
+
+    def _measured_on(self, results: Results) -> str:
+        """Evaluation set, split and n, and what keeps the numbers from being test results."""
+        entry = results.first
+        text = (
+            f"{escape(results.name)}: {code(entry['manifest'])} "
+            f"{code(entry['manifest_sha256'][:12])}, split {escape(entry['split'])}, "
+            f"n = {entry['n']:,}."
+        )
+        if entry["selection_split"]:
+            text += " Models were chosen on this split: these are no test results."
+        if self.job.profile.drawn:
+            text += " The faces are drawn: synthetic."
+        return text
+
+    def _files_table(self, artifact: Artifact) -> Markdown:
+        self._give("table", artifact, None)
+        rows = [
+            (code(name), f"{entry.bytes:,}", code(entry.sha256[:12]))
+            for name, entry in artifact.record.files.items()
+        ]
+        caption = self._caption("Table", f"Files of {_origin(artifact, None)}.")
+        return Markdown(f"{caption}\n\n{table(('file', 'bytes', 'sha256'), rows, (1,))}")
+
+    def _csv_table(
+        self,
+        artifact: Artifact,
+        file: str,
+        columns: Sequence[str] | None,
+        rows: int | None,
+        decimals: int | None,
+    ) -> Markdown:
+        with artifact.file(file).open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines)
+            known = list(reader.fieldnames or ())
+            names = list(columns or known)
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise FerError(f"{file} has no column {unknown[0]!r}", allowed=", ".join(known))
+            held = [[row[name] or "" for name in names] for row in itertools.islice(reader, rows)]
+            more = sum(1 for _ in reader)
+        self._give("table", artifact, file, columns=names, rows=len(held))
+        count = (
+            f"first {len(held):,} of {len(held) + more:,} rows" if more else f"{len(held):,} rows"
+        )
+        numeric = [i for i in range(len(names)) if held and all(_number(row[i]) for row in held)]
+        cells = [[_cell(text, decimals) for text in row] for row in held]
+        caption = self._caption("Table", f"{_origin(artifact, file)}, {count}.")
+        shown = table([escape(name) for name in names], cells, numeric)
+        return Markdown(f"{caption}\n\n{shown}")
+
+
+def printed(held: Mapping[str, Any]) -> Markdown:
+    """A claim's value at its printed precision."""
+    value = held["value"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Markdown(f"{value:,.{held['decimals']}f}")
+    return Markdown("?") if value is None else escape(value)
+
+
+def _shown(held: Any, decimals: int | None, where: str) -> Markdown:
+    if held is None:
+        return Markdown("not measured")
+    if isinstance(held, str):
+        return escape(held)
+    if isinstance(held, bool) or not isinstance(held, int | float):
+        raise FerError(f"{where} is no number and no text")
+    if isinstance(held, float) and decimals is None:
+        raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
+    return Markdown(f"{held:,.{decimals or 0}f}")
+
+
+def _origin(artifact: Artifact, file: str | None) -> str:
+    named = f" {code(file)}" if file else ""
+    return f"{code(artifact.key)}{named}, bytes {code(artifact.sha256[:12])}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _cell(text: str, decimals: int | None) -> str:
+    value = _number(text)
+    if value is None or decimals is None or "." not in text:
+        return escape(text)
+    return f"{value:,.{decimals}f}"
+
+
+def _benchmark_rows(results: Results, show: str) -> Markdown:
+    entries = results.entries
+    if show == "metrics":
+        header = ["model", *(name for name, _, _ in METRICS), "T"]
+        rows = [
+            [
+                code(model),
+                *(_metric(e, part, key) for _, part, key in METRICS),
+                _f3(e["temperature"]),
+            ]
+            for model, e in entries.items()
+        ]
+    elif show == "classes":
+        header = ["F1 of class", *(code(model) for model in entries)]
+        rows = [
+            [label, *(_f3(e["raw"]["per_class_f1"][label]) for e in entries.values())]
+            for label in CLASSES
+        ]
+    else:
+        header = ["macro-F1 on", "n", *(code(model) for model in entries)]
+        rows = [
+            [code(name), f"{held['n']:,}", *_by_source(entries.values(), name)]
+            for name, held in results.first["by_source"].items()
+        ]
+    return table(header, rows, range(1, len(header)))
+
+
+def _by_source(entries: Any, name: str) -> list[str]:
+    return [_f3(entry["by_source"][name]["macro_f1"]) for entry in entries]
+
+
+def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
+    interval = interval_of(entry, part, key)
+    shown = _f3(entry[part][key])
+    return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _f3(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

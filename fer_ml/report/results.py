@@ -1,0 +1,60 @@
+"""``benchmark.json`` as the report needs it. The only module of the report that knows its keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fer_ml.errors import FerError
+from fer_ml.evaluation.guard import comparable
+
+Entry = Mapping[str, Any]
+
+#: Column, part of the entry, key.
+METRICS: tuple[tuple[str, str, str], ...] = (
+    ("accuracy", "raw", "accuracy"),
+    ("macro-F1", "raw", "macro_f1"),
+    ("NLL raw", "raw", "nll"),
+    ("NLL scaled", "temperature_scaled", "nll"),
+    ("ECE raw", "raw", "ece"),
+    ("ECE scaled", "temperature_scaled", "ece"),
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Models whose numbers may stand in one table, and why they stand apart from the others.
+
+    ``apart`` is empty for the first table of a set.
+    """
+
+    name: str
+    entries: Mapping[str, Entry]
+    apart: tuple[str, ...]
+
+    @property
+    def first(self) -> Entry:
+        """Any entry: in what it is measured on it speaks for all of the table."""
+        return next(iter(self.entries.values()))
+
+
+def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
+    """The tables of one evaluation set: models that cannot be compared stand in tables apart."""
+    entries = {model: sets[name] for model, sets in benchmark["entries"].items() if name in sets}
+    if not entries:
+        known = dict.fromkeys(name for sets in benchmark["entries"].values() for name in sets)
+        raise FerError(f"the benchmark has no set {name!r}", allowed=", ".join(known))
+    tables: list[Results] = []
+    for model, entry in entries.items():
+        home = next((t for t in tables if not comparable(t.first, entry)), None)
+        if home is None:
+            apart = tuple(comparable(tables[0].first, entry)) if tables else ()
+            tables.append(Results(name, {model: entry}, apart))
+        else:
+            tables[tables.index(home)] = Results(name, {**home.entries, model: entry}, home.apart)
+    return tables
+
+
+def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | None:
+    """The confidence interval of a metric where the benchmark has one."""
+    held = entry[part].get("intervals", {}).get(metric)
+    return None if held is None else (held["low"], held["high"])

@@ -1,0 +1,136 @@
+"""The template of a report: a file of the user's, or the built-in one.
+
+Templates come from the user and may still be wrong or foreign: they run in jinja2's sandbox, see
+nothing but the helpers of ``fer_ml.report.references``, and print no number that a helper did not
+give.
+"""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
+
+from fer_ml.errors import FerError
+from fer_ml.report.literals import numbers_in
+from fer_ml.report.markdown import escape, read_text
+
+BUILT_IN = Path(__file__).with_name("report.md.j2")
+#: Helpers whose first argument is an asset: these are what the report rests on.
+CITING = ("value", "table", "figure", "gate")
+#: jinja2's filters that neither make numbers nor declare a text as safe.
+FILTERS = ("first", "join", "last", "length", "list", "lower", "reject", "select", "sort", "upper")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template's text and where it lies."""
+
+    path: Path
+    source: str
+
+
+def template_path(project: Path, profile: str) -> Path:
+    """``report/<profile>.md.j2`` of the project where it is, else the built-in template."""
+    own = project / "report" / f"{profile}.md.j2"
+    return own if own.is_file() else BUILT_IN
+
+
+def read_template(path: Path) -> Template:
+    """Read a template, as ``read_text`` reads it."""
+    return Template(path, read_text(path))
+
+
+def cited_assets(template: Template) -> frozenset[str]:
+    """The assets that a template refers to, without their partitions."""
+    found = set()
+    for call in _parse(template).find_all(nodes.Call):
+        if not isinstance(call.node, nodes.Name) or call.node.name not in CITING:
+            continue
+        asset = call.args[0] if call.args else None
+        if not isinstance(asset, nodes.Const) or not isinstance(asset.value, str):
+            raise FerError(
+                f"{call.node.name}() does not name its asset as text",
+                where=f"{template.path}:{call.lineno}",
+                fix="write the asset in quotes: what a report rests on is known before it runs",
+            )
+        found.add(asset.value.partition("[")[0])
+    return frozenset(found)
+
+
+def render(template: Template, helpers: Mapping[str, Any]) -> str:
+    """The report as Markdown; ``FerError`` names the template's line at fault."""
+    try:
+        return environment(helpers).from_string(template.source).render()
+    except FerError as error:
+        raise FerError(
+            error.what, where=_line(template, error), allowed=error.allowed, fix=error.fix
+        ) from error
+    except jinja2.TemplateSyntaxError as error:
+        raise _syntax(template, error) from error
+    except (
+        jinja2.TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        what = f"the template fails: {type(error).__name__}: {error}"
+        raise FerError(what, where=_line(template, error)) from error
+
+
+def environment(helpers: Mapping[str, Any]) -> ImmutableSandboxedEnvironment:
+    """jinja2 with strict names, a sandbox, and escaping for Markdown."""
+    made = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=True,
+        finalize=_finalize,
+    )
+    made.globals = dict(helpers)
+    made.filters = {name: made.filters[name] for name in FILTERS}
+    return made
+
+
+def _finalize(value: Any) -> Any:
+    """What an expression prints: references as they are, all else escaped and without numbers."""
+    if isinstance(value, Markup):
+        return value
+    text = str(value)
+    if numbers_in(text):
+        raise FerError(
+            f"an expression prints {text[:60]!r}, and no reference gave that number",
+            fix="use claim, value, table, figure or gate, or stated(text, why=...)",
+        )
+    return escape(text)
+
+
+def _parse(template: Template) -> nodes.Template:
+    try:
+        return environment({}).parse(template.source)
+    except jinja2.TemplateSyntaxError as error:
+        raise _syntax(template, error) from error
+
+
+def _syntax(template: Template, error: jinja2.TemplateSyntaxError) -> FerError:
+    return FerError(
+        f"the template cannot be read: {error.message}", where=f"{template.path}:{error.lineno}"
+    )
+
+
+def _line(template: Template, error: BaseException) -> str:
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == "<template>"
+    ]
+    return f"{template.path}:{lines[-1]}" if lines else str(template.path)
