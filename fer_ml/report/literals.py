@@ -41,7 +41,7 @@ _FORMULA = re.compile(r"\$\$.+?\$\$|\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)", re.DOTALL)
 _ASSIGNED = re.compile(r"(?:=|\\approx|\u2248)\s*-?(\d[\d,]*(?:\.\d+)?)")
 _CLAIMED = re.compile(r"\bclaim\(\s*(['\"])(.+?)\1")
 _BLOCK = re.compile(r"^\s*$|^\s*(?:[-*+]|\d+[.)])\s|^\s*\|")
-_IMAGE = re.compile(r"!\[[^\]]*\]\s*[(\[]")
+_IMAGE = re.compile(r"!\[[^\]]*\]")
 
 
 @dataclass(frozen=True)

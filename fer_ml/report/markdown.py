@@ -51,7 +51,7 @@ def escape(text: object) -> Markdown:
 
     No mark-up, link, table cell or heading of it survives, and hidden characters become visible.
     """
-    line = _HIDDEN.sub(lambda found: " " if found.group().isspace() else "\ufffd", str(text))
+    line = _HIDDEN.sub("\ufffd", re.sub(r"\s+", " ", str(text)))
     line = _ACTIVE.sub(r"\\\1", line.strip()).replace("://", "\\://")
     return Markdown(_STARTS.sub(lambda m: f"\\{m[1]}" if m[1] else f"{m[2]}\\", line))
 

@@ -99,7 +99,11 @@ class References:
         held = receipts[rule]
         self._give("gate", artifact, None, rule=rule, passed=held.passed)
         verdict = "passed" if held.passed else "failed"
-        return Markdown(f"{verdict}: {escape(held.value)}, limit {escape(held.limit)}")
+        value, limit = (
+            escape(side if isinstance(side, str) else f"{side:g}")
+            for side in (held.value, held.limit)
+        )
+        return Markdown(f"{verdict}: {value}, limit {limit}")
 
     def stated(self, text: str, *, why: str) -> Markdown:
         """Text with numbers that no artifact holds, such as a date; the reason is kept."""

@@ -101,8 +101,12 @@ def environment(helpers: Mapping[str, Any]) -> ImmutableSandboxedEnvironment:
     return made
 
 
-def _finalize(value: Any) -> Any:
-    """What an expression prints: references as they are, all else escaped and without numbers."""
+@jinja2.pass_context
+def _finalize(context: object, value: Any) -> Any:
+    """What an expression prints: references as they are, all else escaped and without numbers.
+
+    It takes the context only so that jinja2 does not escape constants before it is asked.
+    """
     if isinstance(value, Markup):
         return value
     text = str(value)

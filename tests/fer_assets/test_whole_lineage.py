@@ -15,11 +15,13 @@ from fer_assets.plan import materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
 from fer_ml.errors import FerError
-from fer_ml.gates import blocking_rules
+from fer_ml.gates import blocking_rules, gates_of
 from fer_ml.store import Artifact
 from fer_ml.training import loop, runs
 from fer_ml.training.loop import ALONE
 from fer_ml.training.running import run_job
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,39 @@ def test_the_report_holds_each_claims_sentence(tiny: Pipeline) -> None:
         assert claim["sentence"] in text
         assert claim["id"] in html
     assert "drawn, not photographed" in text
+    assert report.file("report.pdf").read_bytes().startswith(b"%PDF-")
+    assert {name: held.passed for name, held in report.receipts().items()} == dict.fromkeys(
+        (gate.rule for gate in gates_of("report")), True
+    )
+
+
+def test_the_users_own_template_decides_what_the_report_rests_on(tiny: Pipeline) -> None:
+    guide = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    template = guide.split("```jinja\n")[1].split("```")[0]
+    for ours, theirs in (("manifest-rows", "rows"), ("ce-accuracy", "accuracy")):
+        template = template.replace(ours, theirs)
+    before = current(tiny, "report")
+    own = tiny.settings.project / "report" / "tiny.md.j2"
+    own.parent.mkdir()
+    try:
+        own.write_text(template, encoding="utf-8")
+        pipeline = Pipeline.open("tiny")
+        with dg.DagsterInstance.get() as instance:
+            (made,) = materialize(pipeline, instance)
+        assert made.target == Target("report")
+        inputs = {item.key for item in made.artifact.record.inputs}
+        assert {"teacher[RN18]", "report_claims", "benchmark"} <= inputs
+        assert "demo_kpis" not in inputs
+        own.write_text(template + "\nIt is right on 0.99.\n", encoding="utf-8")
+        pipeline.make(Target("report"))
+        red = [o.rule for o in pipeline.judge(Target("report")) if not o.passed]
+        assert red[0] == "numbers_covered"
+    finally:
+        own.unlink()
+        own.parent.rmdir()
+    with dg.DagsterInstance.get() as instance:
+        (made,) = materialize(Pipeline.open("tiny"), instance)
+    assert made.artifact.sha256 == before.sha256
 
 
 def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:

@@ -1,0 +1,151 @@
+"""A small run made by hand: claims, a benchmark, a student, and a report over them."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_ml.images import encode_png
+from fer_ml.job import Job
+from fer_ml.labels import CLASSES
+from fer_ml.profiles import Profile, sample
+from fer_ml.report.build import build_report
+from fer_ml.store import Artifact, Receipt, Store
+
+#: Text of somebody else's file.
+HOSTILE = "<script>x</script> **bold** | [9](javascript:a) ![z](http://e.org/z.png) [3]"
+
+
+def entry(n: int = 40, *, selection: bool = False, **more: Any) -> dict[str, Any]:
+    metrics = {
+        "accuracy": 0.75,
+        "macro_f1": 0.5,
+        "nll": 1.25,
+        "ece": 0.125,
+        "per_class_f1": dict.fromkeys(CLASSES, 0.5),
+    }
+    return {
+        "manifest": "test_all_sources_manifest",
+        "manifest_sha256": "a" * 64,
+        "split": "val" if selection else "test",
+        "n": n,
+        "preprocess_sha256": "b" * 64,
+        "views": "centre",
+        "selection_split": selection,
+        "temperature": 2.0,
+        "raw": metrics,
+        "temperature_scaled": {**metrics, "nll": 1.0},
+        "by_source": {"ferplus": {"n": n, "accuracy": 0.75, "macro_f1": 0.5}},
+        **more,
+    }
+
+
+BENCHMARK = {
+    "entries": {
+        "student_ce": {"mixed": entry(), "val": entry(9, selection=True)},
+        "student_kd": {"mixed": entry(41), "val": entry(9, selection=True)},
+        "student_dkd": {"mixed": entry(), "val": entry(9, selection=True)},
+    }
+}
+
+
+def claim(name: str, sentence: str, value: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "id": name,
+        "sentence": sentence,
+        "status": "grounded",
+        "reason": "",
+        "value": value,
+        "decimals": 0,
+        "artifact": {
+            "asset": "student_dkd",
+            "partition": None,
+            "file": "numbers.json",
+            "pointer": "/rows",
+            "sha256": "c" * 64,
+        },
+        **more,
+    }
+
+
+CLAIMS = [
+    claim("rows", "There are 2,085 rows.", 2085),
+    claim("acc", "It is right on 0.734.", 0.733681, decimals=3),
+    claim("late", HOSTILE, None, status="stale", reason="x_1: a *newer* one | is current"),
+]
+
+
+def picture(seed: int = 3) -> bytes:
+    import numpy as np
+
+    return encode_png(np.full((20, 30, 3), seed, dtype=np.uint8))
+
+
+def put(store: Store, asset: str, files: dict[str, Any], partition: str | None = None) -> Artifact:
+    with store.begin(asset, partition) as run:
+        for name, held in files.items():
+            data = held if isinstance(held, bytes) else json.dumps(held).encode()
+            run.path(name).write_bytes(data)
+    artifact = store.current(asset, partition)
+    assert artifact is not None
+    return artifact
+
+
+def judge(store: Store, artifact: Artifact, rule: str, passed: bool) -> None:
+    store.write_receipt(
+        artifact,
+        Receipt(
+            asset=artifact.record.asset,
+            partition=None,
+            artifact_sha256=artifact.sha256,
+            rule=rule,
+            blocking=True,
+            passed=passed,
+            value="2 epochs",
+            limit=2,
+            detail="",
+            examples=(),
+            checked_at=datetime.now(UTC).isoformat(),
+            run_id=None,
+        ),
+    )
+
+
+@pytest.fixture
+def artifacts(store: Store) -> list[Artifact]:
+    csv = b"name,share,note\na,0.123456,x|y\nb,1.0,*z*\nc,0.5,\n"
+    numbers = {"rows": 2085, "share": 0.123456, "text": HOSTILE, "none": None, "list": [1]}
+    student = put(
+        store, "student_dkd", {"numbers.json": numbers, "rows.csv": csv, "curve.png": picture()}
+    )
+    judge(store, student, "budget", True)
+    return [
+        put(store, "report_claims", {"claims.json": {"title": "A *title*", "claims": CLAIMS}}),
+        put(store, "benchmark", {"benchmark.json": BENCHMARK}),
+        student,
+        put(store, "teacher", {"faces.png": picture(9), "numbers.json": {"a": 1}}, "RN18"),
+    ]
+
+
+Made = Callable[..., Artifact]
+
+
+@pytest.fixture
+def make(store: Store, artifacts: list[Artifact], tmp_path: Path) -> Made:
+    """Build a report from a template's text; returns its artifact."""
+
+    def build(template: str, profile: Profile | None = None) -> Artifact:
+        path = tmp_path / "own.md.j2"
+        path.write_text(template, encoding="utf-8")
+        inputs = {artifact.key: artifact for artifact in artifacts}
+        job = Job("report", None, profile or sample(), store, {}, inputs, {"report": path})
+        with store.begin("report", inputs=[a.as_input() for a in artifacts]) as run:
+            build_report(run, job)
+        made = store.current("report")
+        assert made is not None
+        return made
+
+    return build

@@ -1,0 +1,158 @@
+"""What a template's references print, and what they refuse."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fer_ml.errors import FerError
+from fer_ml.profiles import ferplus
+from fer_ml.store import Artifact
+
+Made = Callable[..., Artifact]
+
+
+def text_of(report: Artifact) -> str:
+    return report.file("report.md").read_text(encoding="utf-8")
+
+
+def given(report: Artifact, kind: str) -> list[dict[str, Any]]:
+    return [item for item in report.read_json("report.json")["references"] if item["kind"] == kind]
+
+
+def test_a_claim_prints_its_sentence_its_value_and_its_mark(make: Made) -> None:
+    report = make("{{ claim('rows') }}/{{ claim('acc').value }}/{{ claim('late').mark }}")
+    assert text_of(report) == (
+        "There are 2,085 rows. [c1 ✓](#c1)/0.734 [c2 ✓](#c2)/[c3 ✗ stale](#c3)"
+    )
+    assert [item["id"] for item in given(report, "claim")] == ["rows", "acc", "late"]
+
+
+def test_claims_can_be_listed_and_asked_for_their_status(make: Made) -> None:
+    template = (
+        "{% for name in claims if claim(name).status == 'grounded' %}\n- {{ name }}\n{% endfor %}"
+    )
+    assert text_of(make(template)) == "- rows\n- acc\n"
+
+
+def test_values_come_from_a_file_of_an_artifact(make: Made) -> None:
+    report = make(
+        "{{ value('student_dkd', 'numbers.json', '/rows') }} "
+        "{{ value('student_dkd', 'numbers.json', '/share', decimals=2) }} "
+        "{{ value('student_dkd', 'numbers.json', '/none') }} "
+        "{{ value('teacher[RN18]', 'numbers.json', '/a') }}"
+    )
+    assert text_of(report) == "2,085 0.12 not measured 1"
+    first, *_, last = given(report, "value")
+    assert (first["asset"], first["pointer"], first["printed"]) == ("student_dkd", "/rows", "2,085")
+    assert last["asset"] == "teacher[RN18]"
+    assert len(first["file_sha256"]) == len(first["sha256"]) == 64
+
+
+def test_a_table_of_the_benchmark_says_what_it_is_of_and_stays_comparable(make: Made) -> None:
+    text = text_of(make("{{ table('benchmark', set='mixed') }}"))
+    first, one, second, two = text.split("\n\n")
+    assert first == (
+        "*Table 1. mixed: `test_all_sources_manifest` `aaaaaaaaaaaa`, split test, n = 40. "
+        "The faces are drawn: synthetic.*"
+    )
+    rows = [row.split("|")[1].strip() for row in one.split("\n")[2:]]
+    assert rows == ["`student_ce`", "`student_dkd`"]
+    assert "| 0.750 | 0.500 | 1.250 | 1.000 | 0.125 | 0.125 | 2.000 |" in one
+    assert "n = 41" in second
+    assert "Not to be compared with the table before: n: 40 and 41." in second
+    assert "student_kd" in two and "student_ce" not in two
+
+
+def test_a_split_that_models_were_chosen_on_is_no_test(make: Made) -> None:
+    text = text_of(make("{{ table('benchmark', set='val') }}", ferplus()))
+    assert "split val, n = 9. Models were chosen on this split: these are no test results.*" in text
+    assert "synthetic" not in text
+
+
+def test_tables_by_class_by_source_of_a_csv_and_of_files(make: Made) -> None:
+    text = text_of(
+        make(
+            "{{ table('benchmark', set='val', show='classes') }}\n\n"
+            "{{ table('benchmark', set='val', show='sources') }}\n\n"
+            "{{ table('student_dkd', 'rows.csv', columns=['share', 'note'], rows=2, decimals=2) }}"
+            "\n\n{{ table('student_dkd') }}"
+        )
+    )
+    assert "| Neutral | 0.500 | 0.500 | 0.500 |" in text
+    assert "| `ferplus` | 9 | 0.500 | 0.500 | 0.500 |" in text
+    assert ", first 2 of 3 rows.*" in text
+    assert "| share | note |\n| ---: | --- |\n| 0.12 | x\\|y |\n| 1.00 | \\*z\\* |" in text
+    assert text.count("`student_dkd`, bytes `") == 1
+    assert "| `curve.png` | " in text
+
+
+def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
+    text = text_of(make("{{ table('report_claims') }}"))
+    assert "2 of 3 claims grounded" in text
+    assert "| [c1](#c1) | There are 2,085 rows. `rows` | ✓ grounded | " in text
+    assert "| ✗ stale: x_1: a \\*newer\\* one \\| is current | " in text
+    assert "`numbers.json/rows`" in text
+
+
+def test_a_figure_is_a_copy_with_its_origin(make: Made) -> None:
+    report = make("{{ figure('student_dkd', 'curve.png', 'A *curve*') }}")
+    (figure,) = given(report, "figure")
+    assert figure["copy"] == "figures/student_dkd_curve.png"
+    assert report.record.files[figure["copy"]].sha256 == figure["file_sha256"]
+    assert text_of(report).startswith("![A \\*curve\\*](figures/student_dkd_curve.png)\n\n")
+    assert "*Figure 1. A \\*curve\\*. From `student_dkd` `curve.png`, bytes `" in text_of(report)
+
+
+def test_faces_of_people_are_not_passed_on(make: Made) -> None:
+    template = "{{ figure('teacher[RN18]', 'faces.png', 'Faces') }}"
+    assert given(make(template), "figure"), "drawn faces are nobody's"
+    with pytest.raises(FerError, match="shows people's faces"):
+        make(template, ferplus())
+
+
+def test_gates_statements_and_sources(make: Made) -> None:
+    report = make(
+        "{{ gate('student_dkd', 'budget') }}; {{ stated('7 classes', why='by definition') }}\n\n"
+        "{{ sources() }}"
+    )
+    text = text_of(report)
+    assert text.startswith("passed: 2 epochs, limit 2; 7 classes\n")
+    assert "| `student_dkd` | `" in text and "1 gate |" in text
+    assert text.endswith("Stated by hand:\n\n- 7 classes: by definition")
+    assert report.read_json("report.json")["uncovered"] == []
+
+
+def test_text_of_artifacts_stays_text(make: Made) -> None:
+    report = make("{{ value('student_dkd', 'numbers.json', '/text') }} {{ claim('late') }}")
+    html = report.file("report.html").read_text(encoding="utf-8")
+    body = html.split("<body>")[1]
+    assert "<script" not in body and "<img" not in body and "<strong" not in body
+    assert "javascript:" not in [part.split('"')[0] for part in body.split('href="')[1:]]
+    assert "&lt;script&gt;x&lt;/script&gt; **bold** | [9](javascript:a)" in body
+    assert report.read_json("report.json")["citations"]["used"] == []
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ claim('nope') }}", "no claim 'nope'"),
+        ("{{ value('student_dkd', 'numbers.json', '/share') }}", "is a fraction"),
+        ("{{ value('student_dkd', 'numbers.json', '/list') }}", "is no number and no text"),
+        ("{{ value('student_dkd', 'numbers.json', '/nope') }}", "nothing at '/nope'"),
+        ("{{ value('student_dkd', 'nope.json', '/a') }}", "has no file 'nope.json'"),
+        ("{{ value('student_ce', 'numbers.json', '/a') }}", "does not declare the input"),
+        ("{{ value('a[b', 'c', '/d') }}", "names no asset"),
+        ("{{ table('benchmark') }}", "needs set="),
+        ("{{ table('benchmark', set='mixed', show='all') }}", "one of show="),
+        ("{{ table('benchmark', set='nope') }}", "has no set 'nope'"),
+        ("{{ table('student_dkd', 'rows.csv', columns=['nope']) }}", "no column 'nope'"),
+        ("{{ figure('student_dkd', 'rows.csv', 'x') }}", "is no picture"),
+        ("{{ gate('student_dkd', 'nope') }}", "no receipt of 'nope'"),
+        ("{{ stated('7', why=' ') }}", "gives no reason"),
+    ],
+)
+def test_a_reference_to_nothing_names_the_line(make: Made, template: str, message: str) -> None:
+    with pytest.raises(FerError, match=message) as caught:
+        make(f"# Title\n\n{template}\n")
+    assert str(caught.value.where).endswith("own.md.j2:3")

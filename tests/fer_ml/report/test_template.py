@@ -1,0 +1,102 @@
+"""Templates: which one, what it rests on, and what it cannot do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fer_ml.errors import FerError
+from fer_ml.report.template import (
+    BUILT_IN,
+    Template,
+    cited_assets,
+    read_template,
+    render,
+    template_path,
+)
+from fer_ml.store import Artifact
+
+Made = Callable[..., Artifact]
+
+
+def test_the_users_own_template_comes_first(tmp_path: Path) -> None:
+    assert template_path(tmp_path, "mine") == BUILT_IN
+    own = tmp_path / "report" / "mine.md.j2"
+    own.parent.mkdir()
+    own.write_text("# Mine\n")
+    assert template_path(tmp_path, "mine") == own
+    assert template_path(tmp_path, "other") == BUILT_IN
+
+
+def test_a_report_rests_on_what_its_template_refers_to() -> None:
+    source = (
+        "{{ claim('a') }}{{ value('demo_kpis', 'f', '/p') }}{% if drawn %}"
+        "{{ figure('teacher[RN18]', 'f.png', 'c') }}{% endif %}{{ table('benchmark', set='x') }}"
+        "{% set x = gate('ensemble', 'r') %}"
+    )
+    found = cited_assets(Template(Path("t"), source))
+    assert found == {"demo_kpis", "teacher", "benchmark", "ensemble"}
+
+
+def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
+    for call in ("value(x, 'f', '/p')", "table()", "figure('a' ~ 'b', 'f', 'c')"):
+        with pytest.raises(FerError, match="does not name its asset as text") as caught:
+            cited_assets(Template(Path("t"), "\n{{ " + call + " }}"))
+        assert caught.value.where == "t:2"
+
+
+def test_the_built_in_template_states_no_number_of_its_own() -> None:
+    from fer_ml.report.literals import find_uncovered
+
+    template = read_template(BUILT_IN)
+    assert find_uncovered(template.source, {}) == []
+    assert "benchmark" in cited_assets(template)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "0.82",
+        "'accuracy 0.82'",
+        "x | default(0.82)",
+        "'0.82' | safe",
+        "'%.2f' | format(0.82)",
+        "claims | length",
+        "claim('acc').value | length",
+        "[0.82] | join",
+        "1 + 1",
+        "namespace(a=0.82).a",
+        "lipsum()",
+        "range(3) | list",
+        "claim",
+        "x",
+        "claim('acc').__class__",
+        "claim('acc').status.__class__.__mro__",
+        "self.__init__.__globals__",
+        "1 / 0",
+        "claim('acc').value + 1",
+        "drawn.nope",
+    ],
+)
+def test_no_expression_prints_a_number_or_leaves_the_sandbox(make: Made, expression: str) -> None:
+    with pytest.raises(FerError) as caught:
+        made = make("{{ " + expression + " }}")
+        pytest.fail(made.file("report.md").read_text())
+    assert str(caught.value.where).rpartition(":")[0].endswith("own.md.j2")
+
+
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ 'a", "{% include 'x' %}", "{% import 'x' as y %}", "{% for %}", "{{"]
+)
+def test_a_template_that_cannot_be_read_or_asks_for_files(source: str) -> None:
+    with pytest.raises(FerError):
+        render(Template(Path("t"), source), {})
+
+
+def test_macros_and_blocks_keep_what_references_gave(make: Made) -> None:
+    made = make(
+        "{% macro line(name) %}* {{ claim(name).value }}: {{ '_x_' }}{% endmacro %}"
+        "{{ line('acc') }}\n{% set both %}{{ claim('rows').value }}{% endset %}{{ both }}"
+    )
+    text = made.file("report.md").read_text(encoding="utf-8")
+    assert text == "* 0.734 [c2 ✓](#c2): \\_x\\_\n2,085 [c1 ✓](#c1)"
