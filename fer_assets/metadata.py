@@ -15,6 +15,8 @@ from fer_ml.store import Artifact
 MAX_INLINE_BYTES = 300_000
 #: Pictures of faces: shown only where the pipeline may.
 FACES = ("faces.png", "findings.png")
+#: Copies of other artifacts' pictures in the report.
+REPORT_FIGURES = "figures/"
 #: Rows of a table that are shown; the file has all of them.
 MAX_TABLE_ROWS = 50
 
@@ -58,13 +60,14 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
     for name, entry in record.files.items():
         if name in FACES and not faces:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
+        elif name.startswith(REPORT_FIGURES):
+            continue  # They stand in the report itself.
         elif name.endswith(".png") and entry.bytes <= MAX_INLINE_BYTES:
-            data = base64.b64encode(artifact.file(name).read_bytes()).decode()
             shown[name.removesuffix(".png")] = dg.MetadataValue.md(
-                f"![{name}](data:image/png;base64,{data})"
+                f"![{name}]({_inline(artifact, name)})"
             )
     if "report.md" in record.files:
-        shown["report"] = dg.MetadataValue.md(artifact.file("report.md").read_text("utf-8"))
+        shown["report"] = dg.MetadataValue.md(_report(artifact))
     if "claims.csv" in record.files:
         shown["claims_table"] = _claims_table(artifact)
     if "clean_report.json" in record.files:
@@ -78,6 +81,23 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         if name in record.files:
             shown[f"{name.removesuffix('.csv')}_table"] = _first_rows(artifact, name)
     return shown
+
+
+def _inline(artifact: Artifact, name: str) -> str:
+    """A picture as an address that holds all of it."""
+    data = base64.b64encode(artifact.file(name).read_bytes()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def _report(artifact: Artifact) -> str:
+    """The report with its figures in place, as many as do not slow the page."""
+    text = artifact.file("report.md").read_text("utf-8")
+    room = MAX_INLINE_BYTES
+    for name, entry in artifact.record.files.items():
+        if name.startswith(REPORT_FIGURES) and name.endswith(".png") and entry.bytes <= room:
+            text = text.replace(f"]({name})", f"]({_inline(artifact, name)})")
+            room -= entry.bytes
+    return text
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | dg.TextMetadataValue:

@@ -80,7 +80,8 @@ def test_marks_of_claims_that_do_not_hold_are_red(make: Made) -> None:
 def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:
     text = (
         "# Title & <b>\n\n**a *b*** `c` [d](https://e.org) [e](x.md) [f](#nowhere) [g](#title--b)\n"
-        "[c1 ✓](#c1)\n\n- a\n  - b\n\n3. c\n\n   d\n\n> q\n\n```\nx <y>\n```\n\n---\n\n#### Deep\n\n"
+        "[c1 ✓](#c1)\n\n- a\n  - b\n\n3. c\n\n   d\n\n> q\n\n```\nx <y>\n```\n\n---\n\n"
+        "#### Deep\n\n"
         "| a | b |\n| --- | ---: |\n| [c1](#c1) | 1 |\n\n![alt](missing.png)\n"
     )
     data = pdf_bytes(text, {})

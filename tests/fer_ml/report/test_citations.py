@@ -86,7 +86,10 @@ def test_numbered_lists_and_definitions_are_references_too() -> None:
 
 
 def test_the_section_of_references_ends_at_the_next_heading_of_its_level() -> None:
-    text = "# References\n\n## Books\n\n[1] A, cites [9]\n\n# Appendix\n\nsee [1] and\n\n[2] no entry\n"
+    text = (
+        "# References\n\n## Books\n\n[1] A, cites [9]\n\n"
+        "# Appendix\n\nsee [1] and\n\n[2] no entry\n"
+    )
     found = check_citations(text)
     assert (sorted(found.listed), sorted(found.used)) == ([1], [1, 2])
 
