@@ -40,11 +40,12 @@ CURATED = {
 class Need:
     """An input: an asset, and which of its partitions.
 
-    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them.
+    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
+    ``folds``: those of the consumer's own teacher.
     """
 
     asset: str
-    partition: Literal["one", "same", "each"] = "one"
+    partition: Literal["one", "same", "each", "folds"] = "one"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Stage:
     needs: tuple[Need, ...]
     gate: str | None = None
     raw: str | None = None
-    partitions: Literal["teachers", "experiments"] | None = None
+    partitions: Literal["teachers", "folds", "experiments"] | None = None
     code_version: str = "1"
     pool: str | None = None
     on_request: bool = False
@@ -112,6 +113,20 @@ def _training_recipe(
         }
 
     return recipe
+
+
+def _fold_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    folds = pipeline.profile.folds
+    if str(partition) not in folds:
+        raise FerError(
+            f"profile {pipeline.profile.name} has no fold {partition}", allowed=", ".join(folds)
+        )
+    teacher, fold = folds[str(partition)]
+    return {
+        **_training_recipe("teachers", teacher)(pipeline, None),
+        "without_fold": fold,
+        "folds": pipeline.profile.softlabels.folds,
+    }
 
 
 def _demo_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
@@ -192,6 +207,21 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
                 recipe=_training_recipe("students", stage),
             )
         )
+    fold_trainings = [
+        Stage(
+            asset="teacher_fold",
+            group="teachers",
+            kinds=("pytorch", "timm"),
+            describe="A teacher trained without one fold of the training rows, which it labels: "
+            "`RN18_1` is RN18 without the first fold.",
+            build="fer_ml.training.runs:build_training",
+            gate="fer_ml.training.gates:gate_run",
+            needs=_needs("hq_train_manifest"),
+            partitions="folds",
+            pool="training",
+            recipe=_fold_recipe,
+        )
+    ] * bool(profile.folds)
     rest = [
         Stage(
             asset="classification_manifest",
@@ -243,6 +273,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             pool="training",
             recipe=_training_recipe("teachers"),
         ),
+        *fold_trainings,
         Stage(
             asset="teacher_logits",
             group="teachers",
@@ -252,9 +283,16 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             build="fer_ml.distillation.teacher_logits:build_teacher_logits",
             code_version="2",
             gate="fer_ml.distillation.teacher_logits:gate_logits",
-            needs=(Need("teacher", "same"), *_needs(*CURATED)),
+            needs=(
+                Need("teacher", "same"),
+                *(Need(stage.asset, "folds") for stage in fold_trainings),
+                *_needs(*CURATED),
+            ),
             partitions="teachers",
             pool="training",
+            recipe=lambda pipeline, partition: {
+                "views": asdict(pipeline.profile.views) if pipeline.profile.views else None
+            },
         ),
         Stage(
             asset="teacher_bundle",
@@ -542,7 +580,13 @@ class Pipeline:
         """The inputs of a target, partitions spelled out."""
         found = []
         for need in self.stage(target.asset).needs:
-            if need.partition == "each":
+            if need.partition == "folds":
+                found += [
+                    Target(need.asset, name)
+                    for name, (teacher, _) in self.profile.folds.items()
+                    if teacher == target.partition
+                ]
+            elif need.partition == "each":
                 table = self.stage(need.asset).partitions
                 found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
             else:

@@ -10,7 +10,14 @@ from fer_assets.plan import announce
 from fer_ml.errors import FerError
 from fer_ml.store import Artifact
 
-TRAINED = ("teacher", "student_ce", "student_kd", "student_dkd", "student_experiment")
+TRAINED = (
+    "teacher",
+    "teacher_fold",
+    "student_ce",
+    "student_kd",
+    "student_dkd",
+    "student_experiment",
+)
 
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:

@@ -364,6 +364,7 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "hq_train_manifest": TRAINING_MANIFEST_GATES,
     "manifest_validation": VALIDATION_GATES,
     "teacher": RUN_GATES,
+    "teacher_fold": RUN_GATES,
     "teacher_logits": LOGITS_GATES,
     "ensemble": ENSEMBLE_GATES,
     "softlabels": SOFTLABEL_GATES,

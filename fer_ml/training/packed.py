@@ -4,7 +4,7 @@
 
     job.json            the trainings with their recipes, seed, hashes of all files
     <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied
-    <split>/rows.npz    labels, sample ids, votes, weights, negative labels
+    <split>/rows.npz    labels, sample ids, votes, weights, negative labels, folds
     softlabels.npz      the teachers' logits for the training rows, when a step distils
     previous.pt         the checkpoint that the first step starts from, when it does
 
@@ -39,12 +39,14 @@ class Step:
     """One training of a job: its name (an asset's label) and recipe.
 
     ``previous`` names the training that it starts from: an earlier step, or else the one whose
-    checkpoint is ``PREVIOUS_FILE``.
+    checkpoint is ``PREVIOUS_FILE``. ``without_fold`` leaves a fold of the training rows out, for
+    soft labels by a teacher that never saw their faces.
     """
 
     name: str
     recipe: Training
     previous: str | None = None
+    without_fold: int | None = None
 
     @property
     def folder(self) -> str:
@@ -77,6 +79,7 @@ class PackedJob:
                 votes=held["votes"],
                 weight=held.get("weight"),
                 negative=held["negative"].astype(np.int64) if "negative" in held else None,
+                fold=held.get("fold"),
             )
 
     def soft_targets(self) -> SoftTargets:
@@ -113,6 +116,8 @@ def write_rows(path: Path, faces: FaceSet) -> None:
         held["weight"] = faces.weight
     if faces.negative is not None:
         held["negative"] = faces.negative.astype(np.int8)
+    if faces.fold is not None:
+        held["fold"] = faces.fold
     np.savez(path, **held)
 
 

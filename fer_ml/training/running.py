@@ -114,8 +114,11 @@ def _run_stage(
     seconds: float,
 ) -> None:
     faces = {split: job.faces(split, recipe.size) for split in SPLITS}
+    if step.without_fold is not None:
+        faces["train"] = faces["train"].without_fold(step.without_fold)
     preprocess = faces["train"].preprocess
-    torch.manual_seed(job.seed)
+    seed = job.seed if recipe.seed is None else recipe.seed
+    torch.manual_seed(seed)
     network = build_model(recipe)
     start = first_weights(network, recipe, previous)
     before = weights_hash(network.state_dict())
@@ -125,7 +128,7 @@ def _run_stage(
         recipe,
         faces["train"],
         faces["val"],
-        seed=job.seed,
+        seed=seed,
         soft=soft if isinstance(recipe.task, Distilling) else None,
         ranks=ranks,
         place=Place(folder, f"{job.key}:{name}", seconds),

@@ -43,7 +43,7 @@ from fer_ml.training.packed import (
     write_job,
     write_rows,
 )
-from fer_ml.training.packing import load_faces, packed_faces
+from fer_ml.training.packing import folds_of, load_faces, packed_faces
 from fer_ml.training.ranks import Ranks, choose_device
 from fer_ml.training.recipe import CE, Distilling, Training
 from fer_ml.training.running import LOGITS_FILE, TRAINING_FILE, run_job
@@ -65,10 +65,12 @@ TAKEN = (
 
 
 def training_of(job: Job) -> Training:
-    """The recipe of a teacher, a student or an experiment."""
+    """The recipe of a teacher, of a teacher without a fold, of a student or an experiment."""
     profile = job.profile
     if job.asset == "teacher":
         return profile.teachers[str(job.partition)]
+    if job.asset == "teacher_fold":
+        return profile.teachers[profile.folds[str(job.partition)][0]]
     if job.asset == "student_experiment":
         return profile.experiments[str(job.partition)]
     return profile.students[job.asset.removeprefix("student_")]
@@ -138,7 +140,8 @@ def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
     steps: list[Step] = []
     for job in jobs:
         recipe = training_of(job)
-        steps.append(Step(job.label, recipe, _start_of(job, recipe, steps, folder)))
+        start = _start_of(job, recipe, steps, folder)
+        steps.append(Step(job.label, recipe, start, _fold_of(job)))
     if any(isinstance(step.recipe.task, Distilling) for step in steps):
         _pack_soft_labels(jobs, frame, folder)
     write_job(
@@ -149,6 +152,11 @@ def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
         manifest_sha256=first.input(MANIFEST).sha256,
         about={job.label: _origin(job, [step.name for step in steps]) for job in jobs},
     )
+
+
+def _fold_of(job: Job) -> int | None:
+    """The fold of the training rows that this training leaves out."""
+    return job.profile.folds[str(job.partition)][1] if job.asset == "teacher_fold" else None
 
 
 def _start_of(job: Job, recipe: Training, before: list[Step], folder: Path) -> str | None:
@@ -197,6 +205,8 @@ def _pack_split(
         return
     cache = job.store.root / "cache"
     faces = load_faces(rows, job.store.root, used, cache)
+    if split == "train" and job.profile.softlabels.folds:
+        faces = replace(faces, fold=folds_of(rows["group_id"], job.profile.softlabels.folds))
     source = packed_faces(rows, job.store.root, used, cache)
     if copy:
         shutil.copyfile(source, target / "images.npy")
@@ -245,6 +255,10 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     manifest = job.input(MANIFEST)
     frame = read_curated(job, MANIFEST)
     rows = {split: frame.filter(pl.col("split") == split) for split in SPLITS}
+    without = _fold_of(job)
+    if without is not None:
+        folds = folds_of(rows["train"]["group_id"], job.profile.softlabels.folds)
+        rows["train"] = rows["train"].filter(pl.Series(folds != without))
     with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
         logits = {split: held[split] for split in SPLITS[1:]}
     for split, values in logits.items():
@@ -307,7 +321,7 @@ def _alignment(
         "schema_version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "paths": {"manifest": manifest.key, "manifest_sha256": manifest.sha256},
-        "seed": job.profile.seed,
+        "seed": job.profile.seed if recipe.seed is None else recipe.seed,
         "model": {
             "name": recipe.architecture,
             "pretrained": recipe.init == "imagenet",
