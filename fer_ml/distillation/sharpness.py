@@ -11,7 +11,7 @@ LOW, HIGH = 1e-2, 1e3
 
 
 def mean_entropy(logits: np.ndarray, temperature: float) -> float:
-    """Mean of the entropy of ``softmax(logits / temperature)`` in nats (0 to ln C), ``[..., C]``."""
+    """Mean entropy of ``softmax(logits / temperature)`` in nats (0 to ln C); ``[..., C]``."""
     log_p = log_softmax(logits.reshape(-1, logits.shape[-1]), temperature)
     return float(-(np.exp(log_p) * log_p).sum(axis=1).mean())
 

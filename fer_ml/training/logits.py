@@ -104,15 +104,13 @@ def label_faces(
         each.network.to(device).eval()
     keep.mkdir(parents=True, exist_ok=True)
     parts = [
-        _kept(
-            keep / f"train_{start}.npy", train, slice(start, start + SHARD), answering, fold, plan
-        )
-        for start in range(0, len(train), SHARD)
+        _kept(keep / f"train_{rows.start}.npy", train, rows, answering, fold, plan)
+        for rows in _shards(train)
     ]
     nobody = np.zeros(len(others), dtype=np.int8)
     rest = [
-        _kept(keep / f"others_{start}.npy", others, slice(start, start + SHARD), [teacher], nobody)
-        for start in range(0, len(others), SHARD)
+        _kept(keep / f"others_{rows.start}.npy", others, rows, [teacher], nobody)
+        for rows in _shards(others)
     ]
     labelled = np.concatenate(parts)
     centre = np.concatenate([labelled[:, 0], *(part[:, 0] for part in rest)])
@@ -139,6 +137,10 @@ def label_faces(
     }
     write_json(folder / META_FILE, meta)
     return meta
+
+
+def _shards(faces: FaceSet) -> list[slice]:
+    return [slice(start, start + SHARD) for start in range(0, len(faces), SHARD)]
 
 
 def _kept(
