@@ -24,7 +24,7 @@ from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
 from fer_ml.settings import Settings, settings
 from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
-from fer_ml.training.recipe import Training
+from fer_ml.training.recipe import Distilling, Training
 
 CURATED = {
     "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
@@ -41,11 +41,12 @@ class Need:
     """An input: an asset, and which of its partitions.
 
     ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
-    ``folds``: those of the consumer's own teacher.
+    ``folds``: those of the consumer's own teacher; ``distilled``: unpartitioned, and for partitions
+    that learn from a teacher only.
     """
 
     asset: str
-    partition: Literal["one", "same", "each", "folds"] = "one"
+    partition: Literal["one", "same", "each", "folds", "distilled"] = "one"
 
 
 @dataclass(frozen=True)
@@ -364,7 +365,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "`experiments`, from its own first weights. An ablation is a backfill.",
             build="fer_ml.training.runs:build_training",
             gate="fer_ml.training.gates:gate_run",
-            needs=_needs("hq_train_manifest", "softlabels"),
+            needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
             pool="training",
             on_request=True,
@@ -589,10 +590,14 @@ class Pipeline:
             elif need.partition == "each":
                 table = self.stage(need.asset).partitions
                 found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
-            else:
+            elif need.partition != "distilled" or self._distils(target):
                 same = target.partition if need.partition == "same" else None
                 found.append(Target(need.asset, same))
         return found
+
+    def _distils(self, target: Target) -> bool:
+        training = self.profile.experiments.get(str(target.partition))
+        return training is not None and isinstance(training.task, Distilling)
 
     def recipe(self, target: Target) -> dict[str, Any]:
         """The part of the profile that decides this target, as JSON values."""
