@@ -211,7 +211,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
     fold_trainings = [
         Stage(
             asset="teacher_fold",
-            group="teachers",
+            group="folds",
             kinds=("pytorch", "timm"),
             describe="A teacher trained without one fold of the training rows, which it labels: "
             "`RN18_1` is RN18 without the first fold.",
@@ -260,6 +260,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             build="fer_ml.manifests.review:build_label_review",
             needs=_needs("classification_manifest"),
         ),
+        *fold_trainings,
         Stage(
             asset="teacher",
             group="teachers",
@@ -274,7 +275,6 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             pool="training",
             recipe=_training_recipe("teachers"),
         ),
-        *fold_trainings,
         Stage(
             asset="teacher_logits",
             group="teachers",
@@ -353,7 +353,10 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             build="fer_ml.distillation.softlabels:build_softlabels",
             code_version="2",
             gate="fer_ml.distillation.softlabels:gate_softlabels",
-            needs=_needs("ensemble", "hq_train_manifest"),
+            needs=(
+                Need("teacher_logits", "each"),
+                *_needs("ensemble", "hq_train_manifest"),
+            ),
             recipe=lambda pipeline, partition: _dump(pipeline.profile.softlabels),
         ),
         *students,

@@ -5,8 +5,9 @@ that no soft label comes from a network that saw the face, or a near-identical o
 """
 
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fer_ml.training.recipe import Views
 
 CENTRE_FILE = "logits.npy"
 VIEWS_FILE = "views.npy"
+IN_SAMPLE_FILE = "in_sample.npy"
 ROWS_FILE = "rows.npz"
 META_FILE = "logits.json"
 #: Training rows in one file of what is done so far: what a kill costs at most.
@@ -73,10 +75,12 @@ class Teacher:
     checkpoint_sha256: str
 
     @classmethod
-    def load(cls, folder: Path, temperature: float) -> "Teacher":
+    def load(cls, folder: Path) -> "Teacher":
         """The teacher of a run folder."""
         path = folder / CHECKPOINT_FILE
-        return cls(load_checkpoint(path).network(), temperature, sha256_file(path))
+        calibration = json.loads((folder / "calibration.json").read_text("utf-8"))
+        network = load_checkpoint(path).network()
+        return cls(network, calibration["global_temperature"], sha256_file(path))
 
 
 def label_faces(
@@ -93,33 +97,31 @@ def label_faces(
     """Write a teacher's logits into ``folder``; returns what ``logits.json`` says.
 
     ``train`` rows come first, each answered by ``folds[row.fold]``, or by ``teacher`` without
-    folds; ``others`` are answered by ``teacher``. Every training row gets its centre and, by
-    ``plan``, its views, which are made once for all: ``views.npy`` float16 ``[T, V, C]``. Finished
-    shards are kept in ``keep`` and not computed again.
+    folds; ``others`` are answered by ``teacher``. A training row gets its centre and the views of
+    ``plan`` (``views.npy`` float16 ``[T, V, C]``) and, with folds, what the teacher that trained on
+    it says (``in_sample.npy`` ``[T, C]``), all in one pass over the images. Finished shards are
+    kept in ``keep`` and not computed again.
     """
-    answering = list(folds) or [teacher]
-    fold = train.fold if folds else np.zeros(len(train), dtype=np.int8)
-    assert fold is not None
-    for each in (teacher, *answering):
+    for each in (teacher, *folds):
         each.network.to(device).eval()
     keep.mkdir(parents=True, exist_ok=True)
-    parts = [
-        _kept(keep / f"train_{rows.start}.npy", train, rows, answering, fold, plan)
-        for rows in _shards(train)
-    ]
-    nobody = np.zeros(len(others), dtype=np.int8)
-    rest = [
-        _kept(keep / f"others_{rows.start}.npy", others, rows, [teacher], nobody)
-        for rows in _shards(others)
-    ]
-    labelled = np.concatenate(parts)
-    centre = np.concatenate([labelled[:, 0], *(part[:, 0] for part in rest)])
+    ask = _Ask(train, tuple(folds) or (teacher,), train.fold if folds else None, plan)
+    if folds:
+        ask = replace(ask, also=teacher)
+    labelled = np.concatenate(
+        [_kept(keep / f"train_{r.start}.npy", ask, r) for r in _shards(train)]
+    )
+    plain = _Ask(others, (teacher,))
+    rest = [_kept(keep / f"others_{r.start}.npy", plain, r)[:, 0] for r in _shards(others)]
+    centre = np.concatenate([labelled[:, 0], *rest])
     column = np.full(len(centre), -1, dtype=np.int8)
     if folds:
-        column[: len(train)] = fold
+        assert train.fold is not None
+        column[: len(train)] = train.fold
+        np.save(folder / IN_SAMPLE_FILE, labelled[:, -1])
     write_logits(folder, Logits(centre, (*train.sample_ids, *others.sample_ids)), fold=column)
     if plan is not None:
-        np.save(folder / VIEWS_FILE, labelled[:, 1:])
+        np.save(folder / VIEWS_FILE, labelled[:, 1 : 1 + plan.count])
     meta = {
         "schema_version": 2,
         "classes": list(CLASSES),
@@ -143,78 +145,100 @@ def _shards(faces: FaceSet) -> list[slice]:
     return [slice(start, start + SHARD) for start in range(0, len(faces), SHARD)]
 
 
-def _kept(
-    path: Path,
-    faces: FaceSet,
-    rows: slice,
-    answering: Sequence[Teacher],
-    fold: np.ndarray,
-    plan: Views | None = None,
-) -> np.ndarray:
-    """Logits ``[n, 1 + V, C] float16`` of a shard, from ``path`` where it is finished."""
+@dataclass(frozen=True)
+class _Ask:
+    """Who answers which faces: ``teachers[fold]`` the centre and the views, ``also`` the centre."""
+
+    faces: FaceSet
+    teachers: tuple[Teacher, ...]
+    fold: np.ndarray | None = None
+    plan: Views | None = None
+    also: Teacher | None = None
+
+
+def _kept(path: Path, ask: _Ask, rows: slice) -> np.ndarray:
+    """The answers for a shard, from ``path`` where it is finished."""
     if path.is_file():
-        return np.load(path, allow_pickle=False)
-    found = _answers(faces, np.arange(len(faces))[rows], answering, fold, plan)
+        found: np.ndarray = np.load(path, allow_pickle=False)
+        return found
+    found = _answers(ask, np.arange(len(ask.faces))[rows])
     buffer = io.BytesIO()
     np.save(buffer, found)
     write_atomic(path, buffer.getvalue())
     return found
 
 
-def _answers(
-    faces: FaceSet,
-    rows: np.ndarray,
-    answering: Sequence[Teacher],
-    fold: np.ndarray,
-    plan: Views | None,
-) -> np.ndarray:
+def _answers(ask: _Ask, rows: np.ndarray) -> np.ndarray:
+    """``[n, 1 + V (+ 1), C] float16``: the centre, the views, and what ``also`` says."""
+    faces, plan = ask.faces, ask.plan
     count = plan.count if plan else 0
-    out = np.empty((len(rows), 1 + count, len(CLASSES)), dtype=np.float16)
-    for number, each in enumerate(answering):
-        device = next(each.network.parameters()).device
-        own = np.flatnonzero(fold[rows] == number)
+    heads = 1 + count + (ask.also is not None)
+    out = np.empty((len(rows), heads, len(CLASSES)), dtype=np.float16)
+    for number, teacher in enumerate(ask.teachers):
+        device = next(teacher.network.parameters()).device
+        own = np.flatnonzero(ask.fold[rows] == number) if ask.fold is not None else rows - rows[0]
         for start in range(0, len(own), BATCH):
             at = own[start : start + BATCH]
             images = faces.images[rows[at]]
+            centre = to_input(images, faces.preprocess, device)
+            out[at, 0] = _logits(teacher, centre)
+            if ask.also is not None:
+                out[at, -1] = _logits(ask.also, centre)
+            if plan is None:
+                continue
             keys = face_keys(tuple(faces.sample_ids[row] for row in rows[at]))
-            with torch.inference_mode():
-                centre = to_input(images, faces.preprocess, device)
-                out[at, 0] = each.network(centre).float().cpu().numpy()
-                for view in range(count):
-                    assert plan is not None
-                    draws = uniforms(keys, plan.seed, view)
-                    seen = views(images, draws, plan, faces.preprocess, device)
-                    out[at, 1 + view] = each.network(seen).float().cpu().numpy()
+            for view in range(count):
+                draws = uniforms(keys, plan.seed, view)
+                seen = views(images, draws, plan, faces.preprocess, device)
+                out[at, 1 + view] = _logits(teacher, seen)
     return out
+
+
+def _logits(teacher: Teacher, batch: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        answer: np.ndarray = teacher.network(batch).float().cpu().numpy()
+    return answer
 
 
 @dataclass(frozen=True)
 class Taught:
-    """One teacher's logits, read: all faces' centres, and the training rows as a student sees them.
+    """One teacher's logits, read.
 
-    ``train [T, V, C] float32``: the views, or the centre as the only one. A fold's logits are
-    scaled to the teacher's own sharpness: their T is divided out and the teacher's multiplied in.
+    ``centre`` has every face. Of the training rows, in their order, ``train [T, V, C] float32``
+    holds the views, or the centre as the only one, and ``in_sample [T, C]`` what the teacher that
+    trained on them says. Logits of a fold's network are scaled to the teacher's own sharpness:
+    divided by that network's T and multiplied by the teacher's, both from calib.
     """
 
     centre: Logits
     train: np.ndarray
+    in_sample: np.ndarray
     fold: np.ndarray
     temperature: float
     meta: dict[str, Any]
 
+    @property
+    def train_ids(self) -> tuple[str, ...]:
+        """The samples of ``train``."""
+        return self.centre.sample_ids[: len(self.train)]
 
-def read_taught(folder: Path, meta: dict[str, Any]) -> Taught:
-    """Read what ``label_faces`` wrote; ``meta`` is its ``logits.json``."""
-    centre = read_logits(folder)
-    rows = meta["train_rows"]
-    with np.load(folder / ROWS_FILE, allow_pickle=False) as held:
-        fold = held["fold"][:rows]
-    if meta["views"]:
-        train = np.load(folder / VIEWS_FILE, mmap_mode="r", allow_pickle=False)
-    else:
-        train = centre.values[:rows, None]
-    values = np.asarray(train, dtype=np.float32)
+
+def read_taught(folder: Path) -> Taught:
+    """Read what ``label_faces`` wrote."""
+    meta = json.loads((folder / META_FILE).read_text("utf-8"))
+    held, rows = read_logits(folder), meta["train_rows"]
+    with np.load(folder / ROWS_FILE, allow_pickle=False) as table:
+        fold = table["fold"][:rows]
+    values = held.values.astype(np.float32)
+    scale = np.ones(rows, dtype=np.float32)
+    in_sample = values[:rows]
     if meta["folds"]:
         own = np.array([each["temperature"] for each in meta["folds"]], dtype=np.float32)
-        values *= (meta["temperature"] / own)[fold][:, None, None]
-    return Taught(centre, values, fold, meta["temperature"], meta)
+        scale = (np.float32(meta["temperature"]) / own)[fold]
+        in_sample = np.load(folder / IN_SAMPLE_FILE, allow_pickle=False).astype(np.float32)
+        values[:rows] *= scale[:, None]
+    train = values[:rows, None]
+    if meta["views"]:
+        train = np.load(folder / VIEWS_FILE, allow_pickle=False) * scale[:, None, None]
+    centre = Logits(values, held.sample_ids)
+    return Taught(centre, train, in_sample, fold, meta["temperature"], meta)

@@ -137,18 +137,33 @@ class PackedJob:
                 fold=held.get("fold"),
             )
 
-    def soft_targets(self) -> SoftTargets:
-        """The teachers' logits for the training rows."""
-        path = self.folder / SOFT_FILE
-        if not path.is_file():
-            raise FerError("a step distils, and the folder holds no soft labels", where=path)
-        with np.load(path, allow_pickle=False) as held:
-            seed = int(held["view_seed"])
-            return SoftTargets(
-                held["logits"].astype(np.float32),
-                float(held["kd_temperature"]),
-                None if seed < 0 else seed,
-            )
+
+def soft_file(kind: str) -> str:
+    """The file of one kind of soft labels, see ``Training.soft_labels``."""
+    return SOFT_FILE if kind == "standard" else f"softlabels_{kind}.npz"
+
+
+def read_soft_targets(path: Path) -> SoftTargets:
+    """Soft labels for the training rows, as ``write_soft_targets`` left them."""
+    if not path.is_file():
+        raise FerError("a step distils, and there are no soft labels for it", where=path)
+    with np.load(path, allow_pickle=False) as held:
+        seed = int(held["view_seed"])
+        return SoftTargets(
+            held["logits"].astype(np.float32),
+            float(held["kd_temperature"]),
+            None if seed < 0 else seed,
+        )
+
+
+def write_soft_targets(path: Path, soft: SoftTargets) -> None:
+    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
+    np.savez(
+        path,
+        logits=soft.logits.astype(np.float16),
+        kd_temperature=np.float64(soft.kd_temperature),
+        view_seed=np.int64(-1 if soft.view_seed is None else soft.view_seed),
+    )
 
 
 def _resized(preprocess: Preprocess, size: int) -> Preprocess:

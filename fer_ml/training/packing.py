@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
         temporary.unlink(missing_ok=True)
 
 
-def folds_of(group_ids: Sequence[str], folds: int) -> np.ndarray:
+def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:
     """The fold of each row ``[N] int8``, by its group's name alone: twins share one.
 
     It does not depend on which other rows there are.
