@@ -397,6 +397,16 @@ def ferplus() -> Profile:
     )
     kd, dkd = replace(student, task=KD()), replace(student, task=DKD())
     seeds = (2, 3)
+    report = KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0)
+    # From the report's distillation to this profile's, one step at a time; the last one is kd.
+    steps = {
+        "kd_as_reported": replace(kd, task=report, soft_labels="in_sample"),
+        "kd_entropy_t": replace(
+            kd, task=replace(report, temperature=None), soft_labels="in_sample"
+        ),
+        "kd_whole_ce": replace(kd, soft_labels="in_sample"),
+        "kd_out_of_fold": replace(kd, soft_labels="centre"),
+    }
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
         name="ferplus",
@@ -425,6 +435,7 @@ def ferplus() -> Profile:
         students={"ce": student, "kd": kd, "dkd": dkd},
         experiments={
             **ablations(student),
+            **steps,
             **{f"ce_{seed}": replace(student, seed=seed) for seed in seeds},
             **{f"kd_{seed}": replace(kd, seed=seed) for seed in seeds},
             **{f"dkd_{seed}": replace(dkd, seed=seed) for seed in seeds},
