@@ -25,10 +25,17 @@ OWNERS = ["team:fer"]
 FULL_PASS_TAG = "fer/full_pass"
 #: Name of the dynamic partitions of ``student_experiment``.
 EXPERIMENTS = "student_experiments"
-PARTITIONS: dict[str, dg.PartitionsDefinition[Any]] = {
-    "teachers": dg.StaticPartitionsDefinition(list(BACKBONES)),
-    "experiments": dg.DynamicPartitionsDefinition(name=EXPERIMENTS),
-}
+
+
+def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
+    """The partitions of a stage's asset; teachers are those of any profile."""
+    if stage.partitions == "teachers":
+        return dg.StaticPartitionsDefinition(list(BACKBONES))
+    if stage.partitions == "folds":
+        return dg.StaticPartitionsDefinition(list(pipeline.profile.folds))
+    if stage.partitions == "experiments":
+        return dg.DynamicPartitionsDefinition(name=EXPERIMENTS)
+    return None
 
 
 def asset_key(asset: str) -> dg.AssetKey:
@@ -76,7 +83,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         owners=OWNERS,
         code_version=stage.code_version,
         description=stage.describe,
-        partitions_def=PARTITIONS[stage.partitions] if stage.partitions else None,
+        partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
         freshness_policy=_freshness(stage),
     )
@@ -111,7 +118,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 description=f"{gate.asks}. If it fails: {gate.fix}.",
                 blocking=gate.blocking,
                 # Each partition keeps its own verdict; without it the last writer's would stand.
-                partitions_def=PARTITIONS[stage.partitions] if stage.partitions else None,
+                partitions_def=partitions_of(pipeline, stage),
             )
             for gate in gates
         ],

@@ -1,6 +1,6 @@
 """Jobs, the schedules that re-validate, and the sensor on changed raw data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -15,6 +15,7 @@ from fer_ml.errors import FerError
 #: Job, its groups, and what it is for. One job for the data, one for each later stage.
 STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "data": (("manifests",), "Clean, unify, curate and validate all manifests."),
+    "folds": (("folds",), "Train one backbone without one fold of the training rows."),
     "teachers": (("teachers",), "Train one backbone and take its logits."),
     "distillation": (("distillation",), "Fuse the teachers and export soft labels."),
     "students": (("students",), "Train CE, KD and DKD."),
@@ -25,13 +26,14 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def stage_jobs() -> list[UnresolvedAssetJobDefinition]:
-    """A job for each stage: its assets with all of their checks."""
+def stage_jobs(groups_here: Set[str]) -> list[UnresolvedAssetJobDefinition]:
+    """A job for each stage that the profile has: its assets with all of their checks."""
     return [
         dg.define_asset_job(
             name, selection=dg.AssetSelection.groups(*groups), description=description
         )
         for name, (groups, description) in STAGE_JOBS.items()
+        if groups_here & set(groups)
     ]
 
 

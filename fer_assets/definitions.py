@@ -35,7 +35,11 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
         asset_checks=[
             stage_checks(pipeline, stage) for stage in stages.values() if gates_of(stage.asset)
         ],
-        jobs=[everything_job(pipeline), *stage_jobs(), *revalidate],
+        jobs=[
+            everything_job(pipeline),
+            *stage_jobs({stage.group for stage in stages.values()}),
+            *revalidate,
+        ],
         schedules=revalidations(revalidate),
         sensors=[raw_sensor(pipeline), experiments_sensor(pipeline)],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),

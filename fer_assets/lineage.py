@@ -25,7 +25,7 @@ from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
 from fer_ml.report.template import cited_assets, read_template, template_path
 from fer_ml.settings import Settings, settings
 from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
-from fer_ml.training.recipe import Training
+from fer_ml.training.recipe import Distilling, Training
 
 CURATED = {
     "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
@@ -41,11 +41,13 @@ CURATED = {
 class Need:
     """An input: an asset, and which of its partitions.
 
-    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them.
+    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
+    ``folds``: those of the consumer's own teacher; ``distilled``: unpartitioned, and for partitions
+    that learn from a teacher only.
     """
 
     asset: str
-    partition: Literal["one", "same", "each"] = "one"
+    partition: Literal["one", "same", "each", "folds", "distilled"] = "one"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Stage:
     needs: tuple[Need, ...]
     gate: str | None = None
     raw: str | None = None
-    partitions: Literal["teachers", "experiments"] | None = None
+    partitions: Literal["teachers", "folds", "experiments"] | None = None
     code_version: str = "1"
     pool: str | None = None
     on_request: bool = False
@@ -113,6 +115,20 @@ def _training_recipe(
         }
 
     return recipe
+
+
+def _fold_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    folds = pipeline.profile.folds
+    if str(partition) not in folds:
+        raise FerError(
+            f"profile {pipeline.profile.name} has no fold {partition}", allowed=", ".join(folds)
+        )
+    teacher, fold = folds[str(partition)]
+    return {
+        **_training_recipe("teachers", teacher)(pipeline, None),
+        "without_fold": fold,
+        "folds": pipeline.profile.softlabels.folds,
+    }
 
 
 def _demo_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
@@ -200,6 +216,21 @@ def build_stages(
                 recipe=_training_recipe("students", stage),
             )
         )
+    fold_trainings = [
+        Stage(
+            asset="teacher_fold",
+            group="folds",
+            kinds=("pytorch", "timm"),
+            describe="A teacher trained without one fold of the training rows, which it labels: "
+            "`RN18_1` is RN18 without the first fold.",
+            build="fer_ml.training.runs:build_training",
+            gate="fer_ml.training.gates:gate_run",
+            needs=_needs("hq_train_manifest"),
+            partitions="folds",
+            pool="training",
+            recipe=_fold_recipe,
+        )
+    ] * bool(profile.folds)
     rest = [
         Stage(
             asset="classification_manifest",
@@ -237,6 +268,7 @@ def build_stages(
             build="fer_ml.manifests.review:build_label_review",
             needs=_needs("classification_manifest"),
         ),
+        *fold_trainings,
         Stage(
             asset="teacher",
             group="teachers",
@@ -260,9 +292,16 @@ def build_stages(
             build="fer_ml.distillation.teacher_logits:build_teacher_logits",
             code_version="2",
             gate="fer_ml.distillation.teacher_logits:gate_logits",
-            needs=(Need("teacher", "same"), *_needs(*CURATED)),
+            needs=(
+                Need("teacher", "same"),
+                *(Need(stage.asset, "folds") for stage in fold_trainings),
+                *_needs(*CURATED),
+            ),
             partitions="teachers",
             pool="training",
+            recipe=lambda pipeline, partition: {
+                "views": asdict(pipeline.profile.views) if pipeline.profile.views else None
+            },
         ),
         Stage(
             asset="teacher_bundle",
@@ -322,7 +361,10 @@ def build_stages(
             build="fer_ml.distillation.softlabels:build_softlabels",
             code_version="2",
             gate="fer_ml.distillation.softlabels:gate_softlabels",
-            needs=_needs("ensemble", "hq_train_manifest"),
+            needs=(
+                Need("teacher_logits", "each"),
+                *_needs("ensemble", "hq_train_manifest"),
+            ),
             recipe=lambda pipeline, partition: _dump(pipeline.profile.softlabels),
         ),
         *students,
@@ -334,7 +376,7 @@ def build_stages(
             "`experiments`, from its own first weights. An ablation is a backfill.",
             build="fer_ml.training.runs:build_training",
             gate="fer_ml.training.gates:gate_run",
-            needs=_needs("hq_train_manifest", "softlabels"),
+            needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
             pool="training",
             on_request=True,
@@ -561,13 +603,23 @@ class Pipeline:
         """The inputs of a target, partitions spelled out."""
         found = []
         for need in self.stage(target.asset).needs:
-            if need.partition == "each":
+            if need.partition == "folds":
+                found += [
+                    Target(need.asset, name)
+                    for name, (teacher, _) in self.profile.folds.items()
+                    if teacher == target.partition
+                ]
+            elif need.partition == "each":
                 table = self.stage(need.asset).partitions
                 found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
-            else:
+            elif need.partition != "distilled" or self._distils(target):
                 same = target.partition if need.partition == "same" else None
                 found.append(Target(need.asset, same))
         return found
+
+    def _distils(self, target: Target) -> bool:
+        training = self.profile.experiments.get(str(target.partition))
+        return training is not None and isinstance(training.task, Distilling)
 
     def recipe(self, target: Target) -> dict[str, Any]:
         """The part of the profile that decides this target, as JSON values."""

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 #: Which job runs the assets of a group.
 JOB_OF_GROUP = {
     "manifests": "data",
+    "folds": "folds",
     "teachers": "teachers",
     "distillation": "distillation",
     "students": "students",

@@ -8,19 +8,29 @@ import dagster as dg
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import announce
 from fer_ml.errors import FerError
+from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact
 
-TRAINED = ("teacher", "student_ce", "student_kd", "student_dkd", "student_experiment")
+#: What a packed job may be made of.
+PACKED = (
+    "teacher",
+    "teacher_fold",
+    "teacher_logits",
+    "ensemble",
+    "softlabels",
+    *(f"student_{stage}" for stage in STUDENTS),
+    "student_experiment",
+)
 
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:
-    """Pack these trainings, in their order, into ``folder``."""
+    """Pack these trainings, and the labelling between them, in their order into ``folder``."""
     from fer_ml.training.runs import pack
 
-    other = [target.label for target in targets if target.asset not in TRAINED]
+    other = [target.label for target in targets if target.asset not in PACKED]
     if other or not targets:
         raise FerError(
-            f"{', '.join(other) or 'nothing'} is no training", allowed=", ".join(TRAINED)
+            f"{', '.join(other) or 'nothing'} cannot be packed", allowed=", ".join(PACKED)
         )
     jobs = [pipeline.job(target, without=targets)[0] for target in targets]
     folder.mkdir(parents=True, exist_ok=True)

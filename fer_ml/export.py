@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from fer_ml.bundle import MODEL_FILE, SESSION_FOLDER, Card, load_bundle, read_card, write_card
 from fer_ml.distillation.fusion import Fusion, fuse
-from fer_ml.distillation.teacher_logits import labels_of, read_logits
+from fer_ml.distillation.teacher_logits import labels_of
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import softmax
 from fer_ml.evaluation.predictions import read_predictions
@@ -33,6 +33,7 @@ from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from fer_ml.training.faces import FaceSet, to_input
+from fer_ml.training.logits import read_logits
 from fer_ml.training.models import ArcFaceNet
 from fer_ml.training.packing import load_faces
 
@@ -147,7 +148,7 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
     )
     run.path(MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
-    logits = read_logits(ensemble).of(calib["sample_id"].to_list())
+    logits = read_logits(ensemble.folder).of(calib["sample_id"].to_list())
     cards = [read_card(bundle.folder) for bundle in bundles]
     about = _About(
         name="ensemble",

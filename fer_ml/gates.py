@@ -218,6 +218,11 @@ NOT_BELOW_PREVIOUS = Gate(
 )
 
 LOGITS_GATES: tuple[Gate, ...] = (
+    Gate(
+        "answered_by_inputs",
+        "the networks that answered are the teacher and, for training rows, those of its folds",
+        "materialize teacher_logits again",
+    ),
     Gate("covers_manifests", "one row for each distinct face of the manifests", "make it again"),
     Gate("class_order", "the columns are in the canonical order", "make it again"),
     Gate("finite", "no logit is NaN or infinite", "look at the teacher's weights"),
@@ -395,6 +400,7 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "hq_train_manifest": TRAINING_MANIFEST_GATES,
     "manifest_validation": VALIDATION_GATES,
     "teacher": RUN_GATES,
+    "teacher_fold": RUN_GATES,
     "teacher_logits": LOGITS_GATES,
     "ensemble": ENSEMBLE_GATES,
     "softlabels": SOFTLABEL_GATES,

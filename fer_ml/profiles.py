@@ -22,12 +22,14 @@ from fer_ml.training.recipe import (
     DKD,
     KD,
     ArcFace,
+    Distilling,
     Imbalance,
     Locality,
     Negative,
     Prototype,
     StandardizedKD,
     Training,
+    Views,
 )
 
 Split = Literal["train", "val", "calib", "test"]
@@ -106,18 +108,28 @@ class Ensemble(Frozen):
     """How teachers are fused.
 
     ``weights`` null searches on calib: a simplex grid of ``step``, then a convex fit of the NLL
-    where it is convex (not for ``probabilities``).
+    where it is convex (not for ``probabilities``). Others are given, one for each teacher, or asked
+    for by name: ``interim_report`` is 0.4 RN18, 0.4 B3, 0.2 CNXT.
     """
 
     fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
-    weights: tuple[float, ...] | None = None
+    weights: tuple[float, ...] | Literal["interim_report"] | None = None
     step: float = Field(default=0.1, gt=0, le=0.5)
 
 
 class SoftLabels(Frozen):
-    """The mean entropy (nats) that the softened teacher should have; it decides the KD T."""
+    """How the teachers label the training rows.
+
+    ``target_entropy`` is the mean entropy (nats) that they should have once softened; it decides
+    the KD temperature. ``folds`` parts of the training rows, by group, are each labelled by
+    teachers that were trained on the others; 0 lets teachers label what they were trained on.
+    ``views`` of each row, augmented as ``students.kd`` augments, are labelled and shown to the
+    students again; 0 labels the centre alone.
+    """
 
     target_entropy: float = Field(default=1.0, gt=0, lt=1.9)
+    folds: int = Field(default=0, ge=0, le=20)
+    views: int = Field(default=0, ge=0, le=1000)
 
 
 class Demo(Frozen):
@@ -180,6 +192,7 @@ class Profile(Frozen):
         for name, training in {**alone, **_named("experiments", self.experiments)}.items():
             if training.stages()[0].init == "previous":
                 raise ValueError(f"{name}.init: there is no training before it")
+        self._check_soft_labels()
         for name in self.experiments:
             if not re.fullmatch(r"[A-Za-z0-9_]+", name):
                 raise ValueError(f"experiments.{name}: a name in letters, digits and _")
@@ -188,9 +201,47 @@ class Profile(Frozen):
         parts = 1 / self.ensemble.step
         if abs(parts - round(parts)) > 1e-9:
             raise ValueError(f"ensemble.step: {self.ensemble.step} does not divide 1")
-        if self.ensemble.weights and len(self.ensemble.weights) != len(self.teachers):
+        weights = self.ensemble.weights
+        if isinstance(weights, str) and set(self.teachers) != set(BACKBONES):
+            raise ValueError(f"ensemble.weights: {weights} is for {list(BACKBONES)}")
+        if isinstance(weights, tuple) and len(weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self
+
+    def _check_soft_labels(self) -> None:
+        if self.softlabels.folds == 1:
+            raise ValueError("softlabels.folds: 0, or at least 2")
+        students = {**_named("students", self.students), **_named("experiments", self.experiments)}
+        for name, training in students.items():
+            if not isinstance(training.task, Distilling):
+                continue
+            if training.soft_labels == "in_sample" and not self.softlabels.folds:
+                raise ValueError(f"{name}.soft_labels: with softlabels.folds 0 they are in-sample")
+            if self.softlabels.views and training.soft_labels == "standard":
+                for field in ("augment", "strength", "erase", "size"):
+                    theirs, own = getattr(self.students["kd"], field), getattr(training, field)
+                    if own != theirs:
+                        raise ValueError(
+                            f"{name}.{field} is {own}: soft labels of {self.softlabels.views} views"
+                            f" are of students.kd's, {theirs}"
+                        )
+
+    @property
+    def folds(self) -> dict[str, tuple[str, int]]:
+        """The trainings that leave one fold out, by name: the teacher's key, and the fold."""
+        return {
+            f"{key}_{fold + 1}": (key, fold)
+            for key in self.teachers
+            for fold in range(self.softlabels.folds)
+        }
+
+    @property
+    def views(self) -> Views | None:
+        """The views that teachers label, or ``None`` for the centre alone."""
+        if not self.softlabels.views:
+            return None
+        seen = self.students["kd"]
+        return Views(self.softlabels.views, self.seed, seen.augment, seen.strength, seen.erase)
 
     @property
     def curated(self) -> dict[str, Curation]:
@@ -318,33 +369,44 @@ def sample() -> Profile:
 
 
 def ferplus() -> Profile:
-    """FER+ and FER2013 as published: real faces on a laptop.
+    """FER+ and FER2013 as published: real faces on a laptop, in a few hours of two cores.
 
     The publishers' validation part is the test set and selects nothing; val and calib are cut from
-    training by group. One teacher and three students at equal budgets from random weights.
+    training by group. All students train equally long, from random weights.
     """
     student = Training(
         architecture="mobilenetv3_large_100",
         task=CE(),
         init="none",
-        epochs=3,
-        batch_size=32,
+        epochs=6,
+        batch_size=64,
         optimiser="sgd",
-        lr=0.08,
+        lr=0.1,
         weight_decay=5e-4,
-        stem_stride=1,
         strength=0.5,
     )
     teacher = Training(
         architecture=BACKBONES["RN18"],
-        task=ArcFace(plain_epochs=1, ramp_end=3, margin=0.1, scale=16),
+        task=ArcFace(plain_epochs=2, ramp_end=5, margin=0.1, scale=16),
         init="none",
-        epochs=4,
+        epochs=10,
         batch_size=64,
         lr=1e-3,
         precision="bf16",
         strength=0.5,
     )
+    kd, dkd = replace(student, task=KD()), replace(student, task=DKD())
+    seeds = (2, 3)
+    report = KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0)
+    # From the report's distillation to this profile's, one step at a time; the last one is kd.
+    steps = {
+        "kd_as_reported": replace(kd, task=report, soft_labels="in_sample"),
+        "kd_entropy_t": replace(
+            kd, task=replace(report, temperature=None), soft_labels="in_sample"
+        ),
+        "kd_whole_ce": replace(kd, soft_labels="in_sample"),
+        "kd_out_of_fold": replace(kd, soft_labels="centre"),
+    }
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
         name="ferplus",
@@ -369,12 +431,15 @@ def ferplus() -> Profile:
         ),
         preprocess=Preprocess(size=48),
         teachers={"RN18": teacher},
-        students={
-            "ce": student,
-            "kd": replace(student, task=KD()),
-            "dkd": replace(student, task=DKD()),
+        softlabels=SoftLabels(folds=2, views=6),
+        students={"ce": student, "kd": kd, "dkd": dkd},
+        experiments={
+            **ablations(student),
+            **steps,
+            **{f"ce_{seed}": replace(student, seed=seed) for seed in seeds},
+            **{f"kd_{seed}": replace(kd, seed=seed) for seed in seeds},
+            **{f"dkd_{seed}": replace(dkd, seed=seed) for seed in seeds},
         },
-        experiments=ablations(student),
         demo=Demo(video="data/demo.gif"),
     )
 
@@ -432,7 +497,7 @@ def paper() -> Profile:
         ),
         preprocess=Preprocess(size=224, oversize=1.15),
         teachers=teachers,
-        ensemble=Ensemble(fusion="logits", weights=(0.4, 0.4, 0.2)),
+        ensemble=Ensemble(fusion="logits", weights="interim_report"),
         students={"ce": student, "kd": kd, "dkd": dkd},
         experiments={
             "resnet50": replace(teacher, architecture="resnet50"),
@@ -461,7 +526,8 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     """The profile called ``name`` (default: the active one), with the user's own on top.
 
     A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
-    else is replaced, and the result is validated as a whole.
+    else is replaced, and the result is validated as a whole. ``without`` lists what of the base is
+    left out first, such as ``["teachers.B3", "experiments"]``.
     """
     name = name or settings.profile
     own = settings.config.profiles
@@ -474,7 +540,10 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
                 where="fer.toml",
                 allowed=", ".join(PROFILES),
             )
-        merged = _merge(PROFILES[base]().model_dump(mode="json"), {**changes, "name": name})
+        start = PROFILES[base]().model_dump(mode="json")
+        for path in changes.pop("without", ()):
+            _leave_out(start, path, f"profiles.{name}.without")
+        merged = _merge(start, {**changes, "name": name})
         try:
             return Profile.model_validate(merged)
         except ValidationError as error:
@@ -491,6 +560,17 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             fix="name a known profile, or add [profiles.NAME] to fer.toml",
         )
     return PROFILES[name]()
+
+
+def _leave_out(values: dict[str, Any], path: str, where: str) -> None:
+    *tables, last = str(path).split(".")
+    for table in tables:
+        values = values.get(table) or {}
+    if last not in values:
+        raise FerError(
+            f"{where}: the base has no {path}", where="fer.toml", allowed=", ".join(values)
+        )
+    del values[last]
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,71 +1,70 @@
 """The ensemble: how teachers are fused, with weights chosen on calib and nowhere else."""
 
-import io
+from dataclasses import asdict
 
+import numpy as np
 import polars as pl
 
-from fer_ml.distillation.fusion import fuse, search_weights
-from fer_ml.distillation.teacher_logits import (
-    NEEDED,
-    Logits,
-    labels_of,
-    read_logits,
-    write_logits,
+from fer_ml.distillation.fusion import (
+    NAMED_WEIGHTS,
+    WeightSearch,
+    fuse,
+    named_weights,
+    weight_intervals,
 )
-from fer_ml.evaluation.calibration import fit_temperature, nll
+from fer_ml.distillation.teacher_logits import NEEDED, labels_of
+from fer_ml.distillation.teaching import choose_weights
+from fer_ml.evaluation.calibration import nll
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
-from fer_ml.profiles import Profile
+from fer_ml.plots import weight_search_chart
+from fer_ml.profiles import Ensemble, Profile
 from fer_ml.store import Artifact, RunFolder, Store
+from fer_ml.training.logits import META_FILE, Logits, read_taught, write_logits
+
+
+def recipe_weights(recipe: Ensemble, keys: list[str]) -> tuple[float, ...] | None:
+    """The weights that the profile gives, by number or by name, or ``None`` to search them."""
+    if isinstance(recipe.weights, str):
+        return named_weights(recipe.weights, keys)
+    return recipe.weights
 
 
 def build_ensemble(run: RunFolder, job: Job) -> None:
     """Choose the weights on calib, fuse every face, measure on val."""
     recipe = job.profile.ensemble
     keys = list(job.profile.teachers)
-    members = [job.input("teacher_logits", key) for key in keys]
-    meta = [member.read_json("logits.json") for member in members]
-    logits = [read_logits(member) for member in members]
-    temperatures = [entry["temperature"] for entry in meta]
+    artifacts = [job.input("teacher_logits", key) for key in keys]
+    meta = [artifact.read_json(META_FILE) for artifact in artifacts]
+    members = [read_taught(artifact.folder) for artifact in artifacts]
+    temperatures = [member.temperature for member in members]
     frame = read_curated(job, "hq_train_manifest")
     calib = frame.filter(pl.col("split") == "calib")
-    on_calib = [values.of(calib["sample_id"].to_list()) for values in logits]
-    y = labels_of(calib)
-    if recipe.weights:
-        weights, method = recipe.weights, "recipe"
-        given = fuse(on_calib, weights, recipe.fusion, temperatures)
-        temperature = fit_temperature(given, y)
-        calib_nll = nll(given, y, temperature)
-        table = [(weights, calib_nll, temperature)]
-    else:
-        search = search_weights(on_calib, y, recipe.fusion, temperatures, recipe.step)
-        weights, method = search.weights, search.method
-        temperature, calib_nll = search.temperature, search.nll
-        table = [
-            (tuple(candidate), float(loss), float(t))
-            for candidate, loss, t in zip(
-                search.candidates, search.candidate_nll, search.candidate_temperature, strict=True
-            )
-        ]
-    every = logits[0].sample_ids
-    fused = fuse([values.of(every) for values in logits], weights, recipe.fusion, temperatures)
-    write_logits(run, Logits(fused, every))
-    _write_search(run, keys, table)
+    ids, y = calib["sample_id"].to_list(), labels_of(calib)
+    given = recipe_weights(recipe, keys)
+    search = choose_weights(members, ids, y, recipe.fusion, given, recipe.step)
+    every = members[0].centre.sample_ids
+    values = [member.centre.of(every) for member in members]
+    fused = Logits(fuse(values, search.weights, recipe.fusion, temperatures), every)
+    write_logits(run.folder, fused)
+    on_calib = [member.centre.of(ids) for member in members]
+    _write_search(run, keys, search)
     own = [nll(z, y, t) for z, t in zip(on_calib, temperatures, strict=True)]
     run.write_json(
         "ensemble.json",
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "classes": list(CLASSES),
             "fusion": recipe.fusion,
-            "weights": dict(zip(keys, weights, strict=True)),
-            "weight_sum": round(sum(weights), 12),
-            "weights_from": method,
-            "chosen_on": {"split": "calib", "n": len(y), "nll": calib_nll},
-            "temperature": temperature,
+            "weights": dict(zip(keys, search.weights, strict=True)),
+            "weight_sum": round(sum(search.weights), 12),
+            "weights_from": search.method if given is None else _origin(recipe),
+            "weight_intervals": _intervals(search, keys, on_calib, y, calib, recipe, temperatures),
+            "chosen_on": {"split": "calib", "n": len(y), "nll": search.nll},
+            "temperature": search.temperature,
             "members": {
                 key: {**entry["teacher"], "temperature": entry["temperature"], "calib_nll": value}
                 for key, entry, value in zip(keys, meta, own, strict=True)
@@ -75,30 +74,60 @@ def build_ensemble(run: RunFolder, job: Job) -> None:
         },
     )
     val = frame.filter(pl.col("split") == "val")
-    val_logits = Logits(fused, every).of(val["sample_id"].to_list())
-    found = classification_metrics(labels_of(val), val_logits, temperature)
+    val_logits = fused.of(val["sample_id"].to_list())
+    found = classification_metrics(labels_of(val), val_logits, search.temperature)
     run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **found})
     run.splits.update(weights="calib", temperature="calib")
     run.summary.update(
         rows=len(every),
         val_macro_f1=found["macro_f1"],
         val_accuracy=found["accuracy"],
-        temperature=temperature,
-        **{f"weight_{key}": weight for key, weight in zip(keys, weights, strict=True)},
+        temperature=search.temperature,
+        **{f"weight_{key}": weight for key, weight in zip(keys, search.weights, strict=True)},
     )
 
 
-def _write_search(
-    run: RunFolder, keys: list[str], table: list[tuple[tuple[float, ...], float, float]]
-) -> None:
-    buffer = io.BytesIO()
-    pl.DataFrame(
-        [
-            {**dict(zip(keys, weights, strict=True)), "calib_nll": loss, "temperature": t}
-            for weights, loss, t in table
-        ]
-    ).sort("calib_nll").write_csv(buffer)
-    run.path("search.csv").write_bytes(buffer.getvalue())
+def _origin(recipe: Ensemble) -> str:
+    return recipe.weights if isinstance(recipe.weights, str) else "recipe"
+
+
+def _intervals(
+    search: WeightSearch,
+    keys: list[str],
+    on_calib: list[np.ndarray],
+    y: np.ndarray,
+    calib: pl.DataFrame,
+    recipe: Ensemble,
+    temperatures: list[float],
+) -> dict[str, dict[str, float]] | None:
+    """How sure each searched weight is: 95% by a bootstrap over groups of calib."""
+    if search.method == "given" or len(keys) == 1:
+        return None
+    groups = calib["group_id"].to_numpy()
+    found = weight_intervals(search, on_calib, y, groups, recipe.fusion, temperatures)
+    return {key: asdict(value) for key, value in zip(keys, found, strict=True)}
+
+
+def _write_search(run: RunFolder, keys: list[str], search: WeightSearch) -> None:
+    """``search.csv``, the best first, and its picture."""
+    table = pl.DataFrame(
+        {
+            **{key: search.candidates[:, k] for k, key in enumerate(keys)},
+            "calib_nll": search.candidate_nll,
+            "temperature": search.candidate_temperature,
+        }
+    )
+    table.sort("calib_nll").write_csv(run.path("search.csv"))
+    if len(keys) == 3 and search.method != "given":
+        marks = {"chosen": search.weights}
+        marks |= {
+            name: named_weights(name, keys)
+            for name, weights in NAMED_WEIGHTS.items()
+            if set(weights) == set(keys)
+        }
+        run.path("search.png").write_bytes(
+            weight_search_chart(keys, search.candidates, search.candidate_nll, marks)
+        )
 
 
 def gate_ensemble(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:

@@ -101,13 +101,14 @@ class WeightSearch:
     """The chosen weights, with the whole search.
 
     ``chosen`` is the row of the candidates that is best. ``weights``, ``temperature`` and ``nll``
-    are those of ``method``: of the chosen candidate, or of the convex fit that is never worse.
+    are those of ``method``: of the chosen candidate, or of the convex fit that is never worse;
+    given weights are the only candidate.
     """
 
     weights: tuple[float, ...]
     temperature: float
     nll: float
-    method: Literal["grid", "convex fit"]
+    method: Literal["grid", "convex fit", "given"]
     chosen: int
     #: ``[S, K]``, ``[S]`` in nats, ``[S]``.
     candidates: np.ndarray
@@ -194,6 +195,32 @@ def search_weights(
         candidates=candidates,
         candidate_nll=losses,
         candidate_temperature=1 / betas,
+    )
+
+
+def score_weights(
+    weights: Sequence[float],
+    logits: Sequence[np.ndarray],
+    y: np.ndarray,
+    fusion: Fusion,
+    temperatures: Sequence[float],
+) -> WeightSearch:
+    """Given weights with their T and NLL on these rows, as a search with one candidate."""
+    candidate = np.array([weights], dtype=np.float64)
+    margin = _rows(logits, y, fusion, temperatures).margin(candidate[0])
+    beta, inside = search_inverse(margin)
+    if not inside:
+        raise on_bound(1 / beta)
+    loss = float(_losses(margin, beta).mean())
+    return WeightSearch(
+        weights=tuple(float(weight) for weight in weights),
+        temperature=1 / beta,
+        nll=loss,
+        method="given",
+        chosen=0,
+        candidates=candidate,
+        candidate_nll=np.array([loss]),
+        candidate_temperature=np.array([1 / beta]),
     )
 
 

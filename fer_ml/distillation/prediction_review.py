@@ -3,12 +3,12 @@
 import numpy as np
 import polars as pl
 
-from fer_ml.distillation.teacher_logits import read_logits
 from fer_ml.evaluation.metrics import log_softmax
 from fer_ml.job import Job
 from fer_ml.manifests.curate import read_curated
 from fer_ml.manifests.review import prediction_disagreements, write_review
 from fer_ml.store import RunFolder
+from fer_ml.training.logits import read_logits
 
 #: Teachers train on ``train``; splits are drawn by group, so no twin of these faces is in it.
 HELD_OUT = ("val", "calib", "test")
@@ -21,7 +21,7 @@ def build_prediction_review(run: RunFolder, job: Job) -> None:
     frame = frame.unique("sample_id", keep="first", maintain_order=True)
     ids = frame["sample_id"].to_list()
     temperature = ensemble.read_json("ensemble.json")["temperature"]
-    probs = np.exp(log_softmax(read_logits(ensemble).of(ids), temperature))
+    probs = np.exp(log_softmax(read_logits(ensemble.folder).of(ids), temperature))
     table = prediction_disagreements(frame, ids, probs, held_out=np.ones(len(ids), dtype=bool))
     write_review(run, table, job.store.root, "Labels that the teachers contradict")
     run.summary.update(

@@ -3,12 +3,14 @@
 import io
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.optimize import brentq
 
-from fer_ml.distillation.teacher_logits import labels_of, read_logits
+from fer_ml.distillation.sharpness import mean_entropy
+from fer_ml.distillation.teacher_logits import labels_of
+from fer_ml.distillation.teaching import IN_SAMPLE, STANDARD, Soft, soften
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics, log_softmax
 from fer_ml.gates import Outcome, at_least, same
@@ -20,42 +22,110 @@ from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.faces import SoftTargets
+from fer_ml.training.logits import read_taught
+from fer_ml.training.packed import soft_file
+from fer_ml.training.recipe import Training
 
 TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-
-
-def mean_entropy(logits: np.ndarray, temperature: float) -> float:
-    """Mean over rows of the entropy of ``softmax(logits / temperature)``, in nats (0 to ln C)."""
-    log_p = log_softmax(logits, temperature)
-    return float(-(np.exp(log_p) * log_p).sum(axis=1).mean())
-
-
-def derive_temperature(logits: np.ndarray, target: float) -> float:
-    """The T at which the mean entropy is ``target`` nats. It rises with T, so there is one."""
-    low, high = 1e-2, 1e3
-    if not mean_entropy(logits, low) < target < mean_entropy(logits, high):
-        raise FerError(
-            f"no temperature gives these soft labels a mean entropy of {target} nats",
-            allowed=f"{mean_entropy(logits, low):.3f} to {mean_entropy(logits, high):.3f}",
-            fix="change softlabels.target_entropy in the profile",
-        )
-    return float(brentq(lambda t: mean_entropy(logits, t) - target, low, high, xtol=1e-4))
 
 
 def build_softlabels(run: RunFolder, job: Job) -> None:
     """``softlabels.npz`` and its companions, for the training rows of hq_train."""
     ensemble, manifest = job.input("ensemble"), job.input("hq_train_manifest")
     frame = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "train")
-    logits = read_logits(ensemble).of(frame["sample_id"].to_list())
-    y = labels_of(frame)
     fused = ensemble.read_json("ensemble.json")
-    temperature = derive_temperature(logits, job.profile.softlabels.target_entropy)
-    np.savez(
-        run.path("softlabels.npz"),
-        logits=logits.astype(np.float16),
-        y=y.astype(np.uint8),
-        sample_id=np.array(frame["sample_id"].to_list(), dtype="S32"),
+    members = [read_taught(job.input("teacher_logits", key).folder) for key in fused["members"]]
+    weights = [fused["weights"][key] for key in fused["members"]]
+    target = job.profile.softlabels.target_entropy
+    kinds = soften(members, weights, fused["fusion"], target)
+    first = members[0]
+    place = {sample_id: i for i, sample_id in enumerate(first.train_ids)}
+    rows = [place[sample_id] for sample_id in frame["sample_id"]]
+    y = labels_of(frame)
+    for kind, soft in kinds.items():
+        if kind == IN_SAMPLE and not first.meta["out_of_fold"]:
+            continue
+        views = first.meta["views"] if kind == STANDARD else None
+        np.savez(
+            run.path(soft_file(kind)),
+            logits=soft.logits[rows].astype(np.float16),
+            y=y.astype(np.uint8),
+            sample_id=np.array(frame["sample_id"].to_list(), dtype="S32"),
+            fold=np.full(len(rows), -1, np.int8) if kind == IN_SAMPLE else first.fold[rows],
+            view_seed=np.int64(views["seed"] if views else -1),
+        )
+    _write_index(run, frame, y, first.fold[rows])
+    run.write_json("classorder.json", list(CLASSES))
+    run.write_json(
+        "hash_manifest.json",
+        {
+            "schema_version": 2,
+            "manifest": manifest_file("hq_train_manifest"),
+            "sha256": manifest.record.files[manifest_file("hq_train_manifest")].sha256,
+            "manifest_sha256": manifest.sha256,
+            "ensemble_sha256": ensemble.sha256,
+            "teachers": {
+                key: {
+                    "sha256": fused["members"][key]["sha256"],
+                    "checkpoint_sha256": member.meta["checkpoint_sha256"],
+                    "folds": [fold["checkpoint_sha256"] for fold in member.meta["folds"]],
+                    "temperature": member.temperature,
+                    "fold_temperatures": [fold["temperature"] for fold in member.meta["folds"]],
+                }
+                for key, member in zip(fused["members"], members, strict=True)
+            },
+            "out_of_fold": first.meta["out_of_fold"],
+            "views": first.meta["views"],
+            "preprocess_sha256": fused["preprocess_sha256"],
+        },
     )
+    run.write_json(
+        "sharpness.json",
+        {
+            "schema_version": 2,
+            "kd_temperature": kinds[STANDARD].kd_temperature,
+            "target_entropy": target,
+            **_sharpness(kinds[STANDARD]),
+            "kinds": {
+                kind: {"kd_temperature": soft.kd_temperature, **_sharpness(soft)}
+                for kind, soft in kinds.items()
+            },
+        },
+    )
+    run.write_json("alignmentreport.json", _alignment(job, manifest, fused, first.meta, len(y)))
+    standard = kinds[STANDARD].logits[rows]
+    found = classification_metrics(y, standard[:, 0], fused["temperature"])
+    run.write_json(
+        "ensemble_metrics.json",
+        {
+            "schema_version": 2,
+            "split": "train",
+            "out_of_fold": first.meta["out_of_fold"],
+            "view": "first" if first.meta["views"] else "centre",
+            **found,
+        },
+    )
+    run.summary.update(
+        rows=len(y),
+        views=standard.shape[1],
+        out_of_fold=first.meta["out_of_fold"],
+        kd_temperature=kinds[STANDARD].kd_temperature,
+        mean_entropy_at_1=mean_entropy(standard, 1.0),
+        train_accuracy=found["accuracy"],
+    )
+
+
+def _sharpness(soft: Soft) -> dict[str, Any]:
+    return {
+        "mean_max_probability": float(np.exp(log_softmax(soft.logits[:, 0])).max(axis=1).mean()),
+        "by_temperature": [
+            {"temperature": t, "mean_entropy": mean_entropy(soft.logits, t)} for t in TEMPERATURES
+        ],
+    }
+
+
+def _write_index(run: RunFolder, frame: pl.DataFrame, y: np.ndarray, fold: np.ndarray) -> None:
+    """``softlabels_index.jsonl``: one line a row, with the fold whose teachers never saw it."""
     index = io.StringIO()
     for i, (path, source, sample_id) in enumerate(
         frame.select("image_path", "source", "sample_id").iter_rows()
@@ -66,79 +136,66 @@ def build_softlabels(run: RunFolder, job: Job) -> None:
             "source": source,
             "y": int(y[i]),
             "sample_id": sample_id,
+            "fold": int(fold[i]),
         }
         index.write(json.dumps(line, ensure_ascii=False) + "\n")
     run.write_text("softlabels_index.jsonl", index.getvalue())
-    run.write_json("classorder.json", list(CLASSES))
-    run.write_json(
-        "hash_manifest.json",
-        {
-            "schema_version": 1,
-            "manifest": manifest_file("hq_train_manifest"),
-            "sha256": manifest.record.files[manifest_file("hq_train_manifest")].sha256,
-            "manifest_sha256": manifest.sha256,
-            "ensemble_sha256": ensemble.sha256,
-            "teachers": {key: member["sha256"] for key, member in fused["members"].items()},
-            "preprocess_sha256": fused["preprocess_sha256"],
-        },
-    )
-    sharpness = [{"temperature": t, "mean_entropy": mean_entropy(logits, t)} for t in TEMPERATURES]
-    run.write_json(
-        "sharpness.json",
-        {
-            "schema_version": 1,
-            "kd_temperature": temperature,
-            "target_entropy": job.profile.softlabels.target_entropy,
-            "mean_max_probability": float(np.exp(log_softmax(logits)).max(axis=1).mean()),
-            "by_temperature": sharpness,
-        },
-    )
-    run.write_json(
-        "alignmentreport.json",
-        {
-            "schema_version": 1,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "manifest": manifest.key,
-            "manifest_sha256": manifest.sha256,
-            "split": "train",
-            "rows": len(y),
-            "image_size": job.profile.preprocess.size,
-            "use_clahe": job.profile.preprocess.clahe_clip > 0,
-            "clahe_clip": job.profile.preprocess.clahe_clip,
-            "clahe_tile": job.profile.preprocess.clahe_tiles,
-            "ensemble": {"weights": fused["weights"], "members": fused["members"]},
-            "logits_kind": "fused",
-            "ensemble_space": fused["fusion"],
-            "note": "the teachers were trained on these rows (no out-of-fold labels yet)",
-        },
-    )
-    found = classification_metrics(y, logits, fused["temperature"])
-    run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "train", **found})
-    run.summary.update(
-        rows=len(y),
-        kd_temperature=temperature,
-        mean_entropy_at_1=mean_entropy(logits, 1.0),
-        train_accuracy=found["accuracy"],
-    )
+
+
+def _alignment(
+    job: Job, manifest: Artifact, fused: dict[str, Any], meta: dict[str, Any], rows: int
+) -> dict[str, Any]:
+    """``alignmentreport.json``, in the first pipeline's keys."""
+    preprocess = job.profile.preprocess
+    return {
+        "schema_version": 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "manifest": manifest.key,
+        "manifest_sha256": manifest.sha256,
+        "split": "train",
+        "rows": rows,
+        "image_size": preprocess.size,
+        "use_clahe": preprocess.clahe_clip > 0,
+        "clahe_clip": preprocess.clahe_clip,
+        "clahe_tile": preprocess.clahe_tiles,
+        "ensemble": {"weights": fused["weights"], "members": fused["members"]},
+        "logits_kind": "fused",
+        "ensemble_space": fused["fusion"],
+        "note": "each row is labelled by teachers that never saw its group"
+        if meta["out_of_fold"]
+        else "the teachers were trained on these rows",
+    }
 
 
 def read_softlabels(
-    artifact: Artifact, manifest: Artifact, train: pl.DataFrame, preprocess: Preprocess
+    artifact: Artifact,
+    manifest: Artifact,
+    train: pl.DataFrame,
+    preprocess: Preprocess,
+    recipe: Training,
 ) -> SoftTargets:
     """Soft labels for exactly these training rows; every mismatch is refused, naming both sides."""
     hashes = artifact.read_json("hash_manifest.json")
     _agree("manifest", hashes["manifest_sha256"], manifest.sha256, artifact)
     _agree("preprocessing", hashes["preprocess_sha256"], preprocess.digest(), artifact)
     _agree("class order", artifact.read_json("classorder.json"), list(CLASSES), artifact)
-    with np.load(artifact.file("softlabels.npz"), allow_pickle=False) as held:
+    kind = recipe.soft_labels
+    with np.load(artifact.file(soft_file(kind)), allow_pickle=False) as held:
         logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
         ids = [value.decode() for value in held["sample_id"]]
+        seed = int(held["view_seed"])
     _agree("rows", len(ids), train.height, artifact)
     wrong = sum(a != b for a, b in zip(ids, train["sample_id"], strict=True))
     _agree("rows out of place", wrong, 0, artifact)
     _agree("labels that differ", int((y != labels_of(train)).sum()), 0, artifact)
-    temperature = artifact.read_json("sharpness.json")["kd_temperature"]
-    return SoftTargets(logits[:, None, :], temperature)
+    views = hashes["views"] if kind == STANDARD else None
+    if views:
+        _agree("number of views", logits.shape[1], views["count"], artifact)
+        _agree("view seed", seed, views["seed"], artifact)
+        for field in ("augment", "strength", "erase"):
+            _agree(field, views[field], getattr(recipe, field), artifact)
+    temperature = artifact.read_json("sharpness.json")["kinds"][kind]["kd_temperature"]
+    return SoftTargets(logits, temperature, seed if views else None)
 
 
 def _agree(what: str, theirs: object, ours: object, artifact: Artifact) -> None:

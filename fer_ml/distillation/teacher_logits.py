@@ -1,11 +1,14 @@
 """Every teacher's logits on every face that is needed later, in one pass."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fer_ml.errors import FerError
 from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASS_INDEX, CLASSES
@@ -13,30 +16,13 @@ from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
-from fer_ml.training.packing import load_faces
+from fer_ml.training.checkpoint import CHECKPOINT_FILE
+from fer_ml.training.faces import FaceSet
+from fer_ml.training.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, read_logits
+from fer_ml.training.packing import folds_of, load_faces
+from fer_ml.training.ranks import choose_device
 
 NEEDED = ("hq_train_manifest", "test_all_sources_manifest", "eval_only_manifest")
-
-
-@dataclass(frozen=True)
-class Logits:
-    """``values [N, C] float32`` and the sample they belong to; a lookup by ``sample_id``."""
-
-    values: np.ndarray
-    sample_ids: tuple[str, ...]
-
-    def of(self, sample_ids: list[str] | tuple[str, ...]) -> np.ndarray:
-        """The rows of ``sample_ids``, in that order; a missing one is a ``FerError``."""
-        index = {sample_id: i for i, sample_id in enumerate(self.sample_ids)}
-        missing = [sample_id for sample_id in sample_ids if sample_id not in index]
-        if missing:
-            raise FerError(
-                f"{len(missing)} of {len(sample_ids)} faces have no logits, first {missing[0]}",
-                fix="materialize teacher_logits again, after the manifests",
-            )
-        return self.values[[index[sample_id] for sample_id in sample_ids]]
 
 
 def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -45,46 +31,77 @@ def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
 
 
 def build_teacher_logits(run: RunFolder, job: Job) -> None:
-    """``logits.npz`` of one teacher: logits float16 ``[N, 7]``, sample_id."""
+    """One teacher's logits on every face, see ``training.logits.label_faces``."""
     teacher = job.input("teacher", job.partition)
-    checkpoint = load_checkpoint(teacher.file(CHECKPOINT_FILE))
-    frame = faces_needed([read_curated(job, asset) for asset in NEEDED])
-    faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
-    logits = predict(checkpoint.network(), faces)
-    write_logits(run, Logits(logits, faces.sample_ids))
+    folds = [
+        artifact for label, artifact in job.inputs.items() if label.startswith("teacher_fold[")
+    ]
+    train, others = faces_to_label(job)
+    keep = job.store.root / "unfinished" / f"teacher_logits_{job.partition}" / _key(job)
+    meta = label_faces(
+        run.folder,
+        Teacher.load(teacher.folder),
+        [Teacher.load(fold.folder) for fold in folds],
+        train,
+        others,
+        job.profile.views,
+        keep=keep,
+        device=choose_device(job.device),
+    )
+    finish_logits(run, job, meta)
+    shutil.rmtree(keep.parent)
+
+
+def finish_logits(run: RunFolder, job: Job, meta: dict[str, Any]) -> None:
+    """Say what the logits were made from."""
     run.write_json(
-        "logits.json",
+        META_FILE,
         {
-            "schema_version": 1,
-            "classes": list(CLASSES),
-            "rows": len(faces),
-            "teacher": teacher.as_input().model_dump(),
-            "temperature": teacher.read_json("calibration.json")["global_temperature"],
-            "preprocess_sha256": checkpoint.preprocess.digest(),
+            **meta,
+            "teacher": job.input("teacher", job.partition).as_input().model_dump(),
             "manifests": {asset: job.input(asset).sha256 for asset in NEEDED},
-            "view": "centre",
-            "out_of_fold": False,
         },
     )
-    run.summary.update(rows=len(faces))
-
-
-def write_logits(run: RunFolder, logits: Logits, name: str = "logits.npz") -> None:
-    """Write logits and their sample ids; no pickled objects inside."""
-    np.savez(
-        run.path(name),
-        logits=logits.values.astype(np.float16),
-        sample_id=np.array(logits.sample_ids, dtype="S32"),
+    run.summary.update(
+        rows=meta["rows"],
+        train_rows=meta["train_rows"],
+        views=meta["views"]["count"] if meta["views"] else 0,
+        folds=len(meta["folds"]),
     )
 
 
-def read_logits(artifact: Artifact, name: str = "logits.npz") -> Logits:
-    """Read what ``write_logits`` wrote."""
-    with np.load(artifact.file(name), allow_pickle=False) as held:
-        return Logits(
-            held["logits"].astype(np.float32),
-            tuple(value.decode() for value in held["sample_id"]),
-        )
+def _key(job: Job) -> str:
+    """Shards of other networks, rows or views are not taken up again."""
+    inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
+    text = json.dumps([job.recipe, inputs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def other_faces(job: Job) -> pl.DataFrame:
+    """Each distinct face of the curated manifests that is no training row."""
+    frames = [read_curated(job, asset) for asset in NEEDED]
+    return faces_needed([frame.filter(pl.col("split") != "train") for frame in frames])
+
+
+def faces_to_label(job: Job) -> tuple[FaceSet, FaceSet]:
+    """The training rows with their folds, and all other faces that are needed later."""
+    rows = read_curated(job, NEEDED[0]).filter(pl.col("split") == "train")
+    train, others = (
+        load_faces(part, job.store.root, job.profile.preprocess, job.store.root / "cache")
+        for part in (rows, other_faces(job))
+    )
+    folds = job.profile.softlabels.folds
+    return replace(train, fold=folds_of(rows["group_id"], folds) if folds else None), others
+
+
+def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
+    """Hashes of the checkpoints that should have answered: the teacher's, then its folds'."""
+    found = []
+    for item in artifact.record.inputs:
+        if item.asset in ("teacher", "teacher_fold"):
+            made = store.find(item.asset, item.partition, item.sha256)
+            found.append(made.record.files[CHECKPOINT_FILE].sha256 if made else None)
+    return found
 
 
 def labels_of(frame: pl.DataFrame) -> np.ndarray:
@@ -94,15 +111,20 @@ def labels_of(frame: pl.DataFrame) -> np.ndarray:
 
 def gate_logits(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
     """Judge one teacher's logits."""
-    meta = artifact.read_json("logits.json")
-    logits = read_logits(artifact)
+    meta = artifact.read_json(META_FILE)
+    logits = read_logits(artifact.folder)
     wanted: set[str] = set()
     for asset in NEEDED:
         manifest = store.find(asset, None, meta["manifests"][asset])
         if manifest is not None:
             wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
-    bad = int((~np.isfinite(logits.values)).sum())
+    values = [logits.values]
+    if meta["views"]:
+        values.append(np.load(artifact.file(VIEWS_FILE), mmap_mode="r", allow_pickle=False))
+    bad = sum(int((~np.isfinite(value)).sum()) for value in values)
+    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
     return [
+        same("answered_by_inputs", told, _checkpoints(artifact, store)),
         same("covers_manifests", len(set(logits.sample_ids) & wanted), len(wanted)),
         same("class_order", meta["classes"], list(CLASSES)),
         Outcome("finite", bad == 0, bad, 0),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fer_ml.distillation.teacher_logits import Logits, labels_of, read_logits
+from fer_ml.distillation.teacher_logits import labels_of
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.evaluation.predictions import write_predictions
@@ -18,6 +18,7 @@ from fer_ml.manifests.curate import read_curated
 from fer_ml.profiles import STUDENTS, Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.logits import Logits, read_logits
 from fer_ml.training.loop import predict
 from fer_ml.training.packing import load_faces
 
@@ -98,7 +99,7 @@ def _logits(job: Job, model: Model, frame: pl.DataFrame) -> Logits:
         checkpoint = load_checkpoint(model.artifact.file(CHECKPOINT_FILE))
         faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
         return Logits(predict(checkpoint.network(), faces), faces.sample_ids)
-    return read_logits(model.artifact)
+    return read_logits(model.artifact.folder)
 
 
 def _entry(

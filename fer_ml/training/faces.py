@@ -7,17 +7,29 @@ with the same views, and a student sees exactly the view that its teacher labell
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
 from fer_ml.preprocess import Preprocess
-from fer_ml.training.recipe import Training
+from fer_ml.training.recipe import Augmented
 
 #: Uniform draws that a view takes.
 DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows ``[N]`` of an array, read when they are asked for: a memory map stays one."""
+
+    array: np.ndarray
+    rows: np.ndarray
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.array[self.rows[key]]
 
 
 @dataclass(frozen=True)
@@ -27,19 +39,37 @@ class FaceSet:
     ``images [N, P, P, 3] uint8 RGB`` is memory-mapped, P is ``preprocess.packed_size``; ``y [N]
     int64`` indexes ``CLASSES``; ``votes [N, C] float32`` are shares of the annotators' votes (the
     label where there are none); ``weight [N] float32`` is the manifest's; ``negative [N] int64`` is
-    a class that the face does not show, or -1.
+    a class that the face does not show, or -1; ``fold [N] int8`` is the part of training that the
+    face's group belongs to.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Selection
     y: np.ndarray
     sample_ids: tuple[str, ...]
     preprocess: Preprocess
     votes: np.ndarray | None = None
     weight: np.ndarray | None = None
     negative: np.ndarray | None = None
+    fold: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def without_fold(self, fold: int) -> "FaceSet":
+        """The rows of every other fold."""
+        assert self.fold is not None
+        assert isinstance(self.images, np.ndarray)
+        rows = np.flatnonzero(self.fold != fold)
+        return replace(
+            self,
+            images=Selection(self.images, rows),
+            y=self.y[rows],
+            sample_ids=tuple(self.sample_ids[row] for row in rows),
+            votes=None if self.votes is None else self.votes[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            negative=None if self.negative is None else self.negative[rows],
+            fold=self.fold[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +128,7 @@ def to_input(
 def views(
     images: np.ndarray,
     draws: torch.Tensor,
-    recipe: Training,
+    recipe: Augmented,
     preprocess: Preprocess,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:

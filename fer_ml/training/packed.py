@@ -4,7 +4,7 @@
 
     job.json            the trainings with their recipes, seed, hashes of all files
     <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied
-    <split>/rows.npz    labels, sample ids, votes, weights, negative labels
+    <split>/rows.npz    labels, sample ids, votes, weights, negative labels, folds
     softlabels.npz      the teachers' logits for the training rows, when a step distils
     previous.pt         the checkpoint that the first step starts from, when it does
 
@@ -14,9 +14,10 @@ cluster, where nothing else of this project's dependencies is installed.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,13 +26,15 @@ from fer_ml.files import sha256_file, write_json
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet, SoftTargets
-from fer_ml.training.recipe import Training, read_plain, read_recipe
+from fer_ml.training.recipe import Training, Views, read_plain
 
 JOB_FILE = "job.json"
 SOFT_FILE = "softlabels.npz"
 PREVIOUS_FILE = "previous.pt"
 #: What a training reads: it learns from the first, selects on the second, calibrates on the third.
 SPLITS = ("train", "val", "calib")
+#: All faces that teachers label besides the training rows.
+OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,71 @@ class Step:
     """One training of a job: its name (an asset's label) and recipe.
 
     ``previous`` names the training that it starts from: an earlier step, or else the one whose
-    checkpoint is ``PREVIOUS_FILE``.
+    checkpoint is ``PREVIOUS_FILE``. ``without_fold`` leaves a fold of the training rows out, for
+    soft labels by a teacher that never saw their faces.
     """
 
     name: str
     recipe: Training
     previous: str | None = None
+    without_fold: int | None = None
 
     @property
     def folder(self) -> str:
         """Where its results go, below the job's output."""
-        return self.name.replace("[", "_").replace("]", "")
+        return step_folder(self.name)
+
+
+@dataclass(frozen=True)
+class LogitsStep:
+    """A teacher's logits on every face of the job, by earlier steps.
+
+    ``teacher`` is the training that answers, ``folds`` those that answer for the fold that they
+    left out; ``views`` are those of the training faces that are labelled beside the centre.
+    """
+
+    name: str
+    teacher: str
+    folds: tuple[str, ...] = ()
+    views: Views | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return step_folder(self.name)
+
+
+@dataclass(frozen=True)
+class SoftLabelsStep:
+    """Soft labels for the steps that follow, from the ``LogitsStep`` of each member.
+
+    ``weights`` null searches them on calib, in steps of ``grid``; ``target_entropy`` is in nats.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    fusion: Literal["logits", "probabilities", "calibrated"]
+    weights: tuple[float, ...] | None
+    grid: float
+    target_entropy: float
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return step_folder(self.name)
+
+
+AnyStep = Step | LogitsStep | SoftLabelsStep
+_KINDS: dict[str, type[AnyStep]] = {
+    "training": Step,
+    "logits": LogitsStep,
+    "softlabels": SoftLabelsStep,
+}
+
+
+def step_folder(name: str) -> str:
+    """The folder of a step called ``name``, an asset's label."""
+    return name.replace("[", "_").replace("]", "")
 
 
 @dataclass(frozen=True)
@@ -57,7 +114,7 @@ class PackedJob:
     """``job.json``, read and checked. ``about`` is for whoever takes the results back."""
 
     folder: Path
-    steps: tuple[Step, ...]
+    steps: tuple[AnyStep, ...]
     seed: int
     preprocess: Preprocess
     manifest_sha256: str
@@ -77,20 +134,36 @@ class PackedJob:
                 votes=held["votes"],
                 weight=held.get("weight"),
                 negative=held["negative"].astype(np.int64) if "negative" in held else None,
+                fold=held.get("fold"),
             )
 
-    def soft_targets(self) -> SoftTargets:
-        """The teachers' logits for the training rows."""
-        path = self.folder / SOFT_FILE
-        if not path.is_file():
-            raise FerError("a step distils, and the folder holds no soft labels", where=path)
-        with np.load(path, allow_pickle=False) as held:
-            seed = int(held["view_seed"])
-            return SoftTargets(
-                held["logits"].astype(np.float32),
-                float(held["kd_temperature"]),
-                None if seed < 0 else seed,
-            )
+
+def soft_file(kind: str) -> str:
+    """The file of one kind of soft labels, see ``Training.soft_labels``."""
+    return SOFT_FILE if kind == "standard" else f"softlabels_{kind}.npz"
+
+
+def read_soft_targets(path: Path) -> SoftTargets:
+    """Soft labels for the training rows, as ``write_soft_targets`` left them."""
+    if not path.is_file():
+        raise FerError("a step distils, and there are no soft labels for it", where=path)
+    with np.load(path, allow_pickle=False) as held:
+        seed = int(held["view_seed"])
+        return SoftTargets(
+            held["logits"].astype(np.float32),
+            float(held["kd_temperature"]),
+            None if seed < 0 else seed,
+        )
+
+
+def write_soft_targets(path: Path, soft: SoftTargets) -> None:
+    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
+    np.savez(
+        path,
+        logits=soft.logits.astype(np.float16),
+        kd_temperature=np.float64(soft.kd_temperature),
+        view_seed=np.int64(-1 if soft.view_seed is None else soft.view_seed),
+    )
 
 
 def _resized(preprocess: Preprocess, size: int) -> Preprocess:
@@ -113,13 +186,15 @@ def write_rows(path: Path, faces: FaceSet) -> None:
         held["weight"] = faces.weight
     if faces.negative is not None:
         held["negative"] = faces.negative.astype(np.int8)
+    if faces.fold is not None:
+        held["fold"] = faces.fold
     np.savez(path, **held)
 
 
 def write_job(
     folder: Path,
     *,
-    steps: list[Step],
+    steps: Sequence[AnyStep],
     seed: int,
     preprocess: Preprocess,
     manifest_sha256: str,
@@ -134,9 +209,12 @@ def write_job(
     write_json(
         folder / JOB_FILE,
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "steps": [
-                {"name": s.name, "recipe": asdict(s.recipe), "previous": s.previous} for s in steps
+                {"kind": kind, **asdict(step)}
+                for step in steps
+                for kind, made in _KINDS.items()
+                if isinstance(step, made)
             ],
             "seed": seed,
             "preprocess": preprocess.plain(),
@@ -172,13 +250,15 @@ def read_job(folder: Path) -> PackedJob:
                 where=folder,
                 fix="copy the folder again",
             )
-    steps = tuple(
-        Step(entry["name"], read_recipe(entry["recipe"]), entry["previous"])
-        for entry in held["steps"]
-    )
+    steps = []
+    for number, entry in enumerate(held["steps"]):
+        kind = entry.pop("kind", "training")  # The first version had no other.
+        if kind not in _KINDS:
+            raise FerError(f"step {number} is a {kind!r}", where=path, allowed=", ".join(_KINDS))
+        steps.append(read_plain(_KINDS[kind], entry, f"steps.{number}"))
     return PackedJob(
         folder=folder,
-        steps=steps,
+        steps=tuple(steps),
         seed=held["seed"],
         preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
         manifest_sha256=held["manifest_sha256"],

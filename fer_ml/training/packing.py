@@ -3,6 +3,7 @@
 import hashlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fer_ml.labels import CLASS_INDEX, CLASSES
 from fer_ml.manifests.identity import photo_hash, sample_hash
 from fer_ml.manifests.schema import boxes
 from fer_ml.preprocess import Preprocess
-from fer_ml.training.faces import FaceSet
+from fer_ml.training.faces import FaceSet, face_keys
 
 
 def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> FaceSet:
@@ -80,6 +81,15 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
         os.replace(temporary, path)  # noqa: PTH105 - replace() is what must be atomic here
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:
+    """The fold of each row ``[N] int8``, by its group's name alone: twins share one.
+
+    It does not depend on which other rows there are.
+    """
+    keys = face_keys(tuple(group_ids))
+    return (keys % np.uint64(folds)).astype(np.int8)
 
 
 def vote_shares(frame: pl.DataFrame, labels: np.ndarray) -> np.ndarray:

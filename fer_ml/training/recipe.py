@@ -8,7 +8,7 @@ profiles, refuses unknown keys by ``__pydantic_config__``.
 import types
 import typing
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from fer_ml.errors import FerError
 
@@ -240,6 +240,7 @@ class Training:
       error without a network), ``file`` (``init_file``), ``previous`` (the training before this
       one). ``init_sha256`` pins them: other weights are refused.
     - ``epochs`` are those of this training alone, additional to whatever came before.
+    - ``seed`` null is the profile's.
     - ``first_stage`` is trained before, and its best weights start this one.
     - ``size`` is the side of the input in px; null is the profile's.
     - ``batch_size`` rows make one optimiser step, in ``accumulate`` equal parts.
@@ -254,6 +255,8 @@ class Training:
       ``erase`` is the probability of a random rectangle.
     - ``targets`` votes trains on the distribution of the annotators' votes; ``row_weights`` takes
       the manifest's column ``weight``.
+    - ``soft_labels`` standard are those of the profile; two others are for ablations: centre has
+      one view of a face only, and in_sample is that view by the teachers that trained on it.
     - ``stem_stride`` 1 keeps the resolution of small faces.
     """
 
@@ -264,6 +267,7 @@ class Training:
     epochs: int
     init_file: str | None = None
     init_sha256: str | None = None
+    seed: int | None = None
     first_stage: "Training | None" = None
     size: int | None = None
     batch_size: int = 64
@@ -286,6 +290,7 @@ class Training:
     strength: float = 1.0
     erase: float = 0.0
     targets: Literal["labels", "votes"] = "labels"
+    soft_labels: Literal["standard", "centre", "in_sample"] = "standard"
     row_weights: bool = False
     imbalance: Imbalance = Imbalance()
     negative: Negative | None = None
@@ -293,7 +298,13 @@ class Training:
     locality: Locality | None = None
 
     def __post_init__(self) -> None:
-        _demand(self, epochs=(1, 100_000), size=(16, 1024), batch_size=(2, 1 << 20))
+        _demand(
+            self,
+            epochs=(1, 100_000),
+            seed=(0, (1 << 63) - 1),
+            size=(16, 1024),
+            batch_size=(2, 1 << 20),
+        )
         _demand(self, accumulate=(1, self.batch_size // 2), lr=(1e-12, 1e3), min_lr=(0, 1e3))
         _demand(self, weight_decay=(0, 10), warmup_epochs=(0, _BIG), clip_norm=(0, _BIG))
         _demand(self, ema=(0, 0.999999), label_smoothing=(0, 0.99), mixup=(0, 100))
@@ -311,6 +322,31 @@ class Training:
     def stages(self) -> list["Training"]:
         """This training after its first stages, in the order in which they run."""
         return [*(self.first_stage.stages() if self.first_stage else []), self]
+
+
+class Augmented(Protocol):
+    """What decides how a face's views look; a ``Training`` and ``Views`` say it."""
+
+    @property
+    def augment(self) -> Literal["affine", "crop"]: ...
+    @property
+    def strength(self) -> float: ...
+    @property
+    def erase(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of every training face that teachers label: ``count`` of them, by ``seed``.
+
+    A student that learns from them sees the same ones, so its augmentation is theirs.
+    """
+
+    count: int
+    seed: int
+    augment: Literal["affine", "crop"]
+    strength: float
+    erase: float
 
 
 def read_recipe(values: Any) -> Training:

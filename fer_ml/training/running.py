@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fer_ml.distillation.teaching import STANDARD, choose_weights, soften
 from fer_ml.evaluation.calibration import search_temperature
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.files import readable_os_errors, sha256_file, write_json
@@ -26,6 +27,7 @@ from fer_ml.training.checkpoint import (
     save_checkpoint,
 )
 from fer_ml.training.faces import SoftTargets
+from fer_ml.training.logits import META_FILE, Teacher, label_faces, read_taught
 from fer_ml.training.loop import SNAPSHOT_SECONDS, Place, Trained, predict, train
 from fer_ml.training.models import (
     Start,
@@ -34,7 +36,21 @@ from fer_ml.training.models import (
     first_weights,
     weights_hash,
 )
-from fer_ml.training.packed import JOB_FILE, PREVIOUS_FILE, SPLITS, PackedJob, Step, read_job
+from fer_ml.training.packed import (
+    JOB_FILE,
+    OTHERS,
+    PREVIOUS_FILE,
+    SPLITS,
+    LogitsStep,
+    PackedJob,
+    SoftLabelsStep,
+    Step,
+    read_job,
+    read_soft_targets,
+    soft_file,
+    step_folder,
+    write_soft_targets,
+)
 from fer_ml.training.ranks import Ranks
 from fer_ml.training.recipe import Distilling, Training
 from fer_ml.training.snapshot import SNAPSHOT_FILE
@@ -54,33 +70,58 @@ def run_job(
     Finished steps are left alone and a stopped one goes on, so starting again is always right.
     """
     job = read_job(folder)
-    soft = (
-        job.soft_targets()
-        if any(isinstance(s.recipe.task, Distilling) for s in job.steps)
-        else None
-    )
     folders = []
     for step in job.steps:
         target = out / step.folder
         with readable_os_errors(target):
             target.mkdir(parents=True, exist_ok=True)
-            if not (target / TRAINING_FILE).is_file():
-                _run_step(job, step, target, out, soft, ranks, snapshot_seconds)
+            if isinstance(step, Step):
+                if not (target / TRAINING_FILE).is_file():
+                    _run_training(job, step, target, out, ranks, snapshot_seconds)
+            elif ranks.first and not (target / META_FILE).is_file():
+                if isinstance(step, LogitsStep):
+                    _run_logits(job, step, target, out, ranks)
+                else:
+                    _run_softlabels(job, step, target, out)
+            ranks.wait()
             if ranks.first:
                 shutil.copyfile(folder / JOB_FILE, target / JOB_FILE)
         folders.append(target)
     return folders
 
 
-def _run_step(
-    job: PackedJob,
-    step: Step,
-    target: Path,
-    out: Path,
-    soft: SoftTargets | None,
-    ranks: Ranks,
-    seconds: float,
+def _run_logits(job: PackedJob, step: LogitsStep, target: Path, out: Path, ranks: Ranks) -> None:
+    teacher, *folds = (
+        Teacher.load(out / step_folder(name)) for name in (step.teacher, *step.folds)
+    )
+    train, others = job.faces("train"), job.faces(OTHERS)
+    keep = target / "shards"
+    label_faces(target, teacher, folds, train, others, step.views, keep=keep, device=ranks.device)
+    shutil.rmtree(keep)
+
+
+def _run_softlabels(job: PackedJob, step: SoftLabelsStep, target: Path, out: Path) -> None:
+    members = [read_taught(out / step_folder(name)) for name in step.members]
+    calib = job.faces("calib")
+    chosen = choose_weights(
+        members, calib.sample_ids, calib.y, step.fusion, step.weights, step.grid
+    )
+    views = members[0].meta["views"]
+    for kind, soft in soften(members, chosen.weights, step.fusion, step.target_entropy).items():
+        seed = views["seed"] if views and kind == STANDARD else None
+        write_soft_targets(
+            target / soft_file(kind), SoftTargets(soft.logits, soft.kd_temperature, seed)
+        )
+    write_json(
+        target / META_FILE,
+        {"schema_version": 1, "weights": dict(zip(step.members, chosen.weights, strict=True))},
+    )
+
+
+def _run_training(
+    job: PackedJob, step: Step, target: Path, out: Path, ranks: Ranks, seconds: float
 ) -> None:
+    soft = _soft_targets(job, step, out)
     previous = _previous(job, step, out)
     stages = step.recipe.stages()
     for number, recipe in enumerate(stages):
@@ -93,6 +134,15 @@ def _run_step(
             f"{step.name} stage {number + 1}",
             load_checkpoint(folder / CHECKPOINT_FILE).model,
         )
+
+
+def _soft_targets(job: PackedJob, step: Step, out: Path) -> SoftTargets | None:
+    """What a step that distils learns from: of this job's own step, else of its folder."""
+    if not isinstance(step.recipe.task, Distilling):
+        return None
+    made = next((s for s in job.steps if isinstance(s, SoftLabelsStep)), None)
+    folder = job.folder if made is None else out / made.folder
+    return read_soft_targets(folder / soft_file(step.recipe.soft_labels))
 
 
 def _previous(job: PackedJob, step: Step, out: Path) -> tuple[str, State] | None:
@@ -114,8 +164,11 @@ def _run_stage(
     seconds: float,
 ) -> None:
     faces = {split: job.faces(split, recipe.size) for split in SPLITS}
+    if step.without_fold is not None:
+        faces["train"] = faces["train"].without_fold(step.without_fold)
     preprocess = faces["train"].preprocess
-    torch.manual_seed(job.seed)
+    seed = job.seed if recipe.seed is None else recipe.seed
+    torch.manual_seed(seed)
     network = build_model(recipe)
     start = first_weights(network, recipe, previous)
     before = weights_hash(network.state_dict())
@@ -125,7 +178,7 @@ def _run_stage(
         recipe,
         faces["train"],
         faces["val"],
-        seed=job.seed,
+        seed=seed,
         soft=soft if isinstance(recipe.task, Distilling) else None,
         ranks=ranks,
         place=Place(folder, f"{job.key}:{name}", seconds),

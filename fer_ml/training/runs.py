@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
 
+from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.distillation.softlabels import read_softlabels
+from fer_ml.distillation.teacher_logits import faces_to_label, finish_logits, other_faces
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import (
     classification_metrics,
@@ -31,26 +33,40 @@ from fer_ml.plots import confusion_chart, curves_chart, reliability_chart
 from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact, RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE, load_checkpoint
-from fer_ml.training.faces import SoftTargets
+from fer_ml.training.logits import (
+    CENTRE_FILE,
+    IN_SAMPLE_FILE,
+    META_FILE,
+    ROWS_FILE,
+    VIEWS_FILE,
+    Teacher,
+    read_taught,
+)
 from fer_ml.training.loop import predict
 from fer_ml.training.packed import (
     JOB_FILE,
+    OTHERS,
     PREVIOUS_FILE,
-    SOFT_FILE,
     SPLITS,
+    AnyStep,
+    LogitsStep,
+    SoftLabelsStep,
     Step,
+    read_soft_targets,
+    soft_file,
     split_folder,
+    step_folder,
     write_job,
     write_rows,
+    write_soft_targets,
 )
-from fer_ml.training.packing import load_faces, packed_faces
+from fer_ml.training.packing import folds_of, load_faces, packed_faces
 from fer_ml.training.ranks import Ranks, choose_device
-from fer_ml.training.recipe import CE, Distilling, Training
+from fer_ml.training.recipe import Distilling, Training
 from fer_ml.training.running import LOGITS_FILE, TRAINING_FILE, run_job
 
 MANIFEST = "hq_train_manifest"
-#: A recipe for steps of which only the name matters.
-_ANY = Training(architecture="any", task=CE(), init="none", epochs=1)
+LOGITS, ENSEMBLE, SOFTLABELS = "teacher_logits", "ensemble", "softlabels"
 #: What a step leaves that belongs into the run folder as it is.
 TAKEN = (
     CHECKPOINT_FILE,
@@ -65,10 +81,12 @@ TAKEN = (
 
 
 def training_of(job: Job) -> Training:
-    """The recipe of a teacher, a student or an experiment."""
+    """The recipe of a teacher, of a teacher without a fold, of a student or an experiment."""
     profile = job.profile
     if job.asset == "teacher":
         return profile.teachers[str(job.partition)]
+    if job.asset == "teacher_fold":
+        return profile.teachers[profile.folds[str(job.partition)][0]]
     if job.asset == "student_experiment":
         return profile.experiments[str(job.partition)]
     return profile.students[job.asset.removeprefix("student_")]
@@ -80,7 +98,7 @@ def build_training(run: RunFolder, job: Job) -> None:
     A training that was stopped left its state in ``unfinished/``; it goes on from there when its
     inputs and recipe are still the same.
     """
-    home = job.store.root / "unfinished" / Step(job.label, _ANY).folder
+    home = job.store.root / "unfinished" / step_folder(job.label)
     with _alone(home, job.label):
         work = _work_folder(home, job)
         packed = work / "job"
@@ -124,34 +142,82 @@ def _work_folder(home: Path, job: Job) -> Path:
 
 
 def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
-    """Write one packed training of these jobs, in their order. Images are links, or copies.
+    """Write one packed job of these assets, in their order. Images are links, or copies.
 
-    A student that starts from one before it in ``jobs`` starts from what that one will be.
+    What is made from another asset of ``jobs`` is made from what that one will be.
     """
     first = jobs[0]
     frame = read_curated(first, MANIFEST)
-    sizes = {stage.size for job in jobs for stage in training_of(job).stages()}
+    trained = [job for job in jobs if job.asset not in (LOGITS, ENSEMBLE, SOFTLABELS)]
+    sizes = {stage.size for job in trained for stage in training_of(job).stages()} or {None}
     for split in SPLITS:
         rows = frame.filter(pl.col("split") == split)
         for size in sizes:
             _pack_split(first, folder, split, rows, size, copy)
-    steps: list[Step] = []
+    steps: list[AnyStep] = []
     for job in jobs:
-        recipe = training_of(job)
-        steps.append(Step(job.label, recipe, _start_of(job, recipe, steps, folder)))
-    if any(isinstance(step.recipe.task, Distilling) for step in steps):
-        _pack_soft_labels(jobs, frame, folder)
+        steps.extend(_steps_of(job, steps, folder))
+    if any(isinstance(step, LogitsStep) for step in steps):
+        labelling = next(job for job in jobs if job.asset == LOGITS)
+        _pack_split(labelling, folder, OTHERS, other_faces(labelling), None, copy)
+    if not any(isinstance(step, SoftLabelsStep) for step in steps):
+        _pack_soft_labels(trained, frame, folder)
+    names = [job.label for job in jobs]
     write_job(
         folder,
         steps=steps,
         seed=first.profile.seed,
         preprocess=first.profile.preprocess,
         manifest_sha256=first.input(MANIFEST).sha256,
-        about={job.label: _origin(job, [step.name for step in steps]) for job in jobs},
+        about={job.label: _origin(job, names) for job in jobs},
     )
 
 
-def _start_of(job: Job, recipe: Training, before: list[Step], folder: Path) -> str | None:
+def _steps_of(job: Job, before: list[AnyStep], folder: Path) -> list[AnyStep]:
+    """The steps of one asset: one, but none for the ensemble, which is part of its soft labels."""
+    profile = job.profile
+    if job.asset == ENSEMBLE:
+        return []
+    if job.asset == LOGITS:
+        folds = [name for name, (teacher, _) in profile.folds.items() if teacher == job.partition]
+        answering = [f"teacher[{job.partition}]", *(f"teacher_fold[{name}]" for name in folds)]
+        _demand_steps(job, answering, before)
+        return [LogitsStep(job.label, answering[0], tuple(answering[1:]), profile.views)]
+    if job.asset == SOFTLABELS:
+        keys = list(profile.teachers)
+        members = [f"{LOGITS}[{key}]" for key in keys]
+        _demand_steps(job, members, before)
+        recipe = profile.ensemble
+        return [
+            SoftLabelsStep(
+                job.label,
+                tuple(members),
+                recipe.fusion,
+                recipe_weights(recipe, keys),
+                recipe.step,
+                profile.softlabels.target_entropy,
+            )
+        ]
+    training = training_of(job)
+    start = _start_of(job, training, before, folder)
+    return [Step(job.label, training, start, _fold_of(job))]
+
+
+def _demand_steps(job: Job, wanted: list[str], before: list[AnyStep]) -> None:
+    missing = [name for name in wanted if name not in [step.name for step in before]]
+    if missing:
+        raise FerError(
+            f"{job.label} in a packed job needs {', '.join(missing)} before it, in the same job",
+            fix=f"fer pack {','.join([*missing, job.label])} FOLDER",
+        )
+
+
+def _fold_of(job: Job) -> int | None:
+    """The fold of the training rows that this training leaves out."""
+    return job.profile.folds[str(job.partition)][1] if job.asset == "teacher_fold" else None
+
+
+def _start_of(job: Job, recipe: Training, before: list[AnyStep], folder: Path) -> str | None:
     """The training that gives the first weights, or ``None``; its checkpoint if it is no step."""
     previous = _previous_label(job)
     if recipe.stages()[0].init != "previous" or previous is None:
@@ -162,12 +228,18 @@ def _start_of(job: Job, recipe: Training, before: list[Step], folder: Path) -> s
 
 
 def _pack_soft_labels(jobs: list[Job], frame: pl.DataFrame, folder: Path) -> None:
-    job = next(job for job in jobs if isinstance(training_of(job).task, Distilling))
     train = frame.filter(pl.col("split") == "train")
-    soft = read_softlabels(
-        job.input("softlabels"), job.input(MANIFEST), train, job.profile.preprocess
-    )
-    write_soft_targets(folder / SOFT_FILE, soft)
+    for job in jobs:
+        recipe = training_of(job)
+        if isinstance(recipe.task, Distilling):
+            soft = read_softlabels(
+                job.input("softlabels"),
+                job.input(MANIFEST),
+                train,
+                job.profile.preprocess,
+                recipe,
+            )
+            write_soft_targets(folder / soft_file(recipe.soft_labels), soft)
 
 
 def _origin(job: Job, steps: list[str]) -> dict[str, Any]:
@@ -197,22 +269,14 @@ def _pack_split(
         return
     cache = job.store.root / "cache"
     faces = load_faces(rows, job.store.root, used, cache)
+    if split == "train" and job.profile.softlabels.folds:
+        faces = replace(faces, fold=folds_of(rows["group_id"], job.profile.softlabels.folds))
     source = packed_faces(rows, job.store.root, used, cache)
     if copy:
         shutil.copyfile(source, target / "images.npy")
     else:
         (target / "images.npy").hardlink_to(source)
     write_rows(target / "rows.npz", faces)
-
-
-def write_soft_targets(path: Path, soft: SoftTargets) -> None:
-    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
-    np.savez(
-        path,
-        logits=soft.logits.astype(np.float16),
-        kd_temperature=np.float64(soft.kd_temperature),
-        view_seed=np.int64(-1 if soft.view_seed is None else soft.view_seed),
-    )
 
 
 def _previous_label(job: Job) -> str | None:
@@ -245,6 +309,10 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     manifest = job.input(MANIFEST)
     frame = read_curated(job, MANIFEST)
     rows = {split: frame.filter(pl.col("split") == split) for split in SPLITS}
+    without = _fold_of(job)
+    if without is not None:
+        folds = folds_of(rows["train"]["group_id"], job.profile.softlabels.folds)
+        rows["train"] = rows["train"].filter(pl.Series(folds != without))
     with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
         logits = {split: held[split] for split in SPLITS[1:]}
     for split, values in logits.items():
@@ -307,7 +375,7 @@ def _alignment(
         "schema_version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "paths": {"manifest": manifest.key, "manifest_sha256": manifest.sha256},
-        "seed": job.profile.seed,
+        "seed": job.profile.seed if recipe.seed is None else recipe.seed,
         "model": {
             "name": recipe.architecture,
             "pretrained": recipe.init == "imagenet",
@@ -349,12 +417,12 @@ def step_of(folder: Path) -> dict[str, Any]:
         )
     about: dict[str, Any] = json.loads(path.read_text("utf-8"))["about"]
     for label, origin in about.items():
-        if Step(label, _ANY).folder == folder.name:
+        if step_folder(label) == folder.name:
             return {"label": label, **origin}
     raise FerError(
         f"{folder.name} is no step of its job",
         where=path,
-        allowed=", ".join(Step(label, _ANY).folder for label in about),
+        allowed=", ".join(step_folder(label) for label in about),
     )
 
 
@@ -373,9 +441,82 @@ def build_adopted(run: RunFolder, job: Job, folder: Path) -> None:
                 where=folder,
                 fix="pack and train again; a run counts only for what it was made from",
             )
+    if job.asset == LOGITS:
+        _take_logits(run, job, folder)
+        return
+    if job.asset == SOFTLABELS:
+        raise FerError(
+            "soft labels are not taken in: they follow from the logits",
+            where=folder,
+            fix="fer materialize --select ensemble,softlabels",
+        )
     _check_start(job, told, folder)
+    _check_taught(job, told, folder)
     _check_predictions(job, folder)
     take(run, job, folder)
+
+
+def _take_logits(run: RunFolder, job: Job, folder: Path) -> None:
+    """Logits that were made elsewhere: of the checkpoints that were taken in, as they answer."""
+    meta = json.loads((folder / META_FILE).read_text("utf-8"))
+    own = Teacher.load(job.input("teacher", job.partition).folder)
+    folds = [
+        Teacher.load(artifact.folder)
+        for label, artifact in job.inputs.items()
+        if label.startswith("teacher_fold[")
+    ]
+    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
+    here = [teacher.checkpoint_sha256 for teacher in (own, *folds)]
+    if told != here:
+        raise FerError(
+            f"the logits are of the checkpoints {told}, here: {here}",
+            where=folder,
+            fix="adopt the teachers of the same packed job first",
+        )
+    train, others = faces_to_label(job)
+    taught = read_taught(folder)
+    if taught.centre.sample_ids != (*train.sample_ids, *others.sample_ids):
+        raise FerError("the logits are of other faces", where=folder, fix="pack and run again")
+    again = predict(own.network, replace(others, images=others.images[:AGAIN], y=others.y[:AGAIN]))
+    away = float(np.abs(taught.centre.values[len(train) :][:AGAIN] - again).max())
+    if not away <= FAR:
+        raise FerError(
+            f"the teacher does not give these logits: one differs by {away:.3g}",
+            where=folder,
+            allowed=f"at most {FAR}",
+            fix="copy the run folder again",
+        )
+    for name in (CENTRE_FILE, ROWS_FILE, VIEWS_FILE, IN_SAMPLE_FILE):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, run.path(name))
+    finish_logits(run, job, meta)
+
+
+def _check_taught(job: Job, told: dict[str, Any], folder: Path) -> None:
+    """A student that was taught in its own job was taught what follows from the logits here."""
+    recipe = training_of(job)
+    if not isinstance(recipe.task, Distilling) or SOFTLABELS in told["inputs"]:
+        return
+    name = soft_file(recipe.soft_labels)
+    theirs = read_soft_targets(folder.parent / step_folder(SOFTLABELS) / name)
+    frame = read_curated(job, MANIFEST).filter(pl.col("split") == "train")
+    ours = read_softlabels(
+        job.input(SOFTLABELS), job.input(MANIFEST), frame, job.profile.preprocess, recipe
+    )
+    same_shape = theirs.logits.shape == ours.logits.shape
+    away = float(np.abs(theirs.logits - ours.logits).max()) if same_shape else np.inf
+    if not (
+        away <= FAR
+        and theirs.view_seed == ours.view_seed
+        and abs(theirs.kd_temperature / ours.kd_temperature - 1) < 1e-3
+    ):
+        raise FerError(
+            "the student was taught other soft labels than those here: a logit differs by "
+            f"{away:.3g}, T {theirs.kd_temperature:.4f} and {ours.kd_temperature:.4f}",
+            where=folder,
+            fix="adopt teachers and teacher_logits of the same packed job, then: fer materialize "
+            "--select ensemble,softlabels",
+        )
 
 
 def _check_start(job: Job, told: dict[str, Any], folder: Path) -> None:

@@ -13,10 +13,12 @@ from fer_ml.settings import settings
 ROOT = Path(__file__).parent.parent.parent
 SEED = 1337
 
-#: The whole lineage with one teacher and students of a few seconds.
+#: The whole lineage with one teacher, out of fold, and students of a few seconds.
 TINY = """
 [profiles.tiny]
 base = "ferplus"
+without = ["experiments"]
+softlabels = { folds = 2, views = 2 }
 drawn = true
 floor_macro_f1 = 0.0
 draw = { val = 0.2, calib = 0.5, test = 0.25 }
@@ -72,6 +74,7 @@ batch_size = 16
 negative = { weight = 0.1, entropy_gate = 0.0 }
 [profiles.tiny.demo]
 video = "outputs/tiny/drawn/video/demo.avi"
+p95_limit_ms = 10000
 """
 
 TINY_CLAIMS = """

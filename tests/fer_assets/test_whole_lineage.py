@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -42,9 +43,13 @@ def current(pipeline: Pipeline, asset: str, partition: str | None = None) -> Art
 def test_dagster_shows_every_artifact_by_its_content_hash(tiny: Pipeline) -> None:
     with dg.DagsterInstance.get() as instance:
         for target in filter(tiny.standard, tiny.targets()):
-            event = instance.get_latest_materialization_event(dg.AssetKey(target.asset.split("/")))
-            assert event is not None and event.asset_materialization is not None
-            tags = event.asset_materialization.tags or {}
+            wanted = dg.AssetRecordsFilter(
+                dg.AssetKey(target.asset.split("/")),
+                asset_partitions=[target.partition] if target.partition else None,
+            )
+            (record,) = instance.fetch_materializations(wanted, limit=1).records
+            assert record.asset_materialization is not None
+            tags = record.asset_materialization.tags or {}
             assert (
                 tags["dagster/data_version"] == current(tiny, target.asset, target.partition).sha256
             )
@@ -247,8 +252,63 @@ def test_students_that_trained_elsewhere_are_taken_in_by_hash(
     assert current(tiny, "student_ce").sha256 == before["student_ce"].sha256
 
 
-def test_only_trainings_can_be_packed(tiny: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="softlabels is no training"):
+def test_from_the_teachers_to_a_student_in_one_packed_job(tiny: Pipeline, tmp_path: Path) -> None:
+    """Nothing but the folder: trainings, logits, soft labels, a student; then back by hash."""
+    targets = [
+        Target("teacher", "RN18"),
+        Target("teacher_fold", "RN18_1"),
+        Target("teacher_fold", "RN18_2"),
+        Target("teacher_logits", "RN18"),
+        Target("softlabels"),
+        Target("student_ce"),
+        Target("student_kd"),
+    ]
+    before = {t.label: current(tiny, t.asset, t.partition).sha256 for t in targets}
+    pack_targets(tiny, targets, tmp_path / "packed")
+    made = run_job(tmp_path / "packed", tmp_path / "runs", ALONE)
+    assert len(made) == len(targets)
+    logits = json.loads((made[3] / "logits.json").read_text())
+    assert [fold["checkpoint_sha256"] for fold in logits["folds"]] == [
+        current(tiny, "teacher_fold", f"RN18_{n}").record.files["best.pt"].sha256 for n in (1, 2)
+    ]
+    with dg.DagsterInstance.get() as instance:
+        for run, target in zip(made, targets, strict=True):
+            if target.asset == "softlabels":
+                with pytest.raises(FerError, match="soft labels are not taken in"):
+                    adopt_run(tiny, run, instance)
+                continue
+            adopted = adopt_run(tiny, run, instance)
+            assert adopted.sha256 == before[target.label], target.label
+        soft = tmp_path / "runs" / "softlabels" / "softlabels.npz"
+        with np.load(soft) as held:
+            changed = {name: held[name] for name in held.files}
+        changed["logits"] = changed["logits"] + 1
+        np.savez(soft, **changed)
+        with pytest.raises(FerError, match="taught other soft labels"):
+            adopt_run(tiny, made[-1], instance)
+        (made[3] / "logits.npy").write_bytes((made[3] / "logits.npy").read_bytes()[:-2] + b"zz")
+        told = logits | {"checkpoint_sha256": "0" * 64}
+        (made[3] / "logits.json").write_text(json.dumps(told))
+        with pytest.raises(FerError, match="the logits are of the checkpoints"):
+            adopt_run(tiny, made[3], instance)
+
+
+def test_folds_were_left_out_and_views_are_stored(tiny: Pipeline) -> None:
+    soft = current(tiny, "softlabels")
+    hashes = soft.read_json("hash_manifest.json")
+    assert hashes["out_of_fold"] and hashes["views"]["count"] == 2
+    with np.load(soft.file("softlabels.npz")) as held:
+        folds, shape = held["fold"], held["logits"].shape
+    assert shape[1:] == (2, 7)
+    for number, name in enumerate(("RN18_1", "RN18_2")):
+        trained = current(tiny, "teacher_fold", name).record.summary["rows"]
+        assert trained == (folds != number).sum()
+
+
+def test_what_is_no_step_cannot_be_packed(tiny: Pipeline, tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="benchmark cannot be packed"):
+        pack_targets(tiny, [Target("benchmark")], tmp_path / "packed")
+    with pytest.raises(FerError, match=r"needs teacher_logits\[RN18\] before it"):
         pack_targets(tiny, [Target("softlabels")], tmp_path / "packed")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.errors import FerError
 from fer_ml.profiles import BACKBONES, PROFILES, load_profile
 from fer_ml.settings import Settings, UserConfig, find_project, read_config
@@ -32,7 +33,7 @@ def test_the_paper_profile_is_the_reports_protocol(tmp_path: Path) -> None:
     assert {k: t.architecture for k, t in paper.teachers.items()} == BACKBONES
     assert [t.epochs for t in paper.teachers.values()] == [60, 60, 60]
     assert [paper.students[s].epochs for s in ("ce", "kd", "dkd")] == [10, 20, 10]
-    assert paper.ensemble.weights == (0.4, 0.4, 0.2)
+    assert recipe_weights(paper.ensemble, list(paper.teachers)) == (0.4, 0.4, 0.2)
     assert paper.preprocess.size == 224
     assert len(paper.sources) == 7
 
@@ -88,3 +89,41 @@ def test_no_project_is_an_error_only_away_from_the_checkout(
     (tmp_path / "workspace.yaml").touch()
     (tmp_path / "dagster_home").mkdir()
     assert find_project() == tmp_path
+
+
+def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_path: Path) -> None:
+    profile = load_profile(settings(tmp_path), "ferplus")
+    assert profile.folds == {"RN18_1": ("RN18", 0), "RN18_2": ("RN18", 1)}
+    views, kd = profile.views, profile.students["kd"]
+    assert views is not None
+    assert (views.count, views.seed) == (6, profile.seed)
+    assert (views.augment, views.strength, views.erase) == (kd.augment, kd.strength, kd.erase)
+    assert load_profile(settings(tmp_path), "sample").folds == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"softlabels": {"folds": 1}}, "at least 2"),
+        ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength is 0.9"),
+        ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size is 64"),
+        (
+            {"softlabels": {"folds": 0}, "experiments": {"kd": {"soft_labels": "in_sample"}}},
+            "they are in-sample",
+        ),
+        ({"ensemble": {"weights": "interim_report"}}, "interim_report is for"),
+        ({"without": ["experiments.nobody"]}, "the base has no experiments.nobody"),
+    ],
+)
+def test_a_profile_that_would_teach_wrongly_is_refused(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(FerError, match=why):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": "ferplus", **change}}), "mine")
+
+
+def test_what_the_base_has_can_be_left_out(tmp_path: Path) -> None:
+    own = {"base": "sample", "without": ["teachers.B3", "experiments"]}
+    mine = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert list(mine.teachers) == ["RN18", "CNXT"]
+    assert mine.experiments == {}

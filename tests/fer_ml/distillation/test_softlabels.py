@@ -1,19 +1,19 @@
-"""Sharpness, the temperature derived from it, and every mismatch that must be refused."""
+"""Every mismatch between soft labels and a training must be refused."""
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import entropy
 
-from fer_ml.distillation.softlabels import derive_temperature, mean_entropy, read_softlabels
+from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import softmax
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.store import Artifact, Store
+from fer_ml.training.packed import soft_file
+from fer_ml.training.recipe import KD, Training
 
 SPEC = Preprocess(size=16)
 N = 6
@@ -23,34 +23,9 @@ Y = np.arange(N)
 ROWS = pl.DataFrame({"sample_id": IDS, "label": [CLASSES[i] for i in Y]})
 
 
-@pytest.mark.parametrize("t", [0.5, 1.0, 4.0])
-def test_mean_entropy_is_scipys(t: float) -> None:
-    assert mean_entropy(LOGITS, t) == pytest.approx(entropy(softmax(LOGITS, t), axis=1).mean())
-
-
-def test_mean_entropy_runs_from_zero_to_ln_c() -> None:
-    assert mean_entropy(LOGITS, 1e-3) == pytest.approx(0, abs=1e-9)
-    assert mean_entropy(LOGITS, 1e6) == pytest.approx(math.log(7), abs=1e-6)
-    assert mean_entropy(np.zeros((2, 7)), 1.0) == pytest.approx(math.log(7))
-    values = [mean_entropy(LOGITS, t) for t in np.geomspace(0.05, 100, 40)]
-    assert values == sorted(values)
-
-
-@pytest.mark.parametrize("target", [0.05, 0.5, 1.0, 1.5, 1.85])
-def test_the_derived_temperature_hits_its_target(target: float) -> None:
-    assert mean_entropy(LOGITS, derive_temperature(LOGITS, target)) == pytest.approx(
-        target, abs=1e-3
-    )
-
-
-def test_a_target_that_no_temperature_reaches_is_refused() -> None:
-    tied = np.zeros((3, 7))
-    tied[:, :2] = 1e6  # Two classes forever equal: the entropy never falls below ln 2.
-    with pytest.raises(FerError, match=r"entropy of 0\.5") as caught:
-        derive_temperature(tied, 0.5)
-    assert caught.value.allowed.startswith("0.693 to")
-    with pytest.raises(FerError, match="no temperature"):
-        derive_temperature(np.zeros((3, 7)), 1.0)
+VIEWS = 2
+PLAN = {"count": VIEWS, "seed": 5, "augment": "affine", "strength": 0.3, "erase": 0.0}
+RECIPE = Training(architecture="any", task=KD(), init="none", epochs=1, strength=0.3)
 
 
 def make(store: Store, **changes: Any) -> Artifact:
@@ -61,19 +36,26 @@ def make(store: Store, **changes: Any) -> Artifact:
         "classes": list(CLASSES),
         "ids": IDS,
         "y": Y,
+        "view_seed": 5,
+        "views": PLAN,
         **changes,
     }
     with store.begin("softlabels") as run:
-        hashes = {key: said[key] for key in ("manifest_sha256", "preprocess_sha256")}
+        hashes = {key: said[key] for key in ("manifest_sha256", "preprocess_sha256", "views")}
         run.write_json("hash_manifest.json", hashes)
         run.write_json("classorder.json", said["classes"])
-        run.write_json("sharpness.json", {"kd_temperature": 2.5})
-        np.savez(
-            run.path("softlabels.npz"),
-            logits=LOGITS[: len(said["ids"])].astype(np.float16),
-            y=said["y"].astype(np.uint8),
-            sample_id=np.array(said["ids"], dtype="S32"),
-        )
+        kinds = {"standard": {"kd_temperature": 2.5}, "centre": {"kd_temperature": 3.5}}
+        run.write_json("sharpness.json", {"kinds": kinds})
+        for kind, seed in (("standard", said["view_seed"]), ("centre", -1)):
+            views = VIEWS if kind == "standard" else 1
+            logits = np.repeat(LOGITS[: len(said["ids"]), None], views, axis=1)
+            np.savez(
+                run.path(soft_file(kind)),
+                logits=logits.astype(np.float16),
+                y=said["y"].astype(np.uint8),
+                sample_id=np.array(said["ids"], dtype="S32"),
+                view_seed=np.int64(seed),
+            )
     artifact = store.current("softlabels")
     assert artifact is not None
     return artifact
@@ -89,11 +71,25 @@ def manifest(store: Store) -> Artifact:
 
 
 def test_matching_soft_labels_are_read(store: Store) -> None:
-    held = read_softlabels(make(store), manifest(store), ROWS, SPEC)
-    np.testing.assert_allclose(held.logits[:, 0], LOGITS, rtol=1e-3)
-    assert held.view_seed is None
+    held = read_softlabels(make(store), manifest(store), ROWS, SPEC, RECIPE)
+    np.testing.assert_allclose(held.logits[:, 1], LOGITS, rtol=1e-3)
+    assert held.logits.shape == (N, VIEWS, 7)
     assert held.logits.dtype == np.float32
-    assert held.kd_temperature == 2.5
+    assert (held.view_seed, held.kd_temperature) == (5, 2.5)
+
+
+def test_a_centre_view_is_one_that_the_student_augments_as_it_likes(store: Store) -> None:
+    recipe = replace(RECIPE, soft_labels="centre", strength=1.0)
+    held = read_softlabels(make(store), manifest(store), ROWS, SPEC, recipe)
+    assert held.logits.shape == (N, 1, 7)
+    assert (held.view_seed, held.kd_temperature) == (None, 3.5)
+
+
+def test_another_augmentation_than_the_teachers_saw_is_refused(store: Store) -> None:
+    for field, value in (("strength", 0.4), ("erase", 0.25), ("augment", "crop")):
+        changed = replace(RECIPE, **{field: value})  # type: ignore[arg-type]
+        with pytest.raises(FerError, match=f"{field}: soft labels {PLAN[field]}, training {value}"):
+            read_softlabels(make(store), manifest(store), ROWS, SPEC, changed)
 
 
 SWAPPED = (IDS[1], IDS[0], *IDS[2:])
@@ -109,6 +105,8 @@ SWAPPED = (IDS[1], IDS[0], *IDS[2:])
         ({"ids": SWAPPED}, "rows out of place", "2", "0"),
         ({"ids": (*IDS[:5], "x")}, "rows out of place", "1", "0"),
         ({"y": Y[::-1]}, "labels that differ", "6", "0"),
+        ({"view_seed": 6}, "view seed", "6", "5"),
+        ({"views": {**PLAN, "count": 3}}, "number of views", "2", "3"),
     ],
 )
 def test_every_mismatch_is_refused_with_both_sides(
@@ -116,7 +114,7 @@ def test_every_mismatch_is_refused_with_both_sides(
 ) -> None:
     artifact = make(store, **changes)
     with pytest.raises(FerError) as caught:
-        read_softlabels(artifact, manifest(store), ROWS, SPEC)
+        read_softlabels(artifact, manifest(store), ROWS, SPEC, RECIPE)
     ours = ours or manifest(store).sha256
     assert f"{what}: soft labels {theirs}, training {ours}" in caught.value.what
     assert caught.value.where == str(artifact.folder)
@@ -125,8 +123,8 @@ def test_every_mismatch_is_refused_with_both_sides(
 def test_another_preprocessing_or_manifest_of_the_training_is_refused(store: Store) -> None:
     artifact = make(store)
     with pytest.raises(FerError, match="preprocessing"):
-        read_softlabels(artifact, manifest(store), ROWS, Preprocess(size=16, margin=0.2))
+        read_softlabels(artifact, manifest(store), ROWS, Preprocess(size=16, margin=0.2), RECIPE)
     with store.begin("hq_train_manifest") as run:
         run.write_text("m.csv", "other rows")
     with pytest.raises(FerError, match="manifest"):
-        read_softlabels(artifact, manifest(store), ROWS, SPEC)
+        read_softlabels(artifact, manifest(store), ROWS, SPEC, RECIPE)

@@ -11,9 +11,8 @@ import torch
 
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet, SoftTargets
-from fer_ml.training.packed import SOFT_FILE, Step, write_job, write_rows
+from fer_ml.training.packed import SOFT_FILE, Step, write_job, write_rows, write_soft_targets
 from fer_ml.training.recipe import CE, Training
-from fer_ml.training.runs import write_soft_targets
 
 SPEC = Preprocess(size=16, clahe_clip=0)
 RECIPE = Training(

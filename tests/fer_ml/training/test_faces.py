@@ -9,6 +9,7 @@ import torch
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import (
     DRAWS,
+    FaceSet,
     batches,
     epoch_order,
     face_keys,
@@ -138,3 +139,19 @@ def test_erasing_hits_the_share_that_was_asked_for() -> None:
     erased = (out == 0).all(dim=1).float().mean(dim=(1, 2))
     assert 0.3 < (erased > 0).float().mean() < 0.5
     assert erased.max() <= 0.25
+
+
+def test_a_set_without_a_fold_holds_every_other_row_as_it_was() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3)).astype(np.uint8)
+    names, fold = tuple(f"s{i}" for i in range(9)), (np.arange(9) % 3).astype(np.int8)
+    votes = np.eye(9, 7, dtype=np.float32)
+    whole = FaceSet(images, Y[:9], names, SPEC, votes=votes, weight=np.arange(9.0), fold=fold)
+    held = whole.without_fold(1)
+    rows = [0, 2, 3, 5, 6, 8]
+    assert held.sample_ids == tuple(names[i] for i in rows)
+    assert held.fold is not None and held.votes is not None and held.weight is not None
+    assert (held.y == Y[rows]).all() and (held.votes == votes[rows]).all()
+    assert held.weight.tolist() == rows
+    assert set(held.fold) == {0, 2}
+    assert (held.images[1:4] == images[rows[1:4]]).all()
+    assert (held.images[np.array([4, 0])] == images[[6, 0]]).all()

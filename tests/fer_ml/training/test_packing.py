@@ -13,7 +13,7 @@ from fer_ml.labels import CLASSES
 from fer_ml.manifests.identity import sample_hash
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import to_input
-from fer_ml.training.packing import load_faces, vote_shares
+from fer_ml.training.packing import folds_of, load_faces, vote_shares
 
 Make = Callable[..., pl.DataFrame]
 SPEC = Preprocess(size=16)
@@ -89,3 +89,12 @@ def test_votes_become_shares_and_their_absence_the_label() -> None:
         [0, 1, 0, 0, 0, 0, 0],
         [0, 0, 1, 0, 0, 0, 0],
     ]
+
+
+def test_folds_are_of_groups_alone_and_of_like_size() -> None:
+    groups = [f"g{i // 2}" for i in range(6000)]
+    folds = folds_of(groups, 3)
+    assert (folds[::2] == folds[1::2]).all(), "twins share a fold"
+    assert (folds_of(groups[::-1], 3)[::-1] == folds).all(), "whatever stands beside them"
+    # 3,000 groups in 3 folds: binomial with a standard deviation of 26 groups, 52 rows.
+    assert np.abs(np.bincount(folds) - 2000).max() < 4 * 52

@@ -1,0 +1,34 @@
+"""How soft a teacher is, and the temperature at which it is as soft as wanted. Needs only numpy."""
+
+import math
+
+import numpy as np
+
+from fer_ml.errors import FerError
+from fer_ml.evaluation.metrics import log_softmax
+
+LOW, HIGH = 1e-2, 1e3
+
+
+def mean_entropy(logits: np.ndarray, temperature: float) -> float:
+    """Mean entropy of ``softmax(logits / temperature)`` in nats (0 to ln C); ``[..., C]``."""
+    log_p = log_softmax(logits.reshape(-1, logits.shape[-1]), temperature)
+    return float(-(np.exp(log_p) * log_p).sum(axis=1).mean())
+
+
+def derive_temperature(logits: np.ndarray, target: float) -> float:
+    """The T at which the mean entropy is ``target`` nats. It rises with T, so there is one.
+
+    By bisection in log T, to a relative error of 1e-6.
+    """
+    low, high = LOW, HIGH
+    if not mean_entropy(logits, low) < target < mean_entropy(logits, high):
+        raise FerError(
+            f"no temperature gives these soft labels a mean entropy of {target} nats",
+            allowed=f"{mean_entropy(logits, low):.3f} to {mean_entropy(logits, high):.3f}",
+            fix="change softlabels.target_entropy in the profile",
+        )
+    while high / low > 1 + 1e-6:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if mean_entropy(logits, middle) < target else (low, middle)
+    return math.sqrt(low * high)
