@@ -101,6 +101,36 @@ def checks_text(artifact: Artifact) -> str:
     return f"[{colour}]{text}[/]"
 
 
+def report_checks(citations: Citations, items: tuple[Finding, ...]) -> list[Table | str]:
+    """The citation check and the checklist of a report."""
+    counts = Table(box=None, pad_edge=False, show_header=False)
+    counts.add_row("references listed", str(len(citations.listed)), "")
+    counts.add_row("cited", str(len(citations.used)), "")
+    for name, numbers, colour in (
+        ("cited and not listed", citations.missing, "red"),
+        ("listed twice", citations.twice, "red"),
+        ("listed and not cited", citations.uncited, "yellow"),
+    ):
+        which = " ".join(
+            f"[{number}]" + (f" in line {citations.used[number]}" if "cited and" in name else "")
+            for number in numbers
+        )
+        count = f"[{colour}]{len(numbers)}[/]" if numbers else "[green]0[/]"
+        counts.add_row(name, count, escape(which))
+    checklist = Table(
+        title="Reproducibility checklist",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
+    for found in items:
+        mark = "[green]stated[/]" if found.stated else "[yellow]not stated[/]"
+        lines = ", ".join(str(line) for line in sorted({*found.lines} - {0}))
+        checklist.add_row(mark, found.item.asks, f"line {lines}" if lines else "")
+    return [counts, "", checklist]
+
+
 def closing(pipeline: Pipeline) -> Iterator[Table | Tree | str]:
     """The end of ``fer materialize``: the benchmark, then one claim traced to its sources."""
     benchmark = pipeline.store.current("benchmark")
@@ -179,36 +209,6 @@ def validation(report: dict[str, Any]) -> list[Table | str]:
         lines.append(f"[red]{rule}[/]: {escape(fix)}")
     lines.append("[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]")
     return lines
-
-
-def report_checks(citations: Citations, items: tuple[Finding, ...]) -> list[Table | str]:
-    """The citation check and the checklist of a report."""
-    counts = Table(box=None, pad_edge=False, show_header=False)
-    counts.add_row("references listed", str(len(citations.listed)), "")
-    counts.add_row("cited", str(len(citations.used)), "")
-    for name, numbers, colour in (
-        ("cited and not listed", citations.missing, "red"),
-        ("listed twice", citations.twice, "red"),
-        ("listed and not cited", citations.uncited, "yellow"),
-    ):
-        which = " ".join(
-            f"[{number}]" + (f" in line {citations.used[number]}" if "cited and" in name else "")
-            for number in numbers
-        )
-        count = f"[{colour}]{len(numbers)}[/]" if numbers else "[green]0[/]"
-        counts.add_row(name, count, escape(which))
-    checklist = Table(
-        title="Reproducibility checklist",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        show_header=False,
-    )
-    for found in items:
-        mark = "[green]stated[/]" if found.stated else "[yellow]not stated[/]"
-        lines = ", ".join(str(line) for line in sorted({*found.lines} - {0}))
-        checklist.add_row(mark, found.item.asks, f"line {lines}" if lines else "")
-    return [counts, "", checklist]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ but what follows an equals sign.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from jinja2 import Environment
 
-from fer_ml.claims.resolve import rounds_to
 from fer_ml.report.citations import spans_of_citations
 from fer_ml.report.markdown import parser
 
@@ -22,6 +22,7 @@ _HOLE = "\ue000"
 _NUMBER = re.compile(
     r"(?<![\w.])(?:\d{4}-\d{2}-\d{2}|(?:\d[\d,]*)?\.?\d+(?:\.\d+)*(?:[eE][-+]?\d+)?)(?!\d)"
 )
+_PRINTED = re.compile(r"\d[\d,]*(\.\d+)?")
 _NAME = re.compile(r"[^\W\d_]-$")
 _ORDINAL = re.compile(r"(st|nd|rd|th|D)\b")
 #: What is no prose of its own, or is numbering: replaced by blanks of the same length.
@@ -73,7 +74,11 @@ def find_uncovered(source: str, values: Mapping[str, Any]) -> list[Uncovered]:
     code, prose = _split(source)
     found = []
     for start, end in _blocks(source):
-        claimed = [values.get(call[2]) for call in _CLAIMED.finditer(code[start:end])]
+        claimed = [
+            value
+            for call in _CLAIMED.finditer(code[start:end])
+            for value in _numbers_of(values.get(call[2]))
+        ]
         for first, last in _number_spans(prose[start:end]):
             text = prose[start + first : start + last]
             percent = prose[start + last : end].lstrip().startswith("%")
@@ -89,15 +94,22 @@ def _at(source: str, offset: int, kind: Literal["number", "figure"], text: str) 
     return Uncovered(line, offset - (source.rfind("\n", 0, offset) + 1) + 1, kind, text)
 
 
-def _covers(value: Any, text: str, percent: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _numbers_of(value: Any) -> Iterator[float]:
+    """The numbers of a claim: one, or those of a table, a range or a comparison."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _numbers_of(inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _covers(value: float, text: str, percent: bool) -> bool:
+    """Whether the value rounds to the number as printed; a half may go either way."""
+    if not _PRINTED.fullmatch(text):
         return False
-    try:
-        printed = float(text.replace(",", ""))
-    except ValueError:
-        return False
-    decimals = len(text.partition(".")[2])
-    return rounds_to(value * 100 if percent else value, printed, decimals)
+    wanted = Decimal(text.replace(",", ""))
+    half = Decimal(5).scaleb(-1 - len(text.partition(".")[2]))
+    return abs(Decimal(str(value)) * (100 if percent else 1) - wanted) <= half
 
 
 def _number_spans(text: str) -> Iterator[tuple[int, int]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fer_ml.claims.model import resolve_pointer
 from fer_ml.errors import FerError
+from fer_ml.evaluation.resampling import LEVEL
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.report.markdown import Markdown, code, escape, table
@@ -20,6 +21,8 @@ from fer_ml.store import Artifact, RunFolder, asset_label
 PICTURES = (".png", ".jpg")
 #: Pictures of faces. Those of people do not belong into a document that is passed on.
 FACES = frozenset({"faces.png", "findings.png"})
+#: Intervals of all six would make the table unreadable; the benchmark's csv has them.
+WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 SHOWS = ("metrics", "classes", "sources")
 
 
@@ -197,7 +200,7 @@ class References:
     def _mark(self, name: str) -> Markdown:
         number = list(self.claims).index(name) + 1
         status = self.claims[name]["status"]
-        sign = "✓" if status == "grounded" else f"✗ {escape(status)}"
+        sign = "✓" if status == "grounded" else f"✗ {_words(status)}"
         return Markdown(f"[c{number} {sign}](#c{number})")
 
     def _caption(self, word: str, text: str) -> str:
@@ -209,14 +212,15 @@ class References:
         for number, (name, held) in enumerate(self.claims.items(), 1):
             cited = held["artifact"]
             label = asset_label(cited["asset"], cited["partition"])
+            place = f"{code(label)} {code(cited['file'] + cited['pointer'])}" if label else "-"
             sign = "✓" if held["status"] == "grounded" else "✗"
             reason = f": {escape(held['reason'])}" if held["reason"] else ""
             rows.append(
                 (
                     f"[c{number}](#c{number})",
                     f"{escape(held['sentence'])} {code(name)}",
-                    f"{sign} {escape(held['status'])}{reason}",
-                    f"{code(label)} {code(cited['file'] + cited['pointer'])}",
+                    f"{sign} {_words(held['status'])}{reason}",
+                    place,
                     code((cited["sha256"] or "-")[:12]),
                 )
             )
@@ -235,20 +239,23 @@ class References:
         self._give("table", artifact, "benchmark.json", set=name, show=show)
         parts = []
         for results in results_of(artifact.read_json("benchmark.json"), name):
-            text = self._measured_on(results)
+            text = self._measured_on(results, show)
             if results.apart:
                 text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
             parts += [self._caption("Table", text), str(_benchmark_rows(results, show))]
         return Markdown("\n\n".join(parts))
 
-    def _measured_on(self, results: Results) -> str:
+    def _measured_on(self, results: Results, show: str) -> str:
         """Evaluation set, split and n, and what keeps the numbers from being test results."""
         entry = results.first
+        rows = f"{escape(entry['rows'])} rows, " if "rows" in entry else ""
         text = (
             f"{escape(results.name)}: {code(entry['manifest'])} "
-            f"{code(entry['manifest_sha256'][:12])}, split {escape(entry['split'])}, "
+            f"{code(entry['manifest_sha256'][:12])}, split {escape(entry['split'])}, {rows}"
             f"n = {entry['n']:,}."
         )
+        if show == "metrics" and interval_of(entry, "raw", "macro_f1"):
+            text += f" In brackets: {LEVEL:.0%} intervals, resampled by group."
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
         if self.job.profile.drawn:
@@ -293,7 +300,9 @@ class References:
 
 
 def printed(held: Mapping[str, Any]) -> Markdown:
-    """A claim's value at its printed precision."""
+    """A claim's value as it is printed."""
+    if "shown" in held:
+        return escape(held["shown"])
     value = held["value"]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Markdown(f"{value:,.{held['decimals']}f}")
@@ -310,6 +319,10 @@ def _shown(held: Any, decimals: int | None, where: str) -> Markdown:
     if isinstance(held, float) and decimals is None:
         raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
     return Markdown(f"{held:,.{decimals or 0}f}")
+
+
+def _words(status: str) -> Markdown:
+    return escape(status.replace("_", " "))
 
 
 def _origin(artifact: Artifact, file: str | None) -> str:
@@ -364,7 +377,7 @@ def _by_source(entries: Any, name: str) -> list[str]:
 
 
 def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
-    interval = interval_of(entry, part, key)
+    interval = interval_of(entry, part, key) if key in WITH_INTERVAL else None
     shown = _f3(entry[part][key])
     return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
 

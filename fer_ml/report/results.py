@@ -56,5 +56,5 @@ def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
 
 def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | None:
     """The confidence interval of a metric where the benchmark has one."""
-    held = entry[part].get("intervals", {}).get(metric)
+    held = entry.get("intervals", {}).get(part, {}).get(metric)
     return None if held is None else (held["low"], held["high"])

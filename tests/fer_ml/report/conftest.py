@@ -43,11 +43,13 @@ def entry(n: int = 40, *, selection: bool = False, **more: Any) -> dict[str, Any
     }
 
 
+INTERVALS = {"raw": {"macro_f1": {"low": 0.4, "high": 0.6}}}
 BENCHMARK = {
     "entries": {
         "student_ce": {"mixed": entry(), "val": entry(9, selection=True)},
         "student_kd": {"mixed": entry(41), "val": entry(9, selection=True)},
         "student_dkd": {"mixed": entry(), "val": entry(9, selection=True)},
+        "external": {"rows": entry(rows="deduplicated", intervals=INTERVALS)},
     }
 }
 
@@ -74,6 +76,14 @@ def claim(name: str, sentence: str, value: Any, **more: Any) -> dict[str, Any]:
 CLAIMS = [
     claim("rows", "There are 2,085 rows.", 2085),
     claim("acc", "It is right on 0.734.", 0.733681, decimals=3),
+    claim(
+        "pair",
+        "CE is above KD by 9.1%.",
+        {"left": 0.091, "right": 0.5},
+        shown="9.1%",
+        status="not_comparable",
+        artifact={"asset": "", "partition": None, "file": "", "pointer": "", "sha256": None},
+    ),
     claim("late", HOSTILE, None, status="stale", reason="x_1: a *newer* one | is current"),
 ]
 

@@ -74,7 +74,7 @@ def test_the_page_needs_no_other_file(make: Made) -> None:
 def test_marks_of_claims_that_do_not_hold_are_red(make: Made) -> None:
     html = make("{{ claim('rows') }} {{ claim('late') }}").file("report.html").read_text("utf-8")
     assert '<a href="#c1" class="mark">c1 ✓</a>' in html
-    assert '<a href="#c3" class="mark bad">c3 ✗ stale</a>' in html
+    assert '<a href="#c4" class="mark bad">c4 ✗ stale</a>' in html
 
 
 def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:

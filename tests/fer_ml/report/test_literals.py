@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from fer_ml.report.literals import find_uncovered, numbers_in
 
-VALUES = {"rows": 2085, "acc": 0.733681, "name": "x", "none": None}
+VALUES = {
+    "rows": 2085,
+    "acc": 0.733681,
+    "name": "x",
+    "none": None,
+    "range": {"lowest": 0.7808, "highest": 0.791},
+    "yes": True,
+}
 
 
 def found(source: str) -> list[str]:
@@ -62,7 +69,9 @@ def test_a_claim_covers_its_value_in_its_own_paragraph() -> None:
     assert found("Of 2,086 rows {{ claim('rows').mark }}.") == ["2,086"]
     assert found("Of 2,085 rows.\n\nElsewhere {{ claim('rows') }}") == ["2,085"]
     assert found("- Of 2,085 rows.\n- Elsewhere {{ claim('rows') }}") == ["2,085"]
+    assert found("From 0.78 to 0.791, not 0.77 {{ claim('range').mark }}.") == ["0.77"]
     assert found("{# claim('rows') #}") == []
+    assert found("1 {{ claim('yes') }}") == ["1"]
     assert found("5 {{ claim('name') }} {{ claim('none') }} {{ claim('other') }}") == ["5"]
 
 

@@ -23,7 +23,7 @@ def given(report: Artifact, kind: str) -> list[dict[str, Any]]:
 def test_a_claim_prints_its_sentence_its_value_and_its_mark(make: Made) -> None:
     report = make("{{ claim('rows') }}/{{ claim('acc').value }}/{{ claim('late').mark }}")
     assert text_of(report) == (
-        "There are 2,085 rows. [c1 ✓](#c1)/0.734 [c2 ✓](#c2)/[c3 ✗ stale](#c3)"
+        "There are 2,085 rows. [c1 ✓](#c1)/0.734 [c2 ✓](#c2)/[c4 ✗ stale](#c4)"
     )
     assert [item["id"] for item in given(report, "claim")] == ["rows", "acc", "late"]
 
@@ -70,6 +70,17 @@ def test_a_split_that_models_were_chosen_on_is_no_test(make: Made) -> None:
     assert "synthetic" not in text
 
 
+def test_intervals_and_the_kind_of_rows_are_told_where_the_benchmark_has_them(make: Made) -> None:
+    text = text_of(make("{{ table('benchmark', set='rows') }}"))
+    assert "split test, deduplicated rows, n = 40. In brackets: 95% intervals" in text
+    assert "| 0.750 | 0.500 (0.400 to 0.600) | 1.250 |" in text
+
+
+def test_a_claim_that_says_how_it_is_shown_is_shown_so(make: Made) -> None:
+    text = text_of(make("{{ claim('pair').value }}"))
+    assert text == "9.1% [c3 ✗ not comparable](#c3)"
+
+
 def test_tables_by_class_by_source_of_a_csv_and_of_files(make: Made) -> None:
     text = text_of(
         make(
@@ -89,7 +100,8 @@ def test_tables_by_class_by_source_of_a_csv_and_of_files(make: Made) -> None:
 
 def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
     text = text_of(make("{{ table('report_claims') }}"))
-    assert "2 of 3 claims grounded" in text
+    assert "2 of 4 claims grounded" in text
+    assert "| CE is above KD by 9.1%. `pair` | ✗ not comparable | - | `-` |" in text
     assert "| [c1](#c1) | There are 2,085 rows. `rows` | ✓ grounded | " in text
     assert "| ✗ stale: x_1: a \\*newer\\* one \\| is current | " in text
     assert "`numbers.json/rows`" in text

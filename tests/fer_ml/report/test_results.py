@@ -33,5 +33,5 @@ def test_an_unknown_set_names_the_known_ones() -> None:
 
 def test_intervals_are_shown_where_there_are_some() -> None:
     assert interval_of({"raw": {"macro_f1": 0.5}}, "raw", "macro_f1") is None
-    held = {"raw": {"intervals": {"macro_f1": {"low": 0.4, "high": 0.6}}}}
+    held = {"intervals": {"raw": {"macro_f1": {"low": 0.4, "high": 0.6}}}}
     assert interval_of(held, "raw", "macro_f1") == (0.4, 0.6)
