@@ -27,8 +27,9 @@ from fer_ml.evaluation.resampling import (
     group_sums,
     metric_intervals,
     metrics_of_sums,
-    paired_differences,
+    paired_difference,
     resample,
+    resampled_metrics,
 )
 
 LOOPED = 3
@@ -75,7 +76,9 @@ def main() -> None:
         summed = time.perf_counter()
         metric_intervals(sums, resamples=given.resamples)
         ended = time.perf_counter()
-        paired_differences(sums[:1], sums[1:2], resample_runs=False, resamples=given.resamples)
+        both = resampled_metrics(sums, resamples=given.resamples)
+        for one, other in itertools.combinations(range(given.models), 2):
+            paired_difference(both, one, other)
         paired = time.perf_counter()
         scale = given.resamples / LOOPED
         times.append(((looped - started) * scale, summed - looped, ended - summed, paired - ended))
