@@ -378,14 +378,24 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             asset="benchmark",
             group="evaluation",
             kinds=("csv", "json"),
-            describe="Every model on every evaluation set from stored per-sample predictions: "
-            "`benchmark.json`, each cell with manifest hash, split, n and what chose the model.",
+            describe="Every model on every evaluation set from stored per-sample predictions, with "
+            "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
+            "chose the model; `ledger.json`, which split chose what.",
             build="fer_ml.evaluation.benchmark:build_benchmark",
-            code_version="2",
+            code_version="3",
             gate="fer_ml.evaluation.benchmark:gate_benchmark",
             needs=(
                 Need("teacher_logits", "each"),
-                *_needs("ensemble", *(s.asset for s in students), *CURATED),
+                *_needs(
+                    "ensemble",
+                    *(s.asset for s in students),
+                    *CURATED,
+                    *(
+                        f"{name}_manifest"
+                        for name, curation in profile.curations.items()
+                        if "test" in curation.splits
+                    ),
+                ),
             ),
         ),
         Stage(

@@ -281,6 +281,7 @@ BENCHMARK_GATES: tuple[Gate, ...] = (
         "n of each entry is the number of test rows of its manifest",
         "rows were lost: materialize the benchmark again",
     ),
+    Gate("no_choice_on_test", "no test split chose anything of any model", "never choose on test"),
     Gate(
         "students_above_floor",
         "every student's macro-F1 on test_all_sources is at least the profile's floor",

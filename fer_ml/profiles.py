@@ -43,6 +43,8 @@ STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
 
 
 _CURATED = ("hq_train", "eval_only", "test_all_sources")
+#: Names that a curation of the user's own must not have: other manifests and evaluation sets.
+_TAKEN = (*_CURATED, "classification", "hq_train_val")
 
 
 class Frozen(BaseModel):
@@ -182,7 +184,7 @@ class Profile(Frozen):
                 if unknown:
                     raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")
         for name in self.curations:
-            if not re.fullmatch(r"[a-z0-9_]+", name) or name in (*_CURATED, "classification"):
+            if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
                 raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")
         if not self.teachers or set(self.teachers) - set(BACKBONES):
             raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")

@@ -1,6 +1,6 @@
 """Which numbers may stand beside each other. Needs only Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
     if others:
         raise FerError(
             "these numbers do not belong into one table: "
-            + "; ".join(f"{_listed(table.names)}: {', '.join(table.why_apart)}" for table in others),
+            + "; ".join(
+                f"{_listed(table.names)}: {', '.join(table.why_apart)}" for table in others
+            ),
             where=f"compared with {_listed(first.names)}",
             fix="measure all of them on the same rows in the same way, or show them apart",
         )
@@ -60,3 +62,24 @@ def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
+
+
+def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(caption, cell by model)`` of each table of a ``benchmark.json``.
+
+    A deduplicated set that has every row of the official one is not told twice.
+    """
+    for name in held["tables"]:
+        if name in held["same_rows"]:
+            continue
+        cells = {model: sets[name] for model, sets in held["entries"].items()}
+        for table in split_tables(cells):
+            own = {model: cells[model] for model in table.names}
+            apart = f"; apart because of {', '.join(table.why_apart)}" if table.why_apart else ""
+            yield caption(name, own[table.names[0]]) + apart, own
+
+
+def caption(name: str, entry: Mapping[str, Any]) -> str:
+    """What the numbers of a table or chart are of, and whether these rows chose any of it."""
+    note = "; models were selected on these rows" if entry["selection_split"] else ""
+    return f"{name}: {entry['split']}, n = {entry['n']:,}{note}"

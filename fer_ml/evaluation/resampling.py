@@ -182,9 +182,7 @@ class Resampled(NamedTuple):
     again: dict[str, np.ndarray]
 
 
-def resampled_metrics(
-    sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Resampled:
+def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
     """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws."""
     _require_same_rows(sums)
     return Resampled(
@@ -192,9 +190,7 @@ def resampled_metrics(
     )
 
 
-def average_runs(
-    models: Resampled, runs: int, *, resample_runs: bool, seed: int = 0
-) -> Resampled:
+def average_runs(models: Resampled, runs: int, *, resample_runs: bool, seed: int = 0) -> Resampled:
     """The mean of every metric over each method's ``runs``, which follow one another in ``models``.
 
     With ``resample_runs`` runs are drawn with replacement too, so that an interval is about the

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from fer_ml.errors import FerError
-from fer_ml.evaluation.guard import Table, comparable, require_one_table, split_tables
+from fer_ml.evaluation.guard import (
+    Table,
+    comparable,
+    require_one_table,
+    split_tables,
+    tables_of,
+)
 
 ENTRY: dict[str, Any] = {
     "model_sha256": "m1",
@@ -62,3 +68,18 @@ def test_one_table_over_incomparable_entries_is_refused_with_the_reasons() -> No
     entries = {"a": ENTRY, "b": {**ENTRY, "rows": "deduplicated", "n": 90}}
     with pytest.raises(FerError, match="b: rows: official and deduplicated, n: 100 and 90"):
         require_one_table(entries)
+
+
+def test_a_benchmark_is_told_in_comparable_tables_that_say_what_they_are_of() -> None:
+    chosen, test = ENTRY, {**ENTRY, "split": "test", "n": 1200, "selection_split": False}
+    other = {**test, "views": "flip"}
+    held = {
+        "entries": {"a": {"v": chosen, "t": test, "t.d": test}, "b": {"v": chosen, "t": other}},
+        "tables": {"v": [], "t": [], "t.d": []},
+        "same_rows": {"t.d": "t"},
+    }
+    assert [(caption, list(cells)) for caption, cells in tables_of(held)] == [
+        ("v: val, n = 100; models were selected on these rows", ["a", "b"]),
+        ("t: test, n = 1,200", ["a"]),
+        ("t: test, n = 1,200; apart because of views: centre and flip", ["b"]),
+    ]
