@@ -1,13 +1,15 @@
 """Every model on every evaluation set, from stored predictions; numbers carry what they are of."""
 
 import itertools
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from fer_ml.distillation.teacher_logits import labels_of
+from fer_ml.evaluation.calibration import nll
 from fer_ml.evaluation.groups import Fairness, fairness_table, metrics_by
 from fer_ml.evaluation.guard import caption, split_tables, tables_of
 from fer_ml.evaluation.metrics import classification_metrics, reliability_bins, softmax
@@ -22,8 +24,10 @@ from fer_ml.evaluation.resampling import (
     resampled_metrics,
 )
 from fer_ml.evaluation.risk import risk_coverage
+from fer_ml.evaluation.vector_scaling import fit_vector_scaling
 from fer_ml.gates import Outcome
 from fer_ml.job import Job
+from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.plots import fairness_chart, figures_chart, reliability_grid, risk_coverage_chart
@@ -38,6 +42,10 @@ DEDUPLICATED = ".deduplicated"
 BRIGHTNESS = "brightness"
 #: Metrics of the matrix chart and of ``pairs.csv``.
 CHARTED = {"accuracy": "accuracy", "macro-F1": "macro_f1", "ECE, scaled": "ece"}
+#: What a temperature, which changes no prediction, leaves as it is.
+UNSCALED = ("accuracy", "macro_f1", "balanced_accuracy")
+#: Columns of ``benchmark.csv`` by the scaling that they are of.
+SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vector"}
 PAIRED = ("accuracy", "macro_f1", "nll", "ece")
 
 
@@ -68,13 +76,17 @@ def set_manifests(profile: Profile) -> dict[str, tuple[str, str]]:
 
 def evaluation_set(job: Job, name: str, rows: str = "official") -> EvaluationSet:
     """One set, from a manifest among the inputs of ``job``; it may have no rows."""
-    manifest, split = set_manifests(job.profile)[name]
+    part = _rows_of(job, name, *set_manifests(job.profile)[name])
+    if rows == "official":
+        return part
+    frame = part.frame.filter(pl.col("twin_in").is_null())
+    return replace(part, name=name + DEDUPLICATED, rows=rows, frame=frame)
+
+
+def _rows_of(job: Job, name: str, manifest: str, split: str) -> EvaluationSet:
     frame = read_curated(job, manifest).filter(pl.col("split") == split)
     frame = frame.with_columns(_brightness_third(frame["brightness"]))
-    if rows == "deduplicated":
-        frame = frame.filter(pl.col("twin_in").is_null())
-        name += DEDUPLICATED
-    return EvaluationSet(name, manifest, split, rows, frame)
+    return EvaluationSet(name, manifest, split, "official", frame)
 
 
 def _brightness_third(values: pl.Series) -> pl.Series:
@@ -99,7 +111,12 @@ def build_benchmark(run: RunFolder, job: Job) -> None:
     empty = [part.name for part in sets if part.frame.is_empty()]
     sets = [part for part in sets if not part.frame.is_empty()]
     models = list(benchmark_models(job))
-    logits = _predict(models, sets)
+    calib = _rows_of(job, "calib", CHOOSING, "calib")
+    logits = _predict(models, [*sets, calib])
+    scalings = {
+        model.name: _calibrate(run, job, model, calib, logits[model.name][calib.name])
+        for model in models
+    }
     measured: dict[str, _Measured] = {}
     same_rows: dict[str, str] = {}
     for part in sets:
@@ -111,7 +128,7 @@ def build_benchmark(run: RunFolder, job: Job) -> None:
             measured[part.name] = official.as_rows_of(part)
             same_rows[part.name] = official.part.name
         else:
-            measured[part.name] = _measure(job, part, models, own)
+            measured[part.name] = _measure(job, part, models, own, scalings)
     entries = {
         model.name: {name: found.cells[model.name] for name, found in measured.items()}
         for model in models
@@ -138,7 +155,8 @@ def build_benchmark(run: RunFolder, job: Job) -> None:
     run.path("matrix.png").write_bytes(figures_chart(charted, tuple(CHARTED)))
     main = measured.get(MAIN_SET)
     if main is not None:
-        _write_main_charts(run, models, main, {m.name: logits[m.name][MAIN_SET] for m in models})
+        main_logits = {model.name: logits[model.name][MAIN_SET] for model in models}
+        _write_main_charts(run, models, main, main_logits, scalings)
     best = max(STUDENTS, key=lambda s: _macro_f1(entries, f"student_{s}"))
     run.summary.update(
         models=len(entries),
@@ -162,6 +180,43 @@ def _predict(models: list[Model], sets: list[EvaluationSet]) -> dict[str, dict[s
     return found
 
 
+#: By name, how raw logits become those whose softmax (T = 1) is calibrated.
+Scalings = dict[str, Callable[[np.ndarray], np.ndarray]]
+
+
+def _calibrate(
+    run: RunFolder, job: Job, model: Model, calib: EvaluationSet, logits: np.ndarray
+) -> Scalings:
+    """The scalings of one model, frozen: fitted on calib, and written with what they belong to."""
+    y = labels_of(calib.frame)
+    scalings: Scalings = {
+        "raw": lambda values: values,
+        "temperature_scaled": lambda values: values.astype(np.float64) / model.temperature,
+    }
+    held: dict[str, Any] = {
+        "mode": job.profile.calibration,
+        "global_temperature": model.temperature,
+    }
+    if job.profile.calibration == "vector":
+        fitted = fit_vector_scaling(logits, y)
+        scalings["vector_scaled"] = fitted.apply
+        held["weights"] = dict(zip(CLASSES, fitted.weights.tolist(), strict=True))
+        held["bias"] = dict(zip(CLASSES, fitted.bias.tolist(), strict=True))
+    run.write_json(
+        f"calibration/{model.name}.json",
+        {
+            "schema_version": 1,
+            **held,
+            "fitted_on": calib.split,
+            "n": len(y),
+            "nll": {name: nll(scale(logits), y, 1.0) for name, scale in scalings.items()},
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "manifest_sha256": job.input(calib.manifest).sha256,
+        },
+    )
+    return scalings
+
+
 @dataclass(frozen=True)
 class _Measured:
     """All that is known of one set: a cell and fairness tables for each model, and all pairs."""
@@ -179,17 +234,26 @@ class _Measured:
 
 
 def _measure(
-    job: Job, part: EvaluationSet, models: list[Model], logits: dict[str, np.ndarray]
+    job: Job,
+    part: EvaluationSet,
+    models: list[Model],
+    logits: dict[str, np.ndarray],
+    scalings: dict[str, Scalings],
 ) -> _Measured:
     y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
-    scaled = [(logits[m.name], t) for m in models for t in (1.0, m.temperature)]
-    sums = np.stack([group_sums(y, values, groups, t) for values, t in scaled])
-    intervals = iter([_bounds(found) for found in metric_intervals(sums)])
+    scaled = {
+        (model.name, kind): scale(logits[model.name])
+        for model in models
+        for kind, scale in scalings[model.name].items()
+    }
+    sums = {key: group_sums(y, values, groups) for key, values in scaled.items()}
+    found = metric_intervals(np.stack(list(sums.values())))
+    intervals = {key: _bounds(bounds) for key, bounds in zip(sums, found, strict=True)}
     by = {m.name: _by(part, y, logits[m.name], groups, m.temperature) for m in models}
     cells = {}
     for model in models:
-        values, chose = logits[model.name], model.selected_on(part.manifest, part.split)
-        cells[model.name] = {
+        name, chose = model.name, model.selected_on(part.manifest, part.split)
+        cells[name] = {
             "model_sha256": model.artifact.sha256,
             "checkpoint_sha256": model.checkpoint_sha256,
             "manifest": part.manifest,
@@ -197,21 +261,19 @@ def _measure(
             "split": part.split,
             "rows": part.rows,
             "n": len(y),
-            "groups": sums.shape[1],
+            "groups": part.frame["group_id"].n_unique(),
             "preprocess_sha256": model.preprocess_sha256,
             "views": "centre",
             "chosen_on": {what: choice.split for what, choice in model.chosen.items()},
             "selection_split": bool(chose),
             "chosen_here": chose,
             "temperature": model.temperature,
-            "raw": classification_metrics(y, values),
-            "temperature_scaled": classification_metrics(y, values, model.temperature),
-            "intervals": {"raw": next(intervals), "temperature_scaled": next(intervals)},
-            "by_source": metrics_by(y, values, part.frame["source"].to_list()),
-            "by": {column: asdict(table) for column, table in by[model.name].items()},
+            **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
+            "intervals": {kind: intervals[name, kind] for kind in scalings[name]},
+            "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
+            "by": {column: asdict(table) for column, table in by[name].items()},
         }
-    # The sums of every second entry are those that are scaled.
-    scaled_sums = {model.name: sums[2 * i + 1] for i, model in enumerate(models)}
+    scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
     pairs = []
     for table in split_tables(cells):
         together = [model for model in models if model.name in table.names]
@@ -277,9 +339,9 @@ def _each(entries: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, 
 def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
     figures = {}
     for metric in ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece"):
-        for kind, suffix in (("raw", ""), ("temperature_scaled", "_scaled")):
-            if suffix and metric in ("accuracy", "macro_f1", "balanced_accuracy"):
-                continue  # A temperature changes no prediction.
+        for kind, suffix in SUFFIXES.items():
+            if kind not in entry or (kind == "temperature_scaled" and metric in UNSCALED):
+                continue
             bounds = entry["intervals"][kind][metric]
             figures[f"{metric}{suffix}"] = entry[kind][metric]
             figures[f"{metric}{suffix}_low"] = bounds["low"]
@@ -348,21 +410,22 @@ def _figures(cell: dict[str, Any]) -> dict[str, Interval]:
     }
 
 
-def _reliability(
-    model: Model, y: np.ndarray, logits: np.ndarray
-) -> dict[str, list[dict[str, float]]]:
-    return {
-        "raw": reliability_bins(y, softmax(logits)),
-        "temperature": reliability_bins(y, softmax(logits, model.temperature)),
-    }
-
-
 def _write_main_charts(
-    run: RunFolder, models: list[Model], main: _Measured, logits: dict[str, np.ndarray]
+    run: RunFolder,
+    models: list[Model],
+    main: _Measured,
+    logits: dict[str, np.ndarray],
+    scalings: dict[str, Scalings],
 ) -> None:
     y = labels_of(main.part.frame)
     title = caption(MAIN_SET, main.cells[models[0].name])
-    bins = {model.name: _reliability(model, y, logits[model.name]) for model in models}
+    bins = {
+        name: {
+            kind.removesuffix("_scaled"): reliability_bins(y, softmax(scale(logits[name])))
+            for kind, scale in own.items()
+        }
+        for name, own in scalings.items()
+    }
     run.path("reliability.png").write_bytes(reliability_grid(bins, title))
     curves = {
         model.name: risk_coverage(
@@ -375,20 +438,6 @@ def _write_main_charts(
     for column in next(iter(main.by.values())):
         tables = {name: found[column] for name, found in main.by.items()}
         run.path(f"by_{column}.png").write_bytes(fairness_chart(tables, column, title))
-
-
-def _figure(cell: dict[str, Any], metric: str) -> Interval:
-    bounds = cell["intervals"]["temperature_scaled"][metric]
-    return Interval(cell["temperature_scaled"][metric], bounds["low"], bounds["high"])
-
-
-def _reliability(
-    model: Model, y: np.ndarray, logits: np.ndarray
-) -> dict[str, list[dict[str, float]]]:
-    return {
-        "raw": reliability_bins(y, softmax(logits)),
-        "temperature": reliability_bins(y, softmax(logits, model.temperature)),
-    }
 
 
 def _macro_f1(entries: dict[str, dict[str, Any]], name: str) -> float:
@@ -409,9 +458,17 @@ def gate_benchmark(artifact: Artifact, store: Store, profile: Profile) -> list[O
         chosen += [
             f"{model}: {what}" for what, split in entry["chosen_on"].items() if split == "test"
         ]
+    unbound = [
+        model
+        for model, cells in entries.items()
+        for held in [artifact.read_json(f"calibration/{model}.json")]
+        if held["fitted_on"] != "calib"
+        or any(held["checkpoint_sha256"] != cell["checkpoint_sha256"] for cell in cells.values())
+    ]
     worst = min(_macro_f1(entries, f"student_{stage}") for stage in STUDENTS)
     return [
         Outcome("every_row_scored", not lost, len(lost), 0, "; ".join(lost[:3])),
+        Outcome("calibrated_on_calib", not unbound, len(unbound), 0, ", ".join(unbound[:3])),
         Outcome("no_choice_on_test", not chosen, len(chosen), 0, "; ".join(chosen[:3])),
         Outcome(
             "students_above_floor", worst >= profile.floor_macro_f1, worst, profile.floor_macro_f1

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
+from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
 from fer_ml.job import Job
+from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -68,7 +70,7 @@ def choices(artifact: Artifact) -> dict[str, Choice]:
 
 
 def benchmark_models(job: Job) -> Iterator[Model]:
-    """Every model among the inputs of ``job``: teachers, their ensemble, students."""
+    """Every model among the inputs of ``job``: teachers, ensemble, students, others."""
     teachers = [_teacher(job, key) for key in job.profile.teachers]
     yield from teachers
     yield _ensemble(job, teachers)
@@ -80,6 +82,8 @@ def benchmark_models(job: Job) -> Iterator[Model]:
             "abstention thresholds": Choice("calib", CHOOSING, seen, "student_bundle"),
         }
         yield replace(model, chosen={**model.chosen, **later})
+    for name in job.profile.models:
+        yield _external(job, name)
 
 
 def _teacher(job: Job, key: str) -> Model:
@@ -144,6 +148,21 @@ def student_model(job: Job, asset: str, partition: str | None = None) -> Model:
         preprocess_sha256=checkpoint.preprocess.digest(),
         predict=logits,
         chosen=choices(student),
+    )
+
+
+def _external(job: Job, name: str) -> Model:
+    """A model from elsewhere: nobody here knows which rows it was trained or selected on."""
+    artifact = job.input("external_model", name)
+    about = artifact.read_json(ABOUT_FILE)
+    return Model(
+        name=f"external_{name}",
+        artifact=artifact,
+        checkpoint_sha256=about["checkpoint_sha256"],
+        temperature=artifact.read_json("calibration.json")["global_temperature"],
+        preprocess_sha256=Preprocess(**about["preprocess"]).digest(),
+        predict=external_predictor(job, name),
+        chosen={"checkpoint": Choice("unknown", "unknown", None, artifact.key)} | choices(artifact),
     )
 
 

@@ -1,15 +1,21 @@
 """Every cell of the matrix against its own predictions file, and what each number says it is of."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from fer_ml.evaluation import benchmark as benchmark_module
 from fer_ml.evaluation.benchmark import build_benchmark, gate_benchmark, set_manifests
 from fer_ml.evaluation.metrics import classification_metrics
+from fer_ml.evaluation.models import benchmark_models
 from fer_ml.evaluation.predictions import read_predictions
 from fer_ml.evaluation.resampling import mcnemar
+from fer_ml.evaluation.vector_scaling import fit_vector_scaling
+from fer_ml.labels import CLASSES
 from fer_ml.profiles import Curation, sample
 from fer_ml.store import Artifact
 
@@ -182,3 +188,40 @@ def test_own_curations_with_test_rows_are_sets() -> None:
         "test_all_sources": ("test_all_sources_manifest", "test"),
         "dark": ("dark_manifest", "test"),
     }
+
+
+def test_vector_scaling_is_fitted_on_calib_and_applied_frozen(
+    lineage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks of random weights determine no vector scaling, so others answer in their place."""
+    models = [
+        replace(model, predict=lineage.noisy(seed))
+        for seed, model in enumerate(benchmark_models(lineage.job("benchmark")))
+    ]
+    monkeypatch.setattr(benchmark_module, "benchmark_models", lambda job: models)
+    profile = lineage.profile
+    lineage.profile = profile.model_copy(update={"calibration": "vector"})
+    found = lineage.made(build_benchmark, lineage.job("benchmark"))
+    lineage.profile = profile
+    calib = lineage.frame.filter(pl.col("split") == "calib")
+    y = np.array([CLASSES.index(label) for label in calib["label"]])
+    (ensemble,) = [model for model in models if model.name == "ensemble"]
+    wanted = fit_vector_scaling(ensemble.predict(calib), y)
+    held = found.read_json("calibration/ensemble.json")
+    assert list(held["weights"].values()) == pytest.approx(wanted.weights)
+    assert list(held["bias"].values()) == pytest.approx(wanted.bias)
+    assert held["nll"]["vector_scaled"] <= held["nll"]["temperature_scaled"]
+    best = lineage.held["student_ce"].record.files["best.pt"].sha256
+    assert found.read_json("calibration/student_ce.json")["checkpoint_sha256"] == best
+    cell = found.read_json("benchmark.json")["entries"]["ensemble"]["test_all_sources"]
+    _, y, logits = read_predictions(found.file("predictions/ensemble__test_all_sources.csv"))
+    scaled = classification_metrics(y, wanted.apply(logits))
+    assert cell["vector_scaled"]["ece"] == pytest.approx(scaled["ece"])
+    assert cell["vector_scaled"]["nll"] == pytest.approx(scaled["nll"])
+    assert "ece_vector_low" in pl.read_csv(found.file("benchmark.csv")).columns
+    outcomes = gate_benchmark(found, lineage.store, lineage.profile)
+    assert all(o.passed for o in outcomes if o.rule == "calibrated_on_calib")
+    path = found.file("calibration/student_ce.json")
+    path.write_text(path.read_text().replace(best, "0" * 64))
+    outcomes = gate_benchmark(found, lineage.store, lineage.profile)
+    assert not any(o.passed for o in outcomes if o.rule == "calibrated_on_calib")
