@@ -94,11 +94,16 @@ def _brightness_third(values: pl.Series) -> pl.Series:
     low, high = (values.quantile(q, "nearest") for q in (1 / 3, 2 / 3))
     if low is None or high is None:
         return pl.Series("third", [None] * len(values), pl.String)
-    names = pl.when(values <= low).then(pl.lit(f"1 darkest, to {low:.0f}"))
-    names = names.when(values <= high).then(pl.lit(f"2 middle, to {high:.0f}"))
-    return pl.select(
-        pl.when(values.is_not_null()).then(names.otherwise(pl.lit("3 brightest"))).alias("third")
-    ).to_series()
+    third = (
+        pl.when(values.is_null())
+        .then(None)
+        .when(values <= low)
+        .then(pl.lit(f"1 darkest, to {low:.0f}"))
+        .when(values <= high)
+        .then(pl.lit(f"2 middle, to {high:.0f}"))
+        .otherwise(pl.lit("3 brightest"))
+    )
+    return pl.select(third.alias("third")).to_series()
 
 
 def build_benchmark(run: RunFolder, job: Job) -> None:

@@ -195,7 +195,8 @@ def _doubts(frame: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
     first = frame["sample_id"].is_first_distinct()
     ids, kept = frame["sample_id"].filter(first).to_list(), first.to_numpy()
     held_out = np.ones(len(ids), dtype=bool)
-    return prediction_disagreements(frame.filter(first), ids, np.exp(log_p[kept]), held_out)
+    probs = np.exp(log_p[kept])
+    return prediction_disagreements(frame.filter(first), ids, probs, held_out=held_out)
 
 
 def _case_table(cases: dict[str, pl.DataFrame]) -> str:

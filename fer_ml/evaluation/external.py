@@ -63,11 +63,11 @@ def open_model(path: Path, otherwise: Preprocess) -> External:
         checkpoint = load_checkpoint(files[CHECKPOINT_FILE])
         network = checkpoint.network()
         return External(kind, checkpoint.preprocess, (), lambda faces: predict(network, faces))
-    spec, assumed = otherwise, ("preprocess", "classes")
     refuse_other_files(files[MODEL_FILE])
     if kind == "bundle":
         load_bundle(path)
-        spec, assumed = read_card(path).preprocess, ()
+    spec = read_card(path).preprocess if kind == "bundle" else otherwise
+    assumed = () if kind == "bundle" else ("preprocess", "classes")
     session = open_network(files[MODEL_FILE], spec.size)
     return External(kind, spec, assumed, lambda faces: _run(session, faces))
 
@@ -103,6 +103,8 @@ def _of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for graph in (attribute.g, *attribute.graphs):
                 yield from _of_graph(graph)
 
