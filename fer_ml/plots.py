@@ -347,9 +347,9 @@ def figures_chart(
     """
     heights = [1.35 + 0.26 * len(table) for table in tables.values()]
     figure = Figure(figsize=(3.0 * len(metrics), sum(heights)))
-    parts = np.atleast_1d(figure.subfigures(len(tables), 1, height_ratios=heights))
+    parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights).ravel()
     for part, height, (title, table) in zip(parts, heights, tables.items(), strict=True):
-        panels = np.atleast_1d(part.subplots(1, len(metrics), sharey=True))
+        panels = list(part.subplots(1, len(metrics), sharey=True, squeeze=False).ravel())
         part.suptitle(title, y=1 - 0.15 / height, fontsize=9, fontweight="bold", parse_math=False)
         for axes, metric in zip(panels, metrics, strict=True):
             for number, figures in enumerate(table.values()):
@@ -374,7 +374,7 @@ def reliability_grid(
     across = min(4, len(models))
     down = -(-len(models) // across)
     figure = Figure(figsize=(2.5 * across, 2.5 * down + 0.5), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(down, across, sharex=True, sharey=True)).ravel()
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     figure.suptitle(title, fontsize=9, parse_math=False)
     for axes, (name, scalings) in zip(panels, models.items(), strict=False):
         axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)

@@ -10,6 +10,7 @@ numpy.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 #: Resamples that are held at a time.
 BLOCK = 50
+#: Counts of draws that are kept for the next call, 2 bytes each.
+KEPT = 50_000_000
 
 _C = len(CLASSES)
 #: Columns of the sums: the confusion matrix, NLL, Brier score, and by ECE bin hits - confidence.
@@ -115,11 +118,26 @@ def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def draw_counts(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order."""
+    counts = _counts(groups, resamples, seed) if groups * resamples <= KEPT else None
     drawn = draws(groups, resamples, seed)
     for start in range(0, resamples, BLOCK):
-        block = min(BLOCK, resamples - start)
-        counts = [np.bincount(next(drawn), minlength=groups) for _ in range(block)]
-        yield np.array(counts, dtype=np.float64)
+        size = min(BLOCK, resamples - start)
+        block = counts[start : start + size] if counts is not None else _count(drawn, groups, size)
+        yield block.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _counts(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """All of ``draw_counts``, kept: every model and column of one set asks for the same draws."""
+    return _count(draws(groups, resamples, seed), groups, resamples)
+
+
+def _count(drawn: Iterator[np.ndarray], groups: int, size: int) -> np.ndarray:
+    """The next ``size`` draws as counts ``[size, groups] uint16``."""
+    counts = np.empty((size, groups), dtype=np.uint16)
+    for row in counts:
+        row[:] = np.bincount(next(drawn), minlength=groups)
+    return counts
 
 
 def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
