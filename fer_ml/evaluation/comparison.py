@@ -62,7 +62,7 @@ def build_comparison(run: RunFolder, job: Job) -> None:
     resampled = resampled_metrics(np.stack(sums))
     arms = average_runs(resampled, len(names) // len(comparison.arms), resample_runs=True)
     about = cells[names[0]]
-    held = {
+    held: dict[str, Any] = {
         "schema_version": 1,
         "name": job.asset.removeprefix("comparison/"),
         "evaluation": comparison.evaluation,
