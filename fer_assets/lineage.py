@@ -81,6 +81,13 @@ def _needs(*assets: str) -> tuple[Need, ...]:
     return tuple(Need(asset) for asset in assets)
 
 
+def _trainings(profile: Profile, names: list[str]) -> tuple[Need, ...]:
+    """Experiments and students by name."""
+    experiments = tuple(name for name in names if name in profile.experiments)
+    students = [name for name in names if name not in profile.experiments]
+    return (Need("student_experiment", "named", experiments), *_needs(*students))
+
+
 def _dump(value: Any) -> Any:
     return value.model_dump(mode="json")
 
@@ -244,11 +251,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             build="fer_ml.evaluation.comparison:build_comparison",
             gate="fer_ml.evaluation.comparison:gate_comparison",
             needs=(
-                Need(
-                    "student_experiment",
-                    "named",
-                    tuple(name for arm in comparison.arms.values() for name in arm),
-                ),
+                *_trainings(profile, [n for arm in comparison.arms.values() for n in arm]),
                 Need(
                     "hq_train_manifest"
                     if comparison.evaluation == "hq_train_val"

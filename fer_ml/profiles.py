@@ -150,17 +150,17 @@ class Demo(Frozen):
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
 BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
-#: Runs that an arm of a comparison has at least.
-MIN_SEEDS = 3
 
 
 class Comparison(Frozen):
-    """A fair comparison: ``arms`` of experiments that are one recipe over the same seeds.
+    """A fair comparison: ``arms`` of trainings that are one recipe over the same seeds.
 
     Arms may differ in their task and in the fields of a training that ``varies`` names, in nothing
     else, and never in the budget. ``evaluation`` is the set on which they are compared (one of the
     benchmark's), official or deduplicated ``rows``. Arms in an order in which each changes one
-    thing are an ablation: each is also compared with the one before it.
+    thing are an ablation: each is also compared with the one before it. A training is one of the
+    experiments, or a student (``student_kd``). ``seeds`` is how many an arm has at least; with
+    fewer than three an interval knows nothing of a training's luck.
     """
 
     arms: dict[str, tuple[str, ...]] = Field(min_length=2)
@@ -168,6 +168,7 @@ class Comparison(Frozen):
     varies: tuple[str, ...] = ()
     evaluation: str = "test_all_sources"
     rows: Literal["official", "deduplicated"] = "official"
+    seeds: int = Field(default=3, ge=1)
 
 
 class Profile(Frozen):
@@ -256,30 +257,33 @@ class Profile(Frozen):
         sets = ["hq_train_val", *(name for name in tested if name != "hq_train")]
         if comparison.evaluation not in sets:
             raise ValueError(f"{where}.evaluation: one of {sets}")
-        missing = {name for arm in arms.values() for name in arm} - set(self.experiments)
+        known_trainings = {*self.experiments, *(f"student_{stage}" for stage in STUDENTS)}
+        missing = {name for arm in arms.values() for name in arm} - known_trainings
         if missing:
             raise ValueError(f"{where}.arms: no experiments {sorted(missing)}")
         seeds = {arm: self._seeds(names) for arm, names in arms.items()}
         first = next(iter(seeds))
         for arm, own in seeds.items():
-            if len(set(own)) != len(own) or len(own) < MIN_SEEDS:
-                raise ValueError(f"{where}.arms.{arm}: seeds {own}; at least {MIN_SEEDS}, distinct")
+            if len(set(own)) != len(own) or len(own) < comparison.seeds:
+                raise ValueError(
+                    f"{where}.arms.{arm}: seeds {own}; at least {comparison.seeds}, distinct"
+                )
             if own != seeds[first]:
                 raise ValueError(f"{where}.arms.{arm}: seeds {own}, but {first} has {seeds[first]}")
         self._check_equal(where, comparison)
 
     def _seeds(self, names: tuple[str, ...]) -> list[int]:
-        own = (self.experiments[name].seed for name in names)
+        own = (self.student(name).seed for name in names)
         return [self.seed if seed is None else seed for seed in own]
 
     def _check_equal(self, where: str, comparison: Comparison) -> None:
         """Runs of an arm differ in their seed alone, arms also in their task and what may vary."""
-        base = self.experiments[comparison.arms[comparison.baseline][0]]
+        base = self.student(comparison.arms[comparison.baseline][0])
         for arm, names in comparison.arms.items():
-            own = self.experiments[names[0]]
+            own = self.student(names[0])
             free = {"seed", "task", *comparison.varies}
             for name, other, allowed in (
-                *((name, self.experiments[name], {"seed"}) for name in names[1:]),
+                *((name, self.student(name), {"seed"}) for name in names[1:]),
                 (names[0], base, free),
             ):
                 for field in fields(Training):
@@ -308,6 +312,12 @@ class Profile(Frozen):
                             f"{name}.{field} is {own}: soft labels of {self.softlabels.views} views"
                             f" are of students.kd's, {theirs}"
                         )
+
+    def student(self, name: str) -> Training:
+        """The recipe of an experiment, or of ``student_ce`` and its like."""
+        if name in self.experiments:
+            return self.experiments[name]
+        return self.students[name.removeprefix("student_")]
 
     @property
     def folds(self) -> dict[str, tuple[str, int]]:
@@ -499,7 +509,6 @@ def ferplus() -> Profile:
         strength=0.5,
     )
     kd, dkd = replace(student, task=KD()), replace(student, task=DKD())
-    seeds = (2, 3)
     report = KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0)
     # From the report's distillation to this profile's, one step at a time; the last one is kd.
     steps = {
@@ -539,9 +548,27 @@ def ferplus() -> Profile:
         experiments={
             **ablations(student),
             **steps,
-            **{f"ce_{seed}": replace(student, seed=seed) for seed in seeds},
-            **{f"kd_{seed}": replace(kd, seed=seed) for seed in seeds},
-            **{f"dkd_{seed}": replace(dkd, seed=seed) for seed in seeds},
+            **repeated({"ce": student, "kd": kd, "dkd": dkd}, seeds=(2, 3)),
+        },
+        comparisons={
+            "distillation": Comparison(
+                arms={
+                    "ce": ("student_ce", "ce_2", "ce_3"),
+                    "kd": ("student_kd", "kd_2", "kd_3"),
+                },
+                baseline="ce",
+            ),
+            "one_step_at_a_time": Comparison(
+                arms={
+                    "ce": ("student_ce",),
+                    **{name: (name,) for name in steps},
+                    "kd": ("student_kd",),
+                    "dkd": ("student_dkd",),
+                },
+                baseline="ce",
+                varies=("soft_labels",),
+                seeds=1,
+            ),
         },
         demo=Demo(video="data/demo.gif"),
     )

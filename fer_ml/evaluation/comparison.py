@@ -40,7 +40,12 @@ def build_comparison(run: RunFolder, job: Job) -> None:
     part = evaluation_set(job, comparison.evaluation, comparison.rows)
     y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
     names = [name for arm in comparison.arms.values() for name in arm]
-    models = {name: student_model(job, "student_experiment", name) for name in names}
+    models = {
+        name: student_model(job, "student_experiment", name)
+        if name in job.profile.experiments
+        else student_model(job, name)
+        for name in names
+    }
     cells = {
         name: {
             "manifest_sha256": job.input(part.manifest).sha256,
@@ -91,7 +96,7 @@ def build_comparison(run: RunFolder, job: Job) -> None:
 
 
 def _experiment(job: Job, model: Model, resampled: Resampled, place: int) -> dict[str, Any]:
-    training = job.profile.experiments[model.name]
+    training = job.profile.student(model.name)
     return {
         "sha256": model.artifact.sha256,
         "checkpoint_sha256": model.checkpoint_sha256,
@@ -106,23 +111,24 @@ def _arms(
 ) -> dict[str, dict[str, Any]]:
     """Each arm: what it is, and mean, spread over seeds and interval of each metric.
 
-    ``spread`` is the standard deviation of its runs; the interval resamples groups and runs.
+    ``spread`` is the standard deviation of its runs, null of one; the interval resamples groups
+    and runs.
     """
-    baseline = profile.experiments[comparison.arms[comparison.baseline][0]]
+    baseline = profile.student(comparison.arms[comparison.baseline][0])
     found = {}
     for place, (arm, names) in enumerate(comparison.arms.items()):
         own = slice(place * len(names), (place + 1) * len(names))
         found[arm] = {
             "experiments": list(names),
-            "differs": differing(baseline, profile.experiments[names[0]]),
+            "differs": differing(baseline, profile.student(names[0])),
             **{metric: _figure(arms, metric, place, runs.value[metric][own]) for metric in METRICS},
         }
     return found
 
 
-def _figure(arms: Resampled, metric: str, place: int, runs: np.ndarray) -> dict[str, float]:
+def _figure(arms: Resampled, metric: str, place: int, runs: np.ndarray) -> dict[str, float | None]:
     bounds = interval(arms.value[metric][place], arms.again[metric][place])
-    spread = float(runs.std(ddof=1))
+    spread = float(runs.std(ddof=1)) if len(runs) > 1 else None
     return {"mean": bounds.value, "spread": spread, "low": bounds.low, "high": bounds.high}
 
 
@@ -211,7 +217,7 @@ def gate_comparison(artifact: Artifact, store: Store, profile: Profile) -> list[
     inputs = {item.key: item for item in artifact.record.inputs}
     trained = {}
     for name in held["experiments"]:
-        item = inputs[f"student_experiment[{name}]"]
+        item = inputs.get(f"student_experiment[{name}]") or inputs[name]
         made = store.find(item.asset, item.partition, item.sha256)
         trained[name] = made.record.recipe["training"] if made else None
     unequal = _unequal(held, trained)
@@ -225,6 +231,7 @@ def gate_comparison(artifact: Artifact, store: Store, profile: Profile) -> list[
         for gaps in (*held["against_baseline"].values(), *held["arms"].values())
         for metric in METRICS
         for value in gaps[metric].values()
+        if value is not None
     ]
     bad = int((~np.isfinite(figures)).sum())
     return [
