@@ -15,6 +15,7 @@ from fer_ml.store import Artifact
 MAX_INLINE_BYTES = 300_000
 #: Pictures of faces: shown only where the pipeline may.
 FACES = ("faces.png", "findings.png")
+FACES_FOLDER = "faces/"
 #: Copies of other artifacts' pictures in the report.
 REPORT_FIGURES = "figures/"
 #: Rows of a table that are shown; the file has all of them.
@@ -58,7 +59,7 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
     record = artifact.record
     shown: dict[str, Any] = {}
     for name, entry in record.files.items():
-        if name in FACES and not faces:
+        if (name in FACES or name.startswith(FACES_FOLDER)) and not faces:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
         elif name.startswith(REPORT_FIGURES):
             continue  # They stand in the report itself.

@@ -21,6 +21,7 @@ from fer_ml.store import Artifact, RunFolder, asset_label
 PICTURES = (".png", ".jpg")
 #: Pictures of faces. Those of people do not belong into a document that is passed on.
 FACES = frozenset({"faces.png", "findings.png"})
+FACES_FOLDER = "faces"
 #: Intervals of all six would make the table unreadable; the benchmark's csv has them.
 WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 SHOWS = ("metrics", "classes", "sources")
@@ -121,7 +122,8 @@ class References:
         source = artifact.file(file)
         if source.suffix not in PICTURES:
             raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
-        if PurePosixPath(file).name in FACES and not self.job.profile.drawn:
+        path = PurePosixPath(file)
+        if (path.name in FACES or FACES_FOLDER in path.parts) and not self.job.profile.drawn:
             raise FerError(
                 f"{file} shows people's faces",
                 fix="leave it out: a report is passed on, and faces are personal data",
@@ -248,11 +250,10 @@ class References:
     def _measured_on(self, results: Results, show: str) -> str:
         """Evaluation set, split and n, and what keeps the numbers from being test results."""
         entry = results.first
-        rows = f"{escape(entry['rows'])} rows, " if "rows" in entry else ""
         text = (
             f"{escape(results.name)}: {code(entry['manifest'])} "
-            f"{code(entry['manifest_sha256'][:12])}, split {escape(entry['split'])}, {rows}"
-            f"n = {entry['n']:,}."
+            f"{code(entry['manifest_sha256'][:12])}, split {escape(entry['split'])}, "
+            f"{escape(entry['rows'])} rows, n = {entry['n']:,}."
         )
         if show == "metrics" and interval_of(entry, "raw", "macro_f1"):
             text += f" In brackets: {LEVEL:.0%} intervals, resampled by group."

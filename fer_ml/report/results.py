@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_ml.errors import FerError
-from fer_ml.evaluation.guard import comparable
+from fer_ml.evaluation.guard import split_tables
 
 Entry = Mapping[str, Any]
 
@@ -43,15 +43,10 @@ def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
     if not entries:
         known = dict.fromkeys(name for sets in benchmark["entries"].values() for name in sets)
         raise FerError(f"the benchmark has no set {name!r}", allowed=", ".join(known))
-    tables: list[Results] = []
-    for model, entry in entries.items():
-        home = next((t for t in tables if not comparable(t.first, entry)), None)
-        if home is None:
-            apart = tuple(comparable(tables[0].first, entry)) if tables else ()
-            tables.append(Results(name, {model: entry}, apart))
-        else:
-            tables[tables.index(home)] = Results(name, {**home.entries, model: entry}, home.apart)
-    return tables
+    return [
+        Results(name, {model: entries[model] for model in table.names}, table.why_apart)
+        for table in split_tables(entries)
+    ]
 
 
 def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | None:

@@ -73,6 +73,7 @@ def test_the_same_seed_gives_the_same_hashes(tiny: Pipeline) -> None:
         Target("student_ce"),
         Target("student_kd"),
         Target("student_dkd"),
+        Target("benchmark"),
         Target("student_bundle"),
     ]
     for target in assets:

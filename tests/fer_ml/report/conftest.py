@@ -31,6 +31,7 @@ def entry(n: int = 40, *, selection: bool = False, **more: Any) -> dict[str, Any
         "manifest": "test_all_sources_manifest",
         "manifest_sha256": "a" * 64,
         "split": "val" if selection else "test",
+        "rows": "official",
         "n": n,
         "preprocess_sha256": "b" * 64,
         "views": "centre",
@@ -136,7 +137,12 @@ def artifacts(store: Store) -> list[Artifact]:
         put(store, "report_claims", {"claims.json": {"title": "A *title*", "claims": CLAIMS}}),
         put(store, "benchmark", {"benchmark.json": BENCHMARK}),
         student,
-        put(store, "teacher", {"faces.png": picture(9), "numbers.json": {"a": 1}}, "RN18"),
+        put(
+            store,
+            "teacher",
+            {"faces.png": picture(9), "faces/wrong.png": picture(8), "numbers.json": {"a": 1}},
+            "RN18",
+        ),
     ]
 
 

@@ -53,8 +53,8 @@ def test_a_table_of_the_benchmark_says_what_it_is_of_and_stays_comparable(make: 
     text = text_of(make("{{ table('benchmark', set='mixed') }}"))
     first, one, second, two = text.split("\n\n")
     assert first == (
-        "*Table 1. mixed: `test_all_sources_manifest` `aaaaaaaaaaaa`, split test, n = 40. "
-        "The faces are drawn: synthetic.*"
+        "*Table 1. mixed: `test_all_sources_manifest` `aaaaaaaaaaaa`, split test, "
+        "official rows, n = 40. The faces are drawn: synthetic.*"
     )
     rows = [row.split("|")[1].strip() for row in one.split("\n")[2:]]
     assert rows == ["`student_ce`", "`student_dkd`"]
@@ -66,7 +66,10 @@ def test_a_table_of_the_benchmark_says_what_it_is_of_and_stays_comparable(make: 
 
 def test_a_split_that_models_were_chosen_on_is_no_test(make: Made) -> None:
     text = text_of(make("{{ table('benchmark', set='val') }}", ferplus()))
-    assert "split val, n = 9. Models were chosen on this split: these are no test results.*" in text
+    assert (
+        "official rows, n = 9. Models were chosen on this split: these are no test results.*"
+        in text
+    )
     assert "synthetic" not in text
 
 
@@ -117,10 +120,11 @@ def test_a_figure_is_a_copy_with_its_origin(make: Made) -> None:
 
 
 def test_faces_of_people_are_not_passed_on(make: Made) -> None:
-    template = "{{ figure('teacher[RN18]', 'faces.png', 'Faces') }}"
-    assert given(make(template), "figure"), "drawn faces are nobody's"
-    with pytest.raises(FerError, match="shows people's faces"):
-        make(template, ferplus())
+    for file in ("faces.png", "faces/wrong.png"):
+        template = "{{ figure('teacher[RN18]', '" + file + "', 'Faces') }}"
+        assert given(make(template), "figure"), "drawn faces are nobody's"
+        with pytest.raises(FerError, match="shows people's faces"):
+            make(template, ferplus())
 
 
 def test_gates_statements_and_sources(make: Made) -> None:

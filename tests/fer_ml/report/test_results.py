@@ -8,6 +8,7 @@ from fer_ml.report.results import interval_of, results_of
 BASE = {
     "manifest_sha256": "a",
     "split": "test",
+    "rows": "official",
     "n": 4,
     "preprocess_sha256": "p",
     "views": "centre",
