@@ -154,7 +154,7 @@ class LookOnce:
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """Faces of ``image [H, W, 3] uint8 RGB``, as the detector found them the first time."""
-        key = hashlib.blake2b(np.ascontiguousarray(image)).digest() + str(image.shape).encode()
+        key = hashlib.blake2b(image.tobytes()).digest() + str(image.shape).encode()
         if key not in self._found:
             self._found[key] = self._detector.detect(image)
         return self._found[key]

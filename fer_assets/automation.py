@@ -19,7 +19,7 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "distillation": (("distillation",), "Fuse the teachers and export soft labels."),
     "students": (("students",), "Train CE, KD and DKD."),
     "experiments": (("experiments",), "Train one recipe of the profile's experiments."),
-    "evaluation": (("evaluation",), "Score every model and select the student."),
+    "evaluation": (("evaluation",), "Score every model, try every student, select one."),
     "deployment": (("deployment",), "Export the bundle and run the demo session."),
     "reporting": (("report",), "Resolve the claims and render the report."),
 }
