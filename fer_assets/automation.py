@@ -22,7 +22,7 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "experiments": (("experiments",), "Train one recipe of the profile's experiments."),
     "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
     "models": (("models",), "Take in one model from elsewhere."),
-    "evaluation": (("evaluation",), "Score every model and select the student."),
+    "evaluation": (("evaluation",), "Score every model, try every student, select one."),
     "deployment": (("deployment",), "Export the bundle and run the demo session."),
     "reporting": (("report",), "Resolve the claims and render the report."),
 }

@@ -465,13 +465,37 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             needs=_needs("benchmark", "test_all_sources_manifest"),
         ),
         Stage(
+            asset="candidate_bundles",
+            group="evaluation",
+            kinds=("onnx",),
+            describe="Every student as `model.onnx` with its `card.json`, one folder each; torch "
+            "and ONNX compared on faces. One of them becomes `student_bundle`.",
+            build="fer_ml.export:build_candidate_bundles",
+            gate="fer_ml.export:gate_candidates",
+            needs=_needs(*(s.asset for s in students), "hq_train_manifest"),
+        ),
+        Stage(
+            asset="candidate_sessions",
+            group="evaluation",
+            kinds=("opencv", "csv"),
+            describe="Every student over the session of `demo_session`: smoothed macro-F1 and "
+            "flips a minute in `candidate_sessions.json`, and one log each.",
+            build="demo_app.stages:build_candidate_sessions",
+            gate="demo_app.stages:gate_candidate_sessions",
+            needs=_needs("candidate_bundles"),
+            recipe=_demo_recipe,
+        ),
+        Stage(
             asset="student_selection",
             group="evaluation",
             kinds=("json",),
-            describe="The student that is deployed, by a stated rule on val: `selection.json`.",
+            describe="The student that is deployed: the best on val of those that pass the dual "
+            "gate, on val and on the demo session. Every figure, limit and verdict stands in "
+            "`selection.json`.",
             build="fer_ml.evaluation.selection:build_selection",
             gate="fer_ml.evaluation.selection:gate_selection",
-            needs=_needs("benchmark"),
+            needs=_needs("benchmark", "candidate_sessions"),
+            recipe=lambda pipeline, partition: _dump(pipeline.profile.selection),
         ),
         Stage(
             asset="student_bundle",
@@ -481,9 +505,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
             build="fer_ml.export:build_bundle",
             gate="fer_ml.export:gate_bundle",
-            needs=_needs(
-                "student_selection", *(s.asset for s in students), "benchmark", "hq_train_manifest"
-            ),
+            needs=_needs("student_selection", "candidate_bundles", "benchmark"),
         ),
         Stage(
             asset="small_bundles",

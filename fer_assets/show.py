@@ -25,6 +25,7 @@ MAIN_FILES = (
     "model.onnx",
     "report.md",
     "claims.json",
+    "candidate_sessions.json",
     "selection.json",
     "ensemble.json",
     "logits.npz",

@@ -318,8 +318,27 @@ ERROR_GATES: tuple[Gate, ...] = (
     ),
 )
 
+CANDIDATE_SESSION_GATES: tuple[Gate, ...] = (
+    Gate(
+        "like_for_like",
+        "every student saw the same faces in the same frames of one session",
+        "materialize candidate_sessions again",
+    ),
+    Gate(
+        "has_truth",
+        "the session says what its faces show, so that it can tell which student is better",
+        "let demo.session name a recorded session with manual labels",
+        blocking=False,
+    ),
+)
+
 SELECTION_GATES: tuple[Gate, ...] = (
     Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),
+    Gate(
+        "selected_by_rule",
+        "what is selected is the incumbent, or failed no check of the dual gate",
+        "materialize student_selection again",
+    ),
 )
 
 NETWORK_GATES: tuple[Gate, ...] = (
@@ -330,6 +349,11 @@ NETWORK_GATES: tuple[Gate, ...] = (
     ),
     Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
     Gate("class_order", "the card's classes are in the canonical order", "export again"),
+)
+
+CANDIDATE_GATES: tuple[Gate, ...] = (
+    *NETWORK_GATES,
+    Gate("of_their_students", "each checkpoint is that of its student", "export again"),
 )
 
 BUNDLE_GATES: tuple[Gate, ...] = (
@@ -380,7 +404,8 @@ KPI_GATES: tuple[Gate, ...] = (
     ),
     Gate(
         "replay_is_as_calm",
-        "on the recorded session, shown labels flip at most 10% more often than they did",
+        "on the recorded session, shown labels flip no more often than they did, by more than "
+        "selection.flips_gain of the profile",
         "look at the stabiliser's settings, or keep the bundle that recorded the session",
         blocking=False,
     ),
@@ -410,6 +435,8 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "external_model": EXTERNAL_GATES,
     "benchmark": BENCHMARK_GATES,
     "error_analysis": ERROR_GATES,
+    "candidate_bundles": CANDIDATE_GATES,
+    "candidate_sessions": CANDIDATE_SESSION_GATES,
     "student_selection": SELECTION_GATES,
     "teacher_bundle": NETWORK_GATES,
     "ensemble_bundle": NETWORK_GATES,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
+from fer_ml.bundle import read_card
 from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules
+from fer_ml.profiles import CANDIDATES, Selection
 from fer_ml.store import Artifact
 from fer_ml.training import loop, runs
 from fer_ml.training.loop import ALONE
@@ -98,6 +101,38 @@ def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
     for target in filter(tiny.standard, tiny.targets()):
         splits = current(tiny, target.asset, target.partition).record.splits
         assert "test" not in splits.values(), target.label
+
+
+def test_what_is_deployed_is_what_the_dual_gate_saw(tiny: Pipeline) -> None:
+    selection = current(tiny, "student_selection")
+    held = selection.read_json("selection.json")
+    name, bundle = held["selected"], current(tiny, "student_bundle")
+    assert held["sha256"] == current(tiny, name).sha256
+    candidates = current(tiny, "candidate_bundles")
+    for file in ("model.onnx", "parity.json"):
+        assert bundle.record.files[file].sha256 == candidates.record.files[f"{name}/{file}"].sha256
+    played = current(tiny, "candidate_sessions").read_json("candidate_sessions.json")["candidates"]
+    for student in CANDIDATES:
+        assert played[student]["model_sha256"] == (
+            candidates.record.files[f"{student}/model.onnx"].sha256
+        )
+    deployed = read_card(bundle.folder)
+    candidate = read_card(candidates.folder / name)
+    assert deployed.model_copy(update={"metrics": {}}) == candidate
+    assert set(deployed.metrics) == {"hq_train_val", "test_all_sources", "eval_only"}
+    # The demo shows what the student showed before it was deployed.
+    kpis = current(tiny, "demo_kpis").read_json("demo_kpis.json")
+    assert kpis["macro_f1_present_stabilised"] == played[name]["macro_f1_stabilised"]
+    assert kpis["flips_per_minute_stabilised"] == played[name]["flips_per_minute_stabilised"]
+
+
+def test_a_limit_of_the_dual_gate_makes_only_the_selection_stale(tiny: Pipeline) -> None:
+    changed = Selection(flips_gain=0.2)
+    other = replace(tiny, profile=tiny.profile.model_copy(update={"selection": changed}))
+    raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
+    stale = [target.asset for target in other.targets() if other.standard(target)]
+    stale = [asset for asset in stale if other.stale(Target(asset), raw) == "its recipe changed"]
+    assert stale == ["student_selection"]
 
 
 def test_claims_are_grounded_and_lead_to_the_raw_folders(tiny: Pipeline) -> None:
