@@ -75,7 +75,7 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         shown["test_twins"] = _table([{"source": name, **held} for name, held in twins.items()])
     if "findings.csv" in record.files:
         shown["rules_table"] = _rules_table(artifact)
-    for name in ("quarantine.csv", "review.csv", "findings.csv"):
+    for name in ("quarantine.csv", "review.csv", "findings.csv", "comparison.csv"):
         if name in record.files:
             shown[f"{name.removesuffix('.csv')}_table"] = _first_rows(artifact, name)
     return shown

@@ -22,6 +22,8 @@ MAIN_FILES = (
     "best.pt",
     "softlabels.npz",
     "benchmark.csv",
+    "comparison.json",
+    "error_analysis.html",
     "model.onnx",
     "report.md",
     "claims.json",

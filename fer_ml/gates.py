@@ -303,7 +303,8 @@ BENCHMARK_GATES: tuple[Gate, ...] = (
 COMPARISON_GATES: tuple[Gate, ...] = (
     Gate(
         "arms_equal_as_declared",
-        "by their records, the trainings differ in seed, task and the declared fields alone",
+        "by their records, the trainings differ in seed, task and the declared fields alone, and "
+        "were made from the same bytes",
         "train the experiments again from the profile's recipes",
     ),
     Gate("every_row_scored", "n of every run is that of the evaluation set", "make it again"),
