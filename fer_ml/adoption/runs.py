@@ -109,10 +109,8 @@ def examine_run(
 ) -> None:
     """Hold the files of one training against each other."""
     if checkpoint is not None:
-        bad = [
-            name for name, tensor in checkpoint.model.items() if not bool(tensor.isfinite().all())
-        ]
-        found.check("weights_finite", not bad, f"{len(bad)} tensors with NaN or infinity")
+        bad = sum(not bool(tensor.isfinite().all()) for tensor in checkpoint.model.values())
+        found.check("weights_finite", bad == 0, f"{bad} tensors with NaN or infinity")
     history = _history(folder) if (folder / "history.json").is_file() else None
     report = _read(folder, "reliabilitymetrics.json", Reliability)
     calibration = _read(folder, "calibration.json", Calibration)
