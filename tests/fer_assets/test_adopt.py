@@ -1,4 +1,4 @@
-"""``fer adopt`` with Dagster: partitions, checks, metadata, claims, and refusals that leave nothing."""
+"""``fer adopt`` with Dagster: partitions, checks, metadata, claims; refusals leave nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
