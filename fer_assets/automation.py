@@ -23,7 +23,10 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
     "models": (("models",), "Take in one model from elsewhere."),
     "evaluation": (("evaluation",), "Score every model and select the student."),
-    "adopted": (("adopted",), "Examine what was adopted again, by today's rules."),
+    "adopted": (
+        ("adopted",),
+        "Measure an adopted run, export it, or examine what was adopted again.",
+    ),
     "deployment": (("deployment",), "Export the bundle and run the demo session."),
     "reporting": (("report",), "Resolve the claims and render the report."),
 }

@@ -450,6 +450,30 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             on_request=True,
         ),
         Stage(
+            asset="adopted_model",
+            group="adopted",
+            kinds=("pytorch",),
+            describe="The weights of an adopted run, measured on the rows of this profile: "
+            "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
+            "known which of these rows it was trained or selected on.",
+            build="fer_ml.adoption.model:build_adopted_model",
+            gate="fer_ml.adoption.model:gate_adopted_model",
+            needs=(Need("adopted", "same"), *_needs("hq_train_manifest")),
+            partitions="adopted",
+        ),
+        Stage(
+            asset="adopted_bundle",
+            group="adopted",
+            kinds=("onnx",),
+            describe="An adopted run as `model.onnx` with its `card.json`, for the demo: torch and "
+            "ONNX compared on faces.",
+            build="fer_ml.export:build_adopted_bundle",
+            gate="fer_ml.export:gate_network",
+            needs=(Need("adopted_model", "same"), *_needs("hq_train_manifest")),
+            partitions="adopted",
+            on_request=True,
+        ),
+        Stage(
             asset="benchmark",
             group="evaluation",
             kinds=("csv", "json"),
@@ -648,11 +672,15 @@ class Pipeline:
                 yield Target(stage.asset)
 
     def partitions(self, stage: Stage) -> list[str]:
-        """The partitions of a stage, in order."""
+        """The partitions of a stage, in order; of what was adopted, models are of weights alone."""
         if stage.partitions != "adopted":
             return list(getattr(self.profile, str(stage.partitions)))
         home = self.store.home("adopted")
-        return sorted(path.parent.name for path in home.glob(f"*/{CURRENT_FILE}"))
+        names = sorted(path.parent.name for path in home.glob(f"*/{CURRENT_FILE}"))
+        if stage.asset == "adopted":
+            return names
+        held = {name: self.store.current("adopted", name) for name in names}
+        return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named."""

@@ -71,7 +71,7 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         shown["claims_table"] = _claims_table(artifact)
     if ADOPTION_FILE in record.files:
         shown |= _adoption(artifact)
-    if "clean_report.json" in record.files and ADOPTION_FILE not in record.files:
+    if "clean_report.json" in record.files:
         shown["sources_table"] = _sources_table(artifact)
     if "leakage.json" in record.files:
         twins = artifact.read_json("leakage.json")["test_twins"]

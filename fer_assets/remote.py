@@ -89,7 +89,7 @@ def adopt_foreign(
     artifact = pipeline.make(
         target,
         build=partial(build_foreign, foreign=foreign, checkpoint=checkpoint, roots=roots),
-        needs=manifests_of(pipeline, named_hashes(foreign)),
+        needs=[t for t in manifests_of(pipeline, named_hashes(foreign)) if t != target],
     )
     pipeline.judge(target)
     register_partitions(pipeline, instance)

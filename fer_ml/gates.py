@@ -420,6 +420,12 @@ ADOPTED_GATES: tuple[Gate, ...] = (
     ),
 )
 
+ADOPTED_MODEL_GATES: tuple[Gate, ...] = tuple(
+    replace(gate, fix="adopt other weights, or materialize it again")
+    for gate in RUN_GATES
+    if gate.rule in ("class_order", "metrics_of_best", "finite_weights", "temperature_in_bounds")
+)
+
 #: By asset. Every ``*_manifest`` that is not named has ``MANIFEST_GATES``.
 GATES: dict[str, tuple[Gate, ...]] = {
     "hq_train_manifest": TRAINING_MANIFEST_GATES,
@@ -443,6 +449,8 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "small_bundles": SMALL_BUNDLE_GATES,
     "demo_kpis": KPI_GATES,
     "adopted": ADOPTED_GATES,
+    "adopted_model": ADOPTED_MODEL_GATES,
+    "adopted_bundle": NETWORK_GATES,
     "report_claims": CLAIM_GATES,
 }
 

@@ -14,7 +14,15 @@ from typing import Any
 
 from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.adoption.findings import Findings
-from fer_ml.adoption.folder import FILES, Foreign, describe, guard, parse_as, parse_json
+from fer_ml.adoption.folder import (
+    FILES,
+    Foreign,
+    describe,
+    guard,
+    named_hashes,
+    parse_as,
+    parse_json,
+)
 from fer_ml.adoption.runs import (
     Alignment,
     examine_evaluation,
@@ -59,8 +67,9 @@ def build_foreign(
     elif checkpoint is not None:
         raise FerError(f"--checkpoint goes with a run folder, and this is: {foreign.kind}")
     for name, path in foreign.files.items():
-        if name not in (CHECKPOINT_FILE, WEIGHTS_FILE):
+        if not (run.folder / name).exists():
             shutil.copyfile(path, run.path(name))
+    _check_inputs(foreign, job)
     found = _examine(run.folder, foreign, weights, job, roots)
     _write(run, foreign, found)
 
@@ -90,6 +99,19 @@ def build_again(run: RunFolder, job: Job) -> None:
     build_foreign(run, job, foreign=foreign)
 
 
+def _check_inputs(foreign: Foreign, job: Job) -> None:
+    """Each input is a manifest that the result names by hash; another one would be a false path."""
+    named = named_hashes(foreign)
+    for artifact in job.inputs.values():
+        if not named & {entry.sha256 for entry in artifact.record.files.values()}:
+            raise FerError(
+                f"{job.label} was made from another {artifact.key} than the one that is current",
+                allowed=f"a csv with sha256 {', '.join(sorted(named))}",
+                fix=f"adopt that manifest again, or: fer adopt FOLDER --as {job.partition} "
+                "--replace",
+            )
+
+
 def _take_weights(
     run: RunFolder, foreign: Foreign, given: Path | None
 ) -> tuple[Foreign, Checkpoint | None]:
@@ -98,6 +120,7 @@ def _take_weights(
     own = files.get(CHECKPOINT_FILE)
     if given is not None:
         guard(given.resolve().parent, given)
+        files.pop(WEIGHTS_FILE, None)
         if own is not None:
             foreign = replace(
                 foreign,

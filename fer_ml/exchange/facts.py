@@ -30,9 +30,11 @@ def everything(
     found: dict[tuple[str, str], Node] = {}
 
     def add(node: Node) -> None:
-        for below in node.inputs:
-            add(below)
-        found.setdefault((node.item.key, node.item.sha256), node)
+        key = (node.item.key, node.item.sha256)
+        if key not in found:
+            for below in node.inputs:
+                add(below)
+            found[key] = node
 
     for artifact in artifacts:
         add(tracer.trace(artifact))

@@ -1,5 +1,6 @@
 """``fer adopt`` with Dagster: partitions, checks, metadata, claims; refusals leave nothing."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_foreign
 from fer_assets.show import trace_of
+from fer_ml.bundle import load_bundle
 from fer_ml.claims.model import Claim
 from fer_ml.claims.resolve import resolve_claim
 from fer_ml.claims.trace import Tracer
 from fer_ml.errors import FerError
+from fer_ml.evaluation.predictions import read_predictions
 from fer_ml.files import sha256_file
-from fer_ml.gates import gates_of
+from fer_ml.gates import blocking_rules, gates_of
 from tests.fer_ml.adoption import first_pipeline as old
 
 KEY = dg.AssetKey("adopted")
@@ -42,8 +45,8 @@ def test_an_old_run_in_the_lineage(tiny: Pipeline, tmp_path: Path) -> None:
         assert (event.tags or {})["dagster/data_version"] == artifact.sha256
         assert event.metadata["adopted"].value == "run"
         assert "sampler" in str(event.metadata["not_verified"].value)
-        rows = event.metadata["checks_table"].value
-        assert any(row.data["check"] == "temperature_not_on_clamp" for row in rows)  # type: ignore[union-attr]
+        rows = event.metadata["checks_table"].records  # type: ignore[union-attr]
+        assert any(row.data["check"] == "temperature_not_on_clamp" for row in rows)
         checks = instance.event_log_storage.get_latest_asset_check_execution_by_key(
             [dg.AssetCheckKey(KEY, gate.rule) for gate in gates_of("adopted")]
         )
@@ -110,3 +113,44 @@ def test_the_command(tiny: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixtu
     (folder / "job.json").write_text("{}")
     with pytest.raises(FerError, match="packed training"):
         app(["adopt", str(folder), "--as", "x", "--profile", "tiny"], standalone_mode=False)
+
+
+def test_adopted_weights_are_measured_and_exported_here(tiny: Pipeline, tmp_path: Path) -> None:
+    """A student's own weights come back as a foreign run: here they have the student's figures."""
+    folder = old.student_run(tmp_path / "returned")
+    with dg.DagsterInstance.get() as instance:
+        materialize(
+            tiny,
+            instance,
+            select=lambda t: t.asset == "student_ce" or tiny.stage(t.asset).group == "manifests",
+        )
+        student = tiny.store.current("student_ce")
+        assert student is not None
+        shutil.copyfile(student.file("best.pt"), folder / "best.pt")
+        adopt_foreign(tiny, folder, instance)
+        adopt_foreign(tiny, old.softlabels(tmp_path / "labels"), instance)
+        made = {target.asset for target in tiny.targets() if target.partition == "labels"}
+        assert made == {"adopted"}, "soft labels are no model"
+        mine = {Target("adopted_model", "returned"), Target("adopted_bundle", "returned")}
+        done = materialize(tiny, instance, select=lambda target: target in mine)
+    assert {work.target for work in done} == mine
+    model = tiny.store.require("adopted_model", "returned", rules=blocking_rules("adopted_model"))
+    here, there = (held.read_json("reliabilitymetrics.json") for held in (model, student))
+    for key in ("epoch", "split", "n", "checkpoint_sha256", "manifest_sha256"):
+        assert here[key] == there[key]
+    for key in ("accuracy", "macro_f1", "nll"):
+        assert here["raw"][key] == pytest.approx(there["raw"][key], abs=1e-4)
+    for split in ("val", "calib"):
+        name = f"predictions_{split}.csv"
+        ours, theirs = (read_predictions(held.file(name)) for held in (model, student))
+        assert (ours[1] == theirs[1]).all()
+        assert ours[2] == pytest.approx(theirs[2], abs=1e-3)
+    assert model.record.splits == {"checkpoint": "unknown", "temperature": "calib"}
+    bundle = tiny.store.require(
+        "adopted_bundle", "returned", rules=blocking_rules("adopted_bundle")
+    )
+    card = load_bundle(bundle.folder).card
+    assert card.checkpoint_sha256 == student.record.files["best.pt"].sha256
+    assert card.lineage["made_from"]["asset"] == "adopted_model"
+    with pytest.raises(FerError, match="softlabels without weights"):
+        tiny.make(Target("adopted_model", "labels"))

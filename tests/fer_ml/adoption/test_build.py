@@ -72,6 +72,22 @@ def test_a_manifest_that_is_known_by_hash(tmp_path: Path, adopt: Adopt, store: S
     run = adopt(old.teacher_run(tmp_path / "r", manifest_sha256=sha256_file(csv)), [manifest])
     assert [i.sha256 for i in run.record.inputs] == [manifest.sha256]
     assert "no manifest with the named hash" not in str(run.read_json("adoption.json"))
+    old.manifest(csv, "a.png,Happy,train,x")
+    with pytest.raises(FerError, match="from another adopted"):
+        adopt(tmp_path / "r", [adopt(csv)])
+
+
+def test_weights_as_safetensors_are_kept_when_made_again(
+    tmp_path: Path, adopt: Adopt, store: Store
+) -> None:
+    folder = old.student_run(tmp_path / "run")
+    (folder / "best.pt").unlink()
+    first = adopt(folder)
+    assert {"best.pt", "best.safetensors"} <= set(first.record.files)
+    with store.begin("adopted", "x") as run:
+        build_again(run, job_in(store))
+    again = store.current("adopted", "x")
+    assert again is not None and again.sha256 == first.sha256
 
 
 JSON = st.recursive(
