@@ -33,7 +33,7 @@ JOB_OF_GROUP = {
     "models": "models",
     "comparisons": "comparisons",
     "evaluation": "evaluation",
-    "adopted": "adopted",
+    "adopted": "adoption",
     "deployment": "deployment",
     "report": "reporting",
 }
