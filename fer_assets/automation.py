@@ -23,7 +23,7 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
     "models": (("models",), "Take in one model from elsewhere."),
     "evaluation": (("evaluation",), "Score every model and select the student."),
-    "adopted": (
+    "adoption": (
         ("adopted",),
         "Measure an adopted run, export it, or examine what was adopted again.",
     ),
@@ -147,8 +147,8 @@ def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         name="experiments",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Makes the profile's `experiments` and `models`, and what was adopted, known as "
-        "partitions; starts nothing.",
+        description="Makes the profile's `experiments` and `models`, and what was adopted, known "
+        "as partitions; starts nothing.",
     )
     def experiments(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         new = register_partitions(pipeline, context.instance)

@@ -210,6 +210,17 @@ def _run(
         raise StageFailed(_first_fault(result), where=f"job {work.job}, run {result.run_id}")
 
 
+def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:
+    """Judge a target's current artifact in a run of its stage's job; ``StageFailed`` if it blocks.
+
+    Dagster takes the verdict on a partition without a run once and never again.
+    """
+    from fer_assets.definitions import definitions_for
+
+    job = JOB_OF_GROUP[pipeline.stage(target.asset).group]
+    _run(definitions_for(pipeline), Work(job, target.partition, {}, (target,)), instance, {})
+
+
 def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     """The first red gate with its value, limit and fix, or else the first failed step's fault."""
     for evaluation in result.get_asset_check_evaluations():

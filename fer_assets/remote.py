@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import announce, register_partitions
+from fer_assets.plan import announce, judge_in_run, register_partitions
 from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules
 from fer_ml.profiles import STUDENTS
@@ -91,9 +91,9 @@ def adopt_foreign(
         build=partial(build_foreign, foreign=foreign, checkpoint=checkpoint, roots=roots),
         needs=[t for t in manifests_of(pipeline, named_hashes(foreign)) if t != target],
     )
-    pipeline.judge(target)
     register_partitions(pipeline, instance)
     announce(artifact, instance, faces=pipeline.shows_faces)
+    judge_in_run(pipeline, target, instance)
     return artifact
 
 
