@@ -256,27 +256,108 @@ def pack(
 
 @app.command()
 def adopt(
-    folder: Annotated[Path, typer.Argument(help="A run folder of a packed training")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A run of a packed training, or of the first pipeline: a run folder, an "
+            "evaluation, a soft-label export, a manifest csv, a validation JSON",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--as", help="Partition of `adopted`; default: its own name")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Of a run folder: its weights, converted by fer convert"),
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of a manifest: folder of its images; may be given several times"),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of what was adopted by this name")
+    ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Take a training that ran elsewhere into the lineage, as the asset that it was packed for.
+    """Take a result that was made elsewhere into the lineage, without training again.
 
-    It must have been made from the inputs and the recipe that are current here; its weights and
-    predictions are checked against each other, and its gates are judged.
+    A run of a packed training becomes the asset that it was packed for; it must have been made from
+    the inputs and the recipe that are current here. Anything of the first pipeline becomes a
+    partition of `adopted`, with what its files contradict and what could not be verified.
 
     Example: fer adopt runs/student_ce
-    """
-    from fer_assets.remote import adopt_run
 
+    Example: fer adopt old/dkd_20251223 --as dkd_20251223 --checkpoint converted.pt
+    """
+    from fer_assets.remote import adopt_foreign, adopt_run
+
+    packed = (path / "job.json").is_file()
+    if packed and (name or checkpoint or root or replace):
+        raise FerError(
+            "a run of a packed training becomes the asset that it was packed for",
+            where=path,
+            fix="leave out --as, --checkpoint, --root and --replace",
+        )
     pipeline = _open(profile)
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
-        artifact = adopt_run(pipeline, folder, instance)
+        artifact = (
+            adopt_run(pipeline, path, instance)
+            if packed
+            else adopt_foreign(
+                pipeline,
+                path,
+                instance,
+                name=name,
+                checkpoint=checkpoint,
+                roots=root or (),
+                replace=replace,
+            )
+        )
     from fer_assets import show
 
     console.print(f"{_escape(artifact.key)} is now {artifact.sha256[:12]}")
-    console.print(show.checks_text(artifact))
+    for line in show.adoption(artifact):
+        console.print(line, soft_wrap=True)
+    console.print(f"Gates: {show.checks_text(artifact)}")
+
+
+@app.command()
+def export_lineage(
+    out: Annotated[Path, typer.Option(help="New file; for ro-crate a new folder")],
+    format: Annotated[str, typer.Option(help="openlineage, prov or ro-crate")] = "openlineage",
+    select: Annotated[
+        str | None,
+        typer.Option(help="Assets, partitions or groups, by commas; default: all that were made"),
+    ] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Write the lineage for other tools: artifacts by hash, their making, gates, raw fingerprints.
+
+    Every byte is verified on the way; what is stale or damaged says so in the file. It holds no
+    path of this machine.
+
+    Example: fer export-lineage --format prov --out lineage.json --select student_bundle
+    """
+    from fer_ml.exchange import export_lineage as write
+    from fer_ml.exchange.facts import everything
+
+    pipeline = _open(profile)
+    chosen = _selector(pipeline, select) if select else lambda target: True
+    made = [
+        pipeline.store.current(target.asset, target.partition)
+        for target in pipeline.targets()
+        if chosen(target)
+    ]
+    nodes = everything(pipeline.store, [a for a in made if a is not None], pipeline.fingerprints())
+    write(nodes, pipeline.profile.name, format, out)
+    raw = sum(node.item.root is not None for node in nodes)
+    console.print(f"{len(nodes) - raw} artifacts and {raw} raw folders in {out}")
+    for node in nodes:
+        if node.problem:
+            console.print(f"[yellow]note[/] {_escape(node.item.key)}: {_escape(node.problem)}")
 
 
 @app.command()

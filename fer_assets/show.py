@@ -11,6 +11,7 @@ from rich.tree import Tree
 
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import Made
+from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved, resolve_claim
 from fer_ml.claims.trace import Node, Tracer, find_artifact
@@ -192,6 +193,25 @@ def validation(report: dict[str, Any]) -> list[Table | str]:
         lines.append(f"[red]{rule}[/]: {escape(fix)}")
     lines.append("[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]")
     return lines
+
+
+def adoption(artifact: Artifact) -> Iterator[str]:
+    """What an adopted result's examination found; nothing for one that was made here."""
+    if ADOPTION_FILE not in artifact.record.files:
+        return
+    told = artifact.read_json(ADOPTION_FILE)
+    files = f"{len(told['files'])} file{'s' * (len(told['files']) > 1)}"
+    yield f"Adopted: {told['kind']}, {files}, came as {escape(told['origin'])}."
+    if told["missing"]:
+        yield f"[yellow]missing[/] {escape(', '.join(told['missing']))}"
+    if told["left_out"]:
+        yield f"[dim]left out  {escape(', '.join(told['left_out']))}[/]"
+    failed = [check for check in told["checks"] if not check["holds"]]
+    yield f"{len(told['checks']) - len(failed)} of {len(told['checks'])} checks hold."
+    for check in failed:
+        yield f"[red]against[/] {check['check']}: {escape(check['detail'])}"
+    for what in told["unverified"]:
+        yield f"[yellow]unknown[/] {escape(what)}"
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,12 @@ def build_teacher_bundle(run: RunFolder, job: Job) -> None:
     _export_run(run, job, teacher, {"hq_train_val": teacher.read_json("reliabilitymetrics.json")})
 
 
+def build_adopted_bundle(run: RunFolder, job: Job) -> None:
+    """``model.onnx`` and ``card.json`` of an adopted run, with the figures measured here."""
+    adopted = job.input("adopted_model", job.partition)
+    _export_run(run, job, adopted, {"hq_train_val": adopted.read_json("reliabilitymetrics.json")})
+
+
 def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
     """The ensemble as one network: its members' graphs side by side, and the fusion behind them."""
     ensemble = job.input("ensemble")

@@ -420,6 +420,38 @@ CLAIM_GATES: tuple[Gate, ...] = (
     ),
 )
 
+ADOPTED_GATES: tuple[Gate, ...] = (
+    Gate(
+        "class_order",
+        "where the files name the classes, they are in the canonical order",
+        "the columns mean something else than their place says: export again, in this order",
+    ),
+    Gate(
+        "complete",
+        "the files of checklist A.4 of the interim report are there",
+        "adopt the folder again with the missing files, or know that they cannot be cited",
+        blocking=False,
+    ),
+    Gate(
+        "consistent",
+        "the files do not contradict each other",
+        "look at the checks in adoption.json before you cite a number of it",
+        blocking=False,
+    ),
+    Gate(
+        "verified",
+        "nothing had to be taken on trust",
+        "train or evaluate again here: only what was made here is known down to the raw rows",
+        blocking=False,
+    ),
+)
+
+ADOPTED_MODEL_GATES: tuple[Gate, ...] = tuple(
+    replace(gate, fix="adopt other weights, or materialize it again")
+    for gate in RUN_GATES
+    if gate.rule in ("class_order", "metrics_of_best", "finite_weights", "temperature_in_bounds")
+)
+
 #: By asset. Every ``*_manifest`` that is not named has ``MANIFEST_GATES``.
 GATES: dict[str, tuple[Gate, ...]] = {
     "hq_train_manifest": TRAINING_MANIFEST_GATES,
@@ -444,6 +476,9 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "student_bundle": BUNDLE_GATES,
     "small_bundles": SMALL_BUNDLE_GATES,
     "demo_kpis": KPI_GATES,
+    "adopted": ADOPTED_GATES,
+    "adopted_model": ADOPTED_MODEL_GATES,
+    "adopted_bundle": NETWORK_GATES,
     "report_claims": CLAIM_GATES,
 }
 
