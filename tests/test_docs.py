@@ -224,3 +224,18 @@ def test_the_table_of_gates_is_that_of_the_code() -> None:
         [sys.executable, "-m", "fer_ml.gates"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert between((DOCS / "gates.md").read_text("utf-8"), "gates") == done.stdout
+
+
+def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
+    text = (DOCS / "from-the-first-pipeline.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 90))
+    modules = {
+        name
+        for _, _, where in rows
+        for name in re.findall(r"`((?:fer_ml|fer_assets|demo_app)[\w./]*)`", where)
+    }
+    assert len(modules) > 20
+    for name in modules:
+        path = ROOT / name.replace(".", "/")
+        assert (ROOT / name).exists() or path.with_suffix(".py").exists() or path.is_dir(), name
