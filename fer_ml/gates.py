@@ -495,3 +495,35 @@ def gates_of(asset: str) -> tuple[Gate, ...]:
 def blocking_rules(asset: str) -> tuple[str, ...]:
     """The rules of which a consumer demands a passing receipt."""
     return tuple(gate.rule for gate in gates_of(asset) if gate.blocking)
+
+
+def as_markdown() -> str:
+    """Every gate as Markdown tables, one for each group of assets that are asked the same."""
+    holders: dict[Gate, list[str]] = {}
+    lists = {"manifest/<source>": SOURCE_GATES, "*_manifest": MANIFEST_GATES, **GATES}
+    for asset, gates in lists.items():
+        for gate in gates:
+            if asset != "hq_train_manifest" or gate not in MANIFEST_GATES:
+                holders.setdefault(gate, []).append(f"`{asset}`")
+    tables: dict[str, list[str]] = {}
+    for gate, assets in holders.items():
+        row = (f"`{gate.rule}`", gate.asks, "yes" if gate.blocking else "warns", gate.fix)
+        tables.setdefault(", ".join(assets), []).append(f"| {' | '.join(row)} |")
+    head = "| gate | what it asks | blocks | when it fails |\n| --- | --- | --- | --- |"
+    return "\n\n".join(
+        "\n".join((f"Of {assets}:", "", head, *rows)) for assets, rows in tables.items()
+    )
+
+
+if __name__ == "__main__":
+    # python -m fer_ml.gates [FILE]: print the tables, or write them between the marks of FILE.
+    import sys
+    from pathlib import Path
+
+    for name in sys.argv[1:]:
+        before, _, rest = Path(name).read_text(encoding="utf-8").partition("<!-- gates -->\n")
+        after = rest.partition("<!-- /gates -->")[2]
+        text = f"{before}<!-- gates -->\n{as_markdown()}\n<!-- /gates -->{after}"
+        Path(name).write_text(text, encoding="utf-8")
+    if not sys.argv[1:]:
+        print(as_markdown())
