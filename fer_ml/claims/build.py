@@ -41,7 +41,16 @@ def _write_table(run: RunFolder, resolved: Sequence[Resolved]) -> None:
             value = r.value if isinstance(r.value, int | float) else None
             file_name = getattr(r.claim, "file", None)
             writer.writerow(
-                [r.claim.id, r.claim.kind, r.status, r.sentence(), value, asset, file_name, r.reason]
+                [
+                    r.claim.id,
+                    r.claim.kind,
+                    r.status,
+                    r.sentence(),
+                    value,
+                    asset,
+                    file_name,
+                    r.reason,
+                ]
             )
 
 

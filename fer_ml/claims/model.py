@@ -36,9 +36,7 @@ PrintedText = Annotated[
     ),
 ]
 #: Text in a YAML file whose plain scalars all are text.
-Scalar = Annotated[
-    str | None, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})
-]
+Scalar = Annotated[str | None, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
 Whole = Annotated[int, WithJsonSchema({"type": "integer"})]
 
 
@@ -76,24 +74,23 @@ def _check_way(take: str | None, pointer: str, column: str | None, where: bool) 
         raise ValueError("take: count has no column, every other take has one")
 
 
-def _operand_schema() -> WithJsonSchema:
-    return WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "pattern": r"^/"},
-                {"type": "string", "pattern": PRINTED},
-                {"type": "number"},
-                {"$ref": "#/$defs/Source"},
-            ],
-            "description": "a printed number, a pointer into the claim's own file, or a source",
-        }
-    )
-
-
 #: A printed number, a pointer into the claim's own file, or a source of its own.
-Operand = Annotated[
-    Annotated[str, Field(pattern=f"^/|{PRINTED}")] | Source, _operand_schema()
-]
+Operand = (
+    Annotated[
+        str,
+        Field(pattern=f"^/|{PRINTED}"),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "pattern": f"^/|{PRINTED}"},
+                    {"type": "number"},
+                ],
+                "description": "a printed number, or a pointer into the claim's own file",
+            }
+        ),
+    ]
+    | Source
+)
 #: The same for a row of a table, which no number can be.
 RowPlace = Annotated[str, Field(pattern=r"^/")] | Source
 
@@ -167,9 +164,7 @@ class _Measured(_Claim):
             return None
         if self.asset is None or self.file is None:
             raise ValueError(f"pointer {operand} needs the claim's asset and file")
-        return Source(
-            asset=self.asset, partition=self.partition, file=self.file, pointer=operand
-        )
+        return Source(asset=self.asset, partition=self.partition, file=self.file, pointer=operand)
 
     def own(self) -> Source | None:
         """Where its own number stands."""
@@ -395,6 +390,16 @@ class ClaimsFile(_Model):
     def assets(self) -> frozenset[str]:
         """Every asset that a claim cites."""
         return frozenset().union(*(claim.assets for claim in self.claims))
+
+    def picked(self, name: str) -> "ClaimsFile":
+        """The claim of this id with those that it is held against, and theirs."""
+        claims = {claim.id: claim for claim in self.claims}
+        wanted = {name}
+        while more := {o for key in wanted for o in _partners(claims[key])} - wanted:
+            wanted |= more
+        return self.model_copy(
+            update={"claims": tuple(claim for claim in self.claims if claim.id in wanted)}
+        )
 
 
 def _partners(claim: Claim) -> tuple[str, ...]:

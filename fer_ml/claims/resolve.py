@@ -81,15 +81,15 @@ class Resolved:
         return self.traces[0].artifact if self.traces else None
 
     def sentence(self) -> str:
-        """The sentence with the value at its printed precision."""
+        """The sentence with its number: as the text prints it, or else as the artifact holds it."""
         return self.claim.sentence.replace("{value}", self._shown())
 
     def _shown(self) -> str:
-        if not isinstance(self.value, int | float):
-            return "?"
         expected = getattr(self.claim, "expected", None)
         if isinstance(expected, str):
-            return show_like(self.value, expected)
+            return show_like(float(printed(expected).value), expected)
+        if not isinstance(self.value, int | float):
+            return "?"
         return show(self.value, getattr(self.claim, "decimals", None) or 0)
 
     def to_json(self) -> dict[str, Any]:

@@ -135,7 +135,9 @@ class Tracer:
         if len(above) > MAX_DEPTH:
             raise FerError(f"the lineage is deeper than {MAX_DEPTH} steps")
         if key not in self._nodes:
-            self._nodes[key] = self._raw(item) if item.root is not None else self._found(item, above)
+            self._nodes[key] = (
+                self._raw(item) if item.root is not None else self._found(item, above)
+            )
         return self._nodes[key]
 
     def _raw(self, item: Input) -> Node:
