@@ -240,7 +240,8 @@ def claims_summary(found: Verified) -> Iterator[str]:
     steps = [node for node in found.lineage if node.artifact]
     files = sum(len(node.artifact.record.files) for node in steps if node.artifact)
     yield f"{len(found.claims)} claims: {counts}."
-    yield f"{files} files of {len(steps)} artifacts were hashed again, and their receipts read."
+    if steps:
+        yield f"{files} files of {len(steps)} artifacts were hashed again, their receipts read."
     if found.not_looked_at:
         yield f"Raw folders that are not here, not looked at: {', '.join(found.not_looked_at)}."
 

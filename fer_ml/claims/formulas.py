@@ -106,17 +106,23 @@ def parse(text: str, names: Set[str]) -> Expression:
     return Expression(tree)
 
 
-def differs(says: Expression, formula: Formula, values: Mapping[str, float]) -> str | None:
+def differs(
+    says: Expression,
+    formula: Formula,
+    values: Mapping[str, float],
+    symbols: Mapping[str, float],
+) -> str | None:
     """Where a text's expression and the code's differ, or ``None`` when they are one.
 
-    ``values`` are the settings, T and the text's own symbols; terms are drawn.
+    ``values`` are the run's settings and T. The text's ``symbols`` count for its expression only,
+    so a T that it states itself is held against the run's. Terms are drawn.
     """
     code = parse(formula.expression, formula.names())
     draw = random.Random(0)
     for _ in range(POINTS):
         # Between 0.1 and 0.9 every term has a value: it is an angle or a probability too.
         terms = {name: draw.uniform(0.1, 0.9) for name in formula.terms}
-        left, right = says.at({**values, **terms}), code.at({**values, **terms})
+        left, right = says.at({**values, **symbols, **terms}), code.at({**values, **terms})
         if not math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12):
             at = ", ".join(f"{name} = {value:.3f}" for name, value in terms.items())
             return f"at {at} the text's formula gives {left:.6g}, the code's {right:.6g}"

@@ -8,15 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.resolve import Resolved, Resolver
 from fer_ml.claims.trace import Node, Tracer, find_artifact, walk
 
 #: Sizes in px. A bend is where an edge passes a layer without stopping.
-BOX_WIDTH, BOX_HEIGHT, BEND_WIDTH = 178, 46, 26
-GAP, LAYER_GAP, MARGIN = 16, 40, 8
+BOX_WIDTH, BOX_HEIGHT, BEND_WIDTH = 188, 46, 26
+GAP, LAYER_GAP, MARGIN = 12, 40, 8
 SWEEPS = 8
 
 
@@ -91,6 +89,8 @@ def mermaid(traced: Traced) -> str:
 
 def page(traced: Traced, title: str) -> str:
     """The trace as one HTML page that needs no network: the graph, and every step in a table."""
+    import jinja2  # Here, because verifying and tracing in a terminal need none of it.
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -104,7 +104,7 @@ def page(traced: Traced, title: str) -> str:
         for number, node in enumerate(traced.steps)
     ]
     return environment.get_template("trace.html.j2").render(
-        title=title, traced=traced, drawing=drawing, steps=steps
+        title=title, traced=traced, drawing=drawing, steps=steps, box=(BOX_WIDTH, BOX_HEIGHT)
     )
 
 
@@ -175,22 +175,20 @@ class Drawing:
             )
 
     def edges(self) -> Iterator[str]:
-        """Every edge as the ``d`` of an SVG path."""
-        for chain in self._chains:
-            x, y = self._places[chain[0]]
-            path = f"M{x:.1f} {y + BOX_HEIGHT:.1f}"
-            y += BOX_HEIGHT
-            for name in chain[1:]:
-                to_x, to_y = self._places[name]
-                half = (to_y - y) / 2
-                path += (
-                    f" C{x:.1f} {y + half:.1f} {to_x:.1f} {to_y - half:.1f} {to_x:.1f} {to_y:.1f}"
-                )
-                x, y = to_x, to_y
-                if name not in self._nodes:
-                    y += BOX_HEIGHT
-                    path += f" V{y:.1f}"
-            yield path
+        """Every piece of an edge, from one layer to the next, as the ``d`` of an SVG path."""
+        for name, other in dict.fromkeys(p for chain in self._chains for p in pairwise(chain)):
+            (x, y), (to_x, to_y) = self._places[name], self._places[other]
+            start = y + BOX_HEIGHT
+            half = (to_y - start) / 2
+            through = (
+                f"M{x:.1f} {y:.1f} V{start:.1f}"
+                if name not in self._nodes
+                else (f"M{x:.1f} {start:.1f}")
+            )
+            yield (
+                f"{through} C{x:.1f} {start + half:.1f} {to_x:.1f} {to_y - half:.1f} "
+                f"{to_x:.1f} {to_y:.1f}"
+            )
 
     def _layer_width(self, layer: list[str]) -> float:
         return sum(self._width_of(name) for name in layer) + GAP * (len(layer) - 1)
@@ -213,7 +211,10 @@ class Drawing:
 def _layered(
     names: list[str], edges: list[tuple[str, str]]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Layers of names and bends, and each edge as the chain of names and bends it runs through."""
+    """Layers of names and bends, and each edge as the chain of names and bends it runs through.
+
+    Edges to the same step share their bends: they join, as lines to one station do.
+    """
     below = defaultdict(list)
     for name, other in edges:
         below[name].append(other)
@@ -230,21 +231,20 @@ def _layered(
         layers[depth[name]].append(name)
     chains = []
     for name, other in edges:
-        bends = []
-        for number in range(depth[name] + 1, depth[other]):
-            bends.append(f"{name}>{other}@{number}")
-            layers[number].append(bends[-1])
-        chains.append([name, *bends, other])
+        bends = {n: f"{other}@{n}" for n in range(depth[name] + 1, depth[other])}
+        for number, bend in bends.items():
+            if bend not in layers[number]:
+                layers[number].append(bend)
+        chains.append([name, *bends.values(), other])
     return layers, chains
 
 
 def _untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
     """Order each layer by where its neighbours are, downwards and upwards in turn."""
     above, below = defaultdict(list), defaultdict(list)
-    for chain in chains:
-        for name, other in pairwise(chain):
-            below[name].append(other)
-            above[other].append(name)
+    for name, other in dict.fromkeys(p for chain in chains for p in pairwise(chain)):
+        below[name].append(other)
+        above[other].append(name)
     for sweep in range(SWEEPS):
         down = sweep % 2 == 0
         for number in range(1, len(layers)) if down else range(len(layers) - 2, -1, -1):
@@ -264,4 +264,4 @@ def _sort(layer: list[str], near: Mapping[str, list[str]], place: Mapping[str, f
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 27 else f"{text[:26]}…"
+    return text if len(text) <= 28 else f"{text[:27]}…"

@@ -308,6 +308,9 @@ class FormulaClaim(_Claim):
     def _known(self) -> "FormulaClaim":
         if self.formula not in FORMULAS:
             raise ValueError(f"unknown formula {self.formula!r}: {', '.join(FORMULAS)}")
+        terms = sorted(set(self.symbols) & set(FORMULAS[self.formula].terms))
+        if terms:
+            raise ValueError(f"{', '.join(terms)} is a term of the formula and has no number")
         self.expression()
         return self
 

@@ -350,8 +350,8 @@ class Resolver:
         values = {name: float(held[name]) for name in formula.settings}
         if formula.warm:
             values["T"] = self._temperature(claim, held["temperature"])
-        values |= {name: float(printed(text).value) for name, text in claim.symbols.items()}
-        return _Judged(None, formulas.differs(claim.expression(), formula, values))
+        symbols = {name: float(printed(text).value) for name, text in claim.symbols.items()}
+        return _Judged(None, formulas.differs(claim.expression(), formula, values, symbols))
 
     def _temperature(self, claim: Claim, given: float | None) -> float:
         """T of the recipe, or else the one that the soft labels derived for this run."""
