@@ -265,7 +265,7 @@ def _label(node: Node) -> str:
     colour = "green" if node.problem is None else "red"
     text = f"[{colour}]{escape(node.item.key)}[/] [dim]{node.item.sha256[:10]}[/]"
     if node.problem:
-        text += f" [red]{escape(node.problem.text)}[/]"
+        text += f" [red]{escape(node.problem)}[/]"
     if not node.looked:
         text += " [dim]not here, not looked at[/]"
     if node.item.root:

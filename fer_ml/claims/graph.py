@@ -35,8 +35,8 @@ class Traced:
         """The claim's status; of another start the worst of its steps, or ``sound``."""
         if self.claim is not None:
             return self.claim.status
-        kinds = {node.problem.kind for node in self.steps if node.problem}
-        return "drifted" if "drifted" in kinds else "stale" if kinds else "sound"
+        states = {node.state for node in self.steps}
+        return next((state for state in ("drifted", "stale") if state in states), "sound")
 
     @property
     def sound(self) -> bool:
@@ -71,7 +71,7 @@ def mermaid(traced: Traced) -> str:
     for node in traced.steps:
         label = f"{_quoted(node.item.key)}<br>{node.item.sha256[:10]}"
         left, right = ("[(", ")]") if node.item.root else ("[", "]")
-        lines.append(f'  {names[node.identity]}{left}"{label}"{right}:::{_state(node)}')
+        lines.append(f'  {names[node.identity]}{left}"{label}"{right}:::{node.state}')
         lines += [f"  {names[node.identity]} --> {names[n.identity]}" for n in node.inputs]
     for state, colour in (
         ("sound", "#176b2c"),
@@ -99,19 +99,10 @@ def page(traced: Traced, title: str) -> str:
         lstrip_blocks=True,
     )
     drawing = Drawing(traced)
-    steps = [
-        {"id": f"s{number}", "state": _state(node), **node.to_json()}
-        for number, node in enumerate(traced.steps)
-    ]
+    steps = [{"id": f"s{number}", **node.to_json()} for number, node in enumerate(traced.steps)]
     return environment.get_template("trace.html.j2").render(
         title=title, traced=traced, drawing=drawing, steps=steps, box=(BOX_WIDTH, BOX_HEIGHT)
     )
-
-
-def _state(node: Node) -> str:
-    if node.problem is not None:
-        return node.problem.kind
-    return "sound" if node.looked else "elsewhere"
 
 
 def _quoted(text: str) -> str:
@@ -167,7 +158,7 @@ class Drawing:
             x, y = self._places[name]
             yield Box(
                 name,
-                _state(node),
+                node.state,
                 node.item.root is not None,
                 (_short(node.item.key), node.item.sha256[:10]),
                 x - BOX_WIDTH / 2,

@@ -81,16 +81,22 @@ class Resolved:
         return self.traces[0].artifact if self.traces else None
 
     def sentence(self) -> str:
-        """The sentence with its number: as the text prints it, or else as the artifact holds it."""
-        return self.claim.sentence.replace("{value}", self._shown())
+        """The sentence with its number."""
+        return self.claim.sentence.replace("{value}", self.shown())
 
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The number as the text prints it, or else as the artifact holds it; ``?`` for none."""
         expected = getattr(self.claim, "expected", None)
         if isinstance(expected, str):
             return show_like(float(printed(expected).value), expected)
         if not isinstance(self.value, int | float):
             return "?"
-        return show(self.value, getattr(self.claim, "decimals", None) or 0)
+        return show(self.value, _decimals(self.claim))
+
+    def _measured_on(self) -> dict[str, Any] | None:
+        """What its number was measured on; ``None`` for a number that is no measurement."""
+        held = self.found[0].measured_on() if self.found else {}
+        return held if held.get("split") is not None else None
 
     def to_json(self) -> dict[str, Any]:
         """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``."""
@@ -107,13 +113,14 @@ class Resolved:
             "status": self.status,
             "reason": self.reason,
             "value": self.value,
+            "shown": self.shown(),
             "expected": getattr(claim, "expected", None),
-            "decimals": getattr(claim, "decimals", None),
+            "decimals": _decimals(claim),
             "artifact": {
-                "asset": record.asset if record else claim.asset,
+                "asset": record.asset if record else claim.asset or "",
                 "partition": record.partition if record else claim.partition,
-                "file": name,
-                "pointer": getattr(claim, "pointer", None),
+                "file": name or "",
+                "pointer": getattr(claim, "pointer", ""),
                 "sha256": record.sha256 if record else None,
                 "file_sha256": entry.sha256 if entry else None,
                 "materialization": artifact.folder.name if artifact else None,
@@ -121,7 +128,7 @@ class Resolved:
                 "created_at": record.created_at if record else None,
                 "code_version": record.code_version if record else None,
             },
-            "measured_on": self.found[0].measured_on() if self.found else None,
+            "measured_on": self._measured_on(),
             "rests_on": [{"asset": n.item.key, "sha256": n.item.sha256} for n in nodes],
             "raw": {n.item.key: n.item.sha256 for n in nodes if n.item.root is not None},
             "splits": {
@@ -468,10 +475,10 @@ def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:
     for node in walk(traces):
         if node.problem is None:
             continue
-        found: tuple[Status, str] = (node.problem.kind, f"{node.item.key}: {node.problem.text}")
-        if node.problem.kind == "drifted":
-            return found
-        worst = worst or found
+        reason = f"{node.item.key}: {node.problem}"
+        if node.drifted:
+            return "drifted", reason
+        worst = worst or ("stale", reason)
     return worst
 
 
@@ -479,6 +486,14 @@ def _not_printed(expected: str | None, value: Number) -> str | None:
     if expected is None or printed(expected).holds(value):
         return None
     return f"the artifact holds {value}, the claim says {expected}"
+
+
+def _decimals(claim: Claim) -> int:
+    """How many decimals the claim's number is printed with."""
+    expected = getattr(claim, "expected", None)
+    if isinstance(expected, str):
+        return len(expected.rstrip("%").partition(".")[2])
+    return getattr(claim, "decimals", None) or 0
 
 
 def _plain(value: Fraction) -> Number:

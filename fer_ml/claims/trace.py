@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
@@ -17,35 +17,33 @@ MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why a step must not be trusted.
-
-    ``drifted``: bytes are not what their record says; ``stale``: they are, and are not current,
-    not gated, or not here any more.
-    """
-
-    kind: Literal["drifted", "stale"]
-    text: str
-
-
-@dataclass(frozen=True)
 class Node:
     """One step of a trace. ``artifact`` is ``None`` for raw folders and for bytes that are gone.
 
+    ``problem`` says why it must not be trusted, or is ``None``. It is ``drifted`` when bytes are
+    not what their record says; else it is stale: not current, not gated, or not here any more.
     ``looked`` is false for a raw folder that is on another machine: its fingerprint was not held
     against anything.
     """
 
     item: Input
     artifact: Artifact | None
-    problem: Problem | None
+    problem: str | None
     inputs: tuple["Node", ...] = ()
+    drifted: bool = False
     looked: bool = True
 
-    @property
+    @cached_property
     def identity(self) -> tuple[str, str]:
         """Asset and content hash: what makes two steps the same."""
         return (self.item.key, self.item.sha256)
+
+    @property
+    def state(self) -> str:
+        """``sound``, ``drifted``, ``stale``, or ``elsewhere`` when nobody looked."""
+        if self.problem is not None:
+            return "drifted" if self.drifted else "stale"
+        return "sound" if self.looked else "elsewhere"
 
     @cached_property
     def receipts(self) -> dict[str, Receipt]:
@@ -64,7 +62,8 @@ class Node:
             "asset": self.item.key,
             "sha256": self.item.sha256,
             "root": self.item.root,
-            "problem": f"{self.problem.kind}: {self.problem.text}" if self.problem else None,
+            "problem": self.problem,
+            "state": self.state,
             "looked_at": self.looked,
             "folder": self.artifact.folder.name if self.artifact else None,
             "created_at": record.created_at if record else None,
@@ -149,46 +148,46 @@ class Tracer:
         if now is None and self._raw_elsewhere:
             return Node(item, None, None, looked=False)
         if now is None:
-            return Node(item, None, Problem("stale", "raw folder is gone"))
-        changed = now != item.sha256
-        return Node(item, None, Problem("stale", "raw folder changed since") if changed else None)
+            return Node(item, None, "raw folder is gone")
+        return Node(item, None, None if now == item.sha256 else "raw folder changed since")
 
     def _found(self, item: Input, above: tuple[str, ...]) -> Node:
         try:
             artifact = self.store.find(item.asset, item.partition, item.sha256)
         except FerError as error:
-            return Node(item, None, Problem("drifted", error.what))
+            return Node(item, None, error.what, drifted=True)
         if artifact is None:
-            return Node(item, None, Problem("stale", "these bytes are no longer here"))
+            return Node(item, None, "these bytes are no longer here")
         return self._made(item, artifact, above)
 
     def _made(self, item: Input, artifact: Artifact, above: tuple[str, ...]) -> Node:
         inputs = tuple(self._node(i, (*above, item.key)) for i in artifact.record.inputs)
-        return Node(item, artifact, self._problem(artifact, inputs), inputs)
+        drift = self._drift(artifact)
+        if drift is not None:
+            return Node(item, artifact, drift, inputs, drifted=True)
+        problem = (
+            self._superseded(artifact)
+            or _ungated(artifact)
+            or self._before_its_input(artifact, inputs)
+        )
+        return Node(item, artifact, problem, inputs)
 
-    def _problem(self, artifact: Artifact, inputs: tuple[Node, ...]) -> Problem | None:
+    def _drift(self, artifact: Artifact) -> str | None:
         damage = artifact.damage()
         if damage:
-            return Problem("drifted", f"damaged: {damage}")
-        record = artifact.record
+            return f"damaged: {damage}"
         try:
-            current = self.current(record.asset, record.partition)
+            self.current(artifact.record.asset, artifact.record.partition)
         except FerError as error:
-            return Problem("drifted", error.what)
-        if current is None or current.sha256 != artifact.sha256:
-            return Problem("stale", "a newer one is current")
-        return self._ungated(artifact) or self._before_its_input(artifact, inputs)
-
-    def _ungated(self, artifact: Artifact) -> Problem | None:
-        receipts = artifact.receipts()
-        for rule in blocking_rules(artifact.record.asset):
-            if rule not in receipts:
-                return Problem("stale", f"gate '{rule}' has not judged these bytes")
-            if not receipts[rule].passed:
-                return Problem("stale", f"gate '{rule}' failed")
+            return error.what
         return None
 
-    def _before_its_input(self, artifact: Artifact, inputs: tuple[Node, ...]) -> Problem | None:
+    def _superseded(self, artifact: Artifact) -> str | None:
+        current = self.current(artifact.record.asset, artifact.record.partition)
+        current_is_it = current is not None and current.sha256 == artifact.sha256
+        return None if current_is_it else "a newer one is current"
+
+    def _before_its_input(self, artifact: Artifact, inputs: tuple[Node, ...]) -> str | None:
         """An artifact cannot be older than what it was made from, as far as that is still here."""
         made = artifact.record.made_at
         for node in inputs:
@@ -196,10 +195,9 @@ class Tracer:
                 continue
             if any(copy.record.made_at <= made for copy in self._copies(node.artifact)):
                 continue
-            return Problem(
-                "stale",
+            return (
                 f"older than its input {node.item.key}: a clock ran backwards, or a record was "
-                "edited",
+                "edited"
             )
         return None
 
@@ -211,6 +209,16 @@ class Tracer:
         except FerError:
             return []
         return [other for other in found if other.sha256 == artifact.sha256]
+
+
+def _ungated(artifact: Artifact) -> str | None:
+    receipts = artifact.receipts()
+    for rule in blocking_rules(artifact.record.asset):
+        if rule not in receipts:
+            return f"gate '{rule}' has not judged these bytes"
+        if not receipts[rule].passed:
+            return f"gate '{rule}' failed"
+    return None
 
 
 def find_artifact(store: Store, what: str) -> Artifact:

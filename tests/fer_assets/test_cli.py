@@ -159,7 +159,7 @@ def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None
     refused(fer("claims", "verify", "nowhere"), "no such folder")
     refused(fer("claims", "verify"), "claims file cannot be read", "claims/<profile>.yaml")
     schema = json.loads(fer("claims", "schema").stdout)
-    assert schema["properties"]["version"] == {"const": 2}
+    assert schema["properties"]["version"]["const"] == 2
 
 
 def test_doctor_says_what_is_missing_and_what_to_do(fer: Fer) -> None:

@@ -52,8 +52,8 @@ def test_its_state_is_the_worst_of_its_steps(store: Store, chain: Chain, put: Pu
     found = traced(store, "student_dkd")
     assert (found.state, found.sound) == ("drifted", False)
     told = {step["asset"]: step["problem"] for step in found.to_json()["steps"]}
-    assert told["manifest/a"] == "stale: a newer one is current"
-    assert told["manifest/b"] == "drifted: damaged: b.csv differs from its recorded sha256"
+    assert told["manifest/a"] == "a newer one is current"
+    assert told["manifest/b"] == "damaged: b.csv differs from its recorded sha256"
     assert told["student_dkd"] is None
 
 

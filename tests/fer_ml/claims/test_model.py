@@ -1,6 +1,7 @@
 """The claims file is checked at the door; JSON pointers are RFC 6901's."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,14 @@ def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FerError, match="cannot be read") as caught:
         read_claims(tmp_path / "no.yaml")
     assert caught.value.where == str(tmp_path / "no.yaml")
+
+
+def test_the_guides_examples_are_claims(tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "claims.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    held = read(tmp_path, blocks[0] + blocks[1])
+    kinds = [claim.kind for claim in held.claims]
+    assert kinds == ["proportion", "table", "number", "configuration", "formula"]
 
 
 WORDS = st.sampled_from(
