@@ -51,7 +51,7 @@ STATUSES: tuple[Status, ...] = (
 #: A table's cells by row and column; lowest and highest of a range; a comparison's two sides.
 Value = Number | dict[str, dict[str, Number]] | dict[str, Number] | None
 
-BY_TEXT = "by arithmetic on the text's own numbers: it names no artifact"
+BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,18 @@ class Resolver:
         if judged.fault:
             return Resolved(claim, "contradicted", judged.fault, judged.value)
         if decided:
-            return Resolved(claim, "grounded", BY_TEXT, judged.value)
+            return Resolved(claim, "grounded", self._share(claim) + BY_TEXT, judged.value)
         stated = getattr(claim, "expected", None)
         value = _plain(printed(stated).value) if isinstance(stated, str) else None
         return Resolved(claim, "ungrounded", "it names no artifact", value)
+
+    def _share(self, claim: Claim) -> str:
+        """The k/n that a printed share is."""
+        if not isinstance(claim, ProportionClaim):
+            return ""
+        _, n = self._operand(claim, claim.n)
+        k = round(printed(str(claim.expected)).value * n.value)
+        return f"{k}/{n.value} = {float(k / n.value):.9f}, "
 
     def _judge(self, claim: Claim) -> _Judged:
         judges: dict[type, Callable[[Any], _Judged]] = {
