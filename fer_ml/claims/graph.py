@@ -255,4 +255,4 @@ def _sort(layer: list[str], near: Mapping[str, list[str]], place: Mapping[str, f
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 28 else f"{text[:27]}…"
+    return text if len(text) <= 27 else f"{text[:26]}…"

@@ -1,6 +1,7 @@
 """An artifact folder that was copied elsewhere verifies on its own, without Dagster."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -110,15 +111,13 @@ def test_the_interim_reports_claims_are_its_own_words() -> None:
     report = root.parent / "shared" / "docs" / "interim_report.md"
     if not report.is_file():
         pytest.skip("the report is not beside this project")
-    text = report.read_text().replace("β", "b").replace("α", "a")
+    numbers = set(re.findall(r"[\d,]*\d(?:\.\d+)?", report.read_text()))
     for claim in read_claims(root / "claims" / "interim_report.yaml").claims:
+        if claim.id == "ensemble-weights":
+            continue  # That weights add up to 1 is what the check says, not the report.
         expected = getattr(claim, "expected", None)
-        printed = [expected] if isinstance(expected, str) else []
-        for row in expected.values() if isinstance(expected, dict) else ():
-            printed += row
-        # The weights' sum is this file's own arithmetic, and 21,503 stands nowhere in the report.
-        for number in printed:
-            assert number in text or claim.id == "ensemble-weights", (claim.id, number)
+        rows = expected.values() if isinstance(expected, dict) else [[expected]]
+        assert {text for row in rows for text in row if text} <= numbers, claim.id
 
 
 def test_neither_the_command_nor_the_library_imports_dagster(copied: Path, tmp_path: Path) -> None:
