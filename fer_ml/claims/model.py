@@ -115,6 +115,12 @@ class _Claim(_Model):
     asset: AssetName | None = None
     partition: PartitionName | None = None
 
+    @model_validator(mode="after")
+    def _partition(self) -> "_Claim":
+        if self.partition is not None and self.asset is None:
+            raise ValueError("partition goes with an asset")
+        return self
+
     @property
     def assets(self) -> frozenset[str]:
         """Every asset that it cites."""
@@ -146,8 +152,6 @@ class _Measured(_Claim):
         _check_way(self.take, self.pointer, self.column, bool(self.where))
         if (self.file is None) != (self.asset is None):
             raise ValueError("asset and file go together")
-        if self.partition is not None and self.asset is None:
-            raise ValueError("partition goes with an asset")
         if self.file is None and (self.pointer or self.take):
             raise ValueError("pointer and take go with an asset and a file")
         return self
@@ -189,6 +193,9 @@ class _Measured(_Claim):
     def _places(self) -> "_Measured":
         for operand in self.operands():
             self.place(operand)
+        pointers = [o for o in self.operands() if isinstance(o, str) and o.startswith("/")]
+        if self.asset is not None and self.own() is None and not pointers:
+            raise ValueError("no pointer reads the claim's asset and file")
         return self
 
 
@@ -347,7 +354,7 @@ class ComparisonClaim(_Claim):
 
     @model_validator(mode="after")
     def _no_asset(self) -> "ComparisonClaim":
-        if self.asset is not None or self.partition is not None:
+        if self.asset is not None:
             raise ValueError("a comparison rests on its two claims and names no asset")
         return self
 

@@ -463,6 +463,8 @@ def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
     """A claim that holds, against the claims that it says it is comparable with."""
     for other in getattr(resolved.claim, "comparable_with", ()):
         apart = apart_by(resolved, done[other])
+        if apart is None and resolved.traces and not done[other].traces:
+            apart = f"{other} has no artifact"
         if apart and resolved.status in ("grounded", "stale", "ungrounded"):
             return replace(resolved, status="not_comparable", reason=f"with {other}: {apart}")
     return resolved

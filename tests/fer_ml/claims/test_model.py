@@ -81,6 +81,12 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
         (f"{HEAD}\n{START}kind: sum\n    expected: 1\n    parts: []", "claims.0 (x) parts"),
         (f"{HEAD}\n{START}kind: sum\n    expected: 1\n    parts: [a/n]", "claims.0 (x) parts"),
         (f"{HEAD}\n{START}kind: range\n    over: [1]\n    low: 1", "claims.0 (x) high"),
+        (
+            f"{HEAD}\n{START}kind: range\n    over: [1]\n    low: 1\n    high: 1\n"
+            "    asset: a\n    file: b.json",
+            "no pointer reads the claim's asset and file",
+        ),
+        (f"{HEAD}\n{START}kind: figure\n    partition: a", "partition goes with an asset"),
         (f"{HEAD}\n{START}kind: table\n    columns: {{a: /a}}", "a table needs rows"),
         (
             f"{HEAD}\n{START}kind: table\n    columns: {{a: /a}}\n    expected: {{r: [1, 2]}}",

@@ -394,6 +394,9 @@ def test_comparable_with_is_the_guard_without_a_relation(store: Store, chain: Ch
     found = resolve(store, number(comparable_with=["c1", "c2"]), kd, other)
     assert found.status == "not_comparable"
     assert found.reason.startswith("with c2: split: test and val")
+    text = {"kind": "number", **BASE, "expected": "0.5"}
+    found = resolve(store, number(comparable_with=["c1"]), text)
+    assert (found.status, found.reason) == ("not_comparable", "with c1: c1 has no artifact")
     wrong = number(expected="0.1", comparable_with=["c1"])
     assert resolve(store, wrong, other).status == "contradicted"
 
