@@ -208,24 +208,100 @@ def validate(
 
 @app.command()
 def trace(
-    what: Annotated[str, typer.Argument(help="A claim id, an asset, a file or a hash")],
+    what: Annotated[
+        str, typer.Argument(help="A claim id, an asset, a file or the first 8 digits of a hash")
+    ],
     profile: ProfileOption = None,
     as_json: JsonOption = False,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart, for Markdown")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page with the graph, which needs no network")
+    ] = None,
 ) -> None:
     """Follow a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
 
-    Example: fer trace manifest-rows
+    Example: fer trace manifest-rows --html trace.html
     """
     pipeline = _open(profile)
     from fer_assets import show
+    from fer_ml.claims import graph
 
     found = show.trace_of(pipeline, what)
+    if html is not None:
+        from fer_ml.files import write_atomic
+
+        write_atomic(html, graph.page(found, f"Trace of {what}").encode())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    elif as_mermaid:
+        print(graph.mermaid(found), end="")
+    elif html is not None:
+        console.print(f"written: {html}")
+    else:
+        console.print(show.trace_tree(found))
+    if not found.sound:
+        raise typer.Exit(2)
+
+
+claims_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Hold a report's claims against artifacts."
+)
+app.add_typer(claims_app, name="claims")
+
+
+@claims_app.command()
+def verify(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Artifact folder of one profile; default: that of --profile"),
+    ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(help="Claims file; default: the folder's own copy, or the profile's file"),
+    ] = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every byte that the claims rest on, read the receipts, and judge each claim.
+
+    Exit code 2 unless all are grounded. It needs an artifact folder and a claims file: no Dagster,
+    no project, no raw data. A folder that was copied here keeps its claims in report_claims.
+
+    Example: fer claims verify outputs/sample
+    """
+    from fer_assets import show
+    from fer_ml.claims.verify import verify_folder
+
+    if folder is None:
+        pipeline = _open(profile)
+        found = verify_folder(
+            pipeline.store.root, claims or pipeline.claims_file(), pipeline.fingerprints()
+        )
+    else:
+        if not folder.is_dir():
+            raise FerError("no such folder", where=folder, fix="name a profile's artifact folder")
+        found = verify_folder(folder, claims)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
-        console.print(found.tree())
-    if not found.sound:
+        console.print(show.claims_table(found))
+        for line in show.claims_summary(found):
+            console.print(_escape(line), soft_wrap=True)
+    if not found.green:
         raise typer.Exit(2)
+
+
+@claims_app.command("schema")
+def claims_schema() -> None:
+    """Print the JSON schema of a claims file, for editors.
+
+    Example: fer claims schema > claims/schema.json
+    """
+    from fer_ml.claims.model import schema
+
+    print(json.dumps(schema(), indent=2))
 
 
 @app.command()

@@ -594,8 +594,9 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             group="report",
             kinds=("json", "csv"),
             describe="Every sentence of the claims file bound to the bytes it came from, with its "
-            "status: grounded, drifted, stale, ungrounded or contradicted.",
+            "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
             build="fer_ml.claims.build:build_claims",
+            code_version="2",
             gate="fer_ml.claims.build:gate_claims",
             needs=tuple(
                 Need(stage.asset, "each" if stage.partitions else "one")
@@ -934,7 +935,7 @@ def claimed_assets(path: Path) -> frozenset[str]:
     The graph must load without it: that the file is missing or wrong is said by ``report_claims``.
     """
     try:
-        return frozenset(claim.asset for claim in read_claims(path).claims)
+        return read_claims(path).assets
     except FerError:
         return frozenset()
 
