@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.store import Artifact
 
@@ -71,6 +72,8 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         shown["report"] = dg.MetadataValue.md(_report(artifact))
     if "claims.csv" in record.files:
         shown["claims_table"] = _claims_table(artifact)
+    if ADOPTION_FILE in record.files:
+        shown |= _adoption(artifact)
     if "clean_report.json" in record.files:
         shown["sources_table"] = _sources_table(artifact)
     if "leakage.json" in record.files:
@@ -78,7 +81,7 @@ def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         shown["test_twins"] = _table([{"source": name, **held} for name, held in twins.items()])
     if "findings.csv" in record.files:
         shown["rules_table"] = _rules_table(artifact)
-    for name in ("quarantine.csv", "review.csv", "findings.csv"):
+    for name in ("quarantine.csv", "review.csv", "findings.csv", "comparison.csv"):
         if name in record.files:
             shown[f"{name.removesuffix('.csv')}_table"] = _first_rows(artifact, name)
     return shown
@@ -99,6 +102,22 @@ def _report(artifact: Artifact) -> str:
             text = text.replace(f"]({name})", f"]({_inline(artifact, name)})")
             room -= entry.bytes
     return text
+
+
+def _adoption(artifact: Artifact) -> dict[str, Any]:
+    """The checks of an adopted result, and what had to be taken on trust."""
+    told = artifact.read_json(ADOPTION_FILE)
+    marks = {True: "🟢", False: "🔴"}
+    return {
+        "checks_table": _table(
+            [
+                {"": marks[c["holds"]], "check": c["check"], "why": c["detail"]}
+                for c in told["checks"]
+            ]
+        ),
+        "not_verified": dg.MetadataValue.md("\n".join(f"- {what}" for what in told["unverified"])),
+        "missing": ", ".join(told["missing"]) or "nothing",
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | dg.TextMetadataValue:

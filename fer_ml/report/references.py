@@ -144,14 +144,15 @@ class References:
         columns: Sequence[str] | None = None,
         rows: int | None = None,
         decimals: int | None = None,
+        pointer: str = "",
     ) -> Markdown:
         """A table of an artifact, with a caption that says what it is of.
 
         ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class) or ``sources``
         (macro-F1 by source); models that cannot be compared stand in tables apart.
         ``report_claims`` is the table of claims. Of any other asset a csv ``file`` is shown, with
-        ``columns``, first ``rows`` and ``decimals`` of fractions as asked for; without ``file``,
-        the artifact's files.
+        ``columns``, first ``rows`` and ``decimals`` of fractions as asked for; of a JSON ``file``
+        the objects by name at ``pointer``; without ``file``, the artifact's files.
         """
         artifact = self._artifact(asset)
         if asset == "report_claims" and file is None:
@@ -160,6 +161,8 @@ class References:
             return self._benchmark_table(artifact, set, show)
         if file is None:
             return self._files_table(artifact)
+        if file.endswith(".json"):
+            return self._json_table(artifact, file, pointer, columns, decimals)
         return self._csv_table(artifact, file, columns, rows, decimals)
 
     def sources(self) -> Markdown:
@@ -271,6 +274,43 @@ class References:
         ]
         caption = self._caption("Table", f"Files of {_origin(artifact, None)}.")
         return Markdown(f"{caption}\n\n{table(('file', 'bytes', 'sha256'), rows, (1,))}")
+
+    def _json_table(
+        self,
+        artifact: Artifact,
+        file: str,
+        pointer: str,
+        columns: Sequence[str] | None,
+        decimals: int | None,
+    ) -> Markdown:
+        document = artifact.read_json(file)
+        where = f"{artifact.key} {file} {pointer}"
+        try:
+            held = resolve_pointer(document, pointer)
+        except KeyError as error:
+            raise FerError(f"{where}: there is nothing") from error
+        if not isinstance(held, dict) or not all(isinstance(o, dict) for o in held.values()):
+            raise FerError(f"{where}: no objects by name")
+        known = list(dict.fromkeys(key for row in held.values() for key in row))
+        names = list(columns or known)
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise FerError(f"{where} has no {unknown[0]!r}", allowed=", ".join(known))
+        self._give("table", artifact, file, pointer=pointer, columns=names)
+        rows = [
+            [code(name), *(_shown(row.get(key), decimals, f"{where} {key}") for key in names)]
+            for name, row in held.items()
+        ]
+        numeric = [
+            index
+            for index, key in enumerate(names, 1)
+            if all(isinstance(row.get(key), int | float | None) for row in held.values())
+        ]
+        measured = ""
+        if "split" in document and "n" in document:
+            measured = f", split {escape(document['split'])}, n = {document['n']:,}"
+        caption = self._caption("Table", f"{_origin(artifact, file)}{measured}.")
+        return Markdown(f"{caption}\n\n{table(['', *map(escape, names)], rows, numeric)}")
 
     def _csv_table(
         self,

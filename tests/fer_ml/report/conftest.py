@@ -128,7 +128,16 @@ def judge(store: Store, artifact: Artifact, rule: str, passed: bool) -> None:
 @pytest.fixture
 def artifacts(store: Store) -> list[Artifact]:
     csv = b"name,share,note\na,0.123456,x|y\nb,1.0,*z*\nc,0.5,\n"
-    numbers = {"rows": 2085, "share": 0.123456, "text": HOSTILE, "none": None, "list": [1]}
+    numbers = {
+        "split": "val",
+        "n": 9,
+        "by": {"a": {"f1": 0.5, "note": "*x*"}, "b": {"f1": None, "note": "y"}},
+        "rows": 2085,
+        "share": 0.123456,
+        "text": HOSTILE,
+        "none": None,
+        "list": [1],
+    }
     student = put(
         store, "student_dkd", {"numbers.json": numbers, "rows.csv": csv, "curve.png": picture()}
     )

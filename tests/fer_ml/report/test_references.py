@@ -101,6 +101,16 @@ def test_tables_by_class_by_source_of_a_csv_and_of_files(make: Made) -> None:
     assert "| `curve.png` | " in text
 
 
+def test_objects_of_a_json_file_are_a_table(make: Made) -> None:
+    template = "{{ table('student_dkd', 'numbers.json', pointer='/by', decimals=2) }}"
+    text = text_of(make(template))
+    assert ", split val, n = 9.*" in text
+    assert text.endswith(
+        "|  | f1 | note |\n| --- | ---: | --- |\n"
+        "| `a` | 0.50 | \\*x\\* |\n| `b` | not measured | y |"
+    )
+
+
 def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
     text = text_of(make("{{ table('report_claims') }}"))
     assert "2 of 4 claims grounded" in text
@@ -163,6 +173,9 @@ def test_text_of_artifacts_stays_text(make: Made) -> None:
         ("{{ table('benchmark', set='mixed', show='all') }}", "one of show="),
         ("{{ table('benchmark', set='nope') }}", "has no set 'nope'"),
         ("{{ table('student_dkd', 'rows.csv', columns=['nope']) }}", "no column 'nope'"),
+        ("{{ table('student_dkd', 'numbers.json', pointer='/list') }}", "no objects by name"),
+        ("{{ table('student_dkd', 'numbers.json', pointer='/nope') }}", "there is nothing"),
+        ("{{ table('student_dkd', 'numbers.json', pointer='/by', columns=['z']) }}", "has no 'z'"),
         ("{{ figure('student_dkd', 'rows.csv', 'x') }}", "is no picture"),
         ("{{ gate('student_dkd', 'nope') }}", "no receipt of 'nope'"),
         ("{{ stated('7', why=' ') }}", "gives no reason"),
