@@ -13,7 +13,7 @@ from fer_ml.errors import FerError
 MAX_BYTES = 4_000_000
 
 #: What would change how Markdown reads a text, wherever it stands.
-_ACTIVE = re.compile(r"([\\`*\[\]<>&|~!$#^]|(?<![^\W_])_|_(?![^\W_]))")
+_ACTIVE = re.compile(r"([\\`*\[\]<>&|~!$#]|(?<![^\W_])_|_(?![^\W_]))")
 #: What would start a list, a heading line or a rule, at the start of a line.
 _STARTS = re.compile(r"^([-+=])(?=\s|[-+=]*$)|^(\d{1,9})(?=[.)](\s|$))")
 #: Control characters, and those that turn the direction of what follows.
