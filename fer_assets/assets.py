@@ -26,6 +26,8 @@ OWNERS = ["team:fer"]
 FULL_PASS_TAG = "fer/full_pass"
 #: Name of the dynamic partitions of ``student_experiment``.
 EXPERIMENTS = "student_experiments"
+#: Name of the dynamic partitions of ``external_model``.
+MODELS = "external_models"
 
 
 def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
@@ -36,6 +38,8 @@ def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[A
         return dg.StaticPartitionsDefinition(list(pipeline.profile.folds))
     if stage.partitions == "experiments":
         return dg.DynamicPartitionsDefinition(name=EXPERIMENTS)
+    if stage.partitions == "models":
+        return dg.DynamicPartitionsDefinition(name=MODELS)
     return None
 
 

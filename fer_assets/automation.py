@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fer_assets.assets import FULL_PASS_TAG
 from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize, register_experiments
+from fer_assets.plan import materialize, register_partitions
 from fer_ml.errors import FerError
 
 #: Job, its groups, and what it is for. One job for the data, one for each later stage.
@@ -21,6 +21,8 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "distillation": (("distillation",), "Fuse the teachers and export soft labels."),
     "students": (("students",), "Train CE, KD and DKD."),
     "experiments": (("experiments",), "Train one recipe of the profile's experiments."),
+    "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
+    "models": (("models",), "Take in one model from elsewhere."),
     "evaluation": (("evaluation",), "Score every model and select the student."),
     "deployment": (("deployment",), "Export the bundle and run the demo session."),
     "reporting": (("report",), "Resolve the claims and render the report."),
@@ -157,16 +159,17 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Keep the partitions of ``student_experiment`` in step with the profile. On by itself."""
+    """Keep the partitions of experiments and models in step with the profile. On by itself."""
 
     @dg.sensor(
         name="experiments",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Makes the profile's `experiments` known as partitions; starts nothing.",
+        description="Makes the profile's `experiments` and `models` known as partitions; starts "
+        "nothing.",
     )
     def experiments(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        new = register_experiments(pipeline, context.instance)
+        new = register_partitions(pipeline, context.instance)
         return dg.SkipReason(f"new partitions: {', '.join(new)}" if new else "nothing new")
 
     return experiments

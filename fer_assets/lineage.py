@@ -21,7 +21,7 @@ from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
 from fer_ml.profiles import STUDENTS, Profile, load_profile
-from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
+from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
 from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
 from fer_ml.training.recipe import Distilling, Training
@@ -41,12 +41,13 @@ class Need:
     """An input: an asset, and which of its partitions.
 
     ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
-    ``folds``: those of the consumer's own teacher; ``distilled``: unpartitioned, and for partitions
-    that learn from a teacher only.
+    ``named``: those in ``keys``; ``folds``: those of the consumer's own teacher; ``distilled``:
+    unpartitioned, and for partitions that learn from a teacher only.
     """
 
     asset: str
-    partition: Literal["one", "same", "each", "folds", "distilled"] = "one"
+    partition: Literal["one", "same", "each", "named", "folds", "distilled"] = "one"
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Stage:
     needs: tuple[Need, ...]
     gate: str | None = None
     raw: str | None = None
-    partitions: Literal["teachers", "folds", "experiments"] | None = None
+    partitions: Literal["teachers", "folds", "experiments", "models"] | None = None
     code_version: str = "1"
     pool: str | None = None
     on_request: bool = False
@@ -78,6 +79,13 @@ class Stage:
 
 def _needs(*assets: str) -> tuple[Need, ...]:
     return tuple(Need(asset) for asset in assets)
+
+
+def _trainings(profile: Profile, names: list[str]) -> tuple[Need, ...]:
+    """Experiments and students by name."""
+    experiments = tuple(name for name in names if name in profile.experiments)
+    students = [name for name in names if name not in profile.experiments]
+    return (Need("student_experiment", "named", experiments), *_needs(*students))
 
 
 def _dump(value: Any) -> Any:
@@ -139,6 +147,15 @@ def _demo_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
         "detector": pipeline.profile.demo.detector,
         "imported": session is not None,
     }
+
+
+def _model_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+    """A model from elsewhere, by the hashes of its files; null while they are not there."""
+    held: dict[str, Any] = {"files": None, "preprocess": pipeline.profile.preprocess.plain()}
+    path = pipeline.model_path(str(partition))
+    with contextlib.suppress(FerError):
+        held["files"] = {name: sha256_file(file) for name, file in model_files(path)[1].items()}
+    return held
 
 
 def _claims_recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
@@ -223,6 +240,29 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             recipe=_fold_recipe,
         )
     ] * bool(profile.folds)
+    comparisons = [
+        Stage(
+            asset=f"comparison/{name}",
+            group="comparisons",
+            kinds=("csv", "json"),
+            describe=f"`comparisons.{name}` of the profile: {', '.join(comparison.arms)} over the "
+            "same seeds at one budget, on one evaluation set, each against the baseline and "
+            "against the arm before it: `comparison.json`.",
+            build="fer_ml.evaluation.comparison:build_comparison",
+            gate="fer_ml.evaluation.comparison:gate_comparison",
+            needs=(
+                *_trainings(profile, [n for arm in comparison.arms.values() for n in arm]),
+                Need(
+                    "hq_train_manifest"
+                    if comparison.evaluation == "hq_train_val"
+                    else f"{comparison.evaluation}_manifest"
+                ),
+            ),
+            on_request=True,
+            recipe=_comparison_recipe(name),
+        )
+        for name, comparison in profile.comparisons.items()
+    ]
     rest = [
         Stage(
             asset="classification_manifest",
@@ -375,18 +415,54 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             recipe=_training_recipe("experiments"),
         ),
         Stage(
+            asset="external_model",
+            group="models",
+            kinds=("onnx", "pytorch"),
+            describe="A model from elsewhere (`models` of the profile): its own files, checked, "
+            "and its temperature, fitted on calib. The benchmark measures it like any other.",
+            build="fer_ml.evaluation.external:build_external_model",
+            gate="fer_ml.evaluation.external:gate_external_model",
+            needs=_needs("hq_train_manifest"),
+            partitions="models",
+            recipe=_model_recipe,
+        ),
+        Stage(
             asset="benchmark",
             group="evaluation",
             kinds=("csv", "json"),
-            describe="Every model on every evaluation set from stored per-sample predictions: "
-            "`benchmark.json`, each cell with manifest hash, split, n and what chose the model.",
+            describe="Every model on every evaluation set from stored per-sample predictions, with "
+            "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
+            "chose the model; `ledger.json`, which split chose what.",
             build="fer_ml.evaluation.benchmark:build_benchmark",
-            code_version="2",
+            code_version="3",
             gate="fer_ml.evaluation.benchmark:gate_benchmark",
             needs=(
                 Need("teacher_logits", "each"),
-                *_needs("ensemble", *(s.asset for s in students), *CURATED),
+                Need("external_model", "each"),
+                *_needs(
+                    "ensemble",
+                    *(s.asset for s in students),
+                    *CURATED,
+                    *(
+                        f"{name}_manifest"
+                        for name, curation in profile.curations.items()
+                        if "test" in curation.splits
+                    ),
+                ),
             ),
+            recipe=lambda pipeline, partition: {"calibration": pipeline.profile.calibration},
+        ),
+        *comparisons,
+        Stage(
+            asset="error_analysis",
+            group="evaluation",
+            kinds=("html", "csv"),
+            describe="What students and ensemble get wrong on the mixed test set, for people: "
+            "`error_analysis.html`, contact sheets, confusions, agreement with the ensemble, the "
+            "worst source, and labels in doubt (`review.csv`).",
+            build="fer_ml.evaluation.error_analysis:build_error_analysis",
+            gate="fer_ml.evaluation.error_analysis:gate_error_analysis",
+            needs=_needs("benchmark", "test_all_sources_manifest"),
         ),
         Stage(
             asset="student_selection",
@@ -483,6 +559,10 @@ def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, An
         "adapter": pipeline.profile.source(name).adapter,
         "options": pipeline.profile.source(name).options,
     }
+
+
+def _comparison_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
+    return lambda pipeline, partition: _dump(pipeline.profile.comparisons[name])
 
 
 def _curation_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -584,6 +664,16 @@ class Pipeline:
         session = self.profile.demo.session
         return None if session is None else self.settings.project / session
 
+    def model_path(self, name: str) -> Path:
+        """Where a model from elsewhere lies."""
+        if name not in self.profile.models:
+            raise FerError(
+                f"profile {self.profile.name} has no models.{name}",
+                allowed=", ".join(self.profile.models),
+                fix=f"add models.{name} to the profile",
+            )
+        return self.settings.project / Path(self.profile.models[name]).expanduser()
+
     def claims_file(self) -> Path:
         """``claims/<profile>.yaml`` in the project."""
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
@@ -613,6 +703,8 @@ class Pipeline:
                     for name, (teacher, _) in self.profile.folds.items()
                     if teacher == target.partition
                 ]
+            elif need.partition == "named":
+                found += [Target(need.asset, key) for key in need.keys]
             elif need.partition == "each":
                 table = self.stage(need.asset).partitions
                 found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
@@ -656,6 +748,8 @@ class Pipeline:
         session = self.demo_session()
         if session is not None:
             paths["session"] = session
+        if stage.partitions == "models":
+            paths["model"] = self.model_path(str(target.partition))
         if stage.raw is not None:
             raw = self.raw_input(stage.raw)
             declared.append(raw)

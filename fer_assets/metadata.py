@@ -21,6 +21,7 @@ from fer_ml.store import Artifact, asset_label
 MAX_INLINE_BYTES = 300_000
 #: Pictures of faces: shown only where the pipeline may.
 FACES = ("faces.png", "findings.png")
+FACES_FOLDER = "faces/"
 #: The CSV that an asset is, where it is no manifest.
 MAIN_TABLES = ("benchmark.csv", "per_frame.csv", "demo_kpis.csv", "review.csv", "claims.csv")
 #: Green holds, yellow is not settled, and every other status is red.
@@ -109,7 +110,7 @@ def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
     for name, entry in artifact.record.files.items():
         if not name.endswith(".png"):
             continue
-        hidden = name in FACES and not faces
+        hidden = (name in FACES or name.startswith(FACES_FOLDER)) and not faces
         if hidden or entry.bytes > left:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
         else:

@@ -21,6 +21,8 @@ DOCS = {
     "students": "docs/training.md",
     "experiments": "docs/training.md",
     "evaluation": "docs/evaluation.md",
+    "models": "docs/evaluation.md",
+    "comparisons": "docs/evaluation.md",
     "deployment": "docs/demo.md",
     "report": "docs/artifacts.md",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from fer_assets.assets import EXPERIMENTS
+from fer_assets.assets import EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_ml.errors import FerError
@@ -30,6 +30,8 @@ JOB_OF_GROUP = {
     "distillation": "distillation",
     "students": "students",
     "experiments": "experiments",
+    "models": "models",
+    "comparisons": "comparisons",
     "evaluation": "evaluation",
     "deployment": "deployment",
     "report": "reporting",
@@ -139,7 +141,7 @@ def materialize(
         work = plan(pipeline, batch, raw, force=force)
         if work is not None:
             on_work(work)
-            register_experiments(pipeline, instance)
+            register_partitions(pipeline, instance)
             _run(definitions, work, instance, dict(tags or {}))
         for target in batch:
             artifact = pipeline.store.current(target.asset, target.partition)
@@ -151,13 +153,16 @@ def materialize(
     return done
 
 
-def register_experiments(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
-    """Make the profile's experiments known to Dagster as partitions; returns the new ones."""
-    known = set(instance.get_dynamic_partitions(EXPERIMENTS))
-    new = [name for name in pipeline.profile.experiments if name not in known]
-    if new:
-        instance.add_dynamic_partitions(EXPERIMENTS, new)
-    return new
+def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
+    """Make the profile's experiments and models known to Dagster; returns the new ones."""
+    profile, added = pipeline.profile, []
+    for definition, names in ((EXPERIMENTS, profile.experiments), (MODELS, profile.models)):
+        known = set(instance.get_dynamic_partitions(definition))
+        new = [name for name in names if name not in known]
+        if new:
+            instance.add_dynamic_partitions(definition, new)
+        added += new
+    return added
 
 
 def bury(instance: dg.DagsterInstance) -> list[str]:

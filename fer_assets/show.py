@@ -116,8 +116,8 @@ def closing(pipeline: Pipeline) -> Iterator[Table | Tree | str]:
 
 def benchmark_table(benchmark: Artifact, *, synthetic: bool) -> Table:
     """Macro-F1 by model and evaluation set; n and split stand in the header."""
-    entries = benchmark.read_json("benchmark.json")["entries"]
-    sets = next(iter(entries.values()))
+    held = benchmark.read_json("benchmark.json")
+    entries = held["entries"]
     kind = " [yellow](drawn faces: synthetic, never a result)[/]" if synthetic else ""
     table = Table(
         title=f"macro-F1, raw{kind}",
@@ -127,16 +127,28 @@ def benchmark_table(benchmark: Artifact, *, synthetic: bool) -> Table:
         header_style="bold",
     )
     table.add_column("model")
+    apart: dict[tuple[str, str], str] = {}
+    first = next(iter(entries.values()))
+    sets = {name: entry for name, entry in first.items() if name not in held["same_rows"]}
     for name, entry in sets.items():
         chosen = ", selects" if entry["selection_split"] else ""
         table.add_column(f"{name}\n{entry['split']}{chosen}, n={entry['n']}", justify="right")
+        for other in held["tables"][name][1:]:
+            apart |= {(model, name): ", ".join(other["why_apart"]) for model in other["names"]}
     table.add_column("ECE scaled\ntest_all_sources", justify="right")
     for model, cells in entries.items():
         table.add_row(
             model,
-            *(f"{cell['raw']['macro_f1']:.3f}" for cell in cells.values()),
+            *(
+                f"{cells[name]['raw']['macro_f1']:.3f}{'*' * ((model, name) in apart)}"
+                for name in sets
+            ),
             f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
         )
+    if apart:
+        told = "\n".join(dict.fromkeys(f"{name}: {why}" for (_, name), why in apart.items()))
+        table.caption = f"* not to be compared with the first row. {told}"
+        table.caption_justify = "left"
     return table
 
 

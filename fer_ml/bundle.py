@@ -25,13 +25,28 @@ CARD_FILE = "card.json"
 SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
+class Threshold(BaseModel):
+    """Answer at or above ``threshold``, and on calib at most ``wanted_risk`` of answers were wrong.
+
+    ``coverage`` and ``risk`` are shares on calib: value, and both bounds of its 95% interval. All
+    three are null where no threshold attains the wanted risk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wanted_risk: float
+    threshold: float | None
+    coverage: tuple[float, float, float] | None
+    risk: tuple[float, float, float] | None
+
+
 class Card(BaseModel):
     """``card.json``: what the bundle is, how to feed it, and where it comes from.
 
     ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
-    confidence under which the demo says 'unsure'; ``metrics`` and ``lineage`` are for reading;
-    ``sessions`` are the recorded sessions (sha256 of their log) that it learned from, on which it
-    must not be scored.
+    confidence under which the demo says 'unsure', and one of the thresholds in ``abstention``, or 1
+    where that has none; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the recorded
+    sessions (sha256 of their log) that it learned from, on which it must not be scored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +59,7 @@ class Card(BaseModel):
     preprocess: Preprocess
     temperature: float = Field(gt=0)
     unsure_below: float = Field(ge=0, le=1)
+    abstention: tuple[Threshold, ...] = ()
     model_sha256: str
     checkpoint_sha256: str
     data: str

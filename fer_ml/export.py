@@ -16,13 +16,22 @@ import polars as pl
 import torch
 from onnx import helper, numpy_helper
 
-from fer_ml.bundle import MODEL_FILE, SESSION_FOLDER, Card, load_bundle, read_card, write_card
+from fer_ml.bundle import (
+    MODEL_FILE,
+    SESSION_FOLDER,
+    Card,
+    Threshold,
+    load_bundle,
+    read_card,
+    write_card,
+)
 from fer_ml.distillation.fusion import Fusion, fuse
 from fer_ml.distillation.teacher_logits import labels_of
 from fer_ml.errors import FerError
+from fer_ml.evaluation.abstention import thresholds
 from fer_ml.evaluation.metrics import softmax
 from fer_ml.evaluation.predictions import read_predictions
-from fer_ml.evaluation.risk import risk_coverage
+from fer_ml.evaluation.resampling import Interval
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, at_most, same
 from fer_ml.job import Job
@@ -106,17 +115,6 @@ def parity(network: Callable[[torch.Tensor], np.ndarray], folder: Path, faces: F
     return float(np.abs(ours - bundle.logits(images)).max())
 
 
-def unsure_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
-    """The lowest confidence at which the answers at or above it are wrong at most ``risk`` often.
-
-    ``confidence [N]`` in 0..1, ``correct [N] bool``. Without such a level the threshold is 1: the
-    student is never sure enough.
-    """
-    curve = risk_coverage(confidence, correct)
-    allowed = np.flatnonzero(curve.risk <= risk)
-    return float(curve.threshold[allowed[-1]]) if len(allowed) else 1.0
-
-
 def build_bundle(run: RunFolder, job: Job) -> None:
     """``model.onnx`` and ``card.json`` of the selected student, with a parity report."""
     selection = job.input("student_selection").read_json("selection.json")
@@ -155,7 +153,7 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
         architecture=" + ".join(card.architecture for card in cards),
         preprocess=cards[0].preprocess,
         temperature=held["temperature"],
-        threshold=_threshold(logits, labels_of(calib), held["temperature"]),
+        abstention=_abstention(calib, logits, labels_of(calib), held["temperature"]),
         checkpoint_sha256=ensemble.sha256,
         metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
     )
@@ -240,9 +238,15 @@ class _About:
     architecture: str
     preprocess: Preprocess
     temperature: float
-    threshold: float
+    abstention: tuple[Threshold, ...]
     checkpoint_sha256: str
     metrics: dict[str, Any]
+
+    @property
+    def unsure_below(self) -> float:
+        """The threshold for ``RISK``; 1 where there is none: the model is never sure enough."""
+        chosen = next(held for held in self.abstention if held.wanted_risk == RISK)
+        return 1.0 if chosen.threshold is None else chosen.threshold
 
 
 def _export_run(run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, Any]) -> None:
@@ -250,13 +254,19 @@ def _export_run(run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, 
     checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
     export_onnx(checkpoint, run.path(MODEL_FILE))
     temperature = trained.read_json("calibration.json")["global_temperature"]
-    _, y, logits = read_predictions(trained.file("predictions_calib.csv"))
+    table, y, logits = read_predictions(trained.file("predictions_calib.csv"))
+    calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
+    if table["sample_id"].to_list() != calib["sample_id"].to_list():
+        raise FerError(
+            f"predictions_calib.csv of {trained.key} is of other rows than hq_train_manifest",
+            fix=f"materialize {trained.key} again",
+        )
     about = _About(
         name=trained.key,
         architecture=checkpoint.recipe.architecture,
         preprocess=checkpoint.preprocess,
         temperature=temperature,
-        threshold=_threshold(logits, y, temperature),
+        abstention=_abstention(calib, logits, y, temperature),
         checkpoint_sha256=trained.record.files[CHECKPOINT_FILE].sha256,
         metrics=metrics,
     )
@@ -266,9 +276,26 @@ def _export_run(run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, 
     _write_parity(run, lambda images: network(images).numpy(), faces, about)
 
 
-def _threshold(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
+def _abstention(
+    calib: pl.DataFrame, logits: np.ndarray, y: np.ndarray, temperature: float
+) -> tuple[Threshold, ...]:
+    """The thresholds of the card, from the rows of calib."""
     probs = softmax(logits, temperature)
-    return unsure_threshold(probs.max(axis=1), probs.argmax(axis=1) == y, RISK)
+    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
+    found = thresholds(confidence, correct, calib["group_id"].to_numpy())
+    return tuple(
+        Threshold(
+            wanted_risk=risk,
+            threshold=held.threshold if held else None,
+            coverage=_interval(held.coverage) if held else None,
+            risk=_interval(held.risk) if held else None,
+        )
+        for risk, held in found.items()
+    )
+
+
+def _interval(held: Interval) -> tuple[float, float, float]:
+    return held.value, held.low, held.high
 
 
 def _write_parity(
@@ -288,12 +315,12 @@ def _write_parity(
             "checkpoint_sha256": about.checkpoint_sha256,
         },
     )
-    run.splits.update(unsure_threshold="calib")
+    run.splits.update(abstention_thresholds="calib")
     run.summary.update(
         bytes=run.path(MODEL_FILE).stat().st_size,
         parity=difference,
         temperature=about.temperature,
-        unsure_below=about.threshold,
+        unsure_below=about.unsure_below,
     )
 
 
@@ -329,7 +356,8 @@ def _card(run: RunFolder, job: Job, made_from: Artifact, about: _About) -> Card:
         classes=CLASSES,
         preprocess=about.preprocess,
         temperature=about.temperature,
-        unsure_below=about.threshold,
+        unsure_below=about.unsure_below,
+        abstention=about.abstention,
         model_sha256=sha256_file(run.path(MODEL_FILE)),
         checkpoint_sha256=about.checkpoint_sha256,
         data=f"{'Drawn (synthetic) faces' if drawn else 'Photographs'}: {sources}",

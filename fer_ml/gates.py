@@ -275,6 +275,12 @@ VALIDATION_GATES: tuple[Gate, ...] = (
     ),
 )
 
+EXTERNAL_GATES: tuple[Gate, ...] = (
+    Gate("bytes_as_named", "the files are those at the path in the profile", "make it again"),
+    Gate("class_order", "its classes are taken in the canonical order", "make it again"),
+    Gate("finite", "no logit on calib is NaN or infinite", "look at the model's weights"),
+)
+
 BENCHMARK_GATES: tuple[Gate, ...] = (
     Gate(
         "every_row_scored",
@@ -282,9 +288,33 @@ BENCHMARK_GATES: tuple[Gate, ...] = (
         "rows were lost: materialize the benchmark again",
     ),
     Gate(
+        "calibrated_on_calib",
+        "every scaling was fitted on calib and carries the hash of the checkpoint it scales",
+        "materialize the benchmark again",
+    ),
+    Gate("no_choice_on_test", "no test split chose anything of any model", "never choose on test"),
+    Gate(
         "students_above_floor",
         "every student's macro-F1 on test_all_sources is at least the profile's floor",
         "more epochs, or look at the training data",
+    ),
+)
+
+COMPARISON_GATES: tuple[Gate, ...] = (
+    Gate(
+        "arms_equal_as_declared",
+        "by their records, the trainings differ in seed, task and the declared fields alone",
+        "train the experiments again from the profile's recipes",
+    ),
+    Gate("every_row_scored", "n of every run is that of the evaluation set", "make it again"),
+    Gate("intervals_finite", "no figure or interval is NaN or infinite", "look at the predictions"),
+)
+
+ERROR_GATES: tuple[Gate, ...] = (
+    Gate(
+        "every_mistake_counted",
+        "the confusions of each model add up to the benchmark's wrong rows",
+        "make it again",
     ),
 )
 
@@ -377,7 +407,9 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "student_experiment": RUN_GATES,
     "student_kd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
     "student_dkd": (*RUN_GATES, NOT_BELOW_PREVIOUS),
+    "external_model": EXTERNAL_GATES,
     "benchmark": BENCHMARK_GATES,
+    "error_analysis": ERROR_GATES,
     "student_selection": SELECTION_GATES,
     "teacher_bundle": NETWORK_GATES,
     "ensemble_bundle": NETWORK_GATES,
@@ -392,6 +424,8 @@ def gates_of(asset: str) -> tuple[Gate, ...]:
     """The gates of an asset; none for assets that only pass on what was judged before."""
     if asset.startswith("manifest/"):
         return SOURCE_GATES
+    if asset.startswith("comparison/"):
+        return COMPARISON_GATES
     return GATES.get(asset, MANIFEST_GATES if asset.endswith("_manifest") else ())
 
 

@@ -1,7 +1,7 @@
 """Plots as PNG bytes, drawn without a display. One look for all of them."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,6 +15,7 @@ from PIL import Image
 
 from fer_ml.errors import FerError
 from fer_ml.evaluation.groups import FAIRNESS_METRICS, Fairness
+from fer_ml.evaluation.resampling import Interval
 from fer_ml.evaluation.risk import RiskCoverage
 from fer_ml.labels import CLASSES
 from fer_ml.profiles import SPLITS
@@ -267,7 +268,7 @@ def _spread(excess: np.ndarray) -> tuple[float, float]:
     return (above.min(), above.max() * 1.001) if len(above) else (1e-6, 1.0)
 
 
-def risk_coverage_chart(curves: Mapping[str, RiskCoverage]) -> bytes:
+def risk_coverage_chart(curves: Mapping[str, RiskCoverage], title: str = "") -> bytes:
     """Risk (share of errors) among the accepted rows by coverage, a line for each model."""
     figure = Figure(figsize=(4.6, 3.4))
     axes = figure.subplots()
@@ -276,37 +277,123 @@ def risk_coverage_chart(curves: Mapping[str, RiskCoverage]) -> bytes:
         label = shorten(name)
         axes.step(curve.coverage, curve.risk, where="post", color=colour, ls=style, label=label)
     axes.set(xlabel="coverage", ylabel="risk", xlim=(0, 1), ylim=(0, None))
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return _png(figure)
 
 
-def fairness_chart(table: Fairness, column: str) -> bytes:
-    """Accuracy, macro-F1 and ECE by value of a column, with intervals; uncounted ones hollow.
+def fairness_chart(tables: Mapping[str, Fairness], column: str, title: str = "") -> bytes:
+    """Accuracy, macro-F1 and ECE by value of a column, a colour for each model, with intervals.
 
-    Each title gives the largest gap with its interval over all pairs.
+    Values that do not count are hollow. Of a single model each title gives the largest gap with its
+    interval over all pairs. All tables are of the same rows.
     """
-    figure = Figure(figsize=(8.4, 0.9 + 0.3 * len(table.rows)))
+    rows = next(iter(tables.values())).rows
+    place = len(tables) / 2 + 0.5
+    figure = Figure(figsize=(8.4, 0.9 + 0.13 * len(rows) * (len(tables) + 1.3)))
     panels = figure.subplots(1, len(FAIRNESS_METRICS), sharey=True)
     for axes, metric in zip(panels, FAIRNESS_METRICS, strict=True):
-        for place, row in enumerate(table.rows):
-            value, bounds = row.metrics[metric], row.intervals.get(metric)
-            fill = COLOURS[0] if bounds else "white"
-            axes.plot(value, place, "o", markersize=5, color=COLOURS[0], markerfacecolor=fill)
-            if bounds:
-                axes.plot([bounds.low, bounds.high], [place, place], color=COLOURS[0], zorder=0)
-        title = metric
-        if metric in table.gaps:
+        for index, (name, table) in enumerate(tables.items()):
+            colour = COLOURS[index % 7]
+            for number, row in enumerate(table.rows):
+                y = number + (index - (len(tables) - 1) / 2) / (2 * place)
+                label = "" if number else shorten(name)
+                _dot(axes, y, row.metrics[metric], row.intervals.get(metric), colour, label)
+        heading = metric
+        if len(tables) == 1 and metric in table.gaps:
             gap = table.gaps[metric].difference
-            title += f"\ngap {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
-        axes.set_title(title, fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    names = [f"{shorten(row.value)} (n={row.n:,})" for row in table.rows]
+            heading += f"\ngap {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"
+        axes.set_title(heading, fontsize=8)
+    names = [f"{shorten(row.value)} (n={row.n:,})" for row in rows]
+    _name_rows(panels, names)
+    panels[0].set_ylabel(shorten(column), fontsize=8, parse_math=False)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    if len(tables) > 1:
+        panels[-1].legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    figure.tight_layout()
+    return _png(figure)
+
+
+def _dot(
+    axes: Axes, y: float, value: float, bounds: Interval | None, colour: str, label: str = ""
+) -> None:
+    """A figure as a dot with its interval; hollow where it has none."""
+    fill = colour if bounds else "white"
+    axes.plot(value, y, "o", markersize=5, color=colour, markerfacecolor=fill, label=label or None)
+    if bounds:
+        axes.plot([bounds.low, bounds.high], [y, y], color=colour, zorder=0)
+
+
+def _name_rows(panels: Sequence[Axes], names: Sequence[str]) -> None:
     panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
     for text in panels[0].get_yticklabels():
         text.set_parse_math(False)
-    panels[0].set_ylabel(shorten(column), fontsize=8, parse_math=False)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.tight_layout()
+    for axes in panels:
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def figures_chart(
+    tables: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+    metrics: Sequence[str],
+    zero: Collection[str] = (),
+) -> bytes:
+    """Figures with their intervals: for each table a row of panels, in each a dot for each name.
+
+    ``tables`` is title, name, metric. A title stands above its panels and says what its numbers are
+    of; in those of ``zero`` a line marks no difference.
+    """
+    heights = [1.35 + 0.26 * len(table) for table in tables.values()]
+    figure = Figure(figsize=(3.0 * len(metrics), sum(heights)))
+    parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights).ravel()
+    for part, height, (title, table) in zip(parts, heights, tables.items(), strict=True):
+        panels = list(part.subplots(1, len(metrics), sharey=True, squeeze=False).ravel())
+        part.suptitle(title, y=1 - 0.15 / height, fontsize=9, fontweight="bold", parse_math=False)
+        for axes, metric in zip(panels, metrics, strict=True):
+            for number, figures in enumerate(table.values()):
+                bounds = figures[metric]
+                _dot(axes, number, bounds.value, bounds, COLOURS[number % 7])
+            if title in zero:
+                axes.axvline(0, color="#999999", linestyle=":", linewidth=1)
+            axes.set_title(metric, fontsize=8)
+        _name_rows(panels, [shorten(name) for name in table])
+        part.subplots_adjust(top=1 - 0.7 / height, bottom=0.45 / height)
+    return _png(figure)
+
+
+def reliability_grid(
+    models: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], title: str
+) -> bytes:
+    """A reliability diagram for each model, with a line for each way to scale it.
+
+    ``models`` is model, scaling (``raw``, ``temperature``, ``vector``), bins as
+    ``metrics.reliability_bins`` gives them.
+    """
+    across = min(4, len(models))
+    down = -(-len(models) // across)
+    figure = Figure(figsize=(2.5 * across, 2.5 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    for axes, (name, scalings) in zip(panels, models.items(), strict=False):
+        axes.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
+        for colour, (label, bins) in zip((1, 0, 2), scalings.items(), strict=False):
+            filled = [b for b in bins if b["count"]]
+            axes.plot(
+                [b["confidence"] for b in filled],
+                [b["accuracy"] for b in filled],
+                marker="o",
+                markersize=3,
+                label=label,
+                color=COLOURS[colour],
+            )
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_title(shorten(name), fontsize=8, parse_math=False)
+        axes.tick_params(labelsize=7)
+    for axes in panels[len(models) :]:
+        axes.set_axis_off()
+    panels[0].legend(fontsize=7, frameon=False)
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel("accuracy", fontsize=8)
     return _png(figure)

@@ -7,7 +7,7 @@ assets stale that depend on it.
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,6 +43,8 @@ STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
 
 
 _CURATED = ("hq_train", "eval_only", "test_all_sources")
+#: Names that a curation of the user's own must not have: other manifests and evaluation sets.
+_TAKEN = (*_CURATED, "classification", "hq_train_val")
 
 
 class Frozen(BaseModel):
@@ -146,11 +148,38 @@ class Demo(Frozen):
     p95_limit_ms: float = Field(default=100.0, gt=0)
 
 
+#: What no comparison may let vary: with more steps or more rows a step, any method looks better.
+BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
+
+
+class Comparison(Frozen):
+    """A fair comparison: ``arms`` of trainings that are one recipe over the same seeds.
+
+    Arms may differ in their task and in the fields of a training that ``varies`` names, in nothing
+    else, and never in the budget. ``evaluation`` is the set on which they are compared (one of the
+    benchmark's), official or deduplicated ``rows``. Arms in an order in which each changes one
+    thing are an ablation: each is also compared with the one before it. A training is one of the
+    experiments, or a student (``student_kd``). ``seeds`` is how many an arm has at least; with
+    fewer than three an interval knows nothing of a training's luck.
+    """
+
+    arms: dict[str, tuple[str, ...]] = Field(min_length=2)
+    baseline: str
+    varies: tuple[str, ...] = ()
+    evaluation: str = "test_all_sources"
+    rows: Literal["official", "deduplicated"] = "official"
+    seeds: int = Field(default=3, ge=1)
+
+
 class Profile(Frozen):
     """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
 
     ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``;
     ``experiments`` are further trainings, each a partition of ``student_experiment``.
+    ``comparisons`` say which of these are held against each other, each an asset
+    ``comparison/<name>``. ``models`` are models from elsewhere that the benchmark measures too: a
+    bundle's folder, a checkpoint ``.pt`` or an ``.onnx`` file by name. ``calibration`` vector shows
+    a vector scaling of each model beside its temperature.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -165,9 +194,12 @@ class Profile(Frozen):
     preprocess: Preprocess
     teachers: dict[str, Training]
     ensemble: Ensemble = Ensemble()
+    calibration: Literal["temperature", "vector"] = "temperature"
     softlabels: SoftLabels = SoftLabels()
     students: dict[str, Training]
     experiments: dict[str, Training] = {}
+    models: dict[str, str] = {}
+    comparisons: dict[str, Comparison] = {}
     demo: Demo = Demo()
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
 
@@ -182,7 +214,7 @@ class Profile(Frozen):
                 if unknown:
                     raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")
         for name in self.curations:
-            if not re.fullmatch(r"[a-z0-9_]+", name) or name in (*_CURATED, "classification"):
+            if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
                 raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")
         if not self.teachers or set(self.teachers) - set(BACKBONES):
             raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
@@ -193,9 +225,12 @@ class Profile(Frozen):
             if training.stages()[0].init == "previous":
                 raise ValueError(f"{name}.init: there is no training before it")
         self._check_soft_labels()
-        for name in self.experiments:
-            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-                raise ValueError(f"experiments.{name}: a name in letters, digits and _")
+        for table in ("experiments", "models", "comparisons"):
+            for name in getattr(self, table):
+                if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                    raise ValueError(f"{table}.{name}: a name in letters, digits and _")
+        for name, comparison in self.comparisons.items():
+            self._check_comparison(f"comparisons.{name}", comparison)
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
         parts = 1 / self.ensemble.step
@@ -207,6 +242,58 @@ class Profile(Frozen):
         if isinstance(weights, tuple) and len(weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self
+
+    def _check_comparison(self, where: str, comparison: Comparison) -> None:
+        arms, known = comparison.arms, {field.name for field in fields(Training)}
+        if comparison.baseline not in arms:
+            raise ValueError(f"{where}.baseline: one of {list(arms)}")
+        wrong = (set(comparison.varies) - known) | ({*BUDGET, "seed"} & set(comparison.varies))
+        if wrong:
+            raise ValueError(
+                f"{where}.varies: {sorted(wrong)} cannot vary; fields of a training can,"
+                f" but not its seed or its budget {list(BUDGET)}"
+            )
+        tested = (name for name, held in self.curated.items() if "test" in held.splits)
+        sets = ["hq_train_val", *(name for name in tested if name != "hq_train")]
+        if comparison.evaluation not in sets:
+            raise ValueError(f"{where}.evaluation: one of {sets}")
+        known_trainings = {*self.experiments, *(f"student_{stage}" for stage in STUDENTS)}
+        missing = {name for arm in arms.values() for name in arm} - known_trainings
+        if missing:
+            raise ValueError(f"{where}.arms: no experiments {sorted(missing)}")
+        seeds = {arm: self._seeds(names) for arm, names in arms.items()}
+        first = next(iter(seeds))
+        for arm, own in seeds.items():
+            if len(set(own)) != len(own) or len(own) < comparison.seeds:
+                raise ValueError(
+                    f"{where}.arms.{arm}: seeds {own}; at least {comparison.seeds}, distinct"
+                )
+            if own != seeds[first]:
+                raise ValueError(f"{where}.arms.{arm}: seeds {own}, but {first} has {seeds[first]}")
+        self._check_equal(where, comparison)
+
+    def _seeds(self, names: tuple[str, ...]) -> list[int]:
+        own = (self.student(name).seed for name in names)
+        return [self.seed if seed is None else seed for seed in own]
+
+    def _check_equal(self, where: str, comparison: Comparison) -> None:
+        """Runs of an arm differ in their seed alone, arms also in their task and what may vary."""
+        base = self.student(comparison.arms[comparison.baseline][0])
+        for arm, names in comparison.arms.items():
+            own = self.student(names[0])
+            free = {"seed", "task", *comparison.varies}
+            for name, other, allowed in (
+                *((name, self.student(name), {"seed"}) for name in names[1:]),
+                (names[0], base, free),
+            ):
+                for field in fields(Training):
+                    a, b = getattr(own, field.name), getattr(other, field.name)
+                    if a != b and field.name not in allowed:
+                        raise ValueError(
+                            f"{where}.arms.{arm}: {field.name} is {a} in {names[0]} and {b} in "
+                            f"{name if allowed == {'seed'} else comparison.baseline}; make them "
+                            "equal, or name the field in varies"
+                        )
 
     def _check_soft_labels(self) -> None:
         if self.softlabels.folds == 1:
@@ -225,6 +312,12 @@ class Profile(Frozen):
                             f"{name}.{field} is {own}: soft labels of {self.softlabels.views} views"
                             f" are of students.kd's, {theirs}"
                         )
+
+    def student(self, name: str) -> Training:
+        """The recipe of an experiment, or of ``student_ce`` and its like."""
+        if name in self.experiments:
+            return self.experiments[name]
+        return self.students[name.removeprefix("student_")]
 
     @property
     def folds(self) -> dict[str, tuple[str, int]]:
@@ -286,6 +379,15 @@ def ablations(base: Training) -> dict[str, Training]:
         "dkd": replace(base, task=DKD()),
         "dist": replace(base, task=DIST()),
         "standardized_kd": replace(base, task=StandardizedKD()),
+    }
+
+
+def repeated(trainings: dict[str, Training], seeds: tuple[int, ...]) -> dict[str, Training]:
+    """Each training again with each seed, as ``<name>_<seed>``."""
+    return {
+        f"{name}_{seed}": replace(training, seed=seed)
+        for name, training in trainings.items()
+        for seed in seeds
     }
 
 
@@ -364,7 +466,18 @@ def sample() -> Profile:
             "kd": replace(short, task=KD()),
             "dkd": replace(short, task=DKD()),
         },
-        experiments=ablations(replace(student, epochs=2)),
+        experiments={
+            **ablations(replace(student, epochs=2)),
+            **repeated(
+                {"ce": replace(student, epochs=2), "kd": replace(student, epochs=2, task=KD())},
+                seeds=(2, 3),
+            ),
+        },
+        comparisons={
+            "distillation": Comparison(
+                arms={"ce": ("ce", "ce_2", "ce_3"), "kd": ("kd", "kd_2", "kd_3")}, baseline="ce"
+            )
+        },
     )
 
 
@@ -396,7 +509,6 @@ def ferplus() -> Profile:
         strength=0.5,
     )
     kd, dkd = replace(student, task=KD()), replace(student, task=DKD())
-    seeds = (2, 3)
     report = KD(ce_weight=0.5, kd_weight=0.5, temperature=2.0)
     # From the report's distillation to this profile's, one step at a time; the last one is kd.
     steps = {
@@ -436,9 +548,27 @@ def ferplus() -> Profile:
         experiments={
             **ablations(student),
             **steps,
-            **{f"ce_{seed}": replace(student, seed=seed) for seed in seeds},
-            **{f"kd_{seed}": replace(kd, seed=seed) for seed in seeds},
-            **{f"dkd_{seed}": replace(dkd, seed=seed) for seed in seeds},
+            **repeated({"ce": student, "kd": kd, "dkd": dkd}, seeds=(2, 3)),
+        },
+        comparisons={
+            "distillation": Comparison(
+                arms={
+                    "ce": ("student_ce", "ce_2", "ce_3"),
+                    "kd": ("student_kd", "kd_2", "kd_3"),
+                },
+                baseline="ce",
+            ),
+            "one_step_at_a_time": Comparison(
+                arms={
+                    "ce": ("student_ce",),
+                    **{name: (name,) for name in steps},
+                    "kd": ("student_kd",),
+                    "dkd": ("student_dkd",),
+                },
+                baseline="ce",
+                varies=("soft_labels",),
+                seeds=1,
+            ),
         },
         demo=Demo(video="data/demo.gif"),
     )

@@ -1,8 +1,9 @@
-"""Raw datasets on this machine: where each one is, and a cheap fingerprint of its folder."""
+"""Raw datasets and models on this machine: where each one is, and which bytes they are."""
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Literal
 
 from fer_ml.errors import FerError
 from fer_ml.profiles import Profile
@@ -10,6 +11,8 @@ from fer_ml.settings import CONFIG_FILE, Settings
 from fer_ml.store import Store
 
 SAMPLE_FOLDER = "drawn"
+
+ModelKind = Literal["bundle", "checkpoint", "onnx"]
 
 
 def ensure_raw(profile: Profile, store: Store) -> None:
@@ -62,3 +65,21 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int]]:
     except PermissionError as error:
         raise FerError("folder cannot be read", where=folder, fix="grant read access") from error
     return found
+
+
+def model_files(path: Path) -> tuple[ModelKind, dict[str, Path]]:
+    """What kind of model lies at ``path``, and its files by the names that they are kept under."""
+    if path.is_dir():
+        found = {name: path / name for name in ("model.onnx", "card.json")}
+        if all(file.is_file() for file in found.values()):
+            return "bundle", found
+    elif path.is_file() and path.suffix == ".pt":
+        return "checkpoint", {"best.pt": path}
+    elif path.is_file() and path.suffix == ".onnx":
+        return "onnx", {"model.onnx": path}
+    raise FerError(
+        "no model here" if path.exists() else "the model is not there",
+        where=path,
+        allowed="a folder with model.onnx and card.json, a checkpoint .pt, or an .onnx file",
+        fix="correct its path under models in the profile",
+    )

@@ -9,6 +9,7 @@ import jinja2
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved, resolve_claim
 from fer_ml.claims.trace import Tracer
+from fer_ml.evaluation.guard import tables_of
 from fer_ml.gates import Outcome
 from fer_ml.job import Job
 from fer_ml.profiles import Profile
@@ -62,7 +63,7 @@ def build_report(run: RunFolder, job: Job) -> None:
     context = {
         "claims": job.input("report_claims").read_json("claims.json"),
         "claims_sha256": job.input("report_claims").sha256,
-        "benchmark": job.input("benchmark").read_json("benchmark.json")["entries"],
+        "tables": list(tables_of(job.input("benchmark").read_json("benchmark.json"))),
         "selection": job.input("student_selection").read_json("selection.json"),
         "kpis": job.input("demo_kpis").read_json("demo_kpis.json"),
         "validation": job.input("manifest_validation").read_json("manifest_validation_all.json"),

@@ -15,6 +15,9 @@ from fer_ml.evaluation.resampling import (
 )
 from fer_ml.evaluation.risk import risk_coverage
 
+#: The shares of wrong answers for which a deployed model carries a threshold.
+RISKS = (0.05, 0.1, 0.2)
+
 
 @dataclass(frozen=True)
 class Abstention:
@@ -78,3 +81,14 @@ def abstention(
         coverage=interval(curve.coverage[at], np.concatenate(coverages), level),
         risk=interval(curve.risk[at], np.concatenate(risks), level),
     )
+
+
+def thresholds(
+    confidence: np.ndarray, correct: np.ndarray, groups: np.ndarray
+) -> dict[float, Abstention | None]:
+    """``abstention`` for each of ``RISKS``; ``None`` where no threshold attains the risk."""
+    least = risk_coverage(confidence, correct).risk.min()
+    return {
+        risk: abstention(confidence, correct, groups, risk) if least <= risk else None
+        for risk in RISKS
+    }

@@ -10,6 +10,8 @@ numpy.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +30,8 @@ RESAMPLES = 1000
 LEVEL = 0.95
 #: Resamples that are held at a time.
 BLOCK = 50
+#: Counts of draws that are kept for the next call, 2 bytes each.
+KEPT = 50_000_000
 
 _C = len(CLASSES)
 #: Columns of the sums: the confusion matrix, NLL, Brier score, and by ECE bin hits - confidence.
@@ -114,11 +118,26 @@ def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def draw_counts(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order."""
+    counts = _counts(groups, resamples, seed) if groups * resamples <= KEPT else None
     drawn = draws(groups, resamples, seed)
     for start in range(0, resamples, BLOCK):
-        block = min(BLOCK, resamples - start)
-        counts = [np.bincount(next(drawn), minlength=groups) for _ in range(block)]
-        yield np.array(counts, dtype=np.float64)
+        size = min(BLOCK, resamples - start)
+        block = counts[start : start + size] if counts is not None else _count(drawn, groups, size)
+        yield block.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _counts(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """All of ``draw_counts``, kept: every model and column of one set asks for the same draws."""
+    return _count(draws(groups, resamples, seed), groups, resamples)
+
+
+def _count(drawn: Iterator[np.ndarray], groups: int, size: int) -> np.ndarray:
+    """The next ``size`` draws as counts ``[size, groups] uint16``."""
+    counts = np.empty((size, groups), dtype=np.uint16)
+    for row in counts:
+        row[:] = np.bincount(next(drawn), minlength=groups)
+    return counts
 
 
 def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -174,47 +193,58 @@ def metric_intervals(
     ]
 
 
-def paired_differences(
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    resample_runs: bool,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> dict[str, Difference]:
-    """The difference a - b of every metric, between two models or two methods of several runs.
+class Resampled(NamedTuple):
+    """Every metric of M models: ``value [M]`` on the rows, ``again [M, B]`` on each resample."""
 
-    ``a [A, G, COLUMNS]`` and ``b [B, G, COLUMNS]`` hold the sums of each run (a seed) on the same
-    rows; a metric is averaged over runs. Both see the same draws. With ``resample_runs`` runs are
-    drawn with replacement too, each side on its own: the interval is then about the methods and
-    not only about these very networks. p is twice the smaller share of resamples at or beyond zero
-    on one side, the estimate counted among them (Davison and Hinkley 1997, ch. 4).
+    value: dict[str, np.ndarray]
+    again: dict[str, np.ndarray]
+
+
+def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+    """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws."""
+    _require_same_rows(sums)
+    return Resampled(
+        metrics_of_sums(sums.sum(axis=-2)), metrics_of_sums(resample(sums, resamples, seed))
+    )
+
+
+def average_runs(models: Resampled, runs: int, *, resample_runs: bool, seed: int = 0) -> Resampled:
+    """The mean of every metric over each method's ``runs``, which follow one another in ``models``.
+
+    With ``resample_runs`` runs are drawn with replacement too, so that an interval is about the
+    methods and not only about these very networks. All methods see the same draws: their runs are
+    paired, the first with the first, by their seed.
     """
-    both = np.concatenate([a, b])
-    _require_same_rows(both)
-    value = metrics_of_sums(both.sum(axis=-2))
-    again = metrics_of_sums(resample(both, resamples, seed))
-    rng = np.random.default_rng([seed, 1])
-    shares = [_run_shares(len(side), resamples, resample_runs, rng) for side in (a, b)]
+    resamples = next(iter(models.again.values())).shape[1]
+    share = np.full((runs, resamples), 1 / runs)
+    if resample_runs:
+        drawn = np.random.default_rng([seed, 1]).integers(runs, size=(runs, resamples))
+        share = (drawn == np.arange(runs)[:, None, None]).mean(axis=1)
+    return Resampled(
+        {name: value.reshape(-1, runs).mean(axis=1) for name, value in models.value.items()},
+        {
+            name: (again.reshape(-1, runs, resamples) * share).sum(axis=1)
+            for name, again in models.again.items()
+        },
+    )
+
+
+def paired_difference(
+    models: Resampled, a: int, b: int, level: float = LEVEL
+) -> dict[str, Difference]:
+    """The difference of every metric, that of model ``a`` minus that of model ``b``.
+
+    p is twice the smaller share of resamples at or beyond zero on one side, the estimate counted
+    among them (Davison and Hinkley 1997, ch. 4).
+    """
     found = {}
-    for name in value:
-        gap = value[name][: len(a)].mean() - value[name][len(a) :].mean()
-        one, two = again[name][: len(a)], again[name][len(a) :]
-        moved = (shares[0] * one).sum(axis=0) - (shares[1] * two).sum(axis=0)
+    for name, value in models.value.items():
+        moved = models.again[name][a] - models.again[name][b]
         tail = min((moved <= 0).sum(), (moved >= 0).sum())
-        p = min(1.0, 2 * (int(tail) + 1) / (resamples + 1))
-        bounds = interval(gap, moved, level)
+        p = min(1.0, 2 * (int(tail) + 1) / (len(moved) + 1))
+        bounds = interval(value[a] - value[b], moved, level)
         found[name] = Difference(bounds.value, bounds.low, bounds.high, p)
     return found
-
-
-def _run_shares(runs: int, resamples: int, resampled: bool, rng: np.random.Generator) -> np.ndarray:
-    """The weight of each run in each resample, ``[runs, resamples]``; columns sum to 1."""
-    if not resampled:
-        return np.full((runs, resamples), 1 / runs)
-    drawn = rng.integers(runs, size=(runs, resamples))
-    return (drawn == np.arange(runs)[:, None, None]).mean(axis=1)
 
 
 def _require_same_rows(sums: np.ndarray) -> None:
@@ -240,7 +270,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     """McNemar's test (1947) of two models on the same rows, ``correct [N] bool`` of each.
 
     The exact binomial p for any number of discordant rows, so no approximation has to be chosen.
-    It takes rows as independent: with twins among them prefer ``paired_differences``.
+    It takes rows as independent: with twins among them prefer ``paired_difference``.
     """
     if len(correct_a) != len(correct_b):
         raise FerError(f"{len(correct_a)} rows of one model, {len(correct_b)} of the other")

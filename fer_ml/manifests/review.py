@@ -301,7 +301,7 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
     rows = [
         {
             "rank": rank,
-            "face": _face(root, row["image_path"], box),
+            "face": embedded_face(root, row["image_path"], box),
             "label": row[kind.label],
             "source": row[kind.source],
             "against": row[kind.against],
@@ -332,7 +332,7 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
     )
 
 
-def _face(root: Path, image_path: str | None, box: Any) -> dict[str, str]:
+def embedded_face(root: Path, image_path: str | None, box: Any) -> dict[str, str]:
     """The face as base64 of a PNG, or the reason why there is none; the other one is empty."""
     image, reason = read_tile(root, image_path, box)
     if image is None:

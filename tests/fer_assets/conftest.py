@@ -17,7 +17,7 @@ SEED = 1337
 TINY = """
 [profiles.tiny]
 base = "ferplus"
-without = ["experiments"]
+without = ["experiments", "comparisons"]
 softlabels = { folds = 2, views = 2 }
 drawn = true
 floor_macro_f1 = 0.0

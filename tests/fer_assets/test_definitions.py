@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Pipeline
+from fer_assets.lineage import Pipeline, Target
+from fer_ml.errors import FerError
+from fer_ml.files import sha256_file
 from fer_ml.gates import gates_of
 
 SNAPSHOT = Path(__file__).with_name("graph.json")
@@ -88,3 +91,30 @@ def test_jobs_schedule_and_sensor_are_there(definitions: dg.Definitions) -> None
         "weekly_full_revalidation",
     ]
     assert [s.name for s in repository.sensor_defs if s.name == "raw_changed"]
+
+
+def test_a_comparison_needs_exactly_its_experiments(project: Callable[[str], Pipeline]) -> None:
+    pipeline = project("sample")
+    target = Target("comparison/distillation")
+    names = ("ce", "ce_2", "ce_3", "kd", "kd_2", "kd_3")
+    assert [need.label for need in pipeline.needed(target)] == [
+        *(f"student_experiment[{name}]" for name in names),
+        "test_all_sources_manifest",
+    ]
+    assert not pipeline.standard(target)
+
+
+def test_a_model_from_elsewhere_is_known_by_its_bytes(
+    project: Callable[[str], Pipeline], tmp_path: Path
+) -> None:
+    pipeline = project("sample")
+    path = tmp_path / "any.onnx"
+    profile = pipeline.profile.model_copy(update={"models": {"any": str(path)}})
+    pipeline = replace(pipeline, profile=profile)
+    target = Target("external_model", "any")
+    assert pipeline.recipe(target)["files"] is None
+    path.write_bytes(b"1")
+    assert pipeline.recipe(target)["files"] == {"model.onnx": sha256_file(path)}
+    assert target in pipeline.needed(Target("benchmark"))
+    with pytest.raises(FerError, match=r"no models\.other"):
+        pipeline.recipe(Target("external_model", "other"))

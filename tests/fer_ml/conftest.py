@@ -43,18 +43,27 @@ def manifest_row(root: Path, seed: int, **changes: Any) -> dict[str, Any]:
     return {**dict.fromkeys(SCHEMA), **row, **changes}
 
 
-@pytest.fixture
-def make_manifest(tmp_path: Path) -> Callable[..., pl.DataFrame]:
-    """Write images below ``tmp_path``: ``make_manifest(n)``, or one dict of changes a row."""
+ManifestIn = Callable[[Path, int | Sequence[dict[str, Any]]], pl.DataFrame]
 
-    def make(rows: int | Sequence[dict[str, Any]]) -> pl.DataFrame:
+
+@pytest.fixture(scope="session")
+def manifest_in() -> ManifestIn:
+    """Write images below a folder: ``manifest_in(folder, n)``, or one dict of changes a row."""
+
+    def make(folder: Path, rows: int | Sequence[dict[str, Any]]) -> pl.DataFrame:
         changes = [{}] * rows if isinstance(rows, int) else rows
         return pl.DataFrame(
-            [manifest_row(tmp_path, seed, **change) for seed, change in enumerate(changes)],
+            [manifest_row(folder, seed, **change) for seed, change in enumerate(changes)],
             schema=SCHEMA,
         )
 
     return make
+
+
+@pytest.fixture
+def make_manifest(tmp_path: Path, manifest_in: ManifestIn) -> Callable[..., pl.DataFrame]:
+    """``manifest_in`` below ``tmp_path``."""
+    return lambda rows: manifest_in(tmp_path, rows)
 
 
 @pytest.fixture

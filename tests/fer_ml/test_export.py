@@ -10,7 +10,7 @@ import torch
 
 from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
 from fer_ml.distillation.fusion import fuse
-from fer_ml.export import export_onnx, fuse_onnx, parity, sessions_in, unsure_threshold
+from fer_ml.export import export_onnx, fuse_onnx, parity, sessions_in
 from fer_ml.files import sha256_file
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
@@ -26,34 +26,6 @@ pytestmark = [
 ]
 SPEC = Preprocess(size=32)
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
-
-
-def by_brute_force(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
-    for level in sorted(set(confidence.tolist())):
-        answered = confidence >= level
-        if (~correct[answered]).sum() <= risk * answered.sum() + 1e-12:
-            return level
-    return 1.0
-
-
-@pytest.mark.parametrize("risk", [0.0, 0.1, 0.2, 0.5])
-@pytest.mark.parametrize("seed", range(10))
-def test_threshold_by_brute_force(seed: int, risk: float) -> None:
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 60))
-    # Few distinct levels, so that ties are common; every other set is well calibrated.
-    confidence = rng.integers(1, 20, n) / 20
-    correct = rng.random(n) < (confidence if seed % 2 else 0.7)
-    assert unsure_threshold(confidence, correct, risk) == by_brute_force(confidence, correct, risk)
-
-
-def test_threshold_at_its_ends() -> None:
-    confidence = np.array([0.9, 0.6, 0.3])
-    assert unsure_threshold(confidence, np.array([True] * 3), 0.2) == 0.3
-    assert unsure_threshold(confidence, np.array([False] * 3), 0.2) == 1.0
-    assert unsure_threshold(confidence, np.array([True, False, True]), 0.2) == 0.9
-    tied = np.array([0.9, 0.9])
-    assert unsure_threshold(tied, np.array([True, False]), 0.2) == 1.0, "ties are answered together"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from PIL import Image
 from fer_ml import plots
 from fer_ml.errors import FerError
 from fer_ml.evaluation.groups import fairness_table
+from fer_ml.evaluation.metrics import reliability_bins, softmax
+from fer_ml.evaluation.resampling import Interval
 from fer_ml.evaluation.risk import risk_coverage
 from fer_ml.labels import CLASSES
 
@@ -193,7 +195,7 @@ def test_risk_and_fairness_charts_hold_their_numbers_and_are_small(drawn: list[F
     values = np.where(np.arange(3000) < 30, "few $x$", np.where(np.arange(3000) % 2, "a", "b"))
     table = fairness_table(y, logits, values, np.arange(3000), resamples=20)
     plots.risk_coverage_chart({"one": curve, "two": curve})
-    plots.fairness_chart(table, "age $y$")
+    plots.fairness_chart({"m": table}, "age $y$")
     lines = drawn[0].axes[0].lines
     assert len(lines) == 2
     assert (lines[0].get_xdata() == curve.coverage).all()
@@ -211,14 +213,36 @@ def test_the_charts_of_evaluation_are_small_too() -> None:
     y, logits = rng.integers(0, 7, 18_000), rng.normal(size=(18_000, 7))
     curve = risk_coverage(logits.max(axis=1), logits.argmax(axis=1) == y)
     values = rng.choice([f"value {i}" for i in range(12)], 18_000)
+    bins, some = reliability_bins(y, softmax(logits)), Interval(0.5, 0.4, 0.7)
     for png in (
         plots.weight_search_chart(
             ["RN18", "B3", "CNXT"], rng.dirichlet(np.ones(3), 231), rng.random(231), {}
         ),
         plots.risk_coverage_chart({f"model {i}": curve for i in range(10)}),
         plots.fairness_chart(
-            fairness_table(y, logits, values, np.arange(18_000), resamples=5), "x"
+            {
+                f"model {i}": fairness_table(y, logits, values, np.arange(18_000), resamples=5)
+                for i in range(2)
+            },
+            "x",
+        ),
+        plots.reliability_grid({f"m{i}": {"raw": bins, "scaled": bins} for i in range(10)}, "t"),
+        plots.figures_chart(
+            {f"set {i}": {f"model {k}": {"a": some, "b": some} for k in range(10)} for i in "abcd"},
+            ("a", "b"),
         ),
     ):
         assert len(png) < MAX_INLINE_BYTES
         assert Image.open(io.BytesIO(png)).width > 300
+
+
+def test_figures_stand_in_the_order_and_place_of_their_table(drawn: list[Figure]) -> None:
+    table = {"one": {"f": Interval(0.5, 0.4, 0.7)}, "two": {"f": Interval(-0.1, -0.2, 0.1)}}
+    plots.figures_chart({"arms": table, "gaps": table}, ("f",), zero=("gaps",))
+    arms, gaps = (part.axes[0] for part in drawn[0].subfigs)
+    assert [part._suptitle.get_text() for part in drawn[0].subfigs] == ["arms", "gaps"]
+    dots = [line for line in arms.lines if line.get_marker() == "o"]
+    assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots] == [(0.5, 0), (-0.1, 1)]
+    bars = [tuple(line.get_xdata()) for line in arms.lines if line.get_marker() != "o"]
+    assert bars == [(0.4, 0.7), (-0.2, 0.1)]
+    assert len(gaps.lines) == len(arms.lines) + 1, "a line at zero"

@@ -1,13 +1,15 @@
 """Profiles and settings: refused at the door, with the field named."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.errors import FerError
-from fer_ml.profiles import BACKBONES, PROFILES, load_profile
+from fer_ml.profiles import BACKBONES, PROFILES, Profile, load_profile, sample
 from fer_ml.settings import Settings, UserConfig, find_project, read_config
 
 
@@ -123,7 +125,60 @@ def test_a_profile_that_would_teach_wrongly_is_refused(
 
 
 def test_what_the_base_has_can_be_left_out(tmp_path: Path) -> None:
-    own = {"base": "sample", "without": ["teachers.B3", "experiments"]}
+    own = {"base": "sample", "without": ["teachers.B3", "experiments", "comparisons"]}
     mine = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
     assert list(mine.teachers) == ["RN18", "CNXT"]
     assert mine.experiments == {}
+
+
+def fair(**changes: Any) -> Profile:
+    """The sample with a comparison of ce and kd, and ``changes`` to the training ``kd_2``."""
+    base = sample()
+    experiments = {**base.experiments, "kd_2": replace(base.experiments["kd_2"], **changes)}
+    return Profile.model_validate({**dict(base), "experiments": experiments})
+
+
+def test_a_fair_comparison_is_accepted() -> None:
+    assert fair().comparisons["distillation"].baseline == "ce"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 9}, r"arms\.kd: epochs is 2 in kd and 9 in kd_2"),
+        ({"batch_size": 32}, r"arms\.kd: batch_size is 16 in kd and 32"),
+        ({"strength": 0.9}, r"arms\.kd: strength is"),
+        ({"seed": 3}, r"arms\.kd: seeds \[1337, 3, 3\]; at least 3, distinct"),
+        ({"seed": 4}, r"arms\.kd: seeds \[1337, 4, 3\], but ce has \[1337, 2, 3\]"),
+    ],
+)
+def test_runs_of_an_arm_differ_in_their_seed_alone(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        fair(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"baseline": "dkd"}, "baseline: one of"),
+        ({"varies": ("epochs",)}, r"varies: \['epochs'\] cannot vary"),
+        ({"varies": ("seed",)}, r"varies: \['seed'\] cannot vary"),
+        ({"varies": ("colour",)}, r"varies: \['colour'\] cannot vary"),
+        ({"evaluation": "hq_train"}, "evaluation: one of"),
+        ({"arms": {"ce": ("ce", "ce_2", "ce_3"), "x": ("no", "kd_2", "kd_3")}}, "no experiments"),
+        ({"arms": {"ce": ("ce", "ce_2"), "kd": ("kd", "kd_2")}}, "at least 3"),
+        (
+            {"arms": {"ce": ("ce", "ce_2", "ce_3"), "v": ("votes", "votes_2", "votes_3")}},
+            r"arms\.v: targets is votes in votes and labels in ce",
+        ),
+    ],
+)
+def test_what_a_comparison_must_declare(changes: dict[str, Any], told: str) -> None:
+    base = sample()
+    votes = {f"votes_{s}": replace(base.experiments["votes"], seed=s) for s in (2, 3)}
+    given = {**dict(base), "experiments": {**base.experiments, **votes}}
+    held = {**dict(base.comparisons["distillation"]), **changes}
+    with pytest.raises(ValidationError, match=told):
+        Profile.model_validate({**given, "comparisons": {"distillation": held}})
+    if "v" in changes.get("arms", {}):
+        Profile.model_validate({**given, "comparisons": {"a": {**held, "varies": ("targets",)}}})

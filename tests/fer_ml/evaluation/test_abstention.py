@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_ml.errors import FerError
-from fer_ml.evaluation.abstention import abstention
+from fer_ml.evaluation.abstention import RISKS, abstention, thresholds
 from fer_ml.evaluation.resampling import draws, group_codes
 from fer_ml.evaluation.risk import coverage_at_risk, risk_coverage
 
@@ -70,3 +70,31 @@ def test_a_risk_that_cannot_be_attained_is_refused() -> None:
     wrong = np.array([False, True, False])
     with pytest.raises(FerError, match=r"no threshold keeps the risk at 0\.1(.|\n)*at least 0\.5"):
         abstention(np.array([0.9, 0.8, 0.7]), wrong, np.arange(3), 0.1)
+
+
+def by_brute_force(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
+    for level in sorted(set(confidence.tolist())):
+        answered = confidence >= level
+        if (~correct[answered]).sum() <= risk * answered.sum() + 1e-12:
+            return level
+    return None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_exported_thresholds_by_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 60))
+    # Few distinct levels, so that ties are common; every other set is well calibrated.
+    confidence = rng.integers(1, 20, n) / 20
+    correct = rng.random(n) < (confidence if seed % 2 else 0.7)
+    found = thresholds(confidence, correct, np.arange(n))
+    assert tuple(found) == RISKS
+    for risk, held in found.items():
+        wanted = by_brute_force(confidence, correct, risk)
+        assert (held.threshold if held else None) == wanted
+
+
+def test_ties_are_answered_together_and_no_threshold_is_said() -> None:
+    tied = np.array([0.9, 0.9])
+    found = thresholds(tied, np.array([True, False]), np.arange(2))
+    assert found == dict.fromkeys(RISKS)

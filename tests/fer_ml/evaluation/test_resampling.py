@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics, softmax
 from fer_ml.evaluation.resampling import (
+    Difference,
+    average_runs,
     draws,
     group_codes,
     group_sums,
@@ -18,8 +20,9 @@ from fer_ml.evaluation.resampling import (
     mcnemar,
     metric_intervals,
     metrics_of_sums,
-    paired_differences,
+    paired_difference,
     resample,
+    resampled_metrics,
 )
 from fer_ml.labels import CLASSES
 
@@ -44,6 +47,15 @@ def named(y: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> dict[s
     found = classification_metrics(y, logits, temperature)
     per_class = {f"f1_{name}": score for name, score in found["per_class_f1"].items()}
     return {**{name: found[name] for name in SCALARS}, **per_class}
+
+
+def paired_differences(
+    a: np.ndarray, b: np.ndarray, *, resample_runs: bool, resamples: int = 1000, seed: int = 0
+) -> dict[str, Difference]:
+    """a - b of two methods with as many runs each."""
+    models = resampled_metrics(np.concatenate([a, b]), resamples=resamples, seed=seed)
+    arms = average_runs(models, len(a), resample_runs=resample_runs, seed=seed)
+    return paired_difference(arms, 0, 1)
 
 
 def test_sums_over_all_groups_give_the_metrics() -> None:
@@ -192,8 +204,19 @@ def test_runs_are_averaged_and_can_be_resampled_too() -> None:
     again = paired_differences(a, b, resample_runs=True)["accuracy"]
     assert again == drawn
     # A single run cannot be drawn otherwise.
-    one = [paired_differences(a[:1], b[:2], resample_runs=flag) for flag in (True, False)]
+    one = [paired_differences(a[:1], b[:1], resample_runs=flag) for flag in (True, False)]
     assert one[0] == one[1]
+
+
+def test_runs_are_paired_by_their_place() -> None:
+    """Seeds that move both methods alike cancel: drawing them leaves the difference as it is."""
+    y, logits, groups, rng = sample(12, 300)
+    shaken = [logits + s * rng.normal(size=logits.shape) for s in (0, 1, 3)]
+    a = np.stack([group_sums(y, values, groups) for values in shaken])
+    for gap in paired_differences(a, a.copy(), resample_runs=True).values():
+        assert (gap.value, gap.low, gap.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    crossed = paired_differences(a, a[::-1].copy(), resample_runs=True)["accuracy"]
+    assert crossed.value == pytest.approx(0) and crossed.high - crossed.low > 0.05
 
 
 def test_different_rows_are_not_compared() -> None:
