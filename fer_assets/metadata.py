@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import asset_path, link
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.manifests.schema import SCHEMA
 from fer_ml.store import Artifact, asset_label
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
@@ -86,6 +84,10 @@ def main_table(artifact: Artifact) -> str | None:
 
 def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
     """Rows and columns of a CSV, as Dagster shows them on the asset's page."""
+    import polars as pl
+
+    from fer_ml.manifests.schema import SCHEMA
+
     path = artifact.file(name)
     rows = pl.scan_csv(path, infer_schema=False).select(pl.len()).collect().item()
     schema = pl.scan_csv(path, infer_schema_length=10_000).collect_schema()
