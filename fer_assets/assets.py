@@ -28,6 +28,8 @@ FULL_PASS_TAG = "fer/full_pass"
 EXPERIMENTS = "student_experiments"
 #: Name of the dynamic partitions of ``external_model``.
 MODELS = "external_models"
+#: Name of the dynamic partitions of ``adopted``.
+ADOPTED = "adopted"
 
 
 def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
@@ -40,6 +42,8 @@ def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[A
         return dg.DynamicPartitionsDefinition(name=EXPERIMENTS)
     if stage.partitions == "models":
         return dg.DynamicPartitionsDefinition(name=MODELS)
+    if stage.partitions == "adopted":
+        return dg.DynamicPartitionsDefinition(name=ADOPTED)
     return None
 
 

@@ -23,7 +23,11 @@ STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
     "experiments": (("experiments",), "Train one recipe of the profile's experiments."),
     "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
     "models": (("models",), "Take in one model from elsewhere."),
-    "evaluation": (("evaluation",), "Score every model and select the student."),
+    "evaluation": (("evaluation",), "Score every model, try every student, select one."),
+    "adoption": (
+        ("adopted",),
+        "Measure an adopted run, export it, or examine what was adopted again.",
+    ),
     "deployment": (("deployment",), "Export the bundle and run the demo session."),
     "reporting": (("report",), "Resolve the claims and render the report."),
 }
@@ -159,14 +163,14 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Keep the partitions of experiments and models in step with the profile. On by itself."""
+    """Keep the partitions of experiments, models and what was adopted in step. On by itself."""
 
     @dg.sensor(
         name="experiments",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Makes the profile's `experiments` and `models` known as partitions; starts "
-        "nothing.",
+        description="Makes the profile's `experiments` and `models`, and what was adopted, known "
+        "as partitions; starts nothing.",
     )
     def experiments(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         new = register_partitions(pipeline, context.instance)

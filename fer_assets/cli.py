@@ -200,24 +200,100 @@ def validate(
 
 @app.command()
 def trace(
-    what: Annotated[str, typer.Argument(help="A claim id, an asset, a file or a hash")],
+    what: Annotated[
+        str, typer.Argument(help="A claim id, an asset, a file or the first 8 digits of a hash")
+    ],
     profile: ProfileOption = None,
     as_json: JsonOption = False,
+    as_mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart, for Markdown")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page with the graph, which needs no network")
+    ] = None,
 ) -> None:
     """Follow a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
 
-    Example: fer trace manifest-rows
+    Example: fer trace manifest-rows --html trace.html
     """
     pipeline = _open(profile)
     from fer_assets import show
+    from fer_ml.claims import graph
 
     found = show.trace_of(pipeline, what)
+    if html is not None:
+        from fer_ml.files import write_atomic
+
+        write_atomic(html, graph.page(found, f"Trace of {what}").encode())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    elif as_mermaid:
+        print(graph.mermaid(found), end="")
+    elif html is not None:
+        console.print(f"written: {html}")
+    else:
+        console.print(show.trace_tree(found))
+    if not found.sound:
+        raise typer.Exit(2)
+
+
+claims_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Hold a report's claims against artifacts."
+)
+app.add_typer(claims_app, name="claims")
+
+
+@claims_app.command()
+def verify(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Artifact folder of one profile; default: that of --profile"),
+    ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(help="Claims file; default: the folder's own copy, or the profile's file"),
+    ] = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash every byte that the claims rest on, read the receipts, and judge each claim.
+
+    Exit code 2 unless all are grounded. It needs an artifact folder and a claims file: no Dagster,
+    no project, no raw data. A folder that was copied here keeps its claims in report_claims.
+
+    Example: fer claims verify outputs/sample
+    """
+    from fer_assets import show
+    from fer_ml.claims.verify import verify_folder
+
+    if folder is None:
+        pipeline = _open(profile)
+        found = verify_folder(
+            pipeline.store.root, claims or pipeline.claims_file(), pipeline.fingerprints()
+        )
+    else:
+        if not folder.is_dir():
+            raise FerError("no such folder", where=folder, fix="name a profile's artifact folder")
+        found = verify_folder(folder, claims)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:
-        console.print(found.tree())
-    if not found.sound:
+        console.print(show.claims_table(found))
+        for line in show.claims_summary(found):
+            console.print(_escape(line), soft_wrap=True)
+    if not found.green:
         raise typer.Exit(2)
+
+
+@claims_app.command("schema")
+def claims_schema() -> None:
+    """Print the JSON schema of a claims file, for editors.
+
+    Example: fer claims schema > claims/schema.json
+    """
+    from fer_ml.claims.model import schema
+
+    print(json.dumps(schema(), indent=2))
 
 
 @app.command()
@@ -248,27 +324,108 @@ def pack(
 
 @app.command()
 def adopt(
-    folder: Annotated[Path, typer.Argument(help="A run folder of a packed training")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="A run of a packed training, or of the first pipeline: a run folder, an "
+            "evaluation, a soft-label export, a manifest csv, a validation JSON",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--as", help="Partition of `adopted`; default: its own name")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Of a run folder: its weights, converted by fer convert"),
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of a manifest: folder of its images; may be given several times"),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of what was adopted by this name")
+    ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Take a training that ran elsewhere into the lineage, as the asset that it was packed for.
+    """Take a result that was made elsewhere into the lineage, without training again.
 
-    It must have been made from the inputs and the recipe that are current here; its weights and
-    predictions are checked against each other, and its gates are judged.
+    A run of a packed training becomes the asset that it was packed for; it must have been made from
+    the inputs and the recipe that are current here. Anything of the first pipeline becomes a
+    partition of `adopted`, with what its files contradict and what could not be verified.
 
     Example: fer adopt runs/student_ce
-    """
-    from fer_assets.remote import adopt_run
 
+    Example: fer adopt old/dkd_20251223 --as dkd_20251223 --checkpoint converted.pt
+    """
+    from fer_assets.remote import adopt_foreign, adopt_run
+
+    packed = (path / "job.json").is_file()
+    if packed and (name or checkpoint or root or replace):
+        raise FerError(
+            "a run of a packed training becomes the asset that it was packed for",
+            where=path,
+            fix="leave out --as, --checkpoint, --root and --replace",
+        )
     pipeline = _open(profile)
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
-        artifact = adopt_run(pipeline, folder, instance)
+        artifact = (
+            adopt_run(pipeline, path, instance)
+            if packed
+            else adopt_foreign(
+                pipeline,
+                path,
+                instance,
+                name=name,
+                checkpoint=checkpoint,
+                roots=root or (),
+                replace=replace,
+            )
+        )
     from fer_assets import show
 
     console.print(f"{_escape(artifact.key)} is now {artifact.sha256[:12]}")
-    console.print(show.checks_text(artifact))
+    for line in show.adoption(artifact):
+        console.print(line, soft_wrap=True)
+    console.print(f"Gates: {show.checks_text(artifact)}")
+
+
+@app.command()
+def export_lineage(
+    out: Annotated[Path, typer.Option(help="New file; for ro-crate a new folder")],
+    format: Annotated[str, typer.Option(help="openlineage, prov or ro-crate")] = "openlineage",
+    select: Annotated[
+        str | None,
+        typer.Option(help="Assets, partitions or groups, by commas; default: all that were made"),
+    ] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Write the lineage for other tools: artifacts by hash, their making, gates, raw fingerprints.
+
+    Every byte is verified on the way; what is stale or damaged says so in the file. It holds no
+    path of this machine.
+
+    Example: fer export-lineage --format prov --out lineage.json --select student_bundle
+    """
+    from fer_ml.exchange import export_lineage as write
+    from fer_ml.exchange.facts import everything
+
+    pipeline = _open(profile)
+    chosen = _selector(pipeline, select) if select else lambda target: True
+    made = [
+        pipeline.store.current(target.asset, target.partition)
+        for target in pipeline.targets()
+        if chosen(target)
+    ]
+    nodes = everything(pipeline.store, [a for a in made if a is not None], pipeline.fingerprints())
+    write(nodes, pipeline.profile.name, format, out)
+    raw = sum(node.item.root is not None for node in nodes)
+    console.print(f"{len(nodes) - raw} artifacts and {raw} raw folders in {out}")
+    for node in nodes:
+        if node.problem:
+            console.print(f"[yellow]note[/] {_escape(node.item.key)}: {_escape(node.problem)}")
 
 
 @app.command()

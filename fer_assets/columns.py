@@ -46,6 +46,7 @@ COLUMNS = {
     },
     "claims.csv": {
         "id": "of the claim, as in the claims file",
+        "kind": "what the claim is about",
         "status": "grounded, or what is wrong",
         "sentence": "with its number as printed",
         "value": "the number as the artifact holds it",

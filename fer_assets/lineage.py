@@ -23,7 +23,15 @@ from fer_ml.job import Job
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
-from fer_ml.store import Artifact, Input, Receipt, RunFolder, Store, asset_label
+from fer_ml.store import (
+    CURRENT_FILE,
+    Artifact,
+    Input,
+    Receipt,
+    RunFolder,
+    Store,
+    asset_label,
+)
 from fer_ml.training.recipe import Distilling, Training
 
 CURATED = {
@@ -56,8 +64,9 @@ class Stage:
 
     ``code_version`` changes when the same inputs and recipe would give another result. ``recipe``
     picks the part of the profile that decides the result; a change there makes the asset stale.
-    ``partitions`` is the profile's table whose keys are the partitions; ``on_request`` stages are
-    made when they are selected, and not with everything else.
+    ``partitions`` is the profile's table whose keys are the partitions, or ``adopted``: what was
+    adopted so far; ``on_request`` stages are made when they are selected, and not with everything
+    else.
     ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
     """
 
@@ -69,7 +78,7 @@ class Stage:
     needs: tuple[Need, ...]
     gate: str | None = None
     raw: str | None = None
-    partitions: Literal["teachers", "folds", "experiments", "models"] | None = None
+    partitions: Literal["teachers", "folds", "experiments", "models", "adopted"] | None = None
     code_version: str = "1"
     pool: str | None = None
     on_request: bool = False
@@ -427,6 +436,44 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             recipe=_model_recipe,
         ),
         Stage(
+            asset="adopted",
+            group="adopted",
+            kinds=("json",),
+            describe="Results that were made elsewhere, one a partition: a run folder, an "
+            "evaluation, a soft-label export, a manifest or a validation report, taken in by "
+            "`fer adopt`. `adoption.json` says what its files contradict, and what could not be "
+            "verified. Made again, the copies in the store are examined anew.",
+            build="fer_ml.adoption.build:build_again",
+            gate="fer_ml.adoption.build:gate_adopted",
+            needs=(),
+            partitions="adopted",
+            on_request=True,
+        ),
+        Stage(
+            asset="adopted_model",
+            group="adopted",
+            kinds=("pytorch",),
+            describe="The weights of an adopted run, measured on the rows of this profile: "
+            "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
+            "known which of these rows it was trained or selected on.",
+            build="fer_ml.adoption.model:build_adopted_model",
+            gate="fer_ml.adoption.model:gate_adopted_model",
+            needs=(Need("adopted", "same"), *_needs("hq_train_manifest")),
+            partitions="adopted",
+        ),
+        Stage(
+            asset="adopted_bundle",
+            group="adopted",
+            kinds=("onnx",),
+            describe="An adopted run as `model.onnx` with its `card.json`, for the demo: torch and "
+            "ONNX compared on faces.",
+            build="fer_ml.export:build_adopted_bundle",
+            gate="fer_ml.export:gate_network",
+            needs=(Need("adopted_model", "same"), *_needs("hq_train_manifest")),
+            partitions="adopted",
+            on_request=True,
+        ),
+        Stage(
             asset="benchmark",
             group="evaluation",
             kinds=("csv", "json"),
@@ -465,13 +512,37 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             needs=_needs("benchmark", "test_all_sources_manifest"),
         ),
         Stage(
+            asset="candidate_bundles",
+            group="evaluation",
+            kinds=("onnx",),
+            describe="Every student as `model.onnx` with its `card.json`, one folder each; torch "
+            "and ONNX compared on faces. One of them becomes `student_bundle`.",
+            build="fer_ml.export:build_candidate_bundles",
+            gate="fer_ml.export:gate_candidates",
+            needs=_needs(*(s.asset for s in students), "hq_train_manifest"),
+        ),
+        Stage(
+            asset="candidate_sessions",
+            group="evaluation",
+            kinds=("opencv", "csv"),
+            describe="Every student over the session of `demo_session`: smoothed macro-F1 and "
+            "flips a minute in `candidate_sessions.json`, and one log each.",
+            build="demo_app.stages:build_candidate_sessions",
+            gate="demo_app.stages:gate_candidate_sessions",
+            needs=_needs("candidate_bundles"),
+            recipe=_demo_recipe,
+        ),
+        Stage(
             asset="student_selection",
             group="evaluation",
             kinds=("json",),
-            describe="The student that is deployed, by a stated rule on val: `selection.json`.",
+            describe="The student that is deployed: the best on val of those that pass the dual "
+            "gate, on val and on the demo session. Every figure, limit and verdict stands in "
+            "`selection.json`.",
             build="fer_ml.evaluation.selection:build_selection",
             gate="fer_ml.evaluation.selection:gate_selection",
-            needs=_needs("benchmark"),
+            needs=_needs("benchmark", "candidate_sessions"),
+            recipe=lambda pipeline, partition: _dump(pipeline.profile.selection),
         ),
         Stage(
             asset="student_bundle",
@@ -481,9 +552,7 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
             build="fer_ml.export:build_bundle",
             gate="fer_ml.export:gate_bundle",
-            needs=_needs(
-                "student_selection", *(s.asset for s in students), "benchmark", "hq_train_manifest"
-            ),
+            needs=_needs("student_selection", "candidate_bundles", "benchmark"),
         ),
         Stage(
             asset="small_bundles",
@@ -525,8 +594,9 @@ def build_stages(profile: Profile, claimed: frozenset[str]) -> dict[str, Stage]:
             group="report",
             kinds=("json", "csv"),
             describe="Every sentence of the claims file bound to the bytes it came from, with its "
-            "status: grounded, drifted, stale, ungrounded or contradicted.",
+            "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
             build="fer_ml.claims.build:build_claims",
+            code_version="2",
             gate="fer_ml.claims.build:gate_claims",
             needs=tuple(
                 Need(stage.asset, "each" if stage.partitions else "one")
@@ -628,11 +698,20 @@ class Pipeline:
         """Everything there is to materialize, in order; partitions of the profile only."""
         for stage in self.stages.values():
             if stage.partitions:
-                yield from (
-                    Target(stage.asset, key) for key in getattr(self.profile, stage.partitions)
-                )
+                yield from (Target(stage.asset, key) for key in self.partitions(stage))
             else:
                 yield Target(stage.asset)
+
+    def partitions(self, stage: Stage) -> list[str]:
+        """The partitions of a stage, in order; of what was adopted, models are of weights alone."""
+        if stage.partitions != "adopted":
+            return list(getattr(self.profile, str(stage.partitions)))
+        home = self.store.home("adopted")
+        names = sorted(path.parent.name for path in home.glob(f"*/{CURRENT_FILE}"))
+        if stage.asset == "adopted":
+            return names
+        held = {name: self.store.current("adopted", name) for name in names}
+        return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named."""
@@ -694,8 +773,14 @@ class Pipeline:
         return found
 
     def needed(self, target: Target) -> list[Target]:
-        """The inputs of a target, partitions spelled out."""
-        found = []
+        """The inputs of a target, partitions spelled out.
+
+        Those of an adopted result are what it was found to name by hash.
+        """
+        held = (
+            self.store.current("adopted", target.partition) if target.asset == "adopted" else None
+        )
+        found = [Target(i.asset, i.partition) for i in held.record.inputs] if held else []
         for need in self.stage(target.asset).needs:
             if need.partition == "folds":
                 found += [
@@ -706,8 +791,8 @@ class Pipeline:
             elif need.partition == "named":
                 found += [Target(need.asset, key) for key in need.keys]
             elif need.partition == "each":
-                table = self.stage(need.asset).partitions
-                found += [Target(need.asset, key) for key in getattr(self.profile, str(table))]
+                keys = self.partitions(self.stage(need.asset))
+                found += [Target(need.asset, key) for key in keys]
             elif need.partition != "distilled" or self._distils(target):
                 same = target.partition if need.partition == "same" else None
                 found.append(Target(need.asset, same))
@@ -726,10 +811,16 @@ class Pipeline:
         """This pipeline for a full pass: looks at files before ``since`` (s) do not count."""
         return replace(self, store=replace(self.store, looked_since=since))
 
-    def job(self, target: Target, without: Collection[Target] = ()) -> tuple[Job, list[Input]]:
+    def job(
+        self,
+        target: Target,
+        without: Collection[Target] = (),
+        needs: Collection[Target] | None = None,
+    ) -> tuple[Job, list[Input]]:
         """What the build function of a target is given, from gated inputs, and its inputs.
 
-        Inputs ``without`` which it must do, since they are still to be made, are left out.
+        Inputs ``without`` which it must do, since they are still to be made, are left out;
+        ``needs`` take the place of those that the table declares.
         """
         stage = self.stage(target.asset)
         # A partition that the profile does not train is refused before its inputs are looked at.
@@ -738,7 +829,7 @@ class Pipeline:
             need.label: self.store.require(
                 need.asset, need.partition, rules=blocking_rules(need.asset)
             )
-            for need in self.needed(target)
+            for need in (self.needed(target) if needs is None else needs)
             if need not in without
         }
         declared = [artifact.as_input() for artifact in inputs.values()]
@@ -771,13 +862,15 @@ class Pipeline:
         target: Target,
         run_id: str | None = None,
         build: Callable[[RunFolder, Job], None] | None = None,
+        needs: Collection[Target] | None = None,
     ) -> Artifact:
         """Materialize one target from gated inputs; returns the new current artifact.
 
-        ``build`` takes the place of the stage's own function, for results made elsewhere.
+        ``build`` takes the place of the stage's own function, and ``needs`` that of its declared
+        inputs, for results made elsewhere.
         """
         stage = self.stage(target.asset)
-        job, declared = self.job(target)
+        job, declared = self.job(target, needs=needs)
         with self.store.begin(
             target.asset,
             target.partition,
@@ -865,7 +958,7 @@ def claimed_assets(path: Path) -> frozenset[str]:
     The graph must load without it: that the file is missing or wrong is said by ``report_claims``.
     """
     try:
-        return frozenset(claim.asset for claim in read_claims(path).claims)
+        return read_claims(path).assets
     except FerError:
         return frozenset()
 

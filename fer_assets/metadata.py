@@ -11,8 +11,10 @@ import dagster as dg
 
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import asset_path, link
+from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.claims.resolve import upstream_assets
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.store import Artifact, asset_label
+from fer_ml.store import Artifact
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
 #: them with every event that it lists. Those above the bound are named by their path.
@@ -133,6 +135,8 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
         claims = artifact.read_json("claims.json")["claims"]
         shown["claims_table"] = _claims_table(claims)
         shown["claims_with_links"] = dg.MetadataValue.md(claims_links(claims))
+    if ADOPTION_FILE in record.files:
+        shown |= _adoption(artifact)
     if "clean_report.json" in record.files:
         shown["sources_table"] = _sources_table(artifact)
     if "leakage.json" in record.files:
@@ -140,10 +144,26 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
         shown["test_twins"] = _table([{"source": name, **held} for name, held in twins.items()])
     if "findings.csv" in record.files:
         shown["rules_table"] = _rules_table(artifact)
-    for name in ("quarantine.csv", "review.csv", "findings.csv"):
+    for name in ("quarantine.csv", "review.csv", "findings.csv", "comparison.csv"):
         if name in record.files:
             shown[f"{name.removesuffix('.csv')}_table"] = _first_rows(artifact, name)
     return shown
+
+
+def _adoption(artifact: Artifact) -> dict[str, Any]:
+    """The checks of an adopted result, and what had to be taken on trust."""
+    told = artifact.read_json(ADOPTION_FILE)
+    marks = {True: "🟢", False: "🔴"}
+    return {
+        "checks_table": _table(
+            [
+                {"": marks[c["holds"]], "check": c["check"], "why": c["detail"]}
+                for c in told["checks"]
+            ]
+        ),
+        "not_verified": dg.MetadataValue.md("\n".join(f"- {what}" for what in told["unverified"])),
+        "missing": ", ".join(told["missing"]) or "nothing",
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | dg.TextMetadataValue:
@@ -208,20 +228,22 @@ def claims_links(claims: list[dict[str, Any]]) -> str:
     lines = []
     for claim in claims:
         mark = STATUS_MARKS.get(claim["status"], "🔴")
-        cited, *upstream = _rests_on(claim)
-        path = asset_path(cited.partition("[")[0])
+        rests = upstream_assets(claim)
         lines.append(
             f"- {mark} **{claim['status']}** `{claim['id']}`: {claim['sentence']}\n"
-            f"  Cites {_item_link(cited)} ([graph]({path}?view=lineage&lineageScope=upstream)), "
-            f"made of {', '.join(map(_item_link, upstream)) or 'nothing'}."
+            f"  {_path_of(rests) if rests else 'It names no artifact that is here.'}"
         )
     return "\n".join(lines)
 
 
-def _rests_on(claim: dict[str, Any]) -> list[str]:
-    """Every asset (``teacher[RN18]``) that an entry of ``claims.json`` rests on, its own first."""
-    own = asset_label(claim["artifact"]["asset"], claim["artifact"]["partition"])
-    return list(dict.fromkeys([own, *claim["rests_on"]]))
+def _path_of(rests: list[str]) -> str:
+    """Links from the artifact that a claim cites, the first, to all it rests on."""
+    cited, *upstream = rests
+    path = asset_path(cited.partition("[")[0])
+    return (
+        f"Cites {_item_link(cited)} ([graph]({path}?view=lineage&lineageScope=upstream)), "
+        f"made of {', '.join(map(_item_link, upstream)) or 'nothing'}."
+    )
 
 
 def _item_link(item: str) -> str:

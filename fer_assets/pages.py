@@ -4,11 +4,11 @@ An asset's description answers what it is, whether it is good, what it is made o
 it, with links; the figures and pictures of its materializations are in ``metadata``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from fer_assets.lineage import Pipeline, Stage
-from fer_ml.claims.model import Claim
+from fer_ml.claims.model import Claim, ComparisonClaim
 from fer_ml.gates import gates_of
 
 #: Where a group of assets is explained; the keys of every file stand in ``docs/artifacts.md``.
@@ -24,7 +24,8 @@ DOCS = {
     "models": "docs/evaluation.md",
     "comparisons": "docs/evaluation.md",
     "deployment": "docs/demo.md",
-    "report": "docs/artifacts.md",
+    "adopted": "docs/adopt.md",
+    "report": "docs/claims.md",
 }
 
 #: Claims that a page names; the page of ``report_claims`` has all.
@@ -89,15 +90,17 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     return "\n\n".join(lines)
 
 
-def claims_on(stages: Mapping[str, Stage], claims: Iterable[Claim], asset: str) -> list[str]:
+def claims_on(stages: Mapping[str, Stage], claims: Sequence[Claim], asset: str) -> list[str]:
     """The ids of the claims that cite ``asset`` or something made of it, in the file's order."""
     made_of_it = downstream(stages, asset)
-    return [claim.id for claim in claims if cited(claim) & made_of_it]
-
-
-def cited(claim: Claim) -> frozenset[str]:
-    """The assets that a claim cites."""
-    return frozenset({claim.asset})
+    held = {claim.id for claim in claims if claim.assets & made_of_it}
+    # A comparison names no asset: it rests on what its two claims rest on.
+    return [
+        claim.id
+        for claim in claims
+        if claim.id in held
+        or (isinstance(claim, ComparisonClaim) and {claim.left, claim.right} & held)
+    ]
 
 
 def downstream(stages: Mapping[str, Stage], asset: str) -> set[str]:

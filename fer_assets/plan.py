@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from fer_assets.assets import EXPERIMENTS, MODELS
+from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_ml.errors import FerError
@@ -33,6 +33,7 @@ JOB_OF_GROUP = {
     "models": "models",
     "comparisons": "comparisons",
     "evaluation": "evaluation",
+    "adopted": "adoption",
     "deployment": "deployment",
     "report": "reporting",
 }
@@ -154,9 +155,11 @@ def materialize(
 
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
-    """Make the profile's experiments and models known to Dagster; returns the new ones."""
+    """Make experiments, models and adopted results known to Dagster; returns the new ones."""
     profile, added = pipeline.profile, []
-    for definition, names in ((EXPERIMENTS, profile.experiments), (MODELS, profile.models)):
+    adopted = pipeline.partitions(pipeline.stage("adopted"))
+    tables = ((EXPERIMENTS, profile.experiments), (MODELS, profile.models), (ADOPTED, adopted))
+    for definition, names in tables:
         known = set(instance.get_dynamic_partitions(definition))
         new = [name for name in names if name not in known]
         if new:
@@ -205,6 +208,17 @@ def _run(
     )
     if not result.success:
         raise StageFailed(_first_fault(result), where=f"job {work.job}, run {result.run_id}")
+
+
+def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:
+    """Judge a target's current artifact in a run of its stage's job; ``StageFailed`` if it blocks.
+
+    Dagster takes the verdict on a partition without a run once and never again.
+    """
+    from fer_assets.definitions import definitions_for
+
+    job = JOB_OF_GROUP[pipeline.stage(target.asset).group]
+    _run(definitions_for(pipeline), Work(job, target.partition, {}, (target,)), instance, {})
 
 
 def _first_fault(result: dg.ExecuteInProcessResult) -> str:

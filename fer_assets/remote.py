@@ -1,13 +1,16 @@
-"""Trainings that run elsewhere: packed here, taken back here."""
+"""Results from elsewhere: trainings packed here and taken back, and those of the first pipeline."""
 
+import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
 from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import announce
+from fer_assets.plan import announce, judge_in_run, register_partitions
 from fer_ml.errors import FerError
+from fer_ml.gates import blocking_rules
 from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact
 
@@ -53,3 +56,63 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
     pipeline.judge(target)
     announce(artifact, instance, faces=pipeline.shows_faces)
     return artifact
+
+
+def adopt_foreign(
+    pipeline: Pipeline,
+    path: Path,
+    instance: dg.DagsterInstance,
+    *,
+    name: str | None = None,
+    checkpoint: Path | None = None,
+    roots: Sequence[Path] = (),
+    replace: bool = False,
+) -> Artifact:
+    """Take a result of the first pipeline in as a partition of ``adopted``, and judge it.
+
+    ``name`` is the partition, by default what is adopted is called. One that is taken already is
+    refused unless ``replace`` is set.
+    """
+    from fer_ml.adoption.build import build_foreign
+    from fer_ml.adoption.folder import adopted_name, named_hashes, recognise
+
+    target = Target("adopted", adopted_name(name, path))
+    foreign = recognise(path)
+    held = pipeline.store.current(target.asset, target.partition)
+    if held is not None and not replace:
+        raise FerError(
+            f"{target.label} is taken: it holds the {held.record.summary['adopted']} that came as "
+            f"{held.record.summary['origin']!r}",
+            where=held.folder,
+            fix="name it: --as OTHER, or put it in that one's place: --replace",
+        )
+    artifact = pipeline.make(
+        target,
+        build=partial(build_foreign, foreign=foreign, checkpoint=checkpoint, roots=roots),
+        needs=[t for t in manifests_of(pipeline, named_hashes(foreign)) if t != target],
+    )
+    register_partitions(pipeline, instance)
+    announce(artifact, instance, faces=pipeline.shows_faces)
+    judge_in_run(pipeline, target, instance)
+    return artifact
+
+
+def manifests_of(pipeline: Pipeline, hashes: set[str]) -> list[Target]:
+    """The current manifests, made here or adopted, that hold a csv with one of these sha256."""
+    found = []
+    for target in pipeline.targets():
+        if target.asset != "adopted" and pipeline.stage(target.asset).group != "manifests":
+            continue
+        held = pipeline.store.current(target.asset, target.partition)
+        if held is None or not any(
+            entry.sha256 in hashes and name.endswith(".csv")
+            for name, entry in held.record.files.items()
+        ):
+            continue
+        # One that is damaged or failed its gates is no evidence for anything.
+        with contextlib.suppress(FerError):
+            pipeline.store.require(
+                target.asset, target.partition, rules=blocking_rules(target.asset)
+            )
+            found.append(target)
+    return found

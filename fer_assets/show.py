@@ -1,9 +1,8 @@
 """What ``fer`` prints: tables and trees, from records and receipts."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,20 +10,30 @@ from rich.tree import Tree
 
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import Made
+from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.claims.graph import Traced, trace_what
 from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import Resolved, resolve_claim
-from fer_ml.claims.trace import Node, Tracer, find_artifact
+from fer_ml.claims.resolve import Resolved
+from fer_ml.claims.trace import Node, Tracer
+from fer_ml.claims.verify import Verified
 from fer_ml.gates import MANIFEST_GATES, gates_of
 from fer_ml.store import Artifact
+
+if TYPE_CHECKING:
+    # What plans with Dagster takes seconds to import, and a trace needs none of it.
+    from fer_assets.plan import Made
 
 #: The file of an asset that people look at first.
 MAIN_FILES = (
     "best.pt",
     "softlabels.npz",
     "benchmark.csv",
+    "comparison.json",
+    "error_analysis.html",
     "model.onnx",
     "report.md",
     "claims.json",
+    "candidate_sessions.json",
     "selection.json",
     "ensemble.json",
     "logits.npz",
@@ -47,7 +56,7 @@ def main_file(artifact: Artifact) -> str:
     return (manifests or list(artifact.record.files))[0]
 
 
-def made_table(done: list[Made]) -> Table:
+def made_table(done: "list[Made]") -> Table:
     """One row for each target: rows or steps, time, file, hash, checks."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("asset", overflow="fold")
@@ -70,7 +79,7 @@ def made_table(done: list[Made]) -> Table:
     return table
 
 
-def warnings(done: list[Made]) -> Iterator[str]:
+def warnings(done: "list[Made]") -> Iterator[str]:
     """A line for each gate that did not pass; blocking ones never get here."""
     for made in done:
         for receipt in made.artifact.receipts().values():
@@ -111,7 +120,7 @@ def closing(pipeline: Pipeline) -> Iterator[Table | Tree | str]:
             f"{held['counts']['grounded']} of {len(held['claims'])} claims grounded. One of them, "
             "traced:"
         )
-        yield trace_of(pipeline, held["claims"][-1]["id"]).tree()
+        yield trace_tree(trace_of(pipeline, held["claims"][-1]["id"]))
 
 
 def benchmark_table(benchmark: Artifact, *, synthetic: bool) -> Table:
@@ -191,61 +200,94 @@ def validation(report: dict[str, Any]) -> list[Table | str]:
     return lines
 
 
-@dataclass(frozen=True)
-class Traced:
-    """A trace, with the claim it started at, if any."""
-
-    node: Node
-    claim: Resolved | None
-
-    @property
-    def sound(self) -> bool:
-        """Whether everything on the path is current, whole and gated."""
-        if self.claim is not None and self.claim.status != "grounded":
-            return False
-        return all(node.problem is None for node in self.node.walk())
-
-    def to_json(self) -> dict[str, Any]:
-        """The claim and the path as JSON values."""
-        return {
-            "claim": self.claim.to_json() if self.claim else None,
-            "sound": self.sound,
-            "path": self.node.to_json(),
-        }
-
-    def tree(self) -> Tree:
-        """The path as a tree; what was shown before is named and not unfolded again."""
-        root = _label(self.node)
-        if self.claim is not None:
-            colour = "green" if self.claim.status == "grounded" else "red"
-            reason = f" ({escape(self.claim.reason)})" if self.claim.reason else ""
-            tree = Tree(f"[{colour}]{self.claim.status}[/]{reason} {escape(self.claim.sentence())}")
-            branch = tree.add(f"{root} [dim]{self.claim.claim.file}{self.claim.claim.pointer}[/]")
-        else:
-            tree = branch = Tree(root)
-        _grow(branch, self.node, set())
-        return tree
+def adoption(artifact: Artifact) -> Iterator[str]:
+    """What an adopted result's examination found; nothing for one that was made here."""
+    if ADOPTION_FILE not in artifact.record.files:
+        return
+    told = artifact.read_json(ADOPTION_FILE)
+    files = f"{len(told['files'])} file{'s' * (len(told['files']) > 1)}"
+    yield f"Adopted: {told['kind']}, {files}, came as {escape(told['origin'])}."
+    if told["missing"]:
+        yield f"[yellow]missing[/] {escape(', '.join(told['missing']))}"
+    if told["left_out"]:
+        yield f"[dim]left out  {escape(', '.join(told['left_out']))}[/]"
+    failed = [check for check in told["checks"] if not check["holds"]]
+    yield f"{len(told['checks']) - len(failed)} of {len(told['checks'])} checks hold."
+    for check in failed:
+        yield f"[red]against[/] {check['check']}: {escape(check['detail'])}"
+    for what in told["unverified"]:
+        yield f"[yellow]unknown[/] {escape(what)}"
 
 
 def trace_of(pipeline: Pipeline, what: str) -> Traced:
-    """Trace a claim id of the profile's claims file, or whatever ``find_artifact`` understands."""
-    tracer = Tracer(pipeline.store, pipeline.fingerprints())
+    """Trace a claim of the profile's claims file by its id, an asset, a file or a hash."""
     path = pipeline.claims_file()
-    for claim in read_claims(path).claims if path.is_file() else ():
-        if claim.id == what:
-            resolved = resolve_claim(claim, pipeline.store, tracer)
-            if resolved.trace is not None:
-                return Traced(resolved.trace, resolved)
-    return Traced(tracer.trace(find_artifact(pipeline.store, what)), None)
+    held = read_claims(path) if path.is_file() else None
+    return trace_what(Tracer(pipeline.store, pipeline.fingerprints()), held, what)
+
+
+def trace_tree(traced: Traced) -> Tree:
+    """The path as a tree; what was shown before is named and not unfolded again."""
+    if traced.claim is None:
+        tree = Tree(_label(traced.roots[0]))
+        _grow(tree, traced.roots[0], set())
+        return tree
+    claim = traced.claim
+    tree = Tree(f"{_status(claim)} {escape(claim.sentence())}")
+    cited = [source.file + source.pointer for source in claim.claim.sources()]
+    seen: set[tuple[str, str]] = set()
+    for root in traced.roots:
+        place = escape(cited[0]) if len(traced.roots) == 1 else ""
+        seen.add(root.identity)
+        _grow(tree.add(f"{_label(root)} [dim]{place}[/]"), root, seen)
+    return tree
+
+
+COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"}
+
+
+def _status(claim: Resolved) -> str:
+    reason = f" [dim]({escape(claim.reason)})[/]" if claim.reason else ""
+    return f"[{COLOURS.get(claim.status, 'red')}]{claim.status.replace('_', ' ')}[/]{reason}"
+
+
+def claims_table(found: Verified) -> Table:
+    """Every claim with its status; the reason stands below the sentence."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("status", no_wrap=True)
+    for name in ("claim", "sentence"):
+        table.add_column(name, overflow="fold")
+    for claim in found.claims:
+        colour = COLOURS.get(claim.status, "red")
+        reason = f"\n[dim]{escape(claim.reason)}[/]" if claim.reason else ""
+        table.add_row(
+            f"[{colour}]{claim.status.replace('_', ' ')}[/]",
+            claim.claim.id,
+            escape(claim.sentence()) + reason,
+        )
+    return table
+
+
+def claims_summary(found: Verified) -> Iterator[str]:
+    """How many claims have each status, over how many artifacts, and what was not looked at."""
+    counts = ", ".join(
+        f"{count} {status.replace('_', ' ')}" for status, count in found.counts.items() if count
+    )
+    steps = [node for node in found.lineage if node.artifact]
+    files = sum(len(node.artifact.record.files) for node in steps if node.artifact)
+    yield f"{len(found.claims)} claims: {counts}."
+    if steps:
+        yield f"{files} files of {len(steps)} artifacts were hashed again, their receipts read."
+    if found.not_looked_at:
+        yield f"Raw folders that are not here, not looked at: {', '.join(found.not_looked_at)}."
 
 
 def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
     for child in node.inputs:
-        key = (child.item.key, child.item.sha256)
-        if key in seen and child.inputs:
+        if child.identity in seen and child.inputs:
             branch.add(f"{_label(child)} [dim]above[/]")
             continue
-        seen.add(key)
+        seen.add(child.identity)
         _grow(branch.add(_label(child)), child, seen)
 
 
@@ -260,6 +302,8 @@ def _label(node: Node) -> str:
     text = f"[{colour}]{escape(node.item.key)}[/] [dim]{node.item.sha256[:10]}[/]"
     if node.problem:
         text += f" [red]{escape(node.problem)}[/]"
+    if not node.looked:
+        text += " [dim]not here, not looked at[/]"
     if node.item.root:
         text += f" [dim]{escape(_short(node.item.root))}[/]"
     if node.artifact:

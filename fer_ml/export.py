@@ -1,9 +1,11 @@
 """Export to bundles: ONNX, its card, and the proof that torch and ONNX compute the same.
 
-The student that is deployed, each teacher, and the ensemble as one network of all its members.
+Every student, each teacher, and the ensemble as one network of all its members. The student that is
+deployed is one of those exports, with its benchmark on the card.
 """
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import Profile
+from fer_ml.profiles import CANDIDATES, Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from fer_ml.training.faces import FaceSet, to_input
@@ -47,6 +49,7 @@ from fer_ml.training.models import ArcFaceNet
 from fer_ml.training.packing import load_faces
 
 OPSET = 18
+PARITY_FILE = "parity.json"
 PARITY_FACES = 64
 PARITY_LIMIT = 1e-3
 RISK = 0.2
@@ -115,19 +118,45 @@ def parity(network: Callable[[torch.Tensor], np.ndarray], folder: Path, faces: F
     return float(np.abs(ours - bundle.logits(images)).max())
 
 
+def build_candidate_bundles(run: RunFolder, job: Job) -> None:
+    """Every student as a bundle in a folder of its own, for the demo half of the dual gate."""
+    for name in CANDIDATES:
+        part = RunFolder(run.path(name))
+        part.folder.mkdir()
+        _export_run(part, job, job.input(name), {})
+        run.splits.update(part.splits)
+        run.summary.update({f"{name}_{key}": value for key, value in part.summary.items()})
+
+
 def build_bundle(run: RunFolder, job: Job) -> None:
-    """``model.onnx`` and ``card.json`` of the selected student, with a parity report."""
-    selection = job.input("student_selection").read_json("selection.json")
-    student = job.input(selection["selected"])
+    """The selected student's bundle: its candidate's bytes, with its benchmark on the card."""
+    name = job.input("student_selection").read_json("selection.json")["selected"]
+    candidates = job.input("candidate_bundles")
+    for file in (MODEL_FILE, PARITY_FILE):
+        shutil.copyfile(candidates.file(f"{name}/{file}"), run.path(file))
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
-    _export_run(run, job, student, _metrics(benchmark[student.record.asset]))
-    run.summary.update(student=selection["selected"])
+    card = read_card(candidates.folder / name)
+    write_card(run.folder, card.model_copy(update={"metrics": _metrics(benchmark[name])}))
+    run.splits.update(candidates.record.splits)
+    run.summary.update(
+        student=name,
+        bytes=run.path(MODEL_FILE).stat().st_size,
+        parity=candidates.record.summary[f"{name}_parity"],
+        temperature=card.temperature,
+        unsure_below=card.unsure_below,
+    )
 
 
 def build_teacher_bundle(run: RunFolder, job: Job) -> None:
     """``model.onnx`` and ``card.json`` of one teacher, with a parity report."""
     teacher = job.input("teacher", job.partition)
     _export_run(run, job, teacher, {"hq_train_val": teacher.read_json("reliabilitymetrics.json")})
+
+
+def build_adopted_bundle(run: RunFolder, job: Job) -> None:
+    """``model.onnx`` and ``card.json`` of an adopted run, with the figures measured here."""
+    adopted = job.input("adopted_model", job.partition)
+    _export_run(run, job, adopted, {"hq_train_val": adopted.read_json("reliabilitymetrics.json")})
 
 
 def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
@@ -306,7 +335,7 @@ def _write_parity(
 ) -> None:
     difference = parity(network, run.folder, faces)
     run.write_json(
-        "parity.json",
+        PARITY_FILE,
         {
             "schema_version": 1,
             "faces": len(faces),
@@ -383,28 +412,60 @@ def sessions_in(images: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({match.group(1) for match in found if match}))
 
 
+def gate_candidates(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+    """Judge every student's bundle; what is deployed is one of them."""
+    files, inputs = artifact.record.files, {item.asset: item for item in artifact.record.inputs}
+    cards = {name: read_card(artifact.folder / name) for name in CANDIDATES}
+    parities = [artifact.read_json(f"{name}/{PARITY_FILE}") for name in CANDIDATES]
+    wrong = {
+        "card_matches": [
+            name
+            for name, card in cards.items()
+            if card.model_sha256 != files[f"{name}/{MODEL_FILE}"].sha256
+        ],
+        "class_order": [name for name, card in cards.items() if card.classes != CLASSES],
+        "of_their_students": [
+            name
+            for name, card in cards.items()
+            if card.checkpoint_sha256 != _checkpoint(store, name, inputs[name].sha256)
+        ],
+    }
+    return [
+        at_most(
+            "torch_equals_onnx",
+            max(held["largest_logit_difference"] for held in parities),
+            PARITY_LIMIT,
+            f"on {parities[0]['faces']} faces",
+        ),
+        *(at_most(rule, len(names), 0, "students", names) for rule, names in wrong.items()),
+    ]
+
+
 def gate_bundle(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
     """Judge the student's bundle, by the bytes that would be deployed."""
-    inputs = {item.asset: item for item in artifact.record.inputs}
-    selected = "no such selection"
-    chosen = inputs["student_selection"]
+    chosen = next(i for i in artifact.record.inputs if i.asset == "student_selection")
     selection = store.find(chosen.asset, None, chosen.sha256)
+    selected = None
     if selection is not None:
-        name = selection.read_json("selection.json")["selected"]
-        student = store.find(name, None, inputs[name].sha256)
-        if student is not None:
-            selected = student.record.files[CHECKPOINT_FILE].sha256
+        held = selection.read_json("selection.json")
+        selected = _checkpoint(store, held["selected"], held["sha256"])
     card = read_card(artifact.folder)
     return [
         *gate_network(artifact, store, profile),
-        same("is_selected", card.checkpoint_sha256, selected),
+        same("is_selected", card.checkpoint_sha256, selected or "no such selection"),
     ]
+
+
+def _checkpoint(store: Store, student: str, sha256: str) -> str | None:
+    """The hash of a student's ``best.pt``; None when the store does not hold that student."""
+    found = store.find(student, None, sha256)
+    return None if found is None else found.record.files[CHECKPOINT_FILE].sha256
 
 
 def gate_network(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
     """Judge any bundle: that it computes what was trained, and says so."""
     card = read_card(artifact.folder)
-    held = artifact.read_json("parity.json")
+    held = artifact.read_json(PARITY_FILE)
     return [
         at_most(
             "torch_equals_onnx",

@@ -303,7 +303,8 @@ BENCHMARK_GATES: tuple[Gate, ...] = (
 COMPARISON_GATES: tuple[Gate, ...] = (
     Gate(
         "arms_equal_as_declared",
-        "by their records, the trainings differ in seed, task and the declared fields alone",
+        "by their records, the trainings differ in seed, task and the declared fields alone, and "
+        "were made from the same bytes",
         "train the experiments again from the profile's recipes",
     ),
     Gate("every_row_scored", "n of every run is that of the evaluation set", "make it again"),
@@ -318,8 +319,27 @@ ERROR_GATES: tuple[Gate, ...] = (
     ),
 )
 
+CANDIDATE_SESSION_GATES: tuple[Gate, ...] = (
+    Gate(
+        "like_for_like",
+        "every student saw the same faces in the same frames of one session",
+        "materialize candidate_sessions again",
+    ),
+    Gate(
+        "has_truth",
+        "the session says what its faces show, so that it can tell which student is better",
+        "let demo.session name a recorded session with manual labels",
+        blocking=False,
+    ),
+)
+
 SELECTION_GATES: tuple[Gate, ...] = (
     Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),
+    Gate(
+        "selected_by_rule",
+        "what is selected is the incumbent, or failed no check of the dual gate",
+        "materialize student_selection again",
+    ),
 )
 
 NETWORK_GATES: tuple[Gate, ...] = (
@@ -330,6 +350,11 @@ NETWORK_GATES: tuple[Gate, ...] = (
     ),
     Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
     Gate("class_order", "the card's classes are in the canonical order", "export again"),
+)
+
+CANDIDATE_GATES: tuple[Gate, ...] = (
+    *NETWORK_GATES,
+    Gate("of_their_students", "each checkpoint is that of its student", "export again"),
 )
 
 BUNDLE_GATES: tuple[Gate, ...] = (
@@ -380,7 +405,8 @@ KPI_GATES: tuple[Gate, ...] = (
     ),
     Gate(
         "replay_is_as_calm",
-        "on the recorded session, shown labels flip at most 10% more often than they did",
+        "on the recorded session, shown labels flip no more often than they did, by more than "
+        "selection.flips_gain of the profile",
         "look at the stabiliser's settings, or keep the bundle that recorded the session",
         blocking=False,
     ),
@@ -392,6 +418,38 @@ CLAIM_GATES: tuple[Gate, ...] = (
         "every claim holds and rests on current, gated bytes",
         "look at claims.json: correct the sentence, or materialize what is stale",
     ),
+)
+
+ADOPTED_GATES: tuple[Gate, ...] = (
+    Gate(
+        "class_order",
+        "where the files name the classes, they are in the canonical order",
+        "the columns mean something else than their place says: export again, in this order",
+    ),
+    Gate(
+        "complete",
+        "the files of checklist A.4 of the interim report are there",
+        "adopt the folder again with the missing files, or know that they cannot be cited",
+        blocking=False,
+    ),
+    Gate(
+        "consistent",
+        "the files do not contradict each other",
+        "look at the checks in adoption.json before you cite a number of it",
+        blocking=False,
+    ),
+    Gate(
+        "verified",
+        "nothing had to be taken on trust",
+        "train or evaluate again here: only what was made here is known down to the raw rows",
+        blocking=False,
+    ),
+)
+
+ADOPTED_MODEL_GATES: tuple[Gate, ...] = tuple(
+    replace(gate, fix="adopt other weights, or materialize it again")
+    for gate in RUN_GATES
+    if gate.rule in ("class_order", "metrics_of_best", "finite_weights", "temperature_in_bounds")
 )
 
 #: By asset. Every ``*_manifest`` that is not named has ``MANIFEST_GATES``.
@@ -410,12 +468,17 @@ GATES: dict[str, tuple[Gate, ...]] = {
     "external_model": EXTERNAL_GATES,
     "benchmark": BENCHMARK_GATES,
     "error_analysis": ERROR_GATES,
+    "candidate_bundles": CANDIDATE_GATES,
+    "candidate_sessions": CANDIDATE_SESSION_GATES,
     "student_selection": SELECTION_GATES,
     "teacher_bundle": NETWORK_GATES,
     "ensemble_bundle": NETWORK_GATES,
     "student_bundle": BUNDLE_GATES,
     "small_bundles": SMALL_BUNDLE_GATES,
     "demo_kpis": KPI_GATES,
+    "adopted": ADOPTED_GATES,
+    "adopted_model": ADOPTED_MODEL_GATES,
+    "adopted_bundle": NETWORK_GATES,
     "report_claims": CLAIM_GATES,
 }
 
@@ -432,3 +495,35 @@ def gates_of(asset: str) -> tuple[Gate, ...]:
 def blocking_rules(asset: str) -> tuple[str, ...]:
     """The rules of which a consumer demands a passing receipt."""
     return tuple(gate.rule for gate in gates_of(asset) if gate.blocking)
+
+
+def as_markdown() -> str:
+    """Every gate as Markdown tables, one for each group of assets that are asked the same."""
+    holders: dict[Gate, list[str]] = {}
+    lists = {"manifest/<source>": SOURCE_GATES, "*_manifest": MANIFEST_GATES, **GATES}
+    for asset, gates in lists.items():
+        for gate in gates:
+            if asset != "hq_train_manifest" or gate not in MANIFEST_GATES:
+                holders.setdefault(gate, []).append(f"`{asset}`")
+    tables: dict[str, list[str]] = {}
+    for gate, assets in holders.items():
+        row = (f"`{gate.rule}`", gate.asks, "yes" if gate.blocking else "warns", gate.fix)
+        tables.setdefault(", ".join(assets), []).append(f"| {' | '.join(row)} |")
+    head = "| gate | what it asks | blocks | when it fails |\n| --- | --- | --- | --- |"
+    return "\n\n".join(
+        "\n".join((f"Of {assets}:", "", head, *rows)) for assets, rows in tables.items()
+    )
+
+
+if __name__ == "__main__":
+    # python -m fer_ml.gates [FILE]: print the tables, or write them between the marks of FILE.
+    import sys
+    from pathlib import Path
+
+    for name in sys.argv[1:]:
+        before, _, rest = Path(name).read_text(encoding="utf-8").partition("<!-- gates -->\n")
+        after = rest.partition("<!-- /gates -->")[2]
+        text = f"{before}<!-- gates -->\n{as_markdown()}\n<!-- /gates -->{after}"
+        Path(name).write_text(text, encoding="utf-8")
+    if not sys.argv[1:]:
+        print(as_markdown())

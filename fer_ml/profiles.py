@@ -40,6 +40,8 @@ BACKBONES: dict[str, str] = {
     "CNXT": "convnext_tiny",
 }
 STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
+#: The assets of the students. The first one is the incumbent, which the others have to beat.
+CANDIDATES: tuple[str, ...] = tuple(f"student_{stage}" for stage in STUDENTS)
 
 
 _CURATED = ("hq_train", "eval_only", "test_all_sources")
@@ -134,6 +136,19 @@ class SoftLabels(Frozen):
     views: int = Field(default=0, ge=0, le=1000)
 
 
+class Selection(Frozen):
+    """Limits of the dual gate that a student must pass to replace the first one.
+
+    ``macro_f1_loss`` is the most macro-F1 that it may lose on val, ``weakest_f1_loss`` the most
+    that the mean F1 of the three weakest classes may. ``flips_gain`` is by how much flips a minute
+    may rise on the demo session, as a share: 0.1 is 10 %.
+    """
+
+    macro_f1_loss: float = Field(default=0.01, ge=0, le=1)
+    weakest_f1_loss: float = Field(default=0.02, ge=0, le=1)
+    flips_gain: float = Field(default=0.1, ge=0)
+
+
 class Demo(Frozen):
     """The demo session: a video (null: the one that the sample draws) and a face detector.
 
@@ -200,6 +215,7 @@ class Profile(Frozen):
     experiments: dict[str, Training] = {}
     models: dict[str, str] = {}
     comparisons: dict[str, Comparison] = {}
+    selection: Selection = Selection()
     demo: Demo = Demo()
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
 

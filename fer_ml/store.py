@@ -28,9 +28,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.errors import FerError
 from fer_ml.files import readable_os_errors, sha256_file, write_json
@@ -38,6 +38,9 @@ from fer_ml.files import readable_os_errors, sha256_file, write_json
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
 RECEIPTS = "receipts"
+
+#: What lies beside the assets below an artifact root.
+NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial"})
 
 #: Files that hold times or facts about the machine: hashed and verified, but not part of the
 #: content hash. Parquet copies are here because their bytes follow the library's version.
@@ -73,11 +76,22 @@ class Input(BaseModel):
         return asset_label(self.asset, self.partition)
 
 
+def _is_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("time without a zone")
+    return text
+
+
+#: An ISO 8601 time with its zone.
+Time = Annotated[str, AfterValidator(_is_time)]
+
+
 class Record(BaseModel):
     """``record.json``: what a run folder holds and what it was made from.
 
     ``splits`` lists which splits each choice of this artifact touched, such as
-    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots.
+    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots. ``seal``
+    is the hash of all other fields; records that were written before there were seals have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,10 +105,22 @@ class Record(BaseModel):
     recipe: dict[str, Any]
     code_version: str
     run_id: str | None
-    created_at: str
+    created_at: Time
     seconds: float
     splits: dict[str, str]
     summary: dict[str, Any]
+    seal: str | None = None
+
+    @property
+    def made_at(self) -> datetime:
+        """``created_at``, to compare with."""
+        return datetime.fromisoformat(self.created_at)
+
+    def expected_seal(self) -> str:
+        """sha256 over every other field, as JSON with sorted keys."""
+        # Through JSON first: read again, the same record must give the same text.
+        held = json.loads(json.dumps(self.model_dump(mode="json", exclude={"seal"})))
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 class Receipt(BaseModel):
@@ -178,6 +204,8 @@ class Artifact:
                 return f"{name} differs from its recorded sha256"
         if content_hash(self.record.files) != self.record.sha256:
             return f"{RECORD_FILE} was edited: its content hash does not follow from its files"
+        if self.record.seal not in (None, self.record.expected_seal()):
+            return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
         return None
 
     def receipts(self) -> dict[str, Receipt]:
@@ -243,14 +271,26 @@ class Store:
 
     def current(self, asset: str, partition: str | None = None) -> Artifact | None:
         """The current artifact, unverified, or ``None`` when nothing was made yet."""
-        pointer = self.home(asset, partition) / CURRENT_FILE
+        held = self._pointer(asset, partition)
+        return None if held is None else self.open(self.home(asset, partition) / held["folder"])
+
+    def current_hash(self, asset: str, partition: str | None = None) -> str | None:
+        """The content hash that ``current.json`` names."""
+        held = self._pointer(asset, partition)
+        return None if held is None else held.get("sha256")
+
+    def _pointer(self, asset: str, partition: str | None) -> dict[str, str] | None:
+        path = self.home(asset, partition) / CURRENT_FILE
         try:
-            name = json.loads(pointer.read_text(encoding="utf-8"))["folder"]
+            held = json.loads(path.read_text(encoding="utf-8"))
+            name = held["folder"]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise FerError("not a pointer to a run folder", where=pointer) from error
-        return self.open(pointer.parent / name)
+            raise FerError("not a pointer to a run folder", where=path) from error
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FerError("not a pointer to a run folder", where=path)
+        return dict(held)
 
     def open(self, folder: Path) -> Artifact:
         """Read a run folder's record."""
@@ -272,6 +312,14 @@ class Store:
         if home.is_dir():
             for path in sorted(home.glob(f"*/{RECORD_FILE}"), reverse=True):
                 yield self.open(path.parent)
+
+    def every(self) -> Iterator[Artifact]:
+        """Every complete run folder of every asset."""
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for home in homes:
+            if home.is_dir() and home.name not in NO_ASSETS:
+                for path in sorted(home.glob(f"**/{RECORD_FILE}")):
+                    yield self.open(path.parent)
 
     def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
         """The run folder of an asset with this content hash, or ``None``."""
@@ -382,6 +430,7 @@ class Store:
             splits=run.splits,
             summary=run.summary,
         )
+        record = record.model_copy(update={"seal": record.expected_seal()})
         write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
         home = self.home(asset, partition)
         home.mkdir(parents=True, exist_ok=True)

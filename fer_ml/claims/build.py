@@ -1,53 +1,58 @@
 """The assets ``report_claims`` and ``report``."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import Resolved, resolve_claim
+from fer_ml.claims.resolve import Resolved
 from fer_ml.claims.trace import Tracer
+from fer_ml.claims.verify import CLAIMS_COPY, verify
 from fer_ml.evaluation.guard import tables_of
 from fer_ml.gates import Outcome
 from fer_ml.job import Job
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 
-STATUSES = ("grounded", "drifted", "stale", "ungrounded", "contradicted")
 TEMPLATES = Path(__file__).parent
 
 
 def build_claims(run: RunFolder, job: Job) -> None:
-    """Resolve every claim of the profile's claims file into ``claims.json`` and ``claims.csv``."""
-    held = read_claims(job.paths["claims"])
-    tracer = Tracer(job.store)
-    resolved = [resolve_claim(claim, job.store, tracer) for claim in held.claims]
-    counts = {s: sum(r.status == s for r in resolved) for s in STATUSES}
+    """Resolve every claim of the profile's claims file, and keep the file with the outcome."""
+    path = job.paths["claims"]
+    # A raw folder may have been moved since; what changed in it makes its manifest stale anyway.
+    found = verify(read_claims(path), Tracer(job.store, raw_elsewhere=True))
+    run.path(CLAIMS_COPY).write_bytes(path.read_bytes())
     run.write_json(
         "claims.json",
-        {
-            "schema_version": 1,
-            "title": held.title,
-            "profile": job.profile.name,
-            "synthetic": job.profile.drawn,
-            "counts": counts,
-            "claims": [r.to_json() for r in resolved],
-        },
+        {**found.to_json(), "profile": job.profile.name, "synthetic": job.profile.drawn},
     )
-    _write_table(run, resolved)
-    run.summary.update(claims=len(resolved), **counts)
+    _write_table(run, found.claims)
+    run.summary.update(claims=len(found.claims), **found.counts)
 
 
-def _write_table(run: RunFolder, resolved: list[Resolved]) -> None:
+def _write_table(run: RunFolder, resolved: Sequence[Resolved]) -> None:
     with run.path("claims.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "status", "sentence", "value", "asset", "file", "reason"])
+        writer.writerow(["id", "kind", "status", "sentence", "value", "asset", "file", "reason"])
         for r in resolved:
             asset = r.artifact.key if r.artifact else r.claim.asset
+            value = r.value if isinstance(r.value, int | float) else None
+            file_name = getattr(r.claim, "file", None)
             writer.writerow(
-                [r.claim.id, r.status, r.sentence(), r.value, asset, r.claim.file, r.reason]
+                [
+                    r.claim.id,
+                    r.claim.kind,
+                    r.status,
+                    r.sentence(),
+                    value,
+                    asset,
+                    file_name,
+                    r.reason,
+                ]
             )
 
 

@@ -1,97 +1,449 @@
-"""The claims file: typed YAML, checked at the door."""
+"""The claims file: sentences of a report, typed by kind, checked at the door.
+
+Its guide is ``docs/claims.md``; ``claims/schema.json`` is made from these types.
+"""
 
 import re
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from fer_ml.claims.formulas import FORMULAS, Expression, parse
+from fer_ml.claims.plain_yaml import read_plain
+from fer_ml.claims.printed import PRINTED
 from fer_ml.errors import FerError
 
+VERSION = "2"
 MAX_BYTES = 2_000_000
+GUIDE = "docs/claims.md"
 
-
+Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
+#: ``benchmark``, ``manifest/ferplus``: never a path that leaves the artifact root.
+AssetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
+PartitionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Pointer = Annotated[str, Field(pattern=r"^(/.*)?$")]
+#: A number as it is printed. In YAML it may stand without quotes: its text is kept.
+PrintedText = Annotated[
+    str,
+    Field(pattern=PRINTED),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": PRINTED}, {"type": "number"}],
+            "description": "as printed: 466,284 or 0.740 or 9.1%",
+        }
+    ),
+]
+#: Text in a YAML file whose plain scalars all are text.
+Scalar = Annotated[str | None, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
+Whole = Annotated[int, WithJsonSchema({"type": "integer"})]
 
 
-class Claim(BaseModel):
-    """One sentence of a report and where its number comes from.
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ``sentence`` may hold ``{value}``. ``asset``, ``partition``, ``file`` and ``pointer`` (a JSON
-    pointer, RFC 6901) name the number. ``expected`` is the printed value, which holds when the
-    number rounds to it at ``decimals``; without it the claim states what the artifact holds.
-    ``n_pointer`` names the n of a proportion, which then must be k/n for a whole k; ``parts`` are
-    pointers whose numbers must add up to the value.
+
+class Source(_Model):
+    """Where a number stands: a JSON pointer (RFC 6901), or an aggregate of a csv's column.
+
+    ``take`` counts the rows that match ``where`` (column to text), or takes the sum, mean, min or
+    max of their ``column``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    sentence: str = Field(min_length=1)
-    kind: Literal["number", "proportion", "sum"] = "number"
-    asset: str
-    partition: str | None = None
-    file: str
-    pointer: Pointer
-    decimals: int = Field(default=0, ge=0, le=9)
-    expected: float | None = Field(default=None, allow_inf_nan=False, ge=-1e15, le=1e15)
-    n_pointer: Pointer | None = None
-    parts: tuple[Pointer, ...] = ()
+    asset: AssetName
+    partition: PartitionName | None = None
+    file: Annotated[str, Field(min_length=1)]
+    pointer: Pointer = ""
+    take: Literal["count", "sum", "mean", "min", "max"] | None = None
+    column: str | None = None
+    where: dict[str, Scalar] = {}
 
     @model_validator(mode="after")
-    def _needs(self) -> "Claim":
-        if (self.kind == "proportion") != (self.n_pointer is not None):
-            raise ValueError("n_pointer goes with kind: proportion")
-        if (self.kind == "sum") != bool(self.parts):
-            raise ValueError("parts go with kind: sum")
-        if self.expected is not None:
-            exponent = Decimal(str(self.expected)).normalize().as_tuple().exponent
-            if -int(exponent) > self.decimals:
-                raise ValueError(f"expected {self.expected} has more than {self.decimals} decimals")
+    def _one_way(self) -> "Source":
+        _check_way(self.take, self.pointer, self.column, bool(self.where))
         return self
 
 
-class ClaimsFile(BaseModel):
+def _check_way(take: str | None, pointer: str, column: str | None, where: bool) -> None:
+    if take is None and (column is not None or where):
+        raise ValueError("column and where go with take")
+    if take is not None and pointer:
+        raise ValueError("take reads a csv, pointer reads JSON: give one of them")
+    if take is not None and (column is None) != (take == "count"):
+        raise ValueError("take: count has no column, every other take has one")
+
+
+#: A printed number, a pointer into the claim's own file, or a source of its own.
+Operand = (
+    Annotated[
+        str,
+        Field(pattern=f"^/|{PRINTED}"),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string", "pattern": f"^/|{PRINTED}"},
+                    {"type": "number"},
+                ],
+                "description": "a printed number, or a pointer into the claim's own file",
+            }
+        ),
+    ]
+    | Source
+)
+#: The same for a row of a table, which no number can be.
+RowPlace = Annotated[str, Field(pattern=r"^/")] | Source
+
+
+class Evaluation(_Model):
+    """What a number was measured on; checked against what the artifact says."""
+
+    manifest: str
+    split: Literal["train", "val", "calib", "test"]
+    n: Annotated[Whole, Field(ge=1)]
+
+
+class _Claim(_Model):
+    """A sentence, where it stands in the text, and the artifact that it rests on.
+
+    Without ``asset`` the claim is decided from the text alone, as far as that goes.
+    """
+
+    id: Id
+    sentence: Annotated[str, Field(min_length=1)]
+    section: str | None = None
+    asset: AssetName | None = None
+    partition: PartitionName | None = None
+
+    @model_validator(mode="after")
+    def _partition(self) -> "_Claim":
+        if self.partition is not None and self.asset is None:
+            raise ValueError("partition goes with an asset")
+        return self
+
+    @property
+    def assets(self) -> frozenset[str]:
+        """Every asset that it cites."""
+        return frozenset(source.asset for source in self.sources())
+
+    def sources(self) -> Iterator[Source]:
+        """Every source that it cites; of a claim on a whole artifact, with no file."""
+        if self.asset is not None:
+            yield Source(asset=self.asset, partition=self.partition, file=RECORD)
+
+
+#: Stands for the artifact as a whole, where a claim cites none of its files.
+RECORD = "record.json"
+
+
+class _Measured(_Claim):
+    """A claim on numbers: where its own one stands, what it was measured on, what it may meet."""
+
+    file: Annotated[str, Field(min_length=1)] | None = None
+    pointer: Pointer = ""
+    take: Literal["count", "sum", "mean", "min", "max"] | None = None
+    column: str | None = None
+    where: dict[str, Scalar] = {}
+    evaluation: Evaluation | None = None
+    comparable_with: tuple[Id, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_source(self) -> "_Measured":
+        _check_way(self.take, self.pointer, self.column, bool(self.where))
+        if (self.file is None) != (self.asset is None):
+            raise ValueError("asset and file go together")
+        if self.file is None and (self.pointer or self.take):
+            raise ValueError("pointer and take go with an asset and a file")
+        return self
+
+    def operands(self) -> tuple[str | Source, ...]:
+        """The other numbers that it is made of."""
+        return ()
+
+    def place(self, operand: str | Source) -> Source | None:
+        """Where an operand stands; ``None`` for a printed number."""
+        if isinstance(operand, Source):
+            return operand
+        if not operand.startswith("/"):
+            return None
+        if self.asset is None or self.file is None:
+            raise ValueError(f"pointer {operand} needs the claim's asset and file")
+        return Source(asset=self.asset, partition=self.partition, file=self.file, pointer=operand)
+
+    def own(self) -> Source | None:
+        """Where its own number stands."""
+        if self.asset is None or self.file is None:
+            return None
+        return Source(
+            asset=self.asset,
+            partition=self.partition,
+            file=self.file,
+            pointer=self.pointer,
+            take=self.take,
+            column=self.column,
+            where=self.where,
+        )
+
+    def sources(self) -> Iterator[Source]:
+        """Every source that it cites."""
+        places = (self.own(), *(self.place(operand) for operand in self.operands()))
+        yield from (place for place in places if place is not None)
+
+    @model_validator(mode="after")
+    def _places(self) -> "_Measured":
+        for operand in self.operands():
+            self.place(operand)
+        pointers = [o for o in self.operands() if isinstance(o, str) and o.startswith("/")]
+        if self.asset is not None and self.own() is None and not pointers:
+            raise ValueError("no pointer reads the claim's asset and file")
+        return self
+
+
+class _Printed(_Measured):
+    """A claim on one number. ``expected`` is the number as printed; the artifact's must round to
+    it. Without it the claim states what the artifact holds, shown with ``decimals``."""
+
+    expected: PrintedText | None = None
+    decimals: Annotated[Whole, Field(ge=0, le=12)] | None = None
+
+    @model_validator(mode="after")
+    def _precision(self) -> "_Printed":
+        if self.expected is None and self.asset is None:
+            raise ValueError("a claim without an asset needs what the text prints, as expected")
+        if self.expected is not None and self.decimals is not None:
+            raise ValueError("decimals goes with a claim without expected, which has its own")
+        return self
+
+
+class NumberClaim(_Printed):
+    """A number that an artifact holds."""
+
+    kind: Literal["number"]
+
+
+class ProportionClaim(_Printed):
+    """A share: it must be k/n for a whole k."""
+
+    kind: Literal["proportion"]
+    n: Operand
+
+    def operands(self) -> tuple[str | Source, ...]:
+        """Its n."""
+        return (self.n,)
+
+
+class SumClaim(_Printed):
+    """A number that must be the sum of ``parts``."""
+
+    kind: Literal["sum"]
+    parts: Annotated[tuple[Operand, ...], Field(min_length=1)]
+
+    def operands(self) -> tuple[str | Source, ...]:
+        """Its parts."""
+        return self.parts
+
+
+class RangeClaim(_Measured):
+    """The smallest and the largest of the numbers ``over``, as printed."""
+
+    kind: Literal["range"]
+    over: Annotated[tuple[Operand, ...], Field(min_length=1)]
+    low: PrintedText
+    high: PrintedText
+
+    def operands(self) -> tuple[str | Source, ...]:
+        """The numbers that it spans."""
+        return self.over
+
+    def own(self) -> Source | None:
+        """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
+        return None
+
+
+class TableClaim(_Measured):
+    """A table: a cell stands at its row's place followed by its column's pointer.
+
+    All rows must be comparable, when they are entries of the benchmark. ``expected`` has for each
+    row its cells as printed, in the order of the columns.
+    """
+
+    kind: Literal["table"]
+    rows: dict[str, RowPlace] = {}
+    columns: Annotated[dict[str, Pointer], Field(min_length=1)]
+    expected: dict[str, tuple[PrintedText, ...]] = {}
+    decimals: Annotated[Whole, Field(ge=0, le=12)] = 3
+
+    @model_validator(mode="after")
+    def _shape(self) -> "TableClaim":
+        if not self.rows and not self.expected:
+            raise ValueError("a table needs rows, or what the text prints, as expected")
+        if self.rows and self.expected and list(self.rows) != list(self.expected):
+            raise ValueError("expected has other rows than rows")
+        for label, cells in self.expected.items():
+            if len(cells) != len(self.columns):
+                raise ValueError(f"row {label} has {len(cells)} cells, {len(self.columns)} columns")
+        return self
+
+    def operands(self) -> tuple[str | Source, ...]:
+        """The places of its rows."""
+        return tuple(self.rows.values())
+
+    def own(self) -> Source | None:
+        """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
+        return None
+
+
+class ConfigurationClaim(_Claim):
+    """Settings that a run was made with: pointers into the recipe of its record."""
+
+    kind: Literal["configuration"]
+    settings: Annotated[dict[Pointer, Scalar], Field(min_length=1)]
+
+
+class FormulaClaim(_Claim):
+    """A formula as the text writes it, against the one that the run's code computes.
+
+    ``says`` is written with the names of the formula (``docs/claims.md``) and own ``symbols``.
+    """
+
+    kind: Literal["formula"]
+    formula: Annotated[str, WithJsonSchema({"enum": list(FORMULAS)})]
+    says: Annotated[str, Field(max_length=500)]
+    symbols: dict[str, PrintedText] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> "FormulaClaim":
+        if self.formula not in FORMULAS:
+            raise ValueError(f"unknown formula {self.formula!r}: {', '.join(FORMULAS)}")
+        terms = sorted(set(self.symbols) & set(FORMULAS[self.formula].terms))
+        if terms:
+            raise ValueError(f"{', '.join(terms)} is a term of the formula and has no number")
+        self.expression()
+        return self
+
+    def expression(self) -> Expression:
+        """``says``, parsed."""
+        return parse(self.says, {*FORMULAS[self.formula].names(), *self.symbols})
+
+
+class FigureClaim(_Claim):
+    """A figure that is a file of an artifact, byte for byte; ``sha256`` is that of the copy."""
+
+    kind: Literal["figure"]
+    file: Annotated[str, Field(min_length=1)] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _file(self) -> "FigureClaim":
+        if (self.file is None) != (self.asset is None):
+            raise ValueError("asset and file go together")
+        return self
+
+
+class ComparisonClaim(_Claim):
+    """Two claims of this file held against each other, where they may be.
+
+    ``by`` is left minus right, as printed.
+    """
+
+    kind: Literal["comparison"]
+    left: Id
+    right: Id
+    relation: Literal["above", "below", "at_least", "at_most"]
+    by: PrintedText | None = None
+
+    @model_validator(mode="after")
+    def _no_asset(self) -> "ComparisonClaim":
+        if self.asset is not None:
+            raise ValueError("a comparison rests on its two claims and names no asset")
+        return self
+
+
+Claim = Annotated[
+    NumberClaim
+    | ProportionClaim
+    | SumClaim
+    | RangeClaim
+    | TableClaim
+    | ConfigurationClaim
+    | FormulaClaim
+    | FigureClaim
+    | ComparisonClaim,
+    Field(discriminator="kind"),
+]
+
+
+class ClaimsFile(_Model):
     """``claims/<profile>.yaml``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1]
+    version: Annotated[Literal["2"], WithJsonSchema({"const": 2})]
     title: str
-    claims: tuple[Claim, ...] = Field(min_length=1)
+    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _unique(self) -> "ClaimsFile":
-        ids = [claim.id for claim in self.claims]
-        twice = sorted({name for name in ids if ids.count(name) > 1})
+    def _ids(self) -> "ClaimsFile":
+        seen: set[str] = set()
+        twice = sorted({c.id for c in self.claims if c.id in seen or seen.add(c.id)})  # type: ignore[func-returns-value]
         if twice:
             raise ValueError(f"ids stand twice: {', '.join(twice)}")
+        single = {c.id for c in self.claims if isinstance(c, _Printed)}
+        for claim in self.claims:
+            for other in _partners(claim):
+                if other not in single or other == claim.id:
+                    raise ValueError(
+                        f"{claim.id} is held against {other!r}, which is not another claim of one "
+                        "number (number, proportion or sum)"
+                    )
         return self
 
+    @property
+    def assets(self) -> frozenset[str]:
+        """Every asset that a claim cites."""
+        return frozenset().union(*(claim.assets for claim in self.claims))
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a few bytes of them expand to gigabytes) or repeated keys."""
+    def picked(self, name: str) -> "ClaimsFile":
+        """The claim of this id with those that it is held against, and theirs."""
+        claims = {claim.id: claim for claim in self.claims}
+        wanted = {name}
+        while more := {o for key in wanted for o in _partners(claims[key])} - wanted:
+            wanted |= more
+        return self.model_copy(
+            update={"claims": tuple(claim for claim in self.claims if claim.id in wanted)}
+        )
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if len(set(map(str, keys))) != len(keys):
-            twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-            raise yaml.YAMLError(f"keys stand twice: {', '.join(twice)}: {node.start_mark}")
-        return super().construct_mapping(node, deep)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.YAMLError(f"aliases are not allowed here: {event.start_mark}")
-        return super().compose_node(parent, index)
+def _partners(claim: Claim) -> tuple[str, ...]:
+    if isinstance(claim, ComparisonClaim):
+        return (claim.left, claim.right)
+    return claim.comparable_with if isinstance(claim, _Measured) else ()
 
 
 def read_claims(path: Path) -> ClaimsFile:
     """Read and check a claims file; ``FerError`` names the claim and field."""
+    held = _read(path)
+    version = held.get("version")
+    if version != VERSION:
+        raise FerError(
+            f"claims file of version {version}",
+            where=path,
+            allowed=VERSION,
+            fix=f"see '{GUIDE}', 'Versions': what to change, or update this program",
+        )
     try:
-        data = path.read_bytes()
+        return ClaimsFile.model_validate(held)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FerError(
+            f"{_place(held, first['loc'])}{first['msg'].removeprefix('Value error, ')}",
+            where=path,
+            allowed=f"see {GUIDE}, or let an editor check it with claims/schema.json",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise FerError(
             f"claims file cannot be read: {error.strerror}",
@@ -99,33 +451,48 @@ def read_claims(path: Path) -> ClaimsFile:
             fix="write claims/<profile>.yaml; claims/sample.yaml is an example",
         ) from error
     if len(data) > MAX_BYTES:
-        raise FerError(f"claims file has {len(data)} bytes", where=path, allowed=f"{MAX_BYTES}")
+        raise FerError("claims file is too large", where=path, allowed=f"{MAX_BYTES} bytes")
     try:
-        held = yaml.load(data, _StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise FerError(f"not valid YAML: {error}", where=path) from error
-    try:
-        return ClaimsFile.model_validate(held)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise FerError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-            where=path,
-            allowed="see docs/artifacts.md, 'Claims file'",
-        ) from error
+        held = read_plain(data)
+    except ValueError as error:
+        raise FerError(f"not a claims file: {error}", where=path) from error
+    if not isinstance(held, dict):
+        raise FerError("not a claims file: no keys", where=path, allowed="version, title, claims")
+    return held
+
+
+def _place(held: dict[str, Any], loc: tuple[int | str, ...]) -> str:
+    """``claims.3 (student-ce) expected: `` for a fault's place; the kind says nothing new there."""
+    if len(loc) < 2 or loc[0] != "claims":
+        return f"{'.'.join(map(str, loc))}: " if loc else ""
+    number, rest = int(loc[1]), loc[3:]
+    named = held["claims"][number]
+    name = named.get("id") if isinstance(named, dict) else None
+    return f"claims.{number} ({name}) {'.'.join(map(str, rest))}: "
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a claims file, for editors."""
+    made = ClaimsFile.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
 
 def resolve_pointer(document: Any, pointer: str) -> Any:
     """The value at a JSON pointer (RFC 6901); ``KeyError`` when it points to nothing."""
-    value = document
+    return walk_pointer(document, pointer)[-1]
+
+
+def walk_pointer(document: Any, pointer: str) -> list[Any]:
+    """Every value on the way to a JSON pointer, the document first, the value last."""
+    path = [document]
     for raw in pointer.split("/")[1:]:
-        token = raw.replace("~1", "/").replace("~0", "~")
+        token, value = raw.replace("~1", "/").replace("~0", "~"), path[-1]
         if isinstance(value, list):
             if not re.fullmatch(r"0|[1-9][0-9]{0,9}", token) or int(token) >= len(value):
                 raise KeyError(pointer)
-            value = value[int(token)]
+            path.append(value[int(token)])
         elif isinstance(value, dict) and token in value:
-            value = value[token]
+            path.append(value[token])
         else:
             raise KeyError(pointer)
-    return value
+    return path

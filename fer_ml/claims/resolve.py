@@ -1,68 +1,136 @@
 """Every claim against the artifacts: value, status, and the path it rests on."""
 
-import json
-import math
-from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any, Literal
 
-from fer_ml.claims.model import Claim, resolve_pointer
-from fer_ml.claims.trace import Node, Tracer
+from fer_ml.claims import formulas
+from fer_ml.claims.model import (
+    Claim,
+    ClaimsFile,
+    ComparisonClaim,
+    ConfigurationClaim,
+    Evaluation,
+    FigureClaim,
+    FormulaClaim,
+    NumberClaim,
+    ProportionClaim,
+    RangeClaim,
+    Source,
+    SumClaim,
+    TableClaim,
+    resolve_pointer,
+)
+from fer_ml.claims.printed import (
+    Printed,
+    exact,
+    not_a_share,
+    not_the_sum,
+    of_count,
+    printed,
+    show,
+    show_like,
+)
+from fer_ml.claims.trace import Node, Tracer, walk
+from fer_ml.claims.values import Found, Nothing, Number, Reader, misfit
 from fer_ml.errors import FerError
-from fer_ml.store import Artifact, Store
+from fer_ml.evaluation.guard import comparable
+from fer_ml.store import Artifact, asset_label
 
-Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted"]
+Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted", "not_comparable"]
+STATUSES: tuple[Status, ...] = (
+    "grounded",
+    "drifted",
+    "stale",
+    "ungrounded",
+    "contradicted",
+    "not_comparable",
+)
+#: A table's cells by row and column; lowest and highest of a range; a comparison's two sides.
+Value = Number | dict[str, dict[str, Number]] | dict[str, Number] | None
+
+BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A claim with its value, status, the reason for it, and its trace.
+    """A claim with its value, status, the reason for it, and what it rests on.
 
-    - ``grounded``: the value holds, and all bytes it rests on are current and gated
+    - ``grounded``: it holds, and all bytes it rests on are current and gated
     - ``drifted``: bytes it rests on differ from their record
     - ``stale``: something upstream changed since, or its gate has not passed
-    - ``ungrounded``: there is no such artifact, file or number
-    - ``contradicted``: the artifact holds another value, or the numbers do not fit together
+    - ``ungrounded``: it names no artifact, or there is no such artifact, file or number
+    - ``contradicted``: the artifact holds something else, or the numbers do not fit together
+    - ``not_comparable``: it holds numbers against each other that were measured differently
+
+    ``traces`` are the artifacts it cites, its own first. ``found`` are the numbers it read.
     """
 
     claim: Claim
     status: Status
-    reason: str
-    value: float | None
-    artifact: Artifact | None
-    trace: Node | None
+    reason: str = ""
+    value: Value = None
+    traces: tuple[Node, ...] = ()
+    found: tuple[Found, ...] = ()
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The artifact that it cites, the first of several."""
+        return self.traces[0].artifact if self.traces else None
 
     def sentence(self) -> str:
-        """The sentence with the value at its printed precision."""
-        shown = "?" if self.value is None else f"{self.value:,.{self.claim.decimals}f}"
-        return self.claim.sentence.replace("{value}", shown)
+        """The sentence with its number."""
+        return self.claim.sentence.replace("{value}", self.shown())
+
+    def shown(self) -> str:
+        """The number as the text prints it, or else as the artifact holds it; ``?`` for none."""
+        expected = getattr(self.claim, "expected", None)
+        if isinstance(expected, str):
+            return show_like(float(printed(expected).value), expected)
+        if not isinstance(self.value, int | float):
+            return "?"
+        return show(self.value, _decimals(self.claim))
+
+    def _measured_on(self) -> dict[str, Any] | None:
+        """What its number was measured on; ``None`` for a number that is no measurement."""
+        held = self.found[0].measured_on() if self.found else {}
+        return held if held.get("split") is not None else None
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of ``claims.json``."""
-        record = self.artifact.record if self.artifact else None
-        nodes = list(self.trace.walk()) if self.trace else []
+        """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``."""
+        claim, artifact = self.claim, self.artifact
+        name = getattr(claim, "file", None)
+        record = artifact.record if artifact else None
+        entry = record.files.get(name) if record and name else None
+        nodes = list(walk(self.traces))
         return {
-            "id": self.claim.id,
+            "id": claim.id,
+            "kind": claim.kind,
+            "section": claim.section,
             "sentence": self.sentence(),
             "status": self.status,
             "reason": self.reason,
             "value": self.value,
-            "expected": self.claim.expected,
-            "decimals": self.claim.decimals,
+            "shown": self.shown(),
+            "expected": getattr(claim, "expected", None),
+            "decimals": _decimals(claim),
             "artifact": {
-                "asset": self.claim.asset,
-                "partition": self.claim.partition,
-                "file": self.claim.file,
-                "pointer": self.claim.pointer,
+                "asset": record.asset if record else claim.asset or "",
+                "partition": record.partition if record else claim.partition,
+                "file": name or "",
+                "pointer": getattr(claim, "pointer", ""),
                 "sha256": record.sha256 if record else None,
-                "file_sha256": record.files[self.claim.file].sha256
-                if record and self.claim.file in record.files
-                else None,
+                "file_sha256": entry.sha256 if entry else None,
+                "materialization": artifact.folder.name if artifact else None,
                 "run_id": record.run_id if record else None,
                 "created_at": record.created_at if record else None,
                 "code_version": record.code_version if record else None,
             },
-            "rests_on": {node.item.key: node.item.sha256 for node in nodes[1:]},
+            "measured_on": self._measured_on(),
+            "rests_on": [{"asset": n.item.key, "sha256": n.item.sha256} for n in nodes],
+            "raw": {n.item.key: n.item.sha256 for n in nodes if n.item.root is not None},
             "splits": {
                 f"{node.item.key}: {choice}": split
                 for node in nodes
@@ -72,80 +140,392 @@ class Resolved:
         }
 
 
-def resolve_claim(claim: Claim, store: Store, tracer: Tracer) -> Resolved:
-    """Look a claim up, hold it against its artifact, and walk its lineage."""
-    artifact = store.current(claim.asset, claim.partition)
-    if artifact is None:
-        return Resolved(claim, "ungrounded", "the asset has not been made", None, None, None)
-    trace = tracer.trace(artifact)
-    problem = _problem(trace)
-    if problem is not None and problem[0] == "drifted":
-        return Resolved(claim, *problem, None, artifact, trace)
-    try:
-        document = _document(artifact, claim.file)
-        value = _number(document, claim.pointer)
-        fault = _contradiction(claim, document, value)
-    except FerError as error:
-        return Resolved(claim, "ungrounded", error.what, None, artifact, trace)
-    except KeyError as error:
-        reason = f"no number at {error.args[0]}"
-        return Resolved(claim, "ungrounded", reason, None, artifact, trace)
-    if fault:
-        return Resolved(claim, "contradicted", fault, value, artifact, trace)
-    if problem is not None:
-        return Resolved(claim, *problem, value, artifact, trace)
-    return Resolved(claim, "grounded", "", value, artifact, trace)
+def resting_on(entries: Iterable[dict[str, Any]], asset: str, sha256: str) -> list[dict[str, Any]]:
+    """The entries of ``claims.json`` that rest on these bytes of ``asset`` (``teacher[RN18]``)."""
+    wanted = {"asset": asset, "sha256": sha256}
+    return [entry for entry in entries if wanted in entry["rests_on"]]
 
 
-def _problem(trace: Node) -> tuple[Status, str] | None:
-    worst: tuple[Status, str] | None = None
-    for node in trace.walk():
-        if node.problem is None:
-            continue
-        if node.problem.startswith("damaged"):
-            return "drifted", f"{node.item.key}: {node.problem}"
-        worst = worst or ("stale", f"{node.item.key}: {node.problem}")
-    return worst
+def upstream_assets(entry: dict[str, Any]) -> list[str]:
+    """The assets, with partition, that an entry of ``claims.json`` rests on, the nearest first."""
+    return list(dict.fromkeys(step["asset"] for step in entry["rests_on"]))
 
 
-def _document(artifact: Artifact, name: str) -> Any:
-    path = artifact.file(name)
-    if path.suffix != ".json":
-        raise FerError(f"{name} is not JSON", where=path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FerError(f"{name} is not JSON: {error}", where=path) from error
+@dataclass(frozen=True)
+class _Judged:
+    """What the numbers say: the value, what they contradict, and where they were found."""
+
+    value: Value = None
+    fault: str | None = None
+    found: tuple[Found, ...] = ()
+    comparable: str | None = None
 
 
-def _number(document: Any, pointer: str) -> float:
-    value = resolve_pointer(document, pointer)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise KeyError(pointer)
-    return value
+@dataclass
+class Resolver:
+    """Resolves claims over one store; artifacts are verified and files parsed once."""
+
+    tracer: Tracer
+    reader: Reader = field(default_factory=Reader)
+
+    def all(self, held: ClaimsFile) -> list[Resolved]:
+        """Every claim of a file, in its order."""
+        done = {c.id: self.one(c) for c in held.claims if not isinstance(c, ComparisonClaim)}
+        for claim in held.claims:
+            if isinstance(claim, ComparisonClaim):
+                done[claim.id] = compare(claim, done[claim.left], done[claim.right])
+        for claim in held.claims:
+            done[claim.id] = _guarded(done[claim.id], done)
+        return [done[claim.id] for claim in held.claims]
+
+    def one(self, claim: Claim) -> Resolved:
+        """One claim on its own: hold it against its artifacts and walk their lineage."""
+        try:
+            traces = self._traces(claim)
+        except Nothing as error:
+            return Resolved(claim, "ungrounded", str(error))
+        except FerError as error:
+            return Resolved(claim, "drifted", f"{error.what}: {error.where or ''}".rstrip(": "))
+        problem = _worst(traces)
+        if problem is not None and problem[0] == "drifted":
+            return Resolved(claim, *problem, None, traces)
+        if not traces:
+            return self._by_text(claim)
+        try:
+            judged = self._judge(claim)
+            fault = judged.fault or self._evaluation(claim, judged)
+        except Nothing as error:
+            return Resolved(claim, "ungrounded", str(error), None, traces)
+        status: tuple[Status, str] = ("grounded", "")
+        if judged.comparable:
+            status = ("not_comparable", judged.comparable)
+        elif fault:
+            status = ("contradicted", fault)
+        elif problem is not None:
+            status = problem
+        return Resolved(claim, *status, judged.value, traces, judged.found)
+
+    def _traces(self, claim: Claim) -> tuple[Node, ...]:
+        artifacts = {
+            (source.asset, source.partition): self._artifact(source) for source in claim.sources()
+        }
+        return tuple(self.tracer.trace(artifact) for artifact in artifacts.values())
+
+    def _artifact(self, source: Source) -> Artifact:
+        artifact = self.tracer.current(source.asset, source.partition)
+        if artifact is None:
+            label = asset_label(source.asset, source.partition)
+            known = self.tracer.store.home(source.asset).is_dir()
+            what = "has not been made" if known else "is not known here: no such asset was made"
+            raise Nothing(f"{label} {what}")
+        return artifact
+
+    def _by_text(self, claim: Claim) -> Resolved:
+        """A claim without an artifact: only what its own numbers say of each other."""
+        decided = isinstance(claim, ProportionClaim | SumClaim | RangeClaim)
+        judged = self._judge(claim) if decided else _Judged()
+        if judged.fault:
+            return Resolved(claim, "contradicted", judged.fault, judged.value)
+        if decided:
+            return Resolved(claim, "grounded", self._share(claim) + BY_TEXT, judged.value)
+        stated = getattr(claim, "expected", None)
+        value = _plain(printed(stated).value) if isinstance(stated, str) else None
+        return Resolved(claim, "ungrounded", "it names no artifact", value)
+
+    def _share(self, claim: Claim) -> str:
+        """The k/n that a printed share is."""
+        if not isinstance(claim, ProportionClaim):
+            return ""
+        _, n = self._operand(claim, claim.n)
+        k = round(printed(str(claim.expected)).value * n.value)
+        return f"{k}/{n.value} = {float(k / n.value):.9f}, "
+
+    def _judge(self, claim: Claim) -> _Judged:
+        judges: dict[type, Callable[[Any], _Judged]] = {
+            NumberClaim: self._number,
+            ProportionClaim: self._proportion,
+            SumClaim: self._sum,
+            RangeClaim: self._range,
+            TableClaim: self._table,
+            ConfigurationClaim: self._configuration,
+            FormulaClaim: self._formula,
+            FigureClaim: self._figure,
+        }
+        return judges[type(claim)](claim)
+
+    def _find(self, source: Source) -> Found:
+        return self.reader.number(self._artifact(source), source)
+
+    def _own(self, claim: NumberClaim | ProportionClaim | SumClaim) -> tuple[Found | None, Printed]:
+        """The claim's own number and its exact value: the artifact's, or else as printed."""
+        place = claim.own()
+        if place is None:
+            return None, printed(str(claim.expected))
+        found = self._find(place)
+        return found, Printed(str(found.value), exact(found.value), Fraction(0))
+
+    def _operand(
+        self, claim: ProportionClaim | SumClaim | RangeClaim, operand: str | Source
+    ) -> tuple[Found | None, Printed]:
+        place = claim.place(operand)
+        if place is None:
+            assert isinstance(operand, str)
+            return None, printed(operand)
+        found = self._find(place)
+        return found, Printed(str(found.value), exact(found.value), Fraction(0))
+
+    def _number(self, claim: NumberClaim) -> _Judged:
+        found, _ = self._own(claim)
+        assert found is not None, "without an artifact a number is not judged"
+        return _Judged(found.value, _not_printed(claim.expected, found.value), (found,))
+
+    def _proportion(self, claim: ProportionClaim) -> _Judged:
+        found, own = self._own(claim)
+        of, n = self._operand(claim, claim.n)
+        fault = not_a_share(own.value, own.half, n.value)
+        return self._with_own(claim, found, own, fault, [of])
+
+    def _sum(self, claim: SumClaim) -> _Judged:
+        found, own = self._own(claim)
+        parts = [self._operand(claim, part) for part in claim.parts]
+        fault = not_the_sum(
+            own.value,
+            of_count(own) if found is None else own.half,
+            [(part.value, of_count(part)) for _, part in parts],
+        )
+        return self._with_own(claim, found, own, fault, [place for place, _ in parts])
+
+    def _with_own(
+        self,
+        claim: ProportionClaim | SumClaim,
+        found: Found | None,
+        own: Printed,
+        fault: str | None,
+        others: Sequence[Found | None],
+    ) -> _Judged:
+        if found is None:
+            return _Judged(_plain(own.value), fault, _there(others))
+        differs = _not_printed(claim.expected, found.value)
+        return _Judged(found.value, differs or fault, _there([found, *others]))
+
+    def _range(self, claim: RangeClaim) -> _Judged:
+        places = [self._operand(claim, operand) for operand in claim.over]
+        numbers = sorted(number.value for _, number in places)
+        low, high = float(numbers[0]), float(numbers[-1])
+        fault = None
+        for name, wanted, now in (("lowest", claim.low, low), ("highest", claim.high, high)):
+            if not printed(wanted).holds(now):
+                fault = fault or f"the {name} is {now:.12g}, the claim says {wanted}"
+        return _Judged({"low": low, "high": high}, fault, _there([p for p, _ in places]))
+
+    def _table(self, claim: TableClaim) -> _Judged:
+        if not claim.rows:
+            raise Nothing("its rows name no place in an artifact")
+        value: dict[str, dict[str, Number]] = {}
+        found: list[Found] = []
+        fault = None
+        for row, operand in claim.rows.items():
+            place = claim.place(operand)
+            assert place is not None
+            wanted = claim.expected.get(row, (None,) * len(claim.columns))
+            value[row] = {}
+            for (column, pointer), expected in zip(claim.columns.items(), wanted, strict=True):
+                cell = self._find(place.model_copy(update={"pointer": place.pointer + pointer}))
+                value[row][column] = cell.value
+                found.append(cell)
+                differs = _not_printed(expected, cell.value)
+                fault = fault or (differs and f"{row}, {column}: {differs}")
+        return _Judged(value, fault, tuple(found), _rows_apart(found))
+
+    def _configuration(self, claim: ConfigurationClaim) -> _Judged:
+        recipe = self._recipe(claim)
+        for pointer, wanted in claim.settings.items():
+            try:
+                now = resolve_pointer(recipe, pointer)
+            except KeyError as error:
+                raise Nothing(f"the run's recipe has nothing at {pointer}") from error
+            if not _is_setting(now, wanted):
+                return _Judged(None, f"{pointer} is {_text(now)} in the run's recipe, not {wanted}")
+        return _Judged()
+
+    def _recipe(self, claim: Claim) -> dict[str, Any]:
+        return self._whole(claim).record.recipe
+
+    def _whole(self, claim: Claim) -> Artifact:
+        return self._artifact(next(iter(claim.sources())))
+
+    def _formula(self, claim: FormulaClaim) -> _Judged:
+        formula = formulas.FORMULAS[claim.formula]
+        try:
+            held = resolve_pointer(self._recipe(claim), formula.recipe)
+        except KeyError as error:
+            raise Nothing(f"the run's recipe has nothing at {formula.recipe}") from error
+        if held is None or held.get("kind", claim.formula) != claim.formula:
+            return _Judged(None, f"the run's recipe has {_text(held and held['kind'])} there")
+        values = {name: float(held[name]) for name in formula.settings}
+        if formula.warm:
+            values["T"] = self._temperature(claim, held["temperature"])
+        symbols = {name: float(printed(text).value) for name, text in claim.symbols.items()}
+        return _Judged(None, formulas.differs(claim.expression(), formula, values, symbols))
+
+    def _temperature(self, claim: Claim, given: float | None) -> float:
+        """T of the recipe, or else the one that the soft labels derived for this run."""
+        if given is not None:
+            return given
+        place = Source(
+            asset=str(claim.asset),
+            partition=claim.partition,
+            file="training.json",
+            pointer="/kd_temperature",
+        )
+        return float(self._find(place).value)
+
+    def _figure(self, claim: FigureClaim) -> _Judged:
+        files = self._whole(claim).record.files
+        if claim.file not in files:
+            raise Nothing(f"the artifact has no file {claim.file}")
+        now = files[str(claim.file)].sha256
+        if claim.sha256 not in (None, now):
+            return _Judged(None, f"the artifact's {claim.file} is {now[:12]}, another file")
+        return _Judged()
+
+    def _evaluation(self, claim: Claim, judged: _Judged) -> str | None:
+        """Where the claim's evaluation set is not the one its own numbers were measured on."""
+        stated: Evaluation | None = getattr(claim, "evaluation", None)
+        if stated is None:
+            return None
+        own = judged.found if isinstance(claim, RangeClaim | TableClaim) else judged.found[:1]
+        return next((fault for found in own if (fault := misfit(found, stated))), None)
 
 
-def _contradiction(claim: Claim, document: Any, value: float) -> str | None:
-    if claim.expected is not None and not rounds_to(value, claim.expected, claim.decimals):
-        return f"the artifact holds {value}, the claim says {claim.expected}"
-    if claim.n_pointer is not None:
-        n = _number(document, claim.n_pointer)
-        if not is_proportion(value, n):
-            return f"{value} is not k/{n} for any whole k"
-    if claim.parts:
-        total = sum(_number(document, pointer) for pointer in claim.parts)
-        if abs(total - value) > 1e-9:
-            return f"the parts add up to {total}, not {value}"
+def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved:
+    """Hold two resolved claims against each other, if the guard lets them."""
+    traces = tuple({node.identity: node for node in (*left.traces, *right.traces)}.values())
+    apart = apart_by(left, right)
+    if apart:
+        return Resolved(claim, "not_comparable", apart, None, traces)
+    bad = next((side for side in (left, right) if side.status != "grounded"), None)
+    a, b = left.value, right.value
+    value: Value = None
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        value = {"left": a, "right": b}
+        fault = _not_so(claim, exact(a) - exact(b), _half(left) + _half(right))
+        if fault and (bad is None or bad.status != "drifted"):
+            return Resolved(claim, "contradicted", fault, value, traces)
+    if bad is not None:
+        return Resolved(claim, bad.status, f"{bad.claim.id}: {bad.reason}", value, traces)
+    return Resolved(claim, "grounded", "", value, traces)
+
+
+def _half(side: Resolved) -> Fraction:
+    """How far a side's number may be off: half a unit where only the text gives it."""
+    expected = getattr(side.claim, "expected", None)
+    return Fraction(0) if side.found or expected is None else printed(expected).half
+
+
+def _not_so(claim: ComparisonClaim, difference: Fraction, slack: Fraction) -> str | None:
+    """What left minus right says against the claim, if it says so whatever was rounded."""
+    holds = {
+        "above": difference + slack > 0,
+        "below": difference - slack < 0,
+        "at_least": difference + slack >= 0,
+        "at_most": difference - slack <= 0,
+    }[claim.relation]
+    if not holds:
+        return f"{claim.left} minus {claim.right} is {float(difference):.12g}"
+    if claim.by is not None:
+        by = printed(claim.by)
+        if abs(difference - by.value) > by.half + slack:
+            return f"the difference is {float(difference):.12g}, the claim says {claim.by}"
     return None
 
 
-def rounds_to(value: float, printed: float, decimals: int) -> bool:
-    """Whether ``value`` printed at ``decimals`` is ``printed`` (halves may go either way)."""
-    step = Decimal(1).scaleb(-decimals)
-    wanted = Decimal(str(printed)).quantize(step, ROUND_HALF_UP)
-    return abs(Decimal(str(value)) - wanted) <= step / 2
+def apart_by(left: Resolved, right: Resolved) -> str | None:
+    """Why two claims' numbers must not be held against each other, or ``None``.
+
+    Numbers of artifacts must be of the benchmark, whose entries say what they were measured on.
+    What stands in the text alone goes by the evaluation sets that the two claims state.
+    """
+    if left.found and right.found:
+        a, b = left.found[0].entry, right.found[0].entry
+        if a is None or b is None:
+            which = (left if a is None else right).claim.id
+            return f"{which} is not an entry of the benchmark: it does not say what it compares to"
+        return "; ".join(comparable(a, b)) or None
+    stated = [getattr(side.claim, "evaluation", None) for side in (left, right)]
+    if None in stated or stated[0] == stated[1]:
+        return None
+    one, other = (f"{e.manifest}, {e.split}, n = {e.n}" for e in stated if e is not None)
+    return f"{left.claim.id} is of {one}; {right.claim.id} of {other}"
 
 
-def is_proportion(value: float, n: float) -> bool:
-    """Whether n is whole and ``value`` is k/n for a whole k, up to the rounding of a float."""
-    return n > 0 and n == int(n) and 0 <= value <= 1 and abs(round(value * n) / n - value) < 1e-12
+def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
+    """A claim that holds, against the claims that it says it is comparable with."""
+    for other in getattr(resolved.claim, "comparable_with", ()):
+        apart = apart_by(resolved, done[other])
+        if apart is None and resolved.traces and not done[other].traces:
+            apart = f"{other} has no artifact"
+        if apart and resolved.status in ("grounded", "stale", "ungrounded"):
+            return replace(resolved, status="not_comparable", reason=f"with {other}: {apart}")
+    return resolved
+
+
+def _rows_apart(found: Sequence[Found]) -> str | None:
+    """Why a table's rows must not share it: entries of the benchmark that do not agree."""
+    entries = [cell.entry for cell in found if cell.entry is not None]
+    for entry in entries[1:]:
+        apart = comparable(entries[0], entry)
+        if apart:
+            return "; ".join(apart)
+    return None
+
+
+def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:
+    worst: tuple[Status, str] | None = None
+    for node in walk(traces):
+        if node.problem is None:
+            continue
+        reason = f"{node.item.key}: {node.problem}"
+        if node.drifted:
+            return "drifted", reason
+        worst = worst or ("stale", reason)
+    return worst
+
+
+def _not_printed(expected: str | None, value: Number) -> str | None:
+    if expected is None or printed(expected).holds(value):
+        return None
+    return f"the artifact holds {value}, the claim says {expected}"
+
+
+def _decimals(claim: Claim) -> int:
+    """How many decimals the claim's number is printed with."""
+    expected = getattr(claim, "expected", None)
+    if isinstance(expected, str):
+        return len(expected.rstrip("%").partition(".")[2])
+    return getattr(claim, "decimals", None) or 0
+
+
+def _plain(value: Fraction) -> Number:
+    return int(value) if value.denominator == 1 else float(value)
+
+
+def _there(found: Sequence[Found | None]) -> tuple[Found, ...]:
+    return tuple(one for one in found if one is not None)
+
+
+def _is_setting(now: Any, wanted: str | None) -> bool:
+    """Whether a recipe's value is the one that was written; 2 and 2.0 are one number."""
+    if isinstance(now, int | float) and not isinstance(now, bool) and wanted is not None:
+        try:
+            return Decimal(wanted) == Decimal(str(now))
+        except InvalidOperation:
+            return False
+    return _text(now) == _text(wanted)
+
+
+def _text(value: Any) -> str:
+    """A recipe's value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,139 +1,263 @@
 """From an artifact back to the raw folders it rests on, by content hash."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from fer_ml.errors import FerError
+from fer_ml.files import sha256_file
 from fer_ml.gates import blocking_rules
-from fer_ml.store import Artifact, Input, Store
+from fer_ml.raw import fingerprint
+from fer_ml.store import CURRENT_FILE, RECORD_FILE, Artifact, Input, Receipt, Store
+
+#: A lineage deeper than this was not made by this program.
+MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
 class Node:
-    """One step of a trace. ``problem`` says why it must not be trusted, or is ``None``.
+    """One step of a trace. ``artifact`` is ``None`` for raw folders and for bytes that are gone.
 
-    ``artifact`` is ``None`` for raw folders and for bytes that are no longer here.
+    ``problem`` says why it must not be trusted, or is ``None``. It is ``drifted`` when bytes are
+    not what their record says; else it is stale: not current, not gated, or not here any more.
+    ``looked`` is false for a raw folder that is on another machine: its fingerprint was not held
+    against anything.
     """
 
     item: Input
     artifact: Artifact | None
     problem: str | None
-    inputs: tuple["Node", ...]
+    inputs: tuple["Node", ...] = ()
+    drifted: bool = False
+    looked: bool = True
 
-    def walk(self) -> Iterator["Node"]:
-        """This node and everything below it, each distinct one once, nearest first."""
-        seen: set[tuple[str, str]] = set()
-        queue = [self]
-        while queue:
-            node = queue.pop(0)
-            key = (node.item.key, node.item.sha256)
-            if key not in seen:
-                seen.add(key)
-                yield node
-                queue.extend(node.inputs)
+    @cached_property
+    def identity(self) -> tuple[str, str]:
+        """Asset and content hash: what makes two steps the same."""
+        return (self.item.key, self.item.sha256)
+
+    @property
+    def state(self) -> str:
+        """``sound``, ``drifted``, ``stale``, or ``elsewhere`` when nobody looked."""
+        if self.problem is not None:
+            return "drifted" if self.drifted else "stale"
+        return "sound" if self.looked else "elsewhere"
+
+    @cached_property
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipts of exactly these bytes, by rule."""
+        return self.artifact.receipts() if self.artifact else {}
+
+    @cached_property
+    def below(self) -> tuple["Node", ...]:
+        """This node and everything that it rests on, each distinct one once, nearest first."""
+        return tuple(walk([self]))
 
     def to_json(self) -> dict[str, Any]:
-        """The trace as JSON values."""
+        """This step as JSON values, without the steps below it: ``inputs`` names them."""
         record = self.artifact.record if self.artifact else None
         return {
             "asset": self.item.key,
             "sha256": self.item.sha256,
             "root": self.item.root,
             "problem": self.problem,
-            "folder": str(self.artifact.folder) if self.artifact else None,
+            "state": self.state,
+            "looked_at": self.looked,
+            "folder": self.artifact.folder.name if self.artifact else None,
             "created_at": record.created_at if record else None,
             "run_id": record.run_id if record else None,
             "code_version": record.code_version if record else None,
             "splits": record.splits if record else {},
-            "receipts": _receipts(self.artifact),
-            "inputs": [node.to_json() for node in self.inputs],
+            "receipts": {rule: receipt.passed for rule, receipt in self.receipts.items()},
+            "inputs": [{"asset": n.item.key, "sha256": n.item.sha256} for n in self.inputs],
         }
 
 
-def _receipts(artifact: Artifact | None) -> dict[str, bool]:
-    return {r.rule: r.passed for r in artifact.receipts().values()} if artifact else {}
+def walk(roots: Iterable[Node]) -> Iterator[Node]:
+    """All nodes from ``roots`` down, each distinct one once, nearest first."""
+    seen: set[tuple[str, str]] = set()
+    layer = list(roots)
+    while layer:
+        below: list[Node] = []
+        for node in layer:
+            if node.identity not in seen:
+                seen.add(node.identity)
+                yield node
+                below += node.inputs
+        layer = below
 
 
 class Tracer:
-    """Builds traces over one store; each artifact is read and verified once."""
+    """Builds traces over one store; each artifact is read and verified once.
 
-    def __init__(self, store: Store, fingerprints: dict[str, str] | None = None) -> None:
-        """``fingerprints`` of raw folders now, by asset; without them they are not judged."""
-        self._store = store
+    Raw folders are held against ``fingerprints``, by asset; without these against what is now at
+    the place that was recorded. ``raw_elsewhere`` says that a folder which is not there may be on
+    another machine, instead of being gone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        fingerprints: Mapping[str, str] | None = None,
+        *,
+        raw_elsewhere: bool = False,
+    ) -> None:
+        self.store = store
         self._fingerprints = fingerprints
+        self._raw_elsewhere = raw_elsewhere
         self._nodes: dict[tuple[str, str], Node] = {}
+        self._current: dict[tuple[str, str | None], Artifact | None] = {}
+
+    def current(self, asset: str, partition: str | None) -> Artifact | None:
+        """The current artifact, looked up once; ``FerError`` when its record cannot be read."""
+        key = (asset, partition)
+        if key not in self._current:
+            found = self.store.current(asset, partition)
+            if found is not None and found.sha256 != self.store.current_hash(asset, partition):
+                raise FerError(f"{CURRENT_FILE} was edited: it names another content hash")
+            self._current[key] = found
+        return self._current[key]
 
     def trace(self, artifact: Artifact) -> Node:
-        """The whole path of an artifact."""
-        return self._node(artifact.as_input(), ())
+        """The whole path of an artifact; ``FerError`` when it runs in a circle."""
+        key = (artifact.key, artifact.sha256)
+        if key not in self._nodes:
+            self._nodes[key] = self._made(artifact.as_input(), artifact, ())
+        return self._nodes[key]
 
     def _node(self, item: Input, above: tuple[str, ...]) -> Node:
         key = (item.key, item.sha256)
         if item.key in above:
             raise FerError(f"the lineage runs in a circle: {' <- '.join([*above, item.key])}")
+        if len(above) > MAX_DEPTH:
+            raise FerError(f"the lineage is deeper than {MAX_DEPTH} steps")
         if key not in self._nodes:
-            self._nodes[key] = self._raw(item) if item.root is not None else self._made(item, above)
+            self._nodes[key] = (
+                self._raw(item) if item.root is not None else self._found(item, above)
+            )
         return self._nodes[key]
 
     def _raw(self, item: Input) -> Node:
-        problem = None
         if self._fingerprints is not None:
             now = self._fingerprints.get(item.asset)
-            if now is None:
-                problem = "raw folder is gone"
-            elif now != item.sha256:
-                problem = "raw folder changed since"
-        return Node(item, None, problem, ())
+        else:
+            root = Path(str(item.root))
+            now = fingerprint(root) if root.is_dir() else None
+        if now is None and self._raw_elsewhere:
+            return Node(item, None, None, looked=False)
+        if now is None:
+            return Node(item, None, "raw folder is gone")
+        return Node(item, None, None if now == item.sha256 else "raw folder changed since")
 
-    def _made(self, item: Input, above: tuple[str, ...]) -> Node:
-        artifact = self._store.find(item.asset, item.partition, item.sha256)
+    def _found(self, item: Input, above: tuple[str, ...]) -> Node:
+        try:
+            artifact = self.store.find(item.asset, item.partition, item.sha256)
+        except FerError as error:
+            return Node(item, None, error.what, drifted=True)
         if artifact is None:
-            return Node(item, None, "these bytes are no longer here", ())
-        inputs = tuple(self._node(i, (*above, item.key)) for i in artifact.record.inputs)
-        return Node(item, artifact, self._problem(artifact), inputs)
+            return Node(item, None, "these bytes are no longer here")
+        return self._made(item, artifact, above)
 
-    def _problem(self, artifact: Artifact) -> str | None:
+    def _made(self, item: Input, artifact: Artifact, above: tuple[str, ...]) -> Node:
+        inputs = tuple(self._node(i, (*above, item.key)) for i in artifact.record.inputs)
+        drift = self._drift(artifact)
+        if drift is not None:
+            return Node(item, artifact, drift, inputs, drifted=True)
+        problem = (
+            self._superseded(artifact)
+            or _ungated(artifact)
+            or self._before_its_input(artifact, inputs)
+        )
+        return Node(item, artifact, problem, inputs)
+
+    def _drift(self, artifact: Artifact) -> str | None:
         damage = artifact.damage()
         if damage:
             return f"damaged: {damage}"
-        current = self._store.current(artifact.record.asset, artifact.record.partition)
-        if current is None or current.sha256 != artifact.sha256:
-            return "a newer one is current"
-        receipts = artifact.receipts()
-        for rule in blocking_rules(artifact.record.asset):
-            if rule not in receipts:
-                return f"gate '{rule}' has not judged these bytes"
-            if not receipts[rule].passed:
-                return f"gate '{rule}' failed"
+        try:
+            self.current(artifact.record.asset, artifact.record.partition)
+        except FerError as error:
+            return error.what
         return None
+
+    def _superseded(self, artifact: Artifact) -> str | None:
+        current = self.current(artifact.record.asset, artifact.record.partition)
+        current_is_it = current is not None and current.sha256 == artifact.sha256
+        return None if current_is_it else "a newer one is current"
+
+    def _before_its_input(self, artifact: Artifact, inputs: tuple[Node, ...]) -> str | None:
+        """An artifact cannot be older than what it was made from, as far as that is still here."""
+        made = artifact.record.made_at
+        for node in inputs:
+            if node.artifact is None or node.artifact.record.made_at <= made:
+                continue
+            if any(copy.record.made_at <= made for copy in self._copies(node.artifact)):
+                continue
+            return (
+                f"older than its input {node.item.key}: a clock ran backwards, or a record was "
+                "edited"
+            )
+        return None
+
+    def _copies(self, artifact: Artifact) -> list[Artifact]:
+        """The run folders of these bytes: the same may have been made again, later."""
+        record = artifact.record
+        try:
+            found = list(self.store.all(record.asset, record.partition))
+        except FerError:
+            return []
+        return [other for other in found if other.sha256 == artifact.sha256]
+
+
+def _ungated(artifact: Artifact) -> str | None:
+    receipts = artifact.receipts()
+    for rule in blocking_rules(artifact.record.asset):
+        if rule not in receipts:
+            return f"gate '{rule}' has not judged these bytes"
+        if not receipts[rule].passed:
+            return f"gate '{rule}' failed"
+    return None
 
 
 def find_artifact(store: Store, what: str) -> Artifact:
-    """The artifact meant by an asset (``teacher[RN18]``), a file in a run folder, or a hash."""
-    from pathlib import Path
+    """The artifact meant by an asset (``teacher[RN18]``), a file, or the first digits of a hash.
 
+    A file in a run folder is that folder's; a copy elsewhere is known by its bytes.
+    """
     name, _, rest = what.partition("[")
-    current = store.current(name, rest.rstrip("]") or None) if _is_asset_name(name) else None
-    if current is not None:
-        return current
+    if name and all(part.isidentifier() for part in name.split("/")):
+        current = store.current(name, rest.rstrip("]") or None)
+        if current is not None:
+            return current
     path = Path(what).resolve()
     for folder in (path, *path.parents):
-        if (folder / "record.json").is_file():
+        if (folder / RECORD_FILE).is_file():
             return store.open(folder)
-    if len(what) >= 8 and all(ch in "0123456789abcdef" for ch in what):
-        for record in store.root.rglob("record.json"):
-            artifact = store.open(record.parent)
-            entries = (artifact.sha256, *(f.sha256 for f in artifact.record.files.values()))
-            if any(value.startswith(what) for value in entries):
-                return artifact
+    digits = sha256_file(path) if path.is_file() else what
+    if len(digits) >= 8 and all(ch in "0123456789abcdef" for ch in digits):
+        found = list(_with_hash(store, digits))
+        labels = sorted({artifact.key for artifact in found})
+        if len(labels) == 1:
+            return found[-1]
+        if labels:
+            raise FerError(
+                f"several assets have bytes of hash {digits[:12]}",
+                allowed=", ".join(labels),
+                fix="name one of them, or more digits of the hash",
+            )
     raise FerError(
         f"nothing to trace for {what!r}",
         where=store.root,
-        allowed="a claim id, an asset such as teacher[RN18], a file in a run folder, or a hash",
+        allowed="a claim id, an asset such as teacher[RN18], a file in a run folder or a copy of "
+        "one, or the first 8 digits of a hash",
         fix="run 'fer materialize' first, or look at the assets with 'fer ui'",
     )
 
 
-def _is_asset_name(name: str) -> bool:
-    return bool(name) and all(part.isidentifier() for part in name.split("/"))
+def _with_hash(store: Store, digits: str) -> Iterator[Artifact]:
+    for artifact in store.every():
+        hashes = (artifact.sha256, *(entry.sha256 for entry in artifact.record.files.values()))
+        if any(value.startswith(digits) for value in hashes):
+            yield artifact

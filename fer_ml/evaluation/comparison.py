@@ -28,7 +28,7 @@ from fer_ml.manifests.curate import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.plots import figures_chart
 from fer_ml.profiles import Comparison, Profile
-from fer_ml.store import Artifact, RunFolder, Store
+from fer_ml.store import Artifact, Record, RunFolder, Store
 from fer_ml.training.recipe import Training
 
 METRICS = ("macro_f1", "accuracy", "nll", "ece")
@@ -219,8 +219,8 @@ def gate_comparison(artifact: Artifact, store: Store, profile: Profile) -> list[
     for name in held["experiments"]:
         item = inputs.get(f"student_experiment[{name}]") or inputs[name]
         made = store.find(item.asset, item.partition, item.sha256)
-        trained[name] = made.record.recipe["training"] if made else None
-    unequal = _unequal(held, trained)
+        trained[name] = made.record if made else None
+    unequal = [*_unequal(held, trained), *_other_data(trained)]
     rows = _rows(held, inputs[held["manifest"]].sha256, store)
     counted = [
         read_predictions(artifact.file(f"predictions/{name}.csv"))[0].height
@@ -241,19 +241,30 @@ def gate_comparison(artifact: Artifact, store: Store, profile: Profile) -> list[
     ]
 
 
-def _unequal(held: dict[str, Any], trained: dict[str, dict[str, Any] | None]) -> list[str]:
+def _other_data(trained: dict[str, Record | None]) -> list[str]:
+    """Trainings that were made from other bytes of an asset than one before them."""
+    seen: dict[str, str] = {}
+    return [
+        f"{name}: made from another {item.key}"
+        for name, record in trained.items()
+        for item in (record.inputs if record else ())
+        if seen.setdefault(item.key, item.sha256) != item.sha256
+    ]
+
+
+def _unequal(held: dict[str, Any], records: dict[str, Record | None]) -> list[str]:
     """What differs between the trainings' own records, beyond seed, task and what may vary."""
     free = {"seed", "task", *held["varies"]}
+    found = [f"{name}: its training is no longer here" for name, r in records.items() if r is None]
+    trained = {
+        name: record.recipe["training"] if record else {} for name, record in records.items()
+    }
     first = next(iter(trained.values()))
-    found = []
     for name, recipe in trained.items():
-        if first is None or recipe is None:
-            found.append(f"{name}: its training is no longer here")
-            continue
         keys = (first.keys() | recipe.keys()) - free
         found += [f"{name}.{key}" for key in sorted(keys) if first.get(key) != recipe.get(key)]
     for arm, own in held["arms"].items():
-        within = [{**(trained[name] or {}), "seed": None} for name in own["experiments"]]
+        within = [{**trained[name], "seed": None} for name in own["experiments"]]
         found += [f"{arm}: its runs differ in more than the seed"] * any(
             recipe != within[0] for recipe in within
         )

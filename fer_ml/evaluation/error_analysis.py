@@ -135,8 +135,8 @@ def worst_source(
 
     ``by_class_mix`` is how much accuracy the other sources would lose with this one's shares of
     classes, at their own recall of each (a class that they lack keeps its accuracy here);
-    ``unexplained`` is the rest of the gap. Brightness is the mean grey, the side that of the image
-    in px. Sources of fewer than ``MIN_ROWS`` rows are left aside.
+    ``unexplained`` is the rest of the gap. Brightness is the mean grey, the side the shorter one
+    of the face in px. Sources of fewer than ``MIN_ROWS`` rows are left aside.
     """
     sources = frame["source"].to_numpy()
     names = [name for name in np.unique(sources) if (sources == name).sum() >= MIN_ROWS]
@@ -152,7 +152,12 @@ def worst_source(
         recall = elsewhere.mean() if len(elsewhere) else right[of_class & here].mean()
         expected += (of_class & here).sum() / here.sum() * recall
     accuracy, others = right[here].mean(), right[~here].mean()
-    side = np.minimum(frame["width"].to_numpy(), frame["height"].to_numpy())
+    side = frame.select(
+        pl.min_horizontal(
+            pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
+            pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
+        )
+    ).to_series()
     brightness = frame["brightness"].cast(pl.Float64)
     return {
         "source": str(name),
@@ -163,8 +168,8 @@ def worst_source(
         "unexplained": float(expected - accuracy),
         "brightness": brightness.filter(pl.Series(here)).mean(),
         "brightness_elsewhere": brightness.filter(pl.Series(~here)).mean(),
-        "median_side_px": float(np.median(side[here])),
-        "median_side_px_elsewhere": float(np.median(side[~here])),
+        "median_side_px": side.filter(pl.Series(here)).median(),
+        "median_side_px_elsewhere": side.filter(pl.Series(~here)).median(),
     }
 
 

@@ -79,7 +79,7 @@ def benchmark_models(job: Job) -> Iterator[Model]:
         seen = model.chosen["checkpoint"].manifest_sha256
         later = {
             "deployed student": Choice("val", CHOOSING, seen, "student_selection"),
-            "abstention thresholds": Choice("calib", CHOOSING, seen, "student_bundle"),
+            "abstention thresholds": Choice("calib", CHOOSING, seen, "candidate_bundles"),
         }
         yield replace(model, chosen={**model.chosen, **later})
     for name in job.profile.models:

@@ -196,7 +196,8 @@ def _run_stage(
     saved = load_checkpoint(folder / CHECKPOINT_FILE)
     network = saved.network().to(ranks.device)
     logits = {split: predict(network, faces[split], device=ranks.device) for split in SPLITS[1:]}
-    _write_measures(job, folder, saved, logits, {s: faces[s].y for s in logits})
+    np.savez(folder / LOGITS_FILE, **logits)  # type: ignore[arg-type]
+    write_measures(folder, saved, job.manifest_sha256, logits, {s: faces[s].y for s in logits})
     write_json(folder / "history.json", trained.history)
     write_json(folder / "classorder.json", list(CLASSES))
     write_json(folder / "environment.json", environment(ranks))
@@ -210,19 +211,21 @@ def _run_stage(
     (folder / SNAPSHOT_FILE).unlink(missing_ok=True)
 
 
-def _write_measures(
-    job: PackedJob,
+def write_measures(
     folder: Path,
     checkpoint: Checkpoint,
+    manifest_sha256: str,
     logits: dict[str, np.ndarray],
     y: dict[str, np.ndarray],
-) -> None:
-    """Logits of val and calib, the temperature from calib, and the metrics of val."""
-    np.savez(folder / LOGITS_FILE, **logits)  # type: ignore[arg-type]
+) -> dict[str, Any]:
+    """Write the temperature from calib, and the metrics of val, which are returned.
+
+    ``logits [N, 7]`` and ``y [N]`` by split are of ``checkpoint``, the ``best.pt`` in ``folder``.
+    """
     digest = sha256_file(folder / CHECKPOINT_FILE)
     # A fit on its bound must not cost the training: it is recorded, and a gate refuses the run.
     temperature, inside = search_temperature(logits["calib"], y["calib"])
-    about = {"checkpoint_sha256": digest, "manifest_sha256": job.manifest_sha256}
+    about = {"checkpoint_sha256": digest, "manifest_sha256": manifest_sha256}
     write_json(
         folder / "calibration.json",
         {
@@ -236,18 +239,17 @@ def _write_measures(
         },
     )
     scaled = classification_metrics(y["val"], logits["val"], temperature)
-    write_json(
-        folder / "reliabilitymetrics.json",
-        {
-            "schema_version": 1,
-            "epoch": checkpoint.epoch,
-            "split": "val",
-            "n": len(y["val"]),
-            **about,
-            "raw": classification_metrics(y["val"], logits["val"]),
-            "temperature_scaled": {"mode": "global", "global_temperature": temperature, **scaled},
-        },
-    )
+    metrics = {
+        "schema_version": 1,
+        "epoch": checkpoint.epoch,
+        "split": "val",
+        "n": len(y["val"]),
+        **about,
+        "raw": classification_metrics(y["val"], logits["val"]),
+        "temperature_scaled": {"mode": "global", "global_temperature": temperature, **scaled},
+    }
+    write_json(folder / "reliabilitymetrics.json", metrics)
+    return metrics
 
 
 def _facts(

@@ -4,7 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from demo_app.detection import Detector, HaarDetector, YuNetDetector, make_detector
+from demo_app.detection import (
+    Detection,
+    Detector,
+    HaarDetector,
+    LookOnce,
+    YuNetDetector,
+    make_detector,
+)
 from demo_app.sources import Video
 from demo_app.tracking import iou
 from fer_ml.errors import FerError
@@ -44,6 +51,18 @@ def test_yunet_without_a_file_is_no_haar() -> None:
     with pytest.raises(FerError, match="FER_YUNET") as caught:
         make_detector("yunet", None)
     assert caught.value.fix is not None
+
+
+def test_a_picture_is_looked_at_once(scripted: type) -> None:
+    a = [Detection((0, 0, 2, 2), 1.0)]
+    detector = LookOnce(scripted([a, [], a + a]))
+    dark = np.zeros((4, 6, 3), np.uint8)
+    # Equal bytes of another shape are another picture.
+    assert detector.name == "scripted"
+    assert [detector.detect(dark), detector.detect(dark.reshape(6, 4, 3))] == [a, []]
+    assert [detector.detect(dark + 1), detector.detect(dark.copy())] == [a + a, a]
+    with pytest.raises(StopIteration):
+        detector.detect(dark + 2)
 
 
 def test_unknown_detector_names_the_known_ones() -> None:

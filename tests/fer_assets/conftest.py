@@ -78,15 +78,23 @@ p95_limit_ms = 10000
 """
 
 TINY_CLAIMS = """
-version: 1
+version: 2
 title: A tiny run
 claims:
   - id: rows
+    kind: number
     sentence: "There are {value} rows."
     asset: classification_manifest
     file: clean_report.json
     pointer: /manifest/rows
+  - id: expw
+    kind: number
+    sentence: "ExpW lists {value} rows."
+    asset: manifest/expw_full
+    file: clean_report.json
+    pointer: /reports/0/rows_in
   - id: teacher
+    kind: number
     sentence: "The teacher has {value}."
     asset: teacher
     partition: RN18
@@ -94,13 +102,33 @@ claims:
     pointer: /raw/macro_f1
     decimals: 3
   - id: accuracy
-    sentence: "A proportion of {value} is right."
     kind: proportion
+    sentence: "A proportion of {value} is right."
     asset: benchmark
     file: benchmark.json
     pointer: /entries/student_kd/test_all_sources/raw/accuracy
-    n_pointer: /entries/student_kd/test_all_sources/n
+    n: /entries/student_kd/test_all_sources/n
     decimals: 4
+  - id: settings
+    kind: configuration
+    sentence: "KD was trained for one epoch."
+    asset: student_kd
+    settings: {/training/epochs: 1, /training/task/kind: kd}
+  - id: formula
+    kind: formula
+    sentence: "It minimises CE + T^2 KL."
+    asset: student_kd
+    formula: kd
+    says: CE + T^2 * KL
+  - id: compared
+    kind: table
+    sentence: "CE and KD on one test set."
+    asset: benchmark
+    file: benchmark.json
+    rows:
+      CE: /entries/student_ce/test_all_sources
+      KD: /entries/student_kd/test_all_sources
+    columns: {accuracy: /raw/accuracy, macro-F1: /raw/macro_f1}
 """
 
 

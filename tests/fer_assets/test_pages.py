@@ -33,6 +33,7 @@ from fer_assets.pages import (
     downstream,
     view_path,
 )
+from fer_ml.claims.model import ComparisonClaim
 from fer_ml.gates import Outcome
 from fer_ml.manifests.schema import SCHEMA
 from fer_ml.store import Artifact, Store
@@ -68,7 +69,7 @@ DIAMOND = {s.asset: s for s in (stage("a"), stage("b", "a"), stage("c", "a"), st
 
 
 def claim(name: str, asset: str) -> Any:
-    return SimpleNamespace(id=name, asset=asset)
+    return SimpleNamespace(id=name, assets=frozenset({asset}))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,16 @@ def test_claims_on_an_asset_are_those_that_cite_what_is_made_of_it() -> None:
     assert claims_on(DIAMOND, claims, "a") == ["on-d", "on-c", "on-a"]
     assert claims_on(DIAMOND, claims, "b") == ["on-d"]
     assert claims_on(DIAMOND, claims, "e") == []
+    both = ComparisonClaim(
+        id="both",
+        kind="comparison",
+        sentence="c is above a.",
+        left="on-c",
+        right="on-a",
+        relation="above",
+    )
+    assert claims_on(DIAMOND, [*claims, both], "c") == ["on-c", "both"]
+    assert claims_on(DIAMOND, [*claims, both], "d") == ["on-d"]
 
 
 def test_every_page_answers_the_four_questions_and_links_to_pages_that_exist(
@@ -217,7 +228,11 @@ def entry(status: str) -> dict[str, Any]:
         "status": status,
         "sentence": "The teacher has 0.808.",
         "artifact": {"asset": "teacher", "partition": "RN18"},
-        "rests_on": {"hq_train_manifest": "aa", "raw/ferplus": "bb"},
+        "rests_on": [
+            {"asset": "teacher[RN18]", "sha256": "cc"},
+            {"asset": "hq_train_manifest", "sha256": "aa"},
+            {"asset": "raw/ferplus", "sha256": "bb"},
+        ],
     }
 
 
@@ -241,6 +256,11 @@ def test_a_claim_has_a_coloured_status_and_links_to_everything_it_rests_on(
 def test_a_check_without_a_measurement_says_so_as_text() -> None:
     shown = outcome_metadata("teacher", Outcome("above_floor", False, float("nan"), 0.143, "", ()))
     assert shown["value"] == "nan", "NaN cannot be stored as a number"
+
+
+def test_a_claim_without_an_artifact_says_so() -> None:
+    text = claims_links([{**entry("ungrounded"), "rests_on": []}])
+    assert text.endswith("It names no artifact that is here.") and "🟡" in text
 
 
 @pytest.mark.parametrize("passed", [True, False])

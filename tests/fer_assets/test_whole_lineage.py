@@ -1,7 +1,9 @@
 """Everything from raw folders to the report, through Dagster, with tiny networks."""
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
+from fer_ml.bundle import read_card
+from fer_ml.claims.model import read_claims
+from fer_ml.claims.resolve import resting_on
+from fer_ml.claims.verify import verify_folder
 from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules
+from fer_ml.profiles import CANDIDATES, Selection
 from fer_ml.store import Artifact
 from fer_ml.training import loop, runs
 from fer_ml.training.loop import ALONE
@@ -100,34 +107,99 @@ def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
         assert "test" not in splits.values(), target.label
 
 
+def test_what_is_deployed_is_what_the_dual_gate_saw(tiny: Pipeline) -> None:
+    selection = current(tiny, "student_selection")
+    held = selection.read_json("selection.json")
+    name, bundle = held["selected"], current(tiny, "student_bundle")
+    assert held["sha256"] == current(tiny, name).sha256
+    candidates = current(tiny, "candidate_bundles")
+    for file in ("model.onnx", "parity.json"):
+        assert bundle.record.files[file].sha256 == candidates.record.files[f"{name}/{file}"].sha256
+    played = current(tiny, "candidate_sessions").read_json("candidate_sessions.json")["candidates"]
+    for student in CANDIDATES:
+        assert played[student]["model_sha256"] == (
+            candidates.record.files[f"{student}/model.onnx"].sha256
+        )
+    deployed = read_card(bundle.folder)
+    candidate = read_card(candidates.folder / name)
+    assert deployed.model_copy(update={"metrics": {}}) == candidate
+    assert set(deployed.metrics) == {"hq_train_val", "test_all_sources", "eval_only"}
+    # The demo shows what the student showed before it was deployed.
+    kpis = current(tiny, "demo_kpis").read_json("demo_kpis.json")
+    assert kpis["macro_f1_present_stabilised"] == played[name]["macro_f1_stabilised"]
+    assert kpis["flips_per_minute_stabilised"] == played[name]["flips_per_minute_stabilised"]
+
+
+def test_a_limit_of_the_dual_gate_makes_only_the_selection_stale(tiny: Pipeline) -> None:
+    changed = Selection(flips_gain=0.2)
+    other = replace(tiny, profile=tiny.profile.model_copy(update={"selection": changed}))
+    raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
+    stale = [target.asset for target in other.targets() if other.standard(target)]
+    stale = [asset for asset in stale if other.stale(Target(asset), raw) == "its recipe changed"]
+    assert stale == ["student_selection"]
+
+
 def test_claims_are_grounded_and_lead_to_the_raw_folders(tiny: Pipeline) -> None:
-    for claim in ("rows", "teacher", "accuracy"):
-        traced = trace_of(tiny, claim)
+    every = {"affectnet_full_balanced", "rafdb_basic", "expw_full"}
+    for claim in read_claims(tiny.claims_file()).claims:
+        traced = trace_of(tiny, claim.id)
         assert traced.claim is not None
         assert traced.claim.status == "grounded", traced.claim.reason
         assert traced.sound
-        roots = {node.item.root for node in traced.node.walk() if node.item.root}
-        assert {Path(root).name for root in roots} == {
-            "affectnet_full_balanced",
-            "rafdb_basic",
-            "expw_full",
-        }
+        roots = {Path(node.item.root).name for node in traced.steps if node.item.root}
+        assert roots == ({"expw_full"} if claim.id == "expw" else every)
 
 
-def test_a_flipped_byte_turns_exactly_the_claims_that_rest_on_it(tiny: Pipeline) -> None:
-    path = current(tiny, "teacher", "RN18").file("best.pt")
+ABOVE_SOFTLABELS = {"accuracy", "settings", "formula", "compared"}
+
+
+@pytest.mark.parametrize(
+    ("asset", "partition", "file", "turned"),
+    [
+        ("teacher", "RN18", "best.pt", {"teacher", *ABOVE_SOFTLABELS}),
+        ("softlabels", None, "softlabels.npz", ABOVE_SOFTLABELS),
+        ("benchmark", None, "predictions/student_ce__eval_only.csv", {"accuracy", "compared"}),
+        ("manifest/rafdb_basic", None, "thumbs.npy", {"rows", "teacher", *ABOVE_SOFTLABELS}),
+        ("student_bundle", None, "model.onnx", set()),
+    ],
+)
+def test_a_flipped_byte_turns_exactly_the_claims_that_rest_on_it(
+    tiny: Pipeline, asset: str, partition: str | None, file: str, turned: set[str]
+) -> None:
+    path = current(tiny, asset, partition).file(file)
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     try:
-        status = {
-            claim: traced.claim.status
-            for claim in ("rows", "teacher", "accuracy")
-            if (traced := trace_of(tiny, claim)).claim
-        }
+        found = verify_folder(tiny.store.root, tiny.claims_file(), tiny.fingerprints())
     finally:
         path.write_bytes(data)
-    assert status == {"rows": "grounded", "teacher": "drifted", "accuracy": "drifted"}
-    assert trace_of(tiny, "accuracy").sound
+    assert {c.claim.id for c in found.claims if c.status == "drifted"} == turned
+    assert {c.claim.id for c in found.claims if c.status not in ("drifted", "grounded")} == set()
+
+
+def test_a_flipped_byte_of_a_raw_image_turns_what_rests_on_its_source(tiny: Pipeline) -> None:
+    image = next((tiny.store.root / "drawn/raw/affectnet_full_balanced").rglob("*.jpg"))
+    data, times = image.read_bytes(), image.stat()
+    image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        found = verify_folder(tiny.store.root, tiny.claims_file(), tiny.fingerprints())
+    finally:
+        image.write_bytes(data)
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert {c.claim.id for c in found.claims if c.status == "stale"} == {
+        claim.claim.id for claim in found.claims if claim.claim.id != "expw"
+    }
+    assert verify_folder(tiny.store.root, tiny.claims_file(), tiny.fingerprints()).green
+
+
+def test_the_folder_verifies_by_the_claims_that_it_keeps(tiny: Pipeline) -> None:
+    found = verify_folder(tiny.store.root)
+    assert found.green and len(found.claims) == 7
+    told = current(tiny, "report_claims").read_json("claims.json")
+    assert [c["status"] for c in told["claims"]] == ["grounded"] * 7
+    run = current(tiny, "student_kd")
+    ids = [claim["id"] for claim in resting_on(told["claims"], run.key, run.sha256)]
+    assert ids == ["accuracy", "settings", "formula", "compared"]
 
 
 def test_a_changed_raw_folder_is_stale_from_there_on(tiny: Pipeline) -> None:

@@ -1,6 +1,9 @@
 """The exported network is the trained one, and tells nothing about the machine."""
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,13 +11,22 @@ import onnxruntime
 import pytest
 import torch
 
-from fer_ml.bundle import MODEL_FILE, Card, load_bundle, write_card
+from fer_ml.bundle import MODEL_FILE, Card, load_bundle, read_card, write_card
 from fer_ml.distillation.fusion import fuse
-from fer_ml.export import export_onnx, fuse_onnx, parity, sessions_in
+from fer_ml.export import (
+    export_onnx,
+    fuse_onnx,
+    gate_bundle,
+    gate_candidates,
+    parity,
+    sessions_in,
+)
 from fer_ml.files import sha256_file
+from fer_ml.gates import gates_of
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import CE, ArcFace, Training
+from fer_ml.profiles import CANDIDATES, CE, ArcFace, Training, sample
+from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.faces import FaceSet, to_input
 from fer_ml.training.models import build_model
@@ -148,3 +160,94 @@ def test_sessions_are_read_from_the_names_of_a_buffers_images() -> None:
     a, b = "0123456789abcdef", "f" * 16
     names = [f"session-{b}/000001.jpg", f"x/session-{a}/2.png", f"session-{a}/3.png", "session-1/a"]
     assert sessions_in(names) == (a, b)
+
+
+def made(store: Store, asset: str, fill: Callable[[RunFolder], None], *needs: Artifact) -> Artifact:
+    with store.begin(asset, inputs=[artifact.as_input() for artifact in needs]) as run:
+        fill(run)
+    artifact = store.current(asset)
+    assert artifact is not None
+    return artifact
+
+
+def students(store: Store) -> dict[str, Artifact]:
+    return {
+        name: made(store, name, lambda run, name=name: run.write_text("best.pt", name))
+        for name in CANDIDATES
+    }
+
+
+def put_bundle(run: RunFolder, part: str, card: Card, difference: float = 1e-6) -> None:
+    """A bundle of some bytes; ``card`` says what they are."""
+    run.write_text(f"{part}{MODEL_FILE}", f"network of {card.name}")
+    write_card(run.path(f"{part}{MODEL_FILE}").parent, card)
+    run.write_json(f"{part}parity.json", {"faces": 64, "largest_logit_difference": difference})
+
+
+@pytest.fixture
+def cards(folder: Path, store: Store) -> dict[str, Card]:
+    """Each student's right card, for the bytes of ``put_bundle``."""
+    return {
+        name: read_card(folder).model_copy(
+            update={
+                "name": name,
+                "model_sha256": hashlib.sha256(f"network of {name}".encode()).hexdigest(),
+                "checkpoint_sha256": artifact.record.files["best.pt"].sha256,
+            }
+        )
+        for name, artifact in students(store).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "difference", "rule"),
+    [
+        ({}, 1e-6, None),
+        ({}, 0.1, "torch_equals_onnx"),
+        ({"model_sha256": "0" * 64}, 1e-6, "card_matches"),
+        ({"classes": CLASSES[::-1]}, 1e-6, "class_order"),
+        ({"checkpoint_sha256": "0" * 64}, 1e-6, "of_their_students"),
+    ],
+)
+def test_every_candidate_is_judged(
+    change: dict[str, Any],
+    difference: float,
+    rule: str | None,
+    cards: dict[str, Card],
+    store: Store,
+) -> None:
+    def fill(run: RunFolder) -> None:
+        for name, card in cards.items():
+            wrong = name == CANDIDATES[1]
+            put_bundle(
+                run,
+                f"{name}/",
+                card.model_copy(update=change) if wrong else card,
+                difference if wrong else 1e-6,
+            )
+
+    needs = [store.current(name) for name in CANDIDATES]
+    outcomes = gate_candidates(made(store, "candidate_bundles", fill, *needs), store, sample())
+    assert {o.rule for o in outcomes} == {gate.rule for gate in gates_of("candidate_bundles")}
+    assert [o.rule for o in outcomes if not o.passed] == ([rule] if rule else [])
+
+
+@pytest.mark.parametrize("selected", CANDIDATES[:2])
+def test_only_the_selected_student_is_deployed(
+    selected: str, cards: dict[str, Card], store: Store
+) -> None:
+    chosen = store.current(selected)
+    value = {"selected": selected, "sha256": chosen.sha256}
+    selection = made(
+        store, "student_selection", lambda run: run.write_json("selection.json", value)
+    )
+    bundle = made(
+        store,
+        "student_bundle",
+        lambda run: put_bundle(run, "", cards[CANDIDATES[0]]),
+        selection,
+    )
+    outcomes = gate_bundle(bundle, store, sample())
+    assert {o.rule for o in outcomes} == {gate.rule for gate in gates_of("student_bundle")}
+    failed = [o.rule for o in outcomes if not o.passed]
+    assert failed == ([] if selected == CANDIDATES[0] else ["is_selected"])

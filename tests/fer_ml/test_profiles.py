@@ -60,6 +60,7 @@ def test_own_profiles_merge_tables_and_replace_the_rest(tmp_path: Path) -> None:
         ({"curations": {"hard": {"sources": ["nobody"]}}}, "hard.sources"),
         ({"curations": {"hq_train": {"sources": ["ferplus"]}}}, "curations.hq_train"),
         ({"teachers": {"VGG": {}}}, "teachers"),
+        ({"selection": {"flips_gain": -0.1}}, "profiles.mine.selection.flips_gain"),
         ({"base": "nothing"}, "unknown profile 'nothing'"),
         ({"ensemble": {"weights": [1.0]}}, "ensemble.weights"),
     ],

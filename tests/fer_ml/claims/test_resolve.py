@@ -1,264 +1,465 @@
-"""Statuses of claims over a small store made by hand, and the arithmetic behind them."""
+"""Statuses of claims of every kind, over a small store made by hand."""
 
-from collections.abc import Iterable
-from datetime import UTC, datetime
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from fer_ml.claims.model import Claim
-from fer_ml.claims.resolve import Resolved, is_proportion, resolve_claim, rounds_to
+from fer_ml.claims.model import ClaimsFile
+from fer_ml.claims.resolve import Resolved, Resolver, resting_on, upstream_assets
 from fer_ml.claims.trace import Tracer
-from fer_ml.gates import blocking_rules
-from fer_ml.store import Artifact, Input, Receipt, Store
+from fer_ml.store import Artifact, Store
+from tests.fer_ml.claims.conftest import BENCHMARK, PNG, RECIPE, Put, judge
 
-HELD = {"acc": 0.8, "n": 10, "whole": 7, "parts": {"a": 3, "b": 4}, "flag": True, "text": "x"}
-RAW = Input(asset="raw/s", sha256="f" * 64, root="/data/s")
-
-
-def put(
-    store: Store, asset: str, held: Any, inputs: Iterable[Input] = (), *, passed: bool = True
-) -> Artifact:
-    with store.begin(asset, inputs=inputs, run_id="r1") as run:
-        run.write_json("numbers.json", held)
-        run.write_text("notes.txt", "no JSON")
-        run.splits.update(temperature="calib")
-    artifact = store.current(asset)
-    assert artifact is not None
-    for rule in blocking_rules(asset):
-        judge(store, artifact, rule, passed)
-    return artifact
+Chain = dict[str, Artifact]
+BASE = {"sentence": "It is {value}."}
+AT = {**BASE, "asset": "benchmark", "file": "benchmark.json"}
+CE, KD, OTHER = "/entries/ce/all", "/entries/kd/all", "/entries/other/all"
 
 
-def judge(store: Store, artifact: Artifact, rule: str, passed: bool) -> None:
-    store.write_receipt(
-        artifact,
-        Receipt(
-            asset=artifact.record.asset,
-            partition=None,
-            artifact_sha256=artifact.sha256,
-            rule=rule,
-            blocking=True,
-            passed=passed,
-            value=0,
-            limit=0,
-            detail="",
-            examples=(),
-            checked_at=datetime.now(UTC).isoformat(),
-            run_id=None,
+def number(pointer: str = f"{CE}/acc", **changes: Any) -> dict[str, Any]:
+    return {"kind": "number", **AT, "pointer": pointer, **changes}
+
+
+def resolve_all(store: Store, *claims: dict[str, Any]) -> list[Resolved]:
+    named = [{"id": f"c{i}", **claim} for i, claim in enumerate(claims)]
+    held = ClaimsFile.model_validate({"version": "2", "title": "T", "claims": named})
+    return Resolver(Tracer(store)).all(held)
+
+
+def resolve(store: Store, claim: dict[str, Any], *others: dict[str, Any]) -> Resolved:
+    return resolve_all(store, claim, *others)[0]
+
+
+def test_grounded_down_to_the_raw_folders(store: Store, chain: Chain) -> None:
+    found = resolve(
+        store,
+        number(
+            expected="0.80",
+            evaluation={"manifest": "classification_manifest", "split": "test", "n": 10},
         ),
     )
-
-
-@pytest.fixture
-def chain(store: Store) -> list[Artifact]:
-    """raw/s <- manifest/s <- classification_manifest <- benchmark."""
-    source = put(store, "manifest/s", {"rows": 3}, [RAW])
-    unified = put(store, "classification_manifest", {"rows": 3}, [source.as_input()])
-    return [source, unified, put(store, "benchmark", HELD, [unified.as_input()])]
-
-
-def claim(**changes: Any) -> Claim:
-    return Claim(
-        **{
-            "id": "c",
-            "sentence": "It is {value}.",
-            "asset": "benchmark",
-            "file": "numbers.json",
-            "pointer": "/acc",
-            "decimals": 2,
-            **changes,
-        }
-    )
-
-
-def resolve(store: Store, fingerprints: dict[str, str] | None = None, **changes: Any) -> Resolved:
-    return resolve_claim(claim(**changes), store, Tracer(store, fingerprints))
-
-
-def test_grounded_down_to_the_raw_folder(store: Store, chain: list[Artifact]) -> None:
-    found = resolve(store, {"raw/s": RAW.sha256}, expected=0.8)
     assert (found.status, found.reason, found.value) == ("grounded", "", 0.8)
     assert found.sentence() == "It is 0.80."
     told = found.to_json()
-    assert told["artifact"]["sha256"] == chain[2].sha256
-    assert told["artifact"]["file_sha256"] == chain[2].record.files["numbers.json"].sha256
-    assert told["artifact"]["run_id"] == "r1"
-    assert told["rests_on"] == {
-        "classification_manifest": chain[1].sha256,
-        "manifest/s": chain[0].sha256,
-        "raw/s": RAW.sha256,
+    held = chain["benchmark"]
+    assert told["artifact"] == {
+        "asset": "benchmark",
+        "partition": None,
+        "file": "benchmark.json",
+        "pointer": f"{CE}/acc",
+        "sha256": held.sha256,
+        "file_sha256": held.record.files["benchmark.json"].sha256,
+        "materialization": held.folder.name,
+        "run_id": "r1",
+        "created_at": held.record.created_at,
+        "code_version": "1",
     }
+    assert told["measured_on"] == {
+        "manifest": "classification_manifest",
+        "manifest_sha256": "2" * 64,
+        "split": "test",
+        "n": 10,
+    }
+    assert upstream_assets(told) == [
+        "benchmark",
+        "student_dkd",
+        "classification_manifest",
+        "manifest/a",
+        "manifest/b",
+        "raw/a",
+        "raw/b",
+    ]
+    assert set(told["raw"]) == {"raw/a", "raw/b"}
     assert told["splits"]["benchmark: temperature"] == "calib"
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("file", ["numbers.json", "notes.txt"])
-def test_one_flipped_byte_anywhere_below_drifts_the_claim(
-    store: Store, chain: list[Artifact], depth: int, file: str
-) -> None:
-    path = chain[depth].folder / file
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    found = resolve(store)
-    assert found.status == "drifted"
-    assert f"{chain[depth].key}: damaged: {file}" in found.reason
-    assert found.value is None, "a number of changed bytes is not shown"
-
-
-def test_a_removed_file_drifts_the_claim(store: Store, chain: list[Artifact]) -> None:
-    (chain[2].folder / "notes.txt").unlink()
-    assert resolve(store).status == "drifted"
-
-
-def test_a_newer_input_makes_it_stale(store: Store, chain: list[Artifact]) -> None:
-    put(store, "manifest/s", {"rows": 4}, [RAW])
-    found = resolve(store)
-    assert (found.status, found.value) == ("stale", 0.8)
-    assert found.reason == "manifest/s: a newer one is current"
-
-
-def test_the_same_bytes_again_are_not_stale(store: Store, chain: list[Artifact]) -> None:
-    put(store, "manifest/s", {"rows": 3}, [RAW])
-    assert resolve(store).status == "grounded"
-
-
-def test_raw_data_that_changed_makes_it_stale(store: Store, chain: list[Artifact]) -> None:
-    assert resolve(store, {"raw/s": "0" * 64}).reason == "raw/s: raw folder changed since"
-    assert resolve(store, {}).reason == "raw/s: raw folder is gone"
-
-
-def test_a_failed_or_absent_gate_makes_it_stale(store: Store, chain: list[Artifact]) -> None:
-    judge(store, chain[1], "leakage", False)
-    found = resolve(store)
-    assert found.status == "stale"
-    assert found.reason == "classification_manifest: gate 'leakage' failed"
-    (chain[1].folder / "receipts/leakage.json").unlink()
-    assert "has not judged these bytes" in resolve(store).reason
-
-
-def test_vanished_bytes_upstream_make_it_stale(store: Store, chain: list[Artifact]) -> None:
-    chain[0].folder.rename(store.root / "away")
-    (store.home("manifest/s") / "current.json").unlink()
-    assert resolve(store).reason == "manifest/s: these bytes are no longer here"
+def test_which_claims_rest_on_an_artifact(store: Store, chain: Chain) -> None:
+    source = {**number("/rows"), "asset": "manifest/a", "file": "clean_report.json"}
+    entries = [r.to_json() for r in resolve_all(store, number(), source)]
+    a, run = chain["manifest/a"], chain["student_dkd"]
+    assert [e["id"] for e in resting_on(entries, a.key, a.sha256)] == ["c0", "c1"]
+    assert [e["id"] for e in resting_on(entries, run.key, run.sha256)] == ["c0"]
+    assert resting_on(entries, run.key, "0" * 64) == []
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("claim", "reason"),
     [
-        {"asset": "report"},
-        {"asset": "teacher", "partition": "RN18"},
-        {"file": "no.json"},
-        {"file": "../../x.json"},
-        {"file": "notes.txt"},
-        {"pointer": "/no"},
-        {"pointer": "/text"},
-        {"pointer": "/flag"},
-        {"pointer": "/parts"},
-        {"pointer": ""},
-        {"kind": "proportion", "n_pointer": "/no"},
-        {"kind": "sum", "parts": ("/parts/a", "/parts/c")},
-    ],
-)
-def test_what_points_to_no_number_is_ungrounded(
-    store: Store, chain: list[Artifact], changes: dict[str, Any]
-) -> None:
-    found = resolve(store, **changes)
-    assert (found.status, found.value) == ("ungrounded", None)
-    assert found.reason
-    assert found.sentence() == "It is ?."
-    assert found.to_json()["status"] == "ungrounded"
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"expected": 0.81}, "the artifact holds 0.8, the claim says 0.81"),
-        ({"kind": "proportion", "n_pointer": "/whole"}, "0.8 is not k/7"),
+        (number(asset="report"), "report is not known here"),
+        (number(asset="benchmrk"), "benchmrk is not known here"),
+        (number(partition="RN18"), "benchmark[RN18] has not been made"),
+        (number(file="no.json"), "has no file 'no.json'"),
+        (number(file="../../x.json"), "has no file '../../x.json'"),
+        (number(file="notes.txt"), "notes.txt is not JSON"),
+        (number(file="broken.json"), "broken.json is not JSON"),
+        (number("/no"), "nothing at /no"),
+        (number("/text"), "no number at /text"),
+        (number("/flag"), "no number at /flag"),
+        (number("/parts"), "no number at /parts"),
+        (number(""), "no number at "),
+        (number(kind="proportion", n="/no"), "nothing at /no"),
+        (number("/total", kind="sum", parts=("/parts/a", "/parts/c")), "nothing at /parts/c"),
         (
-            {"pointer": "/whole", "kind": "sum", "parts": ("/parts/a", "/parts/a")},
-            "the parts add up to 6, not 7",
+            number("/total", evaluation={"manifest": "m", "split": "val", "n": 10}),
+            "on which manifest",
+        ),
+        (number("", file="benchmark.csv"), "benchmark.csv is not JSON"),
+        (number("", take="count"), "benchmark.json is not a csv"),
+        (number("", file="benchmark.csv", take="mean", column="no"), "no column 'no'"),
+        (number("", file="benchmark.csv", take="mean", column="model"), "'ce' in column model"),
+        (
+            number("", file="benchmark.csv", take="max", column="f1", where={"model": "none"}),
+            "no row of benchmark.csv matches",
+        ),
+        ({"kind": "number", **BASE, "expected": "0.8"}, "it names no artifact"),
+        ({"kind": "figure", **BASE}, "it names no artifact"),
+        ({"kind": "figure", **BASE, "asset": "benchmark", "file": "x.png"}, "no file x.png"),
+        (
+            {"kind": "configuration", **BASE, "asset": "student_dkd", "settings": {"/no": "1"}},
+            "nothing at /no",
+        ),
+        (
+            {"kind": "formula", **BASE, "asset": "benchmark", "formula": "ce", "says": "CE"},
+            "nothing at /training/task",
         ),
     ],
 )
-def test_numbers_that_do_not_fit_are_contradicted(
-    store: Store, chain: list[Artifact], changes: dict[str, Any], reason: str
+def test_what_points_to_nothing_is_ungrounded(
+    store: Store, chain: Chain, claim: dict[str, Any], reason: str
 ) -> None:
-    found = resolve(store, **changes)
+    found = resolve(store, claim)
+    assert found.status == "ungrounded"
+    assert reason in found.reason
+    assert found.to_json()["status"] == "ungrounded"
+
+
+ROWS = {"rows": {"CE": CE, "KD": KD}, "columns": {"acc": "/acc", "f1": "/f1"}}
+TABLE = {"kind": "table", **AT, **ROWS}
+DKD = {"kind": "formula", **BASE, "asset": "student_dkd", "formula": "dkd"}
+SETTINGS = {
+    "/training/epochs": "20",
+    "/training/task/nckd_weight": "2",
+    "/training/task/kind": "dkd",
+    "/training/compile": "false",
+    "/training/negative": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        (number(kind="proportion", n=f"{CE}/n"), 0.8),
+        (number(kind="proportion", n="10", expected="0.8"), 0.8),
+        (number("/total", kind="sum", parts=("/parts/a", "/parts/b"), expected="7"), 7),
+        (number("/total", kind="sum", parts=("3", "/parts/b")), 7),
+        (
+            number(
+                f"{CE}/by/s/acc",
+                evaluation={"manifest": "classification_manifest", "split": "test", "n": 4},
+            ),
+            0.5,
+        ),
+        (number("", file="benchmark.csv", take="count", where={"split": "test"}), 2),
+        (number("", file="benchmark.csv", take="max", column="f1", expected="0.81"), 0.81),
+        (number("", file="benchmark.csv", take="sum", column="n"), 40),
+        (
+            number(
+                "",
+                file="benchmark.csv",
+                take="mean",
+                column="f1",
+                where={"split": "test"},
+                expected="0.755",
+            ),
+            0.755,
+        ),
+        (
+            {
+                "kind": "range",
+                **AT,
+                "over": (f"{CE}/f1", f"{KD}/f1"),
+                "low": "0.75",
+                "high": "0.760",
+            },
+            {"low": 0.7519, "high": 0.7604},
+        ),
+        (
+            {**TABLE, "expected": {"CE": ["0.80", "0.752"], "KD": ["0.90", "0.760"]}},
+            {"CE": {"acc": 0.8, "f1": 0.7519}, "KD": {"acc": 0.9, "f1": 0.7604}},
+        ),
+        ({"kind": "configuration", **BASE, "asset": "student_dkd", "settings": SETTINGS}, None),
+        ({**DKD, "says": "a*CE + T^2*(a*TCKD + 2*NCKD)", "symbols": {"a": "0.5"}}, None),
+        ({"kind": "figure", **BASE, "asset": "student_dkd", "file": "curves.png"}, None),
+    ],
+)
+def test_what_holds(store: Store, chain: Chain, claim: dict[str, Any], value: Any) -> None:
+    found = resolve(store, claim)
+    assert (found.status, found.reason) == ("grounded", "")
+    assert found.value == value
+    assert found.traces
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (number(expected="0.81"), "the artifact holds 0.8, the claim says 0.81"),
+        (number(f"{CE}/f1", expected="0.740"), "the artifact holds 0.7519"),
+        (number(kind="proportion", n="/total"), "0.8 is not k/7"),
+        (number("/total", kind="sum", parts=("/parts/a", "/parts/a")), "add up to 6, not 7"),
+        (number("/total", kind="sum", parts=("/total",), expected="8"), "the claim says 8"),
+        (
+            number(evaluation={"manifest": "classification_manifest", "split": "val", "n": 10}),
+            "measured on split test, the claim says val",
+        ),
+        (
+            number(evaluation={"manifest": "classification_manifest", "split": "test", "n": 9}),
+            "measured on n 10, the claim says 9",
+        ),
+        (
+            number(evaluation={"manifest": "hq", "split": "test", "n": 10}),
+            "measured on manifest classification_manifest, the claim says hq",
+        ),
+        (
+            {
+                "kind": "range",
+                **AT,
+                "over": (f"{CE}/f1", f"{KD}/f1"),
+                "low": "0.74",
+                "high": "0.76",
+            },
+            "the lowest is 0.7519, the claim says 0.74",
+        ),
+        (
+            {**TABLE, "expected": {"CE": ["0.80", "0.752"], "KD": ["0.90", "0.770"]}},
+            "KD, f1: the artifact holds 0.7604, the claim says 0.770",
+        ),
+        (
+            {
+                "kind": "configuration",
+                **BASE,
+                "asset": "student_dkd",
+                "settings": {"/training/task/nckd_weight": "4"},
+            },
+            "/training/task/nckd_weight is 2.0 in the run's recipe, not 4",
+        ),
+        (
+            {
+                "kind": "configuration",
+                **BASE,
+                "asset": "student_dkd",
+                "settings": {"/training/compile": "true"},
+            },
+            "is false in the run's recipe, not true",
+        ),
+        ({**DKD, "formula": "kd", "says": "CE"}, "the run's recipe has dkd there"),
+        ({**DKD, "formula": "negative", "says": "p"}, "the run's recipe has null there"),
+        ({**DKD, "says": "0.5*CE + T^2*(0.5*TCKD + 4*NCKD)"}, "the text's formula gives"),
+        ({**DKD, "says": "0.5*CE + T^2*(0.5*TCKD + 2*NCKD)", "symbols": {"T": "2"}}, "the code's"),
+        (
+            {
+                "kind": "figure",
+                **BASE,
+                "asset": "student_dkd",
+                "file": "curves.png",
+                "sha256": "0" * 64,
+            },
+            "another file",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_contradicted(
+    store: Store, chain: Chain, claim: dict[str, Any], reason: str
+) -> None:
+    found = resolve(store, claim)
     assert found.status == "contradicted"
     assert reason in found.reason
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("claim", "status", "reason"),
     [
-        {"kind": "proportion", "n_pointer": "/n"},
-        {"pointer": "/whole", "kind": "sum", "parts": ("/parts/a", "/parts/b"), "expected": 7},
+        ({"kind": "sum", "expected": "7", "parts": ("3", "4")}, "grounded", "arithmetic"),
+        ({"kind": "sum", "expected": "8", "parts": ("3", "4")}, "contradicted", "7, not 8"),
+        ({"kind": "proportion", "expected": "0.333", "n": "3"}, "grounded", "arithmetic"),
+        ({"kind": "proportion", "expected": "0.334", "n": "3"}, "contradicted", "k/3"),
+        ({"kind": "range", "over": ("1", "2"), "low": "1", "high": "2"}, "grounded", "arithmetic"),
+        ({"kind": "range", "over": ("1", "2"), "low": "1", "high": "3"}, "contradicted", "highest"),
+        ({"kind": "configuration", "settings": {"/a": "1"}}, "ungrounded", "no artifact"),
+        ({"kind": "formula", "formula": "ce", "says": "CE"}, "ungrounded", "no artifact"),
+        (
+            {"kind": "table", "columns": {"a": "/a"}, "expected": {"r": ["1"]}},
+            "ungrounded",
+            "no artifact",
+        ),
     ],
 )
-def test_numbers_that_fit(store: Store, chain: list[Artifact], changes: dict[str, Any]) -> None:
-    assert resolve(store, **changes).status == "grounded"
+def test_what_the_text_alone_decides(
+    store: Store, claim: dict[str, Any], status: str, reason: str
+) -> None:
+    found = resolve(store, {**BASE, **claim})
+    assert found.status == status
+    assert reason in found.reason
+    assert found.to_json()["rests_on"] == []
+
+
+def against(relation: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "comparison",
+        **BASE,
+        "left": "c1",
+        "right": "c2",
+        "relation": relation,
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
-    ("value", "printed", "decimals", "holds"),
+    ("left", "right", "claim", "status", "reason"),
     [
-        (0.7501744, 0.750174, 6, True),
-        (0.7501746, 0.750174, 6, False),
-        (0.125, 0.12, 2, True),
-        (0.125, 0.13, 2, True),
-        (0.1251, 0.12, 2, False),
-        (0.3, 0.3, 1, True),
-        (0.1 + 0.2, 0.3, 9, True),
-        (466284, 466284, 0, True),
-        (466284, 466283, 0, False),
-        (466284.5, 466284, 0, True),
-        (-0.125, -0.13, 2, True),
-        (1e-9, 0.0, 6, True),
+        (KD, CE, against("above"), "grounded", ""),
+        (KD, CE, against("above", by="0.0085"), "grounded", ""),
+        (KD, CE, against("above", by="0.0095"), "contradicted", "the difference is 0.0085"),
+        (KD, CE, against("below"), "contradicted", "c1 minus c2 is 0.0085"),
+        (KD, KD, against("at_least"), "grounded", ""),
+        (KD, KD, against("above"), "contradicted", "is 0"),
+        (KD, OTHER, against("below"), "not_comparable", "split: test and val; n: 10 and 20"),
     ],
 )
-def test_rounding(value: float, printed: float, decimals: int, holds: bool) -> None:
-    assert rounds_to(value, printed, decimals) is holds
+def test_comparisons_need_the_guard(
+    store: Store,
+    chain: Chain,
+    left: str,
+    right: str,
+    claim: dict[str, Any],
+    status: str,
+    reason: str,
+) -> None:
+    sides = (number(f"{left}/f1"), number(f"{right}/f1"))
+    found = resolve(store, claim, *sides)
+    assert found.status == status
+    assert reason in found.reason
+    assert {n.item.key for n in found.traces} == {"benchmark"}
+
+
+def test_a_number_that_is_no_entry_of_the_benchmark_compares_to_nothing(
+    store: Store, chain: Chain
+) -> None:
+    found = resolve(store, against("above"), number(f"{KD}/f1"), number("/total"))
+    assert found.status == "not_comparable"
+    assert "c2 is not an entry of the benchmark" in found.reason
+
+
+def test_a_comparison_is_no_better_than_its_sides(store: Store, chain: Chain) -> None:
+    sides = (number(f"{KD}/f1"), number(f"{CE}/f1", expected="0.9"))
+    assert resolve(store, against("above"), *sides).status == "contradicted"
+    judge(store, chain["benchmark"], "every_row_scored", passed=False)
+    sides = (number(f"{KD}/f1"), number(f"{CE}/f1"))
+    found = resolve(store, against("above"), *sides)
+    assert (found.status, found.value) == ("stale", {"left": 0.7604, "right": 0.7519})
+    (chain["benchmark"].folder / "notes.txt").write_text("edited")
+    found = resolve(store, against("above"), *sides)
+    assert (found.status, found.value) == ("drifted", None)
+
+
+def text_only(expected: str, split: str, n: int) -> dict[str, Any]:
+    return {
+        "kind": "number",
+        **BASE,
+        "expected": expected,
+        "evaluation": {"manifest": "m", "split": split, "n": n},
+    }
 
 
 @pytest.mark.parametrize(
-    ("value", "n", "holds"),
+    ("left", "right", "relation", "status"),
     [
-        (5086 / 6780, 6780, True),
-        (5086 / 6780, 11890, False),
-        (0.750174, 11890, False),  # Six printed digits are no proof: the artifact has them all.
-        (1 / 3, 3, True),
-        (1 / 3, 10**6, False),
-        (0.0, 5, True),
-        (1.0, 5, True),
-        (1.2, 5, False),
-        (-0.2, 5, False),
-        (0.5, 0, False),
+        (("0.66", "test", 10), ("0.79", "val", 5), "below", "not_comparable"),
+        (("0.66", "test", 10), ("0.79", "test", 10), "below", "ungrounded"),
+        (("0.66", "test", 10), ("0.79", "test", 10), "above", "contradicted"),
+        (("0.66", "test", 10), ("0.66", "test", 10), "above", "ungrounded"),
     ],
 )
-def test_proportions(value: float, n: int, holds: bool) -> None:
-    assert is_proportion(value, n) is holds
+def test_comparisons_in_the_text_alone(
+    store: Store, left: Any, right: Any, relation: str, status: str
+) -> None:
+    found = resolve(store, against(relation), text_only(*left), text_only(*right))
+    assert found.status == status
 
 
-def test_every_proportion_of_every_small_n_is_one() -> None:
-    assert all(is_proportion(k / n, n) for n in range(1, 200) for k in range(n + 1))
+def test_comparable_with_is_the_guard_without_a_relation(store: Store, chain: Chain) -> None:
+    kd, other = number(f"{KD}/f1"), number(f"{OTHER}/f1")
+    assert resolve(store, number(comparable_with=["c1"]), kd).status == "grounded"
+    found = resolve(store, number(comparable_with=["c1", "c2"]), kd, other)
+    assert found.status == "not_comparable"
+    assert found.reason.startswith("with c2: split: test and val")
+    text = {"kind": "number", **BASE, "expected": "0.5"}
+    found = resolve(store, number(comparable_with=["c1"]), text)
+    assert (found.status, found.reason) == ("not_comparable", "with c1: c1 has no artifact")
+    wrong = number(expected="0.1", comparable_with=["c1"])
+    assert resolve(store, wrong, other).status == "contradicted"
 
 
-@pytest.mark.parametrize("printed", [float("inf"), float("nan"), 1e30, 0.804])
-def test_an_expected_value_that_cannot_be_printed_so_is_refused(printed: float) -> None:
-    with pytest.raises(ValidationError, match="expected"):
-        claim(expected=printed, decimals=2)
+def test_rows_of_a_table_must_be_comparable(store: Store, chain: Chain) -> None:
+    found = resolve(store, {**TABLE, "rows": {"CE": CE, "other": OTHER}})
+    assert found.status == "not_comparable"
+    assert "n: 10 and 20" in found.reason
 
 
-def test_parts_that_are_fractions_add_up(store: Store) -> None:
-    put(store, "benchmark", {"all": 0.3, "a": 0.1, "b": 0.2})
-    found = resolve(store, pointer="/all", kind="sum", parts=("/a", "/b"))
+def test_a_table_over_several_artifacts(store: Store, put: Put, chain: Chain) -> None:
+    for name in ("RN18", "B3"):
+        put("teacher", {"m.json": {"f1": 0.5, "split": "val", "n": 4}}, partition=name)
+    rows = {n: {"asset": "teacher", "partition": n, "file": "m.json"} for n in ("RN18", "B3")}
+    found = resolve(store, {"kind": "table", **BASE, "rows": rows, "columns": {"f1": "/f1"}})
     assert found.status == "grounded"
+    assert {node.item.key for node in found.traces} == {"teacher[RN18]", "teacher[B3]"}
+    judge(store, chain["benchmark"], "every_row_scored")
+    (found.traces[1].artifact.folder / "m.json").write_text("{}")  # type: ignore[union-attr]
+    found = resolve(store, {"kind": "table", **BASE, "rows": rows, "columns": {"f1": "/f1"}})
+    assert found.status == "drifted"
 
 
-def test_a_file_that_is_no_json_is_ungrounded(store: Store) -> None:
-    with store.begin("benchmark") as run:
-        run.write_text("numbers.json", "{")
-    assert resolve(store).status == "ungrounded"
+def test_the_figure_is_the_artifacts_file(store: Store, chain: Chain) -> None:
+    sha256 = chain["student_dkd"].record.files["curves.png"].sha256
+    claim = {"kind": "figure", **BASE, "asset": "student_dkd", "file": "curves.png"}
+    assert resolve(store, {**claim, "sha256": sha256}).status == "grounded"
+    path = chain["student_dkd"].folder / "curves.png"
+    path.write_bytes(PNG[:-1] + b"x")
+    assert resolve(store, {**claim, "sha256": sha256}).status == "drifted"
+
+
+def test_an_edited_recipe_drifts(store: Store, chain: Chain) -> None:
+    claim = {
+        "kind": "configuration",
+        **BASE,
+        "asset": "student_dkd",
+        "settings": {"/training/epochs": "20"},
+    }
+    assert resolve(store, claim).status == "grounded"
+    path = chain["student_dkd"].folder / "record.json"
+    path.write_text(path.read_text().replace('"epochs": 20', '"epochs": 30'))
+    found = resolve(store, {**claim, "settings": {"/training/epochs": "30"}})
+    assert found.status == "drifted"
+    assert "its seal does not follow" in found.reason
+
+
+def test_the_recipes_own_temperature_comes_before_the_derived_one(store: Store, put: Put) -> None:
+    recipe = copy.deepcopy(RECIPE)
+    recipe["training"]["task"]["temperature"] = 4.0  # type: ignore[index]
+    put("student_dkd", {"training.json": {"kd_temperature": 2.5}}, recipe=recipe)
+    says = "0.5*CE + T^2*(0.5*TCKD + 2*NCKD)"
+    assert resolve(store, {**DKD, "says": says, "symbols": {"T": "4"}}).status == "grounded"
+    assert resolve(store, {**DKD, "says": says, "symbols": {"T": "2.5"}}).status == "contradicted"
+
+
+def test_numbers_that_no_float_holds_are_none(store: Store, put: Put) -> None:
+    put("benchmark", {"benchmark.json": '{"a": 1' + "0" * 400 + ', "b": 1e999, "c": NaN}'})
+    for pointer in ("/a", "/b", "/c"):
+        assert resolve(store, number(pointer)).status == "ungrounded"
+
+
+def test_the_order_of_the_file_is_kept(store: Store, chain: Chain) -> None:
+    found = resolve_all(store, number(), against("above", right="c0", left="c2"), number())
+    assert [r.claim.id for r in found] == ["c0", "c1", "c2"]
+    assert BENCHMARK["total"] == 7 and Path(chain["benchmark"].folder).is_dir()

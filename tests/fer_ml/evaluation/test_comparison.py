@@ -98,6 +98,9 @@ def test_the_gate_looks_at_what_was_trained(compared: Artifact, lineage: Any) ->
     path.write_text(text.replace('"strength":0.3', '"strength":0.9'))
     assert path.read_text() != text
     assert failed() == {"arms_equal_as_declared"}
+    path.write_text(text.replace(lineage.held["hq_train_manifest"].sha256, "0" * 64))
+    assert path.read_text() != text
+    assert failed() == {"arms_equal_as_declared"}
     path.write_text(text)
     path = compared.file("predictions/kd.csv")
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")

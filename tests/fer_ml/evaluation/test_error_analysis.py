@@ -57,6 +57,10 @@ def test_the_worst_source_by_hand() -> None:
             "source": source,
             "width": [48] * count,
             "height": [60] * count,
+            "bbox_left": [10 if name == "b" else None for name in source],
+            "bbox_right": [40 if name == "b" else None for name in source],
+            "bbox_top": [0 if name == "b" else None for name in source],
+            "bbox_bottom": [44 if name == "b" else None for name in source],
             "brightness": [100.0 if name == "b" else 130.0 for name in source],
         }
     )
@@ -70,7 +74,7 @@ def test_the_worst_source_by_hand() -> None:
     assert found["by_class_mix"] == pytest.approx(64 / 85 - expected)
     assert found["unexplained"] == pytest.approx(expected - 18 / 40)
     assert (found["brightness"], found["brightness_elsewhere"]) == (100, 130)
-    assert found["median_side_px"] == 48
+    assert (found["median_side_px"], found["median_side_px_elsewhere"]) == (30, 48)
     only = frame["source"] == "a"
     kept = only.to_numpy()
     assert worst_source(frame.filter(only), np.array(y)[kept], np.array(predicted)[kept]) is None

@@ -1,0 +1,76 @@
+"""What an examination found: checks that hold or not, and what had to be taken on trust."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fer_ml.labels import CLASSES
+
+#: Shares were printed or stored to six decimals.
+HALF_UNIT = 5e-7
+#: Beyond this, every number of six decimals is k/n for some k.
+MAX_N = 500_000
+
+
+@dataclass
+class Findings:
+    """Checks with their outcome, what could not be verified, and figures for the summary."""
+
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str, holds: bool, detail: str) -> None:
+        """One thing that could be checked within the files."""
+        self.checks.append({"check": name, "holds": bool(holds), "detail": detail})
+
+    def cannot(self, what: str) -> None:
+        """One thing that could not be verified."""
+        self.unverified.append(what)
+
+    @property
+    def contradictions(self) -> list[str]:
+        """What does not hold."""
+        return [f"{c['check']}: {c['detail']}" for c in self.checks if not c["holds"]]
+
+
+def is_share(value: float, n: int) -> bool:
+    """Whether ``value``, known to six decimals, is k/n for a whole k in 0..n."""
+    k = round(value * n)
+    return 0 <= k <= n and abs(k / n - value) < HALF_UNIT
+
+
+def near(a: float, b: float, tolerance: float = 1e-6) -> bool:
+    """Whether two stored numbers are the same figure."""
+    return abs(a - b) <= tolerance
+
+
+def check_finite(found: Findings, name: str, numbers: Mapping[str, float | None]) -> bool:
+    """Whether the numbers that are there are numbers, and shares lie in 0..1."""
+    bad = [
+        f"{key} = {value}"
+        for key, value in numbers.items()
+        if value is not None
+        and (not math.isfinite(value) or value < 0 or (key not in ("nll", "brier") and value > 1))
+    ]
+    found.check(f"{name}_in_range", not bad, ", ".join(bad) or "shares in 0..1, NLL at least 0")
+    return not bad
+
+
+def check_share(found: Findings, name: str, value: float, n: int | None, n_from: str) -> None:
+    """An accuracy must be k/n."""
+    if n is None:
+        found.cannot(f"{name} {value:.6f}: the files do not say of how many rows")
+    elif n > MAX_N:
+        found.cannot(f"{name} {value:.6f} as k/{n}: with so many rows every such figure is one")
+    else:
+        holds = n > 0 and is_share(value, n)
+        told = f"{round(value * n)}/{n}" if holds else f"not k/{n} for any whole k"
+        found.check(f"{name}_is_k_of_n", holds, f"{value:.6f} is {told} (n from {n_from})")
+
+
+def check_class_order(found: Findings, where: str, names: Iterable[str]) -> None:
+    """Classes that are named must be named in the canonical order."""
+    listed = list(names)
+    found.check(f"class_order_of_{where}", listed == list(CLASSES), ", ".join(listed))

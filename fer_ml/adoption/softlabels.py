@@ -1,0 +1,184 @@
+"""Soft-label exports of the first pipeline: do arrays, index and companions agree?"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_ml.adoption.findings import Findings, check_class_order, check_share, near
+from fer_ml.adoption.folder import MAX_OTHER, parse_json
+from fer_ml.errors import FerError
+from fer_ml.evaluation.metrics import confusion_matrix, f1_scores, softmax
+from fer_ml.labels import CLASSES
+
+#: Half-precision logits may tie where full ones did not: so much may accuracy and F1 differ.
+HALF_PRECISION = 1e-3
+
+
+def examine_softlabels(folder: Path, found: Findings, *, manifest_known: bool) -> None:
+    """Hold an export against its own index and companions."""
+    logits = y = None
+    if (folder / "softlabels.npz").is_file():
+        logits, y = read_arrays(folder / "softlabels.npz")
+        found.facts.update(rows=len(logits))
+        found.check(
+            "logits_finite",
+            bool(np.isfinite(logits).all()),
+            f"{len(logits)} rows of {logits.dtype}",
+        )
+        found.check("logits_have_labels", len(logits) == len(y), f"{len(logits)} and {len(y)}")
+        found.check(
+            "labels_are_classes", bool((y < len(CLASSES)).all()), f"largest {int(y.max(initial=0))}"
+        )
+    if (folder / "softlabels_index.jsonl").is_file():
+        _check_index(found, folder / "softlabels_index.jsonl", logits, y)
+    if (folder / "classorder.json").is_file():
+        held = parse_json(folder / "classorder.json")
+        if not isinstance(held, list):
+            raise FerError("classorder.json is no list of classes", where=folder)
+        check_class_order(found, "classorder", map(str, held))
+    else:
+        found.cannot("the order of the logits' columns: classorder.json is missing")
+    alignment, hashes = (
+        _object(folder / n) for n in ("alignmentreport.json", "hash_manifest.json")
+    )
+    _check_companions(found, alignment, hashes, None if logits is None else len(logits))
+    metrics = _object(folder / "ensemble_metrics.json")
+    if logits is not None and y is not None and _usable(logits, y):
+        _check_metrics(found, metrics, logits, y)
+    if not manifest_known:
+        found.cannot("that the rows are those of its manifest: no manifest with the named hash")
+    found.cannot("which checkpoints made it: the teachers' files are named, not hashed")
+    found.cannot("that it saw the faces as a student will: no hash of the preprocessing")
+
+
+def _usable(logits: np.ndarray, y: np.ndarray) -> bool:
+    whole = len(logits) == len(y) > 0
+    return whole and bool(np.isfinite(logits).all()) and bool((y < len(CLASSES)).all())
+
+
+def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """``logits [N, 7]`` float and ``y [N]`` int64; no object is unpickled.
+
+    ``FerError`` when the file is damaged, says that it unpacks to more than is sensible, or holds
+    other arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_OTHER:
+            raise FerError(
+                f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"{MAX_OTHER:,}"
+            )
+        with np.load(path, allow_pickle=False) as held:
+            logits, y = held["logits"], held["y"]
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise FerError(
+            f"{path.name} cannot be read: {str(error)[:200]}",
+            where=path,
+            allowed="arrays 'logits' and 'y' of numbers, without pickled objects",
+        ) from error
+    if logits.ndim != 2 or logits.shape[1] != len(CLASSES) or logits.dtype.kind != "f":
+        raise FerError(
+            f"logits are {logits.dtype} {logits.shape}", where=path, allowed="float [N, 7]"
+        )
+    if y.ndim != 1 or y.dtype.kind not in "iu" or (y < 0).any():
+        raise FerError(f"y is {y.dtype} {y.shape}", where=path, allowed="whole numbers from 0, [N]")
+    return logits, y.astype(np.int64)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                held = json.loads(line)
+                if not isinstance(held, dict):
+                    raise ValueError("no object")
+            except (ValueError, RecursionError) as error:
+                raise FerError(
+                    f"{path.name}, line {number}: {str(error)[:200]}",
+                    where=path,
+                    fix="copy the folder again",
+                ) from error
+            yield held
+
+
+def _check_index(
+    found: Findings, path: Path, logits: np.ndarray | None, y: np.ndarray | None
+) -> None:
+    misplaced = other = lines = 0
+    paths: set[str] = set()
+    for line in _lines(path):
+        misplaced += line.get("i") != lines
+        other += y is not None and (lines >= len(y) or line.get("y") != int(y[lines]))
+        paths.add(str(line.get("image_path")))
+        lines += 1
+    if y is not None and logits is not None:
+        rows = len(logits)
+        found.check("rows_are_index_lines", rows == lines, f"{rows} rows, {lines} lines")
+        found.check("index_labels_agree", other == 0, f"{other} lines with another label than y")
+    found.check("index_in_order", misplaced == 0, f"{misplaced} lines whose i is not their place")
+    found.check(
+        "index_paths_once",
+        len(paths) == lines,
+        f"{lines - len(paths)} lines repeat a path, of which a lookup by path finds the last alone",
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    held = parse_json(path)
+    if not isinstance(held, dict):
+        raise FerError(f"{path.name} is no JSON object", where=path)
+    return held
+
+
+def _check_companions(
+    found: Findings, alignment: dict[str, Any], hashes: dict[str, Any], rows: int | None
+) -> None:
+    if isinstance(alignment.get("rows"), int) and rows is not None:
+        found.check(
+            "rows_as_reported", alignment["rows"] == rows, f"told {alignment['rows']}, held {rows}"
+        )
+    a, b = alignment.get("manifest_sha256"), hashes.get("sha256")
+    # This platform's own reports name the artifact and the csv by different hashes.
+    b = hashes.get("manifest_sha256", b)
+    if isinstance(a, str) and isinstance(b, str):
+        found.check("one_manifest", a == b, f"alignmentreport {a[:12]}, hash_manifest {b[:12]}")
+    weights = alignment.get("ensemble")
+    held = weights.get("weights") if isinstance(weights, dict) else None
+    numbers = list(held.values()) if isinstance(held, dict) else held
+    if isinstance(numbers, list) and all(isinstance(w, int | float) for w in numbers):
+        found.check(
+            "weights_sum_to_one",
+            near(sum(numbers), 1.0) and min(numbers, default=0) >= 0,
+            " + ".join(f"{w:g}" for w in numbers),
+        )
+        found.cannot("which rows the weights were chosen on: no file says so")
+
+
+def _check_metrics(
+    found: Findings, metrics: dict[str, Any], logits: np.ndarray, y: np.ndarray
+) -> None:
+    probs = softmax(logits)
+    found.facts["mean_max_probability"] = float(probs.max(axis=1).mean())
+    matrix = confusion_matrix(y, probs.argmax(axis=1), len(CLASSES))
+    figures = {
+        "accuracy": float(np.trace(matrix) / len(y)),
+        "macro_f1": float(f1_scores(matrix).mean()),
+    }
+    for name, value in figures.items():
+        told = metrics.get(name)
+        if not isinstance(told, int | float) or isinstance(told, bool):
+            continue
+        if name == "accuracy":
+            check_share(found, "ensemble_accuracy", told, len(y), "softlabels.npz")
+        found.check(
+            f"{name}_of_logits",
+            near(value, told, HALF_PRECISION),
+            f"{value:.6f} from the logits, told {told:.6f}",
+        )

@@ -1,0 +1,164 @@
+"""Formulas that the code computes, by name, and the comparison with one that a text writes.
+
+Each formula is an expression over terms (``CE``, ``KL``) and over the recipe's own settings. A test
+holds every expression against the tensors of ``fer_ml.training``; here, where no torch is needed, a
+text's expression is held against it at drawn points. So a report and the code cannot differ.
+"""
+
+import ast
+import math
+import operator
+import random
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+
+POINTS = 8
+
+_OPERATORS: dict[type, Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_FUNCTIONS: dict[str, Callable[[float], float]] = {
+    "log": math.log,
+    "exp": math.exp,
+    "sqrt": math.sqrt,
+    "cos": math.cos,
+    "sin": math.sin,
+}
+
+
+@dataclass(frozen=True)
+class Formula:
+    """``expression`` over ``terms``, settings at ``recipe`` (a JSON pointer), and T if ``warm``.
+
+    ``terms`` are named with what they mean. ``warm`` formulas have a temperature: the recipe's, or
+    else the one that the soft labels derived, which the run's ``training.json`` states.
+    """
+
+    expression: str
+    terms: Mapping[str, str]
+    settings: tuple[str, ...] = ()
+    recipe: str = "/training/task"
+    warm: bool = False
+
+    def names(self) -> frozenset[str]:
+        """Every name that a text may use."""
+        return frozenset((*self.terms, *self.settings, *(("T",) if self.warm else ())))
+
+
+_CE = {"CE": "cross entropy with the label"}
+_KL = "KL(softmax(teacher / T) || softmax(student / T))"
+
+#: By the name of the recipe's task; ``negative`` is the additional term.
+FORMULAS: dict[str, Formula] = {
+    "ce": Formula("CE", _CE),
+    "kd": Formula(
+        "ce_weight * CE + kd_weight * T^2 * KL",
+        {**_CE, "KL": _KL},
+        ("ce_weight", "kd_weight"),
+        warm=True,
+    ),
+    "dkd": Formula(
+        "ce_weight * CE + tckd_weight * T^2 * TCKD + nckd_weight * T^2 * NCKD",
+        {**_CE, "TCKD": "KL of (target, all others)", "NCKD": "KL over the others"},
+        ("ce_weight", "tckd_weight", "nckd_weight"),
+        warm=True,
+    ),
+    "arcface": Formula(
+        "scale * cos(theta + margin)",
+        {"theta": "angle between the face and its class, in radians"},
+        ("scale", "margin"),
+    ),
+    "negative": Formula(
+        "weight * -log(1 - p)",
+        {"p": "probability of a class that the face does not show"},
+        ("weight",),
+        recipe="/training/negative",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression: arithmetic, ``log exp sqrt cos sin``, names and numbers."""
+
+    tree: ast.expr
+
+    def at(self, values: Mapping[str, float]) -> float:
+        """Its value; NaN where it has none."""
+        try:
+            found = _evaluate(self.tree, values)
+        except (ArithmeticError, ValueError):
+            return math.nan
+        return found if isinstance(found, float) else math.nan
+
+
+def parse(text: str, names: Set[str]) -> Expression:
+    """Parse an expression (``^`` is a power) over ``names``; ``ValueError`` says what is wrong."""
+    try:
+        tree = ast.parse(text.replace("^", "**").strip(), mode="eval").body
+        _check(tree, names)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"not an expression: {text[:60]!r}") from error
+    return Expression(tree)
+
+
+def differs(
+    says: Expression,
+    formula: Formula,
+    values: Mapping[str, float],
+    symbols: Mapping[str, float],
+) -> str | None:
+    """Where a text's expression and the code's differ, or ``None`` when they are one.
+
+    ``values`` are the run's settings and T. The text's ``symbols`` count for its expression only,
+    so a T that it states itself is held against the run's. Terms are drawn.
+    """
+    code = parse(formula.expression, formula.names())
+    draw = random.Random(0)
+    for _ in range(POINTS):
+        # Between 0.1 and 0.9 every term has a value: it is an angle or a probability too.
+        terms = {name: draw.uniform(0.1, 0.9) for name in formula.terms}
+        left, right = says.at({**values, **symbols, **terms}), code.at({**values, **terms})
+        if not math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12):
+            at = ", ".join(f"{name} = {value:.3f}" for name, value in terms.items())
+            return f"at {at} the text's formula gives {left:.6g}, the code's {right:.6g}"
+    return None
+
+
+def _check(node: ast.expr, names: Set[str]) -> None:
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        _check(node.left, names)
+        _check(node.right, names)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        _check(node.operand, names)
+    elif isinstance(node, ast.Call):
+        known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
+        if not known or len(node.args) != 1 or node.keywords:
+            raise ValueError(f"functions of one value are {', '.join(_FUNCTIONS)}")
+        _check(node.args[0], names)
+    elif isinstance(node, ast.Name):
+        if node.id not in names:
+            raise ValueError(f"unknown name {node.id!r}; known are {', '.join(sorted(names))}")
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+        raise ValueError("only + - * / ^, functions, names and numbers may stand in a formula")
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, float]) -> float:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)](
+            _evaluate(node.left, values), _evaluate(node.right, values)
+        )
+    if isinstance(node, ast.UnaryOp):
+        value = _evaluate(node.operand, values)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        return _FUNCTIONS[node.func.id](_evaluate(node.args[0], values))
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    assert isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+    return float(node.value)

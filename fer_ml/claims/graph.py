@@ -1,0 +1,258 @@
+"""A trace as JSON, as a Mermaid flowchart, and as one HTML page with the graph drawn in it."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fer_ml.claims.model import ClaimsFile
+from fer_ml.claims.resolve import Resolved, Resolver
+from fer_ml.claims.trace import Node, Tracer, find_artifact, walk
+
+#: Sizes in px. A bend is where an edge passes a layer without stopping.
+BOX_WIDTH, BOX_HEIGHT, BEND_WIDTH = 188, 46, 26
+GAP, LAYER_GAP, MARGIN = 12, 40, 8
+SWEEPS = 8
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A trace: the steps at its top, and the claim that it started at, if any."""
+
+    roots: tuple[Node, ...]
+    claim: Resolved | None = None
+
+    @property
+    def steps(self) -> list[Node]:
+        """Each distinct step once, nearest first."""
+        return list(walk(self.roots))
+
+    @property
+    def state(self) -> str:
+        """The claim's status; of another start the worst of its steps, or ``sound``."""
+        if self.claim is not None:
+            return self.claim.status
+        states = {node.state for node in self.steps}
+        return next((state for state in ("drifted", "stale") if state in states), "sound")
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything on the path is current, whole and gated."""
+        return self.state in ("grounded", "sound")
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim and the steps; each step's ``inputs`` name the steps below it."""
+        return {
+            "claim": self.claim.to_json() if self.claim else None,
+            "state": self.state,
+            "sound": self.sound,
+            "steps": [node.to_json() for node in self.steps],
+        }
+
+
+def trace_what(tracer: Tracer, held: ClaimsFile | None, what: str) -> Traced:
+    """Trace a claim by its id, or whatever ``find_artifact`` understands."""
+    if held is not None and any(claim.id == what for claim in held.claims):
+        found = next(r for r in Resolver(tracer).all(held.picked(what)) if r.claim.id == what)
+        return Traced(found.traces, found)
+    return Traced((tracer.trace(find_artifact(tracer.store, what)),))
+
+
+def mermaid(traced: Traced) -> str:
+    """The trace as a Mermaid flowchart, top down."""
+    names = {node.identity: f"s{number}" for number, node in enumerate(traced.steps)}
+    lines = ["flowchart TD"]
+    if traced.claim is not None:
+        lines.append(f'  claim(["{_quoted(traced.claim.sentence())}"]):::{traced.state}')
+        lines += [f"  claim --> {names[root.identity]}" for root in traced.roots]
+    for node in traced.steps:
+        label = f"{_quoted(node.item.key)}<br>{node.item.sha256[:10]}"
+        left, right = ("[(", ")]") if node.item.root else ("[", "]")
+        lines.append(f'  {names[node.identity]}{left}"{label}"{right}:::{node.state}')
+        lines += [f"  {names[node.identity]} --> {names[n.identity]}" for n in node.inputs]
+    for state, colour in (
+        ("sound", "#176b2c"),
+        ("grounded", "#176b2c"),
+        ("drifted", "#b3261e"),
+        ("contradicted", "#b3261e"),
+        ("not_comparable", "#b3261e"),
+        ("stale", "#8a5a00"),
+        ("ungrounded", "#8a5a00"),
+        ("elsewhere", "#777777"),
+    ):
+        lines.append(f"  classDef {state} stroke:{colour},stroke-width:2px")
+    return "\n".join(lines) + "\n"
+
+
+def page(traced: Traced, title: str) -> str:
+    """The trace as one HTML page that needs no network: the graph, and every step in a table."""
+    import jinja2  # Here, because verifying and tracing in a terminal need none of it.
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawing = Drawing(traced)
+    steps = [{"id": f"s{number}", **node.to_json()} for number, node in enumerate(traced.steps)]
+    return environment.get_template("trace.html.j2").render(
+        title=title, traced=traced, drawing=drawing, steps=steps, box=(BOX_WIDTH, BOX_HEIGHT)
+    )
+
+
+def _quoted(text: str) -> str:
+    """Text inside a Mermaid label: its own signs as entities."""
+    signs = {"&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "#": "#35;", "`": "#96;"}
+    return "".join(signs.get(sign, sign) for sign in text.replace("\n", " "))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A step in the drawing; ``x`` and ``y`` are its upper left corner in px."""
+
+    id: str
+    state: str
+    raw: bool
+    lines: tuple[str, str]
+    x: float
+    y: float
+
+
+class Drawing:
+    """The trace laid out in layers, each step below everything that rests on it.
+
+    Layers by longest path; an edge that passes a layer gets a bend there, so that it runs between
+    the boxes; the order inside a layer is improved by barycentres (Sugiyama, Tagawa, Toda 1981).
+    """
+
+    def __init__(self, traced: Traced) -> None:
+        self._nodes = {f"s{number}": node for number, node in enumerate(traced.steps)}
+        names = {node.identity: name for name, node in self._nodes.items()}
+        self._edges = [
+            (name, names[below.identity])
+            for name, node in self._nodes.items()
+            for below in node.inputs
+        ]
+        self._layers, self._chains = _layered(list(self._nodes), self._edges)
+        _untangle(self._layers, self._chains)
+        self._places = self._placed()
+
+    @cached_property
+    def width(self) -> float:
+        """In px."""
+        return 2 * MARGIN + max((self._layer_width(layer) for layer in self._layers), default=0)
+
+    @cached_property
+    def height(self) -> float:
+        """In px."""
+        return 2 * MARGIN + len(self._layers) * (BOX_HEIGHT + LAYER_GAP) - LAYER_GAP
+
+    def boxes(self) -> Iterator[Box]:
+        """Every step."""
+        for name, node in self._nodes.items():
+            x, y = self._places[name]
+            yield Box(
+                name,
+                node.state,
+                node.item.root is not None,
+                (_short(node.item.key), node.item.sha256[:10]),
+                x - BOX_WIDTH / 2,
+                y,
+            )
+
+    def edges(self) -> Iterator[str]:
+        """Every piece of an edge, from one layer to the next, as the ``d`` of an SVG path."""
+        for name, other in dict.fromkeys(p for chain in self._chains for p in pairwise(chain)):
+            (x, y), (to_x, to_y) = self._places[name], self._places[other]
+            start = y + BOX_HEIGHT
+            half = (to_y - start) / 2
+            through = (
+                f"M{x:.1f} {y:.1f} V{start:.1f}"
+                if name not in self._nodes
+                else (f"M{x:.1f} {start:.1f}")
+            )
+            yield (
+                f"{through} C{x:.1f} {start + half:.1f} {to_x:.1f} {to_y - half:.1f} "
+                f"{to_x:.1f} {to_y:.1f}"
+            )
+
+    def _layer_width(self, layer: list[str]) -> float:
+        return sum(self._width_of(name) for name in layer) + GAP * (len(layer) - 1)
+
+    def _width_of(self, name: str) -> int:
+        return BOX_WIDTH if name in self._nodes else BEND_WIDTH
+
+    def _placed(self) -> dict[str, tuple[float, float]]:
+        """The middle of each box's upper edge."""
+        places: dict[str, tuple[float, float]] = {}
+        for number, layer in enumerate(self._layers):
+            x = (self.width - self._layer_width(layer)) / 2
+            y = MARGIN + number * (BOX_HEIGHT + LAYER_GAP)
+            for name in layer:
+                places[name] = (x + self._width_of(name) / 2, y)
+                x += self._width_of(name) + GAP
+        return places
+
+
+def _layered(
+    names: list[str], edges: list[tuple[str, str]]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Layers of names and bends, and each edge as the chain of names and bends it runs through.
+
+    Edges to the same step share their bends: they join, as lines to one station do.
+    """
+    below = defaultdict(list)
+    for name, other in edges:
+        below[name].append(other)
+    depth: dict[str, int] = dict.fromkeys(names, 0)
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        for other in below[name]:
+            if depth[other] <= depth[name]:
+                depth[other] = depth[name] + 1
+                waiting.append(other)
+    layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for name in names:
+        layers[depth[name]].append(name)
+    chains = []
+    for name, other in edges:
+        bends = {n: f"{other}@{n}" for n in range(depth[name] + 1, depth[other])}
+        for number, bend in bends.items():
+            if bend not in layers[number]:
+                layers[number].append(bend)
+        chains.append([name, *bends.values(), other])
+    return layers, chains
+
+
+def _untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
+    """Order each layer by where its neighbours are, downwards and upwards in turn."""
+    above, below = defaultdict(list), defaultdict(list)
+    for name, other in dict.fromkeys(p for chain in chains for p in pairwise(chain)):
+        below[name].append(other)
+        above[other].append(name)
+    for sweep in range(SWEEPS):
+        down = sweep % 2 == 0
+        for number in range(1, len(layers)) if down else range(len(layers) - 2, -1, -1):
+            fixed = layers[number - 1 if down else number + 1]
+            place = {name: index / max(1, len(fixed) - 1) for index, name in enumerate(fixed)}
+            _sort(layers[number], above if down else below, place)
+
+
+def _sort(layer: list[str], near: Mapping[str, list[str]], place: Mapping[str, float]) -> None:
+    own = {name: index / max(1, len(layer) - 1) for index, name in enumerate(layer)}
+
+    def middle(name: str) -> float:
+        around = [place[other] for other in near.get(name, ()) if other in place]
+        return sum(around) / len(around) if around else own[name]
+
+    layer.sort(key=middle)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 27 else f"{text[:26]}…"

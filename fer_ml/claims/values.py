@@ -1,0 +1,158 @@
+"""Numbers out of artifacts, with what each says of itself: manifest, split, n, benchmark entry."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fer_ml.claims.model import Evaluation, Source, walk_pointer
+from fer_ml.errors import FerError
+from fer_ml.evaluation.guard import KEYS
+from fer_ml.store import Artifact
+
+Number = int | float
+
+
+class Nothing(Exception):
+    """A pointer to nothing, a file that is not there, a cell that is no number: ungrounded."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number, where it stands, and the objects around it, nearest first."""
+
+    value: Number
+    artifact: Artifact
+    source: Source
+    around: tuple[Mapping[str, Any], ...]
+
+    def says(self, key: str) -> Any:
+        """What the nearest object around the number says under ``key``, or ``None``."""
+        return next((held[key] for held in self.around if key in held), None)
+
+    @cached_property
+    def entry(self) -> Mapping[str, Any] | None:
+        """The entry of the benchmark that it is a part of, with every key of the guard."""
+        return next((held for held in self.around if all(key in held for key in KEYS)), None)
+
+    def measured_on(self) -> dict[str, Any]:
+        """``manifest``, ``manifest_sha256``, ``split`` and ``n``, as far as the artifact says."""
+        inputs = {item.key: item.sha256 for item in self.artifact.record.inputs}
+        name, sha256 = self.says("manifest"), self.says("manifest_sha256")
+        if not (isinstance(name, str) and name in inputs) and sha256 is not None:
+            name = next((key for key, value in inputs.items() if value == sha256), name)
+        return {
+            "manifest": name,
+            "manifest_sha256": sha256 if sha256 is not None else inputs.get(str(name)),
+            "split": self.says("split"),
+            "n": self.says("n"),
+        }
+
+
+def misfit(found: Found, stated: Evaluation) -> str | None:
+    """Where a claim's evaluation set and the artifact's differ; ``Nothing`` if it states none."""
+    held = found.measured_on()
+    for key, wanted in stated.model_dump().items():
+        now = held[key]
+        if now is None:
+            raise Nothing(f"the artifact does not say on which {key} it was measured")
+        if str(now) != str(wanted):
+            return f"the artifact was measured on {key} {now}, the claim says {wanted}"
+    return None
+
+
+class Reader:
+    """Reads numbers; each file is parsed once."""
+
+    def __init__(self) -> None:
+        self._parsed: dict[Path, Any] = {}
+
+    def number(self, artifact: Artifact, source: Source) -> Found:
+        """The number at ``source``; ``Nothing`` says why there is none."""
+        if source.take is not None:
+            return self._aggregate(artifact, source)
+        try:
+            path = walk_pointer(self.document(artifact, source.file), source.pointer)
+        except KeyError as error:
+            raise Nothing(f"{source.file} has nothing at {source.pointer}") from error
+        value = path[-1]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not finite(value):
+            raise Nothing(f"{source.file} has no number at {source.pointer}")
+        return Found(value, artifact, source, tuple(p for p in path[::-1] if isinstance(p, dict)))
+
+    def document(self, artifact: Artifact, name: str) -> Any:
+        """One of its JSON files."""
+        path = _file(artifact, name)
+        if path.suffix != ".json":
+            raise Nothing(f"{name} is not JSON: a pointer needs a JSON file, take a csv")
+        if path not in self._parsed:
+            try:
+                self._parsed[path] = json.loads(path.read_text(encoding="utf-8"))
+            except (ValueError, RecursionError) as error:
+                raise Nothing(f"{name} is not JSON: {error}") from error
+        return self._parsed[path]
+
+    def _aggregate(self, artifact: Artifact, source: Source) -> Found:
+        chosen = self._rows(artifact, source)
+        value: Number = len(chosen)
+        if source.take != "count":
+            cells = [_cell(row, str(source.column), source.file) for row in chosen]
+            if not cells:
+                raise Nothing(f"no row of {source.file} matches")
+            value = _taken(str(source.take), cells)
+        columns = [key for key in (chosen[0] if chosen else {}) if isinstance(key, str)]
+        alike = {key: chosen[0][key] for key in columns if len({row[key] for row in chosen}) == 1}
+        return Found(value, artifact, source, (alike,))
+
+    def _rows(self, artifact: Artifact, source: Source) -> list[dict[str, str]]:
+        path = _file(artifact, source.file)
+        if path.suffix != ".csv":
+            raise Nothing(f"{source.file} is not a csv: take needs one")
+        if path not in self._parsed:
+            try:
+                with path.open(encoding="utf-8", newline="") as file:
+                    reader = csv.DictReader(file, strict=True)
+                    self._parsed[path] = (reader.fieldnames or [], list(reader))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise Nothing(f"{source.file} is not a csv: {error}") from error
+        names, rows = self._parsed[path]
+        for column in (*source.where, *([source.column] if source.column else [])):
+            if column not in names:
+                raise Nothing(f"{source.file} has no column {column!r}")
+        return [r for r in rows if all(r[k] == (v or "") for k, v in source.where.items())]
+
+
+def finite(value: Number) -> bool:
+    """Whether a JSON number is a finite one; an int that no float holds is not."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _file(artifact: Artifact, name: str) -> Path:
+    try:
+        return artifact.file(name)
+    except FerError as error:
+        raise Nothing(error.what) from error
+
+
+def _cell(row: Mapping[str, str], column: str, name: str) -> Decimal:
+    try:
+        value = Decimal(row[column])
+    except (InvalidOperation, TypeError) as error:
+        raise Nothing(f"{name}: {row[column]!r} in column {column} is no number") from error
+    if not value.is_finite():
+        raise Nothing(f"{name}: {row[column]!r} in column {column} is no number")
+    return value
+
+
+def _taken(take: str, cells: list[Decimal]) -> Number:
+    total = sum(cells, Decimal(0))
+    found = {"sum": total, "mean": total / len(cells), "min": min(cells), "max": max(cells)}[take]
+    return int(found) if found == found.to_integral_value() else float(found)

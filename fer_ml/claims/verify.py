@@ -1,0 +1,92 @@
+"""Claims held against an artifact folder: needs the folder and nothing else of this program."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_ml.claims.model import ClaimsFile, read_claims
+from fer_ml.claims.resolve import STATUSES, Resolved, Resolver
+from fer_ml.claims.trace import Node, Tracer, walk
+from fer_ml.errors import FerError
+from fer_ml.store import Store
+
+#: The asset that keeps a copy of the claims file it was made from, and that copy.
+CLAIMS_ASSET = "report_claims"
+CLAIMS_COPY = "claims.yaml"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A claims file and what became of its claims."""
+
+    held: ClaimsFile
+    claims: tuple[Resolved, ...]
+
+    @property
+    def green(self) -> bool:
+        """Whether every claim is grounded."""
+        return all(claim.status == "grounded" for claim in self.claims)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many claims have each status."""
+        return {status: sum(c.status == status for c in self.claims) for status in STATUSES}
+
+    @property
+    def lineage(self) -> list[Node]:
+        """Every distinct step that a claim rests on."""
+        return list(walk(node for claim in self.claims for node in claim.traces))
+
+    @property
+    def not_looked_at(self) -> list[str]:
+        """Raw folders that are elsewhere, so that nobody held their fingerprints against them."""
+        return sorted({node.item.key for node in self.lineage if not node.looked})
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values; a claim's ``rests_on`` names steps of ``lineage``."""
+        return {
+            "schema_version": 2,
+            "title": self.held.title,
+            "counts": self.counts,
+            "not_looked_at": self.not_looked_at,
+            "claims": [claim.to_json() for claim in self.claims],
+            "lineage": [node.to_json() for node in self.lineage],
+        }
+
+
+def verify(held: ClaimsFile, tracer: Tracer) -> Verified:
+    """Resolve every claim of a file."""
+    return Verified(held, tuple(Resolver(tracer).all(held)))
+
+
+def verify_folder(
+    folder: Path, claims: Path | None = None, fingerprints: Mapping[str, str] | None = None
+) -> Verified:
+    """Hold ``claims``, or else the claims that the folder itself keeps, against an artifact folder.
+
+    ``folder`` is the artifact root of one profile, wherever it was copied to. ``fingerprints`` are
+    those of the raw folders now; without them a raw folder is held against the place that was
+    recorded, and counts as elsewhere when it is not there.
+    """
+    store = Store(folder, folder.name)
+    if claims is None:
+        claims = _kept_claims(store)
+    tracer = Tracer(store, fingerprints, raw_elsewhere=fingerprints is None)
+    return verify(read_claims(claims), tracer)
+
+
+def _kept_claims(store: Store) -> Path:
+    kept = store.current(CLAIMS_ASSET) if store.root.is_dir() else None
+    if kept is None or CLAIMS_COPY not in kept.record.files:
+        raise FerError(
+            "the folder keeps no claims",
+            where=store.root,
+            allowed="the artifact folder of a profile in which report_claims was made",
+            fix="name a claims file with --claims, or the folder of one profile, such as "
+            "outputs/sample",
+        )
+    damage = kept.damage()
+    if damage:
+        raise FerError(f"the claims that the folder keeps are damaged: {damage}", where=kept.folder)
+    return kept.file(CLAIMS_COPY)

@@ -1,0 +1,90 @@
+"""What is told of each artifact, whatever the format."""
+
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from fer_ml.claims.trace import Node, Tracer
+from fer_ml.errors import FerError
+from fer_ml.store import Artifact, Store
+
+SOFTWARE = "fer-platform"
+
+
+def software_version() -> str:
+    """The version of this project that is installed."""
+    return version(SOFTWARE)
+
+
+def everything(
+    store: Store, artifacts: Iterable[Artifact], fingerprints: dict[str, str]
+) -> list[Node]:
+    """The artifacts and all they rest on, down to the raw folders; each after its inputs.
+
+    Every byte is verified; what must not be trusted carries a ``problem``.
+    """
+    tracer = Tracer(store, fingerprints)
+    found: dict[tuple[str, str], Node] = {}
+
+    def add(node: Node) -> None:
+        key = (node.item.key, node.item.sha256)
+        if key not in found:
+            for below in node.inputs:
+                add(below)
+            found[key] = node
+
+    for artifact in artifacts:
+        add(tracer.trace(artifact))
+    if not found:
+        raise FerError(
+            "nothing has been made yet", where=store.root, fix="run 'fer materialize' first"
+        )
+    return list(found.values())
+
+
+def path_of(node: Node) -> str:
+    """Asset and partition as a path: ``teacher/RN18``."""
+    return "/".join(part for part in (node.item.asset, node.item.partition) if part)
+
+
+def times(artifact: Artifact) -> tuple[datetime, datetime]:
+    """When the making of an artifact began and ended, UTC."""
+    end = datetime.fromisoformat(artifact.record.created_at).astimezone(UTC)
+    return end - timedelta(seconds=artifact.record.seconds), end
+
+
+def run_uuid(artifact: Artifact, what: str = "") -> str:
+    """One id for the making of one artifact, since a Dagster run makes several; or for ``what``."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{artifact.key}/{artifact.folder.name}/{what}"))
+
+
+def told(node: Node) -> dict[str, str]:
+    """Short facts of an artifact as text: version of the code, splits, adoption, faults."""
+    facts = {"problem": node.problem} if node.problem else {}
+    if node.artifact is None:
+        return facts
+    record = node.artifact.record
+    facts |= {"profile": record.profile, "code_version": record.code_version}
+    facts |= {f"chosen_on/{choice}": split for choice, split in record.splits.items()}
+    if "adopted" in record.summary:
+        facts["adopted"] = str(record.summary["adopted"])
+        facts["unverified"] = str(record.summary["unverified"])
+        facts["contradictions"] = str(record.summary["contradictions"])
+    return facts
+
+
+def portable(value: Any) -> Any:
+    """JSON values in which each absolute path of a machine is only its last part."""
+    if isinstance(value, dict):
+        return {key: portable(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(held) for held in value]
+    if isinstance(value, str):
+        for kind in (PurePosixPath, PureWindowsPath):
+            path = kind(value)
+            if path.is_absolute() or value.startswith("~"):
+                return path.name
+    return value

@@ -1,0 +1,181 @@
+"""Each formula by name against the tensors that a training minimises, and what a text may write."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fer_ml.claims.formulas import FORMULAS, differs, parse
+from fer_ml.labels import CLASSES
+from fer_ml.training.losses import arcface_logits
+from fer_ml.training.models import Outputs
+from fer_ml.training.recipe import CE, DKD, KD, Negative, Training
+from fer_ml.training.tasks import Batch, Objective
+
+N, C, T = 6, len(CLASSES), 2.5
+DRAW = torch.Generator().manual_seed(3)
+STUDENT = torch.randn(N, C, generator=DRAW, dtype=torch.float64)
+TEACHER = torch.randn(N, C, generator=DRAW, dtype=torch.float64)
+Y = torch.arange(N) % C
+
+
+class Given(nn.Module):
+    """A network that gives the logits it is told."""
+
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        return Outputs(STUDENT, torch.zeros(N, 4), None)
+
+
+def loss(recipe: Training, given: torch.Tensor | None = None) -> float:
+    objective = Objective(Given(), recipe, torch.ones(C), T)  # type: ignore[arg-type]
+    batch = Batch(
+        images=torch.zeros(N, 3, 2, 2),
+        y=Y,
+        target=nn.functional.one_hot(Y, C).float(),
+        epoch=100.0,
+        count=N,
+        teacher=TEACHER,
+        negative=given,
+    )
+    return float(objective(batch)[0])
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    powers = [math.exp(value / temperature) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def terms() -> dict[str, float]:
+    """The terms by hand, as means over the rows."""
+    found = dict.fromkeys(("CE", "KL", "TCKD", "NCKD"), 0.0)
+    for student, teacher, y in zip(STUDENT.tolist(), TEACHER.tolist(), Y.tolist(), strict=True):
+        found["CE"] -= math.log(softmax(student, 1)[y]) / N
+        p, q = softmax(teacher, T), softmax(student, T)
+        found["KL"] += kl(p, q) / N
+        found["TCKD"] += kl([p[y], 1 - p[y]], [q[y], 1 - q[y]]) / N
+        others = [c for c in range(C) if c != y]
+        found["NCKD"] += (
+            kl([p[c] / (1 - p[y]) for c in others], [q[c] / (1 - q[y]) for c in others]) / N
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "values"),
+    [
+        ("ce", CE(), {}),
+        ("kd", KD(ce_weight=0.3, kd_weight=0.7), {"ce_weight": 0.3, "kd_weight": 0.7}),
+        (
+            "dkd",
+            DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=4.0),
+            {"ce_weight": 0.5, "tckd_weight": 0.5, "nckd_weight": 4.0},
+        ),
+    ],
+)
+def test_the_formula_is_what_the_training_minimises(
+    name: str, task: CE | KD | DKD, values: dict[str, float]
+) -> None:
+    formula = FORMULAS[name]
+    wanted = parse(formula.expression, formula.names()).at({**values, "T": T, **terms()})
+    assert loss(
+        Training(architecture="resnet18", init="none", epochs=1, task=task)
+    ) == pytest.approx(wanted, rel=1e-5)
+    assert set(values) == set(formula.settings)
+
+
+def test_negative_learning_is_minus_log_of_one_minus_p() -> None:
+    wrong = (Y + 1) % C
+    settings = Negative(weight=0.2, ratio=1.0, source="manifest")
+    recipe = Training(architecture="resnet18", init="none", epochs=1, task=CE(), negative=settings)
+    formula = FORMULAS["negative"]
+    expression = parse(formula.expression, formula.names())
+    added = [
+        expression.at({"weight": 0.2, "p": softmax(row, 1)[c]})
+        for row, c in zip(STUDENT.tolist(), wrong.tolist(), strict=True)
+    ]
+    assert loss(recipe, wrong) - terms()["CE"] == pytest.approx(sum(added) / N, rel=1e-4)
+
+
+def test_arcface_is_the_scaled_cosine_with_its_margin() -> None:
+    formula = FORMULAS["arcface"]
+    expression = parse(formula.expression, formula.names())
+    angles = torch.tensor([0.1, 0.5, 0.9, 1.4], dtype=torch.float64)
+    cosine = angles.cos()[:, None].repeat(1, C)
+    logits = arcface_logits(cosine, torch.zeros(4, dtype=torch.long), 0.35, 30.0)
+    for angle, found in zip(angles.tolist(), logits[:, 0].tolist(), strict=True):
+        wanted = expression.at({"scale": 30.0, "margin": 0.35, "theta": angle})
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+KNOWN = FORMULAS["dkd"].names() | {"a", "b"}
+
+
+def test_two_ways_to_write_one_formula_are_one() -> None:
+    says = parse("T**2 * a * (TCKD + b / a * NCKD) + (1 - a) * CE", KNOWN)
+    run = {"ce_weight": 0.5, "tckd_weight": 0.5, "nckd_weight": 4.0, "T": 2.0}
+    assert differs(says, FORMULAS["dkd"], run, {"a": 0.5, "b": 4}) is None
+    assert differs(says, FORMULAS["dkd"], run, {"a": 0.5, "b": 2}) is not None
+
+
+def test_a_number_that_the_text_states_is_held_against_the_runs() -> None:
+    says = parse("ce_weight * CE + kd_weight * T^2 * KL", FORMULAS["kd"].names())
+    run = {"ce_weight": 1.0, "kd_weight": 1.0, "T": 2.0}
+    assert differs(says, FORMULAS["kd"], run, {}) is None
+    assert differs(says, FORMULAS["kd"], run, {"T": 2.0}) is None
+    assert differs(says, FORMULAS["kd"], run, {"T": 5.0}) is not None
+
+
+def test_the_first_pipelines_dkd_was_another_one_than_its_report_says() -> None:
+    # Its code computed (1 - a) CE + a T^2 (TCKD + b NCKD): half the weight on NCKD.
+    says = parse("(1 - a) * CE + a * T^2 * TCKD + b * T^2 * NCKD", KNOWN)
+    code = {"ce_weight": 0.5, "tckd_weight": 0.5, "nckd_weight": 2.0, "T": 2.0}
+    found = differs(says, FORMULAS["dkd"], code, {"a": 0.5, "b": 4})
+    assert "the text's formula gives" in str(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "CE +",
+        "x",
+        "CE.real",
+        "CE[0]",
+        "__import__('os')",
+        "exp(CE, CE)",
+        "exp(x=CE)",
+        "'a'",
+        "True",
+        "CE if CE else CE",
+        "lambda: 1",
+        "1j",
+        "a := 1",
+        "(" * 300 + "CE" + ")" * 300,
+        "CE // 2",
+    ],
+)
+def test_what_is_no_formula(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse(text, KNOWN)
+
+
+@pytest.mark.parametrize("text", ["1/0", "log(0 - 1)", "9^9^9^9", "(0-1)^0.5", "exp(10000)"])
+def test_a_formula_without_a_value_is_another_one(text: str) -> None:
+    assert math.isnan(parse(text, KNOWN).at({}))
+    assert differs(parse(text, KNOWN), FORMULAS["ce"], {}, {}) is not None
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_is_a_formula_or_a_value_error(text: str) -> None:
+    try:
+        parse(text, KNOWN).at(dict.fromkeys(KNOWN, 0.5))
+    except ValueError:
+        return

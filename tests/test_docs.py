@@ -1,0 +1,241 @@
+"""The docs: links lead somewhere, pages can be found, commands do what their page shows."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+# -- links -------------------------------------------------------------------------------------
+
+
+def links_of(text: str) -> list[str]:
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    return re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def anchors_of(text: str) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    found: list[str] = []
+    for heading in re.findall(r"^#{1,6} (.+)$", FENCE.sub("", text), re.MULTILINE):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("&lt;", "<")
+        slug = re.sub(r"[^\w\- ]", "", plain.replace("&gt;", ">").lower()).replace(" ", "-")
+        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+    return set(found)
+
+
+def broken(page: Path, link: str) -> bool:
+    url = urlparse(link)
+    if url.scheme:
+        host = re.fullmatch(r"[\w.-]+(:\d+)?", url.netloc)
+        return url.scheme not in ("http", "https") or host is None
+    target = (page.parent / url.path).resolve() if url.path else page
+    if not target.is_relative_to(ROOT) or not target.exists():
+        return True
+    return bool(url.fragment) and url.fragment not in anchors_of(target.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_link_and_anchor_leads_somewhere(page: Path) -> None:
+    assert not [link for link in links_of(page.read_text("utf-8")) if broken(page, link)]
+
+
+def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
+    page = DOCS / "data.md"
+    for link in (
+        "nothing.md",
+        "demo.md#nowhere",
+        "#nowhere",
+        "../../x.md",
+        "ftp://x.org",
+        "http:///",
+    ):
+        assert broken(page, link), link
+    for link in ("demo.md", "#identity-and-groups", "../README.md#the-demo", "https://x.org/a"):
+        assert not broken(page, link), link
+    assert links_of("[a](b.md)\n```\n[c](d)\n```\n`[e](f)`") == ["b.md"]
+
+
+def pages_of(entry: Any) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from pages_of(part)
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    config = tomllib.loads((DOCS / "zensical.toml").read_text("utf-8"))
+    assert sorted(pages_of(config["project"]["nav"])) == names(PAGES[1:])
+
+
+# -- commands ----------------------------------------------------------------------------------
+#
+# ``<!-- run -->`` before a console block: it is run, and each line that it shows must come out, in
+# that order; ``...`` in a line stands for anything. ``<!-- run: exit 2 -->`` says how the last
+# command ends, ``slow`` that it takes minutes. ``<!-- file: NAME -->``: the block is written there.
+
+BLOCK = re.compile(
+    r"^<!-- (?P<what>run|file)(?:: (?P<how>[^>]*))? -->\n```\w*\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    what: str
+    how: str
+    body: str
+
+    @property
+    def slow(self) -> bool:
+        return "slow" in self.how
+
+    @property
+    def script(self) -> str:
+        lines = [line[2:] for line in self.body.splitlines() if line.startswith(("$ ", "> "))]
+        return "set -eo pipefail\n" + "\n".join(lines)
+
+    @property
+    def shown(self) -> list[str]:
+        lines = [line for line in self.body.splitlines() if not line.startswith(("$ ", "> "))]
+        return [line for line in map(_squeezed, lines) if line not in ("", "...")]
+
+    @property
+    def exit_code(self) -> int:
+        found = re.search(r"exit (\d)", self.how)
+        return int(found[1]) if found else 0
+
+
+def _squeezed(line: str) -> str:
+    return " ".join(line.split())
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = BLOCK.finditer(page.read_text("utf-8"))
+    return [Block(match["what"], match["how"] or "", match["body"]) for match in found]
+
+
+def first_missing(shown: list[str], output: str) -> str | None:
+    """The first of ``shown`` that does not come out after the one before it."""
+    lines = iter(_squeezed(line) for line in output.splitlines())
+    for wanted in shown:
+        pattern = ".*".join(re.escape(part) for part in wanted.split("..."))
+        if not any(re.fullmatch(pattern, line) for line in lines):
+            return wanted
+    return None
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project, as after the installation."""
+    folder = tmp_path / "project"
+    (folder / "dagster_home").mkdir(parents=True)
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", folder / "dagster_home")
+    shutil.copy(ROOT / "workspace.yaml", folder)
+    shutil.copytree(ROOT / "claims", folder / "claims")
+    return folder
+
+
+def follow(page: Path, project: Path, *, slow: bool) -> None:
+    """Do what a page says, in order."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("FER_", "DAGSTER_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for block in blocks_of(page):
+        if block.what == "file":
+            target = project / block.how
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(block.body, encoding="utf-8")
+        elif slow or not block.slow:
+            done = subprocess.run(
+                ["bash", "-c", block.script],
+                cwd=project,
+                env={**kept, "PATH": path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            said = f"{page.name}:\n{block.script}\n{done.stdout}"
+            assert done.returncode == block.exit_code, said
+            missing = first_missing(block.shown, done.stdout)
+            assert missing is None, f"{said}\nnot shown: {missing}"
+
+
+WITH_COMMANDS = [page for page in PAGES if any(b.what == "run" for b in blocks_of(page))]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
+def test_commands_do_what_their_page_shows(page: Path, project: Path) -> None:
+    follow(page, project, slow=False)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    "page",
+    [page for page in WITH_COMMANDS if any(block.slow for block in blocks_of(page))],
+    ids=lambda page: page.name,
+)
+def test_long_commands_do_what_their_page_shows(page: Path, project: Path) -> None:
+    follow(page, project, slow=True)
+
+
+def test_every_marked_block_is_read() -> None:
+    for page in PAGES:
+        marks = re.findall(r"^<!-- (?:run|file)\b.*-->$", page.read_text("utf-8"), re.MULTILINE)
+        assert len(marks) == len(blocks_of(page)), page.name
+
+
+def test_what_a_page_shows_is_compared_in_order() -> None:
+    output = "one  1\ntwo\nthree abc\n"
+    assert first_missing(["one 1", "three ..."], output) is None
+    assert first_missing(["two", "one 1"], output) == "one 1"
+    assert first_missing(["thre"], output) == "thre"
+
+
+# -- tables and quotations ---------------------------------------------------------------------
+
+
+def between(text: str, mark: str) -> str:
+    return text.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0]
+
+
+def test_the_table_of_gates_is_that_of_the_code() -> None:
+    # After a wanted change: python -m fer_ml.gates docs/gates.md
+    done = subprocess.run(
+        [sys.executable, "-m", "fer_ml.gates"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert between((DOCS / "gates.md").read_text("utf-8"), "gates") == done.stdout
+
+
+def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
+    text = (DOCS / "from-the-first-pipeline.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 90))
+    modules = {
+        name
+        for _, _, where in rows
+        for name in re.findall(r"`((?:fer_ml|fer_assets|demo_app)[\w./]*)`", where)
+    }
+    assert len(modules) > 20
+    for name in modules:
+        path = ROOT / name.replace(".", "/")
+        assert (ROOT / name).exists() or path.with_suffix(".py").exists() or path.is_dir(), name
