@@ -35,15 +35,17 @@ pytestmark = [
 ]
 
 CLAIMS = """
-version: 1
+version: 2
 title: What can be said after one teacher
 claims:
   - id: rows
+    kind: number
     sentence: "There are {value} rows."
     asset: classification_manifest
     file: clean_report.json
     pointer: /manifest/rows
   - id: teacher
+    kind: number
     sentence: "The teacher has {value}."
     asset: teacher
     partition: RN18
