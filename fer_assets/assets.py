@@ -14,6 +14,7 @@ import dagster as dg
 
 from fer_assets.lineage import Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
+from fer_assets.pages import describe, describe_source
 from fer_ml.errors import FerError
 from fer_ml.gates import gates_of
 from fer_ml.profiles import BACKBONES
@@ -53,13 +54,11 @@ def asset_key(asset: str) -> dg.AssetKey:
 
 def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
     """``raw/<source>``: an external folder, observed by its fingerprint."""
-    spec = pipeline.profile.source(source)
 
     @dg.observable_source_asset(
         key=asset_key(f"raw/{source}"),
         group_name="raw",
-        description=f"{spec.title or source}, as its publisher lays it out (adapter "
-        f"`{spec.adapter}`). The data version is a fingerprint of its files' path, size and time.",
+        description=describe_source(pipeline, source),
         tags={"dagster/kind/file": ""},
     )
     def observe(context: Any) -> dg.ObserveResult:
@@ -90,7 +89,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         kinds=set(stage.kinds),
         owners=OWNERS,
         code_version=stage.code_version,
-        description=stage.describe,
+        description=describe(pipeline, stage),
         partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
         freshness_policy=_freshness(stage),
@@ -130,6 +129,8 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
             )
             for gate in gates
         ],
+        # Without it the UI offers no button that judges without making.
+        can_subset=True,
     )
     def judge(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         execution = context.op_execution_context
@@ -139,7 +140,8 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 Target(stage.asset, partition), run_id=execution.run.run_id
             )
         blocking = {gate.rule: gate.blocking for gate in gates}
-        for outcome in outcomes:
+        asked = {key.name for key in context.selected_asset_check_keys}
+        for outcome in (outcome for outcome in outcomes if outcome.rule in asked):
             yield dg.AssetCheckResult(
                 asset_key=key,
                 check_name=outcome.rule,

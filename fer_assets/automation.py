@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from pydantic import Field
 
 from fer_assets.assets import FULL_PASS_TAG
 from fer_assets.lineage import Pipeline
@@ -67,6 +68,19 @@ def revalidate_jobs(manifests: Sequence[dg.AssetsDefinition]) -> list[Unresolved
     ]
 
 
+class Everything(dg.Config):
+    """The form of the job ``everything`` in the launchpad."""
+
+    select: str = Field(
+        default="",
+        description="Assets, partitions or groups, separated by commas, such as "
+        "manifests,teacher[RN18]. Empty: everything but what is made on request only.",
+    )
+    force: bool = Field(
+        default=False, description="Make what is selected also where it is up to date."
+    )
+
+
 def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     """The whole lineage: what is missing or stale, stage by stage, as ``fer materialize`` does.
 
@@ -75,16 +89,24 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     """
 
     @dg.op(description="Make what is missing or stale, in order, each stage in a run of its own.")
-    def make_everything(context: dg.OpExecutionContext) -> None:
+    def make_everything(context: dg.OpExecutionContext, config: Everything) -> None:
         try:
             done = materialize(
-                pipeline, context.instance, tags={"fer/everything": context.run.run_id}
+                pipeline,
+                context.instance,
+                select=pipeline.named(config.select) if config.select else None,
+                force=config.force,
+                tags={"fer/everything": context.run.run_id},
             )
         except FerError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         context.add_output_metadata({"made": len(done)})
 
-    @dg.job(description="The whole lineage: whatever is missing or stale, in order.")
+    @dg.job(
+        description="The whole lineage: whatever is missing or stale, in order.",
+        # The launchpad opens with every field and its default filled in.
+        config=dg.RunConfig(ops={"make_everything": Everything()}),
+    )
     def everything() -> None:
         make_everything()
 

@@ -103,20 +103,7 @@ def materialize(
 
 
 def _selector(pipeline: Pipeline, select: str | None) -> Callable[[Target], bool]:
-    if select is None:
-        return pipeline.standard
-    wanted = {part.strip() for part in select.split(",") if part.strip()}
-    known: set[str] = set()
-    for target in pipeline.targets():
-        known |= {target.asset, target.label, pipeline.stage(target.asset).group}
-    unknown = wanted - known
-    if unknown:
-        raise FerError(
-            f"--select: unknown {', '.join(sorted(unknown))}", allowed=", ".join(sorted(known))
-        )
-    return lambda target: bool(
-        wanted & {target.asset, target.label, pipeline.stage(target.asset).group}
-    )
+    return pipeline.standard if select is None else pipeline.named(select)
 
 
 class _TqdmHandler(logging.Handler):
@@ -150,7 +137,12 @@ def ui(
     """
     pipeline = _open(profile)
     home = Path(os.environ["DAGSTER_HOME"])
-    console.print(f"Dagster for profile {pipeline.profile.name}: http://127.0.0.1:{port}")
+    from fer_assets.pages import VIEWS, view_path
+
+    address = f"http://127.0.0.1:{port}"
+    console.print(f"Dagster for profile {pipeline.profile.name}: {address}")
+    for name, (page, selection) in VIEWS.items():
+        console.print(f"  {name}: {address}{view_path(page, selection)}", soft_wrap=True)
     # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
     os.chdir(home)
     workspace = str(pipeline.settings.project / "workspace.yaml")

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_ml.claims.model import read_claims
+from fer_ml.claims.model import Claim, read_claims
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
@@ -686,6 +686,14 @@ class Pipeline:
             reported_assets(self.report_template()),
         )
 
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims of the profile's claims file; none when there is no readable file."""
+        try:
+            return read_claims(self.claims_file()).claims
+        except FerError:
+            return ()
+
     def stage(self, asset: str) -> Stage:
         """One stage; ``FerError`` names the known assets."""
         if asset not in self.stages:
@@ -722,6 +730,21 @@ class Pipeline:
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named."""
         return not self.stage(target.asset).on_request
+
+    def named(self, names: str) -> Callable[[Target], bool]:
+        """Whether a target is meant by ``names``: assets, partitions or groups, by commas."""
+        wanted = {part.strip() for part in names.split(",") if part.strip()}
+        known: set[str] = set()
+        for target in self.targets():
+            known |= {target.asset, target.label, self.stage(target.asset).group}
+        unknown = wanted - known
+        if unknown:
+            raise FerError(
+                f"select: unknown {', '.join(sorted(unknown))}", allowed=", ".join(sorted(known))
+            )
+        return lambda target: bool(
+            wanted & {target.asset, target.label, self.stage(target.asset).group}
+        )
 
     def demo_video(self) -> Path:
         """The clip of the demo session."""

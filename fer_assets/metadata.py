@@ -3,22 +3,31 @@
 import base64
 import csv
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
+from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
+from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.claims.resolve import upstream_assets
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.store import Artifact
 
-#: Pictures above this size would slow the asset's page; they stay in the run folder only.
+#: All pictures of one artifact that are kept with its events: more would slow its page, which loads
+#: them with every event that it lists. Those above the bound are named by their path.
 MAX_INLINE_BYTES = 300_000
 #: Pictures of faces: shown only where the pipeline may.
 FACES = ("faces.png", "findings.png")
 FACES_FOLDER = "faces/"
 #: Copies of other artifacts' pictures in the report.
 REPORT_FIGURES = "figures/"
+#: The CSV that an asset is, where it is no manifest.
+MAIN_TABLES = ("benchmark.csv", "per_frame.csv", "demo_kpis.csv", "review.csv", "claims.csv")
+#: Green holds, yellow is not settled, and every other status is red.
+STATUS_MARKS = {"grounded": "🟢", "stale": "🟡", "ungrounded": "🟡"}
 #: Rows of a table that are shown; the file has all of them.
 MAX_TABLE_ROWS = 50
 
@@ -30,11 +39,16 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
     """
     record = artifact.record
     shown: dict[str, Any] = {
-        key: value for key, value in record.summary.items() if isinstance(value, int | float | str)
+        key: _number(value)
+        for key, value in record.summary.items()
+        if isinstance(value, int | float | str)
     }
-    if "rows" in shown:
-        shown["dagster/row_count"] = shown.pop("rows")
-    shown |= _tables_and_pictures(artifact, faces)
+    table = main_table(artifact)
+    if table is not None:
+        shown.pop("rows", None)
+        shown |= _table_shape(artifact, table)
+    shown |= _pictures(artifact, faces)
+    shown |= _tables(artifact)
     shown["folder"] = dg.MetadataValue.path(str(artifact.folder))
     shown["sha256"] = record.sha256
     shown["profile"] = record.profile
@@ -56,22 +70,74 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
     return shown
 
 
-def _tables_and_pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
-    record = artifact.record
+def _number(value: int | float | str) -> int | float | str:
+    """Six digits of a number are enough to read and to plot; the files have all of them."""
+    if not isinstance(value, float):
+        return value
+    # NaN cannot be stored as a number; as text it still says that nothing was measured.
+    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+
+
+def main_table(artifact: Artifact) -> str | None:
+    """The CSV that the asset is: a manifest, or one of ``MAIN_TABLES``; ``None`` without one."""
+    files = artifact.record.files
+    manifests = [name for name in files if name.removesuffix(".csv") + ".parquet" in files]
+    found = [name for name in (*manifests, *MAIN_TABLES) if name in files]
+    return found[0] if found else None
+
+
+def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
+    """Rows and columns of a CSV, as Dagster shows them on the asset's page."""
+    import polars as pl
+
+    from fer_ml.manifests.schema import SCHEMA
+
+    path = artifact.file(name)
+    rows = pl.scan_csv(path, infer_schema=False).select(pl.len()).collect().item()
+    schema = pl.scan_csv(path, infer_schema_length=10_000).collect_schema()
+    if set(schema) == set(SCHEMA):
+        schema = pl.Schema(SCHEMA)
+    help_of = COLUMNS.get(name, MANIFEST_COLUMNS)
+    return {
+        "dagster/row_count": rows,
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(column, str(dtype), description=help_of.get(column))
+                for column, dtype in schema.items()
+            ]
+        ),
+    }
+
+
+def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
+    """Pictures in place, as long as all of them stay below ``MAX_INLINE_BYTES``."""
     shown: dict[str, Any] = {}
-    for name, entry in record.files.items():
-        if (name in FACES or name.startswith(FACES_FOLDER)) and not faces:
+    left = MAX_INLINE_BYTES
+    for name, entry in artifact.record.files.items():
+        if not name.endswith(".png"):
+            continue
+        hidden = (name in FACES or name.startswith(FACES_FOLDER)) and not faces
+        if hidden or entry.bytes > left:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
         elif name.startswith(REPORT_FIGURES):
             continue  # They stand in the report itself.
-        elif name.endswith(".png") and entry.bytes <= MAX_INLINE_BYTES:
+        else:
+            left -= entry.bytes
             shown[name.removesuffix(".png")] = dg.MetadataValue.md(
                 f"![{name}]({_inline(artifact, name)})"
             )
+    return shown
+
+
+def _tables(artifact: Artifact) -> dict[str, Any]:
+    record = artifact.record
+    shown: dict[str, Any] = {}
     if "report.md" in record.files:
         shown["report"] = dg.MetadataValue.md(_report(artifact))
     if "claims.csv" in record.files:
-        shown["claims_table"] = _claims_table(artifact)
+        claims = artifact.read_json("claims.json")["claims"]
+        shown["claims_table"] = _claims_table(claims)
+        shown["claims_with_links"] = dg.MetadataValue.md(claims_links(claims))
     if ADOPTION_FILE in record.files:
         shown |= _adoption(artifact)
     if "clean_report.json" in record.files:
@@ -163,21 +229,46 @@ def _first_rows(artifact: Artifact, name: str) -> Any:
         return _table(list(itertools.islice(csv.DictReader(file), MAX_TABLE_ROWS)))
 
 
-def _claims_table(artifact: Artifact) -> dg.TableMetadataValue:
-    colours = {"grounded": "🟢", "stale": "🟡", "ungrounded": "🟡"}
-    return dg.MetadataValue.table(
+def _claims_table(claims: list[dict[str, Any]]) -> Any:
+    return _table(
         [
-            dg.TableRecord(
-                {
-                    "status": f"{colours.get(claim['status'], '🔴')} {claim['status']}",
-                    "claim": claim["sentence"],
-                    "from": claim["artifact"]["asset"],
-                    "why": claim["reason"],
-                }
-            )
-            for claim in artifact.read_json("claims.json")["claims"]
+            {
+                "status": f"{STATUS_MARKS.get(claim['status'], '🔴')} {claim['status']}",
+                "claim": claim["sentence"],
+                "from": claim["artifact"]["asset"],
+                "why": claim["reason"],
+            }
+            for claim in claims
         ]
     )
+
+
+def claims_links(claims: list[dict[str, Any]]) -> str:
+    """The claims of ``claims.json`` as Markdown: each with links to every asset it rests on."""
+    lines = []
+    for claim in claims:
+        mark = STATUS_MARKS.get(claim["status"], "🔴")
+        rests = upstream_assets(claim)
+        lines.append(
+            f"- {mark} **{claim['status']}** `{claim['id']}`: {claim['sentence']}\n"
+            f"  {_path_of(rests) if rests else 'It names no artifact that is here.'}"
+        )
+    return "\n".join(lines)
+
+
+def _path_of(rests: list[str]) -> str:
+    """Links from the artifact that a claim cites, the first, to all it rests on."""
+    cited, *upstream = rests
+    path = asset_path(cited.partition("[")[0])
+    return (
+        f"Cites {_item_link(cited)} ([graph]({path}?view=lineage&lineageScope=upstream)), "
+        f"made of {', '.join(map(_item_link, upstream)) or 'nothing'}."
+    )
+
+
+def _item_link(item: str) -> str:
+    asset, _, rest = item.partition("[")
+    return link(asset, rest.removesuffix("]") or None)
 
 
 def outcome_metadata(asset: str, outcome: Outcome) -> Mapping[str, Any]:
@@ -187,11 +278,10 @@ def outcome_metadata(asset: str, outcome: Outcome) -> Mapping[str, Any]:
     if outcome.detail:
         shown["detail"] = outcome.detail
     if outcome.examples:
-        shown["examples"] = dg.MetadataValue.md("\n".join(f"- `{e}`" for e in outcome.examples))
+        # A table stands on the page itself, where Markdown would hide behind a click.
+        shown["examples"] = _table([{"example": example} for example in outcome.examples])
     if not outcome.passed:
         shown["fix"] = gate.fix
-    # NaN cannot be stored as a number; as text it still says that nothing was measured.
     return {
-        key: str(value) if isinstance(value, float) and value != value else value
-        for key, value in shown.items()
+        key: _number(value) if isinstance(value, float) else value for key, value in shown.items()
     }

@@ -226,6 +226,10 @@ def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
             shown = {key: value.value for key, value in evaluation.metadata.items()}
+            table = evaluation.metadata.get("examples")
+            if isinstance(table, dg.TableMetadataValue):
+                examples = [str(record.data["example"]) for record in table.records]
+                shown["examples"] = "\n    ".join(examples)
             lines = [
                 f"{evaluation.asset_key.to_user_string()} failed gate '{evaluation.check_name}': "
                 f"{shown['value']} (limit {shown['limit']})",

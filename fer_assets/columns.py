@@ -1,0 +1,87 @@
+"""What the columns of the tables mean, as the asset pages show it. The files: docs/artifacts.md."""
+
+from fer_ml.labels import CLASSES
+
+#: Columns of every manifest (``fer_ml.manifests.schema.SCHEMA``).
+MANIFEST_COLUMNS = {
+    "image_path": "path of the image below the profile's artifact root",
+    "label": "one of the seven classes",
+    "split": "train, val, calib or test; of a single source still the publisher's, or unassigned",
+    "source": "name of the source",
+    "confidence": "as published, or empty",
+    "orig_image": "path in the raw folder; the place in the table, for inline pixels",
+    "face_id": "as published, or empty",
+    "bbox_top": "px of the frame that bbox_frame names, or empty",
+    "bbox_left": "px of the frame that bbox_frame names, or empty",
+    "bbox_right": "px, exclusive, or empty",
+    "bbox_bottom": "px, exclusive, or empty",
+    "bbox_frame": "photo: px of this very image; empty without a box",
+    "sample_id": "hash of the decoded pixels and the box, 32 hexadecimal digits",
+    "group_id": "shared by all faces of one photo and by near-identical faces",
+    "votes": "annotators' votes in class order, joined by ';', or empty",
+    "width": "of the image, in px",
+    "height": "of the image, in px",
+    "brightness": "mean grey of the face, 0 to 255",
+    "twin_in": "other splits in which publishers have a face of this group, or empty",
+    "weight": "how much a row counts in training; empty is 1",
+    "neg_label": "a class that the face does not show, of pseudo-labelled rows",
+}
+
+#: Columns of the other tables, by file.
+COLUMNS = {
+    "benchmark.csv": {
+        "model": "teacher_<backbone>, ensemble or student_<stage>",
+        "set": "the evaluation set",
+        "split": "of the rows that were scored",
+        "n": "rows that were scored",
+        "selection_split": "true: the set was also used to choose, so it is no result",
+        "accuracy": "0 to 1, of the raw logits",
+        "macro_f1": "mean F1 over all seven classes, 0 to 1",
+        "nll": "negative log-likelihood, in nats",
+        "ece": "expected calibration error in 15 bins, 0 to 1",
+        "nll_scaled": "nll after the model's temperature, in nats",
+        "ece_scaled": "ece after the model's temperature, 0 to 1",
+        "temperature": "fitted on calib",
+        "manifest_sha256": "content hash of the manifest that was scored",
+    },
+    "claims.csv": {
+        "id": "of the claim, as in the claims file",
+        "kind": "what the claim is about",
+        "status": "grounded, or what is wrong",
+        "sentence": "with its number as printed",
+        "value": "the number as the artifact holds it",
+        "asset": "what the claim cites",
+        "file": "the file that holds the number",
+        "reason": "why it is not grounded",
+    },
+    "demo_kpis.csv": {
+        "kpi": "name of the figure; its end names the unit",
+        "value": "the figure",
+    },
+    "per_frame.csv": {
+        "frame_index": "from 0",
+        "time_sec": "media time of a file, clock of a camera, in s",
+        "manual_label": "what a person says of the main face",
+        "pred_label": "the label that is shown; empty while unsure, unstable or without a face",
+        **{f"prob_{name}": "calibrated probability, not stabilised" for name in CLASSES},
+        "detector": "who found the face",
+        "model": "which student",
+        "ckpt": "first 12 digits of the checkpoint's hash",
+        "raw_label": "the most probable class of this frame",
+        "smoothed_label": "the stabilised label, also where it is not shown",
+        "state": "label, unsure, unstable or no_face",
+        "abstain": "1 where a face has no label to show",
+        "face_found": "1 or 0",
+        "track_id": "the person, as far as the tracker can tell",
+        "score": "the detector's own figure",
+        "frame_ms": "all stages but capture_ms",
+    },
+    "review.csv": {
+        "sample_id": "the face in doubt",
+        "image_path": "path below the profile's artifact root",
+        "score": "how suspicious; the highest first",
+        "predicted": "what the ensemble says",
+        "self_confidence": "the ensemble's probability of the row's own label, 0 to 1",
+        "likely_error": "whether the label is likely wrong",
+    },
+}

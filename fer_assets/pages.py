@@ -1,0 +1,136 @@
+"""What stands on an asset's page before anything is made, and the views that `fer ui` names.
+
+An asset's description answers what it is, whether it is good, what it is made of and what rests on
+it, with links; the figures and pictures of its materializations are in ``metadata``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
+
+from fer_assets.lineage import Pipeline, Stage
+from fer_ml.claims.model import Claim, ComparisonClaim
+from fer_ml.gates import gates_of
+
+#: Where a group of assets is explained; the keys of every file stand in ``docs/artifacts.md``.
+DOCS = {
+    "raw": "docs/data.md",
+    "manifests": "docs/data.md",
+    "folds": "docs/distillation.md",
+    "teachers": "docs/training.md",
+    "distillation": "docs/distillation.md",
+    "students": "docs/training.md",
+    "experiments": "docs/training.md",
+    "evaluation": "docs/evaluation.md",
+    "models": "docs/evaluation.md",
+    "comparisons": "docs/evaluation.md",
+    "deployment": "docs/demo.md",
+    "adopted": "docs/adopt.md",
+    "report": "docs/claims.md",
+}
+
+#: Claims that a page names; the page of ``report_claims`` has all.
+MAX_CLAIMS = 20
+
+#: Views by name: page of the UI and asset selection. Dagster keeps no views of its own.
+VIEWS: dict[str, tuple[str, str]] = {
+    "report claims": ("graph", '+key:"report_claims" or key:"report"'),
+    "data health": ("catalog", 'group:"raw" or group:"manifests"'),
+    "trained models": ("catalog", 'kind:"pytorch" or kind:"onnx"'),
+}
+
+
+def view_path(page: str, selection: str) -> str:
+    """The path below the UI's address at which ``selection`` is shown as graph or as catalog."""
+    quoted = quote(selection, safe="")
+    return f"/asset-groups~{quoted}/" if page == "graph" else f"/assets?asset-selection={quoted}"
+
+
+def asset_path(asset: str, partition: str | None = None) -> str:
+    """The path of an asset's page, or of one partition of it."""
+    page = f"/assets/{asset}"
+    return f"{page}?view=partitions&partition={partition}" if partition else page
+
+
+def link(asset: str, partition: str | None = None) -> str:
+    """A Markdown link to an asset's page, with the partition in its name."""
+    name = f"{asset}[{partition}]" if partition else asset
+    return f"[`{name}`]({asset_path(asset, partition)})"
+
+
+def describe_source(pipeline: Pipeline, source: str) -> str:
+    """The page of ``raw/<source>``: what it is and what rests on it."""
+    spec = pipeline.profile.source(source)
+    consumers = [stage.asset for stage in pipeline.stages.values() if stage.raw == source]
+    return "\n\n".join(
+        [
+            f"{spec.title or source}, as its publisher lays it out (adapter `{spec.adapter}`). The "
+            "data version is a fingerprint of its files' path, size and time.",
+            f"**Rests on it:** {_links(consumers)}.",
+            f"**More:** `{DOCS['raw']}`.",
+        ]
+    )
+
+
+def describe(pipeline: Pipeline, stage: Stage) -> str:
+    """The page of a stage's asset as Markdown: what, good, made of, rests on it, more."""
+    made_of = [need.asset for need in stage.needs]
+    if stage.raw is not None:
+        made_of.insert(0, f"raw/{stage.raw}")
+    rests = [s.asset for s in pipeline.stages.values() if stage.asset in {n.asset for n in s.needs}]
+    claims = claims_on(pipeline.stages, pipeline.claims, stage.asset)
+    lines = [
+        stage.describe,
+        f"**Is it good?** {_gates(stage.asset)}",
+        f"**Made of:** {_links(made_of)}, by `{stage.build}`.",
+        f"**Rests on it:** {_links(rests)}.",
+        f"**Claims on it:** {_claims_line(claims)}",
+        f"**More:** `{DOCS.get(stage.group, 'docs/artifacts.md')}`; every file of it and its keys: "
+        "`docs/artifacts.md`.",
+    ]
+    return "\n\n".join(lines)
+
+
+def claims_on(stages: Mapping[str, Stage], claims: Sequence[Claim], asset: str) -> list[str]:
+    """The ids of the claims that cite ``asset`` or something made of it, in the file's order."""
+    made_of_it = downstream(stages, asset)
+    held = {claim.id for claim in claims if claim.assets & made_of_it}
+    # A comparison names no asset: it rests on what its two claims rest on.
+    return [
+        claim.id
+        for claim in claims
+        if claim.id in held
+        or (isinstance(claim, ComparisonClaim) and {claim.left, claim.right} & held)
+    ]
+
+
+def downstream(stages: Mapping[str, Stage], asset: str) -> set[str]:
+    """``asset`` and everything that is made of it, at any distance."""
+    found = {asset}
+    # The table's order follows the inputs, so one pass is enough.
+    for stage in stages.values():
+        if any(need.asset in found for need in stage.needs):
+            found.add(stage.asset)
+    return found
+
+
+def _links(assets: Iterable[str]) -> str:
+    return ", ".join(link(asset) for asset in dict.fromkeys(assets)) or "nothing"
+
+
+def _gates(asset: str) -> str:
+    gates = gates_of(asset)
+    if not gates:
+        return "No gate of its own: what it passes on was judged before."
+    blocking = sum(gate.blocking for gate in gates)
+    return (
+        f"Its [gates]({asset_path(asset)}?view=checks) say so: {len(gates)}, of which {blocking} "
+        "must pass before anything is made of it."
+    )
+
+
+def _claims_line(claims: list[str]) -> str:
+    if not claims:
+        return "none."
+    ids = ", ".join(f"`{claim}`" for claim in claims[:MAX_CLAIMS])
+    more = f" and {len(claims) - MAX_CLAIMS} more" if len(claims) > MAX_CLAIMS else ""
+    return f"{len(claims)} in {link('report_claims')}: {ids}{more}."

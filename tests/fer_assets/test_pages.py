@@ -1,0 +1,288 @@
+"""What the asset pages show: answers, tables, pictures and claims, as pure functions."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import unquote
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from fer_assets.automation import Everything
+from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
+from fer_assets.definitions import definitions_for
+from fer_assets.lineage import Need, Pipeline, Stage
+from fer_assets.metadata import (
+    MAX_INLINE_BYTES,
+    artifact_metadata,
+    claims_links,
+    main_table,
+    outcome_metadata,
+)
+from fer_assets.pages import (
+    DOCS,
+    MAX_CLAIMS,
+    VIEWS,
+    asset_path,
+    claims_on,
+    describe,
+    downstream,
+    view_path,
+)
+from fer_ml.claims.model import ComparisonClaim
+from fer_ml.gates import Outcome
+from fer_ml.manifests.schema import SCHEMA
+from fer_ml.store import Artifact, Store
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def sample(project: Callable[[str], Pipeline]) -> Pipeline:
+    return project("sample")
+
+
+@pytest.fixture(scope="module")
+def definitions(sample: Pipeline) -> dg.Definitions:
+    return definitions_for(sample)
+
+
+def stage(asset: str, *needs: str) -> Stage:
+    return Stage(
+        asset=asset,
+        group="manifests",
+        kinds=("csv",),
+        describe="",
+        build="",
+        needs=tuple(Need(need) for need in needs),
+    )
+
+
+#: a -> b -> d, a -> c, and e alone.
+DIAMOND = {s.asset: s for s in (stage("a"), stage("b", "a"), stage("c", "a"), stage("d", "b"))} | {
+    "e": stage("e")
+}
+
+
+def claim(name: str, asset: str) -> Any:
+    return SimpleNamespace(id=name, assets=frozenset({asset}))
+
+
+@pytest.mark.parametrize(
+    ("asset", "expected"),
+    [("a", {"a", "b", "c", "d"}), ("b", {"b", "d"}), ("d", {"d"}), ("e", {"e"})],
+)
+def test_downstream_is_everything_made_of_it(asset: str, expected: set[str]) -> None:
+    assert downstream(DIAMOND, asset) == expected
+
+
+def test_claims_on_an_asset_are_those_that_cite_what_is_made_of_it() -> None:
+    claims = [claim("on-d", "d"), claim("on-c", "c"), claim("on-a", "a"), claim("gone", "x")]
+    assert claims_on(DIAMOND, claims, "a") == ["on-d", "on-c", "on-a"]
+    assert claims_on(DIAMOND, claims, "b") == ["on-d"]
+    assert claims_on(DIAMOND, claims, "e") == []
+    both = ComparisonClaim(
+        id="both",
+        kind="comparison",
+        sentence="c is above a.",
+        left="on-c",
+        right="on-a",
+        relation="above",
+    )
+    assert claims_on(DIAMOND, [*claims, both], "c") == ["on-c", "both"]
+    assert claims_on(DIAMOND, [*claims, both], "d") == ["on-d"]
+
+
+def test_every_page_answers_the_four_questions_and_links_to_pages_that_exist(
+    sample: Pipeline,
+) -> None:
+    raw = {f"raw/{source.name}" for source in sample.profile.sources}
+    known = {asset_path(asset) for asset in (*sample.stages, *raw)}
+    for found in sample.stages.values():
+        text = describe(sample, found)
+        assert text.startswith(found.describe)
+        for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:", "More:"):
+            assert f"**{question}**" in text, found.asset
+        links = re.findall(r"\]\((/[^)?]*)", text)
+        assert links and set(links) <= known, found.asset
+
+
+def test_a_page_names_the_claims_that_rest_on_it_and_no_more_than_it_can_show(
+    sample: Pipeline,
+) -> None:
+    soft = describe(sample, sample.stage("softlabels"))
+    assert "`kd-temperature`" in soft and "`dkd-macro-f1`" in soft
+    assert "`manifest-rows`" not in soft
+    many = replace(sample)
+    many.__dict__["claims"] = tuple(claim(f"c{i}", "softlabels") for i in range(MAX_CLAIMS + 3))
+    text = describe(many, sample.stage("softlabels"))
+    assert f"`c{MAX_CLAIMS - 1}` and 3 more" in text and f"`c{MAX_CLAIMS}`" not in text
+
+
+def test_the_docs_that_pages_name_are_there(sample: Pipeline) -> None:
+    assert {s.group for s in sample.stages.values()} <= set(DOCS)
+    for path in (*DOCS.values(), "docs/artifacts.md"):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_views_select_what_they_say(
+    sample: Pipeline, definitions: dg.Definitions, name: str
+) -> None:
+    page, selection = VIEWS[name]
+    graph = definitions.resolve_asset_graph()
+    found = {
+        key.to_user_string() for key in dg.AssetSelection.from_string(selection).resolve(graph)
+    }
+    held = {
+        "report claims": downstream_of_claims(sample) | {"report"},
+        "data health": {s.asset for s in sample.stages.values() if s.group == "manifests"},
+        "trained models": {
+            s.asset for s in sample.stages.values() if {"pytorch", "onnx"} & set(s.kinds)
+        },
+    }
+    assert found == held[name]
+    assert unquote(view_path(page, selection)).rstrip("/").endswith(selection)
+
+
+def downstream_of_claims(pipeline: Pipeline) -> set[str]:
+    """``report_claims`` and everything it rests on, by the recursive definition."""
+
+    def above(asset: str) -> set[str]:
+        needs = pipeline.stage(asset).needs
+        return {asset}.union(*(above(need.asset) for need in needs))
+
+    return above("report_claims")
+
+
+def made(folder: Path, files: dict[str, bytes], summary: dict[str, Any] | None = None) -> Artifact:
+    store = Store(folder, "sample")
+    with store.begin("benchmark") as run:
+        for name, data in files.items():
+            run.path(name).write_bytes(data)
+        run.summary.update(summary or {})
+    artifact = store.current("benchmark")
+    assert artifact
+    return artifact
+
+
+def test_pictures_stand_in_place_until_together_they_would_slow_the_page(tmp_path: Path) -> None:
+    half = b"\x89PNG" + b"x" * (MAX_INLINE_BYTES // 2)
+    artifact = made(tmp_path, {"a.png": half, "b.png": half, "c.png": b"\x89PNG small"})
+    shown = artifact_metadata(artifact, faces=True)
+    assert isinstance(shown["a"], dg.MarkdownMetadataValue)
+    assert isinstance(shown["b"], dg.PathMetadataValue), "named, and not left out"
+    assert isinstance(shown["c"], dg.MarkdownMetadataValue)
+    inline = sum(len(v.value or "") for v in shown.values() if isinstance(v, dg.MetadataValue))
+    assert inline < 1.4 * MAX_INLINE_BYTES + 2_000
+
+
+def test_a_table_has_its_rows_and_columns_with_type_and_meaning(tmp_path: Path) -> None:
+    artifact = made(tmp_path, {"benchmark.csv": b"model,n,macro_f1,other\na,3,0.5,\nb,4,0.25,\n"})
+    shown = artifact_metadata(artifact, faces=True)
+    assert shown["dagster/row_count"] == 2
+    columns = {c.name: c for c in shown["dagster/column_schema"].columns}
+    assert {name: c.type for name, c in columns.items()} == {
+        "model": "String",
+        "n": "Int64",
+        "macro_f1": "Float64",
+        "other": "String",
+    }
+    assert columns["n"].description == "rows that were scored"
+    assert columns["other"].description is None
+
+
+def test_a_manifest_is_its_own_table_with_the_types_of_its_schema(tmp_path: Path) -> None:
+    header = pl.DataFrame(schema=SCHEMA).write_csv().encode()
+    artifact = made(
+        tmp_path, {"quarantine.csv": b"source\n", "mine.csv": header, "mine.parquet": b""}
+    )
+    assert main_table(artifact) == "mine.csv"
+    shown = artifact_metadata(artifact, faces=True)
+    assert shown["dagster/row_count"] == 0
+    columns = shown["dagster/column_schema"].columns
+    assert {c.name: c.type for c in columns} == {k: str(v) for k, v in SCHEMA.items()}
+    assert all(column.description for column in columns)
+
+
+def test_every_column_of_a_manifest_is_explained() -> None:
+    assert set(MANIFEST_COLUMNS) == set(SCHEMA)
+    assert all(COLUMNS.values())
+
+
+def test_an_artifact_without_a_table_keeps_its_rows_as_a_number(tmp_path: Path) -> None:
+    artifact = made(tmp_path, {"logits.npz": b"x"}, {"rows": 7, "f1": 1 / 3})
+    assert main_table(artifact) is None
+    shown = artifact_metadata(artifact, faces=True)
+    assert (shown["rows"], shown["f1"]) == (7, 0.333333)
+    assert "dagster/row_count" not in shown
+
+
+def entry(status: str) -> dict[str, Any]:
+    return {
+        "id": "rn18",
+        "status": status,
+        "sentence": "The teacher has 0.808.",
+        "artifact": {"asset": "teacher", "partition": "RN18"},
+        "rests_on": [
+            {"asset": "teacher[RN18]", "sha256": "cc"},
+            {"asset": "hq_train_manifest", "sha256": "aa"},
+            {"asset": "raw/ferplus", "sha256": "bb"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "mark"),
+    [("grounded", "🟢"), ("stale", "🟡"), ("drifted", "🔴"), ("contradicted", "🔴")],
+)
+def test_a_claim_has_a_coloured_status_and_links_to_everything_it_rests_on(
+    status: str, mark: str
+) -> None:
+    text = claims_links([entry(status)])
+    assert text.startswith(f"- {mark} **{status}** `rn18`: The teacher has 0.808.")
+    assert re.findall(r"\((/assets[^)]*)\)", text) == [
+        "/assets/teacher?view=partitions&partition=RN18",
+        "/assets/teacher?view=lineage&lineageScope=upstream",
+        "/assets/hq_train_manifest",
+        "/assets/raw/ferplus",
+    ]
+
+
+def test_a_check_without_a_measurement_says_so_as_text() -> None:
+    shown = outcome_metadata("teacher", Outcome("above_floor", False, float("nan"), 0.143, "", ()))
+    assert shown["value"] == "nan", "NaN cannot be stored as a number"
+
+
+def test_a_claim_without_an_artifact_says_so() -> None:
+    text = claims_links([{**entry("ungrounded"), "rests_on": []}])
+    assert text.endswith("It names no artifact that is here.") and "🟡" in text
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_check_shows_value_and_limit_and_the_fix_when_it_is_red(passed: bool) -> None:
+    shown = outcome_metadata("teacher", Outcome("above_floor", passed, 0.1234567891, 0.143, "", ()))
+    assert (shown["value"], shown["limit"]) == (0.123457, 0.143)
+    assert ("fix" in shown) is not passed
+
+
+def test_the_launchpad_opens_with_every_field_filled_in_and_explained(
+    definitions: dg.Definitions,
+) -> None:
+    job = definitions.resolve_job_def("everything")
+    assert job.run_config
+    assert job.run_config["ops"] == {"make_everything": {"config": {"select": "", "force": False}}}
+    assert all(f.description for f in Everything.model_fields.values())
+
+
+def test_every_check_can_be_run_from_the_page_without_making_its_asset(
+    definitions: dg.Definitions,
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    assert graph.asset_check_keys
+    for key in graph.asset_check_keys:
+        assert graph.get_execution_set_asset_and_check_keys(key) == {key}

@@ -1,0 +1,214 @@
+"""The UI in a real browser: made, judged, broken, mended and traced by clicking.
+
+Minutes, since each step of a run is a process of its own, so on demand only:
+``pytest -m proof tests/fer_assets/test_ui.py``.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from fer_assets.lineage import Pipeline
+from fer_assets.pages import VIEWS, view_path
+from fer_ml.gates import MANIFEST_GATES
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+#: Runs share the machine with whatever else it does.
+PATIENCE_S = 300
+
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+CLAIMS = """
+version: 2
+title: What can be said after one teacher
+claims:
+  - id: rows
+    kind: number
+    sentence: "There are {value} rows."
+    asset: classification_manifest
+    file: clean_report.json
+    pointer: /manifest/rows
+  - id: teacher
+    kind: number
+    sentence: "The teacher has {value}."
+    asset: teacher
+    partition: RN18
+    file: reliabilitymetrics.json
+    pointer: /raw/macro_f1
+    decimals: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def pipeline(project: Callable[[str], Pipeline]) -> Pipeline:
+    opened = project("tiny")
+    opened.claims_file().write_text(CLAIMS)
+    return opened
+
+
+@pytest.fixture(scope="module")
+def address(pipeline: Pipeline) -> Iterator[str]:
+    """``fer ui`` on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = "from fer_assets.cli import main; main()"
+    log = pipeline.settings.project / "ui.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command, "ui", "--profile", "tiny", "--port", str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield _answering(f"http://127.0.0.1:{port}", process, log)
+    finally:
+        # The services are children of one session; a polite stop can take them half a minute.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answering(address: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/server_info", timeout=5).close()
+            return address
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"fer ui did not answer: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def page(address: str) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(base_url=address, viewport={"width": 1600, "height": 1000})
+        opened.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
+        yield opened
+        browser.close()
+
+
+def finished(button: Locator) -> dg.DagsterRun:
+    """Click, and wait for the run that this starts to end."""
+    with dg.DagsterInstance.get() as instance:
+        before = {run.run_id for run in instance.get_runs()}
+        button.click()
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            new = [run for run in instance.get_runs() if run.run_id not in before]
+            if new and all(run.is_finished for run in new):
+                assert len(new) == 1
+                return new[0]
+            time.sleep(1)
+        button.page.screenshot(path=Path(os.environ["DAGSTER_HOME"]) / "stuck.png")
+    raise AssertionError("no run was started and finished; see stuck.png in DAGSTER_HOME")
+
+
+def judged(page: Page, asset: str) -> dg.DagsterRun:
+    """Click 'Execute all' on the checks of an asset."""
+    page.goto(f"/assets/{asset}?view=checks")
+    return finished(page.get_by_role("button", name="Execute all"))
+
+
+def check_page(page: Page, asset: str, rule: str) -> None:
+    page.goto(f"/assets/{asset}?view=checks&checkDetail={rule}")
+    expect(page.get_by_text("Evaluation result")).to_be_visible()
+
+
+def test_the_graph_shows_the_groups(page: Page) -> None:
+    page.goto("/asset-groups")
+    for group in ("raw", "manifests", "teachers", "students", "report"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible()
+
+
+def test_the_data_group_is_made_by_one_click(page: Page, pipeline: Pipeline) -> None:
+    page.goto("/locations/fer/asset-groups/manifests")
+    run = finished(page.get_by_role("button", name="Materialize all"))
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    assert pipeline.store.current("classification_manifest") is not None
+    page.goto("/assets/classification_manifest")
+    for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:"):
+        expect(page.get_by_text(question).first).to_be_visible()
+    expect(page.get_by_text("Row count", exact=True)).to_be_visible()
+    expect(page.get_by_text("hash of the decoded pixels and the box")).to_be_visible()
+    page.get_by_text("[Show Markdown]").first.click()
+    expect(page.get_by_role("img", name="classes.png")).to_be_visible()
+
+
+def test_one_teacher_is_made_by_its_partition(page: Page, pipeline: Pipeline) -> None:
+    page.goto("/assets/teacher")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Select a partition").click()
+    # Each name stands in the list twice: once to be measured, once to be read.
+    page.get_by_text("RN18", exact=True).locator("visible=true").last.click()
+    page.keyboard.press("Escape")
+    run = finished(page.get_by_role("button", name=re.compile("^Launch")))
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    teacher = pipeline.store.current("teacher", "RN18")
+    assert teacher and all(r.passed for r in teacher.receipts().values() if r.blocking)
+    page.goto("/assets/teacher?view=partitions&partition=RN18")
+    expect(page.get_by_text("val_macro_f1").first).to_be_visible()
+
+
+def test_a_planted_fault_is_red_with_value_limit_and_fix_and_green_once_mended(
+    page: Page, pipeline: Pipeline
+) -> None:
+    asset = "classification_manifest"
+    artifact = pipeline.store.current(asset)
+    assert artifact
+    rows = pl.read_csv(artifact.file(f"{asset}.csv"), infer_schema=False)
+    image = pipeline.store.root / rows["image_path"][0]
+    data, times = image.read_bytes(), image.stat()
+    middle = len(data) // 2
+    with image.open("r+b") as file:
+        file.seek(middle)
+        file.write(bytes([data[middle] ^ 0xFF]))
+    try:
+        judged(page, asset)
+        red = [r for r in artifact.receipts().values() if r.blocking and not r.passed]
+        assert {r.rule for r in red} <= {"changed_pixels", "undecodable"}
+        assert [(r.value, r.limit) for r in red] == [(1.0, 0.0)]
+        gate = next(gate for gate in MANIFEST_GATES if gate.rule == red[0].rule)
+        check_page(page, asset, gate.rule)
+        expect(page.get_by_text("Failed", exact=True).last).to_be_visible()
+        for text in (gate.asks, gate.fix, image.name):
+            expect(page.get_by_text(text).last).to_be_visible()
+    finally:
+        image.write_bytes(data)
+        os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert judged(page, asset).status == dg.DagsterRunStatus.SUCCESS
+    check_page(page, asset, gate.rule)
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+
+
+def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
+    page.goto("/assets/report_claims")
+    run = finished(page.get_by_role("button", name="Materialize").first)
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    page.goto("/assets/report_claims")
+    expect(page.get_by_text("🟢 grounded")).to_have_count(2)
+    page.get_by_text("[Show Markdown]").first.click()
+    page.get_by_role("link", name="teacher[RN18]").click()
+    expect(page).to_have_url(re.compile(r"/assets/teacher\?.*partition=RN18"))
+    page.goto(view_path(*VIEWS["report claims"]))
+    expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
+    expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
