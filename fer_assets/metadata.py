@@ -114,13 +114,12 @@ def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     left = MAX_INLINE_BYTES
     for name, entry in artifact.record.files.items():
-        if not name.endswith(".png"):
+        # A report's figures stand in the report itself.
+        if not name.endswith(".png") or name.startswith(REPORT_FIGURES):
             continue
         hidden = (name in FACES or name.startswith(FACES_FOLDER)) and not faces
         if hidden or entry.bytes > left:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
-        elif name.startswith(REPORT_FIGURES):
-            continue  # They stand in the report itself.
         else:
             left -= entry.bytes
             shown[name.removesuffix(".png")] = dg.MetadataValue.md(
