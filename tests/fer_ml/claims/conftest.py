@@ -16,6 +16,7 @@ ENTRY = {
     "manifest": "classification_manifest",
     "manifest_sha256": "2" * 64,
     "split": "test",
+    "rows": "official",
     "n": 10,
     "preprocess_sha256": "3" * 64,
     "views": "centre",
