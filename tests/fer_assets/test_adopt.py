@@ -13,9 +13,9 @@ from fer_assets.plan import materialize
 from fer_assets.remote import adopt_foreign
 from fer_assets.show import trace_of
 from fer_ml.bundle import load_bundle
-from fer_ml.claims.model import Claim
-from fer_ml.claims.resolve import resolve_claim
+from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
+from fer_ml.claims.verify import verify
 from fer_ml.errors import FerError
 from fer_ml.evaluation.predictions import read_predictions
 from fer_ml.files import sha256_file
@@ -63,20 +63,23 @@ def test_an_old_run_in_the_lineage(tiny: Pipeline, tmp_path: Path) -> None:
     # The path of the run leads to the manifest that it names by hash.
     traced = trace_of(tiny, "adopted[rn18]")
     assert traced.sound
-    assert [node.item.key for node in traced.node.walk()] == [
+    assert [node.item.key for node in traced.roots[0].walk()] == [
         "adopted[rn18]",
         "adopted[old_manifest]",
     ]
-    claim = Claim(
-        id="old",
-        sentence="{value}",
-        asset="adopted",
-        partition="rn18",
-        file="reliabilitymetrics.json",
-        pointer="/raw/macro_f1",
-        decimals=3,
-    )
-    assert resolve_claim(claim, tiny.store, Tracer(tiny.store)).status == "grounded"
+    claim = {
+        "id": "old",
+        "kind": "number",
+        "sentence": "{value}",
+        "asset": "adopted",
+        "partition": "rn18",
+        "file": "reliabilitymetrics.json",
+        "pointer": "/raw/macro_f1",
+        "decimals": 3,
+    }
+    held = ClaimsFile.model_validate({"version": "2", "title": "T", "claims": [claim]})
+    (resolved,) = verify(held, Tracer(tiny.store)).claims
+    assert resolved.status == "grounded", resolved.reason
 
 
 def test_a_name_that_is_taken(tiny: Pipeline, tmp_path: Path) -> None:
