@@ -63,7 +63,7 @@ def test_an_old_run_in_the_lineage(tiny: Pipeline, tmp_path: Path) -> None:
     # The path of the run leads to the manifest that it names by hash.
     traced = trace_of(tiny, "adopted[rn18]")
     assert traced.sound
-    assert [node.item.key for node in traced.roots[0].walk()] == [
+    assert [node.item.key for node in traced.steps] == [
         "adopted[rn18]",
         "adopted[old_manifest]",
     ]
