@@ -74,5 +74,6 @@ def test_aliases_that_would_fill_the_memory_are_refused_at_the_first() -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{a: "])
 def test_depth_is_bounded(opening: str) -> None:
-    with pytest.raises(ValueError, match=f"deeper than {MAX_DEPTH} levels"):
+    # libyaml, which reads ahead, has a limit of its own.
+    with pytest.raises(ValueError, match=f"deeper than {MAX_DEPTH} levels|maximum nesting depth"):
         read_plain((opening * 50_000).encode())
