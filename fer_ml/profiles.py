@@ -585,6 +585,19 @@ def ferplus() -> Profile:
                 varies=("soft_labels",),
                 seeds=1,
             ),
+            "ways_to_learn": Comparison(
+                arms={
+                    "ce": ("student_ce",),
+                    "votes": ("votes",),
+                    "kd": ("student_kd",),
+                    "dkd": ("student_dkd",),
+                    "dist": ("dist",),
+                    "standardized_kd": ("standardized_kd",),
+                },
+                baseline="ce",
+                varies=("targets",),
+                seeds=1,
+            ),
         },
         demo=Demo(video="data/demo.gif"),
     )
@@ -672,8 +685,9 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     """The profile called ``name`` (default: the active one), with the user's own on top.
 
     A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
-    else is replaced, and the result is validated as a whole. ``without`` lists what of the base is
-    left out first, such as ``["teachers.B3", "experiments"]``.
+    else is replaced, and the result is validated as a whole. A curation that names its ``sources``
+    is a new one and keeps nothing of the base's. ``without`` lists what of the base is left out
+    first, such as ``["teachers.B3", "experiments"]``.
     """
     name = name or settings.profile
     own = settings.config.profiles
@@ -689,13 +703,17 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
         start = PROFILES[base]().model_dump(mode="json")
         for path in changes.pop("without", ()):
             _leave_out(start, path, f"profiles.{name}.without")
+        for curation in _CURATED:
+            own_curation = changes.get(curation)
+            if isinstance(own_curation, dict) and "sources" in own_curation:
+                del start[curation]
         merged = _merge(start, {**changes, "name": name})
         try:
             return Profile.model_validate(merged)
         except ValidationError as error:
             first = error.errors()[0]
             raise FerError(
-                f"profiles.{name}.{'.'.join(map(str, first['loc']))}: "
+                f"{'.'.join(['profiles', name, *map(str, first['loc'])])}: "
                 f"{first['msg'].removeprefix('Value error, ')}",
                 where="fer.toml",
             ) from error

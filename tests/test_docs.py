@@ -1,5 +1,6 @@
 """The docs: links lead somewhere, pages can be found, commands do what their page shows."""
 
+import ast
 import os
 import re
 import shutil
@@ -224,6 +225,30 @@ def test_the_table_of_gates_is_that_of_the_code() -> None:
         [sys.executable, "-m", "fer_ml.gates"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert between((DOCS / "gates.md").read_text("utf-8"), "gates") == done.stdout
+
+
+def texts_of_code() -> list[str]:
+    """Every piece of text in the packages: whole constants, and those between ``{}``."""
+    found = []
+    for package in ("fer_ml", "fer_assets", "demo_app"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return found
+
+
+def test_every_message_that_troubleshooting_explains_is_one_of_the_code() -> None:
+    text = (DOCS / "troubleshooting.md").read_text("utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("### `")]
+    messages = [message for line in headings for message in re.findall(r"`([^`]+)`", line)]
+    assert len(messages) > 30
+    texts = texts_of_code()
+    for message in messages:
+        pieces = [piece.strip() for piece in message.split("...") if len(piece.strip(" :")) > 2]
+        assert pieces, message
+        for piece in pieces:
+            assert any(piece in known for known in texts), f"{message}: no {piece!r} in the code"
 
 
 def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
