@@ -25,6 +25,9 @@ MANIFEST_COLUMNS = {
     "twin_in": "other splits in which publishers have a face of this group, or empty",
     "weight": "how much a row counts in training; empty is 1",
     "neg_label": "a class that the face does not show, of pseudo-labelled rows",
+    "age": "the publisher's word; the column is there where a source says it",
+    "sex": "the publisher's word; the column is there where a source says it",
+    "ethnicity": "the publisher's word; the column is there where a source says it",
 }
 
 #: Columns of the other tables, by file.

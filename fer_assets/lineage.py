@@ -194,7 +194,7 @@ def build_stages(
             "`quarantine.csv` and `excluded.csv` with its reason.",
             build="fer_ml.manifests.cleaning:build_source",
             gate="fer_ml.validation.report:gate_source",
-            code_version="3",
+            code_version="4",
             needs=(),
             raw=source.name,
             recipe=_source_recipe(source.name),
@@ -221,6 +221,8 @@ def build_stages(
             },
         }.items()
     ]
+    # What is trained on, and every evaluation set.
+    tested = _needs("hq_train_manifest", *(f"{name}_manifest" for name in profile.tested))
     students = []
     for index, stage in enumerate(STUDENTS):
         needs = ["hq_train_manifest"]
@@ -343,7 +345,7 @@ def build_stages(
             needs=(
                 Need("teacher", "same"),
                 *(Need(stage.asset, "folds") for stage in fold_trainings),
-                *_needs(*CURATED),
+                *tested,
             ),
             partitions="teachers",
             pool="training",
@@ -493,16 +495,9 @@ def build_stages(
             needs=(
                 Need("teacher_logits", "each"),
                 Need("external_model", "each"),
-                *_needs(
-                    "ensemble",
-                    *(s.asset for s in students),
-                    *CURATED,
-                    *(
-                        f"{name}_manifest"
-                        for name, curation in profile.curations.items()
-                        if "test" in curation.splits
-                    ),
-                ),
+                Need("adopted_model", "each"),
+                *_needs("ensemble", *(s.asset for s in students)),
+                *tested,
             ),
             recipe=lambda pipeline, partition: {"calibration": pipeline.profile.calibration},
         ),

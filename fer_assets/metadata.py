@@ -91,12 +91,13 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
     import polars as pl
 
     from fer_ml.manifests.schema import SCHEMA
+    from fer_ml.sources import ATTRIBUTES
 
     path = artifact.file(name)
     rows = pl.scan_csv(path, infer_schema=False).select(pl.len()).collect().item()
     schema = pl.scan_csv(path, infer_schema_length=10_000).collect_schema()
-    if set(schema) == set(SCHEMA):
-        schema = pl.Schema(SCHEMA)
+    if set(SCHEMA) - set(ATTRIBUTES) <= set(schema) <= set(SCHEMA):
+        schema = pl.Schema({column: SCHEMA[column] for column in schema})
     help_of = COLUMNS.get(name, MANIFEST_COLUMNS)
     return {
         "dagster/row_count": rows,

@@ -269,8 +269,7 @@ class Profile(Frozen):
                 f"{where}.varies: {sorted(wrong)} cannot vary; fields of a training can,"
                 f" but not its seed or its budget {list(BUDGET)}"
             )
-        tested = (name for name, held in self.curated.items() if "test" in held.splits)
-        sets = ["hq_train_val", *(name for name in tested if name != "hq_train")]
+        sets = ["hq_train_val", *self.tested]
         if comparison.evaluation not in sets:
             raise ValueError(f"{where}.evaluation: one of {sets}")
         known_trainings = {*self.experiments, *(f"student_{stage}" for stage in STUDENTS)}
@@ -356,6 +355,12 @@ class Profile(Frozen):
     def curated(self) -> dict[str, Curation]:
         """All curations by name: the three of every profile, then its own."""
         return {**{name: getattr(self, name) for name in _CURATED}, **self.curations}
+
+    @property
+    def tested(self) -> list[str]:
+        """The curations whose test rows are an evaluation set; hq_train's are in the mixed one."""
+        names = [name for name, held in self.curated.items() if "test" in held.splits]
+        return [name for name in names if name != "hq_train"]
 
     def source(self, name: str) -> Source:
         """The source called ``name``."""

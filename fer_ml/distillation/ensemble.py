@@ -12,7 +12,7 @@ from fer_ml.distillation.fusion import (
     named_weights,
     weight_intervals,
 )
-from fer_ml.distillation.teacher_logits import NEEDED, labels_of
+from fer_ml.distillation.teacher_logits import TRAINED_ON, labels_of
 from fer_ml.distillation.teaching import choose_weights
 from fer_ml.evaluation.calibration import nll
 from fer_ml.evaluation.metrics import classification_metrics
@@ -70,7 +70,7 @@ def build_ensemble(run: RunFolder, job: Job) -> None:
                 for key, entry, value in zip(keys, meta, own, strict=True)
             },
             "preprocess_sha256": meta[0]["preprocess_sha256"],
-            "manifests": {asset: job.input(asset).sha256 for asset in NEEDED[:1]},
+            "manifests": {TRAINED_ON: job.input(TRAINED_ON).sha256},
         },
     )
     val = frame.filter(pl.col("split") == "val")

@@ -22,7 +22,12 @@ from fer_ml.training.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, 
 from fer_ml.training.packing import folds_of, load_faces
 from fer_ml.training.ranks import choose_device
 
-NEEDED = ("hq_train_manifest", "test_all_sources_manifest", "eval_only_manifest")
+TRAINED_ON = "hq_train_manifest"
+
+
+def manifests_needed(profile: Profile) -> list[str]:
+    """The manifests whose faces are labelled: what is trained on, and every evaluation set."""
+    return [TRAINED_ON, *(f"{name}_manifest" for name in profile.tested)]
 
 
 def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -59,7 +64,9 @@ def finish_logits(run: RunFolder, job: Job, meta: dict[str, Any]) -> None:
         {
             **meta,
             "teacher": job.input("teacher", job.partition).as_input().model_dump(),
-            "manifests": {asset: job.input(asset).sha256 for asset in NEEDED},
+            "manifests": {
+                asset: job.input(asset).sha256 for asset in manifests_needed(job.profile)
+            },
         },
     )
     run.summary.update(
@@ -79,13 +86,13 @@ def _key(job: Job) -> str:
 
 def other_faces(job: Job) -> pl.DataFrame:
     """Each distinct face of the curated manifests that is no training row."""
-    frames = [read_curated(job, asset) for asset in NEEDED]
+    frames = [read_curated(job, asset) for asset in manifests_needed(job.profile)]
     return faces_needed([frame.filter(pl.col("split") != "train") for frame in frames])
 
 
 def faces_to_label(job: Job) -> tuple[FaceSet, FaceSet]:
     """The training rows with their folds, and all other faces that are needed later."""
-    rows = read_curated(job, NEEDED[0]).filter(pl.col("split") == "train")
+    rows = read_curated(job, TRAINED_ON).filter(pl.col("split") == "train")
     train, others = (
         load_faces(part, job.store.root, job.profile.preprocess, job.store.root / "cache")
         for part in (rows, other_faces(job))
@@ -114,8 +121,8 @@ def gate_logits(artifact: Artifact, store: Store, profile: Profile) -> list[Outc
     meta = artifact.read_json(META_FILE)
     logits = read_logits(artifact.folder)
     wanted: set[str] = set()
-    for asset in NEEDED:
-        manifest = store.find(asset, None, meta["manifests"][asset])
+    for asset, digest in meta["manifests"].items():
+        manifest = store.find(asset, None, digest)
         if manifest is not None:
             wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
     values = [logits.values]

@@ -32,6 +32,7 @@ from fer_ml.manifests.curate import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.plots import fairness_chart, figures_chart, reliability_grid, risk_coverage_chart
 from fer_ml.profiles import STUDENTS, Profile
+from fer_ml.sources import ATTRIBUTES
 from fer_ml.store import Artifact, RunFolder, Store
 
 #: The set whose numbers are compared first, and drawn.
@@ -63,14 +64,9 @@ class EvaluationSet:
 def set_manifests(profile: Profile) -> dict[str, tuple[str, str]]:
     """Evaluation sets by name: the manifest asset, and the split that is scored.
 
-    The val rows that trainings are selected on, and every curated manifest that has test rows; the
-    test rows of ``hq_train`` are a part of ``test_all_sources``.
+    The val rows that trainings are selected on, and every curated manifest that has test rows.
     """
-    tested = {
-        name: (f"{name}_manifest", "test")
-        for name, curation in profile.curated.items()
-        if name != "hq_train" and "test" in curation.splits
-    }
+    tested = {name: (f"{name}_manifest", "test") for name in profile.tested}
     return {"hq_train_val": (CHOOSING, "val"), **tested}
 
 
@@ -290,7 +286,8 @@ def _by(
     part: EvaluationSet, y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float
 ) -> dict[str, Fairness]:
     """The fairness table of every column that says something of a face or where it is from."""
-    columns = {"source": "source", BRIGHTNESS: "third"}
+    known = {name: name for name in ATTRIBUTES if part.frame[name].count()}
+    columns = {"source": "source", BRIGHTNESS: "third", **known}
     return {
         name: fairness_table(y, logits, part.frame[column].to_list(), groups, temperature)
         for name, column in columns.items()

@@ -84,6 +84,9 @@ def benchmark_models(job: Job) -> Iterator[Model]:
         yield replace(model, chosen={**model.chosen, **later})
     for name in job.profile.models:
         yield _external(job, name)
+    for artifact in job.inputs.values():
+        if artifact.record.asset == "adopted_model":
+            yield _adopted(job, str(artifact.record.partition))
 
 
 def _teacher(job: Job, key: str) -> Model:
@@ -131,7 +134,7 @@ def _looked_up(artifact: Artifact) -> Callable[[pl.DataFrame], np.ndarray]:
 
 
 def student_model(job: Job, asset: str, partition: str | None = None) -> Model:
-    """A student or an experiment, by its checkpoint."""
+    """A training's model, by its checkpoint."""
     student = job.input(asset, partition)
     checkpoint = load_checkpoint(student.file(CHECKPOINT_FILE))
 
@@ -162,8 +165,19 @@ def _external(job: Job, name: str) -> Model:
         temperature=artifact.read_json("calibration.json")["global_temperature"],
         preprocess_sha256=Preprocess(**about["preprocess"]).digest(),
         predict=external_predictor(job, name),
-        chosen={"checkpoint": Choice("unknown", "unknown", None, artifact.key)} | choices(artifact),
+        chosen=choices(artifact) | _chosen_elsewhere(artifact),
     )
+
+
+def _adopted(job: Job, name: str) -> Model:
+    """An adopted run, by its checkpoint."""
+    model = student_model(job, "adopted_model", name)
+    chosen = model.chosen | _chosen_elsewhere(model.artifact)
+    return replace(model, name=f"adopted_{name}", chosen=chosen)
+
+
+def _chosen_elsewhere(artifact: Artifact) -> dict[str, Choice]:
+    return {"checkpoint": Choice("unknown", "unknown", None, artifact.key)}
 
 
 def ledger(models: list[Model]) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,12 @@
 """The columns of a manifest, and the one way it is written and read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import polars as pl
 
 from fer_ml.errors import FerError
+from fer_ml.sources import ATTRIBUTES
 
 #: The first pipeline's columns keep their names and meaning; the new ones follow.
 #:
@@ -16,7 +17,7 @@ from fer_ml.errors import FerError
 #: ``votes`` are annotators' votes in class order, joined by ';'; ``brightness`` is the face's mean
 #: grey, 0 to 255; ``twin_in`` names the other splits in which publishers have the same face;
 #: ``weight`` is how much a row counts in training (1 where empty) and ``neg_label`` a class that
-#: the face does not show, both of pseudo-labelled data.
+#: the face does not show, both of pseudo-labelled data. ``ATTRIBUTES`` are the publisher's words.
 SCHEMA: dict[str, pl.DataType] = {
     "image_path": pl.String(),
     "label": pl.String(),
@@ -39,33 +40,53 @@ SCHEMA: dict[str, pl.DataType] = {
     "twin_in": pl.String(),
     "weight": pl.Float64(),
     "neg_label": pl.String(),
+    **dict.fromkeys(ATTRIBUTES, pl.String()),
 }
 REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "width", "height")
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 
 
-def write_manifest(parts: pl.DataFrame | Iterable[pl.DataFrame], csv: Path) -> None:
+def write_manifest(
+    parts: pl.DataFrame | Iterable[pl.DataFrame], csv: Path, attributes: Collection[str] = ()
+) -> None:
     """Write a manifest as CSV, the reference, and as parquet beside it, for speed.
 
-    ``parts`` are its rows, in one frame or in several, of which only one need be in memory.
+    ``parts`` are its rows, in one frame or in several, of which only one need be in memory. What
+    people are (``ATTRIBUTES``) is written only where it is known: in one frame, as far as it has
+    values; in several, the columns that ``attributes`` names.
     """
-    frames = [parts] if isinstance(parts, pl.DataFrame) else parts
-    columns = [pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()]
+    if isinstance(parts, pl.DataFrame):
+        attributes = [name for name in ATTRIBUTES if parts[name].count()]
+        parts = [parts]
+    left_out = set(ATTRIBUTES) - set(attributes)
+    schema = {name: dtype for name, dtype in SCHEMA.items() if name not in left_out}
+    columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
     with csv.open("wb") as file:
-        file.write(pl.DataFrame(schema=SCHEMA).write_csv().encode())
-        for frame in frames:
+        file.write(pl.DataFrame(schema=schema).write_csv().encode())
+        for frame in parts:
             frame.select(columns).write_csv(file, include_header=False)
-    pl.scan_csv(csv, schema=SCHEMA).sink_parquet(csv.with_suffix(".parquet"))
+    pl.scan_csv(csv, schema=schema).sink_parquet(csv.with_suffix(".parquet"))
+
+
+def attributes_of(csvs: Iterable[Path]) -> list[str]:
+    """The ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
+    found = {name for csv in csvs for name in pl.read_csv(csv, n_rows=0).columns}
+    return [name for name in ATTRIBUTES if name in found]
 
 
 def read_manifest(csv: Path) -> pl.DataFrame:
-    """Read a manifest of this platform. ``FerError`` names the columns that are missing."""
+    """Read a manifest of this platform: all columns of ``SCHEMA``, attributes null where absent.
+
+    ``FerError`` names the columns that are missing.
+    """
     try:
         frame = pl.read_csv(csv, infer_schema=False)
     except FileNotFoundError as error:
         raise FerError("no manifest here", where=csv) from error
     except pl.exceptions.PolarsError as error:
         raise FerError(f"not a readable CSV: {error}", where=csv) from error
+    absent = [name for name in ATTRIBUTES if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise FerError(

@@ -17,7 +17,7 @@ from fer_ml.job import Job
 from fer_ml.look import THUMB_SIZE
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
 from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
-from fer_ml.manifests.schema import read_manifest, write_manifest
+from fer_ml.manifests.schema import attributes_of, read_manifest, write_manifest
 from fer_ml.plots import class_source_heatmap
 from fer_ml.profiles import SPLITS, Draw, Profile
 from fer_ml.store import RunFolder
@@ -224,7 +224,8 @@ def build_unified(run: RunFolder, job: Job) -> None:
     )
     frame = publisher_splits(frame, job.profile)
     kept, leaking = assign_splits(frame, job.profile.draw, job.profile.seed)
-    write_manifest(_whole_rows(files, kept), run.path("classification_manifest.csv"))
+    path = run.path("classification_manifest.csv")
+    write_manifest(_whole_rows(files, kept), path, attributes_of(files))
     write_notes(run, "quarantine.csv", _leak_notes(leaking, kept))
     manifest = {
         "rows_in": frame.height,

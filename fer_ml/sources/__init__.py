@@ -19,6 +19,8 @@ from fer_ml.errors import FerError
 
 #: Values of the listing's ``split`` column: the publisher's own split, or none given.
 PUBLISHER_SPLITS: tuple[str, ...] = ("train", "val", "test", "unassigned")
+#: What a publisher may say of the person, in words of its own. The benchmark compares these groups.
+ATTRIBUTES: tuple[str, ...] = ("age", "sex", "ethnicity")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def listing_schema() -> dict[str, Any]:
     - ``votes``: annotators' votes in the order of ``CLASSES``, else null
     - ``weight``: how much the row counts in training, 0 or more, else null
     - ``neg_label``: one of ``CLASSES`` that the face does not show, else null
+    - ``age``, ``sex``, ``ethnicity``: the publisher's word for a group of people, else null
     - ``excluded``: one of ``labels.EXCLUSIONS`` when the label is understood and left out
     - ``fault``: what is wrong with the row, as ``kind: detail``, for example
       ``bad label: 'hapy'``, ``malformed line: 5 of 8 fields``, ``unknown split: 'dev'``
@@ -109,6 +112,7 @@ def listing_schema() -> dict[str, Any]:
         "votes": pl.List(pl.Float64),
         "weight": pl.Float64,
         "neg_label": pl.String,
+        **dict.fromkeys(ATTRIBUTES, pl.String),
         "excluded": pl.String,
         "fault": pl.String,
     }

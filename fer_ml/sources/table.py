@@ -2,9 +2,9 @@
 
 Columns: ``file`` or ``image_path`` (relative to the root, with ``/``), ``label`` (a word), and
 optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0 or more), ``neg_label`` (a class
-that the face does not show) and all four of ``bbox_left``, ``bbox_top``, ``bbox_right``,
-``bbox_bottom``. Other columns are left alone. An empty cell means that there is no such value or
-box; a split or label must be given.
+that the face does not show), ``age``, ``sex``, ``ethnicity`` (a group's name) and all four of
+``bbox_left``, ``bbox_top``, ``bbox_right``, ``bbox_bottom``. Other columns are left alone. An empty
+cell means that there is no such value or box; a split or label must be given.
 """
 
 import re
@@ -15,7 +15,7 @@ import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.labels import label_of_word
-from fer_ml.sources import PUBLISHER_SPLITS, Adapter, Option
+from fer_ml.sources import ATTRIBUTES, PUBLISHER_SPLITS, Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,
     INTEGER,
@@ -43,11 +43,14 @@ BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 SPLITS = {split: split for split in PUBLISHER_SPLITS}
 # label_of_word forgives blanks and punctuation, which in a table are signs of a damaged cell.
 _WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
+# The name of a group, such as 20-29, 70+ or "South Asian".
+_GROUP = re.compile(r"[A-Za-z0-9<>](?:[A-Za-z0-9 ._+<>/-]{0,38}[A-Za-z0-9+>])?")
 _PLAIN = {
     "label": _WORD.pattern,
     "confidence": f"(?:{NUMBER})?",
     "weight": rf"(?:{COUNT}(?:\.{COUNT})?)?",
     "neg_label": f"(?:{_WORD.pattern})?",
+    **dict.fromkeys(ATTRIBUTES, f"(?:{_GROUP.pattern})?"),
     **dict.fromkeys(("face_id", *BOX_COLUMNS), f"(?:{INTEGER})?"),
 }
 
@@ -73,6 +76,7 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
         set_split(row, cells.get("split", "unassigned"), SPLITS)
         if cells.get("neg_label"):
             row["neg_label"] = _negative(cells["neg_label"], cells["label"])
+        row.update({name: _group(cells[name], name) for name in ATTRIBUTES if cells.get(name)})
         _set_word(row, cells["label"])
 
     lines = csv_lines(index, header, {file_column: PATH, **_PLAIN})
@@ -85,7 +89,8 @@ def _columns(cells: pl.DataFrame, file_column: str, box: Sequence[str]) -> dict[
     labels, exclusions = (
         {word: meaning[place] for word, meaning in meanings.items()} for place in (0, 1)
     )
-    given = [name for name in ("confidence", "face_id", "weight", *box) if name in cells.columns]
+    plain = ("confidence", "face_id", "weight", *ATTRIBUTES, *box)
+    given = [name for name in plain if name in cells.columns]
     split = mapped("split", SPLITS) if "split" in cells.columns else pl.lit("unassigned")
     if box:
         edges = pl.sum_horizontal(pl.col(box) != "")
@@ -127,6 +132,12 @@ def _weight(text: str) -> float:
     if weight < 0:
         raise RowFault(f"malformed line: weight is below 0: {shown(text)}")
     return weight
+
+
+def _group(text: str, name: str) -> str:
+    if not _GROUP.fullmatch(text):
+        raise RowFault(f"malformed line: {name} is no name of a group: {shown(text)}")
+    return text
 
 
 def _negative(text: str, label: str) -> str:

@@ -113,6 +113,7 @@ def lineage(
                 "source": "a" if number % 3 else "b",
                 "brightness": float(number % 10) * 20,
                 "twin_in": "train" if number >= 104 else None,
+                "sex": ("female", "male", None)[number % 3] if split == "test" else None,
             }
         )
     folder = tmp_path_factory.mktemp("lineage")

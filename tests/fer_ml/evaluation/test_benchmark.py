@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fer_ml.distillation.teacher_logits import labels_of, manifests_needed
 from fer_ml.evaluation import benchmark as benchmark_module
 from fer_ml.evaluation.benchmark import build_benchmark, gate_benchmark, set_manifests
 from fer_ml.evaluation.metrics import classification_metrics
@@ -18,6 +19,10 @@ from fer_ml.evaluation.vector_scaling import fit_vector_scaling
 from fer_ml.labels import CLASSES
 from fer_ml.profiles import Curation, sample
 from fer_ml.store import Artifact
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.logits import read_logits
+from fer_ml.training.loop import predict
+from fer_ml.training.packing import load_faces
 
 MODELS = ["teacher_RN18", "ensemble", "student_ce", "student_kd", "student_dkd"]
 
@@ -156,6 +161,25 @@ def test_brightness_is_cut_in_thirds_of_the_set(benchmark: Artifact) -> None:
     assert sum(row["n"] for row in rows) == 56
 
 
+def test_groups_of_people_are_compared_where_the_rows_know_them(
+    benchmark: Artifact, lineage: Any
+) -> None:
+    cells = benchmark.read_json("benchmark.json")["entries"]["ensemble"]
+    assert set(cells["hq_train_val"]["by"]) == {"source", "brightness"}
+    table = cells["test_all_sources"]["by"]["sex"]
+    test = lineage.frame.filter(pl.col("split") == "test")
+    logits = read_logits(lineage.held["ensemble"].folder).of(test["sample_id"].to_list())
+    right = test.select("sex").with_columns(
+        right=pl.Series(logits.argmax(axis=1)) == pl.Series(labels_of(test))
+    )
+    for row in table["rows"]:
+        value = None if row["value"] == "(none)" else row["value"]
+        own = right.filter(pl.col("sex").eq_missing(value))
+        assert row["n"] == own.height
+        assert row["metrics"]["accuracy"] == pytest.approx(own["right"].mean())
+    assert [row["value"] for row in table["rows"]] == ["(none)", "female", "male"]
+
+
 def test_the_gate_counts_the_rows_again(benchmark: Artifact, lineage: Any) -> None:
     def passed(artifact: Artifact) -> dict[str, bool]:
         found = gate_benchmark(artifact, lineage.store, lineage.profile)
@@ -173,6 +197,23 @@ def test_the_gate_counts_the_rows_again(benchmark: Artifact, lineage: Any) -> No
     path.write_text(text)
 
 
+def test_an_adopted_run_is_measured_and_nobody_knows_what_chose_it(lineage: Any) -> None:
+    lineage.train("adopted_model", 30, "friend")
+    adopted = lineage.held.pop("adopted_model[friend]")
+    job = replace(lineage.job("benchmark"), inputs={**lineage.held, adopted.key: adopted})
+    models = {model.name: model for model in benchmark_models(job)}
+    assert list(models) == [*MODELS, "adopted_friend"]
+    friend = models["adopted_friend"]
+    assert friend.chosen["checkpoint"].split == "unknown"
+    assert friend.chosen["temperature"].split == "calib"
+    assert friend.selected_on("hq_train_manifest", "val") == []
+    test = lineage.frame.filter(pl.col("split") == "test")
+    network = load_checkpoint(adopted.file(CHECKPOINT_FILE)).network()
+    root = lineage.store.root
+    faces = load_faces(test, root, lineage.profile.preprocess, root / "cache")
+    np.testing.assert_array_equal(friend.predict(test), predict(network, faces))
+
+
 def test_own_curations_with_test_rows_are_sets() -> None:
     profile = sample().model_copy(
         update={
@@ -188,6 +229,9 @@ def test_own_curations_with_test_rows_are_sets() -> None:
         "test_all_sources": ("test_all_sources_manifest", "test"),
         "dark": ("dark_manifest", "test"),
     }
+    # What is scored has been labelled by the teachers.
+    scored = {manifest for manifest, _ in set_manifests(profile).values()}
+    assert scored == set(manifests_needed(profile))
 
 
 def test_vector_scaling_is_fitted_on_calib_and_applied_frozen(

@@ -708,6 +708,22 @@ def test_weights_and_negative_labels_of_pseudo_labelled_rows(
         assert row["label"] is None
 
 
+@pytest.mark.parametrize("age", ["20-29", "70+", "0-2", "over 60", "", "<13"])
+def test_groups_of_people_are_the_publishers_words(age: str, tmp_path: Path) -> None:
+    text = f"file,label,sex,age\na.png,Fear,female,{age}\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    row = get_adapter("csv_manifest").listing(tmp_path).row(0, named=True)
+    assert (row["age"], row["sex"], row["ethnicity"]) == (age or None, "female", None)
+    assert row["fault"] is None
+
+
+@pytest.mark.parametrize("age", [" 20", "=1+1", "a" * 41, "20\u201329", "-"])
+def test_what_is_no_name_of_a_group_is_a_fault(age: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(f"file,label,age\na.png,Fear,{age}\n", "utf-8")
+    row = get_adapter("csv_manifest").listing(tmp_path).row(0, named=True)
+    assert "age is no name of a group" in row["fault"]
+
+
 def test_rafml_contradicting_partition_is_a_fault(make_tree: MakeTree) -> None:
     root = make_tree("rafml_argmax")
     with (root / "EmoLabel/partition_label.txt").open("a") as handle:

@@ -31,12 +31,14 @@ BOX_COLUMNS = b"bbox_left,bbox_top,bbox_right,bbox_bottom"
 HEADERS = {
     "ferplus_votes": b"Usage,Image name," + VOTE_COLUMNS,
     "fer2013_csv": b"emotion,pixels,Usage",
-    "csv_manifest": b"file,label,split,confidence,face_id," + BOX_COLUMNS + b",weight,neg_label",
+    "csv_manifest": b"file,label,split,confidence,face_id,"
+    + BOX_COLUMNS
+    + b",weight,neg_label,age",
 }
 GOOD = {
     "ferplus_votes": HEADERS["ferplus_votes"] + b"\nTraining,a.png,1,2,0,0,4,0,3,0,0,0\n" * 2,
     "fer2013_csv": HEADERS["fer2013_csv"] + b"\n3," + b"10 " * 2303 + b"9,Training\n",
-    "csv_manifest": HEADERS["csv_manifest"] + b'\n"a.png",happy,val,0.5,0,1,2,3,4,0.5,sad\n',
+    "csv_manifest": HEADERS["csv_manifest"] + b'\n"a.png",happy,val,0.5,0,1,2,3,4,0.5,sad,20-29\n',
     "rafdb_basic": b"train_1.jpg 1\ntest_2.jpg 7\n",
     "rafdb_compound": b"train_1.jpg 1\ntest_2.jpg 7\n",
     "rafml_argmax": b"1.jpg 0.1 0 0 0.7 0.2 0\n2.jpg 0.5 0.5 0 0 0 0\n",
