@@ -148,7 +148,7 @@ def materialize(
             artifact = pipeline.store.current(target.asset, target.partition)
             if artifact is None:
                 continue
-            announce(artifact, instance, faces=pipeline.shows_faces)
+            announce(pipeline, artifact, instance)
             if work is not None and (target in work.make or target in work.judge):
                 done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
     return done
@@ -253,8 +253,8 @@ def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     return "the run failed without a step failure; look at it in the UI"
 
 
-def announce(artifact: Artifact, instance: dg.DagsterInstance, *, faces: bool) -> None:
-    """Tell Dagster of an artifact that it does not show as the latest.
+def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstance) -> None:
+    """Tell Dagster of an artifact, and of its verdicts, that it does not show as the latest.
 
     That is so when another profile, another instance or a notebook made the last one.
     """
@@ -266,12 +266,16 @@ def announce(artifact: Artifact, instance: dg.DagsterInstance, *, faces: bool) -
         dg.AssetMaterialization(
             key,
             partition=record.partition,
-            metadata=artifact_metadata(artifact, faces=faces),
+            metadata=artifact_metadata(artifact, faces=pipeline.shows_faces),
             tags={DATA_VERSION_TAG: artifact.sha256},
         )
     )
-    for receipt in artifact.receipts().values():
-        instance.report_runless_asset_event(_evaluation(key, receipt))
+    receipts = artifact.receipts().values()
+    if record.partition is None:
+        for receipt in receipts:
+            instance.report_runless_asset_event(_evaluation(key, receipt))
+    elif receipts:
+        judge_in_run(pipeline, Target(record.asset, record.partition), instance)
 
 
 def _shown_version(
@@ -300,5 +304,4 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
         passed=receipt.passed,
         metadata=outcome_metadata(receipt.asset, outcome),
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
-        partition=receipt.partition,
     )

@@ -53,8 +53,9 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
         )
     target = Target(told["asset"], told["partition"])
     artifact = pipeline.make(target, build=partial(build_adopted, folder=folder))
-    pipeline.judge(target)
-    announce(artifact, instance, faces=pipeline.shows_faces)
+    register_partitions(pipeline, instance)
+    announce(pipeline, artifact, instance)
+    judge_in_run(pipeline, target, instance)
     return artifact
 
 
@@ -92,7 +93,7 @@ def adopt_foreign(
         needs=[t for t in manifests_of(pipeline, named_hashes(foreign)) if t != target],
     )
     register_partitions(pipeline, instance)
-    announce(artifact, instance, faces=pipeline.shows_faces)
+    announce(pipeline, artifact, instance)
     judge_in_run(pipeline, target, instance)
     return artifact
 

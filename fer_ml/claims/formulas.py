@@ -67,6 +67,22 @@ FORMULAS: dict[str, Formula] = {
         ("ce_weight", "tckd_weight", "nckd_weight"),
         warm=True,
     ),
+    "dist": Formula(
+        "ce_weight * CE + inter_weight * T^2 * INTER + intra_weight * T^2 * INTRA",
+        {
+            **_CE,
+            "INTER": "1 - mean correlation of softmax(student / T) and softmax(teacher / T) by row",
+            "INTRA": "the same by class",
+        },
+        ("ce_weight", "inter_weight", "intra_weight"),
+        warm=True,
+    ),
+    "standardized_kd": Formula(
+        "ce_weight * CE + kd_weight * T^2 * ZKL",
+        {**_CE, "ZKL": "KL(softmax(z(teacher) / T) || softmax(z(student) / T)), z of each row"},
+        ("ce_weight", "kd_weight"),
+        warm=True,
+    ),
     "arcface": Formula(
         "scale * cos(theta + margin)",
         {"theta": "angle between the face and its class, in radians"},

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pytest
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from filelock import FileLock
 
 from fer_assets.definitions import definitions_for
@@ -268,6 +269,20 @@ def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:
         assert materialize(tiny, instance) == []
         event = instance.get_latest_materialization_event(dg.AssetKey("student_bundle"))
         assert event is not None
+
+
+def test_what_dagster_shows_of_another_profile_is_told_again_each_time(tiny: Pipeline) -> None:
+    teacher = current(tiny, "teacher", "RN18")
+    key = dg.AssetKey("teacher")
+    with dg.DagsterInstance.get() as instance:
+        for _ in range(2):
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(key, partition="RN18", tags={DATA_VERSION_TAG: "other"})
+            )
+            assert materialize(tiny, instance) == []
+            shown = instance.get_latest_materialization_event(key)
+            assert shown is not None and shown.asset_materialization is not None
+            assert shown.asset_materialization.tags[DATA_VERSION_TAG] == teacher.sha256
 
 
 def test_the_job_for_the_whole_does_what_the_command_does(tiny: Pipeline) -> None:

@@ -1,6 +1,8 @@
 """Each formula by name against the tensors that a training minimises, and what a text may write."""
 
 import math
+import statistics
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from fer_ml.claims.formulas import FORMULAS, differs, parse
 from fer_ml.labels import CLASSES
 from fer_ml.training.losses import arcface_logits
 from fer_ml.training.models import Outputs
-from fer_ml.training.recipe import CE, DKD, KD, Negative, Training
+from fer_ml.training.recipe import CE, DIST, DKD, KD, Negative, StandardizedKD, Task, Training
 from fer_ml.training.tasks import Batch, Objective
 
 N, C, T = 6, len(CLASSES), 2.5
@@ -64,7 +66,22 @@ def terms() -> dict[str, float]:
         found["NCKD"] += (
             kl([p[c] / (1 - p[y]) for c in others], [q[c] / (1 - q[y]) for c in others]) / N
         )
+    tempered = [softmax(row, T) for row in STUDENT.tolist()]
+    taught = [softmax(row, T) for row in TEACHER.tolist()]
+    found["INTER"] = 1 - mean(map(statistics.correlation, tempered, taught))
+    columns = zip(zip(*tempered, strict=True), zip(*taught, strict=True), strict=True)
+    found["INTRA"] = 1 - mean(statistics.correlation(a, b) for a, b in columns)
+    pairs = zip(STUDENT.tolist(), TEACHER.tolist(), strict=True)
+    found["ZKL"] = mean(kl(softmax(z(t), T), softmax(z(s), T)) for s, t in pairs)
     return found
+
+
+def mean(values: Iterable[float]) -> float:
+    return statistics.mean(values)
+
+
+def z(row: list[float]) -> list[float]:
+    return [(value - mean(row)) / statistics.stdev(row) for value in row]
 
 
 @pytest.mark.parametrize(
@@ -77,10 +94,20 @@ def terms() -> dict[str, float]:
             DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=4.0),
             {"ce_weight": 0.5, "tckd_weight": 0.5, "nckd_weight": 4.0},
         ),
+        (
+            "dist",
+            DIST(ce_weight=0.5, inter_weight=2.0, intra_weight=3.0),
+            {"ce_weight": 0.5, "inter_weight": 2.0, "intra_weight": 3.0},
+        ),
+        (
+            "standardized_kd",
+            StandardizedKD(ce_weight=0.5, kd_weight=2.0, temperature=T),
+            {"ce_weight": 0.5, "kd_weight": 2.0},
+        ),
     ],
 )
 def test_the_formula_is_what_the_training_minimises(
-    name: str, task: CE | KD | DKD, values: dict[str, float]
+    name: str, task: Task, values: dict[str, float]
 ) -> None:
     formula = FORMULAS[name]
     wanted = parse(formula.expression, formula.names()).at({**values, "T": T, **terms()})
