@@ -5,6 +5,7 @@ at once and returns an ``Outcome`` for each. The outcome is written as a receipt
 artifact, and ``Store.require`` refuses bytes without a passing receipt of every blocking gate.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -47,8 +48,14 @@ def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome
 
 
 def same(rule: str, found: object, wanted: object, detail: str = "") -> Outcome:
-    """Passes when both are equal; shows both sides."""
-    return Outcome(rule, found == wanted, str(found), str(wanted), detail)
+    """Passes when both are equal; shows both sides, hashes by their first digits."""
+    return Outcome(rule, found == wanted, _shown(found), _shown(wanted), detail)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))
 
 
 MANIFEST_GATES: tuple[Gate, ...] = (
