@@ -723,8 +723,20 @@ class Pipeline:
         return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
     def standard(self, target: Target) -> bool:
-        """Whether a target is made with everything else, without being named."""
-        return not self.stage(target.asset).on_request
+        """Whether a target is made with everything else, without being named.
+
+        What is made on request only is wanted too where the report or a claim rests on it.
+        """
+        return not self.stage(target.asset).on_request or target in self._above(Target("report"))
+
+    def _above(self, target: Target) -> set[Target]:
+        found: set[Target] = set()
+        left = [target]
+        while left:
+            new = [need for need in self.needed(left.pop()) if need not in found]
+            found.update(new)
+            left += new
+        return found
 
     def named(self, names: str) -> Callable[[Target], bool]:
         """Whether a target is meant by ``names``: assets, partitions or groups, by commas."""
@@ -767,7 +779,7 @@ class Pipeline:
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
 
     def report_template(self) -> Path:
-        """``report/<profile>.md.j2`` of the project where it is, else the built-in template."""
+        """The project's own ``report/<profile>.md.j2`` where it is, else a built-in template."""
         from fer_ml.report.template import template_path  # jinja2: a trace needs none of it.
 
         return template_path(self.settings.project, self.profile.name)

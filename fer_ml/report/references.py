@@ -150,7 +150,7 @@ class References:
 
         ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class) or ``sources``
         (macro-F1 by source); models that cannot be compared stand in tables apart.
-        ``report_claims`` is the table of claims. Of any other asset a csv ``file`` is shown, with
+        ``report_claims`` is the table of claims, ``comparison/<name>`` that of its arms. Of any other asset a csv ``file`` is shown, with
         ``columns``, first ``rows`` and ``decimals`` of fractions as asked for; of a JSON ``file``
         the objects by name at ``pointer``; without ``file``, the artifact's files.
         """
@@ -159,6 +159,8 @@ class References:
             return self._claims_table(artifact)
         if asset == "benchmark" and file is None:
             return self._benchmark_table(artifact, set, show)
+        if asset.startswith("comparison/") and file is None:
+            return self._comparison_table(artifact)
         if file is None:
             return self._files_table(artifact)
         if file.endswith(".json"):
@@ -249,6 +251,35 @@ class References:
                 text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
             parts += [self._caption("Table", text), str(_benchmark_rows(results, show))]
         return Markdown("\n\n".join(parts))
+
+    def _comparison_table(self, artifact: Artifact) -> Markdown:
+        held = artifact.read_json("comparison.json")
+        self._give("table", artifact, "comparison.json")
+        steps = {step["arm"]: step for step in held["steps"]}
+        rows = [
+            [
+                code(arm),
+                str(len(found["experiments"])),
+                _bounded(found["macro_f1"], "mean"),
+                *(_f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
+                *(
+                    _bounded(gaps["macro_f1"], "difference") if gaps else "-"
+                    for gaps in (held["against_baseline"].get(arm), steps.get(arm))
+                ),
+            ]
+            for arm, found in held["arms"].items()
+        ]
+        header = ["arm", "seeds", "macro-F1", "accuracy", "NLL", "ECE"]
+        header += [f"macro-F1 less {escape(held['baseline'])}'s", "less the arm's before"]
+        text = (
+            f"{_origin(artifact, 'comparison.json')}. {escape(held['caption'])}. NLL and ECE are "
+            f"scaled with T. In brackets: {LEVEL:.0%} intervals, of differences paired, resampled "
+            "by group and, of several seeds, by run."
+        )
+        if self.job.profile.drawn:
+            text += " The faces are drawn: synthetic."
+        shown = table(header, rows, range(1, len(header)))
+        return Markdown(f"{self._caption('Table', text)}\n\n{shown}")
 
     def _measured_on(self, results: Results, show: str) -> str:
         """Evaluation set, split and n, and what keeps the numbers from being test results."""
@@ -421,6 +452,10 @@ def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
     interval = interval_of(entry, part, key) if key in WITH_INTERVAL else None
     shown = _f3(entry[part][key])
     return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _bounded(figure: Mapping[str, Any], key: str) -> str:
+    return f"{figure[key]:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _f3(value: float | None) -> str:

@@ -20,7 +20,7 @@ from fer_ml.errors import FerError
 from fer_ml.report.literals import numbers_in
 from fer_ml.report.markdown import escape, read_text
 
-BUILT_IN = Path(__file__).with_name("report.md.j2")
+BUILT_IN = Path(__file__).parent
 #: Helpers whose first argument is an asset: these are what the report rests on.
 CITING = ("value", "table", "figure", "gate")
 #: jinja2's filters that neither make numbers nor declare a text as safe.
@@ -36,9 +36,10 @@ class Template:
 
 
 def template_path(project: Path, profile: str) -> Path:
-    """``report/<profile>.md.j2`` of the project where it is, else the built-in template."""
-    own = project / "report" / f"{profile}.md.j2"
-    return own if own.is_file() else BUILT_IN
+    """``report/<profile>.md.j2`` of the project, else the built-in one of the profile, or of all."""
+    name = f"{profile}.md.j2"
+    candidates = (project / "report" / name, BUILT_IN / name, BUILT_IN / "report.md.j2")
+    return next(path for path in candidates if path.is_file())
 
 
 def read_template(path: Path) -> Template:

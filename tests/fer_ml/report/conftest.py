@@ -55,6 +55,31 @@ BENCHMARK = {
 }
 
 
+def figure(key: str, value: float) -> dict[str, float]:
+    return {key: value, "low": value - 0.1, "high": value + 0.1}
+
+
+def gaps(value: float) -> dict[str, Any]:
+    return {name: figure("difference", value) for name in ("macro_f1", "accuracy", "nll", "ece")}
+
+
+def arm(value: float, *names: str) -> dict[str, Any]:
+    figures = {name: figure("mean", value) for name in ("macro_f1", "accuracy", "nll", "ece")}
+    return {"experiments": names, **figures}
+
+
+COMPARISON = {
+    "baseline": "ce",
+    "caption": "mixed: test, n = 40",
+    "arms": {"ce": arm(0.4, "ce", "ce_2"), "kd": arm(0.5, "kd", "kd_2"), "x": arm(0.3, "x", "x_2")},
+    "against_baseline": {"kd": gaps(0.1), "x": gaps(-0.1)},
+    "steps": [
+        {"before": "ce", "arm": "kd", **gaps(0.1)},
+        {"before": "kd", "arm": "x", **gaps(-0.2)},
+    ],
+}
+
+
 def claim(name: str, sentence: str, value: Any, **more: Any) -> dict[str, Any]:
     return {
         "id": name,
@@ -146,6 +171,7 @@ def artifacts(store: Store) -> list[Artifact]:
         put(store, "report_claims", {"claims.json": {"title": "A *title*", "claims": CLAIMS}}),
         put(store, "benchmark", {"benchmark.json": BENCHMARK}),
         student,
+        put(store, "comparison/fair", {"comparison.json": COMPARISON}),
         put(
             store,
             "teacher",

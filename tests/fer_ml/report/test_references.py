@@ -111,6 +111,20 @@ def test_objects_of_a_json_file_are_a_table(make: Made) -> None:
     )
 
 
+def test_a_comparison_shows_each_arm_against_the_baseline_and_the_one_before(make: Made) -> None:
+    text = text_of(make("{{ table('comparison/fair') }}"))
+    caption, shown = text.split("\n\n", 1)
+    assert "mixed: test, n = 40" in caption
+    assert "The faces are drawn: synthetic" in caption
+    header, _, ce, kd, x = (
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in shown.strip().split("\n")
+    )
+    assert header[-2:] == ["macro-F1 less ce's", "less the arm's before"]
+    assert ce[:3] + ce[-2:] == ["`ce`", "2", "0.400 (0.300 to 0.500)", "-", "-"]
+    assert kd[-2:] == ["0.100 (0.000 to 0.200)"] * 2
+    assert x[-2:] == ["-0.100 (-0.200 to 0.000)", "-0.200 (-0.300 to -0.100)"]
+
+
 def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
     text = text_of(make("{{ table('report_claims') }}"))
     assert "2 of 4 claims grounded" in text

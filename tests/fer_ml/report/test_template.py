@@ -20,12 +20,12 @@ Made = Callable[..., Artifact]
 
 
 def test_the_users_own_template_comes_first(tmp_path: Path) -> None:
-    assert template_path(tmp_path, "mine") == BUILT_IN
+    assert template_path(tmp_path, "mine") == BUILT_IN / "report.md.j2"
     own = tmp_path / "report" / "mine.md.j2"
     own.parent.mkdir()
     own.write_text("# Mine\n")
     assert template_path(tmp_path, "mine") == own
-    assert template_path(tmp_path, "other") == BUILT_IN
+    assert template_path(tmp_path, "other") == BUILT_IN / "report.md.j2"
 
 
 def test_a_report_rests_on_what_its_template_refers_to() -> None:
@@ -48,7 +48,7 @@ def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
 def test_the_built_in_template_states_no_number_of_its_own() -> None:
     from fer_ml.report.literals import find_uncovered
 
-    template = read_template(BUILT_IN)
+    template = read_template(BUILT_IN / "report.md.j2")
     assert find_uncovered(template.source, {}) == []
     assert "benchmark" in cited_assets(template)
 
