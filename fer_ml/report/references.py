@@ -150,9 +150,10 @@ class References:
 
         ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class) or ``sources``
         (macro-F1 by source); models that cannot be compared stand in tables apart.
-        ``report_claims`` is the table of claims, ``comparison/<name>`` that of its arms. Of any other asset a csv ``file`` is shown, with
-        ``columns``, first ``rows`` and ``decimals`` of fractions as asked for; of a JSON ``file``
-        the objects by name at ``pointer``; without ``file``, the artifact's files.
+        ``report_claims`` is the table of claims, ``comparison/<name>`` that of its arms. Of any
+        other asset a csv ``file`` is shown, with ``columns``, first ``rows`` and ``decimals`` of
+        fractions as asked for; of a JSON ``file`` the objects by name at ``pointer``; without
+        ``file``, the artifact's files.
         """
         artifact = self._artifact(asset)
         if asset == "report_claims" and file is None:

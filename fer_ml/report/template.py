@@ -36,7 +36,7 @@ class Template:
 
 
 def template_path(project: Path, profile: str) -> Path:
-    """``report/<profile>.md.j2`` of the project, else the built-in one of the profile, or of all."""
+    """``report/<profile>.md.j2`` of the project, else a built-in one: the profile's, or for all."""
     name = f"{profile}.md.j2"
     candidates = (project / "report" / name, BUILT_IN / name, BUILT_IN / "report.md.j2")
     return next(path for path in candidates if path.is_file())
