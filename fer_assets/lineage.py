@@ -725,9 +725,13 @@ class Pipeline:
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named.
 
-        What is made on request only is wanted too where the report or a claim rests on it.
+        What is made on request only is wanted too where the report or a claim rests on it; what
+        was adopted is there already.
         """
-        return not self.stage(target.asset).on_request or target in self._above(Target("report"))
+        stage = self.stage(target.asset)
+        if not stage.on_request or stage.partitions == "adopted":
+            return not stage.on_request
+        return target in self._above(Target("report"))
 
     def _above(self, target: Target) -> set[Target]:
         found: set[Target] = set()

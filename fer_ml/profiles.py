@@ -690,9 +690,9 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     """The profile called ``name`` (default: the active one), with the user's own on top.
 
     A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
-    else is replaced, and the result is validated as a whole. A curation that names its ``sources``
-    is a new one and keeps nothing of the base's. ``without`` lists what of the base is left out
-    first, such as ``["teachers.B3", "experiments"]``.
+    else is replaced, and the result is validated as a whole. Where a curation names its
+    ``sources``, the base's confidence of other sources goes with them. ``without`` lists what of
+    the base is left out first, such as ``["teachers.B3", "experiments"]``.
     """
     name = name or settings.profile
     own = settings.config.profiles
@@ -710,8 +710,11 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             _leave_out(start, path, f"profiles.{name}.without")
         for curation in _CURATED:
             own_curation = changes.get(curation)
-            if isinstance(own_curation, dict) and "sources" in own_curation:
-                del start[curation]
+            if isinstance(own_curation, dict) and isinstance(own_curation.get("sources"), list):
+                kept = start[curation]["min_confidence"].items()
+                start[curation]["min_confidence"] = {
+                    source: least for source, least in kept if source in own_curation["sources"]
+                }
         merged = _merge(start, {**changes, "name": name})
         try:
             return Profile.model_validate(merged)

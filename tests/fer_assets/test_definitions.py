@@ -104,6 +104,16 @@ def test_a_comparison_needs_exactly_its_experiments(project: Callable[[str], Pip
     assert not pipeline.standard(target)
 
 
+def test_what_the_report_rests_on_is_made_with_it(project: Callable[[str], Pipeline]) -> None:
+    pipeline = project("ferplus")
+    experiments = {t.partition for t in pipeline.targets() if t.asset == "student_experiment"}
+    made = {p for p in experiments if pipeline.standard(Target("student_experiment", p))}
+    arms = [arm for held in pipeline.profile.comparisons.values() for arm in held.arms.values()]
+    assert made == {name for arm in arms for name in arm} & experiments
+    assert made < experiments
+    assert pipeline.standard(Target("comparison/distillation"))
+
+
 def test_a_model_from_elsewhere_is_known_by_its_bytes(
     project: Callable[[str], Pipeline], tmp_path: Path
 ) -> None:

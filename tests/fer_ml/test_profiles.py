@@ -132,7 +132,7 @@ def test_what_the_base_has_can_be_left_out(tmp_path: Path) -> None:
     assert mine.experiments == {}
 
 
-def test_a_curation_with_sources_of_its_own_keeps_no_filter_of_the_base(tmp_path: Path) -> None:
+def test_the_confidence_of_sources_goes_with_them(tmp_path: Path) -> None:
     mine = {"name": "mine", "adapter": "split_folders"}
     curations = {
         name: {"sources": ["mine"]} for name in ("hq_train", "eval_only", "test_all_sources")
@@ -140,6 +140,7 @@ def test_a_curation_with_sources_of_its_own_keeps_no_filter_of_the_base(tmp_path
     own = {"drawn": False, "sources": [mine], **curations, "demo": {"video": "a.mp4"}}
     profile = load_profile(settings(tmp_path, profiles={"own": own}), "own")
     assert profile.hq_train.min_confidence == {}
+    assert profile.eval_only.splits == sample().eval_only.splits
     kept = load_profile(settings(tmp_path, profiles={"own": {"hq_train": {"min_side": 40}}}), "own")
     assert kept.hq_train == sample().hq_train.model_copy(update={"min_side": 40})
 
