@@ -596,8 +596,6 @@ def ferplus() -> Profile:
                     "votes": ("votes",),
                     "kd": ("student_kd",),
                     "dkd": ("student_dkd",),
-                    "dist": ("dist",),
-                    "standardized_kd": ("standardized_kd",),
                 },
                 baseline="ce",
                 varies=("targets",),
