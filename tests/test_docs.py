@@ -35,7 +35,7 @@ def links_of(text: str) -> list[str]:
 
 def anchors_of(text: str) -> set[str]:
     """What GitHub calls the headings of a page."""
-    found: list[str] = []
+    found: list[str] = re.findall(r'<a id="([^"]+)"></a>', text)
     for heading in re.findall(r"^#{1,6} (.+)$", FENCE.sub("", text), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("&lt;", "<")
         slug = re.sub(r"[^\w\- ]", "", plain.replace("&gt;", ">").lower()).replace(" ", "-")
