@@ -201,6 +201,37 @@ def validate(
 
 
 @app.command()
+def digest(
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page, which needs no network")
+    ] = None,
+) -> None:
+    """Say what is red, stale or unverified now, and what to do about it. Exit code 2 if any is red.
+
+    Example: fer digest --html digest.html
+    """
+    from fer_assets import show
+    from fer_assets.digest import digest_of
+
+    found = digest_of(_open(profile))
+    if html is not None:
+        from fer_ml.files import write_atomic
+
+        write_atomic(html, found.page().encode())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    elif html is not None:
+        console.print(f"written: {html}")
+    else:
+        for part in show.digest_table(found):
+            console.print(part)
+    if found.counts["red"]:
+        raise typer.Exit(2)
+
+
+@app.command()
 def trace(
     what: Annotated[
         str, typer.Argument(help="A claim id, an asset, a file or the first 8 digits of a hash")

@@ -34,6 +34,9 @@ from fer_ml.store import (
 )
 from fer_ml.training.recipe import Distilling, Training
 
+#: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
+TRAINING, DECODING = "training", "decoding"
+
 CURATED = {
     "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
     "on (`classification_manifest_hq_train.csv`), with splits as data.",
@@ -197,6 +200,7 @@ def build_stages(
             code_version="3",
             needs=(),
             raw=source.name,
+            pool=DECODING,
             recipe=_source_recipe(source.name),
         )
         for source in profile.sources
@@ -237,7 +241,7 @@ def build_stages(
                 code_version="2",
                 gate=f"fer_ml.training.gates:gate_{'student' if index else 'run'}",
                 needs=_needs(*needs),
-                pool="training",
+                pool=TRAINING,
                 recipe=_training_recipe("students", stage),
             )
         )
@@ -252,7 +256,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="folds",
-            pool="training",
+            pool=TRAINING,
             recipe=_fold_recipe,
         )
     ] * bool(profile.folds)
@@ -305,6 +309,7 @@ def build_stages(
             code_version="2",
             gate="fer_ml.validation.report:gate_validation",
             fresh_hours=26,
+            pool=DECODING,
             needs=_needs("classification_manifest", *(stage.asset for stage in curated)),
         ),
         Stage(
@@ -328,7 +333,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="teachers",
-            pool="training",
+            pool=TRAINING,
             recipe=_training_recipe("teachers"),
         ),
         Stage(
@@ -346,7 +351,7 @@ def build_stages(
                 *_needs(*CURATED),
             ),
             partitions="teachers",
-            pool="training",
+            pool=TRAINING,
             recipe=lambda pipeline, partition: {
                 "views": asdict(pipeline.profile.views) if pipeline.profile.views else None
             },
@@ -426,7 +431,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
-            pool="training",
+            pool=TRAINING,
             on_request=True,
             recipe=_training_recipe("experiments"),
         ),

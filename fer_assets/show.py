@@ -20,6 +20,7 @@ from fer_ml.store import Artifact
 
 if TYPE_CHECKING:
     # What plans with Dagster takes seconds to import, and a trace needs none of it.
+    from fer_assets.digest import Digest
     from fer_assets.plan import Made
     from fer_ml.report.checklist import Finding
     from fer_ml.report.citations import Citations
@@ -346,3 +347,29 @@ def _label(node: Node) -> str:
         if gates_of(record.asset):
             text += f" {checks_text(node.artifact)}"
     return text
+
+
+STATE_COLOURS = {"red": "red", "stale": "yellow", "unverified": "yellow", "warns": "dim"}
+
+
+def digest_table(digest: "Digest") -> Iterator[Table | str]:
+    """The digest for a terminal: what is not green, the worst first."""
+    if digest.entries:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("", no_wrap=True)
+        for name in ("what", "found", "to do"):
+            table.add_column(name, overflow="fold")
+        table.add_column("rest on it", justify="right", no_wrap=True)
+        for entry in digest.entries:
+            table.add_row(
+                f"[{STATE_COLOURS[entry.state]}]{entry.state}[/]",
+                escape(entry.name),
+                escape(entry.what),
+                escape(entry.fix),
+                str(entry.resting or ""),
+            )
+        yield table
+    yield escape(digest.headline)
+    yield (
+        f"{digest.made} artifacts and {digest.claims} claims looked at; {digest.not_made} not made."
+    )
