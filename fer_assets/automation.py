@@ -22,6 +22,7 @@ from fer_assets.notices import notice_of
 from fer_assets.plan import materialize, register_partitions
 from fer_ml.errors import FerError
 from fer_ml.notify import send
+from fer_ml.privacy.retention import delete_expired
 
 #: What starts by itself waits in the queue behind what people start.
 BEHIND_PEOPLE = {"dagster/priority": "-1"}
@@ -171,6 +172,38 @@ def revalidations(
             anything_made,
         ),
     ]
+
+
+def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
+    """Delete recorded frames that are older than the setting allows."""
+
+    @dg.op(description="Delete recorded frames older than keep_recordings_days; logs stay.")
+    def delete_recordings(context: dg.OpExecutionContext) -> None:
+        here = pipeline.settings
+        deleted = delete_expired(here.home, here.config.keep_recordings_days)
+        context.add_output_metadata({"sessions": len(deleted)})
+
+    @dg.job(name="retention", description="Delete recorded frames that were kept long enough.")
+    def retention() -> None:
+        delete_recordings()
+
+    return retention
+
+
+def retention_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Recordings every night, where the setting says how long they are kept."""
+
+    def any_due() -> str | None:
+        days = pipeline.settings.config.keep_recordings_days
+        return "keep_recordings_days is not set: recordings stay" if days is None else None
+
+    return _schedule(
+        "nightly_retention",
+        job,
+        "0 2 * * *",
+        "Every night at 02:00 UTC: deletes recorded frames older than keep_recordings_days.",
+        any_due,
+    )
 
 
 def digest_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:

@@ -13,6 +13,8 @@ from fer_assets.automation import (
     failure_sensor,
     flow_sensor,
     raw_sensor,
+    retention_job,
+    retention_schedule,
     revalidate_jobs,
     revalidations,
     stage_jobs,
@@ -36,7 +38,7 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     }
     validated = [assets[name] for name, stage in stages.items() if stage.group == "manifests"]
     revalidate = revalidate_jobs(validated)
-    digest = digest_job(pipeline)
+    digest, retention = digest_job(pipeline), retention_job(pipeline)
     return dg.Definitions(
         assets=[
             *(raw_asset(pipeline, source.name) for source in pipeline.profile.sources),
@@ -50,8 +52,13 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             *stage_jobs({stage.group for stage in stages.values()}),
             *revalidate,
             digest,
+            retention,
         ],
-        schedules=[*revalidations(pipeline, revalidate), digest_schedule(pipeline, digest)],
+        schedules=[
+            retention_schedule(pipeline, retention),
+            *revalidations(pipeline, revalidate),
+            digest_schedule(pipeline, digest),
+        ],
         sensors=[
             raw_sensor(pipeline),
             flow_sensor(),

@@ -20,6 +20,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
@@ -640,10 +641,14 @@ def _each(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
 
 
 def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
-    return lambda pipeline, partition: {
-        "adapter": pipeline.profile.source(name).adapter,
-        "options": pipeline.profile.source(name).options,
-    }
+    def recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+        source = pipeline.profile.source(name)
+        purged = sorted(read_log(pipeline.settings.home).photos(name))
+        held = {"adapter": source.adapter, "options": source.options}
+        # Only where something was: the recipes of all others stay what they were.
+        return {**held, "purged": purged} if purged else held
+
+    return recipe
 
 
 def _comparison_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -955,6 +960,9 @@ class Pipeline:
         damage = current.damage()
         if damage:
             return f"damaged: {damage}"
+        purged = current.purged()
+        if purged:
+            return purged
         if record.code_version != stage.code_version:
             return f"code version {record.code_version} is now {stage.code_version}"
         if record.recipe != self.recipe(target):

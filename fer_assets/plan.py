@@ -281,3 +281,15 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
         partition=receipt.partition,
     )
+
+
+def forget_pictures(assets: Iterable[str]) -> None:
+    """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
+    with dg.DagsterInstance.get() as instance:
+        for asset in assets:
+            key = dg.AssetKey(asset.split("/"))
+            records = instance.fetch_materializations(key, limit=10_000).records
+            for run_id in {record.run_id for record in records if record.run_id}:
+                if instance.has_run(run_id):
+                    instance.delete_run(run_id)
+            instance.wipe_assets([key])

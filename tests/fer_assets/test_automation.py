@@ -72,8 +72,12 @@ def make(definitions: dg.Definitions, instance: dg.DagsterInstance, assets: set[
 
 def test_everything_that_is_safe_is_on(tiny: Pipeline) -> None:
     repository = definitions_for(tiny).get_repository_def()
-    on = {"nightly_revalidation", "weekly_full_revalidation", "daily_digest"}
-    assert {s.name for s in repository.schedule_defs} == on
+    assert {s.name for s in repository.schedule_defs} == {
+        "nightly_retention",
+        "nightly_revalidation",
+        "weekly_full_revalidation",
+        "daily_digest",
+    }
     assert all(
         s.default_status == dg.DefaultScheduleStatus.RUNNING for s in repository.schedule_defs
     )
@@ -266,3 +270,23 @@ def failure_told(
         )
         sensor(context.for_run_failure())
     return hook.seen
+
+
+def test_recordings_are_deleted_by_schedule_where_the_setting_says_so(
+    tiny: Pipeline, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    frames = tmp_path / "demo" / "old" / "frames"
+    frames.mkdir(parents=True)
+    os.utime(frames, (0, 0))
+    for days, kept in ((None, True), (7, False)):
+        config = tiny.settings.config.model_copy(update={"keep_recordings_days": days})
+        here = tiny.settings.model_copy(update={"config": config, "home": tmp_path})
+        definitions = definitions_for(replace(tiny, settings=here))
+        schedule = definitions.get_repository_def().get_schedule_def("nightly_retention")
+        due = schedule.evaluate_tick(
+            dg.build_schedule_context(scheduled_execution_time=datetime.now(UTC))
+        )
+        assert bool(due.run_requests) != kept
+        job = definitions.resolve_job_def("retention")
+        assert job.execute_in_process(instance=instance).success
+        assert frames.exists() == kept
