@@ -256,7 +256,10 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         "from what its manifest was made of. Starts no run.",
     )
     def raw_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        noted: dict[str, str] = json.loads(context.cursor or "{}")
+        if context.cursor is None:
+            # The conditions take what they find at their own first look for what was handled.
+            return dg.SensorResult(skip_reason="looks from the next tick on", cursor="{}")
+        noted: dict[str, str] = json.loads(context.cursor)
         now = {}
         for asset, sha256 in pipeline.fingerprints().items():
             made = pipeline.store.current(f"manifest/{asset.removeprefix('raw/')}")

@@ -3,6 +3,7 @@
 It reads artifacts, receipts and claims, verifies every byte on the way, and makes nothing.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -151,7 +152,7 @@ def _asset(
 ) -> Iterator[Entry]:
     stage = pipeline.stage(target.asset)
     resting = len(downstream(pipeline.stages, target.asset)) - 1
-    make = f"fer materialize -p {pipeline.profile.name} --select '{target.label}'"
+    make = f"fer materialize -p {pipeline.profile.name} --select {shlex.quote(target.label)}"
     # A folder that is not here has not changed as far as anybody can tell; it is told apart.
     held = {item.asset: item.sha256 for item in artifact.record.inputs if item.root}
     raw = {asset.removeprefix("raw/"): sha256 for asset, sha256 in {**held, **fingerprints}.items()}

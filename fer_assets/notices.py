@@ -7,6 +7,7 @@ import dagster as dg
 
 from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_on
+from fer_ml.claims.verify import CLAIMS_ASSET
 from fer_ml.notify import Notice
 from fer_ml.store import asset_label
 
@@ -68,12 +69,13 @@ def notice_of(
         partition = run.tags.get("dagster/partition")
         labels = (asset_label(asset, partition) for asset in sorted(assets))
         what = f"failed: {', '.join(labels) or run.job_name}"
+    failed = _not_grounded(pipeline) if CLAIMS_ASSET in assets else []
     claims = (claims_on(pipeline.stages, pipeline.claims, asset) for asset in sorted(assets))
-    resting = list(dict.fromkeys(chain.from_iterable(claims)))
+    resting = list(dict.fromkeys([*failed, *chain.from_iterable(claims)]))
     lines = [*told, f"run {run.run_id}, job {run.job_name}"]
     if resting:
         more = f" and {len(resting) - MAX_CLAIMS} more" if len(resting) > MAX_CLAIMS else ""
-        lines.append(f"claims that rest on it: {', '.join(resting[:MAX_CLAIMS])}{more}")
+        lines.append(f"claims on it: {', '.join(resting[:MAX_CLAIMS])}{more}")
     return Notice(
         "red_gate" if gates else "run_failed",
         f"fer {pipeline.profile.name}: {what}",
@@ -87,6 +89,13 @@ def notice_of(
             "claims": resting,
         },
     )
+
+
+def _not_grounded(pipeline: Pipeline) -> list[str]:
+    """The claims that hold the report up; the gate's examples name only the first of them."""
+    held = pipeline.store.current(CLAIMS_ASSET)
+    claims = held.read_json("claims.json")["claims"] if held else []
+    return [claim["id"] for claim in claims if claim["status"] != "grounded"]
 
 
 def _label(evaluation: dg.AssetCheckEvaluation) -> str:

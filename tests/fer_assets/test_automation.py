@@ -102,10 +102,10 @@ def test_a_changed_source_flows_up_to_the_gates_and_no_further(
     definitions = definitions_for(tiny)
     first = dg.evaluate_automation_conditions(definitions, instance)
     assert requested(first) == set(), "what is there is not made again at the first look"
-    assert look(definitions, instance, None).asset_events == []
-
     touch(tiny)
-    seen = look(definitions, instance, None)
+    begun = look(definitions, instance, None)
+    assert begun.asset_events == [], "nothing is noted before the conditions had their first look"
+    seen = look(definitions, instance, begun.cursor)
     assert [e.asset_key.to_user_string() for e in seen.asset_events] == [f"raw/{SOURCE}"]
     again = look(definitions, instance, seen.cursor)
     assert again.asset_events == [], "one change is noted once"
@@ -126,7 +126,7 @@ def test_another_row_flows_through_every_manifest_and_starts_no_training(
     definitions = definitions_for(tiny)
     tick = dg.evaluate_automation_conditions(definitions, instance)
     next((tiny.store.root / "drawn" / "raw" / SOURCE).rglob("*.jpg")).unlink()
-    look(definitions, instance, None)
+    look(definitions, instance, "{}")
     flow = []
     while True:
         tick = dg.evaluate_automation_conditions(definitions, instance, cursor=tick.cursor)
@@ -236,6 +236,26 @@ def test_a_red_gate_of_a_run_is_told_with_its_asset_limit_fix_and_claims(
     for word in ("hq_train_manifest failed gate 'undecodable': 1 (limit 0)", gate.fix, "teacher"):
         assert word in sent["text"]
     tiny.judge(Target("hq_train_manifest"))
+
+
+def test_a_claim_that_does_not_hold_is_named(tiny: Pipeline, instance: dg.DagsterInstance) -> None:
+    held = tiny.claims_file().read_text()
+    tiny.claims_file().write_text(
+        "version: 2\ntitle: T\nclaims:\n  - id: wrong-rows\n    kind: number\n"
+        '    sentence: "{value} rows."\n    asset: classification_manifest\n'
+        "    file: clean_report.json\n    pointer: /manifest/rows\n    expected: 3\n"
+    )
+    try:
+        pipeline = replace(tiny)
+        job = definitions_for(pipeline).resolve_job_def("reporting")
+        job = job.get_subset(asset_selection={dg.AssetKey("report_claims")})
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        (sent,) = failure_told(pipeline, instance, result)
+    finally:
+        tiny.claims_file().write_text(held)
+    assert (sent["kind"], sent["gates"]) == ("red_gate", ["all_grounded"])
+    assert sent["claims"] == ["wrong-rows"]
+    assert "the claim says 3" in sent["text"]
 
 
 def test_a_run_that_fails_without_a_gate_is_told_with_its_fault(

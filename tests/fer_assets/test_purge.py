@@ -1,11 +1,12 @@
 """After a purge no pixel of the photo is below the artifact root, and nothing on it is green."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -301,6 +302,26 @@ def test_a_session_goes_with_what_a_buffer_took_from_it(own: Pipeline, tmp_path:
     assert not session.exists()
     with pytest.raises(FerError, match="no session here"):
         plan("session", "monday")
+
+
+def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(own: Pipeline) -> None:
+    config = own.settings.config.model_copy(update={"faces_in_ui": True})
+    showing = replace(own, settings=own.settings.model_copy(update={"config": config}))
+    key, photo = dg.AssetKey("manifest_validation"), unified(own)["sample_id"][0]
+
+    def shown() -> list[str]:
+        with dg.DagsterInstance.get() as instance:
+            records = instance.fetch_materializations(key, limit=100).records
+            return [record.run_id for record in records]
+
+    with dg.DagsterInstance.get() as instance:
+        materialize(showing, instance, select=lambda t: t.asset == key.to_user_string(), force=True)
+    (run_id, *_) = shown()
+    storage = Path(os.environ["DAGSTER_HOME"])
+    assert list(storage.rglob(f"{run_id}.db"))
+    purging.carry_out(showing.settings, plan("photo", photo), "consent withdrawn")
+    assert shown() == []
+    assert not list(storage.rglob(f"{run_id}.db"))
 
 
 def fer(*arguments: str) -> "subprocess.CompletedProcess[str]":
