@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import Pipeline, Stage, Target
+from fer_assets.lineage import DECODING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
 from fer_ml.errors import FerError
@@ -76,8 +76,10 @@ def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
     )
 
 
-def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
-    """The asset of one stage."""
+def stage_asset(
+    pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
+) -> dg.AssetsDefinition:
+    """The asset of one stage; ``condition`` says when it is made without a person."""
     deps = [asset_key(need.asset) for need in stage.needs]
     if stage.raw is not None:
         deps.append(asset_key(f"raw/{stage.raw}"))
@@ -93,6 +95,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
         freshness_policy=_freshness(stage),
+        automation_condition=condition,
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         partition = context.partition_key if context.has_partition_key else None
@@ -131,6 +134,8 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
         ],
         # Without it the UI offers no button that judges without making.
         can_subset=True,
+        # Two gates at once would decode the same images twice.
+        pool=DECODING if stage.group == "manifests" else None,
     )
     def judge(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         execution = context.op_execution_context

@@ -16,6 +16,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
+from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_ml.errors import FerError
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.store import Artifact, Receipt, gone, owner
@@ -223,33 +224,11 @@ def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstanc
 
 def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     """The first red gate with its value, limit and fix, or else the first failed step's fault."""
-    for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-            shown = {key: value.value for key, value in evaluation.metadata.items()}
-            table = evaluation.metadata.get("examples")
-            if isinstance(table, dg.TableMetadataValue):
-                examples = [str(record.data["example"]) for record in table.records]
-                shown["examples"] = "\n    ".join(examples)
-            lines = [
-                f"{evaluation.asset_key.to_user_string()} failed gate '{evaluation.check_name}': "
-                f"{shown['value']} (limit {shown['limit']})",
-                *(
-                    f"{key}: {shown[key]}"
-                    for key in ("asks", "detail", "examples", "fix")
-                    if key in shown
-                ),
-            ]
-            return "\n  ".join(lines)
+    for gate in red_gates(result.all_events):
+        return gate_fault(gate)
     for event in result.all_events:
         if event.event_type_value == "STEP_FAILURE":
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                return data.user_failure_data.description
-            if data.error:
-                cause = data.error
-                while cause.cause:
-                    cause = cause.cause
-                return cause.message.strip()
+            return step_fault(event)
     return "the run failed without a step failure; look at it in the UI"
 
 
@@ -305,3 +284,15 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
         metadata=outcome_metadata(receipt.asset, outcome),
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
     )
+
+
+def forget_pictures(assets: Iterable[str]) -> None:
+    """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
+    with dg.DagsterInstance.get() as instance:
+        for asset in assets:
+            key = dg.AssetKey(asset.split("/"))
+            records = instance.fetch_materializations(key, limit=10_000).records
+            for run_id in {record.run_id for record in records if record.run_id}:
+                if instance.has_run(run_id):
+                    instance.delete_run(run_id)
+            instance.wipe_assets([key])

@@ -7,6 +7,7 @@ Layout below ``FER_HOME/<profile>``::
     <asset>[/<partition>]/current.json     which run folder is the asset now
     cleaned/                               links to the raw images, one path base for all manifests
     cache/                                 decoded faces; may be deleted at any time
+    <asset>[/<partition>]/<...>/purged.json  there when something it rests on was purged
     unfinished/                            trainings that were stopped, with their state
     .partial/                              unfinished run folders
 
@@ -38,6 +39,8 @@ from fer_ml.files import readable_os_errors, sha256_file, write_json
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
 RECEIPTS = "receipts"
+#: In a run folder: something that it rests on was purged. In the artifact root: the log of purges.
+PURGED_FILE = "purged.json"
 
 #: What lies beside the assets below an artifact root.
 NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial"})
@@ -199,6 +202,9 @@ class Artifact:
         for name, entry in self.record.files.items():
             path = self.folder / name
             if not path.is_file():
+                purged = self._mark()
+                if name in purged.get("removed", ()):
+                    return f"{name} was purged on {purged['at'][:10]}"
                 return f"{name} is missing"
             if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
                 return f"{name} differs from its recorded sha256"
@@ -207,6 +213,27 @@ class Artifact:
         if self.record.seal not in (None, self.record.expected_seal()):
             return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
         return None
+
+    def purged(self) -> str | None:
+        """Why it is stale since something that it rests on was purged, or ``None``."""
+        at = self._mark().get("at")
+        return None if at is None else f"rests on what was purged on {at[:10]}"
+
+    def mark_purged(self, at: str, removed: Iterable[str]) -> None:
+        """Note that something it rests on was purged, and which of its files went with it."""
+        earlier = self._mark().get("removed", ())
+        names = sorted({*earlier, *removed})
+        mark = {"schema_version": 1, "at": at, "removed": names}
+        write_json(self.folder / PURGED_FILE, mark)
+
+    def _mark(self) -> dict[str, Any]:
+        path = self.folder / PURGED_FILE
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise FerError("not a mark of a purge", where=path) from error
 
     def receipts(self) -> dict[str, Receipt]:
         """Receipts beside the artifact by rule; one that speaks of other bytes is not returned."""

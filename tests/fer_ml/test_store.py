@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,40 @@ def test_json_is_written_atomically_and_refuses_nan(tmp_path: Path) -> None:
         write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+#: Writes half of its files, waits until the other process is half done too, then the rest.
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from fer_ml.store import Store
+root, me, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+with Store(root, "p").begin("teacher", "RN18", recipe={"by": me}) as run:
+    run.write_text("shared", me)
+    run.write_text(f"first_{me}", me)
+    (root / me).touch()
+    deadline = time.monotonic() + 60
+    while not (root / other).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.write_text(f"second_{me}", me)
+"""
+
+
+def test_two_processes_that_make_one_asset_at_once_mix_no_files(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen([sys.executable, "-c", AT_ONCE, str(tmp_path), me, other])
+        for me, other in (("a", "b"), ("b", "a"))
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
+    store = Store(tmp_path, "p")
+    made = {artifact.record.recipe["by"]: artifact for artifact in store.all("teacher", "RN18")}
+    assert set(made) == {"a", "b"}
+    for me, artifact in made.items():
+        assert set(artifact.record.files) == {"shared", f"first_{me}", f"second_{me}"}
+        assert artifact.file("shared").read_text() == me
+        assert artifact.damage() is None
+    current = store.require("teacher", "RN18")
+    assert current.folder in {artifact.folder for artifact in made.values()}
+    assert store.current_hash("teacher", "RN18") == current.sha256
+    assert list((tmp_path / ".partial").iterdir()) == []
