@@ -17,8 +17,9 @@ from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_ml.errors import FerError
+from fer_ml.files import gone, owner
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.store import Artifact, Receipt, gone, owner
+from fer_ml.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
 

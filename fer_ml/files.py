@@ -1,5 +1,8 @@
 """Files that are there whole or not at all, and the operating system's refusals as clear words.
 
+What is not whole yet lies under a name that says which process writes it (``temporary``), so that
+what a killed process left is known from what a live one holds.
+
 Needs nothing but Python, because a packed training writes its files with it too.
 """
 
@@ -7,6 +10,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,16 +36,91 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either the old bytes or all of the new ones."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    partial = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        partial.replace(path)
+        sync(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` for what will be ``path`` once it is whole."""
+    return path.with_name(f".{owned_name()}")
+
+
+def owned_name() -> str:
+    """A new name for something that is this process's own, and nothing without it."""
+    return f"{owner()}-{uuid.uuid4().hex[:8]}"
+
+
+_OWNED = re.compile(r"\.?(?P<owner>[^/]+@\d+(?:\.\d+)?)-[0-9a-f]{8}")
+
+
+def orphaned(name: str) -> bool:
+    """Whether ``name`` is one of ``owned_name``, of a process of this machine that is gone."""
+    found = _OWNED.fullmatch(name)
+    return found is not None and gone(found["owner"])
+
+
+def owner() -> str:
+    """This process, as ``host@pid.start``.
+
+    Numbers of processes come again, in a container after each start; ``start`` tells them apart.
+    """
+    return f"{socket.gethostname()}@{os.getpid()}.{_state(os.getpid())[1]}"
+
+
+def gone(name: str) -> bool:
+    """Whether ``host@pid.start`` was a process of this machine that is there no more."""
+    host, _, process = name.rpartition("@")
+    pid, _, start = process.partition(".")
+    if host != socket.gethostname():
+        return False
+    if not _alive(pid):
+        return True
+    state, began = _state(int(pid))
+    return state in "ZX" or start not in ("", began)
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """A process's state (Z: ended, not yet noticed) and when it began, in the system's ticks.
+
+    ``("?", "0")`` where the system does not tell.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "?", "0"
+    # The second field is the program's name in brackets, which may hold anything.
+    fields = text.rpartition(")")[2].split()
+    return fields[0], fields[19]
 
 
 @contextmanager

@@ -127,7 +127,7 @@ class PackedJob:
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
         with np.load(folder / "rows.npz", allow_pickle=False) as held:
             return FaceSet(
-                images=np.load(folder / "images.npy", mmap_mode="r"),
+                images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
                 y=held["y"].astype(np.int64),
                 sample_ids=tuple(name.decode() for name in held["sample_id"]),
                 preprocess=preprocess,

@@ -1,10 +1,7 @@
 """Run folders of teachers and students: pack, train, take the results into the lineage."""
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 
 from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.distillation.softlabels import read_softlabels
@@ -98,47 +94,13 @@ def build_training(run: RunFolder, job: Job) -> None:
     A training that was stopped left its state in ``unfinished/``; it goes on from there when its
     inputs and recipe are still the same.
     """
-    home = job.store.root / "unfinished" / step_folder(job.label)
-    with _alone(home, job.label):
-        work = _work_folder(home, job)
-        packed = work / "job"
-        if not (packed / JOB_FILE).is_file():
-            shutil.rmtree(packed, ignore_errors=True)
-            pack([job], packed)
-        (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
-        take(run, job, folder)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-#: Seconds to wait for another process that trains the same: a killed run's step lives on for some.
-PATIENCE = 60
-
-
-@contextmanager
-def _alone(home: Path, label: str) -> Iterator[None]:
-    """Nobody else trains ``label`` meanwhile; the lock goes with the process that holds it."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(home.with_name(f".{home.name}.lock"), timeout=PATIENCE):
-            yield
-    except Timeout as error:
-        raise FerError(
-            f"another process is training {label}",
-            where=home,
-            fix="wait for it, or stop it; then start again",
-        ) from error
-
-
-def _work_folder(home: Path, job: Job) -> Path:
-    """Where an unfinished training is kept; those of other inputs or recipes are removed."""
-    inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
-    text = json.dumps([job.recipe, inputs], sort_keys=True)
-    own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
-    for other in home.iterdir() if home.is_dir() else ():
-        if other != own:
-            shutil.rmtree(other, ignore_errors=True)
-    own.mkdir(parents=True, exist_ok=True)
-    return own
+    work = job.kept(run)
+    packed = work / "job"
+    if not (packed / JOB_FILE).is_file():
+        shutil.rmtree(packed, ignore_errors=True)
+        pack([job], packed)
+    (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
+    take(run, job, folder)
 
 
 def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
