@@ -104,6 +104,14 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
     left = pipeline.store.sweep()
     yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
+    torn = pipeline.store.torn()
+    count = sum(1 for _ in pipeline.store.every()) if not torn else 0
+    yield Finding(
+        "note" if torn else "ok",
+        "artifacts",
+        "; ".join(torn[:3]) if torn else f"{count}, each with its record",
+        "fer materialize makes them again" if torn else "",
+    )
 
 
 def _sources(pipeline: Pipeline) -> Iterator[Finding]:

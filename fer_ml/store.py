@@ -47,6 +47,8 @@ RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
 RECEIPTS = "receipts"
 
+#: How run folders are called.
+_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 #: What lies beside the assets below an artifact root.
 NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial"})
 
@@ -356,6 +358,28 @@ class Store:
             if home.is_dir() and home.name not in NO_ASSETS:
                 for path in sorted(home.glob(f"**/{RECORD_FILE}")):
                     yield self.open(path.parent)
+
+    def torn(self) -> list[str]:
+        """What no run leaves: run folders without a record, and pointers that lead nowhere.
+
+        Bytes are not read: whether they are those of the record is asked wherever they are used.
+        """
+        found = []
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for home in (h for h in homes if h.is_dir() and h.name not in NO_ASSETS):
+            for path in sorted(home.glob(f"**/{CURRENT_FILE}")):
+                here = path.parent
+                try:
+                    asset, partition = here.relative_to(self.root).as_posix(), None
+                    self.current(asset, partition)
+                except FerError as error:
+                    found.append(f"{asset}: {error.what}")
+                found += [
+                    f"{asset}/{run.name}: no {RECORD_FILE}"
+                    for run in sorted(here.iterdir())
+                    if _RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
+                ]
+        return found
 
     def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
         """The run folder of an asset with this content hash, or ``None``."""
