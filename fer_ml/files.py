@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,23 @@ def sha256_file(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; ``FerError`` for any other.
+
+    ``OSError`` when the system does not open it. A pipe is not waited for.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FerError("not a regular file", where=path)
+        if status.st_size > limit:
+            raise FerError(
+                f"the file has {status.st_size:,} bytes", where=path, allowed=f"at most {limit:,}"
+            )
+        return file.read()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -504,7 +504,7 @@ class Store:
             partition=partition,
             folder=folder.name,
             sha256=record.sha256,
-            before=before and before["folder"],
+            before=before["folder"] if before else None,
             spent=tuple(run.spent),
         )
         note = _note_of(run.folder)
@@ -529,7 +529,7 @@ class Store:
             return
         home = self.home(follow.asset, follow.partition)
         held = self._pointer(follow.asset, follow.partition)
-        now = held and held["folder"]
+        now = held["folder"] if held else None
         if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
             self._follow(follow)
 
