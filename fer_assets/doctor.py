@@ -102,6 +102,14 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     state: Literal["ok", "blocks"] = "ok" if free >= MIN_FREE_GIB else "blocks"
     fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
     yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
+    root = pipeline.store.root
+    if root.is_dir() and root.stat().st_mode & 0o077:
+        yield Finding(
+            "note",
+            "privacy",
+            f"others on this machine may look into {root}",
+            f"if that is not on purpose: chmod go-rwx {root}",
+        )
     left = pipeline.store.sweep()
     yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
     torn = pipeline.store.torn()

@@ -45,6 +45,20 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read()
 
 
+def stays_below(name: str) -> bool:
+    """Whether ``name`` is a relative path, with ``/``, that never leaves the folder it is in."""
+    return bool(name) and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that nobody else may look into, since faces are personal data.
+
+    One that is there keeps its permissions: it may be shared on purpose.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with a final newline, atomically. NaN and infinity are refused."""
     write_atomic(
@@ -113,6 +127,21 @@ def gone(name: str) -> bool:
         return True
     state, began = _state(int(pid))
     return state in "ZX" or start not in ("", began)
+
+
+def ended(pid: int, seen: float) -> bool:
+    """Whether the process that had this number at ``seen`` (s since 1970) is there no more."""
+    state, ticks = _state(pid)
+    if not _alive(str(pid)) or state in "ZX":
+        return True
+    # The number came again. A second is allowed, since the system counts from its own start.
+    return ticks != "0" and _machine_start() + int(ticks) / os.sysconf("SC_CLK_TCK") > seen + 1
+
+
+def _machine_start() -> float:
+    """When this machine started, in s since 1970."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("btime")))
 
 
 def _alive(pid: str) -> bool:

@@ -37,8 +37,10 @@ from fer_ml.errors import FerError
 from fer_ml.files import (
     orphaned,
     owned_name,
+    private_folder,
     readable_os_errors,
     sha256_file,
+    stays_below,
     sync,
     write_json,
 )
@@ -60,14 +62,14 @@ VOLATILE_FILES = frozenset(
 VOLATILE_SUFFIXES = (".parquet", ".png", ".html", ".pdf")
 
 
-def _stays_below(name: str) -> str:
-    if not name or name.startswith("/") or "\0" in name or {"", ".", ".."} & set(name.split("/")):
+def _below(name: str) -> str:
+    if not stays_below(name):
         raise ValueError(f"{name!r} is no path below a folder")
     return name
 
 
 #: A relative path with ``/``: whoever reads it stays below the folder that it is in.
-Below = Annotated[str, AfterValidator(_stays_below)]
+Below = Annotated[str, AfterValidator(_below)]
 
 
 class FileEntry(BaseModel):
@@ -335,7 +337,7 @@ class Store:
         path = folder / RECORD_FILE
         try:
             return Artifact(folder, Record.model_validate_json(path.read_text(encoding="utf-8")))
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
             ) from error
@@ -439,6 +441,7 @@ class Store:
         started = time.monotonic()
         partial = self.partial / owned_name()
         with readable_os_errors(self.root):
+            private_folder(self.root)
             partial.mkdir(parents=True)
             run = RunFolder(partial)
             try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fer_ml.arrays import read_npz
 from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.distillation.teacher_logits import faces_to_label, finish_logits, other_faces
@@ -48,6 +49,7 @@ from fer_ml.training.packed import (
     LogitsStep,
     SoftLabelsStep,
     Step,
+    read_about,
     read_soft_targets,
     soft_file,
     split_folder,
@@ -275,8 +277,8 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     if without is not None:
         folds = folds_of(rows["train"]["group_id"], job.profile.softlabels.folds)
         rows["train"] = rows["train"].filter(pl.Series(folds != without))
-    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
-        logits = {split: held[split] for split in SPLITS[1:]}
+    held = read_npz(folder / LOGITS_FILE)
+    logits = {split: held[split] for split in SPLITS[1:]}
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
     history = json.loads(run.path("history.json").read_text("utf-8"))
@@ -377,7 +379,7 @@ def step_of(folder: Path) -> dict[str, Any]:
             where=folder,
             fix="name a folder below --out of: python -m fer_ml.training FOLDER --out RUNS",
         )
-    about: dict[str, Any] = json.loads(path.read_text("utf-8"))["about"]
+    about = read_about(path)
     for label, origin in about.items():
         if step_folder(label) == folder.name:
             return {"label": label, **origin}
@@ -504,8 +506,7 @@ def _check_predictions(job: Job, folder: Path) -> None:
     checkpoint = load_checkpoint(folder / CHECKPOINT_FILE)
     frame = read_curated(job, MANIFEST).filter(pl.col("split") == "val")
     faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
-    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
-        logits = held["val"]
+    logits = read_npz(folder / LOGITS_FILE).get("val", np.empty(0))
     if logits.shape != (len(faces), len(CLASSES)):
         raise FerError(f"the run has logits {logits.shape} for {len(faces)} val rows", where=folder)
     some = replace(faces, images=faces.images[:AGAIN], y=faces.y[:AGAIN])
