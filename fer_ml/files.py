@@ -170,6 +170,11 @@ def _state(pid: int) -> tuple[str, str]:
     return fields[0], fields[19]
 
 
+AGAIN = "look whether its disk is still there, then start again"
+#: Refusals that may be over in a moment, as of a network folder or of a disk that is busy.
+PASSING = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV})
+
+
 @contextmanager
 def readable_os_errors(root: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear message."""
@@ -180,6 +185,10 @@ def readable_os_errors(root: Path) -> Iterator[None]:
         errno.EACCES: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
         errno.EPERM: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
         errno.EROFS: ("the disk is read-only", "remount it, or set FER_HOME elsewhere"),
+        errno.ENOENT: ("a file went away while it was needed", AGAIN),
+        errno.EIO: ("the disk cannot be read or written", AGAIN),
+        errno.ESTALE: ("a network folder went away", AGAIN),
+        errno.ENODEV: ("a disk went away", AGAIN),
         errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
     }
     try:

@@ -78,6 +78,8 @@ STAGES = (
 )
 #: These name runs and times beside what they say; the file that says it is compared instead.
 SAYS = {"report_claims": "claims.csv", "report": "report.md"}
+#: What stands in the environment of every run, and must stand nowhere else.
+SECRET = "s3cret-5f2b9c"
 #: What a run imports, once: a kill then lands in its work, and not in its start.
 PRELOAD = [
     "fer_assets.plan",
@@ -126,8 +128,10 @@ class Killer:
     def start(self) -> multiprocessing.process.BaseProcess:
         self.log.write_text("")
         names = ("FER_PROJECT", "FER_HOME", "FER_PROFILE", "DAGSTER_HOME")
+        environment = {name: os.environ[name] for name in names}
+        environment |= {"AWS_SECRET_ACCESS_KEY": SECRET, "FER_SMTP_PASSWORD": SECRET}
         process = multiprocessing.get_context("forkserver").Process(
-            target=run, args=({name: os.environ[name] for name in names}, self.select, self.log)
+            target=run, args=(environment, self.select, self.log)
         )
         process.start()
         return process
@@ -247,6 +251,8 @@ def test_kills_leave_no_trace(
         assert told["artifacts"].state == "ok"
         left = [path.name for path in pipeline.store.unfinished.glob("[!.]*")]
         assert left == [], "what was gone on with is cleared away"
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     print(f"\n{killer.hits.total()} kills in {rounds} rounds over {len(targets)} assets")
     for where, count in sorted(killer.hits.items()):
         print(f"  {count:3} {where}")

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -40,6 +42,23 @@ def test_a_number_that_came_again_is_no_worker() -> None:
     assert not ended(os.getpid(), now)
     assert ended(os.getpid(), now - 10 * 24 * 3600), "this process is not that old"
     assert ended(dead_pid(), now)
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        dead = instance.create_run_for_job(
+            nothing,
+            status=dg.DagsterRunStatus.STARTED,
+            tags={PROCESS_TAG: f"{socket.gethostname()}@{dead_pid()}"},
+        )
+        (database,) = tmp_path.glob("history/runs.db")
+        held = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+        held.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(1, lambda: held.execute("COMMIT"))
+        release.start()
+        assert bury(instance) == [dead.run_id]
+        release.join()
+        held.close()
 
 
 @dg.job
