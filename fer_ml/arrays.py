@@ -1,6 +1,7 @@
 """Arrays from npz files that may come from anywhere: numbers, never objects. Needs numpy alone."""
 
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,13 +29,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             raise FerError(
                 f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"at most {limit:,}"
             )
-        with np.load(path, allow_pickle=False) as held:
+        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as held:
+            # Of a header that is not quite one, numpy warns and goes on.
+            warnings.simplefilter("error")
             return {name: held[name] for name in held.files}
     # What numpy and zipfile raise for bytes that are no archive or no array.
     except (
         OSError,
         ValueError,
         KeyError,
+        Warning,
         TypeError,
         EOFError,
         RuntimeError,

@@ -93,6 +93,7 @@ def plain_png_size(data: bytes) -> tuple[int, int] | None:
     """
     if (
         data[:16] == _PNG_START
+        and len(data) > 41
         and data[24] == 8
         and data[25] in _PNG_MODES
         and data[37:41] == b"IDAT"

@@ -74,7 +74,8 @@ def check_network(data: bytes, where: Path) -> None:
 
 def _fault(node: onnx.NodeProto, own: set[tuple[str, str]]) -> str:
     """The operator, when it is not one of ``OPERATORS`` or of the network's ``own`` functions."""
-    name = node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+    # Protobuf gives bytes for what is no UTF-8.
+    name = str(node.op_type) if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return name  # It runs graphs of its own, as often as it likes.
     return "" if name in OPERATORS or (node.domain, node.op_type) in own else name

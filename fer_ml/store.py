@@ -237,7 +237,7 @@ class Artifact:
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
-                receipt = Receipt.model_validate_json(path.read_text(encoding="utf-8"))
+                receipt = Receipt.model_validate_json(path.read_bytes())
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if receipt.artifact_sha256 == self.sha256:
@@ -326,7 +326,7 @@ class Store:
             name = held["folder"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FerError("not a pointer to a run folder", where=path) from error
         if not isinstance(name, str) or Path(name).name != name:
             raise FerError("not a pointer to a run folder", where=path)
@@ -336,8 +336,8 @@ class Store:
         """Read a run folder's record."""
         path = folder / RECORD_FILE
         try:
-            return Artifact(folder, Record.model_validate_json(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
+            return Artifact(folder, Record.model_validate_json(path.read_bytes()))
+        except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
             ) from error
