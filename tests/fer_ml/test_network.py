@@ -68,6 +68,12 @@ def test_operators_outside_the_list_are_refused(node: onnx.NodeProto, told: str)
         check_network(network([node]), HERE)
 
 
+def test_a_name_that_is_no_text_is_refused() -> None:
+    data = network([helper.make_node("Relu", ["input"], ["a"])])
+    with pytest.raises(FerError, match="not run"):
+        check_network(data.replace(b"Relu", b"Rel\xff"), HERE)
+
+
 def test_functions_of_the_network_are_read_through() -> None:
     def model(inner: str) -> bytes:
         function = helper.make_function(

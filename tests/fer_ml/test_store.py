@@ -136,12 +136,33 @@ def test_consumers_demand_a_passing_receipt_for_exactly_these_bytes(store: Store
     assert store.require("thing", rules=["good"]).sha256 == artifact.sha256
 
 
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b'{"folder": 1}', b"[" * 100_000])
+def test_a_pointer_that_is_none_is_told(store: Store, text: bytes) -> None:
+    make(store)
+    (store.home("thing") / "current.json").write_bytes(text)
+    with pytest.raises(FerError, match="not a pointer to a run folder"):
+        store.require("thing")
+    assert store.torn() == ["thing: not a pointer to a run folder"]
+
+
+def test_a_run_folder_without_a_record_is_torn(store: Store) -> None:
+    make(store)
+    assert store.torn() == []
+    artifact = store.current("thing")
+    assert artifact
+    (artifact.folder / "record.json").unlink()
+    assert store.torn() == [
+        "thing: no run folder here",
+        f"thing/{artifact.folder.name}: no record.json",
+    ]
+
+
 def test_an_unreadable_receipt_is_no_receipt(store: Store) -> None:
     make(store)
     artifact = store.current("thing")
     assert artifact
     store.write_receipt(artifact, receipt(store))
-    (artifact.folder / "receipts" / "good.json").write_text("{}")
+    (artifact.folder / "receipts" / "good.json").write_bytes(b"{\xff}")
     with pytest.raises(FerError, match="no receipt"):
         store.require("thing", rules=["good"])
 
