@@ -435,6 +435,16 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Pat
         read_npz(tmp_path / "bomb.npz")
 
 
+def test_a_header_that_numpy_only_warns_of_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3, np.float32))
+    header = buffer.getvalue().replace(b"(3,), }  ", b"(3L,), } ")
+    with zipfile.ZipFile(tmp_path / "any.npz", "w") as archive:
+        archive.writestr("logits.npy", header)
+    with pytest.raises(FerError, match="created on Python 2"):
+        read_npz(tmp_path / "any.npz")
+
+
 def test_objects_in_an_archive_are_not_made(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> tuple[Any, ...]:
