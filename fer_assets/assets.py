@@ -16,6 +16,7 @@ from fer_assets.lineage import DECODING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
 from fer_ml.errors import FerError
+from fer_ml.files import PASSING
 from fer_ml.gates import gates_of
 from fer_ml.profiles import BACKBONES
 
@@ -191,7 +192,9 @@ class _plain_failure:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FerError):
+        cause = error.__cause__ if isinstance(error, FerError) else error
+        passing = isinstance(cause, OSError) and cause.errno in PASSING
+        if isinstance(error, FerError) and not passing:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        if isinstance(error, OSError):
+        if isinstance(cause, OSError):
             raise dg.RetryRequested(max_retries=1, seconds_to_wait=5) from error

@@ -130,13 +130,28 @@ def _escape(text: str) -> str:
 def ui(
     profile: ProfileOption = None,
     port: Annotated[int, typer.Option(help="Port on this machine")] = 3000,
+    read_only: Annotated[
+        bool,
+        typer.Option("--read-only", help="For guests: everything is shown, nothing can be started"),
+    ] = False,
 ) -> None:
     """Open Dagster's web UI on this machine, for the given profile.
+
+    It listens on 127.0.0.1 alone; docs/security.md says how to let others in. Runs that a killed
+    process or a restart of the machine left started are ended first.
 
     Example: fer ui --profile sample --port 3000
     """
     pipeline = _open(profile)
     home = Path(os.environ["DAGSTER_HOME"])
+    if not read_only:
+        from dagster import DagsterInstance
+
+        from fer_assets.plan import bury
+
+        with DagsterInstance.get() as instance:
+            pipeline.store.sweep()
+            bury(instance)
     from fer_assets.pages import VIEWS, view_path
 
     address = f"http://127.0.0.1:{port}"
@@ -146,7 +161,9 @@ def ui(
     # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
     os.chdir(home)
     workspace = str(pipeline.settings.project / "workspace.yaml")
-    command = ["-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
+    # Schedules and sensors belong to the UI that can start something.
+    server = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
+    command = ["-m", *server, "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
     os.environ["FER_PROJECT"] = str(pipeline.settings.project)
     os.execv(sys.executable, [sys.executable, *command])
 
@@ -173,8 +190,10 @@ def validate(
 
     Example: fer validate my_manifest.csv --root my_images
     """
+    from fer_ml.files import private_folder
     from fer_ml.validation.report import validate_file
 
+    private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
     found = validate_file(
         manifest,
         root or [manifest.resolve().parent],

@@ -104,8 +104,24 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     state: Literal["ok", "blocks"] = "ok" if free >= MIN_FREE_GIB else "blocks"
     fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
     yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
+    root = pipeline.store.root
+    if root.is_dir() and root.stat().st_mode & 0o077:
+        yield Finding(
+            "note",
+            "privacy",
+            f"others on this machine may look into {root}",
+            f"if that is not on purpose: chmod go-rwx {root}",
+        )
     left = pipeline.store.sweep()
     yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
+    torn = pipeline.store.torn()
+    count = sum(1 for _ in pipeline.store.every()) if not torn else 0
+    yield Finding(
+        "note" if torn else "ok",
+        "artifacts",
+        "; ".join(torn[:3]) if torn else f"{count}, each with its record",
+        "fer materialize makes them again" if torn else "",
+    )
 
 
 def _recordings(pipeline: Pipeline) -> Iterator[Finding]:

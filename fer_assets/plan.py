@@ -18,8 +18,9 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_ml.errors import FerError
+from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.store import Artifact, Receipt, gone, owner
+from fer_ml.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +173,13 @@ def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> lis
 def bury(instance: dg.DagsterInstance) -> list[str]:
     """Fail the runs whose process on this machine is gone, and free their places in the pools.
 
-    A killed ``fer materialize`` leaves its run started for ever, and a training that waits for its
-    place in the pool would wait for ever too. Returns their ids.
+    A kill, or a restart of the machine, leaves a run started for ever, and a training that waits
+    for its place in the pool would wait for ever too. Returns their ids.
     """
     dead = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        if gone(run.tags.get(PROCESS_TAG, "")):
+    running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=running)):
+        if gone(run.tags.get(PROCESS_TAG, "")) or _worker_gone(instance, run.run_id):
             instance.report_run_failed(run, "the process that made this run is gone")
             dead.append(run.run_id)
     storage = instance.event_log_storage
@@ -186,6 +188,22 @@ def bury(instance: dg.DagsterInstance) -> list[str]:
         if held is None or held.is_finished:
             storage.free_concurrency_slots_for_run(run_id)
     return dead
+
+
+def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run that the UI or the daemon started has lost its process.
+
+    Its first event with a number of a process is that of the worker, which the default launcher
+    starts on this machine.
+    """
+    for record in instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20, ascending=True
+    ).records:
+        event = record.event_log_entry.dagster_event
+        told = event.engine_event_data.metadata.get("pid") if event else None
+        if told is not None:
+            return ended(int(str(told.value)), record.event_log_entry.timestamp)
+    return False
 
 
 def _run(

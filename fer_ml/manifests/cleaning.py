@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
+from fer_ml.files import temporary
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.look import THUMB_SIZE
@@ -231,9 +231,9 @@ def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
         path = f"{folder}/{where.replace(':', '_')}.png"
         target = base / path
         if not _holds(target, data):
-            temporary = target.with_name(f".{uuid.uuid4().hex}")
-            temporary.write_bytes(data)
-            temporary.replace(target)
+            partial = temporary(target)
+            partial.write_bytes(data)
+            partial.replace(target)
         paths.append(path)
     return rows.drop("inline_png").with_columns(pl.Series("inline_path", paths, pl.String))
 
@@ -362,18 +362,18 @@ def _link(original: str, target: str) -> bool:
             return True
     except FileNotFoundError:
         pass
-    temporary = Path(target).with_name(f".{uuid.uuid4().hex}")
+    partial = temporary(Path(target))
     copied = False
     try:
-        os.link(original, temporary)
+        os.link(original, partial)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
-        shutil.copy2(original, temporary)
+        shutil.copy2(original, partial)
         copied = True
-    temporary.replace(target)
+    partial.replace(target)
     # rename() of two names of one file does nothing and leaves the temporary name behind.
-    temporary.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return copied
 
 
