@@ -235,7 +235,8 @@ def test_a_red_gate_of_a_run_is_told_with_its_asset_limit_fix_and_claims(
     (gate,) = (g for g in gates_of("hq_train_manifest") if g.rule == "undecodable")
     for word in ("hq_train_manifest failed gate 'undecodable': 1 (limit 0)", gate.fix, "teacher"):
         assert word in sent["text"]
-    tiny.judge(Target("hq_train_manifest"))
+    for asset in sent["assets"]:
+        tiny.judge(Target(asset))
 
 
 def test_a_claim_that_does_not_hold_is_named(tiny: Pipeline, instance: dg.DagsterInstance) -> None:
