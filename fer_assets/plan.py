@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
@@ -313,4 +314,7 @@ def forget_pictures(assets: Iterable[str]) -> None:
             for run_id in {record.run_id for record in records if record.run_id}:
                 if instance.has_run(run_id):
                     instance.delete_run(run_id)
+                if isinstance(instance.event_log_storage, SqliteEventLogStorage):
+                    # Its rows are deleted, and their bytes still lie in the file of the run.
+                    Path(instance.event_log_storage.path_for_shard(run_id)).unlink(missing_ok=True)
             instance.wipe_assets([key])

@@ -19,7 +19,6 @@ import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.files import write_json
-from fer_ml.manifests.schema import SCHEMA
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
 from fer_ml.store import CURRENT_FILE, PURGED_FILE, Artifact, Store
 
@@ -276,7 +275,7 @@ def _manifest_file(artifact: Artifact) -> str | None:
 def _rows(artifact: Artifact) -> pl.DataFrame:
     columns = ["image_path", "source", "orig_image", "sample_id", "group_id"]
     file = artifact.file(str(_manifest_file(artifact)))
-    return pl.scan_csv(file, schema=pl.Schema(SCHEMA)).select(columns).collect()
+    return pl.scan_csv(file, infer_schema=False).select(columns).collect()
 
 
 def _with_faces(artifact: Artifact) -> list[str]:
