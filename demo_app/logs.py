@@ -24,7 +24,7 @@ from demo_app.parameters import Parameters
 from demo_app.tables import finite, known_label, read_rows
 from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
-from fer_ml.files import sha256_file, write_json
+from fer_ml.files import private_folder, sha256_file, write_json
 from fer_ml.labels import CLASSES
 
 PER_FRAME_FILE = "per_frame.csv"
@@ -114,7 +114,9 @@ class SessionLog:
             "preprocess_digest": card.preprocess.digest(),
         }
         with writing(out):
-            (out / FRAMES_FOLDER if record else out).mkdir(parents=True, exist_ok=True)
+            private_folder(out)
+            if record:
+                (out / FRAMES_FOLDER).mkdir(exist_ok=True)
             try:
                 # Unbuffered: what a frame wrote is in the file, however the process ends.
                 self._file = (out / PER_FRAME_FILE).open("xb", buffering=0)

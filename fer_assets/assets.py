@@ -12,10 +12,11 @@ from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import Pipeline, Stage, Target
+from fer_assets.lineage import DECODING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
 from fer_ml.errors import FerError
+from fer_ml.files import PASSING
 from fer_ml.gates import gates_of
 from fer_ml.profiles import BACKBONES
 
@@ -76,8 +77,10 @@ def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
     )
 
 
-def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
-    """The asset of one stage."""
+def stage_asset(
+    pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
+) -> dg.AssetsDefinition:
+    """The asset of one stage; ``condition`` says when it is made without a person."""
     deps = [asset_key(need.asset) for need in stage.needs]
     if stage.raw is not None:
         deps.append(asset_key(f"raw/{stage.raw}"))
@@ -93,6 +96,7 @@ def stage_asset(pipeline: Pipeline, stage: Stage) -> dg.AssetsDefinition:
         partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
         freshness_policy=_freshness(stage),
+        automation_condition=condition,
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         partition = context.partition_key if context.has_partition_key else None
@@ -131,6 +135,8 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
         ],
         # Without it the UI offers no button that judges without making.
         can_subset=True,
+        # Two gates at once would decode the same images twice.
+        pool=DECODING if stage.group == "manifests" else None,
     )
     def judge(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         execution = context.op_execution_context
@@ -186,7 +192,9 @@ class _plain_failure:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FerError):
+        cause = error.__cause__ if isinstance(error, FerError) else error
+        passing = isinstance(cause, OSError) and cause.errno in PASSING
+        if isinstance(error, FerError) and not passing:
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        if isinstance(error, OSError):
+        if isinstance(cause, OSError):
             raise dg.RetryRequested(max_retries=1, seconds_to_wait=5) from error

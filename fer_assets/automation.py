@@ -1,17 +1,31 @@
-"""Jobs, the schedules that re-validate, and the sensor on changed raw data."""
+"""Jobs, and what runs by itself: schedules, sensors, and the conditions of the manifests.
 
-from collections.abc import Iterator, Sequence, Set
+All of it is on when the project is installed, since none of it trains: a changed raw folder flows
+up to the manifests' gates and stops there. Nothing is made for the first time without a person.
+"""
+
+import json
+from collections.abc import Callable, Sequence, Set
+from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
 from pydantic import Field
 
-from fer_assets.assets import FULL_PASS_TAG
+from fer_assets.assets import FULL_PASS_TAG, asset_key
+from fer_assets.digest import digest_of
 from fer_assets.lineage import Pipeline
+from fer_assets.notices import notice_of
 from fer_assets.plan import materialize, register_partitions
 from fer_ml.errors import FerError
+from fer_ml.notify import send
+from fer_ml.privacy.retention import delete_expired
+
+#: What starts by itself waits in the queue behind what people start.
+BEHIND_PEOPLE = {"dagster/priority": "-1"}
 
 #: Job, its groups, and what it is for. One job for the data, one for each later stage.
 STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -113,53 +127,219 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     return everything
 
 
-def revalidations(jobs: Sequence[UnresolvedAssetJobDefinition]) -> list[dg.ScheduleDefinition]:
-    """Every night what changed, every week everything. Off until somebody switches them on."""
+def digest_job(pipeline: Pipeline) -> dg.JobDefinition:
+    """Send the digest wherever news goes."""
+
+    @dg.op(description="Look at everything, and send what is red, stale or unverified.")
+    def send_digest(context: dg.OpExecutionContext) -> None:
+        digest = digest_of(pipeline)
+        context.add_output_metadata({**digest.counts, "made": digest.made})
+        try:
+            send(digest.notice(), pipeline.settings.notify)
+        except FerError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+
+    @dg.job(name="digest", description="Send what is red, stale or unverified now.")
+    def digest() -> None:
+        send_digest()
+
+    return digest
+
+
+def revalidations(
+    pipeline: Pipeline, jobs: Sequence[UnresolvedAssetJobDefinition]
+) -> list[dg.ScheduleDefinition]:
+    """Every night what changed, every week everything."""
     nightly, weekly = jobs
+
+    def anything_made() -> str | None:
+        made = pipeline.store.current("classification_manifest")
+        return None if made else "there is no manifest yet: fer materialize makes the first"
+
     return [
-        dg.ScheduleDefinition(
-            name="nightly_revalidation",
-            job=nightly,
-            cron_schedule="0 3 * * *",
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-            description="Every night at 03:00: every row, and every image that changed on disk.",
+        _schedule(
+            "nightly_revalidation",
+            nightly,
+            "0 3 * * *",
+            "Every night at 03:00 UTC: every row, and every image that changed on disk.",
+            anything_made,
         ),
-        dg.ScheduleDefinition(
-            name="weekly_full_revalidation",
-            job=weekly,
-            cron_schedule="0 4 * * 0",
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-            description="Every Sunday at 04:00: every row, every image decoded again.",
+        _schedule(
+            "weekly_full_revalidation",
+            weekly,
+            "0 4 * * 0",
+            "Every Sunday at 04:00 UTC: every row, every image decoded again.",
+            anything_made,
         ),
     ]
 
 
+def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
+    """Delete recorded frames that are older than the setting allows."""
+
+    @dg.op(description="Delete recorded frames older than keep_recordings_days; logs stay.")
+    def delete_recordings(context: dg.OpExecutionContext) -> None:
+        here = pipeline.settings
+        deleted = delete_expired(here.home, here.config.keep_recordings_days)
+        context.add_output_metadata({"sessions": len(deleted)})
+
+    @dg.job(name="retention", description="Delete recorded frames that were kept long enough.")
+    def retention() -> None:
+        delete_recordings()
+
+    return retention
+
+
+def retention_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """Recordings every night, where the setting says how long they are kept."""
+
+    def any_due() -> str | None:
+        days = pipeline.settings.config.keep_recordings_days
+        return "keep_recordings_days is not set: recordings stay" if days is None else None
+
+    return _schedule(
+        "nightly_retention",
+        job,
+        "0 2 * * *",
+        "Every night at 02:00 UTC: deletes recorded frames older than keep_recordings_days.",
+        any_due,
+    )
+
+
+def digest_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:
+    """The digest every morning, where somebody is to be told."""
+
+    def anybody_to_tell() -> str | None:
+        ways = pipeline.settings.notify.ways
+        return None if ways else "neither FER_WEBHOOK nor FER_SMTP is set: fer digest shows it"
+
+    return _schedule(
+        "daily_digest",
+        job,
+        "0 6 * * *",
+        "Every morning at 06:00 UTC: what is red, stale or unverified, by webhook and e-mail.",
+        anybody_to_tell,
+    )
+
+
+def _schedule(
+    name: str,
+    job: UnresolvedAssetJobDefinition | dg.JobDefinition,
+    cron: str,
+    description: str,
+    why_not: Callable[[], str | None],
+) -> dg.ScheduleDefinition:
+    """A schedule that is on, and skips as long as ``why_not`` gives a reason."""
+
+    def due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        reason = why_not()
+        return dg.SkipReason(reason) if reason else dg.RunRequest(tags=BEHIND_PEOPLE)
+
+    return dg.ScheduleDefinition(
+        name=name,
+        job=job,
+        cron_schedule=cron,
+        execution_fn=due,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+
+
 def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Start the data job when a raw folder's fingerprint changes. Off until switched on."""
+    """Observe the raw folders; what follows a change is decided by ``when_an_input_changed``."""
 
     @dg.sensor(
         name="raw_changed",
-        job_name="data",
         minimum_interval_seconds=300,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Watches the raw folders; a change starts the data job, and no training.",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fingerprints the raw folders every five minutes, and notes one that differs "
+        "from what its manifest was made of. Starts no run.",
     )
-    def raw_changed(
-        context: dg.SensorEvaluationContext,
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        try:
-            found = {s.name: pipeline.raw_input(s.name).sha256 for s in pipeline.profile.sources}
-        except FerError as error:
-            yield dg.SkipReason(str(error))
-            return
-        seen = ",".join(f"{name}:{value}" for name, value in sorted(found.items()))
-        if seen == context.cursor:
-            yield dg.SkipReason("no raw folder changed")
-            return
-        context.update_cursor(seen)
-        yield dg.RunRequest(run_key=seen)
+    def raw_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        if context.cursor is None:
+            # The conditions take what they find at their own first look for what was handled.
+            return dg.SensorResult(skip_reason="looks from the next tick on", cursor="{}")
+        noted: dict[str, str] = json.loads(context.cursor)
+        now = {}
+        for asset, sha256 in pipeline.fingerprints().items():
+            made = pipeline.store.current(f"manifest/{asset.removeprefix('raw/')}")
+            held = {item.asset: item.sha256 for item in made.record.inputs} if made else {}
+            # Without a manifest nothing follows from a change: the first one is made by people.
+            if made is not None and held.get(asset) != sha256:
+                now[asset] = sha256
+        new = {asset: sha256 for asset, sha256 in now.items() if noted.get(asset) != sha256}
+        return dg.SensorResult(
+            skip_reason=None if new else "no raw folder changed",
+            cursor=json.dumps(now),
+            asset_events=[
+                dg.AssetObservation(asset_key(asset), tags={DATA_VERSION_TAG: sha256})
+                for asset, sha256 in new.items()
+            ],
+        )
 
     return raw_changed
+
+
+def when_an_input_changed() -> dg.AutomationCondition[Any]:
+    """Make a manifest again when the bytes of an input are other ones, and its gates passed.
+
+    An input that was made again with the same bytes changes nothing. Each step is a run of its
+    own, so a red gate below stops the flow, and so does an unchanged result.
+    """
+    condition = dg.AutomationCondition
+    refused = condition.any_deps_match(
+        ~condition.all_checks_match(condition.check_passed(), blocking_only=True)
+    ).with_label("a gate of an input has not passed")
+    return (
+        condition.any_deps_match(condition.data_version_changed())
+        .with_label("an input changed")
+        .since_last_handled()
+        & ~condition.missing()
+        & ~condition.any_deps_missing()
+        & ~condition.any_deps_in_progress()
+        & ~condition.in_progress()
+        & ~refused
+    ).with_label("when an input changed")
+
+
+def flow_sensor() -> dg.AutomationConditionSensorDefinition:
+    """Evaluates the conditions of the manifests, the only assets that have one."""
+    return dg.AutomationConditionSensorDefinition(
+        "flow_up_to_the_gates",
+        target=dg.AssetSelection.groups("manifests"),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        run_tags=BEHIND_PEOPLE,
+        description="Makes a manifest again when an input of it changed and passed its gates. "
+        "Trainings have no condition: nothing starts one by itself.",
+    )
+
+
+def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
+    """Tell people of each failed run: the red gates of it, or its fault."""
+
+    @dg.run_failure_sensor(
+        name="run_failed",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        # Runs of `fer materialize` belong to no code location.
+        monitor_all_code_locations=True,
+        description="Each failed run: its red gates or its fault, and the claims that rest on it, "
+        "into the log, and by webhook and e-mail where they are set.",
+    )
+    def run_failed(context: dg.RunFailureSensorContext) -> None:
+        records = context.instance.get_records_for_run(
+            context.dagster_run.run_id,
+            of_type={dg.DagsterEventType.ASSET_CHECK_EVALUATION, dg.DagsterEventType.STEP_FAILURE},
+        ).records
+        events = [r.event_log_entry.dagster_event for r in records]
+        notice = notice_of(
+            pipeline,
+            context.dagster_run,
+            [event for event in events if event is not None],
+            context.failure_event.message or "the run failed without a step failure",
+        )
+        send(notice, pipeline.settings.notify)
+
+    return run_failed
 
 
 def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,13 +130,28 @@ def _escape(text: str) -> str:
 def ui(
     profile: ProfileOption = None,
     port: Annotated[int, typer.Option(help="Port on this machine")] = 3000,
+    read_only: Annotated[
+        bool,
+        typer.Option("--read-only", help="For guests: everything is shown, nothing can be started"),
+    ] = False,
 ) -> None:
     """Open Dagster's web UI on this machine, for the given profile.
+
+    It listens on 127.0.0.1 alone; docs/security.md says how to let others in. Runs that a killed
+    process or a restart of the machine left started are ended first.
 
     Example: fer ui --profile sample --port 3000
     """
     pipeline = _open(profile)
     home = Path(os.environ["DAGSTER_HOME"])
+    if not read_only:
+        from dagster import DagsterInstance
+
+        from fer_assets.plan import bury
+
+        with DagsterInstance.get() as instance:
+            pipeline.store.sweep()
+            bury(instance)
     from fer_assets.pages import VIEWS, view_path
 
     address = f"http://127.0.0.1:{port}"
@@ -146,7 +161,9 @@ def ui(
     # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
     os.chdir(home)
     workspace = str(pipeline.settings.project / "workspace.yaml")
-    command = ["-m", "dagster", "dev", "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
+    # Schedules and sensors belong to the UI that can start something.
+    server = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
+    command = ["-m", *server, "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
     os.environ["FER_PROJECT"] = str(pipeline.settings.project)
     os.execv(sys.executable, [sys.executable, *command])
 
@@ -173,8 +190,10 @@ def validate(
 
     Example: fer validate my_manifest.csv --root my_images
     """
+    from fer_ml.files import private_folder
     from fer_ml.validation.report import validate_file
 
+    private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
     found = validate_file(
         manifest,
         root or [manifest.resolve().parent],
@@ -197,6 +216,37 @@ def validate(
         for part in show.validation(found):
             console.print(part)
     if not found["passed"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def digest(
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write one page, which needs no network")
+    ] = None,
+) -> None:
+    """Say what is red, stale or unverified now, and what to do about it. Exit code 2 if any is red.
+
+    Example: fer digest --html digest.html
+    """
+    from fer_assets import show
+    from fer_assets.digest import digest_of
+
+    found = digest_of(_open(profile))
+    if html is not None:
+        from fer_ml.files import write_atomic
+
+        write_atomic(html, found.page().encode())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    elif html is not None:
+        console.print(f"written: {html}")
+    else:
+        for part in show.digest_table(found):
+            console.print(part)
+    if found.counts["red"]:
         raise typer.Exit(2)
 
 
@@ -486,6 +536,56 @@ def convert(
 
 
 @app.command()
+def purge(
+    photo: Annotated[
+        str | None,
+        typer.Option(help="One photo: hash of it or of a sample, image_path, or an image file"),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="The same, with every photo of its group: near-duplicates in any source"),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="A whole source")] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="A recorded session's folder, and photos that a buffer took from it"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Carry it out; without it nothing is")] = False,
+    reason: Annotated[
+        str, typer.Option(help="For the log; name nobody in it")
+    ] = "consent withdrawn",
+    as_json: JsonOption = False,
+) -> None:
+    """Take a photo, its group, a source or a session out of every profile; say what rested on it.
+
+    Example: fer purge --group 3f1c9a0be2d45c77
+
+    Example: fer purge --source my_faces --reason "licence ended" --yes
+    """
+    from fer_assets import purging, show
+
+    named = {"photo": photo, "group": group, "source": source, "session": session}
+    chosen = {kind: value for kind, value in named.items() if value is not None}
+    if len(chosen) != 1:
+        raise FerError(
+            f"{len(chosen)} things to purge are named", allowed="one of " + _options(named)
+        )
+    ((kind, value),) = chosen.items()
+    plan = purging.plan(settings(), kind, str(value))
+    if yes:
+        purging.carry_out(settings(), plan, reason)
+    if as_json:
+        print(json.dumps(plan.to_json(carried_out=yes), indent=2))
+        return
+    for part in show.purge_plan(plan, carried_out=yes):
+        console.print(part, soft_wrap=True)
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+@app.command()
 def doctor(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
@@ -578,7 +678,10 @@ def demo(
     from demo_app.detection import make_detector
     from demo_app.parameters import Parameters, parameters_for
     from fer_ml.bundle import load_bundle
+    from fer_ml.privacy.retention import delete_expired
 
+    _show_progress()
+    delete_expired(settings().home, settings().config.keep_recordings_days)
     held = load_bundle(bundle or _own_bundle(profile, precision))
     yunet = settings().yunet
     finder = make_detector(detector, yunet, detect_width)

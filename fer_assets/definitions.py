@@ -6,12 +6,19 @@ import dagster as dg
 
 from fer_assets.assets import raw_asset, stage_asset, stage_checks
 from fer_assets.automation import (
+    digest_job,
+    digest_schedule,
     everything_job,
     experiments_sensor,
+    failure_sensor,
+    flow_sensor,
     raw_sensor,
+    retention_job,
+    retention_schedule,
     revalidate_jobs,
     revalidations,
     stage_jobs,
+    when_an_input_changed,
 )
 from fer_assets.lineage import Pipeline
 from fer_ml.gates import gates_of
@@ -24,9 +31,14 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of a pipeline."""
     stages = pipeline.stages
-    assets = {name: stage_asset(pipeline, stage) for name, stage in stages.items()}
+    flow = when_an_input_changed()
+    assets = {
+        name: stage_asset(pipeline, stage, flow if stage.group == "manifests" else None)
+        for name, stage in stages.items()
+    }
     validated = [assets[name] for name, stage in stages.items() if stage.group == "manifests"]
     revalidate = revalidate_jobs(validated)
+    digest, retention = digest_job(pipeline), retention_job(pipeline)
     return dg.Definitions(
         assets=[
             *(raw_asset(pipeline, source.name) for source in pipeline.profile.sources),
@@ -39,9 +51,20 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             everything_job(pipeline),
             *stage_jobs({stage.group for stage in stages.values()}),
             *revalidate,
+            digest,
+            retention,
         ],
-        schedules=revalidations(revalidate),
-        sensors=[raw_sensor(pipeline), experiments_sensor(pipeline)],
+        schedules=[
+            retention_schedule(pipeline, retention),
+            *revalidations(pipeline, revalidate),
+            digest_schedule(pipeline, digest),
+        ],
+        sensors=[
+            raw_sensor(pipeline),
+            flow_sensor(),
+            failure_sensor(pipeline),
+            experiments_sensor(pipeline),
+        ],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
     )
 

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from fer_assets.lineage import Pipeline
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file, write_atomic
-from fer_ml.settings import YUNET_FILE
+from fer_ml.settings import CONFIG_FILE, YUNET_FILE
 
 PACKAGES = (
     "dagster",
@@ -53,6 +54,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
         *_machine(),
         *_versions(),
         *_storage(pipeline),
+        *_recordings(pipeline),
         *_sources(pipeline),
         *_files(pipeline),
         *_detectors(pipeline),
@@ -102,8 +104,48 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     state: Literal["ok", "blocks"] = "ok" if free >= MIN_FREE_GIB else "blocks"
     fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
     yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
+    root = pipeline.store.root
+    if root.is_dir() and root.stat().st_mode & 0o077:
+        yield Finding(
+            "note",
+            "privacy",
+            f"others on this machine may look into {root}",
+            f"if that is not on purpose: chmod go-rwx {root}",
+        )
     left = pipeline.store.sweep()
     yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
+    torn = pipeline.store.torn()
+    count = sum(1 for _ in pipeline.store.every()) if not torn else 0
+    yield Finding(
+        "note" if torn else "ok",
+        "artifacts",
+        "; ".join(torn[:3]) if torn else f"{count}, each with its record",
+        "fer materialize makes them again" if torn else "",
+    )
+
+
+def _recordings(pipeline: Pipeline) -> Iterator[Finding]:
+    from fer_ml.privacy.retention import recordings
+
+    held = list(recordings(pipeline.settings.home))
+    if not held:
+        yield Finding("ok", "recordings", "none")
+        return
+    now = datetime.now(UTC)
+    oldest = max(recording.age(now).days for recording in held)
+    found = f"frames of {len(held)} sessions, the oldest {oldest} days old"
+    days = pipeline.settings.config.keep_recordings_days
+    if days is None:
+        fix = f"set keep_recordings_days in {CONFIG_FILE}, or keep them on purpose"
+        yield Finding("note", "recordings", f"{found}; nothing deletes them", fix)
+        return
+    due = sum(recording.age(now) > timedelta(days=days) for recording in held)
+    yield Finding(
+        "ok" if not due else "note",
+        "recordings",
+        f"{found}; kept for {days} days, {due} are due",
+        "the schedule nightly_retention and the next fer demo delete them" if due else "",
+    )
 
 
 def _sources(pipeline: Pipeline) -> Iterator[Finding]:

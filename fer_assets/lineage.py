@@ -20,6 +20,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
@@ -33,6 +34,9 @@ from fer_ml.store import (
     asset_label,
 )
 from fer_ml.training.recipe import Distilling, Training
+
+#: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
+TRAINING, DECODING = "training", "decoding"
 
 CURATED = {
     "hq_train_manifest": "The rows that teachers and students train, select and calibrate "
@@ -197,6 +201,7 @@ def build_stages(
             code_version="4",
             needs=(),
             raw=source.name,
+            pool=DECODING,
             recipe=_source_recipe(source.name),
         )
         for source in profile.sources
@@ -239,7 +244,7 @@ def build_stages(
                 code_version="2",
                 gate=f"fer_ml.training.gates:gate_{'student' if index else 'run'}",
                 needs=_needs(*needs),
-                pool="training",
+                pool=TRAINING,
                 recipe=_training_recipe("students", stage),
             )
         )
@@ -254,7 +259,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="folds",
-            pool="training",
+            pool=TRAINING,
             recipe=_fold_recipe,
         )
     ] * bool(profile.folds)
@@ -307,6 +312,7 @@ def build_stages(
             code_version="2",
             gate="fer_ml.validation.report:gate_validation",
             fresh_hours=26,
+            pool=DECODING,
             needs=_needs("classification_manifest", *(stage.asset for stage in curated)),
         ),
         Stage(
@@ -330,7 +336,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="teachers",
-            pool="training",
+            pool=TRAINING,
             recipe=_training_recipe("teachers"),
         ),
         Stage(
@@ -348,7 +354,7 @@ def build_stages(
                 *tested,
             ),
             partitions="teachers",
-            pool="training",
+            pool=TRAINING,
             recipe=lambda pipeline, partition: {
                 "views": asdict(pipeline.profile.views) if pipeline.profile.views else None
             },
@@ -428,7 +434,7 @@ def build_stages(
             gate="fer_ml.training.gates:gate_run",
             needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
-            pool="training",
+            pool=TRAINING,
             on_request=True,
             recipe=_training_recipe("experiments"),
         ),
@@ -630,10 +636,14 @@ def _each(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
 
 
 def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
-    return lambda pipeline, partition: {
-        "adapter": pipeline.profile.source(name).adapter,
-        "options": pipeline.profile.source(name).options,
-    }
+    def recipe(pipeline: "Pipeline", partition: str | None) -> dict[str, Any]:
+        source = pipeline.profile.source(name)
+        purged = sorted(read_log(pipeline.settings.home).photos(name))
+        held = {"adapter": source.adapter, "options": source.options}
+        # Only where something was: the recipes of all others stay what they were.
+        return {**held, "purged": purged} if purged else held
+
+    return recipe
 
 
 def _comparison_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -961,6 +971,9 @@ class Pipeline:
         damage = current.damage()
         if damage:
             return f"damaged: {damage}"
+        purged = current.purged()
+        if purged:
+            return purged
         if record.code_version != stage.code_version:
             return f"code version {record.code_version} is now {stage.code_version}"
         if record.recipe != self.recipe(target):

@@ -4,7 +4,7 @@ An asset's description answers what it is, whether it is good, what it is made o
 it, with links; the figures and pictures of its materializations are in ``metadata``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from urllib.parse import quote
 
 from fer_assets.lineage import Pipeline, Stage
@@ -92,8 +92,12 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
 
 def claims_on(stages: Mapping[str, Stage], claims: Sequence[Claim], asset: str) -> list[str]:
     """The ids of the claims that cite ``asset`` or something made of it, in the file's order."""
-    made_of_it = downstream(stages, asset)
-    held = {claim.id for claim in claims if claim.assets & made_of_it}
+    return claims_citing(claims, downstream(stages, asset))
+
+
+def claims_citing(claims: Sequence[Claim], assets: Set[str]) -> list[str]:
+    """The ids of the claims that cite one of ``assets``, in the file's order."""
+    held = {claim.id for claim in claims if claim.assets & assets}
     # A comparison names no asset: it rests on what its two claims rest on.
     return [
         claim.id

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
+from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_ml.errors import FerError
+from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
-from fer_ml.store import Artifact, Receipt, gone, owner
+from fer_ml.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +174,13 @@ def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> lis
 def bury(instance: dg.DagsterInstance) -> list[str]:
     """Fail the runs whose process on this machine is gone, and free their places in the pools.
 
-    A killed ``fer materialize`` leaves its run started for ever, and a training that waits for its
-    place in the pool would wait for ever too. Returns their ids.
+    A kill, or a restart of the machine, leaves a run started for ever, and a training that waits
+    for its place in the pool would wait for ever too. Returns their ids.
     """
     dead = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        if gone(run.tags.get(PROCESS_TAG, "")):
+    running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(dg.RunsFilter(statuses=running)):
+        if gone(run.tags.get(PROCESS_TAG, "")) or _worker_gone(instance, run.run_id):
             instance.report_run_failed(run, "the process that made this run is gone")
             dead.append(run.run_id)
     storage = instance.event_log_storage
@@ -185,6 +189,22 @@ def bury(instance: dg.DagsterInstance) -> list[str]:
         if held is None or held.is_finished:
             storage.free_concurrency_slots_for_run(run_id)
     return dead
+
+
+def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run that the UI or the daemon started has lost its process.
+
+    Its first event with a number of a process is that of the worker, which the default launcher
+    starts on this machine.
+    """
+    for record in instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20, ascending=True
+    ).records:
+        event = record.event_log_entry.dagster_event
+        told = event.engine_event_data.metadata.get("pid") if event else None
+        if told is not None:
+            return ended(int(str(told.value)), record.event_log_entry.timestamp)
+    return False
 
 
 def _run(
@@ -223,33 +243,11 @@ def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstanc
 
 def _first_fault(result: dg.ExecuteInProcessResult) -> str:
     """The first red gate with its value, limit and fix, or else the first failed step's fault."""
-    for evaluation in result.get_asset_check_evaluations():
-        if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-            shown = {key: value.value for key, value in evaluation.metadata.items()}
-            table = evaluation.metadata.get("examples")
-            if isinstance(table, dg.TableMetadataValue):
-                examples = [str(record.data["example"]) for record in table.records]
-                shown["examples"] = "\n    ".join(examples)
-            lines = [
-                f"{evaluation.asset_key.to_user_string()} failed gate '{evaluation.check_name}': "
-                f"{shown['value']} (limit {shown['limit']})",
-                *(
-                    f"{key}: {shown[key]}"
-                    for key in ("asks", "detail", "examples", "fix")
-                    if key in shown
-                ),
-            ]
-            return "\n  ".join(lines)
+    for gate in red_gates(result.all_events):
+        return gate_fault(gate)
     for event in result.all_events:
         if event.event_type_value == "STEP_FAILURE":
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                return data.user_failure_data.description
-            if data.error:
-                cause = data.error
-                while cause.cause:
-                    cause = cause.cause
-                return cause.message.strip()
+            return step_fault(event)
     return "the run failed without a step failure; look at it in the UI"
 
 
@@ -305,3 +303,18 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
         metadata=outcome_metadata(receipt.asset, outcome),
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
     )
+
+
+def forget_pictures(assets: Iterable[str]) -> None:
+    """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
+    with dg.DagsterInstance.get() as instance:
+        for asset in assets:
+            key = dg.AssetKey(asset.split("/"))
+            records = instance.fetch_materializations(key, limit=10_000).records
+            for run_id in {record.run_id for record in records if record.run_id}:
+                if instance.has_run(run_id):
+                    instance.delete_run(run_id)
+                if isinstance(instance.event_log_storage, SqliteEventLogStorage):
+                    # Its rows are deleted, and their bytes still lie in the file of the run.
+                    Path(instance.event_log_storage.path_for_shard(run_id)).unlink(missing_ok=True)
+            instance.wipe_assets([key])

@@ -10,6 +10,7 @@ import dagster as dg
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import announce, judge_in_run, register_partitions
 from fer_ml.errors import FerError
+from fer_ml.files import private_folder
 from fer_ml.gates import blocking_rules
 from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact
@@ -36,7 +37,7 @@ def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> Non
             f"{', '.join(other) or 'nothing'} cannot be packed", allowed=", ".join(PACKED)
         )
     jobs = [pipeline.job(target, without=targets)[0] for target in targets]
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     pack(jobs, folder, copy=True)
 
 

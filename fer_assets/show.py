@@ -20,7 +20,9 @@ from fer_ml.store import Artifact
 
 if TYPE_CHECKING:
     # What plans with Dagster takes seconds to import, and a trace needs none of it.
+    from fer_assets.digest import Digest
     from fer_assets.plan import Made
+    from fer_assets.purging import Plan
     from fer_ml.report.checklist import Finding
     from fer_ml.report.citations import Citations
 
@@ -346,3 +348,59 @@ def _label(node: Node) -> str:
         if gates_of(record.asset):
             text += f" {checks_text(node.artifact)}"
     return text
+
+
+STATE_COLOURS = {"red": "red", "stale": "yellow", "unverified": "yellow", "warns": "dim"}
+
+
+def digest_table(digest: "Digest") -> Iterator[Table | str]:
+    """The digest for a terminal: what is not green, the worst first."""
+    if digest.entries:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("", no_wrap=True)
+        for name in ("what", "found", "to do"):
+            table.add_column(name, overflow="fold")
+        table.add_column("rest on it", justify="right", no_wrap=True)
+        for entry in digest.entries:
+            table.add_row(
+                f"[{STATE_COLOURS[entry.state]}]{entry.state}[/]",
+                escape(entry.name),
+                escape(entry.what),
+                escape(entry.fix),
+                str(entry.resting or ""),
+            )
+        yield table
+    yield escape(digest.headline)
+    yield (
+        f"{digest.made} artifacts and {digest.claims} claims looked at; {digest.not_made} not made."
+    )
+
+
+def purge_plan(plan: "Plan", *, carried_out: bool) -> Iterator[Table | str]:
+    """What a purge removes or removed, what is left to its user, and what rests on it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("profile")
+    for name in ("faces", "images of the pool", "sheets, pages, thumbs", "rest on it"):
+        table.add_column(name, justify="right")
+    for part in plan.found:
+        sheets = sum(len(names) for names in part.faces.values())
+        figures = (part.samples, len(part.pool), sheets, len({a.key for a in part.resting}))
+        table.add_row(escape(part.store.profile), *map(str, figures))
+    yield table
+    done = "removed" if carried_out else "would be removed"
+    caches = sum(len(part.caches) for part in plan.found)
+    recorded = "".join(f", session {folder.name}" for folder in plan.wanted.folders)
+    yield escape(f"{len(plan.files) - caches} files and {caches} caches {done}{recorded}.")
+    if plan.resting:
+        yield escape(f"Rest on it, and are stale then: {', '.join(plan.resting)}.")
+    for profile, claims in plan.claims.items():
+        if claims:
+            yield escape(f"Claims of {profile} on it: {', '.join(claims)}.")
+    for path in plan.raw:
+        yield f"[yellow]still in the raw folder[/] {escape(str(path))}"
+    if plan.raw:
+        yield "Remove these yourself. They are kept out of every manifest made from now on."
+    if carried_out:
+        yield "Make what is stale again: fer materialize. What was done stands in purged.json."
+    else:
+        yield "[bold]Nothing was changed.[/] To carry it out, add --yes."

@@ -15,12 +15,16 @@ import onnxruntime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fer_ml.errors import FerError
+from fer_ml.files import read_bounded
 from fer_ml.images import normalise
 from fer_ml.labels import CLASSES
+from fer_ml.network import MAX_BYTES, check_network, open_network
 from fer_ml.preprocess import Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
+#: No card needs more bytes.
+MAX_CARD = 4_000_000
 #: The folder of a buffer's images names the recorded session that they are from.
 SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
@@ -95,7 +99,7 @@ def read_card(folder: Path) -> Card:
     """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
     path = folder / CARD_FILE
     try:
-        return Card.model_validate_json(path.read_text(encoding="utf-8"))
+        return Card.model_validate_json(read_bounded(path, MAX_CARD))
     except OSError as error:
         raise FerError(
             "no bundle here",
@@ -103,8 +107,6 @@ def read_card(folder: Path) -> Card:
             allowed=f"a folder with {MODEL_FILE} and {CARD_FILE}",
             fix="run 'fer materialize', or pass --bundle FOLDER",
         ) from error
-    except UnicodeDecodeError as error:
-        raise FerError("card is not UTF-8 text", where=path, fix="export it again") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise FerError(
@@ -115,7 +117,7 @@ def read_card(folder: Path) -> Card:
 def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
     """Open a bundle for inference, refusing one whose bytes differ from its card.
 
-    One thread is the default because it gives the steadier latency for one face a frame.
+    Its network is hashed, then checked, then loaded: see ``network``.
     """
     card = read_card(folder)
     if card.classes != CLASSES:
@@ -124,8 +126,9 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
             where=folder / CARD_FILE,
             allowed=list(CLASSES),
         )
+    path = folder / MODEL_FILE
     try:
-        data = (folder / MODEL_FILE).read_bytes()
+        data = read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
             f"bundle lacks {MODEL_FILE}: {error.strerror}", where=folder, fix="export it again"
@@ -137,15 +140,8 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
             where=folder,
             fix="export the bundle again; these bytes are not what was measured",
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no documented base class
-        raise FerError(
-            f"{MODEL_FILE} is not a network that ONNX Runtime reads: {error}", where=folder
-        ) from error
+    check_network(data, path)
+    session = open_network(data, path, threads=threads)
     return Bundle(folder, card, hashlib.sha256(_card_bytes(card)).hexdigest(), session)
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 import polars as pl
 
 from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle, read_card, write_card
@@ -25,6 +24,7 @@ from fer_ml.gates import Outcome, at_most, same
 from fer_ml.images import normalise
 from fer_ml.job import Job
 from fer_ml.manifests.curate import read_curated
+from fer_ml.network import open_network, read_network
 from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, RunFolder, Store
 from fer_ml.training.faces import FaceSet
@@ -43,7 +43,9 @@ def to_fp16(source: Path, target: Path) -> None:
     """Weights and arithmetic in fp16; input and output stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    model = convert_float_to_float16(
+        onnx.load_model_from_string(read_network(source)), keep_io_types=True
+    )
     target.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -91,14 +93,7 @@ def latency_ratios(models: dict[str, Path], face: np.ndarray, rounds: int) -> di
 
     ``face [1, 3, S, S] float32``; one thread, as the demo runs.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {
-        name: onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-        for name, path in models.items()
-    }
+    sessions = {name: open_network(read_network(path), path) for name, path in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(rounds + 5):
         for name, session in sessions.items():
@@ -178,7 +173,7 @@ def _faces(job: Job, bundle: Bundle, split: str) -> FaceSet:
 
 
 def _score(path: Path, bundle: Bundle, faces: FaceSet) -> float:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = open_network(read_network(path), path)
     spec = bundle.card.preprocess
     logits = [
         session.run(

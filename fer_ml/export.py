@@ -39,6 +39,7 @@ from fer_ml.gates import Outcome, at_most, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
+from fer_ml.network import read_network
 from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import CANDIDATES, Profile
 from fer_ml.store import Artifact, RunFolder, Store
@@ -168,7 +169,7 @@ def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
     temperatures = [held["members"][key]["temperature"] for key in keys]
     bundles = [job.input("teacher_bundle", key) for key in keys]
     model = fuse_onnx(
-        [onnx.load(bundle.file(MODEL_FILE)) for bundle in bundles],
+        [onnx.load_model_from_string(read_network(b.file(MODEL_FILE))) for b in bundles],
         weights,
         held["fusion"],
         temperatures,

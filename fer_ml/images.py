@@ -15,12 +15,15 @@ import cv2
 import numpy as np
 
 from fer_ml.errors import FerError
+from fer_ml.files import read_bounded
 from fer_ml.preprocess import Preprocess
 
 Box = tuple[int, int, int, int]
 
 #: Larger images are refused before decoding: a few kB of PNG can hold gigabytes of pixels.
 MAX_PIXELS = 40_000_000
+#: Larger files are not read: no photo needs them, and one could fill the memory.
+MAX_BYTES = 200_000_000
 #: Formats that are read, by the suffixes that their files may have.
 FORMATS: dict[str, tuple[str, ...]] = {
     "PNG": (".png",),
@@ -90,6 +93,7 @@ def plain_png_size(data: bytes) -> tuple[int, int] | None:
     """
     if (
         data[:16] == _PNG_START
+        and len(data) > 41
         and data[24] == 8
         and data[25] in _PNG_MODES
         and data[37:41] == b"IDAT"
@@ -158,7 +162,7 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
 def read_image(path: Path) -> np.ndarray:
     """Read and decode a file to ``[H, W, 3] uint8 RGB``."""
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, MAX_BYTES)
     except OSError as error:
         raise FerError(f"image cannot be read: {error.strerror}", where=path) from error
     return decode(data, where=path)

@@ -1,5 +1,8 @@
 """What one asset's build function is given: its profile, its verified inputs, its recipe."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +10,10 @@ from typing import Any
 
 from fer_ml.errors import FerError
 from fer_ml.profiles import Profile
-from fer_ml.store import Artifact, Store, asset_label
+from fer_ml.store import Artifact, RunFolder, Store, asset_label
+
+#: Seconds to wait for another process that makes the same: a killed run's step lives on for some.
+PATIENCE = 60
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,34 @@ class Job:
                 f"{self.label} does not declare the input {key}", allowed=", ".join(self.inputs)
             )
         return self.inputs[key]
+
+    def kept(self, run: RunFolder) -> Path:
+        """A folder of this job's own for work that a killed process leaves to go on with.
+
+        It is another one for other inputs or another recipe, and goes once ``run`` is current.
+        Until then nobody else has it: ``FerError`` when another process does for ``PATIENCE`` s.
+        """
+        from filelock import FileLock, Timeout  # The demo reads jobs too, and needs no locks.
+
+        home = self.store.unfinished / self.label.replace("[", "_").replace("]", "")
+        home.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # The lock goes with the process that holds it.
+            run.until_current.enter_context(
+                FileLock(home.with_name(f".{home.name}.lock"), timeout=PATIENCE)
+            )
+        except Timeout as error:
+            raise FerError(
+                f"another process is making {self.label}",
+                where=home,
+                fix="wait for it, or stop it; then start again",
+            ) from error
+        run.spent.append(home.name)
+        inputs = {label: artifact.sha256 for label, artifact in self.inputs.items()}
+        text = json.dumps([self.recipe, inputs], sort_keys=True)
+        own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
+        for other in home.iterdir() if home.is_dir() else ():
+            if other != own:
+                shutil.rmtree(other, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        return own

@@ -15,6 +15,7 @@ import numpy as np
 from fer_ml.errors import FerError
 from fer_ml.images import (
     FORMATS,
+    MAX_BYTES,
     MAX_PIXELS,
     Box,
     Header,
@@ -28,8 +29,6 @@ from fer_ml.manifests.identity import photo_digest, sample_hash
 #: Side in px of the grey thumb by which near-identical faces are found.
 THUMB_SIDE = 24
 THUMB_SIZE = THUMB_SIDE**2
-#: Larger files are not read: no photo needs them, and one could fill the memory.
-MAX_BYTES = 200_000_000
 
 #: What a look can end in. Everything but ``ok`` comes with a reason.
 STATES: tuple[str, ...] = ("ok", "missing", "escapes", "undecodable", "oversized", "mode")

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
+from fer_ml.files import temporary
 from fer_ml.images import Box
 from fer_ml.look import (
     FORMAT_NAMES,
@@ -253,7 +254,7 @@ class _Memory:
         faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
         self.folder.mkdir(parents=True, exist_ok=True)
         name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
-        thumbs = name.with_suffix(".partial")
+        thumbs = temporary(name)
         try:
             with thumbs.open("wb") as file:
                 file.truncate(faces.height * THUMB_SIZE)
@@ -280,7 +281,7 @@ class _Memory:
 
     def _write(self, table: pl.DataFrame, name: Path) -> None:
         """The table is what makes a segment: it comes last, and at once."""
-        partial = name.with_suffix(".partial")
+        partial = temporary(name)
         table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
         partial.replace(name)
 
@@ -288,7 +289,7 @@ class _Memory:
         """Write all segments as one, the latest look at each face, and remove the old ones."""
         table = pl.concat(self._tables).unique((*KEY, *BOX), keep="last", maintain_order=True)
         name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
-        partial = name.with_suffix(".partial")
+        partial = temporary(name)
         place = table.select("segment", "thumb").to_numpy()
         with partial.open("wb") as file:
             for start in range(0, len(place), 20_000):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fer_ml.errors import FerError
+from fer_ml.files import private_folder
 from fer_ml.profiles import Profile
 from fer_ml.settings import CONFIG_FILE, Settings
 from fer_ml.store import Store
@@ -20,6 +21,7 @@ def ensure_raw(profile: Profile, store: Store) -> None:
     if profile.drawn:
         from fer_ml.sample import ensure_sample
 
+        private_folder(store.root)
         ensure_sample(store.root / SAMPLE_FOLDER, profile.seed)
 
 

@@ -5,8 +5,9 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fer_ml.errors import FerError
 
@@ -20,7 +21,8 @@ class UserConfig(BaseModel):
 
     ``roots`` maps a source to the folder its publisher's files lie in; ``profiles`` holds own
     profiles, each with a ``base`` and the fields that differ. ``faces_in_ui`` lets Dagster show
-    contact sheets of real faces, and keep them in its event log.
+    contact sheets of real faces, and keep them in its event log. Recorded frames of the demo are
+    deleted ``keep_recordings_days`` after their session; without it they stay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,7 +30,29 @@ class UserConfig(BaseModel):
     profile: str | None = None
     roots: dict[str, str] = {}
     faces_in_ui: bool = False
+    keep_recordings_days: int | None = Field(default=None, ge=0)
     profiles: dict[str, dict[str, Any]] = {}
+
+
+class Notifiers(BaseModel):
+    """Where news goes besides the log. Addresses with a password in them never print.
+
+    ``webhook`` (``FER_WEBHOOK``) is an http or https URL; ``smtp`` (``FER_SMTP``) a mail server as
+    ``smtps://USER:PASSWORD@HOST:PORT``, or ``smtp://`` for STARTTLS; ``mail_to`` (``FER_MAIL_TO``)
+    addresses separated by commas, ``mail_from`` (``FER_MAIL_FROM``) the sender.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook: SecretStr | None = None
+    smtp: SecretStr | None = None
+    mail_to: tuple[str, ...] = ()
+    mail_from: str | None = None
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """Which ways are configured: ``webhook``, ``e-mail``."""
+        return ("webhook",) * (self.webhook is not None) + ("e-mail",) * (self.smtp is not None)
 
 
 class Settings(BaseModel):
@@ -37,7 +61,8 @@ class Settings(BaseModel):
     ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
     artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
     else ``YUNET_FILE`` where it is) an optional face detector file; ``device`` (``FER_DEVICE``)
-    where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is one.
+    where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is one; ``notify``
+    where news goes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,6 +73,7 @@ class Settings(BaseModel):
     yunet: Path | None
     device: str
     config: UserConfig
+    notify: Notifiers = Notifiers()
 
 
 def find_project() -> Path:
@@ -80,7 +106,7 @@ def read_config(path: Path) -> UserConfig:
         raise FerError(
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=path,
-            allowed="profile, faces_in_ui, [roots], [profiles.NAME]",
+            allowed="profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
         ) from error
 
 
@@ -99,4 +125,40 @@ def settings() -> Settings:
         yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
         device=os.environ.get("FER_DEVICE") or "auto",
         config=config,
+        notify=_notifiers(),
     )
+
+
+def _notifiers() -> Notifiers:
+    mail_to = [a.strip() for a in (os.environ.get("FER_MAIL_TO") or "").split(",") if a.strip()]
+    webhook = _address("FER_WEBHOOK", "http", "https")
+    smtp = _address("FER_SMTP", "smtp", "smtps")
+    if bool(smtp) != bool(mail_to):
+        raise FerError(
+            "FER_SMTP and FER_MAIL_TO belong together: one of them is not set",
+            fix="set both to be told by e-mail, or neither",
+        )
+    return Notifiers(
+        webhook=webhook,
+        smtp=smtp,
+        mail_to=tuple(mail_to),
+        mail_from=os.environ.get("FER_MAIL_FROM") or None,
+    )
+
+
+def _address(variable: str, *schemes: str) -> SecretStr | None:
+    """The variable's URL, or ``None``; what is wrong with one is told without repeating it."""
+    held = os.environ.get(variable)
+    if not held:
+        return None
+    try:
+        parts = urlsplit(held)
+        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise FerError(
+            f"{variable} is not such an address",
+            allowed=" or ".join(f"{scheme}://HOST..." for scheme in schemes),
+        )
+    return SecretStr(held)

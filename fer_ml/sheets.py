@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw, ImageFont
 from fer_ml.errors import FerError
 from fer_ml.images import Box, crop_face, read_image
 from fer_ml.labels import CLASSES
-from fer_ml.look import MAX_BYTES
 from fer_ml.manifests.schema import boxes
 from fer_ml.plots import MAX_SOURCE_ROWS, shorten
 
@@ -61,8 +60,6 @@ def read_face(root: Path, image_path: str | None, box: Box | None) -> np.ndarray
             raise FerError("no such file")
         if not path.is_file():
             raise FerError("not a regular file")
-        if path.stat().st_size > MAX_BYTES:
-            raise FerError(f"file is larger than {MAX_BYTES:,} bytes")
     # A NUL, a name that is too long, a loop of links.
     except (ValueError, OSError, RuntimeError) as error:
         raise FerError("path cannot be followed") from error

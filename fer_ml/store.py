@@ -7,10 +7,13 @@ Layout below ``FER_HOME/<profile>``::
     <asset>[/<partition>]/current.json     which run folder is the asset now
     cleaned/                               links to the raw images, one path base for all manifests
     cache/                                 decoded faces; may be deleted at any time
+    <asset>[/<partition>]/<...>/purged.json  there when something it rests on was purged
     unfinished/                            trainings that were stopped, with their state
-    .partial/                              unfinished run folders
+    .partial/                              unfinished run folders, and pointers not yet moved
 
-A run folder appears by one rename when it is complete, and is never written again. Its *content
+A run folder appears by one rename when it is complete and on the disk, and is never written again.
+What is to follow the rename is noted before it, so that a process killed in between loses nothing:
+``sweep`` does the rest. The *content
 hash* covers the names and bytes of its files, except those declared volatile (times, machine), so
 that an unchanged result has an unchanged hash. Nothing here knows Dagster.
 """
@@ -20,11 +23,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,12 +35,25 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.errors import FerError
-from fer_ml.files import readable_os_errors, sha256_file, write_json
+from fer_ml.files import (
+    orphaned,
+    owned_name,
+    private_folder,
+    readable_os_errors,
+    sha256_file,
+    stays_below,
+    sync,
+    write_json,
+)
 
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
 RECEIPTS = "receipts"
+#: In a run folder: something that it rests on was purged. In the artifact root: the log of purges.
+PURGED_FILE = "purged.json"
 
+#: How run folders are called.
+_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 #: What lies beside the assets below an artifact root.
 NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial"})
 
@@ -48,6 +63,16 @@ VOLATILE_FILES = frozenset(
     {"history.json", "environment.json", "alignmentreport.json", "train.log", "timing.json"}
 )
 VOLATILE_SUFFIXES = (".parquet", ".png", ".html", ".pdf")
+
+
+def _below(name: str) -> str:
+    if not stays_below(name):
+        raise ValueError(f"{name!r} is no path below a folder")
+    return name
+
+
+#: A relative path with ``/``: whoever reads it stays below the folder that it is in.
+Below = Annotated[str, AfterValidator(_below)]
 
 
 class FileEntry(BaseModel):
@@ -96,11 +121,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = 1
-    asset: str
-    partition: str | None
+    asset: Below
+    partition: Below | None
     profile: str
     sha256: str
-    files: dict[str, FileEntry]
+    files: dict[Below, FileEntry]
     inputs: tuple[Input, ...]
     recipe: dict[str, Any]
     code_version: str
@@ -198,7 +223,12 @@ class Artifact:
         """What differs between the folder and its record, or ``None`` when every byte is there."""
         for name, entry in self.record.files.items():
             path = self.folder / name
+            if path.resolve() != self.folder.resolve() / name:
+                return f"{name} is a link: a run folder holds its own bytes"
             if not path.is_file():
+                purged = self._mark()
+                if name in purged.get("removed", ()):
+                    return f"{name} was purged on {purged['at'][:10]}"
                 return f"{name} is missing"
             if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
                 return f"{name} differs from its recorded sha256"
@@ -208,12 +238,33 @@ class Artifact:
             return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
         return None
 
+    def purged(self) -> str | None:
+        """Why it is stale since something that it rests on was purged, or ``None``."""
+        at = self._mark().get("at")
+        return None if at is None else f"rests on what was purged on {at[:10]}"
+
+    def mark_purged(self, at: str, removed: Iterable[str]) -> None:
+        """Note that something it rests on was purged, and which of its files went with it."""
+        earlier = self._mark().get("removed", ())
+        names = sorted({*earlier, *removed})
+        mark = {"schema_version": 1, "at": at, "removed": names}
+        write_json(self.folder / PURGED_FILE, mark)
+
+    def _mark(self) -> dict[str, Any]:
+        path = self.folder / PURGED_FILE
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise FerError("not a mark of a purge", where=path) from error
+
     def receipts(self) -> dict[str, Receipt]:
         """Receipts beside the artifact by rule; one that speaks of other bytes is not returned."""
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
-                receipt = Receipt.model_validate_json(path.read_text(encoding="utf-8"))
+                receipt = Receipt.model_validate_json(path.read_bytes())
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if receipt.artifact_sha256 == self.sha256:
@@ -223,9 +274,15 @@ class Artifact:
 
 @dataclass
 class RunFolder:
-    """A run folder while it is being written. ``folder`` becomes visible only when complete."""
+    """A run folder while it is being written. ``folder`` becomes visible only when complete.
+
+    Once it is the current one, ``until_current`` is closed and the folders ``spent`` below
+    ``unfinished/`` are removed; when it does not come to that, nothing of ``spent`` is touched.
+    """
 
     folder: Path
+    until_current: ExitStack = field(default_factory=ExitStack)
+    spent: list[str] = field(default_factory=list)
     splits: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -254,6 +311,16 @@ class Store:
     root: Path
     profile: str
     looked_since: float = 0.0
+
+    @property
+    def partial(self) -> Path:
+        """Run folders that are being written."""
+        return self.root / ".partial"
+
+    @property
+    def unfinished(self) -> Path:
+        """Work that a stopped process left to go on with."""
+        return self.root / "unfinished"
 
     @property
     def probe_cache(self) -> Path:
@@ -286,7 +353,7 @@ class Store:
             name = held["folder"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FerError("not a pointer to a run folder", where=path) from error
         if not isinstance(name, str) or Path(name).name != name:
             raise FerError("not a pointer to a run folder", where=path)
@@ -296,7 +363,7 @@ class Store:
         """Read a run folder's record."""
         path = folder / RECORD_FILE
         try:
-            return Artifact(folder, Record.model_validate_json(path.read_text(encoding="utf-8")))
+            return Artifact(folder, Record.model_validate_json(path.read_bytes()))
         except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
@@ -320,6 +387,28 @@ class Store:
             if home.is_dir() and home.name not in NO_ASSETS:
                 for path in sorted(home.glob(f"**/{RECORD_FILE}")):
                     yield self.open(path.parent)
+
+    def torn(self) -> list[str]:
+        """What no run leaves: run folders without a record, and pointers that lead nowhere.
+
+        Bytes are not read: whether they are those of the record is asked wherever they are used.
+        """
+        found = []
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for home in (h for h in homes if h.is_dir() and h.name not in NO_ASSETS):
+            for path in sorted(home.glob(f"**/{CURRENT_FILE}")):
+                here = path.parent
+                try:
+                    asset, partition = here.relative_to(self.root).as_posix(), None
+                    self.current(asset, partition)
+                except FerError as error:
+                    found.append(f"{asset}: {error.what}")
+                found += [
+                    f"{asset}/{run.name}: no {RECORD_FILE}"
+                    for run in sorted(here.iterdir())
+                    if _RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
+                ]
+        return found
 
     def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
         """The run folder of an asset with this content hash, or ``None``."""
@@ -377,11 +466,12 @@ class Store:
     ) -> Iterator[RunFolder]:
         """Make a new run folder; on success it becomes the current artifact, else it is removed."""
         started = time.monotonic()
-        partial = self.root / ".partial" / f"{owner()}-{uuid.uuid4().hex[:8]}"
+        partial = self.partial / owned_name()
         with readable_os_errors(self.root):
+            private_folder(self.root)
             partial.mkdir(parents=True)
+            run = RunFolder(partial)
             try:
-                run = RunFolder(partial)
                 yield run
                 self._commit(
                     run,
@@ -394,7 +484,10 @@ class Store:
                     started,
                 )
             finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                run.until_current.close()
+                if partial.exists():  # Else it was renamed, and its note says how to go on.
+                    _note_of(partial).unlink(missing_ok=True)
+                    shutil.rmtree(partial, ignore_errors=True)
 
     def _commit(
         self,
@@ -407,13 +500,13 @@ class Store:
         run_id: str | None,
         started: float,
     ) -> None:
-        files = {
-            path.relative_to(run.folder).as_posix(): FileEntry(
-                sha256=sha256_file(path), bytes=path.stat().st_size
-            )
-            for path in sorted(run.folder.rglob("*"))
-            if path.is_file()
-        }
+        files = {}
+        for path in sorted(run.folder.rglob("*")):
+            sync(path)
+            if path.is_file():
+                files[path.relative_to(run.folder).as_posix()] = FileEntry(
+                    sha256=sha256_file(path), bytes=path.stat().st_size
+                )
         now = datetime.now(UTC)
         record = Record(
             asset=asset,
@@ -435,8 +528,40 @@ class Store:
         home = self.home(asset, partition)
         home.mkdir(parents=True, exist_ok=True)
         folder = home / f"{now:%Y%m%dT%H%M%SZ}-{record.sha256[:8]}-{uuid.uuid4().hex[:4]}"
+        before = self._pointer(asset, partition)
+        follow = _Follow(
+            asset=asset,
+            partition=partition,
+            folder=folder.name,
+            sha256=record.sha256,
+            before=before["folder"] if before else None,
+            spent=tuple(run.spent),
+        )
+        note = _note_of(run.folder)
+        write_json(note, follow.model_dump(mode="json"))
         run.folder.rename(folder)
-        write_json(home / CURRENT_FILE, {"folder": folder.name, "sha256": record.sha256})
+        sync(home)
+        self._follow(follow)
+        note.unlink()
+
+    def _follow(self, follow: "_Follow") -> None:
+        """What comes after the rename: it is the current one, and what it came from is spent."""
+        home = self.home(follow.asset, follow.partition)
+        write_json(home / CURRENT_FILE, {"folder": follow.folder, "sha256": follow.sha256})
+        for name in follow.spent:
+            shutil.rmtree(self.unfinished / name, ignore_errors=True)
+
+    def _follow_note(self, note: Path) -> None:
+        """Do what a process that is gone left to do; another one may have gone further since."""
+        try:
+            follow = _Follow.model_validate_json(note.read_bytes())
+        except ValidationError:
+            return
+        home = self.home(follow.asset, follow.partition)
+        held = self._pointer(follow.asset, follow.partition)
+        now = held["folder"] if held else None
+        if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
+            self._follow(follow)
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> None:
         """Put a gate's outcome beside the artifact."""
@@ -449,34 +574,39 @@ class Store:
             )
 
     def sweep(self) -> int:
-        """Remove unfinished run folders whose process is gone; returns how many."""
-        removed = 0
-        partial = self.root / ".partial"
-        for folder in partial.iterdir() if partial.is_dir() else ():
-            if gone(folder.name.rpartition("-")[0]):
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
-        return removed
+        """Clear away what processes that are gone left half-written; returns how many places.
+
+        A run folder that was complete and not yet the current one becomes it.
+        """
+        swept = 0
+        for note in sorted(self.partial.glob("*.json")) if self.partial.is_dir() else ():
+            if orphaned(note.stem):
+                self._follow_note(note)
+                note.unlink(missing_ok=True)
+        for folder, folders, files in os.walk(self.root):
+            here = Path(folder)
+            for name in filter(orphaned, files):
+                (here / name).unlink(missing_ok=True)
+                swept += 1
+            for name in filter(orphaned, folders):
+                shutil.rmtree(here / name, ignore_errors=True)
+                swept += 1
+            # Raw folders are not ours to clear away.
+            folders[:] = [n for n in folders if not (here == self.root and n == "drawn")]
+        return swept
 
 
-def owner() -> str:
-    """This process, as ``host@pid``."""
-    return f"{socket.gethostname()}@{os.getpid()}"
+def _note_of(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
 
 
-def gone(name: str) -> bool:
-    """Whether ``host@pid`` was a process of this machine that is there no more."""
-    host, _, pid = name.rpartition("@")
-    return host == socket.gethostname() and not _alive(pid)
+class _Follow(BaseModel):
+    """What is to be done once a run folder has been renamed; names, never paths."""
 
-
-def _alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    asset: Below
+    partition: Below | None
+    folder: Below
+    sha256: str
+    before: str | None
+    spent: tuple[Below, ...]

@@ -264,3 +264,15 @@ def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
     for name in modules:
         path = ROOT / name.replace(".", "/")
         assert (ROOT / name).exists() or path.with_suffix(".py").exists() or path.is_dir(), name
+
+
+# -- tests that a page names -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["security.md", "faults.md"])
+def test_every_test_that_a_page_names_is_there(page: str) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / page).read_text("utf-8"))
+    assert named
+    for file, test in named:
+        text = (ROOT / file).read_text("utf-8")
+        assert not test or f"def {test}(" in text, f"{file} has no {test}"

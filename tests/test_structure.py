@@ -22,6 +22,7 @@ DEMO_MAY_USE = {
     "images",
     "job",
     "labels",
+    "network",
     "profiles",
     "store",
 }
@@ -92,3 +93,77 @@ def test_the_code_location_loads_without_heavy_libraries() -> None:
         cwd=ROOT,
     )
     assert done.stdout.strip() == "[]"
+
+
+#: Modules that run what a file says.
+UNSAFE_IMPORTS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
+#: What a call must say, so that a file is data and nothing else.
+SAFE_CALLS = {
+    "torch.load": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+}
+#: Which module alone may make a call, since it looks before.
+ONE_DOOR = {
+    "onnxruntime.InferenceSession": "fer_ml/network.py",
+    "onnx.load": None,
+    "yaml.load": None,
+    "yaml.safe_load": None,
+    "pd.read_pickle": None,
+    "extractall": None,
+    "cv2.imread": None,
+    "eval": None,
+    "exec": None,
+}
+#: In a process of its own it reads pickles with every class but torch's tensors made inert.
+CONVERTER = "fer_ml/training/convert.py"
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    return [
+        (path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8")))
+        for package in FORBIDDEN
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+def test_no_file_is_read_as_a_program() -> None:
+    """No pickle, no YAML with tags, no network or archive past its one door."""
+    seen: dict[str, int] = dict.fromkeys(SAFE_CALLS, 0)
+    for name, tree in sources():
+        if name == CONVERTER:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+                used = {str(part).split(".")[0] for part in named}
+                assert not used & UNSAFE_IMPORTS, f"{name}:{node.lineno} imports {used}"
+            if not isinstance(node, ast.Call):
+                continue
+            call = ast.unparse(node.func)
+            if call in SAFE_CALLS:
+                keyword, value = SAFE_CALLS[call]
+                told = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+                assert told.get(keyword) is value, f"{name}:{node.lineno}: {call} without {keyword}"
+                seen[call] += 1
+            archive = call.rpartition(".")[2] == "extractall"
+            for door in {"extractall" if archive else call} & set(ONE_DOOR):
+                assert name == ONE_DOOR[door], f"{name}:{node.lineno} calls {call}"
+    assert all(seen.values()), f"the test looks for calls that nobody makes: {seen}"
+
+
+def test_every_page_escapes_what_it_shows() -> None:
+    """Templates are made with ``autoescape``, and none lets a value past it."""
+    made = 0
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Environment"):
+                told = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+                if "loader" in told or "undefined" in told:
+                    assert told.get("autoescape") is True, f"{name}:{node.lineno}"
+                    made += 1
+    assert made >= 4
+    for path in (ROOT / "fer_ml").rglob("*.html.j2"):
+        raw = [
+            line for line in path.read_text().splitlines() if "| safe" in line or "|safe" in line
+        ]
+        assert all("body" in line for line in raw), f"{path.name}: {raw}"

@@ -1,7 +1,6 @@
 """Soft-label exports of the first pipeline: do arrays, index and companions agree?"""
 
 import json
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fer_ml.adoption.findings import Findings, check_class_order, check_share, near
-from fer_ml.adoption.folder import MAX_OTHER, parse_json
+from fer_ml.adoption.folder import parse_json
+from fer_ml.arrays import read_npz
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import confusion_matrix, f1_scores, softmax
 from fer_ml.labels import CLASSES
@@ -66,21 +66,14 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     ``FerError`` when the file is damaged, says that it unpacks to more than is sensible, or holds
     other arrays.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_OTHER:
-            raise FerError(
-                f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"{MAX_OTHER:,}"
-            )
-        with np.load(path, allow_pickle=False) as held:
-            logits, y = held["logits"], held["y"]
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+    held = read_npz(path)
+    if not {"logits", "y"} <= held.keys():
         raise FerError(
-            f"{path.name} cannot be read: {str(error)[:200]}",
+            f"{path.name} holds {', '.join(held) or 'nothing'}",
             where=path,
-            allowed="arrays 'logits' and 'y' of numbers, without pickled objects",
-        ) from error
+            allowed="arrays 'logits' and 'y'",
+        )
+    logits, y = held["logits"], held["y"]
     if logits.ndim != 2 or logits.shape[1] != len(CLASSES) or logits.dtype.kind != "f":
         raise FerError(
             f"logits are {logits.dtype} {logits.shape}", where=path, allowed="float [N, 7]"

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
-from fer_ml.claims.plain_yaml import read_plain
 from fer_ml.claims.printed import PRINTED
 from fer_ml.errors import FerError
+from fer_ml.plain_yaml import read_plain
 
 VERSION = "2"
 MAX_BYTES = 2_000_000

@@ -167,6 +167,7 @@ class Tracer:
             return Node(item, artifact, drift, inputs, drifted=True)
         problem = (
             self._superseded(artifact)
+            or artifact.purged()
             or _ungated(artifact)
             or self._before_its_input(artifact, inputs)
         )

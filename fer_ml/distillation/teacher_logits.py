@@ -1,8 +1,5 @@
 """Every teacher's logits on every face that is needed later, in one pass."""
 
-import hashlib
-import json
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +39,6 @@ def build_teacher_logits(run: RunFolder, job: Job) -> None:
         artifact for label, artifact in job.inputs.items() if label.startswith("teacher_fold[")
     ]
     train, others = faces_to_label(job)
-    keep = job.store.root / "unfinished" / f"teacher_logits_{job.partition}" / _key(job)
     meta = label_faces(
         run.folder,
         Teacher.load(teacher.folder),
@@ -50,11 +46,10 @@ def build_teacher_logits(run: RunFolder, job: Job) -> None:
         train,
         others,
         job.profile.views,
-        keep=keep,
+        keep=job.kept(run),
         device=choose_device(job.device),
     )
     finish_logits(run, job, meta)
-    shutil.rmtree(keep.parent)
 
 
 def finish_logits(run: RunFolder, job: Job, meta: dict[str, Any]) -> None:
@@ -75,13 +70,6 @@ def finish_logits(run: RunFolder, job: Job, meta: dict[str, Any]) -> None:
         views=meta["views"]["count"] if meta["views"] else 0,
         folds=len(meta["folds"]),
     )
-
-
-def _key(job: Job) -> str:
-    """Shards of other networks, rows or views are not taken up again."""
-    inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
-    text = json.dumps([job.recipe, inputs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def other_faces(job: Job) -> pl.DataFrame:

@@ -1,17 +1,16 @@
 """Models from elsewhere in the benchmark: a bundle, a checkpoint of this platform, an ONNX file.
 
 Such a file is data and nothing else: a checkpoint is read with ``weights_only=True``, and a network
-that keeps its weights in other files is refused, since these would be read from wherever it says.
+goes through ``network``.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import polars as pl
 
@@ -25,6 +24,7 @@ from fer_ml.gates import Outcome, same
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
+from fer_ml.network import open_network, read_network
 from fer_ml.preprocess import Preprocess
 from fer_ml.profiles import Profile
 from fer_ml.raw import ModelKind, model_files
@@ -63,62 +63,17 @@ def open_model(path: Path, otherwise: Preprocess) -> External:
         checkpoint = load_checkpoint(files[CHECKPOINT_FILE])
         network = checkpoint.network()
         return External(kind, checkpoint.preprocess, (), lambda faces: predict(network, faces))
-    refuse_other_files(files[MODEL_FILE])
     if kind == "bundle":
         load_bundle(path)
     spec = read_card(path).preprocess if kind == "bundle" else otherwise
     assumed = () if kind == "bundle" else ("preprocess", "classes")
-    session = open_network(files[MODEL_FILE], spec.size)
+    session = open_classifier(files[MODEL_FILE], spec.size)
     return External(kind, spec, assumed, lambda faces: _run(session, faces))
 
 
-def refuse_other_files(path: Path) -> None:
-    """``FerError`` when a network keeps tensors in other files, or is no network."""
-    try:
-        model = onnx.load(path, load_external_data=False)
-        tensors = [*_of_graph(model.graph)]
-        for function in model.functions:
-            tensors += _of_nodes(function.node)
-    except Exception as error:  # Foreign bytes: protobuf raises whatever they lead it to.
-        raise FerError(f"not an ONNX file: {error}", where=path) from error
-    outside = [t.name for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
-    if outside:
-        raise FerError(
-            f"{len(outside)} tensors of the network are in other files, first {outside[0]!r}",
-            where=path,
-            allowed="one file that holds everything",
-            fix="save it again without external data",
-        )
-
-
-def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """Tensors in the attributes of nodes, and of the graphs in them."""
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _of_graph(graph)
-
-
-def open_network(path: Path, size: int) -> onnxruntime.InferenceSession:
+def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
     """A network from ``[N, 3, size, size]`` to ``[N, 7]``, on the CPU; otherwise ``FerError``."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own exceptions share no documented base class
-        raise FerError(f"ONNX Runtime cannot run it: {error}", where=path) from error
+    session = open_network(read_network(path), path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _demand(path, "inputs", len(inputs), 1)
     _demand(path, "outputs", len(outputs), 1)

@@ -7,9 +7,9 @@ carrying the hash of the image's pixels, so that names cannot collide.
 """
 
 import errno
+import logging
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
+from fer_ml.files import temporary
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.look import THUMB_SIZE
 from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
+from fer_ml.privacy.log import read_log
 from fer_ml.probe import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
 from fer_ml.shards import map_shards
 from fer_ml.sources import get_adapter
-from fer_ml.store import RunFolder
+from fer_ml.store import PURGED_FILE, RunFolder
+
+log = logging.getLogger(__name__)
 
 QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "source": pl.String(),
@@ -59,8 +63,9 @@ def clean_source(
     cache: Path,
     since: float = 0.0,
     options: Mapping[str, str] | None = None,
+    purged: Mapping[str, str] | None = None,
 ) -> None:
-    """Clean one source into ``run``.
+    """Clean one source into ``run``; photos whose hash is in ``purged`` (with its time) stay out.
 
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
     ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
@@ -77,6 +82,8 @@ def clean_source(
     rows = _place_inline(rows, source, pool_base)
     looks = _look(rows, root, pool_base, cache, since, source)
     found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
+    found, kept_out = _keep_out(found, purged or {})
+    refused.append(kept_out)
     faults = found.filter(_look_fault().is_not_null())
     refused.append(_split_fault(faults, _look_fault()))
     kept = _name(found.filter(_look_fault().is_null()), source).sort(
@@ -95,6 +102,7 @@ def clean_source(
     manifest = _manifest(kept, source)
     write_manifest(manifest, run.path(f"{source}.csv"))
     _write_thumbs(run.path(THUMBS_FILE), looks, kept["look"].to_numpy())
+    _forget(kept_out, source, pool_base, cache)
     write_notes(run, "excluded.csv", _notes(excluded, source))
     write_notes(run, "quarantine.csv", quarantined)
     by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
@@ -132,6 +140,14 @@ def clean_source(
 def build_source(run: RunFolder, job: Job) -> None:
     """The asset ``manifest/<source>``."""
     source = job.profile.source(job.asset.removeprefix("manifest/"))
+    purges = read_log(job.store.root.parent)
+    whole = purges.source(source.name)
+    if whole is not None:
+        raise FerError(
+            f"source {source.name} was purged on {whole[:10]}",
+            where=job.store.root.parent / PURGED_FILE,
+            fix="take it out of the profile's sources",
+        )
     clean_source(
         run,
         source=source.name,
@@ -141,6 +157,7 @@ def build_source(run: RunFolder, job: Job) -> None:
         cache=job.store.probe_cache,
         since=job.store.looked_since,
         options=source.options,
+        purged=purges.photos(),
     )
 
 
@@ -214,9 +231,9 @@ def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
         path = f"{folder}/{where.replace(':', '_')}.png"
         target = base / path
         if not _holds(target, data):
-            temporary = target.with_name(f".{uuid.uuid4().hex}")
-            temporary.write_bytes(data)
-            temporary.replace(target)
+            partial = temporary(target)
+            partial.write_bytes(data)
+            partial.replace(target)
         paths.append(path)
     return rows.drop("inline_png").with_columns(pl.Series("inline_path", paths, pl.String))
 
@@ -236,6 +253,32 @@ def _look(
         raise FerError(f"source {source} gives some rows as files and some as pixels")
     names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
     return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
+
+
+def _keep_out(found: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows without those of purged photos, and these with their reason."""
+    is_purged = pl.col("photo").is_in(list(purged)).fill_null(False)
+    at = pl.col("photo").replace_strict(purged, default="", return_dtype=pl.String)
+    out = found.filter(is_purged).with_columns(
+        pl.lit("purged").alias("rule"), pl.format("purged on {}", at.str.head(10)).alias("detail")
+    )
+    return found.filter(~is_purged), out
+
+
+def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> None:
+    """Remove what a look left of purged photos: they are still in the raw folder."""
+    if kept_out.is_empty():
+        return
+    for path in kept_out["inline_path"].drop_nulls():
+        (base / path).unlink(missing_ok=True)
+    # It holds their thumbs too, and can be made again.
+    shutil.rmtree(cache, ignore_errors=True)
+    log.warning(
+        "source %s: %d rows of purged photos are kept out; remove them from the raw folder, since "
+        "every look starts anew until then",
+        source,
+        kept_out.height,
+    )
 
 
 def _look_fault() -> pl.Expr:
@@ -319,18 +362,18 @@ def _link(original: str, target: str) -> bool:
             return True
     except FileNotFoundError:
         pass
-    temporary = Path(target).with_name(f".{uuid.uuid4().hex}")
+    partial = temporary(Path(target))
     copied = False
     try:
-        os.link(original, temporary)
+        os.link(original, partial)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
-        shutil.copy2(original, temporary)
+        shutil.copy2(original, partial)
         copied = True
-    temporary.replace(target)
+    partial.replace(target)
     # rename() of two names of one file does nothing and leaves the temporary name behind.
-    temporary.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return copied
 
 

@@ -7,13 +7,13 @@ its thumb, what was found for a set of samples is remembered and holds for each 
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from fer_ml.files import temporary
 from fer_ml.look import THUMB_SIZE
 
 #: Raised when the search would find other groups in the same thumbs.
@@ -52,7 +52,7 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
 
     ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
     cache.mkdir(parents=True, exist_ok=True)
-    file = cache / f".{uuid.uuid4().hex}.thumbs"
+    file = temporary(cache / "thumbs")
     try:
         # On disk, because half a million thumbs would fill the memory that the search needs.
         with file.open("wb") as out:
@@ -87,7 +87,7 @@ def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
 def _remember(found: pl.DataFrame, cache: Path) -> None:
     digest = hashlib.sha256("\n".join(found["sample_id"]).encode()).hexdigest()[:16]
     file = cache / f"v{NEAR_VERSION}-{digest}.parquet"
-    partial = cache / f".{uuid.uuid4().hex}"
+    partial = temporary(file)
     found.write_parquet(partial)
     partial.replace(file)
     for old in _files(cache)[MAX_REMEMBERED:]:

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
-import yaml
 
 from fer_ml.errors import FerError
+from fer_ml.files import read_bounded
 from fer_ml.labels import label_of_word
+from fer_ml.plain_yaml import read_plain
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,
@@ -36,6 +37,8 @@ from fer_ml.sources._listing import (
 from fer_ml.sources.folders import SPLITS, Folder, path_fault, printable, walk
 
 INDEX = "data.yaml"
+#: It names a few classes and folders.
+MAX_INDEX = 1_000_000
 #: An edge so close to a whole pixel, in px, means it: written with six decimals, as is usual, an
 #: edge is off by up to 7.5e-7 of the image's side.
 TOLERANCE = 0.01
@@ -75,15 +78,14 @@ def list_boxes(root: Path) -> pl.DataFrame:
 def class_names(index: Path) -> dict[str, str]:
     """The words of ``names``, keyed by their place as text; ``FerError`` when that is not clear."""
     try:
-        content = yaml.safe_load(index.read_bytes())
+        content = read_plain(read_bounded(index, MAX_INDEX))
     except OSError as error:
         raise FerError(f"{INDEX} cannot be read: {error.strerror}", where=index) from error
-    # Odd dates and deep nesting do not come as YAML's own errors.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FerError(f"{INDEX} is not YAML", where=index, fix="replace the file") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        names = [names.get(place) for place in range(len(names))]
+        names = [names.get(str(place)) for place in range(len(names))]
     if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise FerError(
             f"{INDEX} does not name the classes",
@@ -91,7 +93,7 @@ def class_names(index: Path) -> dict[str, str]:
             allowed="names: a list of words, or a word for each number from 0",
             fix="take the file that came with the dataset",
         )
-    if content.get("nc", len(names)) != len(names):
+    if content.get("nc", str(len(names))) != str(len(names)):
         raise FerError(
             f"{INDEX} says nc: {shown(str(content['nc']))} and has {len(names)} names",
             where=index,

@@ -21,8 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fer_ml.arrays import read_npz
 from fer_ml.errors import FerError
-from fer_ml.files import sha256_file, write_json
+from fer_ml.files import read_bounded, sha256_file, stays_below, write_json
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet, SoftTargets
@@ -31,6 +32,8 @@ from fer_ml.training.recipe import Training, Views, read_plain
 JOB_FILE = "job.json"
 SOFT_FILE = "softlabels.npz"
 PREVIOUS_FILE = "previous.pt"
+#: No job needs more bytes of JSON: it names a few dozen files.
+MAX_JOB = 16 << 20
 #: What a training reads: it learns from the first, selects on the second, calibrates on the third.
 SPLITS = ("train", "val", "calib")
 #: All faces that teachers label besides the training rows.
@@ -127,7 +130,7 @@ class PackedJob:
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
         with np.load(folder / "rows.npz", allow_pickle=False) as held:
             return FaceSet(
-                images=np.load(folder / "images.npy", mmap_mode="r"),
+                images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
                 y=held["y"].astype(np.int64),
                 sample_ids=tuple(name.decode() for name in held["sample_id"]),
                 preprocess=preprocess,
@@ -147,13 +150,16 @@ def read_soft_targets(path: Path) -> SoftTargets:
     """Soft labels for the training rows, as ``write_soft_targets`` left them."""
     if not path.is_file():
         raise FerError("a step distils, and there are no soft labels for it", where=path)
-    with np.load(path, allow_pickle=False) as held:
+    held = read_npz(path)
+    try:
         seed = int(held["view_seed"])
         return SoftTargets(
             held["logits"].astype(np.float32),
             float(held["kd_temperature"]),
             None if seed < 0 else seed,
         )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FerError(f"not the soft labels of a packed training: {error}", where=path) from error
 
 
 def write_soft_targets(path: Path, soft: SoftTargets) -> None:
@@ -230,19 +236,38 @@ def read_job(folder: Path) -> PackedJob:
     """Read a packed training. Every byte is checked against its hash before anything is trained."""
     path = folder / JOB_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        held = json.loads(text)
-    except (OSError, ValueError) as error:
+        data = read_bounded(path, MAX_JOB)
+        held = json.loads(data)
+        if not isinstance(held, dict):
+            raise ValueError("no JSON object")
+        return _job(folder, path, held, hashlib.sha256(data).hexdigest())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FerError(
-            f"not a packed training: {error}",
+            f"not a packed training: {type(error).__name__}: {str(error)[:200]}",
             where=path,
             fix="make one with: fer pack ASSET FOLDER",
         ) from error
+
+
+def read_about(path: Path) -> dict[str, dict[str, Any]]:
+    """What a ``job.json`` says of where its steps are from, by label."""
+    try:
+        about = json.loads(read_bounded(path, MAX_JOB))["about"]
+        if not all(isinstance(origin, dict) for origin in about.values()):
+            raise ValueError("an origin is no JSON object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FerError(f"job.json is damaged: {str(error)[:200]}", where=path) from error
+    return dict(about)
+
+
+def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
     if held.get("classes") != list(CLASSES):
         raise FerError(
             f"class order of the job is {held.get('classes')}", where=path, allowed=list(CLASSES)
         )
     for name, digest in held["files"].items():
+        if not stays_below(name):
+            raise FerError(f"{name!r} leads out of the folder", where=path)
         file = folder / name
         if not file.is_file() or sha256_file(file) != digest:
             raise FerError(
@@ -256,6 +281,9 @@ def read_job(folder: Path) -> PackedJob:
         if kind not in _KINDS:
             raise FerError(f"step {number} is a {kind!r}", where=path, allowed=", ".join(_KINDS))
         steps.append(read_plain(_KINDS[kind], entry, f"steps.{number}"))
+        # Its results go into a folder of this name.
+        if not stays_below(steps[-1].folder) or "/" in steps[-1].folder:
+            raise FerError(f"step {number} is called {steps[-1].name!r}", where=path)
     return PackedJob(
         folder=folder,
         steps=tuple(steps),
@@ -263,5 +291,5 @@ def read_job(folder: Path) -> PackedJob:
         preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
         manifest_sha256=held["manifest_sha256"],
         about=held["about"],
-        key=hashlib.sha256(text.encode()).hexdigest(),
+        key=key,
     )

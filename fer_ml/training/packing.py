@@ -1,8 +1,6 @@
 """From a manifest to packed faces: decoded once for each manifest and preprocessing."""
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import polars as pl
 from tqdm import tqdm
 
 from fer_ml.errors import FerError
+from fer_ml.files import temporary
 from fer_ml.images import prepare_packed, read_image
 from fer_ml.labels import CLASS_INDEX, CLASSES
 from fer_ml.manifests.identity import photo_hash, sample_hash
@@ -27,7 +26,7 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
     """
     if frame.is_empty():
         raise FerError("no rows to load faces from")
-    images = np.load(packed_faces(frame, root, preprocess, cache), mmap_mode="r")
+    images = np.load(packed_faces(frame, root, preprocess, cache), "r", allow_pickle=False)
     labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
     return FaceSet(
         images,
@@ -58,11 +57,11 @@ def packed_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache:
 
 def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.npy")
+    partial = temporary(path)
     side = preprocess.packed_size
     try:
         packed = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.uint8, shape=(frame.height, side, side, 3)
+            partial, mode="w+", dtype=np.uint8, shape=(frame.height, side, side, 3)
         )
         rows = zip(frame["image_path"], boxes(frame), frame["sample_id"], strict=True)
         for index, (name, box, sample_id) in enumerate(
@@ -78,9 +77,9 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
             packed[index] = prepare_packed(image, box, preprocess)
         packed.flush()
         del packed
-        os.replace(temporary, path)  # noqa: PTH105 - replace() is what must be atomic here
+        partial.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:

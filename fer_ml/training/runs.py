@@ -1,10 +1,7 @@
 """Run folders of teachers and students: pack, train, take the results into the lineage."""
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 
+from fer_ml.arrays import read_npz
 from fer_ml.distillation.ensemble import recipe_weights
 from fer_ml.distillation.softlabels import read_softlabels
 from fer_ml.distillation.teacher_logits import faces_to_label, finish_logits, other_faces
@@ -52,6 +49,7 @@ from fer_ml.training.packed import (
     LogitsStep,
     SoftLabelsStep,
     Step,
+    read_about,
     read_soft_targets,
     soft_file,
     split_folder,
@@ -98,47 +96,13 @@ def build_training(run: RunFolder, job: Job) -> None:
     A training that was stopped left its state in ``unfinished/``; it goes on from there when its
     inputs and recipe are still the same.
     """
-    home = job.store.root / "unfinished" / step_folder(job.label)
-    with _alone(home, job.label):
-        work = _work_folder(home, job)
-        packed = work / "job"
-        if not (packed / JOB_FILE).is_file():
-            shutil.rmtree(packed, ignore_errors=True)
-            pack([job], packed)
-        (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
-        take(run, job, folder)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-#: Seconds to wait for another process that trains the same: a killed run's step lives on for some.
-PATIENCE = 60
-
-
-@contextmanager
-def _alone(home: Path, label: str) -> Iterator[None]:
-    """Nobody else trains ``label`` meanwhile; the lock goes with the process that holds it."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(home.with_name(f".{home.name}.lock"), timeout=PATIENCE):
-            yield
-    except Timeout as error:
-        raise FerError(
-            f"another process is training {label}",
-            where=home,
-            fix="wait for it, or stop it; then start again",
-        ) from error
-
-
-def _work_folder(home: Path, job: Job) -> Path:
-    """Where an unfinished training is kept; those of other inputs or recipes are removed."""
-    inputs = {label: artifact.sha256 for label, artifact in job.inputs.items()}
-    text = json.dumps([job.recipe, inputs], sort_keys=True)
-    own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
-    for other in home.iterdir() if home.is_dir() else ():
-        if other != own:
-            shutil.rmtree(other, ignore_errors=True)
-    own.mkdir(parents=True, exist_ok=True)
-    return own
+    work = job.kept(run)
+    packed = work / "job"
+    if not (packed / JOB_FILE).is_file():
+        shutil.rmtree(packed, ignore_errors=True)
+        pack([job], packed)
+    (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
+    take(run, job, folder)
 
 
 def pack(jobs: list[Job], folder: Path, *, copy: bool = False) -> None:
@@ -313,8 +277,8 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     if without is not None:
         folds = folds_of(rows["train"]["group_id"], job.profile.softlabels.folds)
         rows["train"] = rows["train"].filter(pl.Series(folds != without))
-    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
-        logits = {split: held[split] for split in SPLITS[1:]}
+    held = read_npz(folder / LOGITS_FILE)
+    logits = {split: held[split] for split in SPLITS[1:]}
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
     history = json.loads(run.path("history.json").read_text("utf-8"))
@@ -415,7 +379,7 @@ def step_of(folder: Path) -> dict[str, Any]:
             where=folder,
             fix="name a folder below --out of: python -m fer_ml.training FOLDER --out RUNS",
         )
-    about: dict[str, Any] = json.loads(path.read_text("utf-8"))["about"]
+    about = read_about(path)
     for label, origin in about.items():
         if step_folder(label) == folder.name:
             return {"label": label, **origin}
@@ -542,8 +506,7 @@ def _check_predictions(job: Job, folder: Path) -> None:
     checkpoint = load_checkpoint(folder / CHECKPOINT_FILE)
     frame = read_curated(job, MANIFEST).filter(pl.col("split") == "val")
     faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
-    with np.load(folder / LOGITS_FILE, allow_pickle=False) as held:
-        logits = held["val"]
+    logits = read_npz(folder / LOGITS_FILE).get("val", np.empty(0))
     if logits.shape != (len(faces), len(CLASSES)):
         raise FerError(f"the run has logits {logits.shape} for {len(faces)} val rows", where=folder)
     some = replace(faces, images=faces.images[:AGAIN], y=faces.y[:AGAIN])

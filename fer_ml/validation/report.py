@@ -322,7 +322,8 @@ def _probe_bases(frame: pl.DataFrame, roots: Sequence[Path], cache: Path, since:
     """Look at each row below the root that its base names; rows without one below the first."""
     base = frame["base"].fill_null(str(roots[0]))
     parts, order = [], []
-    for root in base.unique(maintain_order=True):
+    # A manifest of nothing but malformed lines has no base, and is judged all the same.
+    for root in base.unique(maintain_order=True).to_list() or [str(roots[0])]:
         rows = np.flatnonzero((base == root).to_numpy())
         parts.append(probe(frame[rows], Path(root), cache, since=since))
         order.append(rows)

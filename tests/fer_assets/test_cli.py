@@ -191,3 +191,29 @@ def test_the_pipeline_of_the_project_is_found_from_below(
     monkeypatch.delenv("FER_PROJECT")
     monkeypatch.chdir(pipeline.settings.project / "claims")
     assert find_project() == pipeline.settings.project
+
+
+@pytest.mark.parametrize("guest", [False, True])
+def test_the_ui_listens_on_loopback_and_can_be_read_only(
+    fer: Fer, tmp_path: Path, guest: bool
+) -> None:
+    """What it would start; ``test_ui.py`` starts it."""
+    script = (
+        "import os, sys\n"
+        "os.execv = lambda program, command: print(*command[1:])\n"
+        "sys.argv = ['fer', 'ui', *sys.argv[1:]]\n"
+        "from fer_assets.cli import main; main()"
+    )
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("FER_", "DAGSTER_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *(["--read-only"] if guest else [])],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=keep,
+        check=True,
+    )
+    command = done.stdout.splitlines()[-1].split()
+    assert command[command.index("-h") + 1] == "127.0.0.1"
+    assert command[1] == ("dagster_webserver" if guest else "dagster")
+    assert ("--read-only" in command) == guest

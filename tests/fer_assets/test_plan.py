@@ -2,14 +2,63 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 
 from fer_assets.plan import PROCESS_TAG, bury
+from fer_ml.files import ended
+
+
+def test_a_run_that_the_ui_started_ends_with_its_worker(tmp_path: Path) -> None:
+    """After a restart of the machine, of which Dagster's launcher notices nothing."""
+
+    def started(pid: int) -> dg.DagsterRun:
+        run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+        data = EngineEventData.in_process(pid)
+        instance.report_engine_event(f"Started process for run (pid: {pid}).", run, data)
+        return run
+
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        alive, dead = started(os.getpid()), started(dead_pid())
+        untold = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+        assert bury(instance) == [dead.run_id]
+        for run in (alive, untold):
+            held = instance.get_run_by_id(run.run_id)
+            assert held is not None
+            assert not held.is_finished
+        assert bury(instance) == []
+
+
+def test_a_number_that_came_again_is_no_worker() -> None:
+    now = time.time()
+    assert not ended(os.getpid(), now)
+    assert ended(os.getpid(), now - 10 * 24 * 3600), "this process is not that old"
+    assert ended(dead_pid(), now)
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        dead = instance.create_run_for_job(
+            nothing,
+            status=dg.DagsterRunStatus.STARTED,
+            tags={PROCESS_TAG: f"{socket.gethostname()}@{dead_pid()}"},
+        )
+        (database,) = tmp_path.glob("history/runs.db")
+        held = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+        held.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(1, lambda: held.execute("COMMIT"))
+        release.start()
+        assert bury(instance) == [dead.run_id]
+        release.join()
+        held.close()
 
 
 @dg.job

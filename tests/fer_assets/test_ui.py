@@ -4,6 +4,7 @@ Minutes, since each step of a run is a process of its own, so on demand only:
 ``pytest -m proof tests/fer_assets/test_ui.py``.
 """
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -212,3 +214,39 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     page.goto(view_path(*VIEWS["report claims"]))
     expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
+
+
+def test_a_guest_sees_everything_and_starts_nothing(pipeline: Pipeline) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = pipeline.settings.project / "guest.log"
+    command = "from fer_assets.cli import main; main()"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command, "ui", "-p", "tiny", "--port", str(port), "--read-only"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def asked(query: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{address}/graphql",
+            json.dumps({"query": query}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return dict(json.load(answer)["data"])
+
+    try:
+        address = _answering(f"http://127.0.0.1:{port}", process, log)
+        assert len(asked("{ assetNodes { id } }")["assetNodes"]) > 20
+        granted = asked("{ permissions { permission value } }")["permissions"]
+        assert granted
+        assert not [p["permission"] for p in granted if p["value"]]
+        wiped = asked("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
+        assert wiped["wipeAssets"]["__typename"] == "UnauthorizedError"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

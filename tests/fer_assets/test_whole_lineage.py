@@ -18,6 +18,7 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
+from fer_ml import job
 from fer_ml.bundle import read_card
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import resting_on
@@ -26,7 +27,7 @@ from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules, gates_of
 from fer_ml.profiles import CANDIDATES, Selection
 from fer_ml.store import Artifact
-from fer_ml.training import loop, runs
+from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
 from fer_ml.training.running import run_job
 
@@ -432,9 +433,9 @@ def test_a_stopped_training_goes_on_in_the_next_run(
 def test_two_processes_never_train_the_same(
     tiny: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE", 0.1)
+    monkeypatch.setattr(job, "PATIENCE", 0.1)
     before = current(tiny, "student_ce")
-    refused = pytest.raises(FerError, match="another process is training student_ce")
+    refused = pytest.raises(FerError, match="another process is making student_ce")
     with FileLock(tiny.store.root / "unfinished" / ".student_ce.lock"), refused:
         tiny.make(Target("student_ce"))
     assert current(tiny, "student_ce").folder == before.folder

@@ -138,7 +138,7 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
 def test_bytes_that_are_no_network(folder: Path) -> None:
     (folder / MODEL_FILE).write_bytes(b"no network")
     edit(folder, model_sha256=hashlib.sha256(b"no network").hexdigest())
-    with pytest.raises(FerError, match="not a network"):
+    with pytest.raises(FerError, match="not an ONNX file"):
         load_bundle(folder)
 
 

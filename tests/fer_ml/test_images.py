@@ -53,7 +53,8 @@ def test_alpha_is_dropped_and_16_bit_is_scaled_to_8() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", png(photo())[:60], b"\0" * 500]
+    "data",
+    [b"", b"not an image", b"\x89PNG\r\n\x1a\n", png(photo())[:60], png(photo())[:20], b"\0" * 500],
 )
 def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(FerError) as caught:

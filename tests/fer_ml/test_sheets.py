@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fer_ml import sheets
+from fer_ml import images, sheets
 from fer_ml.errors import FerError
 from fer_ml.images import encode_png
 from fer_ml.labels import CLASSES
@@ -170,8 +170,8 @@ def test_links_are_followed_inside_the_root_only(hostile: Path, tmp_path: Path) 
 
 
 def test_files_of_absurd_size_are_not_read(hostile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheets, "MAX_BYTES", 10)
-    with pytest.raises(FerError, match="larger than 10 bytes"):
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(FerError, match="at most 10"):
         read_face(hostile, "good.png", None)
 
 

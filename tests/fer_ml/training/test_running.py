@@ -130,6 +130,23 @@ def test_a_flipped_byte_is_refused_before_anything_trains(
         read_job(job)
 
 
+@pytest.mark.parametrize("where", ["file", "step"])
+def test_a_job_that_leads_out_of_its_folder_is_refused(
+    job_of: Job, tmp_path: Path, where: str
+) -> None:
+    job = job_of()
+    (tmp_path / "mine").write_bytes(b"mine")
+    held = json.loads((job / "job.json").read_text())
+    if where == "file":
+        held["files"]["../mine"] = sha256_file(tmp_path / "mine")
+    else:
+        held["steps"][0]["name"] = "../../mine"
+    (job / "job.json").write_text(json.dumps(held))
+    with pytest.raises(FerError, match=r"leads out of the folder|is called"):
+        run_job(job, tmp_path / "out" / "runs", ALONE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FerError, match="not a packed training"):
         read_job(tmp_path)

@@ -120,6 +120,12 @@ def test_a_file_without_rows_or_folder(good: pl.DataFrame, tmp_path: Path) -> No
         validate_file(tmp_path / "empty.csv", [tmp_path], tmp_path)
 
 
+def test_a_manifest_of_nothing_but_malformed_lines_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text('image_path,label,split,source\na,b\n"c\n')
+    report = validate_file(tmp_path / "m.csv", [tmp_path], tmp_path / "cache")
+    assert (report["rows_total"], report["rows_valid"], report["passed"]) == (2, 0, False)
+
+
 def test_an_own_box_is_judged_without_identities(good: pl.DataFrame, tmp_path: Path) -> None:
     rows = good.select(NEEDED).with_columns(
         bbox_left=0, bbox_top=0, bbox_right=pl.Series([24, 24, 24, 25]), bbox_bottom=24

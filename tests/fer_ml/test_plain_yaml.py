@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_ml.claims.plain_yaml import MAX_DEPTH, read_plain
+from fer_ml.plain_yaml import MAX_DEPTH, read_plain
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=12)
 TREES = st.recursive(

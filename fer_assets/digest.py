@@ -1,0 +1,224 @@
+"""The digest: what of a profile is red, stale or unverified now, and what to do about each.
+
+It reads artifacts, receipts and claims, verifies every byte on the way, and makes nothing.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from fer_assets.lineage import Pipeline, Target
+from fer_assets.pages import downstream
+from fer_ml.claims.verify import verify_folder
+from fer_ml.errors import FerError
+from fer_ml.gates import gates_of
+from fer_ml.notify import Notice
+from fer_ml.store import Artifact
+
+#: ``red``: wrong, or refused by a blocking gate. ``stale``: made of what has changed since.
+#: ``unverified``: nobody looked, or too long ago. ``warns``: a gate that blocks nothing.
+State = Literal["red", "stale", "unverified", "warns"]
+STATES: tuple[State, ...] = ("red", "stale", "unverified", "warns")
+STATE_OF_CLAIM: Mapping[str, State] = {
+    "drifted": "red",
+    "contradicted": "red",
+    "not_comparable": "red",
+    "stale": "stale",
+    "ungrounded": "unverified",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that is not green: an asset, a gate of it, a claim or a raw folder.
+
+    ``resting`` counts the assets of the lineage that are made of it, at any distance.
+    """
+
+    state: State
+    kind: Literal["asset", "gate", "claim", "raw"]
+    name: str
+    what: str
+    fix: str
+    resting: int = 0
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Everything that is not green of one profile, the worst first, and how much is."""
+
+    profile: str
+    looked_at: datetime
+    entries: tuple[Entry, ...]
+    made: int
+    not_made: int
+    claims: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many entries have each state."""
+        return {state: sum(e.state == state for e in self.entries) for state in STATES}
+
+    @property
+    def headline(self) -> str:
+        """One line: the counts, or that all is green."""
+        counts = ", ".join(f"{n} {state}" for state, n in self.counts.items() if n)
+        return f"fer {self.profile}: {counts or 'all green'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "schema_version": 1,
+            "profile": self.profile,
+            "looked_at": self.looked_at.isoformat(timespec="seconds"),
+            "counts": self.counts,
+            "made": self.made,
+            "not_made": self.not_made,
+            "claims": self.claims,
+            "entries": [asdict(entry) for entry in self.entries],
+        }
+
+    def text(self) -> str:
+        """For a mail or a log."""
+        lines = []
+        for state in STATES:
+            held = [entry for entry in self.entries if entry.state == state]
+            lines += [f"{state} ({len(held)})"] if held else []
+            for entry in held:
+                rests = f" ({entry.resting} assets rest on it)" if entry.resting else ""
+                lines += [f"  {entry.name}: {entry.what}{rests}", f"    fix: {entry.fix}"]
+        lines.append(
+            f"{self.made} artifacts and {self.claims} claims looked at; {self.not_made} not made."
+        )
+        return "\n".join(lines)
+
+    def page(self) -> str:
+        """One HTML page without scripts, which needs no network."""
+        import jinja2  # Here, because a terminal needs none of it.
+
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parent),
+            undefined=jinja2.StrictUndefined,
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        return environment.get_template("digest.html.j2").render(digest=self, states=STATES)
+
+    def notice(self) -> Notice:
+        """The digest as news."""
+        return Notice("digest", self.headline, self.text(), self.to_json(), self.page())
+
+
+def digest_of(pipeline: Pipeline, now: datetime | None = None) -> Digest:
+    """Look at everything that was made of a profile; ``now`` is the time that ages count to."""
+    now = now or datetime.now(UTC)
+    fingerprints = pipeline.fingerprints()
+    made = {
+        target: artifact
+        for target in pipeline.targets()
+        if (artifact := pipeline.store.current(target.asset, target.partition)) is not None
+    }
+    entries = [
+        entry
+        for target, artifact in made.items()
+        for entry in _asset(pipeline, target, artifact, fingerprints, now)
+    ]
+    entries += _raw(pipeline, fingerprints)
+    claims = 0
+    if pipeline.claims_file().is_file() and made:
+        found = list(_claims(pipeline, fingerprints))
+        claims = len(found)
+        entries += [entry for entry in found if entry is not None]
+    return Digest(
+        pipeline.profile.name,
+        now,
+        tuple(sorted(entries, key=lambda entry: STATES.index(entry.state))),
+        len(made),
+        sum(pipeline.standard(t) and t not in made for t in pipeline.targets()),
+        claims,
+    )
+
+
+def _asset(
+    pipeline: Pipeline,
+    target: Target,
+    artifact: Artifact,
+    fingerprints: Mapping[str, str],
+    now: datetime,
+) -> Iterator[Entry]:
+    stage = pipeline.stage(target.asset)
+    resting = len(downstream(pipeline.stages, target.asset)) - 1
+    make = f"fer materialize -p {pipeline.profile.name} --select {shlex.quote(target.label)}"
+    # A folder that is not here has not changed as far as anybody can tell; it is told apart.
+    held = {item.asset: item.sha256 for item in artifact.record.inputs if item.root}
+    raw = {asset.removeprefix("raw/"): sha256 for asset, sha256 in {**held, **fingerprints}.items()}
+    reason = pipeline.stale(target, raw)
+    if reason is not None:
+        state: State = "red" if reason.startswith("damaged") else "stale"
+        yield Entry(state, "asset", target.label, reason, make, resting)
+    receipts = artifact.receipts()
+    for gate in gates_of(target.asset):
+        name, receipt = f"{target.label} {gate.rule}", receipts.get(gate.rule)
+        if receipt is None:
+            yield Entry("unverified", "gate", name, "has not judged these bytes", make, resting)
+        elif not receipt.passed:
+            found = f"{_figure(receipt.value)}, limit {_figure(receipt.limit)}"
+            what = f"{found}. {receipt.detail}" if receipt.detail else found
+            yield Entry(
+                "red" if gate.blocking else "warns",
+                "gate",
+                name,
+                what,
+                gate.fix,
+                resting if gate.blocking else 0,
+            )
+    limit = stage.fresh_hours
+    if limit is not None and now - artifact.record.made_at > timedelta(hours=limit):
+        hours = (now - artifact.record.made_at) / timedelta(hours=1)
+        yield Entry(
+            "unverified",
+            "asset",
+            target.label,
+            f"looked last {hours:.0f} h ago, limit {limit} h",
+            "start the job revalidate, or look why nightly_revalidation did not",
+            resting,
+        )
+
+
+def _figure(value: float | str) -> str:
+    """Counts are read back from a receipt as floats."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def _raw(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry]:
+    for source in pipeline.profile.sources:
+        asset = f"raw/{source.name}"
+        if asset not in fingerprints and pipeline.store.current(f"manifest/{source.name}"):
+            yield Entry(
+                "unverified",
+                "raw",
+                asset,
+                "the raw folder is not here, so nobody can tell whether it changed",
+                f"mount it, or set {source.name} under [roots] in fer.toml",
+                len(downstream(pipeline.stages, f"manifest/{source.name}")),
+            )
+
+
+def _claims(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry | None]:
+    """An entry for each claim, ``None`` for a grounded one."""
+    try:
+        found = verify_folder(pipeline.store.root, pipeline.claims_file(), fingerprints)
+    except FerError as error:
+        name = f"claims/{pipeline.claims_file().name}"
+        yield Entry("red", "claim", name, error.what, error.fix or "mend the claims file")
+        return
+    for claim in found.claims:
+        state = STATE_OF_CLAIM.get(claim.status)
+        what = f"{claim.status.replace('_', ' ')}: {claim.reason}"
+        fix = f"fer trace -p {pipeline.profile.name} {claim.claim.id}"
+        yield None if state is None else Entry(state, "claim", claim.claim.id, what, fix)

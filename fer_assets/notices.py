@@ -1,0 +1,102 @@
+"""What a failed run has to tell people: its red gates, or its fault, and the claims on them."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import dagster as dg
+
+from fer_assets.lineage import Pipeline
+from fer_assets.pages import claims_on
+from fer_ml.claims.verify import CLAIMS_ASSET
+from fer_ml.notify import Notice
+from fer_ml.store import asset_label
+
+#: Claims that a notice names; the digest has all of them.
+MAX_CLAIMS = 10
+
+
+def gate_fault(evaluation: dg.AssetCheckEvaluation) -> str:
+    """A red gate with its value, limit, examples and fix."""
+    shown = {key: value.value for key, value in evaluation.metadata.items()}
+    table = evaluation.metadata.get("examples")
+    if isinstance(table, dg.TableMetadataValue):
+        examples = [str(record.data["example"]) for record in table.records]
+        shown["examples"] = "\n    ".join(examples)
+    lines = [
+        f"{_label(evaluation)} failed gate '{evaluation.check_name}': "
+        f"{shown['value']} (limit {shown['limit']})",
+        *(f"{key}: {shown[key]}" for key in ("asks", "detail", "examples", "fix") if key in shown),
+    ]
+    return "\n  ".join(lines)
+
+
+def red_gates(events: Iterable[dg.DagsterEvent]) -> Iterator[dg.AssetCheckEvaluation]:
+    """The blocking gates among a run's events that did not pass."""
+    for event in events:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION":
+            found = event.asset_check_evaluation_data
+            if not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
+                yield found
+
+
+def step_fault(event: dg.DagsterEvent) -> str:
+    """Why a step failed, as its own message, or else as the innermost error's."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    cause = data.error
+    while cause is not None and cause.cause:
+        cause = cause.cause
+    return cause.message.strip() if cause else "no reason was given"
+
+
+def notice_of(
+    pipeline: Pipeline, run: dg.DagsterRun, events: Iterable[dg.DagsterEvent], last_word: str
+) -> Notice:
+    """The notice of a failed run; ``last_word`` is told when no step of it says why."""
+    events = list(events)
+    gates = list(red_gates(events))
+    faults = [e for e in events if e.event_type_value == "STEP_FAILURE"]
+    if gates:
+        told = [gate_fault(gate) for gate in gates]
+        assets = {gate.asset_key.to_user_string() for gate in gates}
+        what = "red gate " + ", ".join(f"{_label(gate)} {gate.check_name}" for gate in gates)
+    else:
+        told = [f"{fault.step_key}: {step_fault(fault)}" for fault in faults] or [last_word]
+        # The step that makes an asset has the asset's name.
+        steps = {fault.step_key for fault in faults}
+        assets = {asset for asset in pipeline.stages if asset.replace("/", "__") in steps}
+        partition = run.tags.get("dagster/partition")
+        labels = (asset_label(asset, partition) for asset in sorted(assets))
+        what = f"failed: {', '.join(labels) or run.job_name}"
+    failed = _not_grounded(pipeline) if CLAIMS_ASSET in assets else []
+    claims = (claims_on(pipeline.stages, pipeline.claims, asset) for asset in sorted(assets))
+    resting = list(dict.fromkeys([*failed, *chain.from_iterable(claims)]))
+    lines = [*told, f"run {run.run_id}, job {run.job_name}"]
+    if resting:
+        more = f" and {len(resting) - MAX_CLAIMS} more" if len(resting) > MAX_CLAIMS else ""
+        lines.append(f"claims on it: {', '.join(resting[:MAX_CLAIMS])}{more}")
+    return Notice(
+        "red_gate" if gates else "run_failed",
+        f"fer {pipeline.profile.name}: {what}",
+        "\n".join(lines),
+        {
+            "profile": pipeline.profile.name,
+            "run_id": run.run_id,
+            "job": run.job_name,
+            "assets": sorted(assets),
+            "gates": [gate.check_name for gate in gates],
+            "claims": resting,
+        },
+    )
+
+
+def _not_grounded(pipeline: Pipeline) -> list[str]:
+    """The claims that hold the report up; the gate's examples name only the first of them."""
+    held = pipeline.store.current(CLAIMS_ASSET)
+    claims = held.read_json("claims.json")["claims"] if held else []
+    return [claim["id"] for claim in claims if claim["status"] != "grounded"]
+
+
+def _label(evaluation: dg.AssetCheckEvaluation) -> str:
+    return asset_label(evaluation.asset_key.to_user_string(), evaluation.partition)

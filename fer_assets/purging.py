@@ -1,0 +1,118 @@
+"""``fer purge``: what is found in every profile, carried out on demand, with the claims on it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_assets.lineage import Pipeline
+from fer_assets.pages import claims_citing
+from fer_ml.errors import FerError
+from fer_ml.files import sha256_file
+from fer_ml.privacy import purge
+from fer_ml.privacy.retention import SESSIONS
+from fer_ml.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a purge removes and what rests on it, by profile. ``claims`` are by profile too."""
+
+    wanted: purge.Wanted
+    found: tuple[purge.Found, ...]
+    claims: dict[str, list[str]]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file and folder that goes."""
+        faces = (
+            folder / name for f in self.found for folder, names in f.faces.items() for name in names
+        )
+        folders = (folder for part in self.found for folder in part.caches)
+        pool = (path for part in self.found for path in part.pool)
+        return [*self.wanted.folders, *pool, *faces, *folders]
+
+    @property
+    def raw(self) -> list[Path]:
+        """Raw files that hold it still: they are the user's, and stay."""
+        return [path for part in self.found for path in part.raw]
+
+    @property
+    def resting(self) -> list[str]:
+        """Assets whose current or former run folders rest on it, by profile."""
+        return sorted({f"{p.store.profile}/{a.key}" for p in self.found for a in p.resting})
+
+    def to_json(self, *, carried_out: bool) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "schema_version": 1,
+            "carried_out": carried_out,
+            "kind": self.wanted.kind,
+            "photos": sorted(self.wanted.photos),
+            "samples": {part.store.profile: part.samples for part in self.found},
+            "removed": [str(path) for path in self.files],
+            "still_in_raw": [str(path) for path in self.raw],
+            "resting": self.resting,
+            "claims": self.claims,
+        }
+
+
+def plan(settings: Settings, kind: str, name: str) -> Plan:
+    """Look for it in every profile below the artifact root. Changes nothing."""
+    held = purge.stores(settings.home)
+    if kind == "source":
+        wanted = purge.find_source(held, name)
+    elif kind == "session":
+        wanted = _session(settings, held, Path(name))
+    else:
+        wanted = purge.find_photos(held, "photo" if kind == "photo" else "group", name)
+    found = tuple(purge.examine(store, wanted) for store in held)
+    return Plan(wanted, found, dict(_claims(found)))
+
+
+def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
+    """Do what was planned, and take pictures of it out of Dagster where they are kept there."""
+    faces = {
+        artifact.record.asset
+        for part in plan.found
+        for artifact in part.resting
+        if artifact.folder in part.faces
+    }
+    purge.carry_out(settings.home, plan.wanted, plan.found, reason)
+    if settings.config.faces_in_ui:
+        from fer_assets.plan import forget_pictures
+
+        forget_pictures(faces)
+
+
+def _session(settings: Settings, held: list[purge.Store], named: Path) -> purge.Wanted:
+    from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, session_id
+
+    folder = next((f for f in (named, settings.home / SESSIONS / named) if f.is_dir()), None)
+    if folder is None or not (folder / PER_FRAME_FILE).is_file():
+        raise FerError(
+            "no session here",
+            where=folder or named,
+            allowed=f"a folder with {PER_FRAME_FILE}, or its name below {settings.home / SESSIONS}",
+        )
+    return purge.find_session(
+        held,
+        folder,
+        session_id=session_id(folder) if (folder / FRAMES_FOLDER).is_dir() else None,
+        log_sha256=sha256_file(folder / PER_FRAME_FILE),
+    )
+
+
+def _claims(found: tuple[purge.Found, ...]) -> Iterator[tuple[str, list[str]]]:
+    """The claims of each profile that rest on current run folders; old profiles have none."""
+    for part in found:
+        try:
+            pipeline = Pipeline.open(part.store.profile)
+        except FerError:
+            continue
+        current = {
+            artifact.record.asset
+            for artifact in part.resting
+            if part.store.current(artifact.record.asset, artifact.record.partition) == artifact
+        }
+        yield part.store.profile, claims_citing(pipeline.claims, current)

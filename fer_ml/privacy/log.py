@@ -1,0 +1,68 @@
+"""``purged.json`` of the artifact root: what was purged, and is kept out from then on.
+
+It names photos by the hash of their pixels. Nothing here needs more than pydantic, because the
+lineage asks it what is kept out.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fer_ml.errors import FerError
+from fer_ml.store import PURGED_FILE
+
+Kind = Literal["photo", "group", "source", "session"]
+
+
+class Entry(BaseModel):
+    """One purge. ``photos`` are hashes of decoded pixels; ``sources`` are those they were in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    at: str
+    kind: Kind
+    reason: str
+    photos: tuple[str, ...]
+    sources: tuple[str, ...]
+    files_removed: int
+    resting: tuple[str, ...]
+
+
+class Log(BaseModel):
+    """``purged.json`` of the artifact root: what was purged, oldest first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    entries: tuple[Entry, ...] = ()
+
+    def photos(self, source: str | None = None) -> dict[str, str]:
+        """When each purged photo was purged, by its hash; those of one source."""
+        return {
+            photo: entry.at
+            for entry in self.entries
+            if source is None or source in entry.sources
+            for photo in entry.photos
+        }
+
+    def source(self, name: str) -> str | None:
+        """When a whole source was purged."""
+        times = [e.at for e in self.entries if e.kind == "source" and name in e.sources]
+        return times[-1] if times else None
+
+
+def read_log(home: Path) -> Log:
+    """The purge log of an artifact root; empty where nothing was purged.
+
+    ``FerError`` when it cannot be read: then nobody knows what must be kept out.
+    """
+    path = home / PURGED_FILE
+    try:
+        return Log.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Log()
+    except (OSError, ValidationError) as error:
+        raise FerError(
+            "the purge log cannot be read",
+            where=path,
+            fix="restore it: it says which photos must be kept out",
+        ) from error

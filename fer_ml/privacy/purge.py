@@ -1,0 +1,288 @@
+"""Taking a photo, a person's photos, a source or a recorded session out, pixels first.
+
+What is removed is every pixel below the artifact root: images of the pool, thumbs, contact sheets,
+pages with faces, caches, unfinished trainings, recorded frames. What stays is rows and numbers,
+which name photos by hash. Everything that rested on it is marked, and is stale from then on. The
+log keeps hashes and no names, and cleaning keeps what it lists out of every later manifest.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from fer_ml.errors import FerError
+from fer_ml.files import write_json
+from fer_ml.privacy.log import Entry, Kind, Log, read_log
+from fer_ml.store import CURRENT_FILE, PURGED_FILE, Artifact, Store
+
+#: Files of run folders that hold faces: the sources' thumbs, contact sheets, and pages with faces.
+FACE_FILES = frozenset(
+    {"thumbs.npy", "faces.png", "findings.png", "review.html", "error_analysis.html"}
+)
+FACE_FOLDER = "faces/"
+#: Copies of contact sheets in the report of a drawn profile, and what they are set into.
+COPIED_FACES = re.compile(r"figures/.*(faces|findings)")
+REPORTS = ("report.html", "report.pdf")
+#: Beside the artifacts of one profile: everything in it can be made again.
+CACHES = ("cache", "unfinished")
+#: Of ``fer validate``, below the artifact root.
+VALIDATE_CACHE = ".validate"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be purged, as it was found: photos by hash, and sources to be taken out whole.
+
+    ``session`` is the sha256 of a session's log, by which sessions are known in recipes, and
+    ``folders`` are recordings.
+    """
+
+    kind: Kind
+    photos: frozenset[str]
+    sources: frozenset[str] = frozenset()
+    session: str | None = None
+    folders: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one profile holds of it. ``faces`` are files of ``resting`` run folders."""
+
+    store: Store
+    sources: frozenset[str]
+    samples: int
+    pool: tuple[Path, ...]
+    raw: tuple[Path, ...]
+    resting: tuple[Artifact, ...]
+    caches: tuple[Path, ...]
+
+    @cached_property
+    def faces(self) -> dict[Path, list[str]]:
+        """Files with faces that are there, by run folder."""
+        return {
+            artifact.folder: names
+            for artifact in self.resting
+            if (names := [n for n in _with_faces(artifact) if (artifact.folder / n).exists()])
+        }
+
+
+def stores(home: Path) -> list[Store]:
+    """The profiles below an artifact root that hold artifacts."""
+    folders = sorted(home.iterdir()) if home.is_dir() else []
+    return [
+        Store(folder, folder.name)
+        for folder in folders
+        if folder.is_dir() and next(folder.rglob(CURRENT_FILE), None) is not None
+    ]
+
+
+def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: str) -> Wanted:
+    """The photos meant by ``name``: a sample's or photo's hash, its image's path, or an image file.
+
+    ``group`` takes every photo of the group: the same face under several names, in any source.
+    ``FerError`` when no manifest knows it.
+    """
+    path = Path(name)
+    if path.is_file():
+        from fer_ml.images import read_image  # OpenCV: a hash needs none of it.
+        from fer_ml.manifests.identity import photo_hash
+
+        meant = pl.col("group_id") == photo_hash(read_image(path))
+    elif re.fullmatch(r"[0-9a-f]{8,32}", name):
+        meant = pl.col("sample_id").str.starts_with(name) | (
+            pl.col("group_id").str.starts_with(name)
+        )
+    else:
+        meant = pl.col("image_path") == name
+    # In manifest/<source> a photo is its own group; unified, groups hold several.
+    prefix = "manifest/" if kind == "photo" else ""
+    frames = [_rows(artifact) for store in held for artifact in _manifests(store, prefix)]
+    samples = {s for frame in frames for s in frame.filter(meant)["sample_id"]}
+    if kind == "group":
+        groups = {
+            group
+            for frame in frames
+            for group in frame.filter(pl.col("sample_id").is_in(list(samples)))["group_id"]
+        }
+        joined = pl.col("group_id").is_in(list(groups))
+        samples |= {s for frame in frames for s in frame.filter(joined)["sample_id"]}
+    photos = _photos_of(held, pl.col("sample_id").is_in(list(samples)))
+    if not photos:
+        raise FerError(
+            f"no manifest knows the {kind} {name!r}",
+            where=", ".join(str(store.root) for store in held) or "an empty artifact root",
+            allowed="the hash of a sample or a photo (8 digits or more), an image_path of a "
+            "manifest, or an image file",
+        )
+    if kind == "photo" and len(photos) > 1:
+        raise FerError(
+            f"{name!r} means {len(photos)} photos",
+            allowed=", ".join(sorted(photos)[:5]),
+            fix="give more digits, or purge each",
+        )
+    return Wanted(kind, photos)
+
+
+def find_source(held: Sequence[Store], name: str) -> Wanted:
+    """A whole source; ``FerError`` when no profile made a manifest of it."""
+    known = {a.record.asset for store in held for a in _manifests(store)}
+    sources = sorted(a.removeprefix("manifest/") for a in known if a.startswith("manifest/"))
+    if name not in sources:
+        raise FerError(f"no manifest of a source {name!r} is here", allowed=", ".join(sources))
+    return Wanted("source", frozenset(), frozenset({name}))
+
+
+def find_session(
+    held: Sequence[Store], folder: Path, *, session_id: str | None, log_sha256: str | None
+) -> Wanted:
+    """A recorded session, and the photos that a buffer took from it.
+
+    ``session_id`` names its frames in buffers, ``log_sha256`` its log in recipes.
+    """
+    inside = pl.col("orig_image").str.contains(f"session-{session_id}/", literal=True)
+    photos = _photos_of(held, inside) if session_id else frozenset()
+    return Wanted("session", photos, session=log_sha256, folders=(folder,))
+
+
+def examine(store: Store, wanted: Wanted) -> Found:
+    """What a profile holds of it; reads and changes nothing."""
+    of_photos = pl.col("group_id").is_in(list(wanted.photos))
+    of_sources = pl.col("source").is_in(list(wanted.sources))
+    samples, sources = set(), set()
+    pool: set[Path] = set()
+    raw: set[Path] = set()
+    count = set()
+    for artifact in _manifests(store, "manifest/"):
+        rows = _rows(artifact).filter(of_photos | of_sources)
+        if rows.is_empty():
+            continue
+        sources.add(artifact.record.asset.removeprefix("manifest/"))
+        samples |= set(rows.filter(of_photos)["sample_id"])
+        count |= set(rows.select("source", "sample_id").iter_rows())
+        pool |= {store.root / path for path in rows["image_path"]}
+        root = next((i.root for i in artifact.record.inputs if i.root), None)
+        raw |= {Path(root) / file for file in rows["orig_image"] if root}
+    # A whole source has more in the pool than rows: what was quarantined later is there too.
+    for source in wanted.sources:
+        pool |= set((store.root / "cleaned" / source).rglob("*"))
+    held = pl.col("sample_id").is_in(list(samples)) | of_sources
+    return Found(
+        store,
+        frozenset(sources),
+        len(count),
+        tuple(sorted(path for path in pool if path.is_file())),
+        tuple(sorted(path for path in raw if path.is_file())),
+        tuple(_resting(store, held, wanted.session)),
+        tuple(folder for name in CACHES if (folder := store.root / name).exists()),
+    )
+
+
+def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -> Entry:
+    """Remove what was found, mark what rested on it, and note it; what was noted.
+
+    It may be repeated after a power cut. ``FerError`` while anything is being made: it could bring
+    pixels back.
+    """
+    for part in found:
+        part.store.sweep()
+        partial = part.store.root / ".partial"
+        busy = list(partial.iterdir()) if partial.is_dir() else []
+        if busy:
+            raise FerError(
+                "something is being made of this profile",
+                where=busy[0],
+                fix="wait until it is done, or stop it; then start again",
+            )
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    removed = [path for part in found for path in part.pool]
+    removed += [folder / n for part in found for folder, names in part.faces.items() for n in names]
+    entry = Entry(
+        at=at,
+        kind=wanted.kind,
+        reason=reason,
+        photos=tuple(sorted(wanted.photos)),
+        sources=tuple(sorted({s for part in found for s in part.sources} | wanted.sources)),
+        files_removed=len(removed),
+        resting=tuple(sorted({f"{p.store.profile}/{a.key}" for p in found for a in p.resting})),
+    )
+    log = read_log(home)
+    # First of all: from here on nothing takes it in again, and nothing that rested on it is green.
+    write_json(home / PURGED_FILE, Log(entries=(*log.entries, entry)).model_dump(mode="json"))
+    for part in found:
+        for artifact in part.resting:
+            artifact.mark_purged(at, part.faces.get(artifact.folder, ()))
+    for path in removed:
+        path.unlink(missing_ok=True)
+    for folder in (*wanted.folders, *(f for part in found for f in part.caches)):
+        shutil.rmtree(folder)
+    shutil.rmtree(home / VALIDATE_CACHE, ignore_errors=True)
+    return entry
+
+
+def _resting(store: Store, held: pl.Expr, session: str | None) -> Iterable[Artifact]:
+    """Every run folder, current or not, with a row that is ``held``, or made of one that rests.
+
+    A manifest rests on what its rows are, whatever it was cut out of.
+    """
+    every = list(store.every())
+    made = {(artifact.key, artifact.sha256): artifact for artifact in every}
+    known: dict[tuple[str, str], bool] = {}
+
+    def rests(artifact: Artifact) -> bool:
+        key = (artifact.key, artifact.sha256)
+        if key not in known:
+            known[key] = False  # A circle in edited records must end.
+            below = (made.get((item.key, item.sha256)) for item in artifact.record.inputs)
+            if _manifest_file(artifact):
+                known[key] = not _rows(artifact).filter(held).is_empty()
+            elif session is not None and artifact.record.recipe.get("video_sha256") == session:
+                known[key] = True
+            else:
+                known[key] = any(rests(other) for other in below if other is not None)
+        return known[key]
+
+    return [artifact for artifact in every if rests(artifact)]
+
+
+def _photos_of(held: Sequence[Store], meant: pl.Expr) -> frozenset[str]:
+    """Hashes of the photos whose rows are meant; in ``manifest/<source>`` each is its own group."""
+    frames = (_rows(a) for store in held for a in _manifests(store, "manifest/"))
+    return frozenset(photo for frame in frames for photo in frame.filter(meant)["group_id"])
+
+
+def _manifests(store: Store, prefix: str = "") -> Iterable[Artifact]:
+    return (
+        artifact
+        for artifact in store.every()
+        if artifact.record.asset.startswith(prefix) and _manifest_file(artifact)
+    )
+
+
+def _manifest_file(artifact: Artifact) -> str | None:
+    """The CSV of a manifest: the one with a parquet copy beside it."""
+    files = artifact.record.files
+    named = (n for n in files if n.endswith(".csv") and n.removesuffix("csv") + "parquet" in files)
+    return next(named, None)
+
+
+def _rows(artifact: Artifact) -> pl.DataFrame:
+    columns = ["image_path", "source", "orig_image", "sample_id", "group_id"]
+    file = artifact.file(str(_manifest_file(artifact)))
+    return pl.scan_csv(file, infer_schema=False).select(columns).collect()
+
+
+def _with_faces(artifact: Artifact) -> list[str]:
+    names = list(artifact.record.files)
+    found = [
+        n for n in names if n in FACE_FILES or n.startswith(FACE_FOLDER) or COPIED_FACES.match(n)
+    ]
+    if any(COPIED_FACES.match(name) for name in found):
+        found += [name for name in REPORTS if name in names]
+    return found

@@ -1,0 +1,54 @@
+"""How long recorded frames of the demo are kept: ``keep_recordings_days`` in ``fer.toml``."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+#: Below the artifact root: where ``fer demo`` keeps sessions, and where each has its frames.
+SESSIONS, FRAMES = "demo", "frames"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The recorded frames of one session, and when the last of them was written."""
+
+    frames: Path
+    ended_at: datetime
+
+    def age(self, now: datetime) -> timedelta:
+        """How old it is."""
+        return now - self.ended_at
+
+
+def recordings(home: Path) -> Iterator[Recording]:
+    """Recorded sessions below an artifact root, in the order of their names.
+
+    A folder's own time is that of its last new file: copying or restoring frames renews it.
+    """
+    for frames in sorted((home / SESSIONS).glob(f"*/{FRAMES}")):
+        if frames.is_dir():
+            yield Recording(frames, datetime.fromtimestamp(frames.stat().st_mtime, UTC))
+
+
+def delete_expired(home: Path, days: int | None, now: datetime | None = None) -> list[Recording]:
+    """Delete frames that are older than ``days``; ``None`` keeps all. The logs of sessions stay."""
+    now = now or datetime.now(UTC)
+    expired = [
+        recording
+        for recording in recordings(home)
+        if days is not None and recording.age(now) > timedelta(days=days)
+    ]
+    for recording in expired:
+        shutil.rmtree(recording.frames)
+        log.info(
+            "deleted the recorded frames of session %s: %d days old, keep_recordings_days is %d",
+            recording.frames.parent.name,
+            recording.age(now).days,
+            days,
+        )
+    return expired
