@@ -454,6 +454,7 @@ def sample() -> Profile:
         epochs=4,
         batch_size=16,
         strength=0.3,
+        precision="auto",
     )
     return Profile(
         name="sample",
@@ -477,6 +478,8 @@ def sample() -> Profile:
                 optimiser="sgd",
                 lr=0.05,
                 weight_decay=5e-4,
+                # Its depthwise convolutions are slower in bf16.
+                precision="fp32",
             ),
             "CNXT": replace(
                 teacher, architecture=BACKBONES["CNXT"], epochs=2, lr=5e-4, precision="bf16"
