@@ -76,8 +76,13 @@ STAGES = (
     "manifests,teacher[RN18],teacher_logits[RN18],ensemble,softlabels,teacher_bundle[RN18],"
     "report_claims,report"
 )
-#: These name runs and times beside what they say; the file that says it is compared instead.
-SAYS = {"report_claims": "claims.csv", "report": "report.md"}
+#: These name runs, times, or which images were decoded anew, beside what they say; the file that
+#: says it is compared instead.
+SAYS = {
+    "manifest_validation": "findings.csv",
+    "report_claims": "claims.csv",
+    "report": "report.md",
+}
 #: What stands in the environment of every run, and must stand nowhere else.
 SECRET = "s3cret-5f2b9c"
 #: What a run imports, once: a kill then lands in its work, and not in its start.
