@@ -15,6 +15,7 @@ KNOWN = re.compile(
 )
 #: Of packages whose metadata states none in a form that the tool reads: as their files say.
 STATED = {
+    "aiosmtpd": "Apache-2.0",
     "antlr4-python3-runtime": "BSD",
     "arcp": "Apache-2.0",
     "protobuf": "BSD-3-Clause",
@@ -26,13 +27,15 @@ OWN = "fer-platform"
 
 
 def licences(component: dict) -> list[str]:
-    """The terms of each licence that a component states."""
+    """The terms of each licence of a component: as its files say, or as it states."""
+    if component["name"] in STATED:
+        return [STATED[component["name"]]]
     found = []
     for entry in component.get("licenses", []):
         held = entry.get("license", {})
         text = entry.get("expression") or held.get("id") or held.get("name", "")
         found += re.split(r"\s+(?:AND|OR|WITH)\s+", text.removeprefix("License :: ").strip("()"))
-    return found or [STATED.get(component["name"], "")]
+    return found or [""]
 
 
 def main() -> int:
