@@ -97,16 +97,10 @@ class Digest:
 
     def page(self) -> str:
         """One HTML page without scripts, which needs no network."""
-        import jinja2  # Here, because a terminal needs none of it.
+        from fer_ml.page import render_page  # Here, because a terminal needs none of it.
 
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            undefined=jinja2.StrictUndefined,
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        return environment.get_template("digest.html.j2").render(digest=self, states=STATES)
+        template = Path(__file__).with_name("digest.html.j2")
+        return render_page(template, digest=self, states=STATES)
 
     def notice(self) -> Notice:
         """The digest as news."""

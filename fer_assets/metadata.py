@@ -14,14 +14,12 @@ from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.claims.resolve import upstream_assets
 from fer_ml.gates import Outcome, gates_of
+from fer_ml.privacy.faces import shows_faces
 from fer_ml.store import Artifact
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
 #: them with every event that it lists. Those above the bound are named by their path.
 MAX_INLINE_BYTES = 300_000
-#: Pictures of faces: shown only where the pipeline may.
-FACES = ("faces.png", "findings.png")
-FACES_FOLDER = "faces/"
 #: Copies of other artifacts' pictures in the report.
 REPORT_FIGURES = "figures/"
 #: The CSV that an asset is, where it is no manifest.
@@ -118,7 +116,7 @@ def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
         # A report's figures stand in the report itself.
         if not name.endswith(".png") or name.startswith(REPORT_FIGURES):
             continue
-        hidden = (name in FACES or name.startswith(FACES_FOLDER)) and not faces
+        hidden = shows_faces(name) and not faces
         if hidden or entry.bytes > left:
             shown[name.removesuffix(".png")] = dg.MetadataValue.path(str(artifact.file(name)))
         else:

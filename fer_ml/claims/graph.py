@@ -89,19 +89,18 @@ def mermaid(traced: Traced) -> str:
 
 def page(traced: Traced, title: str) -> str:
     """The trace as one HTML page that needs no network: the graph, and every step in a table."""
-    import jinja2  # Here, because verifying and tracing in a terminal need none of it.
+    # Here, because verifying and tracing in a terminal need no templates.
+    from fer_ml.page import render_page
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawing = Drawing(traced)
     steps = [{"id": f"s{number}", **node.to_json()} for number, node in enumerate(traced.steps)]
-    return environment.get_template("trace.html.j2").render(
-        title=title, traced=traced, drawing=drawing, steps=steps, box=(BOX_WIDTH, BOX_HEIGHT)
+    return render_page(
+        Path(__file__).with_name("trace.html.j2"),
+        title=title,
+        traced=traced,
+        drawing=drawing,
+        steps=steps,
+        box=(BOX_WIDTH, BOX_HEIGHT),
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import polars as pl
 
@@ -17,6 +16,7 @@ from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.review import embedded_face, prediction_disagreements, write_review
 from fer_ml.manifests.schema import boxes
+from fer_ml.page import render_page
 from fer_ml.profiles import Profile
 from fer_ml.sheets import Tile, contact_sheet, read_tile
 from fer_ml.store import Artifact, RunFolder, Store
@@ -246,13 +246,6 @@ def _sheet(rows: pl.DataFrame, root: Path) -> bytes:
 
 
 def _page(held: dict[str, Any], cases: dict[str, pl.DataFrame], root: Path) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = {
         name: {
             kind: [
@@ -263,7 +256,8 @@ def _page(held: dict[str, Any], cases: dict[str, pl.DataFrame], root: Path) -> s
         }
         for name, table in cases.items()
     }
-    return environment.get_template("error_analysis.html.j2").render(held=held, shown=shown)
+    template = Path(__file__).with_name("error_analysis.html.j2")
+    return render_page(template, held=held, shown=shown)
 
 
 def gate_error_analysis(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import polars as pl
 
@@ -19,6 +18,7 @@ from fer_ml.job import Job
 from fer_ml.labels import CLASS_INDEX, CLASSES
 from fer_ml.manifests.curate import UNIFIED, manifest_file
 from fer_ml.manifests.schema import BOX, boxes, read_manifest
+from fer_ml.page import render_page
 from fer_ml.sheets import fit, read_tile
 from fer_ml.store import RunFolder
 
@@ -315,14 +315,8 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
             zip(shown.iter_rows(named=True), boxes(shown), strict=True), start=1
         )
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("review.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("review.html.j2"),
         title=title,
         total=table.height,
         rows=rows,

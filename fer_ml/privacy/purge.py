@@ -19,14 +19,12 @@ import polars as pl
 
 from fer_ml.errors import FerError
 from fer_ml.files import write_json
+from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
 from fer_ml.store import CURRENT_FILE, PURGED_FILE, Artifact, Store
 
-#: Files of run folders that hold faces: the sources' thumbs, contact sheets, and pages with faces.
-FACE_FILES = frozenset(
-    {"thumbs.npy", "faces.png", "findings.png", "review.html", "error_analysis.html"}
-)
-FACE_FOLDER = "faces/"
+#: Files of run folders that hold faces besides contact sheets: the sources' thumbs, and pages.
+FACE_FILES = frozenset({"thumbs.npy", "review.html", "error_analysis.html"})
 #: Copies of contact sheets in the report of a drawn profile, and what they are set into.
 COPIED_FACES = re.compile(r"figures/.*(faces|findings)")
 REPORTS = ("report.html", "report.pdf")
@@ -280,9 +278,7 @@ def _rows(artifact: Artifact) -> pl.DataFrame:
 
 def _with_faces(artifact: Artifact) -> list[str]:
     names = list(artifact.record.files)
-    found = [
-        n for n in names if n in FACE_FILES or n.startswith(FACE_FOLDER) or COPIED_FACES.match(n)
-    ]
+    found = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
     if any(COPIED_FACES.match(name) for name in found):
         found += [name for name in REPORTS if name in names]
     return found

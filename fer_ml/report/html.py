@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markdown_it.token import Token
 
+from fer_ml.page import render_page
 from fer_ml.report.markdown import parser
 
 #: A caption as ``references`` writes it.
@@ -30,12 +30,10 @@ def html_page(text: str, pictures: Mapping[str, bytes]) -> str:
     for token, after in itertools.pairwise(tokens):
         _mark_block(token, after)
         _mark_inline(after.children or [], pictures)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True
-    )
-    return environment.get_template("page.html.j2").render(
-        title=title_of(tokens), body=markdown.renderer.render(tokens, markdown.options, {})
+    return render_page(
+        Path(__file__).with_name("page.html.j2"),
+        title=title_of(tokens),
+        body=markdown.renderer.render(tokens, markdown.options, {}),
     )
 
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from fer_ml.claims.model import resolve_pointer
@@ -14,14 +13,12 @@ from fer_ml.errors import FerError
 from fer_ml.evaluation.resampling import LEVEL
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
+from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import METRICS, Results, interval_of, results_of
 from fer_ml.store import Artifact, RunFolder, asset_label
 
 PICTURES = (".png", ".jpg")
-#: Pictures of faces. Those of people do not belong into a document that is passed on.
-FACES = frozenset({"faces.png", "findings.png"})
-FACES_FOLDER = "faces"
 #: Intervals of all six would make the table unreadable; the benchmark's csv has them.
 WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 SHOWS = ("metrics", "classes", "sources")
@@ -122,8 +119,7 @@ class References:
         source = artifact.file(file)
         if source.suffix not in PICTURES:
             raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
-        path = PurePosixPath(file)
-        if (path.name in FACES or FACES_FOLDER in path.parts) and not self.job.profile.drawn:
+        if shows_faces(file) and not self.job.profile.drawn:
             raise FerError(
                 f"{file} shows people's faces",
                 fix="leave it out: a report is passed on, and faces are personal data",
