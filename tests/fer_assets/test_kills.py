@@ -22,33 +22,10 @@ from fer_assets.doctor import examine
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import bury, materialize
 from fer_ml.gates import blocking_rules
+from tests.fer_assets.conftest import TINY
 
-#: One asset of each kind of stage, each a matter of seconds.
-PROFILE = """
-[profiles.short]
-base = "ferplus"
-without = ["experiments", "comparisons"]
-drawn = true
-floor_macro_f1 = 0.0
-softlabels = { folds = 0, views = 1 }
-draw = { val = 0.2, calib = 0.5, test = 0.25 }
-hq_train = { sources = ["affectnet_full_balanced", "rafdb_basic"], one_per = "sample" }
-eval_only = { sources = ["expw_full"] }
-test_all_sources = { sources = ["affectnet_full_balanced", "rafdb_basic", "expw_full"] }
-sources = [
-  { name = "affectnet_full_balanced", adapter = "split_folders" },
-  { name = "rafdb_basic", adapter = "rafdb_basic" },
-  { name = "expw_full", adapter = "expw" },
-]
-[profiles.short.teachers.RN18]
-epochs = 2
-batch_size = 16
-strength = 0.3
-precision = "fp32"
-task = { kind = "arcface", plain_epochs = 1, ramp_end = 2, embedding = 16, scale = 10 }
-[profiles.short.demo]
-video = "outputs/short/drawn/video/demo.avi"
-"""
+#: One asset of each kind of stage, each a matter of seconds: no folds, and one view.
+PROFILE = TINY.replace("tiny", "short").replace("folds = 2, views = 2", "folds = 0, views = 1")
 CLAIMS = """
 version: 2
 title: A short run
