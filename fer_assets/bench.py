@@ -1,0 +1,158 @@
+"""``fer bench``: every performance figure that this project claims, measured in one run.
+
+Each benchmark is a script of ``benchmarks/`` in a process of its own, so that none inherits
+another's memory or threads. Their figures become one artifact, and from it the docs' page.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fer_ml.errors import FerError
+from fer_ml.files import write_atomic
+from fer_ml.measured import Benchmark, Measurements, Run, machine, page
+from fer_ml.store import Artifact, Store
+
+FOLDER = "benchmarks"
+ASSET = "measurements"
+PAGE = "performance.md"
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script: its arguments, those of a trial in seconds, and the places that it needs.
+
+    ``places`` maps an option to the name of a place; without an optional place the script draws
+    what it needs, without another one it is not run.
+    """
+
+    name: str
+    arguments: tuple[str, ...] = ()
+    trial: tuple[str, ...] = ()
+    places: dict[str, str] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
+
+
+SUITE = (
+    Script("load_time.py", trial=("--rounds", "1")),
+    Script("sample_run.py", trial=("--trial",)),
+    Script("validation.py", trial=("--rows", "2000", "--rounds", "1"), places={"--data": "faces"}),
+    Script(
+        "near_duplicates.py",
+        arguments=("--rows", "36000", "466284", "4662840"),
+        trial=("--rows", "2000", "--rounds", "1"),
+        places={"--data": "faces"},
+    ),
+    Script("unify.py", trial=("--scale", "0.01", "--rounds", "1")),
+    Script("growth.py", trial=("--rows", "2000", "20000")),
+    Script("training.py", trial=("--size", "64", "--rows", "16", "--rounds", "1")),
+    Script("labelling.py", trial=("--rows", "256", "--views", "1", "--rounds", "1")),
+    Script("fusion.py", trial=("--rows", "2000", "--rounds", "1")),
+    Script("bootstrap.py", trial=("--models", "2", "--rows", "500", "--resamples", "100")),
+    Script("claims.py", trial=("--rounds", "1", "--megabytes", "0.01")),
+    Script(
+        "demo.py",
+        trial=("--frames", "40", "--rounds", "1"),
+        places={"--clips": "clips", "--yunet": "yunet"},
+        needed=("clips", "yunet"),
+    ),
+    Script(
+        "demo_web.py",
+        arguments=("--minutes", "2"),
+        trial=("--minutes", "0.15"),
+        places={"--clips": "clips", "--yunet": "yunet"},
+        needed=("clips", "yunet"),
+    ),
+)
+
+
+def scripts(names: Sequence[str]) -> tuple[Script, ...]:
+    """The scripts of these names without ``.py``, or all; ``FerError`` for an unknown one."""
+    known = {script.name.removesuffix(".py"): script for script in SUITE}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise FerError(f"no benchmark {', '.join(unknown)}", allowed=", ".join(known))
+    return tuple(known[name] for name in names or known)
+
+
+def measure(
+    project: Path,
+    chosen: Sequence[Script],
+    places: dict[str, Path],
+    *,
+    trial: bool,
+    tell: Callable[[str], None],
+) -> Measurements:
+    """Run the scripts one after the other. A script that fails stops the whole, with its words."""
+    folder = project / FOLDER
+    if not folder.is_dir():
+        raise FerError(
+            "the benchmarks are not here: they are in the checkout, not in the installed package",
+            where=folder,
+            fix="clone the project and run fer bench inside it",
+        )
+    facts = machine()
+    return Measurements(
+        machine=facts,
+        runs=tuple(_run(folder, script, places, trial=trial, tell=tell) for script in chosen),
+    )
+
+
+def _run(
+    folder: Path,
+    script: Script,
+    places: dict[str, Path],
+    *,
+    trial: bool,
+    tell: Callable[[str], None],
+) -> Run:
+    arguments = list(script.trial if trial else script.arguments)
+    shown = " ".join(["python", f"{FOLDER}/{script.name}", *arguments])
+    absent = [name for name in script.needed if name not in places]
+    if absent:
+        tell(f"skip  {script.name}: needs --{' and --'.join(absent)}")
+        needs = " and ".join(f"`--{name}`" for name in absent)
+        return Run(command=shown, seconds=0.0, benchmark=None, skipped=f"it needs {needs}")
+    for option, name in script.places.items():
+        if name in places:
+            arguments += [option, str(places[name])]
+            shown += f" {option} {name.upper()}"
+    tell(f"run   {shown}")
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "figures.json"
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(folder / script.name), *arguments, "--json", out],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.monotonic() - started
+        if done.returncode != 0 or not out.is_file():
+            last = (done.stderr or done.stdout).strip().splitlines()[-15:]
+            raise FerError(f"{shown} failed:\n" + "\n".join(last), where=folder / script.name)
+        benchmark = Benchmark.model_validate_json(out.read_bytes())
+    for figure in benchmark.figures:
+        verdict = {True: "reached", False: "MISSED", None: ""}[figure.met]
+        tell(f"      {figure.name}: {figure.measured:.4g} {figure.unit} {verdict}".rstrip())
+    return Run(command=shown, seconds=seconds, benchmark=benchmark)
+
+
+def keep(measured: Measurements, home: Path) -> Artifact:
+    """Put the figures and their page below the artifact root, hashed like any artifact."""
+    store = Store(home / FOLDER, FOLDER)
+    with store.begin(ASSET) as run:
+        run.write_json("measurements.json", measured.model_dump())
+        run.write_text(PAGE, page(measured))
+    artifact = store.current(ASSET)
+    assert artifact is not None
+    return artifact
+
+
+def publish(artifact: Artifact, file: Path) -> None:
+    """Write the page of kept figures to ``file``."""
+    write_atomic(file, artifact.file(PAGE).read_bytes())
