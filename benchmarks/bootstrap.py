@@ -11,12 +11,7 @@ on a few resamples and scaled. Predictions are drawn; groups hold one to three r
 
 import argparse
 import itertools
-import json
-import os
-import platform
-import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -31,6 +26,7 @@ from fer_ml.evaluation.resampling import (
     resample,
     resampled_metrics,
 )
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 LOOPED = 3
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece")
@@ -64,7 +60,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=18_000)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    json_option(parser)
     given = parser.parse_args()
     y, logits, groups = draw(given.models, given.rows)
     times: list[tuple[float, float, float, float]] = []
@@ -86,28 +82,24 @@ def main() -> None:
     ours = metrics_of_sums(resample(sums, LOOPED))
     for index, name in enumerate(COMPARED):
         np.testing.assert_allclose(ours[name].T, theirs[..., index], rtol=1e-9)
-    ratios = [loop / (sums_s + intervals_s) for loop, sums_s, intervals_s, _ in times]
-    found = {
-        "figure": "plain loop / ours: bootstrap intervals by group of a benchmark matrix",
-        "target": "sums_s + intervals_s under 10",
-        "models": given.models,
-        "rows": given.rows,
-        "groups": sums.shape[1],
-        "resamples": given.resamples,
-        "ratio_median": round(statistics.median(ratios), 1),
-        "ratio_min": round(min(ratios), 1),
-        "plain_s": round(statistics.median(t[0] for t in times), 1),
-        "sums_s": round(statistics.median(t[1] for t in times), 2),
-        "intervals_s": round(statistics.median(t[2] for t in times), 2),
-        "all_pairs_s": round(statistics.median(t[3] for t in times), 2),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    publish(
+        Benchmark(
+            title="Bootstrap intervals of a benchmark matrix",
+            data=f"{given.models} models, {given.rows:,} synthetic rows in {sums.shape[1]:,} "
+            f"groups, {given.resamples:,} resamples of groups. The plain loop agrees.",
+            figures=(
+                Figure.of(
+                    "how many times as fast as a plain loop",
+                    [loop / (summed + intervals) for loop, summed, intervals, _ in times],
+                    over="ours",
+                    note=f"The loop is run for {LOOPED} resamples and scaled.",
+                ),
+                Figure.of("sums and all intervals", [t[1] + t[2] for t in times], "s", at_most=10),
+                Figure.of("paired differences of all pairs", [t[3] for t in times], "s"),
+            ),
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

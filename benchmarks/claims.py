@@ -1,17 +1,16 @@
 """Verifying 1,000 claims over 100 artifacts, and tracing one of them, as whole commands.
 
-python benchmarks/claims.py [ROUNDS] [MB]
+python benchmarks/claims.py [--rounds 5] [--megabytes 1] [--json FILE]
 
 The artifacts are made up: ten layers of ten, each resting on three of the layer below and the
-lowest on raw folders, with a JSON file, a csv and MB megabytes of weights. What a command takes is
-given beside what Python takes to start, and what hashing the same files takes in one bare loop.
+lowest on raw folders, with a JSON file, a csv and some megabytes of weights. What a command takes
+is given beside what Python takes to start, and what hashing the same files takes in one bare loop.
 """
 
+import argparse
 import json
 import os
-import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from fer_ml.files import sha256_file
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.raw import fingerprint
 from fer_ml.store import Input, Store
 
@@ -128,11 +128,14 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    megabytes = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=float, default=1.0)
+    json_option(parser)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        store, claims = make_store(folder, megabytes), folder / "claims.yaml"
+        store, claims = make_store(folder, given.megabytes), folder / "claims.yaml"
         write_claims(store, claims)
         make_project(folder, claims)
         verify = fer(folder, "claims", "verify", str(store.root), "--claims", str(claims), "--json")
@@ -149,18 +152,30 @@ def main() -> None:
             "hash all files": lambda: [sha256_file(path) for path in files],
         }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for _ in range(rounds):
+        for _ in range(given.rounds):
             for name, work in ways.items():
                 found[name].append(seconds(work))
         size = sum(path.stat().st_size for path in files) / 2**20
-    print(f"{'what':<36}{'s':>8}{'cpu s':>8}")
-    for name, times in found.items():
-        wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{name:<36}{wall:>8.2f}{cpu:>8.2f}")
-    print(
-        f"medians of {rounds} rounds; {len(files)} files of {LAYERS * WIDTH} artifacts, "
-        f"{size:.0f} MiB; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; "
-        f"{platform.machine()}, Python {platform.python_version()}"
+    hashed, start = (
+        [wall for wall, _ in found.pop(name)] for name in ("hash all files", "fer --help")
+    )
+    limits = {"fer trace CLAIM": 1.0, f"fer claims verify, {CLAIMS:,} claims": 30.0}
+    figures = [
+        Figure.of(f"`{name}`", [wall for wall, _ in times], "s", at_most=limits.get(name))
+        for name, times in found.items()
+    ]
+    publish(
+        Benchmark(
+            title="Claims",
+            data=f"Made-up claims over {LAYERS * WIDTH} artifacts in ten layers: {len(files):,} "
+            f"files, {size:.0f} MiB; whole commands, the start of Python included.",
+            figures=(
+                *figures,
+                Figure.of("`fer --help`, the start alone", start, "s"),
+                Figure.of("hashing the same files in a bare loop", hashed, "s"),
+            ),
+        ),
+        given.json,
     )
 
 

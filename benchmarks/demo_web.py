@@ -1,7 +1,7 @@
 """What the demo's web path adds to a frame on loopback, and whether it grows over time.
 
 python benchmarks/demo_web.py --bundle FOLDER [--clips FOLDER] [--yunet FILE] [--minutes 10]
-                              [--fps 30] [--docs docs/demo.md]
+                              [--fps 30] [--json FILE]
 
 The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
 over a WebSocket, one at a time at the rate of a camera, and waits for each answer. The time added
@@ -17,16 +17,16 @@ import struct
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import cv2
-from demo import SHARED, looped, machine, write_block
+from demo import SHARED, looped
 from websockets.sync.client import connect
 
 from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
 from demo_app.web import serve
 from fer_ml.bundle import load_bundle
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 QUALITY = 85
 WARM_UP_S = 5.0
@@ -58,7 +58,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--fps", type=float, default=30.0)
-    parser.add_argument("--docs", type=Path)
+    json_option(parser)
     given = parser.parse_args()
     clip = sorted(given.clips.glob("*.gif"))[-1]
     jpegs = [
@@ -74,17 +74,24 @@ def main() -> None:
     try:
         link = ours.recv()
         assert server.pid is not None
-        found = stream(link, jpegs, given.minutes, given.fps, server.pid)
+        figures = stream(link, jpegs, given.minutes, given.fps, server.pid)
     finally:
         server.terminate()
         server.join()
-    found = {"machine": machine(), "clip": clip.name, "camera_fps": given.fps, **found}
-    print(json.dumps(found, indent=2))
-    if given.docs:
-        write_block(given.docs, "web", as_markdown(found))
+    publish(
+        Benchmark(
+            title="The demo's web page",
+            data=f"{given.minutes:g} minutes of {clip.name} at {given.fps:g} frames a second, over "
+            "loopback.",
+            figures=figures,
+        ),
+        given.json,
+    )
 
 
-def stream(link: str, jpegs: list[bytes], minutes: float, fps: float, pid: int) -> dict[str, Any]:
+def stream(
+    link: str, jpegs: list[bytes], minutes: float, fps: float, pid: int
+) -> tuple[Figure, ...]:
     host, _, token = link.removeprefix("http://").partition("/?token=")
     by_minute: dict[int, list[tuple[float, float]]] = {}
     memory: dict[int, float] = {}
@@ -110,37 +117,26 @@ def stream(link: str, jpegs: list[bytes], minutes: float, fps: float, pid: int) 
                 by_minute.setdefault(minute, []).append((trip_ms, reply["frame_ms"]))
                 memory[minute] = resident_mib(pid) if index % 50 == 0 else memory.get(minute, 0.0)
     pairs = [pair for minute in by_minute.values() for pair in minute]
-    trips = {minute: statistics.median(t for t, _ in pairs) for minute, pairs in by_minute.items()}
-    return {
-        "minutes": minutes,
-        "answered": index,
-        "dropped": reply["dropped"],
-        "fps": len(pairs) / (60 * minutes - WARM_UP_S),
-        "trip_ms_p50": statistics.median(trip for trip, _ in pairs),
-        "frame_ms_p50": statistics.median(frame for _, frame in pairs),
-        "added_ms_p50": statistics.median(trip - frame for trip, frame in pairs),
-        "trip_ms_p50_by_minute": [round(trips[m], 2) for m in sorted(trips)],
-        "resident_mib_by_minute": [round(memory[m], 1) for m in sorted(memory)],
-    }
-
-
-def as_markdown(found: dict[str, Any]) -> str:
-    trips, memory = found["trip_ms_p50_by_minute"], found["resident_mib_by_minute"]
-    return "\n".join(
-        (
-            f"{found['minutes']:.0f} minutes of {found['clip']} at {found['camera_fps']:.0f} "
-            f"frames a second, {found['machine']}: {found['answered']:,} frames answered, "
-            f"{found['dropped']} dropped, {found['fps']:.1f} a second.",
-            "",
-            "| figure | value |",
-            "| --- | --- |",
-            f"| there and back, p50 | {found['trip_ms_p50']:.1f} ms |",
-            f"| of it processing, p50 | {found['frame_ms_p50']:.1f} ms |",
-            f"| added by the web path, p50 | {found['added_ms_p50']:.1f} ms |",
-            f"| there and back by minute, p50 | {' '.join(f'{trip:.1f}' for trip in trips)} ms |",
-            f"| resident memory of the server by minute | "
-            f"{' '.join(f'{mib:.0f}' for mib in memory)} MiB |",
-        )
+    last, first = max(memory), min(memory)
+    return (
+        Figure(name="frames answered", measured=index, unit=""),
+        Figure(name="frames dropped", measured=reply["dropped"], unit="", at_most=0),
+        Figure(
+            name="there and back, p50",
+            measured=statistics.median(trip for trip, _ in pairs),
+            unit="ms",
+        ),
+        Figure(
+            name="of it added by the web path, p50",
+            measured=statistics.median(trip - frame for trip, frame in pairs),
+            unit="ms",
+        ),
+        Figure(
+            name="growth of the server's memory from the first minute to the last",
+            measured=memory[last] / memory[first],
+            over="its memory in the first minute",
+            at_most=1.02,
+        ),
     )
 
 

@@ -9,18 +9,15 @@ find the same NLL and T for every candidate. Logits are drawn, in float32 as the
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from fer_ml.distillation.fusion import Fusion, fuse, search_weights, simplex, weight_intervals
 from fer_ml.evaluation.calibration import T_BOUNDS, fit_temperature, nll
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 #: Skill and sharpness of the members: noise on the true class's logit, and a factor.
 MEMBERS = ((1.6, 8.0), (1.8, 1.0), (2.2, 3.0))
@@ -58,7 +55,7 @@ def plain(
     return found
 
 
-def measure(fusion: Fusion, rows: int, step: float, rounds: int) -> dict[str, object]:
+def measure(fusion: Fusion, rows: int, step: float, rounds: int) -> Iterator[Figure]:
     logits, y, groups = draw(rows)
     temperatures = [fit_temperature(values, y) for values in logits]
     grid = simplex(len(logits), step)
@@ -80,15 +77,14 @@ def measure(fusion: Fusion, rows: int, step: float, rounds: int) -> dict[str, ob
         index = grid.index(weights)
         np.testing.assert_allclose(search.candidate_nll[index], loss, rtol=1e-6)
         np.testing.assert_allclose(search.candidate_temperature[index], temperature, rtol=1e-2)
-    ratios = [theirs / ours for theirs, ours, _ in times]
-    return {
-        "method": search.method,
-        "ratio_median": round(statistics.median(ratios), 1),
-        "ratio_min": round(min(ratios), 1),
-        "plain_s": round(statistics.median(t[0] for t in times), 2),
-        "fusion_and_search_s": round(statistics.median(t[1] for t in times), 2),
-        "intervals_s": round(statistics.median(t[2] for t in times), 2),
-    }
+    name = f"{fusion} ({search.method})"
+    yield Figure.of(
+        f"{name}: how many times as fast as a plain loop",
+        [theirs / ours for theirs, ours, _ in times],
+        over="ours",
+    )
+    yield Figure.of(f"{name}: fusion and the whole search", [t[1] for t in times], "s", at_most=2)
+    yield Figure.of(f"{name}: intervals of the weights", [t[2] for t in times], "s")
 
 
 def main() -> None:
@@ -96,22 +92,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=48_928)
     parser.add_argument("--step", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    json_option(parser)
     given = parser.parse_args()
-    found = {
-        "figure": "plain loop / ours: fusion and weight search of three teachers",
-        "target": "fusion_and_search_s under 2",
-        "rows": given.rows,
-        "candidates": len(simplex(len(MEMBERS), given.step)),
-        **{fusion: measure(fusion, given.rows, given.step, given.rounds) for fusion in FUSIONS},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    publish(
+        Benchmark(
+            title="Fusion and the search for its weights",
+            data=f"Synthetic logits of {len(MEMBERS)} teachers for {given.rows:,} rows, "
+            f"{len(simplex(len(MEMBERS), given.step))} candidates. The plain loop runs some of "
+            "them and is scaled.",
+            figures=tuple(
+                figure
+                for fusion in FUSIONS
+                for figure in measure(fusion, given.rows, given.step, given.rounds)
+            ),
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ its own benchmark (near_duplicates.py).
 import argparse
 import json
 import math
-import os
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
 from fer_ml.manifests.curate import UNIFIED, build_curated, manifest_file
 from fer_ml.manifests.schema import SCHEMA, write_manifest
 from fer_ml.manifests.unify import build_unified
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.profiles import paper
 from fer_ml.store import Store
 
@@ -48,7 +48,11 @@ SHARES = {
     "rafml_argmax": 4_908,
     "rafdb_compound_mapped": 3_954,
 }
-STAGES = ("unify", "curate", "judge")
+STAGES = {
+    "unify": "unify: groups, splits, twins, csv",
+    "curate": "curate",
+    "judge": "judge: read the csv, all rules",
+}
 
 
 def write_sources(store: Store, rows: int) -> None:
@@ -159,6 +163,26 @@ def one(stage: str, folder: Path, rows: int) -> None:
     print(json.dumps({"s": round(time.perf_counter() - started, 2), "gib": round(peak, 2)}))
 
 
+def figures(sizes: list[int], measured: dict[int, dict[str, dict[str, float]]]) -> Iterator[Figure]:
+    for stage, name in STAGES.items():
+        for rows in sizes:
+            yield Figure(
+                name=f"{name}, {rows:,} rows", measured=measured[rows][stage]["s"], unit="s"
+            )
+        yield Figure(
+            name=f"{name}: exponent of time over the last step",
+            measured=exponent(sizes[-2:], [measured[rows][stage]["s"] for rows in sizes[-2:]]),
+            unit="",
+            at_most=1.04,
+        )
+        largest = measured[sizes[-1]][stage]["gib"]
+        yield Figure(
+            name=f"{name}: memory a row, {sizes[-1]:,} rows",
+            measured=largest * 2**30 / sizes[-1],
+            unit="B",
+        )
+
+
 def exponent(sizes: list[int], values: list[float]) -> float:
     """Slope of log(value) over log(rows)."""
     return float(np.polyfit([math.log(n) for n in sizes], [math.log(v) for v in values], 1)[0])
@@ -168,26 +192,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[46_628, 466_284, 4_662_840])
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--json", type=Path)
+    json_option(parser)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         one(given.one[0], Path(given.one[1]), int(given.one[2]))
         return
     measured = {rows: measure(rows, given.work) for rows in given.rows}
-    print(f"{'stage':<8}{'rows':>11}{'s':>9}{'GiB':>7}{'bytes a row':>13}")
-    for stage in STAGES:
-        for rows, found in measured.items():
-            s, gib = found[stage]["s"], found[stage]["gib"]
-            print(f"{stage:<8}{rows:>11,}{s:>9.2f}{gib:>7.2f}{gib * 2**30 / rows:>13,.0f}")
-    growth = {
-        stage: round(exponent(given.rows[-2:], [m[stage]["s"] for m in measured.values()][-2:]), 3)
-        for stage in STAGES
-    }
-    print(f"exponent of time over the last ten times: {growth} (target: at most 1.04)")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    if given.json:
-        given.json.write_text(json.dumps({"stages": measured, "exponent": growth}, indent=2) + "\n")
+    publish(
+        Benchmark(
+            title="Growth of the data stages",
+            data=f"Synthetic rows, {', '.join(f'{rows:,}' for rows in given.rows)}; nothing is "
+            "decoded, and which faces are near-identical is given.",
+            figures=tuple(figures(given.rows, measured)),
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Labelling also reads faces, makes views, and writes its files.
 """
 
 import argparse
-import platform
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet
 from fer_ml.training.logits import BATCH, Teacher, label_faces
@@ -48,6 +47,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--architecture", default="resnet18")
+    json_option(parser)
     arguments = parser.parse_args()
     rows, size = arguments.rows, arguments.size
     recipe = Training(architecture=arguments.architecture, task=CE(), init="none", epochs=1)
@@ -66,12 +66,21 @@ def main() -> None:
             started = time.perf_counter()
             label_faces(out, made[0], made[1:], train, others, plan, keep=out / "keep")
             ratios.append((time.perf_counter() - started) / floor)
-        print(f"  labelling / bare forward passes: {ratios[-1]:.3f} (floor {floor:.1f} s)")
-    print(
-        f"{arguments.architecture}, {size} px, {rows} rows, {arguments.views} views, two folds, "
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}: "
-        f"median {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
-        "target at most 1.1"
+    publish(
+        Benchmark(
+            title="A teacher's soft labels",
+            data=f"{arguments.architecture}, {rows:,} random faces of {size} px, "
+            f"{arguments.views} views, two folds.",
+            figures=(
+                Figure.of(
+                    "reading, views, networks and files",
+                    ratios,
+                    over="the bare forward passes",
+                    at_most=1.1,
+                ),
+            ),
+        ),
+        arguments.json,
     )
 
 

@@ -1,16 +1,15 @@
 """How long the code location takes to load, as a ratio to ``import dagster`` in the same run.
 
-python benchmarks/load_time.py [ROUNDS]
+python benchmarks/load_time.py [--rounds 7] [--json FILE]
 """
 
-import json
-import os
-import platform
-import statistics
+import argparse
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,28 +22,29 @@ def seconds(statement: str) -> float:
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    json_option(parser)
+    given = parser.parse_args()
     pairs = [
         (seconds("import dagster"), seconds("import fer_assets.definitions"))
-        for _ in range(rounds + 1)
+        for _ in range(given.rounds + 1)
     ][1:]  # The first round fills the file cache.
-    ratios = [ours / floor for floor, ours in pairs]
-    print(
-        json.dumps(
-            {
-                "figure": "loading the code location / import dagster",
-                "target": "at most 2",
-                "ratio_median": round(statistics.median(ratios), 3),
-                "ratio_min": round(min(ratios), 3),
-                "ratio_max": round(max(ratios), 3),
-                "rounds": rounds,
-                "import_dagster_s": round(statistics.median(p[0] for p in pairs), 3),
-                "load_s": round(statistics.median(p[1] for p in pairs), 3),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "python": platform.python_version(),
-            },
-            indent=2,
-        )
+    publish(
+        Benchmark(
+            title="Loading",
+            data="A fresh interpreter each time.",
+            figures=(
+                Figure.of(
+                    "loading the code location",
+                    [ours / floor for floor, ours in pairs],
+                    over="`import dagster`",
+                    at_most=2,
+                ),
+                Figure.of("loading the code location, in seconds", [p[1] for p in pairs], "s"),
+            ),
+        ),
+        given.json,
     )
 
 

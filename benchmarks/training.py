@@ -11,9 +11,6 @@ the rows, for what the loader holds in memory. Faces are drawn at random: the fi
 """
 
 import argparse
-import json
-import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +26,7 @@ from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask
 from timm.utils import dispatch_clip_grad
 
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet
 from fer_ml.training.loop import _Run, make_optimiser, precision_of
@@ -167,7 +165,7 @@ def held_mib() -> float:
     return 0.0
 
 
-def memory(folder: Path, device: torch.device) -> dict[str, float]:
+def memory(folder: Path, device: torch.device) -> dict[int, float]:
     """What an epoch over 2,000 and over 20,000 faces of 96 px adds to the process's memory."""
     recipe = Training(
         architecture="test_resnet", task=CE(), init="none", epochs=1, batch_size=250, lr=1e-4
@@ -178,7 +176,7 @@ def memory(folder: Path, device: torch.device) -> dict[str, float]:
         data = faces(rows, 96, folder)
         before = held_mib()
         ours(recipe, data, device)
-        added[f"{rows}_rows_mib"] = round(held_mib() - before, 1)
+        added[rows] = round(held_mib() - before, 1)
     return added
 
 
@@ -188,21 +186,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
+    json_option(parser)
     given = parser.parse_args()
     device = choose_device(given.device)
-    found: dict[str, Any] = {
-        "figure": "images a second of the training loop / of the bare step, / of timm's step",
-        "target": "at least 0.95 (CPU) or 0.9 (GPU) of the bare step, at least 1 of timm's",
-        "size_px": given.size,
-        "rows": given.rows,
-        "rounds": given.rounds,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "networks": {},
-    }
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
         data = faces(given.rows, given.size, Path(folder))
         for architecture, batch in NETWORKS:
@@ -212,19 +199,37 @@ def main() -> None:
             rounds = [
                 [k(recipe, data, device) for k in (bare, ours, peer)] for _ in range(given.rounds)
             ]
-            medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-            found["networks"][architecture] = {
-                "batch": batch,
-                **dict(zip(("bare", "ours", "timm"), (round(m, 2) for m in medians), strict=True)),
-                "of_bare": round(medians[1] / medians[0], 3),
-                "of_timm": round(medians[1] / medians[2], 3),
-            }
-            print(architecture, found["networks"][architecture], flush=True)
-        found["memory"] = memory(Path(folder), device)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n", encoding="utf-8")
+            name = f"{architecture}, {batch} rows a step"
+            figures += [
+                Figure.of(
+                    name,
+                    [own / floor for floor, own, _ in rounds],
+                    over="the bare step",
+                    at_least=0.95 if device.type == "cpu" else 0.9,
+                ),
+                Figure.of(
+                    name,
+                    [own / theirs for _, own, theirs in rounds],
+                    over="timm's step and loader",
+                    at_least=1,
+                ),
+                Figure.of(name, [own for _, own, _ in rounds], "images a second"),
+            ]
+        figures += [
+            Figure(name=f"memory that an epoch over {rows:,} faces adds", measured=mib, unit="MiB")
+            for rows, mib in memory(Path(folder), device).items()
+        ]
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU"
+    publish(
+        Benchmark(
+            title="The training loop",
+            data=f"Random faces of {given.size} px on {card}, {torch.get_num_threads()} threads; "
+            "crop, jitter and flip; the three take turns. The bare step has its batch in memory, "
+            "augmented before.",
+            figures=tuple(figures),
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

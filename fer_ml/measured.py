@@ -195,9 +195,7 @@ def _range(figure: Figure) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    if value == round(value) and abs(value) >= 1:
-        text = f"{value:,.0f}"
-    elif abs(value) >= 1000:
+    if (value == round(value) and abs(value) >= 1) or abs(value) >= 1000:
         text = f"{value:,.0f}"
     elif abs(value) >= 100:
         text = f"{value:.1f}"
