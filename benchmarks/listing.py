@@ -1,20 +1,12 @@
-"""Listing seven raw layouts of full size, as a ratio to a plain loop over the same files.
-
-python benchmarks/listing.py [ROUNDS] [SCALE]
+"""Seven raw layouts of full size, and a plain loop over them: what ``unify.py`` measures on.
 
 The layouts are made up: index files of the publishers' sizes, image files that are empty. A listing
-looks for no image, so neither does the plain loop; its time with ``os.path.isfile`` for each row is
-given too.
+looks for no image; the plain loop asks ``os.path.isfile`` for each on request.
 """
 
 import csv
 import os
-import platform
 import random
-import statistics
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +20,6 @@ from fer_ml.labels import (
     RAFML_ORDER,
     label_of_word,
 )
-from fer_ml.sources import get_adapter
 
 #: Adapter and number of rows of each source: 466,284 in all.
 SOURCES: dict[str, tuple[str, int]] = {
@@ -251,60 +242,3 @@ def _plain_rafml(root: Path) -> Iterator[dict[str, Any]]:
                 "split": ("train", "test")[int(parts[name])],
                 "votes": [shares.get(label, 0.0) for label in CLASSES],
             }
-
-
-def _seconds(work: Callable[[str], Any], name: str) -> float:
-    started = time.perf_counter()
-    work(name)
-    return time.perf_counter() - started
-
-
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    scale = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        rows = write_layouts(folder, scale)
-        ways: dict[str, Callable[[str], Any]] = {
-            "listing": lambda name: get_adapter(SOURCES[name][0]).listing(folder / name),
-            "plain": lambda name: list(plain_source(folder, name)),
-            "isfile": lambda name: [
-                os.path.isfile(f"{folder}/{name}/{row['file']}")  # noqa: PTH113
-                for row in plain_source(folder, name)
-            ],
-        }
-        for name in SOURCES:
-            _require_same(ways["listing"](name), ways["plain"](name))
-        times: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-        for _ in range(rounds):
-            for way, work in ways.items():
-                times[way].append({name: _seconds(work, name) for name in SOURCES})
-    print(f"{'source':<26}{'rows':>9}{'listing s':>11}{'plain s':>9}{'ratio':>7}{'+isfile':>9}")
-    for name in (*SOURCES, "all"):
-        of_all = name == "all"
-        median = {
-            way: statistics.median(sum(t.values()) if of_all else t[name] for t in measured)
-            for way, measured in times.items()
-        }
-        print(
-            f"{name:<26}{sum(rows.values()) if of_all else rows[name]:>9,}"
-            f"{median['listing']:>11.3f}{median['plain']:>9.3f}"
-            f"{median['plain'] / median['listing']:>7.1f}"
-            f"{median['isfile'] / median['listing']:>9.1f}"
-        )
-    print(
-        f"medians of {rounds} rounds; ratios are the plain loop's time / the listing's; "
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-
-
-def _require_same(listing: Any, plain: list[dict[str, Any]]) -> None:
-    columns = ["file", "native_label", "label", "excluded", "split", "votes", "bbox_left"]
-    ours = [tuple(row) for row in listing.select(columns).iter_rows()]
-    theirs = [tuple(row.get(column) for column in columns) for row in plain]
-    if sorted(ours, key=str) != sorted(theirs, key=str):
-        raise SystemExit("the listing and the plain loop disagree")
-
-
-if __name__ == "__main__":
-    main()

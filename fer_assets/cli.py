@@ -665,6 +665,40 @@ def doctor(
 
 
 @app.command()
+def card(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Bundle folder; default: the student that ships")
+    ] = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a student's card for people, after verifying its bytes and the chain it came from.
+
+    Example: fer card
+
+    Example: fer card -p sample
+    """
+    from fer_ml.bundle import load_bundle
+    from fer_ml.chain import CHAIN_FILE, verify_chain
+    from fer_ml.model_card import as_markdown
+
+    held = load_bundle(_bundle_folder(bundle, profile, None))
+    # A bundle in its artifact root has none: fer trace verifies it there.
+    chain = verify_chain(held) if (held.folder / CHAIN_FILE).is_file() else None
+    if as_json:
+        print(held.card.model_dump_json(indent=2))
+        return
+    from rich.markdown import Markdown
+
+    console.print(Markdown(as_markdown(held.card, chain)))
+    if chain is not None:
+        console.print(
+            f"Verified: these bytes are {chain.top.label} {chain.top.sha256[:12]}, and the hashes "
+            f"of {len(chain.links)} artifacts lead down to {len(chain.raw)} raw folders."
+        )
+
+
+@app.command()
 def demo(
     video: Annotated[
         Path | None,
@@ -677,11 +711,12 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(help="Port of --web on 127.0.0.1; 0: a free one")] = 8765,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; default: the profile's own student")
+        Path | None, typer.Option(help="Bundle folder; default: the student that ships")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, or fp16 or int8 where small_bundles offers it")
-    ] = "fp32",
+        str | None,
+        typer.Option(help="With -p: fp32 (default), or fp16 or int8 where small_bundles offers it"),
+    ] = None,
     detector: Annotated[
         str, typer.Option(help="auto (yunet where FER_YUNET or doctor has its file), haar, yunet")
     ] = "auto",
@@ -709,11 +744,13 @@ def demo(
     ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Run the student on a camera, a video, a photo or in the browser, and log every frame.
+    """Run a student on a camera, a video, a photo or in the browser, and log every frame.
+
+    It is the student that ships with the package, or with -p that of a profile.
 
     Example: fer demo --web
 
-    Example: fer demo --video clip.avi --headless
+    Example: fer demo -p sample --video clip.avi --headless
     """
     if score is not None:
         _print_score(score)
@@ -728,7 +765,8 @@ def demo(
 
     _show_progress()
     delete_expired(settings().home, settings().config.keep_recordings_days)
-    held = load_bundle(bundle or _own_bundle(profile, precision))
+    held = load_bundle(_bundle_folder(bundle, profile, precision))
+    console.print(f"Student: {held.card.name}, profile {held.card.profile}, {held.folder}")
     yunet = settings().yunet
     finder = make_detector(detector, yunet, detect_width)
     if photo is not None:
@@ -827,7 +865,22 @@ def _compare_with_recording(session: Path, replay: Path) -> None:
         )
 
 
-def _own_bundle(profile: str | None, precision: str) -> Path:
+def _bundle_folder(bundle: Path | None, profile: str | None, precision: str | None) -> Path:
+    """The named bundle, the student of a named profile, or the one that ships."""
+    if profile is None:
+        if precision is not None:
+            raise FerError(
+                "--precision is of a profile's student", fix="name the profile too: -p NAME"
+            )
+        from demo_app.shipped import SHIPPED
+
+        return bundle or SHIPPED
+    if bundle is not None:
+        raise FerError("--bundle and --profile name two students", fix="give one of them")
+    return _own_bundle(profile, precision or "fp32")
+
+
+def _own_bundle(profile: str, precision: str) -> Path:
     from fer_ml.gates import blocking_rules
 
     store = Pipeline.open(profile).store

@@ -559,6 +559,7 @@ def build_stages(
             describe="The selected student as `model.onnx` with its `card.json`: classes, "
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
             build="fer_ml.export:build_bundle",
+            code_version="2",
             gate="fer_ml.export:gate_bundle",
             needs=_needs("student_selection", "candidate_bundles", "benchmark"),
         ),
@@ -567,9 +568,10 @@ def build_stages(
             group="deployment",
             kinds=("onnx",),
             describe="The student in fp16 and int8 for phones and small boards, each offered only "
-            "where it keeps its accuracy and is no slower on this machine: `small_bundles.json`, "
+            "where it keeps its accuracy and is as fast on this machine: `small_bundles.json`, "
             "`timing.json`.",
             build="fer_ml.compress:build_small_bundles",
+            code_version="2",
             gate="fer_ml.compress:gate_small_bundles",
             needs=_needs("student_bundle", "hq_train_manifest"),
         ),

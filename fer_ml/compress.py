@@ -1,9 +1,10 @@
 """Smaller bundles for phones and small boards: fp16 and int8, each behind accuracy and latency.
 
-A precision is offered only where it loses at most ``ACCURACY_LIMIT`` of macro-F1 on val and is no
-slower than the full network, measured side by side on this machine. Its figures are kept either
-way. Weights and activations in int8 follow ONNX Runtime's static quantisation (QDQ, one scale for
-each channel), with ranges from faces of calib.
+A precision is offered only where it loses at most ``ACCURACY_LIMIT`` of macro-F1 on val and takes
+at most ``LATENCY_LIMITS`` times the full network's time, side by side on this machine. Its figures
+are kept either way. fp16 stores the weights in half the bytes; ONNX Runtime makes them fp32 when it
+loads them, so they are computed with as fast as before. Weights and activations in int8 follow ONNX
+Runtime's static quantisation (QDQ, one scale for each channel), with ranges from faces of calib.
 """
 
 import logging
@@ -16,8 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import polars as pl
+from onnx import helper, numpy_helper
 
 from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle, read_card, write_card
+from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, at_most, same
@@ -33,19 +36,32 @@ from fer_ml.training.packing import load_faces
 Precision = Literal["fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
 ACCURACY_LIMIT = 0.005
-LATENCY_LIMIT = 1.0
+#: fp16 does the same arithmetic: its limit leaves room for the noise of two equal times.
+LATENCY_LIMITS = {"fp16": 1.1, "int8": 1.0}
+#: Smaller tensors gain nothing in fp16.
+LARGE = 256
 CALIBRATION_FACES = 256
 ROUNDS = 200
 BATCH = 32
 
 
 def to_fp16(source: Path, target: Path) -> None:
-    """Weights and arithmetic in fp16; input and output stay float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = convert_float_to_float16(
-        onnx.load_model_from_string(read_network(source)), keep_io_types=True
-    )
+    """Large weights are stored in fp16 and cast to float32 on loading."""
+    model = onnx.load_model_from_string(read_network(source))
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < LARGE:
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            raise FerError(f"weights of {tensor.name} are outside the range of fp16", where=source)
+        stored = f"{tensor.name}.fp16"
+        casts.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
     target.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -118,13 +134,21 @@ def build_small_bundles(run: RunFolder, job: Job) -> None:
         to_fp16(models["fp32"], models["fp16"])
         to_int8(models["fp32"], models["int8"], ranges)
         timing = latency_ratios(models, ranges[:1], ROUNDS)
-        scores = {name: _score(path, full, val) for name, path in models.items()}
+        logits = {name: _logits(path, full, val) for name, path in models.items()}
+        scores = {
+            name: float(classification_metrics(val.y, values)["macro_f1"])
+            for name, values in logits.items()
+        }
+        labels = {name: values.argmax(axis=1) for name, values in logits.items()}
         figures = {
             name: {
                 "macro_f1": score,
                 "macro_f1_lost": scores["fp32"] - score,
+                "same_label": float((labels[name] == labels["fp32"]).mean()),
                 "bytes": models[name].stat().st_size,
-                "offered": _offered(scores["fp32"] - score, timing[name]["ratio"]),
+                "offered": name != "fp32"
+                and scores["fp32"] - score <= ACCURACY_LIMIT
+                and timing[name]["ratio"] <= LATENCY_LIMITS[name],
             }
             for name, score in scores.items()
         }
@@ -132,11 +156,20 @@ def build_small_bundles(run: RunFolder, job: Job) -> None:
             if figures[name]["offered"]:
                 target = run.path(f"{name}/{MODEL_FILE}")
                 target.write_bytes(models[name].read_bytes())
-                changes = {"model_sha256": sha256_file(target), "precision": name}
+                # The benchmark is of the full network: the card says how near this one is to it.
+                metrics = {
+                    **full.card.metrics,
+                    "against_fp32": {"split": "val", "n": len(val), **figures[name]},
+                }
+                changes = {
+                    "model_sha256": sha256_file(target),
+                    "precision": name,
+                    "metrics": metrics,
+                }
                 write_card(target.parent, full.card.model_copy(update=changes))
     run.write_json(
         "small_bundles.json",
-        {"schema_version": 1, "split": "val", "n": len(val), "precisions": figures},
+        {"schema_version": 2, "split": "val", "n": len(val), "precisions": figures},
     )
     run.write_json("timing.json", {"schema_version": 1, "rounds": ROUNDS, "latency": timing})
     run.splits.update(precision="val", ranges="calib")
@@ -158,13 +191,9 @@ def gate_small_bundles(artifact: Artifact, store: Store, profile: Profile) -> li
         lost, ratio = figures[name]["macro_f1_lost"], timing[name]["ratio"]
         outcomes.append(at_most(f"{name}_keeps_accuracy", lost, ACCURACY_LIMIT))
         outcomes.append(
-            at_most(f"{name}_is_faster", ratio, LATENCY_LIMIT, "times the fp32 latency")
+            at_most(f"{name}_is_as_fast", ratio, LATENCY_LIMITS[name], "times the fp32 latency")
         )
     return outcomes
-
-
-def _offered(lost: float, ratio: float) -> bool:
-    return lost <= ACCURACY_LIMIT and ratio <= LATENCY_LIMIT
 
 
 def _faces(job: Job, bundle: Bundle, split: str) -> FaceSet:
@@ -172,13 +201,15 @@ def _faces(job: Job, bundle: Bundle, split: str) -> FaceSet:
     return load_faces(frame, job.store.root, bundle.card.preprocess, job.store.root / "cache")
 
 
-def _score(path: Path, bundle: Bundle, faces: FaceSet) -> float:
+def _logits(path: Path, bundle: Bundle, faces: FaceSet) -> np.ndarray:
+    """``[N, C] float32`` of all faces."""
     session = open_network(read_network(path), path)
     spec = bundle.card.preprocess
-    logits = [
-        session.run(
-            ["logits"], {"input": normalise(np.asarray(faces.images[i : i + BATCH]), spec)}
-        )[0]
-        for i in range(0, len(faces), BATCH)
-    ]
-    return float(classification_metrics(faces.y, np.concatenate(logits))["macro_f1"])
+    return np.concatenate(
+        [
+            session.run(
+                ["logits"], {"input": normalise(np.asarray(faces.images[i : i + BATCH]), spec)}
+            )[0]
+            for i in range(0, len(faces), BATCH)
+        ]
+    )

@@ -371,14 +371,25 @@ def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
             "accuracy": entry["raw"]["accuracy"],
             "per_class_f1": entry["raw"]["per_class_f1"],
             "ece_scaled": entry["temperature_scaled"]["ece"],
+            "intervals": {
+                **_bounds(entry["intervals"]["raw"], "accuracy", "macro_f1", "f1_"),
+                **_bounds(entry["intervals"]["temperature_scaled"], "ece"),
+            },
         }
         for name, entry in entries.items()
     }
 
 
+def _bounds(intervals: dict[str, dict[str, float]], *names: str) -> dict[str, list[float]]:
+    return {
+        key: [held["low"], held["high"]] for key, held in intervals.items() if key.startswith(names)
+    }
+
+
 def _card(run: RunFolder, job: Job, made_from: Artifact, about: _About) -> Card:
     drawn = job.profile.drawn
-    sources = ", ".join(job.profile.hq_train.sources)
+    trained_on = job.profile.hq_train.sources
+    sources = "; ".join(s.title for s in job.profile.sources if s.name in trained_on)
     return Card(
         name=about.name,
         profile=job.profile.name,
@@ -395,8 +406,9 @@ def _card(run: RunFolder, job: Job, made_from: Artifact, about: _About) -> Card:
         intended_use=(
             "trying the platform; it has never seen a real face"
             if drawn
-            else "research on facial expression recognition with informed consent; never for "
-            "decisions about people"
+            else "research on facial expression recognition with informed consent. Not for "
+            "decisions about people, such as hiring, schooling, policing, insurance or health; not "
+            "for watching people; not as a measure of what somebody feels"
         ),
         metrics=about.metrics,
         lineage={

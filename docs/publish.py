@@ -1,0 +1,60 @@
+"""Publish a finished run: python docs/publish.py -p PROFILE
+
+Writes ``docs/results.md`` with its figures, which is the text of the asset ``report``, and the
+student that ships, ``demo_app/student``: the profile's fp16 bundle with its chain and its card for
+people. Nothing is written by hand. A page of these docs knows its anchors by ``<a id>``, the report
+by the table of its claims.
+"""
+
+import argparse
+import re
+import shutil
+from pathlib import Path
+
+from demo_app.shipped import SHIPPED
+from fer_assets.lineage import Pipeline
+from fer_ml.bundle import CARD_FILE, MODEL_FILE, load_bundle
+from fer_ml.chain import CHAIN_FILE, chain_of, verify_chain
+from fer_ml.exchange.facts import everything
+from fer_ml.files import write_json
+from fer_ml.gates import blocking_rules
+from fer_ml.model_card import as_markdown
+
+DOCS = Path(__file__).parent
+PRECISION = "fp16"
+
+
+def publish_report(run: Path, docs: Path = DOCS) -> None:
+    """Write ``results.md`` and ``figures/`` from the run folder of the asset ``report``."""
+    text = (run / "report.md").read_text("utf-8")
+    text = re.sub(r"^\| \[(c\d+)\]\(#\1\)", r'| <a id="\1"></a>\1', text, flags=re.MULTILINE)
+    shutil.rmtree(docs / "figures", ignore_errors=True)
+    shutil.copytree(run / "figures", docs / "figures")
+    (docs / "results.md").write_text(text, "utf-8")
+
+
+def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
+    """Write the bundle, its chain and its card for people to ``folder``."""
+    small = pipeline.store.require("small_bundles", rules=blocking_rules("small_bundles"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in (MODEL_FILE, CARD_FILE):
+        shutil.copyfile(small.file(f"{PRECISION}/{name}"), folder / name)
+    nodes = everything(pipeline.store, [small], pipeline.fingerprints())
+    write_json(folder / CHAIN_FILE, chain_of(nodes, PRECISION).model_dump())
+    bundle = load_bundle(folder)
+    page = as_markdown(bundle.card, verify_chain(bundle))
+    (folder / "README.md").write_text(page, "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-p", "--profile", required=True)
+    pipeline = Pipeline.open(parser.parse_args().profile)
+    report = pipeline.store.require("report", rules=blocking_rules("report"))
+    publish_report(report.folder)
+    publish_student(pipeline)
+
+
+if __name__ == "__main__":
+    main()

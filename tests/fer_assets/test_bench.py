@@ -1,0 +1,72 @@
+"""``fer bench``: every script is in the suite, runs, and its figures are kept as an artifact."""
+
+from pathlib import Path
+
+import pytest
+
+from fer_assets import bench
+from fer_ml.errors import FerError
+from fer_ml.measured import Measurements
+
+ROOT = Path(__file__).parents[2]
+#: A script that looks at a UI which is running already.
+BY_HAND = {"ui.py"}
+
+
+def test_every_script_is_in_the_suite() -> None:
+    scripts = {
+        path.name
+        for path in (ROOT / bench.FOLDER).glob("*.py")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert {script.name for script in bench.SUITE} == scripts - BY_HAND
+
+
+def run(names: list[str], places: dict[str, Path]) -> tuple[Measurements, list[str]]:
+    told: list[str] = []
+    found = bench.measure(ROOT, bench.scripts(names), places, trial=True, tell=told.append)
+    return found, told
+
+
+@pytest.mark.parametrize("name", ["fusion", "bootstrap", "unify", "growth"])
+def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
+    found, told = run([name], {})
+    assert told[0].startswith(f"run   python benchmarks/{name}.py")
+    (only,) = found.runs
+    assert only.benchmark is not None and len(only.benchmark.figures) >= 3
+    artifact = bench.keep(found, tmp_path)
+    assert artifact.damage() is None
+    bench.publish(artifact, tmp_path / "performance.md")
+    assert f"## {only.benchmark.title}" in (tmp_path / "performance.md").read_text()
+
+
+def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
+    found, told = run(["demo"], {})
+    assert told == ["skip  demo.py: needs --clips and --yunet"]
+    assert found.runs[0].benchmark is None
+    assert found.runs[0].skipped == "it needs `--clips` and `--yunet`"
+
+
+def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "load_time.py").write_text("raise SystemExit('no floor today')")
+    with pytest.raises(FerError, match="no floor today"):
+        bench.measure(
+            tmp_path, bench.scripts(["load_time"]), {}, trial=True, tell=lambda line: None
+        )
+
+
+def test_unknown_names_and_an_installed_package_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="no benchmark fast"):
+        bench.scripts(["fast"])
+    with pytest.raises(FerError, match="not in the installed package"):
+        bench.measure(tmp_path, bench.scripts([]), {}, trial=True, tell=lambda line: None)
+
+
+@pytest.mark.proof
+def test_every_script_runs(tmp_path: Path) -> None:
+    """Minutes: every script of the suite that draws what it needs, at its smallest."""
+    drawn = [script.name.removesuffix(".py") for script in bench.SUITE if not script.needed]
+    found, _ = run(drawn, {})
+    assert len(found.runs) == len(drawn)
+    assert all(one.benchmark is not None and one.benchmark.figures for one in found.runs)
