@@ -1,6 +1,6 @@
 """What the demo's web path adds to a frame on loopback, and whether it grows over time.
 
-python benchmarks/demo_web.py --bundle FOLDER [--clips FOLDER] [--yunet FILE] [--minutes 10]
+python benchmarks/demo_web.py [--bundle FOLDER] [--clips FOLDER] [--yunet FILE] [--minutes 10]
                               [--fps 30] [--json FILE]
 
 The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
@@ -24,6 +24,7 @@ from websockets.sync.client import connect
 
 from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
+from demo_app.shipped import SHIPPED
 from demo_app.web import serve
 from fer_ml.bundle import load_bundle
 from fer_ml.measured import Benchmark, Figure, json_option, publish
@@ -51,7 +52,7 @@ def resident_mib(pid: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, default=SHIPPED)
     parser.add_argument("--clips", type=Path, default=SHARED / "data" / "faces")
     parser.add_argument(
         "--yunet", type=Path, default=SHARED / "models" / "face_detection_yunet_2023mar.onnx"

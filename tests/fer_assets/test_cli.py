@@ -172,7 +172,13 @@ def test_doctor_says_what_is_missing_and_what_to_do(fer: Fer) -> None:
 
 
 def test_demo_without_a_bundle(fer: Fer) -> None:
-    refused(fer("demo", "--headless", "--video", "x.avi"), "student_bundle has not been made yet")
+    refused(
+        fer("demo", "-p", "sample", "--headless", "--video", "x.avi"),
+        "student_bundle has not been made yet",
+    )
+    refused(fer("card", "-p", "sample"), "student_bundle has not been made yet")
+    refused(fer("demo", "--precision", "int8"), "--precision is of a profile's student")
+    refused(fer("demo", "-p", "sample", "--bundle", "b"), "name two students")
 
 
 def test_sessions_that_cannot_be_scored_or_learned_from(fer: Fer, tmp_path: Path) -> None:
