@@ -279,123 +279,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         students = [load_bundle(path) for path in given.bundle or [SHIPPED]]
         bundles = [random_bundle(Path(folder, "224"), 224), *students]
-        images = looped(clip, round(60 * fps))
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder, "s")
-            log = SessionLog(out, bundle, detector.name, parameters, record=False)
-            pipeline, control = Pipeline(bundle, detector), Control(parameters)
-            for frame in frames_of(images, fps):
-                log.write_frame(pipeline.process(frame, control))
-            log.finish({})
-            kpis = compute_kpis(out / PER_FRAME_FILE, None)
-        raw += kpis["flips_raw"]
-        shown += kpis["flips_stabilised"]
-        seconds += kpis["track_seconds"]
-        unstable += kpis["unstable_share"] * kpis["faces"]
-        faces += kpis["faces"]
-    name, minutes = bundle.card.name, seconds / 60
-    yield Figure(
-        name=f"flips a minute, raw, {name}",
-        measured=raw / minutes,
-        unit="",
-        note=f"Over {minutes:.1f} minutes of faces, nothing withheld as unsure.",
-    )
-    yield Figure(name=f"flips a minute, shown, {name}", measured=shown / minutes, unit="")
-    yield Figure(name=f"share of unstable faces, {name}", measured=unstable / faces, unit="")
-    yield Figure(
-        name="delay until a clean change of expression is shown",
-        measured=step_response_s(parameters),
-        unit="s",
-    )
-
-
-STARTUP = """
-import time
-start = time.perf_counter()
-import sys
-from pathlib import Path
-import numpy as np
-from demo_app.detection import make_detector
-from demo_app.parameters import parameters_for
-from demo_app.pipeline import Control, Pipeline
-from demo_app.sources import open_source
-from fer_ml.bundle import load_bundle
-bundle = load_bundle(Path(sys.argv[1]))
-yunet = Path(sys.argv[2]) if sys.argv[2] else None
-pipeline = Pipeline(bundle, make_detector("auto", yunet))
-with open_source(Path(sys.argv[3]), bundle) as source:
-    pipeline.process(next(source.frames()), Control(parameters_for(bundle.card)))
-print(time.perf_counter() - start)
-"""
-
-
-def startup_s(bundle: Bundle, yunet: Path | None, clip: Path) -> float:
-    """From a fresh interpreter to the first labelled frame."""
-    done = subprocess.run(
-        [sys.executable, "-c", STARTUP, str(bundle.folder), str(yunet or ""), str(clip)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
-
-
-def figures_of(name: str, rounds: Sequence[dict[str, float]]) -> Iterator[Figure]:
-    """A student with a detector: the whole frame over the bare calls, and in milliseconds."""
-    yield Figure.of(
-        f"a whole frame, {name}",
-        [found["whole_over_bare"] for found in rounds],
-        over="bare detector and bare ONNX Runtime call",
-        at_most=1.15,
-        note="It adds the shrinking, and the turning, cutting and CLAHE of the face.",
-    )
-    yield Figure.of(f"a whole frame, {name}, p50", [f["whole_ms_p50"] for f in rounds], "ms")
-    yield Figure.of(f"a whole frame, {name}, p95", [f["whole_ms_p95"] for f in rounds], "ms")
-    yield Figure.of(f"frames a second, {name}", [f["fps"] for f in rounds], "")
-
-
-def face_ms(bundle: Bundle) -> list[float]:
-    """Milliseconds of the network on one face and one core, the median of 100 calls, each round."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        bundle.folder / MODEL_FILE, options, providers=["CPUExecutionProvider"]
-    )
-    size = bundle.card.preprocess.size
-    face = np.random.default_rng(0).normal(size=(1, 3, size, size)).astype(np.float32)
-    found = []
-    for _ in range(5):
-        calls = []
-        for _ in range(100):
-            start = time.perf_counter()
-            session.run(["logits"], {"input": face})
-            calls.append(1e3 * (time.perf_counter() - start))
-        found.append(statistics.median(calls))
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bundle", type=Path, action="append", default=[])
-    parser.add_argument("--clips", type=Path, default=SHARED / "data" / "faces")
-    parser.add_argument(
-        "--yunet", type=Path, default=SHARED / "models" / "face_detection_yunet_2023mar.onnx"
-    )
-    parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=3)
-    json_option(parser)
-    given = parser.parse_args()
-    clips = sorted(given.clips.glob("*.gif"))
-    if not clips:
-        raise SystemExit(f"no *.gif in {given.clips}")
-    one_face = clips[-1]
-    figures: list[Figure] = []
-    with tempfile.TemporaryDirectory() as folder:
-        named = [load_bundle(path) for path in given.bundle]
-        bundles = named or [
-            random_bundle(Path(folder, str(size)), size, stride)
-            for size, stride in ((224, 2), (48, 1))
-        ]
         images = looped(one_face, given.frames)
         for bundle in bundles:
             size = bundle.card.preprocess.size
@@ -420,8 +303,9 @@ def main() -> None:
     publish(
         Benchmark(
             title="The demo",
-            data=f"One face ({one_face.name}, looped), 640x480. At 224 px the weights are random, which "
-            f"does not change the time; {', '.join(b.card.name for b in students)} is a student.",
+            data=f"One face ({one_face.name}, looped), 640x480. At 224 px the weights are random, "
+            "which does not change the time; the other network is "
+            f"{', '.join(bundle.card.name for bundle in students)}.",
             figures=tuple(figures),
         ),
         given.json,

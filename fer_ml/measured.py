@@ -166,17 +166,20 @@ def page(measurements: Measurements) -> str:
 
 def _table(benchmark: Benchmark) -> list[str]:
     lines = ["| figure | of | target | measured | range |", "| --- | --- | --- | ---: | --- |"]
-    notes = []
+    notes: list[str] = []
     for figure in benchmark.figures:
         measured = _number(figure.measured, figure.unit)
         shown = f"**{measured}**, missed" if figure.met is False else measured
-        lines.append(
-            f"| {figure.name} | {figure.over or ''} | {_target(figure)} | {shown} "
-            f"| {_range(figure)} |"
-        )
+        name = figure.name
         if figure.note:
-            notes.append(f"- {figure.name}: {figure.note}")
-    return [*lines, *(["", *notes] if notes else [])]
+            if figure.note not in notes:
+                notes.append(figure.note)
+            name += f" ({notes.index(figure.note) + 1})"
+        lines.append(
+            f"| {name} | {figure.over or ''} | {_target(figure)} | {shown} | {_range(figure)} |"
+        )
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return [*lines, *(["", *numbered] if numbered else [])]
 
 
 def _target(figure: Figure) -> str:
@@ -195,7 +198,7 @@ def _range(figure: Figure) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    if (value == round(value) and abs(value) >= 1) or abs(value) >= 1000:
+    if abs(value) >= 1000 or (value == round(value) and abs(value) >= 1):
         text = f"{value:,.0f}"
     elif abs(value) >= 100:
         text = f"{value:.1f}"

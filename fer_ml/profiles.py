@@ -534,12 +534,13 @@ def ferplus() -> Profile:
         strength=0.5,
     )
     # Weights that sum to 1 leave the step as long as CE's: at 1 and 1 it is twice as long.
-    kd = replace(student, task=KD(ce_weight=0.5, kd_weight=0.5))
+    halves = KD(ce_weight=0.5, kd_weight=0.5)
+    kd = replace(student, task=halves)
     dkd = replace(student, task=DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=1.0))
     # From the report's distillation to this profile's, one step at a time; the last one is kd.
     steps = {
         "kd_as_reported": replace(
-            kd, task=replace(kd.task, temperature=2.0), soft_labels="in_sample"
+            kd, task=replace(halves, temperature=2.0), soft_labels="in_sample"
         ),
         "kd_entropy_t": replace(kd, soft_labels="in_sample"),
         "kd_out_of_fold": replace(kd, soft_labels="centre"),
