@@ -266,6 +266,27 @@ def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
         assert (ROOT / name).exists() or path.with_suffix(".py").exists() or path.is_dir(), name
 
 
+def feature_tables(text: str) -> list[list[list[str]]]:
+    """The tables of tools, each as rows of cells; the first row is the head."""
+    found = re.findall(r"^\| tool \|.*\n\|[ -|]+\|\n(?:\|.*\n)+", text, re.MULTILINE)
+    tables = [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
+    return [[table[0], *table[2:]] for table in tables]
+
+
+def test_every_cell_about_a_tool_names_its_source() -> None:
+    tables = feature_tables((DOCS / "peers.md").read_text("utf-8"))
+    assert len(tables) > 5
+    tools = [row[0] for row in tables[0]]
+    assert len(tools) == 11
+    for head, *rows in tables:
+        assert [head[0], *(row[0] for row in rows)] == tools, head
+        for row in rows:
+            assert len(row) == len(head), row
+            for cell in row[1:]:
+                verdict = r"\[(?:yes|no|partly)\]\(\S+\)|not found in \[its docs\]\(\S+\)"
+                assert re.fullmatch(verdict, cell), f"{row[0]}: {cell}"
+
+
 # -- tests that a page names -------------------------------------------------------------------
 
 
