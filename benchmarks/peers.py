@@ -393,16 +393,9 @@ def calibration(rows: int, rounds: int) -> Iterator[Figure]:
     logits[np.arange(rows), y] += 1.5
     temperature = fit_temperature(logits, y)
 
-    def theirs(probs: np.ndarray, truth: np.ndarray) -> float:
-        return float(
-            multiclass_calibration_error(
-                torch.from_numpy(probs),
-                torch.from_numpy(truth),
-                probs.shape[1],
-                n_bins=ECE_BINS,
-                norm="l1",
-            )
-        )
+    def theirs(probs: np.ndarray, truth: np.ndarray, bins: int = ECE_BINS) -> float:
+        found, labels = torch.from_numpy(probs), torch.from_numpy(truth)
+        return float(multiclass_calibration_error(found, labels, probs.shape[1], n_bins=bins))
 
     values = []
     for divisor in (1.0, temperature):
@@ -419,26 +412,15 @@ def calibration(rows: int, rounds: int) -> Iterator[Figure]:
         + f"; {ECE_BINS} bins, no probability on an edge. torchmetrics sums in float32, "
         "ours in float64; it fits no temperature",
     )
-    edges = np.full((2, 4), 0.25 / 3)
-    edges[:, 0] = 0.75
-    mixed = np.concatenate((edges[:1], np.full((1, 4), 0.22 / 3)))
-    mixed[1, 0] = 0.78
-    on_edge = mixed, np.array([0, 1])
-    four = [
-        expected_calibration_error(on_edge[1], on_edge[0], bins=4),
-        float(
-            multiclass_calibration_error(
-                torch.from_numpy(on_edge[0]), torch.from_numpy(on_edge[1]), 4, n_bins=4, norm="l1"
-            )
-        ),
-    ]
+    edge, truth = np.array([[0.75, 0.25, 0, 0], [0.78, 0.22, 0, 0]]), np.array([0, 1])
+    mine, their = expected_calibration_error(truth, edge, bins=4), theirs(edge, truth, bins=4)
     yield Figure(
         name="the same of two rows, one on the edge of a bin, difference",
-        measured=abs(four[0] - four[1]),
+        measured=abs(mine - their),
         unit="",
         over="torchmetrics",
-        note=f"top probabilities 0.75 and 0.78, four bins: ours {four[0]:.3f}, torchmetrics "
-        f"{four[1]:.3f}. Our bins are closed on the right, so 0.75 ends the third; torchmetrics' "
+        note=f"top probabilities 0.75 and 0.78, four bins: ours {mine:.3f}, torchmetrics "
+        f"{their:.3f}. Our bins are closed on the right, so 0.75 ends the third; torchmetrics' "
         "are closed on the left, so it begins the fourth",
     )
     probs = softmax(logits)
