@@ -331,7 +331,7 @@ def copies(faces: list[Grey], rows: int, rounds: int) -> Iterator[Figure]:
     favours the peers, if anybody.
     """
     rng = np.random.default_rng(1)
-    both = np.stack([hashes_of(faces, kind) for kind in KINDS], 1)
+    both = np.stack([hashes_of(faces[:rows], kind) for kind in KINDS], 1)
     _, distinct = np.unique(both, axis=0, return_index=True)
     held = [faces[index] for index in np.sort(distinct)[: rows * 3 // 4]]
     count = len(held)
