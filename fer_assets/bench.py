@@ -47,6 +47,7 @@ SUITE = (
         trial=("--rows", "2000", "--rounds", "1"),
         places={"--data": "faces"},
     ),
+    Script("peers.py", trial=("--rows", "400", "--rounds", "1"), places={"--data": "faces"}),
     Script("unify.py", trial=("--scale", "0.01", "--rounds", "1")),
     Script("growth.py", trial=("--rows", "2000", "20000")),
     Script("training.py", trial=("--size", "64", "--rows", "16", "--rounds", "1")),

@@ -30,7 +30,12 @@ def names(paths: list[Path]) -> list[str]:
 
 def links_of(text: str) -> list[str]:
     prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
-    return re.findall(r"\]\(([^)\s]+)\)", prose)
+    return [*re.findall(r"\]\(([^)\s]+)\)", prose), *references_of(prose).values()]
+
+
+def references_of(text: str) -> dict[str, str]:
+    """What ``[text][name]`` leads to, by name."""
+    return dict(re.findall(r"^\[([^]]+)\]: (\S+)$", text, re.MULTILINE))
 
 
 def anchors_of(text: str) -> set[str]:
@@ -72,7 +77,7 @@ def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
         assert broken(page, link), link
     for link in ("demo.md", "#identity-and-groups", "../README.md#the-demo", "https://x.org/a"):
         assert not broken(page, link), link
-    assert links_of("[a](b.md)\n```\n[c](d)\n```\n`[e](f)`") == ["b.md"]
+    assert links_of("[a](b.md)\n```\n[c](d)\n```\n`[e](f)`\n[g]: h.md") == ["b.md", "h.md"]
 
 
 def pages_of(entry: Any) -> Iterator[str]:
@@ -264,6 +269,31 @@ def test_every_capability_of_the_first_pipeline_has_its_place() -> None:
     for name in modules:
         path = ROOT / name.replace(".", "/")
         assert (ROOT / name).exists() or path.with_suffix(".py").exists() or path.is_dir(), name
+
+
+def feature_tables(text: str) -> list[list[list[str]]]:
+    """The tables of tools, each as rows of cells; the first row is the head."""
+    found = re.findall(r"^\| tool \|.*\n\|[ -|]+\|\n(?:\|.*\n)+", text, re.MULTILINE)
+    tables = [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
+    return [[table[0], *table[2:]] for table in tables]
+
+
+def test_every_cell_about_a_tool_names_its_source() -> None:
+    text = (DOCS / "peers.md").read_text("utf-8")
+    tables, references = feature_tables(text), references_of(text)
+    assert len(tables) > 5
+    tools = [row[0] for row in tables[0]]
+    assert len(tools) == 11
+    for head, *rows in tables:
+        assert [head[0], *(row[0] for row in rows)] == tools, head
+        for row in rows:
+            assert len(row) == len(head), row
+            for cell in row[1:]:
+                verdict = re.fullmatch(
+                    r"(?:\[(?:yes|no|partly)\]|not found in \[its docs\])\[([\w-]+)\]", cell
+                )
+                assert verdict and verdict[1] in references, f"{row[0]}: {cell}"
+    assert set(re.findall(r"\]\[([\w-]+)\]", text)) == set(references)
 
 
 # -- tests that a page names -------------------------------------------------------------------
