@@ -108,8 +108,8 @@ ALTERATIONS: dict[str, Callable[[Grey, Rng], Grey]] = {
 }
 
 
-def faces_of(data: Path | None) -> list[Grey]:
-    """Grey faces from the folder, or drawn ones."""
+def faces_of(data: Path | None, drawn: int = DRAWN) -> list[Grey]:
+    """Grey faces from the folder, or so many drawn ones."""
     if data is not None:
         files = sorted(data.rglob("*.png"))
         if not files:
@@ -118,7 +118,7 @@ def faces_of(data: Path | None) -> list[Grey]:
     rng = np.random.default_rng(0)
     styles = list(STYLES.values())
     faces = []
-    for index in range(DRAWN):
+    for index in range(drawn):
         style = styles[index % len(styles)]
         weights = random_weights(rng, CLASSES[index % len(CLASSES)], style)
         picture = draw_face(random_face(rng, weights, style), random_camera(rng, style), 48)
@@ -429,7 +429,7 @@ def main() -> None:
         file, out = arguments.search
         search_here(file, out, arguments.workers)
         return
-    faces = faces_of(arguments.data)
+    faces = faces_of(arguments.data, min(DRAWN, *arguments.rows, DRAWN))
     lines: list[dict[str, Any]] = []
     for rows in sorted(arguments.rows):
         line = measure(faces, rows, arguments.rounds, arguments.workers)

@@ -28,7 +28,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import polars as pl
-from near_duplicates import faces_of
+from near_duplicates import DRAWN, faces_of
 
 from fer_ml.labels import CLASSES
 from fer_ml.measured import Benchmark, Figure, json_option, publish
@@ -46,7 +46,7 @@ def shifted(base: list[np.ndarray], index: int) -> np.ndarray:
 
 def write_files(folder: Path, rows: int, data: Path | None) -> Path:
     """``rows`` PNGs in 100 folders and their manifest; returns the manifest."""
-    base = [face for face in faces_of(data) if face.std() > 0]
+    base = [face for face in faces_of(data, min(rows, DRAWN)) if face.std() > 0]
     names = []
     for index in range(rows):
         name = f"{index % FOLDERS:02d}/{index:07d}.png"

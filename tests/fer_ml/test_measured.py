@@ -46,7 +46,9 @@ def test_the_page_says_what_was_missed_and_what_was_not_run() -> None:
         )
     )
     assert "2 figures have a target; 1 reach it. Missed: slow." in text
-    slow = "| slow (1) | the floor | at most 1.1 times | **1.3 times**, missed | 1.2 to 1.4, 3 rounds |"
+    slow = (
+        "| slow (1) | the floor | at most 1.1 times | **1.3 times**, missed | 1.2 to 1.4, 3 rounds"
+    )
     assert slow in text
     assert "| fast |  | at least 1,000 rows a second | 466,284 rows a second |  |" in text
     assert "| told |  |  | 0.25 GiB |  |" in text
