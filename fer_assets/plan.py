@@ -18,6 +18,7 @@ from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
+from fer_assets.storage import dagster_instance
 from fer_ml.errors import FerError
 from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
@@ -307,7 +308,7 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
 
 def forget_pictures(assets: Iterable[str]) -> None:
     """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         for asset in assets:
             key = dg.AssetKey(asset.split("/"))
             records = instance.fetch_materializations(key, limit=10_000).records
