@@ -20,12 +20,12 @@ from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.mirror import open_store
 from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
 from fer_ml.store import (
-    CURRENT_FILE,
     Artifact,
     Input,
     Receipt,
@@ -680,7 +680,7 @@ class Pipeline:
         """The pipeline that the environment and ``fer.toml`` describe."""
         here = settings()
         loaded = load_profile(here, profile)
-        return cls(here, loaded, Store(here.home / loaded.name, loaded.name))
+        return cls(here, loaded, open_store(here, loaded.name))
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -725,8 +725,7 @@ class Pipeline:
         """The partitions of a stage, in order; of what was adopted, models are of weights alone."""
         if stage.partitions != "adopted":
             return list(getattr(self.profile, str(stage.partitions)))
-        home = self.store.home("adopted")
-        names = sorted(path.parent.name for path in home.glob(f"*/{CURRENT_FILE}"))
+        names = self.store.pointers("adopted")
         if stage.asset == "adopted":
             return names
         held = {name: self.store.current("adopted", name) for name in names}
@@ -864,6 +863,7 @@ class Pipeline:
         ``needs`` take the place of those that the table declares.
         """
         stage = self.stage(target.asset)
+        self.store.fetch_log()
         # A partition that the profile does not train is refused before its inputs are looked at.
         recipe = self.recipe(target)
         inputs = {
