@@ -8,6 +8,8 @@ by ``module:function`` and imported only when it runs, so that loading this tabl
 import contextlib
 import importlib
 import json
+import logging
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +19,7 @@ from typing import Any, Literal
 
 from fer_ml.claims.model import Claim, read_claims
 from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
+from fer_ml.files import owned_name, sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
 from fer_ml.mirror import open_store
@@ -34,6 +36,8 @@ from fer_ml.store import (
     asset_label,
 )
 from fer_ml.training.recipe import Distilling, Training
+
+log = logging.getLogger(__name__)
 
 #: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
 TRAINING, DECODING = "training", "decoding"
@@ -928,6 +932,20 @@ class Pipeline:
         artifact = self.store.current(target.asset, target.partition)
         assert artifact is not None
         return artifact
+
+    def place_images(self, raw: dict[str, str]) -> None:
+        """Link the images of manifests that another machine made, out of the raw folders here."""
+        for source in self.profile.sources:
+            target = Target(f"manifest/{source.name}")
+            here = (self.store.root / "cleaned" / source.name).is_dir()
+            if here or self.stale(target, raw) is not None:
+                continue
+            log.info("placing the images of %s", source.name)
+            again = RunFolder(self.store.partial / owned_name())
+            try:
+                _load(self.stage(target.asset).build)(again, self.job(target)[0])
+            finally:
+                shutil.rmtree(again.folder, ignore_errors=True)
 
     def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
         """Run the gates of a target's current artifact and write their receipts."""

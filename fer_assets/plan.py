@@ -140,6 +140,7 @@ def materialize(
     pipeline.store.sweep()
     bury(instance)
     raw = observe(pipeline, instance)
+    pipeline.place_images(raw)
     done: list[Made] = []
     selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
     for batch in batches(pipeline, selected):

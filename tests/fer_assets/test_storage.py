@@ -1,7 +1,8 @@
-"""Dagster on a real Postgres, by one setting; and what is left when it goes away."""
+"""Dagster on a real Postgres, artifacts in a real object store; and what a loss of one leaves."""
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from fer_assets.lineage import Pipeline
 from fer_assets.plan import PROCESS_TAG, bury, materialize
 from fer_assets.storage import dagster_instance, described
 from fer_ml.errors import FerError
+from fer_ml.settings import settings
+from tests import object_server
 from tests.postgres import PASSWORD, Server, server
 
 SECRET = PASSWORD.replace(" ", "%20")
@@ -183,3 +186,43 @@ def test_without_the_setting_it_is_sqlite_where_it_always_was(
     assert (tmp_path / "history" / "runs.db").is_file()
     assert (tmp_path / "history" / "runs" / "index.db").is_file()
     assert described() == "SQLite in DAGSTER_HOME"
+
+
+def test_two_machines_on_one_bucket(
+    drawn: Path,
+    project: Callable[[str], Pipeline],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second makes nothing that the first has made, and goes on from there."""
+    folder = project("tiny").settings.project
+    (tmp_path / "seaweed").mkdir()
+    with object_server.server(tmp_path / "seaweed") as held:
+        for name, value in held.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("FER_POSTGRES", raising=False)
+        monkeypatch.setenv("FER_HOME", "s3://faces/project")
+
+        def machine(name: str) -> Pipeline:
+            (tmp_path / name / "dagster").mkdir(parents=True)
+            shutil.copy(folder / "dagster_home" / "dagster.yaml", tmp_path / name / "dagster")
+            monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / name / "dagster"))
+            monkeypatch.setenv("FER_CACHE", str(tmp_path / name / "cache"))
+            settings.cache_clear()
+            # Raw data is each machine's own; its times are part of what it is known by.
+            shutil.copytree(drawn, tmp_path / name / "cache" / "tiny" / "drawn")
+            return Pipeline.open("tiny")
+
+        first = machine("first")
+        sources = first.named(",".join(f"manifest/{s.name}" for s in first.profile.sources))
+        with dagster_instance() as instance:
+            assert len(materialize(first, instance, select=sources)) == 3
+        second = machine("second")
+        unified = second.named("classification_manifest")
+        with dagster_instance() as instance:
+            assert materialize(second, instance, select=sources) == []
+            (made,) = materialize(second, instance, select=unified)
+        assert not second.unjudged(made.target)
+        assert first.store.require("classification_manifest") is not None
+        assert first.store.current_hash("classification_manifest") == made.artifact.sha256
+    settings.cache_clear()
