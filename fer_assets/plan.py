@@ -6,6 +6,7 @@ stale.
 """
 
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
+from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
@@ -22,6 +23,7 @@ from fer_assets.storage import dagster_instance
 from fer_ml.errors import FerError
 from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
+from fer_ml.settings import postgres_url
 from fer_ml.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
@@ -182,7 +184,9 @@ def bury(instance: dg.DagsterInstance) -> list[str]:
     dead = []
     running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for run in instance.get_runs(dg.RunsFilter(statuses=running)):
-        if gone(run.tags.get(PROCESS_TAG, "")) or _worker_gone(instance, run.run_id):
+        # A number of a process says something on its own machine alone.
+        here = postgres_url() is None or run.tags.get(HOST_TAG) == socket.gethostname()
+        if gone(run.tags.get(PROCESS_TAG, "")) or (here and _worker_gone(instance, run.run_id)):
             instance.report_run_failed(run, "the process that made this run is gone")
             dead.append(run.run_id)
     storage = instance.event_log_storage

@@ -14,8 +14,9 @@ from typing import Any
 
 from fer_ml.errors import FerError
 
-#: Of one request: s to wait for an answer, and how often it is tried.
-TIMEOUT, TRIES = 30, 4
+#: Of one request: s to wait for an answer, and how often botocore tries it, in each of the five
+#: tries of s3fs.
+TIMEOUT, TRIES = 20, 2
 #: Refusals of this machine's own disk, which are told as such.
 _OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 

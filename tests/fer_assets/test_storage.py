@@ -11,7 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 
+from fer_assets.assets import HOST_TAG
 from fer_assets.doctor import examine
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import PROCESS_TAG, bury, materialize
@@ -48,7 +50,6 @@ def test_a_part_of_the_lineage_with_its_events_and_verdicts(tiny: Pipeline) -> N
             "manifest/rafdb_basic",
             "manifest/expw_full",
         ]
-        assert instance.get_runs_count() == 1
         key = dg.AssetKey(["manifest", "expw_full"])
         (event,) = instance.fetch_materializations(key, limit=9).records
         (run,) = instance.get_runs()
@@ -91,14 +92,15 @@ def doctor(pipeline: Pipeline) -> list[str]:
     return [found.state, found.found]
 
 
+@dg.job
+def nothing() -> None:
+    pass
+
+
 def test_a_killed_run_is_failed_and_gives_its_place_back(tiny: Pipeline) -> None:
     """As on SQLite: what runs and pools keep of a dead process is cleared away."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-
-    @dg.job
-    def nothing() -> None:
-        pass
 
     with dagster_instance() as instance:
         run = instance.create_run_for_job(
@@ -112,6 +114,29 @@ def test_a_killed_run_is_failed_and_gives_its_place_back(tiny: Pipeline) -> None
         assert bury(instance) == [run.run_id]
         assert storage.claim_concurrency_slot("training", "next", "teacher").is_claimed
         storage.free_concurrency_slots_for_run("next")
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_process_of_another_machine_is_not_looked_for_here(tiny: Pipeline, mine: bool) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with dagster_instance() as instance:
+        run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+        data = EngineEventData.in_process(child.pid)
+        instance.report_engine_event("Started process for run.", run, data)
+        host = socket.gethostname() if mine else "another-machine"
+        instance.add_run_tags(run.run_id, {HOST_TAG: host})
+        assert bury(instance) == ([run.run_id] if mine else [])
+        instance.report_run_failed(run)
+
+
+def test_a_run_says_which_machine_it_is_on(tiny: Pipeline) -> None:
+    with dagster_instance() as instance:
+        for run in instance.get_runs():
+            if run.job_name == "data":
+                assert run.tags[HOST_TAG] == socket.gethostname()
+                return
+    raise AssertionError("no run of the job data")
 
 
 #: Makes two manifests; the server is stopped when the first is whole and not yet told to Dagster.
