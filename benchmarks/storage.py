@@ -2,9 +2,9 @@
 
     PYTHONPATH=. python benchmarks/storage.py
 
-Dagster: two manifests of the tests' small profile with their gates, on SQLite and Postgres in turn. Object
-store: one artifact of 64 MB in eight files, committed to a folder and to SeaweedFS, and taken into
-a second cache; a plain copy is the measure. Then what one look at the current artifact costs.
+Dagster: two manifests of the tests' small profile with their gates, on SQLite and on Postgres in
+turn. Object store: one artifact of 64 MB in eight files, committed to a folder and to SeaweedFS,
+and taken into a second cache; a plain copy is the measure. Then what one look at it costs.
 """
 
 import json
