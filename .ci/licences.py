@@ -11,13 +11,14 @@ from pathlib import Path
 #: What an expression or a classifier may be made of.
 KNOWN = re.compile(
     r"0BSD|Apache(-| Software|\b)|BSD|CC0-1\.0|HPND|ISC|LLVM-exception|MIT|MPL|Mozilla|PSF|Python"
-    r"|Unlicense|Zlib|BSL-1\.0"
+    r"|Unlicense|Zlib|BSL-1\.0|LGPL"
 )
 #: Of packages whose metadata states none in a form that the tool reads: as their files say.
 STATED = {
     "aiosmtpd": "Apache-2.0",
     "antlr4-python3-runtime": "BSD",
     "arcp": "Apache-2.0",
+    "psycopg2-binary": "LGPL-3.0",
     "protobuf": "BSD-3-Clause",
     "torchvision": "BSD-3-Clause",
 }

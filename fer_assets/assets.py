@@ -6,6 +6,7 @@ Dagster shows.
 """
 
 import logging
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -19,12 +20,15 @@ from fer_ml.errors import FerError
 from fer_ml.files import PASSING
 from fer_ml.gates import gates_of
 from fer_ml.profiles import BACKBONES
+from fer_ml.settings import postgres_url
 
 log = logging.getLogger(__name__)
 
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.
 FULL_PASS_TAG = "fer/full_pass"
+#: On a run in Postgres: the machine that it is on.
+HOST_TAG = "fer/host"
 #: Name of the dynamic partitions of ``student_experiment``.
 EXPERIMENTS = "student_experiments"
 #: Name of the dynamic partitions of ``external_model``.
@@ -172,6 +176,8 @@ def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
 
 
 def _as_asked(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Pipeline:
+    if postgres_url() is not None:  # Other machines see this run, and cannot see its process.
+        instance.add_run_tags(run.run_id, {HOST_TAG: socket.gethostname()})
     if FULL_PASS_TAG not in run.tags:
         return pipeline
     record = instance.get_run_record_by_id(run.run_id)

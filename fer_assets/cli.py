@@ -83,9 +83,9 @@ def materialize(
         for target in work.judge:
             console.print(f"[bold]judge[/bold] {_escape(target.label)} [dim](no receipt yet)[/]")
 
-    import dagster as dg
+    from fer_assets.storage import dagster_instance
 
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         done = materialize(pipeline, instance, select=chosen, force=force, on_work=on_work)
     seconds = time.monotonic() - started
     if not done:
@@ -145,11 +145,10 @@ def ui(
     pipeline = _open(profile)
     home = Path(os.environ["DAGSTER_HOME"])
     if not read_only:
-        from dagster import DagsterInstance
-
         from fer_assets.plan import bury
+        from fer_assets.storage import dagster_instance
 
-        with DagsterInstance.get() as instance:
+        with dagster_instance() as instance:
             pipeline.store.sweep()
             bury(instance)
     from fer_assets.pages import VIEWS, view_path
@@ -316,12 +315,12 @@ def verify(
     Example: fer claims verify outputs/sample
     """
     from fer_assets import show
-    from fer_ml.claims.verify import verify_folder
+    from fer_ml.claims.verify import verify_folder, verify_store
 
     if folder is None:
         pipeline = _open(profile)
-        found = verify_folder(
-            pipeline.store.root, claims or pipeline.claims_file(), pipeline.fingerprints()
+        found = verify_store(
+            pipeline.store, claims or pipeline.claims_file(), pipeline.fingerprints()
         )
     else:
         if not folder.is_dir():
@@ -452,9 +451,9 @@ def adopt(
             fix="leave out --as, --checkpoint, --root and --replace",
         )
     pipeline = _open(profile)
-    import dagster as dg
+    from fer_assets.storage import dagster_instance
 
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         artifact = (
             adopt_run(pipeline, path, instance)
             if packed

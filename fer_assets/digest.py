@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.pages import downstream
-from fer_ml.claims.verify import verify_folder
+from fer_ml.claims.verify import verify_store
 from fer_ml.errors import FerError
 from fer_ml.gates import gates_of
 from fer_ml.notify import Notice
@@ -206,7 +206,7 @@ def _raw(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry]
 def _claims(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry | None]:
     """An entry for each claim, ``None`` for a grounded one."""
     try:
-        found = verify_folder(pipeline.store.root, pipeline.claims_file(), fingerprints)
+        found = verify_store(pipeline.store, pipeline.claims_file(), fingerprints)
     except FerError as error:
         name = f"claims/{pipeline.claims_file().name}"
         yield Entry("red", "claim", name, error.what, error.fix or "mend the claims file")

@@ -54,6 +54,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
         *_machine(),
         *_versions(),
         *_storage(pipeline),
+        _dagster_storage(),
         *_recordings(pipeline),
         *_sources(pipeline),
         *_files(pipeline),
@@ -103,7 +104,8 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     free = shutil.disk_usage(home).free / 2**30
     state: Literal["ok", "blocks"] = "ok" if free >= MIN_FREE_GIB else "blocks"
     fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
-    yield Finding(state, "artifact root", f"{home}, {free:.0f} GiB free", fix)
+    cached = f"{pipeline.settings.bucket}, cached in " if pipeline.settings.bucket else ""
+    yield Finding(state, "artifact root", f"{cached}{home}, {free:.0f} GiB free", fix)
     root = pipeline.store.root
     if root.is_dir() and root.stat().st_mode & 0o077:
         yield Finding(
@@ -112,16 +114,31 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
             f"others on this machine may look into {root}",
             f"if that is not on purpose: chmod go-rwx {root}",
         )
-    left = pipeline.store.sweep()
+    try:
+        left = pipeline.store.sweep()
+    except FerError as error:
+        yield Finding("blocks", "artifact root", f"{error.what}, {error.where}", error.fix or "")
+        return
     yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
     torn = pipeline.store.torn()
-    count = sum(1 for _ in pipeline.store.every()) if not torn else 0
+    count = len(pipeline.store.runs()) if not torn else 0
     yield Finding(
         "note" if torn else "ok",
         "artifacts",
         "; ".join(torn[:3]) if torn else f"{count}, each with its record",
         "fer materialize makes them again" if torn else "",
     )
+
+
+def _dagster_storage() -> Finding:
+    from fer_assets.storage import dagster_instance, described
+
+    try:
+        with dagster_instance() as instance:
+            runs = instance.get_runs_count()
+    except FerError as error:
+        return Finding("blocks", "Dagster's storage", error.what, error.fix or "")
+    return Finding("ok", "Dagster's storage", f"{described()}, {runs} runs")
 
 
 def _recordings(pipeline: Pipeline) -> Iterator[Finding]:

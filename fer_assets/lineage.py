@@ -8,6 +8,8 @@ by ``module:function`` and imported only when it runs, so that loading this tabl
 import contextlib
 import importlib
 import json
+import logging
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,15 +19,15 @@ from typing import Any, Literal
 
 from fer_ml.claims.model import Claim, read_claims
 from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
+from fer_ml.files import owned_name, sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.mirror import open_store
 from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
 from fer_ml.store import (
-    CURRENT_FILE,
     Artifact,
     Input,
     Receipt,
@@ -34,6 +36,8 @@ from fer_ml.store import (
     asset_label,
 )
 from fer_ml.training.recipe import Distilling, Training
+
+log = logging.getLogger(__name__)
 
 #: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
 TRAINING, DECODING = "training", "decoding"
@@ -682,7 +686,7 @@ class Pipeline:
         """The pipeline that the environment and ``fer.toml`` describe."""
         here = settings()
         loaded = load_profile(here, profile)
-        return cls(here, loaded, Store(here.home / loaded.name, loaded.name))
+        return cls(here, loaded, open_store(here, loaded.name))
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -727,8 +731,7 @@ class Pipeline:
         """The partitions of a stage, in order; of what was adopted, models are of weights alone."""
         if stage.partitions != "adopted":
             return list(getattr(self.profile, str(stage.partitions)))
-        home = self.store.home("adopted")
-        names = sorted(path.parent.name for path in home.glob(f"*/{CURRENT_FILE}"))
+        names = self.store.pointers("adopted")
         if stage.asset == "adopted":
             return names
         held = {name: self.store.current("adopted", name) for name in names}
@@ -866,6 +869,7 @@ class Pipeline:
         ``needs`` take the place of those that the table declares.
         """
         stage = self.stage(target.asset)
+        self.store.fetch_log()
         # A partition that the profile does not train is refused before its inputs are looked at.
         recipe = self.recipe(target)
         inputs = {
@@ -930,6 +934,20 @@ class Pipeline:
         artifact = self.store.current(target.asset, target.partition)
         assert artifact is not None
         return artifact
+
+    def place_images(self, raw: dict[str, str]) -> None:
+        """Link the images of manifests that another machine made, out of the raw folders here."""
+        for source in self.profile.sources:
+            target = Target(f"manifest/{source.name}")
+            here = (self.store.root / "cleaned" / source.name).is_dir()
+            if here or self.stale(target, raw) is not None:
+                continue
+            log.info("placing the images of %s", source.name)
+            again = RunFolder(self.store.partial / owned_name())
+            try:
+                _load(self.stage(target.asset).build)(again, self.job(target)[0])
+            finally:
+                shutil.rmtree(again.folder, ignore_errors=True)
 
     def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
         """Run the gates of a target's current artifact and write their receipts."""

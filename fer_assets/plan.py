@@ -6,6 +6,7 @@ stale.
 """
 
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
+from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
+from fer_assets.storage import dagster_instance
 from fer_ml.errors import FerError
 from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
+from fer_ml.settings import postgres_url
 from fer_ml.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
@@ -139,6 +142,7 @@ def materialize(
     pipeline.store.sweep()
     bury(instance)
     raw = observe(pipeline, instance)
+    pipeline.place_images(raw)
     done: list[Made] = []
     selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
     for batch in batches(pipeline, selected):
@@ -180,7 +184,9 @@ def bury(instance: dg.DagsterInstance) -> list[str]:
     dead = []
     running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for run in instance.get_runs(dg.RunsFilter(statuses=running)):
-        if gone(run.tags.get(PROCESS_TAG, "")) or _worker_gone(instance, run.run_id):
+        # A number of a process says something on its own machine alone.
+        here = postgres_url() is None or run.tags.get(HOST_TAG) == socket.gethostname()
+        if gone(run.tags.get(PROCESS_TAG, "")) or (here and _worker_gone(instance, run.run_id)):
             instance.report_run_failed(run, "the process that made this run is gone")
             dead.append(run.run_id)
     storage = instance.event_log_storage
@@ -307,7 +313,7 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
 
 def forget_pictures(assets: Iterable[str]) -> None:
     """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         for asset in assets:
             key = dg.AssetKey(asset.split("/"))
             records = instance.fetch_materializations(key, limit=10_000).records

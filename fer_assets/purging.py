@@ -9,6 +9,7 @@ from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_citing
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
+from fer_ml.mirror import stores
 from fer_ml.privacy import purge
 from fer_ml.privacy.retention import SESSIONS
 from fer_ml.settings import Settings
@@ -59,7 +60,7 @@ class Plan:
 
 def plan(settings: Settings, kind: str, name: str) -> Plan:
     """Look for it in every profile below the artifact root. Changes nothing."""
-    held = purge.stores(settings.home)
+    held = stores(settings)
     if kind == "source":
         wanted = purge.find_source(held, name)
     elif kind == "session":

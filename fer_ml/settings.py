@@ -1,6 +1,7 @@
 """Where things are on this machine. The only module that reads the environment and ``fer.toml``."""
 
 import os
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -59,16 +60,18 @@ class Settings(BaseModel):
     """What the environment says: paths are absolute.
 
     ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
-    artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
-    else ``YUNET_FILE`` where it is) an optional face detector file; ``device`` (``FER_DEVICE``)
-    where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is one; ``notify``
-    where news goes.
+    artifact root; where that is an object store, ``bucket`` is its address and ``home`` the local
+    cache (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
+    (``FER_YUNET``, or else ``YUNET_FILE`` where it is) an optional face detector file; ``device``
+    (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
+    one; ``notify`` where news goes.
     """
 
     model_config = ConfigDict(frozen=True)
 
     project: Path
     home: Path
+    bucket: str | None = None
     profile: str
     yunet: Path | None
     device: str
@@ -115,18 +118,32 @@ def settings() -> Settings:
     """The settings of this process. Changes of the environment need ``settings.cache_clear()``."""
     project = find_project()
     config = read_config(project / CONFIG_FILE)
-    home = Path(os.environ.get("FER_HOME") or project / "outputs").resolve()
+    named = os.environ.get("FER_HOME")
+    bucket = named.rstrip("/") if named and "://" in named else None
+    if bucket and not re.fullmatch(r"s3://[^/@:]+(/[^/]+)*", bucket):
+        raise FerError("FER_HOME is no artifact root", allowed="a folder, or s3://BUCKET/PREFIX")
+    here = os.environ.get("FER_CACHE") if bucket else named
+    home = Path(here or project / "outputs").resolve()
     yunet = os.environ.get("FER_YUNET")
     fetched = home / YUNET_FILE
     return Settings(
         project=project,
         home=home,
+        bucket=bucket,
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
         yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
         device=os.environ.get("FER_DEVICE") or "auto",
         config=config,
         notify=_notifiers(),
     )
+
+
+def postgres_url() -> SecretStr | None:
+    """``FER_POSTGRES``: Dagster's database as ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``.
+
+    Not one of ``Settings``: processes of Dagster's own need it, which may run outside the project.
+    """
+    return _address("FER_POSTGRES", "postgresql")
 
 
 def _notifiers() -> Notifiers:

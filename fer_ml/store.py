@@ -13,7 +13,7 @@ Layout below ``FER_HOME/<profile>``::
 
 A run folder appears by one rename when it is complete and on the disk, and is never written again.
 What is to follow the rename is noted before it, so that a process killed in between loses nothing:
-``sweep`` does the rest. The *content
+``sweep`` does the rest. ``fer_ml.mirror`` keeps the same layout in an object store. The *content
 hash* covers the names and bytes of its files, except those declared volatile (times, machine), so
 that an unchanged result has an unchanged hash. Nothing here knows Dagster.
 """
@@ -53,9 +53,9 @@ RECEIPTS = "receipts"
 PURGED_FILE = "purged.json"
 
 #: How run folders are called.
-_RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
+RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 #: What lies beside the assets below an artifact root.
-NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial"})
+NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial", ".uploads"})
 
 #: Files that hold times or facts about the machine: hashed and verified, but not part of the
 #: content hash. Parquet copies are here because their bytes follow the library's version.
@@ -226,7 +226,7 @@ class Artifact:
             if path.resolve() != self.folder.resolve() / name:
                 return f"{name} is a link: a run folder holds its own bytes"
             if not path.is_file():
-                purged = self._mark()
+                purged = self.mark()
                 if name in purged.get("removed", ()):
                     return f"{name} was purged on {purged['at'][:10]}"
                 return f"{name} is missing"
@@ -240,17 +240,18 @@ class Artifact:
 
     def purged(self) -> str | None:
         """Why it is stale since something that it rests on was purged, or ``None``."""
-        at = self._mark().get("at")
+        at = self.mark().get("at")
         return None if at is None else f"rests on what was purged on {at[:10]}"
 
     def mark_purged(self, at: str, removed: Iterable[str]) -> None:
         """Note that something it rests on was purged, and which of its files went with it."""
-        earlier = self._mark().get("removed", ())
+        earlier = self.mark().get("removed", ())
         names = sorted({*earlier, *removed})
         mark = {"schema_version": 1, "at": at, "removed": names}
         write_json(self.folder / PURGED_FILE, mark)
 
-    def _mark(self) -> dict[str, Any]:
+    def mark(self) -> dict[str, Any]:
+        """``purged.json``; empty where nothing was purged."""
         path = self.folder / PURGED_FILE
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -349,7 +350,7 @@ class Store:
     def _pointer(self, asset: str, partition: str | None) -> dict[str, str] | None:
         path = self.home(asset, partition) / CURRENT_FILE
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = json.loads(self._pointer_bytes(path).decode())
             name = held["folder"]
         except FileNotFoundError:
             return None
@@ -358,6 +359,25 @@ class Store:
         if not isinstance(name, str) or Path(name).name != name:
             raise FerError("not a pointer to a run folder", where=path)
         return dict(held)
+
+    def _pointer_bytes(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def pointers(self, asset: str) -> list[str]:
+        """The partitions of an asset that have a current artifact, in order."""
+        return sorted(path.parent.name for path in self.home(asset).glob(f"*/{CURRENT_FILE}"))
+
+    def runs(self, asset: str = "", partition: str | None = None) -> list[Path]:
+        """Every complete run folder, of an asset or of all, in the order of their names."""
+        if asset:
+            return sorted(p.parent for p in self.home(asset, partition).glob(f"*/{RECORD_FILE}"))
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        return [
+            path.parent
+            for home in homes
+            if home.is_dir() and home.name not in NO_ASSETS
+            for path in sorted(home.glob(f"**/{RECORD_FILE}"))
+        ]
 
     def open(self, folder: Path) -> Artifact:
         """Read a run folder's record."""
@@ -375,18 +395,11 @@ class Store:
 
     def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
         """Every complete run folder of an asset, newest name first."""
-        home = self.home(asset, partition)
-        if home.is_dir():
-            for path in sorted(home.glob(f"*/{RECORD_FILE}"), reverse=True):
-                yield self.open(path.parent)
+        yield from map(self.open, reversed(self.runs(asset, partition)))
 
     def every(self) -> Iterator[Artifact]:
         """Every complete run folder of every asset."""
-        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        for home in homes:
-            if home.is_dir() and home.name not in NO_ASSETS:
-                for path in sorted(home.glob(f"**/{RECORD_FILE}")):
-                    yield self.open(path.parent)
+        yield from map(self.open, self.runs())
 
     def torn(self) -> list[str]:
         """What no run leaves: run folders without a record, and pointers that lead nowhere.
@@ -406,13 +419,15 @@ class Store:
                 found += [
                     f"{asset}/{run.name}: no {RECORD_FILE}"
                     for run in sorted(here.iterdir())
-                    if _RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
+                    if RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
                 ]
         return found
 
     def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
         """The run folder of an asset with this content hash, or ``None``."""
-        return next((a for a in self.all(asset, partition) if a.sha256 == sha256), None)
+        named = f"-{sha256[:8]}-"  # As a folder's name says, so that no other one is looked into.
+        runs = reversed([run for run in self.runs(asset, partition) if named in run.name])
+        return next((a for a in map(self.open, runs) if a.sha256 == sha256), None)
 
     def require(
         self, asset: str, partition: str | None = None, *, rules: Iterable[str] = ()
@@ -469,6 +484,7 @@ class Store:
         partial = self.partial / owned_name()
         with readable_os_errors(self.root):
             private_folder(self.root)
+            before = self._pointer(asset, partition)
             partial.mkdir(parents=True)
             run = RunFolder(partial)
             try:
@@ -482,6 +498,7 @@ class Store:
                     code_version,
                     run_id,
                     started,
+                    before["folder"] if before else None,
                 )
             finally:
                 run.until_current.close()
@@ -499,6 +516,7 @@ class Store:
         code_version: str,
         run_id: str | None,
         started: float,
+        before: str | None,
     ) -> None:
         files = {}
         for path in sorted(run.folder.rglob("*")):
@@ -528,13 +546,12 @@ class Store:
         home = self.home(asset, partition)
         home.mkdir(parents=True, exist_ok=True)
         folder = home / f"{now:%Y%m%dT%H%M%SZ}-{record.sha256[:8]}-{uuid.uuid4().hex[:4]}"
-        before = self._pointer(asset, partition)
-        follow = _Follow(
+        follow = Follow(
             asset=asset,
             partition=partition,
             folder=folder.name,
             sha256=record.sha256,
-            before=before["folder"] if before else None,
+            before=before,
             spent=tuple(run.spent),
         )
         note = _note_of(run.folder)
@@ -544,7 +561,7 @@ class Store:
         self._follow(follow)
         note.unlink()
 
-    def _follow(self, follow: "_Follow") -> None:
+    def _follow(self, follow: "Follow") -> None:
         """What comes after the rename: it is the current one, and what it came from is spent."""
         home = self.home(follow.asset, follow.partition)
         write_json(home / CURRENT_FILE, {"folder": follow.folder, "sha256": follow.sha256})
@@ -554,7 +571,7 @@ class Store:
     def _follow_note(self, note: Path) -> None:
         """Do what a process that is gone left to do; another one may have gone further since."""
         try:
-            follow = _Follow.model_validate_json(note.read_bytes())
+            follow = Follow.model_validate_json(note.read_bytes())
         except ValidationError:
             return
         home = self.home(follow.asset, follow.partition)
@@ -563,15 +580,23 @@ class Store:
         if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
             self._follow(follow)
 
-    def write_receipt(self, artifact: Artifact, receipt: Receipt) -> None:
-        """Put a gate's outcome beside the artifact."""
+    def marked(self, artifact: Artifact) -> None:
+        """Called when a mark of a purge was written beside an artifact, before its files go."""
+
+    def fetch_log(self) -> None:
+        """Take over the log of purges where other machines write it too."""
+
+    def share_log(self) -> None:
+        """Called when the log of purges was written."""
+
+    def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
+        """Put a gate's outcome beside the artifact; returns its file."""
         with readable_os_errors(self.root):
             folder = artifact.folder / RECEIPTS
             folder.mkdir(exist_ok=True)
-            write_json(
-                folder / f"{re.sub(r'[^a-z0-9_]', '_', receipt.rule)}.json",
-                receipt.model_dump(mode="json"),
-            )
+            path = folder / f"{re.sub(r'[^a-z0-9_]', '_', receipt.rule)}.json"
+            write_json(path, receipt.model_dump(mode="json"))
+        return path
 
     def sweep(self) -> int:
         """Clear away what processes that are gone left half-written; returns how many places.
@@ -600,7 +625,7 @@ def _note_of(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
 
 
-class _Follow(BaseModel):
+class Follow(BaseModel):
     """What is to be done once a run folder has been renamed; names, never paths."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

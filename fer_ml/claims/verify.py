@@ -65,11 +65,19 @@ def verify_folder(
 ) -> Verified:
     """Hold ``claims``, or else the claims that the folder itself keeps, against an artifact folder.
 
-    ``folder`` is the artifact root of one profile, wherever it was copied to. ``fingerprints`` are
-    those of the raw folders now; without them a raw folder is held against the place that was
-    recorded, and counts as elsewhere when it is not there.
+    ``folder`` is the artifact root of one profile, wherever it was copied to.
     """
-    store = Store(folder, folder.name)
+    return verify_store(Store(folder, folder.name), claims, fingerprints)
+
+
+def verify_store(
+    store: Store, claims: Path | None, fingerprints: Mapping[str, str] | None
+) -> Verified:
+    """Hold claims against the artifacts of a store.
+
+    ``fingerprints`` are those of the raw folders now; without them a raw folder is held against the
+    place that was recorded, and counts as elsewhere when it is not there.
+    """
     if claims is None:
         claims = _kept_claims(store)
     tracer = Tracer(store, fingerprints, raw_elsewhere=fingerprints is None)

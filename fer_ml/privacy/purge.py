@@ -21,7 +21,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import write_json
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
-from fer_ml.store import CURRENT_FILE, PURGED_FILE, Artifact, Store
+from fer_ml.store import PURGED_FILE, Artifact, Store
 
 #: Files of run folders that hold faces besides contact sheets: the sources' thumbs, and pages.
 FACE_FILES = frozenset({"thumbs.npy", "review.html", "error_analysis.html"})
@@ -69,16 +69,6 @@ class Found:
             for artifact in self.resting
             if (names := [n for n in _with_faces(artifact) if (artifact.folder / n).exists()])
         }
-
-
-def stores(home: Path) -> list[Store]:
-    """The profiles below an artifact root that hold artifacts."""
-    folders = sorted(home.iterdir()) if home.is_dir() else []
-    return [
-        Store(folder, folder.name)
-        for folder in folders
-        if folder.is_dir() and next(folder.rglob(CURRENT_FILE), None) is not None
-    ]
 
 
 def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: str) -> Wanted:
@@ -213,9 +203,12 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
     log = read_log(home)
     # First of all: from here on nothing takes it in again, and nothing that rested on it is green.
     write_json(home / PURGED_FILE, Log(entries=(*log.entries, entry)).model_dump(mode="json"))
+    for part in found[:1]:  # They share one log.
+        part.store.share_log()
     for part in found:
         for artifact in part.resting:
             artifact.mark_purged(at, part.faces.get(artifact.folder, ()))
+            part.store.marked(artifact)
     for path in removed:
         path.unlink(missing_ok=True)
     for folder in (*wanted.folders, *(f for part in found for f in part.caches)):

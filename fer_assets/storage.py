@@ -1,0 +1,82 @@
+"""Where Dagster keeps runs, events and schedules: SQLite, or Postgres where ``FER_POSTGRES`` says.
+
+``dagster.yaml`` names ``Storage``, so each process of Dagster, however it is started, asks the
+environment and nothing else. The address is in no file, and in none of Dagster's own descriptions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import dagster as dg
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, SqliteStorageConfig
+from dagster._serdes import ConfigurableClassData
+from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
+
+from fer_ml.errors import FerError
+from fer_ml.settings import postgres_url
+
+
+class Storage(DagsterSqliteStorage):
+    """What ``dagster.yaml`` names; ``base_dir`` is the folder of SQLite's files."""
+
+    @classmethod
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData, config_value: SqliteStorageConfig
+    ) -> DagsterStorage:
+        """The storage that the environment asks for; ``FerError`` when it does not answer."""
+        url = postgres_url()
+        if url is None:
+            return DagsterSqliteStorage.from_config_value(inst_data, config_value)
+        try:
+            from dagster_postgres import DagsterPostgresStorage
+        except ImportError as error:
+            raise FerError(
+                "FER_POSTGRES is set, and dagster-postgres is not installed",
+                fix="pip install -e '.[postgres]', or unset FER_POSTGRES",
+            ) from error
+        # Without a driver's name SQLAlchemy takes another one than dagster-postgres brings along.
+        address = url.get_secret_value().replace("postgresql:", "postgresql+psycopg2:", 1)
+        with _readable_errors(url):
+            return DagsterPostgresStorage(address, inst_data=inst_data)
+
+
+@contextmanager
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance; ``FerError`` when Postgres goes away meanwhile."""
+    with _readable_errors(postgres_url()), dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def described() -> str:
+    """What is used, without user and password."""
+    url = postgres_url()
+    return "SQLite in DAGSTER_HOME" if url is None else f"Postgres, {_place(url)}"
+
+
+def _place(url: SecretStr) -> str:
+    parts = urlsplit(url.get_secret_value())
+    port = f":{parts.port}" if parts.port else ""
+    return f"database {parts.path.strip('/')} on {parts.hostname}{port}"
+
+
+@contextmanager
+def _readable_errors(url: SecretStr | None) -> Iterator[None]:
+    """Turn Postgres's refusals into one message. The driver's own words hold no password."""
+    if url is None:
+        yield
+        return
+    from dagster_postgres.utils import DagsterPostgresException
+
+    try:
+        yield
+    except (DBAPIError, DagsterPostgresException) as error:
+        cause = error if isinstance(error, DBAPIError) else error.__cause__
+        told = str(getattr(cause, "orig", None) or error).strip().splitlines()[0]
+        raise FerError(
+            f"Postgres does not answer: {told}",
+            where=f"FER_POSTGRES, {_place(url)}",
+            fix="start it or correct FER_POSTGRES, then start again: what is finished stays",
+        ) from error
