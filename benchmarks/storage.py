@@ -13,7 +13,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fer_ml
@@ -63,38 +64,40 @@ def commit(store: Store, data: list[bytes]) -> float:
     return timed(make)
 
 
-def main() -> None:
-    found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as name, postgres.server() as database:
-        folder = Path(name)
-        drawn = ensure_sample(folder / "drawn" / "drawn", 1337)
+def databases(folder: Path) -> Iterator[tuple[str, float]]:
+    drawn = ensure_sample(folder / "drawn" / "drawn", 1337)
+    with postgres.server() as held:
         lineage(drawn, folder / "warm", None)
         for n in range(ROUNDS):
-            for how, url in (("sqlite", None), ("postgres", database.url)):
-                found.setdefault(how, []).append(lineage(drawn, folder / f"{how}{n}", url))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "seaweed").mkdir()
-        with object_server.server(folder / "seaweed") as held:
-            os.environ |= held.environment
-            for n in range(ROUNDS):
-                data = [os.urandom(SIZE) for _ in range(FILES)]
-                bucket = Bucket(f"s3://faces/{n}")
-                local = Store(folder / f"local{n}", "p")
-                one = MirroredStore(folder / f"one{n}", "p", bucket=bucket)
-                two = MirroredStore(folder / f"two{n}", "p", bucket=bucket)
-                made = {
-                    "commit in a folder": commit(local, data),
-                    "commit and upload": commit(one, data),
-                    "download and verify": timed(lambda s=two: s.current("thing")),
-                    "plain copy": timed(
-                        lambda s=local, n=n: shutil.copytree(s.root, folder / f"copy{n}")
-                    ),
-                    "a look at what is current": timed(lambda s=two: s.current("thing")),
-                }
-                for how, seconds in made.items():
-                    found.setdefault(how, []).append(seconds)
-    print(json.dumps({how: round(statistics.median(all_), 3) for how, all_ in found.items()}))
+            yield "manifests on SQLite", lineage(drawn, folder / f"sqlite{n}", None)
+            yield "manifests on Postgres", lineage(drawn, folder / f"postgres{n}", held.url)
+
+
+def object_stores(folder: Path) -> Iterator[tuple[str, float]]:
+    (folder / "seaweed").mkdir()
+    with object_server.server(folder / "seaweed") as held:
+        os.environ |= held.environment
+        for n in range(ROUNDS):
+            data = [os.urandom(SIZE) for _ in range(FILES)]
+            bucket = Bucket(f"s3://faces/{n}")
+            local = Store(folder / f"local{n}", "p")
+            one = MirroredStore(folder / f"one{n}", "p", bucket=bucket)
+            two = MirroredStore(folder / f"two{n}", "p", bucket=bucket)
+            yield "commit in a folder", commit(local, data)
+            yield "plain copy", timed(partial(shutil.copytree, local.root, folder / f"copy{n}"))
+            yield "commit and upload", commit(one, data)
+            yield "download and verify", timed(partial(two.current, "thing"))
+            yield "a look at what is current", timed(partial(two.current, "thing"))
+
+
+def main() -> None:
+    found: dict[str, list[float]] = {}
+    for measure in (object_stores, databases):
+        with tempfile.TemporaryDirectory() as folder:
+            for how, seconds in measure(Path(folder)):
+                found.setdefault(how, []).append(round(seconds, 3))
+                print(how, found[how][-1], flush=True)
+    print(json.dumps({how: statistics.median(times) for how, times in found.items()}))
 
 
 if __name__ == "__main__":

@@ -213,6 +213,7 @@ def test_without_the_setting_it_is_sqlite_where_it_always_was(
     assert described() == "SQLite in DAGSTER_HOME"
 
 
+@pytest.mark.proof
 def test_two_machines_on_one_bucket(
     drawn: Path,
     project: Callable[[str], Pipeline],
