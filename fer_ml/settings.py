@@ -14,6 +14,7 @@ from fer_ml.errors import FerError
 CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
 YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
+LOCAL, RAY = "local", "ray"
 
 
 class UserConfig(BaseModel):
@@ -75,6 +76,18 @@ class Settings(BaseModel):
     config: UserConfig
     notify: Notifiers = Notifiers()
 
+    def environment(self) -> dict[str, str]:
+        """What gives a process on another machine these settings, without passwords."""
+        yunet = {"FER_YUNET": str(self.yunet)} if self.yunet else {}
+        return {
+            "FER_PROJECT": str(self.project),
+            "FER_HOME": str(self.home),
+            "FER_PROFILE": self.profile,
+            "FER_DEVICE": self.device,
+            "FER_ENGINE": engine(),
+            **yunet,
+        }
+
 
 def find_project() -> Path:
     """The folder that holds ``workspace.yaml``: the nearest one above here, else the checkout.
@@ -127,6 +140,14 @@ def settings() -> Settings:
         config=config,
         notify=_notifiers(),
     )
+
+
+def engine() -> str:
+    """Who computes shards and steps (``FER_ENGINE``): ``local`` processes, or a ``ray`` cluster."""
+    named = os.environ.get("FER_ENGINE") or LOCAL
+    if named not in (LOCAL, RAY):
+        raise FerError(f"FER_ENGINE is {named!r}", allowed=f"{LOCAL}, {RAY}")
+    return named
 
 
 def _notifiers() -> Notifiers:

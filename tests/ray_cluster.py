@@ -1,0 +1,54 @@
+"""A Ray cluster on this machine: a head that computes nothing, and two workers of one processor."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+STORE_BYTES = 80 * 2**20
+
+
+@contextmanager
+def two_workers(*, dashboard: bool = False) -> "Iterator[Cluster]":
+    """The cluster, chosen as the engine; skips where Ray is not installed.
+
+    Steps are submitted to the ``dashboard``; shards need none.
+    """
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'fer-platform[ray]'")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "include_dashboard": dashboard,
+            "object_store_memory": STORE_BYTES,
+        },
+    )
+    try:
+        for _ in range(2):
+            add_worker(cluster)
+        patch.setenv("FER_ENGINE", "ray")
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+    finally:
+        patch.undo()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def add_worker(cluster: "Cluster") -> None:
+    """One more machine of one processor."""
+    cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES, memory=4 * 2**30)
+
+
+def kill_worker(cluster: "Cluster") -> None:
+    """Kill a machine with all that it computes, at once."""
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
