@@ -150,6 +150,21 @@ def engine() -> str:
     return named
 
 
+def ray_address() -> tuple[str, int] | None:
+    """Host and port that ``RAY_ADDRESS`` names, if any: ``HOST:PORT`` or ``ray://HOST:PORT``."""
+    named = os.environ.get("RAY_ADDRESS")
+    if not named or named == "auto":
+        return None
+    try:
+        parts = urlsplit(named if "://" in named else f"//{named}")
+        place = parts.hostname, parts.port
+    except ValueError:
+        place = None, None
+    if place[0] is None or place[1] is None:
+        raise FerError(f"RAY_ADDRESS is {named!r}", allowed="HOST:PORT")
+    return place[0], place[1]
+
+
 def _notifiers() -> Notifiers:
     mail_to = [a.strip() for a in (os.environ.get("FER_MAIL_TO") or "").split(",") if a.strip()]
     webhook = _address("FER_WEBHOOK", "http", "https")

@@ -6,6 +6,7 @@ knows nothing of who computes them: processes of this machine, or a Ray cluster 
 
 import multiprocessing
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fer_ml.errors import FerError
-from fer_ml.settings import RAY, engine
+from fer_ml.settings import RAY, engine, ray_address
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -96,7 +97,7 @@ def _on_ray(
 ) -> Iterator[Result]:
     ray = _cluster()
     held = [ray.put(each) for each in shared]
-    task = ray.remote(function)
+    task = ray.remote(_call)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def result(reference: Any) -> Result:
@@ -108,7 +109,9 @@ def _on_ray(
         return found
 
     try:
-        yield from _in_order(lambda shard: task.remote(*held, shard), result, shards, ahead)
+        yield from _in_order(
+            lambda shard: task.remote(function, *held, shard), result, shards, ahead
+        )
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except (ray.exceptions.RayError, ConnectionError, SystemExit) as error:
@@ -121,6 +124,11 @@ def _on_ray(
         ) from error
 
 
+def _call(function: Callable[..., Result], *given: object) -> Result:
+    """What a worker of the cluster runs: Ray takes no ``partial``."""
+    return function(*given)
+
+
 def _cluster() -> ModuleType:
     """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to the one on this machine."""
     try:
@@ -130,9 +138,13 @@ def _cluster() -> ModuleType:
             "FER_ENGINE is ray, and Ray is not installed", fix="pip install 'fer-platform[ray]'"
         ) from error
     if not ray.is_initialized():
+        address = ray_address()
         try:
+            if address:
+                # Ray itself tries for a quarter of an hour.
+                socket.create_connection(address, timeout=10).close()
             ray.init(address="auto", log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise FerError(
                 f"no Ray cluster answers: {error}",
                 fix="start one (ray start --head), let RAY_ADDRESS name it, or unset FER_ENGINE",

@@ -21,6 +21,8 @@ def two_workers(*, dashboard: bool = False) -> "Iterator[Cluster]":
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'fer-platform[ray]'")
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # By itself Ray lets its workers wait for everything else on the machine.
+    patch.setenv("RAY_worker_niceness", "0")
     import ray
     from ray.cluster_utils import Cluster
 

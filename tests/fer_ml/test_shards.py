@@ -80,6 +80,5 @@ def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("ray")
     monkeypatch.setenv("FER_ENGINE", "ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     with pytest.raises(FerError, match="no Ray cluster answers"):
         list(map_shards(square, range(3)))
