@@ -72,7 +72,9 @@ def in_threads(
 ) -> Iterator[Result]:
     """``map`` in threads of this process that takes few items ahead."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from _in_order(partial(pool.submit, function), Future.result, shards, 2 * workers)
+        yield from _in_order(
+            lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
+        )
 
 
 def _in_processes(
@@ -82,7 +84,9 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
-        yield from _in_order(partial(pool.submit, function), Future.result, shards, 2 * workers)
+        yield from _in_order(
+            lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
+        )
     except BrokenProcessPool as error:
         raise FerError(
             "a worker process died before its work was done",
