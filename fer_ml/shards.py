@@ -119,7 +119,7 @@ def _on_ray(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except (ray.exceptions.RayError, ConnectionError, SystemExit) as error:
-        # Of a cluster that goes, Ray takes its processes along, as if all were well.
+        # Ray may end the process of a cluster that goes with exit code 0, as if all were well.
         if isinstance(error, SystemExit) and error.code:
             raise
         raise FerError(
