@@ -35,7 +35,11 @@ def test_a_step_on_the_cluster_gives_the_same_bytes(
         command = ["dagster", "asset", "materialize", "-m", "fer_assets.definitions"]
         done = subprocess.run([*command, "--select", ASSET], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f'Executing step "{ASSET.replace("/", "__")}" in Ray job' in done.stderr
+    with dg.DagsterInstance.get() as instance:
+        (run,) = instance.get_runs(limit=1)
+        starting = dg.DagsterEventType.STEP_WORKER_STARTING
+        began = instance.all_logs(run.run_id, of_type=starting)
+    assert any(f'{ASSET.replace("/", "__")}" in Ray job' in event.message for event in began)
     there = pipeline.store.current(ASSET)
     assert here and there
     assert there.folder != here.folder
