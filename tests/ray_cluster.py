@@ -1,5 +1,6 @@
 """A Ray cluster on this machine: a head that computes nothing, and two workers of one processor."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,11 +40,26 @@ def two_workers(*, dashboard: bool = False) -> "Iterator[Cluster]":
             add_worker(cluster)
         patch.setenv("FER_ENGINE", "ray")
         patch.setenv("RAY_ADDRESS", cluster.address)
+        if dashboard:
+            _wait_for_jobs(cluster.address)
         yield cluster
     finally:
         patch.undo()
         ray.shutdown()
         cluster.shutdown()
+
+
+def _wait_for_jobs(address: str) -> None:
+    """A dashboard that answers refuses jobs until an agent of a machine has told it of itself."""
+    from ray.job_submission import JobSubmissionClient
+
+    for _ in range(120):
+        try:
+            JobSubmissionClient(address).submit_job(entrypoint="true")
+            return
+        except (RuntimeError, ConnectionError):
+            time.sleep(1)
+    raise TimeoutError("the dashboard takes no jobs")
 
 
 def add_worker(cluster: "Cluster") -> None:
