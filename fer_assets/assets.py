@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import DECODING, Pipeline, Stage, Target
+from fer_assets.lineage import DECODING, TRAINING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
 from fer_ml.errors import FerError
@@ -99,6 +99,7 @@ def stage_asset(
         description=describe(pipeline, stage),
         partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
+        op_tags=_on_ray(pipeline, stage),
         freshness_policy=_freshness(stage),
         automation_condition=condition,
     )
@@ -163,6 +164,13 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
             )
 
     return judge
+
+
+def _on_ray(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    """What a step asks of a Ray cluster: without a GPU of its own it would see none."""
+    if stage.pool == TRAINING and pipeline.settings.device == "cuda":
+        return {"dagster-ray/config": {"num_gpus": 1}}
+    return {}
 
 
 def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:

@@ -21,11 +21,16 @@ from fer_assets.automation import (
     when_an_input_changed,
 )
 from fer_assets.lineage import Pipeline
+from fer_ml.errors import FerError
 from fer_ml.gates import gates_of
+from fer_ml.settings import RAY, Settings, engine
 
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+
+#: Memory that a step sets aside on its machine of a Ray cluster, in bytes.
+STEP_MEMORY = 2 * 2**30
 
 
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
@@ -65,7 +70,30 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             failure_sensor(pipeline),
             experiments_sensor(pipeline),
         ],
-        executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+        executor=_executor(pipeline.settings),
+    )
+
+
+def _executor(here: Settings) -> dg.ExecutorDefinition:
+    """Who runs the steps: two processes of this machine, or the machines of a Ray cluster."""
+    if engine() != RAY:
+        return dg.multiprocess_executor.configured({"max_concurrent": 2})
+    try:
+        from dagster_ray import ray_executor
+    except ImportError as error:
+        raise FerError(
+            "FER_ENGINE is ray, and dagster-ray is not installed",
+            fix="pip install 'fer-platform[ray]'",
+        ) from error
+    return ray_executor.configured(
+        {
+            "ray": {
+                # A step takes memory, its shards take processors: steps that wait for their shards
+                # never keep them from being computed.
+                "memory": STEP_MEMORY,
+                "env_vars": [f"{name}={value}" for name, value in here.environment().items()],
+            }
+        }
     )
 
 

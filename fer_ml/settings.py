@@ -15,6 +15,7 @@ from fer_ml.errors import FerError
 CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
 YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
+LOCAL, RAY = "local", "ray"
 
 
 class UserConfig(BaseModel):
@@ -77,6 +78,18 @@ class Settings(BaseModel):
     device: str
     config: UserConfig
     notify: Notifiers = Notifiers()
+
+    def environment(self) -> dict[str, str]:
+        """What gives a process on another machine these settings, without passwords."""
+        yunet = {"FER_YUNET": str(self.yunet)} if self.yunet else {}
+        return {
+            "FER_PROJECT": str(self.project),
+            "FER_HOME": str(self.home),
+            "FER_PROFILE": self.profile,
+            "FER_DEVICE": self.device,
+            "FER_ENGINE": engine(),
+            **yunet,
+        }
 
 
 def find_project() -> Path:
@@ -144,6 +157,29 @@ def postgres_url() -> SecretStr | None:
     Not one of ``Settings``: processes of Dagster's own need it, which may run outside the project.
     """
     return _address("FER_POSTGRES", "postgresql")
+
+
+def engine() -> str:
+    """Who computes shards and steps (``FER_ENGINE``): ``local`` processes, or a ``ray`` cluster."""
+    named = os.environ.get("FER_ENGINE") or LOCAL
+    if named not in (LOCAL, RAY):
+        raise FerError(f"FER_ENGINE is {named!r}", allowed=f"{LOCAL}, {RAY}")
+    return named
+
+
+def ray_address() -> tuple[str, int] | None:
+    """Host and port that ``RAY_ADDRESS`` names, if any: ``HOST:PORT`` or ``ray://HOST:PORT``."""
+    named = os.environ.get("RAY_ADDRESS")
+    if not named or named == "auto":
+        return None
+    try:
+        parts = urlsplit(named if "://" in named else f"//{named}")
+        place = parts.hostname, parts.port
+    except ValueError:
+        place = None, None
+    if place[0] is None or place[1] is None:
+        raise FerError(f"RAY_ADDRESS is {named!r}", allowed="HOST:PORT")
+    return place[0], place[1]
 
 
 def _notifiers() -> Notifiers:

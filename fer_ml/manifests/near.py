@@ -9,11 +9,9 @@ pairs that remain are compared over all 576 greys, in whole numbers.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -21,6 +19,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from fer_ml.errors import FerError
 from fer_ml.look import THUMB_SIDE, THUMB_SIZE
+from fer_ml.shards import in_threads, map_sharing
 
 #: Correlation from which on two thumbs are near-identical.
 THRESHOLD = 0.98
@@ -49,9 +48,6 @@ _BATCH = 1 << 16
 _DENSE = 16
 #: Points are copied together when a cell uses less than one in so many of them.
 _SPARSE = 8
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -96,30 +92,19 @@ def near_groups(
     workers = workers or os.cpu_count() or 1
     reach = 2 - 2 * threshold + _SLACK
     digest = _Digest(np.asarray(thumbs))
-    for _ in _in_order(digest.read, range(0, len(thumbs), _ROWS), workers):
+    for _ in in_threads(digest.read, range(0, len(thumbs), _ROWS), workers):
         pass
     twins = digest.twins()
     forest = _Forest(len(thumbs))
     forest.add(twins, np.ones(len(twins)))
-    for found in _in_order(
-        lambda cell: _search(cell, digest, threshold, reach),
+    for found in map_sharing(
+        partial(_search, threshold=threshold, reach=reach),
+        digest,
         _cells(digest.root(twins, fresh), _TASK, reach),
-        workers,
+        workers=workers,
     ):
         forest.add(*found)
     return forest.groups(digest.flat)
-
-
-def _in_order(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """``map`` in threads that takes few items ahead, so that they need not all be in memory."""
-    waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 class _Digest:
@@ -255,6 +240,11 @@ class _Cell:
     low: np.ndarray  # [13]
     high: np.ndarray  # [13]
 
+    def __reduce__(self) -> tuple[type["_Cell"], tuple[object, ...]]:
+        # Another machine needs no more than the cell's own points.
+        packed = self.packed()
+        return _Cell, tuple(getattr(packed, each.name) for each in fields(packed))
+
     def packed(self) -> "_Cell":
         """The same cell with nothing but its own points, close together in memory."""
         columns = np.concatenate((self.core, self.halo))
@@ -321,7 +311,7 @@ def _cells(cell: _Cell, size: int, reach: float) -> Iterator[_Cell]:
 
 
 def _search(
-    cell: _Cell, digest: _Digest, threshold: float, reach: float
+    digest: _Digest, cell: _Cell, threshold: float, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs ``[M, 2]`` that connect the near points of one cell, and their correlations."""
     cell = cell.packed()

@@ -345,7 +345,7 @@ def class_coverage(e: Evidence) -> Outcome:
 def imbalance(e: Evidence) -> Outcome:
     """Rows of the largest class in train for each row of the smallest one that is there."""
     sizes = e.rows.filter(pl.col("split") == "train", pl.col("label").is_in(list(CLASSES)))
-    counts = sizes.group_by("label").len().sort("len")
+    counts = sizes.group_by("label").len().sort("len", "label")
     if counts.is_empty():
         return at_most("imbalance", 0.0, MAX_IMBALANCE, "no training rows")
     (small, few), *_, (large, most) = [*counts.iter_rows(), *counts.iter_rows()]

@@ -48,6 +48,21 @@ def test_the_graph_is_the_one_that_was_reviewed(definitions: dg.Definitions) -> 
     assert found == json.loads(SNAPSHOT.read_text())
 
 
+def test_steps_go_to_ray_where_it_is_the_engine(
+    project: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = pytest.importorskip("dagster_ray.configs")
+    for name, value in (("ENGINE", "ray"), ("DEVICE", "cuda"), ("WEBHOOK", "https://user:pw@h/")):
+        monkeypatch.setenv(f"FER_{name}", value)
+    pipeline = project("sample")
+    job = definitions_for(pipeline).resolve_job_def("students")
+    assert job.executor_def.name == "ray"
+    asked = configs.RayExecutionConfig.from_tags(job.get_node_named("student_ce").tags)
+    assert asked.num_gpus == 1
+    # Whoever reads the cluster's dashboard reads them.
+    assert "pw" not in str(pipeline.settings.environment())
+
+
 def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     for key in graph.get_all_asset_keys():

@@ -68,3 +68,17 @@ def test_only_a_few_shards_are_under_way(tmp_path: Path) -> None:
 
 def test_there_is_a_processor() -> None:
     assert processors() >= 1
+
+
+def test_an_engine_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FER_ENGINE", "spark")
+    with pytest.raises(FerError, match="allowed: local, ray"):
+        map_shards(square, range(3))
+
+
+def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("FER_ENGINE", "ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(FerError, match="no Ray cluster answers"):
+        list(map_shards(square, range(3)))

@@ -172,6 +172,8 @@ def test_imbalance_is_a_ratio_of_training_rows(make_manifest: Make, tmp_path: Pa
     rows = [{"label": "Happy"}] * 6 + [{"label": "Sad"}] * 2 + [{"label": "Fear", "split": "test"}]
     found = outcome(judged(make_manifest(rows), tmp_path), "imbalance")
     assert (found.value, found.detail) == (3.0, "6 Happy, 2 Sad")
+    tied = [{"label": label} for label in ("Sad", "Fear", "Happy", "Angry") * 2]
+    assert outcome(judged(make_manifest(tied), tmp_path), "imbalance").detail == "2 Sad, 2 Angry"
 
 
 def test_counts_add_up(good: pl.DataFrame) -> None:

@@ -1,0 +1,47 @@
+"""Steps that Dagster runs on a Ray cluster give the bytes that this machine's own give.
+
+pytest -m proof tests/fer_assets/test_steps_on_ray.py
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from fer_assets.lineage import Pipeline
+from fer_assets.plan import materialize
+from tests.ray_cluster import two_workers
+
+ASSET = "manifest/expw_full"
+
+
+@pytest.mark.proof
+def test_a_step_on_the_cluster_gives_the_same_bytes(
+    project: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dagster_ray", reason="pip install 'fer-platform[ray]'")
+    pipeline = project("sample")
+    with dg.DagsterInstance.get() as instance:
+        materialize(pipeline, instance, select=lambda target: target.asset == ASSET)
+    here = pipeline.store.current(ASSET)
+    # The workers start 'dagster' by name.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    with two_workers(dashboard=True):
+        command = ["dagster", "asset", "materialize", "-m", "fer_assets.definitions"]
+        done = subprocess.run([*command, "--select", ASSET], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with dg.DagsterInstance.get() as instance:
+        (run,) = instance.get_runs(limit=1)
+        starting = dg.DagsterEventType.STEP_WORKER_STARTING
+        began = instance.all_logs(run.run_id, of_type=starting)
+    assert any(f'{ASSET.replace("/", "__")}" in Ray job' in event.message for event in began)
+    there = pipeline.store.current(ASSET)
+    assert here and there
+    assert there.folder != here.folder
+    assert there.sha256 == here.sha256
+    assert all(receipt.passed for receipt in there.receipts().values())
