@@ -15,6 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from fer_assets.lineage import Pipeline, Target
+from fer_ml import logs
 from fer_ml.errors import FerError
 from fer_ml.files import readable_os_errors
 from fer_ml.settings import settings
@@ -110,15 +111,12 @@ class _TqdmHandler(logging.Handler):
     """Log lines that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"      {self.format(record)}", file=sys.stderr)
+        # A fault's own text comes at the end; where it arose stands in the log file.
+        tqdm.write(f"      {record.getMessage()}", file=sys.stderr)
 
 
 def _show_progress() -> None:
-    handler = _TqdmHandler()
-    for name in ("fer_ml", "fer_assets"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+    logs.start(_TqdmHandler())
 
 
 def _escape(text: str) -> str:

@@ -17,10 +17,12 @@ from fer_assets.automation import (
     retention_schedule,
     revalidate_jobs,
     revalidations,
+    span_sensors,
     stage_jobs,
     when_an_input_changed,
 )
 from fer_assets.lineage import Pipeline
+from fer_ml import logs
 from fer_ml.gates import gates_of
 
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
@@ -64,9 +66,11 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             flow_sensor(),
             failure_sensor(pipeline),
             experiments_sensor(pipeline),
+            *(span_sensors(pipeline) if pipeline.settings.tracing else ()),
         ],
         executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
     )
 
 
+logs.start()
 defs = definitions_for(Pipeline.open())

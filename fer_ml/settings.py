@@ -14,6 +14,8 @@ from fer_ml.errors import FerError
 CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
 YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
+#: OpenTelemetry's own variables: where spans go, as it reads them itself.
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class UserConfig(BaseModel):
@@ -62,7 +64,8 @@ class Settings(BaseModel):
     artifact root; ``profile`` (``FER_PROFILE``) the active recipe; ``yunet`` (``FER_YUNET``, or
     else ``YUNET_FILE`` where it is) an optional face detector file; ``device`` (``FER_DEVICE``)
     where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is one; ``notify``
-    where news goes.
+    where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for programs;
+    ``tracing`` (``OTEL_EXPORTER_OTLP_ENDPOINT``, or the same of traces) whether spans are exported.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,6 +77,8 @@ class Settings(BaseModel):
     device: str
     config: UserConfig
     notify: Notifiers = Notifiers()
+    json_log: bool = False
+    tracing: bool = False
 
 
 def find_project() -> Path:
@@ -126,7 +131,16 @@ def settings() -> Settings:
         device=os.environ.get("FER_DEVICE") or "auto",
         config=config,
         notify=_notifiers(),
+        json_log=_json_log(),
+        tracing=any(os.environ.get(name) for name in OTLP_ENDPOINTS),
     )
+
+
+def _json_log() -> bool:
+    held = os.environ.get("FER_LOG") or "text"
+    if held not in ("text", "json"):
+        raise FerError(f"FER_LOG is {held!r}", allowed="text, json")
+    return held == "json"
 
 
 def _notifiers() -> Notifiers:

@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from fer_ml.cost import Meter, metered
 from fer_ml.errors import FerError
 from fer_ml.files import (
     orphaned,
@@ -115,8 +115,9 @@ class Record(BaseModel):
     """``record.json``: what a run folder holds and what it was made from.
 
     ``splits`` lists which splits each choice of this artifact touched, such as
-    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots. ``seal``
-    is the hash of all other fields; records that were written before there were seals have none.
+    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
+    what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
+    written before there were seals have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -465,9 +466,8 @@ class Store:
         run_id: str | None = None,
     ) -> Iterator[RunFolder]:
         """Make a new run folder; on success it becomes the current artifact, else it is removed."""
-        started = time.monotonic()
         partial = self.partial / owned_name()
-        with readable_os_errors(self.root):
+        with readable_os_errors(self.root), metered() as meter:
             private_folder(self.root)
             partial.mkdir(parents=True)
             run = RunFolder(partial)
@@ -481,7 +481,7 @@ class Store:
                     recipe or {},
                     code_version,
                     run_id,
-                    started,
+                    meter,
                 )
             finally:
                 run.until_current.close()
@@ -498,7 +498,7 @@ class Store:
         recipe: dict[str, Any],
         code_version: str,
         run_id: str | None,
-        started: float,
+        meter: Meter,
     ) -> None:
         files = {}
         for path in sorted(run.folder.rglob("*")):
@@ -519,9 +519,9 @@ class Store:
             code_version=code_version,
             run_id=run_id,
             created_at=now.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=meter.seconds,
             splits=run.splits,
-            summary=run.summary,
+            summary={**run.summary, **meter.read()},
         )
         record = record.model_copy(update={"seal": record.expected_seal()})
         write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
