@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fer_ml.errors import FerError
+from fer_ml.upgrades import upgraded
 
 CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
@@ -29,6 +30,7 @@ class UserConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: int = 2
     profile: str | None = None
     roots: dict[str, str] = {}
     faces_in_ui: bool = False
@@ -101,7 +103,8 @@ def find_project() -> Path:
 def read_config(path: Path) -> UserConfig:
     """Read ``fer.toml``; an absent file is an empty configuration."""
     try:
-        return UserConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -111,7 +114,7 @@ def read_config(path: Path) -> UserConfig:
         raise FerError(
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=path,
-            allowed="profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
+            allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
         ) from error
 
 

@@ -45,6 +45,7 @@ from fer_ml.files import (
     sync,
     write_json,
 )
+from fer_ml.upgrades import known_version, upgraded
 
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
@@ -121,7 +122,7 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: Below
     partition: Below | None
     profile: str
@@ -153,7 +154,7 @@ class Receipt(BaseModel):
     """One gate's outcome for exactly the bytes ``artifact_sha256``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: str
     partition: str | None
     artifact_sha256: str
@@ -211,8 +212,10 @@ class Artifact:
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
-        """Parse one of its JSON files."""
-        return json.loads(self.file(name).read_text(encoding="utf-8"))
+        """Parse one of its JSON files; ``FerError`` for a version that is not read."""
+        path = self.file(name)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return upgraded(Path(name).name, held, path) if isinstance(held, dict) else held
 
     def as_input(self) -> Input:
         """How a downstream record refers to it."""
@@ -265,7 +268,7 @@ class Artifact:
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
-                receipt = Receipt.model_validate_json(path.read_bytes())
+                receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if receipt.artifact_sha256 == self.sha256:
@@ -358,13 +361,13 @@ class Store:
             raise FerError("not a pointer to a run folder", where=path) from error
         if not isinstance(name, str) or Path(name).name != name:
             raise FerError("not a pointer to a run folder", where=path)
-        return dict(held)
+        return upgraded(CURRENT_FILE, dict(held), path)
 
     def open(self, folder: Path) -> Artifact:
         """Read a run folder's record."""
         path = folder / RECORD_FILE
         try:
-            return Artifact(folder, Record.model_validate_json(path.read_bytes()))
+            return Artifact(folder, Record.model_validate_json(path.read_bytes(), context=path))
         except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
@@ -547,7 +550,8 @@ class Store:
     def _follow(self, follow: "_Follow") -> None:
         """What comes after the rename: it is the current one, and what it came from is spent."""
         home = self.home(follow.asset, follow.partition)
-        write_json(home / CURRENT_FILE, {"folder": follow.folder, "sha256": follow.sha256})
+        held = {"schema_version": 1, "folder": follow.folder, "sha256": follow.sha256}
+        write_json(home / CURRENT_FILE, held)
         for name in follow.spent:
             shutil.rmtree(self.unfinished / name, ignore_errors=True)
 
