@@ -130,15 +130,20 @@ def _claims(held: Values) -> Values:
 def _claim(held: Values) -> Values:
     new = _renamed({"kind": "number", **held}, {"n_pointer": "n"})
     if new.get("expected") is not None:
-        places = int(new.pop("decimals", 0))
-        new["expected"] = f"{Decimal(str(new['expected'])):.{places}f}"
+        places, value = int(new.pop("decimals", 0)), Decimal(str(new["expected"]))
+        # As version 1 asked: more would be a text that fills the memory.
+        if not (0 <= places <= 9 and abs(value) <= Decimal("1e15")):
+            raise ValueError(f"expected is {value!s:.40} with {places} decimals")
+        new["expected"] = f"{value:.{places}f}"
     return new
 
 
 def _settings(held: Values) -> Values:
     """Recipes as above; of a face in several places one was kept by ``unique = true``."""
-    profiles = {name: _profile(profile) for name, profile in held.get("profiles", {}).items()}
-    return {**held, "profiles": profiles} if profiles else held
+    profiles = held.get("profiles")
+    if not isinstance(profiles, dict):
+        return held
+    return {**held, "profiles": {name: _profile(profile) for name, profile in profiles.items()}}
 
 
 def _profile(held: Any) -> Any:

@@ -421,6 +421,8 @@ def _partners(claim: Claim) -> tuple[str, ...]:
 def read_claims(path: Path) -> ClaimsFile:
     """Read and check a claims file; ``FerError`` names the claim and field."""
     held = _read(path)
+    if "version" not in held:
+        raise FerError("claims file without a version", where=path, fix="begin it with: version: 2")
     try:
         held = upgraded("claims", held, path, "version")
         held["version"] = str(held["version"])

@@ -24,7 +24,7 @@ from fer_ml.settings import read_config, settings
 from fer_ml.store import Store
 from fer_ml.training.checkpoint import load_checkpoint
 from fer_ml.training.logits import read_taught
-from fer_ml.upgrades import OtherVersion, upgraded, versions_of
+from fer_ml.upgrades import OtherVersion
 from tests.compatibility import tiny_network
 
 HERE = Path(__file__).parent
@@ -198,16 +198,3 @@ def test_what_a_newer_platform_wrote_is_refused(project: Path, name: str) -> Non
         read()
     assert caught.value.where == str(path)
     assert caught.value.fix is not None and "upgrade the platform" in caught.value.fix
-
-
-@pytest.mark.parametrize("version", ["", "-1", "1.5", "x", "²", None, [1]])
-def test_a_version_that_is_none_is_refused(version: object) -> None:
-    with pytest.raises(FerError, match="version is"):
-        upgraded("claims", {"version": version}, "here", "version")
-
-
-def test_steps_lead_from_the_oldest_to_the_current_version() -> None:
-    from fer_ml.upgrades import STEPS
-
-    for kind, version in STEPS:
-        assert versions_of(kind).oldest <= version < versions_of(kind).written
