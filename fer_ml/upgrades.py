@@ -7,6 +7,7 @@ what is of a newer version is refused. The guide is ``docs/upgrades.md``.
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from fer_ml.errors import FerError
@@ -26,6 +27,8 @@ class Versions(NamedTuple):
     oldest: int
 
 
+#: Files of a run folder that are named after something else.
+FAMILIES = ("manifest_validation", "calibration/")
 #: By kind of file, or by name in a run folder; whatever is not here has only had version 1.
 VERSIONS: Mapping[str, Versions] = {
     "fer.toml": Versions(2, 1),
@@ -52,7 +55,7 @@ VERSIONS: Mapping[str, Versions] = {
 
 def versions_of(kind: str) -> Versions:
     """The versions of a kind of file; a run folder's file may be named too."""
-    family = "manifest_validation" if kind.startswith("manifest_validation") else kind
+    family = next((held for held in FAMILIES if kind.startswith(held)), PurePath(kind).name)
     return VERSIONS.get(family, Versions(1, 1))
 
 
