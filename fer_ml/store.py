@@ -215,7 +215,8 @@ class Artifact:
         """Parse one of its JSON files; ``FerError`` for a version that is not read."""
         path = self.file(name)
         held = json.loads(path.read_text(encoding="utf-8"))
-        return upgraded(name, held, path) if isinstance(held, dict) else held
+        versioned = isinstance(held, dict) and "schema_version" in held
+        return upgraded(name, held, path) if versioned else held
 
     def as_input(self) -> Input:
         """How a downstream record refers to it."""
