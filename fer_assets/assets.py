@@ -5,7 +5,6 @@ through ``Pipeline.judge``, which writes the receipts that consumers demand. Bot
 Dagster shows.
 """
 
-import logging
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,13 +15,12 @@ import dagster as dg
 from fer_assets.lineage import DECODING, TRAINING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
+from fer_ml.cost import metered
 from fer_ml.errors import FerError
 from fer_ml.files import PASSING
 from fer_ml.gates import gates_of
 from fer_ml.profiles import BACKBONES
 from fer_ml.settings import postgres_url
-
-log = logging.getLogger(__name__)
 
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.
@@ -106,12 +104,10 @@ def stage_asset(
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         partition = context.partition_key if context.has_partition_key else None
         target = Target(stage.asset, partition)
-        log.info("%s: started", target.label)
         with _plain_failure():
             artifact = _as_asked(pipeline, context.instance, context.run).make(
                 target, run_id=context.run.run_id
             )
-        log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.sha256),
             metadata=artifact_metadata(artifact, faces=pipeline.shows_faces),
@@ -146,11 +142,12 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
     def judge(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         execution = context.op_execution_context
         partition = execution.partition_key if execution.has_partition_key else None
-        with _plain_failure():
+        with _plain_failure(), metered() as meter:
             outcomes = _as_asked(pipeline, execution.instance, execution.run).judge(
                 Target(stage.asset, partition), run_id=execution.run.run_id
             )
         blocking = {gate.rule: gate.blocking for gate in gates}
+        cost = {"seconds": meter.seconds, **meter.read()}
         asked = {key.name for key in context.selected_asset_check_keys}
         for outcome in (outcome for outcome in outcomes if outcome.rule in asked):
             yield dg.AssetCheckResult(
@@ -160,7 +157,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 severity=dg.AssetCheckSeverity.ERROR
                 if blocking[outcome.rule]
                 else dg.AssetCheckSeverity.WARN,
-                metadata=outcome_metadata(stage.asset, outcome),
+                metadata={**outcome_metadata(stage.asset, outcome), **cost},
             )
 
     return judge

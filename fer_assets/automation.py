@@ -19,7 +19,8 @@ from fer_assets.assets import FULL_PASS_TAG, asset_key
 from fer_assets.digest import digest_of
 from fer_assets.lineage import Pipeline
 from fer_assets.notices import notice_of
-from fer_assets.plan import materialize, register_partitions
+from fer_assets.plan import PROCESS_TAG, materialize, register_partitions
+from fer_assets.tracing import export
 from fer_ml.errors import FerError
 from fer_ml.notify import send
 from fer_ml.privacy.retention import delete_expired
@@ -340,6 +341,45 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         send(notice, pipeline.settings.notify)
 
     return run_failed
+
+
+def span_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
+    """Export the span of each run that the UI or the daemon started; ``plan`` exports its own."""
+
+    def told(context: dg.RunStatusSensorContext) -> None:
+        run = context.dagster_run
+        record = context.instance.get_run_record_by_id(run.run_id)
+        if PROCESS_TAG in run.tags or record is None or not record.start_time:
+            return
+        assert record.end_time is not None
+        export(
+            f"run {run.job_name}",
+            run.run_id,
+            {
+                "profile": pipeline.profile.name,
+                "run": run.run_id,
+                "job": run.job_name,
+                "partition": run.tags.get("dagster/partition"),
+            },
+            (int(record.start_time * 1e9), int(record.end_time * 1e9)),
+            None if run.status == dg.DagsterRunStatus.SUCCESS else run.status.value,
+            is_run=True,
+        )
+
+    ends = (
+        dg.DagsterRunStatus.SUCCESS,
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELED,
+    )
+    return [
+        dg.run_status_sensor(
+            run_status=status,
+            name=f"span_of_{status.value.lower()}",
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description="Exports the run's span to OpenTelemetry.",
+        )(told)
+        for status in ends
+    ]
 
 
 def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:

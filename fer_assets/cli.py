@@ -15,6 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from fer_assets.lineage import Pipeline, Target
+from fer_ml import logs
 from fer_ml.errors import FerError
 from fer_ml.files import readable_os_errors
 from fer_ml.settings import settings
@@ -110,15 +111,12 @@ class _TqdmHandler(logging.Handler):
     """Log lines that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"      {self.format(record)}", file=sys.stderr)
+        # A fault's own text comes at the end; where it arose stands in the log file.
+        tqdm.write(f"      {record.getMessage()}", file=sys.stderr)
 
 
 def _show_progress() -> None:
-    handler = _TqdmHandler()
-    for name in ("fer_ml", "fer_assets"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+    logs.start(_TqdmHandler())
 
 
 def _escape(text: str) -> str:
@@ -638,17 +636,29 @@ def doctor(
         bool,
         typer.Option("--fetch-detector", help="Download YuNet, the better face detector, first"),
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Write a zip for a maintainer, without data, faces, names and secrets"),
+    ] = None,
 ) -> None:
     """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
 
     Example: fer doctor --fetch-detector
+
+    Example: fer doctor --bundle for_the_maintainer.zip
     """
     from fer_assets.doctor import examine, fetch_yunet
 
     if fetch_detector:
         print(f"YuNet is at {fetch_yunet(settings().home)}", file=sys.stderr)
         settings.cache_clear()
-    findings = examine(_open(profile))
+    pipeline = _open(profile)
+    findings = examine(pipeline)
+    if bundle is not None:
+        from fer_assets.support import write_bundle
+
+        names = write_bundle(pipeline, findings, bundle)
+        print(f"written: {bundle}, with {', '.join(names)}", file=sys.stderr)
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
@@ -695,6 +705,38 @@ def card(
             f"Verified: these bytes are {chain.top.label} {chain.top.sha256[:12]}, and the hashes "
             f"of {len(chain.links)} artifacts lead down to {len(chain.raw)} raw folders."
         )
+
+
+@app.command()
+def migrate(
+    profile: ProfileOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change; change nothing")
+    ] = False,
+) -> None:
+    """Bring fer.toml, claims files and Dagster's database of an earlier version along.
+
+    Files in the artifact root stay as they are: they are read as they are, or made again, which is
+    told. Each old file is kept beside the new one.
+
+    Example: fer migrate --dry-run
+    """
+    from fer_assets.migrating import changes, made_again
+
+    here = settings()
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(here.project / "dagster_home")))
+    found = list(changes(here, home))
+    for change in found:
+        word = "would change" if dry_run else "change"
+        console.print(f"{word} {_escape(str(change.where))}: {change.what}", soft_wrap=True)
+        if not dry_run:
+            change.carry_out()
+    if not found:
+        console.print("Nothing to migrate.")
+    settings.cache_clear()
+    # A profile that this version refuses must not keep the rest from being brought along.
+    for label, why in made_again(_open(profile)):
+        console.print(f"fer materialize makes again: {_escape(label)} ({why})", soft_wrap=True)
 
 
 @app.command()

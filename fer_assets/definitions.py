@@ -17,10 +17,12 @@ from fer_assets.automation import (
     retention_schedule,
     revalidate_jobs,
     revalidations,
+    span_sensors,
     stage_jobs,
     when_an_input_changed,
 )
 from fer_assets.lineage import Pipeline
+from fer_ml import logs
 from fer_ml.errors import FerError
 from fer_ml.gates import gates_of
 from fer_ml.settings import RAY, Settings, engine
@@ -69,6 +71,7 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             flow_sensor(),
             failure_sensor(pipeline),
             experiments_sensor(pipeline),
+            *(span_sensors(pipeline) if pipeline.settings.tracing else ()),
         ],
         executor=_executor(pipeline.settings),
     )
@@ -97,4 +100,5 @@ def _executor(here: Settings) -> dg.ExecutorDefinition:
     )
 
 
+logs.start()
 defs = definitions_for(Pipeline.open())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from fer_assets.lineage import Pipeline
+from fer_assets.tracing import check_tracing
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file, write_atomic
 from fer_ml.settings import CONFIG_FILE, YUNET_FILE
@@ -59,6 +60,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
         *_sources(pipeline),
         *_files(pipeline),
         *_detectors(pipeline),
+        *_tracing(pipeline),
         _codec(),
     ]
 
@@ -206,6 +208,16 @@ def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
         except FerError as error:
             state: Literal["note", "blocks"] = "blocks" if name == wanted else "note"
             yield Finding(state, f"detector {name}", error.what, error.fix or "")
+
+
+def _tracing(pipeline: Pipeline) -> Iterator[Finding]:
+    if not pipeline.settings.tracing:
+        return
+    try:
+        check_tracing()
+        yield Finding("ok", "OpenTelemetry", "spans of runs and steps are exported")
+    except FerError as error:
+        yield Finding("blocks", "OpenTelemetry", error.what, error.fix or "")
 
 
 def fetch_yunet(home: Path) -> Path:

@@ -17,11 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from fer_assets.tracing import span
 from fer_ml.claims.model import Claim, read_claims
+from fer_ml.cost import COSTS
 from fer_ml.errors import FerError
 from fer_ml.files import owned_name, sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.logs import belongs_to
 from fer_ml.mirror import open_store
 from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
@@ -921,18 +924,23 @@ class Pipeline:
         inputs, for results made elsewhere.
         """
         stage = self.stage(target.asset)
-        job, declared = self.job(target, needs=needs)
-        with self.store.begin(
-            target.asset,
-            target.partition,
-            inputs=declared,
-            recipe=dict(job.recipe),
-            code_version=stage.code_version,
-            run_id=run_id,
-        ) as run:
-            (build or _load(stage.build))(run, job)
-        artifact = self.store.current(target.asset, target.partition)
-        assert artifact is not None
+        with self._step("make", target, run_id) as known:
+            log.info("%s: started", target.label)
+            job, declared = self.job(target, needs=needs)
+            with self.store.begin(
+                target.asset,
+                target.partition,
+                inputs=declared,
+                recipe=dict(job.recipe),
+                code_version=stage.code_version,
+                run_id=run_id,
+            ) as run:
+                (build or _load(stage.build))(run, job)
+            artifact = self.store.current(target.asset, target.partition)
+            assert artifact is not None
+            cost = {key: artifact.record.summary[key] for key in COSTS}
+            known |= {"sha256": artifact.sha256, **cost}
+            log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
         return artifact
 
     def place_images(self, raw: dict[str, str]) -> None:
@@ -949,12 +957,36 @@ class Pipeline:
             finally:
                 shutil.rmtree(again.folder, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def _step(self, what: str, target: Target, run_id: str | None) -> Iterator[dict[str, Any]]:
+        """One step: what is logged in it carries its names, and it is a span."""
+        names = {
+            "profile": self.profile.name,
+            "run": run_id,
+            "asset": target.asset,
+            "partition": target.partition,
+        }
+        with belongs_to(**names, step=what), span(f"{what} {target.label}", run_id, names) as known:
+            try:
+                yield known
+            except Exception:
+                log.exception("%s: failed", target.label)
+                raise
+
     def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
         """Run the gates of a target's current artifact and write their receipts."""
+        with self._step("judge", target, run_id) as known:
+            outcomes, sha256 = self._judge(target, run_id)
+            known |= {"sha256": sha256, **{f"gate.{o.rule}": o.passed for o in outcomes}}
+            failed = [outcome.rule for outcome in outcomes if not outcome.passed]
+            log.info("%s: judged, not passed: %s", target.label, ", ".join(failed) or "none")
+        return outcomes
+
+    def _judge(self, target: Target, run_id: str | None) -> tuple[list[Outcome], str]:
         stage = self.stage(target.asset)
         artifact = self.store.require(target.asset, target.partition)
         if stage.gate is None:
-            return []
+            return [], artifact.sha256
         outcomes: list[Outcome] = _load(stage.gate)(artifact, self.store, self.profile)
         gates = {gate.rule: gate for gate in gates_of(target.asset)}
         if set(gates) != {outcome.rule for outcome in outcomes}:
@@ -979,7 +1011,7 @@ class Pipeline:
                     run_id=run_id,
                 ),
             )
-        return outcomes
+        return outcomes, artifact.sha256
 
     def stale(self, target: Target, raw: dict[str, str]) -> str | None:
         """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source."""

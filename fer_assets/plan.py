@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
@@ -20,6 +21,7 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_assets.storage import dagster_instance
+from fer_assets.tracing import check_tracing, span
 from fer_ml.errors import FerError
 from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
@@ -138,6 +140,7 @@ def materialize(
     """
     from fer_assets.definitions import definitions_for
 
+    check_tracing()
     definitions = definitions_for(pipeline)
     pipeline.store.sweep()
     bury(instance)
@@ -225,13 +228,18 @@ def _run(
     job = definitions.resolve_job_def(work.job).get_subset(
         asset_selection=keys, asset_check_selection=checks
     )
-    result = job.execute_in_process(
-        instance=instance,
-        partition_key=work.partition,
-        raise_on_error=False,
-        tags={**tags, PROCESS_TAG: owner()},
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
+    run_id = str(uuid4())
+    names = {"run": run_id, "job": work.job, "partition": work.partition}
+    with span(f"run {work.job}", run_id, names, is_run=True) as known:
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            partition_key=work.partition,
+            raise_on_error=False,
+            tags={**tags, PROCESS_TAG: owner()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        known["success"] = result.success
     if not result.success:
         raise StageFailed(_first_fault(result), where=f"job {work.job}, run {result.run_id}")
 

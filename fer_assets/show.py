@@ -60,10 +60,10 @@ def main_file(artifact: Artifact) -> str:
 
 
 def made_table(done: "list[Made]") -> Table:
-    """One row for each target: rows or steps, time, file, hash, checks."""
+    """One row for each target: rows or steps, time, peak memory, file, hash, checks."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("asset", overflow="fold")
-    for name in ("rows", "steps", "s"):
+    for name in ("rows", "steps", "s", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")
     for name in ("sha256", "checks"):
@@ -75,6 +75,7 @@ def made_table(done: "list[Made]") -> Table:
             _cell(record.summary.get("rows", record.summary.get("frames"))),
             _cell(record.summary.get("steps")),
             f"{record.seconds:.1f}",
+            _cell(record.summary.get("peak_memory_mb")),
             main_file(made.artifact),
             made.artifact.sha256[:10],
             checks_text(made.artifact),

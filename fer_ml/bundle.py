@@ -8,11 +8,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnxruntime
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fer_ml.errors import FerError
 from fer_ml.files import read_bounded
@@ -20,6 +20,7 @@ from fer_ml.images import normalise
 from fer_ml.labels import CLASSES
 from fer_ml.network import MAX_BYTES, check_network, open_network
 from fer_ml.preprocess import Preprocess
+from fer_ml.upgrades import known_version
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
@@ -55,7 +56,7 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     name: str
     profile: str
     architecture: str
@@ -99,7 +100,7 @@ def read_card(folder: Path) -> Card:
     """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
     path = folder / CARD_FILE
     try:
-        return Card.model_validate_json(read_bounded(path, MAX_CARD))
+        return Card.model_validate_json(read_bounded(path, MAX_CARD), context=path)
     except OSError as error:
         raise FerError(
             "no bundle here",

@@ -11,11 +11,14 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fer_ml.errors import FerError
+from fer_ml.upgrades import upgraded
 
 CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
 YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
 LOCAL, RAY = "local", "ray"
+#: OpenTelemetry's own variables: where spans go, as it reads them itself.
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class UserConfig(BaseModel):
@@ -29,6 +32,7 @@ class UserConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: int = 2
     profile: str | None = None
     roots: dict[str, str] = {}
     faces_in_ui: bool = False
@@ -65,7 +69,9 @@ class Settings(BaseModel):
     cache (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
     (``FER_YUNET``, or else ``YUNET_FILE`` where it is) an optional face detector file; ``device``
     (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
-    one; ``notify`` where news goes.
+    one; ``notify`` where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for
+    programs; ``tracing`` (``OTEL_EXPORTER_OTLP_ENDPOINT``, or the same of traces) whether spans are
+    exported.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,13 +84,18 @@ class Settings(BaseModel):
     device: str
     config: UserConfig
     notify: Notifiers = Notifiers()
+    json_log: bool = False
+    tracing: bool = False
 
     def environment(self) -> dict[str, str]:
         """What gives a process on another machine these settings, without passwords."""
         yunet = {"FER_YUNET": str(self.yunet)} if self.yunet else {}
+        home = {"FER_HOME": self.bucket or str(self.home)}
+        if self.bucket:
+            home["FER_CACHE"] = str(self.home)
         return {
             "FER_PROJECT": str(self.project),
-            "FER_HOME": str(self.home),
+            **home,
             "FER_PROFILE": self.profile,
             "FER_DEVICE": self.device,
             "FER_ENGINE": engine(),
@@ -112,7 +123,8 @@ def find_project() -> Path:
 def read_config(path: Path) -> UserConfig:
     """Read ``fer.toml``; an absent file is an empty configuration."""
     try:
-        return UserConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -122,7 +134,7 @@ def read_config(path: Path) -> UserConfig:
         raise FerError(
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=path,
-            allowed="profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
+            allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
         ) from error
 
 
@@ -148,6 +160,8 @@ def settings() -> Settings:
         device=os.environ.get("FER_DEVICE") or "auto",
         config=config,
         notify=_notifiers(),
+        json_log=_json_log(),
+        tracing=any(os.environ.get(name) for name in OTLP_ENDPOINTS),
     )
 
 
@@ -180,6 +194,13 @@ def ray_address() -> tuple[str, int] | None:
     if place[0] is None or place[1] is None:
         raise FerError(f"RAY_ADDRESS is {named!r}", allowed="HOST:PORT")
     return place[0], place[1]
+
+
+def _json_log() -> bool:
+    held = os.environ.get("FER_LOG") or "text"
+    if held not in ("text", "json"):
+        raise FerError(f"FER_LOG is {held!r}", allowed="text, json")
+    return held == "json"
 
 
 def _notifiers() -> Notifiers:

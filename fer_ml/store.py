@@ -23,7 +23,6 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +33,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from fer_ml.cost import Meter, metered
 from fer_ml.errors import FerError
 from fer_ml.files import (
     orphaned,
@@ -45,6 +45,7 @@ from fer_ml.files import (
     sync,
     write_json,
 )
+from fer_ml.upgrades import known_version, upgraded
 
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
@@ -115,12 +116,13 @@ class Record(BaseModel):
     """``record.json``: what a run folder holds and what it was made from.
 
     ``splits`` lists which splits each choice of this artifact touched, such as
-    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots. ``seal``
-    is the hash of all other fields; records that were written before there were seals have none.
+    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
+    what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
+    written before there were seals have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: Below
     partition: Below | None
     profile: str
@@ -152,7 +154,7 @@ class Receipt(BaseModel):
     """One gate's outcome for exactly the bytes ``artifact_sha256``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: str
     partition: str | None
     artifact_sha256: str
@@ -210,8 +212,11 @@ class Artifact:
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
-        """Parse one of its JSON files."""
-        return json.loads(self.file(name).read_text(encoding="utf-8"))
+        """Parse one of its JSON files; ``FerError`` for a version that is not read."""
+        path = self.file(name)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        versioned = isinstance(held, dict) and "schema_version" in held
+        return upgraded(name, held, path) if versioned else held
 
     def as_input(self) -> Input:
         """How a downstream record refers to it."""
@@ -265,7 +270,7 @@ class Artifact:
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
-                receipt = Receipt.model_validate_json(path.read_bytes())
+                receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if receipt.artifact_sha256 == self.sha256:
@@ -358,7 +363,7 @@ class Store:
             raise FerError("not a pointer to a run folder", where=path) from error
         if not isinstance(name, str) or Path(name).name != name:
             raise FerError("not a pointer to a run folder", where=path)
-        return dict(held)
+        return upgraded(CURRENT_FILE, dict(held), path)
 
     def _pointer_bytes(self, path: Path) -> bytes:
         return path.read_bytes()
@@ -383,7 +388,7 @@ class Store:
         """Read a run folder's record."""
         path = folder / RECORD_FILE
         try:
-            return Artifact(folder, Record.model_validate_json(path.read_bytes()))
+            return Artifact(folder, Record.model_validate_json(path.read_bytes(), context=path))
         except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
@@ -480,9 +485,8 @@ class Store:
         run_id: str | None = None,
     ) -> Iterator[RunFolder]:
         """Make a new run folder; on success it becomes the current artifact, else it is removed."""
-        started = time.monotonic()
         partial = self.partial / owned_name()
-        with readable_os_errors(self.root):
+        with readable_os_errors(self.root), metered() as meter:
             private_folder(self.root)
             before = self._pointer(asset, partition)
             partial.mkdir(parents=True)
@@ -497,7 +501,7 @@ class Store:
                     recipe or {},
                     code_version,
                     run_id,
-                    started,
+                    meter,
                     before["folder"] if before else None,
                 )
             finally:
@@ -515,7 +519,7 @@ class Store:
         recipe: dict[str, Any],
         code_version: str,
         run_id: str | None,
-        started: float,
+        meter: Meter,
         before: str | None,
     ) -> None:
         files = {}
@@ -537,9 +541,9 @@ class Store:
             code_version=code_version,
             run_id=run_id,
             created_at=now.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - started, 3),
+            seconds=meter.seconds,
             splits=run.splits,
-            summary=run.summary,
+            summary={**run.summary, **meter.read()},
         )
         record = record.model_copy(update={"seal": record.expected_seal()})
         write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
@@ -564,7 +568,8 @@ class Store:
     def _follow(self, follow: "Follow") -> None:
         """What comes after the rename: it is the current one, and what it came from is spent."""
         home = self.home(follow.asset, follow.partition)
-        write_json(home / CURRENT_FILE, {"folder": follow.folder, "sha256": follow.sha256})
+        held = {"schema_version": 1, "folder": follow.folder, "sha256": follow.sha256}
+        write_json(home / CURRENT_FILE, held)
         for name in follow.spent:
             shutil.rmtree(self.unfinished / name, ignore_errors=True)
 

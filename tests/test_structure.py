@@ -1,6 +1,7 @@
 """Imports run one way, and loading the code location stays light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,16 @@ def test_every_page_escapes_what_it_shows() -> None:
             line for line in path.read_text().splitlines() if "| safe" in line or "|safe" in line
         ]
         assert all("body" in line for line in raw), f"{path.name}: {raw}"
+
+
+def test_what_is_logged_is_a_template() -> None:
+    """A bundle for a maintainer holds these texts: nothing may be filled into them before."""
+    calls = 0
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and re.fullmatch(
+                r"log\.(debug|info|warning|error|exception)", ast.unparse(node.func)
+            ):
+                calls += 1
+                assert isinstance(node.args[0], ast.Constant), f"{name}:{node.lineno}"
+    assert calls > 10

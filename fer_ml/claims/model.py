@@ -14,8 +14,8 @@ from fer_ml.claims.formulas import FORMULAS, Expression, parse
 from fer_ml.claims.printed import PRINTED
 from fer_ml.errors import FerError
 from fer_ml.plain_yaml import read_plain
+from fer_ml.upgrades import upgraded
 
-VERSION = "2"
 MAX_BYTES = 2_000_000
 GUIDE = "docs/claims.md"
 
@@ -421,14 +421,13 @@ def _partners(claim: Claim) -> tuple[str, ...]:
 def read_claims(path: Path) -> ClaimsFile:
     """Read and check a claims file; ``FerError`` names the claim and field."""
     held = _read(path)
-    version = held.get("version")
-    if version != VERSION:
-        raise FerError(
-            f"claims file of version {version}",
-            where=path,
-            allowed=VERSION,
-            fix=f"see '{GUIDE}', 'Versions': what to change, or update this program",
-        )
+    if "version" not in held:
+        raise FerError("claims file without a version", where=path, fix="begin it with: version: 2")
+    try:
+        held = upgraded("claims", held, path, "version")
+        held["version"] = str(held["version"])
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise FerError(f"not a claims file of version 1: {error}", where=path) from error
     try:
         return ClaimsFile.model_validate(held)
     except ValidationError as error:

@@ -5,12 +5,13 @@ lineage asks it what is kept out.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.errors import FerError
 from fer_ml.store import PURGED_FILE
+from fer_ml.upgrades import known_version
 
 Kind = Literal["photo", "group", "source", "session"]
 
@@ -32,7 +33,7 @@ class Log(BaseModel):
     """``purged.json`` of the artifact root: what was purged, oldest first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     entries: tuple[Entry, ...] = ()
 
     def photos(self, source: str | None = None) -> dict[str, str]:
@@ -57,7 +58,7 @@ def read_log(home: Path) -> Log:
     """
     path = home / PURGED_FILE
     try:
-        return Log.model_validate_json(path.read_text(encoding="utf-8"))
+        return Log.model_validate_json(path.read_text(encoding="utf-8"), context=path)
     except FileNotFoundError:
         return Log()
     except (OSError, ValidationError) as error:

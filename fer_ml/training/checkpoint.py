@@ -15,6 +15,7 @@ from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.models import Network, State, build_model
 from fer_ml.training.recipe import Training, read_plain, read_recipe
+from fer_ml.upgrades import OtherVersion, upgraded
 
 CHECKPOINT_FILE = "best.pt"
 WEIGHTS_FILE = "best.safetensors"
@@ -70,6 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read ``best.pt`` with ``weights_only=True``; a file that would execute code is refused."""
     try:
         held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        held = upgraded("checkpoint", held, path)
         checkpoint = Checkpoint(
             model=held["model"],
             recipe=read_recipe(held["recipe"]),
@@ -77,6 +79,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             classes=tuple(held["classes"]),
             epoch=held["epoch"],
         )
+    except OtherVersion:
+        raise
     except OSError as error:
         raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
     # torch raises whatever the bytes lead it to: none of it is a reason to go on.

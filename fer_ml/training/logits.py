@@ -21,6 +21,7 @@ from fer_ml.labels import CLASSES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.faces import FaceSet, face_keys, to_input, uniforms, views
 from fer_ml.training.recipe import Views
+from fer_ml.upgrades import upgraded
 
 CENTRE_FILE = "logits.npy"
 VIEWS_FILE = "views.npy"
@@ -226,6 +227,7 @@ class Taught:
 def read_taught(folder: Path) -> Taught:
     """Read what ``label_faces`` wrote."""
     meta = json.loads((folder / META_FILE).read_text("utf-8"))
+    meta = upgraded("labels of a teacher", meta, folder)
     held, rows = read_logits(folder), meta["train_rows"]
     with np.load(folder / ROWS_FILE, allow_pickle=False) as table:
         fold = table["fold"][:rows]

@@ -28,6 +28,7 @@ from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet, SoftTargets
 from fer_ml.training.recipe import Training, Views, read_plain
+from fer_ml.upgrades import upgraded
 
 JOB_FILE = "job.json"
 SOFT_FILE = "softlabels.npz"
@@ -240,6 +241,7 @@ def read_job(folder: Path) -> PackedJob:
         held = json.loads(data)
         if not isinstance(held, dict):
             raise ValueError("no JSON object")
+        held = upgraded("packed training", held, path)
         return _job(folder, path, held, hashlib.sha256(data).hexdigest())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FerError(
@@ -277,7 +279,7 @@ def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
             )
     steps = []
     for number, entry in enumerate(held["steps"]):
-        kind = entry.pop("kind", "training")  # The first version had no other.
+        kind = entry.pop("kind")
         if kind not in _KINDS:
             raise FerError(f"step {number} is a {kind!r}", where=path, allowed=", ".join(_KINDS))
         steps.append(read_plain(_KINDS[kind], entry, f"steps.{number}"))

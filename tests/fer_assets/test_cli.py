@@ -143,10 +143,10 @@ def test_trace_of_nothing(fer: Fer, tmp_path: Path) -> None:
 def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None:
     text = "version: 2\ntitle: T\nclaims:\n  - id: a\n    kind: sum\n    sentence: S\n"
     text += "    expected: 3\n    parts: [1, 2]\n"
-    good, bad, old = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "old"))
+    good, bad, newer = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "newer"))
     good.write_text(text)
     bad.write_text(text.replace("[1, 2]", "[1, 3]"))
-    old.write_text(text.replace("version: 2", "version: 1"))
+    newer.write_text(text.replace("version: 2", "version: 3"))
     (tmp_path / "folder").mkdir()
     done = fer("claims", "verify", "folder", "--claims", str(good))
     assert (done.returncode, "1 claims: 1 grounded." in done.stdout) == (0, True), done.stderr
@@ -154,7 +154,9 @@ def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None
     assert done.returncode == 2
     assert json.loads(done.stdout)["counts"]["contradicted"] == 1
     assert fer("claims", "verify", "--claims", str(bad)).returncode == 2
-    refused(fer("claims", "verify", "folder", "--claims", str(old)), "version 1", "allowed: 2")
+    refused(
+        fer("claims", "verify", "folder", "--claims", str(newer)), "version 3", "allowed: 1 to 2"
+    )
     refused(fer("claims", "verify", "folder"), "keeps no claims", "--claims")
     refused(fer("claims", "verify", "nowhere"), "no such folder")
     refused(fer("claims", "verify"), "claims file cannot be read", "claims/<profile>.yaml")

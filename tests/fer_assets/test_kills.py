@@ -80,7 +80,7 @@ def run(environment: dict[str, str], select: str, log: str) -> None:
     """What ``fer materialize`` does, in a process of its own that notes where it is in ``log``."""
     os.environ.update(environment)
     handler = logging.FileHandler(log)
-    logger = logging.getLogger("fer_assets.assets")
+    logger = logging.getLogger("fer_assets.lineage")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     noise = os.open(os.devnull, os.O_WRONLY)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_ml.cost import COSTS
 from fer_ml.errors import FerError
 from fer_ml.files import gone, owned_name, owner, sha256_file, write_json
 from fer_ml.store import Input, Receipt, Store, content_hash
@@ -54,7 +55,8 @@ def test_a_run_folder_appears_complete_and_becomes_current(store: Store) -> None
     assert artifact is not None
     assert artifact.file("a.txt").read_text() == "hello"
     assert artifact.damage() is None
-    assert artifact.record.summary == {"rows": 3}
+    assert artifact.record.summary["rows"] == 3
+    assert set(artifact.record.summary) == {"rows", *COSTS}
     assert list((store.root / ".partial").iterdir()) == []
 
 

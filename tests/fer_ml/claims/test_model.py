@@ -23,6 +23,8 @@ CLAIM = """
 """
 HEAD = "version: 2\ntitle: T\nclaims:"
 GOOD = HEAD + CLAIM.format(id="one") + CLAIM.format(id="two")
+OLD = "version: 1\ntitle: T\nclaims:" + CLAIM.format(id="one").replace("    kind: number\n", "")
+OLD += "    expected: 0.74\n    decimals: 3\n"
 START = "  - id: x\n    sentence: S\n    "
 
 
@@ -39,6 +41,12 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert held.assets == {"benchmark"}
 
 
+def test_version_1_is_read_as_version_2(tmp_path: Path) -> None:
+    (claim,) = read(tmp_path, OLD).claims
+    assert claim.kind == "number"
+    assert claim.expected == "0.740"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "claims").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_projects_own_files_are_good(path: Path) -> None:
     assert read_claims(path).claims
@@ -48,9 +56,11 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
     ("text", "message"),
     [
         (GOOD.replace("two", "one"), "ids stand twice: one"),
-        (GOOD.replace("version: 2", "version: 1"), "claims file of version 1"),
-        (GOOD.replace("version: 2", "version: 3"), "claims file of version 3"),
-        (GOOD.replace("version: 2\n", ""), "claims file of version None"),
+        (GOOD.replace("version: 2", "version: 3"), "version 3 is of a newer platform"),
+        (GOOD.replace("version: 2\n", ""), "claims file without a version"),
+        (OLD.replace("0.74", "1e999999999"), "not a claims file of version 1"),
+        (OLD.replace("0.74", "x"), "not a claims file of version 1"),
+        ("version: 1\ntitle: T\nclaims: [1]\n", "not a claims file of version 1"),
         (GOOD + "    colour: red\n", "claims.1 (two) colour: Extra inputs"),
         (GOOD + "extra: 1\n", "extra"),
         (GOOD.replace("pointer: /a/b", "pointer: a/b"), "claims.0 (one) pointer"),

@@ -47,7 +47,8 @@ def test_the_same_inputs_give_the_same_bytes(make: Made) -> None:
         "report.pdf",
         "template.md.j2",
     }
-    assert first.record.summary == {"claims": 1, "figures": 1, "tables": 1}
+    counts = {"claims": 1, "figures": 1, "tables": 1}
+    assert counts.items() <= first.record.summary.items()
 
 
 def test_the_page_needs_no_other_file(make: Made) -> None:

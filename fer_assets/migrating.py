@@ -1,0 +1,158 @@
+"""``fer migrate``: bring a project of an earlier version along.
+
+What a person wrote (``fer.toml``, claims) is rewritten, with the old file kept beside it; Dagster's
+database is brought to its schema, with a copy kept. Nothing in an artifact root is: its files are
+immutable and hashed, so what an earlier version wrote is read as it is, or made again.
+"""
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fer_assets.lineage import Pipeline
+from fer_ml.errors import FerError
+from fer_ml.files import write_atomic
+from fer_ml.plain_yaml import read_plain
+from fer_ml.settings import CONFIG_FILE, Settings
+from fer_ml.upgrades import upgraded, versions_of
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to bring along: what it is of, what becomes of it, and doing it."""
+
+    where: Path
+    what: str
+    carry_out: Callable[[], None]
+
+
+def changes(settings: Settings, dagster_home: Path) -> Iterator[Change]:
+    """All that is behind; nothing is changed before a change is carried out.
+
+    Each is whole or not there, so whatever an interrupted migration left is found again.
+    """
+    yield from _text(settings.project / CONFIG_FILE, "fer.toml", _parse_toml, _new_toml)
+    for path in sorted((settings.project / "claims").glob("*.yaml")):
+        yield from _text(path, "claims", _parse_claims, _new_claims)
+    yield from _dagster(dagster_home)
+
+
+def made_again(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
+    """The artifacts that this version makes again because its code or recipe is another, and why.
+
+    Neither bytes nor raw folders are looked at: ``fer materialize`` does that.
+    """
+    for target in pipeline.targets():
+        held = pipeline.store.current(target.asset, target.partition)
+        if held is None:
+            continue
+        now = pipeline.stage(target.asset).code_version
+        if held.record.code_version != now:
+            yield target.label, f"code version {held.record.code_version} is now {now}"
+
+
+def _text(
+    path: Path,
+    kind: str,
+    parse: Callable[[str], dict[str, Any]],
+    rewrite: Callable[[str], str],
+) -> Iterator[Change]:
+    """A file that a person wrote, rewritten line by line so that comments stay.
+
+    ``FerError`` when the new text does not mean exactly what the old one is read as.
+    """
+    if not path.is_file():
+        return
+    text = path.read_text("utf-8")
+    held = parse(text)
+    wanted = upgraded(kind, held, path, "version")
+    version, written = str(held.get("version", 1)), versions_of(kind).written
+    if version == str(written) or wanted == {**held, "version": written}:
+        return
+    new = rewrite(text)
+    if upgraded(kind, parse(new), path, "version") != wanted or parse(new).get("version") is None:
+        raise FerError(
+            f"{kind} of version {version} cannot be rewritten by itself",
+            where=path,
+            fix="it is read as it is; to change it, follow docs/upgrades.md by hand",
+        )
+
+    def carry_out() -> None:
+        shutil.copy2(path, path.with_name(f"{path.name}.v{version}"))
+        write_atomic(path, new.encode())
+
+    yield Change(path, f"version {version} to {written}, kept as {path.name}.v{version}", carry_out)
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    return tomllib.loads(text)
+
+
+def _new_toml(text: str) -> str:
+    for old, new in (
+        (r"\bunique(\s*=\s*)true\b", r'one_per\1"sample"'),
+        (r"(?m)^\s*unique\s*=\s*false\s*$\n?|,\s*unique\s*=\s*false\b", ""),
+        (r"\bbf16(\s*=\s*)true\b", r'precision\1"bf16"'),
+        (r"\bbf16(\s*=\s*)false\b", r'precision\1"fp32"'),
+        (r"\baugment(\s*=\s*[\d.])", r"strength\1"),
+    ):
+        text = re.sub(old, new, text)
+    return f"version = {versions_of('fer.toml').written}\n{text}"
+
+
+def _parse_claims(text: str) -> dict[str, Any]:
+    held = read_plain(text.encode())
+    if not isinstance(held, dict):
+        raise FerError("not a claims file: no keys", allowed="version, title, claims")
+    return {**held, "version": int(held["version"])}
+
+
+def _new_claims(text: str) -> str:
+    head, *claims = re.split(r"(?m)^(?=\s*- id:)", text)
+    head = re.sub(r"(?m)^version:\s*1\b", f"version: {versions_of('claims').written}", head)
+    return head + "".join(map(_new_claim, claims))
+
+
+def _new_claim(text: str) -> str:
+    text = re.sub(r"(?m)^(\s*)n_pointer:", r"\1n:", text)
+    if not re.search(r"(?m)^\s+kind:", text):
+        text = re.sub(r"^((\s*)- id:.*\n)", r"\1\2  kind: number\n", text)
+    printed = re.search(r"(?m)^\s+expected:", text)
+    if printed:
+        # How it is printed follows from two lines of the claim as it is read.
+        (claim,) = upgraded("claims", {"claims": read_plain(text.encode())}, "claims")["claims"]
+        text = re.sub(r"(?m)^\s+decimals:.*\n", "", text)
+        text = re.sub(r"(?m)^(\s+expected:).*$", rf'\1 "{claim["expected"]}"', text)
+    return text
+
+
+def _dagster(home: Path) -> Iterator[Change]:
+    """Dagster's database, where there is one and its schema is not that of this Dagster."""
+    if not (home / "history").is_dir():
+        return
+    with dg.DagsterInstance.get() as instance:
+        stores = (
+            instance.run_storage,
+            instance.event_log_storage,
+            instance.schedule_storage,
+        )
+        versions = [store.alembic_version() for store in stores if store is not None]
+    if all(held is None or held[0] == held[1] for held in versions):
+        return
+    kept = home / f"before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+    def carry_out() -> None:
+        for name in ("history", "schedules"):
+            if (home / name).is_dir():
+                shutil.copytree(home / name, kept / name)
+        with dg.DagsterInstance.get() as instance:
+            instance.upgrade()
+
+    yield Change(home, f"Dagster's database to its schema, kept in {kept.name}", carry_out)

@@ -1,0 +1,282 @@
+"""``fer doctor --bundle``: what a maintainer needs to help, without data, faces, names or secrets.
+
+What goes in is chosen, and never what is left after removing what looks bad: numbers, hashes,
+times, what the platform itself is made of (its fields, rules, built-in recipes), and the names of
+profiles, assets and partitions, which the graph shows to everybody. Paths, file names that people
+chose, rows, sentences, examples and messages stay here. At the end all bytes are held against the
+secrets and folders of this machine.
+"""
+
+import json
+import os
+import platform
+import re
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fer_assets.doctor import PACKAGES, Finding
+from fer_assets.lineage import Pipeline
+from fer_ml.errors import FerError
+from fer_ml.files import write_atomic
+from fer_ml.gates import gates_of
+from fer_ml.logs import LOG_FOLDER, log_files
+from fer_ml.plain_yaml import read_plain
+from fer_ml.profiles import PROFILES
+from fer_ml.store import Artifact
+
+#: Findings that say something of the machine, and nothing of its folders.
+SHOWN_FINDINGS = frozenset({"python", "processor", "GPU", "packages", "unfinished runs", "video"})
+#: Of dagster.yaml: keys whose text is kept. ``env`` names a variable and not its value.
+SHOWN_YAML = frozenset({"module", "class", "env", "python_log_level", "managed_python_loggers"})
+#: Variables of which is told whether they are set.
+VARIABLES = re.compile(r"(FER|DAGSTER|OTEL)_\w+")
+#: Variables whose value is a secret, or holds one.
+SECRET = re.compile(
+    r"SECRET|PASSW|TOKEN|KEY|SMTP|MAIL|WEBHOOK|POSTGRES|DSN|CREDENTIAL|HEADERS|AUTH(?!OR)|_URL$|_URI$"
+)
+#: A shorter value would be found by chance.
+MIN_SECRET = 6
+LOG_LINES = 2000
+LOG_FIELDS = (
+    *("time", "level", "logger", "event", "process", "run", "profile", "asset", "partition"),
+    *("step", "error", "frames"),
+)
+#: Assets whose files, and whose partitions, have names that people chose.
+NAMED_BY_PEOPLE = ("adopted", "report")
+LEFT_OUT = [
+    "raw data, images, faces, rows, predictions and weights",
+    "paths, and names of files that people chose",
+    "what logs and gates say: messages, details, examples",
+    "claims, templates and reports",
+    "values of variables",
+]
+
+
+def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) -> list[str]:
+    """Write a zip with a ``manifest.json`` of what is in it; returns the names of its files.
+
+    ``FerError``, and nothing is written, when the file is there already, or when a secret or a
+    folder of this machine would be in it.
+    """
+    if path.exists():
+        raise FerError("the file exists", where=path, fix="name a new one")
+    held = {
+        "versions.json": ("versions of Python and packages", _versions()),
+        "findings.json": ("what fer doctor found", _findings(findings)),
+        "settings.json": ("which settings are set, and the profile", _settings(pipeline)),
+        "graph.json": ("the assets, their inputs and gates", _graph(pipeline)),
+        "artifacts.json": ("records and receipts of current artifacts", _artifacts(pipeline)),
+        "dagster.json": ("the shape of dagster.yaml", _dagster_yaml(pipeline)),
+        "logs.json": (f"the last {LOG_LINES} lines of the log", list(_log_lines(pipeline))),
+    }
+    adopted = [t.partition for t in pipeline.targets() if t.asset == "adopted" and t.partition]
+    files = {
+        name: _unnamed(json.dumps(value, indent=1), adopted).encode()
+        for name, (_, value) in held.items()
+    }
+    told = {
+        "schema_version": 1,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": {
+            name: {"holds": held[name][0], "bytes": len(data), "sha256": sha256(data).hexdigest()}
+            for name, data in files.items()
+        },
+        "left_out": LEFT_OUT,
+    }
+    files = {"manifest.json": json.dumps(told, indent=1).encode(), **files}
+    _refuse_secrets(pipeline, files)
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    write_atomic(path, buffer.getvalue())
+    return list(files)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "system": platform.system()}
+    for name in ("fer-platform", *PACKAGES, "opentelemetry-sdk"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _findings(findings: Collection[Finding]) -> list[dict[str, str]]:
+    return [
+        {"state": f.state, "what": f.what, "found": f.found if f.what in SHOWN_FINDINGS else ""}
+        for f in findings
+    ]
+
+
+def _settings(pipeline: Pipeline) -> dict[str, Any]:
+    config, words = pipeline.settings.config, _words(pipeline)
+    return {
+        "set": sorted(name for name in os.environ if VARIABLES.fullmatch(name)),
+        "notices": list(pipeline.settings.notify.ways),
+        "tracing": pipeline.settings.tracing,
+        "faces_in_ui": config.faces_in_ui,
+        "keep_recordings_days": config.keep_recordings_days,
+        "own_profiles": len(config.profiles),
+        "roots": len(config.roots),
+        "profile": _harmless(pipeline.profile.model_dump(mode="json"), words),
+    }
+
+
+def _graph(pipeline: Pipeline) -> list[dict[str, Any]]:
+    return [
+        {
+            "asset": stage.asset,
+            "group": stage.group,
+            "code_version": stage.code_version,
+            "partitions": stage.partitions and pipeline.partitions(stage),
+            "inputs": [[need.asset, need.partition] for need in stage.needs],
+            "raw": stage.raw is not None,
+            "gates": [gate.rule for gate in gates_of(stage.asset)],
+        }
+        for stage in pipeline.stages.values()
+    ]
+
+
+def _artifacts(pipeline: Pipeline) -> list[dict[str, Any]]:
+    words, found = _words(pipeline), []
+    for target in pipeline.targets():
+        try:
+            held = pipeline.store.current(target.asset, target.partition)
+        except FerError:
+            found.append({"asset": target.asset, "partition": target.partition, "unreadable": True})
+            continue
+        if held is not None:
+            found.append(_artifact(held, words))
+    return found
+
+
+def _artifact(held: Artifact, words: Collection[str]) -> dict[str, Any]:
+    record = held.record
+    plain = record.model_dump(mode="json", exclude={"files", "inputs", "recipe", "summary"})
+    own = record.asset.startswith(NAMED_BY_PEOPLE)
+    return {
+        **plain,
+        "files": {
+            f"{number}{Path(name).suffix}" if own else name: entry.model_dump()
+            for number, (name, entry) in enumerate(record.files.items())
+        },
+        "inputs": [item.model_dump(exclude={"root"}) for item in record.inputs],
+        "recipe": _harmless(record.recipe, words),
+        "summary": {
+            key: value for key, value in record.summary.items() if isinstance(value, int | float)
+        },
+        "receipts": [
+            {
+                "rule": receipt.rule,
+                "blocking": receipt.blocking,
+                "passed": receipt.passed,
+                "value": _harmless(receipt.value, words),
+                "limit": _harmless(receipt.limit, words),
+                "checked_at": receipt.checked_at,
+                "run_id": receipt.run_id,
+            }
+            for receipt in held.receipts().values()
+        ],
+    }
+
+
+def _dagster_yaml(pipeline: Pipeline) -> Any:
+    path = Path(os.environ.get("DAGSTER_HOME") or pipeline.settings.project) / "dagster.yaml"
+    try:
+        return _shape(read_plain(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        return {"unreadable": type(error).__name__}
+
+
+def _shape(value: Any, key: str = "") -> Any:
+    """A YAML value; of text only what is a number, yes or no, or stands at ``SHOWN_YAML``."""
+    if isinstance(value, dict):
+        return {name: _shape(held, name) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_shape(held, key) for held in value]
+    plain = value is None or re.fullmatch(r"-?\d+(\.\d+)?|true|false", value)
+    shown = key in SHOWN_YAML or (plain and not SECRET.search(key.upper()))
+    return value if shown else "<text>"
+
+
+def _log_lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
+    files = log_files(pipeline.settings.home / LOG_FOLDER)
+    lines = chain.from_iterable(path.read_text("utf-8").splitlines() for path in files)
+    for line in list(lines)[-LOG_LINES:]:
+        try:
+            held = json.loads(line)
+            yield {name: held[name] for name in LOG_FIELDS if held.get(name) is not None}
+        except (ValueError, AttributeError):
+            yield {"unreadable": True}  # Half a line, of a process that was killed.
+
+
+def _words(pipeline: Pipeline) -> frozenset[str]:
+    """What may be said: fields and texts of built-in profiles, names of assets and partitions."""
+    built_in = (profile().model_dump(mode="json") for profile in PROFILES.values())
+    targets = list(pipeline.targets())
+    named = {name for target in targets for name in (target.asset, target.partition) if name}
+    sources = {source.name for source in pipeline.profile.sources}
+    fields = set(pipeline.profile.model_dump(mode="json")) | {"purged", "adapter", "options"}
+    return frozenset({*chain.from_iterable(map(_texts, built_in)), *named, *sources, *fields})
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from value
+        yield from chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_texts, value))
+
+
+def _harmless(value: Any, words: Collection[str]) -> Any:
+    """``value`` with every text that is not among ``words`` taken out."""
+    if isinstance(value, str):
+        return value if value in words else "<text>"
+    if isinstance(value, Mapping):
+        return {
+            key if key in words else f"<text {number}>": _harmless(held, words)
+            for number, (key, held) in enumerate(value.items())
+        }
+    if isinstance(value, list | tuple):
+        return [_harmless(held, words) for held in value]
+    return value
+
+
+def _unnamed(text: str, names: list[str]) -> str:
+    """The text with what was adopted called by numbers: its names may come from file names."""
+    for number, name in enumerate(sorted(names, key=len, reverse=True)):
+        text = re.sub(
+            rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", f"adopted{number}", text
+        )
+    return text
+
+
+def _refuse_secrets(pipeline: Pipeline, files: Mapping[str, bytes]) -> None:
+    """The last look: ``FerError`` names the variable or setting, and never its value."""
+    found = {name: held for name, held in os.environ.items() if SECRET.search(name.upper())}
+    for name, held in list(found.items()):
+        if "://" in held:
+            password = urlsplit(held).password
+            found |= {f"{name} (its password)": unquote(password)} if password else {}
+    folders = {f"roots.{name}": root for name, root in pipeline.settings.config.roots.items()}
+    found |= {**folders, "FER_HOME": str(pipeline.settings.home)}
+    for what, held in found.items():
+        if len(held) < MIN_SECRET:
+            continue
+        for name, data in files.items():
+            if held.encode() in data or json.dumps(held)[1:-1].encode() in data:
+                raise FerError(
+                    f"{name} would hold the value of {what}",
+                    fix="nothing was written; please tell the maintainers which file it was",
+                )
