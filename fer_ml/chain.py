@@ -77,11 +77,11 @@ def chain_of(nodes: Iterable[Node], place: str) -> Chain:
     links, raw = [], []
     for node in nodes:
         item = node.item
-        named = {"asset": item.asset, "partition": item.partition, "sha256": item.sha256}
+        named = Named(asset=item.asset, partition=item.partition, sha256=item.sha256)
         if node.problem:
             raise FerError(f"{item.key}: {node.problem}", fix="materialize it again")
         if node.artifact is None:
-            raw.append(Named(**named))
+            raw.append(named)
             continue
         record = node.artifact.record
         inputs = (
@@ -89,7 +89,7 @@ def chain_of(nodes: Iterable[Node], place: str) -> Chain:
         )
         links.append(
             Link(
-                **named,
+                **named.model_dump(),
                 files=record.files,
                 inputs=tuple(inputs),
                 profile=record.profile,

@@ -227,8 +227,8 @@ class MirroredStore(Store):
         held = self.bucket.read(self._key(pointer))
         now = json.loads(held)["folder"] if held else None
         if follow.before != follow.folder and now in (follow.before, follow.folder):
-            told = {"folder": follow.folder, "sha256": follow.sha256}
-            self.bucket.write(self._key(pointer), (json.dumps(told, indent=2) + "\n").encode())
+            told = json.dumps(follow.pointer(), indent=2) + "\n"
+            self.bucket.write(self._key(pointer), told.encode())
         self._note(folder).unlink(missing_ok=True)
 
     def _refresh(self, folder: Path, there: dict[str, Entry]) -> None:

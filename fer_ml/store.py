@@ -568,8 +568,7 @@ class Store:
     def _follow(self, follow: "Follow") -> None:
         """What comes after the rename: it is the current one, and what it came from is spent."""
         home = self.home(follow.asset, follow.partition)
-        held = {"schema_version": 1, "folder": follow.folder, "sha256": follow.sha256}
-        write_json(home / CURRENT_FILE, held)
+        write_json(home / CURRENT_FILE, follow.pointer())
         for name in follow.spent:
             shutil.rmtree(self.unfinished / name, ignore_errors=True)
 
@@ -640,3 +639,7 @@ class Follow(BaseModel):
     sha256: str
     before: str | None
     spent: tuple[Below, ...]
+
+    def pointer(self) -> dict[str, Any]:
+        """What ``current.json`` holds."""
+        return {"schema_version": 1, "folder": self.folder, "sha256": self.sha256}

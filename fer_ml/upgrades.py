@@ -47,6 +47,7 @@ VERSIONS: Mapping[str, Versions] = {
     "ensemble_metrics.json": Versions(2, 1),
     "leakage.json": Versions(2, 1),
     "logits.json": Versions(2, 1),
+    "small_bundles.json": Versions(2, 1),
     "manifest_validation": Versions(2, 1),
     "thresholds.json": Versions(2, 1),
     "training.json": Versions(2, 1),

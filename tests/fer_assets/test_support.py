@@ -65,7 +65,8 @@ def pipeline(
     folder = Path(os.environ["FER_PROJECT"])
     (folder / "fer.toml").write_text(PROFILE.format(root=root.parent))
     for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
+        if name != "FER_POSTGRES":
+            monkeypatch.setenv(name, value)
     monkeypatch.setenv("FER_PROFILE", "own")
     settings.cache_clear()
     opened = Pipeline.open("own")
@@ -75,6 +76,8 @@ def pipeline(
         table = tmp_path / "jane_roe.csv"
         table.write_text(f"image_path,label,split,source\n{root}/Jane Roe 0.png,Happy,train,mine\n")
         adopt_foreign(opened, table, instance, roots=[tmp_path], replace=True)
+    # Only now: this database does not answer.
+    monkeypatch.setenv("FER_POSTGRES", SECRETS["FER_POSTGRES"])
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(
         "python_logs: {managed_python_loggers: [fer_ml], python_log_level: INFO}\n"
