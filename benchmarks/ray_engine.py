@@ -1,31 +1,28 @@
 """Full decoding of many images on a Ray cluster of this machine, as a ratio to the local engine.
 
-python benchmarks/ray_engine.py --data DIR [--rows 100000] [--rounds 3] [--json FILE]
+fer bench ray_engine --faces DIR
 
 The files are those of benchmarks/validation.py. Every image is looked at (read, decoded, hashed,
 a thumb of it) by the local engine with one and with two processes, and by a cluster of one and of
 two workers with one processor each, in turns. The start of a cluster is not counted. On a cold one
 the workers' processes start and import the library, as local processes do each time; on a warm one
-they are there. What was found must be the same each time.
+they are there. What was found must be the same each time. Its cluster is that of the tests, so it
+finds the project on PYTHONPATH, where fer bench puts it.
 """
 
 import argparse
-import json
-import os
-import platform
 import shutil
-import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+from validation import write_files
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks.validation import write_files
 from fer_ml import probe as probe_module
 from fer_ml.manifests.schema import BOX
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.shards import map_shards
 from tests.ray_cluster import kill_worker, two_workers
 
@@ -49,8 +46,8 @@ def look(folder: Path, manifest: Path, *, workers: int) -> tuple[float, pl.DataF
     return seconds, found.looks.drop(WHEN)
 
 
-def measure(folder: Path, manifest: Path, rounds: int) -> dict[str, float]:
-    """Medians in seconds, by engine and workers, and their ratios."""
+def measure(folder: Path, manifest: Path, rounds: int) -> Iterator[Figure]:
+    """Looking at every image by engine and workers, as ratios."""
     seconds: dict[str, list[float]] = {}
     reference = look(folder, manifest, workers=1)[1]
 
@@ -68,45 +65,40 @@ def measure(folder: Path, manifest: Path, rounds: int) -> dict[str, float]:
             kill_worker(cluster)
             time.sleep(10)
             once("ray_1", 2)
-    ratios = {
-        f"{over} / {under}": [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-        for over, under in (
-            ("ray_2_cold", "local_2"),
-            ("ray_2", "local_2"),
-            ("ray_1", "local_1"),
-            ("ray_1", "ray_2"),
-        )
-    }
-    return {
-        **{f"{name}_s": round(statistics.median(held), 2) for name, held in seconds.items()},
-        **{name: round(statistics.median(held), 3) for name, held in ratios.items()},
-    }
+    for name, over, under, of, target in (
+        ("cluster of two workers, warm", "ray_2", "local_2", "two processes", {"at_most": 1.2}),
+        ("cluster of two workers, cold", "ray_2_cold", "local_2", "two processes", {}),
+        ("cluster of one worker", "ray_1", "local_1", "one process", {"at_most": 1.2}),
+        ("one worker", "ray_1", "ray_2", "two workers, warm", {"at_least": 1.8}),
+    ):
+        ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
+        yield Figure.of(name, ratios, over=of, **target)
+    yield Figure.of("two processes of this machine, in seconds", seconds["local_2"], "s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    json_option(parser)
     given = parser.parse_args()
     work = Path(tempfile.mkdtemp())
     try:
         manifest = write_files(work / "images", given.rows, given.data)
-        found = {
-            "figure": "looking at every image on a Ray cluster / with the local engine",
-            "target": "at most 1.2 with as many workers; one worker to two near 2",
-            "rows": given.rows,
-            **measure(work / "images", manifest, given.rounds),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-        }
+        figures = tuple(measure(work / "images", manifest, given.rounds))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(text + "\n")
+    publish(
+        Benchmark(
+            title="Looking at images on a Ray cluster",
+            data=f"{given.rows:,} {'real' if given.data else 'drawn'} faces of 48 px; a cluster of "
+            "a head and one or two workers with one processor each, on this machine. Every way "
+            "finds the same.",
+            figures=figures,
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

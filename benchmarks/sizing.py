@@ -1,74 +1,123 @@
-"""What a number of images costs on two cores, computed from rates that were measured.
+"""What a number of images costs on a machine that was measured, computed from its figures.
 
-python benchmarks/sizing.py [--rows 1000000000] [--memory-gib 16]
+python benchmarks/sizing.py MEASUREMENTS [--rows 1000000000] [--memory-gib 16] [--docs FILE]
 
-Every rate stands in docs/performance.md and was written by the benchmark named beside it. A stage
-that was measured at 466,284 and at 4,662,840 rows grows by the exponent between the two; far above
-them that is an extrapolation, and the table says by which factor.
+MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage that was measured at 466,284 and
+at 4,662,840 rows grows by the exponent between the two; far above them that is an extrapolation.
+``--docs`` writes the tables between the marks of that file.
 """
 
 import argparse
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from fer_ml.measured import Measurements
 
 SMALL, LARGE = 466_284, 4_662_840
 DAY = 86_400
+#: Bytes on disk for each image: 3 P^2 of a packed face, 576 of a thumb.
+DISK = {"packed faces of 48 px": 3 * 48**2, "packed faces of 224 px": 3 * 224**2, "thumbs": 576}
+NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
+BEGIN, END = "<!-- sizing -->\n", "<!-- /sizing -->"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds at ``LARGE`` rows, how many times those at ``SMALL``, and bytes held for each row."""
+    """Seconds at ``SMALL`` and ``LARGE`` rows, and bytes held for each row (0: see another)."""
 
     name: str
-    seconds: float
-    times: float
+    small: float
+    large: float
     bytes_a_row: float
-    source: str
 
-    def at(self, rows: float) -> float:
-        """Seconds for ``rows``."""
-        return self.seconds * (rows / LARGE) ** math.log10(self.times)
+    @property
+    def exponent(self) -> float:
+        return math.log10(self.large / self.small)
+
+    def hours(self, rows: float) -> float:
+        return self.large * (rows / LARGE) ** self.exponent / 3600
 
 
-STAGES = (
-    # Measured at SMALL alone (12.3 s); each image is looked at once, so it is taken as linear.
-    Stage("look at every image (48 px), and judge", 123.0, 10.0, 0.0, "validation.py"),
-    Stage("unify", 40.1, 11.4, 1000, "growth.py"),
-    Stage("curate", 13.6, 10.1, 800, "growth.py"),
-    Stage("judge alone", 36.1, 14.3, 1300, "growth.py"),
-    Stage("near-identical faces", 153.0, 153 / 5.4, 680e6 / LARGE, "near_duplicates.py"),
-)
-#: Images a second of a training step, 224 px, fp32 (training.py).
-TRAINING = {"mobilenetv3_large_100": 35.15, "resnet18": 15.46, "convnext_tiny": 4.15}
-#: Bytes on disk for each image: 3 P^2 of a packed face, 576 of a thumb.
-DISK = {"packed faces of 48 px": 3 * 48**2, "packed faces of 224 px": 3 * 224**2, "thumbs": 576}
+class Figures:
+    """What was measured, by the title of its benchmark and its name; the first of that unit."""
+
+    def __init__(self, file: Path) -> None:
+        held = Measurements.model_validate_json(file.read_bytes())
+        self._held = [run.benchmark for run in held.runs if run.benchmark is not None]
+
+    def of(self, title: str, name: str, unit: str) -> float:
+        for benchmark in self._held:
+            for figure in benchmark.figures:
+                if (benchmark.title, figure.name, figure.unit) == (title, name, unit):
+                    return figure.measured
+        raise SystemExit(f"not measured: {title}: {name} ({unit})")
+
+
+def stages(figures: Figures) -> Iterator[Stage]:
+    look = figures.of("Validating a manifest", "the same in full, in seconds", "s")
+    # Measured at SMALL alone; each image is looked at once, so it is taken as linear.
+    yield Stage("look at every image (48 px), and judge", look, 10 * look, 0)
+    growth = "Growth of the data stages"
+    for name in (
+        "unify: groups, splits, twins, csv",
+        "curate",
+        "judge: read the csv, all rules",
+    ):
+        small, large = (figures.of(growth, f"{name}, {n:,} rows", "s") for n in (SMALL, LARGE))
+        held = figures.of(growth, f"{name}: memory a row, {LARGE:,} rows", "B")
+        yield Stage(name, small, large, held)
+    near = "Near-identical faces"
+    small, large = (figures.of(near, f"the search, {n:,} rows", "s") for n in (SMALL, LARGE))
+    held = figures.of(near, f"memory that it adds, {LARGE:,} rows", "MB") * 1e6 / LARGE
+    yield Stage("near-identical faces", small, large, held)
+
+
+def tables(figures: Figures, rows: float, memory_gib: float) -> Iterator[str]:
+    yield (
+        f"{rows:,.0f} images, {rows / LARGE:,.0f} times the largest number that was measured, on "
+        "such a machine:"
+    )
+    yield ""
+    yield f"| stage | hours | memory | rows in {memory_gib:g} GiB | exponent of time |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
+    for stage in stages(figures):
+        held, fits = "see judge", "see judge"
+        if stage.bytes_a_row:
+            held = f"{rows * stage.bytes_a_row / 2**30:,.0f} GiB"
+            fits = f"{memory_gib * 2**30 / stage.bytes_a_row / 1e6:,.0f} million"
+        hours = stage.hours(rows)
+        yield f"| {stage.name} | {hours:,.1f} | {held} | {fits} | {stage.exponent:.2f} |"
+    yield ""
+    yield "| one epoch of, at 224 px | days |"
+    yield "| --- | ---: |"
+    for name, batch in NETWORKS.items():
+        title, row = "The training loop", f"{name}, {batch} rows a step"
+        rate = figures.of(title, row, "images a second")
+        yield f"| {name} | {rows / rate / DAY:,.0f} |"
+    yield ""
+    yield "| on disk | TB |"
+    yield "| --- | ---: |"
+    for name, size in DISK.items():
+        yield f"| {name} | {rows * size / 1e12:,.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("measurements", type=Path)
     parser.add_argument("--rows", type=float, default=1e9)
     parser.add_argument("--memory-gib", type=float, default=16)
+    parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
-    rows = given.rows
-    print(f"{rows:,.0f} images, {rows / LARGE:,.0f} times the largest number that was measured\n")
-    memory = f"rows in {given.memory_gib:g} GiB"
-    print(f"| stage | hours on two cores | memory | {memory} | exponent | measured by |")
-    print("| --- | ---: | ---: | ---: | ---: | --- |")
-    for stage in STAGES:
-        held = f"{rows * stage.bytes_a_row / 2**30:,.0f} GiB" if stage.bytes_a_row else "see judge"
-        most = given.memory_gib * 2**30 / stage.bytes_a_row / 1e6 if stage.bytes_a_row else math.inf
-        fits = f"{most:,.0f} million" if math.isfinite(most) else "see judge"
-        hours = stage.at(rows) / 3600
-        exponent = math.log10(stage.times)
-        print(
-            f"| {stage.name} | {hours:,.1f} | {held} | {fits} | {exponent:.2f} | {stage.source} |"
-        )
-    print("\n| one epoch of | days on two cores |\n| --- | ---: |")
-    for name, rate in TRAINING.items():
-        print(f"| {name}, 224 px | {rows / rate / DAY:,.0f} |")
-    print("\n| on disk | TB |\n| --- | ---: |")
-    for name, size in DISK.items():
-        print(f"| {name} | {rows * size / 1e12:,.1f} |")
+    text = "\n".join(tables(Figures(given.measurements), given.rows, given.memory_gib)) + "\n"
+    print(text)
+    if given.docs:
+        before, begin, rest = given.docs.read_text("utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise SystemExit(f"{given.docs} has no marks {BEGIN.strip()} and {END}")
+        given.docs.write_text(before + begin + text + end + after, "utf-8")
 
 
 if __name__ == "__main__":

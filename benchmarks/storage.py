@@ -1,26 +1,27 @@
 """What a database and an object store cost, on real servers of this machine.
 
-    PYTHONPATH=. python benchmarks/storage.py
+fer bench storage
+
+It takes its servers from the tests, so it finds the project on PYTHONPATH, where fer bench puts it.
 
 Dagster: two manifests of the tests' small profile with their gates, on SQLite and on Postgres in
 turn. Object store: one artifact of 64 MB in eight files, committed to a folder and to SeaweedFS,
 and taken into a second cache; a plain copy is the measure. Then what one look at it costs.
 """
 
-import json
+import argparse
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import fer_ml
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
 from fer_assets.storage import dagster_instance
+from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.mirror import MirroredStore
 from fer_ml.object_store import Bucket
 from fer_ml.sample import ensure_sample
@@ -29,8 +30,8 @@ from fer_ml.store import Store
 from tests import object_server, postgres
 from tests.fer_assets.conftest import TINY
 
-ROOT = Path(fer_ml.__file__).parent.parent
-ROUNDS, FILES, SIZE = 3, 8, 8 << 20
+ROOT = Path(__file__).parent.parent
+FILES, SIZE = 8, 8 << 20
 
 
 def timed(what: Callable[[], object]) -> float:
@@ -64,20 +65,20 @@ def commit(store: Store, data: list[bytes]) -> float:
     return timed(make)
 
 
-def databases(folder: Path) -> Iterator[tuple[str, float]]:
+def databases(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
     drawn = ensure_sample(folder / "drawn" / "drawn", 1337)
     with postgres.server() as held:
         lineage(drawn, folder / "warm", None)
-        for n in range(ROUNDS):
+        for n in range(rounds):
             yield "manifests on SQLite", lineage(drawn, folder / f"sqlite{n}", None)
             yield "manifests on Postgres", lineage(drawn, folder / f"postgres{n}", held.url)
 
 
-def object_stores(folder: Path) -> Iterator[tuple[str, float]]:
+def object_stores(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
     (folder / "seaweed").mkdir()
     with object_server.server(folder / "seaweed") as held:
         os.environ |= held.environment
-        for n in range(ROUNDS):
+        for n in range(rounds):
             data = [os.urandom(SIZE) for _ in range(FILES)]
             bucket = Bucket(f"s3://faces/{n}")
             local = Store(folder / f"local{n}", "p")
@@ -91,13 +92,38 @@ def object_stores(folder: Path) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    json_option(parser)
+    given = parser.parse_args()
     found: dict[str, list[float]] = {}
     for measure in (object_stores, databases):
         with tempfile.TemporaryDirectory() as folder:
-            for how, seconds in measure(Path(folder)):
+            for how, seconds in measure(Path(folder), given.rounds):
                 found.setdefault(how, []).append(round(seconds, 3))
-                print(how, found[how][-1], flush=True)
-    print(json.dumps({how: statistics.median(times) for how, times in found.items()}))
+    plain = found.pop("plain copy")
+    looks = found.pop("a look at what is current")
+
+    def over(name: str, floor: list[float], of: str) -> Figure:
+        ratios = [seconds / under for seconds, under in zip(found[name], floor, strict=True)]
+        return Figure.of(name, ratios, over=of)
+
+    publish(
+        Benchmark(
+            title="A database and an object store",
+            data="Two drawn manifests with their gates; one artifact of 64 MB in eight files, on "
+            "SeaweedFS. Both servers are of this machine.",
+            figures=(
+                over("manifests on Postgres", found["manifests on SQLite"], "on SQLite"),
+                Figure.of("manifests on SQLite", found["manifests on SQLite"], "s"),
+                over("commit and upload", found["commit in a folder"], "commit in a folder"),
+                over("commit and upload", plain, "a plain copy"),
+                over("download and verify", plain, "a plain copy"),
+                Figure.of("a look at what is current: two requests", looks, "s"),
+            ),
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Each benchmark is a script of ``benchmarks/`` in a process of its own, so that n
 another's memory or threads. Their figures become one artifact, and from it the docs' page.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,8 @@ SUITE = (
     Script("fusion.py", trial=("--rows", "2000", "--rounds", "1")),
     Script("bootstrap.py", trial=("--models", "2", "--rows", "500", "--resamples", "100")),
     Script("claims.py", trial=("--rounds", "1", "--megabytes", "0.01")),
+    Script("storage.py", trial=("--rounds", "1")),
+    Script("ray_engine.py", trial=("--rows", "400", "--rounds", "1"), places={"--data": "faces"}),
     Script(
         "demo.py",
         trial=("--frames", "40", "--rounds", "1"),
@@ -131,6 +134,7 @@ def _run(
             capture_output=True,
             text=True,
             check=False,
+            env={**os.environ, "PYTHONPATH": str(folder.parent)},
         )
         seconds = time.monotonic() - started
         if done.returncode != 0 or not out.is_file():
