@@ -430,7 +430,7 @@ _UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
 def sample() -> Profile:
     """Seven drawn sources, small networks' budget, for the first minutes, tests and CI.
 
-    ``fer materialize`` takes about six minutes on two cores. Its numbers say that the machinery
+    ``fer materialize`` takes about five minutes on two cores. Its numbers say that the machinery
     works; they are never results.
     """
     # SGD and a stride-1 stem: MobileNetV3 learns little from 1,000 small faces without both.
@@ -451,7 +451,7 @@ def sample() -> Profile:
         architecture=BACKBONES["RN18"],
         task=ArcFace(plain_epochs=1, ramp_end=2, margin=0.1, scale=10, embedding=128),
         init="none",
-        epochs=4,
+        epochs=3,
         batch_size=16,
         strength=0.3,
         precision="auto",
@@ -474,7 +474,7 @@ def sample() -> Profile:
             "B3": replace(
                 teacher,
                 architecture=BACKBONES["B3"],
-                epochs=3,
+                epochs=2,
                 optimiser="sgd",
                 lr=0.05,
                 weight_decay=5e-4,
@@ -482,7 +482,7 @@ def sample() -> Profile:
                 precision="fp32",
             ),
             "CNXT": replace(
-                teacher, architecture=BACKBONES["CNXT"], epochs=2, lr=5e-4, precision="bf16"
+                teacher, architecture=BACKBONES["CNXT"], epochs=1, lr=5e-4, precision="bf16"
             ),
         },
         students={
