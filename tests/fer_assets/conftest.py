@@ -46,6 +46,7 @@ batch_size = 16
 strength = 0.3
 stem_stride = 2
 [profiles.tiny.students.kd]
+task = { kind = "kd", ce_weight = 1.0, kd_weight = 1.0 }
 epochs = 1
 init = "previous"
 architecture = "resnet18"
@@ -56,6 +57,7 @@ batch_size = 16
 strength = 0.3
 stem_stride = 2
 [profiles.tiny.students.dkd]
+task = { kind = "dkd", ce_weight = 1.0, tckd_weight = 1.0, nckd_weight = 2.0 }
 epochs = 1
 init = "previous"
 architecture = "resnet18"

@@ -39,7 +39,8 @@ def test_a_step_on_the_cluster_gives_the_same_bytes(
         (run,) = instance.get_runs(limit=1)
         starting = dg.DagsterEventType.STEP_WORKER_STARTING
         began = instance.all_logs(run.run_id, of_type=starting)
-    assert any(f'{ASSET.replace("/", "__")}" in Ray job' in event.message for event in began)
+    told = [event.message for event in began]
+    assert any(f'{ASSET.replace("/", "__")}" in Ray job' in message for message in told), told
     there = pipeline.store.current(ASSET)
     assert here and there
     assert there.folder != here.folder
