@@ -14,13 +14,11 @@ from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
-from fer_assets.storage import dagster_instance
 from fer_assets.tracing import check_tracing, span
 from fer_ml.errors import FerError
 from fer_ml.files import ended, gone, owner
@@ -321,6 +319,11 @@ def _evaluation(key: dg.AssetKey, receipt: Receipt) -> dg.AssetCheckEvaluation:
 
 def forget_pictures(assets: Iterable[str]) -> None:
     """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
+    # These take a third of the time in which a code location loads, and it never comes here.
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
+    from fer_assets.storage import dagster_instance
+
     with dagster_instance() as instance:
         for asset in assets:
             key = dg.AssetKey(asset.split("/"))
