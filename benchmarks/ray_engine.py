@@ -72,7 +72,14 @@ def measure(folder: Path, manifest: Path, rounds: int) -> Iterator[Figure]:
         ("one worker", "ray_1", "ray_2", "two workers, warm", {"at_least": 1.8}),
     ):
         ratios = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
-        yield Figure.of(name, ratios, over=of, **target)
+        yield Figure.of(
+            name,
+            ratios,
+            over=of,
+            note="The head, its dashboard and the process that hands out the shards share the two "
+            "cores with the workers.",
+            **target,
+        )
     yield Figure.of("two processes of this machine, in seconds", seconds["local_2"], "s")
 
 

@@ -206,12 +206,14 @@ def main() -> None:
                     [own / floor for floor, own, _ in rounds],
                     over="the bare step",
                     at_least=0.95 if device.type == "cpu" else 0.9,
+                    note="Reading and augmenting count most where the step is the cheapest.",
                 ),
                 Figure.of(
                     name,
                     [own / theirs for _, own, theirs in rounds],
                     over="timm's step and loader",
                     at_least=1,
+                    note="Where loading hardly counts, both take the same step.",
                 ),
                 Figure.of(name, [own for _, own, _ in rounds], "images a second"),
             ]

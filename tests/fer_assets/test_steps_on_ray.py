@@ -28,6 +28,11 @@ def test_a_step_on_the_cluster_gives_the_same_bytes(
     with dg.DagsterInstance.get() as instance:
         materialize(pipeline, instance, select=lambda target: target.asset == ASSET)
     here = pipeline.store.current(ASSET)
+    # The executor's events are of level DEBUG, which this project's instance leaves out.
+    instance_file = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
+    text = instance_file.read_text()
+    assert "python_log_level: INFO" in text
+    instance_file.write_text(text.replace("python_log_level: INFO", "python_log_level: DEBUG"))
     # The workers start 'dagster' by name.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
