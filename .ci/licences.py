@@ -18,8 +18,11 @@ STATED = {
     "aiosmtpd": "Apache-2.0",
     "antlr4-python3-runtime": "BSD",
     "arcp": "Apache-2.0",
+    "ImageHash": "BSD-2-Clause",
+    "kubernetes-validate": "Apache-2.0",
     "psycopg2-binary": "LGPL-3.0",
     "protobuf": "BSD-3-Clause",
+    "ray": "Apache-2.0",
     "torchvision": "BSD-3-Clause",
 }
 #: torch brings CUDA's libraries along under NVIDIA's own terms.

@@ -159,7 +159,7 @@ def main() -> None:
     hashed, start = (
         [wall for wall, _ in found.pop(name)] for name in ("hash all files", "fer --help")
     )
-    limits = {"fer trace CLAIM": 1.0, f"fer claims verify, {CLAIMS:,} claims": 30.0}
+    limits = {"fer trace CLAIM": 1.0, f"fer claims verify, {CLAIMS:,} claims": 3.0}
     figures = [
         Figure.of(f"`{name}`", [wall for wall, _ in times], "s", at_most=limits.get(name))
         for name, times in found.items()
