@@ -430,7 +430,7 @@ _UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
 def sample() -> Profile:
     """Seven drawn sources, small networks' budget, for the first minutes, tests and CI.
 
-    ``fer materialize`` takes about five minutes on two cores. Its numbers say that the machinery
+    ``fer materialize`` takes about six minutes on two cores. Its numbers say that the machinery
     works; they are never results.
     """
     # SGD and a stride-1 stem: MobileNetV3 learns little from 1,000 small faces without both.
