@@ -93,6 +93,9 @@ class Settings(BaseModel):
         home = {"FER_HOME": self.bucket or str(self.home)}
         if self.bucket:
             home["FER_CACHE"] = str(self.home)
+        # A step looks its run up in Dagster's own storage.
+        if os.environ.get("DAGSTER_HOME"):
+            home["DAGSTER_HOME"] = os.environ["DAGSTER_HOME"]
         return {
             "FER_PROJECT": str(self.project),
             **home,
