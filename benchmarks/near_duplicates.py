@@ -429,7 +429,7 @@ def main() -> None:
         file, out = arguments.search
         search_here(file, out, arguments.workers)
         return
-    faces = faces_of(arguments.data, min(DRAWN, *arguments.rows, DRAWN))
+    faces = faces_of(arguments.data, min(DRAWN, *arguments.rows))
     lines: list[dict[str, Any]] = []
     for rows in sorted(arguments.rows):
         line = measure(faces, rows, arguments.rounds, arguments.workers)

@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-#: A bundle with ``lineage.json`` and ``README.md``, its card for people: see docs/student.md.
+#: A bundle with ``lineage.json`` and ``README.md``, its card for people; ``fer card``.
 SHIPPED = Path(__file__).parent / "student"

@@ -7,9 +7,9 @@ verify that the chain closes, and compare it with artifacts where they are.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.bundle import CARD_FILE, MODEL_FILE, Bundle
 from fer_ml.claims.trace import Node
@@ -17,6 +17,7 @@ from fer_ml.errors import FerError
 from fer_ml.exchange.facts import portable
 from fer_ml.files import read_bounded, sha256_file
 from fer_ml.store import FileEntry, asset_label, content_hash
+from fer_ml.upgrades import known_version
 
 CHAIN_FILE = "lineage.json"
 #: No chain needs more bytes.
@@ -58,7 +59,7 @@ class Chain(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
     place: str
     links: tuple[Link, ...]
     raw: tuple[Named, ...]
@@ -106,7 +107,7 @@ def read_chain(folder: Path) -> Chain:
     """The chain beside a bundle; ``FerError`` where there is none."""
     path = folder / CHAIN_FILE
     try:
-        return Chain.model_validate_json(read_bounded(path, MAX_CHAIN))
+        return Chain.model_validate_json(read_bounded(path, MAX_CHAIN), context=path)
     except FileNotFoundError as error:
         raise FerError(
             "this bundle has no chain beside it",

@@ -1,7 +1,7 @@
 """No stage does more for each row, file or frame than it did: counted in calls, not in seconds.
 
 Calls of Python and C functions are the same on every machine and in every run, so a loop over rows
-that slipped into a stage shows at once. Each limit is about a fifth above what was counted.
+that slipped into a stage shows at once. Each limit leaves a little room above what was counted.
 """
 
 import importlib.util

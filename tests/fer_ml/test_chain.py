@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fer_ml.bundle import CARD_FILE, MODEL_FILE, Card, load_bundle, write_card
-from fer_ml.chain import CHAIN_FILE, Chain, chain_of, read_chain, verify_chain
+from fer_ml.chain import CHAIN_FILE, chain_of, read_chain, verify_chain
 from fer_ml.errors import FerError
 from fer_ml.exchange.facts import everything
 from fer_ml.files import write_json
@@ -140,6 +140,9 @@ def test_a_bundle_without_a_chain_says_where_it_is_traced(shipped: Path) -> None
     (shipped / CHAIN_FILE).write_text('{"links": 3}')
     with pytest.raises(FerError, match="field"):
         read_chain(shipped)
+    (shipped / CHAIN_FILE).write_text('{"schema_version": 2, "place": "", "links": [], "raw": []}')
+    with pytest.raises(FerError, match="version 2 is of a newer platform"):
+        read_chain(shipped)
 
 
 def test_what_is_not_sound_is_not_published(shipped: Path, store: Store, tmp_path: Path) -> None:
@@ -168,4 +171,3 @@ def test_the_card_says_what_people_ask_for(shipped: Path) -> None:
     ):
         assert words in page, words
     assert "## What it was made from" not in as_markdown(bundle.card, None)
-    assert Chain.model_validate_json((shipped / CHAIN_FILE).read_bytes()).schema_version == 1
