@@ -48,3 +48,17 @@ def test_children_are_seen_with_theirs() -> None:
         child.communicate()
     assert before == 0
     assert 200 < meter.read()["peak_children_memory_mb"] < 300
+
+
+@ON_LINUX
+def test_a_child_that_does_not_run_its_program_yet_is_not_counted() -> None:
+    # Between fork and exec a child's resident memory is its parent's.
+    held = np.ones(300 * MB, np.uint8)
+    meter = Meter()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        meter.look()
+        assert meter.children_mb == 0
+        time.sleep(1)
+        meter.look()
+        assert 0 < meter.children_mb < held.nbytes / MB
+        child.communicate(b"\n")
