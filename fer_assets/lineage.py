@@ -503,7 +503,7 @@ def build_stages(
             "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
             "chose the model; `ledger.json`, which split chose what.",
             build="fer_ml.evaluation.benchmark:build_benchmark",
-            code_version="3",
+            code_version="4",
             gate="fer_ml.evaluation.benchmark:gate_benchmark",
             needs=(
                 Need("teacher_logits", "each"),

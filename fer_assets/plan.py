@@ -332,6 +332,10 @@ def forget_pictures(assets: Iterable[str]) -> None:
                 if instance.has_run(run_id):
                     instance.delete_run(run_id)
                 if isinstance(instance.event_log_storage, SqliteEventLogStorage):
-                    # Its rows are deleted, and their bytes still lie in the file of the run.
-                    Path(instance.event_log_storage.path_for_shard(run_id)).unlink(missing_ok=True)
+                    # Its rows are deleted, and their bytes still lie in the files of the run.
+                    database = instance.event_log_storage.path_for_shard(run_id)
+                    for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
+                        if file.exists():
+                            file.write_bytes(b"")  # Another process may have it open.
+                            file.unlink()
             instance.wipe_assets([key])

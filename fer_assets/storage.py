@@ -9,18 +9,75 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import dagster as dg
+from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage, SqliteStorageConfig
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
+    INDEX_SHARD_NAME,
+    SqliteEventLogStorage,
+)
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite_storage import (
+    DagsterSqliteStorage,
+    SqliteStorageConfig,
+    _event_logs_directory,
+)
 from dagster._serdes import ConfigurableClassData
 from pydantic import SecretStr
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
 from fer_ml.errors import FerError
 from fer_ml.settings import postgres_url
 
 
+class EventLog(SqliteEventLogStorage):
+    """Keeps the databases open that it writes to: that of all runs, and that of the latest run.
+
+    Dagster opens and closes one for each event. Each time SQLite then carries its log over and
+    deletes it, and SQLAlchemy compiles the statements anew.
+    """
+
+    def __init__(self, base_dir: str) -> None:
+        self._latest = ""
+        self._engines: dict[str, Engine] = {}
+        super().__init__(base_dir)
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """As Dagster's, through databases that stay open."""
+        self._latest = event.run_id
+        super().store_event(event)
+
+    @contextmanager
+    def _connect(self, shard: str) -> Iterator[Connection]:
+        if shard not in self._initialized_dbs or shard not in (INDEX_SHARD_NAME, self._latest):
+            with super()._connect(shard) as connection:
+                yield connection
+            return
+        with self._db_lock:
+            if shard not in self._engines:
+                for other in set(self._engines) - {INDEX_SHARD_NAME}:
+                    self._engines.pop(other).dispose()
+                waits = {"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
+                address = self.conn_string_for_shard(shard)
+                self._engines[shard] = create_engine(address, pool_size=1, connect_args=waits)
+            with self._engines[shard].begin() as connection:
+                yield connection
+
+    def dispose(self) -> None:
+        """As Dagster's, at the end of an instance."""
+        with self._db_lock:
+            for engine in self._engines.values():
+                engine.dispose()
+            self._engines.clear()
+        super().dispose()
+
+
 class Storage(DagsterSqliteStorage):
     """What ``dagster.yaml`` names; ``base_dir`` is the folder of SQLite's files."""
+
+    def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(base_dir, inst_data=inst_data)
+        self._event_log_storage = EventLog(_event_logs_directory(base_dir))
 
     @classmethod
     def from_config_value(  # type: ignore[override]
@@ -29,7 +86,7 @@ class Storage(DagsterSqliteStorage):
         """The storage that the environment asks for; ``FerError`` when it does not answer."""
         url = postgres_url()
         if url is None:
-            return DagsterSqliteStorage.from_config_value(inst_data, config_value)
+            return cls.from_local(inst_data=inst_data, **config_value)
         try:
             from dagster_postgres import DagsterPostgresStorage
         except ImportError as error:

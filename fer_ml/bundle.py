@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.files import read_bounded
 from fer_ml.images import normalise
 from fer_ml.labels import CLASSES
@@ -109,10 +109,7 @@ def read_card(folder: Path) -> Card:
             fix="run 'fer materialize', or pass --bundle FOLDER",
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise FerError(
-            f"card field {'.'.join(map(str, first['loc']))}: {first['msg']}", where=path
-        ) from error
+        raise FerError(f"card field {first_fault(error)}", where=path) from error
 
 
 def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.bundle import CARD_FILE, MODEL_FILE, Bundle
 from fer_ml.claims.trace import Node
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.exchange.facts import portable
 from fer_ml.files import read_bounded, sha256_file
 from fer_ml.store import FileEntry, asset_label, content_hash
@@ -115,10 +115,7 @@ def read_chain(folder: Path) -> Chain:
             fix="a bundle of your own is traced in its artifact root: fer trace student_bundle",
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise FerError(
-            f"field {'.'.join(map(str, first['loc']))}: {first['msg']}", where=path
-        ) from error
+        raise FerError(f"field {first_fault(error)}", where=path) from error
 
 
 def verify_chain(bundle: Bundle) -> Chain:

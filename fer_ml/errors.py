@@ -1,5 +1,10 @@
 """The one error type that a user is meant to read."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class FerError(Exception):
     """A fault that the user can mend.
@@ -28,6 +33,14 @@ class FerError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling across process pools.
         return (_rebuild, (self.what, self.where, self.allowed, self.fix))
+
+
+def first_fault(error: "ValidationError", *above: str) -> str:
+    """The first thing that pydantic found wrong, ``field.name: message``, below ``above``."""
+    first = error.errors()[0]
+    place = ".".join(map(str, (*above, *first["loc"])))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def _rebuild(what: str, where: str | None, allowed: str | None, fix: str | None) -> FerError:

@@ -33,9 +33,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
 }
-_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_START = _PNG_MAGIC + b"\0\0\0\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_MODES = {0: "L", 2: "RGB"}
+_PNG_LENGTH = struct.Struct(">I").unpack_from
 _PNG_SIZE = struct.Struct(">II").unpack_from
 
 # A damaged file is reported where it is found; OpenCV would print to stderr as well.
@@ -148,6 +150,13 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
 
     The caller has judged the header.
     """
+    if data[:8] == _PNG_MAGIC and _has_overlong_chunk(data):
+        # OpenCV's decoder takes as much memory as a chunk says, and only then looks for its bytes.
+        raise FerError(
+            "image cannot be decoded: a chunk is longer than the file",
+            where=where,
+            fix="replace the file",
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
     except cv2.error as error:
@@ -157,6 +166,15 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
     if image is None:
         raise FerError("image cannot be decoded", where=where, fix="replace the file")
     return image
+
+
+def _has_overlong_chunk(data: bytes) -> bool:
+    if data[37:41] == b"IDAT" and _PNG_LENGTH(data, 33)[0] + 57 == len(data):
+        return False  # Header, pixels and end, as nearly all faces.
+    place = len(_PNG_MAGIC)
+    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IEND":
+        place += 12 + _PNG_LENGTH(data, place)[0]
+    return place > len(data)
 
 
 def read_image(path: Path) -> np.ndarray:

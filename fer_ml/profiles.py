@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.labels import CLASSES
 from fer_ml.preprocess import Preprocess
 from fer_ml.settings import Settings
@@ -728,12 +728,7 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
         try:
             return Profile.model_validate(merged)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise FerError(
-                f"{'.'.join(['profiles', name, *map(str, first['loc'])])}: "
-                f"{first['msg'].removeprefix('Value error, ')}",
-                where="fer.toml",
-            ) from error
+            raise FerError(first_fault(error, "profiles", name), where="fer.toml") from error
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",

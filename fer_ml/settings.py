@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.upgrades import upgraded
 
 CONFIG_FILE = "fer.toml"
@@ -133,9 +133,8 @@ def read_config(path: Path) -> UserConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FerError(f"not valid TOML: {error}", where=path) from error
     except ValidationError as error:
-        first = error.errors()[0]
         raise FerError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            first_fault(error),
             where=path,
             allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
         ) from error

@@ -34,7 +34,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.cost import Meter, metered
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.files import (
     orphaned,
     owned_name,
@@ -394,9 +394,7 @@ class Store:
                 "no run folder here", where=folder, fix="materialize the asset again"
             ) from error
         except ValidationError as error:
-            raise FerError(
-                f"record cannot be read: {error.errors()[0]['msg']}", where=path
-            ) from error
+            raise FerError(f"record cannot be read: {first_fault(error)}", where=path) from error
 
     def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
         """Every complete run folder of an asset, newest name first."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fer_ml.errors import FerError
+from fer_ml.errors import FerError, first_fault
 from fer_ml.files import sha256_file
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE
 from fer_ml.validation.table import NEEDED
@@ -211,11 +211,8 @@ def parse_as(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate(parse_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
         raise FerError(
-            f"{path.name} is none of the first pipeline: "
-            f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}",
-            where=path,
+            f"{path.name} is none of the first pipeline: {first_fault(error)}", where=path
         ) from error
 
 

@@ -12,7 +12,12 @@ from fer_ml.distillation.teacher_logits import labels_of
 from fer_ml.evaluation.calibration import nll
 from fer_ml.evaluation.groups import Fairness, fairness_table, metrics_by
 from fer_ml.evaluation.guard import caption, split_tables, tables_of
-from fer_ml.evaluation.metrics import classification_metrics, reliability_bins, softmax
+from fer_ml.evaluation.metrics import (
+    calibration_error_by_chance,
+    classification_metrics,
+    reliability_bins,
+    softmax,
+)
 from fer_ml.evaluation.models import CHOOSING, Model, benchmark_models, ledger
 from fer_ml.evaluation.predictions import write_predictions
 from fer_ml.evaluation.resampling import (
@@ -271,6 +276,9 @@ def _measure(
             "temperature": model.temperature,
             **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
             "intervals": {kind: intervals[name, kind] for kind in scalings[name]},
+            "ece_by_chance": calibration_error_by_chance(
+                softmax(scaled[name, "temperature_scaled"])
+            ),
             "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
             "by": {column: asdict(table) for column, table in by[name].items()},
         }
@@ -357,6 +365,8 @@ def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "selection_split": entry["selection_split"],
         "chosen_here": ", ".join(entry["chosen_here"]),
         **figures,
+        "ece_scaled_by_chance": entry["ece_by_chance"]["mean"],
+        "ece_scaled_by_chance_high": entry["ece_by_chance"]["high"],
         "aurc_scaled": entry["temperature_scaled"]["aurc"],
         "temperature": entry["temperature"],
         "manifest_sha256": entry["manifest_sha256"],

@@ -288,6 +288,10 @@ class References:
         )
         if show == "metrics" and interval_of(entry, "raw", "macro_f1"):
             text += f" In brackets: {LEVEL:.0%} intervals, resampled by group."
+            text += (
+                " By chance: the scaled ECE of a model whose confidences are all true, on as many "
+                "rows, its mean and, in brackets, its 95th percentile."
+            )
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
         if self.job.profile.drawn:
@@ -417,11 +421,12 @@ def _cell(text: str, decimals: int | None) -> str:
 def _benchmark_rows(results: Results, show: str) -> Markdown:
     entries = results.entries
     if show == "metrics":
-        header = ["model", *(name for name, _, _ in METRICS), "T"]
+        header = ["model", *(name for name, _, _ in METRICS), "ECE by chance", "T"]
         rows = [
             [
                 code(model),
                 *(_metric(e, part, key) for _, part, key in METRICS),
+                _by_chance(e),
                 _f3(e["temperature"]),
             ]
             for model, e in entries.items()
@@ -449,6 +454,12 @@ def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
     interval = interval_of(entry, part, key) if key in WITH_INTERVAL else None
     shown = _f3(entry[part][key])
     return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _by_chance(entry: Mapping[str, Any]) -> str:
+    """Of a benchmark from before it was measured: nothing."""
+    held = entry.get("ece_by_chance")
+    return "-" if held is None else f"{held['mean']:.3f} ({held['high']:.3f})"
 
 
 def _bounded(figure: Mapping[str, Any], key: str) -> str:

@@ -4,19 +4,12 @@ Minutes, since each step of a run is a process of its own, so on demand only:
 ``pytest -m proof tests/fer_assets/test_ui.py``.
 """
 
-import json
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -26,10 +19,9 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from fer_assets.lineage import Pipeline
 from fer_assets.pages import VIEWS, view_path
 from fer_ml.gates import MANIFEST_GATES
+from tests.ui_server import PATIENCE_S, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-#: Runs share the machine with whatever else it does.
-PATIENCE_S = 300
 
 pytestmark = [
     pytest.mark.proof,
@@ -66,36 +58,8 @@ def pipeline(project: Callable[[str], Pipeline]) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def address(pipeline: Pipeline) -> Iterator[str]:
-    """``fer ui`` on a port of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = "from fer_assets.cli import main; main()"
-    log = pipeline.settings.project / "ui.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command, "ui", "--profile", "tiny", "--port", str(port)],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield _answering(f"http://127.0.0.1:{port}", process, log)
-    finally:
-        # The services are children of one session; a polite stop can take them half a minute.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answering(address: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/server_info", timeout=5).close()
-            return address
-        except OSError:
-            time.sleep(1)
-    raise AssertionError(f"fer ui did not answer: {log.read_text()}")
+    with serving(pipeline.settings.project / "ui.log", "--profile", "tiny") as served:
+        yield served.address
 
 
 @pytest.fixture(scope="module")
@@ -217,36 +181,11 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
 
 
 def test_a_guest_sees_everything_and_starts_nothing(pipeline: Pipeline) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = pipeline.settings.project / "guest.log"
-    command = "from fer_assets.cli import main; main()"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command, "ui", "-p", "tiny", "--port", str(port), "--read-only"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def asked(query: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{address}/graphql",
-            json.dumps({"query": query}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            return dict(json.load(answer)["data"])
-
-    try:
-        address = _answering(f"http://127.0.0.1:{port}", process, log)
-        assert len(asked("{ assetNodes { id } }")["assetNodes"]) > 20
-        granted = asked("{ permissions { permission value } }")["permissions"]
+    with serving(log, "--profile", "tiny", "--read-only") as served:
+        assert len(served.ask("{ assetNodes { id } }")["assetNodes"]) > 20
+        granted = served.ask("{ permissions { permission value } }")["permissions"]
         assert granted
         assert not [p["permission"] for p in granted if p["value"]]
-        wiped = asked("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
+        wiped = served.ask("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
         assert wiped["wipeAssets"]["__typename"] == "UnauthorizedError"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

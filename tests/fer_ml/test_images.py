@@ -170,3 +170,12 @@ def test_the_digest_follows_every_field() -> None:
     digests = {replace(base, **change).digest() for change in others} | {base.digest()}
     assert len(digests) == len(others) + 1
     assert Preprocess(size=48).digest() == base.digest()
+
+
+def test_a_chunk_that_claims_more_than_the_file_has_is_refused_before_decoding() -> None:
+    # OpenCV's decoder would take a gigabyte for it first.
+    whole = encode_png(np.zeros((4, 5), np.uint8))
+    overlong = (10**9).to_bytes(4, "big") + b"IDAT" + b"name"
+    with pytest.raises(FerError, match="a chunk is longer than the file"):
+        decode(whole[:-12] + overlong + whole[-12:], where="a.png")
+    assert decode(whole + b"what a camera appends", where="a.png").shape == (4, 5, 3)

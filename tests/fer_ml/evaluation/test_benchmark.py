@@ -11,7 +11,11 @@ import pytest
 from fer_ml.distillation.teacher_logits import labels_of, manifests_needed
 from fer_ml.evaluation import benchmark as benchmark_module
 from fer_ml.evaluation.benchmark import build_benchmark, gate_benchmark, set_manifests
-from fer_ml.evaluation.metrics import classification_metrics
+from fer_ml.evaluation.metrics import (
+    calibration_error_by_chance,
+    classification_metrics,
+    softmax,
+)
 from fer_ml.evaluation.models import benchmark_models
 from fer_ml.evaluation.predictions import read_predictions
 from fer_ml.evaluation.resampling import mcnemar
@@ -262,6 +266,8 @@ def test_vector_scaling_is_fitted_on_calib_and_applied_frozen(
     scaled = classification_metrics(y, wanted.apply(logits))
     assert cell["vector_scaled"]["ece"] == pytest.approx(scaled["ece"])
     assert cell["vector_scaled"]["nll"] == pytest.approx(scaled["nll"])
+    by_chance = calibration_error_by_chance(softmax(logits, cell["temperature"]))
+    assert cell["ece_by_chance"] == pytest.approx(by_chance)
     assert "ece_vector_low" in pl.read_csv(found.file("benchmark.csv")).columns
     outcomes = gate_benchmark(found, lineage.store, lineage.profile)
     assert all(o.passed for o in outcomes if o.rule == "calibrated_on_calib")

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics as sk
 import torch
 from hypothesis import assume, given, settings
@@ -21,6 +22,7 @@ from fer_ml.evaluation.metrics import (
     RISKS,
     adaptive_calibration_error,
     balanced_accuracy,
+    calibration_error_by_chance,
     classification_metrics,
     classwise_calibration_error,
     confusion_matrix,
@@ -98,6 +100,38 @@ def test_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
     assert expected_calibration_error(y, probs) == pytest.approx(theirs.item(), abs=1e-6)
 
 
+def test_of_a_tie_the_first_class_is_the_answer() -> None:
+    tied = np.array([[0.4, 0.4, 0.2]])
+    assert expected_calibration_error(np.array([0]), tied) == pytest.approx(0.6)
+    assert expected_calibration_error(np.array([1]), tied) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("confidence", "n"), [(0.8, 25), (0.55, 400), (1.0, 30)])
+def test_chance_in_one_bin_is_the_binomial(confidence: float, n: int) -> None:
+    probs = np.full((n, C), (1 - confidence) / (C - 1))
+    probs[:, 2] = confidence
+    hits = np.arange(n + 1)
+    error = np.abs(hits / n - confidence)
+    share = scipy.stats.binom.pmf(hits, n, confidence)
+    found = calibration_error_by_chance(probs, draws=4000)
+    assert found["mean"] == pytest.approx(share @ error, rel=0.05)
+    order = np.argsort(error)
+    highest = error[order][np.searchsorted(share[order].cumsum(), 0.95)]
+    assert found["high"] == pytest.approx(highest, abs=1 / n)
+
+
+def test_a_calibrated_model_is_above_its_chance_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(3)
+    above = 0
+    for _ in range(200):
+        probs = softmax(2 * rng.standard_normal((300, C)))
+        y = (probs.cumsum(axis=1) < rng.random((300, 1))).sum(axis=1)
+        high = calibration_error_by_chance(probs, draws=200)["high"]
+        above += expected_calibration_error(y, probs) > high
+    # Of 200 at 1/20: 99.9% of binomial draws are within.
+    assert 2 <= above <= 21
+
+
 @given(rows())
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_classwise_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
@@ -118,6 +152,8 @@ def test_classwise_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray])
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_adaptive_ece_by_sorting(data: tuple[np.ndarray, np.ndarray], bins: int) -> None:
     y, logits = data
+    # Equal probabilities would share a bin; this parts the rows.
+    logits = logits / 4 + np.random.default_rng(0).normal(size=logits.shape)
     probs = softmax(logits)
     top = np.sort(probs, axis=1)
     assume((top[:, -1] - top[:, -2] > 1e-9).all())

@@ -58,7 +58,7 @@ def test_a_table_of_the_benchmark_says_what_it_is_of_and_stays_comparable(make: 
     )
     rows = [row.split("|")[1].strip() for row in one.split("\n")[2:]]
     assert rows == ["`student_ce`", "`student_dkd`"]
-    assert "| 0.750 | 0.500 | 1.250 | 1.000 | 0.125 | 0.125 | 2.000 |" in one
+    assert "| 0.750 | 0.500 | 1.250 | 1.000 | 0.125 | 0.125 | - | 2.000 |" in one
     assert "n = 41" in second
     assert "Not to be compared with the table before: n: 40 and 41." in second
     assert "student_kd" in two and "student_ce" not in two
@@ -77,6 +77,7 @@ def test_intervals_and_the_kind_of_rows_are_told_where_the_benchmark_has_them(ma
     text = text_of(make("{{ table('benchmark', set='rows') }}"))
     assert "split test, deduplicated rows, n = 40. In brackets: 95% intervals" in text
     assert "| 0.750 | 0.500 (0.400 to 0.600) | 1.250 |" in text
+    assert "| 0.125 | 0.017 (0.024) | 2.000 |" in text
 
 
 def test_a_claim_that_says_how_it_is_shown_is_shown_so(make: Made) -> None:
