@@ -213,6 +213,29 @@ def test_without_the_setting_it_is_sqlite_where_it_always_was(
     assert described() == "SQLite in DAGSTER_HOME"
 
 
+def test_a_run_writes_to_databases_that_stay_open_and_others_read_them(
+    project: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = project("tiny").settings.project / "dagster_home"
+    (tmp_path / "dagster.yaml").write_bytes((folder / "dagster.yaml").read_bytes())
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("FER_POSTGRES", raising=False)
+
+    def opened() -> int:
+        """How many databases SQLite keeps a log of, as it does while somebody has them open."""
+        return len(list((tmp_path / "history" / "runs").glob("*.db-wal")))
+
+    with dagster_instance() as instance:
+        runs = [nothing.execute_in_process(instance=instance).run_id for _ in range(3)]
+        assert opened() == 2, "that of all runs and that of the last one"
+        with dagster_instance() as other:
+            for run_id in runs:
+                mine, read = instance.all_logs(run_id), other.all_logs(run_id)
+                assert len(mine) >= 5
+                assert read == mine
+    assert opened() == 0
+
+
 @pytest.mark.proof
 def test_two_machines_on_one_bucket(
     drawn: Path,
