@@ -205,14 +205,14 @@ class _Memory:
     def _open(self, name: Path) -> None:
         try:
             table = pl.read_parquet(name)
-            thumbs = np.memmap(name.with_suffix(".thumbs"), np.uint8, "r")
+            thumbs = _thumbs_of(name)
         except (OSError, ValueError, pl.exceptions.PolarsError):
             return  # Deleted or damaged: its files are looked at again.
         index = len(self._thumbs)
         table = table.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_TABLE))
         self._names.append(name)
         self._tables.append(table.filter(pl.col("device") != NO_KEY[0]))
-        self._thumbs.append(thumbs.reshape(-1, THUMB_SIZE))
+        self._thumbs.append(thumbs)
 
     def thumbs(self) -> tuple[np.ndarray, ...]:
         """Thumbs of each segment."""
@@ -264,16 +264,18 @@ class _Memory:
             thumbs.unlink(missing_ok=True)
         table = pl.concat([faces, looks], how="horizontal")
         self._write(table, name)
-        self._open(name)
         self._forget(table)
-        index = len(self._thumbs) - 1
+        # Whoever was to be known again is by now.
+        self._tables.clear()
+        index = len(self._thumbs)
+        self._thumbs.append(_thumbs_of(name))
         found = rows.join(table, on=["file", *BOX], how="left", nulls_equal=True)
         return found.with_columns(pl.lit(index, pl.Int64).alias("segment")).select("row", *_FOUND)
 
     def _forget(self, table: pl.DataFrame) -> None:
         """Remove segments of which ``table`` looked at every face again, as a full pass does."""
         key = (*KEY, *BOX)
-        for name, held in zip(self._names[:-1], self._tables, strict=False):
+        for name, held in zip(self._names, self._tables, strict=True):
             if held.height <= table.height and (
                 held.join(table, on=key, how="anti", nulls_equal=True).is_empty()
             ):
@@ -301,6 +303,10 @@ class _Memory:
             _remove(old)
         self._names, self._tables, self._thumbs = [], [], []
         self._open(name)
+
+
+def _thumbs_of(segment: Path) -> np.ndarray:
+    return np.memmap(segment.with_suffix(".thumbs"), np.uint8, "r").reshape(-1, THUMB_SIZE)
 
 
 def _remove(segment: Path) -> None:
@@ -334,14 +340,14 @@ def _look(
     faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path, label: str
 ) -> pl.DataFrame:
     """What is found of ``faces`` (file and box, sorted by file), in their order."""
-    shards = list(_shards(faces, names, root, thumbs))
-    total = sum(len(shard.names) for shard in shards)
+    total = faces["file"].n_unique()
+    shards = _shards(faces, names, root, thumbs)
     results = map_shards(look_at, shards, workers=1 if total < PARALLEL_FROM else None)
     looks = []
     with tqdm(total=total, desc=label, disable=None) as progress:
-        for shard, found in zip(shards, results, strict=True):
+        for found in results:
             looks.append(found)
-            progress.update(len(shard.names))
+            progress.update(len(found.state))
     # One table at the end: a small one for each shard takes half as long as the decoding.
     return _table_of(join_looks(looks)).with_columns(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("thumb"),
