@@ -166,7 +166,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
 def _on_ray(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
     """What a step asks of a Ray cluster: without a GPU of its own it would see none."""
     if stage.pool == TRAINING and pipeline.settings.device == "cuda":
-        return {"dagster-ray/config": {"num_gpus": 1}}
+        return {"dagster-ray/config": {"num_gpus": pipeline.settings.processes}}
     return {}
 
 

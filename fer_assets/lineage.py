@@ -908,6 +908,7 @@ class Pipeline:
             inputs=inputs,
             paths=paths,
             device=self.settings.device,
+            processes=self.settings.processes,
         )
         return job, declared
 

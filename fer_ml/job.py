@@ -22,7 +22,7 @@ class Job:
 
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
     outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
-    ``yunet`` when there is one; ``device`` is where a training computes.
+    ``yunet`` when there is one; ``device`` is where a training computes, in ``processes``.
     """
 
     asset: str
@@ -33,6 +33,7 @@ class Job:
     inputs: Mapping[str, Artifact]
     paths: Mapping[str, Path]
     device: str = "auto"
+    processes: int = 1
 
     @property
     def label(self) -> str:

@@ -69,7 +69,8 @@ class Settings(BaseModel):
     cache (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
     (``FER_YUNET``, or else ``YUNET_FILE`` where it is) an optional face detector file; ``device``
     (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
-    one; ``notify`` where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for
+    one; ``processes`` (``FER_PROCESSES``) how many processes share a training, 1 if it is not said;
+    ``notify`` where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for
     programs; ``tracing`` (``OTEL_EXPORTER_OTLP_ENDPOINT``, or the same of traces) whether spans are
     exported.
     """
@@ -82,6 +83,7 @@ class Settings(BaseModel):
     profile: str
     yunet: Path | None
     device: str
+    processes: int = 1
     config: UserConfig
     notify: Notifiers = Notifiers()
     json_log: bool = False
@@ -101,6 +103,7 @@ class Settings(BaseModel):
             **home,
             "FER_PROFILE": self.profile,
             "FER_DEVICE": self.device,
+            "FER_PROCESSES": str(self.processes),
             "FER_ENGINE": engine(),
             **yunet,
         }
@@ -160,11 +163,19 @@ def settings() -> Settings:
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
         yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
         device=os.environ.get("FER_DEVICE") or "auto",
+        processes=_processes(),
         config=config,
         notify=_notifiers(),
         json_log=_json_log(),
         tracing=any(os.environ.get(name) for name in OTLP_ENDPOINTS),
     )
+
+
+def _processes() -> int:
+    named = os.environ.get("FER_PROCESSES") or "1"
+    if not re.fullmatch(r"[1-9]\d{0,3}", named):
+        raise FerError(f"FER_PROCESSES is {named!r}", allowed="a whole number from 1")
+    return int(named)
 
 
 def postgres_url() -> SecretStr | None:

@@ -101,7 +101,12 @@ def build_training(run: RunFolder, job: Job) -> None:
     if not (packed / JOB_FILE).is_file():
         shutil.rmtree(packed, ignore_errors=True)
         pack([job], packed)
-    (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
+    if job.processes > 1:
+        from fer_ml.training.launch import launch  # The launcher takes a while to import.
+
+        (folder,) = launch(packed, work / "runs", job.device, job.processes)
+    else:
+        (folder,) = run_job(packed, work / "runs", Ranks(0, 1, choose_device(job.device)))
     take(run, job, folder)
 
 
