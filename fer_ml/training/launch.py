@@ -46,8 +46,12 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
         stopped = int(asked.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        told = str(failure.message).removeprefix("FerError: ")
-        raise FerError(f"process {rank} of the training: {told}") from error
+        held = failure.message
+        # An exception of Python is a table, a signal a sentence.
+        told = held["message"] if isinstance(held, dict) else held
+        raise FerError(
+            f"process {rank} of the training: {told.removeprefix('FerError: ')}"
+        ) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -56,9 +56,7 @@ def test_a_fault_of_one_process_is_told(job_of: Job, tmp_path: Path) -> None:
         launch(job, tmp_path / "runs", "cpu", 2)
 
 
-def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(
-    job_of: Job, tmp_path: Path
-) -> None:
+def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(job_of: Job, tmp_path: Path) -> None:
     job, script = job_of({**BASE, "epochs": 30}, size=32), tmp_path / "script.py"
     script.write_text(SCRIPT)
 
@@ -70,8 +68,12 @@ def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(
             text=True,
         )
 
-    undisturbed = start("whole")
-    assert undisturbed.wait() == 0, undisturbed.communicate()[1]
+    def finish(out: str) -> None:
+        process = start(out)
+        told = process.communicate()[1]
+        assert process.returncode == 0, told
+
+    finish("whole")
     stopped = start("stopped")
     assert stopped.stderr is not None
     for line in stopped.stderr:
@@ -82,8 +84,7 @@ def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(
     assert stopped.returncode == -signal.SIGTERM, told
     assert "stopped at step" in told
     (snapshot,) = (tmp_path / "stopped").rglob("snapshot.pt")
-    again = start("stopped")
-    assert again.wait() == 0, again.communicate()[1]
+    finish("stopped")
     assert not snapshot.exists()
     weights = [next((tmp_path / out).rglob("best.safetensors")) for out in ("whole", "stopped")]
     assert sha256_file(weights[0]) == sha256_file(weights[1])
