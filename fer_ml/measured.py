@@ -132,9 +132,9 @@ def publish(benchmark: Benchmark, file: Path | None) -> None:
 
 def page(measurements: Measurements) -> str:
     """``docs/performance.md``: every figure with its target, and the machine."""
-    figures = [f for run in measurements.runs if run.benchmark for f in run.benchmark.figures]
-    judged = [figure for figure in figures if figure.met is not None]
-    missed = [figure for figure in judged if not figure.met]
+    benchmarks = [run.benchmark for run in measurements.runs if run.benchmark]
+    judged = [(b.title, f) for b in benchmarks for f in b.figures if f.met is not None]
+    missed = [(title, figure) for title, figure in judged if not figure.met]
     lines = [
         "# Performance",
         "",
@@ -142,8 +142,8 @@ def page(measurements: Measurements) -> str:
         "hand. A ratio is to a floor or a peer that was measured in the same rounds. How good the",
         "models are is in [results.md](results.md).",
         "",
-        f"{len(judged)} figures have a target; {len(judged) - len(missed)} reach it. "
-        + (f"Missed: {'; '.join(f.name for f in missed)}." if missed else "None is missed."),
+        f"{len(judged)} figures have a target; {len(judged) - len(missed)} reach it.",
+        *_missed(missed),
         "",
         "| machine | |",
         "| --- | --- |",
@@ -162,6 +162,18 @@ def page(measurements: Measurements) -> str:
             *_table(run.benchmark),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _missed(missed: list[tuple[str, Figure]]) -> list[str]:
+    if not missed:
+        return []
+    head = ["", "| missed | figure | target | measured | why |", "| --- | --- | --- | ---: | --- |"]
+    rows = (
+        f"| {title} | {figure.name} | {_target(figure)} | "
+        f"{_number(figure.measured, figure.unit)} | {figure.note} |"
+        for title, figure in missed
+    )
+    return [*head, *rows]
 
 
 def _table(benchmark: Benchmark) -> list[str]:

@@ -45,7 +45,8 @@ def test_the_page_says_what_was_missed_and_what_was_not_run() -> None:
             ),
         )
     )
-    assert "2 figures have a target; 1 reach it. Missed: slow." in text
+    assert "2 figures have a target; 1 reach it.\n\n| missed | figure |" in text
+    assert "| A | slow | at most 1.1 times | 1.3 times | It hashes too. |" in text
     slow = (
         "| slow (1) | the floor | at most 1.1 times | **1.3 times**, missed | 1.2 to 1.4, 3 rounds"
     )
