@@ -199,31 +199,30 @@ def test_another_address_is_refused_and_not_repeated(
     assert "pw" not in str(told.value)
 
 
-def test_without_the_setting_it_is_sqlite_where_it_always_was(
+@pytest.fixture
+def sqlite_home(
     project: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> Path:
+    """A ``DAGSTER_HOME`` of its own, without the setting."""
     folder = project("tiny").settings.project / "dagster_home"
     (tmp_path / "dagster.yaml").write_bytes((folder / "dagster.yaml").read_bytes())
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("FER_POSTGRES", raising=False)
+    return tmp_path
+
+
+def test_without_the_setting_it_is_sqlite_where_it_always_was(sqlite_home: Path) -> None:
     with dagster_instance() as instance:
         assert instance.get_runs_count() == 0
-    assert (tmp_path / "history" / "runs.db").is_file()
-    assert (tmp_path / "history" / "runs" / "index.db").is_file()
+    assert (sqlite_home / "history" / "runs.db").is_file()
+    assert (sqlite_home / "history" / "runs" / "index.db").is_file()
     assert described() == "SQLite in DAGSTER_HOME"
 
 
-def test_a_run_writes_to_databases_that_stay_open_and_others_read_them(
-    project: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = project("tiny").settings.project / "dagster_home"
-    (tmp_path / "dagster.yaml").write_bytes((folder / "dagster.yaml").read_bytes())
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.delenv("FER_POSTGRES", raising=False)
-
+def test_a_run_writes_to_databases_that_stay_open_and_others_read_them(sqlite_home: Path) -> None:
     def opened() -> int:
         """How many databases SQLite keeps a log of, as it does while somebody has them open."""
-        return len(list((tmp_path / "history" / "runs").glob("*.db-wal")))
+        return len(list((sqlite_home / "history" / "runs").glob("*.db-wal")))
 
     with dagster_instance() as instance:
         runs = [nothing.execute_in_process(instance=instance).run_id for _ in range(3)]
