@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,8 +38,9 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
         local_addr="127.0.0.1",
         max_restarts=0,
     )
-    # The launcher puts its own handlers in their place and leaves them there.
-    handlers = {number: signal.getsignal(number) for number in LAUNCHERS}
+    # The launcher puts its own handlers in their place and leaves them there, in the main thread.
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in LAUNCHERS if main}
     stopped: int | None = None
     try:
         folders: list[Path] = elastic_launch(config, _work)(folder, out, device)[0]
