@@ -28,7 +28,6 @@ class Meter:
         self._started = time.monotonic()
         self._cpu = _cpu_seconds()
         self.children_mb = 0.0
-        self._seen: set[int] = set()
         with suppress(OSError):
             # 5: the peak of resident memory starts anew (proc(5)).
             (_PROC / "self" / "clear_refs").write_text("5")
@@ -39,14 +38,8 @@ class Meter:
         return round(time.monotonic() - self._started, 3)
 
     def look(self) -> None:
-        """Note what the children hold now, each from its second look on.
-
-        Until a new process runs its own program, its memory is that of the one that made it.
-        """
-        held = dict(_children_mb(os.getpid()))
-        known = sum(megabytes for pid, megabytes in held.items() if pid in self._seen)
-        self.children_mb = max(self.children_mb, round(known, 1))
-        self._seen = set(held)
+        """Note what the children hold now."""
+        self.children_mb = max(self.children_mb, round(sum(_children_mb(os.getpid())), 1))
 
     def read(self) -> dict[str, float]:
         """The figures so far.
@@ -86,11 +79,11 @@ def _cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def _children_mb(pid: int) -> Iterator[tuple[int, float]]:
-    """Each process below ``pid`` and its resident memory; those that end meanwhile are left out."""
+def _children_mb(pid: int) -> Iterator[float]:
+    """Resident memory of each process below ``pid``; those that end meanwhile are left out."""
     for task in _PROC.glob(f"{pid}/task/*/children"):
         with suppress(OSError, ValueError):
             for child in map(int, task.read_text().split()):
                 pages = int((_PROC / str(child) / "statm").read_text().split()[1])
-                yield child, pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+                yield pages * os.sysconf("SC_PAGE_SIZE") / 1e6
                 yield from _children_mb(child)
