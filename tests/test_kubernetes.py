@@ -64,7 +64,7 @@ def test_the_command_of_the_image_serves_the_code_location(tmp_path: Path) -> No
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.5)
         finally:
-            server.terminate()
+            server.kill()  # Started in the background, Dagster ignores a polite stop.
 
 
 def test_kubernetes_would_take_the_pod() -> None:
