@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from sqlalchemy.exc import IntegrityError
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
 from fer_assets.lineage import Pipeline, Target
@@ -164,16 +165,24 @@ def materialize(
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
     """Make experiments, models and adopted results known to Dagster; returns the new ones."""
-    profile, added = pipeline.profile, []
+    profile = pipeline.profile
     adopted = pipeline.partitions(pipeline.stage("adopted"))
     tables = ((EXPERIMENTS, profile.experiments), (MODELS, profile.models), (ADOPTED, adopted))
-    for definition, names in tables:
+    return [name for definition, names in tables for name in _add(instance, definition, names)]
+
+
+def _add(instance: dg.DagsterInstance, definition: str, names: Iterable[str]) -> list[str]:
+    """Add what is not known yet. Another process may add the same in the same moment."""
+    while True:
         known = set(instance.get_dynamic_partitions(definition))
         new = [name for name in names if name not in known]
-        if new:
+        if not new:
+            return []
+        try:
             instance.add_dynamic_partitions(definition, new)
-        added += new
-    return added
+        except IntegrityError:
+            continue
+        return new
 
 
 def bury(instance: dg.DagsterInstance) -> list[str]:

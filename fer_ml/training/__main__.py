@@ -25,6 +25,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="where run folders go")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="run this step alone, such as 'teacher[RN18]'; may be given several times, and each "
+        "of several processes may run other steps of one job",
+    )
+    parser.add_argument(
         "--snapshot-seconds",
         type=float,
         default=SNAPSHOT_SECONDS,
@@ -38,6 +46,7 @@ def main() -> int:
                 arguments.folder,
                 arguments.out,
                 ranks,
+                only=arguments.only,
                 snapshot_seconds=arguments.snapshot_seconds,
             ):
                 if ranks.first:

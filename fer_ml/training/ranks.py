@@ -47,6 +47,7 @@ class Ranks:
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
 
+    On a GPU fp32 means fp32: torch would let convolutions round their inputs to ten bits (TF32).
     ``FerError`` when ``cuda`` is asked for and absent: nothing trains on a slower device unasked.
     """
     if name not in ("auto", "cpu", "cuda"):
@@ -59,7 +60,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             allowed="device: auto, cpu",
             fix="use --device cpu, or FER_DEVICE=cpu",
         )
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        return torch.device("cuda", local_rank)
+    return torch.device(name)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import logging
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from fer_ml.distillation.teaching import STANDARD, choose_weights, soften
+from fer_ml.errors import FerError
 from fer_ml.evaluation.calibration import search_temperature
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.files import readable_os_errors, sha256_file, write_json
@@ -41,6 +43,7 @@ from fer_ml.training.packed import (
     OTHERS,
     PREVIOUS_FILE,
     SPLITS,
+    AnyStep,
     LogitsStep,
     PackedJob,
     SoftLabelsStep,
@@ -63,16 +66,23 @@ LOGITS_FILE = "logits.npz"
 
 
 def run_job(
-    folder: Path, out: Path, ranks: Ranks, *, snapshot_seconds: float = SNAPSHOT_SECONDS
+    folder: Path,
+    out: Path,
+    ranks: Ranks,
+    *,
+    only: Sequence[str] = (),
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> list[Path]:
-    """Run every step of a packed training; returns their folders below ``out``.
+    """Run every step of a packed training, or those named; returns their folders below ``out``.
 
     Finished steps are left alone and a stopped one goes on, so starting again is always right.
+    ``FerError`` when a step rests on one that is neither finished nor run before it.
     """
     job = read_job(folder)
     folders = []
-    for step in job.steps:
+    for step in _chosen(job, only):
         target = out / step.folder
+        _demand_finished(job, step, out)
         with readable_os_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             if isinstance(step, Step):
@@ -88,6 +98,38 @@ def run_job(
                 shutil.copyfile(folder / JOB_FILE, target / JOB_FILE)
         folders.append(target)
     return folders
+
+
+def _chosen(job: PackedJob, only: Sequence[str]) -> list[AnyStep]:
+    """The steps called ``only``, in the job's order; all without any."""
+    known = [step.name for step in job.steps]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise FerError(
+            f"the job has no step {', '.join(unknown)}", where=job.folder, allowed=", ".join(known)
+        )
+    return [step for step in job.steps if not only or step.name in only]
+
+
+def _demand_finished(job: PackedJob, step: AnyStep, out: Path) -> None:
+    """Every step of the job that ``step`` rests on has left its results in ``out``."""
+    needed: list[str | None]
+    if isinstance(step, LogitsStep):
+        needed = [step.teacher, *step.folds]
+    elif isinstance(step, SoftLabelsStep):
+        needed = list(step.members)
+    else:
+        needed = [step.previous]
+        if isinstance(step.recipe.task, Distilling):
+            needed += [s.name for s in job.steps if isinstance(s, SoftLabelsStep)]
+    for other in job.steps:
+        last = TRAINING_FILE if isinstance(other, Step) else META_FILE
+        if other.name in needed and not (out / other.folder / last).is_file():
+            raise FerError(
+                f"{step.name} rests on {other.name}, which is not finished",
+                where=out,
+                fix=f"run that first: --only '{other.name}'",
+            )
 
 
 def _run_logits(job: PackedJob, step: LogitsStep, target: Path, out: Path, ranks: Ranks) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
+from sqlalchemy.exc import IntegrityError
 
-from fer_assets.plan import PROCESS_TAG, bury
+from fer_assets.plan import PROCESS_TAG, _add, bury
 from fer_ml.files import ended
 
 
@@ -42,6 +43,23 @@ def test_a_number_that_came_again_is_no_worker() -> None:
     assert not ended(os.getpid(), now)
     assert ended(os.getpid(), now - 10 * 24 * 3600), "this process is not that old"
     assert ended(dead_pid(), now)
+
+
+def test_another_process_may_make_the_same_partitions_known_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster looks and then inserts: of two that looked at once the second one's insert fails."""
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        add = instance.add_dynamic_partitions
+
+        def beaten(name: str, _: list[str]) -> None:
+            add(name, ["a"])
+            monkeypatch.setattr(instance, "add_dynamic_partitions", add)
+            raise IntegrityError("insert", None, Exception("UNIQUE constraint failed"))
+
+        monkeypatch.setattr(instance, "add_dynamic_partitions", beaten)
+        assert _add(instance, "students", ["a", "b"]) == ["b"]
+        assert set(instance.get_dynamic_partitions("students")) == {"a", "b"}
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:

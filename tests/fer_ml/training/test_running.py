@@ -115,6 +115,24 @@ def test_what_is_finished_is_left_alone(job_of: Job, tmp_path: Path) -> None:
     assert (first / "best.pt").stat().st_mtime_ns == before
 
 
+def test_steps_may_be_run_one_by_one_in_the_order_in_which_they_rest_on_each_other(
+    job_of: Job, tmp_path: Path
+) -> None:
+    job, out = job_of({}, {"init": "previous"}, {"epochs": 1}), tmp_path / "runs"
+    with pytest.raises(FerError, match="step_1 rests on step_0, which is not finished"):
+        run_job(job, out, ALONE, only=["step_1"])
+    (third,) = run_job(job, out, ALONE, only=["step_2"])
+    assert [path.name for path in out.iterdir()] == [third.name] == ["step_2"]
+    run_job(job, out, ALONE, only=["step_0"])
+    (second,) = run_job(job, out, ALONE, only=["step_1"])
+    (whole, *_) = run_job(job, tmp_path / "whole", ALONE)
+    facts = read(second, "training.json")
+    assert facts["init_sha256"] == read(whole, "training.json")["best_weights_sha256"]
+    with pytest.raises(FerError, match="no step step_9") as error:
+        run_job(job, out, ALONE, only=["step_0", "step_9"])
+    assert "step_0, step_1, step_2" in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["train/images.npy", "val/rows.npz"])
 def test_a_flipped_byte_is_refused_before_anything_trains(
     job_of: Job, tmp_path: Path, name: str
