@@ -909,6 +909,7 @@ class Pipeline:
             paths=paths,
             device=self.settings.device,
             processes=self.settings.processes,
+            code_version=stage.code_version,
         )
         return job, declared
 
@@ -980,7 +981,9 @@ class Pipeline:
             outcomes, sha256 = self._judge(target, run_id)
             known |= {"sha256": sha256, **{f"gate.{o.rule}": o.passed for o in outcomes}}
             failed = [outcome.rule for outcome in outcomes if not outcome.passed]
-            log.info("%s: judged, not passed: %s", target.label, ", ".join(failed) or "none")
+            passed = f"{len(outcomes) - len(failed)} of {len(outcomes)} gates passed"
+            lost = f", not {', '.join(failed)}" if failed else ""
+            log.info("%s: %s%s", target.label, passed, lost)
         return outcomes
 
     def _judge(self, target: Target, run_id: str | None) -> tuple[list[Outcome], str]:

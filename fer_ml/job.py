@@ -22,7 +22,8 @@ class Job:
 
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
     outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
-    ``yunet`` when there is one; ``device`` is where a training computes, in ``processes``.
+    ``yunet`` when there is one; ``device`` is where a training computes, in ``processes``;
+    ``code_version`` is the stage's.
     """
 
     asset: str
@@ -34,6 +35,7 @@ class Job:
     paths: Mapping[str, Path]
     device: str = "auto"
     processes: int = 1
+    code_version: str = "1"
 
     @property
     def label(self) -> str:
@@ -52,8 +54,9 @@ class Job:
     def kept(self, run: RunFolder) -> Path:
         """A folder of this job's own for work that a killed process leaves to go on with.
 
-        It is another one for other inputs or another recipe, and goes once ``run`` is current.
-        Until then nobody else has it: ``FerError`` when another process does for ``PATIENCE`` s.
+        It is another one for other inputs, recipe or code version, and goes when ``run`` is
+        current. Until then nobody else has it: ``FerError`` when another process does for
+        ``PATIENCE`` s.
         """
         from filelock import FileLock, Timeout  # The demo reads jobs too, and needs no locks.
 
@@ -72,7 +75,7 @@ class Job:
             ) from error
         run.spent.append(home.name)
         inputs = {label: artifact.sha256 for label, artifact in self.inputs.items()}
-        text = json.dumps([self.recipe, inputs], sort_keys=True)
+        text = json.dumps([self.recipe, inputs, self.code_version], sort_keys=True)
         own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
         for other in home.iterdir() if home.is_dir() else ():
             if other != own:

@@ -551,12 +551,8 @@ def ferplus() -> Profile:
         "kd_out_of_fold": replace(kd, soft_labels="centre"),
     }
     taught = {**steps, "kd": kd, "kd_whole": replace(kd, task=KD()), "dkd": dkd}
-    ways = {
-        name: training
-        for name, training in ablations(student).items()
-        if name in ("dist", "standardized_kd")
-    }
-    several = {"ce": student, "votes": replace(student, targets="votes"), **taught, **ways}
+    ways = {name: ablations(student)[name] for name in ("votes", "dist", "standardized_kd")}
+    ce = arm("ce", first="student_ce")
     long = replace(kd, epochs=50, batch_size=128)
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
@@ -588,23 +584,26 @@ def ferplus() -> Profile:
             "kd": long,
             "dkd": replace(long, task=dkd.task, init="previous", epochs=6, lr=0.01),
         },
-        experiments={**ablations(student), **taught, **repeated(several, seeds=(2, 3))},
+        experiments={
+            **ablations(student),
+            **taught,
+            **repeated({"ce": student, **ways, **taught}, seeds=(2, 3)),
+        },
         comparisons={
-            "distillation": Comparison(
-                arms={"ce": arm("ce", first="student_ce"), "kd": arm("kd")}, baseline="ce"
-            ),
+            "distillation": Comparison(arms={"ce": ce, "kd": arm("kd")}, baseline="ce"),
             "one_step_at_a_time": Comparison(
-                arms={
-                    "ce": arm("ce", first="student_ce"),
-                    **{name: arm(name) for name in taught},
-                },
+                arms={"ce": ce, **{name: arm(name) for name in taught}},
                 baseline="ce",
                 varies=("soft_labels",),
             ),
             "ways_to_learn": Comparison(
                 arms={
-                    "ce": arm("ce", first="student_ce"),
-                    **{name: arm(name) for name in ("votes", "kd", "dkd", *ways)},
+                    "ce": ce,
+                    "votes": arm("votes"),
+                    "kd": arm("kd"),
+                    "dkd": arm("dkd"),
+                    "dist": arm("dist"),
+                    "standardized_kd": arm("standardized_kd"),
                 },
                 baseline="ce",
                 varies=("targets",),
@@ -612,67 +611,6 @@ def ferplus() -> Profile:
         },
         demo=Demo(video="data/demo.gif"),
     )
-
-
-def ferplus_gpu() -> Profile:
-    """``ferplus`` trained to its end, where a GPU can be had: three teachers, whole resolution.
-
-    Teachers learn from the annotators' votes, and students see as many stored views of each face as
-    cover most of their epochs. CE, KD and DKD, each over three seeds, train equally long from
-    random weights; ``votes`` is there because the teachers' labels might owe their worth to the
-    votes alone. The networks keep the resolution of 48 px, all but ConvNeXt, whose stem cannot.
-    """
-    base, epochs = ferplus(), 60
-    student = replace(
-        base.students["ce"],
-        epochs=epochs,
-        batch_size=256,
-        lr=0.2,
-        warmup_epochs=3,
-        stem_stride=1,
-        strength=1.0,
-        erase=0.25,
-        precision="auto",
-    )
-    teacher = replace(student, architecture=BACKBONES["RN18"], targets="votes")
-    kd = replace(student, task=KD(ce_weight=0.5, kd_weight=0.5))
-    dkd = replace(student, task=DKD(ce_weight=0.5, tckd_weight=0.5, nckd_weight=1.0))
-    votes = replace(student, targets="votes")
-    changes: dict[str, Any] = {
-        "name": "ferplus_gpu",
-        "teachers": {
-            "RN18": teacher,
-            "B3": replace(teacher, architecture=BACKBONES["B3"]),
-            "CNXT": replace(
-                teacher,
-                architecture="convnext_femto",
-                optimiser="adamw",
-                lr=1e-3,
-                weight_decay=0.05,
-                warmup_epochs=5,
-                stem_stride=2,
-            ),
-        },
-        "softlabels": SoftLabels(folds=2, views=32),
-        "students": {"ce": student, "kd": kd, "dkd": dkd},
-        "experiments": {
-            "votes": votes,
-            **repeated({"ce": student, "votes": votes, "kd": kd, "dkd": dkd}, seeds=(2, 3)),
-        },
-        "comparisons": {
-            "distillation": Comparison(
-                arms={
-                    "ce": arm("ce", first="student_ce"),
-                    "votes": arm("votes"),
-                    "kd": arm("kd", first="student_kd"),
-                    "dkd": arm("dkd", first="student_dkd"),
-                },
-                baseline="ce",
-                varies=("targets",),
-            )
-        },
-    }
-    return Profile(**{**dict(base), **changes})
 
 
 def paper() -> Profile:
@@ -749,7 +687,6 @@ def paper() -> Profile:
 PROFILES: dict[str, Callable[[], Profile]] = {
     "sample": sample,
     "ferplus": ferplus,
-    "ferplus_gpu": ferplus_gpu,
     "paper": paper,
 }
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,12 +39,13 @@ def test_it_stays_when_the_work_fails_and_goes_once_its_result_is_current(job: J
     assert job.store.current("teacher", "RN18")
 
 
-def test_another_recipe_starts_anew(job: Job) -> None:
+@pytest.mark.parametrize("change", [{"recipe": {"epochs": 2}}, {"code_version": "2"}])
+def test_another_recipe_or_code_starts_anew(job: Job, change: dict[str, Any]) -> None:
     with pytest.raises(KeyboardInterrupt), job.store.begin("teacher", "RN18") as run:
         first = job.kept(run)
         raise KeyboardInterrupt
     with job.store.begin("teacher", "RN18") as run:
-        assert replace(job, recipe={"epochs": 2}).kept(run) != first
+        assert replace(job, **change).kept(run) != first
         assert not first.exists()
 
 
