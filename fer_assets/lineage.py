@@ -192,8 +192,8 @@ def build_stages(
 ) -> dict[str, Stage]:
     """The stages of ``profile`` in an order in which each follows what it needs.
 
-    ``claimed`` are the assets that the claims file cites: ``report_claims`` rests on exactly those.
-    ``reported`` are those that the report's template refers to besides the claims.
+    ``claimed`` are the assets or partitions that the claims file cites: ``report_claims`` rests on
+    exactly those. ``reported`` are those that the report's template refers to besides the claims.
     """
     sources = [
         Stage(
@@ -615,7 +615,7 @@ def build_stages(
             build="fer_ml.claims.build:build_claims",
             code_version="2",
             gate="fer_ml.claims.build:gate_claims",
-            needs=_each(claimed, *sources, *rest),
+            needs=_cited(claimed, *sources, *rest),
             recipe=_claims_recipe,
         ),
         Stage(
@@ -628,20 +628,26 @@ def build_stages(
             build="fer_ml.report.build:build_report",
             code_version="2",
             gate="fer_ml.report.build:gate_report",
-            needs=(Need("report_claims"), *_each(reported, *sources, *rest)),
+            needs=(Need("report_claims"), *_cited(reported, *sources, *rest)),
             recipe=_report_recipe,
         ),
     ]
     return {stage.asset: stage for stage in (*sources, *rest, *end)}
 
 
-def _each(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
-    """The stages of ``wanted`` as inputs, with all of their partitions."""
-    return tuple(
-        Need(stage.asset, "each" if stage.partitions else "one")
-        for stage in stages
-        if stage.asset in wanted
-    )
+def _cited(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
+    """Cited stages as inputs: the partitions that are named, or all of them."""
+    needs = []
+    for stage in stages:
+        found = [label for label in wanted if label.partition("[")[0] == stage.asset]
+        if found and stage.partitions is None:
+            needs.append(Need(stage.asset))
+        elif stage.asset in found:
+            needs.append(Need(stage.asset, "each"))
+        elif found:
+            keys = sorted(label[len(stage.asset) + 1 : -1] for label in found)
+            needs.append(Need(stage.asset, "named", tuple(keys)))
+    return tuple(needs)
 
 
 def _source_recipe(name: str) -> Callable[["Pipeline", str | None], dict[str, Any]]:
@@ -838,7 +844,9 @@ class Pipeline:
                     if teacher == target.partition
                 ]
             elif need.partition == "named":
-                found += [Target(need.asset, key) for key in need.keys]
+                # A claim may name a partition that is none: it says so when it is resolved.
+                known = self.partitions(self.stage(need.asset))
+                found += [Target(need.asset, key) for key in need.keys if key in known]
             elif need.partition == "each":
                 keys = self.partitions(self.stage(need.asset))
                 found += [Target(need.asset, key) for key in keys]
@@ -1057,18 +1065,18 @@ class Pipeline:
 
 
 def claimed_assets(path: Path) -> frozenset[str]:
-    """The assets that a claims file cites; none when there is no readable file.
+    """The assets and partitions that a claims file cites; none when there is no readable file.
 
     The graph must load without it: that the file is missing or wrong is said by ``report_claims``.
     """
     try:
-        return read_claims(path).assets
+        return read_claims(path).cited
     except FerError:
         return frozenset()
 
 
 def reported_assets(path: Path) -> frozenset[str]:
-    """The assets that a report's template refers to; none when it cannot be read.
+    """The assets and partitions that a report's template refers to; none when it cannot be read.
 
     As with the claims file, what is wrong with it is said when the report is made.
     """

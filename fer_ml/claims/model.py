@@ -14,6 +14,7 @@ from fer_ml.claims.formulas import FORMULAS, Expression, parse
 from fer_ml.claims.printed import PRINTED
 from fer_ml.errors import FerError
 from fer_ml.plain_yaml import read_plain
+from fer_ml.store import asset_label
 from fer_ml.upgrades import upgraded
 
 MAX_BYTES = 2_000_000
@@ -397,9 +398,13 @@ class ClaimsFile(_Model):
         return self
 
     @property
-    def assets(self) -> frozenset[str]:
-        """Every asset that a claim cites."""
-        return frozenset().union(*(claim.assets for claim in self.claims))
+    def cited(self) -> frozenset[str]:
+        """Every ``asset`` or ``asset[partition]`` that a claim cites."""
+        return frozenset(
+            asset_label(source.asset, source.partition)
+            for claim in self.claims
+            for source in claim.sources()
+        )
 
     def picked(self, name: str) -> "ClaimsFile":
         """The claim of this id with those that it is held against, and theirs."""

@@ -48,7 +48,7 @@ def read_template(path: Path) -> Template:
 
 
 def cited_assets(template: Template) -> frozenset[str]:
-    """The assets that a template refers to, without their partitions."""
+    """Every ``asset`` or ``asset[partition]`` that a template refers to."""
     found = set()
     for call in _parse(template).find_all(nodes.Call):
         if not isinstance(call.node, nodes.Name) or call.node.name not in CITING:
@@ -60,7 +60,7 @@ def cited_assets(template: Template) -> frozenset[str]:
                 where=f"{template.path}:{call.lineno}",
                 fix="write the asset in quotes: what a report rests on is known before it runs",
             )
-        found.add(asset.value.partition("[")[0])
+        found.add(asset.value)
     return frozenset(found)
 
 

@@ -38,7 +38,7 @@ def test_a_good_file(tmp_path: Path) -> None:
     held = read(tmp_path, GOOD + "    expected: 0.740\n")
     assert [claim.id for claim in held.claims] == ["one", "two"]
     assert held.claims[1].expected == "0.740"  # type: ignore[union-attr]
-    assert held.assets == {"benchmark"}
+    assert held.cited == {"benchmark"}
 
 
 def test_version_1_is_read_as_version_2(tmp_path: Path) -> None:

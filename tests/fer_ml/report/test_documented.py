@@ -30,7 +30,7 @@ def test_the_template_states_no_number_and_names_its_assets() -> None:
     (source,) = re.findall(r"```jinja\n(.*?)```", GUIDE, re.DOTALL)
     assert find_uncovered(source, {}) == []
     assert cited_assets(Template(Path("t"), source)) == {
-        "teacher",
+        "teacher[RN18]",
         "benchmark",
         "student_ce",
         "report_claims",

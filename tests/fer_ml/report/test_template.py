@@ -35,7 +35,7 @@ def test_a_report_rests_on_what_its_template_refers_to() -> None:
         "{% set x = gate('ensemble', 'r') %}"
     )
     found = cited_assets(Template(Path("t"), source))
-    assert found == {"demo_kpis", "teacher", "benchmark", "ensemble"}
+    assert found == {"demo_kpis", "teacher[RN18]", "benchmark", "ensemble"}
 
 
 def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
