@@ -37,6 +37,7 @@ from fer_ml.store import (
     RunFolder,
     Store,
     asset_label,
+    parse_label,
 )
 from fer_ml.training.recipe import Distilling, Training
 
@@ -639,14 +640,13 @@ def _cited(wanted: frozenset[str], *stages: Stage) -> tuple[Need, ...]:
     """Cited stages as inputs: the partitions that are named, or all of them."""
     needs = []
     for stage in stages:
-        found = [label for label in wanted if label.partition("[")[0] == stage.asset]
-        if found and stage.partitions is None:
+        keys = {key for asset, key in map(parse_label, wanted) if asset == stage.asset}
+        if keys and stage.partitions is None:
             needs.append(Need(stage.asset))
-        elif stage.asset in found:
+        elif None in keys:
             needs.append(Need(stage.asset, "each"))
-        elif found:
-            keys = sorted(label[len(stage.asset) + 1 : -1] for label in found)
-            needs.append(Need(stage.asset, "named", tuple(keys)))
+        elif keys:
+            needs.append(Need(stage.asset, "named", tuple(sorted(filter(None, keys)))))
     return tuple(needs)
 
 

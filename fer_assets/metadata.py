@@ -15,7 +15,7 @@ from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.claims.resolve import upstream_assets
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.privacy.faces import shows_faces
-from fer_ml.store import Artifact
+from fer_ml.store import Artifact, parse_label
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
 #: them with every event that it lists. Those above the bound are named by their path.
@@ -257,7 +257,7 @@ def claims_links(claims: list[dict[str, Any]]) -> str:
 def _path_of(rests: list[str]) -> str:
     """Links from the artifact that a claim cites, the first, to all it rests on."""
     cited, *upstream = rests
-    path = asset_path(cited.partition("[")[0])
+    path = asset_path(parse_label(cited)[0])
     return (
         f"Cites {_item_link(cited)} ([graph]({path}?view=lineage&lineageScope=upstream)), "
         f"made of {', '.join(map(_item_link, upstream)) or 'nothing'}."
@@ -265,8 +265,7 @@ def _path_of(rests: list[str]) -> str:
 
 
 def _item_link(item: str) -> str:
-    asset, _, rest = item.partition("[")
-    return link(asset, rest.removesuffix("]") or None)
+    return link(*parse_label(item))
 
 
 def outcome_metadata(asset: str, outcome: Outcome) -> Mapping[str, Any]:

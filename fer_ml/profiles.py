@@ -503,9 +503,7 @@ def sample() -> Profile:
             ),
         },
         comparisons={
-            "distillation": Comparison(
-                arms={"ce": ("ce", "ce_2", "ce_3"), "kd": ("kd", "kd_2", "kd_3")}, baseline="ce"
-            )
+            "distillation": Comparison(arms={"ce": arm("ce"), "kd": arm("kd")}, baseline="ce")
         },
     )
 
@@ -551,7 +549,8 @@ def ferplus() -> Profile:
         "kd_out_of_fold": replace(kd, soft_labels="centre"),
     }
     taught = {**steps, "kd": kd, "kd_whole": replace(kd, task=KD()), "dkd": dkd}
-    ways = {name: ablations(student)[name] for name in ("votes", "dist", "standardized_kd")}
+    every = ablations(student)
+    ways = {name: every[name] for name in ("votes", "dist", "standardized_kd")}
     ce = arm("ce", first="student_ce")
     long = replace(kd, epochs=50, batch_size=128)
     to_test: dict[str, Split] = {"val": "test"}
@@ -585,7 +584,7 @@ def ferplus() -> Profile:
             "dkd": replace(long, task=dkd.task, init="previous", epochs=6, lr=0.01),
         },
         experiments={
-            **ablations(student),
+            **every,
             **taught,
             **repeated({"ce": student, **ways, **taught}, seeds=(2, 3)),
         },

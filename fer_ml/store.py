@@ -174,6 +174,12 @@ def asset_label(asset: str, partition: str | None) -> str:
     return f"{asset}[{partition}]" if partition else asset
 
 
+def parse_label(label: str) -> tuple[str, str | None]:
+    """Asset and partition of what ``asset_label`` wrote."""
+    asset, _, rest = label.partition("[")
+    return asset, rest.removesuffix("]") or None
+
+
 def content_hash(files: dict[str, FileEntry]) -> str:
     """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
     lines = [

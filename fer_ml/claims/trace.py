@@ -10,7 +10,15 @@ from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.gates import blocking_rules
 from fer_ml.raw import fingerprint
-from fer_ml.store import CURRENT_FILE, RECORD_FILE, Artifact, Input, Receipt, Store
+from fer_ml.store import (
+    CURRENT_FILE,
+    RECORD_FILE,
+    Artifact,
+    Input,
+    Receipt,
+    Store,
+    parse_label,
+)
 
 #: A lineage deeper than this was not made by this program.
 MAX_DEPTH = 100
@@ -227,9 +235,9 @@ def find_artifact(store: Store, what: str) -> Artifact:
 
     A file in a run folder is that folder's; a copy elsewhere is known by its bytes.
     """
-    name, _, rest = what.partition("[")
+    name, partition = parse_label(what)
     if name and all(part.isidentifier() for part in name.split("/")):
-        current = store.current(name, rest.rstrip("]") or None)
+        current = store.current(name, partition)
         if current is not None:
             return current
     path = Path(what).resolve()

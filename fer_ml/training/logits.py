@@ -30,8 +30,7 @@ ROWS_FILE = "rows.npz"
 META_FILE = "logits.json"
 #: Training rows in one file of what is done so far: what a kill costs at most.
 SHARD = 2048
-#: Faces in one pass; a GPU is hardly busy with the few that suit a processor's cache.
-BATCH, GPU_BATCH = 256, 1024
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,9 @@ def _answers(ask: _Ask, rows: np.ndarray) -> np.ndarray:
     out = np.empty((len(rows), heads, len(CLASSES)), dtype=np.float16)
     for number, teacher in enumerate(ask.teachers):
         device = next(teacher.network.parameters()).device
-        size = GPU_BATCH if device.type == "cuda" else BATCH
         own = np.flatnonzero(ask.fold[rows] == number) if ask.fold is not None else rows - rows[0]
-        for start in range(0, len(own), size):
-            at = own[start : start + size]
+        for start in range(0, len(own), BATCH):
+            at = own[start : start + BATCH]
             images = faces.images[rows[at]]
             centre = to_input(images, faces.preprocess, device)
             out[at, 0] = _logits(teacher, centre)

@@ -1,21 +1,26 @@
 """What a killed process leaves in Dagster is cleared away before anything waits for it."""
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Engine, event
 
 from fer_assets.plan import PROCESS_TAG, _add, bury
 from fer_ml.files import ended
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_that_the_ui_started_ends_with_its_worker(tmp_path: Path) -> None:
@@ -49,16 +54,27 @@ def test_another_process_may_make_the_same_partitions_known_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dagster looks and then inserts: of two that looked at once the second one's insert fails."""
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        add = instance.add_dynamic_partitions
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("FER_POSTGRES", raising=False)
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", tmp_path)
+    first = []
 
-        def beaten(name: str, _: list[str]) -> None:
-            add(name, ["a"])
-            monkeypatch.setattr(instance, "add_dynamic_partitions", add)
-            raise IntegrityError("insert", None, Exception("UNIQUE constraint failed"))
+    def between(connection: Connection, _: Any, statement: str, *__: Any) -> None:
+        if statement.startswith("INSERT INTO dynamic_partitions") and not first:
+            first.append(statement)
+            with closing(sqlite3.connect(str(connection.engine.url.database))) as other, other:
+                other.execute(
+                    "INSERT INTO dynamic_partitions (partitions_def_name, partition) "
+                    "VALUES ('students', 'a')"
+                )
 
-        monkeypatch.setattr(instance, "add_dynamic_partitions", beaten)
-        assert _add(instance, "students", ["a", "b"]) == ["b"]
+    with dg.DagsterInstance.get() as instance:
+        event.listen(Engine, "before_cursor_execute", between)
+        try:
+            assert _add(instance, "students", ["a", "b"]) == ["b"]
+        finally:
+            event.remove(Engine, "before_cursor_execute", between)
+        assert first
         assert set(instance.get_dynamic_partitions("students")) == {"a", "b"}
 
 

@@ -1,7 +1,6 @@
 """Work that outlives a kill: one process has it, until its result is current."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,22 +8,13 @@ import pytest
 from fer_ml import job as module
 from fer_ml.errors import FerError
 from fer_ml.job import Job
-from fer_ml.profiles import load_profile
-from fer_ml.settings import Settings, UserConfig
+from fer_ml.profiles import sample
 from fer_ml.store import Store
 
 
 @pytest.fixture
-def job(store: Store, tmp_path: Path) -> Job:
-    here = Settings(
-        project=tmp_path,
-        home=tmp_path,
-        profile="sample",
-        yunet=None,
-        device="cpu",
-        config=UserConfig(),
-    )
-    return Job("teacher", "RN18", load_profile(here, "sample"), store, {"epochs": 1}, {}, {})
+def job(store: Store) -> Job:
+    return Job("teacher", "RN18", sample(), store, {"epochs": 1}, {}, {})
 
 
 def test_it_stays_when_the_work_fails_and_goes_once_its_result_is_current(job: Job) -> None:
