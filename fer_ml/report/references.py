@@ -15,13 +15,21 @@ from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.markdown import Markdown, code, escape, table
-from fer_ml.report.results import METRICS, Results, interval_of, results_of
+from fer_ml.report.results import (
+    METRICS,
+    PAIRED,
+    PAIRS_FILE,
+    Results,
+    interval_of,
+    paired_with,
+    results_of,
+)
 from fer_ml.store import Artifact, RunFolder, asset_label
 
 PICTURES = (".png", ".jpg")
 #: Intervals of all six would make the table unreadable; the benchmark's csv has them.
 WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
-SHOWS = ("metrics", "classes", "sources")
+SHOWS = ("metrics", "classes", "sources", "paired")
 
 
 class Claim(Markdown):
@@ -137,6 +145,7 @@ class References:
         *,
         set: str | None = None,
         show: str = "metrics",
+        to: str | None = None,
         columns: Sequence[str] | None = None,
         rows: int | None = None,
         decimals: int | None = None,
@@ -144,8 +153,9 @@ class References:
     ) -> Markdown:
         """A table of an artifact, with a caption that says what it is of.
 
-        ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class) or ``sources``
-        (macro-F1 by source); models that cannot be compared stand in tables apart.
+        ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class), ``sources``
+        (macro-F1 by source) or what the models are ``paired`` with the one called ``to``, on the
+        same faces; models that cannot be compared stand in tables apart.
         ``report_claims`` is the table of claims, ``comparison/<name>`` that of its arms. Of any
         other asset a csv ``file`` is shown, with ``columns``, first ``rows`` and ``decimals`` of
         fractions as asked for; of a JSON ``file`` the objects by name at ``pointer``; without
@@ -155,7 +165,7 @@ class References:
         if asset == "report_claims" and file is None:
             return self._claims_table(artifact)
         if asset == "benchmark" and file is None:
-            return self._benchmark_table(artifact, set, show)
+            return self._benchmark_table(artifact, set, show, to)
         if asset.startswith("comparison/") and file is None:
             return self._comparison_table(artifact)
         if file is None:
@@ -235,19 +245,52 @@ class References:
         shown = table(("", "claim", "status", "from", "bytes"), rows, ())
         return Markdown(f"{caption}\n\n{shown}")
 
-    def _benchmark_table(self, artifact: Artifact, name: str | None, show: str) -> Markdown:
+    def _benchmark_table(
+        self, artifact: Artifact, name: str | None, show: str, to: str | None
+    ) -> Markdown:
         if name is None or show not in SHOWS:
             raise FerError(
                 "table('benchmark') needs set= and one of show=", allowed=", ".join(SHOWS)
             )
+        found = results_of(artifact.read_json("benchmark.json"), name)
+        if (show == "paired") != (to is not None):
+            raise FerError("show='paired' and to= go together", fix="name a model of the benchmark")
+        if to is not None:
+            return self._paired_table(artifact, found, to)
         self._give("table", artifact, "benchmark.json", set=name, show=show)
         parts = []
-        for results in results_of(artifact.read_json("benchmark.json"), name):
+        for results in found:
             text = self._measured_on(results, show)
             if results.apart:
                 text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
             parts += [self._caption("Table", text), str(_benchmark_rows(results, show))]
         return Markdown("\n\n".join(parts))
+
+    def _paired_table(self, artifact: Artifact, found: list[Results], to: str) -> Markdown:
+        """Each model less the one called ``to``, of those that may stand in a table with it."""
+        results = next((each for each in found if to in each.entries), None)
+        if results is None:
+            known = ", ".join(model for each in found for model in each.entries)
+            raise FerError(f"{found[0].name} has no model {to!r}", allowed=known)
+        with artifact.file(PAIRS_FILE).open(encoding="utf-8", newline="") as lines:
+            pairs = paired_with(csv.DictReader(lines), results.name, to)
+        self._give("table", artifact, PAIRS_FILE, set=results.name, show="paired", to=to)
+        rows = [
+            [
+                code(model),
+                *(_bounded(gaps[metric], "difference") for metric in PAIRED),
+                f"{gaps['accuracy']['mcnemar_p']:.3f}",
+            ]
+            for model, gaps in pairs.items()
+        ]
+        text = (
+            f"{self._measured_on(results, 'paired')} Less {code(to)}, on the same faces; NLL and "
+            f"ECE are scaled with T. In brackets: {LEVEL:.0%} intervals of the difference, paired "
+            "and resampled by group. p: McNemar's exact test of who is right where."
+        )
+        header = ["model", "accuracy", "macro-F1", "NLL", "ECE", "p"]
+        shown = table(header, rows, range(1, len(header)))
+        return Markdown(f"{self._caption('Table', text)}\n\n{shown}")
 
     def _comparison_table(self, artifact: Artifact) -> Markdown:
         held = artifact.read_json("comparison.json")
@@ -463,7 +506,7 @@ def _by_chance(entry: Mapping[str, Any]) -> str:
 
 
 def _bounded(figure: Mapping[str, Any], key: str) -> str:
-    return f"{figure[key]:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
 
 
 def _f3(value: float | None) -> str:

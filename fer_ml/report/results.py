@@ -1,6 +1,6 @@
-"""``benchmark.json`` as the report needs it. The only module of the report that knows its keys."""
+"""The benchmark as the report needs it. The only module of the report that knows its keys."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     ("ECE raw", "raw", "ece"),
     ("ECE scaled", "temperature_scaled", "ece"),
 )
+
+#: The metrics that :data:`PAIRS_FILE` has of each two models.
+PAIRED: tuple[str, ...] = ("accuracy", "macro_f1", "nll", "ece")
+PAIRS_FILE = "pairs.csv"
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,27 @@ def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | N
     """The confidence interval of a metric where the benchmark has one."""
     held = entry.get("intervals", {}).get(part, {}).get(metric)
     return None if held is None else (held["low"], held["high"])
+
+
+def paired_with(
+    pairs: Iterable[Mapping[str, str]], name: str, to: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By model and metric: ``difference`` (model less ``to``) with ``low``, ``high``, McNemar's p.
+
+    ``pairs`` are rows of ``pairs.csv``, in which each two models stand once, in either order.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for pair in pairs:
+        if pair["set"] != name or to not in (pair["model_a"], pair["model_b"]):
+            continue
+        difference, low, high = (float(pair[key]) for key in ("difference", "low", "high"))
+        model = pair["model_a"]
+        if model == to:
+            model, difference, low, high = pair["model_b"], -difference, -high, -low
+        found.setdefault(model, {})[pair["metric"]] = {
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "mcnemar_p": float(pair["mcnemar_p"]),
+        }
+    return found

@@ -55,6 +55,15 @@ BENCHMARK = {
     }
 }
 
+#: Each two models once, in either order: ``difference`` is a less b.
+PAIRS = """set,model_a,model_b,metric,difference,low,high,mcnemar_p
+mixed,student_ce,student_dkd,accuracy,0.25,0.125,0.5,0.0625
+mixed,student_ce,student_dkd,macro_f1,-0.25,-0.5,-0.125,0.0625
+mixed,student_ce,student_dkd,nll,0.5,0.25,0.75,0.0625
+mixed,student_ce,student_dkd,ece,0.0,-0.125,0.25,0.0625
+val,student_ce,student_dkd,accuracy,0.75,0.5,1.0,0.5
+"""
+
 
 def figure(key: str, value: float) -> dict[str, float]:
     return {key: value, "low": value - 0.1, "high": value + 0.1}
@@ -170,7 +179,7 @@ def artifacts(store: Store) -> list[Artifact]:
     judge(store, student, "budget", True)
     return [
         put(store, "report_claims", {"claims.json": {"title": "A *title*", "claims": CLAIMS}}),
-        put(store, "benchmark", {"benchmark.json": BENCHMARK}),
+        put(store, "benchmark", {"benchmark.json": BENCHMARK, "pairs.csv": PAIRS.encode()}),
         student,
         put(store, "comparison/fair", {"comparison.json": COMPARISON}),
         put(

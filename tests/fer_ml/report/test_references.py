@@ -80,6 +80,29 @@ def test_intervals_and_the_kind_of_rows_are_told_where_the_benchmark_has_them(ma
     assert "| 0.125 | 0.017 (0.024) | 2.000 |" in text
 
 
+@pytest.mark.parametrize(
+    ("to", "model", "row"),
+    [
+        (
+            "student_dkd",
+            "student_ce",
+            "0.250 (0.125 to 0.500) | -0.250 (-0.500 to -0.125) | 0.500 (0.250 to 0.750)"
+            " | 0.000 (-0.125 to 0.250)",
+        ),
+        (
+            "student_ce",
+            "student_dkd",
+            "-0.250 (-0.500 to -0.125) | 0.250 (0.125 to 0.500) | -0.500 (-0.750 to -0.250)"
+            " | 0.000 (-0.250 to 0.125)",
+        ),
+    ],
+)
+def test_a_model_less_another_on_the_same_faces(make: Made, to: str, model: str, row: str) -> None:
+    text = text_of(make(f"{{{{ table('benchmark', set='mixed', show='paired', to='{to}') }}}}"))
+    assert text.split("\n")[-1] == f"| `{model}` | {row} | 0.062 |"
+    assert f"n = 40. The faces are drawn: synthetic. Less `{to}`, on the same faces" in text
+
+
 def test_a_claim_that_says_how_it_is_shown_is_shown_so(make: Made) -> None:
     text = text_of(make("{{ claim('pair').value }}"))
     assert text == "9.1% [c3 ✗ not comparable](#c3)"
@@ -187,6 +210,9 @@ def test_text_of_artifacts_stays_text(make: Made) -> None:
         ("{{ table('benchmark') }}", "needs set="),
         ("{{ table('benchmark', set='mixed', show='all') }}", "one of show="),
         ("{{ table('benchmark', set='nope') }}", "has no set 'nope'"),
+        ("{{ table('benchmark', set='mixed', show='paired') }}", "go together"),
+        ("{{ table('benchmark', set='mixed', to='student_ce') }}", "go together"),
+        ("{{ table('benchmark', set='mixed', show='paired', to='x') }}", "has no model 'x'"),
         ("{{ table('student_dkd', 'rows.csv', columns=['nope']) }}", "no column 'nope'"),
         ("{{ table('student_dkd', 'numbers.json', pointer='/list') }}", "no objects by name"),
         ("{{ table('student_dkd', 'numbers.json', pointer='/nope') }}", "there is nothing"),
