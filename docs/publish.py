@@ -1,9 +1,9 @@
-"""Publish a finished run: python docs/publish.py -p PROFILE
+"""Publish a finished run: python docs/publish.py -p PROFILE --page PAGE [--student]
 
-Writes ``docs/results.md`` with its figures, which is the text of the asset ``report``, and the
-student that ships, ``demo_app/student``: the profile's fp16 bundle with its chain and its card for
-people. Nothing is written by hand. A page of these docs knows its anchors by ``<a id>``, the report
-by the table of its claims.
+Writes ``docs/PAGE.md`` with its figures, which is the text of the asset ``report``; with
+``--student`` also the student that ships, ``demo_app/student``: the profile's fp16 bundle with its
+chain and its card for people. Nothing is written by hand. A page of these docs knows its anchors by
+``<a id>``, the report by the table of its claims.
 """
 
 import argparse
@@ -24,13 +24,14 @@ DOCS = Path(__file__).parent
 PRECISION = "fp16"
 
 
-def publish_report(run: Path, docs: Path = DOCS) -> None:
-    """Write ``results.md`` and ``figures/`` from the run folder of the asset ``report``."""
+def publish_report(run: Path, page: Path) -> None:
+    """Write ``page``, and its pictures to ``figures/<page>/``, from the run of ``report``."""
     text = (run / "report.md").read_text("utf-8")
     text = re.sub(r"^\| \[(c\d+)\]\(#\1\)", r'| <a id="\1"></a>\1', text, flags=re.MULTILINE)
-    shutil.rmtree(docs / "figures", ignore_errors=True)
-    shutil.copytree(run / "figures", docs / "figures")
-    (docs / "results.md").write_text(text, "utf-8")
+    figures = page.parent / "figures" / page.stem
+    shutil.rmtree(figures, ignore_errors=True)
+    shutil.copytree(run / "figures", figures)
+    page.write_text(text.replace("](figures/", f"](figures/{page.stem}/"), "utf-8")
 
 
 def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
@@ -50,10 +51,14 @@ def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-p", "--profile", required=True)
-    pipeline = Pipeline.open(parser.parse_args().profile)
+    parser.add_argument("--page", required=True, help="such as results")
+    parser.add_argument("--student", action="store_true", help="its student is to ship")
+    given = parser.parse_args()
+    pipeline = Pipeline.open(given.profile)
     report = pipeline.store.require("report", rules=blocking_rules("report"))
-    publish_report(report.folder)
-    publish_student(pipeline)
+    publish_report(report.folder, DOCS / f"{given.page}.md")
+    if given.student:
+        publish_student(pipeline)
 
 
 if __name__ == "__main__":
