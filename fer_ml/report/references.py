@@ -16,7 +16,6 @@ from fer_ml.labels import CLASSES
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import (
-    METRICS,
     PAIRED,
     PAIRS_FILE,
     Results,
@@ -464,11 +463,11 @@ def _cell(text: str, decimals: int | None) -> str:
 def _benchmark_rows(results: Results, show: str) -> Markdown:
     entries = results.entries
     if show == "metrics":
-        header = ["model", *(name for name, _, _ in METRICS), "ECE by chance", "T"]
+        header = ["model", *(name for name, _, _ in results.metrics), "ECE by chance", "T"]
         rows = [
             [
                 code(model),
-                *(_metric(e, part, key) for _, part, key in METRICS),
+                *(_metric(e, part, key) for _, part, key in results.metrics),
                 _by_chance(e),
                 _f3(e["temperature"]),
             ]

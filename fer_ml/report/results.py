@@ -18,6 +18,11 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     ("ECE raw", "raw", "ece"),
     ("ECE scaled", "temperature_scaled", "ece"),
 )
+#: Of a profile that shows vector scalings as well.
+VECTOR_METRICS: tuple[tuple[str, str, str], ...] = (
+    ("NLL vector", "vector_scaled", "nll"),
+    ("ECE vector", "vector_scaled", "ece"),
+)
 
 #: The metrics that :data:`PAIRS_FILE` has of each two models.
 PAIRED: tuple[str, ...] = ("accuracy", "macro_f1", "nll", "ece")
@@ -39,6 +44,11 @@ class Results:
     def first(self) -> Entry:
         """Any entry: in what it is measured on it speaks for all of the table."""
         return next(iter(self.entries.values()))
+
+    @property
+    def metrics(self) -> tuple[tuple[str, str, str], ...]:
+        """The columns of its table: scalings as the benchmark has them."""
+        return METRICS + VECTOR_METRICS * ("vector_scaled" in self.first)
 
 
 def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:

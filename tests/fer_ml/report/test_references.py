@@ -80,6 +80,12 @@ def test_intervals_and_the_kind_of_rows_are_told_where_the_benchmark_has_them(ma
     assert "| 0.125 | 0.017 (0.024) | 2.000 |" in text
 
 
+def test_a_vector_scaling_stands_beside_the_temperature(make: Made) -> None:
+    text = text_of(make("{{ table('benchmark', set='vector') }}"))
+    assert "| ECE scaled | NLL vector | ECE vector | ECE by chance | T |" in text
+    assert "| 0.125 | 0.875 | 0.062 | - | 2.000 |" in text
+
+
 @pytest.mark.parametrize(
     ("to", "model", "row"),
     [
