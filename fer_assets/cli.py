@@ -33,7 +33,10 @@ app.add_typer(report_app, name="report")
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", help="Recipe to run: sample, ferplus, paper or own")
+    str | None,
+    typer.Option(
+        "--profile", "-p", help="Recipe to run: sample, ferplus, ferplus_ensemble, paper or own"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]
 

@@ -71,7 +71,7 @@ def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], message
 
 
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="sample, ferplus, paper"):
+    with pytest.raises(FerError, match="sample, ferplus, ferplus_ensemble, paper"):
         load_profile(settings(tmp_path), "samplle")
 
 
