@@ -278,7 +278,7 @@ class References:
             [
                 code(model),
                 *(_bounded(gaps[metric], "difference") for metric in PAIRED),
-                f"{gaps['accuracy']['mcnemar_p']:.3f}",
+                _p(gaps["accuracy"]["mcnemar_p"]),
             ]
             for model, gaps in pairs.items()
         ]
@@ -506,6 +506,10 @@ def _by_chance(entry: Mapping[str, Any]) -> str:
 
 def _bounded(figure: Mapping[str, Any], key: str) -> str:
     return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
+
+
+def _p(value: float) -> Markdown:
+    return escape("< 0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def _f3(value: float | None) -> str:

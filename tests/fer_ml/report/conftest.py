@@ -64,7 +64,10 @@ mixed,student_ce,student_dkd,accuracy,0.25,0.125,0.5,0.0625
 mixed,student_ce,student_dkd,macro_f1,-0.25,-0.5,-0.125,0.0625
 mixed,student_ce,student_dkd,nll,0.5,0.25,0.75,0.0625
 mixed,student_ce,student_dkd,ece,0.0,-0.125,0.25,0.0625
-val,student_ce,student_dkd,accuracy,0.75,0.5,1.0,0.5
+val,student_ce,student_dkd,accuracy,0.75,0.5,1.0,1e-19
+val,student_ce,student_dkd,macro_f1,0.75,0.5,1.0,1e-19
+val,student_ce,student_dkd,nll,0.75,0.5,1.0,1e-19
+val,student_ce,student_dkd,ece,0.75,0.5,1.0,1e-19
 """
 
 

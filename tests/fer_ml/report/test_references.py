@@ -109,6 +109,13 @@ def test_a_model_less_another_on_the_same_faces(make: Made, to: str, model: str,
     assert f"n = 40. The faces are drawn: synthetic. Less `{to}`, on the same faces" in text
 
 
+def test_a_vanishing_p_is_not_zero(make: Made) -> None:
+    template = "{{ table('benchmark', set='val', show='paired', to='student_ce') }}"
+    row = text_of(make(template)).split("\n")[-1]
+    assert row.startswith("| `student_dkd` | -0.750 (-1.000 to -0.500) |")
+    assert row.endswith(r"| \< 0.001 |")
+
+
 def test_a_claim_that_says_how_it_is_shown_is_shown_so(make: Made) -> None:
     text = text_of(make("{{ claim('pair').value }}"))
     assert text == "9.1% [c3 ✗ not comparable](#c3)"
