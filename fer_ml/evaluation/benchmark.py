@@ -21,6 +21,7 @@ from fer_ml.evaluation.metrics import (
 from fer_ml.evaluation.models import CHOOSING, Model, benchmark_models, ledger
 from fer_ml.evaluation.predictions import write_predictions
 from fer_ml.evaluation.resampling import (
+    PAIRED,
     Interval,
     group_sums,
     mcnemar,
@@ -52,7 +53,6 @@ CHARTED = {"accuracy": "accuracy", "macro-F1": "macro_f1", "ECE, scaled": "ece"}
 UNSCALED = ("accuracy", "macro_f1", "balanced_accuracy")
 #: Columns of ``benchmark.csv`` by the scaling that they are of.
 SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vector"}
-PAIRED = ("accuracy", "macro_f1", "nll", "ece")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from fer_ml.labels import CLASSES
 
 RESAMPLES = 1000
 LEVEL = 0.95
+#: The metrics of which each two models are compared.
+PAIRED = ("accuracy", "macro_f1", "nll", "ece")
 #: Resamples that are held at a time.
 BLOCK = 50
 #: Counts of draws that are kept for the next call, 2 bytes each.

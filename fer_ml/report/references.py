@@ -10,13 +10,12 @@ from typing import Any
 
 from fer_ml.claims.model import resolve_pointer
 from fer_ml.errors import FerError
-from fer_ml.evaluation.resampling import LEVEL
+from fer_ml.evaluation.resampling import LEVEL, PAIRED
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import (
-    PAIRED,
     PAIRS_FILE,
     Results,
     interval_of,
@@ -225,7 +224,8 @@ class References:
         for number, (name, held) in enumerate(self.claims.items(), 1):
             cited = held["artifact"]
             label = asset_label(cited["asset"], cited["partition"])
-            place = f"{code(label)} {code(cited['file'] + cited['pointer'])}" if label else "-"
+            within = cited["file"] + cited["pointer"]
+            place = " ".join(code(part) for part in (label, within) if part) or "-"
             sign = "✓" if held["status"] == "grounded" else "✗"
             reason = f": {escape(held['reason'])}" if held["reason"] else ""
             rows.append(

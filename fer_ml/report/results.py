@@ -24,8 +24,6 @@ VECTOR_METRICS: tuple[tuple[str, str, str], ...] = (
     ("ECE vector", "vector_scaled", "ece"),
 )
 
-#: The metrics that :data:`PAIRS_FILE` has of each two models.
-PAIRED: tuple[str, ...] = ("accuracy", "macro_f1", "nll", "ece")
 PAIRS_FILE = "pairs.csv"
 
 

@@ -128,6 +128,8 @@ class _Audit:
             return
         name = os.path.realpath(os.fsdecode(path))
         code = name.endswith((".py", ".pyc", ".so", ".pem", ".json")) and "/lib/" in name
+        # From Python 3.13 on a warning looks for the line of code that it came from.
+        code |= os.fsdecode(path) == "<string>"
         harmless = event == "open" and (code or name.startswith(("/proc/", "/sys/", "/dev/")))
         if not harmless and not name.startswith(f"{self.own}/") and name != str(self.own):
             self.seen.append(f"{event} {name}")
