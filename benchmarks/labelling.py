@@ -51,10 +51,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, size = arguments.rows, arguments.size
     recipe = Training(architecture=arguments.architecture, task=CE(), init="none", epochs=1)
-    made = [Teacher(build_model(recipe).eval(), 1.0, str(seed)) for seed in range(3)]
-    for teacher in made:
-        teacher.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     train, others = faces(rows, size, 0), faces(BATCH, size, 1)
+    networks = [build_model(recipe).eval() for _ in range(3)]
+    made = [Teacher(net, 1.0, str(i), train.preprocess) for i, net in enumerate(networks)]
+    for network in networks:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     plan = Views(arguments.views, 1, "affine", 0.5, 0.0)
     passes = 1 + arguments.views + 1  # centre, views, in-sample
     bare(made, BATCH, size, 2)

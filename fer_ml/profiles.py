@@ -240,6 +240,12 @@ class Profile(Frozen):
         for name, training in {**alone, **_named("experiments", self.experiments)}.items():
             if training.stages()[0].init == "previous":
                 raise ValueError(f"{name}.init: there is no training before it")
+        for name, training in _named("teachers", self.teachers).items():
+            if training.size not in (None, self.preprocess.size):
+                raise ValueError(
+                    f"{name}.size is {training.size}: teachers label the profile's faces, of "
+                    f"{self.preprocess.size} px; set preprocess.size, or make it an experiment"
+                )
         self._check_soft_labels()
         for table in ("experiments", "models", "comparisons"):
             for name in getattr(self, table):

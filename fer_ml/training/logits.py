@@ -18,6 +18,7 @@ from torch import nn
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file, write_atomic, write_json
 from fer_ml.labels import CLASSES
+from fer_ml.preprocess import Preprocess
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.faces import FaceSet, face_keys, to_input, uniforms, views
 from fer_ml.training.recipe import Views
@@ -69,19 +70,36 @@ def read_logits(folder: Path) -> Logits:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished training that answers: its network, its T from calib, its checkpoint's hash."""
+    """A finished training that answers: its network, its T from calib, its checkpoint's hash.
+
+    ``preprocess`` is that of the faces that it was trained on.
+    """
 
     network: nn.Module
     temperature: float
     checkpoint_sha256: str
+    preprocess: Preprocess
 
     @classmethod
     def load(cls, folder: Path) -> "Teacher":
         """The teacher of a run folder."""
         path = folder / CHECKPOINT_FILE
         calibration = json.loads((folder / "calibration.json").read_text("utf-8"))
-        network = load_checkpoint(path).network()
-        return cls(network, calibration["global_temperature"], sha256_file(path))
+        held = load_checkpoint(path)
+        temperature = calibration["global_temperature"]
+        return cls(held.network(), temperature, sha256_file(path), held.preprocess)
+
+    def demand(self, preprocess: Preprocess) -> None:
+        """``FerError`` unless the teacher was trained on faces prepared by ``preprocess``."""
+        own, given = self.preprocess.plain(), preprocess.plain()
+        different = [name for name in own if own[name] != given[name]]
+        if different:
+            raise FerError(
+                "a teacher was trained on faces prepared otherwise than those it should label: "
+                + ", ".join(f"{name} {own[name]} and {given[name]}" for name in different),
+                where=f"checkpoint {self.checkpoint_sha256[:12]}",
+                fix="train or adopt it with the profile's preprocess",
+            )
 
 
 def label_faces(
@@ -101,9 +119,11 @@ def label_faces(
     folds; ``others`` are answered by ``teacher``. A training row gets its centre and the views of
     ``plan`` (``views.npy`` float16 ``[T, V, C]``) and, with folds, what the teacher that trained on
     it says (``in_sample.npy`` ``[T, C]``), all in one pass over the images. Finished shards are
-    kept in ``keep`` and not computed again.
+    kept in ``keep`` and not computed again. ``FerError`` when a teacher knows faces prepared
+    otherwise.
     """
     for each in (teacher, *folds):
+        each.demand(train.preprocess)
         each.network.to(device).eval()
     keep.mkdir(parents=True, exist_ok=True)
     ask = _Ask(train, tuple(folds) or (teacher,), train.fold if folds else None, plan)

@@ -110,6 +110,7 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
         ({"softlabels": {"folds": 1}}, "at least 2"),
         ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength is 0.9"),
         ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size is 64"),
+        ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size is 64: .* of 48 px"),
         (
             {"softlabels": {"folds": 0}, "experiments": {"kd": {"soft_labels": "in_sample"}}},
             "they are in-sample",

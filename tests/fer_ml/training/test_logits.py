@@ -29,12 +29,13 @@ def test_logits_are_looked_up_by_sample_and_a_missing_one_is_refused() -> None:
 
 
 @pytest.fixture
-def teachers(recipe: Training) -> list[Teacher]:
+def teachers(recipe: Training, faces: Make) -> list[Teacher]:
     """A teacher and three without a fold each, all different and all untrained."""
     made = []
     for seed in range(4):
         torch.manual_seed(seed)
-        made.append(Teacher(build_model(recipe).eval(), 1.0 + seed, f"checkpoint {seed}"))
+        network = build_model(recipe).eval()
+        made.append(Teacher(network, 1.0 + seed, f"checkpoint {seed}", faces(1).preprocess))
     return made
 
 
@@ -119,3 +120,16 @@ def test_without_folds_the_teacher_answers_for_all(
     np.testing.assert_allclose(taught.in_sample, wanted, atol=2e-3)
     assert set(taught.fold) == {-1}
     assert not (tmp_path / "views.npy").exists()
+
+
+def test_a_teacher_labels_only_faces_prepared_as_those_it_knows(
+    teachers: list[Teacher], faces: Make, tmp_path: Path
+) -> None:
+    train, others = faces(29), faces(17, 5)
+    larger = replace(train.preprocess, size=384, clahe_clip=3.0)
+    teachers[2] = replace(teachers[2], preprocess=larger)
+    told = f"size 384 and {train.preprocess.size}, clahe_clip 3.0 and {train.preprocess.clahe_clip}"
+    with pytest.raises(FerError, match=told) as error:
+        label_faces(tmp_path, teachers[0], teachers[1:3], train, others, None, keep=tmp_path / "k")
+    assert "checkpoint 2" in str(error.value)
+    assert not any(tmp_path.glob("*.npy"))
