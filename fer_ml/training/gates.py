@@ -1,5 +1,6 @@
 """The gates of a run folder: a training that did nothing, or lies about itself, is stopped here."""
 
+import math
 from typing import Any
 
 from fer_ml.evaluation.calibration import T_BOUNDS
@@ -66,6 +67,7 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
         ),
         at_least("above_floor", metrics["raw"]["macro_f1"], profile.floor_macro_f1),
         _above_chance(metrics["raw"]["per_class_f1"], counts),
+        confidence_informs(metrics["temperature_scaled"]),
     ]
 
 
@@ -93,6 +95,26 @@ def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
         if scores[name] <= limit
     ]
     return Outcome("classes_above_chance", not poor, len(poor), 0, "; ".join(poor))
+
+
+def confidence_informs(scaled: dict[str, Any]) -> Outcome:
+    """Whether a model's confidence says more than how often it is right.
+
+    ``scaled`` are its metrics at its temperature. Against them stands the NLL, in nats, of whoever
+    gives each answer the probability p = (right + 1) / (n + 2), and each other class an equal share
+    of the rest. A few faces with logits of hundreds are enough to fail, which accuracy and F1 do
+    not see.
+    """
+    share, n = scaled["accuracy"], scaled["n"]
+    p = (share * n + 1) / (n + 2)
+    limit = -share * math.log(p) - (1 - share) * math.log((1 - p) / (len(CLASSES) - 1))
+    return Outcome(
+        "confidence_informs",
+        scaled["nll"] < limit,
+        scaled["nll"],
+        limit,
+        f"NLL against that of {p:.3f} for each answer",
+    )
 
 
 def gate_student(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
