@@ -509,7 +509,7 @@ def _bounded(figure: Mapping[str, Any], key: str) -> str:
 
 
 def _p(value: float) -> Markdown:
-    return escape("< 0.001" if value < 0.001 else f"{value:.3f}")
+    return escape("below 0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def _f3(value: float | None) -> str:
