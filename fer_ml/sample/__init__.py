@@ -6,7 +6,7 @@ With it the whole platform runs end to end on any machine, without a download or
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -28,8 +28,10 @@ def ensure_sample(root: Path, seed: int) -> Path:
     sample is replaced only when the new one is complete; a folder that is no sample is refused.
     """
     root = root.absolute()
-    if _is_current(root, seed):
-        return root
+    # Without the lock another process may be putting it in its place: only a yes counts.
+    with suppress(FerError, OSError):
+        if _is_current(root, seed):
+            return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
         if not _is_current(root, seed):

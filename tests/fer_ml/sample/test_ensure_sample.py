@@ -102,3 +102,20 @@ def test_several_at_once_draw_once(tmp_path: Path, drawn: list[int]) -> None:
     for thread in threads:
         thread.join()
     assert drawn == [1]
+
+
+def test_what_is_put_in_its_place_meanwhile_is_no_foreign_folder(
+    tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process is done when the lock is free; before, its folder may look like any."""
+    root, lock = tmp_path / "sample", fer_ml.sample.FileLock
+    (root / "raw").mkdir(parents=True)
+
+    def freed(path: Path) -> object:
+        truth = {"schema": 1, "drawing_version": DRAWING_VERSION, "seed": 1}
+        (root / "truth.json").write_text(json.dumps(truth))
+        return lock(path)
+
+    monkeypatch.setattr(fer_ml.sample, "FileLock", freed)
+    assert ensure_sample(root, 1) == root
+    assert drawn == []
