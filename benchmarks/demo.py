@@ -56,7 +56,7 @@ def frames_of(images: Sequence[np.ndarray], fps: float = FPS) -> Iterator[Frame]
 
 
 def random_bundle(folder: Path, size: int) -> Bundle:
-    from fer_ml.export import export_onnx
+    from fer_ml.export import Exporter
     from fer_ml.profiles import paper
     from fer_ml.training.checkpoint import Checkpoint
     from fer_ml.training.models import build_model
@@ -66,7 +66,7 @@ def random_bundle(folder: Path, size: int) -> Bundle:
     spec = replace(profile.preprocess, size=size)
     folder.mkdir()
     weights = build_model(recipe).state_dict()
-    export_onnx(Checkpoint(weights, recipe, spec, CLASSES, 0), folder / MODEL_FILE)
+    Exporter().write(Checkpoint(weights, recipe, spec, CLASSES, 0), folder / MODEL_FILE)
     card = Card(
         name=f"random weights, {size} px",
         profile="benchmark",

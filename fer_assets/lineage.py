@@ -137,7 +137,7 @@ def _training_recipe(
                 fix=f"add {table}.{name} to the profile",
             )
         return {
-            "training": asdict(trainings[name]),
+            "training": trainings[name].recorded(),
             "preprocess": profile.preprocess.plain(),
             "seed": profile.seed,
         }

@@ -73,12 +73,41 @@ class ServedHead(torch.nn.Module):
         return self.network.scale * outputs.cosine
 
 
-def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the network as one ONNX file, dynamic in the batch, without traces of this machine."""
-    size = checkpoint.preprocess.size
-    network = checkpoint.network()
+class Exporter:
+    """Writes checkpoints as ONNX files; networks of one structure are traced once.
+
+    Tracing takes seconds and does not look at the weights.
+    """
+
+    def __init__(self) -> None:
+        self._traced: dict[tuple[Any, ...], torch.onnx.ONNXProgram] = {}
+
+    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Write the network as one file, dynamic in the batch, without traces of this machine."""
+        network: torch.nn.Module = checkpoint.network()
+        if isinstance(network, ArcFaceNet):
+            network = ServedHead(network).eval()
+        size, weights = checkpoint.preprocess.size, network.state_dict()
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in weights.items())
+        structure = (checkpoint.recipe.architecture, checkpoint.recipe.stem_stride, size, shapes)
+        # Which head answers is decided while tracing.
+        structure += (getattr(network, "arc", None), getattr(network, "scale", None))
+        if structure not in self._traced:
+            self._traced[structure] = _trace(network, size)
+        traced = self._traced[structure]
+        held = torch.onnx.ONNXProgram(traced.model.clone(), traced.exported_program)
+        held.apply_weights({k: v for k, v in weights.items() if k in held.model.graph.initializers})
+        held.optimize()
+        model = held.model_proto
+        _forget_origin(model)
+        onnx.checker.check_model(model, full_check=True)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _trace(network: torch.nn.Module, size: int) -> torch.onnx.ONNXProgram:
+    """The graph of a network as it stands: its initializers are named as its weights are."""
     program = torch.onnx.export(
-        ServedHead(network).eval() if isinstance(network, ArcFaceNet) else network,
+        network,
         (torch.zeros(2, 3, size, size),),
         input_names=["input"],
         output_names=["logits"],
@@ -86,11 +115,21 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
+        optimize=False,
     )
     if program is None:
         raise FerError("torch.onnx.export gave no program")
-    model = program.model_proto
-    # The exporter notes source paths and stack traces at every node.
+    unknown = set(program.model.graph.initializers) - set(network.state_dict())
+    if unknown:
+        # A constant that was computed from weights would be those of another network.
+        raise FerError(
+            f"torch.onnx.export made constants of its own: {', '.join(sorted(unknown)[:5])}"
+        )
+    return program
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Take out the source paths and stack traces that the exporter notes at every node."""
     model.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:]
     for node in model.graph.node:
@@ -103,8 +142,6 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
     for function in model.functions:
         for node in function.node:
             del node.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def parity(network: Callable[[torch.Tensor], np.ndarray], folder: Path, faces: FaceSet) -> float:
@@ -121,10 +158,11 @@ def parity(network: Callable[[torch.Tensor], np.ndarray], folder: Path, faces: F
 
 def build_candidate_bundles(run: RunFolder, job: Job) -> None:
     """Every student as a bundle in a folder of its own, for the demo half of the dual gate."""
+    exporter = Exporter()
     for name in CANDIDATES:
         part = RunFolder(run.path(name))
         part.folder.mkdir()
-        _export_run(part, job, job.input(name), {})
+        _export_run(part, job, job.input(name), {}, exporter)
         run.splits.update(part.splits)
         run.summary.update({f"{name}_{key}": value for key, value in part.summary.items()})
 
@@ -151,13 +189,15 @@ def build_bundle(run: RunFolder, job: Job) -> None:
 def build_teacher_bundle(run: RunFolder, job: Job) -> None:
     """``model.onnx`` and ``card.json`` of one teacher, with a parity report."""
     teacher = job.input("teacher", job.partition)
-    _export_run(run, job, teacher, {"hq_train_val": teacher.read_json("reliabilitymetrics.json")})
+    metrics = {"hq_train_val": teacher.read_json("reliabilitymetrics.json")}
+    _export_run(run, job, teacher, metrics, Exporter())
 
 
 def build_adopted_bundle(run: RunFolder, job: Job) -> None:
     """``model.onnx`` and ``card.json`` of an adopted run, with the figures measured here."""
     adopted = job.input("adopted_model", job.partition)
-    _export_run(run, job, adopted, {"hq_train_val": adopted.read_json("reliabilitymetrics.json")})
+    metrics = {"hq_train_val": adopted.read_json("reliabilitymetrics.json")}
+    _export_run(run, job, adopted, metrics, Exporter())
 
 
 def build_ensemble_bundle(run: RunFolder, job: Job) -> None:
@@ -279,10 +319,12 @@ class _About:
         return 1.0 if chosen.threshold is None else chosen.threshold
 
 
-def _export_run(run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, Any]) -> None:
+def _export_run(
+    run: RunFolder, job: Job, trained: Artifact, metrics: dict[str, Any], exporter: Exporter
+) -> None:
     """Export one training's checkpoint, write its card, and compare both on faces."""
     checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
-    export_onnx(checkpoint, run.path(MODEL_FILE))
+    exporter.write(checkpoint, run.path(MODEL_FILE))
     temperature = trained.read_json("calibration.json")["global_temperature"]
     table, y, logits = read_predictions(trained.file("predictions_calib.csv"))
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")

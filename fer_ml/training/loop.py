@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,18 @@ from fer_ml.training.faces import (
     uniforms,
     views,
 )
-from fer_ml.training.models import Network, State, freeze_statistics, tuned
+from fer_ml.training.models import (
+    Network,
+    State,
+    freeze_statistics,
+    tuned,
+)
 from fer_ml.training.nested import MultiTimescale
+from fer_ml.training.precision import TYPES, emulation_factor, is_emulated, precision_of
 from fer_ml.training.ranks import Ranks
 from fer_ml.training.recipe import ArcFace, Training
 from fer_ml.training.snapshot import Progress, load_snapshot, save_snapshot
+from fer_ml.training.statistics import COMPARED_ROWS, inference_fit, measure_statistics
 from fer_ml.training.stopping import StopSignal
 from fer_ml.training.tasks import Batch, Objective
 
@@ -45,6 +52,8 @@ log = logging.getLogger(__name__)
 ALONE = Ranks(0, 1, torch.device("cpu"))
 #: Seconds between two snapshots. What a kill costs is at most this much work.
 SNAPSHOT_SECONDS = 60.0
+#: Faces in one pass where no gradient is kept.
+PREDICT_ROWS = 256
 #: Steps between two looks at the loss: on a GPU each look waits for the device.
 LOOK_EVERY = 20
 
@@ -54,13 +63,17 @@ _GO_ON, _SAVE, _STOP = range(3)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: the best weights by val macro-F1, its epoch, and the history."""
+    """What a training leaves: the best weights by val macro-F1, its epoch, and the history.
+
+    ``emulation`` is how many times as long as in fp32 a step takes, where ``precision`` is emulated.
+    """
 
     state: State
     best_epoch: int
     history: list[dict[str, Any]]
     steps: int
     precision: str
+    emulation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ class Place:
 def predict(
     model: nn.Module,
     faces: FaceSet,
-    batch_size: int = 256,
+    batch_size: int = PREDICT_ROWS,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Inference logits ``[N, C] float32`` of the centre views, in the rows' order."""
@@ -111,20 +124,6 @@ def make_optimiser(parameters: list[nn.Parameter], recipe: Training) -> torch.op
     if recipe.optimiser == "nested":
         return MultiTimescale(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def precision_of(recipe: Training, device: torch.device) -> str:
-    """What ``precision`` auto means on ``device``; else what the recipe says."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    # Elsewhere bf16 is emulated, and slower than fp32.
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
-
-
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def train(
@@ -196,7 +195,8 @@ class _Run:
             network, recipe, torch.from_numpy(counts), _temperature(recipe, soft)
         ).to(device)
         self.ema = ModelEmaV3(network, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.precision = precision_of(recipe, device)
+        self.precision = precision_of(recipe, device, network)
+        self.emulation = self._emulation()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.sums: dict[str, torch.Tensor] = {}
         self.progress = Progress(seen=torch.zeros(len(train_faces), dtype=torch.bool))
@@ -238,8 +238,32 @@ class _Run:
         self._save()
         progress = self.progress
         return Trained(
-            progress.best, progress.best_epoch, progress.history, progress.step, self.precision
+            progress.best,
+            progress.best_epoch,
+            progress.history,
+            progress.step,
+            self.precision,
+            self.emulation,
         )
+
+    def _emulation(self) -> float | None:
+        """What the recipe's precision costs where it is emulated, told; ``None`` where it is not.
+
+        Every process of a training measures, and the first one speaks.
+        """
+        device = self.ranks.device
+        if not is_emulated(self.precision, device):
+            return None
+        size = self.train_faces.preprocess.size
+        factor = emulation_factor(self.network, self.precision, size, device)
+        log.warning(
+            "%s: %s is emulated here: a step takes %.1f times as long as in fp32 (measured). "
+            "precision = 'auto' in the recipe takes what is fast here",
+            self.name,
+            self.precision,
+            factor,
+        )
+        return round(factor, 2)
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         order = epoch_order(self.train_faces.y, self.seed, epoch, self.recipe.imbalance.sampler)
@@ -291,7 +315,7 @@ class _Run:
             last = index == len(parts) - 1
             with self._gradients_travel(last):
                 with torch.autocast(
-                    device.type, _TYPES[self.precision], enabled=self.precision != "fp32"
+                    device.type, TYPES[self.precision], enabled=self.precision != "fp32"
                 ):
                     loss, found = self.step_module(batch)
                 # DDP averages over processes; the parts are shares of a sum.
@@ -392,13 +416,21 @@ class _Run:
     def _measure(self, epoch: int, means: dict[str, float], seconds: float) -> None:
         progress = self.progress
         measured = self.network if self.ema is None else self.ema.module
+        if self.recipe.precise_bn:
+            rows = self._some_rows(self.recipe.precise_bn)
+            parts = np.array_split(rows, max(1, len(rows) // PREDICT_ROWS))
+            measure_statistics(measured, (self._centre_views(part) for part in parts))
         logits = predict(measured, self.val_faces, device=self.ranks.device)
         metrics = classification_metrics(self.val_faces.y, logits)
+        rows = self._some_rows(COMPARED_ROWS)
+        y = torch.from_numpy(self.train_faces.y[rows]).to(self.ranks.device)
+        fit = inference_fit(measured, self._centre_views(rows), y)
         progress.history.append(
             {
                 "epoch": epoch,
                 "train": means,
                 "val": metrics,
+                "inference": asdict(fit),
                 "lr": self.optimiser.param_groups[0]["lr"],
                 "steps": progress.step,
                 "coverage": float(progress.seen.float().mean()),
@@ -415,11 +447,23 @@ class _Run:
             metrics["macro_f1"],
             seconds,
         )
+        if fit.fault is not None:
+            log.warning("%s epoch %d: %s", self.name, epoch + 1, fit.fault)
         if metrics["macro_f1"] > progress.best_score:
             progress.best_score, progress.best_epoch = metrics["macro_f1"], epoch
             progress.best = copy.deepcopy(
                 {name: tensor.cpu() for name, tensor in measured.state_dict().items()}
             )
+
+    def _some_rows(self, count: int) -> np.ndarray:
+        """``count`` training rows, the same ones in every epoch, in order."""
+        order = np.random.default_rng(self.seed).permutation(len(self.train_faces))
+        return np.sort(order[:count])
+
+    def _centre_views(self, rows: np.ndarray) -> torch.Tensor:
+        """Training faces as inference sees them, ``[N, 3, S, S]``."""
+        faces = self.train_faces
+        return to_input(faces.images[rows], faces.preprocess, self.ranks.device)
 
     def _save(self) -> None:
         if self.place is not None and self.ranks.first:

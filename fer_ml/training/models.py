@@ -106,6 +106,8 @@ def build_model(recipe: Training) -> Network:
         ) from error
     if recipe.stem_stride == 1:
         _keep_resolution(backbone, recipe.architecture)
+    if recipe.zero_init_residual:
+        _start_as_identity(backbone, recipe.architecture)
     if arcface is None:
         _calm_head(backbone)
         return Plain(backbone)
@@ -290,3 +292,25 @@ def _keep_resolution(backbone: nn.Module, architecture: str) -> None:
             allowed="networks with conv_stem or conv1 (MobileNet, EfficientNet, ResNet)",
         )
     stem.stride = (1, 1)
+
+
+def _start_as_identity(backbone: nn.Module, architecture: str) -> None:
+    """Scale the last normalisation of each residual block by 0.
+
+    Twenty random blocks on top of each other hand on little of a face, and their BatchNorm
+    statistics multiply each other's errors; from the identity both grow with the training.
+    """
+    scales = [
+        norm.weight
+        for block in backbone.modules()
+        if getattr(block, "has_skip", False)
+        and (norm := getattr(block, "bn3", None) or getattr(block, "bn2", None)) is not None
+    ]
+    if not scales:
+        raise FerError(
+            f"zero_init_residual is not known for {architecture}",
+            allowed="networks of inverted residual blocks (MobileNet, EfficientNet); timm's "
+            "ResNets start so anyway",
+        )
+    for scale in scales:
+        nn.init.zeros_(scale)

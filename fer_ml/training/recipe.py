@@ -7,7 +7,7 @@ profiles, refuses unknown keys by ``__pydantic_config__``.
 
 import types
 import typing
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from fer_ml.errors import FerError
@@ -232,6 +232,10 @@ class Locality:
         _demand(self, weight=(1e-9, _BIG), neighbours=(1, 4096))
 
 
+#: Fields of a training that came after records were written.
+_LATER = ("precise_bn", "zero_init_residual")
+
+
 @dataclass(frozen=True)
 class Training:
     """One training: architecture (a timm name), task, budget, data treatment and optimiser.
@@ -247,6 +251,9 @@ class Training:
     - ``optimiser``: ``adamw``; ``sgd`` with Nesterov momentum 0.9; ``nested``, AdamW with a second,
       slow momentum (``nested.MultiTimescale``).
     - ``clip_norm`` 0 does not clip; ``ema`` 0 keeps no moving average of the weights.
+    - ``precise_bn`` is the number of training faces over which BatchNorm's statistics are measured
+      anew before each measurement on val (Wu and Johnson 2021); 0 keeps the running averages, which
+      lag behind weights that move fast.
     - ``precision`` auto is bf16 where the processor computes in it, else fp16 on a GPU, else fp32.
     - ``tune`` says which weights move: all, the classifier, it and the last block, or the
       normalisation layers. Statistics of BatchNorm stand still unless all move.
@@ -257,7 +264,8 @@ class Training:
       the manifest's column ``weight``.
     - ``soft_labels`` standard are those of the profile; two others are for ablations: centre has
       one view of a face only, and in_sample is that view by the teachers that trained on it.
-    - ``stem_stride`` 1 keeps the resolution of small faces.
+    - ``stem_stride`` 1 keeps the resolution of small faces; ``zero_init_residual`` starts random
+      residual blocks as the identity (Goyal et al. 2017), so that a deep network learns at once.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
@@ -279,12 +287,14 @@ class Training:
     min_lr: float = 1e-5
     clip_norm: float = 5.0
     ema: float = 0.0
+    precise_bn: int = 0
     label_smoothing: float = 0.0
     mixup: float = 0.0
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     compile: bool = False
     tune: Literal["all", "head", "last_block", "norm"] = "all"
     stem_stride: Literal[1, 2] = 2
+    zero_init_residual: bool = False
     drop_last: bool = True
     augment: Literal["affine", "crop"] = "affine"
     strength: float = 1.0
@@ -307,7 +317,9 @@ class Training:
         )
         _demand(self, accumulate=(1, self.batch_size // 2), lr=(1e-12, 1e3), min_lr=(0, 1e3))
         _demand(self, weight_decay=(0, 10), warmup_epochs=(0, _BIG), clip_norm=(0, _BIG))
-        _demand(self, ema=(0, 0.999999), label_smoothing=(0, 0.99), mixup=(0, 100))
+        _demand(
+            self, precise_bn=(0, _BIG), ema=(0, 0.999999), label_smoothing=(0, 0.99), mixup=(0, 100)
+        )
         _demand(self, strength=(0, 1), erase=(0, 1))
         if (self.init == "file") != (self.init_file is not None):
             raise ValueError("init = 'file' and init_file go together")
@@ -322,6 +334,16 @@ class Training:
     def stages(self) -> list["Training"]:
         """This training after its first stages, in the order in which they run."""
         return [*(self.first_stage.stages() if self.first_stage else []), self]
+
+    def recorded(self) -> dict[str, Any]:
+        """The recipe as a record holds it.
+
+        A field that came later is there only where it is used: the records of before stay equal.
+        """
+        values = {k: v for k, v in asdict(self).items() if k not in _LATER or v}
+        if self.first_stage is not None:
+            values["first_stage"] = self.first_stage.recorded()
+        return values
 
 
 class Augmented(Protocol):

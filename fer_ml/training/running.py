@@ -22,6 +22,7 @@ from fer_ml.evaluation.calibration import search_temperature
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.files import readable_os_errors, sha256_file, write_json
 from fer_ml.labels import CLASSES
+from fer_ml.processor import processor_facts
 from fer_ml.training.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
@@ -315,6 +316,7 @@ def _facts(
         "initial_weights_sha256": before,
         "best_weights_sha256": weights_hash(saved.model),
         "precision": trained.precision,
+        "emulation": trained.emulation,
         "device": ranks.device.type,
         "processes": ranks.world,
         "parameters": sum(tensor.numel() for tensor in saved.model.values()),
@@ -332,7 +334,7 @@ def environment(ranks: Ranks) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(ranks.device)
         if ranks.device.type == "cuda"
         else platform.machine(),
-        "threads": torch.get_num_threads(),
+        **processor_facts(),
         "packages": versions,
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

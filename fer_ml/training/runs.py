@@ -272,6 +272,7 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
     for name in TAKEN:
         shutil.copyfile(folder / name, run.path(name))
     facts = json.loads(run.path(TRAINING_FILE).read_text("utf-8"))
+    machine = json.loads(run.path("environment.json").read_text("utf-8"))
     previous = _previous_label(job)
     facts["baseline"] = _baseline(job.input(previous)) if previous else None
     run.write_json(TRAINING_FILE, facts)
@@ -300,6 +301,9 @@ def take(run: RunFolder, job: Job, folder: Path) -> None:
         best_epoch=facts["best_epoch"],
         coverage=facts["coverage"],
         device=facts["device"],
+        precision=facts["precision"],
+        instruction_set=machine.get("instruction_set"),
+        threads=machine["threads"],
         val_accuracy=metrics["raw"]["accuracy"],
         val_macro_f1=metrics["raw"]["macro_f1"],
         val_ece_scaled=metrics["temperature_scaled"]["ece"],

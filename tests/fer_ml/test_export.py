@@ -14,7 +14,7 @@ import torch
 from fer_ml.bundle import MODEL_FILE, Card, load_bundle, read_card, write_card
 from fer_ml.distillation.fusion import fuse
 from fer_ml.export import (
-    export_onnx,
+    Exporter,
     fuse_onnx,
     gate_bundle,
     gate_candidates,
@@ -49,7 +49,7 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def folder(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
-    export_onnx(checkpoint, folder / MODEL_FILE)
+    Exporter().write(checkpoint, folder / MODEL_FILE)
     write_card(
         folder,
         Card(
@@ -112,7 +112,7 @@ def test_inputs_outputs_and_a_single_file(folder: Path) -> None:
 def test_exporting_twice_gives_the_same_bytes(
     checkpoint: Checkpoint, folder: Path, tmp_path: Path
 ) -> None:
-    export_onnx(checkpoint, tmp_path / MODEL_FILE)
+    Exporter().write(checkpoint, tmp_path / MODEL_FILE)
     assert (tmp_path / MODEL_FILE).read_bytes() == (folder / MODEL_FILE).read_bytes()
 
 
@@ -124,7 +124,7 @@ def test_a_teacher_exports_with_the_head_that_it_answers_with(in_use: bool, tmp_
     network = build_model(recipe)
     network.arc_in_use.fill_(in_use)
     teacher = Checkpoint(network.state_dict(), recipe, SPEC, CLASSES, 0)
-    export_onnx(teacher, tmp_path / MODEL_FILE)
+    Exporter().write(teacher, tmp_path / MODEL_FILE)
     images = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         outputs = teacher.network().outputs(images)
@@ -143,7 +143,7 @@ def test_the_fused_network_is_the_ensembles_formula(
 ) -> None:
     torch.manual_seed(3)
     other = Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
-    export_onnx(other, tmp_path / "b.onnx")
+    Exporter().write(other, tmp_path / "b.onnx")
     paths, weights, temperatures = (
         (folder / MODEL_FILE, tmp_path / "b.onnx"),
         (0.3, 0.7),
