@@ -44,6 +44,14 @@ FEW = (("as it is", 101), ("torch default", 102), ("oneDNN SSE41", 103))
 TRAININGS = ("teacher_RN18", "teacher_B3", "teacher_CNXT", *(f"student_{s}" for s in STUDENTS))
 MODELS = (*TRAININGS[:3], "ensemble", *TRAININGS[3:])
 VAL, TEST = "hq_train_val", "test_all_sources"
+INTRODUCTION = """# Does the sample learn everywhere?
+
+Written by `python benchmarks/learning.py FOLDER --page docs/learning.md`; nothing on this page is
+written by hand. The faces are drawn (synthetic): the scores show that the machinery learns, and are
+never results. A seed decides the faces, the splits and the first weights. The machines are one
+processor held to other instruction sets and numbers of threads by the environment, as
+`benchmarks/learning.py` lists them.
+"""
 
 
 @dataclass(frozen=True)
@@ -169,33 +177,21 @@ def page(points: list[Point]) -> str:
         + f"{'' if f.at_least is None else f'at least {f.at_least:.4g}'} |"
         for f in figures(points)
     ]
-    return (
-        "\n".join(
-            [
-                "# Does the sample learn everywhere?",
-                "",
-                "Written by `python benchmarks/learning.py FOLDER --page docs/learning.md`; nothing on",
-                "this page is written by hand. The faces are drawn (synthetic): the scores show that the",
-                "machinery learns, and are never results. A seed decides the faces, the splits and the",
-                "first weights. The machines are one processor held to other instruction sets and",
-                "numbers of threads by the environment, as `benchmarks/learning.py` lists them.",
-                "",
-                "| what | measured (median) | range | target |",
-                "| --- | ---: | --- | --- |",
-                *summary,
-                "",
-                "Macro-F1 of each training on val, and of each model on the mixed test set:",
-                "",
-                "| machine | seed | "
-                + " | ".join(f"{head}, val" for head in heads)
-                + " | "
-                + " | ".join(f"{head}, test" for head in tests)
-                + " |",
-                "| --- | ---: |" + " ---: |" * (len(heads) + len(tests)),
-                *rows,
-            ]
-        )
-        + "\n"
+    heads_of = [*(f"{head}, val" for head in heads), *(f"{head}, test" for head in tests)]
+    return "\n".join(
+        [
+            INTRODUCTION,
+            "| what | measured (median) | range | target |",
+            "| --- | ---: | --- | --- |",
+            *summary,
+            "",
+            "Macro-F1 of each training on val, and of each model on the mixed test set:",
+            "",
+            f"| machine | seed | {' | '.join(heads_of)} |",
+            "| --- | ---: |" + " ---: |" * len(heads_of),
+            *rows,
+            "",
+        ]
     )
 
 

@@ -89,9 +89,10 @@ class Exporter:
             network = ServedHead(network).eval()
         size, weights = checkpoint.preprocess.size, network.state_dict()
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in weights.items())
-        structure = (checkpoint.recipe.architecture, checkpoint.recipe.stem_stride, size, shapes)
+        recipe = checkpoint.recipe
         # Which head answers is decided while tracing.
-        structure += (getattr(network, "arc", None), getattr(network, "scale", None))
+        head = (getattr(network, "arc", None), getattr(recipe.task, "scale", None))
+        structure = (recipe.architecture, recipe.stem_stride, size, shapes, head)
         if structure not in self._traced:
             self._traced[structure] = _trace(network, size)
         traced = self._traced[structure]

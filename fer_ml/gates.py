@@ -216,6 +216,14 @@ RUN_GATES: tuple[Gate, ...] = (
         blocking=False,
     ),
     Gate(
+        "inference_fits",
+        "training faces are answered in inference as with a batch's own BatchNorm statistics, and "
+        "no face's features are out of range",
+        "set precise_bn and zero_init_residual in its recipe, stem_stride = 1 for small faces, or "
+        "lower lr; history.json has it by epoch",
+        blocking=False,
+    ),
+    Gate(
         "confidence_informs",
         "val NLL, scaled, is below that of the same answers all given with one confidence",
         "logits of some faces run away: change its recipe, or fuse it by probabilities",

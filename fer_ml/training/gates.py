@@ -12,6 +12,7 @@ from fer_ml.profiles import Profile
 from fer_ml.store import Artifact, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.models import weights_hash
+from fer_ml.training.statistics import GAP_LIMIT, RANGE_LIMIT, InferenceFit
 
 
 def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
@@ -67,6 +68,7 @@ def gate_run(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome
         ),
         at_least("above_floor", metrics["raw"]["macro_f1"], profile.floor_macro_f1),
         _above_chance(metrics["raw"]["per_class_f1"], counts),
+        _inference_fits(artifact.read_json("history.json"), training["best_epoch"]),
         confidence_informs(metrics["temperature_scaled"]),
     ]
 
@@ -95,6 +97,17 @@ def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
         if scores[name] <= limit
     ]
     return Outcome("classes_above_chance", not poor, len(poor), 0, "; ".join(poor))
+
+
+def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:
+    """Whether the kept weights answer in inference as they did in training."""
+    held = next((entry.get("inference") for entry in history if entry["epoch"] == best), None)
+    limit = f"gap {GAP_LIMIT} nats, range {RANGE_LIMIT:g}"
+    if held is None:
+        return Outcome("inference_fits", False, "not measured", limit, "an earlier version's run")
+    fit = InferenceFit(**held)
+    value = f"gap {fit.gap:.3f} nats, range {fit.feature_range:.3g}"
+    return Outcome("inference_fits", fit.fault is None, value, limit, fit.fault or "")
 
 
 def confidence_informs(scaled: dict[str, Any]) -> Outcome:

@@ -65,7 +65,8 @@ _GO_ON, _SAVE, _STOP = range(3)
 class Trained:
     """What a training leaves: the best weights by val macro-F1, its epoch, and the history.
 
-    ``emulation`` is how many times as long as in fp32 a step takes, where ``precision`` is emulated.
+    ``emulation`` is how many times as long as in fp32 a step takes, where ``precision`` is emulated
+    (``None`` where it is not).
     """
 
     state: State
