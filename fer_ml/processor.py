@@ -5,7 +5,9 @@ torch something.
 """
 
 import os
+import statistics
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ ONEDNN_ISAS = (
     "DEFAULT",
     "ALL",
 )
-_CPUINFO = Path("/proc/cpuinfo")
+_CPUINFO, _LOADAVG = Path("/proc/cpuinfo"), Path("/proc/loadavg")
+#: Looks at what runs, and the seconds between them: a moment's work of another is no load.
+_LOOKS, _LOOK_SECONDS = 9, 0.005
 
 
 def onednn_limit() -> str:
@@ -114,6 +118,27 @@ def _start_threads(count: int) -> None:
         go_on.set()
         for thread in started:
             thread.join()
+
+
+def free_threads(asked: int, loadavg: Path = _LOADAVG) -> int:
+    """How many of ``asked`` threads have a processor of their own now, at least one.
+
+    Threads that share an operation wait for the slowest of them, spinning inside oneDNN: two
+    threads on one processor take up to ten times as long as one. What other programs keep busy is
+    looked at for a moment; ``asked`` where the system does not tell, or where
+    ``OMP_NUM_THREADS`` fixes the number.
+    """
+    if asked == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return asked
+    seen = []
+    for _ in range(_LOOKS):
+        try:
+            running = loadavg.read_text(encoding="ascii").split()[3].partition("/")[0]
+        except OSError:
+            return asked
+        seen.append(int(running) - 1)  # This thread is one of them.
+        time.sleep(_LOOK_SECONDS)
+    return max(1, min(asked, (os.cpu_count() or 1) - int(statistics.median(seen))))
 
 
 def computes_bf16() -> bool:

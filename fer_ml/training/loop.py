@@ -22,6 +22,7 @@ from tqdm import tqdm
 from fer_ml.errors import FerError
 from fer_ml.evaluation.metrics import classification_metrics
 from fer_ml.labels import CLASSES
+from fer_ml.processor import free_threads
 from fer_ml.training.faces import (
     FaceSet,
     SoftTargets,
@@ -160,6 +161,20 @@ def train(
         ) from error
 
 
+class _Threads(contextlib.AbstractContextManager["_Threads"]):
+    """As many threads as have a processor of their own, of those that torch had before."""
+
+    def __init__(self) -> None:
+        self._asked = torch.get_num_threads()
+
+    def choose(self) -> None:
+        """Look at what else runs on the machine, and take what is left."""
+        torch.set_num_threads(free_threads(self._asked))
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._asked)
+
+
 class _Run:
     """One training while it runs: everything that changes from step to step."""
 
@@ -215,8 +230,9 @@ class _Run:
         """Take the steps that are left."""
         total = self.recipe.epochs * self.steps_per_epoch
         saved = time.monotonic()
-        with StopSignal() as stop:
+        with StopSignal() as stop, _Threads() as threads:
             while self.progress.step < total:
+                threads.choose()
                 epoch = self.progress.step // self.steps_per_epoch
                 started = time.monotonic()
                 self._training_mode()
@@ -435,7 +451,7 @@ class _Run:
                 "lr": self.optimiser.param_groups[0]["lr"],
                 "steps": progress.step,
                 "coverage": float(progress.seen.float().mean()),
-                "timing": {"epoch_sec": round(seconds, 2)},
+                "timing": {"epoch_sec": round(seconds, 2), "threads": torch.get_num_threads()},
             }
         )
         log.info(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,50 @@ def test_exporting_twice_gives_the_same_bytes(
 ) -> None:
     Exporter().write(checkpoint, tmp_path / MODEL_FILE)
     assert (tmp_path / MODEL_FILE).read_bytes() == (folder / MODEL_FILE).read_bytes()
+
+
+def test_networks_of_one_structure_are_traced_once_and_keep_their_own_weights(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as from an exporter of its own; a head that is not alike is traced anew."""
+    traced = []
+    original = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: traced.append(1) or original(*a, **k))
+    others = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        network = build_model(RECIPE)
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(layer.running_mean)
+        others.append(replace(checkpoint, model=network.state_dict()))
+    shared = Exporter()
+    for index, held in enumerate((checkpoint, *others)):
+        shared.write(held, tmp_path / f"{index}.onnx")
+    assert len(traced) == 1
+    for index, held in enumerate((checkpoint, *others)):
+        Exporter().write(held, tmp_path / "alone.onnx")
+        assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / f"{index}.onnx").read_bytes()
+        images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+        with torch.inference_mode():
+            wanted = held.network()(torch.from_numpy(images)).numpy()
+        np.testing.assert_allclose(run(tmp_path / f"{index}.onnx", images), wanted, atol=1e-4)
+
+
+def test_two_heads_of_one_network_are_two_graphs(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    shared, images = Exporter(), torch.randn(3, 3, 32, 32)
+    for scale in (10.0, 20.0):
+        for in_use in (False, True):
+            task = ArcFace(embedding=16, scale=scale)
+            recipe = Training(architecture="test_resnet", task=task, init="none", epochs=1)
+            network = build_model(recipe)
+            network.arc_in_use.fill_(in_use)
+            held = Checkpoint(network.state_dict(), recipe, SPEC, CLASSES, 0)
+            shared.write(held, tmp_path / "n.onnx")
+            with torch.inference_mode():
+                wanted = held.network()(images).numpy()
+            np.testing.assert_allclose(run(tmp_path / "n.onnx", images.numpy()), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("in_use", [False, True])

@@ -18,8 +18,8 @@ from fer_ml.errors import FerError
 from fer_ml.preprocess import Preprocess
 from fer_ml.training import loop
 from fer_ml.training.faces import FaceSet, SoftTargets
-from fer_ml.training.loop import Place, Trained, learning_rate, precision_of, predict, train
-from fer_ml.training.models import build_model, weights_hash
+from fer_ml.training.loop import Place, Trained, learning_rate, predict, train
+from fer_ml.training.models import Outputs, build_model, weights_hash
 from fer_ml.training.recipe import CE, KD, ArcFace, Imbalance, Prototype, Training
 from fer_ml.training.tasks import Batch, Objective
 
@@ -104,6 +104,8 @@ def test_a_training_without_a_step_is_refused(
 OPTIONS = {
     "accumulation": {"accumulate": 2, "drop_last": False},
     "ema": {"ema": 0.9},
+    "precise_bn": {"precise_bn": 32},
+    "precise_bn of an average": {"precise_bn": 32, "ema": 0.9},
     "mixup": {"mixup": 0.4},
     "smoothing": {"label_smoothing": 0.1},
     "fp16": {"precision": "fp16"},
@@ -173,8 +175,12 @@ class Linear(torch.nn.Module):
         self.backbone = torch.nn.Identity()
         self.head = torch.nn.Linear(3, 7)
 
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        features = images.mean(dim=(2, 3))
+        return Outputs(self.head(features), features)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(images.mean(dim=(2, 3)))
+        return self.outputs(images).logits
 
 
 def with_loss(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any]) -> None:
@@ -269,12 +275,6 @@ def test_prediction_is_in_the_rows_order_whatever_the_batch(recipe: Training, fa
     assert whole.dtype == np.float32
     np.testing.assert_allclose(predict(model, data, batch_size=4), whole, atol=1e-5)
     assert not model.training
-
-
-def test_automatic_precision_is_never_an_emulated_one(recipe: Training) -> None:
-    found = precision_of(replace(recipe, precision="auto"), torch.device("cpu"))
-    assert found in ("fp32", "bf16")
-    assert precision_of(replace(recipe, precision="fp16"), torch.device("cpu")) == "fp16"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

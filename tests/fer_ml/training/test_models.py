@@ -55,6 +55,31 @@ def test_a_stem_without_a_known_stride_is_refused() -> None:
         network(replace(RECIPE, architecture="test_vit", stem_stride=1))
 
 
+@pytest.mark.parametrize(
+    "architecture", ["mobilenetv3_large_100", "tf_efficientnet_b0", "mobilenetv3_small_050"]
+)
+def test_residual_blocks_start_as_the_identity(architecture: str) -> None:
+    """A block that has a shortcut gives back what it was given, in both modes."""
+    held = network(replace(RECIPE, architecture=architecture, zero_init_residual=True))
+    blocks = [
+        block
+        for block in held.modules()
+        if type(block).__name__ == "InvertedResidual" and block.has_skip
+    ]
+    assert blocks
+    for block in blocks:
+        channels = block.conv_pw.in_channels
+        images = torch.randn(2, channels, 4, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(block(images), images)
+
+
+def test_a_network_without_known_residual_blocks_is_refused() -> None:
+    for architecture in ("test_vit", "test_efficientnet", "test_resnet"):
+        with pytest.raises(FerError, match="zero_init_residual is not known"):
+            network(replace(RECIPE, architecture=architecture, zero_init_residual=True))
+
+
 def test_random_weights_have_no_hash_to_promise() -> None:
     start = first_weights(network(), RECIPE)
     assert (start.init, start.sha256) == ("none", "")

@@ -32,6 +32,27 @@ def test_every_recipe_survives_json(name: str) -> None:
     assert read_plain(Preprocess, profile.preprocess.plain(), "p") == profile.preprocess
 
 
+def test_a_record_of_before_equals_one_of_today() -> None:
+    """Fields that came later are in a record only where they are used."""
+    nested = replace(BASE, init="previous", first_stage=BASE)
+    for training in (BASE, nested):
+        held = training.recorded()
+        assert not {"precise_bn", "zero_init_residual"} & {*held, *(held["first_stage"] or {})}
+        assert read_recipe(json.loads(json.dumps(held))) == training
+    used = replace(BASE, precise_bn=64, zero_init_residual=True)
+    assert used.recorded() == {**asdict(BASE), "precise_bn": 64, "zero_init_residual": True}
+    within = replace(nested, first_stage=used).recorded()["first_stage"]
+    assert within["precise_bn"] == 64
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_no_built_in_profile_asks_for_a_precision_by_name(name: str) -> None:
+    profile = PROFILES[name]()
+    trainings = (*profile.teachers.values(), *profile.students.values())
+    every = [s for t in (*trainings, *profile.experiments.values()) for s in t.stages()]
+    assert {training.precision for training in every} == {"auto"}
+
+
 def held(**changes: object) -> dict:
     return {**json.loads(json.dumps(asdict(BASE))), **changes}
 
