@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fer_ml.errors import FerError
+from fer_ml.processor import check_processor
 from fer_ml.training.loop import SNAPSHOT_SECONDS
 from fer_ml.training.ranks import join
 from fer_ml.training.running import run_job
@@ -41,6 +42,7 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
+        check_processor()
         with join(arguments.device) as ranks:
             for folder in run_job(
                 arguments.folder,
