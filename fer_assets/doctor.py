@@ -16,6 +16,7 @@ from fer_assets.lineage import Pipeline
 from fer_assets.tracing import check_tracing
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file, write_atomic
+from fer_ml.processor import check_processor, computes_bf16, processor_facts
 from fer_ml.settings import CONFIG_FILE, YUNET_FILE
 
 PACKAGES = (
@@ -70,7 +71,13 @@ def _machine() -> Iterator[Finding]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}")
-    yield Finding("ok", "processor", f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    try:
+        check_processor()
+        facts, computes = processor_facts(), "computes" if computes_bf16() else "would emulate"
+        kernels = f"{facts['threads']} threads, {facts['instruction_set']}, {computes} bf16"
+        yield Finding("ok", "processor", f"{cores} cores, {kernels}")
+    except FerError as error:
+        yield Finding("blocks", "processor", error.what, error.fix or "")
     if torch.cuda.is_available():
         yield Finding("ok", "GPU", torch.cuda.get_device_name(0))
     else:

@@ -40,11 +40,20 @@ _LOOKS, _LOOK_SECONDS = 9, 0.005
 
 
 def onednn_limit() -> str:
-    """The highest instruction set that oneDNN may use, ``DEFAULT`` where nobody limits it."""
+    """The highest instruction set that oneDNN may use, ``DEFAULT`` where nobody limits it.
+
+    ``FerError`` for a name that oneDNN does not know: it would take no notice of it.
+    """
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
-        value = os.environ.get(name, "")
+        value = os.environ.get(name, "").upper()
+        if value and value not in ONEDNN_ISAS:
+            raise FerError(
+                f"{name} is {value!r}",
+                allowed=", ".join(ONEDNN_ISAS),
+                fix="correct the variable, or unset it",
+            )
         if value:
-            return value.upper()
+            return value
     return "DEFAULT"
 
 
@@ -61,12 +70,7 @@ def check_processor(cpuinfo: Path = _CPUINFO) -> None:
             allowed=", ".join(ATEN_CAPABILITIES),
             fix="correct the variable, or unset it: torch would take no notice of it",
         )
-    if onednn_limit() not in ONEDNN_ISAS:
-        raise FerError(
-            f"ONEDNN_MAX_CPU_ISA is {onednn_limit()!r}",
-            allowed=", ".join(ONEDNN_ISAS),
-            fix="correct the variable, or unset it: oneDNN would take no notice of it",
-        )
+    onednn_limit()
     flags = _flags(cpuinfo)
     if flags and "sse4_1" not in flags:
         raise FerError(
