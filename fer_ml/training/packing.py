@@ -9,7 +9,7 @@ import polars as pl
 from tqdm import tqdm
 
 from fer_ml.errors import FerError
-from fer_ml.files import temporary
+from fer_ml.files import discard, move, temporary
 from fer_ml.images import prepare_packed, read_image
 from fer_ml.labels import CLASS_INDEX, CLASSES
 from fer_ml.manifests.identity import photo_hash, sample_hash
@@ -77,9 +77,9 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
             packed[index] = prepare_packed(image, box, preprocess)
         packed.flush()
         del packed
-        partial.replace(path)
+        move(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        discard(partial)
 
 
 def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from fer_ml.evaluation.metrics import (
     softmax,
 )
 from fer_ml.evaluation.predictions import write_predictions
-from fer_ml.files import sha256_file
+from fer_ml.files import linked, sha256_file
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
@@ -241,10 +241,9 @@ def _pack_split(
     if split == "train" and job.profile.softlabels.folds:
         faces = replace(faces, fold=folds_of(rows["group_id"], job.profile.softlabels.folds))
     source = packed_faces(rows, job.store.root, used, cache)
-    if copy:
-        shutil.copyfile(source, target / "images.npy")
-    else:
-        (target / "images.npy").hardlink_to(source)
+    images = target / "images.npy"
+    if copy or not linked(source, images):
+        shutil.copyfile(source, images)
     write_rows(target / "rows.npz", faces)
 
 

@@ -13,6 +13,7 @@ import pytest
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES, EXCLUSIONS
 from fer_ml.sources import PUBLISHER_SPLITS, adapters, get_adapter, listing_schema
+from tests.machine import POSIX, pipe
 
 MakeTree = Callable[[str], Path]
 
@@ -789,6 +790,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         get_adapter("split_folders").listing(tmp_path)
 
 
+@POSIX
 def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[..., None]) -> None:
     root = tmp_path / "root"
     images(root, "train/Happy/a.png", r"train/Happy/b\c.png")
@@ -797,7 +799,7 @@ def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[
     (root / "train/Happy/linked.png").symlink_to("a.png")
     (root / "train/Happy/loop").symlink_to(root)
     (root / "test").symlink_to(tmp_path / "disk")
-    os.mkfifo(root / "train/Happy/pipe")
+    pipe(root / "train/Happy/pipe")
     with open(os.fsencode(root) + b"/train/Happy/\xff.png", "wb"):
         pass
 
