@@ -26,10 +26,11 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def enter() -> None:
     def imported(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> Any:
-        if level == 0 and globals and _is_ours(globals.get("__name__")):
+        if level == 0 and globals and _is_ours(_name(globals)):
             top = name.partition(".")[0]
             if top in MODULES:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -154,9 +155,24 @@ def enter() -> None:
     os.stat, os.listdir = _seen(_real.stat), _seen(_real.listdir)
     # Windows' own way, which opens no folders.
     shutil._use_fd_functions = False  # type: ignore[attr-defined]
-    path = [str(_START), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    os.environ[VARIABLE] = "1"
+    os.environ.update(_with_start(os.environ), **{VARIABLE: "1"})
+    popen = subprocess.Popen.__init__
+
+    def start(self: Any, *more: Any, env: Any = None, **named: Any) -> None:
+        popen(self, *more, env=None if env is None else {**env, **_with_start(env)}, **named)
+
+    subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+
+
+def _with_start(env: Mapping[str, str]) -> dict[str, str]:
+    """Where Python finds what lets a process live in it."""
+    path = [str(_START), str(ROOT), env.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def _name(globals: dict[str, Any]) -> str:
+    """The module that these belong to; of a program that runs as one, what it is called."""
+    return str(getattr(globals.get("__spec__"), "name", None) or globals.get("__name__"))
 
 
 def _is_ours(name: Any) -> bool:
@@ -167,7 +183,7 @@ def _caller() -> str:
     """The module that asks, through whatever of the standard library."""
     frame = sys._getframe(1)
     while frame is not None:
-        name = str(frame.f_globals.get("__name__"))
+        name = _name(frame.f_globals)
         if name not in _BETWEEN:
             return name
         frame = frame.f_back  # type: ignore[assignment]

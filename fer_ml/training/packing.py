@@ -59,6 +59,7 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
     side = preprocess.packed_size
+    packed = None
     try:
         packed = np.lib.format.open_memmap(
             partial, mode="w+", dtype=np.uint8, shape=(frame.height, side, side, 3)
@@ -76,9 +77,10 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
                 )
             packed[index] = prepare_packed(image, box, preprocess)
         packed.flush()
-        del packed
+        packed = None
         move(partial, path)
     finally:
+        packed = None  # What is mapped cannot be moved or deleted everywhere.
         discard(partial)
 
 

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from fer_ml import probe as probe_module
-from fer_ml.images import encode_png, read_image
 from fer_ml.files import PATIENCE
+from fer_ml.images import encode_png, read_image
 from fer_ml.look import THUMB_SIDE, Shard, look_at
 from fer_ml.manifests.identity import photo_hash, sample_hash
 from fer_ml.manifests.schema import BOX
