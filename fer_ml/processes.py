@@ -69,7 +69,7 @@ def _began(pid: int) -> str | None:
             return None
         except PermissionError:
             pass
-    if not _on_linux():
+    if not on_linux():
         return _began_elsewhere(pid)
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
@@ -96,7 +96,7 @@ def _began_elsewhere(pid: int) -> str | None:
 
 
 def _since_1970(began: str) -> float:
-    if not _on_linux():
+    if not on_linux():
         return int(began) / 1000
     lines = (_PROC / "stat").read_text(encoding="utf-8").splitlines()
     start = float(next(line.split()[1] for line in lines if line.startswith("btime")))
@@ -111,7 +111,7 @@ def used() -> Used | None:
 
 def children() -> Iterator[Used]:
     """What each process below this one holds and has used; who ends meanwhile is left out."""
-    if _on_linux():
+    if on_linux():
         yield from _children(os.getpid())
         return
     psutil = _psutil()
@@ -164,7 +164,8 @@ def _children(pid: int) -> Iterator[Used]:
                 yield from _children(child)
 
 
-def _on_linux() -> bool:
+def on_linux() -> bool:
+    """Whether ``/proc`` tells of processes."""
     return (_PROC / "self" / "stat").exists()
 
 

@@ -22,6 +22,7 @@ And child processes are spawned, never forked.
 
 import builtins
 import errno
+import importlib
 import io
 import os
 import shutil
@@ -92,28 +93,23 @@ _below = f"{os.path.realpath(tempfile.gettempdir())}/"
 
 
 class _Changed(types.ModuleType):
-    """A module as the project sees it there."""
+    """A module as the project sees it there; ``own`` are functions that others do not see."""
 
-    def __init__(self, real: types.ModuleType, own: dict[str, Any]) -> None:
+    def __init__(self, real: types.ModuleType, own: Mapping[str, Any]) -> None:
         super().__init__(real.__name__, real.__doc__)
-        self.__dict__.update(_real_module=real, _hidden=HIDDEN.get(real.__name__, ()), **own)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._hidden:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r} elsewhere")
-        return getattr(self._real_module, name)
+        hidden = HIDDEN.get(real.__name__, ())
+        seen = {name: value for name, value in vars(real).items() if name not in hidden}
+        self.__dict__.update({**seen, **own, "_real_module": real, "_own": own})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__:
-            self.__dict__[name] = value
-        else:  # A test that replaces a function means everybody's.
+        self.__dict__[name] = value
+        if name not in self._own:  # A test that replaces a function means everybody's.
             setattr(self._real_module, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(self._real_module, name)
-
-    def __dir__(self) -> list[str]:
-        return [name for name in dir(self._real_module) if name not in self._hidden]
+        del self.__dict__[name]
+        if name not in self._own:
+            delattr(self._real_module, name)
 
 
 def is_here() -> bool:
@@ -128,14 +124,18 @@ def enter() -> None:
     if is_here():
         return
     multiprocessing.set_start_method("spawn", force=True)
+    builtins.open = io.open = _open  # type: ignore[assignment]
+    os.open, os.mkdir, os.link, os.symlink = _os_open, _mkdir, _link, _symlink
+    os.rename, os.replace, os.remove, os.unlink = _rename, _replace, _remove, _remove
+    os.stat, os.listdir = _seen(_real.stat), _seen(_real.listdir)
+    # Windows' own way, which opens no folders.
+    shutil._use_fd_functions = False  # type: ignore[attr-defined]
     own = {"stat": _unnumbered(_real.stat), "lstat": _unnumbered(_real.lstat), "kill": _kill}
     own |= {"fstat": _unnumbered(_real.fstat), "scandir": _scandir, "fsync": _fsync}
-    changed = {name: _Changed(sys.modules[name], {}) for name in HIDDEN if name in sys.modules}
-    changed["os"] = _Changed(os, own)
-    import select
-    import socket
-
-    changed |= {m.__name__: _Changed(m, {}) for m in (select, socket)}
+    changed = {
+        name: _Changed(importlib.import_module(name), own if name == "os" else {})
+        for name in HIDDEN
+    }
 
     def imported(
         name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
@@ -149,13 +149,7 @@ def enter() -> None:
         return _import(name, globals, locals, fromlist, level)
 
     builtins.__import__ = imported
-    builtins.open = io.open = _open  # type: ignore[assignment]
-    os.open, os.mkdir, os.link, os.symlink = _os_open, _mkdir, _link, _symlink
-    os.rename, os.replace, os.remove, os.unlink = _rename, _replace, _remove, _remove
-    os.stat, os.listdir = _seen(_real.stat), _seen(_real.listdir)
-    # Windows' own way, which opens no folders.
-    shutil._use_fd_functions = False  # type: ignore[attr-defined]
-    os.environ.update(_with_start(os.environ), **{VARIABLE: "1"})
+    os.environ.update(_with_start(os.environ))
     popen = subprocess.Popen.__init__
 
     def start(self: Any, *more: Any, env: Any = None, **named: Any) -> None:
@@ -164,10 +158,18 @@ def enter() -> None:
     subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """What makes a process live in it, with ``folder`` for temporary files."""
+    known = ("FER_", "DAGSTER_", "PYTHON")
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(known)}
+    # What a pipe has there. Text goes through the default encoding, which is wrapped.
+    return {**keep, **_with_start({}), "PYTHONIOENCODING": "cp1252", "TMPDIR": str(folder)}
+
+
 def _with_start(env: Mapping[str, str]) -> dict[str, str]:
     """Where Python finds what lets a process live in it."""
     path = [str(_START), str(ROOT), env.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path)), VARIABLE: "1"}
 
 
 def _name(globals: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from fer_ml import probe as probe_module
 from fer_ml.files import PATIENCE
 from fer_ml.images import encode_png, read_image
-from fer_ml.look import THUMB_SIDE, Shard, look_at
+from fer_ml.look import NO_KEY, THUMB_SIDE, Shard, file_key, look_at
 from fer_ml.manifests.identity import photo_hash, sample_hash
 from fer_ml.manifests.schema import BOX
 from fer_ml.probe import Probe, how_checked, join_probes, path_fault, probe
@@ -221,6 +221,28 @@ class TestMemory:
         os.utime(cache / "0-abc.thumbs", (0, 0))
         assert look(rows(("a/0.png", None)), root).looks["checked"].to_list() == ["decoded"]
         assert not (cache / "0-abc.thumbs").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2**63 - 1, 2**63, 2**64 - 1, 2**127 + 5, 2**128 - 1])
+def test_files_are_known_by_numbers_of_any_size(number: int) -> None:
+    """Windows gives 64 bits for a disk, and up to 128 for a file."""
+    status = numbered(number, number)
+    key = file_key(status, "a")
+    assert np.array([key], np.int64).tolist() == [list(key)]
+    assert key == file_key(status, "b"), "the same file under another name"
+    assert file_key(numbered(number - 1 or 7, number), "a") != key
+
+
+def numbered(inode: int, device: int) -> os.stat_result:
+    fields = (0o100644, inode, device, 1, 0, 0, 9, 1, 1, 1)
+    return os.stat_result(fields, {"st_mtime_ns": 10**9})
+
+
+def test_a_file_without_a_number_is_known_by_its_path() -> None:
+    status = numbered(0, 0)
+    assert file_key(status, "/r/a") == file_key(status, "/r/a") != file_key(status, "/r/b")
+    assert file_key(status, "/r/a")[0] != NO_KEY[0]
+    assert file_key(status, "/r/\udcff")
 
 
 def test_probes_are_joined_in_the_manifests_order(root: Path) -> None:

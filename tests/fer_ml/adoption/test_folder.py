@@ -103,6 +103,24 @@ def test_names_of_partitions(tmp_path: Path) -> None:
         with pytest.raises(FerError, match="cannot name") as caught:
             adopted_name(bad, tmp_path / "a b")
         assert caught.value.fix == "name it: --as NAME"
+    for bad in ("nul", "Com1", "A_b-1"):
+        with pytest.raises(FerError, match="cannot name") as caught:
+            adopted_name(bad, tmp_path / "x.csv", taken=["other", "a_b-1"])
+    assert "beside 'a_b-1'" in caught.value.what
+    assert adopted_name("a_b-1", tmp_path / "x.csv", taken=["a_b-1"]) == "a_b-1"
+
+
+def test_a_manifest_keeps_its_name_and_so_it_must_be_one_everywhere(tmp_path: Path) -> None:
+    old.manifest(tmp_path / "m" / "m.csv")
+    assert set(recognise(tmp_path / "m").files) == {"m.csv"}
+    old.manifest(tmp_path / "n" / "m.csv")
+    try:
+        (tmp_path / "n" / "m.csv").rename(tmp_path / "n" / "aux.csv")
+    except OSError:
+        pytest.skip("nothing can be called so here")
+    with pytest.raises(FerError, match="cannot be kept under its name") as caught:
+        recognise(tmp_path / "n")
+    assert caught.value.fix == "rename it"
 
 
 def test_hashes_that_a_result_names(tmp_path: Path) -> None:

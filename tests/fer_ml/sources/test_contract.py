@@ -753,7 +753,8 @@ def test_manifest_with_two_file_columns_is_refused(tmp_path: Path) -> None:
         "x/..",
         "C:/a.png",
         r"\\host\a.png",
-        r"x\a.png",
+        r"x\..\a.png",
+        r"\a.png",
         "a\0.png",
     ],
 )
@@ -762,6 +763,12 @@ def test_path_that_could_leave_the_root_is_never_a_file(path: str, tmp_path: Pat
     row = get_adapter("csv_manifest").listing(tmp_path).row(0, named=True)
     assert (row["file"], row["label"]) == (None, None)
     assert row["fault"] == f"bad path: {path!r}"
+
+
+def test_folders_may_be_separated_as_windows_does_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"file,label\r\nx\\y\\a.png,Fear\r\nx/b.png,Sad\r\n")
+    rows = get_adapter("csv_manifest").listing(tmp_path).select("file", "label", "fault").rows()
+    assert rows == [("x/y/a.png", "Fear", None), ("x/b.png", "Sad", None)]
 
 
 @pytest.mark.parametrize("path", ["a..b.png", "..a.png", "x/a b,é.png", ".../a.png"])
