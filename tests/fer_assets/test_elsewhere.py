@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from fer_assets.lineage import Pipeline, Target
-from fer_ml.mirror import open_store
 from fer_ml.names import clashing, name_fault
 from fer_ml.settings import settings
 from fer_ml.store import Store
@@ -33,7 +32,8 @@ class Elsewhere:
             (self.folder / name).mkdir(parents=True)
         shutil.copy(ROOT / "workspace.yaml", self.folder)
         shutil.copy(ROOT / "dagster_home" / "dagster.yaml", self.folder / "dagster_home")
-        for name, text in (("fer.toml", TINY), ("claims/tiny.yaml", TINY_CLAIMS)):
+        short = TINY.replace("epochs = 3", "epochs = 1")
+        for name, text in (("fer.toml", short), ("claims/tiny.yaml", TINY_CLAIMS)):
             (self.folder / name).write_bytes(text.replace("\n", "\r\n").encode())
         # It keeps the times, which are part of a raw folder's fingerprint.
         shutil.copytree(drawn, self.home / "drawn")
@@ -46,7 +46,8 @@ class Elsewhere:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", FER, *arguments],
             capture_output=True,
-            env={**environment(self.folder.parent), "OMP_NUM_THREADS": "2"},
+            # One thread: several wait for each other where other work is done beside it.
+            env={**environment(self.folder.parent), "OMP_NUM_THREADS": "1"},
             cwd=self.folder,
             check=False,
         )
@@ -60,7 +61,7 @@ def there(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     """The manifests and a student, made there."""
     made = Elsewhere(tmp_path_factory.mktemp("elsewhere"), drawn)
     told = made.fer("materialize", "-p", "tiny", "--select", "manifests,student_ce")
-    assert "student_ce" in told and "resnet" not in told
+    assert "student_ce" in told
     return made
 
 
@@ -120,12 +121,11 @@ def test_what_was_made_there_is_up_to_date_here(
     try:
         here = Pipeline.open("tiny")
         raw = {name.removeprefix("raw/"): held for name, held in here.fingerprints().items()}
-        for target in (*here.targets(),):
-            if here.store.current(target.asset, target.partition) is not None:
-                assert here.stale(target, raw) is None
-        assert here.store.current("student_ce") is not None
-        assert isinstance(open_store(settings(), "tiny"), Store)
-        assert Target("student_ce", None) in list(here.targets())
+        made = [t for t in here.targets() if here.store.current(t.asset, t.partition) is not None]
+        assert Target("student_ce", None) in made
+        assert {target.label: here.stale(target, raw) for target in made} == {
+            target.label: None for target in made
+        }
     finally:
         settings.cache_clear()
 
@@ -165,5 +165,5 @@ def test_the_demo_runs_and_logs_there(there: Elsewhere) -> None:
     there.fer("demo", "--video", str(video), "--headless", "--max-frames", "20", "--out", str(out))
     rows = (out / "per_frame.csv").read_bytes()
     assert rows.count(b"\n") >= 21 and b"\r" not in rows
-    told = there.fer("demo", "--video", str(video), "--headless", "--out", "nul", code=1)
-    assert told == "" or "error" not in told
+    there.fer("demo", "--video", str(video), "--headless", "--out", "nul", code=1)
+    assert not (there.folder / "nul").exists()
