@@ -78,7 +78,7 @@ def materialize(
 ) -> None:
     """Make whatever is missing or stale, in order, with all gates.
 
-    Example: fer materialize --profile sample --select manifests,teacher[RN18]
+    Example: fer materialize --profile sample --select "manifests,teacher[RN18]"
     """
     started = time.monotonic()
     pipeline = _open(profile)
@@ -402,7 +402,7 @@ def pack(
     Students that follow each other may be packed together; each starts from the best of the one
     before it.
 
-    Example: fer pack student_ce,student_kd,student_dkd packed
+    Example: fer pack "student_ce,student_kd,student_dkd" packed
     """
     from fer_assets.remote import pack_targets
 

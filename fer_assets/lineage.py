@@ -206,7 +206,7 @@ def build_stages(
             "`quarantine.csv` and `excluded.csv` with its reason.",
             build="fer_ml.manifests.cleaning:build_source",
             gate="fer_ml.validation.report:gate_source",
-            code_version="4",
+            code_version="5",
             needs=(),
             raw=source.name,
             pool=DECODING,

@@ -177,7 +177,7 @@ def _demand_steps(job: Job, wanted: list[str], before: list[AnyStep]) -> None:
     if missing:
         raise FerError(
             f"{job.label} in a packed job needs {', '.join(missing)} before it, in the same job",
-            fix=f"fer pack {','.join([*missing, job.label])} FOLDER",
+            fix=f'fer pack "{",".join([*missing, job.label])}" FOLDER',
         )
 
 
@@ -416,7 +416,7 @@ def build_adopted(run: RunFolder, job: Job, folder: Path) -> None:
         raise FerError(
             "soft labels are not taken in: they follow from the logits",
             where=folder,
-            fix="fer materialize --select ensemble,softlabels",
+            fix='fer materialize --select "ensemble,softlabels"',
         )
     _check_start(job, told, folder)
     _check_taught(job, told, folder)
@@ -483,7 +483,7 @@ def _check_taught(job: Job, told: dict[str, Any], folder: Path) -> None:
             f"{away:.3g}, T {theirs.kd_temperature:.4f} and {ours.kd_temperature:.4f}",
             where=folder,
             fix="adopt teachers and teacher_logits of the same packed job, then: fer materialize "
-            "--select ensemble,softlabels",
+            '--select "ensemble,softlabels"',
         )
 
 
