@@ -76,7 +76,9 @@ def write_claims(store: Store, path: Path) -> None:
         if number % 3 == 1:
             claim["n"] = "/n"
         claims.append(claim)
-    path.write_text(yaml.safe_dump({"version": 2, "title": "Made up", "claims": claims}))
+    path.write_text(
+        yaml.safe_dump({"version": 2, "title": "Made up", "claims": claims}), encoding="utf-8"
+    )
 
 
 def fer(folder: Path, *arguments: str) -> Callable[[], object]:
@@ -115,7 +117,7 @@ def make_project(folder: Path, claims: Path) -> None:
         + "[profiles.made.hq_train]\nsources = ['0']\n[profiles.made.eval_only]\nsources = ['0']\n"
         + "[profiles.made.test_all_sources]\nsources = ['0']\n"
     )
-    (folder / "project" / "claims" / "made.yaml").write_text(claims.read_text())
+    (folder / "project" / "claims" / "made.yaml").write_text(claims.read_text(encoding="utf-8"))
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:

@@ -46,7 +46,7 @@ def run_server(bundle: Path, yunet: Path, ready: Connection) -> None:
 
 
 def resident_mib(pid: int) -> float:
-    text = Path(f"/proc/{pid}/status").read_text()
+    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 

@@ -68,7 +68,7 @@ def _write_images(root: Path, names: list[str]) -> None:
 
 def _write_lines(path: Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _write_split_folders(root: Path, rows: int, draw: random.Random) -> None:

@@ -239,7 +239,7 @@ def search_here(file: Path, out: Path, workers: int | None) -> None:
 
 def anonymous_mb() -> float:
     """Memory of this process that no file backs."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 

@@ -159,7 +159,7 @@ def peer(recipe: Training, data: FaceSet, device: torch.device) -> float:
 
 def held_mib() -> float:
     """MiB that this process holds besides pages of files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
     return 0.0

@@ -100,7 +100,7 @@ def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:
         "val",
     )
     take(strata(lambda g, k: final[g] == "val", lambda k: k[2]), 2, draw.calib, "calib")
-    with out.open("w", newline="") as file:
+    with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         for row in rows:

@@ -87,7 +87,7 @@ def bare(folder: Path, manifest: Path) -> float:
 
 def bare_here(folder: Path, manifest: Path) -> float:
     """Seconds to read and decode every file in two processes, their start included."""
-    with manifest.open(newline="") as file:
+    with manifest.open(encoding="utf-8", newline="") as file:
         paths = [f"{folder}/{row['image_path']}" for row in csv.DictReader(file)]
     started = time.perf_counter()
     chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
@@ -99,9 +99,9 @@ def bare_here(folder: Path, manifest: Path) -> float:
 def pss_bytes(pid: int) -> int:
     """Memory of a process and all below it; pages that several share count once."""
     try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except (OSError, StopIteration):
         return 0
     return own * 1024 + sum(pss_bytes(int(child)) for child in children)

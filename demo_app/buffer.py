@@ -27,6 +27,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import write_json
 from fer_ml.images import Box
 from fer_ml.labels import CLASSES
+from fer_ml.names import require_new
 
 MANIFEST_COLUMNS = ("file", "label", "split", "confidence", *BOX_COLUMNS)
 NEGATIVE_COLUMNS = ("file", *BOX_COLUMNS, "negative_1", "negative_2", "confidence")
@@ -78,7 +79,7 @@ def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
         )
     name = session_id(session)
     folder = f"session-{name}"
-    with writing(out):
+    with writing(require_new(out)):
         try:
             (out / folder).mkdir(parents=True)
         except FileExistsError as error:

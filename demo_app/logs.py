@@ -26,6 +26,7 @@ from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
 from fer_ml.files import private_folder, sha256_file, write_json
 from fer_ml.labels import CLASSES
+from fer_ml.names import require_new
 
 PER_FRAME_FILE = "per_frame.csv"
 EVENTS_FILE = "events.csv"
@@ -113,7 +114,7 @@ class SessionLog:
             "preprocess": card.model_dump(mode="json")["preprocess"],
             "preprocess_digest": card.preprocess.digest(),
         }
-        with writing(out):
+        with writing(require_new(out)):
             private_folder(out)
             if record:
                 (out / FRAMES_FOLDER).mkdir(exist_ok=True)

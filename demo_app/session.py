@@ -4,8 +4,6 @@ Headless; the window is a view on top of it, so that both do the same. A replay 
 source is a recording.
 """
 
-import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +25,7 @@ from demo_app.pipeline import Control, Pipeline
 from demo_app.sources import Frame, Source, open_source
 from fer_ml.bundle import Bundle
 from fer_ml.errors import FerError
+from fer_ml.processes import processor_name, processors
 
 Ended = Literal["end", "max_frames", "stopped", "interrupted", "cut_short", "error"]
 
@@ -198,12 +197,4 @@ def summary_row(log: SessionLog, started: datetime, **about: object) -> dict[str
 
 def device_name() -> str:
     """The processor that a measured time belongs to, and how many cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        name = models[0] if models else name
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    return f"{name}, {cores} cores"
+    return f"{processor_name()}, {processors()} cores"

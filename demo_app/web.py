@@ -357,13 +357,15 @@ def make_app(
     viewers = 0
 
     async def page(request: Request) -> Response:
-        return FileResponse(STATIC / "index.html")
+        return FileResponse(STATIC / "index.html", media_type="text/html")
 
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in ("demo.js", "demo.css"):
+        # Said here: what a machine knows of suffixes may be wrong, as Windows' registry often is.
+        kinds = {"demo.js": "text/javascript", "demo.css": "text/css"}
+        if name not in kinds:
             return PlainTextResponse("not found\n", 404)
-        return FileResponse(STATIC / name)
+        return FileResponse(STATIC / name, media_type=kinds[name])
 
     async def about(request: Request) -> Response:
         return Response(

@@ -16,6 +16,7 @@ from pathlib import Path
 from fer_ml.errors import FerError
 from fer_ml.files import write_atomic
 from fer_ml.measured import Benchmark, Measurements, Run, machine, page
+from fer_ml.processes import on_linux
 from fer_ml.store import Artifact, Store
 
 FOLDER = "benchmarks"
@@ -113,6 +114,8 @@ def measure(
             where=folder,
             fix="clone the project and run fer bench inside it",
         )
+    if not on_linux():
+        raise FerError("the benchmarks read memory from /proc", allowed="Linux")
     facts = machine()
     return Measurements(
         machine=facts,

@@ -1,8 +1,11 @@
 """The ``fer`` command. It only saves typing: all of it is also there in Dagster's UI and CLI."""
 
+import io
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -43,6 +46,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 def main() -> None:
     """Entry point: a fault that the user can mend ends in one message and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A console or a pipe of Windows may not have every character: none stops a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with readable_os_errors(Path("FER_HOME")):
             app()
@@ -71,7 +78,7 @@ def materialize(
 ) -> None:
     """Make whatever is missing or stale, in order, with all gates.
 
-    Example: fer materialize --profile sample --select manifests,teacher[RN18]
+    Example: fer materialize --profile sample --select "manifests,teacher[RN18]"
     """
     started = time.monotonic()
     pipeline = _open(profile)
@@ -165,7 +172,11 @@ def ui(
     server = ["dagster_webserver", "--read-only"] if read_only else ["dagster", "dev"]
     command = ["-m", *server, "-w", workspace, "-h", "127.0.0.1", "-p", str(port)]
     os.environ["FER_PROJECT"] = str(pipeline.settings.project)
-    os.execv(sys.executable, [sys.executable, *command])
+    if hasattr(os, "fork"):
+        os.execv(sys.executable, [sys.executable, *command])
+    # Windows has no exec. This process waits, and Ctrl-C is the server's, which gets it too.
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    raise typer.Exit(subprocess.call([sys.executable, *command]))
 
 
 @app.command()
@@ -391,7 +402,7 @@ def pack(
     Students that follow each other may be packed together; each starts from the best of the one
     before it.
 
-    Example: fer pack student_ce,student_kd,student_dkd packed
+    Example: fer pack "student_ce,student_kd,student_dkd" packed
     """
     from fer_assets.remote import pack_targets
 

@@ -16,6 +16,7 @@ from fer_assets.lineage import Pipeline
 from fer_assets.tracing import check_tracing
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file, write_atomic
+from fer_ml.processes import processors
 from fer_ml.processor import check_processor, computes_bf16, processor_facts
 from fer_ml.settings import CONFIG_FILE, YUNET_FILE
 
@@ -69,7 +70,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
 def _machine() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = processors()
     yield Finding("ok", "python", f"{platform.python_version()} on {platform.machine()}")
     try:
         check_processor()
@@ -116,7 +117,8 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     cached = f"{pipeline.settings.bucket}, cached in " if pipeline.settings.bucket else ""
     yield Finding(state, "artifact root", f"{cached}{home}, {free:.0f} GiB free", fix)
     root = pipeline.store.root
-    if root.is_dir() and root.stat().st_mode & 0o077:
+    # Windows has other permissions, of which these bits say nothing.
+    if hasattr(os, "getuid") and root.is_dir() and root.stat().st_mode & 0o077:
         yield Finding(
             "note",
             "privacy",

@@ -206,7 +206,7 @@ def build_stages(
             "`quarantine.csv` and `excluded.csv` with its reason.",
             build="fer_ml.manifests.cleaning:build_source",
             gate="fer_ml.validation.report:gate_source",
-            code_version="4",
+            code_version="5",
             needs=(),
             raw=source.name,
             pool=DECODING,
@@ -816,7 +816,7 @@ class Pipeline:
         """A raw folder as an input, by its fingerprint now."""
         ensure_raw(self.profile, self.store)
         root = raw_root(self.settings, self.profile, self.store, source)
-        return Input(asset=f"raw/{source}", sha256=fingerprint(root), root=str(root))
+        return Input(asset=f"raw/{source}", sha256=fingerprint(root), root=root.as_posix())
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the raw folders that are there, by asset. Makes nothing."""

@@ -70,7 +70,7 @@ def _text(
     """
     if not path.is_file():
         return
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8-sig")
     held = parse(text)
     wanted = upgraded(kind, held, path, "version")
     version, written = str(held.get("version", 1)), versions_of(kind).written

@@ -22,8 +22,8 @@ from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_assets.tracing import check_tracing, span
 from fer_ml.errors import FerError
-from fer_ml.files import ended, gone, owner
 from fer_ml.gates import Outcome, gates_of
+from fer_ml.processes import ended, gone, owner
 from fer_ml.settings import postgres_url
 from fer_ml.store import Artifact, Receipt
 

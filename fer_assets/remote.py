@@ -12,6 +12,7 @@ from fer_assets.plan import announce, judge_in_run, register_partitions
 from fer_ml.errors import FerError
 from fer_ml.files import private_folder
 from fer_ml.gates import blocking_rules
+from fer_ml.names import require_new
 from fer_ml.profiles import STUDENTS
 from fer_ml.store import Artifact
 
@@ -36,6 +37,7 @@ def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> Non
         raise FerError(
             f"{', '.join(other) or 'nothing'} cannot be packed", allowed=", ".join(PACKED)
         )
+    require_new(folder)
     jobs = [pipeline.job(target, without=targets)[0] for target in targets]
     private_folder(folder)
     pack(jobs, folder, copy=True)
@@ -78,7 +80,8 @@ def adopt_foreign(
     from fer_ml.adoption.build import build_foreign
     from fer_ml.adoption.folder import adopted_name, named_hashes, recognise
 
-    target = Target("adopted", adopted_name(name, path))
+    taken = pipeline.partitions(pipeline.stage("adopted"))
+    target = Target("adopted", adopted_name(name, path, taken))
     foreign = recognise(path)
     held = pipeline.store.current(target.asset, target.partition)
     if held is not None and not replace:

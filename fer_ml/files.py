@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import re
-import socket
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from fer_ml.errors import FerError
+from fer_ml.processes import gone, owner
+
+
+def flags(*names: str) -> int:
+    """Flags for ``os.open``, of those that this system has."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+#: To read a file as it is: no bytes translated (Windows), no waiting for a pipe's writer (POSIX).
+READ = os.O_RDONLY | flags("O_BINARY", "O_NONBLOCK", "O_CLOEXEC")
+#: Windows refuses to rename, replace or delete what anybody has open or mapped, and the virus
+#: scanner may: it is tried again for so many seconds.
+PATIENCE = 0.0 if hasattr(os, "fork") else 5.0
 
 
 def sha256_file(path: Path) -> str:
@@ -33,7 +46,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
     ``OSError`` when the system does not open it. A pipe is not waited for.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, READ)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -46,8 +59,11 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def stays_below(name: str) -> bool:
-    """Whether ``name`` is a relative path, with ``/``, that never leaves the folder it is in."""
-    return bool(name) and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+    """Whether ``name`` is a relative path, with ``/``, that never leaves the folder it is in.
+
+    On any system: a backslash and a drive or stream (``:``) lead elsewhere on Windows.
+    """
+    return not set("\0\\:") & set(name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def private_folder(path: Path) -> None:
@@ -74,20 +90,63 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        move(partial, path)
         sync(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, would survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's bytes, or the names in a folder, would survive a power cut.
+
+    Windows opens no folders: there the names are the file system's own care.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    # Windows writes back only what may be written to.
+    descriptor = os.open(path, os.O_RDONLY if hasattr(os, "O_DIRECTORY") else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``, in the place of a file of that name."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.02)
+
+
+def linked(source: Path | str, target: Path | str) -> bool:
+    """Make ``target`` another name of ``source``; ``False`` where the file system has none such."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def discard(path: Path) -> None:
+    """Delete a file of this process's own that is not wanted any more.
+
+    What Windows does not give up yet, since it is open or mapped, is left: a ``temporary`` name is
+    known to ``orphaned`` once this process is gone.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        if not PATIENCE:
+            raise
 
 
 def temporary(path: Path) -> Path:
@@ -107,67 +166,6 @@ def orphaned(name: str) -> bool:
     """Whether ``name`` is one of ``owned_name``, of a process of this machine that is gone."""
     found = _OWNED.fullmatch(name)
     return found is not None and gone(found["owner"])
-
-
-def owner() -> str:
-    """This process, as ``host@pid.start``.
-
-    Numbers of processes come again, in a container after each start; ``start`` tells them apart.
-    """
-    return f"{socket.gethostname()}@{os.getpid()}.{_state(os.getpid())[1]}"
-
-
-def gone(name: str) -> bool:
-    """Whether ``host@pid.start`` was a process of this machine that is there no more."""
-    host, _, process = name.rpartition("@")
-    pid, _, start = process.partition(".")
-    if host != socket.gethostname():
-        return False
-    if not _alive(pid):
-        return True
-    state, began = _state(int(pid))
-    return state in "ZX" or start not in ("", began)
-
-
-def ended(pid: int, seen: float) -> bool:
-    """Whether the process that had this number at ``seen`` (s since 1970) is there no more."""
-    state, ticks = _state(pid)
-    if not _alive(str(pid)) or state in "ZX":
-        return True
-    # The number came again. A second is allowed, since the system counts from its own start.
-    return ticks != "0" and _machine_start() + int(ticks) / os.sysconf("SC_CLK_TCK") > seen + 1
-
-
-def _machine_start() -> float:
-    """When this machine started, in s since 1970."""
-    lines = Path("/proc/stat").read_text().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("btime")))
-
-
-def _alive(pid: str) -> bool:
-    if not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """A process's state (Z: ended, not yet noticed) and when it began, in the system's ticks.
-
-    ``("?", "0")`` where the system does not tell.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "?", "0"
-    # The second field is the program's name in brackets, which may hold anything.
-    fields = text.rpartition(")")[2].split()
-    return fields[0], fields[19]
 
 
 AGAIN = "look whether its disk is still there, then start again"
@@ -191,10 +189,13 @@ def readable_os_errors(root: Path) -> Iterator[None]:
         errno.ENODEV: ("a disk went away", AGAIN),
         errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
     }
+    in_use = ("another program has it open", "close that program, then start again")
     try:
         yield
     except OSError as error:
-        if error.errno not in reasons:
+        # 32, 33, 1224: Windows' refusals of what is open, locked or mapped. They come as EACCES.
+        used = getattr(error, "winerror", None) in (32, 33, 1224)
+        if not used and error.errno not in reasons:
             raise
-        what, fix = reasons[error.errno]
+        what, fix = in_use if used else reasons[error.errno or 0]
         raise FerError(what, where=error.filename or root, fix=fix) from error

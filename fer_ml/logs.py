@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fer_ml.files import private_folder
+from fer_ml.files import flags, private_folder
 from fer_ml.settings import settings
 
 #: Below the artifact root.
@@ -84,13 +84,28 @@ class DailyFile(logging.Handler):
                 for old in log_files(folder)[:-KEEP_DAYS]:
                     old.unlink(missing_ok=True)
             data = (self.format(record) + "\n").encode(errors="backslashreplace")
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, data)
-            finally:
-                os.close(descriptor)
+            with _alone(path):
+                # O_BINARY: Windows would write CR LF.
+                how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | flags("O_BINARY")
+                descriptor = os.open(path, how, 0o600)
+                try:
+                    os.write(descriptor, data)
+                finally:
+                    os.close(descriptor)
         except Exception:
             self.handleError(record)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process appends meanwhile: Windows looks for the end first, and then writes."""
+    if hasattr(os, "fork"):
+        yield
+        return
+    from filelock import FileLock
+
+    with FileLock(path.with_name(".lock")):
+        yield
 
 
 def log_files(folder: Path) -> list[Path]:

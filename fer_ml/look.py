@@ -4,15 +4,18 @@ Runs in worker processes over shards of files, so it imports little.
 """
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fer_ml.errors import FerError
+from fer_ml.files import READ, flags
 from fer_ml.images import (
     FORMATS,
     MAX_BYTES,
@@ -33,8 +36,8 @@ THUMB_SIZE = THUMB_SIDE**2
 #: What a look can end in. Everything but ``ok`` comes with a reason.
 STATES: tuple[str, ...] = ("ok", "missing", "escapes", "undecodable", "oversized", "mode")
 
-# Without O_NONBLOCK a named pipe would wait for ever for a writer.
-_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+_NO_LINK = flags("O_NOFOLLOW")
+_FLAGS = READ | _NO_LINK
 
 Key = tuple[int, int, int, int]
 FORMAT_NAMES: tuple[str, ...] = ("unknown", *FORMATS)
@@ -111,9 +114,22 @@ class _Refused(Exception):
         self.detail = detail
 
 
-def file_key(status: os.stat_result) -> Key:
-    """By what an unchanged file is known again, under any name."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+def file_key(status: os.stat_result, path: str) -> Key:
+    """By what an unchanged file is known again, under any name.
+
+    Where the file system numbers no files (FAT, some network folders), its ``path`` takes the place
+    of device and inode, and it is known again under that alone.
+    """
+    device, inode = status.st_dev, status.st_ino
+    if not inode:
+        digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        device, inode = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
+    return (_int64(device), _int64(inode), status.st_size, status.st_mtime_ns)
+
+
+def _int64(number: int) -> int:
+    """What a column holds of a number of up to 128 bits, as Windows gives them."""
+    return (number ^ number >> 64) & (1 << 63) - 1 if number >> 63 else number
 
 
 def look_at(shard: Shard) -> Looks:
@@ -176,11 +192,9 @@ def _judge(header: Header) -> None:
 
 
 def _write_thumbs(shard: Shard, thumbs: np.ndarray) -> None:
-    descriptor = os.open(shard.thumbs, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.pwrite(descriptor, thumbs.tobytes(), shard.first * THUMB_SIZE)
-    finally:
-        os.close(descriptor)
+    with open(shard.thumbs, "r+b") as file:
+        file.seek(shard.first * THUMB_SIZE)
+        file.write(thumbs.tobytes())
 
 
 class _Reader:
@@ -199,10 +213,12 @@ class _Reader:
         if not self.contained[folder]:
             raise _Refused("escapes", "a link leads out of the folder")
         try:
-            descriptor = os.open(path, _FLAGS)
+            descriptor = None if _is_link(path) else os.open(path, _FLAGS)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise _Refused("missing", _reason(error)) from error
+            descriptor = None
+        if descriptor is None:
             descriptor = _open_link(self.root, path)
         try:
             status = os.fstat(descriptor)
@@ -214,7 +230,7 @@ class _Reader:
             data = os.read(descriptor, size)
             while len(data) < size and (more := os.read(descriptor, size)):
                 data += more
-            return file_key(status), data
+            return file_key(status, path), data
         except OSError as error:
             raise _Refused("missing", _reason(error)) from error
         finally:
@@ -232,8 +248,13 @@ def _open_link(root: str, path: str) -> int:
         raise _Refused("missing", what) from error
 
 
+def _is_link(path: str) -> bool:
+    """Whether the system would follow a link that it cannot be told not to."""
+    return not _NO_LINK and stat.S_ISLNK(os.lstat(path).st_mode)
+
+
 def _is_inside(root: str, path: str) -> bool:
-    return f"{os.path.realpath(path)}/".startswith(f"{root.rstrip('/')}/")
+    return Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def _reason(error: OSError) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fer_ml.files import write_json
+from fer_ml.processes import processor_name, total_memory
 
 TIMES = "times"
 #: What the figures depend on besides the project's own code.
@@ -98,20 +99,12 @@ class Measurements(BaseModel):
 
 def machine() -> dict[str, str]:
     """The machine, its load and the versions, for the head of a table."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor() or "unknown",
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory, load = total_memory(), getattr(os, "getloadavg", None)
     return {
-        "processor": f"{cpu}, {platform.machine()}",
+        "processor": f"{processor_name()}, {platform.machine()}",
         "cores": str(os.cpu_count()),
-        "memory": f"{memory:.0f} GiB",
-        "load before": f"{os.getloadavg()[0]:.1f}",
+        "memory": f"{memory / 2**30:.0f} GiB" if memory else "unknown",
+        "load before": f"{load()[0]:.1f}" if load else "unknown",
         "threads": os.environ.get("OMP_NUM_THREADS") or "as the libraries choose",
         "Python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fer_ml.errors import FerError
 from fer_ml.files import (
+    move,
     owned_name,
     private_folder,
     readable_os_errors,
@@ -276,7 +277,7 @@ class MirroredStore(Store):
                     sync(path)
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 if not folder.exists():
-                    partial.rename(folder)
+                    move(partial, folder)
                     sync(folder.parent)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from fer_ml.files import temporary
+from fer_ml.files import discard, move, temporary
 from fer_ml.images import Box
 from fer_ml.look import (
     FORMAT_NAMES,
@@ -58,6 +59,8 @@ _FOUND: dict[str, pl.DataType] = {
     "thumb": pl.Int64(),
     "segment": pl.Int64(),
 }
+#: Seconds after which thumbs without a table are nobody's: a table follows its thumbs at once.
+_LEFT = 86400
 _TABLE: dict[str, pl.DataType] = {
     **dict.fromkeys((*KEY, *BOX), pl.Int64()),
     **_FOUND,
@@ -196,6 +199,7 @@ class _Memory:
         self._names: list[Path] = []
         self._tables: list[pl.DataFrame] = []
         self._thumbs: list[np.ndarray] = []
+        _clear(folder)
         names = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
         for name in names:
             self._open(name)
@@ -259,9 +263,9 @@ class _Memory:
             with thumbs.open("wb") as file:
                 file.truncate(faces.height * THUMB_SIZE)
             looks = _look(faces, names, root, thumbs, label)
-            thumbs.rename(name.with_suffix(".thumbs"))
+            move(thumbs, name.with_suffix(".thumbs"))
         finally:
-            thumbs.unlink(missing_ok=True)
+            discard(thumbs)
         table = pl.concat([faces, looks], how="horizontal")
         self._write(table, name)
         self._forget(table)
@@ -285,7 +289,7 @@ class _Memory:
         """The table is what makes a segment: it comes last, and at once."""
         partial = temporary(name)
         table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
-        partial.replace(name)
+        move(partial, name)
 
     def _merge(self, names: list[Path]) -> None:
         """Write all segments as one, the latest look at each face, and remove the old ones."""
@@ -297,11 +301,11 @@ class _Memory:
             for start in range(0, len(place), 20_000):
                 part = place[start : start + 20_000]
                 file.write(_gather(self._thumbs, part[:, 0], part[:, 1]).tobytes())
-        partial.replace(name.with_suffix(".thumbs"))
+        move(partial, name.with_suffix(".thumbs"))
         self._write(table.with_columns(pl.int_range(pl.len()).alias("thumb")), name)
+        self._names, self._tables, self._thumbs = [], [], []
         for old in names:
             _remove(old)
-        self._names, self._tables, self._thumbs = [], [], []
         self._open(name)
 
 
@@ -310,9 +314,18 @@ def _thumbs_of(segment: Path) -> np.ndarray:
 
 
 def _remove(segment: Path) -> None:
-    # The table first: thumbs without one are nothing.
+    # The table first: thumbs without one are nothing. Windows keeps those that are still in use.
     segment.unlink(missing_ok=True)
-    segment.with_suffix(".thumbs").unlink(missing_ok=True)
+    discard(segment.with_suffix(".thumbs"))
+
+
+def _clear(folder: Path) -> None:
+    """Remove thumbs that lost their table a day ago: to a kill, or because they were in use."""
+    for thumbs in folder.glob("*.thumbs"):
+        if not thumbs.with_suffix(".parquet").exists():
+            with suppress(FileNotFoundError):
+                if time.time() - thumbs.stat().st_mtime > _LEFT:
+                    discard(thumbs)
 
 
 def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarray) -> np.ndarray:
@@ -326,14 +339,15 @@ def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarr
 
 def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
     """The key of each file; ``NO_KEY`` for what must be looked at: links, and what is not there."""
-    prefix = f"{root}/"
+    prefix = f"{os.path.realpath(root)}/"
     for name in names:
+        path = prefix + name
         try:
-            status = os.lstat(prefix + name)
+            status = os.lstat(path)
         except (OSError, ValueError):
             yield NO_KEY
             continue
-        yield file_key(status) if status.st_mode & 0o170000 == 0o100000 else NO_KEY
+        yield file_key(status, path) if status.st_mode & 0o170000 == 0o100000 else NO_KEY
 
 
 def _look(

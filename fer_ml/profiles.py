@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fer_ml.errors import FerError, first_fault
 from fer_ml.labels import CLASSES
+from fer_ml.names import require_names
 from fer_ml.preprocess import Preprocess
 from fer_ml.settings import Settings
 from fer_ml.training.recipe import (
@@ -224,6 +225,8 @@ class Profile(Frozen):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources: a name stands twice in {names}")
+        for table, used in {"profiles": (self.name,), "sources": names, **self._tables}.items():
+            require_names(table, used)
         for name, curation in self.curated.items():
             for field in ("sources", "min_confidence"):
                 unknown = set(getattr(curation, field)) - set(names)
@@ -264,6 +267,12 @@ class Profile(Frozen):
         if isinstance(weights, tuple) and len(weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
         return self
+
+    @property
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        """The tables whose keys name folders."""
+        names = ("curations", "experiments", "models", "comparisons")
+        return {name: getattr(self, name) for name in names}
 
     def _check_comparison(self, where: str, comparison: Comparison) -> None:
         arms, known = comparison.arms, {field.name for field in fields(Training)}

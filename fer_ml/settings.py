@@ -128,13 +128,18 @@ def find_project() -> Path:
 
 def read_config(path: Path) -> UserConfig:
     """Read ``fer.toml``; an absent file is an empty configuration."""
+    text = ""
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")  # Some editors put a byte order mark first.
+        held = tomllib.loads(text)
         return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FerError(f"not valid TOML: {error}", where=path) from error
+        fix = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
+        raise FerError(
+            f"not valid TOML: {error}", where=path, fix=fix if "\\" in text else "save it as UTF-8"
+        ) from error
     except ValidationError as error:
         raise FerError(
             first_fault(error),

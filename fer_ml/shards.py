@@ -5,7 +5,6 @@ knows nothing of who computes them: processes of this machine, or a Ray cluster 
 """
 
 import multiprocessing
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from fer_ml.errors import FerError
+from fer_ml.processes import processors
 from fer_ml.settings import RAY, engine, ray_address
 
 Shard = TypeVar("Shard")
@@ -24,13 +24,6 @@ Shared = TypeVar("Shared")
 
 #: Seconds without a result after which a cluster is asked whether it is there.
 _PATIENCE = 10
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def map_shards(

@@ -36,6 +36,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from fer_ml.cost import Meter, metered
 from fer_ml.errors import FerError, first_fault
 from fer_ml.files import (
+    move,
     orphaned,
     owned_name,
     private_folder,
@@ -45,6 +46,7 @@ from fer_ml.files import (
     sync,
     write_json,
 )
+from fer_ml.names import require_portable
 from fer_ml.upgrades import known_version, upgraded
 
 RECORD_FILE = "record.json"
@@ -533,6 +535,7 @@ class Store:
                 files[path.relative_to(run.folder).as_posix()] = FileEntry(
                     sha256=sha256_file(path), bytes=path.stat().st_size
                 )
+        require_portable(files, run.folder)
         now = datetime.now(UTC)
         record = Record(
             asset=asset,
@@ -564,7 +567,7 @@ class Store:
         )
         note = _note_of(run.folder)
         write_json(note, follow.model_dump(mode="json"))
-        run.folder.rename(folder)
+        move(run.folder, folder)
         sync(home)
         self._follow(follow)
         note.unlink()

@@ -1,7 +1,6 @@
 """A PostgreSQL server of the tests' own, from the system's packages."""
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -50,6 +49,10 @@ def server() -> Iterator[Server]:
     named = shutil.which("initdb")
     if not found and not named:
         pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")
+    if not hasattr(os, "getuid"):
+        pytest.skip("PostgreSQL is started here as the packages of Linux lay it out")
+    import pwd
+
     programs = (found[-1] if found else Path(str(named))).resolve().parent
     user = pwd.getpwuid(os.getuid()).pw_name if os.getuid() else "postgres"
     with tempfile.TemporaryDirectory() as folder:

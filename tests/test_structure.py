@@ -23,7 +23,9 @@ DEMO_MAY_USE = {
     "images",
     "job",
     "labels",
+    "names",
     "network",
+    "processes",
     "profiles",
     "store",
 }

@@ -38,7 +38,14 @@ class Served:
 
     def kill(self) -> None:
         """All of it at once, workers too, as a machine that goes down."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        else:
+            import psutil
+
+            main = psutil.Process(self.process.pid)
+            for each in (main, *main.children(recursive=True)):
+                each.kill()
         self.process.wait()
 
 

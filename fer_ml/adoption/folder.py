@@ -5,7 +5,7 @@ Formats are those of the first pipeline; this platform's own run folders have th
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from fer_ml.errors import FerError, first_fault
 from fer_ml.files import sha256_file
+from fer_ml.names import clashing, name_fault, require_portable
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE
 from fer_ml.validation.table import NEEDED
 
@@ -127,6 +128,7 @@ def _foreign(
     kind: Kind, path: Path, files: Mapping[str, Path], present: Mapping[str, Path]
 ) -> Foreign:
     root = path.resolve() if path.is_dir() else path.resolve().parent
+    require_portable(files, path)
     for file in files.values():
         guard(root, file)
     left = [f"{name}/" if p.is_dir() else name for name, p in present.items() if name not in files]
@@ -157,13 +159,19 @@ def guard(root: Path, path: Path) -> None:
         raise FerError(f"{path.name} is empty", where=path, fix="copy the folder again")
 
 
-def adopted_name(given: str | None, path: Path) -> str:
-    """The partition: ``given``, or else the name of what is adopted; ``FerError`` if unusable."""
+def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> str:
+    """The partition: ``given``, or else the name of what is adopted; ``FerError`` if unusable.
+
+    It names a folder, beside those that are ``taken``.
+    """
     name = given or (path.resolve().name if path.is_dir() else path.stem)
-    if not NAME.fullmatch(name):
+    pair = clashing([*taken, name])
+    if not NAME.fullmatch(name) or name_fault(name) or pair:
         raise FerError(
-            f"{name!r} cannot name an adopted result",
-            allowed="letters, digits, '-' and '_', at most 100, the first a letter or digit",
+            f"{name!r} cannot name an adopted result"
+            + (f" beside {pair[0]!r}: they differ only in case" if pair else ""),
+            allowed="letters, digits, '-' and '_', at most 100, the first a letter or digit; "
+            "no device of Windows (CON, NUL, COM1, ...)",
             fix="name it: --as NAME",
         )
     return name

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from fer_ml.claims.trace import Node
 from fer_ml.errors import FerError
+from fer_ml.names import require_new
 
 Format = Literal["openlineage", "prov", "ro-crate"]
 WRITERS: dict[Format, str] = {
@@ -28,6 +29,7 @@ def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) 
         raise FerError(f"unknown format {format!r}", allowed=", ".join(get_args(Format)))
     if out.exists() and not (format == "ro-crate" and out.is_dir() and not any(out.iterdir())):
         raise FerError("it exists already", where=out, fix="name a new one")
+    require_new(out)
     name = f"fer_ml.exchange.{WRITERS[format]}"  # type: ignore[index]
     try:
         writer = importlib.import_module(name)

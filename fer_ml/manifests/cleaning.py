@@ -6,7 +6,6 @@ touched; the kept images are hard-linked (copied across disks) under one path ba
 carrying the hash of the image's pixels, so that names cannot collide.
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -18,11 +17,12 @@ import numpy as np
 import polars as pl
 
 from fer_ml.errors import FerError
-from fer_ml.files import temporary
+from fer_ml.files import discard, linked, move, temporary
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.look import THUMB_SIZE
 from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
+from fer_ml.names import ODD, safe_name
 from fer_ml.privacy.log import read_log
 from fer_ml.probe import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
 from fer_ml.shards import map_shards
@@ -102,6 +102,8 @@ def clean_source(
     manifest = _manifest(kept, source)
     write_manifest(manifest, run.path(f"{source}.csv"))
     _write_thumbs(run.path(THUMBS_FILE), looks, kept["look"].to_numpy())
+    checked = how_checked(looks.how())
+    del looks  # Its thumbs are mapped, and what is mapped cannot be deleted everywhere.
     _forget(kept_out, source, pool_base, cache)
     write_notes(run, "excluded.csv", _notes(excluded, source))
     write_notes(run, "quarantine.csv", quarantined)
@@ -133,7 +135,7 @@ def clean_source(
         excluded=excluded.height,
         quarantined=quarantined.height,
         images_copied=copied,
-        checked=how_checked(looks.how()),
+        checked=checked,
     )
 
 
@@ -228,12 +230,12 @@ def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
         if folder not in made:
             (base / folder).mkdir(parents=True, exist_ok=True)
             made.add(folder)
-        path = f"{folder}/{where.replace(':', '_')}.png"
+        path = f"{folder}/{safe_name(f'{where}.png')}"
         target = base / path
         if not _holds(target, data):
             partial = temporary(target)
             partial.write_bytes(data)
-            partial.replace(target)
+            move(partial, target)
         paths.append(path)
     return rows.drop("inline_png").with_columns(pl.Series("inline_path", paths, pl.String))
 
@@ -272,7 +274,8 @@ def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> Non
     for path in kept_out["inline_path"].drop_nulls():
         (base / path).unlink(missing_ok=True)
     # It holds their thumbs too, and can be made again.
-    shutil.rmtree(cache, ignore_errors=True)
+    if cache.is_dir():
+        shutil.rmtree(cache)
     log.warning(
         "source %s: %d rows of purged photos are kept out; remove them from the raw folder, since "
         "every look starts anew until then",
@@ -309,8 +312,8 @@ def _look_fault() -> pl.Expr:
 
 
 def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Give each row its ``image_path`` in the cleaned tree."""
-    published = pl.col("file").str.split("/").list.last()
+    """Give each row its ``image_path`` in the cleaned tree, which every file system takes."""
+    published = pl.col("file").str.split("/").list.last().str.normalize("NFC")
     suffix = published.str.extract(r"(\.[^.]{1,19})$").fill_null("")
     stem = published.str.strip_suffix(suffix).str.head(_STEM_CHARACTERS)
     folder = (
@@ -318,10 +321,15 @@ def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
         .then(pl.format("cleaned/{}/{}/{}", pl.lit(source), "split", "label"))
         .otherwise(pl.format("cleaned/{}/photos", pl.lit(source)))
     )
-    path = pl.format(
-        "{}/{}__{}{}", folder, stem, pl.col("photo").str.head(10), suffix.str.to_lowercase()
-    )
-    return rows.with_columns(pl.coalesce("inline_path", path).alias("image_path"))
+    name = pl.format("{}__{}{}", stem, pl.col("photo").str.head(10), suffix.str.to_lowercase())
+    rows = rows.with_columns(name.alias("name"))
+    odd = rows["name"].unique().drop_nulls()
+    odd = odd.filter(odd.str.contains(ODD))
+    path = pl.format("{}/{}", folder, pl.col("name").replace(odd, [safe_name(n) for n in odd]))
+    rows = rows.with_columns(pl.coalesce("inline_path", path).alias("image_path")).drop("name")
+    # Two names that differ in case alone are one file for some systems; it has the same pixels.
+    one = pl.col("image_path").min().over(pl.col("image_path").str.to_lowercase())
+    return rows.with_columns(one)
 
 
 def _place_files(kept: pl.DataFrame, root: Path, base: Path) -> int:
@@ -352,28 +360,22 @@ def _link(original: str, target: str) -> bool:
     here = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
     try:
         there = os.lstat(target)
-        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+        # Some file systems number no files: there only a copy is known.
+        if here.st_ino and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
             return False
         # A copy keeps the time of its original.
-        if there.st_dev != here.st_dev and (there.st_size, there.st_mtime_ns) == (
-            here.st_size,
-            here.st_mtime_ns,
-        ):
+        apart = there.st_dev != here.st_dev or not here.st_ino
+        if apart and (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
             return True
     except FileNotFoundError:
         pass
     partial = temporary(Path(target))
-    copied = False
-    try:
-        os.link(original, partial)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
+    copied = not linked(original, partial)
+    if copied:
         shutil.copy2(original, partial)
-        copied = True
-    partial.replace(target)
+    move(partial, Path(target))
     # rename() of two names of one file does nothing and leaves the temporary name behind.
-    partial.unlink(missing_ok=True)
+    discard(partial)
     return copied
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.files import temporary
+from fer_ml.files import discard, move, temporary
 from fer_ml.look import THUMB_SIZE
 
 #: Raised when the search would find other groups in the same thumbs.
@@ -53,6 +53,7 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
     ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
     cache.mkdir(parents=True, exist_ok=True)
     file = temporary(cache / "thumbs")
+    held = None
     try:
         # On disk, because half a million thumbs would fill the memory that the search needs.
         with file.open("wb") as out:
@@ -61,7 +62,8 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
         held = np.memmap(file, np.uint8, "r", shape=(len(rows), THUMB_SIZE))
         first = near_groups(held, fresh=fresh).first
     finally:
-        file.unlink(missing_ok=True)
+        held = None  # What is mapped cannot be deleted everywhere.
+        discard(file)
     by_search = ids.gather(first)
     # What was known and what was found now may connect each other.
     near = join_groups(by_search, known["near"].fill_null(by_search))
@@ -89,9 +91,9 @@ def _remember(found: pl.DataFrame, cache: Path) -> None:
     file = cache / f"v{NEAR_VERSION}-{digest}.parquet"
     partial = temporary(file)
     found.write_parquet(partial)
-    partial.replace(file)
+    move(partial, file)
     for old in _files(cache)[MAX_REMEMBERED:]:
-        old.unlink(missing_ok=True)
+        discard(old)
 
 
 def _files(cache: Path) -> list[Path]:

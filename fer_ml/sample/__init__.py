@@ -13,6 +13,7 @@ import cv2
 from filelock import FileLock
 
 from fer_ml.errors import FerError
+from fer_ml.files import move
 from fer_ml.sample.faces import DRAWING_VERSION
 from fer_ml.sample.sources import SOURCES, TRUTH_SCHEMA, draw_sources
 from fer_ml.sample.video import draw_video
@@ -71,8 +72,8 @@ def _replace(root: Path, seed: int) -> None:
             draw_sources(drawing, seed)
             draw_video(drawing / "video", seed)
         if root.exists():
-            root.rename(old)
-        drawing.rename(root)
+            move(root, old)
+        move(drawing, root)
     finally:
         shutil.rmtree(drawing, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -290,13 +290,17 @@ def expect_fields(fields: list[str], count: int) -> list[str]:
     return fields
 
 
-def safe_path(text: str) -> str:
-    """``text``, when it is a relative path with ``/`` that stays inside its folder."""
-    if not text:
+def safe_path(text: str, *, backslashes: bool = False) -> str:
+    """``text``, when it is a relative path with ``/`` that stays inside its folder.
+
+    ``backslashes`` separate folders too, as in a file that was written on Windows.
+    """
+    path = text.replace("\\", "/") if backslashes else text
+    if not path:
         raise RowFault("malformed line: no image name")
-    if _BAD_PATH.search(text):
+    if _BAD_PATH.search(path):
         raise RowFault(f"bad path: {shown(text)}")
-    return text
+    return path
 
 
 def parse_integer(text: str, name: str) -> int:

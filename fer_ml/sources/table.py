@@ -1,10 +1,11 @@
 """Any dataset that a csv describes.
 
-Columns: ``file`` or ``image_path`` (relative to the root, with ``/``), ``label`` (a word), and
-optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0 or more), ``neg_label`` (a class
-that the face does not show), ``age``, ``sex``, ``ethnicity`` (a group's name) and all four of
-``bbox_left``, ``bbox_top``, ``bbox_right``, ``bbox_bottom``. Other columns are left alone. An empty
-cell means that there is no such value or box; a split or label must be given.
+Columns: ``file`` or ``image_path`` (relative to the root, folders separated by ``/`` or a
+backslash), ``label`` (a word), and optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0
+or more), ``neg_label`` (a class that the face does not show), ``age``, ``sex``, ``ethnicity`` (a
+group's name) and all four of ``bbox_left``, ``bbox_top``, ``bbox_right``, ``bbox_bottom``. Other
+columns are left alone. An empty cell means that there is no such value or box; a split or label
+must be given.
 """
 
 import re
@@ -72,7 +73,7 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
             row["weight"] = _weight(cells["weight"])
         if any(cells[name] for name in box):
             row.update([(name, parse_integer(cells[name], name)) for name in box])
-        row["file"] = safe_path(cells[file_column])
+        row["file"] = safe_path(cells[file_column], backslashes=True)
         set_split(row, cells.get("split", "unassigned"), SPLITS)
         if cells.get("neg_label"):
             row["neg_label"] = _negative(cells["neg_label"], cells["label"])

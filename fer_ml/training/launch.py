@@ -13,12 +13,16 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fer_ml.errors import FerError
-from fer_ml.shards import processors
+from fer_ml.processes import processors
 from fer_ml.training.ranks import choose_device, join
 from fer_ml.training.running import run_job
 
-#: The signals that the launcher handles.
-LAUNCHERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+#: The signals that the launcher handles, of those that this system has.
+LAUNCHERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+)
 
 
 def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:

@@ -9,7 +9,7 @@ import polars as pl
 from tqdm import tqdm
 
 from fer_ml.errors import FerError
-from fer_ml.files import temporary
+from fer_ml.files import discard, move, temporary
 from fer_ml.images import prepare_packed, read_image
 from fer_ml.labels import CLASS_INDEX, CLASSES
 from fer_ml.manifests.identity import photo_hash, sample_hash
@@ -59,6 +59,7 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
     side = preprocess.packed_size
+    packed = None
     try:
         packed = np.lib.format.open_memmap(
             partial, mode="w+", dtype=np.uint8, shape=(frame.height, side, side, 3)
@@ -76,10 +77,11 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
                 )
             packed[index] = prepare_packed(image, box, preprocess)
         packed.flush()
-        del packed
-        partial.replace(path)
+        packed = None
+        move(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        packed = None  # What is mapped cannot be moved or deleted everywhere.
+        discard(partial)
 
 
 def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:

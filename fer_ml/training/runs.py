@@ -22,7 +22,7 @@ from fer_ml.evaluation.metrics import (
     softmax,
 )
 from fer_ml.evaluation.predictions import write_predictions
-from fer_ml.files import sha256_file
+from fer_ml.files import linked, sha256_file
 from fer_ml.job import Job
 from fer_ml.labels import CLASSES
 from fer_ml.manifests.curate import read_curated
@@ -177,7 +177,7 @@ def _demand_steps(job: Job, wanted: list[str], before: list[AnyStep]) -> None:
     if missing:
         raise FerError(
             f"{job.label} in a packed job needs {', '.join(missing)} before it, in the same job",
-            fix=f"fer pack {','.join([*missing, job.label])} FOLDER",
+            fix=f'fer pack "{",".join([*missing, job.label])}" FOLDER',
         )
 
 
@@ -241,10 +241,9 @@ def _pack_split(
     if split == "train" and job.profile.softlabels.folds:
         faces = replace(faces, fold=folds_of(rows["group_id"], job.profile.softlabels.folds))
     source = packed_faces(rows, job.store.root, used, cache)
-    if copy:
-        shutil.copyfile(source, target / "images.npy")
-    else:
-        (target / "images.npy").hardlink_to(source)
+    images = target / "images.npy"
+    if copy or not linked(source, images):
+        shutil.copyfile(source, images)
     write_rows(target / "rows.npz", faces)
 
 
@@ -421,7 +420,7 @@ def build_adopted(run: RunFolder, job: Job, folder: Path) -> None:
         raise FerError(
             "soft labels are not taken in: they follow from the logits",
             where=folder,
-            fix="fer materialize --select ensemble,softlabels",
+            fix='fer materialize --select "ensemble,softlabels"',
         )
     _check_start(job, told, folder)
     _check_taught(job, told, folder)
@@ -488,7 +487,7 @@ def _check_taught(job: Job, told: dict[str, Any], folder: Path) -> None:
             f"{away:.3g}, T {theirs.kd_temperature:.4f} and {ours.kd_temperature:.4f}",
             where=folder,
             fix="adopt teachers and teacher_logits of the same packed job, then: fer materialize "
-            "--select ensemble,softlabels",
+            '--select "ensemble,softlabels"',
         )
 
 

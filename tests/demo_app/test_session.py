@@ -20,6 +20,7 @@ from fer_ml.errors import FerError
 from fer_ml.images import encode_png, prepare
 from fer_ml.labels import CLASSES
 from fer_ml.sample.video import draw_video
+from tests.machine import POSIX
 
 SETTINGS = Parameters(
     ema_tau_s=0.2, hysteresis_delta=0.1, unsure_below=0.4, vote_s=0.2, vote_share=0.51, gap_s=0.5
@@ -372,7 +373,7 @@ except FerError as error:
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+@POSIX
 def test_a_full_disk_is_one_clear_error_after_a_whole_log(
     bundle_folder: Path, write_video, tmp_path: Path
 ) -> None:

@@ -207,8 +207,9 @@ def test_the_ui_listens_on_loopback_and_can_be_read_only(
 ) -> None:
     """What it would start; ``test_ui.py`` starts it."""
     script = (
-        "import os, sys\n"
+        "import os, subprocess, sys\n"
         "os.execv = lambda program, command: print(*command[1:])\n"
+        "subprocess.call = lambda command: print(*command[1:]) or 0\n"
         "sys.argv = ['fer', 'ui', *sys.argv[1:]]\n"
         "from fer_assets.cli import main; main()"
     )

@@ -13,6 +13,7 @@ import pytest
 
 from fer_ml.errors import FerError
 from fer_ml.store import Store
+from tests.machine import POSIX
 
 #: Makes an artifact with a large file; prints the error as ``fer`` does.
 SCRIPT = """
@@ -79,7 +80,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "error: no space left on the disk" in done.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become somebody else"
+)
 def test_permissions_that_were_taken_away(tmp_path: Path) -> None:
     store = Store(tmp_path / "home", "test")
     make(store, "before")
@@ -111,6 +114,7 @@ def test_a_folder_that_goes_away_while_it_is_read(tmp_path: Path) -> None:
     assert list(store.partial.iterdir()) == []
 
 
+@POSIX
 def test_folders_that_hold_faces_are_this_users_alone(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:

@@ -9,7 +9,6 @@ import io
 import json
 import os
 import random
-import resource
 import signal
 import sys
 import zipfile
@@ -38,7 +37,10 @@ from fer_ml.preprocess import Preprocess
 from fer_ml.sources.affectnet_yolo import class_names
 from fer_ml.store import Store
 from fer_ml.validation.report import validate_file
+from tests.machine import POSIX
 
+resource = pytest.importorskip("resource", reason="time and memory are limited as POSIX does")
+pytestmark = POSIX
 SECONDS = 5
 #: The largest image that is let in decodes to three bytes a pixel, and is held twice while its
 #: colours are put in order.

@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def lines(home: Path) -> list[dict[str, Any]]:
     files = logs.log_files(home / logs.LOG_FOLDER)
-    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
 
 
 def test_a_line_carries_its_run_asset_and_partition(home: Path) -> None:

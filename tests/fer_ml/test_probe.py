@@ -10,11 +10,13 @@ import polars as pl
 import pytest
 
 from fer_ml import probe as probe_module
+from fer_ml.files import PATIENCE
 from fer_ml.images import encode_png, read_image
-from fer_ml.look import THUMB_SIDE, Shard, look_at
+from fer_ml.look import NO_KEY, THUMB_SIDE, Shard, file_key, look_at
 from fer_ml.manifests.identity import photo_hash, sample_hash
 from fer_ml.manifests.schema import BOX
 from fer_ml.probe import Probe, how_checked, join_probes, path_fault, probe
+from tests.machine import NUMBERED, pipe
 
 Box = tuple[int, int, int, int]
 
@@ -120,6 +122,7 @@ def test_several_processes_see_what_one_sees(root: Path, monkeypatch: pytest.Mon
 
 
 class TestMemory:
+    @NUMBERED
     def test_an_unchanged_file_is_known_under_any_name(self, root: Path) -> None:
         look(rows(("a/0.png", None)), root)
         os.link(root / "a/0.png", root / "b.png")
@@ -135,7 +138,9 @@ class TestMemory:
         assert again.looks["checked"].to_list() == ["unchanged"]
         assert np.array_equal(again.thumbs(np.array([0])), found.thumbs(np.array([0])))
 
-    @pytest.mark.parametrize("how", ["content", "time", "replaced", "link"])
+    @pytest.mark.parametrize(
+        "how", ["content", "time", pytest.param("replaced", marks=NUMBERED), "link"]
+    )
     def test_what_changed_is_decoded(self, root: Path, how: str) -> None:
         path = root / "a/0.png"
         frame = rows(("a/0.png", None), ("a/1.png", None))
@@ -198,16 +203,46 @@ class TestMemory:
         frame = rows(("a/0.png", None), ("a/1.png", None))
         look(frame, root, since=time.time())
         assert len(list(cache.glob("*.parquet"))) == 2, "a/2.png is known from the second only"
-        assert len(list(cache.glob("*.thumbs"))) == 2
+        left = [f for f in cache.glob("*.thumbs") if not f.with_suffix(".parquet").exists()]
+        assert len(list(cache.glob("*.thumbs"))) == 2 + len(left)
+        assert not left or PATIENCE, "what is mapped is left on Windows alone"
+        for file in left:
+            os.utime(file, (0, 0))
         again = look(rows(("a/2.png", (0, 0, 9, 9)), ("a/0.png", None)), root)
         assert again.looks["checked"].to_list() == ["unchanged"] * 2
+        assert len(list(cache.glob("*.thumbs"))) == 2
 
     def test_a_killed_look_leaves_nothing_that_counts(self, root: Path) -> None:
         cache = root.parent / "cache"
         cache.mkdir()
         (cache / "1-abc.partial").write_bytes(b"half")
         (cache / "2-abc.thumbs").write_bytes(b"thumbs without their table")
+        (cache / "0-abc.thumbs").write_bytes(b"the same, of yesterday")
+        os.utime(cache / "0-abc.thumbs", (0, 0))
         assert look(rows(("a/0.png", None)), root).looks["checked"].to_list() == ["decoded"]
+        assert not (cache / "0-abc.thumbs").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2**63 - 1, 2**63, 2**64 - 1, 2**127 + 5, 2**128 - 1])
+def test_files_are_known_by_numbers_of_any_size(number: int) -> None:
+    """Windows gives 64 bits for a disk, and up to 128 for a file."""
+    status = numbered(number, number)
+    key = file_key(status, "a")
+    assert np.array([key], np.int64).tolist() == [list(key)]
+    assert key == file_key(status, "b"), "the same file under another name"
+    assert file_key(numbered(number - 1 or 7, number), "a") != key
+
+
+def numbered(inode: int, device: int) -> os.stat_result:
+    fields = (0o100644, inode, device, 1, 0, 0, 9, 1, 1, 1)
+    return os.stat_result(fields, {"st_mtime_ns": 10**9})
+
+
+def test_a_file_without_a_number_is_known_by_its_path() -> None:
+    status = numbered(0, 0)
+    assert file_key(status, "/r/a") == file_key(status, "/r/a") != file_key(status, "/r/b")
+    assert file_key(status, "/r/a")[0] != NO_KEY[0]
+    assert file_key(status, "/r/\udcff")
 
 
 def test_probes_are_joined_in_the_manifests_order(root: Path) -> None:
@@ -254,7 +289,7 @@ def test_paths_below_a_folder(name: str | None, fault: str | None) -> None:
 
 
 def test_a_pipe_does_not_wait_for_a_writer(root: Path) -> None:
-    os.mkfifo(root / "pipe.png")
+    pipe(root / "pipe.png")
     (root / "thumbs").touch()
     found = look_at(Shard(str(root), ["pipe.png"], {}, str(root / "thumbs"), 0))
     assert found.details == {0: "not a regular file"}

@@ -70,6 +70,55 @@ def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], message
         load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
 
 
+TRAINING = {"architecture": "resnet18", "task": {"kind": "ce"}, "init": "none", "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiments": {"nul": TRAINING}}, r"experiments\.nul: .* a device of Windows"),
+        ({"experiments": {"KD": TRAINING}}, "experiments: kd and KD differ only in case"),
+        ({"models": {"Com1": "x.pt"}}, r"models\.Com1"),
+        ({"curations": {"aux": {"sources": ["ferplus"]}}}, r"curations\.aux"),
+        ({"sources": [{"name": "con", "adapter": "split_folders"}]}, r"sources\.con"),
+    ],
+)
+def test_names_that_some_file_system_refuses(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """They name folders, and an artifact root may be copied to any machine."""
+    with pytest.raises(FerError, match=message):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
+    with pytest.raises(FerError, match=r"profiles\.prn"):
+        load_profile(settings(tmp_path, profiles={"prn": {"base": "sample"}}), "prn")
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_fer_toml_from_any_editor(tmp_path: Path, start: bytes, end: bytes) -> None:
+    lines = [
+        b'profile = "mine"',
+        b"[roots]",
+        b"faces = 'C:\\data\\faces'",
+        b'other = "D:/f\xc3\xa9"',
+    ]
+    (tmp_path / "fer.toml").write_bytes(start + end.join(lines) + end)
+    config = read_config(tmp_path / "fer.toml")
+    assert config.profile == "mine"
+    assert config.roots == {"faces": "C:\\data\\faces", "other": "D:/fé"}
+
+
+def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "fer.toml").write_bytes(b'[roots]\r\nfaces = "C:\\data\\faces"\r\n')
+    with pytest.raises(FerError, match="not valid TOML") as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.fix and "single quotes" in caught.value.fix
+    (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16"))
+    with pytest.raises(FerError, match="not valid TOML") as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.fix == "save it as UTF-8"
+
+
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(FerError, match="sample, ferplus, ferplus_ensemble, paper"):
         load_profile(settings(tmp_path), "samplle")

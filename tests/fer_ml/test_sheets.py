@@ -1,7 +1,6 @@
 """Contact sheets: what is on them, and that no manifest can make them read what it should not."""
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from fer_ml.sheets import (
     read_face,
     read_tile,
 )
+from tests.machine import pipe
 
 MARK = (0xB3, 0x26, 0x1E)
 
@@ -128,7 +128,7 @@ def hostile(tmp_path: Path) -> Path:
     (root / "up").symlink_to("..")
     (root / "loop.png").symlink_to("loop.png")
     (root / "inner.png").symlink_to("good.png")
-    os.mkfifo(root / "pipe.png")
+    pipe(root / "pipe.png")
     return root
 
 

@@ -14,8 +14,10 @@ import pytest
 
 from fer_ml.cost import COSTS
 from fer_ml.errors import FerError
-from fer_ml.files import gone, owned_name, owner, sha256_file, write_json
+from fer_ml.files import owned_name, sha256_file, write_json
+from fer_ml.processes import gone, owner
 from fer_ml.store import Input, Receipt, Store, content_hash
+from tests.machine import LINUX, POSIX
 
 
 @pytest.fixture
@@ -102,9 +104,9 @@ def test_the_systems_refusals_become_one_message_with_a_fix(store: Store, code: 
     assert store.current("thing") is None
 
 
+@POSIX
 def test_a_full_disk_is_reported_and_the_old_artifact_stays(store: Store, tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="file-size limits need POSIX")
-    import signal
+    import resource
 
     make(store)
     before = store.current("thing")
@@ -228,6 +230,7 @@ def test_a_number_that_came_again_is_another_process() -> None:
     assert not gone(f"{host}@{pid}"), "a name of before there were times says no more"
 
 
+@POSIX
 def test_a_process_that_ended_and_that_nobody_waited_for_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -243,13 +246,13 @@ def test_a_kill_during_the_commit_loses_nothing(store: Store, at: str) -> None:
     kept = store.unfinished / "thing"
     kept.mkdir(parents=True)
     script = f"""
-import os, shutil, signal
+import os, shutil
 from pathlib import Path
 import fer_ml.store as module
 def die(*args, **named):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(9)  # As when it is killed: nothing is cleared away.
 if {at!r} == "rename":
-    Path.rename = die
+    module.move = die
 elif {at!r} == "pointer":
     module.Store._follow = die
 else:
@@ -259,7 +262,7 @@ with module.Store(Path({str(store.root)!r}), "test").begin("thing") as run:
     run.spent.append("thing")
 """
     done = subprocess.run([sys.executable, "-c", script])
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode == 9
     store.sweep()
     held = store.require("thing")
     assert held.file("a.txt").read_text() == ("first" if at == "rename" else "second")
@@ -327,27 +330,23 @@ def test_a_clock_that_went_back_does_not_change_which_one_is_current(
     assert held.folder.name < max(path.name for path in store.home("thing").glob("2*"))
 
 
+@LINUX
 def test_bytes_are_on_the_disk_before_a_name_says_that_they_are(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power cut a name without its bytes would be an empty file."""
     calls: list[tuple[str, str]] = []
-    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+    fsync, replace = os.fsync, Path.replace
 
     def seen_fsync(descriptor: int) -> None:
         calls.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
         fsync(descriptor)
-
-    def seen_rename(self: Path, target: Path) -> Path:
-        calls.append(("name", target.name))
-        return rename(self, target)
 
     def seen_replace(self: Path, target: Path) -> Path:
         calls.append(("name", target.name))
         return replace(self, target)
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
-    monkeypatch.setattr(Path, "rename", seen_rename)
     monkeypatch.setattr(Path, "replace", seen_replace)
     make(store)
     names = [name for how, name in calls if how == "name"]

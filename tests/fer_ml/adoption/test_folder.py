@@ -1,6 +1,5 @@
 """What comes in at the door, and what does not."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from fer_ml.adoption import folder as door
 from fer_ml.adoption.folder import adopted_name, file_name, named_hashes, recognise
 from fer_ml.errors import FerError
 from tests.fer_ml.adoption import first_pipeline as old
+from tests.machine import pipe
 
 
 def test_every_kind_is_recognised(tmp_path: Path) -> None:
@@ -71,10 +71,6 @@ def test_what_is_no_file_or_too_large_or_empty(tmp_path: Path) -> None:
     folder = old.student_run(tmp_path / "run")
     path = folder / "history.json"
     path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(FerError, match="no regular file"):
-        recognise(folder)
-    path.unlink()
     path.mkdir()
     with pytest.raises(FerError, match="no regular file"):
         recognise(folder)
@@ -85,6 +81,10 @@ def test_what_is_no_file_or_too_large_or_empty(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(door.MAX_JSON + 1)
     with pytest.raises(FerError, match="67,108,865 bytes"):
+        recognise(folder)
+    path.unlink()
+    pipe(path)
+    with pytest.raises(FerError, match="no regular file"):
         recognise(folder)
 
 
@@ -103,6 +103,24 @@ def test_names_of_partitions(tmp_path: Path) -> None:
         with pytest.raises(FerError, match="cannot name") as caught:
             adopted_name(bad, tmp_path / "a b")
         assert caught.value.fix == "name it: --as NAME"
+    for bad in ("nul", "Com1", "A_b-1"):
+        with pytest.raises(FerError, match="cannot name") as caught:
+            adopted_name(bad, tmp_path / "x.csv", taken=["other", "a_b-1"])
+    assert "beside 'a_b-1'" in caught.value.what
+    assert adopted_name("a_b-1", tmp_path / "x.csv", taken=["a_b-1"]) == "a_b-1"
+
+
+def test_a_manifest_keeps_its_name_and_so_it_must_be_one_everywhere(tmp_path: Path) -> None:
+    old.manifest(tmp_path / "m" / "m.csv")
+    assert set(recognise(tmp_path / "m").files) == {"m.csv"}
+    old.manifest(tmp_path / "n" / "m.csv")
+    try:
+        (tmp_path / "n" / "m.csv").rename(tmp_path / "n" / "aux.csv")
+    except OSError:
+        pytest.skip("nothing can be called so here")
+    with pytest.raises(FerError, match="cannot be kept under its name") as caught:
+        recognise(tmp_path / "n")
+    assert caught.value.fix == "rename it"
 
 
 def test_hashes_that_a_result_names(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def move_a_file(store: Store, chain: Chain) -> None:
 
 def edit_in_place(store: Store, chain: Chain) -> None:
     path = chain["benchmark"].folder / "benchmark.json"
-    path.write_text(path.read_text().replace('"total": 7', '"total": 8'))
+    path.write_bytes(path.read_bytes().replace(b'"total": 7', b'"total": 8'))
 
 
 def edit_with_its_hash(store: Store, chain: Chain) -> None:

@@ -15,6 +15,7 @@ from fer_ml.errors import FerError
 from fer_ml.images import read_image
 from fer_ml.sources import get_adapter, listing_schema
 from fer_ml.sources.affectnet_yolo import class_names
+from tests.machine import POSIX
 
 Images = Callable[..., None]
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
@@ -187,6 +188,7 @@ def test_folders_without_files_are_refused(tmp_path: Path) -> None:
         get_adapter("affectnet_yolo").listing(tmp_path)
 
 
+@POSIX
 def test_odd_names_are_rows(tmp_path: Path, images: Images) -> None:
     images(tmp_path, r"train/images/b\c.png", "train/images/.png")
     (tmp_path / "train/labels").mkdir()

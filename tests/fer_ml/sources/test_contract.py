@@ -13,6 +13,7 @@ import pytest
 from fer_ml.errors import FerError
 from fer_ml.labels import CLASSES, EXCLUSIONS
 from fer_ml.sources import PUBLISHER_SPLITS, adapters, get_adapter, listing_schema
+from tests.machine import POSIX, pipe
 
 MakeTree = Callable[[str], Path]
 
@@ -752,7 +753,8 @@ def test_manifest_with_two_file_columns_is_refused(tmp_path: Path) -> None:
         "x/..",
         "C:/a.png",
         r"\\host\a.png",
-        r"x\a.png",
+        r"x\..\a.png",
+        r"\a.png",
         "a\0.png",
     ],
 )
@@ -761,6 +763,12 @@ def test_path_that_could_leave_the_root_is_never_a_file(path: str, tmp_path: Pat
     row = get_adapter("csv_manifest").listing(tmp_path).row(0, named=True)
     assert (row["file"], row["label"]) == (None, None)
     assert row["fault"] == f"bad path: {path!r}"
+
+
+def test_folders_may_be_separated_as_windows_does_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"file,label\r\nx\\y\\a.png,Fear\r\nx/b.png,Sad\r\n")
+    rows = get_adapter("csv_manifest").listing(tmp_path).select("file", "label", "fault").rows()
+    assert rows == [("x/y/a.png", "Fear", None), ("x/b.png", "Sad", None)]
 
 
 @pytest.mark.parametrize("path", ["a..b.png", "..a.png", "x/a b,é.png", ".../a.png"])
@@ -789,6 +797,7 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         get_adapter("split_folders").listing(tmp_path)
 
 
+@POSIX
 def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[..., None]) -> None:
     root = tmp_path / "root"
     images(root, "train/Happy/a.png", r"train/Happy/b\c.png")
@@ -797,7 +806,7 @@ def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[
     (root / "train/Happy/linked.png").symlink_to("a.png")
     (root / "train/Happy/loop").symlink_to(root)
     (root / "test").symlink_to(tmp_path / "disk")
-    os.mkfifo(root / "train/Happy/pipe")
+    pipe(root / "train/Happy/pipe")
     with open(os.fsencode(root) + b"/train/Happy/\xff.png", "wb"):
         pass
 

@@ -15,6 +15,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
 from fer_ml.settings import settings
 from fer_ml.training.launch import launch
+from tests.machine import LINUX, POSIX
 
 ROOT = Path(__file__).parents[3]
 Job = Callable[..., Path]
@@ -56,6 +57,7 @@ def test_a_fault_of_one_process_is_told(job_of: Job, tmp_path: Path) -> None:
         launch(job, tmp_path / "runs", "cpu", 2)
 
 
+@POSIX
 def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(job_of: Job, tmp_path: Path) -> None:
     job, script = job_of({**BASE, "epochs": 30}, size=32), tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -90,6 +92,7 @@ def test_a_stop_reaches_all_processes_and_the_next_one_goes_on(job_of: Job, tmp_
     assert sha256_file(weights[0]) == sha256_file(weights[1])
 
 
+@LINUX
 def test_processes_end_when_the_one_that_started_them_is_killed(
     job_of: Job, tmp_path: Path
 ) -> None:

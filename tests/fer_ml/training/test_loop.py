@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -303,7 +302,7 @@ def test_a_signal_to_stop_saves_and_is_handed_on(
         original(self, *arguments)
         steps.append(self.progress.step)
         if len(steps) == 5:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(loop._Run, "_step", step)
     caplog.set_level(logging.INFO)

@@ -6,7 +6,6 @@ The long proofs run on demand: ``pytest -m proof tests/fer_ml/training/test_resu
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from fer_ml.training.faces import SoftTargets
 from fer_ml.training.loop import ALONE
 from fer_ml.training.recipe import DKD, KD, ArcFace, Imbalance, Prototype
 from fer_ml.training.running import run_job
+from tests.machine import POSIX
 
 ROOT = Path(__file__).parents[3]
 Job = Callable[..., Path]
@@ -74,7 +74,7 @@ def kill_at_random(job: Path, out: Path, kills: int, seed: int) -> int:
         time.sleep(chosen.uniform(0, 0.25))
         if process.poll() is None:
             met += 1
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
         if process.returncode == 0:
             break
@@ -129,15 +129,18 @@ def test_kills_across_ce_kd_and_dkd_leave_no_trace(
     assert len(results(tmp_path / "whole")) == 3
 
 
+@POSIX
 def test_a_disk_that_ends_during_a_save_leaves_the_state_before(
     job_of: Job, tmp_path: Path
 ) -> None:
+    import resource
+
     job, out = job_of({"epochs": 8}), tmp_path / "cut"
     finish(job, tmp_path / "whole")
     process = start(job, out)
     while not steps_saved(out) and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     ((_, _, size),) = steps_saved(out)
 
@@ -155,6 +158,7 @@ def test_a_disk_that_ends_during_a_save_leaves_the_state_before(
     assert results(out) == results(tmp_path / "whole")
 
 
+@POSIX
 def test_sigterm_saves_and_stops(job_of: Job, tmp_path: Path) -> None:
     job, out = job_of({"epochs": 40}), tmp_path / "stopped"
     finish(job, tmp_path / "whole")

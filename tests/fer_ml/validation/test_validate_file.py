@@ -159,7 +159,7 @@ class TestBases:
     def write(self, tmp_path: Path, paths: list[str]) -> Path:
         rows = [f'"{path}",Happy,train,s' for path in paths]
         csv = tmp_path / "classification_manifest.csv"
-        csv.write_text("\n".join([",".join(NEEDED), *rows]) + "\n")
+        csv.write_text("\n".join([",".join(NEEDED), *rows]) + "\n", newline="\n")
         return csv
 
     def test_each_base_is_found_and_told(self, tmp_path: Path, paths: list[str]) -> None:
