@@ -155,12 +155,14 @@ class Demo(Frozen):
     ``session`` is the folder of a logged session that is imported instead: a recorded one is
     replayed through the student that is deployed, and compared with what it showed then.
     ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
+    Whether they do depends on the machine and its load: it is warned of, unless ``p95_blocks``.
     """
 
     video: str | None = None
     detector: Literal["haar", "yunet"] = "haar"
     session: str | None = None
     p95_limit_ms: float = Field(default=100.0, gt=0)
+    p95_blocks: bool = False
 
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
