@@ -7,18 +7,16 @@ import json
 import logging
 import os
 import shlex
-import signal
-import socket
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fer_assets.stopping import Stopping
 from fer_ml.errors import FerError
 from fer_ml.files import readable_os_errors
 
@@ -107,12 +105,20 @@ def materialize(
 
     Example: fer materialize --select '+teacher[B3]'
     """
-    with _Stopping() as stopping:
+    with Stopping() as stopping:
         _materialize(profile, select, force, stopping)
+    if stopping.signal is not None:
+        command = shlex.join(["fer", *sys.argv[1:]])
+        print(
+            "stopped: what was finished stays, and a training goes on from its last snapshot\n"
+            f"  go on: {command}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(128 + stopping.signal)
 
 
 def _materialize(
-    profile: str | None, select: str | None, force: bool, stopping: "_Stopping"
+    profile: str | None, select: str | None, force: bool, stopping: Stopping
 ) -> None:
     started = time.monotonic()
     pipeline = _open(profile)
@@ -161,55 +167,6 @@ def _materialize(
     for part in show.closing(pipeline):
         console.print(part)
     console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
-
-
-class _Stopping:
-    """Ctrl-C and SIGTERM end in one message and the exit code 128 plus the signal's number.
-
-    Dagster and trainings put handlers of their own in place, which tell nobody which signal came,
-    and Dagster drops one that comes between two steps. Python also writes each to a socket.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __enter__(self) -> "_Stopping":
-        self._came: list[int] = []
-        self._reading, self._writing = socket.socketpair()
-        for end in (self._reading, self._writing):
-            end.setblocking(False)
-        self._before = {number: signal.signal(number, self._raise) for number in self.SIGNALS}
-        signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        return self
-
-    def _raise(self, number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    def _asked(self) -> list[int]:
-        with suppress(BlockingIOError):
-            self._came += [n for n in self._reading.recv(64) if n in self.SIGNALS]
-        return self._came
-
-    def obey(self) -> None:
-        """Stop if a signal came that nobody obeyed."""
-        if self._asked():
-            raise KeyboardInterrupt
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        stopped = isinstance(error, KeyboardInterrupt)
-        for number, handler in self._before.items():
-            # The rest is quickly done, and is not to be torn.
-            signal.signal(number, signal.SIG_IGN if stopped else handler)
-        signal.set_wakeup_fd(-1)
-        asked = [*self._asked(), signal.SIGINT]
-        for end in (self._reading, self._writing):
-            end.close()
-        if stopped:
-            print(
-                "stopped: what was finished stays, and a training goes on from its last snapshot\n"
-                f"  go on: {shlex.join(['fer', *sys.argv[1:]])}",
-                file=sys.stderr,
-            )
-            raise typer.Exit(128 + asked[0]) from None
 
 
 class _TqdmHandler(logging.Handler):
