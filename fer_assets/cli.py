@@ -117,9 +117,7 @@ def materialize(
         raise typer.Exit(128 + stopping.signal)
 
 
-def _materialize(
-    profile: str | None, select: str | None, force: bool, stopping: Stopping
-) -> None:
+def _materialize(profile: str | None, select: str | None, force: bool, stopping: Stopping) -> None:
     started = time.monotonic()
     pipeline = _open(profile)
     selection = None if select is None else pipeline.named(select)

@@ -16,7 +16,6 @@ from uuid import uuid4
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.events import RunFailureReason
-from dagster._core.execution.plan.objects import ErrorSource
 from sqlalchemy.exc import IntegrityError
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
@@ -108,9 +107,7 @@ class StageFailed(FerError):
         self.done = list(done)
 
 
-def observe(
-    pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
-) -> dict[str, str]:
+def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures) -> dict[str, str]:
     """Fingerprint the raw folders, note each change in Dagster, and return them by source.
 
     The manifest of a source that is not there has failed.
@@ -332,8 +329,10 @@ def _run(
         for target in (*work.make, *work.judge)
         for gate in gates_of(target.asset)
     }
-    job = definitions().resolve_job_def(work.job).get_subset(
-        asset_selection=keys, asset_check_selection=checks
+    job = (
+        definitions()
+        .resolve_job_def(work.job)
+        .get_subset(asset_selection=keys, asset_check_selection=checks)
     )
     run_id = str(uuid4())
     names = {"run": run_id, "job": work.job, "partition": work.partition}
@@ -360,7 +359,8 @@ def _note(
     targets = {target.asset: target for target in (*work.make, *work.judge)}
     steps = {asset.replace("/", "__"): target for asset, target in targets.items()}
     steps |= {f"gates_{asset.replace('/', '_')}": target for asset, target in targets.items()}
-    made, faults = set(), {}
+    made: set[str] = set()
+    faults: dict[Target | None, str] = {}
     for event in result.all_events:
         if event.event_type_value == "ASSET_MATERIALIZATION" and event.asset_key is not None:
             made.add(event.asset_key.to_user_string())
@@ -381,14 +381,13 @@ def _note(
 
 def _stopped(result: dg.ExecuteInProcessResult) -> bool:
     """Whether a run ended because this process, or the run, was told to stop."""
-    for event in result.all_events:
-        if event.event_type_value == "STEP_FAILURE":
-            if event.step_failure_data.error_source == ErrorSource.INTERRUPT:
-                return True
-        elif event.event_type_value == "PIPELINE_FAILURE":
-            if event.job_failure_data.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION:
-                return True
-    return result.dagster_run.status == dg.DagsterRunStatus.CANCELED
+    reasons = [
+        event.job_failure_data.failure_reason
+        for event in result.all_events
+        if event.event_type_value == "PIPELINE_FAILURE"
+    ]
+    canceled = result.dagster_run.status == dg.DagsterRunStatus.CANCELED
+    return canceled or RunFailureReason.UNEXPECTED_TERMINATION in reasons
 
 
 def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:

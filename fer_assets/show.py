@@ -103,7 +103,9 @@ def failures(failed: "Failures", command: str) -> str:
     lost: dict[str, list[str]] = {}
     for target, below in failed.lost.items():
         lost.setdefault(", ".join(t.label for t in below), []).append(target.label)
-    lines += [f"not made, since it rests on {on}: {', '.join(labels)}" for on, labels in lost.items()]
+    lines += [
+        f"not made, since it rests on {on}: {', '.join(labels)}" for on, labels in lost.items()
+    ]
     return "\n".join([*lines, f"When that is mended, go on with: {command}"])
 
 
