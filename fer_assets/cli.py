@@ -143,6 +143,9 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
             done = materialize(pipeline, instance, select=selection, force=force, on_work=on_work)
         except StageFailed as error:
             failed, done = error, error.done
+        except KeyboardInterrupt:
+            pipeline.store.sweep_own()
+            raise
     total = sum(map(selection or pipeline.standard, pipeline.targets()))
     seconds = time.monotonic() - started
     if not done and failed is None:

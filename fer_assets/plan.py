@@ -221,7 +221,7 @@ def materialize(
                 if artifact is None:
                     continue
                 announce(pipeline, artifact, instance)
-            except StageFailed as error:
+            except FerError as error:
                 failures.faults[target] = error
                 continue
             if work is not None and (target in work.make or target in work.judge):
@@ -356,7 +356,8 @@ def _note(
     pipeline: Pipeline, work: Work, result: dg.ExecuteInProcessResult, failures: Failures
 ) -> None:
     """Note what a run did not make, and why."""
-    targets = {target.asset: target for target in (*work.make, *work.judge)}
+    started = {*work.make, *work.judge}
+    targets = {target.asset: target for target in pipeline.targets() if target in started}
     steps = {asset.replace("/", "__"): target for asset, target in targets.items()}
     steps |= {f"gates_{asset.replace('/', '_')}": target for asset, target in targets.items()}
     made: set[str] = set()

@@ -7,6 +7,7 @@ as an asset of its own, so that ``+`` follows what that partition needs.
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -198,7 +199,8 @@ class _Graph:
         import dagster as dg
 
         try:
-            found = dg.AssetSelection.from_string(text).resolve(self._graph)
+            with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
+                found = dg.AssetSelection.from_string(text).resolve(self._graph)
         except dg.DagsterError:
             return None
         return {key.to_user_string() for key in found}

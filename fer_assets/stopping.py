@@ -64,4 +64,13 @@ class Stopping:
         if issubclass(told.exc_type, Exception) or not self._asked():
             self._told(told)
         else:
-            threading.Timer(AGAIN, _thread.interrupt_main, (self._came[-1],)).start()
+            threading.Timer(AGAIN, _interrupt, (self._came[-1],)).start()
+
+
+def _interrupt(number: int) -> None:
+    """Give a signal to the main thread, also where it waits for the system."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))

@@ -67,7 +67,7 @@ def test_any_seed_has_repetitions_of_its_own(
 @pytest.mark.parametrize("asked", ["sample", "mine"])
 def test_a_built_in_name_always_means_the_same(tmp_path: Path, asked: str) -> None:
     profiles = {"sample": {"seed": 7}, "mine": {"base": "sample"}}
-    with pytest.raises(FerError, match="profiles.sample: sample is a built-in profile") as caught:
+    with pytest.raises(FerError, match="sample is a built-in profile") as caught:
         load_profile(settings(tmp_path, profiles=profiles), asked)
     assert 'base = "sample"' in str(caught.value.fix)
 
@@ -207,7 +207,10 @@ def test_a_fair_comparison_is_accepted() -> None:
         ({"strength": 0.9}, r"arms\.kd: strength is"),
         ({"seed": 3}, r"arms\.kd: kd_2 and kd_3 .* seed 3, .* experiments\.kd_3\.seed"),
         ({"seed": 1337}, r"arms\.kd: kd and kd_2 .* seed 1337, .* experiments\.kd_2\.seed"),
-        ({"seed": 4}, r"arms\.kd: .* \[1337, 4, 3\], .* ce \[1337, 2, 3\]; .*experiments\.kd_2\.seed"),
+        (
+            {"seed": 4},
+            r"arms\.kd: .* \[1337, 4, 3\], .* ce \[1337, 2, 3\]; .*experiments\.kd_2\.seed",
+        ),
     ],
 )
 def test_runs_of_an_arm_differ_in_their_seed_alone(changes: dict[str, Any], told: str) -> None:
