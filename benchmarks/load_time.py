@@ -1,4 +1,4 @@
-"""How long the code location takes to load, as a ratio to ``import dagster`` in the same run.
+"""How long the code location and the command take to load, as ratios to floors of the same run.
 
 python benchmarks/load_time.py [--rounds 7] [--json FILE]
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 ROOT = Path(__file__).parent.parent
+HELP = "import sys; sys.argv = ['fer', '--help']; from fer_assets.cli import main; main()"
 
 
 def seconds(statement: str) -> float:
     """Wall time of a fresh interpreter that runs ``statement``."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", statement], check=True, cwd=ROOT)
+    command = [sys.executable, "-W", "ignore", "-c", statement]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
@@ -26,10 +28,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     json_option(parser)
     given = parser.parse_args()
-    pairs = [
-        (seconds("import dagster"), seconds("import fer_assets.definitions"))
-        for _ in range(given.rounds + 1)
-    ][1:]  # The first round fills the file cache.
+    statements = ("import dagster", "import fer_assets.definitions", "pass", HELP)
+    # The first round fills the file cache.
+    rounds = [tuple(map(seconds, statements)) for _ in range(given.rounds + 1)][1:]
     publish(
         Benchmark(
             title="Loading",
@@ -37,11 +38,17 @@ def main() -> None:
             figures=(
                 Figure.of(
                     "loading the code location",
-                    [ours / floor for floor, ours in pairs],
+                    [ours / floor for floor, ours, _, _ in rounds],
                     over="`import dagster`",
                     at_most=2,
                 ),
-                Figure.of("loading the code location, in seconds", [p[1] for p in pairs], "s"),
+                Figure.of("loading the code location, in seconds", [r[1] for r in rounds], "s"),
+                Figure.of(
+                    "`fer --help`",
+                    [ours / floor for _, _, floor, ours in rounds],
+                    over="`python -c pass`",
+                ),
+                Figure.of("`fer --help`, in seconds", [r[3] for r in rounds], "s", at_most=0.4),
             ),
         ),
         given.json,

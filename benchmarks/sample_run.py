@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from validation import pss_bytes
@@ -50,9 +51,10 @@ def command(home: Path, code: str, *arguments: str) -> tuple[float, float]:
         env=environment,
         stdout=subprocess.DEVNULL,
     )
-    while process.poll() is None:
+    while process.returncode is None:
         peak = max(peak, pss_bytes(process.pid))
-        time.sleep(0.25)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.25)
     if process.returncode:
         raise SystemExit(f"{code.strip().splitlines()[-1]} failed")
     return time.perf_counter() - started, peak / 2**30
@@ -82,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["materialize", "-p", "sample", *select]
         first, peak = command(Path(folder, "dagster_way"), FER, *arguments)
-        second, _ = command(Path(folder, "dagster_way"), FER, *arguments)
+        again = [command(Path(folder, "dagster_way"), FER, *arguments)[0] for _ in range(3)]
         direct, _ = command(Path(folder, "direct"), DIRECT.format(chosen=chosen))
         store = Store(Path(folder, "dagster_way", "outputs", "sample"), "sample")
         held = store.current("benchmark")
@@ -98,7 +100,7 @@ def main() -> None:
         ),
         Figure(name="`fer materialize`, in seconds", measured=first, unit="s", at_most=300),
         Figure(name="its peak memory", measured=peak, unit="GiB", at_most=4),
-        Figure(name="the second run, nothing to do", measured=second, unit="s"),
+        Figure.of("the second run, nothing to do", again, "s", at_most=3),
         *(
             Figure(name=f"of it: {name}", measured=seconds, unit="s")
             for name, seconds in sorted(stages.items(), key=lambda item: -item[1])

@@ -119,7 +119,7 @@ def stage_asset(
 def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
     """The gates of one stage as asset checks, judged together."""
     key = asset_key(stage.asset)
-    gates = gates_of(stage.asset)
+    gates = gates_of(stage.asset, pipeline.profile)
 
     @dg.multi_asset_check(
         name=f"gates_{stage.asset.replace('/', '_')}",

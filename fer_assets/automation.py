@@ -89,7 +89,8 @@ class Everything(dg.Config):
     select: str = Field(
         default="",
         description="Assets, partitions or groups, separated by commas, such as "
-        "manifests,teacher[RN18]. Empty: everything but what is made on request only.",
+        "manifests,teacher[RN18], or Dagster's selection syntax, such as +teacher[RN18]. Empty: "
+        "everything but what is made on request only.",
     )
     force: bool = Field(
         default=False, description="Make what is selected also where it is up to date."

@@ -1,27 +1,34 @@
-"""The ``fer`` command. It only saves typing: all of it is also there in Dagster's UI and CLI."""
+"""The ``fer`` command. It only saves typing: all of it is also there in Dagster's UI and CLI.
 
+What a command needs is imported inside it, so that ``fer --help`` is there at once.
+"""
+
+import gc
 import io
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
 
-from fer_assets.lineage import Pipeline, Target
-from fer_ml import logs
+from fer_assets.stopping import Stopping
 from fer_ml.errors import FerError
 from fer_ml.files import readable_os_errors
-from fer_ml.settings import settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fer_assets.lineage import Pipeline
+    from fer_assets.plan import Work
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,8 +39,24 @@ app = typer.Typer(
 )
 report_app = typer.Typer(no_args_is_help=True, help="Checks on Markdown reports.")
 app.add_typer(report_app, name="report")
-# A pipe has no width of its own; tables in a log file should not be squeezed into 80 columns.
-console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+class _Printer:
+    """rich's console, which is imported when something is printed."""
+
+    @cached_property
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        # A pipe has no width of its own; tables in a log file are not squeezed into 80 columns.
+        return Console(width=None if sys.stdout.isatty() else 140)
+
+    def print(self, *parts: object, **options: Any) -> None:
+        """As rich prints."""
+        self._console.print(*parts, **options)
+
+
+console = _Printer()
 
 ProfileOption = Annotated[
     str | None,
@@ -58,8 +81,13 @@ def main() -> None:
         sys.exit(1)
 
 
-def _open(profile: str | None) -> Pipeline:
+def _open(profile: str | None) -> "Pipeline":
     """The pipeline of a profile, which child processes then find active too."""
+    from fer_assets.lineage import Pipeline
+    from fer_ml.processor import check_processor
+    from fer_ml.settings import settings
+
+    check_processor()
     pipeline = Pipeline.open(profile)
     os.environ["FER_PROFILE"] = pipeline.profile.name
     settings.cache_clear()
@@ -72,60 +100,102 @@ def materialize(
     profile: ProfileOption = None,
     select: Annotated[
         str | None,
-        typer.Option(help="Assets, partitions or groups, separated by commas; default: all"),
+        typer.Option(
+            help="Assets, partitions or groups, by commas, or Dagster's selection syntax: "
+            "+NAME makes what NAME needs too; default: all"
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make also what is up to date")] = False,
 ) -> None:
     """Make whatever is missing or stale, in order, with all gates.
 
+    What fails stops what rests on it and nothing else. After Ctrl-C the same command goes on.
+
     Example: fer materialize --profile sample --select "manifests,teacher[RN18]"
+
+    Example: fer materialize --select "+teacher[B3]"
     """
+    with Stopping() as stopping:
+        _materialize(profile, select, force, stopping)
+    if stopping.signal is not None:
+        command = shlex.join(["fer", *sys.argv[1:]])
+        print(
+            "stopped: what was finished stays, and a training goes on from its last snapshot\n"
+            f"  go on: {command}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(128 + stopping.signal)
+
+
+def _materialize(profile: str | None, select: str | None, force: bool, stopping: Stopping) -> None:
     started = time.monotonic()
+    # What is imported stays; to look for garbage in it would take a tenth of a run without work.
+    gc.disable()
     pipeline = _open(profile)
-    chosen = _selector(pipeline, select)
-    from fer_assets.plan import Work, materialize
+    selection = None if select is None else pipeline.named(select)
+    if selection is not None:
+        from fer_assets.selection import require_inputs
+
+        require_inputs(pipeline, selection, force=force)
+    from fer_assets.plan import StageFailed, materialize
+    from fer_assets.storage import dagster_instance
 
     _show_progress()
-    total = sum(1 for target in pipeline.targets() if chosen(target))
 
-    def on_work(work: Work) -> None:
+    def on_work(work: "Work") -> None:
+        gc.enable()
+        stopping.obey()
         for target, reason in work.make.items():
             console.print(f"[bold]make[/bold]  {_escape(target.label)} [dim]({_escape(reason)})[/]")
         for target in work.judge:
             console.print(f"[bold]judge[/bold] {_escape(target.label)} [dim](no receipt yet)[/]")
 
-    from fer_assets.storage import dagster_instance
-
+    failed = None
     with dagster_instance() as instance:
-        done = materialize(pipeline, instance, select=chosen, force=force, on_work=on_work)
+        try:
+            done = materialize(pipeline, instance, select=selection, force=force, on_work=on_work)
+        except StageFailed as error:
+            failed, done = error, error.done
+        except KeyboardInterrupt:
+            pipeline.store.sweep_own()
+            raise
+    total = sum(map(selection or pipeline.standard, pipeline.targets()))
     seconds = time.monotonic() - started
-    if not done:
+    if not done and failed is None:
         console.print(f"All {total} targets are up to date; nothing to do ({seconds:.1f} s).")
         return
     from fer_assets import show
 
-    console.print(show.made_table(done))
+    if done:
+        console.print(show.made_table(done))
     for line in show.warnings(done):
         console.print(line)
     console.print(f"{len(done)} of {total} targets made or judged in {seconds:.0f} s.")
+    if failed is not None:
+        left = (*failed.failures.faults, *failed.failures.lost)
+        # What was made is not to be forced again.
+        again = ",".join(target.label for target in left) if force else select
+        command = pipeline.command(select=again, force=force)
+        print(show.failures(failed.failures, command), file=sys.stderr)
+        raise typer.Exit(1)
     for part in show.closing(pipeline):
         console.print(part)
     console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
-
-
-def _selector(pipeline: Pipeline, select: str | None) -> Callable[[Target], bool]:
-    return pipeline.standard if select is None else pipeline.named(select)
 
 
 class _TqdmHandler(logging.Handler):
     """Log lines that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
         # A fault's own text comes at the end; where it arose stands in the log file.
         tqdm.write(f"      {record.getMessage()}", file=sys.stderr)
 
 
 def _show_progress() -> None:
+    from fer_ml import logs
+
     logs.start(_TqdmHandler())
 
 
@@ -202,6 +272,7 @@ def validate(
     Example: fer validate my_manifest.csv --root my_images
     """
     from fer_ml.files import private_folder
+    from fer_ml.settings import settings
     from fer_ml.validation.report import validate_file
 
     private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
@@ -405,11 +476,13 @@ def pack(
     Example: fer pack "student_ce,student_kd,student_dkd" packed
     """
     from fer_assets.remote import pack_targets
+    from fer_assets.selection import require_inputs
 
     if folder.exists() and any(folder.iterdir()):
         raise FerError("the folder is not empty", where=folder, fix="name a new one")
     pipeline = _open(profile)
-    chosen = _selector(pipeline, select)
+    chosen = pipeline.named(select)
+    require_inputs(pipeline, chosen, force=True)
     _show_progress()
     pack_targets(pipeline, [t for t in pipeline.targets() if chosen(t)], folder)
     console.print(f"Packed into {folder}. Copy it anywhere, with the package fer_ml, and run")
@@ -508,7 +581,7 @@ def export_lineage(
     from fer_ml.exchange.facts import everything
 
     pipeline = _open(profile)
-    chosen = _selector(pipeline, select) if select else lambda target: True
+    chosen = (lambda target: True) if select is None else pipeline.named(select)
     made = [
         pipeline.store.current(target.asset, target.partition)
         for target in pipeline.targets()
@@ -574,6 +647,7 @@ def purge(
     Example: fer purge --source my_faces --reason "licence ended" --yes
     """
     from fer_assets import purging, show
+    from fer_ml.settings import settings
 
     named = {"photo": photo, "group": group, "source": source, "session": session}
     chosen = {kind: value for kind, value in named.items() if value is not None}
@@ -617,6 +691,7 @@ def bench(
     Example: fer bench --faces data/ferplus --clips clips --docs docs/performance.md
     """
     from fer_assets import bench as suite
+    from fer_ml.settings import settings
 
     here = settings()
     given = {"faces": faces, "clips": clips, "yunet": here.yunet}
@@ -662,6 +737,7 @@ def doctor(
     Example: fer doctor --bundle for_the_maintainer.zip
     """
     from fer_assets.doctor import examine, fetch_yunet
+    from fer_ml.settings import settings
 
     if fetch_detector:
         print(f"YuNet is at {fetch_yunet(settings().home)}", file=sys.stderr)
@@ -676,6 +752,8 @@ def doctor(
     if as_json:
         print(json.dumps([finding.__dict__ for finding in findings], indent=2))
     else:
+        from rich.table import Table
+
         table = Table("", "what", "found", "to do", box=None, pad_edge=False)
         marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "blocks": "[red]blocks[/]"}
         for finding in findings:
@@ -736,6 +814,7 @@ def migrate(
     Example: fer migrate --dry-run
     """
     from fer_assets.migrating import changes, made_again
+    from fer_ml.settings import settings
 
     here = settings()
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(here.project / "dagster_home")))
@@ -817,6 +896,7 @@ def demo(
     from demo_app.parameters import Parameters, parameters_for
     from fer_ml.bundle import load_bundle
     from fer_ml.privacy.retention import delete_expired
+    from fer_ml.settings import settings
 
     _show_progress()
     delete_expired(settings().home, settings().config.keep_recordings_days)
@@ -936,6 +1016,7 @@ def _bundle_folder(bundle: Path | None, profile: str | None, precision: str | No
 
 
 def _own_bundle(profile: str, precision: str) -> Path:
+    from fer_assets.lineage import Pipeline
     from fer_ml.gates import blocking_rules
 
     store = Pipeline.open(profile).store

@@ -155,7 +155,7 @@ def _asset(
         state: State = "red" if reason.startswith("damaged") else "stale"
         yield Entry(state, "asset", target.label, reason, make, resting)
     receipts = artifact.receipts()
-    for gate in gates_of(target.asset):
+    for gate in gates_of(target.asset, pipeline.profile):
         name, receipt = f"{target.label} {gate.rule}", receipts.get(gate.rule)
         if receipt is None:
             yield Entry("unverified", "gate", name, "has not judged these bytes", make, resting)

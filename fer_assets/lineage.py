@@ -9,13 +9,15 @@ import contextlib
 import importlib
 import json
 import logging
+import shlex
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from fer_assets.tracing import span
 from fer_ml.claims.model import Claim, read_claims
@@ -30,6 +32,7 @@ from fer_ml.privacy.log import read_log
 from fer_ml.profiles import STUDENTS, Profile, load_profile
 from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
 from fer_ml.settings import Settings, settings
+from fer_ml.shards import in_threads, processors
 from fer_ml.store import (
     Artifact,
     Input,
@@ -40,6 +43,9 @@ from fer_ml.store import (
     parse_label,
 )
 from fer_ml.training.recipe import Distilling, Training
+
+if TYPE_CHECKING:
+    from fer_assets.selection import Selection
 
 log = logging.getLogger(__name__)
 
@@ -766,20 +772,19 @@ class Pipeline:
             left += new
         return found
 
-    def named(self, names: str) -> Callable[[Target], bool]:
-        """Whether a target is meant by ``names``: assets, partitions or groups, by commas."""
-        wanted = {part.strip() for part in names.split(",") if part.strip()}
-        known: set[str] = set()
-        for target in self.targets():
-            known |= {target.asset, target.label, self.stage(target.asset).group}
-        unknown = wanted - known
-        if unknown:
-            raise FerError(
-                f"select: unknown {', '.join(sorted(unknown))}", allowed=", ".join(sorted(known))
-            )
-        return lambda target: bool(
-            wanted & {target.asset, target.label, self.stage(target.asset).group}
-        )
+    def named(self, names: str) -> "Selection":
+        """Whether a target is meant by ``names``, as ``fer_assets.selection`` reads them."""
+        from fer_assets.selection import read_selection
+
+        return read_selection(self, names)
+
+    def command(self, *, select: str | None = None, force: bool = False) -> str:
+        """The ``fer materialize`` that makes this profile's selection, to be pasted."""
+        # Without a name the command takes the default.
+        named = self.profile.name != self.settings.profile
+        parts = ["fer materialize", f"-p {self.profile.name}" if named else ""]
+        parts += [f"--select {shlex.quote(select)}" if select else "", "--force" if force else ""]
+        return " ".join(part for part in parts if part)
 
     def demo_video(self) -> Path:
         """The clip of the demo session."""
@@ -885,7 +890,7 @@ class Pipeline:
         recipe = self.recipe(target)
         inputs = {
             need.label: self.store.require(
-                need.asset, need.partition, rules=blocking_rules(need.asset)
+                need.asset, need.partition, rules=blocking_rules(need.asset, self.profile)
             )
             for need in (self.needed(target) if needs is None else needs)
             if need not in without
@@ -958,7 +963,7 @@ class Pipeline:
         for source in self.profile.sources:
             target = Target(f"manifest/{source.name}")
             here = (self.store.root / "cleaned" / source.name).is_dir()
-            if here or self.stale(target, raw) is not None:
+            if here or source.name not in raw or self.stale(target, raw) is not None:
                 continue
             log.info("placing the images of %s", source.name)
             again = RunFolder(self.store.partial / owned_name())
@@ -1000,7 +1005,7 @@ class Pipeline:
         if stage.gate is None:
             return [], artifact.sha256
         outcomes: list[Outcome] = _load(stage.gate)(artifact, self.store, self.profile)
-        gates = {gate.rule: gate for gate in gates_of(target.asset)}
+        gates = {gate.rule: gate for gate in gates_of(target.asset, self.profile)}
         if set(gates) != {outcome.rule for outcome in outcomes}:
             raise FerError(
                 f"{stage.gate} judged {sorted(o.rule for o in outcomes)}", allowed=sorted(gates)
@@ -1025,14 +1030,36 @@ class Pipeline:
             )
         return outcomes, artifact.sha256
 
-    def stale(self, target: Target, raw: dict[str, str]) -> str | None:
-        """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source."""
+    def damages(self, targets: Iterable[Target]) -> dict[Path, str | None]:
+        """What is wrong with the bytes of what was made of ``targets``, by run folder.
+
+        It is hashed on all processors at once, which is most of what looking at a profile takes.
+        """
+        held = []
+        for target in targets:
+            with contextlib.suppress(FerError):  # Who looks at it alone is told.
+                held.append(self.store.current(target.asset, target.partition))
+        made = [artifact for artifact in held if artifact is not None]
+        found = in_threads(Artifact.damage, made, processors())
+        return dict(zip((artifact.folder for artifact in made), found, strict=True))
+
+    def stale(
+        self,
+        target: Target,
+        raw: Mapping[str, str],
+        damages: Mapping[Path, str | None] = MappingProxyType({}),
+    ) -> str | None:
+        """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source.
+
+        ``damages`` is what is known already.
+        """
         stage = self.stage(target.asset)
         current = self.store.current(target.asset, target.partition)
         if current is None:
             return "missing"
         record = current.record
-        damage = current.damage()
+        known = current.folder in damages
+        damage = damages[current.folder] if known else current.damage()
         if damage:
             return f"damaged: {damage}"
         purged = current.purged()
@@ -1052,15 +1079,36 @@ class Pipeline:
         changed = [key for key in {**held, **now} if held.get(key) != now.get(key)]
         return f"changed input: {', '.join(changed)}" if changed else None
 
+    def too_slow(self, target: Target) -> str | None:
+        """Why what was measured here is to be measured again, or ``None``: a speed fell short.
+
+        A session that was imported was measured elsewhere.
+        """
+        current = self.store.current(target.asset, target.partition)
+        if current is None or "imported" in current.record.summary:
+            return None
+        for asset in self.stages:
+            rules = [g.rule for g in gates_of(asset) if g.measured_in == target.asset]
+            judged = self.store.current(asset) if rules else None
+            if judged is None or current.as_input() not in judged.record.inputs:
+                continue
+            for rule, receipt in judged.receipts().items():
+                # A text says that there was nothing to measure.
+                if rule in rules and not receipt.passed and not isinstance(receipt.value, str):
+                    return f"{rule} was not reached when it was measured"
+        return None
+
     def unjudged(self, target: Target) -> bool:
-        """Whether a gate has no passing receipt for the current bytes."""
+        """Whether a gate has no passing receipt for the current bytes, or another word to say."""
         current = self.store.current(target.asset, target.partition)
         if current is None:
             return False
         receipts = current.receipts()
         return any(
-            gate.rule not in receipts or (gate.blocking and not receipts[gate.rule].passed)
-            for gate in gates_of(target.asset)
+            gate.rule not in receipts
+            or gate.blocking != receipts[gate.rule].blocking
+            or (gate.blocking and not receipts[gate.rule].passed)
+            for gate in gates_of(target.asset, self.profile)
         )
 
 

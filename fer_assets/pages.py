@@ -80,7 +80,7 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     claims = claims_on(pipeline.stages, pipeline.claims, stage.asset)
     lines = [
         stage.describe,
-        f"**Is it good?** {_gates(stage.asset)}",
+        f"**Is it good?** {_gates(pipeline, stage.asset)}",
         f"**Made of:** {_links(made_of)}, by `{stage.build}`.",
         f"**Rests on it:** {_links(rests)}.",
         f"**Claims on it:** {_claims_line(claims)}",
@@ -121,8 +121,8 @@ def _links(assets: Iterable[str]) -> str:
     return ", ".join(link(asset) for asset in dict.fromkeys(assets)) or "nothing"
 
 
-def _gates(asset: str) -> str:
-    gates = gates_of(asset)
+def _gates(pipeline: Pipeline, asset: str) -> str:
+    gates = gates_of(asset, pipeline.profile)
     if not gates:
         return "No gate of its own: what it passes on was judged before."
     blocking = sum(gate.blocking for gate in gates)

@@ -7,23 +7,27 @@ stale.
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.events import RunFailureReason
 from sqlalchemy.exc import IntegrityError
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, HOST_TAG, MODELS
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
+from fer_assets.selection import Selection, require_inputs
 from fer_assets.tracing import check_tracing, span
 from fer_ml.errors import FerError
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.processes import ended, gone, owner
+from fer_ml.raw import ensure_raw
 from fer_ml.settings import postgres_url
 from fer_ml.store import Artifact, Receipt
 
@@ -46,6 +50,7 @@ JOB_OF_GROUP = {
 }
 
 
+NO_FAULT = "the run failed without a step failure; look at it in the UI"
 #: On a run: the process that makes it, as ``host@pid``.
 PROCESS_TAG = "fer/process"
 
@@ -69,15 +74,52 @@ class Made:
     artifact: Artifact
 
 
+@dataclass
+class Failures:
+    """What could not be made: the fault of each target that failed, and what rests on these.
+
+    ``lost`` are the targets that were left out, each with those that failed among what it is made
+    of, at any distance.
+    """
+
+    faults: dict[Target, FerError] = field(default_factory=dict)
+    lost: dict[Target, list[Target]] = field(default_factory=dict)
+
+    def below(self, needed: Iterable[Target]) -> list[Target]:
+        """Those that failed among ``needed`` and what these are made of."""
+        found = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
+        return list(dict.fromkeys(target for targets in found for target in targets))
+
+    def __contains__(self, target: Target) -> bool:
+        return target in self.faults or target in self.lost
+
+
 class StageFailed(FerError):
-    """A stage's run failed; the first fault is its text."""
+    """Something could not be made or did not pass a gate; the first fault is its text.
+
+    ``done`` was made all the same, and ``failures`` are all that was not.
+    """
+
+    def __init__(self, failures: Failures, done: Sequence[Made] = ()) -> None:
+        first = next(iter(failures.faults.values()))
+        super().__init__(first.what, where=first.where, allowed=first.allowed, fix=first.fix)
+        self.failures = failures
+        self.done = list(done)
 
 
-def observe(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[str, str]:
-    """Fingerprint the raw folders, note each change in Dagster, and return them by source."""
+def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures) -> dict[str, str]:
+    """Fingerprint the raw folders, note each change in Dagster, and return them by source.
+
+    The manifest of a source that is not there has failed.
+    """
+    ensure_raw(pipeline.profile, pipeline.store)
     found = {}
     for source in pipeline.profile.sources:
-        item = pipeline.raw_input(source.name)
+        try:
+            item = pipeline.raw_input(source.name)
+        except FerError as error:
+            failures.faults[Target(f"manifest/{source.name}")] = error
+            continue
         found[source.name] = item.sha256
         key = dg.AssetKey(item.asset.split("/"))
         latest = instance.fetch_observations(key, limit=1).records
@@ -103,20 +145,35 @@ def batches(pipeline: Pipeline, selected: Iterable[Target]) -> list[list[Target]
 
 
 def plan(
-    pipeline: Pipeline, batch: list[Target], raw: Mapping[str, str], *, force: bool
+    pipeline: Pipeline,
+    batch: list[Target],
+    raw: Mapping[str, str],
+    failures: Failures,
+    damages: Mapping[Path, str | None],
+    *,
+    force: bool,
 ) -> Work | None:
-    """What has to be done for one batch now, or ``None`` when it is up to date."""
+    """What has to be done for one batch now, or ``None`` when it is up to date.
+
+    What rests on something that failed is left out; a target that cannot be looked at has failed.
+    """
     make: dict[Target, str] = {}
     judge = []
     for target in batch:
-        reason = "forced" if force else pipeline.stale(target, dict(raw))
-        if reason is None:
-            above = [need.label for need in pipeline.needed(target) if need in make]
-            reason = f"follows {', '.join(above)}" if above else None
-        if reason is not None:
-            make[target] = reason
-        elif pipeline.unjudged(target):
-            judge.append(target)
+        try:
+            needed = pipeline.needed(target)
+            if target in failures or _leave_out(failures, target, needed):
+                continue
+            reason = "forced" if force else pipeline.stale(target, raw, damages)
+            above = [need.label for need in needed if need in make]
+            reason = reason or (f"follows {', '.join(above)}" if above else None)
+            reason = reason or pipeline.too_slow(target)
+            if reason is not None:
+                make[target] = reason
+            elif pipeline.unjudged(target):
+                judge.append(target)
+        except FerError as error:
+            failures.faults[target] = error
     if not make and not judge:
         return None
     group = pipeline.stage(batch[0].asset).group
@@ -134,33 +191,52 @@ def materialize(
 ) -> list[Made]:
     """Make what is missing or stale among the selected targets, and judge what was not judged.
 
-    Without ``select`` these are all but those that are made on request only.
-    ``StageFailed`` at the first run that fails; what was finished before it stays.
+    Without ``select`` these are all but those that are made on request only. What fails stops what
+    rests on it and nothing else: ``StageFailed`` comes after the rest was made.
+    ``KeyboardInterrupt`` when it is stopped; what is finished stays.
     """
-    from fer_assets.definitions import definitions_for
-
+    if isinstance(select, Selection):
+        require_inputs(pipeline, select, force=force)
     check_tracing()
-    definitions = definitions_for(pipeline)
     pipeline.store.sweep()
     bury(instance)
-    raw = observe(pipeline, instance)
+    definitions, failures = _definitions(pipeline), Failures()
+    raw = observe(pipeline, instance, failures)
     pipeline.place_images(raw)
     done: list[Made] = []
     selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
+    failures.faults = {t: fault for t, fault in failures.faults.items() if t in selected}
+    damages = {} if force else pipeline.damages(selected)
     for batch in batches(pipeline, selected):
-        work = plan(pipeline, batch, raw, force=force)
+        work = plan(pipeline, batch, raw, failures, damages, force=force)
         if work is not None:
             on_work(work)
             register_partitions(pipeline, instance)
-            _run(definitions, work, instance, dict(tags or {}))
+            _run(pipeline, definitions, work, instance, failures, tags or {})
         for target in batch:
-            artifact = pipeline.store.current(target.asset, target.partition)
-            if artifact is None:
+            if target in failures:
                 continue
-            announce(pipeline, artifact, instance)
+            try:
+                artifact = pipeline.store.current(target.asset, target.partition)
+                if artifact is None:
+                    continue
+                announce(pipeline, artifact, instance)
+            except FerError as error:
+                failures.faults[target] = error
+                continue
             if work is not None and (target in work.make or target in work.judge):
                 done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
+    if failures.faults:
+        raise StageFailed(failures, done)
     return done
+
+
+def _leave_out(failures: Failures, target: Target, needed: Iterable[Target]) -> bool:
+    """Note ``target`` as lost if it rests on what failed; whether it does."""
+    below = failures.below(needed)
+    if below:
+        failures.lost[target] = below
+    return bool(below)
 
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
@@ -223,17 +299,40 @@ def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
     return False
 
 
+def _definitions(pipeline: Pipeline) -> Callable[[], dg.Definitions]:
+    """The definitions, made when there is something to run: they take a part of a second."""
+
+    @cache
+    def definitions() -> dg.Definitions:
+        from fer_assets.definitions import definitions_for
+
+        return definitions_for(pipeline)
+
+    return definitions
+
+
 def _run(
-    definitions: dg.Definitions, work: Work, instance: dg.DagsterInstance, tags: dict[str, str]
+    pipeline: Pipeline,
+    definitions: Callable[[], dg.Definitions],
+    work: Work,
+    instance: dg.DagsterInstance,
+    failures: Failures,
+    tags: Mapping[str, str] = {},
 ) -> None:
+    """Start the run of a stage and wait for it; what it did not make is noted in ``failures``.
+
+    ``KeyboardInterrupt`` when it was stopped.
+    """
     keys = {dg.AssetKey(target.asset.split("/")) for target in work.make}
     checks = {
         dg.AssetCheckKey(dg.AssetKey(target.asset.split("/")), gate.rule)
         for target in (*work.make, *work.judge)
         for gate in gates_of(target.asset)
     }
-    job = definitions.resolve_job_def(work.job).get_subset(
-        asset_selection=keys, asset_check_selection=checks
+    job = (
+        definitions()
+        .resolve_job_def(work.job)
+        .get_subset(asset_selection=keys, asset_check_selection=checks)
     )
     run_id = str(uuid4())
     names = {"run": run_id, "job": work.job, "partition": work.partition}
@@ -247,8 +346,49 @@ def _run(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
         known["success"] = result.success
+    if _stopped(result):
+        raise KeyboardInterrupt
     if not result.success:
-        raise StageFailed(_first_fault(result), where=f"job {work.job}, run {result.run_id}")
+        _note(pipeline, work, result, failures)
+
+
+def _note(
+    pipeline: Pipeline, work: Work, result: dg.ExecuteInProcessResult, failures: Failures
+) -> None:
+    """Note what a run did not make, and why."""
+    started = {*work.make, *work.judge}
+    targets = {target.asset: target for target in pipeline.targets() if target in started}
+    steps = {asset.replace("/", "__"): target for asset, target in targets.items()}
+    steps |= {f"gates_{asset.replace('/', '_')}": target for asset, target in targets.items()}
+    made: set[str] = set()
+    faults: dict[Target | None, str] = {}
+    for event in result.all_events:
+        if event.event_type_value == "ASSET_MATERIALIZATION" and event.asset_key is not None:
+            made.add(event.asset_key.to_user_string())
+        elif event.event_type_value == "STEP_FAILURE":
+            faults.setdefault(steps.get(str(event.step_key)), step_fault(event))
+    # Of a red gate its step says no more than that it failed; the first one is told.
+    for gate in reversed(list(red_gates(result.all_events))):
+        faults[targets[gate.asset_key.to_user_string()]] = gate_fault(gate)
+    for target in targets.values():
+        missing = target in work.make and target.asset not in made
+        if target not in faults and not missing:
+            continue
+        if not _leave_out(failures, target, pipeline.needed(target)):
+            fault = faults.get(target) or faults.get(None) or NO_FAULT
+            where = f"job {work.job}, run {result.run_id}"
+            failures.faults[target] = FerError(fault, where=where)
+
+
+def _stopped(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a run ended because this process, or the run, was told to stop."""
+    reasons = [
+        event.job_failure_data.failure_reason
+        for event in result.all_events
+        if event.event_type_value == "PIPELINE_FAILURE"
+    ]
+    canceled = result.dagster_run.status == dg.DagsterRunStatus.CANCELED
+    return canceled or RunFailureReason.UNEXPECTED_TERMINATION in reasons
 
 
 def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:
@@ -256,20 +396,11 @@ def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstanc
 
     Dagster takes the verdict on a partition without a run once and never again.
     """
-    from fer_assets.definitions import definitions_for
-
-    job = JOB_OF_GROUP[pipeline.stage(target.asset).group]
-    _run(definitions_for(pipeline), Work(job, target.partition, {}, (target,)), instance, {})
-
-
-def _first_fault(result: dg.ExecuteInProcessResult) -> str:
-    """The first red gate with its value, limit and fix, or else the first failed step's fault."""
-    for gate in red_gates(result.all_events):
-        return gate_fault(gate)
-    for event in result.all_events:
-        if event.event_type_value == "STEP_FAILURE":
-            return step_fault(event)
-    return "the run failed without a step failure; look at it in the UI"
+    job, failures = JOB_OF_GROUP[pipeline.stage(target.asset).group], Failures()
+    work = Work(job, target.partition, {}, (target,))
+    _run(pipeline, _definitions(pipeline), work, instance, failures)
+    if failures.faults:
+        raise StageFailed(failures)
 
 
 def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstance) -> None:

@@ -21,7 +21,7 @@ from fer_ml.store import Artifact
 if TYPE_CHECKING:
     # What plans with Dagster takes seconds to import, and a trace needs none of it.
     from fer_assets.digest import Digest
-    from fer_assets.plan import Made
+    from fer_assets.plan import Failures, Made
     from fer_assets.purging import Plan
     from fer_ml.report.checklist import Finding
     from fer_ml.report.citations import Citations
@@ -94,6 +94,21 @@ def warnings(done: "list[Made]") -> Iterator[str]:
                 )
 
 
+def failures(failed: "Failures", command: str) -> str:
+    """What failed and why, what was not made because of it, and how to go on."""
+    faults: dict[str, list[str]] = {}
+    for target, fault in failed.faults.items():
+        faults.setdefault(str(fault), []).append(target.label)
+    lines = [f"error: {fault}\n  failed: {', '.join(labels)}" for fault, labels in faults.items()]
+    lost: dict[str, list[str]] = {}
+    for target, below in failed.lost.items():
+        lost.setdefault(", ".join(t.label for t in below), []).append(target.label)
+    lines += [
+        f"not made, since it rests on {on}: {', '.join(labels)}" for on, labels in lost.items()
+    ]
+    return "\n".join([*lines, f"When that is mended, go on with: {command}"])
+
+
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:,}"
 
@@ -108,7 +123,9 @@ def checks_text(artifact: Artifact) -> str:
     text = f"{len(gates) - len(failed)}/{len(gates)}"
     if not failed:
         return f"[green]{text}[/]"
-    colour = "red" if any(gate.blocking for gate in failed) else "yellow"
+    # Whether a gate blocks may be up to the profile, which its receipt knew.
+    blocks = [receipts[g.rule].blocking if g.rule in receipts else g.blocking for g in failed]
+    colour = "red" if any(blocks) else "yellow"
     return f"[{colour}]{text}[/]"
 
 

@@ -15,6 +15,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
     SqliteEventLogStorage,
 )
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.sqlite_storage import (
     DagsterSqliteStorage,
@@ -102,8 +103,13 @@ class Storage(DagsterSqliteStorage):
 
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance; ``FerError`` when Postgres goes away meanwhile."""
+    """Dagster's instance; ``FerError`` when Postgres goes away meanwhile.
+
+    What its runs print is for the terminal. To copy it for the UI too, Dagster would start programs
+    beside each run, which Ctrl-C ends with a traceback each.
+    """
     with _readable_errors(postgres_url()), dg.DagsterInstance.get() as instance:
+        instance._compute_log_manager = NoOpComputeLogManager()
         yield instance
 
 

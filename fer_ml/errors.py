@@ -39,7 +39,8 @@ def first_fault(error: "ValidationError", *above: str) -> str:
     """The first thing that pydantic found wrong, ``field.name: message``, below ``above``."""
     first = error.errors()[0]
     place = ".".join(map(str, (*above, *first["loc"])))
-    message = first["msg"].removeprefix("Value error, ")
+    unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+    message = "there is no such field" if unknown else first["msg"].removeprefix("Value error, ")
     return f"{place}: {message}" if place else message
 
 

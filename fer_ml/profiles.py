@@ -41,6 +41,8 @@ BACKBONES: dict[str, str] = {
     "CNXT": "convnext_tiny",
 }
 STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
+#: Of a profile that names no other.
+SEED = 1337
 #: The assets of the students. The first one is the incumbent, which the others have to beat.
 CANDIDATES: tuple[str, ...] = tuple(f"student_{stage}" for stage in STUDENTS)
 
@@ -156,12 +158,14 @@ class Demo(Frozen):
     ``session`` is the folder of a logged session that is imported instead: a recorded one is
     replayed through the student that is deployed, and compared with what it showed then.
     ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
+    Whether they do depends on the machine and its load: it is warned of, unless ``p95_blocks``.
     """
 
     video: str | None = None
     detector: Literal["haar", "yunet"] = "haar"
     session: str | None = None
     p95_limit_ms: float = Field(default=100.0, gt=0)
+    p95_blocks: bool = False
 
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
@@ -199,7 +203,7 @@ class Profile(Frozen):
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    seed: int = Field(default=1337, ge=0)
+    seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
     drawn: bool = False
     sources: tuple[Source, ...] = Field(min_length=1)
     draw: Draw = Draw()
@@ -294,13 +298,29 @@ class Profile(Frozen):
         seeds = {arm: self._seeds(names) for arm, names in arms.items()}
         first = next(iter(seeds))
         for arm, own in seeds.items():
-            if len(set(own)) != len(own) or len(own) < comparison.seeds:
+            twice = next((seed for seed in own if own.count(seed) > 1), None)
+            if twice is not None:
+                same = [name for name, s in zip(arms[arm], own, strict=True) if s == twice]
+                raise ValueError(
+                    f"{where}.arms.{arm}: {' and '.join(same)} have the same seed {twice}, so they "
+                    f"are one training; set {self._seed_of(same[-1])} to another one"
+                )
+            if len(own) < comparison.seeds:
                 raise ValueError(
                     f"{where}.arms.{arm}: seeds {own}; at least {comparison.seeds}, distinct"
                 )
             if own != seeds[first]:
-                raise ValueError(f"{where}.arms.{arm}: seeds {own}, but {first} has {seeds[first]}")
+                raise ValueError(
+                    f"{where}.arms.{arm}: its trainings have the seeds {own}, those of {first} "
+                    f"{seeds[first]}; set {', '.join(map(self._seed_of, arms[arm]))} to the same"
+                )
         self._check_equal(where, comparison)
+
+    def _seed_of(self, name: str) -> str:
+        """Where the seed of a training stands: those of an arm are set one by one."""
+        if name in self.experiments:
+            return f"experiments.{name}.seed"
+        return f"students.{name.removeprefix('student_')}.seed"
 
     def _seeds(self, names: tuple[str, ...]) -> list[int]:
         own = (self.student(name).seed for name in names)
@@ -427,7 +447,13 @@ def repeated(trainings: dict[str, Training], seeds: tuple[int, ...]) -> dict[str
     }
 
 
-def arm(name: str, seeds: tuple[int, ...] = (2, 3), *, first: str = "") -> tuple[str, ...]:
+def further_seeds(seed: int) -> tuple[int, int]:
+    """The seeds of two repetitions: the first ones from 2 on that are not ``seed`` itself."""
+    first, second, *_ = (other for other in (2, 3, 4) if other != seed)
+    return first, second
+
+
+def arm(name: str, seeds: tuple[int, ...], *, first: str = "") -> tuple[str, ...]:
     """A comparison's arm: the training called ``first`` or ``name``, and ``repeated``'s of it."""
     return (first or name, *(f"{name}_{seed}" for seed in seeds))
 
@@ -447,7 +473,7 @@ _TRAINED_ON = ("ferplus", "affectnet_full_balanced", "rafdb_basic", "expw_full")
 _UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
 
 
-def sample() -> Profile:
+def sample(seed: int = SEED) -> Profile:
     """Seven drawn sources, small networks' budget, for the first minutes, tests and CI.
 
     ``fer materialize`` takes about two minutes on two cores. Its numbers say that the machinery
@@ -472,6 +498,7 @@ def sample() -> Profile:
         precision="auto",
     )
     short = replace(student, init="previous", epochs=2, lr=0.02)
+    seeds = further_seeds(seed)
     arcface = ArcFace(plain_epochs=1, ramp_end=2, margin=0.1, scale=10, embedding=128)
     plain = replace(student, stem_stride=2, zero_init_residual=False)
     # Small networks of the teachers' families: the large ones learn nothing in so few steps.
@@ -490,6 +517,7 @@ def sample() -> Profile:
     }
     return Profile(
         name="sample",
+        seed=seed,
         drawn=True,
         sources=_SEVEN,
         draw=Draw(val=0.15, calib=0.4, test=0.25),
@@ -511,16 +539,18 @@ def sample() -> Profile:
             **ablations(replace(student, epochs=2)),
             **repeated(
                 {"ce": replace(student, epochs=2), "kd": replace(student, epochs=2, task=KD())},
-                seeds=(2, 3),
+                seeds=seeds,
             ),
         },
         comparisons={
-            "distillation": Comparison(arms={"ce": arm("ce"), "kd": arm("kd")}, baseline="ce")
+            "distillation": Comparison(
+                arms={"ce": arm("ce", seeds), "kd": arm("kd", seeds)}, baseline="ce"
+            )
         },
     )
 
 
-def ferplus() -> Profile:
+def ferplus(seed: int = SEED) -> Profile:
     """FER+ and FER2013 as published: real faces on a laptop, in a few hours of two cores.
 
     The publishers' validation part is the test set and selects nothing; val and calib are cut from
@@ -564,11 +594,13 @@ def ferplus() -> Profile:
     taught = {**steps, "kd": kd, "kd_whole": replace(kd, task=KD()), "dkd": dkd}
     every = ablations(student)
     ways = {name: every[name] for name in ("votes", "dist", "standardized_kd")}
-    ce = arm("ce", first="student_ce")
+    seeds = further_seeds(seed)
+    ce = arm("ce", seeds, first="student_ce")
     long = replace(kd, epochs=50, batch_size=128)
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
         name="ferplus",
+        seed=seed,
         sources=(
             Source(
                 name="ferplus",
@@ -599,23 +631,23 @@ def ferplus() -> Profile:
         experiments={
             **every,
             **taught,
-            **repeated({"ce": student, **ways, **taught}, seeds=(2, 3)),
+            **repeated({"ce": student, **ways, **taught}, seeds=seeds),
         },
         comparisons={
-            "distillation": Comparison(arms={"ce": ce, "kd": arm("kd")}, baseline="ce"),
+            "distillation": Comparison(arms={"ce": ce, "kd": arm("kd", seeds)}, baseline="ce"),
             "one_step_at_a_time": Comparison(
-                arms={"ce": ce, **{name: arm(name) for name in taught}},
+                arms={"ce": ce, **{name: arm(name, seeds) for name in taught}},
                 baseline="ce",
                 varies=("soft_labels",),
             ),
             "ways_to_learn": Comparison(
                 arms={
                     "ce": ce,
-                    "votes": arm("votes"),
-                    "kd": arm("kd"),
-                    "dkd": arm("dkd"),
-                    "dist": arm("dist"),
-                    "standardized_kd": arm("standardized_kd"),
+                    "votes": arm("votes", seeds),
+                    "kd": arm("kd", seeds),
+                    "dkd": arm("dkd", seeds),
+                    "dist": arm("dist", seeds),
+                    "standardized_kd": arm("standardized_kd", seeds),
                 },
                 baseline="ce",
                 varies=("targets",),
@@ -625,14 +657,14 @@ def ferplus() -> Profile:
     )
 
 
-def ferplus_ensemble() -> Profile:
+def ferplus_ensemble(seed: int = SEED) -> Profile:
     """``ferplus`` with three teachers, and with CE and KD that train equally long.
 
     All train from random weights, the teachers on the annotators' votes, as long as two processor
     cores do in a few hours; CNXT is a small ConvNeXt. FER+'s own test faces are a set of their own:
     about the others of the publishers' validation part its annotators could not agree.
     """
-    base = ferplus()
+    base = ferplus(seed)
     ce = base.students["ce"]
     rn18 = replace(
         ce,
@@ -683,7 +715,7 @@ def ferplus_ensemble() -> Profile:
     return Profile(**{**dict(base), **changes})
 
 
-def paper() -> Profile:
+def paper(seed: int = SEED) -> Profile:
     """The interim report's seven sources and its protocol, as its code ran it.
 
     224 px cut from 258, ImageNet weights; teachers 60 epochs of AdamW 3e-4 with both of its
@@ -725,6 +757,7 @@ def paper() -> Profile:
     )
     return Profile(
         name="paper",
+        seed=seed,
         sources=_SEVEN,
         draw=Draw(val=0.05, calib=0.4, test=0.1),
         hq_train=Curation(
@@ -754,7 +787,8 @@ def paper() -> Profile:
     )
 
 
-PROFILES: dict[str, Callable[[], Profile]] = {
+#: The built-in profiles by name, each of a seed.
+PROFILES: dict[str, Callable[..., Profile]] = {
     "sample": sample,
     "ferplus": ferplus,
     "ferplus_ensemble": ferplus_ensemble,
@@ -768,20 +802,31 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
     else is replaced, and the result is validated as a whole. Where a curation names its
     ``sources``, the base's confidence of other sources goes with them. ``without`` lists what of
-    the base is left out first, such as ``["teachers.B3", "experiments"]``.
+    the base is left out first, such as ``["teachers.B3", "experiments"]``. The name of a built-in
+    profile always means that one.
     """
     name = name or settings.profile
     own = settings.config.profiles
+    for taken in sorted(own.keys() & PROFILES.keys()):
+        raise FerError(
+            f"profiles.{taken}: {taken} is a built-in profile, which always means the same",
+            where="fer.toml",
+            fix=f'choose another name: [profiles.my_{taken}] with base = "{taken}", then '
+            f"fer materialize -p my_{taken}",
+        )
     if name in own:
         changes = dict(own[name])
         base = changes.pop("base", "sample")
-        if base not in PROFILES:
+        if not isinstance(base, str) or base not in PROFILES:
             raise FerError(
                 f"profiles.{name}.base: unknown profile {base!r}",
                 where="fer.toml",
                 allowed=", ".join(PROFILES),
             )
-        start = PROFILES[base]().model_dump(mode="json")
+        # What is built of a seed is built of the profile's own; one that is none is refused below.
+        seed = changes.get("seed")
+        of_seed = {"seed": seed} if type(seed) is int and 0 <= seed < 2**63 else {}
+        start = PROFILES[base](**of_seed).model_dump(mode="json")
         for path in changes.pop("without", ()):
             _leave_out(start, path, f"profiles.{name}.without")
         for curation in _CURATED:
@@ -795,7 +840,17 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
         try:
             return Profile.model_validate(merged)
         except ValidationError as error:
-            raise FerError(first_fault(error, "profiles", name), where="fer.toml") from error
+            unknown = set(changes) - set(Profile.model_fields)
+            new = set(merged["experiments"]) - set(start["experiments"])
+            raise FerError(
+                first_fault(error, "profiles", name),
+                where="fer.toml",
+                allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
+                fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
+                "experiment states its whole recipe"
+                if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
+                else None,
+            ) from error
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",

@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +39,7 @@ from fer_ml.files import (
     move,
     orphaned,
     owned_name,
+    owner,
     private_folder,
     readable_os_errors,
     sha256_file,
@@ -614,17 +615,25 @@ class Store:
 
         A run folder that was complete and not yet the current one becomes it.
         """
+        return self._clear(orphaned)
+
+    def sweep_own(self) -> int:
+        """The same of this process, which was stopped and writes nothing any more."""
+        mine = f"{owner()}-"
+        return self._clear(lambda name: name.removeprefix(".").startswith(mine))
+
+    def _clear(self, left: Callable[[str], bool]) -> int:
         swept = 0
         for note in sorted(self.partial.glob("*.json")) if self.partial.is_dir() else ():
-            if orphaned(note.stem):
+            if left(note.stem):
                 self._follow_note(note)
                 note.unlink(missing_ok=True)
         for folder, folders, files in os.walk(self.root):
             here = Path(folder)
-            for name in filter(orphaned, files):
+            for name in filter(left, files):
                 (here / name).unlink(missing_ok=True)
                 swept += 1
-            for name in filter(orphaned, folders):
+            for name in filter(left, folders):
                 shutil.rmtree(here / name, ignore_errors=True)
                 swept += 1
             # Raw folders are not ours to clear away.

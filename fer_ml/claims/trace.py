@@ -8,7 +8,7 @@ from typing import Any
 
 from fer_ml.errors import FerError
 from fer_ml.files import sha256_file
-from fer_ml.gates import blocking_rules
+from fer_ml.gates import gates_of
 from fer_ml.raw import fingerprint
 from fer_ml.store import (
     CURRENT_FILE,
@@ -222,11 +222,13 @@ class Tracer:
 
 def _ungated(artifact: Artifact) -> str | None:
     receipts = artifact.receipts()
-    for rule in blocking_rules(artifact.record.asset):
-        if rule not in receipts:
-            return f"gate '{rule}' has not judged these bytes"
-        if not receipts[rule].passed:
-            return f"gate '{rule}' failed"
+    for gate in gates_of(artifact.record.asset):
+        receipt = receipts.get(gate.rule)
+        if receipt is None and gate.blocking:
+            return f"gate '{gate.rule}' has not judged these bytes"
+        # Whether it blocks may be up to the profile, which the receipt knew.
+        if receipt is not None and not receipt.passed and (gate.blocking or receipt.blocking):
+            return f"gate '{gate.rule}' failed"
     return None
 
 

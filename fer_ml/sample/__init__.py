@@ -1,6 +1,7 @@
 """Drawn sample data: faces, seven raw sources with planted faults, and a short film.
 
-With it the whole platform runs end to end on any machine, without a download or a licence.
+With it the whole platform runs end to end on any machine, without a download or a licence. What
+draws is imported when it draws: each run asks whether the sample is there.
 """
 
 import json
@@ -9,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import cv2
 from filelock import FileLock
 
 from fer_ml.errors import FerError
 from fer_ml.files import move
-from fer_ml.sample.faces import DRAWING_VERSION
-from fer_ml.sample.sources import SOURCES, TRUTH_SCHEMA, draw_sources
-from fer_ml.sample.video import draw_video
 
-__all__ = ["DRAWING_VERSION", "SOURCES", "draw_sources", "draw_video", "ensure_sample"]
+#: Raise this when anything that is drawn changes: an older sample on disk is then drawn afresh.
+DRAWING_VERSION = 3
+TRUTH_SCHEMA = 1
 
 
 def ensure_sample(root: Path, seed: int) -> Path:
@@ -64,6 +63,9 @@ def _is_current(root: Path, seed: int) -> bool:
 
 def _replace(root: Path, seed: int) -> None:
     """Draw beside ``root``, then put the result in its place."""
+    from fer_ml.sample.sources import draw_sources
+    from fer_ml.sample.video import draw_video
+
     drawing, old = (root.with_name(f".{root.name}.{word}") for word in ("drawing", "old"))
     for leftover in (drawing, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -82,6 +84,8 @@ def _replace(root: Path, seed: int) -> None:
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
     """The pictures are so small that more threads only keep the other cores from their work."""
+    import cv2
+
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

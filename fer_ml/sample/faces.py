@@ -16,9 +16,6 @@ import numpy as np
 
 from fer_ml.labels import CLASS_INDEX, CLASSES
 
-#: Raise this when anything that is drawn changes: an older sample on disk is then drawn afresh.
-DRAWING_VERSION = 3
-
 #: Facial action units that the drawing knows, by their FACS numbers.
 ACTION_UNITS: tuple[int, ...] = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 20, 23, 25, 26)
 HAIR_STYLES: tuple[str, ...] = ("short", "fringe", "long", "bald")

@@ -24,8 +24,8 @@ from fer_ml.labels import (
     RAFDB_COMPOUND_IDS,
     RAFML_ORDER,
 )
+from fer_ml.sample import DRAWING_VERSION, TRUTH_SCHEMA
 from fer_ml.sample.faces import (
-    DRAWING_VERSION,
     OCCLUSIONS,
     draw_background,
     draw_face,
@@ -41,7 +41,6 @@ from fer_ml.sample.styles import (
     random_weights,
 )
 
-TRUTH_SCHEMA = 1
 RULES: tuple[str, ...] = (
     "undecodable",
     "missing path",

@@ -47,10 +47,51 @@ def test_own_profiles_merge_tables_and_replace_the_rest(tmp_path: Path) -> None:
     assert profile.preprocess.clahe_clip == PROFILES["sample"]().preprocess.clahe_clip
 
 
+@pytest.mark.parametrize("base", sorted(PROFILES))
+@pytest.mark.parametrize(("seed", "further"), [(0, (2, 3)), (2, (3, 4)), (3, (2, 4)), (9, (2, 3))])
+def test_any_seed_has_repetitions_of_its_own(
+    tmp_path: Path, base: str, seed: int, further: tuple[int, int]
+) -> None:
+    own = {"base": base, "seed": seed, "demo": {"video": "a.mp4"}}
+    profile = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    repeated = {
+        training.seed for training in profile.experiments.values() if training.seed is not None
+    }
+    assert profile.seed == seed
+    assert repeated == (set(further) if base in ("sample", "ferplus") else set())
+    other = {"name": base, "seed": PROFILES[base]().seed}
+    if further == (2, 3):
+        assert {**dict(profile), **other, "demo": None} == {**dict(PROFILES[base]()), "demo": None}
+
+
+@pytest.mark.parametrize("asked", ["sample", "mine"])
+def test_a_built_in_name_always_means_the_same(tmp_path: Path, asked: str) -> None:
+    profiles = {"sample": {"seed": 7}, "mine": {"base": "sample"}}
+    with pytest.raises(FerError, match="sample is a built-in profile") as caught:
+        load_profile(settings(tmp_path, profiles=profiles), asked)
+    assert 'base = "sample"' in str(caught.value.fix)
+
+
+def test_an_experiment_of_another_seed_is_told(tmp_path: Path) -> None:
+    """With seed 2 the repetitions have other seeds, and so other names."""
+    own = {"base": "sample", "seed": 2, "experiments": {"ce_2": {"epochs": 3}}}
+    with pytest.raises(FerError, match=r"experiments\.ce_2") as caught:
+        load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert "ce_3, ce_4" in str(caught.value.fix)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sead": 1}, "profiles.mine.sead"),
+        ({"sead": 1}, "profiles.mine.sead: there is no such field"),
+        ({"seed": -1}, "profiles.mine.seed"),
+        ({"seed": 2.0}, "profiles.mine.seed"),
+        ({"seed": "2"}, "profiles.mine.seed"),
+        ({"seed": True}, "profiles.mine.seed"),
+        ({"seed": 2**63}, "profiles.mine.seed"),
+        ({"experiments": {"ce_2": {"seed": -1}}}, r"profiles.mine.experiments.ce_2: seed = -1"),
+        ({"seed": 5, "experiments": {"ce_2": {"seed": 5}}}, "ce and ce_2 have the same seed 5"),
+        ({"demo": {"p95_block": True}}, "profiles.mine.demo.p95_block"),
         ({"preprocess": {"size": 8}}, "profiles.mine.preprocess: size = 8 is outside 16 to 1024"),
         ({"teachers": {"RN18": {"lrr": 1}}}, "profiles.mine.teachers.RN18.lrr"),
         ({"students": {"ce": {"task": {"kind": "kdd"}}}}, "profiles.mine.students.ce.task"),
@@ -62,6 +103,7 @@ def test_own_profiles_merge_tables_and_replace_the_rest(tmp_path: Path) -> None:
         ({"teachers": {"VGG": {}}}, "teachers"),
         ({"selection": {"flips_gain": -0.1}}, "profiles.mine.selection.flips_gain"),
         ({"base": "nothing"}, "unknown profile 'nothing'"),
+        ({"base": ["sample"]}, "unknown profile"),
         ({"ensemble": {"weights": [1.0]}}, "ensemble.weights"),
     ],
 )
@@ -212,8 +254,12 @@ def test_a_fair_comparison_is_accepted() -> None:
         ({"epochs": 9}, r"arms\.kd: epochs is 2 in kd and 9 in kd_2"),
         ({"batch_size": 32}, r"arms\.kd: batch_size is 16 in kd and 32"),
         ({"strength": 0.9}, r"arms\.kd: strength is"),
-        ({"seed": 3}, r"arms\.kd: seeds \[1337, 3, 3\]; at least 3, distinct"),
-        ({"seed": 4}, r"arms\.kd: seeds \[1337, 4, 3\], but ce has \[1337, 2, 3\]"),
+        ({"seed": 3}, r"arms\.kd: kd_2 and kd_3 .* seed 3, .* experiments\.kd_3\.seed"),
+        ({"seed": 1337}, r"arms\.kd: kd and kd_2 .* seed 1337, .* experiments\.kd_2\.seed"),
+        (
+            {"seed": 4},
+            r"arms\.kd: .* \[1337, 4, 3\], .* ce \[1337, 2, 3\]; .*experiments\.kd_2\.seed",
+        ),
     ],
 )
 def test_runs_of_an_arm_differ_in_their_seed_alone(changes: dict[str, Any], told: str) -> None:

@@ -219,6 +219,9 @@ def test_what_a_killed_process_left_is_swept_and_what_a_live_one_holds_is_not(
     left = {mine, "another-host@1.5-0123abcd"}
     assert {path.name for path in store.partial.iterdir()} == left
     assert {path.name for path in receipts.iterdir()} == {f".{name}" for name in left}
+    # One that is stopped clears away what is its own.
+    assert store.sweep_own() == 2
+    assert {path.name for path in store.partial.iterdir()} == left - {mine}
 
 
 def test_a_number_that_came_again_is_another_process() -> None:

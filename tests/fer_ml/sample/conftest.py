@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_ml.sample import draw_sources, draw_video
+from fer_ml.sample.sources import draw_sources
+from fer_ml.sample.video import draw_video
 
 SEED = 11
 

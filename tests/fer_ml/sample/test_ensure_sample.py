@@ -27,8 +27,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         folder.mkdir()
         (folder / "demo.avi").write_bytes(b"film")
 
-    monkeypatch.setattr(fer_ml.sample, "draw_sources", sources)
-    monkeypatch.setattr(fer_ml.sample, "draw_video", video)
+    monkeypatch.setattr("fer_ml.sample.sources.draw_sources", sources)
+    monkeypatch.setattr("fer_ml.sample.video.draw_video", video)
     return seeds
 
 
@@ -62,7 +62,7 @@ def test_a_failure_keeps_the_older_sample_and_leaves_nothing_else(
     tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = ensure_sample(tmp_path / "sample", 1)
-    monkeypatch.setattr(fer_ml.sample, "draw_video", _fails)
+    monkeypatch.setattr("fer_ml.sample.video.draw_video", _fails)
     with pytest.raises(FerError, match="no room"):
         ensure_sample(root, 2)
     assert _folders(tmp_path) == ["sample"]

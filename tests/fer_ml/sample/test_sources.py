@@ -23,8 +23,7 @@ from fer_ml.labels import (
     RAFML_ORDER,
     label_of_word,
 )
-from fer_ml.sample import SOURCES, draw_sources
-from fer_ml.sample.sources import RULES
+from fer_ml.sample.sources import RULES, SOURCES, draw_sources
 
 SIZES = {
     "affectnet_full_balanced": (96, 96),

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from fer_ml.labels import CLASSES
-from fer_ml.sample import draw_video
-from fer_ml.sample.video import FPS, HEIGHT, TRUTH_COLUMNS, WIDTH
+from fer_ml.sample.video import FPS, HEIGHT, TRUTH_COLUMNS, WIDTH, draw_video
 
 SIDES = ("left", "top", "right", "bottom")
 

@@ -1,0 +1,266 @@
+"""What ``--select`` means: names of this project, and Dagster's own selection syntax.
+
+Parts that are separated by commas are put together. A part is a name (an asset, one partition of
+it, or a group), or an expression of Dagster's syntax over such names: ``+teacher[B3]``,
+``key:student_* and not kind:onnx``. Dagster knows assets; here its parser is given each partition
+as an asset of its own, so that ``+`` follows what that partition needs.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fer_assets.lineage import Pipeline, Target
+from fer_ml.errors import FerError
+from fer_ml.gates import gates_of
+from fer_ml.store import parse_label
+
+SYNTAX = (
+    "names by commas; +NAME with all that it needs, NAME+ with all that rests on it, 2+NAME so "
+    "many steps; key:NAME* group:NAME kind:NAME; and, or, not, ( )"
+)
+#: What may stand before a colon.
+ATTRIBUTES = ("key", "group", "kind", "owner", "tag")
+WORDS = ("and", "or", "not", "roots", "sinks")
+TOKEN = re.compile(
+    r"""\s*(?:
+      (?P<leaf>(?P<attribute>\w+)\s*:\s*(?P<value>"[^"]*"|[^\s()+,"]+))
+    | (?P<traversal>\d+\++|\++(?:\d+(?![\w/\[]))?)
+    | (?P<name>"[^"]*"|[\w/.\[\]*-]+)
+    | (?P<other>[()])
+    )""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which targets are meant by ``text``, and by each part of it. Called, it tells of one."""
+
+    text: str
+    parts: dict[str, frozenset[Target]]
+
+    def __call__(self, target: Target) -> bool:
+        """Whether ``target`` is selected."""
+        return any(target in meant for meant in self.parts.values())
+
+
+def read_selection(pipeline: Pipeline, text: str) -> Selection:
+    """The selection that ``text`` means; ``FerError`` when a part of it names nothing."""
+    names = _names(pipeline)
+    parts = {part: frozenset(names.get(part) or _resolve(pipeline, part)) for part in _split(text)}
+    if not parts:
+        raise FerError("select: nothing is named", allowed=SYNTAX)
+    return Selection(text, parts)
+
+
+def require_inputs(pipeline: Pipeline, selection: Selection, *, force: bool = False) -> None:
+    """``FerError`` where a selected target would be made of what is not there or not sound.
+
+    It names the selection that makes it. Nothing is drawn or started for the answer.
+    """
+    faults: dict[str, tuple[str, str | None]] = {}
+    wanted: dict[str, str] = {}
+    for part, meant in selection.parts.items():
+        for target in (target for target in pipeline.targets() if target in meant):
+            for need in pipeline.needed(target):
+                fault = None if selection(need) else _unusable(pipeline, target, need, force)
+                if fault is not None:
+                    what = f"{target.label} needs {need.label}, {fault[0]}"
+                    faults.setdefault(need.label, (what, fault[1]))
+                    # An expression needs brackets to be taken as a whole.
+                    whole = part if re.fullmatch(r"[\w/\[\]-]+", part) else f"({part})"
+                    wanted[part] = f"+{whole}"
+    if not faults:
+        return
+    (what, fix), *others = faults.values()
+    more = f"; and {len(others)} more inputs: {', '.join(list(faults)[1:4])}" if others else ""
+    text = ",".join(wanted.get(part, part) for part in selection.parts)
+    command = pipeline.command(select=text)
+    raise FerError(f"{what}{more}", fix=f"{fix}; then {command}" if fix else command)
+
+
+def _unusable(
+    pipeline: Pipeline, target: Target, need: Target, force: bool
+) -> tuple[str, str | None] | None:
+    """Why nothing can be made of ``need`` as it is, and what to do first, or ``None``."""
+    held = pipeline.store.current(need.asset, need.partition)
+    if held is None:
+        return "which has not been made yet", None
+    receipts = held.receipts()
+    for gate in gates_of(need.asset, pipeline.profile):
+        receipt = receipts.get(gate.rule)
+        if not gate.blocking or (receipt is not None and receipt.passed):
+            continue
+        if not force and pipeline.stale(target, {}) is None:
+            return None  # It is up to date, and nothing is made of it.
+        if receipt is None:
+            return f"which gate '{gate.rule}' has not judged yet", None
+        return f"which failed gate '{gate.rule}': {receipt.value} (limit {receipt.limit})", gate.fix
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """The parts between commas; one in quotes is part of a name."""
+    parts = re.findall(r'(?:"[^"]*"|[^,"]|")+', text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _names(pipeline: Pipeline) -> dict[str, list[Target]]:
+    """What each name means: an asset, one partition, or a group."""
+    names: dict[str, list[Target]] = {}
+    for target in pipeline.targets():
+        for name in {target.asset, target.label, pipeline.stage(target.asset).group}:
+            names.setdefault(name, []).append(target)
+    return names
+
+
+def _resolve(pipeline: Pipeline, part: str) -> set[Target]:
+    """What an expression means, by Dagster's own parser."""
+    graph = _Graph(pipeline)
+    found = graph.meant(_translated(graph, part))
+    if found is None:
+        raise FerError(f"select: {part[:80]!r} is no selection", allowed=SYNTAX)
+    targets = {graph.nodes[key] for key in found if key in graph.nodes}
+    # What rests on a raw folder may be selected by its name; the folder alone may not.
+    made = {f"raw/{pipeline.stage(target.asset).raw}" for target in targets}
+    raw = sorted({graph.raw[key] for key in found if key in graph.raw} - made)
+    if raw:
+        raise FerError(
+            f"select: nothing makes {', '.join(raw)}: a raw folder is the publisher's, and is only "
+            "looked at",
+            fix=f"select what is made of it: {', '.join(raw).replace('raw/', 'manifest/')}",
+        )
+    if not targets:
+        raise FerError(f"select: {part[:80]!r} matches nothing", allowed=SYNTAX)
+    return targets
+
+
+def _translated(graph: "_Graph", part: str) -> str:
+    """The expression in the words of the graph; ``FerError`` for a name that means nothing."""
+    done, place = [], 0
+    while place < len(part):
+        token = TOKEN.match(part, place)
+        if token is None:
+            raise FerError(
+                f"select: {part[:80]!r} cannot be read from {part[place:][:20]!r} on",
+                allowed=SYNTAX,
+            )
+        place = token.end()
+        if token["leaf"]:
+            done.append(graph.leaf(token["attribute"], token["value"].strip('"')))
+        elif token["name"] and token["name"].lower() not in (*WORDS, "*"):
+            done.append(graph.name(token["name"].strip('"')))
+        elif token["traversal"] and token["traversal"].startswith("++"):
+            # Dagster's older way to count steps.
+            steps = token["traversal"].count("+")
+            after = bool(done) and done[-1][-1] in ')*"'
+            done.append(f"+{steps}" if after else f"{steps}+")
+        else:
+            done.append(token[0].strip())
+        place += len(part[place:]) - len(part[place:].lstrip())
+    return " ".join(done)
+
+
+class _Graph:
+    """Every partition as an asset of its own, for Dagster's parser; raw folders beside them."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        import dagster as dg
+
+        from fer_assets.assets import OWNERS
+
+        self._pipeline = pipeline
+        self.nodes = {f"n{number}": target for number, target in enumerate(pipeline.targets())}
+        self.raw = {
+            f"r{number}": f"raw/{source.name}"
+            for number, source in enumerate(pipeline.profile.sources)
+        }
+        self._names = _names(pipeline)
+        key_of = {target: key for key, target in self.nodes.items()}
+        raw_of = {name: key for key, name in self.raw.items()}
+
+        def spec(key: str, target: Target) -> dg.AssetSpec:
+            stage = pipeline.stage(target.asset)
+            deps = [key_of[need] for need in pipeline.needed(target) if need in key_of]
+            deps += [raw_of[f"raw/{stage.raw}"]] if stage.raw else []
+            return dg.AssetSpec(
+                key, deps=deps, group_name=stage.group, kinds=set(stage.kinds), owners=OWNERS
+            )
+
+        specs = [spec(key, target) for key, target in self.nodes.items()]
+        targets = dg.multi_asset(name="targets", specs=specs)(lambda: None)
+        raw = [dg.AssetSpec(key, group_name="raw") for key in self.raw]
+        self._graph = dg.Definitions(assets=[targets, *raw]).resolve_asset_graph()
+
+    def meant(self, text: str) -> set[str] | None:
+        """The nodes that Dagster finds for ``text``, or ``None`` where it cannot be parsed."""
+        import dagster as dg
+
+        try:
+            with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
+                found = dg.AssetSelection.from_string(text).resolve(self._graph)
+        except dg.DagsterError:
+            return None
+        return {key.to_user_string() for key in found}
+
+    def name(self, name: str) -> str:
+        """A name of this project, as an expression of the graph."""
+        if "*" in name:
+            raise FerError(
+                f"select: {name!r} could mean names, or what rests on something",
+                allowed=f"key:{name} for names, NAME+ for what rests on NAME",
+            )
+        keys = self._keys(lambda target: target in self._names.get(name, ()))
+        keys += [key for key, raw in self.raw.items() if name in (raw, "raw")]
+        if not keys:
+            asset, partition = parse_label(name)
+            stage = self._pipeline.stages.get(asset)
+            if stage is not None and stage.partitions:
+                raise FerError(
+                    f"select: {asset} has no partition {partition or ''}".rstrip(),
+                    where=f"profile {self._pipeline.profile.name}",
+                    allowed=", ".join(self._pipeline.partitions(stage)) or "none in this profile",
+                )
+            raise FerError(f"select: unknown {name}", allowed=", ".join(sorted(self._names)))
+        return _or(keys)
+
+    def leaf(self, attribute: str, value: str) -> str:
+        """One ``attribute:value``, as an expression of the graph."""
+        if attribute not in ATTRIBUTES:
+            raise FerError(
+                f"select: {attribute}: says nothing here",
+                allowed=", ".join(f"{name}:" for name in ATTRIBUTES),
+            )
+        if attribute == "key":
+            keys = self._keys(lambda t: _like(t.asset, value) or _like(t.label, value))
+            keys += [key for key, raw in self.raw.items() if _like(raw, value)]
+            text = _or(keys)
+        else:
+            text = f'{attribute}:"{value}"'
+            keys = list(self.meant(text) or ())
+        if not keys:
+            stages = self._pipeline.stages.values()
+            known = {
+                "key": {stage.asset for stage in stages},
+                "group": {"raw", *(stage.group for stage in stages)},
+                "kind": {kind for stage in stages for kind in stage.kinds},
+            }
+            raise FerError(
+                f"select: {attribute}:{value} matches nothing",
+                allowed=", ".join(sorted(known.get(attribute, ()))) or None,
+            )
+        return text
+
+    def _keys(self, meant: Callable[[Target], bool]) -> list[str]:
+        return [key for key, target in self.nodes.items() if meant(target)]
+
+
+def _or(keys: list[str]) -> str:
+    return f"({' or '.join(f'key:{key}' for key in keys)})"
+
+
+def _like(name: str, pattern: str) -> bool:
+    """Whether ``name`` is ``pattern``, in which ``*`` stands for anything."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
