@@ -84,10 +84,8 @@ def main() -> None:
 def _open(profile: str | None) -> "Pipeline":
     """The pipeline of a profile, which child processes then find active too."""
     from fer_assets.lineage import Pipeline
-    from fer_ml.processor import check_processor
     from fer_ml.settings import settings
 
-    check_processor()
     pipeline = Pipeline.open(profile)
     os.environ["FER_PROFILE"] = pipeline.profile.name
     settings.cache_clear()
@@ -131,6 +129,9 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
     started = time.monotonic()
     # What is imported stays; to look for garbage in it would take a tenth of a run without work.
     gc.disable()
+    from fer_ml.processor import check_processor
+
+    check_processor()
     pipeline = _open(profile)
     selection = None if select is None else pipeline.named(select)
     if selection is not None:
