@@ -25,6 +25,7 @@ from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_assets.selection import Selection, require_inputs
 from fer_assets.tracing import check_tracing, span
 from fer_ml.errors import FerError
+from fer_ml.files import discard
 from fer_ml.gates import Outcome, gates_of
 from fer_ml.processes import ended, gone, owner
 from fer_ml.raw import ensure_raw
@@ -477,5 +478,5 @@ def forget_pictures(assets: Iterable[str]) -> None:
                     for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
                         if file.exists():
                             file.write_bytes(b"")  # Another process may have it open.
-                            file.unlink()
+                            discard(file)
             instance.wipe_assets([key])

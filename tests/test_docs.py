@@ -94,6 +94,30 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 # -- commands ----------------------------------------------------------------------------------
+
+
+def commands_of(text: str) -> list[str]:
+    """Commands of ``fer`` that a page or a help text shows, each on a line of its own."""
+    shown = [*re.findall(r"`([^`\n]+)`", text), *"\n".join(FENCE.findall(text)).splitlines()]
+    shown += re.findall(r"Example: (fer .+)", text)
+    found = (re.fullmatch(r"(?:\$ )?(?:\.venv/bin/)?(fer .+?)(?: +#.*)?", line) for line in shown)
+    return [match[1] for match in found if match]
+
+
+def test_commands_are_typed_alike_in_every_shell() -> None:
+    """Unquoted, zsh looks for files by brackets, and PowerShell splits at commas."""
+    code = [path for name in ("fer_assets", "fer_ml") for path in (ROOT / name).rglob("*.py")]
+    seen = 0
+    for page in (*PAGES, *code):
+        for command in commands_of(page.read_text("utf-8")):
+            seen += 1
+            bare = re.sub(r'"[^"]*"|\'[^\']*\'|\(.*\)', "", command)
+            assert not re.search(r"\w\[|[a-z\]],[a-z]", bare), f"{page.name}: {command}"
+    assert seen > 80
+    (shown,) = commands_of("`fer materialize --select a[b]`")
+    assert shown == "fer materialize --select a[b]"
+
+
 #
 # ``<!-- run -->`` before a console block: it is run, and each line that it shows must come out, in
 # that order; ``...`` in a line stands for anything. ``<!-- run: exit 2 -->`` says how the last

@@ -211,9 +211,10 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
             part.store.marked(artifact)
     for path in removed:
         path.unlink(missing_ok=True)
-    for folder in (*wanted.folders, *(f for part in found for f in part.caches)):
+    cache = home / VALIDATE_CACHE
+    caches = [*(f for part in found for f in part.caches), *([cache] if cache.is_dir() else [])]
+    for folder in (*wanted.folders, *caches):
         shutil.rmtree(folder)
-    shutil.rmtree(home / VALIDATE_CACHE, ignore_errors=True)
     return entry
 
 

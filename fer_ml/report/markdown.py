@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise FerError(f"the file has {len(data)} bytes", where=path, allowed=f"{MAX_BYTES}")
     try:
-        return re.sub(r"\r\n?", "\n", data.decode("utf-8"))
+        return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise FerError(f"not UTF-8: {error}", where=path) from error
 

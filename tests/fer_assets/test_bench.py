@@ -7,6 +7,7 @@ import pytest
 from fer_assets import bench
 from fer_ml.errors import FerError
 from fer_ml.measured import Measurements
+from tests.machine import LINUX
 
 ROOT = Path(__file__).parents[2]
 #: Scripts that look at a UI which is running already, and that compute from what was measured.
@@ -28,6 +29,7 @@ def run(names: list[str], places: dict[str, Path]) -> tuple[Measurements, list[s
     return found, told
 
 
+@LINUX
 @pytest.mark.parametrize("name", ["fusion", "bootstrap", "unify", "growth"])
 def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     found, told = run([name], {})
@@ -40,6 +42,7 @@ def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     assert f"## {only.benchmark.title}" in (tmp_path / "performance.md").read_text()
 
 
+@LINUX
 def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
     found, told = run(["demo"], {})
     assert told == ["skip  demo.py: needs --clips and --yunet"]
@@ -47,6 +50,7 @@ def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
     assert found.runs[0].skipped == "it needs `--clips` and `--yunet`"
 
 
+@LINUX
 def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "load_time.py").write_text("raise SystemExit('no floor today')")
@@ -54,6 +58,12 @@ def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> N
         bench.measure(
             tmp_path, bench.scripts(["load_time"]), {}, trial=True, tell=lambda line: None
         )
+
+
+def test_elsewhere_than_on_linux_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "on_linux", lambda: False)
+    with pytest.raises(FerError, match="read memory from /proc"):
+        run(["fusion"], {})
 
 
 def test_unknown_names_and_an_installed_package_are_refused(tmp_path: Path) -> None:

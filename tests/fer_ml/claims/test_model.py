@@ -41,6 +41,14 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert held.cited == {"benchmark"}
 
 
+def test_a_file_from_any_editor(tmp_path: Path) -> None:
+    """With a byte order mark and CR LF, as editors of Windows write them."""
+    folded = GOOD.replace("title: T", "title: >\n  T\n  and more")
+    held = read(tmp_path, b"\xef\xbb\xbf" + folded.replace("\n", "\r\n").encode())
+    assert held == read(tmp_path, folded)
+    assert held.title == "T and more\n"
+
+
 def test_version_1_is_read_as_version_2(tmp_path: Path) -> None:
     (claim,) = read(tmp_path, OLD).claims
     assert claim.kind == "number"

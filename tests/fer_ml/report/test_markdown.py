@@ -52,7 +52,7 @@ def test_names_stay_readable() -> None:
 def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"\xff\xfe")
     (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 1))
-    (tmp_path / "dos").write_bytes(b"a\r\nb\rc")
+    (tmp_path / "dos").write_bytes(b"\xef\xbb\xbfa\r\nb\rc")
     assert read_text(tmp_path / "dos") == "a\nb\nc"
     for name, message in (("latin", "UTF-8"), ("large", "bytes"), ("none", "No such file")):
         with pytest.raises(FerError, match=message):
