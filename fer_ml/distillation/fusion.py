@@ -334,10 +334,18 @@ def weight_intervals(
     else:
         u = np.array(search.weights) / search.temperature
         scaled = _one_step(rows.terms, u, codes, count, resamples, seed)
-        weights = scaled / scaled.sum(axis=1, keepdims=True)
+        total = scaled.sum(axis=1, keepdims=True)
+        # A step to 0 answers alike whatever the members say: their weights may be anything.
+        weights = np.divide(scaled, total, out=np.full_like(scaled, np.nan), where=total > 0)
     return tuple(
-        interval(value, weights[:, member], level) for member, value in enumerate(search.weights)
+        _interval(value, weights[:, member], level) for member, value in enumerate(search.weights)
     )
+
+
+def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
+    """The percentile interval of a weight in 0..1; where it is unknown (NaN), the widest one."""
+    low = interval(value, np.nan_to_num(resampled, nan=0.0), level).low
+    return Interval(value, low, interval(value, np.nan_to_num(resampled, nan=1.0), level).high)
 
 
 def _one_step(

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
@@ -284,6 +286,45 @@ def test_more_rows_make_the_intervals_narrower_and_they_hold_the_best_weights() 
             assert bounds.low <= weight <= bounds.high
         widths.append(found[0].high - found[0].low)
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)
+
+
+def test_resamples_that_tell_nothing_of_the_weights_widen_their_intervals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few and weak rows: a Newton step may end where no member says anything."""
+    logits, y, fusion, temperatures = sample_of(11, 300)
+    search = search_weights(logits, y, fusion, temperatures, 0.5)
+    assert search.method != "grid"
+    steps = module._one_step
+
+    def some_at_zero(*arguments):
+        found = steps(*arguments)
+        found[: len(found) // 10] = 0.0
+        return found
+
+    before = weight_intervals(search, logits, y, np.arange(300), fusion, temperatures)
+    monkeypatch.setattr(module, "_one_step", some_at_zero)
+    after = weight_intervals(search, logits, y, np.arange(300), fusion, temperatures)
+    for narrow, wide in zip(before, after, strict=True):
+        assert wide.value == narrow.value
+        assert (wide.low, wide.high) == (0.0, 1.0)
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(7, 40))
+@settings(max_examples=40, deadline=None)
+def test_intervals_of_few_rows_are_finite(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 7
+    logits = [rng.normal(size=(n, 7)) + k * np.eye(7)[y] for k in range(3)]
+    try:
+        search = search_weights(logits, y, "calibrated", (1.0, 1.0, 1.0), 0.5)
+    except FerError:
+        reject()  # Rows that are separated perfectly have no temperature.
+    found = weight_intervals(
+        search, logits, y, np.arange(n), "calibrated", (1.0, 1.0, 1.0), resamples=200
+    )
+    for bounds in found:
+        assert 0 <= bounds.low <= bounds.high <= 1
 
 
 def sample_of(seed: int, n: int):
