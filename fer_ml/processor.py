@@ -134,6 +134,8 @@ def free_threads(asked: int, loadavg: Path = _LOADAVG) -> int:
     """
     if asked == 1 or os.environ.get("OMP_NUM_THREADS"):
         return asked
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() == "ACTIVE":
+        return asked  # Own threads that spin look like work of others.
     seen = []
     for _ in range(_LOOKS):
         try:

@@ -130,8 +130,10 @@ def test_threads_leave_processors_to_those_that_use_them(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     (tmp_path / "loadavg").write_text(f"0.50 0.40 0.30 {running}/345 6789\n")
     assert free_threads(asked, tmp_path / "loadavg") == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", str(asked))
-    assert free_threads(asked, tmp_path / "loadavg") == asked
+    for name, value in (("OMP_NUM_THREADS", str(asked)), ("OMP_WAIT_POLICY", "active")):
+        with monkeypatch.context() as held:
+            held.setenv(name, value)
+            assert free_threads(asked, tmp_path / "loadavg") == asked
 
 
 def test_without_a_look_at_the_load_all_threads_are_taken(tmp_path: Path) -> None:
