@@ -503,13 +503,13 @@ def sample(seed: int = SEED) -> Profile:
     plain = replace(student, stem_stride=2, zero_init_residual=False)
     # Small networks of the teachers' families: the large ones learn nothing in so few steps.
     teachers = {
-        "RN18": replace(plain, architecture="resnet10t", task=arcface),
+        "RN18": replace(plain, architecture="resnet10t", task=arcface, epochs=4),
         "B3": replace(plain, architecture="test_efficientnet", epochs=4, stem_stride=1),
         "CNXT": replace(
             plain,
             architecture="test_convnext2",
             task=arcface,
-            epochs=10,
+            epochs=9,
             optimiser="adamw",
             lr=2e-3,
             weight_decay=0.05,
