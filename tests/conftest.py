@@ -1,8 +1,13 @@
 """For all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# A training takes fewer threads on a busy machine, and two numbers of threads round differently:
+# tests that compare bytes fix the number, before anything loads torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Windows' refusal to make a symbolic link without a privilege.
 _NO_PRIVILEGE = 1314
