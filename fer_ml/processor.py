@@ -128,7 +128,7 @@ def free_threads(asked: int, loadavg: Path = _LOADAVG) -> int:
     """How many of ``asked`` threads have a processor of their own now, at least one.
 
     Threads that share an operation wait for the slowest of them, spinning inside oneDNN: two
-    threads on one processor take up to ten times as long as one. What other programs keep busy is
+    threads on one processor took six times as long as one. What other programs keep busy is
     looked at for a moment; ``asked`` where the system does not tell, or where
     ``OMP_NUM_THREADS`` fixes the number.
     """
