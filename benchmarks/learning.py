@@ -151,7 +151,7 @@ def figures(points: list[Point]) -> list[Figure]:
         "the ensemble is above its best member": [p.ensemble_gain for p in own],
         **{f"{name.upper()} is above CE": [p.gain(name) for p in own] for name in STUDENTS[1:]},
     }
-    for name, values in gains.items():
+    for name, values in gains.items() if own else ():
         found += [
             Figure(
                 name=f"seeds in which {name}",
