@@ -29,8 +29,9 @@ from timm.utils import dispatch_clip_grad
 from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.preprocess import Preprocess
 from fer_ml.training.faces import FaceSet
-from fer_ml.training.loop import _Run, make_optimiser, precision_of
+from fer_ml.training.loop import _Run, make_optimiser
 from fer_ml.training.models import build_model
+from fer_ml.training.precision import precision_of
 from fer_ml.training.ranks import Ranks, choose_device
 from fer_ml.training.recipe import CE, Training
 
@@ -89,7 +90,7 @@ def bare(recipe: Training, data: FaceSet, device: torch.device) -> float:
     size, n = data.preprocess.size, recipe.batch_size
     images = torch.randn(n, 3, size, size, device=device).to(memory_format=torch.channels_last)
     y = torch.arange(n, device=device) % 7
-    kind = precision_of(recipe, device)
+    kind = precision_of(recipe, device, network)
     started = time.perf_counter()
     for _ in range(len(data) // n):
         optimiser.zero_grad(set_to_none=True)
@@ -141,7 +142,7 @@ def peer(recipe: Training, data: FaceSet, device: torch.device) -> float:
         persistent_workers=device.type != "cpu",
         device=device,
     )
-    kind = precision_of(recipe, device)
+    kind = precision_of(recipe, device, model)
     count = 0
     started = time.perf_counter()
     for images, y in loader:

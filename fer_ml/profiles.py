@@ -679,7 +679,7 @@ def ferplus_ensemble(seed: int = SEED) -> Profile:
         "curations": {"ferplus_test": Curation(sources=("ferplus",), splits=("test",))},
         "teachers": {
             "RN18": rn18,
-            # Without these three it answers in inference as it never did in training.
+            # Against stale BatchNorm statistics and runaway activations at 48 px.
             "B3": replace(
                 rn18,
                 architecture=BACKBONES["B3"],
