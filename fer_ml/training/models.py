@@ -44,8 +44,12 @@ class Plain(nn.Module):
         features = backbone.forward_head(backbone.forward_features(images), pre_logits=True)
         return Outputs(backbone.get_classifier()(features), features)
 
+    def answer(self, outputs: Outputs) -> torch.Tensor:
+        """The inference logits ``[N, C]`` among ``outputs``."""
+        return outputs.logits
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.outputs(images).logits
+        return self.answer(self.outputs(images))
 
 
 class ArcFaceNet(nn.Module):
@@ -81,10 +85,13 @@ class ArcFaceNet(nn.Module):
         )
         return Outputs(self.plain(embedding), embedding, cosine)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        outputs = self.outputs(images)
+    def answer(self, outputs: Outputs) -> torch.Tensor:
+        """The inference logits ``[N, C]`` among ``outputs``."""
         assert outputs.cosine is not None
         return self.scale * outputs.cosine if bool(self.arc_in_use) else outputs.logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.answer(self.outputs(images))
 
 
 Network = Plain | ArcFaceNet

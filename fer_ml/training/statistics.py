@@ -63,11 +63,11 @@ def inference_fit(network: Network, images: torch.Tensor, y: torch.Tensor) -> In
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        features = network.outputs(images).features
-        norms = features.flatten(1).float().norm(dim=1)
-        stored = _nll(network, images, y)
+        outputs = network.outputs(images)
+        norms = outputs.features.flatten(1).float().norm(dim=1)
+        stored = _nll(network.answer(outputs), y)
         with _statistics_of_the_batch(network):
-            batch = _nll(network, images, y)
+            batch = _nll(network(images), y)
     network.train(was_training)
     spread = norms.max() / norms.median().clamp(min=1e-12)
     return InferenceFit(float(stored), float(batch), float(spread))
@@ -82,8 +82,8 @@ def measure_statistics(network: Network, batches: Iterable[torch.Tensor]) -> Non
         update_bn(batches, network)
 
 
-def _nll(network: Network, images: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return nn.functional.cross_entropy(network(images).float(), y)
+def _nll(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits.float(), y)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import fer_ml.sample
 from fer_ml.errors import FerError
-from fer_ml.sample import DRAWING_VERSION, ensure_sample
+from fer_ml.sample import DRAWING_VERSION, _filming, ensure_sample
 
 
 @pytest.fixture
@@ -23,16 +25,20 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         truth = {"schema": 1, "drawing_version": fer_ml.sample.DRAWING_VERSION, "seed": seed}
         (root / "truth.json").write_text(json.dumps(truth))
 
-    def video(folder: Path, seed: int) -> None:
+    @contextmanager
+    def filming(folder: Path, seed: int) -> Iterator[None]:
+        yield
         folder.mkdir()
         (folder / "demo.avi").write_bytes(b"film")
 
     monkeypatch.setattr("fer_ml.sample.sources.draw_sources", sources)
-    monkeypatch.setattr("fer_ml.sample.video.draw_video", video)
+    monkeypatch.setattr(fer_ml.sample, "_filming", filming)
     return seeds
 
 
-def _fails(*_: object) -> None:
+@contextmanager
+def _fails(*_: object) -> Iterator[None]:
+    yield
     raise FerError("no room for the film")
 
 
@@ -62,7 +68,7 @@ def test_a_failure_keeps_the_older_sample_and_leaves_nothing_else(
     tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = ensure_sample(tmp_path / "sample", 1)
-    monkeypatch.setattr("fer_ml.sample.video.draw_video", _fails)
+    monkeypatch.setattr(fer_ml.sample, "_filming", _fails)
     with pytest.raises(FerError, match="no room"):
         ensure_sample(root, 2)
     assert _folders(tmp_path) == ["sample"]
@@ -119,3 +125,18 @@ def test_what_is_put_in_its_place_meanwhile_is_no_foreign_folder(
     monkeypatch.setattr(fer_ml.sample, "FileLock", freed)
     assert ensure_sample(root, 1) == root
     assert drawn == []
+
+
+def test_a_film_that_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FerError, match="film"), _filming(tmp_path / "file" / "video", 1):
+        pass
+
+
+def test_no_film_goes_on_after_a_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "video"
+    with pytest.raises(RuntimeError), _filming(folder, 1):
+        raise RuntimeError
+    size = sum(file.stat().st_size for file in folder.rglob("*"))
+    time.sleep(0.5)
+    assert sum(file.stat().st_size for file in folder.rglob("*")) == size
