@@ -423,7 +423,8 @@ def _span(ends: np.ndarray, correlation: np.ndarray, count: int) -> tuple[np.nda
     _, strongest = np.unique(ends[order] @ (count, 1), return_index=True)
     order = order[np.sort(strongest)]
     rank = np.arange(1, len(order) + 1, dtype=float)
-    graph = coo_array((rank, tuple(ends[order].T)), shape=(count, count))
+    # SciPy before 1.17.1 spans graphs of 32-bit indices only.
+    graph = coo_array((rank, tuple(ends[order].T.astype(np.int32))), shape=(count, count))
     tree = minimum_spanning_tree(graph.tocsr())
     _, group = connected_components(tree, directed=False)
     return order[np.sort(tree.data).astype(np.int64) - 1], group
