@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +26,7 @@ from fer_ml.errors import FerError
 from fer_ml.files import owned_name, sha256_file
 from fer_ml.gates import Outcome, blocking_rules, gates_of
 from fer_ml.job import Job
+from fer_ml.limits import still_says, watched
 from fer_ml.logs import belongs_to
 from fer_ml.mirror import open_store
 from fer_ml.privacy.log import read_log
@@ -703,6 +704,11 @@ class Pipeline:
         loaded = load_profile(here, profile)
         return cls(here, loaded, open_store(here, loaded.name))
 
+    def __post_init__(self) -> None:
+        # Whoever gets an artifact by way of this pipeline is refused verdicts by other limits.
+        store = replace(self.store, counts=partial(_counts, self.profile))
+        object.__setattr__(self, "store", store)
+
     @cached_property
     def stages(self) -> dict[str, Stage]:
         """All stages by asset, in order."""
@@ -1004,7 +1010,8 @@ class Pipeline:
         artifact = self.store.require(target.asset, target.partition)
         if stage.gate is None:
             return [], artifact.sha256
-        outcomes: list[Outcome] = _load(stage.gate)(artifact, self.store, self.profile)
+        profile, judged_by = watched(self.profile)
+        outcomes: list[Outcome] = _load(stage.gate)(artifact, self.store, profile)
         gates = {gate.rule: gate for gate in gates_of(target.asset, self.profile)}
         if set(gates) != {outcome.rule for outcome in outcomes}:
             raise FerError(
@@ -1026,6 +1033,7 @@ class Pipeline:
                     examples=outcome.examples,
                     checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
                     run_id=run_id,
+                    judged_by=judged_by,
                 ),
             )
         return outcomes, artifact.sha256
@@ -1110,6 +1118,11 @@ class Pipeline:
             or (gate.blocking and not receipts[gate.rule].passed)
             for gate in gates_of(target.asset, self.profile)
         )
+
+
+def _counts(profile: Profile, receipt: Receipt) -> bool:
+    """Whether a verdict was made by the limits of today: of older ones they are not known."""
+    return receipt.judged_by is not None and still_says(profile, receipt.judged_by)
 
 
 def claimed_assets(path: Path) -> frozenset[str]:

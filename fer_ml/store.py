@@ -154,7 +154,11 @@ class Record(BaseModel):
 
 
 class Receipt(BaseModel):
-    """One gate's outcome for exactly the bytes ``artifact_sha256``."""
+    """One gate's outcome for exactly the bytes ``artifact_sha256``.
+
+    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``None`` in
+    receipts that were written before they were noted.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -170,6 +174,11 @@ class Receipt(BaseModel):
     examples: tuple[str, ...]
     checked_at: str
     run_id: str | None
+    judged_by: dict[str, Any] | None = None
+
+
+def _always(receipt: Receipt) -> bool:
+    return True
 
 
 def asset_label(asset: str, partition: str | None) -> str:
@@ -195,10 +204,11 @@ def content_hash(files: dict[str, FileEntry]) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete run folder and its record."""
+    """A complete run folder and its record; ``counts`` says which of its receipts still do."""
 
     folder: Path
     record: Record
+    counts: Callable[[Receipt], bool] = field(default=_always, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -275,14 +285,14 @@ class Artifact:
             raise FerError("not a mark of a purge", where=path) from error
 
     def receipts(self) -> dict[str, Receipt]:
-        """Receipts beside the artifact by rule; one that speaks of other bytes is not returned."""
+        """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
                 receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
-            if receipt.artifact_sha256 == self.sha256:
+            if receipt.artifact_sha256 == self.sha256 and self.counts(receipt):
                 found[receipt.rule] = receipt
         return found
 
@@ -320,12 +330,14 @@ class RunFolder:
 class Store:
     """The artifact root of one profile.
 
-    ``looked_since`` (s since 1970): looks at image files before it do not count.
+    ``looked_since`` (s since 1970): looks at image files before it do not count. ``counts`` says
+    whether a receipt still does: whoever knows the profile knows whether its limits changed.
     """
 
     root: Path
     profile: str
     looked_since: float = 0.0
+    counts: Callable[[Receipt], bool] = field(default=_always, compare=False, kw_only=True)
 
     @property
     def partial(self) -> Path:
@@ -397,7 +409,8 @@ class Store:
         """Read a run folder's record."""
         path = folder / RECORD_FILE
         try:
-            return Artifact(folder, Record.model_validate_json(path.read_bytes(), context=path))
+            record = Record.model_validate_json(path.read_bytes(), context=path)
+            return Artifact(folder, record, self.counts)
         except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
@@ -467,7 +480,8 @@ class Store:
             receipt = receipts.get(rule)
             if receipt is None:
                 raise FerError(
-                    f"{label} has no receipt of gate '{rule}' for its bytes {artifact.sha256[:12]}",
+                    f"{label} has no receipt of gate '{rule}' for its bytes {artifact.sha256[:12]} "
+                    "and today's limits",
                     where=artifact.folder / RECEIPTS,
                     fix=f"run the checks of {label} (Dagster: Execute checks; or fer materialize)",
                 )

@@ -225,7 +225,7 @@ def _ungated(artifact: Artifact) -> str | None:
     for gate in gates_of(artifact.record.asset):
         receipt = receipts.get(gate.rule)
         if receipt is None and gate.blocking:
-            return f"gate '{gate.rule}' has not judged these bytes"
+            return f"gate '{gate.rule}' has not judged these bytes by today's limits"
         # Whether it blocks may be up to the profile, which the receipt knew.
         if receipt is not None and not receipt.passed and (gate.blocking or receipt.blocking):
             return f"gate '{gate.rule}' failed"

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import materialize
+from fer_assets.plan import StageFailed, materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
 from fer_ml import job
@@ -25,11 +25,13 @@ from fer_ml.claims.resolve import resting_on
 from fer_ml.claims.verify import verify_folder
 from fer_ml.errors import FerError
 from fer_ml.gates import blocking_rules, gates_of
-from fer_ml.profiles import CANDIDATES, Selection
+from fer_ml.profiles import CANDIDATES, STUDENTS, Selection
+from fer_ml.settings import settings
 from fer_ml.store import Artifact
 from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
 from fer_ml.training.running import run_job
+from tests.fer_assets.folders import start
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -142,6 +144,76 @@ def test_a_limit_of_the_dual_gate_makes_only_the_selection_stale(tiny: Pipeline)
     stale = [target.asset for target in other.targets() if other.standard(target)]
     stale = [asset for asset in stale if other.stale(Target(asset), raw) == "its recipe changed"]
     assert stale == ["student_selection"]
+
+
+TRAININGS = {
+    "teacher[RN18]",
+    "teacher_fold[RN18_1]",
+    "teacher_fold[RN18_2]",
+    *(f"student_{name}" for name in STUDENTS),
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "void"),
+    [
+        (None, {"floor_macro_f1": 0.99}, {*TRAININGS, "benchmark"}),
+        ("demo", {"p95_limit_ms": 1.0}, {"demo_kpis"}),
+        ("selection", {"flips_gain": 0.2}, {"demo_kpis"}),
+        (None, {"seed": 7}, set()),
+    ],
+)
+def test_a_changed_limit_voids_exactly_the_verdicts_that_were_made_by_it(
+    tiny: Pipeline, part: str | None, changes: dict[str, Any], void: set[str]
+) -> None:
+    update = (
+        changes if part is None else {part: getattr(tiny.profile, part).model_copy(update=changes)}
+    )
+    other = replace(tiny, profile=tiny.profile.model_copy(update=update))
+    targets = [target for target in tiny.targets() if tiny.standard(target)]
+    assert not any(map(tiny.unjudged, targets))
+    assert {target.label for target in targets if other.unjudged(target)} == void
+    for target in targets:
+        if target.label in void:
+            with pytest.raises(FerError, match="no receipt"):
+                other.store.require(
+                    target.asset, target.partition, rules=blocking_rules(target.asset)
+                )
+
+
+def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_again(
+    tiny: Pipeline,
+) -> None:
+    file = tiny.settings.project / "fer.toml"
+    text = file.read_text()
+    held = {path.name for path in tiny.store.runs()}
+    file.write_text(text.replace("floor_macro_f1 = 0.0", "floor_macro_f1 = 0.99"))
+    settings.cache_clear()
+    try:
+        strict = Pipeline.open("tiny")
+        raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
+        assert strict.stale(Target("teacher", "RN18"), raw) is None
+        with pytest.raises(FerError, match="no receipt"):
+            strict.job(Target("teacher_logits", "RN18"))
+        shown = definitions_for(strict).resolve_implicit_global_asset_job_def()
+        with dg.DagsterInstance.get() as instance:
+            job = shown.get_subset(asset_selection={dg.AssetKey("student_kd")})
+            assert not job.execute_in_process(instance=instance, raise_on_error=False).success
+            with pytest.raises(StageFailed, match="above_floor") as caught:
+                materialize(strict, instance)
+        assert Target("teacher", "RN18") in caught.value.failures.faults
+        command = start(tiny.settings.project, "trace", "teacher", "-p", "tiny")
+        told, _ = command.communicate()
+        assert command.returncode == 2, told
+        assert told.startswith("stale"), told
+        assert {path.name for path in tiny.store.runs()} == held, "nothing was made again"
+    finally:
+        file.write_text(text)
+        settings.cache_clear()
+    with dg.DagsterInstance.get() as instance:
+        materialize(tiny, instance)
+        assert materialize(tiny, instance) == []
+    assert {path.name for path in tiny.store.runs()} == held
 
 
 def test_claims_are_grounded_and_lead_to_the_raw_folders(tiny: Pipeline) -> None:
