@@ -31,6 +31,8 @@ sources = [
   { name = "expw_full", adapter = "expw" },
 ]
 [profiles.tiny.teachers.RN18]
+architecture = "test_resnet"
+stem_stride = 2
 epochs = 2
 batch_size = 16
 strength = 0.3
@@ -38,7 +40,7 @@ precision = "fp32"
 task = { kind = "arcface", plain_epochs = 1, ramp_end = 2, embedding = 16, scale = 10 }
 [profiles.tiny.students.ce]
 epochs = 3
-architecture = "resnet18"
+architecture = "test_resnet"
 optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
@@ -49,7 +51,7 @@ stem_stride = 2
 task = { kind = "kd", ce_weight = 1.0, kd_weight = 1.0 }
 epochs = 1
 init = "previous"
-architecture = "resnet18"
+architecture = "test_resnet"
 optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
@@ -60,7 +62,7 @@ stem_stride = 2
 task = { kind = "dkd", ce_weight = 1.0, tckd_weight = 1.0, nckd_weight = 2.0 }
 epochs = 1
 init = "previous"
-architecture = "resnet18"
+architecture = "test_resnet"
 optimiser = "adamw"
 lr = 1e-3
 weight_decay = 0.05
@@ -68,7 +70,7 @@ batch_size = 16
 strength = 0.3
 stem_stride = 2
 [profiles.tiny.experiments.negative]
-architecture = "resnet18"
+architecture = "test_resnet"
 task = { kind = "ce" }
 init = "none"
 epochs = 1

@@ -18,7 +18,7 @@ from fer_ml.preprocess import Preprocess
 from fer_ml.training import loop
 from fer_ml.training.faces import FaceSet, SoftTargets
 from fer_ml.training.loop import Place, Trained, learning_rate, predict, train
-from fer_ml.training.models import Outputs, build_model, weights_hash
+from fer_ml.training.models import Outputs, Plain, build_model, weights_hash
 from fer_ml.training.recipe import CE, KD, ArcFace, Imbalance, Prototype, Training
 from fer_ml.training.tasks import Batch, Objective
 
@@ -168,18 +168,14 @@ def test_what_is_not_tuned_stays_to_the_bit(recipe: Training, faces: Make, tune:
     assert not any("running" in name for name in changed), "BatchNorm's statistics stand still"
 
 
-class Linear(torch.nn.Module):
+class Linear(Plain):
     def __init__(self) -> None:
-        super().__init__()
-        self.backbone = torch.nn.Identity()
+        super().__init__(torch.nn.Identity())
         self.head = torch.nn.Linear(3, 7)
 
     def outputs(self, images: torch.Tensor) -> Outputs:
         features = images.mean(dim=(2, 3))
         return Outputs(self.head(features), features)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.outputs(images).logits
 
 
 def with_loss(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any]) -> None:
