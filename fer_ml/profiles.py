@@ -476,7 +476,7 @@ _UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
 def sample(seed: int = SEED) -> Profile:
     """Seven drawn sources, small networks' budget, for the first minutes, tests and CI.
 
-    ``fer materialize`` takes about four minutes on two cores. Its numbers say that the machinery
+    ``fer materialize`` takes about three minutes on two cores. Its numbers say that the machinery
     works; they are never results.
     """
     # From random weights on 1,000 small faces: a stem of stride 1, SGD, and BatchNorm's statistics
