@@ -1042,14 +1042,18 @@ class Pipeline:
         """What is wrong with the bytes of what was made of ``targets``, by run folder.
 
         It is hashed on all processors at once, which is most of what looking at a profile takes.
+        What cannot be read is left out: who looks at it alone is told.
         """
         held = []
         for target in targets:
-            with contextlib.suppress(FerError):  # Who looks at it alone is told.
+            with contextlib.suppress(FerError, OSError):
                 held.append(self.store.current(target.asset, target.partition))
         made = [artifact for artifact in held if artifact is not None]
-        found = in_threads(Artifact.damage, made, processors())
-        return dict(zip((artifact.folder for artifact in made), found, strict=True))
+        found: dict[Path, str | None] = {}
+        for artifact, look in zip(made, in_threads(_damage, made, processors()), strict=True):
+            if look is not None:
+                found[artifact.folder] = look[0]
+        return found
 
     def stale(
         self,
@@ -1118,6 +1122,14 @@ class Pipeline:
             or (gate.blocking and not receipts[gate.rule].passed)
             for gate in gates_of(target.asset, self.profile)
         )
+
+
+def _damage(artifact: Artifact) -> tuple[str | None] | None:
+    """What is wrong with the bytes; ``None`` where they cannot be read."""
+    try:
+        return (artifact.damage(),)
+    except OSError:
+        return None
 
 
 def _counts(profile: Profile, receipt: Receipt) -> bool:

@@ -86,6 +86,16 @@ class Failures:
     faults: dict[Target, FerError] = field(default_factory=dict)
     lost: dict[Target, list[Target]] = field(default_factory=dict)
 
+    def note(self, target: Target, error: FerError | OSError) -> None:
+        """``target`` has failed, be it that the system refuses to read what is there."""
+        if isinstance(error, OSError):
+            error = FerError(
+                f"cannot be read: {error.strerror or error}",
+                where=error.filename,
+                fix="make it readable again (disk, network folder, permissions)",
+            )
+        self.faults[target] = error
+
     def below(self, needed: Iterable[Target]) -> list[Target]:
         """Those that failed among ``needed`` and what these are made of."""
         found = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
@@ -118,8 +128,8 @@ def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
     for source in pipeline.profile.sources:
         try:
             item = pipeline.raw_input(source.name)
-        except FerError as error:
-            failures.faults[Target(f"manifest/{source.name}")] = error
+        except (FerError, OSError) as error:
+            failures.note(Target(f"manifest/{source.name}"), error)
             continue
         found[source.name] = item.sha256
         key = dg.AssetKey(item.asset.split("/"))
@@ -173,8 +183,8 @@ def plan(
                 make[target] = reason
             elif pipeline.unjudged(target):
                 judge.append(target)
-        except FerError as error:
-            failures.faults[target] = error
+        except (FerError, OSError) as error:
+            failures.note(target, error)
     if not make and not judge:
         return None
     group = pipeline.stage(batch[0].asset).group
@@ -222,8 +232,8 @@ def materialize(
                 if artifact is None:
                     continue
                 announce(pipeline, artifact, instance)
-            except FerError as error:
-                failures.faults[target] = error
+            except (FerError, OSError) as error:
+                failures.note(target, error)
                 continue
             if work is not None and (target in work.make or target in work.judge):
                 done.append(Made(target, work.make.get(target, "not judged yet"), artifact))

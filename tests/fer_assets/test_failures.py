@@ -1,5 +1,6 @@
 """What fails stops what rests on it and nothing else, and the end says how to go on."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import StageFailed, materialize
+from fer_ml.files import sha256_file
 from fer_ml.settings import settings
 from tests.fer_assets.folders import environment, make_project, start
 
@@ -96,6 +98,24 @@ def test_what_cannot_be_looked_at_has_failed(project: Path) -> None:
     error = make(pipeline)
     assert set(labels(error.failures.faults)) == {"hq_train_manifest", "label_review"}
     pointer.write_text(held)
+
+
+def test_bytes_that_cannot_be_read_fail_their_asset_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> str:
+        if "label_review" in path.parts:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return sha256_file(path)
+
+    monkeypatch.setattr("fer_ml.store.sha256_file", unreadable)
+    error = make(Pipeline.open("red"))
+    assert (set(labels(error.failures.faults)), error.done) == (
+        {"hq_train_manifest", "label_review"},
+        [],
+    )
+    fault = error.failures.faults[Target("label_review")]
+    assert "Input/output error" in fault.what and "label_review" in str(fault.where)
 
 
 def test_the_job_of_everything_fails_after_the_rest_was_made(project: Path) -> None:
