@@ -174,6 +174,7 @@ def put(pipeline: Pipeline, asset: str, passed: Iterable[str], failed: Iterable[
             examples=(),
             checked_at=held.record.created_at,
             run_id=None,
+            judged_by={},
         )
         store.write_receipt(held, told)
 
