@@ -28,10 +28,12 @@ from fer_assets.storage import dagster_instance
 from fer_ml.gates import blocking_rules
 from fer_ml.store import Artifact
 from tests.compressed_clock import CompressedClock
+from tests.machine import LINUX
 from tests.ui_server import PATIENCE_S, Served, serving
 from tests.webhook import Hook
 
-pytestmark = pytest.mark.proof
+#: Its faults are signals, limits of memory and restarts, as Linux has them.
+pytestmark = [pytest.mark.proof, LINUX]
 
 T = TypeVar("T")
 
@@ -149,7 +151,7 @@ def services(served: Served) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("partition", "how"), [("alone", signal.SIGTERM), ("first", signal.SIGKILL)]
+    ("partition", "how"), [("alone", signal.SIGTERM), ("first", getattr(signal, "SIGKILL", None))]
 )
 def test_a_restart_of_the_ui_leaves_a_run_alone(
     pipeline: Pipeline, partition: str, how: signal.Signals
