@@ -62,7 +62,7 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if stopped is not None:
-        if hasattr(signal, "pthread_sigmask") and hasattr(signal, "SIG_UNBLOCK"):
+        if sys.platform != "win32":
             # Blocked in this thread it would wait for ever.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [stopped])
         signal.raise_signal(stopped)
