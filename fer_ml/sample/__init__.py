@@ -86,7 +86,7 @@ def _replace(root: Path, seed: int) -> None:
 def _filming(folder: Path, seed: int) -> Iterator[None]:
     """Another process draws the film meanwhile; ``FerError`` with its words where it cannot."""
     with subprocess.Popen(
-        [sys.executable, "-m", "fer_ml.sample.video", str(folder), str(seed)],
+        [sys.executable, "-P", "-m", "fer_ml.sample.video", str(folder), str(seed)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -195,6 +195,10 @@ def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_a
         assert strict.stale(Target("teacher", "RN18"), raw) is None
         with pytest.raises(FerError, match="no receipt"):
             strict.job(Target("teacher_logits", "RN18"))
+        command = start(tiny.settings.project, "trace", "teacher", "-p", "tiny")
+        told, _ = command.communicate()
+        assert command.returncode == 2, told
+        assert told.startswith("stale"), told
         shown = definitions_for(strict).resolve_implicit_global_asset_job_def()
         with dg.DagsterInstance.get() as instance:
             job = shown.get_subset(asset_selection={dg.AssetKey("student_kd")})
@@ -202,10 +206,6 @@ def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_a
             with pytest.raises(StageFailed, match="above_floor") as caught:
                 materialize(strict, instance)
         assert Target("teacher", "RN18") in caught.value.failures.faults
-        command = start(tiny.settings.project, "trace", "teacher", "-p", "tiny")
-        told, _ = command.communicate()
-        assert command.returncode == 2, told
-        assert told.startswith("stale"), told
         assert {path.name for path in tiny.store.runs()} == held, "nothing was made again"
     finally:
         file.write_text(text)

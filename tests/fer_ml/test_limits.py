@@ -24,7 +24,9 @@ def test_a_field_in_a_part_is_noted_by_its_whole_name(profile: Profile) -> None:
     seen, read = watched(profile)
     assert seen.demo.p95_limit_ms == profile.demo.p95_limit_ms
     assert read == {"demo.p95_limit_ms": profile.demo.p95_limit_ms}
-    other = profile.model_copy(update={"demo": profile.demo.model_copy(update={"margin": 0.3})})
+    other = profile.model_copy(
+        update={"demo": profile.demo.model_copy(update={"detector": "auto"})}
+    )
     assert still_says(other, read), "what was not read may change"
     slow = profile.demo.model_copy(update={"p95_limit_ms": 1.0})
     assert not still_says(profile.model_copy(update={"demo": slow}), read)
