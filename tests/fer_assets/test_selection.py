@@ -153,8 +153,15 @@ def test_what_means_nothing_is_one_message(pipeline: Pipeline, text: str, told: 
     assert len(caught.value.what) < 400
 
 
-def put(pipeline: Pipeline, asset: str, passed: Iterable[str], failed: Iterable[str] = ()) -> None:
-    """Something to be made of, with its receipts."""
+def put(
+    pipeline: Pipeline,
+    asset: str,
+    passed: Iterable[str],
+    failed: Iterable[str] = (),
+    *,
+    limits_known: bool = True,
+) -> None:
+    """Something to be made of, with its receipts; earlier ones do not say by which limits."""
     store = pipeline.store
     with store.begin(asset) as run:
         run.write_text("a.txt", asset)
@@ -174,7 +181,7 @@ def put(pipeline: Pipeline, asset: str, passed: Iterable[str], failed: Iterable[
             examples=(),
             checked_at=held.record.created_at,
             run_id=None,
-            judged_by={},
+            judged_by={} if limits_known else None,
         )
         store.write_receipt(held, told)
 
@@ -212,6 +219,9 @@ def test_an_input_must_have_passed_its_gates(tmp_path: Path) -> None:
     rules = blocking_rules("hq_train_manifest")
     put(pipeline, "hq_train_manifest", rules)
     assert missing(pipeline, "teacher[B3]") is None
+    put(pipeline, "hq_train_manifest", rules, limits_known=False)
+    error = missing(pipeline, "teacher[B3]")
+    assert error is not None and f"gate '{rules[0]}' has not judged yet" in str(error)
     put(pipeline, "hq_train_manifest", rules[1:])
     error = missing(pipeline, "teacher[B3]")
     assert error is not None and f"gate '{rules[0]}' has not judged yet" in str(error)
