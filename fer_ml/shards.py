@@ -40,7 +40,7 @@ def map_shards(
     if workers != 1 and engine() == RAY:
         return _on_ray(function, shards)
     workers = processors() if workers is None else workers
-    return map(function, shards) if workers <= 1 else _in_processes(function, shards, workers)
+    return in_processes(function, shards, workers)
 
 
 def map_sharing(
@@ -70,7 +70,17 @@ def in_threads(
         )
 
 
-def _in_processes(
+def in_processes(
+    function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
+) -> Iterator[Result]:
+    """``function`` of every shard, in order, in processes of this machine; with one, in this one.
+
+    ``FerError`` when a process dies.
+    """
+    return map(function, shards) if workers <= 1 else _in_pool(function, shards, workers)
+
+
+def _in_pool(
     function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
 ) -> Iterator[Result]:
     # A forked child would inherit the locks of polars' and OpenCV's threads.

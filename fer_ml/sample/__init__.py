@@ -5,12 +5,8 @@ draws is imported when it draws: each run asks whether the sample is there.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -66,50 +62,16 @@ def _is_current(root: Path, seed: int) -> bool:
 
 def _replace(root: Path, seed: int) -> None:
     """Draw beside ``root``, then put the result in its place."""
-    from fer_ml.sample.sources import draw_sources
+    from fer_ml.sample.drawing import draw_sample
 
     drawing, old = (root.with_name(f".{root.name}.{word}") for word in ("drawing", "old"))
     for leftover in (drawing, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        with _one_opencv_thread(), _filming(drawing / "video", seed):
-            draw_sources(drawing, seed)
+        draw_sample(drawing, seed)
         if root.exists():
             move(root, old)
         move(drawing, root)
     finally:
         shutil.rmtree(drawing, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _filming(folder: Path, seed: int) -> Iterator[None]:
-    """Another process draws the film meanwhile; ``FerError`` with its words where it cannot."""
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "fer_ml.sample.video", str(folder), str(seed)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as film:
-        try:
-            yield
-            _, words = film.communicate()
-        finally:
-            film.kill()
-    if film.returncode:
-        raise FerError(f"the film could not be drawn: {words.strip()}", where=folder)
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """The pictures are so small that more threads only keep the other cores from their work."""
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

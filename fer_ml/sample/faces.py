@@ -200,7 +200,8 @@ class _Canvas:
         columns, rows = self.axes()
         across = np.exp(-0.5 * ((columns - spots[:, :1]) / spots[:, 2:3]) ** 2)
         down = np.exp(-0.5 * ((rows - spots[:, 1:2]) / spots[:, 3:4]) ** 2)
-        log_gain = (down * spots[:, 4:]).T @ across
+        # Not by BLAS: its threads wait busily, and other processes draw meanwhile.
+        log_gain = np.einsum("kh,kw->hw", down * spots[:, 4:], across)
         self.planes *= np.exp(log_gain.astype(np.float32))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from fer_ml.errors import FerError
 from fer_ml.images import encode_png
@@ -119,7 +118,7 @@ class Row:
 
 
 @dataclass
-class _Source:
+class DrawnSource:
     """A source while it is being drawn: where it goes, its random numbers, and what it holds."""
 
     name: str
@@ -214,7 +213,7 @@ def _cut_short(jpeg: bytes) -> bytes:
 _TEXT_FILE = b"404: the file that you asked for is not here\n"
 
 
-def _draw_affectnet(source: _Source) -> None:
+def _draw_affectnet(source: DrawnSource) -> None:
     rows: list[Row] = []
     numbers = iter(range(1, 1_000_000))
 
@@ -238,7 +237,7 @@ def _draw_affectnet(source: _Source) -> None:
     source.record_folders(rows)
 
 
-def _draw_fer2013(source: _Source) -> None:
+def _draw_fer2013(source: DrawnSource) -> None:
     rows = []
     for split, total in (("train", 350), ("val", 49), ("test", 56)):
         for number, label in enumerate(source.labels(total, _EVEN)):
@@ -290,7 +289,7 @@ _FERPLUS_EXCLUDED: tuple[tuple[str, dict[str, int]], ...] = (
 )
 
 
-def _excluded_image(source: _Source, reason: str) -> np.ndarray:
+def _excluded_image(source: DrawnSource, reason: str) -> np.ndarray:
     """``[48, 48, 3] uint8 RGB`` of what annotators could not agree on."""
     camera = random_camera(source.rng, source.style)
     if reason == "not a face":
@@ -302,7 +301,7 @@ def _excluded_image(source: _Source, reason: str) -> np.ndarray:
     return draw_face(person, replace(camera, occlusion=hidden), 48)
 
 
-def _draw_ferplus(source: _Source) -> None:
+def _draw_ferplus(source: DrawnSource) -> None:
     rows: list[Row] = []
     numbers = iter(range(1_000_000))
 
@@ -333,7 +332,7 @@ _RAF_INDEX = "EmoLabel/list_patition_label.txt"
 class _RafRows:
     """Rows of a RAF-DB list: numbers the images of each split and writes them."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: DrawnSource) -> None:
         self.source = source
         self.numbers: Counter[str] = Counter()
 
@@ -347,7 +346,7 @@ class _RafRows:
         return Row(file, split, text=f"{stem}.jpg {number}".rstrip(), **rest)
 
 
-def _draw_rafdb_basic(source: _Source) -> None:
+def _draw_rafdb_basic(source: DrawnSource) -> None:
     raf = _RafRows(source)
 
     def image(label: str) -> bytes:
@@ -374,7 +373,7 @@ def _draw_rafdb_basic(source: _Source) -> None:
     source.write_index(_RAF_INDEX, rows)
 
 
-def _draw_rafdb_compound(source: _Source) -> None:
+def _draw_rafdb_compound(source: DrawnSource) -> None:
     raf = _RafRows(source)
 
     def image(number: int) -> bytes:
@@ -404,7 +403,7 @@ def _rafml_shares(rng: np.random.Generator, label: str) -> list[float]:
     return [hundredths.get(name, 0) / 100 for name in RAFML_ORDER]
 
 
-def _draw_rafml(source: _Source) -> None:
+def _draw_rafml(source: DrawnSource) -> None:
     rows: list[Row] = []
     numbers = iter(range(1, 10_000))
 
@@ -453,7 +452,7 @@ def _unsure(style: Style) -> Style:
 
 
 def _take_photo(
-    source: _Source, people: Sequence[tuple[str, bool]]
+    source: DrawnSource, people: Sequence[tuple[str, bool]]
 ) -> tuple[np.ndarray, list[_PhotoFace]]:
     """A photo ``[240, 320, 3] uint8 RGB`` of ``people``, each a class and 'detector sure'."""
     rng, style = source.rng, source.style
@@ -488,7 +487,7 @@ def _expw_line(
     return " ".join(str(value) for value in values[:fields])
 
 
-def _draw_expw(source: _Source) -> None:
+def _draw_expw(source: DrawnSource) -> None:
     rows: list[Row] = []
     labels = source.labels(330, _TAIL)
     # Two in three of every class, not of all: the rare ones must not fall to the unsure.
@@ -513,7 +512,7 @@ def _draw_expw(source: _Source) -> None:
     source.write_index("label.lst", rows)
 
 
-def _expw_faults(source: _Source, number: int) -> Iterable[Row]:
+def _expw_faults(source: DrawnSource, number: int) -> Iterable[Row]:
     """Rows with one fault each, each on a photo of its own numbered after ``number``."""
     plans: tuple[tuple[str, str], ...] = (
         ("bad box", "right lies beyond the photo"),
@@ -545,7 +544,7 @@ def _expw_faults(source: _Source, number: int) -> Iterable[Row]:
         yield Row(f"origin/{name}", "unassigned", text=text, rule=rule, detail=detail)
 
 
-_DRAW: dict[str, Callable[[_Source], None]] = {
+_DRAW: dict[str, Callable[[DrawnSource], None]] = {
     "affectnet_full_balanced": _draw_affectnet,
     "fer2013_uniform_7": _draw_fer2013,
     "ferplus": _draw_ferplus,
@@ -566,7 +565,7 @@ _LEAKS: tuple[tuple[str, str, str, bool], ...] = (
 )
 
 
-def _plant_leaks(sources: dict[str, _Source]) -> None:
+def _plant_leaks(sources: dict[str, DrawnSource]) -> None:
     """Show training images again as test images; the training row is the one at fault."""
     for train_name, test_name, label, same_bytes in _LEAKS:
         train, test = sources[train_name], sources[test_name]
@@ -584,7 +583,7 @@ def _plant_leaks(sources: dict[str, _Source]) -> None:
         train.faults.append(Fault(train_name, where, seen.file, "leakage", detail))
 
 
-def _take_good(source: _Source, split: str, label: str) -> tuple[str, Row]:
+def _take_good(source: DrawnSource, split: str, label: str) -> tuple[str, Row]:
     """Take the first good row of that split and class, so that no fault is planted on it twice."""
     for index, (_, row) in enumerate(source.good):
         if row.split == split and row.label == label:
@@ -592,24 +591,33 @@ def _take_good(source: _Source, split: str, label: str) -> tuple[str, Row]:
     raise FerError(f"no good {split} row of {label} to repeat", where=source.name)
 
 
-def draw_sources(root: Path, seed: int, *, share: float = 1.0) -> None:
-    """Draw all seven sources under ``root/raw`` and describe them in ``root/truth.json``.
+def draw_source(root: Path, seed: int, name: str, share: float = 1.0) -> DrawnSource:
+    """Draw one source under ``root/raw``: the same seed and share give the same bytes.
 
-    ``share`` scales the number of good faces (1 draws about 2,100); the faults do not scale. The
-    same seed and share give the same bytes.
+    ``share`` scales the number of good faces (1 draws about 2,100); the faults do not scale.
     """
-    drawn = {}
-    for number, (name, draw) in enumerate(tqdm(_DRAW.items(), "drawing sources", disable=None)):
-        rng = np.random.default_rng([seed, number])
-        drawn[name] = _Source(name, root / "raw" / name, rng, share)
-        draw(drawn[name])
-    _plant_leaks(drawn)
+    rng = np.random.default_rng([seed, SOURCES.index(name)])
+    source = DrawnSource(name, root / "raw" / name, rng, share)
+    _DRAW[name](source)
+    return source
+
+
+def finish_sources(root: Path, seed: int, drawn: Iterable[DrawnSource]) -> None:
+    """Plant the leaks between all seven sources, and describe them in ``root/truth.json``."""
+    named = {source.name: source for source in drawn}
+    sources = {name: named[name] for name in SOURCES}
+    _plant_leaks(sources)
     truth = {
         "schema": TRUTH_SCHEMA,
         "drawing_version": DRAWING_VERSION,
         "seed": seed,
-        "rows": {name: source.rows for name, source in drawn.items()},
-        "exclusions": {name: dict(source.exclusions) for name, source in drawn.items()},
-        "faults": [asdict(fault) for source in drawn.values() for fault in source.faults],
+        "rows": {name: source.rows for name, source in sources.items()},
+        "exclusions": {name: dict(source.exclusions) for name, source in sources.items()},
+        "faults": [asdict(fault) for source in sources.values() for fault in source.faults],
     }
     (root / "truth.json").write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
+
+
+def draw_sources(root: Path, seed: int, *, share: float = 1.0) -> None:
+    """Draw all seven sources in this process, and describe them: see ``draw_source``."""
+    finish_sources(root, seed, [draw_source(root, seed, name, share) for name in SOURCES])

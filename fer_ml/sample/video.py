@@ -1,7 +1,6 @@
 """A short drawn film: people whose expressions change, and the truth about each frame."""
 
 import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,11 +142,3 @@ def draw_video(folder: Path, seed: int, *, seconds: float = 10.0) -> None:
                 table.writerows(truth)
     finally:
         writer.release()
-
-
-if __name__ == "__main__":
-    cv2.setNumThreads(1)
-    try:
-        draw_video(Path(sys.argv[1]), int(sys.argv[2]))
-    except FerError as error:
-        sys.exit(str(error))

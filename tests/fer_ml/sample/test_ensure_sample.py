@@ -2,17 +2,14 @@
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import fer_ml.sample
 from fer_ml.errors import FerError
-from fer_ml.sample import DRAWING_VERSION, _filming, ensure_sample
-from fer_ml.sample.video import FPS
+from fer_ml.sample import DRAWING_VERSION, ensure_sample
 
 
 @pytest.fixture
@@ -20,26 +17,19 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Quick stand-ins for the drawing; the list collects the seeds that were drawn."""
     seeds: list[int] = []
 
-    def sources(root: Path, seed: int) -> None:
+    def draw(root: Path, seed: int) -> None:
         seeds.append(seed)
-        root.mkdir()
+        (root / "video").mkdir(parents=True)
         truth = {"schema": 1, "drawing_version": fer_ml.sample.DRAWING_VERSION, "seed": seed}
         (root / "truth.json").write_text(json.dumps(truth))
+        (root / "video" / "demo.avi").write_bytes(b"film")
 
-    @contextmanager
-    def filming(folder: Path, seed: int) -> Iterator[None]:
-        yield
-        folder.mkdir()
-        (folder / "demo.avi").write_bytes(b"film")
-
-    monkeypatch.setattr("fer_ml.sample.sources.draw_sources", sources)
-    monkeypatch.setattr(fer_ml.sample, "_filming", filming)
+    monkeypatch.setattr("fer_ml.sample.drawing.draw_sample", draw)
     return seeds
 
 
-@contextmanager
-def _fails(*_: object) -> Iterator[None]:
-    yield
+def _fails(root: Path, seed: int) -> None:
+    root.mkdir()
     raise FerError("no room for the film")
 
 
@@ -69,7 +59,7 @@ def test_a_failure_keeps_the_older_sample_and_leaves_nothing_else(
     tmp_path: Path, drawn: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = ensure_sample(tmp_path / "sample", 1)
-    monkeypatch.setattr(fer_ml.sample, "_filming", _fails)
+    monkeypatch.setattr("fer_ml.sample.drawing.draw_sample", _fails)
     with pytest.raises(FerError, match="no room"):
         ensure_sample(root, 2)
     assert _folders(tmp_path) == ["sample"]
@@ -126,19 +116,3 @@ def test_what_is_put_in_its_place_meanwhile_is_no_foreign_folder(
     monkeypatch.setattr(fer_ml.sample, "FileLock", freed)
     assert ensure_sample(root, 1) == root
     assert drawn == []
-
-
-def test_a_film_that_fails_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(FerError, match="film"), _filming(tmp_path / "file" / "video", 1):
-        pass
-
-
-def test_no_film_goes_on_after_a_failure(tmp_path: Path) -> None:
-    truth = tmp_path / "video" / "demo_truth.csv"
-    with pytest.raises(RuntimeError), _filming(truth.parent, 1):
-        while not truth.exists():
-            time.sleep(0.01)
-        raise RuntimeError
-    last = f"{10 * FPS - 1},"
-    assert not any(line.startswith(last) for line in truth.read_text().splitlines())
