@@ -15,8 +15,9 @@ import time
 
 import numpy as np
 
-from fer_ml.evaluation.metrics import classification_metrics
-from fer_ml.evaluation.resampling import (
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.metrics.classification import classification_metrics
+from fer_ml.metrics.resampling import (
     draws,
     group_codes,
     group_sums,
@@ -26,7 +27,6 @@ from fer_ml.evaluation.resampling import (
     resample,
     resampled_metrics,
 )
-from fer_ml.measured import Benchmark, Figure, json_option, publish
 
 LOOPED = 3
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece")

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import yaml
 
-from fer_ml.files import sha256_file
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.raw import fingerprint
-from fer_ml.store import Input, Store
+from fer_ml.base.files import sha256_file
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.sources.raw import fingerprint
+from fer_ml.storage.store import Input, Store
 
 LAYERS, WIDTH, CLAIMS = 10, 10, 1000
 COMMAND = "from fer_assets.cli import main; main()"

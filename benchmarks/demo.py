@@ -33,10 +33,10 @@ from demo_app.pipeline import Control, Pipeline
 from demo_app.shipped import SHIPPED
 from demo_app.sources import Frame, Video
 from demo_app.stabilisation import step_response_s
-from fer_ml.bundle import MODEL_FILE, Bundle, Card, load_bundle, write_card
-from fer_ml.images import normalise
-from fer_ml.labels import CLASSES
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import MODEL_FILE, Bundle, Card, load_bundle, write_card
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.images.pixels import normalise
 
 SIZE_PX = (640, 480)
 FPS = 30
@@ -56,8 +56,8 @@ def frames_of(images: Sequence[np.ndarray], fps: float = FPS) -> Iterator[Frame]
 
 
 def random_bundle(folder: Path, size: int) -> Bundle:
-    from fer_ml.export import Exporter
-    from fer_ml.profiles import paper
+    from fer_ml.bundles.export import Exporter
+    from fer_ml.recipes.profiles import paper
     from fer_ml.training.checkpoint import Checkpoint
     from fer_ml.training.models import build_model
 
@@ -205,7 +205,7 @@ from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
 from demo_app.pipeline import Control, Pipeline
 from demo_app.sources import open_source
-from fer_ml.bundle import load_bundle
+from fer_ml.bundles.bundle import load_bundle
 bundle = load_bundle(Path(sys.argv[1]))
 yunet = Path(sys.argv[2]) if sys.argv[2] else None
 pipeline = Pipeline(bundle, make_detector("auto", yunet))

@@ -26,8 +26,8 @@ from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
 from demo_app.shipped import SHIPPED
 from demo_app.web import serve
-from fer_ml.bundle import load_bundle
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.bundles.bundle import load_bundle
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
 QUALITY = 85
 WARM_UP_S = 5.0

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from fer_ml.distillation.fusion import Fusion, fuse, search_weights, simplex, weight_intervals
-from fer_ml.evaluation.calibration import T_BOUNDS, fit_temperature, nll
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.metrics.calibration import T_BOUNDS, fit_temperature, nll
 
 #: Skill and sharpness of the members: noise on the true class's logit, and a factor.
 MEMBERS = ((1.6, 8.0), (1.8, 1.0), (2.2, 3.0))

@@ -26,17 +26,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.job import Job
-from fer_ml.labels import CLASSES
-from fer_ml.look import THUMB_SIZE
+from fer_assets.stages.classification_manifest import build_unified
+from fer_assets.stages.curated_manifest import build_curated
+from fer_assets.stages.job import Job
+from fer_assets.stages.manifest import THUMBS_FILE, clean_report
+from fer_ml.base.labels import CLASSES
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests import groups
-from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
-from fer_ml.manifests.curate import UNIFIED, build_curated, manifest_file
+from fer_ml.manifests.curation import UNIFIED, manifest_file
 from fer_ml.manifests.schema import SCHEMA, write_manifest
-from fer_ml.manifests.unify import build_unified
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.profiles import paper
-from fer_ml.store import Store
+from fer_ml.recipes.profiles import paper
+from fer_ml.storage.store import Store
 
 #: Rows of each source in the interim report.
 SHARES = {
@@ -114,7 +115,7 @@ def run_stage(stage: str, store: Store) -> None:
 
 
 def _judge(store: Store) -> None:
-    from fer_ml.probe import Probe
+    from fer_ml.manifests.inspection import Probe
     from fer_ml.validation.report import report, see
     from fer_ml.validation.rules import judge_manifest
     from fer_ml.validation.table import read_table

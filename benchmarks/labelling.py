@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.preprocess import Preprocess
-from fer_ml.training.faces import FaceSet
-from fer_ml.training.logits import BATCH, Teacher, label_faces
+from fer_ml.distillation.logits import BATCH, Teacher, label_faces
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, Training, Views
 from fer_ml.training.models import build_model
-from fer_ml.training.recipe import CE, Training, Views
+from fer_ml.training.views import FaceSet
 
 
 def faces(rows: int, size: int, seed: int) -> FaceSet:

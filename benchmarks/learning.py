@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_ml.files import write_atomic, write_json
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.profiles import STUDENTS, sample
-from fer_ml.store import Store
+from fer_ml.base.files import write_atomic, write_json
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.recipes.profiles import STUDENTS, sample
+from fer_ml.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 FER = "from fer_assets.cli import main; main()"

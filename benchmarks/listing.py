@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fer_ml.labels import (
+from fer_ml.base.labels import (
     CLASSES,
     EXPW_IDS,
     FERPLUS_COLUMNS,

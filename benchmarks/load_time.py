@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
 ROOT = Path(__file__).parent.parent
 HELP = "import sys; sys.argv = ['fer', '--help']; from fer_assets.cli import main; main()"

@@ -29,10 +29,10 @@ from rich.table import Table
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fer_ml.labels import CLASSES
-from fer_ml.look import THUMB_SIZE, thumb
+from fer_ml.base.labels import CLASSES
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.images.inspection import THUMB_SIZE, thumb
 from fer_ml.manifests.near import THRESHOLD, near_groups
-from fer_ml.measured import Benchmark, Figure, json_option, publish
 from fer_ml.sample.faces import draw_face
 from fer_ml.sample.styles import STYLES, random_camera, random_face, random_weights
 

@@ -32,12 +32,12 @@ import polars as pl
 from near_duplicates import ALTERATIONS, Grey, faces_of
 from PIL import Image
 
-from fer_ml.evaluation.calibration import fit_temperature
-from fer_ml.evaluation.metrics import ECE_BINS, expected_calibration_error, softmax
-from fer_ml.labels import CLASSES
-from fer_ml.look import thumb
+from fer_ml.base.labels import CLASSES
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.images.inspection import thumb
 from fer_ml.manifests.near import near_groups
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.metrics.calibration import fit_temperature
+from fer_ml.metrics.classification import ECE_BINS, expected_calibration_error, softmax
 
 PEERS = ("cleanvision", "imagehash", "torchmetrics")
 #: One row in so many carries a planted fault.

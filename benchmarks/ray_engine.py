@@ -20,10 +20,10 @@ from pathlib import Path
 import polars as pl
 from validation import write_files
 
-from fer_ml import probe as probe_module
+from fer_ml.base.shards import map_shards
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.manifests import inspection as probe_module
 from fer_ml.manifests.schema import BOX
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.shards import map_shards
 from tests.ray_cluster import kill_worker, two_workers
 
 #: What a look finds, but for when.

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from validation import pss_bytes
 
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.processes import processors
-from fer_ml.store import Store
+from fer_ml.base.processes import processors
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.storage.store import Store
 
 ROOT = Path(__file__).parent.parent
 FER = "from fer_assets.cli import main; main()"

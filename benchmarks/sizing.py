@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_ml.measured import Measurements
+from fer_ml.figures.measurements import Measurements
 
 SMALL, LARGE = 466_284, 4_662_840
 DAY = 86_400

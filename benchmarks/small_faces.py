@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 import torch
 
-from fer_ml.labels import CLASSES, FERPLUS_COLUMNS
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.preprocess import Preprocess
-from fer_ml.profiles import ferplus_ensemble
-from fer_ml.training.faces import FaceSet
+from fer_ml.base.labels import CLASSES, FERPLUS_COLUMNS
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profiles import ferplus_ensemble
+from fer_ml.recipes.training import Training
 from fer_ml.training.loop import train
 from fer_ml.training.models import build_model
-from fer_ml.training.recipe import Training
+from fer_ml.training.views import FaceSet
 
 
 def faces(folder: Path, rows: int) -> FaceSet:

@@ -21,12 +21,12 @@ from pathlib import Path
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
 from fer_assets.storage import dagster_instance
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.mirror import MirroredStore
-from fer_ml.object_store import Bucket
+from fer_ml.base.settings import settings
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.sample import ensure_sample
-from fer_ml.settings import settings
-from fer_ml.store import Store
+from fer_ml.storage.mirror import MirroredStore
+from fer_ml.storage.object_store import Bucket
+from fer_ml.storage.store import Store
 from tests import object_server, postgres
 from tests.fer_assets.conftest import TINY
 

@@ -26,14 +26,14 @@ from timm.optim import create_optimizer_v2
 from timm.task import ClassificationTask
 from timm.utils import dispatch_clip_grad
 
-from fer_ml.measured import Benchmark, Figure, json_option, publish
-from fer_ml.preprocess import Preprocess
-from fer_ml.training.faces import FaceSet
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, Training
 from fer_ml.training.loop import _Run, make_optimiser
 from fer_ml.training.models import build_model
 from fer_ml.training.precision import precision_of
 from fer_ml.training.ranks import Ranks, choose_device
-from fer_ml.training.recipe import CE, Training
+from fer_ml.training.views import FaceSet
 
 #: timm's name, rows of a step.
 NETWORKS = (("mobilenetv3_large_100", 16), ("resnet18", 16), ("convnext_tiny", 8))

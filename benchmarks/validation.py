@@ -30,8 +30,8 @@ import numpy as np
 import polars as pl
 from near_duplicates import DRAWN, faces_of
 
-from fer_ml.labels import CLASSES
-from fer_ml.measured import Benchmark, Figure, json_option, publish
+from fer_ml.base.labels import CLASSES
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
 FOLDERS = 100
 CHUNK = 1000

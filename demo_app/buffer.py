@@ -23,11 +23,11 @@ from demo_app.logs import (
     writing,
 )
 from demo_app.tables import TableRow, finite, flag, known_label, read_rows
-from fer_ml.errors import FerError
-from fer_ml.files import write_json
-from fer_ml.images import Box
-from fer_ml.labels import CLASSES
-from fer_ml.names import require_new
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_json
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.names import require_new
+from fer_ml.images.pixels import Box
 
 MANIFEST_COLUMNS = ("file", "label", "split", "confidence", *BOX_COLUMNS)
 NEGATIVE_COLUMNS = ("file", *BOX_COLUMNS, "negative_1", "negative_2", "confidence")

@@ -15,8 +15,8 @@ import cv2
 import cv2.data
 import numpy as np
 
-from fer_ml.errors import FerError
-from fer_ml.images import Box
+from fer_ml.base.errors import FerError
+from fer_ml.images.pixels import Box
 
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_BYTES = 232_589

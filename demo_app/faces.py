@@ -10,10 +10,10 @@ import numpy as np
 from demo_app.detection import Detection
 from demo_app.parameters import Parameters
 from demo_app.stabilisation import StabiliserState
-from fer_ml.bundle import Bundle
-from fer_ml.errors import FerError
-from fer_ml.images import Box, prepare
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import Bundle
+from fer_ml.images.pixels import Box, prepare
 
 #: Eyes nearer than this share of the box's width belong to a profile: their line is no measure.
 MIN_EYES_SHARE = 0.2

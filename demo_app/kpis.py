@@ -16,9 +16,9 @@ import numpy as np
 from demo_app.logs import BOX_COLUMNS, STAGE_COLUMNS
 from demo_app.tables import TableRow, finite, flag, known_label, milliseconds, read_rows
 from demo_app.tracking import greedy_pairs
-from fer_ml.errors import FerError
-from fer_ml.images import Box
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.pixels import Box
 
 WARM_UP_FRAMES = 5
 MATCH_IOU = 0.3

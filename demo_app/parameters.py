@@ -6,7 +6,7 @@ import json
 from pydantic import Field
 
 from demo_app.stabilisation import StabiliserSettings
-from fer_ml.bundle import Card
+from fer_ml.bundles.bundle import Card
 
 
 class Parameters(StabiliserSettings):

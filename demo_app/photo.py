@@ -6,8 +6,8 @@ from demo_app.detection import Detector
 from demo_app.faces import Face, classify, prepare_faces
 from demo_app.parameters import parameters_for
 from demo_app.stabilisation import START, step
-from fer_ml.bundle import Bundle
-from fer_ml.images import read_image
+from fer_ml.bundles.bundle import Bundle
+from fer_ml.images.pixels import read_image
 
 
 def classify_photo(path: Path, bundle: Bundle, detector: Detector) -> list[Face]:

@@ -9,8 +9,8 @@ from demo_app.parameters import TURNS, Parameters, turned
 from demo_app.sources import Frame
 from demo_app.stabilisation import START, StabiliserState, step
 from demo_app.tracking import Tracks, coast, match_tracks
-from fer_ml.bundle import Bundle
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import Bundle
 
 
 @dataclass

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from demo_app.kpis import LoggedFace
 from demo_app.logs import STAGE_COLUMNS
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 
 matplotlib.use("Agg")
 

@@ -23,9 +23,9 @@ from demo_app.logs import SessionLog
 from demo_app.parameters import Parameters
 from demo_app.pipeline import Control, Pipeline
 from demo_app.sources import Frame, Source, open_source
-from fer_ml.bundle import Bundle
-from fer_ml.errors import FerError
-from fer_ml.processes import processor_name, processors
+from fer_ml.base.errors import FerError
+from fer_ml.base.processes import processor_name, processors
+from fer_ml.bundles.bundle import Bundle
 
 Ended = Literal["end", "max_frames", "stopped", "interrupted", "cut_short", "error"]
 

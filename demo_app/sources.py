@@ -20,9 +20,9 @@ from demo_app.logs import (
     session_id,
 )
 from demo_app.parameters import Parameters
-from fer_ml.bundle import Bundle
-from fer_ml.errors import FerError
-from fer_ml.images import FORMATS, read_image
+from fer_ml.base.errors import FerError
+from fer_ml.bundles.bundle import Bundle
+from fer_ml.images.pixels import FORMATS, read_image
 
 #: Images in a folder carry no times: they count as a film of this rate.
 FOLDER_FPS = 25.0

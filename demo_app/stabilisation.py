@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 
 Status = Literal["label", "unsure", "unstable", "no_face"]
 

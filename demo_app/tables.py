@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
 
 T = TypeVar("T")
 

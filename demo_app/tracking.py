@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from demo_app.detection import Detection
-from fer_ml.images import Box
+from fer_ml.images.pixels import Box
 
 MIN_IOU = 0.3
 #: Without enough overlap: the centres' distance in sides of the larger box, and the areas' ratio.

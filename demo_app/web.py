@@ -40,10 +40,10 @@ from demo_app.parameters import Parameters
 from demo_app.pipeline import Control, Pipeline, press
 from demo_app.session import summary_row
 from demo_app.sources import TIME_DIGITS, Frame
-from fer_ml.bundle import Bundle
-from fer_ml.errors import FerError
-from fer_ml.images import decode_as_stored, read_header
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import Bundle
+from fer_ml.images.pixels import decode_as_stored, read_header
 
 STATIC = Path(__file__).with_name("static")
 #: A message may hold so many bytes, and a frame so many pixels: a 4K frame is just allowed.

@@ -12,8 +12,8 @@ import numpy as np
 from demo_app.faces import Face, FrameResult
 from demo_app.live import LINE_S, Figures, Live
 from demo_app.pipeline import Control, press
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
 
 TITLE = "Facial expressions (q quits)"
 SURE_RGB = (40, 200, 80)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from demo_app.shipped import SHIPPED
 from fer_assets.lineage import Pipeline
-from fer_ml.bundle import CARD_FILE, MODEL_FILE, load_bundle
-from fer_ml.chain import CHAIN_FILE, chain_of, verify_chain
+from fer_ml.base.files import write_json
+from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, load_bundle
+from fer_ml.bundles.model_card import as_markdown
+from fer_ml.bundles.provenance import CHAIN_FILE, chain_of, verify_chain
 from fer_ml.exchange.facts import everything
-from fer_ml.files import write_json
-from fer_ml.gates import blocking_rules
-from fer_ml.model_card import as_markdown
+from fer_ml.storage.gates import blocking_rules
 
 DOCS = Path(__file__).parent
 PRECISION = "fp16"

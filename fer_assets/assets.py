@@ -15,12 +15,12 @@ import dagster as dg
 from fer_assets.lineage import DECODING, TRAINING, Pipeline, Stage, Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
-from fer_ml.cost import metered
-from fer_ml.errors import FerError
-from fer_ml.files import PASSING
-from fer_ml.gates import gates_of
-from fer_ml.profiles import BACKBONES
-from fer_ml.settings import postgres_url
+from fer_ml.base.cost import metered
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import PASSING
+from fer_ml.base.settings import postgres_url
+from fer_ml.recipes.profiles import BACKBONES
+from fer_ml.storage.gates import gates_of
 
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.

@@ -21,8 +21,8 @@ from fer_assets.lineage import Pipeline
 from fer_assets.notices import notice_of
 from fer_assets.plan import PROCESS_TAG, materialize, register_partitions
 from fer_assets.tracing import export
-from fer_ml.errors import FerError
-from fer_ml.notify import send
+from fer_ml.base.errors import FerError
+from fer_ml.base.notify import send
 from fer_ml.privacy.retention import delete_expired
 
 #: What starts by itself waits in the queue behind what people start.

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fer_ml.errors import FerError
-from fer_ml.files import write_atomic
-from fer_ml.measured import Benchmark, Measurements, Run, machine, page
-from fer_ml.processes import on_linux
-from fer_ml.store import Artifact, Store
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic
+from fer_ml.base.processes import on_linux
+from fer_ml.figures.measurements import Benchmark, Measurements, Run, machine, page
+from fer_ml.storage.store import Artifact, Store
 
 FOLDER = "benchmarks"
 ASSET = "measurements"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fer_assets.stopping import Stopping
-from fer_ml.errors import FerError
-from fer_ml.files import readable_os_errors
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import readable_os_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +84,7 @@ def main() -> None:
 def _open(profile: str | None) -> "Pipeline":
     """The pipeline of a profile, which child processes then find active too."""
     from fer_assets.lineage import Pipeline
-    from fer_ml.settings import settings
+    from fer_ml.base.settings import settings
 
     pipeline = Pipeline.open(profile)
     os.environ["FER_PROFILE"] = pipeline.profile.name
@@ -129,7 +129,7 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
     started = time.monotonic()
     # What is imported stays; to look for garbage in it would take a tenth of a run without work.
     gc.disable()
-    from fer_ml.processor import check_processor
+    from fer_ml.base.processor import check_processor
 
     check_processor()
     pipeline = _open(profile)
@@ -195,7 +195,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def _show_progress() -> None:
-    from fer_ml import logs
+    from fer_ml.base import logs
 
     logs.start(_TqdmHandler())
 
@@ -272,8 +272,8 @@ def validate(
 
     Example: fer validate my_manifest.csv --root my_images
     """
-    from fer_ml.files import private_folder
-    from fer_ml.settings import settings
+    from fer_ml.base.files import private_folder
+    from fer_ml.base.settings import settings
     from fer_ml.validation.report import validate_file
 
     private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
@@ -286,7 +286,7 @@ def validate(
     if findings is not None:
         import polars as pl
 
-        from fer_ml.files import write_atomic
+        from fer_ml.base.files import write_atomic
         from fer_ml.validation.rules import FINDINGS_SCHEMA
 
         table = pl.DataFrame(found["findings"], schema=FINDINGS_SCHEMA)
@@ -319,7 +319,7 @@ def digest(
 
     found = digest_of(_open(profile))
     if html is not None:
-        from fer_ml.files import write_atomic
+        from fer_ml.base.files import write_atomic
 
         write_atomic(html, found.page().encode())
     if as_json:
@@ -357,7 +357,7 @@ def trace(
 
     found = show.trace_of(pipeline, what)
     if html is not None:
-        from fer_ml.files import write_atomic
+        from fer_ml.base.files import write_atomic
 
         write_atomic(html, graph.page(found, f"Trace of {what}").encode())
     if as_json:
@@ -487,7 +487,7 @@ def pack(
     _show_progress()
     pack_targets(pipeline, [t for t in pipeline.targets() if chosen(t)], folder)
     console.print(f"Packed into {folder}. Copy it anywhere, with the package fer_ml, and run")
-    console.print(f"  python -m fer_ml.training {folder.name} --out runs", soft_wrap=True)
+    console.print(f"  python -m fer_ml.packed {folder.name} --out runs", soft_wrap=True)
     console.print("then take each folder below runs back, in this order, with: fer adopt FOLDER")
 
 
@@ -648,7 +648,7 @@ def purge(
     Example: fer purge --source my_faces --reason "licence ended" --yes
     """
     from fer_assets import purging, show
-    from fer_ml.settings import settings
+    from fer_ml.base.settings import settings
 
     named = {"photo": photo, "group": group, "source": source, "session": session}
     chosen = {kind: value for kind, value in named.items() if value is not None}
@@ -692,7 +692,7 @@ def bench(
     Example: fer bench --faces data/ferplus --clips clips --docs docs/performance.md
     """
     from fer_assets import bench as suite
-    from fer_ml.settings import settings
+    from fer_ml.base.settings import settings
 
     here = settings()
     given = {"faces": faces, "clips": clips, "yunet": here.yunet}
@@ -738,7 +738,7 @@ def doctor(
     Example: fer doctor --bundle for_the_maintainer.zip
     """
     from fer_assets.doctor import examine, fetch_yunet
-    from fer_ml.settings import settings
+    from fer_ml.base.settings import settings
 
     if fetch_detector:
         print(f"YuNet is at {fetch_yunet(settings().home)}", file=sys.stderr)
@@ -780,9 +780,9 @@ def card(
 
     Example: fer card -p sample
     """
-    from fer_ml.bundle import load_bundle
-    from fer_ml.chain import CHAIN_FILE, verify_chain
-    from fer_ml.model_card import as_markdown
+    from fer_ml.bundles.bundle import load_bundle
+    from fer_ml.bundles.model_card import as_markdown
+    from fer_ml.bundles.provenance import CHAIN_FILE, verify_chain
 
     held = load_bundle(_bundle_folder(bundle, profile, None))
     # A bundle in its artifact root has none: fer trace verifies it there.
@@ -815,7 +815,7 @@ def migrate(
     Example: fer migrate --dry-run
     """
     from fer_assets.migrating import changes, made_again
-    from fer_ml.settings import settings
+    from fer_ml.base.settings import settings
 
     here = settings()
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(here.project / "dagster_home")))
@@ -895,9 +895,9 @@ def demo(
         return
     from demo_app.detection import make_detector
     from demo_app.parameters import Parameters, parameters_for
-    from fer_ml.bundle import load_bundle
+    from fer_ml.base.settings import settings
+    from fer_ml.bundles.bundle import load_bundle
     from fer_ml.privacy.retention import delete_expired
-    from fer_ml.settings import settings
 
     _show_progress()
     delete_expired(settings().home, settings().config.keep_recordings_days)
@@ -989,7 +989,7 @@ def _compare_with_recording(session: Path, replay: Path) -> None:
     """Print the replay half of the dual gate where ``session`` is a recorded one."""
     from demo_app.kpis import compute_kpis
     from demo_app.logs import PER_FRAME_FILE
-    from demo_app.stages import replay_gate
+    from fer_assets.stages.demo import replay_gate
 
     if not (session / PER_FRAME_FILE).is_file():
         return
@@ -1018,7 +1018,7 @@ def _bundle_folder(bundle: Path | None, profile: str | None, precision: str | No
 
 def _own_bundle(profile: str, precision: str) -> Path:
     from fer_assets.lineage import Pipeline
-    from fer_ml.gates import blocking_rules
+    from fer_ml.storage.gates import blocking_rules
 
     store = Pipeline.open(profile).store
     if precision == "fp32":

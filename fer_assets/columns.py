@@ -1,6 +1,6 @@
 """What the columns of the tables mean, as the asset pages show it. The files: docs/artifacts.md."""
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 
 #: Columns of every manifest (``fer_ml.manifests.schema.SCHEMA``).
 MANIFEST_COLUMNS = {

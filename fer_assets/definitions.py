@@ -22,10 +22,10 @@ from fer_assets.automation import (
     when_an_input_changed,
 )
 from fer_assets.lineage import Pipeline
-from fer_ml import logs
-from fer_ml.errors import FerError
-from fer_ml.gates import gates_of
-from fer_ml.settings import RAY, Settings, engine
+from fer_ml.base import logs
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import RAY, Settings, engine
+from fer_ml.storage.gates import gates_of
 
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.pages import downstream
+from fer_ml.base.errors import FerError
+from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import verify_store
-from fer_ml.errors import FerError
-from fer_ml.gates import gates_of
-from fer_ml.notify import Notice
-from fer_ml.store import Artifact
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import Artifact
 
 #: ``red``: wrong, or refused by a blocking gate. ``stale``: made of what has changed since.
 #: ``unverified``: nobody looked, or too long ago. ``warns``: a gate that blocks nothing.
@@ -97,7 +97,7 @@ class Digest:
 
     def page(self) -> str:
         """One HTML page without scripts, which needs no network."""
-        from fer_ml.page import render_page  # Here, because a terminal needs none of it.
+        from fer_ml.figures.page import render_page  # Here, because a terminal needs none of it.
 
         template = Path(__file__).with_name("digest.html.j2")
         return render_page(template, digest=self, states=STATES)

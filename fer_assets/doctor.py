@@ -14,11 +14,11 @@ from typing import Literal
 
 from fer_assets.lineage import Pipeline
 from fer_assets.tracing import check_tracing
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file, write_atomic
-from fer_ml.processes import processors
-from fer_ml.processor import check_processor, computes_bf16, processor_facts
-from fer_ml.settings import CONFIG_FILE, YUNET_FILE
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file, write_atomic
+from fer_ml.base.processes import processors
+from fer_ml.base.processor import check_processor, computes_bf16, processor_facts
+from fer_ml.base.settings import CONFIG_FILE, YUNET_FILE
 
 PACKAGES = (
     "dagster",
@@ -183,7 +183,7 @@ def _recordings(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _sources(pipeline: Pipeline) -> Iterator[Finding]:
-    from fer_ml.raw import raw_root
+    from fer_ml.sources.raw import raw_root
 
     if pipeline.profile.drawn:
         yield Finding("ok", "data", f"profile {pipeline.profile.name} draws its own faces")

@@ -19,22 +19,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from fer_assets.stages.job import Job
 from fer_assets.tracing import span
+from fer_ml.base.cost import COSTS
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import owned_name, sha256_file
+from fer_ml.base.logs import belongs_to
+from fer_ml.base.settings import Settings, settings
+from fer_ml.base.shards import in_threads, processors
 from fer_ml.claims.model import Claim, read_claims
-from fer_ml.cost import COSTS
-from fer_ml.errors import FerError
-from fer_ml.files import owned_name, sha256_file
-from fer_ml.gates import Outcome, blocking_rules, gates_of
-from fer_ml.job import Job
-from fer_ml.limits import still_says, watched
-from fer_ml.logs import belongs_to
-from fer_ml.mirror import open_store
 from fer_ml.privacy.log import read_log
-from fer_ml.profiles import STUDENTS, Profile, load_profile
-from fer_ml.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
-from fer_ml.settings import Settings, settings
-from fer_ml.shards import in_threads, processors
-from fer_ml.store import (
+from fer_ml.recipes.profiles import STUDENTS, Profile, load_profile
+from fer_ml.recipes.training import Distilling, Training
+from fer_ml.sources.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, model_files, raw_root
+from fer_ml.storage.gates import Outcome, blocking_rules, gates_of
+from fer_ml.storage.limits import still_says, watched
+from fer_ml.storage.mirror import open_store
+from fer_ml.storage.store import (
     Artifact,
     Input,
     Receipt,
@@ -43,7 +44,6 @@ from fer_ml.store import (
     asset_label,
     parse_label,
 )
-from fer_ml.training.recipe import Distilling, Training
 
 if TYPE_CHECKING:
     from fer_assets.selection import Selection
@@ -211,8 +211,8 @@ def build_stages(
             describe=f"{source.title or source.name}, cleaned: one row a face with its label, "
             "publisher's split, box and content identity; what was left out stands in "
             "`quarantine.csv` and `excluded.csv` with its reason.",
-            build="fer_ml.manifests.cleaning:build_source",
-            gate="fer_ml.validation.report:gate_source",
+            build="fer_assets.stages.manifest:build_source",
+            gate="fer_assets.stages.manifest_validation:gate_source",
             code_version="5",
             needs=(),
             raw=source.name,
@@ -227,9 +227,9 @@ def build_stages(
             group="manifests",
             kinds=("csv", "polars"),
             describe=describe,
-            build="fer_ml.manifests.curate:build_curated",
+            build="fer_assets.stages.curated_manifest:build_curated",
             code_version="3",
-            gate="fer_ml.validation.report:gate_manifest",
+            gate="fer_assets.stages.manifest_validation:gate_manifest",
             needs=_needs("classification_manifest"),
             recipe=_curation_recipe(asset.removesuffix("_manifest")),
         )
@@ -255,9 +255,9 @@ def build_stages(
                 kinds=("pytorch",),
                 describe=f"MobileNetV3-Large trained by {stage.upper()}: `best.pt` (weights by val "
                 "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
-                build="fer_ml.training.runs:build_training",
+                build="fer_assets.stages.trainings:build_training",
                 code_version="2",
-                gate=f"fer_ml.training.gates:gate_{'student' if index else 'run'}",
+                gate=f"fer_assets.stages.training_gates:gate_{'student' if index else 'run'}",
                 needs=_needs(*needs),
                 pool=TRAINING,
                 recipe=_training_recipe("students", stage),
@@ -270,8 +270,8 @@ def build_stages(
             kinds=("pytorch", "timm"),
             describe="A teacher trained without one fold of the training rows, which it labels: "
             "`RN18_1` is RN18 without the first fold.",
-            build="fer_ml.training.runs:build_training",
-            gate="fer_ml.training.gates:gate_run",
+            build="fer_assets.stages.trainings:build_training",
+            gate="fer_assets.stages.training_gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="folds",
             pool=TRAINING,
@@ -286,8 +286,8 @@ def build_stages(
             describe=f"`comparisons.{name}` of the profile: {', '.join(comparison.arms)} over the "
             "same seeds at one budget, on one evaluation set, each against the baseline and "
             "against the arm before it: `comparison.json`.",
-            build="fer_ml.evaluation.comparison:build_comparison",
-            gate="fer_ml.evaluation.comparison:gate_comparison",
+            build="fer_assets.stages.comparison:build_comparison",
+            gate="fer_assets.stages.comparison:gate_comparison",
             needs=(
                 *_trainings(profile, [n for arm in comparison.arms.values() for n in arm]),
                 Need(
@@ -309,9 +309,9 @@ def build_stages(
             describe="All sources in one manifest with final splits, drawn and checked by group; "
             "rows with a twin in a split that takes precedence are quarantined. "
             "`leakage.json` says how many test rows had a twin in training.",
-            build="fer_ml.manifests.unify:build_unified",
+            build="fer_assets.stages.classification_manifest:build_unified",
             code_version="3",
-            gate="fer_ml.validation.report:gate_manifest",
+            gate="fer_assets.stages.manifest_validation:gate_manifest",
             needs=_needs(*(stage.asset for stage in sources)),
             recipe=_unified_recipe,
         ),
@@ -323,9 +323,9 @@ def build_stages(
             describe="One report for each manifest, from a look at every row and every image: "
             "`manifest_validation_*.json`, with the first pipeline's keys; every finding in "
             "`findings.csv`, with pictures.",
-            build="fer_ml.validation.report:build_validation",
+            build="fer_assets.stages.manifest_validation:build_validation",
             code_version="2",
-            gate="fer_ml.validation.report:gate_validation",
+            gate="fer_assets.stages.manifest_validation:gate_validation",
             fresh_hours=26,
             pool=DECODING,
             needs=_needs("classification_manifest", *(stage.asset for stage in curated)),
@@ -336,7 +336,7 @@ def build_stages(
             kinds=("csv", "html"),
             describe="Faces that two rows label differently, the most suspicious first: by "
             "annotators' votes where there are some. `review.csv`, and `review.html` with faces.",
-            build="fer_ml.manifests.review:build_label_review",
+            build="fer_assets.stages.label_review:build_label_review",
             needs=_needs("classification_manifest"),
         ),
         *fold_trainings,
@@ -346,9 +346,9 @@ def build_stages(
             kinds=("pytorch", "timm"),
             describe="One teacher a partition (RN18, B3, CNXT), trained with ArcFace: `best.pt` by "
             "val macro-F1, `history.json`, metrics and temperature of those bytes.",
-            build="fer_ml.training.runs:build_training",
+            build="fer_assets.stages.trainings:build_training",
             code_version="2",
-            gate="fer_ml.training.gates:gate_run",
+            gate="fer_assets.stages.training_gates:gate_run",
             needs=_needs("hq_train_manifest"),
             partitions="teachers",
             pool=TRAINING,
@@ -360,9 +360,9 @@ def build_stages(
             kinds=("numpy",),
             describe="One teacher's logits on every distinct face of the manifests: `logits.npz`, "
             "float16, keyed by sample_id.",
-            build="fer_ml.distillation.teacher_logits:build_teacher_logits",
+            build="fer_assets.stages.teacher_logits:build_teacher_logits",
             code_version="2",
-            gate="fer_ml.distillation.teacher_logits:gate_logits",
+            gate="fer_assets.stages.teacher_logits:gate_logits",
             needs=(
                 Need("teacher", "same"),
                 *(Need(stage.asset, "folds") for stage in fold_trainings),
@@ -380,8 +380,8 @@ def build_stages(
             kinds=("onnx",),
             describe="One teacher as `model.onnx` with its `card.json`, for the demo: torch and "
             "ONNX compared on faces.",
-            build="fer_ml.export:build_teacher_bundle",
-            gate="fer_ml.export:gate_network",
+            build="fer_assets.stages.bundles:build_teacher_bundle",
+            gate="fer_assets.stages.bundles:gate_network",
             needs=(Need("teacher", "same"), *_needs("hq_train_manifest")),
             partitions="teachers",
         ),
@@ -391,9 +391,9 @@ def build_stages(
             kinds=("numpy",),
             describe="The teachers fused: weights searched on calib (`search.csv`), one "
             "temperature, and the fused logits of every face.",
-            build="fer_ml.distillation.ensemble:build_ensemble",
+            build="fer_assets.stages.ensemble:build_ensemble",
             code_version="2",
-            gate="fer_ml.distillation.ensemble:gate_ensemble",
+            gate="fer_assets.stages.ensemble:gate_ensemble",
             needs=(Need("teacher_logits", "each"), *_needs("hq_train_manifest")),
             recipe=lambda pipeline, partition: {
                 **_dump(pipeline.profile.ensemble),
@@ -406,8 +406,8 @@ def build_stages(
             kinds=("onnx",),
             describe="The ensemble as one `model.onnx` with its `card.json`: its members' networks "
             "and their fusion, compared with torch on faces.",
-            build="fer_ml.export:build_ensemble_bundle",
-            gate="fer_ml.export:gate_network",
+            build="fer_assets.stages.bundles:build_ensemble_bundle",
+            gate="fer_assets.stages.bundles:gate_network",
             needs=(
                 Need("teacher_bundle", "each"),
                 Need("teacher", "each"),
@@ -420,7 +420,7 @@ def build_stages(
             kinds=("csv", "html"),
             describe="Labels that the ensemble contradicts, on faces that its members never "
             "trained on, the least likely first. `review.csv`, and `review.html` with faces.",
-            build="fer_ml.distillation.prediction_review:build_prediction_review",
+            build="fer_assets.stages.prediction_review:build_prediction_review",
             needs=_needs("ensemble", "hq_train_manifest"),
         ),
         Stage(
@@ -429,9 +429,9 @@ def build_stages(
             kinds=("numpy", "json"),
             describe="What the students are taught: `softlabels.npz` for the training rows, its "
             "index, hashes, sharpness by temperature, and the KD temperature derived from it.",
-            build="fer_ml.distillation.softlabels:build_softlabels",
+            build="fer_assets.stages.softlabels:build_softlabels",
             code_version="2",
-            gate="fer_ml.distillation.softlabels:gate_softlabels",
+            gate="fer_assets.stages.softlabels:gate_softlabels",
             needs=(
                 Need("teacher_logits", "each"),
                 *_needs("ensemble", "hq_train_manifest"),
@@ -445,8 +445,8 @@ def build_stages(
             kinds=("pytorch",),
             describe="One further training a partition: any recipe of the profile's "
             "`experiments`, from its own first weights. An ablation is a backfill.",
-            build="fer_ml.training.runs:build_training",
-            gate="fer_ml.training.gates:gate_run",
+            build="fer_assets.stages.trainings:build_training",
+            gate="fer_assets.stages.training_gates:gate_run",
             needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
             pool=TRAINING,
@@ -459,8 +459,8 @@ def build_stages(
             kinds=("onnx", "pytorch"),
             describe="A model from elsewhere (`models` of the profile): its own files, checked, "
             "and its temperature, fitted on calib. The benchmark measures it like any other.",
-            build="fer_ml.evaluation.external:build_external_model",
-            gate="fer_ml.evaluation.external:gate_external_model",
+            build="fer_assets.stages.external_model:build_external_model",
+            gate="fer_assets.stages.external_model:gate_external_model",
             needs=_needs("hq_train_manifest"),
             partitions="models",
             recipe=_model_recipe,
@@ -473,8 +473,8 @@ def build_stages(
             "evaluation, a soft-label export, a manifest or a validation report, taken in by "
             "`fer adopt`. `adoption.json` says what its files contradict, and what could not be "
             "verified. Made again, the copies in the store are examined anew.",
-            build="fer_ml.adoption.build:build_again",
-            gate="fer_ml.adoption.build:gate_adopted",
+            build="fer_assets.stages.adopted:build_again",
+            gate="fer_assets.stages.adopted:gate_adopted",
             needs=(),
             partitions="adopted",
             on_request=True,
@@ -486,8 +486,8 @@ def build_stages(
             describe="The weights of an adopted run, measured on the rows of this profile: "
             "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
             "known which of these rows it was trained or selected on.",
-            build="fer_ml.adoption.model:build_adopted_model",
-            gate="fer_ml.adoption.model:gate_adopted_model",
+            build="fer_assets.stages.adopted_model:build_adopted_model",
+            gate="fer_assets.stages.adopted_model:gate_adopted_model",
             needs=(Need("adopted", "same"), *_needs("hq_train_manifest")),
             partitions="adopted",
         ),
@@ -497,8 +497,8 @@ def build_stages(
             kinds=("onnx",),
             describe="An adopted run as `model.onnx` with its `card.json`, for the demo: torch and "
             "ONNX compared on faces.",
-            build="fer_ml.export:build_adopted_bundle",
-            gate="fer_ml.export:gate_network",
+            build="fer_assets.stages.bundles:build_adopted_bundle",
+            gate="fer_assets.stages.bundles:gate_network",
             needs=(Need("adopted_model", "same"), *_needs("hq_train_manifest")),
             partitions="adopted",
             on_request=True,
@@ -510,9 +510,9 @@ def build_stages(
             describe="Every model on every evaluation set from stored per-sample predictions, with "
             "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
             "chose the model; `ledger.json`, which split chose what.",
-            build="fer_ml.evaluation.benchmark:build_benchmark",
+            build="fer_assets.stages.benchmark:build_benchmark",
             code_version="4",
-            gate="fer_ml.evaluation.benchmark:gate_benchmark",
+            gate="fer_assets.stages.benchmark:gate_benchmark",
             needs=(
                 Need("teacher_logits", "each"),
                 Need("external_model", "each"),
@@ -530,8 +530,8 @@ def build_stages(
             describe="What students and ensemble get wrong on the mixed test set, for people: "
             "`error_analysis.html`, contact sheets, confusions, agreement with the ensemble, the "
             "worst source, and labels in doubt (`review.csv`).",
-            build="fer_ml.evaluation.error_analysis:build_error_analysis",
-            gate="fer_ml.evaluation.error_analysis:gate_error_analysis",
+            build="fer_assets.stages.error_analysis:build_error_analysis",
+            gate="fer_assets.stages.error_analysis:gate_error_analysis",
             needs=_needs("benchmark", "test_all_sources_manifest"),
         ),
         Stage(
@@ -540,8 +540,8 @@ def build_stages(
             kinds=("onnx",),
             describe="Every student as `model.onnx` with its `card.json`, one folder each; torch "
             "and ONNX compared on faces. One of them becomes `student_bundle`.",
-            build="fer_ml.export:build_candidate_bundles",
-            gate="fer_ml.export:gate_candidates",
+            build="fer_assets.stages.bundles:build_candidate_bundles",
+            gate="fer_assets.stages.bundles:gate_candidates",
             needs=_needs(*(s.asset for s in students), "hq_train_manifest"),
         ),
         Stage(
@@ -550,8 +550,8 @@ def build_stages(
             kinds=("opencv", "csv"),
             describe="Every student over the session of `demo_session`: smoothed macro-F1 and "
             "flips a minute in `candidate_sessions.json`, and one log each.",
-            build="demo_app.stages:build_candidate_sessions",
-            gate="demo_app.stages:gate_candidate_sessions",
+            build="fer_assets.stages.demo:build_candidate_sessions",
+            gate="fer_assets.stages.demo:gate_candidate_sessions",
             needs=_needs("candidate_bundles"),
             recipe=_demo_recipe,
         ),
@@ -562,8 +562,8 @@ def build_stages(
             describe="The student that is deployed: the best on val of those that pass the dual "
             "gate, on val and on the demo session. Every figure, limit and verdict stands in "
             "`selection.json`.",
-            build="fer_ml.evaluation.selection:build_selection",
-            gate="fer_ml.evaluation.selection:gate_selection",
+            build="fer_assets.stages.student_selection:build_selection",
+            gate="fer_assets.stages.student_selection:gate_selection",
             needs=_needs("benchmark", "candidate_sessions"),
             recipe=lambda pipeline, partition: _dump(pipeline.profile.selection),
         ),
@@ -573,9 +573,9 @@ def build_stages(
             kinds=("onnx",),
             describe="The selected student as `model.onnx` with its `card.json`: classes, "
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
-            build="fer_ml.export:build_bundle",
+            build="fer_assets.stages.bundles:build_bundle",
             code_version="2",
-            gate="fer_ml.export:gate_bundle",
+            gate="fer_assets.stages.bundles:gate_bundle",
             needs=_needs("student_selection", "candidate_bundles", "benchmark"),
         ),
         Stage(
@@ -585,9 +585,9 @@ def build_stages(
             describe="The student in fp16 and int8 for phones and small boards, each offered only "
             "where it keeps its accuracy and is as fast on this machine: `small_bundles.json`, "
             "`timing.json`.",
-            build="fer_ml.compress:build_small_bundles",
+            build="fer_assets.stages.small_bundles:build_small_bundles",
             code_version="2",
-            gate="fer_ml.compress:gate_small_bundles",
+            gate="fer_assets.stages.small_bundles:gate_small_bundles",
             needs=_needs("student_bundle", "hq_train_manifest"),
         ),
         Stage(
@@ -596,7 +596,7 @@ def build_stages(
             kinds=("opencv", "csv"),
             describe="The bundle run over a fixed clip, or over a recorded session: "
             "`per_frame.csv`, `events.csv`, `demoresultssummary.csv`, `thresholds.json`.",
-            build="demo_app.stages:build_session",
+            build="fer_assets.stages.demo:build_session",
             code_version="2",
             needs=_needs("student_bundle"),
             recipe=_demo_recipe,
@@ -607,8 +607,8 @@ def build_stages(
             kinds=("json",),
             describe="Frame times by stage, flips, reaction delay and accuracy of the session, "
             "from its log alone, with plots.",
-            build="demo_app.stages:build_kpis",
-            gate="demo_app.stages:gate_kpis",
+            build="fer_assets.stages.demo:build_kpis",
+            gate="fer_assets.stages.demo:gate_kpis",
             code_version="2",
             needs=_needs("demo_session"),
         ),
@@ -620,9 +620,9 @@ def build_stages(
             kinds=("json", "csv"),
             describe="Every sentence of the claims file bound to the bytes it came from, with its "
             "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
-            build="fer_ml.claims.build:build_claims",
+            build="fer_assets.stages.report_claims:build_claims",
             code_version="2",
-            gate="fer_ml.claims.build:gate_claims",
+            gate="fer_assets.stages.report_claims:gate_claims",
             needs=_cited(claimed, *sources, *rest),
             recipe=_claims_recipe,
         ),
@@ -633,9 +633,9 @@ def build_stages(
             describe="The report, rendered from a template in which every number, table and "
             "figure is a reference: `report.md`, `report.html`, `report.pdf`; what it refers to "
             "stands in `report.json`.",
-            build="fer_ml.report.build:build_report",
+            build="fer_assets.stages.report:build_report",
             code_version="2",
-            gate="fer_ml.report.build:gate_report",
+            gate="fer_assets.stages.report:gate_report",
             needs=(Need("report_claims"), *_cited(reported, *sources, *rest)),
             recipe=_report_recipe,
         ),

@@ -17,11 +17,11 @@ from typing import Any
 import dagster as dg
 
 from fer_assets.lineage import Pipeline
-from fer_ml.errors import FerError
-from fer_ml.files import write_atomic
-from fer_ml.plain_yaml import read_plain
-from fer_ml.settings import CONFIG_FILE, Settings
-from fer_ml.upgrades import upgraded, versions_of
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic
+from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.settings import CONFIG_FILE, Settings
+from fer_ml.base.versions import upgraded, versions_of
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import dagster as dg
 
 from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_on
+from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import CLAIMS_ASSET
-from fer_ml.notify import Notice
-from fer_ml.store import asset_label
+from fer_ml.storage.store import asset_label
 
 #: Claims that a notice names; the digest has all of them.
 MAX_CLAIMS = 10

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fer_assets.lineage import Pipeline, Stage
 from fer_ml.claims.model import Claim, ComparisonClaim
-from fer_ml.gates import gates_of
+from fer_ml.storage.gates import gates_of
 
 #: Where a group of assets is explained; the keys of every file stand in ``docs/artifacts.md``.
 DOCS = {

@@ -24,13 +24,13 @@ from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
 from fer_assets.selection import Selection, require_inputs
 from fer_assets.tracing import check_tracing, span
-from fer_ml.errors import FerError
-from fer_ml.files import discard
-from fer_ml.gates import Outcome, gates_of
-from fer_ml.processes import ended, gone, owner
-from fer_ml.raw import ensure_raw
-from fer_ml.settings import postgres_url
-from fer_ml.store import Artifact, Receipt
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import discard
+from fer_ml.base.processes import ended, gone, owner
+from fer_ml.base.settings import postgres_url
+from fer_ml.sources.raw import ensure_raw
+from fer_ml.storage.gates import Outcome, gates_of
+from fer_ml.storage.store import Artifact, Receipt
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_citing
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
-from fer_ml.mirror import stores
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.base.settings import Settings
 from fer_ml.privacy import purge
 from fer_ml.privacy.retention import SESSIONS
-from fer_ml.settings import Settings
+from fer_ml.storage.mirror import stores
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import dagster as dg
 
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import announce, judge_in_run, register_partitions
-from fer_ml.errors import FerError
-from fer_ml.files import private_folder
-from fer_ml.gates import blocking_rules
-from fer_ml.names import require_new
-from fer_ml.profiles import STUDENTS
-from fer_ml.store import Artifact
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import private_folder
+from fer_ml.base.names import require_new
+from fer_ml.recipes.profiles import STUDENTS
+from fer_ml.storage.gates import blocking_rules
+from fer_ml.storage.store import Artifact
 
 #: What a packed job may be made of.
 PACKED = (
@@ -30,7 +30,7 @@ PACKED = (
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:
     """Pack these trainings, and the labelling between them, in their order into ``folder``."""
-    from fer_ml.training.runs import pack
+    from fer_assets.stages.trainings import pack
 
     other = [target.label for target in targets if target.asset not in PACKED]
     if other or not targets:
@@ -45,7 +45,7 @@ def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> Non
 
 def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) -> Artifact:
     """Make a run that was trained elsewhere the current artifact of its asset, and judge it."""
-    from fer_ml.training.runs import build_adopted, step_of
+    from fer_assets.stages.trainings import build_adopted, step_of
 
     told = step_of(folder)
     if told["profile"] != pipeline.profile.name:
@@ -77,7 +77,7 @@ def adopt_foreign(
     ``name`` is the partition, by default what is adopted is called. One that is taken already is
     refused unless ``replace`` is set.
     """
-    from fer_ml.adoption.build import build_foreign
+    from fer_assets.stages.adopted import build_foreign
     from fer_ml.adoption.folder import adopted_name, named_hashes, recognise
 
     taken = pipeline.partitions(pipeline.stage("adopted"))

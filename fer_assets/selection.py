@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fer_assets.lineage import Pipeline, Target
-from fer_ml.errors import FerError
-from fer_ml.gates import gates_of
-from fer_ml.store import parse_label
+from fer_ml.base.errors import FerError
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import parse_label
 
 SYNTAX = (
     "names by commas; +NAME with all that it needs, NAME+ with all that rests on it, 2+NAME so "

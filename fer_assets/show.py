@@ -15,8 +15,8 @@ from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import Resolved
 from fer_ml.claims.trace import Node, Tracer
 from fer_ml.claims.verify import Verified
-from fer_ml.gates import MANIFEST_GATES, gates_of
-from fer_ml.store import Artifact
+from fer_ml.storage.gates import MANIFEST_GATES, gates_of
+from fer_ml.storage.store import Artifact
 
 if TYPE_CHECKING:
     # What plans with Dagster takes seconds to import, and a trace needs none of it.
@@ -230,7 +230,7 @@ def validation(report: dict[str, Any]) -> list[Table | str]:
             mark = "[red]red[/]" if outcome["blocking"] else "[yellow]note[/]"
         example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
         table.add_row(mark, rule, f"{outcome['value']:,}", escape(example))
-    from fer_ml.probe import how_checked
+    from fer_ml.manifests.inspection import how_checked
 
     lines: list[Table | str] = [table, escape(f"Images: {how_checked(report['checked'])}.")]
     for base in report["bases"]:

@@ -27,8 +27,8 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from fer_ml.errors import FerError
-from fer_ml.settings import postgres_url
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import postgres_url
 
 
 class EventLog(SqliteEventLogStorage):

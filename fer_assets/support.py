@@ -25,13 +25,13 @@ from urllib.parse import unquote, urlsplit
 
 from fer_assets.doctor import PACKAGES, Finding
 from fer_assets.lineage import Pipeline
-from fer_ml.errors import FerError
-from fer_ml.files import write_atomic
-from fer_ml.gates import gates_of
-from fer_ml.logs import LOG_FOLDER, log_files
-from fer_ml.plain_yaml import read_plain
-from fer_ml.profiles import PROFILES
-from fer_ml.store import Artifact
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic
+from fer_ml.base.logs import LOG_FOLDER, log_files
+from fer_ml.base.plain_yaml import read_plain
+from fer_ml.recipes.profiles import PROFILES
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import Artifact
 
 #: Findings that say something of the machine, and nothing of its folders.
 SHOWN_FINDINGS = frozenset({"python", "processor", "GPU", "packages", "unfinished runs", "video"})

@@ -12,8 +12,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from fer_ml.errors import FerError
-from fer_ml.settings import OTLP_ENDPOINTS, settings
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import OTLP_ENDPOINTS, settings
 
 if TYPE_CHECKING:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

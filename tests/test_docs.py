@@ -249,9 +249,13 @@ def between(text: str, mark: str) -> str:
 
 
 def test_the_table_of_gates_is_that_of_the_code() -> None:
-    # After a wanted change: python -m fer_ml.gates docs/gates.md
+    # After a wanted change: python -m fer_ml.storage.gates docs/gates.md
     done = subprocess.run(
-        [sys.executable, "-m", "fer_ml.gates"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", "fer_ml.storage.gates"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
     assert between((DOCS / "gates.md").read_text("utf-8"), "gates") == done.stdout
 

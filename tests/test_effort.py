@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from fer_ml.look import Shard, look_at
-from fer_ml.store import Store
+from fer_ml.images.inspection import Shard, look_at
+from fer_ml.storage.store import Store
+from tests.conftest import noise
 from tests.effort import calls
-from tests.fer_ml.conftest import noise
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 
 #: Shares were printed or stored to six decimals.
 HALF_UNIT = 5e-7

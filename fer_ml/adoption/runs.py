@@ -19,14 +19,14 @@ from fer_ml.adoption.findings import (
     near,
 )
 from fer_ml.adoption.folder import parse_as, parse_json
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import confusion_matrix, f1_scores
-from fer_ml.files import sha256_file
-from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.base.labels import CLASSES
+from fer_ml.metrics.classification import confusion_matrix, f1_scores
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import read_plain, read_recipe
 from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.models import build_model
-from fer_ml.training.recipe import read_plain, read_recipe
 
 #: The bounds to which the first pipeline cut its temperatures.
 CLAMP = (0.5, 5.0)

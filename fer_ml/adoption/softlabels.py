@@ -9,10 +9,10 @@ import numpy as np
 
 from fer_ml.adoption.findings import Findings, check_class_order, check_share, near
 from fer_ml.adoption.folder import parse_json
-from fer_ml.arrays import read_npz
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import confusion_matrix, f1_scores, softmax
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.npz import read_npz
+from fer_ml.metrics.classification import confusion_matrix, f1_scores, softmax
 
 #: Half-precision logits may tie where full ones did not: so much may accuracy and F1 differ.
 HALF_PRECISION = 1e-3

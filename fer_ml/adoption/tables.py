@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fer_ml.adoption.findings import Findings, check_class_order
 from fer_ml.adoption.folder import file_name, parse_as
-from fer_ml.gates import gates_of
-from fer_ml.profiles import SPLITS
+from fer_ml.recipes.profiles import SPLITS
+from fer_ml.storage.gates import gates_of
 from fer_ml.validation.report import validate_file
 
 #: Rules that need the inputs and the recipe of a manifest that was made here.

@@ -90,7 +90,7 @@ def mermaid(traced: Traced) -> str:
 def page(traced: Traced, title: str) -> str:
     """The trace as one HTML page that needs no network: the graph, and every step in a table."""
     # Here, because verifying and tracing in a terminal need no templates.
-    from fer_ml.page import render_page
+    from fer_ml.figures.page import render_page
 
     drawing = Drawing(traced)
     steps = [{"id": f"s{number}", **node.to_json()} for number, node in enumerate(traced.steps)]

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from fer_ml.base.errors import FerError
+from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.versions import upgraded
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
 from fer_ml.claims.printed import PRINTED
-from fer_ml.errors import FerError
-from fer_ml.plain_yaml import read_plain
-from fer_ml.store import asset_label
-from fer_ml.upgrades import upgraded
+from fer_ml.storage.store import asset_label
 
 MAX_BYTES = 2_000_000
 GUIDE = "docs/claims.md"

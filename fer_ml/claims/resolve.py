@@ -6,6 +6,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any, Literal
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims import formulas
 from fer_ml.claims.model import (
     Claim,
@@ -35,9 +36,8 @@ from fer_ml.claims.printed import (
 )
 from fer_ml.claims.trace import Node, Tracer, walk
 from fer_ml.claims.values import Found, Nothing, Number, Reader, misfit
-from fer_ml.errors import FerError
-from fer_ml.evaluation.guard import comparable
-from fer_ml.store import Artifact, asset_label
+from fer_ml.metrics.comparability import comparable
+from fer_ml.storage.store import Artifact, asset_label
 
 Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted", "not_comparable"]
 STATUSES: tuple[Status, ...] = (

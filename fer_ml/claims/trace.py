@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
-from fer_ml.gates import gates_of
-from fer_ml.raw import fingerprint
-from fer_ml.store import (
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.sources.raw import fingerprint
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import (
     CURRENT_FILE,
     RECORD_FILE,
     Artifact,

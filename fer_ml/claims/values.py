@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.model import Evaluation, Source, walk_pointer
-from fer_ml.errors import FerError
-from fer_ml.evaluation.guard import KEYS
-from fer_ml.store import Artifact
+from fer_ml.metrics.comparability import KEYS
+from fer_ml.storage.store import Artifact
 
 Number = int | float
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile, read_claims
 from fer_ml.claims.resolve import STATUSES, Resolved, Resolver
 from fer_ml.claims.trace import Node, Tracer, walk
-from fer_ml.errors import FerError
-from fer_ml.store import Store
+from fer_ml.storage.store import Store
 
 #: The asset that keeps a copy of the claims file it was made from, and that copy.
 CLAIMS_ASSET = "report_claims"

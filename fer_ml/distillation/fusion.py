@@ -20,10 +20,10 @@ from typing import Literal
 
 import numpy as np
 
-from fer_ml.errors import FerError
-from fer_ml.evaluation.calibration import T_BOUNDS, margins, on_bound, search_inverse
-from fer_ml.evaluation.metrics import log_softmax, require_predictions
-from fer_ml.evaluation.resampling import (
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.calibration import T_BOUNDS, margins, on_bound, search_inverse
+from fer_ml.metrics.classification import log_softmax, require_predictions
+from fer_ml.metrics.resampling import (
     LEVEL,
     RESAMPLES,
     Interval,

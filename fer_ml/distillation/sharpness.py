@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import log_softmax
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.classification import log_softmax
 
 LOW, HIGH = 1e-2, 1e3
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fer_ml.base.errors import FerError
 from fer_ml.distillation.fusion import (
     Fusion,
     WeightSearch,
@@ -16,9 +17,8 @@ from fer_ml.distillation.fusion import (
     score_weights,
     search_weights,
 )
+from fer_ml.distillation.logits import Taught
 from fer_ml.distillation.sharpness import derive_temperature
-from fer_ml.errors import FerError
-from fer_ml.training.logits import Taught
 
 #: What a student may learn from, see ``Training.soft_labels``.
 STANDARD, CENTRE, IN_SAMPLE = "standard", "centre", "in_sample"

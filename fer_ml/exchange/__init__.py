@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from fer_ml.base.errors import FerError
+from fer_ml.base.names import require_new
 from fer_ml.claims.trace import Node
-from fer_ml.errors import FerError
-from fer_ml.names import require_new
 
 Format = Literal["openlineage", "prov", "ro-crate"]
 WRITERS: dict[Format, str] = {

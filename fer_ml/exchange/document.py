@@ -9,10 +9,10 @@ from pathlib import Path
 from prov.identifier import Namespace, QualifiedName
 from prov.model import PROV_TYPE, ProvDocument
 
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic
 from fer_ml.claims.trace import Node
-from fer_ml.errors import FerError
 from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
-from fer_ml.files import write_atomic
 
 FER = Namespace("fer", "urn:fer:")
 FORMATS = {".json": "json", ".jsonld": "jsonld", ".provn": "provn"}

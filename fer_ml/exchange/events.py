@@ -32,6 +32,7 @@ from openlineage.client.facet_v2 import (
 )
 from openlineage.client.serde import Serde
 
+from fer_ml.base.files import write_atomic
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import (
     SOFTWARE,
@@ -42,8 +43,7 @@ from fer_ml.exchange.facts import (
     times,
     told,
 )
-from fer_ml.files import write_atomic
-from fer_ml.store import Artifact
+from fer_ml.storage.store import Artifact
 
 PRODUCER = "https://pypi.org/project/fer-platform"
 

@@ -7,9 +7,9 @@ from importlib.metadata import version
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.trace import Node, Tracer
-from fer_ml.errors import FerError
-from fer_ml.store import Artifact, Store
+from fer_ml.storage.store import Artifact, Store
 
 SOFTWARE = "fer-platform"
 

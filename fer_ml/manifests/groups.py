@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.files import discard, move, temporary
-from fer_ml.look import THUMB_SIZE
+from fer_ml.base.files import discard, move, temporary
+from fer_ml.images.inspection import THUMB_SIZE
 
 #: Raised when the search would find other groups in the same thumbs.
 NEAR_VERSION = 1

@@ -17,9 +17,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
-from fer_ml.errors import FerError
-from fer_ml.look import THUMB_SIDE, THUMB_SIZE
-from fer_ml.shards import in_threads, map_sharing
+from fer_ml.base.errors import FerError
+from fer_ml.base.shards import in_threads, map_sharing
+from fer_ml.images.inspection import THUMB_SIDE, THUMB_SIZE
 
 #: Correlation from which on two thumbs are near-identical.
 THRESHOLD = 0.98

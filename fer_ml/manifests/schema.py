@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.sources import ATTRIBUTES
 
 #: The first pipeline's columns keep their names and meaning; the new ones follow.

@@ -17,11 +17,11 @@ from typing import Literal
 
 import polars as pl
 
-from fer_ml.errors import FerError
-from fer_ml.files import write_json
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_json
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
-from fer_ml.store import PURGED_FILE, Artifact, Store
+from fer_ml.storage.store import PURGED_FILE, Artifact, Store
 
 #: Files of run folders that hold faces besides contact sheets: the sources' thumbs, and pages.
 FACE_FILES = frozenset({"thumbs.npy", "review.html", "error_analysis.html"})
@@ -79,8 +79,8 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
     """
     path = Path(name)
     if path.is_file():
-        from fer_ml.images import read_image  # OpenCV: a hash needs none of it.
-        from fer_ml.manifests.identity import photo_hash
+        from fer_ml.images.identity import photo_hash
+        from fer_ml.images.pixels import read_image  # OpenCV: a hash needs none of it.
 
         meant = pl.col("group_id") == photo_hash(read_image(path))
     elif re.fullmatch(r"[0-9a-f]{8,32}", name):

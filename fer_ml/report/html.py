@@ -10,7 +10,7 @@ from typing import Any
 
 from markdown_it.token import Token
 
-from fer_ml.page import render_page
+from fer_ml.figures.page import render_page
 from fer_ml.report.markdown import parser
 
 #: A caption as ``references`` writes it.

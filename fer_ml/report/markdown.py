@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 MAX_BYTES = 4_000_000
 

@@ -4,15 +4,14 @@ import csv
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
 from fer_ml.claims.model import resolve_pointer
-from fer_ml.errors import FerError
-from fer_ml.evaluation.resampling import LEVEL, PAIRED
-from fer_ml.job import Job
-from fer_ml.labels import CLASSES
+from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import (
@@ -22,7 +21,7 @@ from fer_ml.report.results import (
     paired_with,
     results_of,
 )
-from fer_ml.store import Artifact, RunFolder, asset_label
+from fer_ml.storage.store import Artifact, RunFolder, asset_label
 
 PICTURES = (".png", ".jpg")
 #: Intervals of all six would make the table unreadable; the benchmark's csv has them.
@@ -44,15 +43,21 @@ class Claim(Markdown):
 
 @dataclass
 class References:
-    """The helpers of one report, and a record of everything they gave."""
+    """The helpers of one report, and a record of everything they gave.
 
-    job: Job
+    ``input`` gives an artifact that the report may refer to, by asset and partition; ``profile`` is
+    its name, and ``drawn`` whether its faces are.
+    """
+
+    input: Callable[[str, str | None], Artifact]
     run: RunFolder
+    profile: str
+    drawn: bool
     given: list[dict[str, Any]] = field(default_factory=list)
     _count: dict[str, int] = field(default_factory=lambda: {"Table": 0, "Figure": 0})
 
     def __post_init__(self) -> None:
-        held = self.job.input("report_claims").read_json("claims.json")
+        held = self.input("report_claims", None).read_json("claims.json")
         self.title: str = held["title"]
         self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in held["claims"]}
 
@@ -60,8 +65,8 @@ class References:
         """What stands in a template, by name."""
         return {
             "title": escape(self.title),
-            "profile": code(self.job.profile.name),
-            "drawn": self.job.profile.drawn,
+            "profile": code(self.profile),
+            "drawn": self.drawn,
             "claims": tuple(self.claims),
             "claim": self.claim,
             "value": self.value,
@@ -125,7 +130,7 @@ class References:
         source = artifact.file(file)
         if source.suffix not in PICTURES:
             raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
-        if shows_faces(file) and not self.job.profile.drawn:
+        if shows_faces(file) and not self.drawn:
             raise FerError(
                 f"{file} shows people's faces",
                 fix="leave it out: a report is passed on, and faces are personal data",
@@ -201,7 +206,7 @@ class References:
         found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", label)
         if found is None:
             raise FerError(f"{label!r} names no asset", allowed="asset, or asset[partition]")
-        return self.job.input(found[1], found[2])
+        return self.input(found[1], found[2])
 
     def _give(self, kind: str, artifact: Artifact, file: str | None, **more: Any) -> None:
         given: dict[str, Any] = {"kind": kind, "asset": artifact.key, "sha256": artifact.sha256}
@@ -315,7 +320,7 @@ class References:
             f"scaled with T. In brackets: {LEVEL:.0%} intervals, of differences paired, resampled "
             "by group and, of several seeds, by run."
         )
-        if self.job.profile.drawn:
+        if self.drawn:
             text += " The faces are drawn: synthetic."
         shown = table(header, rows, range(1, len(header)))
         return Markdown(f"{self._caption('Table', text)}\n\n{shown}")
@@ -336,7 +341,7 @@ class References:
             )
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
-        if self.job.profile.drawn:
+        if self.drawn:
             text += " The faces are drawn: synthetic."
         return text
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fer_ml.errors import FerError
-from fer_ml.evaluation.guard import split_tables
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.comparability import split_tables
 
 Entry = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.report.literals import numbers_in
 from fer_ml.report.markdown import escape, read_text
 

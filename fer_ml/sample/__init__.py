@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fer_ml.errors import FerError
-from fer_ml.files import move
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import move
 
 #: Raise this when anything that is drawn changes: an older sample on disk is then drawn afresh.
 DRAWING_VERSION = 3

@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from fer_ml.processes import processors
+from fer_ml.base.processes import processors
+from fer_ml.base.shards import in_processes
 from fer_ml.sample.sources import SOURCES, DrawnSource, draw_source, finish_sources
 from fer_ml.sample.video import draw_video
-from fer_ml.shards import in_processes
 
 FILM = "film"
 #: What takes longest begins first, so that no processor is left with a long task at the end.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fer_ml.labels import CLASS_INDEX, CLASSES
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
 
 #: Facial action units that the drawing knows, by their FACS numbers.
 ACTION_UNITS: tuple[int, ...] = (1, 2, 4, 5, 6, 7, 9, 10, 12, 15, 16, 17, 20, 23, 25, 26)

@@ -13,9 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png
-from fer_ml.labels import (
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import (
     CLASS_INDEX,
     CLASSES,
     FERPLUS_COLUMNS,
@@ -23,6 +22,7 @@ from fer_ml.labels import (
     RAFDB_COMPOUND_IDS,
     RAFML_ORDER,
 )
+from fer_ml.images.pixels import encode_png
 from fer_ml.sample import DRAWING_VERSION, TRUTH_SCHEMA
 from fer_ml.sample.faces import (
     OCCLUSIONS,

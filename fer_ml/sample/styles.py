@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 from fer_ml.sample.faces import ACTION_UNITS, OCCLUSIONS, Camera, Face, expression
 
 _HAIR_RGB = np.array(

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
 from fer_ml.sample.faces import (
     Camera,
     Face,

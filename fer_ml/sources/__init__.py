@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 #: Values of the listing's ``split`` column: the publisher's own split, or none given.
 PUBLISHER_SPLITS: tuple[str, ...] = ("train", "val", "test", "unassigned")

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASS_INDEX
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASS_INDEX
 from fer_ml.sources import listing_schema
 
 Row = dict[str, Any]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.errors import FerError
-from fer_ml.files import read_bounded
-from fer_ml.labels import label_of_word
-from fer_ml.plain_yaml import read_plain
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import read_bounded
+from fer_ml.base.labels import label_of_word
+from fer_ml.base.plain_yaml import read_plain
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.labels import EXPW_IDS
+from fer_ml.base.labels import EXPW_IDS
 from fer_ml.sources import Adapter, Option
 from fer_ml.sources._listing import (
     INTEGER,

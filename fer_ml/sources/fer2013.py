@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.images import encode_png
-from fer_ml.labels import FER2013_IDS
+from fer_ml.base.labels import FER2013_IDS
+from fer_ml.images.pixels import encode_png
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,

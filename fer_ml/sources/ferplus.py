@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.labels import FERPLUS_COLUMNS
+from fer_ml.base.labels import FERPLUS_COLUMNS
 from fer_ml.sources import Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,

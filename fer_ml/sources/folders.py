@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from fer_ml.errors import FerError
-from fer_ml.labels import label_of_word
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import label_of_word
 from fer_ml.sources import Adapter, listing_schema
 from fer_ml.sources._listing import (
     PATH,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.labels import RAFDB_BASIC_IDS, RAFDB_COMPOUND_IDS
+from fer_ml.base.labels import RAFDB_BASIC_IDS, RAFDB_COMPOUND_IDS
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     NAME,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.labels import RAFML_ORDER
+from fer_ml.base.labels import RAFML_ORDER
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     COUNT,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.errors import FerError
-from fer_ml.labels import label_of_word
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import label_of_word
 from fer_ml.sources import ATTRIBUTES, PUBLISHER_SPLITS, Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,

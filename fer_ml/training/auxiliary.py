@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from fer_ml.recipes.training import Negative, Prototype
 from fer_ml.training.losses import is_class, negative_rows, normalised_entropy, widened
-from fer_ml.training.recipe import Negative, Prototype
 
 #: Below this length of a projection the pull on it stops growing.
 SHORT = 1e-3

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from fer_ml.errors import FerError
-from fer_ml.files import write_atomic
-from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.versions import OtherVersion, upgraded
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import Training, read_plain, read_recipe
 from fer_ml.training.models import Network, State, build_model
-from fer_ml.training.recipe import Training, read_plain, read_recipe
-from fer_ml.upgrades import OtherVersion, upgraded
 
 CHECKPOINT_FILE = "best.pt"
 WEIGHTS_FILE = "best.safetensors"

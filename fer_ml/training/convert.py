@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.checkpoint import Checkpoint, save_checkpoint
 from fer_ml.training.models import ArcFaceNet, Network, State, build_model
-from fer_ml.training.recipe import CE, ArcFace, Training
 
 #: What a state dict of tensors is built from.
 BUILDERS = {

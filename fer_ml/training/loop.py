@@ -19,20 +19,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import classification_metrics
-from fer_ml.labels import CLASSES
-from fer_ml.processor import free_threads
-from fer_ml.training.faces import (
-    FaceSet,
-    SoftTargets,
-    batches,
-    epoch_order,
-    face_keys,
-    to_input,
-    uniforms,
-    views,
-)
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.processor import free_threads
+from fer_ml.metrics.classification import classification_metrics
+from fer_ml.recipes.training import ArcFace, Training
 from fer_ml.training.models import (
     Network,
     State,
@@ -42,11 +33,20 @@ from fer_ml.training.models import (
 from fer_ml.training.nested import MultiTimescale
 from fer_ml.training.precision import TYPES, emulation_factor, is_emulated, precision_of
 from fer_ml.training.ranks import Ranks
-from fer_ml.training.recipe import ArcFace, Training
 from fer_ml.training.snapshot import Progress, load_snapshot, save_snapshot
 from fer_ml.training.statistics import COMPARED_ROWS, inference_fit, measure_statistics
 from fer_ml.training.stopping import StopSignal
 from fer_ml.training.tasks import Batch, Objective
+from fer_ml.training.views import (
+    FaceSet,
+    SoftTargets,
+    batches,
+    epoch_order,
+    face_keys,
+    to_input,
+    uniforms,
+    views,
+)
 
 log = logging.getLogger(__name__)
 

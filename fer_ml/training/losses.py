@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 #: A row is constant when centring leaves less of it than this many units of rounding.
 ROUNDING = 8

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
-from fer_ml.training.recipe import ArcFace, Training
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.training import ArcFace, Training
 
 State = dict[str, torch.Tensor]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 _BELOW_1 = "0 <= value < 1"
 

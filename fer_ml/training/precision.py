@@ -7,8 +7,8 @@ import time
 import torch
 from torch import nn
 
-from fer_ml.processor import computes_bf16
-from fer_ml.training.recipe import Training
+from fer_ml.base.processor import computes_bf16
+from fer_ml.recipes.training import Training
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed as dist
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 
 @dataclass(frozen=True)

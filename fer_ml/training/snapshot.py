@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fer_ml.errors import FerError
-from fer_ml.files import readable_os_errors, write_atomic
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import readable_os_errors, write_atomic
 from fer_ml.training.models import State
 
 SNAPSHOT_FILE = "snapshot.pt"

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.training import (
+    DIST,
+    DKD,
+    KD,
+    ArcFace,
+    Distilling,
+    Negative,
+    StandardizedKD,
+    Training,
+)
 from fer_ml.training.auxiliary import PrototypeMemory, negative_learning
 from fer_ml.training.losses import (
     arcface_logits,
@@ -20,16 +30,6 @@ from fer_ml.training.losses import (
     std_kd_rows,
 )
 from fer_ml.training.models import ArcFaceNet, Network, Outputs
-from fer_ml.training.recipe import (
-    DIST,
-    DKD,
-    KD,
-    ArcFace,
-    Distilling,
-    Negative,
-    StandardizedKD,
-    Training,
-)
 
 Parts = dict[str, torch.Tensor]
 

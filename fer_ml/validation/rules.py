@@ -6,11 +6,11 @@ from functools import cached_property
 
 import polars as pl
 
-from fer_ml.gates import Outcome, at_most, gates_of
-from fer_ml.images import FORMATS
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.pixels import FORMATS
 from fer_ml.manifests.schema import BOX, REQUIRED
-from fer_ml.profiles import SPLITS
+from fer_ml.recipes.profiles import SPLITS
+from fer_ml.storage.gates import Outcome, at_most, gates_of
 
 MAX_IMBALANCE = 100.0
 #: Largest change against the last accepted manifest that is no drift.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import SCHEMA
 
 NEEDED = ("image_path", "label", "split", "source")

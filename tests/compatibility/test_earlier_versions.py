@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from fer_assets.migrating import changes
-from fer_ml.bundle import load_bundle
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import read_config, settings
+from fer_ml.base.versions import OtherVersion
+from fer_ml.bundles.bundle import load_bundle
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.verify import verify_folder
-from fer_ml.errors import FerError
-from fer_ml.settings import read_config, settings
-from fer_ml.store import Store
+from fer_ml.distillation.logits import read_taught
+from fer_ml.storage.store import Store
 from fer_ml.training.checkpoint import load_checkpoint
-from fer_ml.training.logits import read_taught
-from fer_ml.upgrades import OtherVersion
 from tests.compatibility import tiny_network
 
 HERE = Path(__file__).parent

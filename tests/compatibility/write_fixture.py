@@ -67,7 +67,7 @@ def write(name: str, checkout: Path) -> Path:
             "DAGSTER_HOME": str(project / "dagster_home"),
         }
         import fer_ml
-        from fer_ml import plots
+        from fer_ml.figures import charts as plots
         from fer_ml.sample import ensure_sample
 
         assert Path(str(fer_ml.__file__)).is_relative_to(checkout), fer_ml.__file__

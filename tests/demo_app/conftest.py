@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from demo_app.detection import Detection
-from fer_ml.bundle import CARD_FILE, MODEL_FILE, Bundle, Card, load_bundle, write_card
-from fer_ml.images import Preprocess
-from fer_ml.labels import CLASS_INDEX, CLASSES
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
+from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle, Card, load_bundle, write_card
+from fer_ml.images.pixels import Preprocess
 
 SIZE = 32
 PROJECT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ from demo_app.logs import session_id
 from demo_app.parameters import Parameters
 from demo_app.pipeline import Control
 from demo_app.session import run_session
-from fer_ml.bundle import load_bundle, read_card, write_card
-from fer_ml.errors import FerError
-from fer_ml.images import read_image
+from fer_ml.base.errors import FerError
+from fer_ml.bundles.bundle import load_bundle, read_card, write_card
+from fer_ml.images.pixels import read_image
 from fer_ml.sources import get_adapter
 
 SETTINGS = Parameters(unsure_below=0.1, ema_tau_s=0, vote_s=0)

@@ -14,7 +14,7 @@ from demo_app.detection import (
 )
 from demo_app.sources import Video
 from demo_app.tracking import iou
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 SIZES = [(1, 1), (1, 700), (700, 1), (40, 50), (480, 640), (2160, 3840)]
 

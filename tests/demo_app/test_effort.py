@@ -8,7 +8,7 @@ from demo_app.detection import Detection
 from demo_app.parameters import parameters_for
 from demo_app.pipeline import Control, Pipeline
 from demo_app.sources import Frame
-from fer_ml.bundle import Bundle
+from fer_ml.bundles.bundle import Bundle
 from tests.effort import calls
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from demo_app.detection import Detection
 from demo_app.faces import prepare_faces, roll_deg, upright
-from fer_ml.images import prepare
+from fer_ml.images.pixels import prepare
 
 BOX = (100, 80, 180, 180)
 CENTRE = (140.0, 130.0)

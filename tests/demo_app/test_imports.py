@@ -8,7 +8,7 @@ HEAVY = ("torch", "timm", "polars", "dagster")
 
 def test_the_demo_needs_no_training_library() -> None:
     names = sorted(path.stem for path in (ROOT / "demo_app").glob("[a-z]*.py"))
-    assert {"web", "window", "session", "stages", "buffer"} <= set(names)
+    assert {"web", "window", "session", "buffer"} <= set(names)
     code = (
         f"import sys, {', '.join(f'demo_app.{name}' for name in names)}; "
         f"print([name for name in {HEAVY!r} if name in sys.modules])"

@@ -15,7 +15,7 @@ from demo_app.kpis import (
     timing,
 )
 from demo_app.logs import BOX_COLUMNS, PER_FRAME_COLUMNS
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 BOX = (10, 10, 50, 50)
 FAR = (100, 10, 140, 50)

@@ -5,8 +5,8 @@ import pytest
 
 from demo_app.detection import Detection
 from demo_app.photo import classify_photo
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png, prepare
+from fer_ml.base.errors import FerError
+from fer_ml.images.pixels import encode_png, prepare
 
 
 def test_every_face_is_classified_with_the_bundles_own_preprocessing(

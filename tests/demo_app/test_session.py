@@ -15,10 +15,10 @@ from demo_app.parameters import Parameters, parameters_for
 from demo_app.pipeline import Control
 from demo_app.session import run_session
 from demo_app.sources import Video
-from fer_ml.bundle import MODEL_FILE, Bundle, load_bundle
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png, prepare
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import MODEL_FILE, Bundle, load_bundle
+from fer_ml.images.pixels import encode_png, prepare
 from fer_ml.sample.video import draw_video
 from tests.machine import POSIX
 
@@ -355,8 +355,8 @@ from pathlib import Path
 from demo_app.detection import Detection
 from demo_app.parameters import Parameters
 from demo_app.session import run_session
-from fer_ml.bundle import load_bundle
-from fer_ml.errors import FerError
+from fer_ml.bundles.bundle import load_bundle
+from fer_ml.base.errors import FerError
 
 class Found:
     name = "scripted"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from demo_app.shipped import SHIPPED
-from fer_ml.bundle import MODEL_FILE, load_bundle
-from fer_ml.chain import CHAIN_FILE, verify_chain
-from fer_ml.model_card import as_markdown
+from fer_ml.bundles.bundle import MODEL_FILE, load_bundle
+from fer_ml.bundles.model_card import as_markdown
+from fer_ml.bundles.provenance import CHAIN_FILE, verify_chain
 
 LIMIT_BYTES = 9_000_000
 

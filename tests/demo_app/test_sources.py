@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from demo_app.sources import FOLDER_FPS, Video, open_source
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 
 def frames(count: int) -> list[np.ndarray]:

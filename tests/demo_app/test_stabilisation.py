@@ -18,7 +18,7 @@ from demo_app.stabilisation import (
     step_response_s,
     vote,
 )
-from fer_ml.labels import CLASS_INDEX, CLASSES
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
 
 SETTINGS = StabiliserSettings(
     ema_tau_s=0.2, hysteresis_delta=0.1, unsure_below=0.4, vote_s=0.3, vote_share=0.6, gap_s=0.5

@@ -35,7 +35,7 @@ from demo_app.web import (
     make_app,
     open_port,
 )
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 PARAMETERS = Parameters(unsure_below=0.4)
 TOKEN = "t0ken"

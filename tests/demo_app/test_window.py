@@ -13,7 +13,7 @@ from demo_app.pipeline import Control, press
 from demo_app.session import run_session
 from demo_app.stabilisation import START, step
 from demo_app.window import PANEL_PX, annotate, caption, check_display, panel
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 
 SETTINGS = Parameters(unsure_below=0.5)
 HAPPY = (0.02, 0.02, 0.02, 0.88, 0.02, 0.02, 0.02)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fer_assets.lineage import Pipeline
+from fer_ml.base.settings import settings
 from fer_ml.sample import ensure_sample
-from fer_ml.settings import settings
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 1337

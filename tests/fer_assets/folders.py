@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 
 ROOT = Path(__file__).parents[2]
 #: ``a`` lacks a class, which no training manifest may; ``gone`` has no folder.

@@ -12,14 +12,14 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_foreign
 from fer_assets.show import trace_of
-from fer_ml.bundle import load_bundle
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.bundles.bundle import load_bundle
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
-from fer_ml.errors import FerError
-from fer_ml.evaluation.predictions import read_predictions
-from fer_ml.files import sha256_file
-from fer_ml.gates import blocking_rules, gates_of
+from fer_ml.metrics.predictions import read_predictions
+from fer_ml.storage.gates import blocking_rules, gates_of
 from tests.fer_ml.adoption import first_pipeline as old
 
 KEY = dg.AssetKey("adopted")

@@ -16,9 +16,9 @@ from fer_assets.definitions import definitions_for
 from fer_assets.digest import digest_of
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
-from fer_ml.gates import gates_of
+from fer_ml.base.settings import Notifiers
 from fer_ml.manifests.schema import read_manifest
-from fer_ml.settings import Notifiers
+from fer_ml.storage.gates import gates_of
 from tests.webhook import Hook
 
 SOURCE = "expw_full"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fer_assets import bench
-from fer_ml.errors import FerError
-from fer_ml.measured import Measurements
+from fer_ml.base.errors import FerError
+from fer_ml.figures.measurements import Measurements
 from tests.machine import LINUX
 
 ROOT = Path(__file__).parents[2]

@@ -109,7 +109,7 @@ def test_imagenet_weights_without_a_network_are_an_error(tmp_path: Path) -> None
             "-W",
             "ignore",
             "-c",
-            "from fer_ml.profiles import paper\n"
+            "from fer_ml.recipes.profiles import paper\n"
             "from fer_ml.training.models import build_model, first_weights\n"
             "recipe = paper().students['ce']\n"
             "first_weights(build_model(recipe), recipe)",
@@ -193,7 +193,7 @@ def test_sessions_that_cannot_be_scored_or_learned_from(fer: Fer, tmp_path: Path
 def test_the_pipeline_of_the_project_is_found_from_below(
     project: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fer_ml.settings import find_project
+    from fer_ml.base.settings import find_project
 
     pipeline = project("tiny")
     monkeypatch.delenv("FER_PROJECT")

@@ -15,10 +15,10 @@ from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.metadata import artifact_metadata
 from fer_assets.plan import materialize
-from fer_ml.errors import FerError
-from fer_ml.gates import MANIFEST_GATES
+from fer_assets.stages.manifest_validation import validated_assets
+from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.validation.report import validated_assets
+from fer_ml.storage.gates import MANIFEST_GATES
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_a_killed_run_leaves_nothing_half_written(sample: Pipeline) -> None:
     script = (
         "import os\n"
         "from fer_assets.lineage import Pipeline, Target\n"
-        "import fer_ml.manifests.cleaning as cleaning\n"
+        "import fer_assets.stages.manifest as cleaning\n"
         "cleaning.write_notes = lambda *a: os._exit(9)\n"
         "Pipeline.open('sample').make(Target('manifest/ferplus'))\n"
     )

@@ -10,9 +10,9 @@ import pytest
 
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
-from fer_ml.gates import gates_of
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.storage.gates import gates_of
 
 SNAPSHOT = Path(__file__).with_name("graph.json")
 

@@ -16,8 +16,8 @@ import pytest
 from fer_assets.digest import Entry, digest_of
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
-from fer_ml.gates import gates_of
-from fer_ml.store import RECEIPTS
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import RECEIPTS
 
 CLAIMS = """
 version: 2

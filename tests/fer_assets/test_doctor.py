@@ -10,8 +10,8 @@ import pytest
 
 import demo_app.detection as detection
 from fer_assets.doctor import fetch_yunet
-from fer_ml.errors import FerError
-from fer_ml.settings import YUNET_FILE
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import YUNET_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from fer_assets.lineage import Pipeline, Target
-from fer_ml.names import clashing, name_fault
-from fer_ml.settings import settings
-from fer_ml.store import Store
+from fer_ml.base.names import clashing, name_fault
+from fer_ml.base.settings import settings
+from fer_ml.storage.store import Store
 from tests.elsewhere import environment
 from tests.fer_assets.conftest import ROOT, TINY, TINY_CLAIMS
 from tests.machine import LINUX

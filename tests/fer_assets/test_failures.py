@@ -10,8 +10,8 @@ import pytest
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import StageFailed, materialize
-from fer_ml.files import sha256_file
-from fer_ml.settings import settings
+from fer_ml.base.files import sha256_file
+from fer_ml.base.settings import settings
 from tests.fer_assets.folders import environment, make_project, start
 
 SELECT = "manifests,teacher[RN18]"
@@ -108,7 +108,7 @@ def test_bytes_that_cannot_be_read_fail_their_asset_alone(
             raise OSError(errno.EIO, "Input/output error", str(path))
         return sha256_file(path)
 
-    monkeypatch.setattr("fer_ml.store.sha256_file", unreadable)
+    monkeypatch.setattr("fer_ml.storage.store.sha256_file", unreadable)
     error = make(Pipeline.open("red"))
     assert (set(labels(error.failures.faults)), error.done) == (
         {"hq_train_manifest", "label_review"},

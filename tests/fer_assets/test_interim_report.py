@@ -10,7 +10,7 @@ from fer_assets.show import claims_summary, claims_table
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
-from fer_ml.store import Store
+from fer_ml.storage.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "interim-report.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ import pytest
 from fer_assets.doctor import examine
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import bury, materialize
-from fer_ml.gates import blocking_rules
+from fer_ml.storage.gates import blocking_rules
 from tests.fer_assets.conftest import TINY
 
 #: One asset of each kind of stage, each a matter of seconds: no folds, and one view.
@@ -66,13 +66,13 @@ SECRET = "s3cret-5f2b9c"
 PRELOAD = [
     "fer_assets.plan",
     "fer_assets.assets",
-    "fer_ml.manifests.unify",
-    "fer_ml.validation.report",
-    "fer_ml.training.runs",
-    "fer_ml.distillation.softlabels",
-    "fer_ml.export",
-    "fer_ml.claims.build",
-    "fer_ml.report.build",
+    "fer_assets.stages.classification_manifest",
+    "fer_assets.stages.manifest_validation",
+    "fer_assets.stages.trainings",
+    "fer_assets.stages.softlabels",
+    "fer_assets.stages.bundles",
+    "fer_assets.stages.report_claims",
+    "fer_assets.stages.report",
 ]
 
 

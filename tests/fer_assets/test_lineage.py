@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fer_assets.lineage import Pipeline, Target
-from fer_ml.profiles import sample
-from fer_ml.settings import Settings, UserConfig
-from fer_ml.store import Store
+from fer_ml.base.settings import Settings, UserConfig
+from fer_ml.recipes.profiles import sample
+from fer_ml.storage.store import Store
 
 CLAIM = """
   - id: {name}

@@ -25,8 +25,8 @@ from fer_assets.doctor import examine
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
 from fer_assets.storage import dagster_instance
-from fer_ml.gates import blocking_rules
-from fer_ml.store import Artifact
+from fer_ml.storage.gates import blocking_rules
+from fer_ml.storage.store import Artifact
 from tests.compressed_clock import CompressedClock
 from tests.machine import LINUX
 from tests.ui_server import PATIENCE_S, Served, serving

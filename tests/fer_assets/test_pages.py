@@ -34,9 +34,9 @@ from fer_assets.pages import (
     view_path,
 )
 from fer_ml.claims.model import ComparisonClaim
-from fer_ml.gates import Outcome
 from fer_ml.manifests.schema import SCHEMA
-from fer_ml.store import Artifact, Store
+from fer_ml.storage.gates import Outcome
+from fer_ml.storage.store import Artifact, Store
 
 ROOT = Path(__file__).parent.parent.parent
 

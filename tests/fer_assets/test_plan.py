@@ -18,7 +18,7 @@ from dagster._core.events import EngineEventData
 from sqlalchemy import Connection, Engine, event
 
 from fer_assets.plan import PROCESS_TAG, _add, bury
-from fer_ml.processes import ended
+from fer_ml.base.processes import ended
 
 ROOT = Path(__file__).parents[2]
 

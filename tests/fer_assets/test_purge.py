@@ -20,14 +20,14 @@ from fer_assets.digest import digest_of
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import materialize
 from fer_assets.show import trace_of
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
-from fer_ml.manifests.review import embedded_face
+from fer_assets.stages.label_review import embedded_face
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.base.settings import settings
 from fer_ml.manifests.schema import read_manifest
+from fer_ml.packed.packing import load_faces
 from fer_ml.privacy.log import read_log
-from fer_ml.settings import settings
-from fer_ml.store import PURGED_FILE
-from fer_ml.training.packing import load_faces
+from fer_ml.storage.store import PURGED_FILE
 
 SOURCES = ("affectnet_full_balanced", "rafdb_basic", "expw_full")
 CLAIMS = """

@@ -7,11 +7,11 @@ import pytest
 
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.selection import require_inputs
-from fer_ml.errors import FerError
-from fer_ml.gates import blocking_rules
-from fer_ml.profiles import sample
-from fer_ml.settings import Settings, UserConfig
-from fer_ml.store import Receipt, Store
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import Settings, UserConfig
+from fer_ml.recipes.profiles import sample
+from fer_ml.storage.gates import blocking_rules
+from fer_ml.storage.store import Receipt, Store
 
 
 @pytest.fixture(scope="module")

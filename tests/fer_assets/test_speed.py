@@ -12,13 +12,13 @@ from demo_app.shipped import SHIPPED
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import Made, StageFailed, materialize
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
 from fer_ml.claims.trace import Tracer
-from fer_ml.errors import FerError
-from fer_ml.gates import blocking_rules, gates_of
-from fer_ml.profiles import Demo
+from fer_ml.recipes.profiles import Demo
 from fer_ml.sample.video import draw_video
-from fer_ml.settings import settings
-from fer_ml.store import Receipt
+from fer_ml.storage.gates import blocking_rules, gates_of
+from fer_ml.storage.store import Receipt
 
 ROOT = Path(__file__).parents[2]
 SESSION, KPIS = Target("demo_session"), Target("demo_kpis")

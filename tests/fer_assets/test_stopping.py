@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_ml.store import Store
+from fer_ml.storage.store import Store
 from tests.fer_assets.folders import ROOT, make_project, start
 
 

@@ -18,8 +18,8 @@ from fer_assets.doctor import examine
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import PROCESS_TAG, bury, materialize
 from fer_assets.storage import dagster_instance, described
-from fer_ml.errors import FerError
-from fer_ml.settings import settings
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
 from tests import object_server
 from tests.postgres import PASSWORD, Server, server
 

@@ -16,9 +16,9 @@ from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
 from fer_assets.remote import adopt_foreign
 from fer_assets.support import write_bundle
-from fer_ml import logs
-from fer_ml.errors import FerError
-from fer_ml.settings import settings
+from fer_ml.base import logs
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
 
 SECRETS = {
     "FER_SMTP": "smtps://bot:mail%2Dpass-7c1e@mail.example.org",
@@ -87,7 +87,7 @@ def pipeline(
     try:
         raise FerError("Jane Roe's photo is missing", where=root)
     except FerError:
-        logging.getLogger("fer_ml.raw").exception("%s: failed", root)
+        logging.getLogger("fer_ml.sources.raw").exception("%s: failed", root)
     return opened
 
 

@@ -15,8 +15,8 @@ import pytest
 from fer_assets import tracing
 from fer_assets.lineage import Pipeline
 from fer_assets.plan import materialize
-from fer_ml.errors import FerError
-from fer_ml.settings import settings
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra otel is absent")
 

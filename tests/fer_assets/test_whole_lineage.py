@@ -18,19 +18,19 @@ from fer_assets.lineage import Pipeline, Target
 from fer_assets.plan import StageFailed, materialize
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.show import trace_of
-from fer_ml import job
-from fer_ml.bundle import read_card
+from fer_assets.stages import job
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
+from fer_ml.bundles.bundle import read_card
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import resting_on
 from fer_ml.claims.verify import verify_folder
-from fer_ml.errors import FerError
-from fer_ml.gates import blocking_rules, gates_of
-from fer_ml.profiles import CANDIDATES, STUDENTS, Selection
-from fer_ml.settings import settings
-from fer_ml.store import Artifact
+from fer_ml.packed.runner import run_job
+from fer_ml.recipes.profiles import CANDIDATES, STUDENTS, Selection
+from fer_ml.storage.gates import blocking_rules, gates_of
+from fer_ml.storage.store import Artifact
 from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
-from fer_ml.training.running import run_job
 from tests.fer_assets.folders import start
 
 ROOT = Path(__file__).parent.parent.parent

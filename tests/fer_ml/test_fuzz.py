@@ -25,17 +25,17 @@ import polars as pl
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fer_ml.arrays import read_npz
-from fer_ml.bundle import CARD_FILE, Card, read_card
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.npz import read_npz
+from fer_ml.bundles.bundle import CARD_FILE, Card, read_card
+from fer_ml.bundles.network import open_network, read_network
 from fer_ml.claims.model import read_claims
-from fer_ml.errors import FerError
-from fer_ml.images import MAX_PIXELS, read_image
-from fer_ml.labels import CLASSES
-from fer_ml.look import Shard, look_at
-from fer_ml.network import open_network, read_network
-from fer_ml.preprocess import Preprocess
+from fer_ml.images.inspection import Shard, look_at
+from fer_ml.images.pixels import MAX_PIXELS, read_image
+from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.sources.affectnet_yolo import class_names
-from fer_ml.store import Store
+from fer_ml.storage.store import Store
 from fer_ml.validation.report import validate_file
 from tests.machine import POSIX
 
@@ -300,8 +300,8 @@ def run_folder(folder: Path, name: str) -> tuple[bytes, Callable[[Path], object]
 
 
 def packed_job(folder: Path) -> tuple[bytes, Callable[[Path], object]]:
-    from fer_ml.training.packed import Step, read_about, read_job, write_job
-    from fer_ml.training.recipe import CE, Training
+    from fer_ml.packed.format import Step, read_about, read_job, write_job
+    from fer_ml.recipes.training import CE, Training
 
     held = folder / "job"
     held.mkdir()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fer_ml.adoption.build import build_foreign
+from fer_assets.stages.adopted import build_foreign
+from fer_assets.stages.job import Job
 from fer_ml.adoption.folder import recognise
-from fer_ml.job import Job
-from fer_ml.profiles import sample
-from fer_ml.store import Artifact, Store
+from fer_ml.recipes.profiles import sample
+from fer_ml.storage.store import Artifact, Store
 
 Adopt = Callable[..., Artifact]
 

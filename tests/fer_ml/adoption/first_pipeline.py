@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.checkpoint import Checkpoint, save_checkpoint
 from fer_ml.training.models import build_model
-from fer_ml.training.recipe import CE, ArcFace, Training
 
 #: Rows of the made-up val split, and of soft labels.
 VAL_ROWS, SOFT_ROWS = 210, 60

@@ -6,7 +6,7 @@ import pytest
 
 from fer_ml.adoption import folder as door
 from fer_ml.adoption.folder import adopted_name, file_name, named_hashes, recognise
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from tests.fer_ml.adoption import first_pipeline as old
 from tests.machine import pipe
 

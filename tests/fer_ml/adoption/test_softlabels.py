@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from tests.fer_ml.adoption import first_pipeline as old
 from tests.fer_ml.adoption.conftest import Adopt, failed
 

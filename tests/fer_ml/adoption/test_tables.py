@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png
-from fer_ml.labels import CLASSES
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.pixels import encode_png
+from tests.conftest import noise
 from tests.fer_ml.adoption import first_pipeline as old
 from tests.fer_ml.adoption.conftest import Adopt, failed
-from tests.fer_ml.conftest import noise
 
 
 def test_a_manifest_without_its_images(tmp_path: Path, adopt: Adopt) -> None:

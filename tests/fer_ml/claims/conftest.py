@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fer_ml.gates import blocking_rules
-from fer_ml.raw import fingerprint
-from fer_ml.store import Artifact, Input, Receipt, Store
+from fer_ml.sources.raw import fingerprint
+from fer_ml.storage.gates import blocking_rules
+from fer_ml.storage.store import Artifact, Input, Receipt, Store
 
 ENTRY = {
     "model_sha256": "1" * 64,

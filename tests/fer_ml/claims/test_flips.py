@@ -10,8 +10,8 @@ import pytest
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
-from fer_ml.raw import fingerprint
-from fer_ml.store import Artifact, Input, Store
+from fer_ml.sources.raw import fingerprint
+from fer_ml.storage.store import Artifact, Input, Store
 
 Chain = dict[str, Artifact]
 

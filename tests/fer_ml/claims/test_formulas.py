@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fer_ml.base.labels import CLASSES
 from fer_ml.claims.formulas import FORMULAS, differs, parse
-from fer_ml.labels import CLASSES
+from fer_ml.recipes.training import CE, DIST, DKD, KD, Negative, StandardizedKD, Task, Training
 from fer_ml.training.losses import arcface_logits
 from fer_ml.training.models import Outputs
-from fer_ml.training.recipe import CE, DIST, DKD, KD, Negative, StandardizedKD, Task, Training
 from fer_ml.training.tasks import Batch, Objective
 
 N, C, T = 6, len(CLASSES), 2.5

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile, ComparisonClaim, read_claims, resolve_pointer, schema
-from fer_ml.errors import FerError
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CLAIM = """

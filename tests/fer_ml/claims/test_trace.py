@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.resolve import Resolved, Resolver
 from fer_ml.claims.trace import Tracer, find_artifact
-from fer_ml.errors import FerError
-from fer_ml.store import Artifact, Input, Store, content_hash
+from fer_ml.storage.store import Artifact, Input, Store, content_hash
 from tests.fer_ml.claims.conftest import Put, judge
 
 Chain = dict[str, Artifact]

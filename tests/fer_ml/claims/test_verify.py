@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import STATUSES
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import CLAIMS_ASSET, CLAIMS_COPY, verify, verify_folder
-from fer_ml.errors import FerError
-from fer_ml.store import Artifact, Input, Store
+from fer_ml.storage.store import Artifact, Input, Store
 from tests.fer_ml.claims.conftest import Put
 
 Chain = dict[str, Artifact]

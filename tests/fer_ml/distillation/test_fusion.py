@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
+from fer_ml.base.errors import FerError
 from fer_ml.distillation import fusion as module
 from fer_ml.distillation.fusion import (
     fuse,
@@ -17,10 +18,9 @@ from fer_ml.distillation.fusion import (
     simplex,
     weight_intervals,
 )
-from fer_ml.errors import FerError
-from fer_ml.evaluation.calibration import fit_temperature, nll
-from fer_ml.evaluation.metrics import log_softmax, softmax
-from fer_ml.evaluation.resampling import draws, group_codes
+from fer_ml.metrics.calibration import fit_temperature, nll
+from fer_ml.metrics.classification import log_softmax, softmax
+from fer_ml.metrics.resampling import draws, group_codes
 
 RNG = np.random.default_rng(0)
 MEMBERS = [RNG.normal(size=(20, 7)) * scale for scale in (1.0, 3.0, 9.0)]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
+from fer_ml.base.errors import FerError
 from fer_ml.distillation.sharpness import derive_temperature, mean_entropy
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import softmax
+from fer_ml.metrics.classification import softmax
 
 LOGITS = np.random.default_rng(0).normal(size=(6, 7)) * 8
 

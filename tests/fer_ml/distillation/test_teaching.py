@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fer_ml.base.errors import FerError
+from fer_ml.distillation.logits import Logits, Taught
 from fer_ml.distillation.sharpness import mean_entropy
 from fer_ml.distillation.teaching import choose_weights, soften
-from fer_ml.errors import FerError
-from fer_ml.evaluation.metrics import log_softmax
-from fer_ml.training.logits import Logits, Taught
+from fer_ml.metrics.classification import log_softmax
 
 T, OTHERS, VIEWS = 12, 30, 3
 

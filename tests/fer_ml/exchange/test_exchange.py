@@ -11,11 +11,11 @@ from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, R
 from prov.model import ProvActivity, ProvDerivation, ProvDocument, ProvEntity, ProvUsage
 from rocrate.rocrate import ROCrate
 
+from fer_ml.base.errors import FerError
 from fer_ml.claims.trace import Node
-from fer_ml.errors import FerError
 from fer_ml.exchange import export_lineage
 from fer_ml.exchange.facts import everything, portable, times
-from fer_ml.store import Artifact, Input, Receipt, Store
+from fer_ml.storage.store import Artifact, Input, Receipt, Store
 
 RUN_ID = "5f0b0f3e-9c0e-4a53-9a0c-2f6f2d1f4b11"
 FINGERPRINT = "f" * 64

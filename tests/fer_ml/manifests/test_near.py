@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
-from fer_ml.look import thumb
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.inspection import thumb
 from fer_ml.manifests import near
 from fer_ml.manifests.near import NearGroups, near_groups
 from fer_ml.sample.faces import draw_face

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import SCHEMA, attributes_of, read_manifest, write_manifest
 from fer_ml.sources import ATTRIBUTES
 

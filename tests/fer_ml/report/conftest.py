@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fer_ml.images import encode_png
-from fer_ml.job import Job
-from fer_ml.labels import CLASSES
-from fer_ml.profiles import Profile, sample
-from fer_ml.report.build import build_report
-from fer_ml.store import Artifact, Receipt, Store
+from fer_assets.stages.job import Job
+from fer_assets.stages.report import build_report
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.pixels import encode_png
+from fer_ml.recipes.profiles import Profile, sample
+from fer_ml.storage.store import Artifact, Receipt, Store
 
 #: Text of somebody else's file.
 HOSTILE = "<script>x</script> **bold** | [9](javascript:a) ![z](http://e.org/z.png) [3]"

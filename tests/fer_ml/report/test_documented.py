@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fer_ml.gates import gates_of
 from fer_ml.report.checklist import CHECKLIST
 from fer_ml.report.literals import find_uncovered
 from fer_ml.report.references import References
 from fer_ml.report.template import Template, cited_assets
+from fer_ml.storage.gates import gates_of
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.report.markdown import MAX_BYTES, code, escape, parser, read_text, table
 
 HOSTILE = "".join(sorted("`*_[]()<>&|~!#+-=\\$^:/.1a \n\t\u202e\u2028"))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fer_ml.errors import FerError
-from fer_ml.profiles import ferplus
-from fer_ml.store import Artifact
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.profiles import ferplus
+from fer_ml.storage.store import Artifact
 
 Made = Callable[..., Artifact]
 

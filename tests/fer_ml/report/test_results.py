@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.report.results import interval_of, results_of
 
 BASE = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.report.template import (
     BUILT_IN,
     Template,
@@ -14,7 +14,7 @@ from fer_ml.report.template import (
     render,
     template_path,
 )
-from fer_ml.store import Artifact
+from fer_ml.storage.store import Artifact
 
 Made = Callable[..., Artifact]
 

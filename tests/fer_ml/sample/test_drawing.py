@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.sample import drawing
 from fer_ml.sample.sources import SOURCES, draw_source, draw_sources
 from fer_ml.sample.video import draw_video

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fer_ml.sample
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.sample import DRAWING_VERSION, ensure_sample
 
 

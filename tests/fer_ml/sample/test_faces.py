@@ -10,7 +10,7 @@ from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 from fer_ml.sample.faces import (
     OCCLUSIONS,
     Camera,

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_ml.labels import (
+from fer_ml.base.labels import (
     CLASSES,
     EXPW_IDS,
     FERPLUS_COLUMNS,

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_ml.labels import CLASSES
+from fer_ml.base.labels import CLASSES
 from fer_ml.sample.video import FPS, HEIGHT, TRUTH_COLUMNS, WIDTH, draw_video
 
 SIDES = ("left", "top", "right", "bottom")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fer_ml.errors import FerError
-from fer_ml.images import read_image
+from fer_ml.base.errors import FerError
+from fer_ml.images.pixels import read_image
 from fer_ml.sources import get_adapter, listing_schema
 from fer_ml.sources.affectnet_yolo import class_names
 from tests.machine import POSIX

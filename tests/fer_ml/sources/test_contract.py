@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES, EXCLUSIONS
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.sources import PUBLISHER_SPLITS, adapters, get_adapter, listing_schema
 from tests.machine import POSIX, pipe
 

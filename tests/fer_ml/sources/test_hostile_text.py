@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.sources import _listing, get_adapter, listing_schema
 
 INDEX = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fer_ml.labels import CLASSES, FERPLUS_COLUMNS
+from fer_ml.base.labels import CLASSES, FERPLUS_COLUMNS
 from fer_ml.sources import get_adapter
 
 pytestmark = pytest.mark.real_data

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fer_ml.preprocess import Preprocess
-from fer_ml.training.faces import FaceSet, SoftTargets
-from fer_ml.training.packed import SOFT_FILE, Step, write_job, write_rows, write_soft_targets
-from fer_ml.training.recipe import CE, Training
+from fer_ml.packed.format import SOFT_FILE, Step, write_job, write_rows, write_soft_targets
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, Training
+from fer_ml.training.views import FaceSet, SoftTargets
 
 SPEC = Preprocess(size=16, clahe_clip=0)
 RECIPE = Training(

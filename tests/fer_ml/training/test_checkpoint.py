@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_ml.errors import FerError
-from fer_ml.labels import CLASSES
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fer_ml.training.models import build_model, weights_hash
-from fer_ml.training.recipe import CE, ArcFace, Training
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="imagenet", epochs=1)
 SPEC = Preprocess(size=32)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.training.checkpoint import load_checkpoint
 from fer_ml.training.convert import convert_apart
 

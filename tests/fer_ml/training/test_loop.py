@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from fer_ml.errors import FerError
-from fer_ml.preprocess import Preprocess
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, KD, ArcFace, Imbalance, Prototype, Training
 from fer_ml.training import loop
-from fer_ml.training.faces import FaceSet, SoftTargets
 from fer_ml.training.loop import Place, Trained, learning_rate, predict, train
 from fer_ml.training.models import Outputs, Plain, build_model, weights_hash
-from fer_ml.training.recipe import CE, KD, ArcFace, Imbalance, Prototype, Training
 from fer_ml.training.tasks import Batch, Objective
+from fer_ml.training.views import FaceSet, SoftTargets
 
 Make = Callable[..., FaceSet]
 RATE = Training(
@@ -241,7 +241,7 @@ def test_teacher_rows_stay_with_their_images(
 def test_a_student_sees_the_very_views_that_its_teacher_labelled(
     recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fer_ml.training.faces import face_keys, uniforms, views
+    from fer_ml.training.views import face_keys, uniforms, views
 
     data, shown = faces(20), []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot, softmax
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.training.losses import (
     arcface_logits,
     cross_entropy_rows,

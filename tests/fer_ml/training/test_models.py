@@ -8,8 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from fer_ml.errors import FerError
-from fer_ml.files import sha256_file
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.models import (
     Network,
     Plain,
@@ -18,7 +19,6 @@ from fer_ml.training.models import (
     tuned,
     weights_hash,
 )
-from fer_ml.training.recipe import CE, ArcFace, Training
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
 ARC = replace(RECIPE, task=ArcFace(embedding=16))

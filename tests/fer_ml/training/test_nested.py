@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.training.nested import MultiTimescale
 
 SHAPES = ((5, 3), (7,), (2, 3, 2, 2))

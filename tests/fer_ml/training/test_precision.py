@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fer_ml.preprocess import Preprocess
-from fer_ml.processor import computes_bf16
-from fer_ml.training.faces import FaceSet
+from fer_ml.base.processor import computes_bf16
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import CE, Training
 from fer_ml.training.loop import train
 from fer_ml.training.models import build_model, weights_hash
 from fer_ml.training.precision import emulation_factor, is_emulated, precision_of
-from fer_ml.training.recipe import CE, Training
+from fer_ml.training.views import FaceSet
 
 CPU = torch.device("cpu")
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1, precision="auto")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
+from fer_ml.packed.runner import run_job
+from fer_ml.recipes.training import KD, Imbalance
 from fer_ml.training.checkpoint import load_checkpoint
-from fer_ml.training.faces import SoftTargets
 from fer_ml.training.loop import ALONE
 from fer_ml.training.ranks import choose_device
-from fer_ml.training.recipe import KD, Imbalance
-from fer_ml.training.running import run_job
+from fer_ml.training.views import SoftTargets
 
 ROOT = Path(__file__).parents[3]
 Job = Callable[..., Path]
@@ -31,7 +31,7 @@ def two_processes(job: Path, out: Path) -> str:
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-port", "0", "--standalone"),
-            *("-m", "fer_ml.training", str(job), "--out", str(out), "--device", "cpu"),
+            *("-m", "fer_ml.packed", str(job), "--out", str(out), "--device", "cpu"),
             *("--snapshot-seconds", "0"),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

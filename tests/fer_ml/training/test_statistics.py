@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fer_ml.preprocess import Preprocess
-from fer_ml.training.faces import FaceSet, to_input
-from fer_ml.training.gates import _inference_fits
+from fer_assets.stages.training_gates import _inference_fits
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import Training
 from fer_ml.training.loop import predict, train
 from fer_ml.training.models import Network, build_model, weights_hash
-from fer_ml.training.recipe import Training
 from fer_ml.training.statistics import (
     GAP_LIMIT,
     RANGE_LIMIT,
@@ -21,6 +20,7 @@ from fer_ml.training.statistics import (
     inference_fit,
     measure_statistics,
 )
+from fer_ml.training.views import FaceSet, to_input
 
 Make = Callable[..., FaceSet]
 

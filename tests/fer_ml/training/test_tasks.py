@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, one_hot
 
-from fer_ml.errors import FerError
-from fer_ml.training.losses import arcface_logits, dkd_rows
-from fer_ml.training.models import ArcFaceNet, Outputs, Plain
-from fer_ml.training.recipe import (
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.training import (
     CE,
     DIST,
     DKD,
@@ -22,6 +20,8 @@ from fer_ml.training.recipe import (
     StandardizedKD,
     Training,
 )
+from fer_ml.training.losses import arcface_logits, dkd_rows
+from fer_ml.training.models import ArcFaceNet, Outputs, Plain
 from fer_ml.training.tasks import Batch, Objective, margin_at
 
 C = 7

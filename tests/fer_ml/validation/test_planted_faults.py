@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png
-from fer_ml.labels import CLASSES
-from fer_ml.profiles import SPLITS
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.pixels import encode_png
+from fer_ml.recipes.profiles import SPLITS
 from fer_ml.validation.report import validate_file
 from tests.machine import CASE, pipe
 

@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fer_ml.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES, Outcome
-from fer_ml.labels import CLASSES
-from fer_ml.manifests.identity import sample_hash
+from fer_ml.base.labels import CLASSES
+from fer_ml.images.identity import sample_hash
+from fer_ml.manifests.inspection import probe
 from fer_ml.manifests.schema import SCHEMA
-from fer_ml.probe import probe
-from fer_ml.profiles import SPLITS
+from fer_ml.recipes.profiles import SPLITS
+from fer_ml.storage.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES, Outcome
 from fer_ml.validation.report import see
 from fer_ml.validation.rules import Reference, Verdict, count_labels, judge_manifest
 from fer_ml.validation.table import read_table

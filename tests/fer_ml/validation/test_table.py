@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fer_ml.errors import FerError
+from fer_ml.base.errors import FerError
 from fer_ml.validation import table as table_module
 from fer_ml.validation.table import Table, read_table
 

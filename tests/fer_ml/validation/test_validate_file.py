@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fer_ml.errors import FerError
-from fer_ml.images import encode_png
+from fer_ml.base.errors import FerError
+from fer_ml.images.pixels import encode_png
 from fer_ml.manifests.schema import write_manifest
 from fer_ml.validation.report import validate_file
 

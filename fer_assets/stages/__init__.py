@@ -1,0 +1,1 @@
+"""What makes and judges each asset. No module here imports Dagster."""

@@ -1,0 +1,201 @@
+"""Files that are there whole or not at all, and the operating system's refusals as clear words.
+
+What is not whole yet lies under a name that says which process writes it (``temporary``), so that
+what a killed process left is known from what a live one holds.
+
+Needs nothing but Python, because a packed training writes its files with it too.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.processes import gone, owner
+
+
+def flags(*names: str) -> int:
+    """Flags for ``os.open``, of those that this system has."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+#: To read a file as it is: no bytes translated (Windows), no waiting for a pipe's writer (POSIX).
+READ = os.O_RDONLY | flags("O_BINARY", "O_NONBLOCK", "O_CLOEXEC")
+#: Windows refuses to rename, replace or delete what anybody has open or mapped, and the virus
+#: scanner may: it is tried again for so many seconds.
+PATIENCE = 0.0 if hasattr(os, "fork") else 5.0
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes; ``FerError`` for any other.
+
+    ``OSError`` when the system does not open it. A pipe is not waited for.
+    """
+    descriptor = os.open(path, READ)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FerError("not a regular file", where=path)
+        if status.st_size > limit:
+            raise FerError(
+                f"the file has {status.st_size:,} bytes", where=path, allowed=f"at most {limit:,}"
+            )
+        return file.read()
+
+
+def stays_below(name: str) -> bool:
+    """Whether ``name`` is a relative path, with ``/``, that never leaves the folder it is in.
+
+    On any system: a backslash and a drive or stream (``:``) lead elsewhere on Windows.
+    """
+    return not set("\0\\:") & set(name) and not {"", ".", ".."} & set(name.split("/"))
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that nobody else may look into, since faces are personal data.
+
+    One that is there keeps its permissions: it may be shared on purpose.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline, atomically. NaN and infinity are refused."""
+    write_atomic(
+        path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either the old bytes or all of the new ones."""
+    partial = temporary(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        move(partial, path)
+        sync(path.parent)
+    except BaseException:
+        discard(partial)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, would survive a power cut.
+
+    Windows opens no folders: there the names are the file system's own care.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    # Windows writes back only what may be written to.
+    descriptor = os.open(path, os.O_RDONLY if hasattr(os, "O_DIRECTORY") else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give ``source`` the name ``target``, in the place of a file of that name."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.02)
+
+
+def linked(source: Path | str, target: Path | str) -> bool:
+    """Make ``target`` another name of ``source``; ``False`` where the file system has none such."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def discard(path: Path) -> None:
+    """Delete a file of this process's own that is not wanted any more.
+
+    What Windows does not give up yet, since it is open or mapped, is left: a ``temporary`` name is
+    known to ``orphaned`` once this process is gone.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError:
+        if not PATIENCE:
+            raise
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` for what will be ``path`` once it is whole."""
+    return path.with_name(f".{owned_name()}")
+
+
+def owned_name() -> str:
+    """A new name for something that is this process's own, and nothing without it."""
+    return f"{owner()}-{uuid.uuid4().hex[:8]}"
+
+
+_OWNED = re.compile(r"\.?(?P<owner>[^/]+@\d+(?:\.\d+)?)-[0-9a-f]{8}")
+
+
+def orphaned(name: str) -> bool:
+    """Whether ``name`` is one of ``owned_name``, of a process of this machine that is gone."""
+    found = _OWNED.fullmatch(name)
+    return found is not None and gone(found["owner"])
+
+
+AGAIN = "look whether its disk is still there, then start again"
+#: Refusals that may be over in a moment, as of a network folder or of a disk that is busy.
+PASSING = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV})
+
+
+@contextmanager
+def readable_os_errors(root: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one clear message."""
+    reasons = {
+        errno.ENOSPC: ("no space left on the disk", "free some space, or set FER_HOME elsewhere"),
+        errno.EDQUOT: ("disk quota exceeded", "free some space, or set FER_HOME elsewhere"),
+        errno.EFBIG: ("file size limit exceeded", "raise the limit (ulimit -f)"),
+        errno.EACCES: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
+        errno.EPERM: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
+        errno.EROFS: ("the disk is read-only", "remount it, or set FER_HOME elsewhere"),
+        errno.ENOENT: ("a file went away while it was needed", AGAIN),
+        errno.EIO: ("the disk cannot be read or written", AGAIN),
+        errno.ESTALE: ("a network folder went away", AGAIN),
+        errno.ENODEV: ("a disk went away", AGAIN),
+        errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
+    }
+    in_use = ("another program has it open", "close that program, then start again")
+    try:
+        yield
+    except OSError as error:
+        # 32, 33, 1224: Windows' refusals of what is open, locked or mapped. They come as EACCES.
+        used = getattr(error, "winerror", None) in (32, 33, 1224)
+        if not used and error.errno not in reasons:
+            raise
+        what, fix = in_use if used else reasons[error.errno or 0]
+        raise FerError(what, where=error.filename or root, fix=fix) from error

@@ -1,0 +1,57 @@
+"""Arrays from npz files that may come from anywhere: numbers, never objects. Needs numpy alone."""
+
+import tokenize
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+
+#: Numbers that were measured hardly shrink; what unpacks to more than this many times its size and
+#: ``FREE`` bytes is no result.
+MAX_RATIO = 50
+FREE = 1 << 20
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an npz file by name; nothing is unpickled.
+
+    ``FerError`` when it is damaged, holds objects, or would unpack to far more than its size.
+    """
+    try:
+        limit = MAX_RATIO * path.stat().st_size + FREE
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > limit:
+            raise FerError(
+                f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"at most {limit:,}"
+            )
+        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as held:
+            # Of a header that is not quite one, numpy warns and goes on.
+            warnings.simplefilter("error")
+            return {name: held[name] for name in held.files}
+    # What numpy and zipfile raise for bytes that are no archive or no array.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        Warning,
+        TypeError,
+        EOFError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        SyntaxError,
+        tokenize.TokenError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise FerError(
+            f"{path.name} cannot be read: {str(error)[:200] or type(error).__name__}",
+            where=path,
+            allowed="arrays of numbers, without pickled objects",
+            fix="copy it again from where it was made",
+        ) from error

@@ -1,0 +1,175 @@
+"""Work cut into shards, done by several processes, with the results in order.
+
+The one place where this library starts processes. A stage hands over a function and its shards and
+knows nothing of who computes them: processes of this machine, or a Ray cluster (``FER_ENGINE``).
+"""
+
+import multiprocessing
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeVar
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.processes import processors
+from fer_ml.base.settings import RAY, engine, ray_address
+
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
+Shared = TypeVar("Shared")
+
+#: Seconds without a result after which a cluster is asked whether it is there.
+_PATIENCE = 10
+
+
+def map_shards(
+    function: Callable[[Shard], Result], shards: Iterable[Shard], *, workers: int | None = None
+) -> Iterator[Result]:
+    """``function`` of every shard, in the shards' order.
+
+    ``function`` and the shards are pickled. With ``workers=1`` everything stays in this process;
+    without a number, all processors of this machine or of the cluster work. Only a few shards are
+    under way at once, so memory does not follow their number. ``FerError`` when a worker dies here,
+    or when the cluster is gone; a shard of a worker of the cluster that died is computed again. An
+    exception of ``function`` is raised here.
+    """
+    if workers != 1 and engine() == RAY:
+        return _on_ray(function, shards)
+    workers = processors() if workers is None else workers
+    return in_processes(function, shards, workers)
+
+
+def map_sharing(
+    function: Callable[[Shared, Shard], Result],
+    shared: Shared,
+    shards: Iterable[Shard],
+    *,
+    workers: int,
+) -> Iterator[Result]:
+    """``function(shared, shard)`` of every shard, in order, for a large ``shared`` that is read.
+
+    Here it is done by threads, for a ``function`` that leaves Python's lock to others; on a cluster
+    each machine holds ``shared`` once.
+    """
+    if engine() == RAY:
+        return _on_ray(function, shards, shared)
+    return in_threads(partial(function, shared), shards, workers)
+
+
+def in_threads(
+    function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
+) -> Iterator[Result]:
+    """``map`` in threads of this process that takes few items ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        yield from _in_order(
+            lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
+        )
+
+
+def in_processes(
+    function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
+) -> Iterator[Result]:
+    """``function`` of every shard, in order, in processes of this machine; with one, in this one.
+
+    ``FerError`` when a process dies.
+    """
+    return map(function, shards) if workers <= 1 else _in_pool(function, shards, workers)
+
+
+def _in_pool(
+    function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
+) -> Iterator[Result]:
+    # A forked child would inherit the locks of polars' and OpenCV's threads.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from _in_order(
+            lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
+        )
+    except BrokenProcessPool as error:
+        raise FerError(
+            "a worker process died before its work was done",
+            fix="look for the out-of-memory killer in the system's log, then start again",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_ray(
+    function: Callable[..., Result], shards: Iterable[Any], *shared: object
+) -> Iterator[Result]:
+    ray = _cluster()
+    held = [ray.put(each) for each in shared]
+    task = ray.remote(_call)
+    ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def result(reference: Any) -> Result:
+        while not ray.wait([reference], timeout=_PATIENCE)[0]:
+            # Ray itself would wait for a machine for ever.
+            if not ray.cluster_resources().get("CPU"):
+                raise ConnectionError("no machine with a processor is left")
+        found: Result = ray.get(reference)
+        return found
+
+    try:
+        yield from _in_order(
+            lambda shard: task.remote(function, *held, shard), result, shards, ahead
+        )
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except (ray.exceptions.RayError, ConnectionError, SystemExit) as error:
+        # Ray may end the process of a cluster that goes with exit code 0, as if all were well.
+        if isinstance(error, SystemExit) and error.code:
+            raise
+        raise FerError(
+            f"the Ray cluster could not finish a shard: {str(error) or type(error).__name__}",
+            fix="look at 'ray status' and at the machine that went away, then start again",
+        ) from error
+
+
+def _call(function: Callable[..., Result], *given: object) -> Result:
+    """What a worker of the cluster runs: Ray takes no ``partial``."""
+    return function(*given)
+
+
+def _cluster() -> ModuleType:
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` names, or to the one on this machine."""
+    try:
+        import ray
+    except ImportError as error:
+        raise FerError(
+            "FER_ENGINE is ray, and Ray is not installed", fix="pip install 'fer-platform[ray]'"
+        ) from error
+    if not ray.is_initialized():
+        address = ray_address()
+        try:
+            if address:
+                # Ray itself tries for a quarter of an hour.
+                socket.create_connection(address, timeout=10).close()
+            ray.init(address="auto", log_to_driver=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FerError(
+                f"no Ray cluster answers: {error}",
+                fix="start one (ray start --head), let RAY_ADDRESS name it, or unset FER_ENGINE",
+            ) from error
+    return ray
+
+
+def _in_order(
+    start: Callable[[Shard], Any],
+    result: Callable[[Any], Result],
+    shards: Iterable[Shard],
+    ahead: int,
+) -> Iterator[Result]:
+    """Results in order, with at most ``ahead`` shards started before one is asked for."""
+    waiting: deque[Any] = deque()
+    for shard in shards:
+        waiting.append(start(shard))
+        if len(waiting) > ahead:
+            yield result(waiting.popleft())
+    while waiting:
+        yield result(waiting.popleft())

@@ -1,0 +1,167 @@
+"""Versions of what this platform writes, and how what an earlier version wrote is read.
+
+A file is never rewritten to be read: ``upgraded`` turns what stands in it into what the current
+version would have written, step by step, in memory. What has no such step must be made again, and
+what is of a newer version is refused. The guide is ``docs/upgrades.md``.
+"""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from fer_ml.base.errors import FerError
+
+Values = dict[str, Any]
+GUIDE = "docs/upgrades.md"
+
+
+class OtherVersion(FerError):
+    """A file of a version that is not read here."""
+
+
+class Versions(NamedTuple):
+    """The version that is written, and the oldest that is read."""
+
+    written: int
+    oldest: int
+
+
+#: Files of a run folder that are named after something else.
+FAMILIES = ("manifest_validation", "calibration/")
+#: By kind of file, or by name in a run folder; whatever is not here has only had version 1.
+VERSIONS: Mapping[str, Versions] = {
+    "fer.toml": Versions(2, 1),
+    "claims": Versions(2, 1),
+    "checkpoint": Versions(2, 1),
+    "packed training": Versions(2, 1),
+    "labels of a teacher": Versions(2, 2),
+    "benchmark.json": Versions(2, 2),
+    "ensemble.json": Versions(2, 2),
+    "selection.json": Versions(2, 2),
+    "hash_manifest.json": Versions(2, 2),
+    "sharpness.json": Versions(2, 2),
+    # Read by pointers and for tables, in either version.
+    "claims.json": Versions(2, 1),
+    "demo_kpis.json": Versions(2, 1),
+    "ensemble_metrics.json": Versions(2, 1),
+    "leakage.json": Versions(2, 1),
+    "logits.json": Versions(2, 1),
+    "small_bundles.json": Versions(2, 1),
+    "manifest_validation": Versions(2, 1),
+    "thresholds.json": Versions(2, 1),
+    "training.json": Versions(2, 1),
+}
+
+
+def versions_of(kind: str) -> Versions:
+    """The versions of a kind of file; a run folder's file may be named too."""
+    family = next((held for held in FAMILIES if kind.startswith(held)), PurePath(kind).name)
+    return VERSIONS.get(family, Versions(1, 1))
+
+
+def upgraded(kind: str, held: Values, where: object, key: str = "schema_version") -> Values:
+    """``held`` as the current version writes it; ``FerError`` for a version that is not read.
+
+    ``key`` says where the version stands; a file without one is of version 1.
+    """
+    written, oldest = versions_of(kind)
+    text = str(held.get(key, 1))
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise FerError(f"{key} is {text[:40]!r}", where=where, allowed=f"{oldest} to {written}")
+    version = int(text)
+    if version > written:
+        raise OtherVersion(
+            f"{kind}: version {version} is of a newer platform",
+            where=where,
+            allowed=f"{oldest} to {written}",
+            fix=f"upgrade the platform: see {GUIDE}",
+        )
+    if version < oldest:
+        raise OtherVersion(
+            f"{kind}: version {version} is of an earlier platform, and cannot be carried over",
+            where=where,
+            allowed=f"{oldest} to {written}",
+            fix=f"make it again: fer materialize (see {GUIDE})",
+        )
+    for step in range(version, written):
+        held = STEPS.get((kind, step), dict)(held)
+    return {**held, key: written} if version < written else held
+
+
+def known_version(version: int, told: Any) -> int:
+    """For a pydantic model's ``schema_version``; its validation context is the path it is of."""
+    name = getattr(told.context, "name", "file")
+    upgraded(name, {"schema_version": version}, told.context)
+    return version
+
+
+def _renamed(held: Values, names: Mapping[str, str]) -> Values:
+    return {names.get(key, key): value for key, value in held.items()}
+
+
+def _recipe(held: Values) -> Values:
+    """A training's recipe: ``strength`` was ``augment``, ``precision`` was ``bf16``.
+
+    Smoothing was the task's, and is the training's.
+    """
+    new = dict(held)
+    task = new.get("task")
+    if isinstance(task, dict) and "label_smoothing" in task:
+        new["label_smoothing"] = task["label_smoothing"]
+        new["task"] = {key: value for key, value in task.items() if key != "label_smoothing"}
+    if isinstance(new.get("augment"), int | float):
+        new["strength"] = new.pop("augment")
+    if "bf16" in new:
+        new["precision"] = "bf16" if new.pop("bf16") else "fp32"
+    return new
+
+
+def _checkpoint(held: Values) -> Values:
+    return {**held, "recipe": _recipe(held["recipe"])}
+
+
+def _packed(held: Values) -> Values:
+    """All steps were trainings, and did not say so."""
+    return {**held, "steps": [{"kind": "training", **step} for step in held["steps"]]}
+
+
+def _claims(held: Values) -> Values:
+    """Claims of no kind were of one number, and ``expected`` was a number with its decimals."""
+    return {**held, "claims": [_claim(claim) for claim in held["claims"]]}
+
+
+def _claim(held: Values) -> Values:
+    new = _renamed({"kind": "number", **held}, {"n_pointer": "n"})
+    if new.get("expected") is not None:
+        places, value = int(new.pop("decimals", 0)), Decimal(str(new["expected"]))
+        # As version 1 asked: more would be a text that fills the memory.
+        if not (0 <= places <= 9 and abs(value) <= Decimal("1e15")):
+            raise ValueError(f"expected is {value!s:.40} with {places} decimals")
+        new["expected"] = f"{value:.{places}f}"
+    return new
+
+
+def _settings(held: Values) -> Values:
+    """Recipes as above; of a face in several places one was kept by ``unique = true``."""
+    profiles = held.get("profiles")
+    if not isinstance(profiles, dict):
+        return held
+    return {**held, "profiles": {name: _profile(profile) for name, profile in profiles.items()}}
+
+
+def _profile(held: Any) -> Any:
+    if not isinstance(held, dict):
+        return held
+    new = {key: _profile(value) for key, value in _recipe(held).items()}
+    if "unique" in new:
+        new.update({"one_per": "sample"} if new.pop("unique") else {})
+    return new
+
+
+STEPS: Mapping[tuple[str, int], Callable[[Values], Values]] = {
+    ("fer.toml", 1): _settings,
+    ("claims", 1): _claims,
+    ("checkpoint", 1): _checkpoint,
+    ("packed training", 1): _packed,
+}

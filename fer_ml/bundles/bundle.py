@@ -1,0 +1,152 @@
+"""A deployable model: ``model.onnx`` and its ``card.json``. Needs no torch.
+
+The card carries everything that serving must not guess: class order, preprocessing, temperature,
+thresholds, and the sha256 of the network. A bundle whose bytes do not match its card is refused.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import onnxruntime
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.files import read_bounded
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.versions import known_version
+from fer_ml.bundles.network import MAX_BYTES, check_network, open_network
+from fer_ml.images.pixels import normalise
+from fer_ml.recipes.preprocess import Preprocess
+
+MODEL_FILE = "model.onnx"
+CARD_FILE = "card.json"
+#: No card needs more bytes.
+MAX_CARD = 4_000_000
+#: The folder of a buffer's images names the recorded session that they are from.
+SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
+
+
+class Threshold(BaseModel):
+    """Answer at or above ``threshold``, and on calib at most ``wanted_risk`` of answers were wrong.
+
+    ``coverage`` and ``risk`` are shares on calib: value, and both bounds of its 95% interval. All
+    three are null where no threshold attains the wanted risk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wanted_risk: float
+    threshold: float | None
+    coverage: tuple[float, float, float] | None
+    risk: tuple[float, float, float] | None
+
+
+class Card(BaseModel):
+    """``card.json``: what the bundle is, how to feed it, and where it comes from.
+
+    ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
+    confidence under which the demo says 'unsure', and one of the thresholds in ``abstention``, or 1
+    where that has none; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the recorded
+    sessions (sha256 of their log) that it learned from, on which it must not be scored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    name: str
+    profile: str
+    architecture: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float = Field(gt=0)
+    unsure_below: float = Field(ge=0, le=1)
+    abstention: tuple[Threshold, ...] = ()
+    model_sha256: str
+    checkpoint_sha256: str
+    data: str
+    licence: str
+    intended_use: str
+    metrics: dict[str, Any] = {}
+    lineage: dict[str, Any] = {}
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    sessions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle, ready to run on the CPU. ``sha256`` is that of its ``card.json``."""
+
+    folder: Path
+    card: Card
+    sha256: str
+    session: onnxruntime.InferenceSession
+
+    def logits(self, faces: np.ndarray) -> np.ndarray:
+        """``faces [N, S, S, 3] uint8`` from ``images.prepare`` to ``logits [N, C] float32``."""
+        return self.session.run(["logits"], {"input": normalise(faces, self.card.preprocess)})[0]
+
+    def probabilities(self, faces: np.ndarray) -> np.ndarray:
+        """Calibrated ``probs [N, C]``: softmax of the logits divided by the card's temperature."""
+        scaled = self.logits(faces) / self.card.temperature
+        scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
+    path = folder / CARD_FILE
+    try:
+        return Card.model_validate_json(read_bounded(path, MAX_CARD), context=path)
+    except OSError as error:
+        raise FerError(
+            "no bundle here",
+            where=path,
+            allowed=f"a folder with {MODEL_FILE} and {CARD_FILE}",
+            fix="run 'fer materialize', or pass --bundle FOLDER",
+        ) from error
+    except ValidationError as error:
+        raise FerError(f"card field {first_fault(error)}", where=path) from error
+
+
+def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
+    """Open a bundle for inference, refusing one whose bytes differ from its card.
+
+    Its network is hashed, then checked, then loaded: see ``network``.
+    """
+    card = read_card(folder)
+    if card.classes != CLASSES:
+        raise FerError(
+            f"class order of the bundle is {list(card.classes)}",
+            where=folder / CARD_FILE,
+            allowed=list(CLASSES),
+        )
+    path = folder / MODEL_FILE
+    try:
+        data = read_bounded(path, MAX_BYTES)
+    except OSError as error:
+        raise FerError(
+            f"bundle lacks {MODEL_FILE}: {error.strerror}", where=folder, fix="export it again"
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != card.model_sha256:
+        raise FerError(
+            f"{MODEL_FILE} has sha256 {digest[:12]}, its card says {card.model_sha256[:12]}",
+            where=folder,
+            fix="export the bundle again; these bytes are not what was measured",
+        )
+    check_network(data, path)
+    session = open_network(data, path, threads=threads)
+    return Bundle(folder, card, hashlib.sha256(_card_bytes(card)).hexdigest(), session)
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write ``card.json``; called by the export inside an uncommitted run folder."""
+    (folder / CARD_FILE).write_bytes(_card_bytes(card))
+
+
+def _card_bytes(card: Card) -> bytes:
+    return (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode()

@@ -1,0 +1,115 @@
+"""A bundle's card as Markdown, for people."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fer_ml.bundles.bundle import Card
+from fer_ml.bundles.provenance import Chain
+
+#: The benchmark's part of the card that a reader looks at first.
+MIXED = "test_all_sources"
+
+
+def as_markdown(card: Card, chain: Chain | None) -> str:
+    """What it is, how good it is and for whom it is not; with its chain where it has one."""
+    return "\n".join([*_what(card), *_how_good(card), *_abstention(card), *_chain(chain)]) + "\n"
+
+
+def _what(card: Card) -> Iterator[str]:
+    spec = card.preprocess
+    yield f"# {card.name}, profile {card.profile}, {card.precision}"
+    yield ""
+    yield "| | |"
+    yield "| --- | --- |"
+    yield f"| network | {card.architecture}, {len(card.classes)} classes |"
+    yield f"| input | one face of {spec.size} x {spec.size} px, with a margin of {spec.margin:g} |"
+    yield f"| trained on | {card.data} |"
+    yield f"| licence | {card.licence} |"
+    yield f"| intended use | {card.intended_use} |"
+    yield f"| sha256 of the network | `{card.model_sha256}` |"
+    yield f"| sha256 of the checkpoint | `{card.checkpoint_sha256}` |"
+
+
+def _how_good(card: Card) -> Iterator[str]:
+    sets = {name: held for name, held in card.metrics.items() if "per_class_f1" in held}
+    if not sets:
+        return
+    yield ""
+    yield "## How good it is"
+    yield ""
+    yield "In brackets: 95% intervals, resampled by group. ECE is after scaling with temperature"
+    yield f"{card.temperature:.3f}, which calib chose."
+    yield ""
+    yield "| faces | n | accuracy | macro-F1 | ECE | |"
+    yield "| --- | ---: | --- | --- | --- | --- |"
+    for name, held in sets.items():
+        chosen = "chose the checkpoint" if held["selection_split"] else "chose nothing"
+        yield (
+            f"| {name} ({held['split']}) | {held['n']:,} | {_with(held, 'accuracy')} "
+            f"| {_with(held, 'macro_f1')} | {_with(held, 'ece_scaled', 'ece')} | {chosen} |"
+        )
+    if MIXED in sets:
+        held = sets[MIXED]
+        yield ""
+        yield f"By class, on {MIXED}:"
+        yield ""
+        yield "| class | F1 |"
+        yield "| --- | --- |"
+        for name, f1 in held["per_class_f1"].items():
+            yield f"| {name} | {_bracketed(f1, held['intervals'].get(f'f1_{name}'))} |"
+    against = card.metrics.get("against_fp32")
+    if against:
+        yield ""
+        yield (
+            f"These are figures of the full network. In {card.precision} it gives the same label "
+            f"to {against['same_label']:.4f} of {against['n']:,} faces of {against['split']}, "
+            f"and its macro-F1 there is {against['macro_f1_lost']:.4f} lower."
+        )
+
+
+def _with(held: dict[str, Any], metric: str, interval: str | None = None) -> str:
+    return _bracketed(held[metric], held["intervals"].get(interval or metric))
+
+
+def _bracketed(value: float, interval: list[float] | None) -> str:
+    text = f"{value:.3f}"
+    return text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _abstention(card: Card) -> Iterator[str]:
+    if not card.abstention:
+        return
+    yield ""
+    yield "## When it says 'unsure'"
+    yield ""
+    yield f"The demo answers at a confidence of {card.unsure_below:.3f} and above. On calib:"
+    yield ""
+    yield "| wanted share of wrong answers | confidence | answered | wrong |"
+    yield "| ---: | ---: | --- | --- |"
+    for held in card.abstention:
+        if held.threshold is None or held.coverage is None or held.risk is None:
+            yield f"| {held.wanted_risk:g} | none reaches it | | |"
+            continue
+        yield (
+            f"| {held.wanted_risk:g} | {held.threshold:.3f} "
+            f"| {_bracketed(held.coverage[0], list(held.coverage[1:]))} "
+            f"| {_bracketed(held.risk[0], list(held.risk[1:]))} |"
+        )
+
+
+def _chain(chain: Chain | None) -> Iterator[str]:
+    if chain is None:
+        return
+    yield ""
+    yield "## What it was made from"
+    yield ""
+    yield "From the raw folders up. Each hash covers all files of its artifact; `lineage.json` has"
+    yield "the hash of each file, the recipes and the inputs."
+    yield ""
+    yield "| artifact | sha256 | made from |"
+    yield "| --- | --- | --- |"
+    for named in chain.raw:
+        yield f"| `{named.label}` | `{named.sha256[:12]}` | |"
+    for link in chain.links:
+        inputs = ", ".join(f"`{named.label}`" for named in link.inputs)
+        yield f"| `{link.label}` | `{link.sha256[:12]}` | {inputs} |"

@@ -1,0 +1,126 @@
+"""ONNX networks at the door: the one place that hands bytes to ONNX Runtime. Needs no torch.
+
+A network is a program. Before it runs, its operators are held against a list: those that image
+classifiers are made of, and none that loops, branches, draws numbers, or comes from elsewhere. A
+network that keeps tensors in other files is refused, since these would be read from wherever it
+says. While it runs, memory is bounded.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import read_bounded
+
+#: Protobuf holds no more.
+MAX_BYTES = 2**31 - 1
+#: What all networks of a process may hold at once.
+MAX_MEMORY = 4 << 30
+_NAMES = """
+    Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv
+    Cos DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp Expand Flatten Floor Gather
+    Gelu Gemm GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid
+    HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log
+    LogSoftmax LpNormalization MatMul Max MaxPool Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow
+    QuantizeLinear Range Reciprocal ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+    ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Size
+    Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Unsqueeze
+    Where
+"""
+#: Of the standard set, what image classifiers are made of, quantised ones too.
+OPERATORS = frozenset(_NAMES.split())
+_STANDARD = ("", "ai.onnx")
+
+
+def read_network(path: Path) -> bytes:
+    """The bytes of a network that may be run; ``FerError`` says why others may not."""
+    data = read_bounded(path, MAX_BYTES)
+    check_network(data, path)
+    return data
+
+
+def check_network(data: bytes, where: Path) -> None:
+    """``FerError`` unless ``data`` is a network of ``OPERATORS`` that holds all of its tensors."""
+    try:
+        model = onnx.load_model_from_string(data)
+        own = {(function.domain, function.name) for function in model.functions}
+        nodes = [*model.graph.node, *(node for held in model.functions for node in held.node)]
+        odd = sorted({_fault(node, own) for node in nodes} - {""})
+        tensors = [*model.graph.initializer, *_parts(model.graph.sparse_initializer)]
+        tensors += [tensor for node in nodes for tensor in _of_node(node)]
+    except Exception as error:  # Foreign bytes: protobuf raises whatever they lead it to.
+        raise FerError(f"not an ONNX file: {_first(error)}", where=where) from error
+    if odd:
+        raise FerError(
+            f"the network has operators that are not run: {', '.join(odd[:5])}",
+            where=where,
+            allowed=", ".join(sorted(OPERATORS)),
+            fix="export a plain image classifier",
+        )
+    outside = [t.name for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise FerError(
+            f"{len(outside)} tensors of the network are in other files, first {outside[0]!r}",
+            where=where,
+            allowed="one file that holds everything",
+            fix="save it again without external data",
+        )
+
+
+def _fault(node: onnx.NodeProto, own: set[tuple[str, str]]) -> str:
+    """The operator, when it is not one of ``OPERATORS`` or of the network's ``own`` functions."""
+    # Protobuf gives bytes for what is no UTF-8.
+    name = str(node.op_type) if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return name  # It runs graphs of its own, as often as it likes.
+    return "" if name in OPERATORS or (node.domain, node.op_type) in own else name
+
+
+def _of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors)
+        yield from _parts((attribute.sparse_tensor, *attribute.sparse_tensors))
+
+
+def _parts(sparse: Sequence[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
+
+
+def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session on the CPU for ``data``, which ``check_network`` let in.
+
+    One thread is the default because it gives the steadier latency for one face a frame.
+    """
+    _bound_memory()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # What is wrong is raised; it would be printed as well.
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no documented base class
+        raise FerError(
+            f"not a network that ONNX Runtime can run: {_first(error)}", where=where
+        ) from error
+
+
+@cache
+def _bound_memory() -> None:
+    """A few bytes can ask for a tensor of terabytes: an arena for all sessions says no."""
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(
+        place, onnxruntime.OrtArenaCfg({"max_mem": MAX_MEMORY})
+    )
+
+
+def _first(error: Exception) -> Any:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

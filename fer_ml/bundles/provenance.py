@@ -1,0 +1,153 @@
+"""The chain of a bundle that left its artifact root: all that it was made from, by hash.
+
+``lineage.json`` lies beside the bundle. It holds, of each artifact from the bundle down to the raw
+folders, the hash of every file, the hashes of its inputs, and its recipe, so that anybody can
+verify that the chain closes, and compare it with artifacts where they are.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.files import read_bounded, sha256_file
+from fer_ml.base.versions import known_version
+from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle
+from fer_ml.claims.trace import Node
+from fer_ml.exchange.facts import portable
+from fer_ml.storage.store import FileEntry, asset_label, content_hash
+
+CHAIN_FILE = "lineage.json"
+#: No chain needs more bytes.
+MAX_CHAIN = 16_000_000
+
+
+class Named(BaseModel):
+    """An artifact or a raw folder by its hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asset: str
+    partition: str | None
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """``teacher[RN18]``."""
+        return asset_label(self.asset, self.partition)
+
+
+class Link(Named):
+    """One artifact: its files, what it was made from, and how."""
+
+    files: dict[str, FileEntry]
+    inputs: tuple[Named, ...]
+    profile: str
+    recipe: dict[str, Any]
+    code_version: str
+    created_at: str
+    splits: dict[str, str]
+
+
+class Chain(BaseModel):
+    """``lineage.json``: ``links`` from the raw folders up; the last one holds the bundle.
+
+    ``place`` is the bundle's folder in that artifact, and ``raw`` the fingerprints of raw folders.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    place: str
+    links: tuple[Link, ...]
+    raw: tuple[Named, ...]
+
+    @property
+    def top(self) -> Link:
+        """The artifact that holds the bundle."""
+        return self.links[-1]
+
+
+def chain_of(nodes: Iterable[Node], place: str) -> Chain:
+    """The chain of verified nodes, each after its inputs; ``FerError`` where one must not be used.
+
+    Paths of this machine are left out.
+    """
+    links, raw = [], []
+    for node in nodes:
+        item = node.item
+        named = Named(asset=item.asset, partition=item.partition, sha256=item.sha256)
+        if node.problem:
+            raise FerError(f"{item.key}: {node.problem}", fix="materialize it again")
+        if node.artifact is None:
+            raw.append(named)
+            continue
+        record = node.artifact.record
+        inputs = (
+            Named(asset=i.asset, partition=i.partition, sha256=i.sha256) for i in record.inputs
+        )
+        links.append(
+            Link(
+                **named.model_dump(),
+                files=record.files,
+                inputs=tuple(inputs),
+                profile=record.profile,
+                recipe=portable(record.recipe),
+                code_version=record.code_version,
+                created_at=record.created_at,
+                splits=record.splits,
+            )
+        )
+    return Chain(place=place, links=tuple(links), raw=tuple(raw))
+
+
+def read_chain(folder: Path) -> Chain:
+    """The chain beside a bundle; ``FerError`` where there is none."""
+    path = folder / CHAIN_FILE
+    try:
+        return Chain.model_validate_json(read_bounded(path, MAX_CHAIN), context=path)
+    except FileNotFoundError as error:
+        raise FerError(
+            "this bundle has no chain beside it",
+            where=path,
+            fix="a bundle of your own is traced in its artifact root: fer trace student_bundle",
+        ) from error
+    except ValidationError as error:
+        raise FerError(f"field {first_fault(error)}", where=path) from error
+
+
+def verify_chain(bundle: Bundle) -> Chain:
+    """The chain beside a bundle, after every hash in it was found to close; else ``FerError``."""
+    chain = read_chain(bundle.folder)
+    faults = list(_faults(bundle, chain))
+    if faults:
+        raise FerError(
+            "; ".join(faults[:3]),
+            where=bundle.folder / CHAIN_FILE,
+            fix="these files are not the ones that were published: install the package again",
+        )
+    return chain
+
+
+def _faults(bundle: Bundle, chain: Chain) -> Iterator[str]:
+    if not chain.links:
+        yield "the chain is empty"
+        return
+    known = {(named.label, named.sha256) for named in chain.raw}
+    for link in chain.links:
+        if content_hash(link.files) != link.sha256:
+            yield f"the files of {link.label} do not give its hash {link.sha256[:12]}"
+        for named in link.inputs:
+            if (named.label, named.sha256) not in known:
+                yield f"{link.label} rests on {named.label} {named.sha256[:12]}, which is not here"
+        known.add((link.label, link.sha256))
+    for name in (MODEL_FILE, CARD_FILE):
+        held = chain.top.files.get(f"{chain.place}/{name}" if chain.place else name)
+        found = sha256_file(bundle.folder / name)
+        if held is None or held.sha256 != found:
+            yield (
+                f"{name} has sha256 {found[:12]}, {chain.top.label} has "
+                f"{held.sha256[:12] if held else 'no such file'}"
+            )

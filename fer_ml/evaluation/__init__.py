@@ -1,1 +1,0 @@
-"""Metrics from stored per-sample predictions, calibration, the benchmark and the selection."""

@@ -1,0 +1,212 @@
+"""Measured figures of speed, memory and growth: what a benchmark writes, and the page made of it.
+
+A figure is a ratio to a floor or a peer of the same run wherever there is one: seconds follow the
+machine, ratios hardly do.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fer_ml.base.files import write_json
+from fer_ml.base.processes import processor_name, total_memory
+
+TIMES = "times"
+#: What the figures depend on besides the project's own code.
+_LIBRARIES = ("dagster", "torch", "timm", "numpy", "polars", "opencv-python", "onnxruntime")
+
+
+class Figure(BaseModel):
+    """One figure: ``measured`` in ``unit``, the median of ``rounds`` that lie in ``low..high``.
+
+    With the unit ``times`` it is a ratio, and ``over`` says what to. ``at_most`` or ``at_least`` is
+    the target; ``note`` says what a reader needs to judge it, and why a target is missed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    measured: float
+    unit: str = TIMES
+    over: str | None = None
+    at_most: float | None = None
+    at_least: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 1
+    note: str = ""
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], unit: str = TIMES, **more: Any) -> "Figure":
+        """The median of the rounds' ``values`` and their range."""
+        return cls(
+            name=name,
+            measured=statistics.median(values),
+            unit=unit,
+            low=min(values),
+            high=max(values),
+            rounds=len(values),
+            **more,
+        )
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; ``None`` without one."""
+        if self.at_most is not None:
+            return self.measured <= self.at_most
+        if self.at_least is not None:
+            return self.measured >= self.at_least
+        return None
+
+
+class Benchmark(BaseModel):
+    """The figures of one script, and on what they were measured (``data``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    data: str
+    figures: tuple[Figure, ...]
+
+
+class Run(BaseModel):
+    """One script of a suite: the command, its seconds, and its figures or why there are none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: str
+    seconds: float
+    benchmark: Benchmark | None
+    skipped: str = ""
+
+
+class Measurements(BaseModel):
+    """A whole suite on one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    machine: dict[str, str]
+    runs: tuple[Run, ...]
+
+
+def machine() -> dict[str, str]:
+    """The machine, its load and the versions, for the head of a table."""
+    memory, load = total_memory(), getattr(os, "getloadavg", None)
+    return {
+        "processor": f"{processor_name()}, {platform.machine()}",
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory / 2**30:.0f} GiB" if memory else "unknown",
+        "load before": f"{load()[0]:.1f}" if load else "unknown",
+        "threads": os.environ.get("OMP_NUM_THREADS") or "as the libraries choose",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """The option that every script has: where to write its ``Benchmark``."""
+    parser.add_argument("--json", type=Path, help="write the figures there")
+
+
+def publish(benchmark: Benchmark, file: Path | None) -> None:
+    """Print the figures as a table, and write them to ``file``."""
+    print("\n".join(_table(benchmark)))
+    if file is not None:
+        write_json(file, benchmark.model_dump())
+
+
+def page(measurements: Measurements) -> str:
+    """``docs/performance.md``: every figure with its target, and the machine."""
+    benchmarks = [run.benchmark for run in measurements.runs if run.benchmark]
+    judged = [(b.title, f) for b in benchmarks for f in b.figures if f.met is not None]
+    missed = [(title, figure) for title, figure in judged if not figure.met]
+    lines = [
+        "# Performance",
+        "",
+        "Written by `fer bench`, all in one run on one machine; nothing on this page is written by",
+        "hand. A ratio is to a floor or a peer that was measured in the same rounds. How good the",
+        "models are is in [results.md](results.md).",
+        "",
+        f"{len(judged)} figures have a target; {len(judged) - len(missed)} reach it.",
+        *_missed(missed),
+        "",
+        "| machine | |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in measurements.machine.items()),
+    ]
+    for run in measurements.runs:
+        if run.benchmark is None:
+            lines += ["", f"## `{run.command}`", "", f"Not run: {run.skipped}."]
+            continue
+        lines += [
+            "",
+            f"## {run.benchmark.title}",
+            "",
+            f"`{run.command}`, {run.seconds:.0f} s. {run.benchmark.data}",
+            "",
+            *_table(run.benchmark),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _missed(missed: list[tuple[str, Figure]]) -> list[str]:
+    if not missed:
+        return []
+    head = ["", "| missed | figure | target | measured | why |", "| --- | --- | --- | ---: | --- |"]
+    rows = (
+        f"| {title} | {figure.name} | {_target(figure)} | "
+        f"{_number(figure.measured, figure.unit)} | {figure.note} |"
+        for title, figure in missed
+    )
+    return [*head, *rows]
+
+
+def _table(benchmark: Benchmark) -> list[str]:
+    lines = ["| figure | of | target | measured | range |", "| --- | --- | --- | ---: | --- |"]
+    notes: list[str] = []
+    for figure in benchmark.figures:
+        measured = _number(figure.measured, figure.unit)
+        shown = f"**{measured}**, missed" if figure.met is False else measured
+        name = figure.name
+        if figure.note:
+            if figure.note not in notes:
+                notes.append(figure.note)
+            name += f" ({notes.index(figure.note) + 1})"
+        lines.append(
+            f"| {name} | {figure.over or ''} | {_target(figure)} | {shown} | {_range(figure)} |"
+        )
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return [*lines, *(["", *numbered] if numbered else [])]
+
+
+def _target(figure: Figure) -> str:
+    if figure.at_most is not None:
+        return f"at most {_number(figure.at_most, figure.unit)}"
+    if figure.at_least is not None:
+        return f"at least {_number(figure.at_least, figure.unit)}"
+    return ""
+
+
+def _range(figure: Figure) -> str:
+    if figure.low is None or figure.high is None or figure.rounds < 2:
+        return ""
+    low, high = _number(figure.low, ""), _number(figure.high, "")
+    return f"{low} to {high}, {figure.rounds} rounds"
+
+
+def _number(value: float, unit: str) -> str:
+    if abs(value) >= 1000 or (value == round(value) and abs(value) >= 1):
+        text = f"{value:,.0f}"
+    elif abs(value) >= 100:
+        text = f"{value:.1f}"
+    else:
+        text = f"{value:.3g}"
+    return f"{text} {unit}".strip()

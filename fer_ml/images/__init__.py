@@ -1,0 +1,1 @@
+"""A face as pixels: reading, preparing, looking at a file, identity."""

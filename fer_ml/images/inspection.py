@@ -1,0 +1,293 @@
+"""One look at image files: what each is, its pixels' hash, and a thumb of each face in it.
+
+Runs in worker processes over shards of files, so it imports little.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import READ, flags
+from fer_ml.images.identity import photo_digest, sample_hash
+from fer_ml.images.pixels import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    Box,
+    Header,
+    box_fault,
+    decode_as_stored,
+    plain_png_size,
+    read_header,
+)
+
+#: Side in px of the grey thumb by which near-identical faces are found.
+THUMB_SIDE = 24
+THUMB_SIZE = THUMB_SIDE**2
+
+#: What a look can end in. Everything but ``ok`` comes with a reason.
+STATES: tuple[str, ...] = ("ok", "missing", "escapes", "undecodable", "oversized", "mode")
+
+_NO_LINK = flags("O_NOFOLLOW")
+_FLAGS = READ | _NO_LINK
+
+Key = tuple[int, int, int, int]
+FORMAT_NAMES: tuple[str, ...] = ("unknown", *FORMATS)
+NO_KEY: Key = (0, 0, 0, 0)
+_STATE_CODES = {name: code for code, name in enumerate(STATES)}
+_FORMAT_CODES = {name: code for code, name in enumerate(FORMAT_NAMES)}
+_NO_HASH = bytes(16)
+_PNG = _FORMAT_CODES["PNG"]
+_WHOLE: list[Box | None] = [None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Files below ``root``, and the boxes of their faces.
+
+    ``boxes`` has an entry for each file that is not only looked at as a whole; ``None`` there
+    stands for the whole image. Thumbs go into the file ``thumbs``, from face ``first`` on.
+    """
+
+    root: str
+    names: list[str]
+    boxes: dict[int, list[Box | None]]
+    thumbs: str
+    first: int
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was found. ``file`` has the file of each face, by its number in the shard.
+
+    By file: ``key [files, 4] int64`` (device, inode, size, mtime in ns, as they were when the file
+    was read), ``state`` and ``format`` (indices into ``STATES`` and ``FORMAT_NAMES``), ``size
+    [files, 2] int32`` (width, height; 0 where there is none), ``photo`` (16 bytes each), and
+    ``details`` for what is not ok. By face: ``face`` (16 bytes each) and ``brightness`` (mean
+    grey). A face whose box is not inside its image has a black thumb.
+    """
+
+    file: np.ndarray
+    key: np.ndarray
+    state: np.ndarray
+    format: np.ndarray
+    size: np.ndarray
+    photo: bytes
+    details: dict[int, str]
+    face: bytes
+    brightness: np.ndarray
+
+
+def join_looks(parts: Sequence[Looks]) -> Looks:
+    """What was found in several shards, as if they had been one."""
+    starts = np.cumsum([0, *(len(part.state) for part in parts)])
+    shifted = list(zip(starts, parts, strict=False))
+    return Looks(
+        file=np.concatenate([part.file + start for start, part in shifted]),
+        key=np.concatenate([part.key for part in parts]),
+        state=np.concatenate([part.state for part in parts]),
+        format=np.concatenate([part.format for part in parts]),
+        size=np.concatenate([part.size for part in parts]),
+        photo=b"".join(part.photo for part in parts),
+        details={
+            int(start) + index: detail
+            for start, part in shifted
+            for index, detail in part.details.items()
+        },
+        face=b"".join(part.face for part in parts),
+        brightness=np.concatenate([part.brightness for part in parts]),
+    )
+
+
+class _Refused(Exception):
+    def __init__(self, state: str, detail: str) -> None:
+        super().__init__(detail)
+        self.state = state
+        self.detail = detail
+
+
+def file_key(status: os.stat_result, path: str) -> Key:
+    """By what an unchanged file is known again, under any name.
+
+    Where the file system numbers no files (FAT, some network folders), its ``path`` takes the place
+    of device and inode, and it is known again under that alone.
+    """
+    device, inode = status.st_dev, status.st_ino
+    if not inode:
+        digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        device, inode = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
+    return (_int64(device), _int64(inode), status.st_size, status.st_mtime_ns)
+
+
+def _int64(number: int) -> int:
+    """What a column holds of a number of up to 128 bits, as Windows gives them."""
+    return (number ^ number >> 64) & (1 << 63) - 1 if number >> 63 else number
+
+
+def look_at(shard: Shard) -> Looks:
+    """Read, judge, decode and hash every file of ``shard``. Never raises for what a file holds."""
+    cv2.setNumThreads(1)
+    count = len(shard.names)
+    boxes = [shard.boxes.get(index, _WHOLE) for index in range(count)]
+    file = np.repeat(np.arange(count), [len(held) for held in boxes])
+    thumbs = np.zeros((len(file), THUMB_SIDE, THUMB_SIDE), np.uint8)
+    state, format_ = bytearray(count), bytearray(count)
+    keys, sizes, photos, faces, details = [], [], [], [], {}
+    read = _Reader(shard.root)
+    first = 0
+    for index, name in enumerate(shard.names):
+        held = boxes[index]
+        key, size, photo = NO_KEY, (0, 0), _NO_HASH
+        try:
+            key, data = read(name)
+            plain = plain_png_size(data)
+            if plain is not None and plain[0] * plain[1] <= MAX_PIXELS:
+                format_[index] = _PNG
+            else:
+                header = read_header(data, where=name)
+                format_[index] = _FORMAT_CODES[header.format]
+                size = header.width, header.height
+                _judge(header)
+            # Not always the header's size: cameras note that a photo must be turned.
+            photo, size = _decode(data, held, thumbs, first)
+        except _Refused as refused:
+            state[index], details[index] = _STATE_CODES[refused.state], refused.detail
+        except FerError as error:
+            state[index], details[index] = _STATE_CODES["undecodable"], error.what
+        keys.append(key)
+        sizes.append(size)
+        photos.append(photo)
+        if held is _WHOLE:
+            faces.append(photo)
+        else:
+            faces += [bytes.fromhex(sample_hash(photo.hex(), box)) for box in held]
+        first += len(held)
+    _write_thumbs(shard, thumbs)
+    return Looks(
+        file,
+        np.array(keys, np.int64).reshape(-1, 4),
+        np.frombuffer(bytes(state), np.uint8),
+        np.frombuffer(bytes(format_), np.uint8),
+        np.array(sizes, np.int32).reshape(-1, 2),
+        b"".join(photos),
+        details,
+        b"".join(faces),
+        thumbs.mean(axis=(1, 2)),
+    )
+
+
+def _judge(header: Header) -> None:
+    if reason := header.oversized:
+        raise _Refused("oversized", reason)
+    if reason := header.coerced:
+        raise _Refused("mode", reason)
+
+
+def _write_thumbs(shard: Shard, thumbs: np.ndarray) -> None:
+    with open(shard.thumbs, "r+b") as file:
+        file.seek(shard.first * THUMB_SIZE)
+        file.write(thumbs.tobytes())
+
+
+class _Reader:
+    """Reads files below ``root``, and nothing that a link leads to outside."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+        self.prefix = f"{self.root}/"
+        self.contained: dict[str, bool] = {}
+
+    def __call__(self, name: str) -> tuple[Key, bytes]:
+        path = self.prefix + name
+        folder = path.rpartition("/")[0]
+        if folder not in self.contained:
+            self.contained[folder] = _is_inside(self.root, folder)
+        if not self.contained[folder]:
+            raise _Refused("escapes", "a link leads out of the folder")
+        try:
+            descriptor = None if _is_link(path) else os.open(path, _FLAGS)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise _Refused("missing", _reason(error)) from error
+            descriptor = None
+        if descriptor is None:
+            descriptor = _open_link(self.root, path)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _Refused("missing", "not a regular file")
+            size = status.st_size
+            if size > MAX_BYTES:
+                raise _Refused("oversized", f"{size:,} bytes, more than {MAX_BYTES:,}")
+            data = os.read(descriptor, size)
+            while len(data) < size and (more := os.read(descriptor, size)):
+                data += more
+            return file_key(status, path), data
+        except OSError as error:
+            raise _Refused("missing", _reason(error)) from error
+        finally:
+            os.close(descriptor)
+
+
+def _open_link(root: str, path: str) -> int:
+    try:
+        target = os.path.realpath(path, strict=True)
+        if not _is_inside(root, target):
+            raise _Refused("escapes", "a link leads out of the folder")
+        return os.open(target, _FLAGS)
+    except OSError as error:
+        what = "broken link" if error.errno == errno.ENOENT else _reason(error)
+        raise _Refused("missing", what) from error
+
+
+def _is_link(path: str) -> bool:
+    """Whether the system would follow a link that it cannot be told not to."""
+    return not _NO_LINK and stat.S_ISLNK(os.lstat(path).st_mode)
+
+
+def _is_inside(root: str, path: str) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(root)
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if error.errno == errno.ENOENT else str(error.strerror).lower()
+
+
+def _decode(
+    data: bytes, boxes: list[Box | None], thumbs: np.ndarray, first: int
+) -> tuple[bytes, tuple[int, int]]:
+    """Fill ``thumbs [faces, 24, 24]`` from ``first`` on; the photo's hash, width and height."""
+    image = grey = decode_as_stored(data, where="")
+    if image.ndim == 3:
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    height, width = grey.shape
+    for place, box in enumerate(boxes, first):
+        if box is None:
+            thumb(grey, thumbs[place])
+        elif box_fault(box, width, height) is None:
+            left, top, right, bottom = box
+            thumb(grey[top:bottom, left:right], thumbs[place])
+    return photo_digest(image), (width, height)
+
+
+def thumb(grey: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+    """``grey [H, W] uint8`` shrunk (or enlarged) to the ``[24, 24] uint8`` that is compared.
+
+    ``into`` takes the result, if given.
+    """
+    if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
+        raise FerError(
+            f"no thumb of a face of shape {grey.shape} and type {grey.dtype}",
+            allowed="[H, W] uint8, not empty",
+        )
+    how = cv2.INTER_AREA if max(grey.shape) > THUMB_SIDE else cv2.INTER_LINEAR
+    return cv2.resize(grey, (THUMB_SIDE, THUMB_SIDE), into, interpolation=how)

@@ -1,0 +1,281 @@
+"""From a file to the model's input: decode, crop, CLAHE, resize, normalise.
+
+Training, evaluation, export and the demo all go through here, and the ``Preprocess`` that was used
+travels with the model, so that serving cannot differ from training. Needs only OpenCV and numpy.
+"""
+
+import io
+import struct
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import read_bounded
+from fer_ml.recipes.preprocess import Preprocess
+
+Box = tuple[int, int, int, int]
+
+#: Larger images are refused before decoding: a few kB of PNG can hold gigabytes of pixels.
+MAX_PIXELS = 40_000_000
+#: Larger files are not read: no photo needs them, and one could fill the memory.
+MAX_BYTES = 200_000_000
+#: Formats that are read, by the suffixes that their files may have.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_START = _PNG_MAGIC + b"\0\0\0\rIHDR"
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_MODES = {0: "L", 2: "RGB"}
+_PNG_LENGTH = struct.Struct(">I").unpack_from
+_PNG_SIZE = struct.Struct(">II").unpack_from
+
+# A damaged file is reported where it is found; OpenCV would print to stderr as well.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class Header(NamedTuple):
+    """What an image file says of itself: format, width and height in px, and Pillow's mode."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    animated: bool = False
+
+    @property
+    def oversized(self) -> str | None:
+        """Why it must not be decoded, or ``None``."""
+        if self.width * self.height <= MAX_PIXELS:
+            return None
+        return f"{self.width}x{self.height} px is more than {MAX_PIXELS:,} px"
+
+    @property
+    def coerced(self) -> str | None:
+        """What decoding to 8-bit grey or RGB would change without a word, or ``None``."""
+        if self.animated:
+            return "animated: only its first picture would be seen"
+        if self.mode in ("L", "RGB"):
+            return None
+        return f"mode {self.mode} is neither 8-bit grey nor 8-bit RGB"
+
+
+def read_header(data: bytes, *, where: object) -> Header:
+    """The header of an image file, without decoding it; ``FerError`` when there is none.
+
+    A file without its end is refused too: decoders may fill up the missing part with grey.
+    """
+    if not data:
+        raise FerError("image file is empty", where=where, fix="replace the file")
+    size = plain_png_size(data)
+    if size is not None:
+        return Header("PNG", *size, _PNG_MODES[data[25]])
+    header = _pillow_header(data, where)
+    if header.format == "PNG" and not _ends_with(data, _PNG_END):
+        raise FerError("image is truncated: no IEND", where=where, fix="replace the file")
+    if header.format == "JPEG" and not _ends_with(data, b"\xff\xd9"):
+        raise FerError("image is truncated: no EOI", where=where, fix="replace the file")
+    return header
+
+
+def plain_png_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a whole PNG of 8-bit grey or RGB with nothing special, else ``None``.
+
+    Nearly all faces are, and Pillow takes as long for a header as OpenCV for the whole face.
+    """
+    if (
+        data[:16] == _PNG_START
+        and len(data) > 41
+        and data[24] == 8
+        and data[25] in _PNG_MODES
+        and data[37:41] == b"IDAT"
+        and data.endswith(_PNG_END)
+    ):
+        return _PNG_SIZE(data, 16)
+    return None
+
+
+def _ends_with(data: bytes, end: bytes) -> bool:
+    # Some cameras and web sites append a few kB of their own after the image.
+    return data.endswith(end) or data.rfind(end) > 0
+
+
+def _pillow_header(data: bytes, where: object) -> Header:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large images; ours are judged by ``oversized``.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    return Header(str(image.format), width, height, image.mode)
+                animated = bool(getattr(image, "is_animated", False)) and image.format != "TIFF"
+                mode = "RGBA" if "transparency" in image.info else image.mode
+                return Header(str(image.format), width, height, mode, animated)
+    except Image.DecompressionBombError:
+        return Header("unknown", MAX_PIXELS, MAX_PIXELS, "unknown")
+    # Pillow's parsers raise nearly anything on hostile bytes.
+    except Exception as error:
+        raise FerError(
+            "image cannot be decoded: no readable header",
+            where=where,
+            allowed=", ".join(FORMATS),
+            fix="replace the file",
+        ) from error
+
+
+def decode(data: bytes, *, where: object) -> np.ndarray:
+    """Decode image bytes to ``[H, W, 3] uint8 RGB``; ``FerError`` when it cannot be done."""
+    oversized = read_header(data, where=where).oversized
+    if oversized:
+        raise FerError(f"image is too large: {oversized}", where=where, fix="replace the file")
+    image = decode_as_stored(data, where=where)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+
+def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
+    """Decode to ``[H, W]`` grey or ``[H, W, 3] BGR``, uint8, as the file has it.
+
+    The caller has judged the header.
+    """
+    if data[:8] == _PNG_MAGIC and _has_overlong_chunk(data):
+        # OpenCV's decoder takes as much memory as a chunk says, and only then looks for its bytes.
+        raise FerError(
+            "image cannot be decoded: a chunk is longer than the file",
+            where=where,
+            fix="replace the file",
+        )
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
+    except cv2.error as error:
+        raise FerError(
+            f"image cannot be decoded: {error.err}", where=where, fix="replace the file"
+        ) from error
+    if image is None:
+        raise FerError("image cannot be decoded", where=where, fix="replace the file")
+    return image
+
+
+def _has_overlong_chunk(data: bytes) -> bool:
+    if data[37:41] == b"IDAT" and _PNG_LENGTH(data, 33)[0] + 57 == len(data):
+        return False  # Header, pixels and end, as nearly all faces.
+    place = len(_PNG_MAGIC)
+    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IEND":
+        place += 12 + _PNG_LENGTH(data, place)[0]
+    return place > len(data)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read and decode a file to ``[H, W, 3] uint8 RGB``."""
+    try:
+        data = read_bounded(path, MAX_BYTES)
+    except OSError as error:
+        raise FerError(f"image cannot be read: {error.strerror}", where=path) from error
+    return decode(data, where=path)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of ``[H, W] uint8`` grey or ``[H, W, 3] uint8 RGB``."""
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, buffer = cv2.imencode(".png", bgr)
+    if not ok:
+        raise FerError("OpenCV could not encode a PNG")
+    return buffer.tobytes()
+
+
+def box_fault(box: tuple[int | None, ...], width: int, height: int) -> str | None:
+    """Why ``(left, top, right, bottom)`` is no box in a ``width`` x ``height`` image, or ``None``.
+
+    Pixels of this very image, right and bottom exclusive. Nothing is clamped: a clamped box is a
+    wrong box.
+    """
+    left, top, right, bottom = box
+    if left is None or top is None or right is None or bottom is None:
+        return f"box {box} has an empty edge"
+    if left >= right or top >= bottom:
+        return f"box {box} has no area: edges are swapped"
+    if left < 0 or top < 0 or right > width or bottom > height:
+        return f"box {box} lies outside its {width}x{height} px image"
+    return None
+
+
+def crop_face(image: np.ndarray, box: Box | None, margin: float) -> np.ndarray:
+    """Cut the face out of ``image [H, W, 3]``, once.
+
+    ``box`` is ``(left, top, right, bottom)`` in px of this very image, right and bottom exclusive;
+    ``None`` means that the image is the face already. The margin is limited by the photo's edge;
+    the box itself must lie inside, else ``FerError``: a clamped box is a wrong box.
+    """
+    if box is None:
+        return image
+    height, width = image.shape[:2]
+    fault = box_fault(box, width, height)
+    if fault:
+        raise FerError(fault, fix="boxes are (left, top, right, bottom) in px of this image")
+    left, top, right, bottom = box
+    pad = round(margin * max(right - left, bottom - top))
+    return image[
+        max(0, top - pad) : min(height, bottom + pad), max(0, left - pad) : min(width, right + pad)
+    ]
+
+
+def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
+    """CLAHE on the L channel of LAB; ``image [H, W, 3] uint8 RGB`` in and out."""
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(clipLimit=clip, tileGridSize=(tiles, tiles)).apply(
+        np.ascontiguousarray(lab[..., 0])
+    )
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
+def prepare_packed(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
+    """One face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``: crop, resize, CLAHE.
+
+    What the training cache holds; with ``oversize`` 1 it is the network's view already.
+    """
+    face, side = crop_face(image, box, spec.margin), spec.packed_size
+    shrinks = max(face.shape[:2]) > side
+    face = cv2.resize(
+        face, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    if spec.clahe_clip > 0:
+        face = apply_clahe(face, spec.clahe_clip, spec.clahe_tiles)
+    return face
+
+
+def prepare(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
+    """One face as the network sees it, ``[S, S, 3] uint8 RGB``: the centre of the packed one."""
+    cut = (spec.packed_size - spec.size) // 2
+    return prepare_packed(image, box, spec)[cut : cut + spec.size, cut : cut + spec.size]
+
+
+def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """``faces [N, S, S, 3] uint8`` to the network's ``[N, 3, S, S] float32``."""
+    tables = _normalised_bytes(spec.mean, spec.std)
+    scaled = np.empty((len(faces), 3, *faces.shape[1:3]), np.float32)
+    for index, face in enumerate(faces):
+        for channel, table in enumerate(tables):
+            cv2.LUT(face[..., channel], table, dst=scaled[index, channel])
+    return scaled
+
+
+@lru_cache(maxsize=8)
+def _normalised_bytes(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """What each of the 256 values of a byte becomes: ``[3, 256] float32``.
+
+    Looking them up gives the very floats of the formula, several times faster.
+    """
+    scaled = np.arange(256, dtype=np.float32) / 255.0
+    return (scaled - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

@@ -1,0 +1,70 @@
+"""The rows of the unified manifest that a recipe takes."""
+
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.profiles import Curation
+
+UNIFIED = "classification_manifest"
+
+
+def manifest_file(asset: str) -> str:
+    """The csv of a manifest asset. The names of the first pipeline's manifests are kept."""
+    if asset in (UNIFIED, "test_all_sources_manifest"):
+        return f"{asset.removesuffix('_manifest') if asset != UNIFIED else asset}.csv"
+    return f"{UNIFIED}_{asset.removesuffix('_manifest')}.csv"
+
+
+def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
+    """The rows of ``frame`` that ``recipe`` takes, sorted.
+
+    A source that matches no row is an error: a filter that silently selects nothing trained the
+    first pipeline's teachers without the data that its report names.
+    """
+    parts = []
+    for source in recipe.sources:
+        rows = frame.filter(
+            (pl.col("source") == source) & pl.col("split").is_in(list(recipe.splits))
+        )
+        for what, keep in _filters(recipe, source).items():
+            if rows.is_empty():
+                break
+            rows = rows.filter(keep)
+            if rows.is_empty():
+                raise FerError(
+                    f"{name}: {what} leaves no row of source {source!r}",
+                    where=f"splits {list(recipe.splits)}",
+                    fix="correct this filter in the profile",
+                )
+        if rows.is_empty():
+            raise FerError(
+                f"{name}: source {source!r} matches no row",
+                where=f"splits {list(recipe.splits)}",
+                allowed=f"sources with rows: {', '.join(sorted(frame['source'].unique()))}",
+                fix="correct this curation in the profile",
+            )
+        parts.append(rows)
+    rows = pl.concat(parts)
+    if recipe.one_per != "row":
+        key = {"sample": "sample_id", "group": "group_id"}[recipe.one_per]
+        rows = rows.unique(key, keep="first", maintain_order=True)
+    return rows.sort("source", "image_path", "face_id", "bbox_left", "orig_image")
+
+
+def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
+    """The recipe's filters on rows of one source, by how they are told."""
+    side = pl.min_horizontal(
+        pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
+        pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
+    )
+    found = {}
+    if recipe.labels:
+        found[f"labels {list(recipe.labels)}"] = pl.col("label").is_in(list(recipe.labels))
+    if source in recipe.min_confidence:
+        floor = recipe.min_confidence[source]
+        found[f"min_confidence {floor}"] = pl.col("confidence") >= floor
+    if recipe.min_side:
+        found[f"min_side {recipe.min_side}"] = side >= recipe.min_side
+    if recipe.drop_twins:
+        found["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
+    return found

@@ -1,0 +1,426 @@
+"""What is behind every row of a manifest: each image looked at, or known to be unchanged.
+
+A look is remembered by the file's device, inode, size and modification time, so that a file is not
+decoded again under another name, in another manifest or on another day. What is remembered lies in
+*segments*, one for each probe that decoded something: a parquet table of faces, and their thumbs as
+``[faces, 576] uint8`` beside it. Segments are a cache and may be deleted at any time.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.shards import map_shards
+from fer_ml.images.inspection import (
+    FORMAT_NAMES,
+    NO_KEY,
+    STATES,
+    THUMB_SIZE,
+    Key,
+    Looks,
+    Shard,
+    file_key,
+    join_looks,
+    look_at,
+)
+from fer_ml.images.pixels import Box
+from fer_ml.manifests.schema import BOX
+
+SHARD_FILES = 1000
+#: Fewer files are looked at in this process: starting others takes longer.
+PARALLEL_FROM = 3000
+MAX_SEGMENTS = 24
+
+KEY = ("device", "inode", "bytes", "mtime_ns")
+_STATE = pl.Enum(STATES)
+_FORMAT = pl.Enum(FORMAT_NAMES)
+#: What is found of a face: of its file, and of itself.
+_FOUND: dict[str, pl.DataType] = {
+    "state": _STATE,
+    "detail": pl.String(),
+    "format": _FORMAT,
+    "image_width": pl.Int32(),
+    "image_height": pl.Int32(),
+    "photo": pl.String(),
+    "face": pl.String(),
+    "brightness": pl.Float64(),
+    "decoded_at": pl.Float64(),
+    "thumb": pl.Int64(),
+    "segment": pl.Int64(),
+}
+#: Seconds after which thumbs without a table are nobody's: a table follows its thumbs at once.
+_LEFT = 86400
+_TABLE: dict[str, pl.DataType] = {
+    **dict.fromkeys((*KEY, *BOX), pl.Int64()),
+    **_FOUND,
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was found behind the rows of a manifest.
+
+    ``looks`` has one row for each row of the manifest, in its order: ``state`` (of
+    ``look.STATES``), ``detail`` (why it is not ok), ``format``, ``image_width``, ``image_height``,
+    ``photo`` (hash of the whole image), ``face`` (hash of image and box: what ``sample_id`` should
+    be), ``brightness`` (mean grey of the face, 0 to 255), ``checked`` ('decoded' now, or
+    'unchanged' since ``decoded_at``, seconds since 1970), and where its thumb is.
+    """
+
+    looks: pl.DataFrame
+    segments: tuple[np.ndarray, ...]
+
+    def thumbs(self, rows: np.ndarray) -> np.ndarray:
+        """Thumbs ``[len(rows), 576] uint8`` of these rows; black where there is no face."""
+        place = self.looks.select(pl.col("segment").fill_null(-1), pl.col("thumb").fill_null(0))[
+            rows
+        ].to_numpy()
+        return _gather(self.segments, place[:, 0], place[:, 1])
+
+    def how(self) -> dict[str, Any]:
+        """How the rows were checked, for reports and receipts."""
+        known = self.looks.filter(pl.col("checked") == "unchanged")
+        oldest = known["decoded_at"].min()
+        return {
+            "decoded": self.looks.height - known.height,
+            "unchanged": known.height,
+            "unchanged_since": None if oldest is None else _date(oldest),  # type: ignore[arg-type]
+        }
+
+
+def join_probes(parts: Sequence[Probe], rows: Sequence[np.ndarray]) -> Probe:
+    """Probes of disjoint rows of one manifest as one; ``rows`` are the rows of each part."""
+    looks: list[pl.DataFrame] = []
+    segments: list[np.ndarray] = []
+    for part, here in zip(parts, rows, strict=True):
+        looks.append(
+            part.looks.with_columns(
+                pl.Series("row", here, pl.Int64), pl.col("segment") + len(segments)
+            )
+        )
+        segments += part.segments
+    return Probe(pl.concat(looks).sort("row").drop("row"), tuple(segments))
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def how_checked(how: dict[str, Any]) -> str:
+    """``Probe.how()`` as a sentence."""
+    text = f"{how['decoded']:,} rows read and decoded now"
+    if how["unchanged"]:
+        text += (
+            f", {how['unchanged']:,} unchanged on disk (size, time, inode) "
+            f"since a look on {how['unchanged_since']}"
+        )
+    return text
+
+
+def path_fault(column: str) -> pl.Expr:
+    """Why the text of ``column`` is no path below a folder, or null."""
+    path = pl.col(column)
+    return (
+        pl.when(path.is_null() | (path == ""))
+        .then(pl.lit("no path"))
+        .when(path.str.contains("\0", literal=True))
+        .then(pl.lit("NUL in the path"))
+        .when(path.str.contains(r"^[/\\]|^[A-Za-z]:"))
+        .then(pl.lit("absolute path"))
+        .when(path.str.contains(r"(?:^|[/\\])\.\.(?:[/\\]|$)"))
+        .then(pl.lit("'..' in the path"))
+    )
+
+
+def probe(
+    frame: pl.DataFrame, root: Path, cache: Path, *, since: float = 0.0, label: str = "decode"
+) -> Probe:
+    """Look at the image of every row of ``frame``: all of them, no sample.
+
+    ``frame`` has ``image_path`` (below ``root``) and the box columns; ``cache`` holds the segments.
+    Looks before ``since`` (s since 1970) do not count: now, and every file is decoded again.
+    """
+    wanted = frame.select("image_path", *BOX, path_fault("image_path").alias("fault"))
+    named = wanted.with_row_index("row").filter(pl.col("fault").is_null()).drop("fault")
+    # Sorted, so that files of one folder are read together.
+    files = named.select(pl.col("image_path").unique().sort()).with_row_index("file")
+    rows = named.join(files, on="image_path", how="left", maintain_order="left").drop("image_path")
+    memory = _Memory(cache)
+    known = memory.known(rows, files["image_path"], root, since)
+    unknown = rows.join(known.select("row"), on="row", how="anti") if known.height else rows
+    decoded = memory.decode(unknown, files["image_path"], root, label)
+    found = pl.concat(
+        [
+            known.with_columns(pl.lit("unchanged").alias("checked")),
+            decoded.with_columns(pl.lit("decoded").alias("checked")),
+        ]
+    )
+    looks = (
+        wanted.select(
+            pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"),
+            "fault",
+            pl.when(pl.col("fault") == "no path")
+            .then(pl.lit("missing"))
+            .when(pl.col("fault").is_not_null())
+            .then(pl.lit("escapes"))
+            .cast(_STATE)
+            .alias("refused"),
+        )
+        .join(found, on="row", how="left", maintain_order="left")
+        .with_columns(
+            pl.coalesce("refused", "state").alias("state"),
+            pl.coalesce("fault", "detail").alias("detail"),
+            pl.col("checked").fill_null("decoded"),
+        )
+        .drop("row", "fault", "refused")
+    )
+    return Probe(looks, memory.thumbs())
+
+
+class _Memory:
+    """The segments below ``folder``: what earlier looks found, a row for each face.
+
+    A face is known again by its file's key and its box.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names: list[Path] = []
+        self._tables: list[pl.DataFrame] = []
+        self._thumbs: list[np.ndarray] = []
+        _clear(folder)
+        names = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+        for name in names:
+            self._open(name)
+        if len(names) > MAX_SEGMENTS:
+            self._merge(names)
+
+    def _open(self, name: Path) -> None:
+        try:
+            table = pl.read_parquet(name)
+            thumbs = _thumbs_of(name)
+        except (OSError, ValueError, pl.exceptions.PolarsError):
+            return  # Deleted or damaged: its files are looked at again.
+        index = len(self._thumbs)
+        table = table.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_TABLE))
+        self._names.append(name)
+        self._tables.append(table.filter(pl.col("device") != NO_KEY[0]))
+        self._thumbs.append(thumbs)
+
+    def thumbs(self) -> tuple[np.ndarray, ...]:
+        """Thumbs of each segment."""
+        return tuple(self._thumbs)
+
+    def known(self, rows: pl.DataFrame, names: pl.Series, root: Path, since: float) -> pl.DataFrame:
+        """``row`` and what was found, for rows whose file has not changed since.
+
+        ``rows`` has row, file and the box.
+        """
+        table = pl.concat([pl.DataFrame(schema=_TABLE), *self._tables]).filter(
+            pl.col("decoded_at") >= since
+        )
+        if table.is_empty() or rows.is_empty():
+            return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
+        keys = np.fromiter(
+            (part for key in _stat(names, root) for part in key), np.int64, 4 * len(names)
+        )
+        held = pl.DataFrame(keys.reshape(-1, 4), schema=dict.fromkeys(KEY, pl.Int64))
+        rows = pl.concat([rows.drop("file"), held[rows["file"]]], how="horizontal")
+        whole = pl.all_horizontal(pl.col(name).is_null() for name in BOX)
+        places = table.select(*KEY, *BOX).with_row_index("place")
+        found = []
+        # Most faces have no box, and keys of four columns are compared faster than those of eight.
+        for part, key in ((whole, KEY), (~whole, (*KEY, *BOX))):
+            latest = places.filter(part).unique(key, keep="last").select("place", *key)
+            some = rows.filter(part).select("row", *key)
+            found.append(some.join(latest, on=key, nulls_equal=True).select("row", "place"))
+        # What was found is copied once, at the end: most of it is text.
+        places = pl.concat(found)
+        return pl.concat(
+            [places.select("row"), table.select(list(_FOUND))[places["place"]]], how="horizontal"
+        )
+
+    def decode(self, rows: pl.DataFrame, names: pl.Series, root: Path, label: str) -> pl.DataFrame:
+        """Look at the files of ``rows`` now, and remember it; ``row`` and what was found."""
+        if rows.is_empty():
+            return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
+        faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
+        thumbs = temporary(name)
+        try:
+            with thumbs.open("wb") as file:
+                file.truncate(faces.height * THUMB_SIZE)
+            looks = _look(faces, names, root, thumbs, label)
+            move(thumbs, name.with_suffix(".thumbs"))
+        finally:
+            discard(thumbs)
+        table = pl.concat([faces, looks], how="horizontal")
+        self._write(table, name)
+        self._forget(table)
+        # Whoever was to be known again is by now.
+        self._tables.clear()
+        index = len(self._thumbs)
+        self._thumbs.append(_thumbs_of(name))
+        found = rows.join(table, on=["file", *BOX], how="left", nulls_equal=True)
+        return found.with_columns(pl.lit(index, pl.Int64).alias("segment")).select("row", *_FOUND)
+
+    def _forget(self, table: pl.DataFrame) -> None:
+        """Remove segments of which ``table`` looked at every face again, as a full pass does."""
+        key = (*KEY, *BOX)
+        for name, held in zip(self._names, self._tables, strict=True):
+            if held.height <= table.height and (
+                held.join(table, on=key, how="anti", nulls_equal=True).is_empty()
+            ):
+                _remove(name)
+
+    def _write(self, table: pl.DataFrame, name: Path) -> None:
+        """The table is what makes a segment: it comes last, and at once."""
+        partial = temporary(name)
+        table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
+        move(partial, name)
+
+    def _merge(self, names: list[Path]) -> None:
+        """Write all segments as one, the latest look at each face, and remove the old ones."""
+        table = pl.concat(self._tables).unique((*KEY, *BOX), keep="last", maintain_order=True)
+        name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
+        partial = temporary(name)
+        place = table.select("segment", "thumb").to_numpy()
+        with partial.open("wb") as file:
+            for start in range(0, len(place), 20_000):
+                part = place[start : start + 20_000]
+                file.write(_gather(self._thumbs, part[:, 0], part[:, 1]).tobytes())
+        move(partial, name.with_suffix(".thumbs"))
+        self._write(table.with_columns(pl.int_range(pl.len()).alias("thumb")), name)
+        self._names, self._tables, self._thumbs = [], [], []
+        for old in names:
+            _remove(old)
+        self._open(name)
+
+
+def _thumbs_of(segment: Path) -> np.ndarray:
+    return np.memmap(segment.with_suffix(".thumbs"), np.uint8, "r").reshape(-1, THUMB_SIZE)
+
+
+def _remove(segment: Path) -> None:
+    # The table first: thumbs without one are nothing. Windows keeps those that are still in use.
+    segment.unlink(missing_ok=True)
+    discard(segment.with_suffix(".thumbs"))
+
+
+def _clear(folder: Path) -> None:
+    """Remove thumbs that lost their table a day ago: to a kill, or because they were in use."""
+    for thumbs in folder.glob("*.thumbs"):
+        if not thumbs.with_suffix(".parquet").exists():
+            with suppress(FileNotFoundError):
+                if time.time() - thumbs.stat().st_mtime > _LEFT:
+                    discard(thumbs)
+
+
+def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarray) -> np.ndarray:
+    """Thumbs ``[n, 576]`` by segment and place; black where the segment is -1."""
+    found = np.zeros((len(segment), THUMB_SIZE), np.uint8)
+    for index in np.unique(segment[segment >= 0]):
+        here = segment == index
+        found[here] = segments[index][thumb[here]]
+    return found
+
+
+def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
+    """The key of each file; ``NO_KEY`` for what must be looked at: links, and what is not there."""
+    prefix = f"{os.path.realpath(root)}/"
+    for name in names:
+        path = prefix + name
+        try:
+            status = os.lstat(path)
+        except (OSError, ValueError):
+            yield NO_KEY
+            continue
+        yield file_key(status, path) if status.st_mode & 0o170000 == 0o100000 else NO_KEY
+
+
+def _look(
+    faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path, label: str
+) -> pl.DataFrame:
+    """What is found of ``faces`` (file and box, sorted by file), in their order."""
+    total = faces["file"].n_unique()
+    shards = _shards(faces, names, root, thumbs)
+    results = map_shards(look_at, shards, workers=1 if total < PARALLEL_FROM else None)
+    looks = []
+    with tqdm(total=total, desc=label, disable=None) as progress:
+        for found in results:
+            looks.append(found)
+            progress.update(len(found.state))
+    # One table at the end: a small one for each shard takes half as long as the decoding.
+    return _table_of(join_looks(looks)).with_columns(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("thumb"),
+        pl.lit(time.time()).alias("decoded_at"),
+    )
+
+
+def _shards(faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path) -> Iterator[Shard]:
+    files = faces["file"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])
+    ends = np.append(starts[1:], len(files))
+    boxed = np.add.reduceat(faces["bbox_left"].is_not_null().to_numpy(), starts) > 0
+    boxed |= ends - starts > 1
+    chosen = names.gather(files[starts])
+    for first in range(0, len(starts), SHARD_FILES):
+        here = slice(first, first + SHARD_FILES)
+        boxes = {
+            int(index): [_box(edges) for edges in faces[int(a) : int(b)].select(BOX).iter_rows()]
+            for index, (a, b) in enumerate(zip(starts[here], ends[here], strict=True))
+            if boxed[first + index]
+        }
+        some = chosen.slice(first, SHARD_FILES).to_list()
+        yield Shard(str(root), some, boxes, str(thumbs), int(starts[first]))
+
+
+def _box(edges: tuple[int | None, ...]) -> Box | None:
+    return None if edges == (None, None, None, None) else edges  # type: ignore[return-value]
+
+
+def _table_of(looks: Looks) -> pl.DataFrame:
+    """One row for each face."""
+    details: list[str | None] = [None] * len(looks.state)
+    for index, detail in looks.details.items():
+        details[index] = detail
+    files = pl.DataFrame(
+        {
+            **dict(zip(KEY, looks.key.T, strict=True)),
+            "state": pl.Series(looks.state).cat.to(_STATE),
+            "detail": pl.Series(details, dtype=pl.String),
+            "format": pl.Series(looks.format).cat.to(_FORMAT),
+            "image_width": looks.size[:, 0],
+            "image_height": looks.size[:, 1],
+            "photo": _hex(looks.photo),
+        }
+    ).with_columns(
+        pl.when(pl.col("state") == "ok").then(pl.col("photo")).alias("photo"),
+        *(pl.when(pl.col(f"image_{side}") > 0).then(pl.col(f"image_{side}")) for side in _SIDES),
+    )
+    # Mostly there is one face a file, in order.
+    rows = files if len(looks.file) == files.height else files[looks.file]
+    return rows.with_columns(
+        _hex(looks.face).alias("face"), pl.Series("brightness", looks.brightness)
+    ).with_columns(pl.when(pl.col("state") == "ok").then(pl.col("face")).alias("face"))
+
+
+_SIDES = ("width", "height")
+
+
+def _hex(hashes: bytes) -> pl.Series:
+    """16 bytes each as 32 hexadecimal digits."""
+    text = hashes.hex()
+    return pl.Series([text[i : i + 32] for i in range(0, len(text), 32)], dtype=pl.String)

@@ -1,0 +1,1 @@
+"""Formulas over labels and probabilities, in numpy alone."""

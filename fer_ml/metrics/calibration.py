@@ -1,0 +1,90 @@
+"""Temperature scaling: one number, fitted on the calib split, without a clamp. Needs only numpy."""
+
+import math
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.classification import log_softmax, require_predictions
+
+#: The search's bounds on T. They are far outside what any trained network needs; a fit that ends
+#: on one of them is reported as a failure, never used.
+T_BOUNDS = (0.02, 200.0)
+
+
+def nll(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
+    """Mean negative log-likelihood in nats of ``logits [N, C] / temperature``."""
+    return float(-log_softmax(logits, temperature)[np.arange(len(y)), y].mean())
+
+
+def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Each class's logit minus the true class's, ``[C, N] float64``: all that the NLL depends on.
+
+    Classes come first because numpy sums over a first axis several times faster.
+    """
+    values = np.asarray(logits, dtype=np.float64)
+    return np.ascontiguousarray((values - values[np.arange(len(y)), y][:, None]).T)
+
+
+def slope(margin: np.ndarray, beta: float) -> tuple[float, float]:
+    """First and second derivative of the mean NLL of ``softmax(beta * logits)`` by beta = 1/T.
+
+    They are the means over rows of the expectation and of the variance of the margin under that
+    softmax; the second is never negative, so the first only rises.
+    """
+    top = margin.max(axis=0)
+    weight = np.exp(beta * (margin - top))
+    total = weight.sum(axis=0)
+    mean = np.einsum("cn,cn->n", weight, margin) / total
+    square = np.einsum("cn,cn,cn->n", weight, margin, margin) / total
+    return float(mean.mean()), float((square - mean * mean).mean())
+
+
+def search_inverse(margin: np.ndarray, start: float = 1.0) -> tuple[float, bool]:
+    """``(beta, inside)``: the 1/T that minimises the NLL, and whether it lies inside the bounds.
+
+    ``margin [C, N]`` as ``margins`` gives it. The NLL is convex in beta (Guo et al. 2017), so the
+    signs of its slope at both bounds decide exactly whether a minimum lies between them. It is
+    found by Newton's method, which halves the bracket where a step would leave it.
+    """
+    low, high = 1 / T_BOUNDS[1], 1 / T_BOUNDS[0]
+    if not slope(margin, low)[0] < 0:
+        return low, False
+    if not slope(margin, high)[0] > 0:
+        return high, False
+    beta = min(max(start, low), high)
+    while True:
+        first, second = slope(margin, beta)
+        low, high = (beta, high) if first < 0 else (low, beta)
+        step = first / second if second > 0 else math.inf
+        if min(abs(step), high - low) <= 1e-9 * beta:
+            return beta, True
+        beta = beta - step if low < beta - step < high else math.sqrt(low * high)
+
+
+def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
+    """``(T, inside)``: the T that minimises the NLL, and whether it lies inside ``T_BOUNDS``.
+
+    It is a bound for a set that is separated perfectly, and for one whose labels contradict the
+    logits or know nothing of them.
+    """
+    require_predictions(y, logits)
+    beta, inside = search_inverse(margins(logits, y))
+    return 1 / beta, inside
+
+
+def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
+    """The T of ``search_temperature``; ``FerError`` when the minimum lies on a bound."""
+    temperature, inside = search_temperature(logits, y)
+    if not inside:
+        raise on_bound(temperature)
+    return temperature
+
+
+def on_bound(temperature: float) -> FerError:
+    """The error of a fit that ends on a bound of T."""
+    return FerError(
+        f"the temperature fit ends on its bound: T = {temperature:.3g}",
+        allowed=f"strictly inside {T_BOUNDS}",
+        fix="the calib split is separated perfectly or not at all: give it more rows",
+    )

@@ -1,0 +1,193 @@
+"""Classification and calibration metrics from logits, each by its definition. Needs only numpy.
+
+``logits [N, C]`` are divided by a temperature before the softmax where one is given; ``y [N]``
+holds class indices. scikit-learn and torchmetrics are the oracles of the tests.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.metrics.risk import augrc, aurc, coverage_at_risk, risk_coverage
+
+ECE_BINS = 15
+#: Risks at which the coverage is reported.
+RISKS = (0.01, 0.05, 0.1)
+
+
+def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
+    """``FerError`` unless there is a row, a label for each row, and each logit is finite."""
+    if len(y) == 0 or len(y) != len(logits):
+        raise FerError(f"metrics of {len(logits)} predictions for {len(y)} labels")
+    if not np.isfinite(logits).all():
+        raise FerError("predictions hold NaN or infinity", fix="train again with a lower lr")
+    if y.min() < 0 or y.max() >= logits.shape[1]:
+        raise FerError(
+            f"labels from {y.min()} to {y.max()}", allowed=f"class indices below {logits.shape[1]}"
+        )
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Probabilities ``[N, C] float64`` of ``logits / temperature``."""
+    return np.exp(log_softmax(logits, temperature))
+
+
+def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Log-probabilities ``[N, C] float64`` of ``logits / temperature``."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+
+
+def confusion_matrix(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """``[C, C] int64``; rows are the truth, columns the prediction."""
+    return np.bincount(y * classes + predicted, minlength=classes * classes).reshape(
+        classes, classes
+    )
+
+
+def f1_scores(matrix: np.ndarray) -> np.ndarray:
+    """F1 of each class from confusion matrices ``[..., C, C]``, as ``[..., C]``.
+
+    0 where a class is neither there nor predicted.
+    """
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    size = matrix.sum(axis=-2) + matrix.sum(axis=-1)
+    return np.divide(2 * hits, size, out=np.zeros_like(hits), where=size > 0)
+
+
+def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Mean recall over the classes that are there, from ``[..., C, C]``, as ``[...]``."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
+    support = matrix.sum(axis=-1)
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
+    return recall.sum(axis=-1) / (support > 0).sum(axis=-1)
+
+
+def equal_width_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """Bin ``0..bins-1`` of each probability: equal width, right-closed ``(lo, hi]``, 0 in bin 0."""
+    return np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def equal_mass_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """Bin ``0..bins-1`` of each probability ``[N]``: as many rows in each as can be.
+
+    The bin is floor(bins x rows strictly below / N), so equal probabilities share one.
+    """
+    below = np.searchsorted(np.sort(probability), probability, side="left")
+    return below * bins // len(probability)
+
+
+def reliability_bins(
+    y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS
+) -> list[dict[str, float]]:
+    """Equal-width bins of the top probability, right-closed ``(lo, hi]``.
+
+    Each is ``{"confidence", "accuracy", "count"}`` with the means over its rows.
+    """
+    confidence = probs.max(axis=1)
+    index = equal_width_bins(confidence, bins)
+    counts = np.bincount(index, minlength=bins)
+    filled = np.maximum(counts, 1)
+    confidences = np.bincount(index, confidence, bins) / filled
+    accuracies = np.bincount(index, probs.argmax(axis=1) == y, bins) / filled
+    return [
+        {"confidence": float(confidence), "accuracy": float(accuracy), "count": int(count)}
+        for confidence, accuracy, count in zip(confidences, accuracies, counts, strict=True)
+    ]
+
+
+def _top(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's largest probability and its class, the first one of a tie.
+
+    Class by class over all rows: numpy takes several times as long for many rows of seven.
+    """
+    columns = np.ascontiguousarray(probs.T)
+    top, predicted = columns[0].copy(), np.zeros(len(probs), np.int64)
+    for label, column in enumerate(columns[1:], 1):
+        predicted[column > top] = label
+        np.maximum(top, column, out=top)
+    return top, predicted
+
+
+def _calibration_error(probability: np.ndarray, hit: np.ndarray, index: np.ndarray) -> float:
+    """Sum over bins of |B| / n * |share of hits - mean probability|, in 0..1."""
+    return float(np.abs(np.bincount(index, hit - probability)).sum() / len(index))
+
+
+def expected_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
+    """ECE of the top probability in equal-width bins, in 0..1 (Guo et al. 2017)."""
+    top, predicted = _top(probs)
+    return _calibration_error(top, predicted == y, equal_width_bins(top, bins))
+
+
+def calibration_error_by_chance(
+    probs: np.ndarray, bins: int = ECE_BINS, draws: int = 500, seed: int = 0
+) -> dict[str, float]:
+    """ECE of a model whose confidences are all true, on so many rows: ``mean`` and ``high``, 0..1.
+
+    In each draw every row is right with the probability that it states (consistency resampling,
+    Broecker and Smith 2007); ``high`` is the 95th percentile. An ECE at or below it is one that a
+    perfectly calibrated model has too.
+    """
+    rng = np.random.default_rng(seed)
+    top = probs.max(axis=1)
+    index = equal_width_bins(top, bins)
+    drawn = [_calibration_error(top, rng.random(len(top)) < top, index) for _ in range(draws)]
+    return {"mean": float(np.mean(drawn)), "high": float(np.quantile(drawn, 0.95))}
+
+
+def adaptive_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
+    """ECE of the top probability in equal-mass bins, in 0..1 (Nguyen and O'Connor 2015)."""
+    top = probs.max(axis=1)
+    return _calibration_error(top, probs.argmax(axis=1) == y, equal_mass_bins(top, bins))
+
+
+def classwise_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean over classes of the equal-width ECE of that class's probability (Kull et al. 2019)."""
+    index = equal_width_bins(probs, bins)
+    return float(
+        np.mean(
+            [
+                _calibration_error(probs[:, label], y == label, index[:, label])
+                for label in range(probs.shape[1])
+            ]
+        )
+    )
+
+
+def classification_metrics(
+    y: np.ndarray, logits: np.ndarray, temperature: float = 1.0
+) -> dict[str, Any]:
+    """Every metric of one set of predictions, by name; docs/evaluation.md defines each.
+
+    ``macro_f1`` is the mean over all seven classes; ``balanced_accuracy`` the mean recall over the
+    classes present; ``brier`` the mean over rows of the summed squared error, in 0..2; ``nll`` in
+    nats; ``aurc``, ``augrc`` and ``coverage_at_risk`` rank rows by their top probability.
+    ``FerError`` when there is no row or a logit is not finite.
+    """
+    require_predictions(y, logits)
+    log_p = log_softmax(logits, temperature)
+    probs = np.exp(log_p)
+    predicted = probs.argmax(axis=1)
+    classes = logits.shape[1]
+    matrix = confusion_matrix(y, predicted, classes)
+    scores = f1_scores(matrix)
+    curve = risk_coverage(probs.max(axis=1), predicted == y)
+    return {
+        "n": len(y),
+        "accuracy": float(np.trace(matrix) / len(y)),
+        "macro_f1": float(scores.mean()),
+        "per_class_f1": {name: float(score) for name, score in zip(CLASSES, scores, strict=True)},
+        "balanced_accuracy": float(balanced_accuracy(matrix)),
+        "nll": float(-log_p[np.arange(len(y)), y].mean()),
+        "brier": float(((probs - np.eye(classes)[y]) ** 2).sum(axis=1).mean()),
+        "ece": expected_calibration_error(y, probs),
+        "adaptive_ece": adaptive_calibration_error(y, probs),
+        "classwise_ece": classwise_calibration_error(y, probs),
+        "aurc": aurc(curve),
+        "augrc": augrc(curve),
+        "coverage_at_risk": {str(risk): coverage_at_risk(curve, risk) for risk in RISKS},
+    }

@@ -1,0 +1,85 @@
+"""Which numbers may stand beside each other. Needs only Python."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fer_ml.base.errors import FerError
+
+#: What two cells of the benchmark must agree in before their numbers share a table.
+KEYS = (
+    "manifest_sha256",
+    "split",
+    "rows",
+    "n",
+    "preprocess_sha256",
+    "views",
+    "selection_split",
+)
+
+
+def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Why two entries must not share a table; an empty list when they may."""
+    return [f"{key}: {a[key]} and {b[key]}" for key in KEYS if a[key] != b[key]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Entries that may share a table, by name, and why they are not in the first one."""
+
+    names: tuple[str, ...]
+    why_apart: tuple[str, ...]
+
+
+def split_tables(entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """The fewest tables that hold all ``entries``, in order of their first one.
+
+    ``why_apart`` compares a table with the first one, which has no reason to be apart.
+    """
+    together: dict[tuple[Any, ...], list[str]] = {}
+    for name, entry in entries.items():
+        together.setdefault(tuple(entry[key] for key in KEYS), []).append(name)
+    tables = list(together.values())
+    return [
+        Table(tuple(names), tuple(comparable(entries[tables[0][0]], entries[names[0]])))
+        for names in tables
+    ]
+
+
+def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """``FerError`` with the reasons unless all ``entries`` may share one table."""
+    first, *others = split_tables(entries)
+    if others:
+        raise FerError(
+            "these numbers do not belong into one table: "
+            + "; ".join(
+                f"{_listed(table.names)}: {', '.join(table.why_apart)}" for table in others
+            ),
+            where=f"compared with {_listed(first.names)}",
+            fix="measure all of them on the same rows in the same way, or show them apart",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(caption, cell by model)`` of each table of a ``benchmark.json``.
+
+    A deduplicated set that has every row of the official one is not told twice.
+    """
+    for name in held["tables"]:
+        if name in held["same_rows"]:
+            continue
+        cells = {model: sets[name] for model, sets in held["entries"].items()}
+        for table in split_tables(cells):
+            own = {model: cells[model] for model in table.names}
+            apart = f"; apart because of {', '.join(table.why_apart)}" if table.why_apart else ""
+            yield caption(name, own[table.names[0]]) + apart, own
+
+
+def caption(name: str, entry: Mapping[str, Any]) -> str:
+    """What the numbers of a table or chart are of, and whether these rows chose any of it."""
+    note = "; models were selected on these rows" if entry["selection_split"] else ""
+    return f"{name}: {entry['split']}, n = {entry['n']:,}{note}"

@@ -1,0 +1,169 @@
+"""Metrics by the values of a column, and how far apart these values are. Needs only numpy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.metrics.classification import classification_metrics
+from fer_ml.metrics.resampling import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    confusion_of_sums,
+    draw_counts,
+    group_codes,
+    group_sums,
+    intervals_of_sums,
+    metrics_of_sums,
+)
+
+#: What a fairness table shows by value.
+FAIRNESS_METRICS = ("accuracy", "macro_f1", "ece")
+#: A value with fewer groups is shown and left out of the gaps.
+MIN_GROUPS = 100
+#: With this many, a resample without any of them is as good as impossible.
+LEAST_GROUPS = 20
+NO_VALUE = "(none)"
+
+
+def value_rows(values: Sequence[object]) -> dict[str, np.ndarray]:
+    """Row numbers of each value of a column, by its text and in its order; null is ``(none)``."""
+    rows: dict[str, list[int]] = {}
+    for index, value in enumerate(values):
+        rows.setdefault(NO_VALUE if value is None else str(value), []).append(index)
+    return {name: np.array(rows[name]) for name in sorted(rows)}
+
+
+def metrics_by(
+    y: np.ndarray, logits: np.ndarray, values: Sequence[object], temperature: float = 1.0
+) -> dict[str, dict[str, Any]]:
+    """``classification_metrics`` of the rows of each value of a column ``values [N]``."""
+    _require_values(y, values)
+    return {
+        name: classification_metrics(y[rows], logits[rows], temperature)
+        for name, rows in value_rows(values).items()
+    }
+
+
+@dataclass(frozen=True)
+class FairnessRow:
+    """One value of the column: rows, groups, and figures by metric.
+
+    ``intervals`` is empty where the value does not count. ``absent_classes`` have no row of it.
+    """
+
+    value: str
+    n: int
+    groups: int
+    absent_classes: tuple[str, ...]
+    metrics: dict[str, float]
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The largest difference of a metric between two values: that of ``highest - lowest``."""
+
+    highest: str
+    lowest: str
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """A row for each value, and the largest gap by metric where at least two values count."""
+
+    rows: tuple[FairnessRow, ...]
+    gaps: dict[str, Gap]
+    min_groups: int
+
+
+def fairness_table(
+    y: np.ndarray,
+    logits: np.ndarray,
+    values: Sequence[object],
+    groups: np.ndarray,
+    temperature: float = 1.0,
+    *,
+    min_groups: int = MIN_GROUPS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Fairness:
+    """Accuracy, macro-F1 and ECE by value of a column, with the largest gap of each.
+
+    ``y [N]``, ``logits [N, 7]``, ``values [N]`` of any kind (age, sex, ethnicity), ``groups [N]``
+    ids that are resampled as one. Rows without a value, and a value with fewer than ``min_groups``
+    groups, are shown and not counted in any gap; a value that lacks a class is not counted in that
+    of macro-F1, where an absent class is 0 and would make a gap of its own.
+
+    The interval of a gap holds for all pairs at once: gap -+ q, where q is the ``level`` quantile
+    over resamples of the range over values of (resampled - observed). The pair is picked because
+    its gap is the largest, so an interval for one fixed pair would be too narrow. Where it reaches
+    below zero, the data do not tell the two values apart.
+    """
+    _require_values(y, values)
+    if min_groups < LEAST_GROUPS:
+        raise FerError(f"min_groups of {min_groups}", allowed=f"at least {LEAST_GROUPS}")
+    codes, count = group_codes(groups)
+    rows_of = value_rows(values)
+    own = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}
+    sums = {
+        name: group_sums(y[rows], logits[rows], codes[rows], temperature)
+        for name, rows in rows_of.items()
+    }
+    counted = [name for name in rows_of if name != NO_VALUE and len(own[name]) >= min_groups]
+    again: dict[str, list[np.ndarray]] = {name: [] for name in counted}
+    for counts in draw_counts(count, resamples, seed):
+        for name in counted:
+            again[name].append(counts[:, own[name]] @ sums[name])
+    resampled = {name: np.concatenate(again[name]) for name in counted}
+    table = tuple(
+        _row(name, sums[name], len(rows_of[name]), resampled.get(name), level) for name in rows_of
+    )
+    moved = {name: metrics_of_sums(values) for name, values in resampled.items()}
+    gaps = {}
+    for metric in FAIRNESS_METRICS:
+        shown = {
+            row.value: row.metrics[metric]
+            for row in table
+            if row.intervals and not (metric == "macro_f1" and row.absent_classes)
+        }
+        if len(shown) > 1:
+            gaps[metric] = _gap(shown, {name: moved[name][metric] for name in shown}, level)
+    return Fairness(table, gaps, min_groups)
+
+
+def _row(
+    name: str, sums: np.ndarray, n: int, resampled: np.ndarray | None, level: float
+) -> FairnessRow:
+    total = sums.sum(axis=0)
+    found = metrics_of_sums(total)
+    bounds = {} if resampled is None else intervals_of_sums(total, resampled, level)
+    absent = confusion_of_sums(total).sum(axis=-1) == 0
+    return FairnessRow(
+        value=name,
+        n=n,
+        groups=len(sums),
+        absent_classes=tuple(CLASSES[label] for label in np.flatnonzero(absent)),
+        metrics={metric: float(found[metric]) for metric in FAIRNESS_METRICS},
+        intervals={metric: bounds[metric] for metric in FAIRNESS_METRICS if bounds},
+    )
+
+
+def _gap(observed: dict[str, float], resampled: dict[str, np.ndarray], level: float) -> Gap:
+    highest = max(observed, key=lambda name: observed[name])
+    lowest = min(observed, key=lambda name: observed[name])
+    moved = np.stack([resampled[name] - value for name, value in observed.items()])
+    reach = float(np.quantile(np.ptp(moved, axis=0), level))
+    gap = observed[highest] - observed[lowest]
+    return Gap(highest, lowest, Interval(gap, gap - reach, gap + reach))
+
+
+def _require_values(y: np.ndarray, values: Sequence[object]) -> None:
+    if len(values) != len(y):
+        raise FerError(f"{len(values)} values of the column for {len(y)} rows")

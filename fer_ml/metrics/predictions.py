@@ -1,0 +1,36 @@
+"""Per-sample predictions as CSV: what every metric is computed from."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
+
+LOGITS = tuple(f"logit_{name}" for name in CLASSES)
+
+
+def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> None:
+    """Write sample_id, source, y_true, y_pred and the raw logits of each row of ``frame``.
+
+    ``logits [N, C]`` in the rows' order; float32 in nine digits, which is exact.
+    """
+    if frame.height != len(logits):
+        raise FerError(f"{len(logits)} predictions for {frame.height} rows", where=path)
+    table = frame.select("sample_id", "source", pl.col("label").alias("y_true")).with_columns(
+        pl.Series("y_pred", [CLASSES[i] for i in logits.argmax(axis=1)]),
+        *(pl.Series(name, logits[:, i].astype(np.float32)) for i, name in enumerate(LOGITS)),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.write_csv(path, float_precision=None)
+
+
+def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
+    """``(table, y [N], logits [N, C])`` of a predictions file."""
+    table = pl.read_csv(path, schema_overrides=dict.fromkeys(LOGITS, pl.Float32))
+    missing = [name for name in ("sample_id", "y_true", *LOGITS) if name not in table.columns]
+    if missing:
+        raise FerError(f"predictions lack the columns {', '.join(missing)}", where=path)
+    y = np.array([CLASS_INDEX[label] for label in table["y_true"]], dtype=np.int64)
+    return table, y, table.select(LOGITS).to_numpy()

@@ -1,0 +1,284 @@
+"""Intervals and paired tests by a bootstrap over groups, without a loop over rows.
+
+A group is what was sampled as one: all samples of an original photo. Groups are drawn with
+replacement, as many as there are (cluster bootstrap; Field and Welsh 2007), so twins do not make
+an interval look narrower than it is. Every metric here follows from sums over rows. So each group
+is reduced to its sums once, and a resample is one product of draw counts and sums. Needs only
+numpy.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.metrics.classification import (
+    ECE_BINS,
+    balanced_accuracy,
+    equal_width_bins,
+    f1_scores,
+    log_softmax,
+    require_predictions,
+)
+
+RESAMPLES = 1000
+LEVEL = 0.95
+#: The metrics of which each two models are compared.
+PAIRED = ("accuracy", "macro_f1", "nll", "ece")
+#: Resamples that are held at a time.
+BLOCK = 50
+#: Counts of draws that are kept for the next call, 2 bytes each.
+KEPT = 50_000_000
+
+_C = len(CLASSES)
+#: Columns of the sums: the confusion matrix, NLL, Brier score, and by ECE bin hits - confidence.
+_NLL, _BRIER, _BINS = _C * _C, _C * _C + 1, _C * _C + 2
+COLUMNS = _BINS + ECE_BINS
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the bounds of its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference a - b with its interval and the two-sided p of it being zero."""
+
+    p_value: float
+
+
+def group_codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
+    """``(codes [N], G)``: each row's group as a number below G, in the order of the sorted ids."""
+    ids, codes = np.unique(groups, return_inverse=True)
+    return codes, len(ids)
+
+
+def group_sums(
+    y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float = 1.0
+) -> np.ndarray:
+    """What the metrics need of each group: ``[G, COLUMNS] float64``, sums over its rows.
+
+    ``y [N]`` class indices, ``logits [N, 7]``, ``groups [N]`` ids of any sortable kind. Models
+    that are measured on the same rows have the same groups in the same order.
+    """
+    require_predictions(y, logits)
+    if len(groups) != len(y):
+        raise FerError(f"{len(groups)} group ids for {len(y)} rows")
+    codes, count = group_codes(groups)
+    log_p = log_softmax(logits, temperature)
+    probs = np.exp(log_p)
+    predicted, top = probs.argmax(axis=1), probs.max(axis=1)
+    sums = np.zeros((count, COLUMNS))
+    np.add.at(sums, (codes, y * _C + predicted), 1.0)
+    sums[:, _NLL] = np.bincount(codes, -log_p[np.arange(len(y)), y])
+    sums[:, _BRIER] = np.bincount(codes, ((probs - np.eye(_C)[y]) ** 2).sum(axis=1))
+    np.add.at(sums, (codes, _BINS + equal_width_bins(top)), (predicted == y) - top)
+    return sums
+
+
+def confusion_of_sums(sums: np.ndarray) -> np.ndarray:
+    """The confusion matrices ``[..., C, C]`` in sums ``[..., COLUMNS]``; rows are the truth."""
+    return sums[..., :_NLL].reshape(*sums.shape[:-1], _C, _C)
+
+
+def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics from sums ``[..., COLUMNS]`` over rows, each ``[...]``.
+
+    accuracy, macro_f1, f1_<class>, balanced_accuracy, nll, brier and ece, defined as in
+    ``metrics.classification_metrics``.
+    """
+    matrix = confusion_of_sums(sums)
+    rows = matrix.sum(axis=(-2, -1))
+    scores = f1_scores(matrix)
+    return {
+        "accuracy": np.trace(matrix, axis1=-2, axis2=-1) / rows,
+        "macro_f1": scores.mean(axis=-1),
+        **{f"f1_{name}": scores[..., index] for index, name in enumerate(CLASSES)},
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "nll": sums[..., _NLL] / rows,
+        "brier": sums[..., _BRIER] / rows,
+        "ece": np.abs(_bin_gaps(sums)).sum(axis=-1),
+    }
+
+
+def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """The resamples, one at a time: ``[G]`` group numbers drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield rng.integers(groups, size=groups)
+
+
+def draw_counts(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order."""
+    counts = _counts(groups, resamples, seed) if groups * resamples <= KEPT else None
+    drawn = draws(groups, resamples, seed)
+    for start in range(0, resamples, BLOCK):
+        size = min(BLOCK, resamples - start)
+        block = counts[start : start + size] if counts is not None else _count(drawn, groups, size)
+        yield block.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _counts(groups: int, resamples: int, seed: int) -> np.ndarray:
+    """All of ``draw_counts``, kept: every model and column of one set asks for the same draws."""
+    return _count(draws(groups, resamples, seed), groups, resamples)
+
+
+def _count(drawn: Iterator[np.ndarray], groups: int, size: int) -> np.ndarray:
+    """The next ``size`` draws as counts ``[size, groups] uint16``."""
+    counts = np.empty((size, groups), dtype=np.uint16)
+    for row in counts:
+        row[:] = np.bincount(next(drawn), minlength=groups)
+    return counts
+
+
+def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Sums over each resample of ``values [..., G, S]``, as ``[..., resamples, S]``.
+
+    All leading entries see the same draws, so that differences between them are paired.
+    """
+    blocks = [counts @ values for counts in draw_counts(values.shape[-2], resamples, seed)]
+    return np.concatenate(blocks, axis=-2)
+
+
+def interval(value: float, resampled: np.ndarray, level: float = LEVEL) -> Interval:
+    """The percentile interval (Efron 1979) of ``value`` from its resampled values ``[B]``."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def intervals_of_sums(
+    total: np.ndarray, resampled: np.ndarray, level: float = LEVEL
+) -> dict[str, Interval]:
+    """The interval of every metric from sums ``[COLUMNS]`` and their resamples ``[B, COLUMNS]``.
+
+    All are percentile intervals but for the lower bound of the ECE. A sum of absolute gaps is
+    larger in a resample than in the rows, as it is larger in the rows than in truth, and the
+    percentile interval of a calibrated model lies above the truth nearly always. The ECE cannot
+    differ from the true one by more than the gaps of all bins together do; so its lower bound is
+    value - q, at least 0, where q is the same quantile of that sum of differences.
+    """
+    value, again = metrics_of_sums(total), metrics_of_sums(resampled)
+    found = {name: interval(float(value[name]), again[name], level) for name in value}
+    gaps, moved = _bin_gaps(total), _bin_gaps(resampled)
+    reach = np.quantile(np.abs(moved - gaps).sum(axis=-1), (1 + level) / 2)
+    ece = found["ece"]
+    found["ece"] = Interval(ece.value, max(0.0, ece.value - float(reach)), ece.high)
+    return found
+
+
+def _bin_gaps(sums: np.ndarray) -> np.ndarray:
+    """By ECE bin, (hits - confidence) / rows of all bins: ``[..., ECE_BINS]``."""
+    rows = confusion_of_sums(sums).sum(axis=(-2, -1))
+    return sums[..., _BINS:] / rows[..., None]
+
+
+def metric_intervals(
+    sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> list[dict[str, Interval]]:
+    """Intervals of every metric of M models on the same rows; ``sums [M, G, COLUMNS]``."""
+    _require_same_rows(sums)
+    again = resample(sums, resamples, seed)
+    return [
+        intervals_of_sums(own.sum(axis=0), moved, level)
+        for own, moved in zip(sums, again, strict=True)
+    ]
+
+
+class Resampled(NamedTuple):
+    """Every metric of M models: ``value [M]`` on the rows, ``again [M, B]`` on each resample."""
+
+    value: dict[str, np.ndarray]
+    again: dict[str, np.ndarray]
+
+
+def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+    """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws."""
+    _require_same_rows(sums)
+    return Resampled(
+        metrics_of_sums(sums.sum(axis=-2)), metrics_of_sums(resample(sums, resamples, seed))
+    )
+
+
+def average_runs(models: Resampled, runs: int, *, resample_runs: bool, seed: int = 0) -> Resampled:
+    """The mean of every metric over each method's ``runs``, which follow one another in ``models``.
+
+    With ``resample_runs`` runs are drawn with replacement too, so that an interval is about the
+    methods and not only about these very networks. All methods see the same draws: their runs are
+    paired, the first with the first, by their seed.
+    """
+    resamples = next(iter(models.again.values())).shape[1]
+    share = np.full((runs, resamples), 1 / runs)
+    if resample_runs:
+        drawn = np.random.default_rng([seed, 1]).integers(runs, size=(runs, resamples))
+        share = (drawn == np.arange(runs)[:, None, None]).mean(axis=1)
+    return Resampled(
+        {name: value.reshape(-1, runs).mean(axis=1) for name, value in models.value.items()},
+        {
+            name: (again.reshape(-1, runs, resamples) * share).sum(axis=1)
+            for name, again in models.again.items()
+        },
+    )
+
+
+def paired_difference(
+    models: Resampled, a: int, b: int, level: float = LEVEL
+) -> dict[str, Difference]:
+    """The difference of every metric, that of model ``a`` minus that of model ``b``.
+
+    p is twice the smaller share of resamples at or beyond zero on one side, the estimate counted
+    among them (Davison and Hinkley 1997, ch. 4).
+    """
+    found = {}
+    for name, value in models.value.items():
+        moved = models.again[name][a] - models.again[name][b]
+        tail = min((moved <= 0).sum(), (moved >= 0).sum())
+        p = min(1.0, 2 * (int(tail) + 1) / (len(moved) + 1))
+        bounds = interval(value[a] - value[b], moved, level)
+        found[name] = Difference(bounds.value, bounds.low, bounds.high, p)
+    return found
+
+
+def _require_same_rows(sums: np.ndarray) -> None:
+    """``FerError`` unless every group has the same number of rows of each class in all models."""
+    truth = confusion_of_sums(sums).sum(axis=-1)
+    if (truth != truth[0]).any():
+        raise FerError(
+            "the models were measured on different rows or labels",
+            fix="take the predictions of one evaluation set for all of them",
+        )
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Rows that only the one and only the other has right, and the two-sided exact p."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
+    """McNemar's test (1947) of two models on the same rows, ``correct [N] bool`` of each.
+
+    The exact binomial p for any number of discordant rows, so no approximation has to be chosen.
+    It takes rows as independent: with twins among them prefer ``paired_difference``.
+    """
+    if len(correct_a) != len(correct_b):
+        raise FerError(f"{len(correct_a)} rows of one model, {len(correct_b)} of the other")
+    only_a = int((correct_a & ~correct_b).sum())
+    only_b = int((correct_b & ~correct_a).sum())
+    discordant = only_a + only_b
+    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
+    # Whole numbers until the last division: a binomial coefficient of 5,000 rows is no float.
+    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**discordant))

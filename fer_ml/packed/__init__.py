@@ -1,0 +1,1 @@
+"""A training as a folder: its format, its runner and its launcher; torch, timm, numpy alone."""

@@ -1,0 +1,297 @@
+"""A packed training: a folder that holds everything a training needs, and its reader.
+
+::
+
+    job.json            the trainings with their recipes, seed, hashes of all files
+    <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied
+    <split>/rows.npz    labels, sample ids, votes, weights, negative labels, folds
+    softlabels.npz      the teachers' logits for the training rows, when a step distils
+    previous.pt         the checkpoint that the first step starts from, when it does
+
+It is read with numpy and torch alone, so the same folder trains on a laptop, on a GPU box, or on a
+cluster, where nothing else of this project's dependencies is installed.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import read_bounded, sha256_file, stays_below, write_json
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.npz import read_npz
+from fer_ml.base.versions import upgraded
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import Training, Views, read_plain
+from fer_ml.training.views import FaceSet, SoftTargets
+
+JOB_FILE = "job.json"
+SOFT_FILE = "softlabels.npz"
+PREVIOUS_FILE = "previous.pt"
+#: No job needs more bytes of JSON: it names a few dozen files.
+MAX_JOB = 16 << 20
+#: What a training reads: it learns from the first, selects on the second, calibrates on the third.
+SPLITS = ("train", "val", "calib")
+#: All faces that teachers label besides the training rows.
+OTHERS = "others"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training of a job: its name (an asset's label) and recipe.
+
+    ``previous`` names the training that it starts from: an earlier step, or else the one whose
+    checkpoint is ``PREVIOUS_FILE``. ``without_fold`` leaves a fold of the training rows out, for
+    soft labels by a teacher that never saw their faces.
+    """
+
+    name: str
+    recipe: Training
+    previous: str | None = None
+    without_fold: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return step_folder(self.name)
+
+
+@dataclass(frozen=True)
+class LogitsStep:
+    """A teacher's logits on every face of the job, by earlier steps.
+
+    ``teacher`` is the training that answers, ``folds`` those that answer for the fold that they
+    left out; ``views`` are those of the training faces that are labelled beside the centre.
+    """
+
+    name: str
+    teacher: str
+    folds: tuple[str, ...] = ()
+    views: Views | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return step_folder(self.name)
+
+
+@dataclass(frozen=True)
+class SoftLabelsStep:
+    """Soft labels for the steps that follow, from the ``LogitsStep`` of each member.
+
+    ``weights`` null searches them on calib, in steps of ``grid``; ``target_entropy`` is in nats.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    fusion: Literal["logits", "probabilities", "calibrated"]
+    weights: tuple[float, ...] | None
+    grid: float
+    target_entropy: float
+
+    @property
+    def folder(self) -> str:
+        """Where its results go, below the job's output."""
+        return step_folder(self.name)
+
+
+AnyStep = Step | LogitsStep | SoftLabelsStep
+_KINDS: dict[str, type[AnyStep]] = {
+    "training": Step,
+    "logits": LogitsStep,
+    "softlabels": SoftLabelsStep,
+}
+
+
+def step_folder(name: str) -> str:
+    """The folder of a step called ``name``, an asset's label."""
+    return name.replace("[", "_").replace("]", "")
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """``job.json``, read and checked. ``about`` is for whoever takes the results back."""
+
+    folder: Path
+    steps: tuple[AnyStep, ...]
+    seed: int
+    preprocess: Preprocess
+    manifest_sha256: str
+    about: dict[str, Any]
+    key: str
+
+    def faces(self, split: str, size: int | None = None) -> FaceSet:
+        """The rows of one split, at ``size`` px or the job's."""
+        preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
+        folder = self.folder / split_folder(split, self.preprocess, preprocess)
+        with np.load(folder / "rows.npz", allow_pickle=False) as held:
+            return FaceSet(
+                images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+                y=held["y"].astype(np.int64),
+                sample_ids=tuple(name.decode() for name in held["sample_id"]),
+                preprocess=preprocess,
+                votes=held["votes"],
+                weight=held.get("weight"),
+                negative=held["negative"].astype(np.int64) if "negative" in held else None,
+                fold=held.get("fold"),
+            )
+
+
+def soft_file(kind: str) -> str:
+    """The file of one kind of soft labels, see ``Training.soft_labels``."""
+    return SOFT_FILE if kind == "standard" else f"softlabels_{kind}.npz"
+
+
+def read_soft_targets(path: Path) -> SoftTargets:
+    """Soft labels for the training rows, as ``write_soft_targets`` left them."""
+    if not path.is_file():
+        raise FerError("a step distils, and there are no soft labels for it", where=path)
+    held = read_npz(path)
+    try:
+        seed = int(held["view_seed"])
+        return SoftTargets(
+            held["logits"].astype(np.float32),
+            float(held["kd_temperature"]),
+            None if seed < 0 else seed,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FerError(f"not the soft labels of a packed training: {error}", where=path) from error
+
+
+def write_soft_targets(path: Path, soft: SoftTargets) -> None:
+    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
+    np.savez(
+        path,
+        logits=soft.logits.astype(np.float16),
+        kd_temperature=np.float64(soft.kd_temperature),
+        view_seed=np.int64(-1 if soft.view_seed is None else soft.view_seed),
+    )
+
+
+def _resized(preprocess: Preprocess, size: int) -> Preprocess:
+    return read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
+
+
+def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:
+    """``train``, or ``train_384`` where a step trains at another size than the job's."""
+    return split if used.size == base.size else f"{split}_{used.size}"
+
+
+def write_rows(path: Path, faces: FaceSet) -> None:
+    """``rows.npz`` of a split."""
+    held: dict[str, Any] = {
+        "y": faces.y.astype(np.uint8),
+        "sample_id": np.array(faces.sample_ids, dtype="S32"),
+        "votes": faces.votes,
+    }
+    if faces.weight is not None:
+        held["weight"] = faces.weight
+    if faces.negative is not None:
+        held["negative"] = faces.negative.astype(np.int8)
+    if faces.fold is not None:
+        held["fold"] = faces.fold
+    np.savez(path, **held)
+
+
+def write_job(
+    folder: Path,
+    *,
+    steps: Sequence[AnyStep],
+    seed: int,
+    preprocess: Preprocess,
+    manifest_sha256: str,
+    about: dict[str, Any],
+) -> None:
+    """Write ``job.json`` last: it names and hashes every file that is already in ``folder``."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != JOB_FILE
+    }
+    write_json(
+        folder / JOB_FILE,
+        {
+            "schema_version": 2,
+            "steps": [
+                {"kind": kind, **asdict(step)}
+                for step in steps
+                for kind, made in _KINDS.items()
+                if isinstance(step, made)
+            ],
+            "seed": seed,
+            "preprocess": preprocess.plain(),
+            "classes": list(CLASSES),
+            "manifest_sha256": manifest_sha256,
+            "files": files,
+            "about": about,
+        },
+    )
+
+
+def read_job(folder: Path) -> PackedJob:
+    """Read a packed training. Every byte is checked against its hash before anything is trained."""
+    path = folder / JOB_FILE
+    try:
+        data = read_bounded(path, MAX_JOB)
+        held = json.loads(data)
+        if not isinstance(held, dict):
+            raise ValueError("no JSON object")
+        held = upgraded("packed training", held, path)
+        return _job(folder, path, held, hashlib.sha256(data).hexdigest())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FerError(
+            f"not a packed training: {type(error).__name__}: {str(error)[:200]}",
+            where=path,
+            fix="make one with: fer pack ASSET FOLDER",
+        ) from error
+
+
+def read_about(path: Path) -> dict[str, dict[str, Any]]:
+    """What a ``job.json`` says of where its steps are from, by label."""
+    try:
+        about = json.loads(read_bounded(path, MAX_JOB))["about"]
+        if not all(isinstance(origin, dict) for origin in about.values()):
+            raise ValueError("an origin is no JSON object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FerError(f"job.json is damaged: {str(error)[:200]}", where=path) from error
+    return dict(about)
+
+
+def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
+    if held.get("classes") != list(CLASSES):
+        raise FerError(
+            f"class order of the job is {held.get('classes')}", where=path, allowed=list(CLASSES)
+        )
+    for name, digest in held["files"].items():
+        if not stays_below(name):
+            raise FerError(f"{name!r} leads out of the folder", where=path)
+        file = folder / name
+        if not file.is_file() or sha256_file(file) != digest:
+            raise FerError(
+                f"{name} is {'damaged' if file.is_file() else 'missing'}",
+                where=folder,
+                fix="copy the folder again",
+            )
+    steps = []
+    for number, entry in enumerate(held["steps"]):
+        kind = entry.pop("kind")
+        if kind not in _KINDS:
+            raise FerError(f"step {number} is a {kind!r}", where=path, allowed=", ".join(_KINDS))
+        steps.append(read_plain(_KINDS[kind], entry, f"steps.{number}"))
+        # Its results go into a folder of this name.
+        if not stays_below(steps[-1].folder) or "/" in steps[-1].folder:
+            raise FerError(f"step {number} is called {steps[-1].name!r}", where=path)
+    return PackedJob(
+        folder=folder,
+        steps=tuple(steps),
+        seed=held["seed"],
+        preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
+        manifest_sha256=held["manifest_sha256"],
+        about=held["about"],
+        key=key,
+    )

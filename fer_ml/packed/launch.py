@@ -1,0 +1,89 @@
+"""A packed training in several processes of this machine, by torch's own launcher."""
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.processes import processors
+from fer_ml.packed.runner import run_job
+from fer_ml.training.ranks import choose_device, join
+
+#: The signals that the launcher handles, of those that this system has.
+LAUNCHERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)
+)
+
+
+def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
+    """``run_job`` in so many processes, which share each batch; returns its folders.
+
+    A signal to stop goes to all of them: they save, and this process then gets it. Without this
+    process they stop too. ``FerError`` with the first fault of any of them.
+    """
+    _require_gpus(device, processes)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+    )
+    # The launcher puts its own handlers in their place and leaves them there, in the main thread.
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in LAUNCHERS if main}
+    stopped: int | None = None
+    try:
+        folders: list[Path] = elastic_launch(config, _work)(folder, out, device)[0]
+    except SignalException as asked:
+        stopped = int(asked.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        held = failure.message
+        # An exception of Python is a table, a signal a sentence.
+        told = held["message"] if isinstance(held, dict) else held
+        raise FerError(
+            f"process {rank} of the training: {told.removeprefix('FerError: ')}"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if stopped is not None:
+        if sys.platform != "win32":
+            # Blocked in this thread it would wait for ever.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [stopped])
+        signal.raise_signal(stopped)
+        raise KeyboardInterrupt
+    return folders
+
+
+def _require_gpus(device: str, processes: int) -> None:
+    here = torch.cuda.device_count() if choose_device(device).type == "cuda" else processes
+    if processes > here:
+        raise FerError(
+            f"{processes} processes, and {here} GPUs here",
+            allowed=f"FER_PROCESSES: 1 to {here}",
+            fix="each process of a training has a GPU of its own",
+        )
+
+
+@record
+def _work(folder: Path, out: Path, device: str) -> list[Path]:
+    """What each process does."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    with join(device) as ranks:
+        torch.set_num_threads(max(1, processors() // ranks.world))
+        return run_job(folder, out, ranks)

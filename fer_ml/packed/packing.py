@@ -1,0 +1,104 @@
+"""From a manifest to packed faces: decoded once for each manifest and preprocessing."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
+from fer_ml.images.identity import photo_hash, sample_hash
+from fer_ml.images.pixels import prepare_packed, read_image
+from fer_ml.manifests.schema import boxes
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.training.views import FaceSet, face_keys
+
+
+def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> FaceSet:
+    """The faces of ``frame``, from the packed cache or decoded into it.
+
+    While decoding, every face's ``sample_id`` is computed again: an image that is not the one that
+    the manifest was written about is refused.
+    """
+    if frame.is_empty():
+        raise FerError("no rows to load faces from")
+    images = np.load(packed_faces(frame, root, preprocess, cache), "r", allow_pickle=False)
+    labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
+    return FaceSet(
+        images,
+        labels,
+        tuple(frame["sample_id"]),
+        preprocess,
+        votes=vote_shares(frame, labels),
+        weight=frame["weight"].fill_null(1.0).cast(pl.Float32).to_numpy(),
+        negative=_negatives(frame),
+    )
+
+
+def _negatives(frame: pl.DataFrame) -> np.ndarray | None:
+    """Class indices of ``neg_label``, -1 where empty; ``None`` when no row has one."""
+    if frame["neg_label"].null_count() == frame.height:
+        return None
+    return np.array([CLASS_INDEX.get(name, -1) for name in frame["neg_label"]], dtype=np.int64)
+
+
+def packed_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> Path:
+    """The ``.npy`` of the faces of ``frame``, ``[N, P, P, 3] uint8 RGB``, made when missing."""
+    key = hashlib.sha256((preprocess.digest() + "\n".join(frame["sample_id"])).encode())
+    path = cache / f"faces-{key.hexdigest()[:24]}.npy"
+    if not path.is_file():
+        _pack(frame, root, preprocess, path)
+    return path
+
+
+def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(path)
+    side = preprocess.packed_size
+    packed = None
+    try:
+        packed = np.lib.format.open_memmap(
+            partial, mode="w+", dtype=np.uint8, shape=(frame.height, side, side, 3)
+        )
+        rows = zip(frame["image_path"], boxes(frame), frame["sample_id"], strict=True)
+        for index, (name, box, sample_id) in enumerate(
+            tqdm(rows, total=frame.height, desc="pack faces", disable=None)
+        ):
+            image = read_image(root / name)
+            if sample_hash(photo_hash(image), box) != sample_id:
+                raise FerError(
+                    "the image is not the one that the manifest was written about",
+                    where=root / name,
+                    fix="materialize the manifests again; nothing trains on changed pixels",
+                )
+            packed[index] = prepare_packed(image, box, preprocess)
+        packed.flush()
+        packed = None
+        move(partial, path)
+    finally:
+        packed = None  # What is mapped cannot be moved or deleted everywhere.
+        discard(partial)
+
+
+def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:
+    """The fold of each row ``[N] int8``, by its group's name alone: twins share one.
+
+    It does not depend on which other rows there are.
+    """
+    keys = face_keys(tuple(group_ids))
+    return (keys % np.uint64(folds)).astype(np.int8)
+
+
+def vote_shares(frame: pl.DataFrame, labels: np.ndarray) -> np.ndarray:
+    """``[N, C] float32``: shares of the annotators' votes, or all on the label without votes."""
+    shares = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    for row, votes in enumerate(frame["votes"]):
+        if votes is not None:
+            counted = np.array([float(vote) for vote in votes.split(";")], dtype=np.float32)
+            if counted.sum() > 0:
+                shares[row] = counted / counted.sum()
+    return shares

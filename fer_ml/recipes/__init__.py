@@ -1,0 +1,1 @@
+"""What a person chooses: profiles, recipes of trainings, preprocessing."""

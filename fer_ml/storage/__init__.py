@@ -1,0 +1,1 @@
+"""Bytes with hashes: run folders, records, receipts, gates, and the store of another machine."""

@@ -1,0 +1,160 @@
+"""A folder of an object store (``s3://``): bytes by name, each there whole or not at all.
+
+What talks to the store is fsspec's s3fs; credentials and endpoint come from the environment, as for
+AWS's own tools. It tries again on its own; what is refused after that is one ``FerError``.
+"""
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fer_ml.base.errors import FerError
+
+#: Of one request: s to wait for an answer, and how often botocore tries it, in each of the five
+#: tries of s3fs.
+TIMEOUT, TRIES = 20, 2
+#: Refusals of this machine's own disk, which are told as such.
+_OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of one object. ``etag`` is the md5 of its bytes in most stores."""
+
+    bytes: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Everything below ``url`` (``s3://BUCKET/PREFIX``); names are relative, with ``/``."""
+
+    url: str
+
+    def below(self, name: str) -> "Bucket":
+        """One of its folders."""
+        return Bucket(f"{self.url}/{name}")
+
+    def check(self) -> None:
+        """``FerError`` unless it answers."""
+        with self._readable(""):
+            self._files().ls(self._name("").split("/")[0])
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of one object, or ``None`` when there is none."""
+        with self._readable(name):
+            try:
+                return bytes(self._files().cat_file(self._name(name)))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put one object, in place of what was there."""
+        with self._readable(name):
+            self._files().pipe_file(self._name(name), data)
+
+    def put(self, paths: Mapping[str, Path]) -> None:
+        """Upload files by name, several at once."""
+        if paths:
+            with self._readable(min(paths)):
+                self._files().put([str(p) for p in paths.values()], [*map(self._name, paths)])
+
+    def get(self, paths: Mapping[str, Path]) -> None:
+        """Download objects into files, several at once."""
+        if paths:
+            for path in paths.values():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            with self._readable(min(paths)):
+                self._files().get([*map(self._name, paths)], [str(p) for p in paths.values()])
+
+    def delete(self, names: list[str]) -> None:
+        """Delete objects that are there."""
+        if names:
+            with self._readable(min(names)):
+                self._files().rm([self._name(name) for name in names])
+
+    def names(self) -> list[str]:
+        """The folders and objects right below it."""
+        with self._readable(""):
+            try:
+                found = self._files().ls(self._name(""), detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def list(self, folder: str = "") -> dict[str, Entry]:
+        """Every object below a folder, by its name below that folder."""
+        start = self._name(folder) + "/"
+        with self._readable(folder):
+            found = self._files().find(start, detail=True)
+        return {
+            name.removeprefix(start): Entry(
+                held["size"], held["ETag"].strip('"'), held["LastModified"]
+            )
+            for name, held in found.items()
+            if name.startswith(start)
+        }
+
+    def abort_uploads(self, before: datetime) -> int:
+        """Give up uploads in parts that were begun before a time and never ended; their number."""
+        bucket, _, prefix = self._name("").partition("/")
+        with self._readable(""):
+            files = self._files()
+            answer = files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/")
+            old = [u for u in answer.get("Uploads", ()) if u["Initiated"] < before]
+            for upload in old:
+                named = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                files.call_s3("abort_multipart_upload", Bucket=bucket, **named)
+        return len(old)
+
+    def _name(self, name: str) -> str:
+        return f"{self.url.removeprefix('s3://')}/{name}".rstrip("/")
+
+    def _files(self) -> Any:
+        try:
+            import fsspec
+            import s3fs  # noqa: F401 - fsspec imports it by name, and its own message is longer.
+        except ImportError as error:
+            raise FerError(
+                "FER_HOME is an object store, and s3fs is not installed",
+                where=self.url,
+                fix="pip install -e '.[s3]', or set FER_HOME to a folder",
+            ) from error
+        # Kept by fsspec: one for each process, and a new one after a fork.
+        config = {
+            "connect_timeout": TIMEOUT,
+            "read_timeout": TIMEOUT,
+            "retries": {"mode": "standard", "total_max_attempts": TRIES},
+        }
+        return fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=config)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """Turn what the store, or the way to it, refuses into one message."""
+        try:
+            yield
+        except Exception as error:
+            own_disk = isinstance(error, OSError) and error.errno in _OWN_DISK
+            if own_disk or not (isinstance(error, OSError) or _of_the_store(error)):
+                raise
+            bucket, _, key = self._name(name).partition("/")
+            raise FerError(
+                f"the object store failed: {str(error) or type(error).__name__}",
+                where=f"bucket {bucket}, key {key}",
+                fix="look at the store and at AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, then start again: what is finished is kept here, and "
+                "uploaded then",
+            ) from error
+
+
+def _of_the_store(error: Exception) -> bool:
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import ClientError as Refused
+
+    return isinstance(error, BotoCoreError | Refused | ClientError)

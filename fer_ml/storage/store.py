@@ -1,0 +1,675 @@
+"""The artifact root: run folders, their records, the current one, and gate receipts.
+
+Layout below ``FER_HOME/<profile>``::
+
+    <asset>[/<partition>]/<time>-<hash>/   a run folder: files, record.json (the marker, last)
+    <asset>[/<partition>]/<...>/receipts/  one file for each gate that judged these bytes
+    <asset>[/<partition>]/current.json     which run folder is the asset now
+    cleaned/                               links to the raw images, one path base for all manifests
+    cache/                                 decoded faces; may be deleted at any time
+    <asset>[/<partition>]/<...>/purged.json  there when something it rests on was purged
+    unfinished/                            trainings that were stopped, with their state
+    .partial/                              unfinished run folders, and pointers not yet moved
+
+A run folder appears by one rename when it is complete and on the disk, and is never written again.
+What is to follow the rename is noted before it, so that a process killed in between loses nothing:
+``sweep`` does the rest. ``fer_ml.storage.mirror`` keeps the same layout in an object store. The
+*content hash* covers the names and bytes of its files, except those declared volatile (times,
+machine), so that an unchanged result has an unchanged hash. Nothing here knows Dagster.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from fer_ml.base.cost import Meter, metered
+from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.files import (
+    move,
+    orphaned,
+    owned_name,
+    owner,
+    private_folder,
+    readable_os_errors,
+    sha256_file,
+    stays_below,
+    sync,
+    write_json,
+)
+from fer_ml.base.names import require_portable
+from fer_ml.base.versions import known_version, upgraded
+
+RECORD_FILE = "record.json"
+CURRENT_FILE = "current.json"
+RECEIPTS = "receipts"
+#: In a run folder: something that it rests on was purged. In the artifact root: the log of purges.
+PURGED_FILE = "purged.json"
+
+#: How run folders are called.
+RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
+#: What lies beside the assets below an artifact root.
+NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial", ".uploads"})
+
+#: Files that hold times or facts about the machine: hashed and verified, but not part of the
+#: content hash. Parquet copies are here because their bytes follow the library's version.
+VOLATILE_FILES = frozenset(
+    {"history.json", "environment.json", "alignmentreport.json", "train.log", "timing.json"}
+)
+VOLATILE_SUFFIXES = (".parquet", ".png", ".html", ".pdf")
+
+
+def _below(name: str) -> str:
+    if not stays_below(name):
+        raise ValueError(f"{name!r} is no path below a folder")
+    return name
+
+
+#: A relative path with ``/``: whoever reads it stays below the folder that it is in.
+Below = Annotated[str, AfterValidator(_below)]
+
+
+class FileEntry(BaseModel):
+    """sha256 and size of one file of a run folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: str
+    bytes: int
+
+
+class Input(BaseModel):
+    """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
+
+    ``root`` is set for raw folders only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    asset: str
+    partition: str | None = None
+    sha256: str
+    root: str | None = None
+
+    @property
+    def key(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.asset, self.partition)
+
+
+def _is_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("time without a zone")
+    return text
+
+
+#: An ISO 8601 time with its zone.
+Time = Annotated[str, AfterValidator(_is_time)]
+
+
+class Record(BaseModel):
+    """``record.json``: what a run folder holds and what it was made from.
+
+    ``splits`` lists which splits each choice of this artifact touched, such as
+    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
+    what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
+    written before there were seals have none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    asset: Below
+    partition: Below | None
+    profile: str
+    sha256: str
+    files: dict[Below, FileEntry]
+    inputs: tuple[Input, ...]
+    recipe: dict[str, Any]
+    code_version: str
+    run_id: str | None
+    created_at: Time
+    seconds: float
+    splits: dict[str, str]
+    summary: dict[str, Any]
+    seal: str | None = None
+
+    @property
+    def made_at(self) -> datetime:
+        """``created_at``, to compare with."""
+        return datetime.fromisoformat(self.created_at)
+
+    def expected_seal(self) -> str:
+        """sha256 over every other field, as JSON with sorted keys."""
+        # Through JSON first: read again, the same record must give the same text.
+        held = json.loads(json.dumps(self.model_dump(mode="json", exclude={"seal"})))
+        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+class Receipt(BaseModel):
+    """One gate's outcome for exactly the bytes ``artifact_sha256``.
+
+    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``None`` in
+    receipts that were written before they were noted.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    asset: str
+    partition: str | None
+    artifact_sha256: str
+    rule: str
+    blocking: bool
+    passed: bool
+    value: float | str
+    limit: float | str
+    detail: str
+    examples: tuple[str, ...]
+    checked_at: str
+    run_id: str | None
+    judged_by: dict[str, Any] | None = None
+
+
+def _always(receipt: Receipt) -> bool:
+    return True
+
+
+def asset_label(asset: str, partition: str | None) -> str:
+    """How an asset is written for people: ``teacher[RN18]``."""
+    return f"{asset}[{partition}]" if partition else asset
+
+
+def parse_label(label: str) -> tuple[str, str | None]:
+    """Asset and partition of what ``asset_label`` wrote."""
+    asset, _, rest = label.partition("[")
+    return asset, rest.removesuffix("]") or None
+
+
+def content_hash(files: dict[str, FileEntry]) -> str:
+    """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
+    lines = [
+        f"{name}\0{entry.sha256}\n"
+        for name, entry in sorted(files.items())
+        if Path(name).name not in VOLATILE_FILES and not name.endswith(VOLATILE_SUFFIXES)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete run folder and its record; ``counts`` says which of its receipts still do."""
+
+    folder: Path
+    record: Record
+    counts: Callable[[Receipt], bool] = field(default=_always, compare=False)
+
+    @property
+    def sha256(self) -> str:
+        """The content hash."""
+        return self.record.sha256
+
+    @property
+    def key(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.record.asset, self.record.partition)
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; ``FerError`` when the record does not list it."""
+        if name not in self.record.files:
+            raise FerError(
+                f"{self.key} has no file {name!r}",
+                where=self.folder,
+                allowed=", ".join(self.record.files),
+            )
+        return self.folder / name
+
+    def read_json(self, name: str) -> Any:
+        """Parse one of its JSON files; ``FerError`` for a version that is not read."""
+        path = self.file(name)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        versioned = isinstance(held, dict) and "schema_version" in held
+        return upgraded(name, held, path) if versioned else held
+
+    def as_input(self) -> Input:
+        """How a downstream record refers to it."""
+        return Input(
+            asset=self.record.asset, partition=self.record.partition, sha256=self.record.sha256
+        )
+
+    def damage(self) -> str | None:
+        """What differs between the folder and its record, or ``None`` when every byte is there."""
+        for name, entry in self.record.files.items():
+            path = self.folder / name
+            if path.resolve() != self.folder.resolve() / name:
+                return f"{name} is a link: a run folder holds its own bytes"
+            if not path.is_file():
+                purged = self.mark()
+                if name in purged.get("removed", ()):
+                    return f"{name} was purged on {purged['at'][:10]}"
+                return f"{name} is missing"
+            if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
+                return f"{name} differs from its recorded sha256"
+        if content_hash(self.record.files) != self.record.sha256:
+            return f"{RECORD_FILE} was edited: its content hash does not follow from its files"
+        if self.record.seal not in (None, self.record.expected_seal()):
+            return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
+        return None
+
+    def purged(self) -> str | None:
+        """Why it is stale since something that it rests on was purged, or ``None``."""
+        at = self.mark().get("at")
+        return None if at is None else f"rests on what was purged on {at[:10]}"
+
+    def mark_purged(self, at: str, removed: Iterable[str]) -> None:
+        """Note that something it rests on was purged, and which of its files went with it."""
+        earlier = self.mark().get("removed", ())
+        names = sorted({*earlier, *removed})
+        mark = {"schema_version": 1, "at": at, "removed": names}
+        write_json(self.folder / PURGED_FILE, mark)
+
+    def mark(self) -> dict[str, Any]:
+        """``purged.json``; empty where nothing was purged."""
+        path = self.folder / PURGED_FILE
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise FerError("not a mark of a purge", where=path) from error
+
+    def receipts(self) -> dict[str, Receipt]:
+        """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
+        found = {}
+        for path in sorted((self.folder / RECEIPTS).glob("*.json")):
+            try:
+                receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
+            except ValidationError:
+                continue  # An unreadable receipt is no receipt: the gate counts as not judged.
+            if receipt.artifact_sha256 == self.sha256 and self.counts(receipt):
+                found[receipt.rule] = receipt
+        return found
+
+
+@dataclass
+class RunFolder:
+    """A run folder while it is being written. ``folder`` becomes visible only when complete.
+
+    Once it is the current one, ``until_current`` is closed and the folders ``spent`` below
+    ``unfinished/`` are removed; when it does not come to that, nothing of ``spent`` is touched.
+    """
+
+    folder: Path
+    until_current: ExitStack = field(default_factory=ExitStack)
+    spent: list[str] = field(default_factory=list)
+    splits: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """The path for a new file; parents are made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON file."""
+        write_json(self.path(name), value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one UTF-8 text file."""
+        self.path(name).write_text(text, encoding="utf-8", newline="\n")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifact root of one profile.
+
+    ``looked_since`` (s since 1970): looks at image files before it do not count. ``counts`` says
+    whether a receipt still does: whoever knows the profile knows whether its limits changed.
+    """
+
+    root: Path
+    profile: str
+    looked_since: float = 0.0
+    counts: Callable[[Receipt], bool] = field(default=_always, compare=False, kw_only=True)
+
+    @property
+    def partial(self) -> Path:
+        """Run folders that are being written."""
+        return self.root / ".partial"
+
+    @property
+    def unfinished(self) -> Path:
+        """Work that a stopped process left to go on with."""
+        return self.root / "unfinished"
+
+    @property
+    def probe_cache(self) -> Path:
+        """What earlier looks at image files found; may be deleted at any time."""
+        return self.root / "cache" / "probe"
+
+    @property
+    def near_cache(self) -> Path:
+        """Which faces were found to be near-identical; may be deleted at any time."""
+        return self.root / "cache" / "near"
+
+    def home(self, asset: str, partition: str | None = None) -> Path:
+        """The folder that holds the run folders of an asset (partition)."""
+        return self.root / asset / partition if partition else self.root / asset
+
+    def current(self, asset: str, partition: str | None = None) -> Artifact | None:
+        """The current artifact, unverified, or ``None`` when nothing was made yet."""
+        held = self._pointer(asset, partition)
+        return None if held is None else self.open(self.home(asset, partition) / held["folder"])
+
+    def current_hash(self, asset: str, partition: str | None = None) -> str | None:
+        """The content hash that ``current.json`` names."""
+        held = self._pointer(asset, partition)
+        return None if held is None else held.get("sha256")
+
+    def _pointer(self, asset: str, partition: str | None) -> dict[str, str] | None:
+        path = self.home(asset, partition) / CURRENT_FILE
+        try:
+            held = json.loads(self._pointer_bytes(path).decode())
+            name = held["folder"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise FerError("not a pointer to a run folder", where=path) from error
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FerError("not a pointer to a run folder", where=path)
+        return upgraded(CURRENT_FILE, dict(held), path)
+
+    def _pointer_bytes(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def pointers(self, asset: str) -> list[str]:
+        """The partitions of an asset that have a current artifact, in order."""
+        return sorted(path.parent.name for path in self.home(asset).glob(f"*/{CURRENT_FILE}"))
+
+    def runs(self, asset: str = "", partition: str | None = None) -> list[Path]:
+        """Every complete run folder, of an asset or of all, in the order of their names."""
+        if asset:
+            return sorted(p.parent for p in self.home(asset, partition).glob(f"*/{RECORD_FILE}"))
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        return [
+            path.parent
+            for home in homes
+            if home.is_dir() and home.name not in NO_ASSETS
+            for path in sorted(home.glob(f"**/{RECORD_FILE}"))
+        ]
+
+    def open(self, folder: Path) -> Artifact:
+        """Read a run folder's record."""
+        path = folder / RECORD_FILE
+        try:
+            record = Record.model_validate_json(path.read_bytes(), context=path)
+            return Artifact(folder, record, self.counts)
+        except OSError as error:
+            raise FerError(
+                "no run folder here", where=folder, fix="materialize the asset again"
+            ) from error
+        except ValidationError as error:
+            raise FerError(f"record cannot be read: {first_fault(error)}", where=path) from error
+
+    def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
+        """Every complete run folder of an asset, newest name first."""
+        yield from map(self.open, reversed(self.runs(asset, partition)))
+
+    def every(self) -> Iterator[Artifact]:
+        """Every complete run folder of every asset."""
+        yield from map(self.open, self.runs())
+
+    def torn(self) -> list[str]:
+        """What no run leaves: run folders without a record, and pointers that lead nowhere.
+
+        Bytes are not read: whether they are those of the record is asked wherever they are used.
+        """
+        found = []
+        homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for home in (h for h in homes if h.is_dir() and h.name not in NO_ASSETS):
+            for path in sorted(home.glob(f"**/{CURRENT_FILE}")):
+                here = path.parent
+                try:
+                    asset, partition = here.relative_to(self.root).as_posix(), None
+                    self.current(asset, partition)
+                except FerError as error:
+                    found.append(f"{asset}: {error.what}")
+                found += [
+                    f"{asset}/{run.name}: no {RECORD_FILE}"
+                    for run in sorted(here.iterdir())
+                    if RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
+                ]
+        return found
+
+    def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
+        """The run folder of an asset with this content hash, or ``None``."""
+        named = f"-{sha256[:8]}-"  # As a folder's name says, so that no other one is looked into.
+        runs = reversed([run for run in self.runs(asset, partition) if named in run.name])
+        return next((a for a in map(self.open, runs) if a.sha256 == sha256), None)
+
+    def require(
+        self, asset: str, partition: str | None = None, *, rules: Iterable[str] = ()
+    ) -> Artifact:
+        """The current artifact with every byte verified and every rule in ``rules`` passed.
+
+        This is the gate: whoever consumes an artifact gets it here, and bytes without a passing
+        receipt are refused however the consumer was started.
+        """
+        label = asset_label(asset, partition)
+        artifact = self.current(asset, partition)
+        if artifact is None:
+            raise FerError(
+                f"{label} has not been made yet", where=self.root, fix=f"materialize {label} first"
+            )
+        damage = artifact.damage()
+        if damage:
+            raise FerError(
+                f"{label} is damaged: {damage}",
+                where=artifact.folder,
+                fix=f"materialize {label} again; nothing is computed from changed bytes",
+            )
+        receipts = artifact.receipts()
+        for rule in rules:
+            receipt = receipts.get(rule)
+            if receipt is None:
+                raise FerError(
+                    f"{label} has no receipt of gate '{rule}' for its bytes {artifact.sha256[:12]} "
+                    "and today's limits",
+                    where=artifact.folder / RECEIPTS,
+                    fix=f"run the checks of {label} (Dagster: Execute checks; or fer materialize)",
+                )
+            if not receipt.passed:
+                raise FerError(
+                    f"{label} failed gate '{rule}': {receipt.value} (limit {receipt.limit}). "
+                    f"{receipt.detail}",
+                    where=artifact.folder / RECEIPTS,
+                    fix=f"mend {label} and materialize it again",
+                )
+        return artifact
+
+    @contextmanager
+    def begin(
+        self,
+        asset: str,
+        partition: str | None = None,
+        *,
+        inputs: Iterable[Input] = (),
+        recipe: dict[str, Any] | None = None,
+        code_version: str = "1",
+        run_id: str | None = None,
+    ) -> Iterator[RunFolder]:
+        """Make a new run folder; on success it becomes the current artifact, else it is removed."""
+        partial = self.partial / owned_name()
+        with readable_os_errors(self.root), metered() as meter:
+            private_folder(self.root)
+            before = self._pointer(asset, partition)
+            partial.mkdir(parents=True)
+            run = RunFolder(partial)
+            try:
+                yield run
+                self._commit(
+                    run,
+                    asset,
+                    partition,
+                    tuple(inputs),
+                    recipe or {},
+                    code_version,
+                    run_id,
+                    meter,
+                    before["folder"] if before else None,
+                )
+            finally:
+                run.until_current.close()
+                if partial.exists():  # Else it was renamed, and its note says how to go on.
+                    _note_of(partial).unlink(missing_ok=True)
+                    shutil.rmtree(partial, ignore_errors=True)
+
+    def _commit(
+        self,
+        run: RunFolder,
+        asset: str,
+        partition: str | None,
+        inputs: tuple[Input, ...],
+        recipe: dict[str, Any],
+        code_version: str,
+        run_id: str | None,
+        meter: Meter,
+        before: str | None,
+    ) -> None:
+        files = {}
+        for path in sorted(run.folder.rglob("*")):
+            sync(path)
+            if path.is_file():
+                files[path.relative_to(run.folder).as_posix()] = FileEntry(
+                    sha256=sha256_file(path), bytes=path.stat().st_size
+                )
+        require_portable(files, run.folder)
+        now = datetime.now(UTC)
+        record = Record(
+            asset=asset,
+            partition=partition,
+            profile=self.profile,
+            sha256=content_hash(files),
+            files=files,
+            inputs=inputs,
+            recipe=recipe,
+            code_version=code_version,
+            run_id=run_id,
+            created_at=now.isoformat(timespec="seconds"),
+            seconds=meter.seconds,
+            splits=run.splits,
+            summary={**run.summary, **meter.read()},
+        )
+        record = record.model_copy(update={"seal": record.expected_seal()})
+        write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
+        home = self.home(asset, partition)
+        home.mkdir(parents=True, exist_ok=True)
+        folder = home / f"{now:%Y%m%dT%H%M%SZ}-{record.sha256[:8]}-{uuid.uuid4().hex[:4]}"
+        follow = Follow(
+            asset=asset,
+            partition=partition,
+            folder=folder.name,
+            sha256=record.sha256,
+            before=before,
+            spent=tuple(run.spent),
+        )
+        note = _note_of(run.folder)
+        write_json(note, follow.model_dump(mode="json"))
+        move(run.folder, folder)
+        sync(home)
+        self._follow(follow)
+        note.unlink()
+
+    def _follow(self, follow: "Follow") -> None:
+        """What comes after the rename: it is the current one, and what it came from is spent."""
+        home = self.home(follow.asset, follow.partition)
+        write_json(home / CURRENT_FILE, follow.pointer())
+        for name in follow.spent:
+            shutil.rmtree(self.unfinished / name, ignore_errors=True)
+
+    def _follow_note(self, note: Path) -> None:
+        """Do what a process that is gone left to do; another one may have gone further since."""
+        try:
+            follow = Follow.model_validate_json(note.read_bytes())
+        except ValidationError:
+            return
+        home = self.home(follow.asset, follow.partition)
+        held = self._pointer(follow.asset, follow.partition)
+        now = held["folder"] if held else None
+        if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
+            self._follow(follow)
+
+    def marked(self, artifact: Artifact) -> None:
+        """Called when a mark of a purge was written beside an artifact, before its files go."""
+
+    def fetch_log(self) -> None:
+        """Take over the log of purges where other machines write it too."""
+
+    def share_log(self) -> None:
+        """Called when the log of purges was written."""
+
+    def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
+        """Put a gate's outcome beside the artifact; returns its file."""
+        with readable_os_errors(self.root):
+            folder = artifact.folder / RECEIPTS
+            folder.mkdir(exist_ok=True)
+            path = folder / f"{re.sub(r'[^a-z0-9_]', '_', receipt.rule)}.json"
+            write_json(path, receipt.model_dump(mode="json"))
+        return path
+
+    def sweep(self) -> int:
+        """Clear away what processes that are gone left half-written; returns how many places.
+
+        A run folder that was complete and not yet the current one becomes it.
+        """
+        return self._clear(orphaned)
+
+    def sweep_own(self) -> int:
+        """The same of this process, which was stopped and writes nothing any more."""
+        mine = f"{owner()}-"
+        return self._clear(lambda name: name.removeprefix(".").startswith(mine))
+
+    def _clear(self, left: Callable[[str], bool]) -> int:
+        swept = 0
+        for note in sorted(self.partial.glob("*.json")) if self.partial.is_dir() else ():
+            if left(note.stem):
+                self._follow_note(note)
+                note.unlink(missing_ok=True)
+        for folder, folders, files in os.walk(self.root):
+            here = Path(folder)
+            for name in filter(left, files):
+                (here / name).unlink(missing_ok=True)
+                swept += 1
+            for name in filter(left, folders):
+                shutil.rmtree(here / name, ignore_errors=True)
+                swept += 1
+            # Raw folders are not ours to clear away.
+            folders[:] = [n for n in folders if not (here == self.root and n == "drawn")]
+        return swept
+
+
+def _note_of(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.json")
+
+
+class Follow(BaseModel):
+    """What is to be done once a run folder has been renamed; names, never paths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    asset: Below
+    partition: Below | None
+    folder: Below
+    sha256: str
+    before: str | None
+    spent: tuple[Below, ...]
+
+    def pointer(self) -> dict[str, Any]:
+        """What ``current.json`` holds."""
+        return {"schema_version": 1, "folder": self.folder, "sha256": self.sha256}

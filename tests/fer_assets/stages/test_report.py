@@ -1,0 +1,137 @@
+"""The asset: its files, the same bytes for the same inputs, and its gates."""
+
+import base64
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+
+from fer_assets.stages.report import gate_report
+from fer_ml.recipes.profiles import sample
+from fer_ml.report.html import html_page
+from fer_ml.report.pdf import pdf_bytes
+from fer_ml.storage.gates import gates_of
+from fer_ml.storage.store import Artifact, Store
+
+Made = Callable[..., Artifact]
+WHOLE = """# {{ title }}
+
+{{ claim('rows') }} As shown [1].
+
+{{ figure('student_dkd', 'curve.png', 'A curve') }}
+
+{{ table('report_claims') }}
+
+## References
+
+[1] Somebody.
+"""
+
+
+def outcomes(report: Artifact, store: Store) -> dict[str, tuple[bool, float | str]]:
+    found = gate_report(report, store, sample())
+    assert [o.rule for o in found] == [gate.rule for gate in gates_of("report")]
+    return {outcome.rule: (outcome.passed, outcome.value) for outcome in found}
+
+
+def test_the_same_inputs_give_the_same_bytes(make: Made) -> None:
+    first, second = make(WHOLE), make(WHOLE)
+    assert first.folder != second.folder
+    assert first.record.files == second.record.files
+    assert set(first.record.files) == {
+        "figures/student_dkd_curve.png",
+        "report.html",
+        "report.json",
+        "report.md",
+        "report.pdf",
+        "template.md.j2",
+    }
+    counts = {"claims": 1, "figures": 1, "tables": 1}
+    assert counts.items() <= first.record.summary.items()
+
+
+def test_the_page_needs_no_other_file(make: Made) -> None:
+    report = make(WHOLE)
+    html = report.file("report.html").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            for name, value in attrs:
+                found.setdefault(f"{tag}.{name}", []).append(value or "")
+
+    Reader().feed(html)
+    (source,) = found["img.src"]
+    picture = report.file("figures/student_dkd_curve.png").read_bytes()
+    assert base64.b64decode(source.removeprefix("data:image/png;base64,")) == picture
+    assert "script.src" not in found and "link.href" not in found
+    assert "default-src 'none'" in found["meta.content"][1]
+    assert "<title>A *title*</title>" in html
+    ids = found["a.id"] + found["h1.id"] + found["h2.id"]
+    assert {href.removeprefix("#") for href in found["a.href"]} <= set(ids)
+
+
+def test_marks_of_claims_that_do_not_hold_are_red(make: Made) -> None:
+    html = make("{{ claim('rows') }} {{ claim('late') }}").file("report.html").read_text("utf-8")
+    assert '<a href="#c1" class="mark">c1 ✓</a>' in html
+    assert '<a href="#c4" class="mark bad">c4 ✗ stale</a>' in html
+
+
+def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:
+    text = (
+        "# Title & <b>\n\n**a *b*** `c` [d](https://e.org) [e](x.md) [f](#nowhere) [g](#title--b)\n"
+        "[c1 ✓](#c1)\n\n- a\n  - b\n\n3. c\n\n   d\n\n> q\n\n```\nx <y>\n```\n\n---\n\n"
+        "#### Deep\n\n"
+        "| a | b |\n| --- | ---: |\n| [c1](#c1) | 1 |\n\n![alt](missing.png)\n"
+    )
+    data = pdf_bytes(text, {})
+    assert data.startswith(b"%PDF-") and data == pdf_bytes(text, {})
+    # The outline holds the headings, as UTF-16 or plain; links lead out only where they can.
+    assert data.count(b"/Subtype /Link") == 3
+    assert data.count(b"/URI (https://e.org)") == 1
+    assert len(re.findall(rb"/Type /Page\b", data)) == 1
+
+
+def test_glyphs_that_the_pdf_lacks_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    pdf_bytes("plain ✓ \u2013", {})
+    assert not caplog.records
+    pdf_bytes("\u65e5", {})
+    assert "no glyphs for \u65e5" in caplog.text
+
+
+def test_an_empty_report_is_a_report() -> None:
+    assert "<title>Report</title>" in html_page("", {})
+    assert pdf_bytes("", {}).startswith(b"%PDF-")
+
+
+def test_gates_of_a_sound_report(make: Made, store: Store) -> None:
+    found = outcomes(make(WHOLE), store)
+    assert found.pop("checklist_stated") == (False, 4)
+    assert set(found.values()) == {(True, 0)}
+
+
+def test_each_fault_turns_its_own_gate(make: Made, store: Store) -> None:
+    sound = outcomes(make(WHOLE), store)
+    faults = {
+        "numbers_covered": WHOLE.replace("As shown", "On 25 frames, as shown"),
+        "citations_listed": WHOLE.replace("[1].", "[1, 2]."),
+        "references_cited": WHOLE + "\n[2] Nobody.\n",
+    }
+    for rule, template in faults.items():
+        found = outcomes(make(template), store)
+        assert found.pop(rule) == (False, 1)
+        assert found == {name: held for name, held in sound.items() if name != rule}
+    twice = outcomes(make(WHOLE + "\n[1] Again.\n"), store)
+    assert twice["citations_listed"] == (False, 1)
+
+
+def test_a_figure_of_no_artifact_turns_two_gates(make: Made, store: Store) -> None:
+    found = outcomes(make(WHOLE + "\n![made up](figures/x.png)\n"), store)
+    assert found["numbers_covered"] == found["figures_from_artifacts"] == (False, 1)
+
+
+def test_a_figure_that_is_not_the_artifacts_is_found(make: Made, store: Store) -> None:
+    report = make(WHOLE)
+    (report.folder / "figures/student_dkd_curve.png").write_bytes(b"another")
+    assert outcomes(report, store)["figures_from_artifacts"] == (False, 1)

@@ -1,0 +1,66 @@
+"""Steps from one version of a file to the next, and what is not read."""
+
+from typing import Any
+
+import pytest
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.versions import STEPS, OtherVersion, upgraded, versions_of
+
+V1_RECIPE = {"augment": 0.3, "bf16": True, "task": {"kind": "ce", "label_smoothing": 0.1}}
+V2_RECIPE = {
+    "strength": 0.3,
+    "precision": "bf16",
+    "task": {"kind": "ce"},
+    "label_smoothing": 0.1,
+}
+
+
+def test_a_recipe_of_the_first_version() -> None:
+    held = upgraded("checkpoint", {"recipe": V1_RECIPE}, "best.pt")
+    assert held == {"recipe": V2_RECIPE, "schema_version": 2}
+    new: dict[str, Any] = {"recipe": {"augment": "affine"}, "schema_version": 2}
+    assert upgraded("checkpoint", new, "best.pt") is new
+
+
+def test_settings_of_the_first_version_and_those_without_a_version() -> None:
+    curation = {"sources": ["a"], "unique": True}
+    old = {"profiles": {"p": {"hq_train": curation, "students": {"ce": V1_RECIPE}}}}
+    new = {"hq_train": {"sources": ["a"], "one_per": "sample"}, "students": {"ce": V2_RECIPE}}
+    assert upgraded("fer.toml", old, "", "version") == {"profiles": {"p": new}, "version": 2}
+    # What has no version and is of today's form stays as it is.
+    assert upgraded("fer.toml", {"profiles": {"p": new}}, "", "version")["profiles"] == {"p": new}
+    assert upgraded("fer.toml", {"profiles": 3}, "", "version") == {"profiles": 3, "version": 2}
+
+
+def test_a_packed_training_of_the_first_version() -> None:
+    held = upgraded("packed training", {"steps": [{"name": "ce"}]}, "job.json")
+    assert held["steps"] == [{"kind": "training", "name": "ce"}]
+
+
+@pytest.mark.parametrize(
+    "kind", ["record.json", "claims", "benchmark.json", "manifest_validation_all.json"]
+)
+def test_a_newer_version_is_refused_with_what_to_do(kind: str) -> None:
+    newer = versions_of(kind).written + 1
+    with pytest.raises(OtherVersion, match=f"version {newer} is of a newer platform") as caught:
+        upgraded(kind, {"schema_version": newer}, "/a/place")
+    assert caught.value.where == "/a/place"
+    assert caught.value.fix is not None and "upgrade the platform" in caught.value.fix
+
+
+def test_what_cannot_be_carried_over_is_to_be_made_again() -> None:
+    with pytest.raises(OtherVersion, match="cannot be carried over") as caught:
+        upgraded("benchmark.json", {"schema_version": 1}, "")
+    assert caught.value.fix is not None and "fer materialize" in caught.value.fix
+
+
+@pytest.mark.parametrize("version", ["", "-1", "1.5", "x", "²", "0", None, [1]])
+def test_a_version_that_is_none_is_refused(version: object) -> None:
+    with pytest.raises(FerError, match="version is"):
+        upgraded("claims", {"version": version}, "here", "version")
+
+
+def test_steps_lead_from_the_oldest_to_the_current_version() -> None:
+    for kind, version in STEPS:
+        assert versions_of(kind).oldest <= version < versions_of(kind).written

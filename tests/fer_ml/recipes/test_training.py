@@ -1,0 +1,144 @@
+"""Recipes refuse what would train something else than was meant."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profiles import PROFILES
+from fer_ml.recipes.training import (
+    CE,
+    KD,
+    ArcFace,
+    Imbalance,
+    Negative,
+    Training,
+    read_plain,
+    read_recipe,
+)
+
+BASE = Training(architecture="resnet18", task=CE(), init="none", epochs=3)
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_every_recipe_survives_json(name: str) -> None:
+    profile = PROFILES[name]()
+    trainings = {**profile.teachers, **profile.students, **profile.experiments}
+    assert trainings
+    for training in trainings.values():
+        assert read_recipe(json.loads(json.dumps(asdict(training)))) == training
+    assert read_plain(Preprocess, profile.preprocess.plain(), "p") == profile.preprocess
+
+
+def test_a_record_of_before_equals_one_of_today() -> None:
+    """Fields that came later are in a record only where they are used."""
+    nested = replace(BASE, init="previous", first_stage=BASE)
+    for training in (BASE, nested):
+        held = training.recorded()
+        assert not {"precise_bn", "zero_init_residual"} & {*held, *(held["first_stage"] or {})}
+        assert read_recipe(json.loads(json.dumps(held))) == training
+    used = replace(BASE, precise_bn=64, zero_init_residual=True)
+    assert used.recorded() == {**asdict(BASE), "precise_bn": 64, "zero_init_residual": True}
+    within = replace(nested, first_stage=used).recorded()["first_stage"]
+    assert within["precise_bn"] == 64
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_no_built_in_profile_asks_for_a_precision_by_name(name: str) -> None:
+    profile = PROFILES[name]()
+    trainings = (*profile.teachers.values(), *profile.students.values())
+    every = [s for t in (*trainings, *profile.experiments.values()) for s in t.stages()]
+    assert {training.precision for training in every} == {"auto"}
+
+
+def held(**changes: object) -> dict:
+    return {**json.loads(json.dumps(asdict(BASE))), **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1}, r"unknown fields \['learning_rate'\]"),
+        ({"epochs": "3"}, r"recipe.epochs is '3'"),
+        ({"epochs": True}, r"recipe.epochs is True"),
+        ({"epochs": 0}, r"epochs = 0 is outside 1 to"),
+        ({"lr": None}, r"recipe.lr is None"),
+        ({"optimiser": "adam"}, r"recipe.optimiser is 'adam'"),
+        ({"task": {"kind": "kdd"}}, r"recipe.task.kind is 'kdd'"),
+        ({"task": "ce"}, r"recipe.task.kind is None"),
+        ({"task": {"kind": "kd", "alpha": 1}}, r"recipe.task has unknown fields"),
+        ({"imbalance": 3}, r"recipe.imbalance is 3"),
+        ({"first_stage": {}}, r"recipe.first_stage lacks architecture"),
+    ],
+)
+def test_a_wrong_field_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(FerError, match=message):
+        read_recipe(held(**changes))
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(FerError, match="lacks epochs"):
+        read_recipe({key: value for key, value in held().items() if key != "epochs"})
+
+
+def test_two_corrections_of_imbalance_need_saying_so() -> None:
+    """Class-uniform sampling and class weights corrected the first teachers twice."""
+    with pytest.raises(ValueError, match="the balanced sampler and class_weights correct the same"):
+        Imbalance(sampler="balanced", class_weights="effective_number")
+    both = Imbalance(sampler="balanced", class_weights="effective_number", several=True)
+    assert both.used() == ["the balanced sampler", "class_weights"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixup": 0.2, "task": KD()}, "mixup with task kd"),
+        ({"mixup": 0.2, "task": ArcFace()}, "mixup with task arcface"),
+        ({"init": "file"}, "init_file go together"),
+        ({"init_file": "a.pt"}, "init_file go together"),
+        ({"first_stage": BASE}, "init must be 'previous'"),
+        ({"batch_size": 8, "accumulate": 5}, "accumulate = 5 is outside 1 to 4"),
+        ({"negative": None, "erase": 2.0}, "erase = 2.0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(BASE, **changes)
+    with pytest.raises(ValueError, match="ratio = 2"):
+        Negative(ratio=2)
+
+
+def test_stages_run_first_things_first() -> None:
+    b = replace(BASE, first_stage=BASE, init="previous", size=384)
+    c = replace(BASE, first_stage=b, init="previous", size=64)
+    assert c.stages() == [BASE, b, c]
+    assert BASE.stages() == [BASE]
+
+
+def test_the_paper_profile_is_the_protocol_that_ran() -> None:
+    """Sections 3 and 5 of what the first pipeline's code did."""
+    paper = PROFILES["paper"]()
+    teacher = paper.teachers["RN18"]
+    assert (teacher.epochs, teacher.lr, teacher.weight_decay, teacher.batch_size) == (
+        60,
+        3e-4,
+        0.05,
+        64,
+    )
+    arc = teacher.task
+    assert isinstance(arc, ArcFace)
+    assert (arc.embedding, arc.dropout, arc.scale, arc.margin) == (512, 0.2, 30.0, 0.35)
+    assert (arc.plain_epochs, arc.ramp_end) == (5, 15)
+    assert teacher.imbalance.used() == ["the balanced sampler", "class_weights"]
+    assert teacher.clip_norm == 0
+    ce, kd, dkd = (paper.students[name] for name in ("ce", "kd", "dkd"))
+    assert [s.epochs for s in (ce, kd, dkd)] == [10, 20, 10]
+    assert [s.init for s in (ce, kd, dkd)] == ["imagenet", "imagenet", "previous"]
+    assert (kd.task.ce_weight, kd.task.kd_weight, kd.task.temperature) == (0.5, 0.5, 2.0)
+    # alpha 0.5 times beta 4: the weight of 8 that the code used is this one times T^2.
+    assert dkd.task.nckd_weight * dkd.task.temperature**2 == 8
+    stage_b = paper.experiments["RN18_stage_b"]
+    assert [s.size for s in stage_b.stages()] == [None, 384]
+    assert {"resnet50", "vit"} <= set(paper.experiments)

@@ -1,0 +1,303 @@
+"""Two machines, each with its cache, on one bucket of a real object store."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import fer_ml.storage.object_store as object_store
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import settings
+from fer_ml.storage.mirror import MirroredStore, open_store, stores
+from fer_ml.storage.object_store import Bucket
+from fer_ml.storage.store import Receipt, Store
+from tests.object_server import SECRET, Server, server
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("seaweed")) as held, pytest.MonkeyPatch.context() as patch:
+        for name, value in held.environment.items():
+            patch.setenv(name, value)
+        yield held
+
+
+@pytest.fixture
+def bucket(seaweed: Server, request: pytest.FixtureRequest) -> Bucket:
+    """A prefix of its own for each test, with the profile's folder below it."""
+    return Bucket(f"s3://faces/{request.node.name.split('[')[0]}").below("test")
+
+
+@pytest.fixture
+def one(bucket: Bucket, tmp_path: Path) -> MirroredStore:
+    return MirroredStore(tmp_path / "one" / "test", "test", bucket=bucket)
+
+
+@pytest.fixture
+def two(one: MirroredStore, tmp_path: Path) -> MirroredStore:
+    return replace(one, root=tmp_path / "two" / "test")
+
+
+def make(store: Store, text: str = "hello", asset: str = "thing") -> None:
+    with store.begin(asset) as run:
+        run.write_text("a.txt", text)
+        run.write_text("deep/b.txt", text * 2)
+
+
+def judge(store: Store, *, passed: bool = True) -> None:
+    artifact = store.require("thing")
+    told = {"detail": "", "examples": (), "checked_at": "2026-01-01T00:00:00+00:00"}
+    receipt = Receipt(
+        asset="thing",
+        partition=None,
+        artifact_sha256=artifact.sha256,
+        rule="good",
+        blocking=True,
+        passed=passed,
+        value=1,
+        limit=0,
+        run_id=None,
+        **told,  # type: ignore[arg-type]
+    )
+    store.write_receipt(artifact, receipt)
+
+
+def test_the_other_machine_finds_the_artifact_with_its_receipts(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    assert two.current("thing") is None
+    make(one)
+    with pytest.raises(FerError, match="no receipt of gate 'good'"):
+        two.require("thing", rules=["good"])
+    judge(one)
+    found = two.require("thing", rules=["good"])
+    assert found.folder.is_relative_to(two.root)
+    assert found.file("deep/b.txt").read_text() == "hellohello"
+    assert found.record == one.require("thing").record
+    judge(one, passed=False)
+    with pytest.raises(FerError, match="failed gate 'good'"):
+        two.require("thing", rules=["good"])
+    assert not list(one.uploads.iterdir())
+
+
+def test_what_is_current_follows_whoever_made_it_last(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    make(one, "first")
+    make(two, "second")
+    assert one.require("thing").file("a.txt").read_text() == "second"
+    first = next(a for a in two.all("thing") if a.file("a.txt").read_text() == "first")
+    assert two.find("thing", None, first.sha256) == first
+    assert len(list(one.every())) == len(list(two.every())) == 2
+    make(one, "part", asset="adopted/mine")
+    assert two.pointers("adopted") == ["mine"]
+
+
+def test_two_machines_that_make_one_asset_at_once_mix_no_files(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    """Who is first stays current, so that nothing that rests on it becomes stale."""
+    with one.begin("thing") as first, two.begin("thing") as second:
+        for run, text in ((first, "one"), (second, "two")):
+            run.write_text("a.txt", text)
+            run.write_text(f"only_{text}", text)
+    for store in (one, two):
+        held = store.require("thing")
+        assert held.file("a.txt").read_text() == "two"  # It left the inner block first.
+        assert set(held.record.files) == {"a.txt", "only_two"}
+        assert all(a.damage() is None for a in store.all("thing"))
+        assert len(list(store.all("thing"))) == 2
+
+
+def test_nothing_half_uploaded_can_be_found_and_the_next_command_ends_it(
+    one: MirroredStore, two: MirroredStore, seaweed: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server dies between the files and the record; nothing is lost, and nothing made twice."""
+    make(one, "before")
+    monkeypatch.setattr(object_store, "TRIES", 1)
+    put, puts = Bucket.put, []
+
+    def dying(self: Bucket, paths: dict[str, Path]) -> None:
+        put(self, paths)
+        puts.append(paths)
+        if len(puts) == 1:
+            seaweed.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "put", dying)
+        with pytest.raises(FerError, match="the object store failed") as told:
+            make(one, "after")
+    assert "bucket faces, key " in str(told.value)
+    assert SECRET not in str(told.value)
+    with pytest.raises(FerError, match="the object store failed"):
+        two.current("thing")
+    with pytest.raises(FerError, match="the object store failed"):
+        one.sweep()
+    # What waits for its upload is current here, and is not asked for there.
+    assert one.require("thing").file("a.txt").read_text() == "after"
+    seaweed.start()
+    assert two.require("thing").file("a.txt").read_text() == "before"
+    one.sweep()
+    assert two.require("thing").file("a.txt").read_text() == "after"
+    assert len(list(one.all("thing"))) == 2
+    assert not list(one.uploads.iterdir())
+
+
+def test_a_kill_during_the_upload_loses_nothing(one: MirroredStore, two: MirroredStore) -> None:
+    make(one, "first")
+    script = f"""
+import os
+from pathlib import Path
+from fer_ml.storage.mirror import MirroredStore
+from fer_ml.storage.object_store import Bucket
+put = Bucket.put
+def die(self, paths):
+    put(self, paths)
+    os._exit(9)
+Bucket.put = die
+bucket = Bucket({one.bucket.url!r})
+with MirroredStore(Path({str(one.root)!r}), "test", bucket=bucket).begin("thing") as run:
+    run.write_text("a.txt", "second")
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert two.require("thing").file("a.txt").read_text() == "first"
+    one.sweep()
+    assert two.require("thing").file("a.txt").read_text() == "second"
+    assert len(list(two.all("thing"))) == 2
+
+
+def test_what_another_machine_made_current_meanwhile_stays(
+    one: MirroredStore, two: MirroredStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(FerError, match="gone"):
+        patch.setattr(MirroredStore, "_push", gone)
+        make(one, "waits")
+    make(two, "meanwhile")
+    one.sweep()
+    assert one.require("thing").file("a.txt").read_text() == "meanwhile"
+    assert len(list(two.all("thing"))) == 2
+
+
+def gone(*_: object) -> None:
+    raise FerError("gone")
+
+
+def test_a_server_that_is_slow_is_waited_for(
+    one: MirroredStore, two: MirroredStore, seaweed: Server
+) -> None:
+    make(one)
+    seaweed.hold()
+    later = threading.Timer(2, seaweed.go_on)
+    later.start()
+    assert two.require("thing").file("a.txt").read_text() == "hello"
+    later.join()
+
+
+def test_a_server_that_never_answers_is_one_clear_error(
+    two: MirroredStore, seaweed: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "TIMEOUT", 0.5)
+    monkeypatch.setattr(object_store, "TRIES", 2)
+    seaweed.hold()
+    try:
+        with pytest.raises(FerError, match="the object store failed"):
+            two.current("thing")
+    finally:
+        seaweed.go_on()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "deep/b.txt"])
+def test_changed_bytes_in_the_bucket_are_never_loaded(
+    one: MirroredStore, two: MirroredStore, name: str
+) -> None:
+    make(one, name)
+    artifact = one.require("thing")
+    key = f"thing/{artifact.folder.name}/{name}"
+    data = bytearray(one.bucket.read(key) or b"")
+    data[0] ^= 1
+    one.bucket.write(key, bytes(data))
+    with pytest.raises(FerError) as told:
+        two.current("thing")
+    wanted = artifact.record.files[name].sha256
+    assert wanted in told.value.what
+    assert len([w for w in told.value.what.replace(",", "").split() if len(w) == 64]) == 2
+    assert not list(two.root.rglob("a.txt"))
+
+
+def test_a_purge_reaches_the_bucket_and_the_other_cache(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    make(one)
+    theirs, mine = two.require("thing"), one.require("thing")
+    (one.root.parent / "purged.json").write_text("{}")
+    one.share_log()
+    mine.mark_purged("2026-11-27T00:00:00+00:00", ["a.txt"])
+    one.marked(mine)
+    assert "a.txt" not in {n.rpartition("/")[2] for n in one.bucket.list()}
+    assert theirs.file("a.txt").is_file()
+    two.sweep()
+    assert not theirs.file("a.txt").exists()
+    assert (two.root.parent / "purged.json").read_text() == "{}"
+    fresh = replace(two, root=two.root.with_name("fresh")).current("thing")
+    assert fresh is not None
+    assert fresh.damage() == "a.txt was purged on 2026-11-27"
+
+
+def test_half_uploads_of_a_machine_that_is_gone_are_cleared_after_a_day(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    make(one)
+    run = "thing/20261127T000000Z-0123abcd-0123"
+    one.bucket.write(f"{run}/a.txt", b"half")
+    files = one.bucket._files()
+    key = f"{one.bucket._name(run)}/big".removeprefix("faces/")
+    files.call_s3("create_multipart_upload", Bucket="faces", Key=key)
+    assert two.sweep() == 0, "it may be going on"
+    assert two.sweep(datetime.now(UTC) + timedelta(days=2)) == 2
+    assert not [name for name in one.bucket.list() if name.startswith(run)]
+    assert two.require("thing")
+
+
+def test_the_settings_and_stores(
+    seaweed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FER_CACHE", str(tmp_path))
+    monkeypatch.setenv("FER_HOME", "s3://faces/of/settings/")
+    settings.cache_clear()
+    assert stores(settings()) == []
+    made = open_store(settings(), "mine")
+    make(made)
+    assert made.root == tmp_path / "mine"
+    assert stores(settings()) == [made]
+    assert Bucket("s3://faces/of/settings").names() == ["mine"]
+    monkeypatch.setenv("FER_HOME", "s3://no-such-bucket/x")
+    settings.cache_clear()
+    with pytest.raises(FerError, match="bucket no-such-bucket"):
+        open_store(settings(), "mine").sweep()
+    for wrong in ("gs://faces/x", "s3://", "s3://key:secret@faces/x"):
+        monkeypatch.setenv("FER_HOME", wrong)
+        settings.cache_clear()
+        with pytest.raises(FerError, match="FER_HOME is no artifact root") as told:
+            settings()
+        assert "secret" not in str(told.value)
+    settings.cache_clear()
+
+
+def test_the_record_in_the_bucket_is_the_one_here(one: MirroredStore) -> None:
+    """So that any tool of S3 can copy an artifact root in or out."""
+    make(one)
+    judge(one)
+    here = one.home("thing")
+    names = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
+    assert set(one.bucket.list("thing")) == names
+    for name in names:
+        assert json.loads((here / name).read_bytes()) if name.endswith("json") else True
+        assert one.bucket.read(f"thing/{name}") == (here / name).read_bytes()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRET
