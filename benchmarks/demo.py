@@ -57,7 +57,7 @@ def frames_of(images: Sequence[np.ndarray], fps: float = FPS) -> Iterator[Frame]
 
 def random_bundle(folder: Path, size: int) -> Bundle:
     from fer_ml.bundles.export import Exporter
-    from fer_ml.recipes.profiles import paper
+    from fer_ml.recipes.builtin import paper
     from fer_ml.training.checkpoint import Checkpoint
     from fer_ml.training.models import build_model
 

@@ -26,17 +26,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_assets.stages.classification_manifest import build_unified
-from fer_assets.stages.curated_manifest import build_curated
-from fer_assets.stages.job import Job
-from fer_assets.stages.manifest import THUMBS_FILE, clean_report
+from fer_assets.stage import Given, Stage
+from fer_assets.stages import classification_manifest, curated_manifest
 from fer_ml.base.labels import CLASSES
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests import groups
+from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
 from fer_ml.manifests.curation import UNIFIED, manifest_file
 from fer_ml.manifests.schema import SCHEMA, write_manifest
-from fer_ml.recipes.profiles import paper
+from fer_ml.recipes.builtin import paper
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Store
 
 #: Rows of each source in the interim report.
@@ -101,17 +101,20 @@ def write_sources(store: Store, rows: int) -> None:
     groups._remember(pl.DataFrame({"sample_id": ids.sort(), "near": ids.sort()}), store.near_cache)
 
 
-def run_stage(stage: str, store: Store) -> None:
-    profile = paper()
-    if stage == "judge":
+def run_stage(name: str, store: Store) -> None:
+    if name == "judge":
         _judge(store)
         return
-    needs = [f"manifest/{s.name}" for s in profile.sources] if stage == "unify" else [UNIFIED]
-    inputs = {asset: store.current(asset) for asset in needs}
-    asset = UNIFIED if stage == "unify" else "hq_train_manifest"
-    job = Job(asset, None, profile, store, {}, inputs, {})  # type: ignore[arg-type]
-    with store.begin(asset) as run:
-        (build_unified if stage == "unify" else build_curated)(run, job)
+    profile = paper()
+    made: list[Stage] = (classification_manifest if name == "unify" else curated_manifest).stages(
+        Given(profile)
+    )
+    stage = made[0]  # Of the curated ones, ``hq_train`` is the first.
+    inputs = {need.asset: store.current(need.asset) for need in stage.needs}
+    recipe = stage.recipe(profile, None)
+    job = Job(stage.asset, None, store, recipe, inputs, {})  # type: ignore[arg-type]
+    with store.begin(stage.asset) as run:
+        stage.build(run, job)
 
 
 def _judge(store: Store) -> None:

@@ -23,7 +23,8 @@ from typing import Any
 
 from fer_ml.base.files import write_atomic, write_json
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
-from fer_ml.recipes.profiles import STUDENTS, sample
+from fer_ml.recipes.builtin import sample
+from fer_ml.recipes.profile import STUDENTS
 from fer_ml.storage.store import Store
 
 ROOT = Path(__file__).parent.parent

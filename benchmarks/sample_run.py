@@ -28,7 +28,7 @@ from fer_ml.storage.store import Store
 ROOT = Path(__file__).parent.parent
 FER = "from fer_assets.cli import main; main()"
 DIRECT = """
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 pipeline = Pipeline.open("sample")
 for target in pipeline.targets():
     if {chosen}:

@@ -18,8 +18,8 @@ import torch
 
 from fer_ml.base.labels import CLASSES, FERPLUS_COLUMNS
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.recipes.builtin import ferplus_ensemble
 from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.profiles import ferplus_ensemble
 from fer_ml.recipes.training import Training
 from fer_ml.training.loop import train
 from fer_ml.training.models import build_model

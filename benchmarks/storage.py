@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from fer_assets.storage import dagster_instance
 from fer_ml.base.settings import settings
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish

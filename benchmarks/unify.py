@@ -20,9 +20,9 @@ from typing import Any
 import polars as pl
 from listing import SOURCES, plain_rows, write_layouts
 
-from fer_assets.stages.classification_manifest import PRECEDENCE, assign_splits
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
-from fer_ml.recipes.profiles import Draw
+from fer_ml.manifests.unify import PRECEDENCE, assign_splits
+from fer_ml.recipes.profile import Draw
 from fer_ml.sources import get_adapter
 
 COLUMNS = ("file", "label", "split", "source", "confidence", "face_id", "group_id", "twin_in")

@@ -252,7 +252,7 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
         raise FerError(
             "the session holds no frames: it was logged, not recorded",
             where=folder / FRAMES_FOLDER,
-            fix="record a session with 'fer demo --record', or in the browser",
+            fix="record a session with 'fer demo camera --record', or in the browser",
         )
     used = read_thresholds(folder)["used"]
     parameters = {entry.digest()[:HASH_DIGITS]: entry for entry in used}

@@ -312,7 +312,7 @@ class Guard:
         given = QueryParams(scope["query_string"]).get("token", "").encode()
         open_to_all = scope["path"].startswith("/static/")
         if not open_to_all and not secrets.compare_digest(given, self._token):
-            return "the token is missing or wrong: open the link that fer demo printed"
+            return "the token is missing or wrong: open the link that fer demo web printed"
         return None
 
     def _with_headers(self, send: Send) -> Send:

@@ -212,6 +212,6 @@ def _draw_text(
 def _no_window(reason: str) -> FerError:
     return FerError(
         f"no window can be opened: {reason}",
-        fix="pass --headless or --web, or run on a desktop with opencv-python (not "
+        fix="pass --headless, or use 'fer demo web', or run on a desktop with opencv-python (not "
         "opencv-python-headless)",
     )

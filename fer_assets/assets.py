@@ -1,4 +1,4 @@
-"""Software-defined assets and their checks, generated from the lineage table.
+"""Software-defined assets and their checks, made from the stages.
 
 An asset makes its artifact through ``Pipeline.make``, which demands gated inputs; a check judges it
 through ``Pipeline.judge``, which writes the receipts that consumers demand. Both only add what
@@ -12,15 +12,16 @@ from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import DECODING, TRAINING, Pipeline, Stage, Target
+from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
+from fer_assets.pipeline import Pipeline
+from fer_assets.stage import DECODING, TRAINING, Need, Stage
 from fer_ml.base.cost import metered
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import PASSING
 from fer_ml.base.settings import postgres_url
-from fer_ml.recipes.profiles import BACKBONES
-from fer_ml.storage.gates import gates_of
+from fer_ml.recipes.profile import BACKBONES
 
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.
@@ -47,6 +48,20 @@ def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[A
         return dg.DynamicPartitionsDefinition(name=MODELS)
     if stage.partitions == "adopted":
         return dg.DynamicPartitionsDefinition(name=ADOPTED)
+    return None
+
+
+def mapping_of(pipeline: Pipeline, need: Need) -> dg.PartitionMapping | None:
+    """Which partitions of an input one partition of its consumer is made of."""
+    if need.partition == "same":
+        return dg.IdentityPartitionMapping()
+    if need.partition == "each":
+        return dg.AllPartitionMapping()
+    if need.partition == "named":
+        return dg.SpecificPartitionsPartitionMapping(list(need.keys))
+    if need.partition == "folds":
+        teachers = {name: teacher for name, (teacher, _) in pipeline.profile.folds.items()}
+        return dg.StaticPartitionMapping(teachers)
     return None
 
 
@@ -83,9 +98,12 @@ def stage_asset(
     pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
 ) -> dg.AssetsDefinition:
     """The asset of one stage; ``condition`` says when it is made without a person."""
-    deps = [asset_key(need.asset) for need in stage.needs]
+    deps = [
+        dg.AssetDep(asset_key(need.asset), partition_mapping=mapping_of(pipeline, need))
+        for need in stage.needs
+    ]
     if stage.raw is not None:
-        deps.append(asset_key(f"raw/{stage.raw}"))
+        deps.append(dg.AssetDep(asset_key(f"raw/{stage.raw}")))
 
     @dg.asset(
         key=asset_key(stage.asset),
@@ -93,7 +111,7 @@ def stage_asset(
         group_name=stage.group,
         kinds=set(stage.kinds),
         owners=OWNERS,
-        code_version=stage.code_version,
+        code_version=pipeline.code_version(stage),
         description=describe(pipeline, stage),
         partitions_def=partitions_of(pipeline, stage),
         pool=stage.pool,
@@ -119,7 +137,7 @@ def stage_asset(
 def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
     """The gates of one stage as asset checks, judged together."""
     key = asset_key(stage.asset)
-    gates = gates_of(stage.asset, pipeline.profile)
+    gates = pipeline.gates(stage.asset)
 
     @dg.multi_asset_check(
         name=f"gates_{stage.asset.replace('/', '_')}",
@@ -146,7 +164,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
             outcomes = _as_asked(pipeline, execution.instance, execution.run).judge(
                 Target(stage.asset, partition), run_id=execution.run.run_id
             )
-        blocking = {gate.rule: gate.blocking for gate in gates}
+        named = {gate.rule: gate for gate in gates}
         cost = {"seconds": meter.seconds, **meter.read()}
         asked = {key.name for key in context.selected_asset_check_keys}
         for outcome in (outcome for outcome in outcomes if outcome.rule in asked):
@@ -155,9 +173,9 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 check_name=outcome.rule,
                 passed=outcome.passed,
                 severity=dg.AssetCheckSeverity.ERROR
-                if blocking[outcome.rule]
+                if named[outcome.rule].blocking
                 else dg.AssetCheckSeverity.WARN,
-                metadata={**outcome_metadata(stage.asset, outcome), **cost},
+                metadata={**outcome_metadata(named[outcome.rule], outcome), **cost},
             )
 
     return judge

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.definitions.unresolved_asset_job_definition import (
-    UnresolvedAssetJobDefinition,
-)
 from pydantic import Field
 
+from fer_assets.abandoned import PROCESS_TAG
+from fer_assets.announcing import register_partitions
 from fer_assets.assets import FULL_PASS_TAG, asset_key
+from fer_assets.dagster_private import DATA_VERSION_TAG, UnresolvedAssetJobDefinition
 from fer_assets.digest import digest_of
-from fer_assets.lineage import Pipeline
 from fer_assets.notices import notice_of
-from fer_assets.plan import PROCESS_TAG, materialize, register_partitions
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
+from fer_assets.stage import GROUPS
 from fer_assets.tracing import export
 from fer_ml.base.errors import FerError
 from fer_ml.base.notify import send
@@ -28,34 +28,15 @@ from fer_ml.privacy.retention import delete_expired
 #: What starts by itself waits in the queue behind what people start.
 BEHIND_PEOPLE = {"dagster/priority": "-1"}
 
-#: Job, its groups, and what it is for. One job for the data, one for each later stage.
-STAGE_JOBS: dict[str, tuple[tuple[str, ...], str]] = {
-    "data": (("manifests",), "Clean, unify, curate and validate all manifests."),
-    "folds": (("folds",), "Train one backbone without one fold of the training rows."),
-    "teachers": (("teachers",), "Train one backbone and take its logits."),
-    "distillation": (("distillation",), "Fuse the teachers and export soft labels."),
-    "students": (("students",), "Train CE, KD and DKD."),
-    "experiments": (("experiments",), "Train one recipe of the profile's experiments."),
-    "comparisons": (("comparisons",), "Hold experiments against each other, fairly."),
-    "models": (("models",), "Take in one model from elsewhere."),
-    "evaluation": (("evaluation",), "Score every model, try every student, select one."),
-    "adoption": (
-        ("adopted",),
-        "Measure an adopted run, export it, or examine what was adopted again.",
-    ),
-    "deployment": (("deployment",), "Export the bundle and run the demo session."),
-    "reporting": (("report",), "Resolve the claims and render the report."),
-}
-
 
 def stage_jobs(groups_here: Set[str]) -> list[UnresolvedAssetJobDefinition]:
     """A job for each stage that the profile has: its assets with all of their checks."""
     return [
         dg.define_asset_job(
-            name, selection=dg.AssetSelection.groups(*groups), description=description
+            group.job, selection=dg.AssetSelection.groups(group.name), description=group.does
         )
-        for name, (groups, description) in STAGE_JOBS.items()
-        if groups_here & set(groups)
+        for group in GROUPS.values()
+        if group.name in groups_here
     ]
 
 

@@ -21,11 +21,10 @@ from fer_assets.automation import (
     stage_jobs,
     when_an_input_changed,
 )
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 from fer_ml.base import logs
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import RAY, Settings, engine
-from fer_ml.storage.gates import gates_of
 
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -51,9 +50,7 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
             *(raw_asset(pipeline, source.name) for source in pipeline.profile.sources),
             *assets.values(),
         ],
-        asset_checks=[
-            stage_checks(pipeline, stage) for stage in stages.values() if gates_of(stage.asset)
-        ],
+        asset_checks=[stage_checks(pipeline, stage) for stage in stages.values() if stage.gates],
         jobs=[
             everything_job(pipeline),
             *stage_jobs({stage.group for stage in stages.values()}),

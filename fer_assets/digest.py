@@ -10,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Target
 from fer_assets.pages import downstream
+from fer_assets.pipeline import Pipeline
+from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
 from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import verify_store
-from fer_ml.storage.gates import gates_of
 from fer_ml.storage.store import Artifact
 
 #: ``red``: wrong, or refused by a blocking gate. ``stale``: made of what has changed since.
@@ -150,12 +151,12 @@ def _asset(
     # A folder that is not here has not changed as far as anybody can tell; it is told apart.
     held = {item.asset: item.sha256 for item in artifact.record.inputs if item.root}
     raw = {asset.removeprefix("raw/"): sha256 for asset, sha256 in {**held, **fingerprints}.items()}
-    reason = pipeline.stale(target, raw)
+    reason = stale(pipeline, target, raw)
     if reason is not None:
         state: State = "red" if reason.startswith("damaged") else "stale"
         yield Entry(state, "asset", target.label, reason, make, resting)
     receipts = artifact.receipts()
-    for gate in gates_of(target.asset, pipeline.profile):
+    for gate in pipeline.gates(target.asset):
         name, receipt = f"{target.label} {gate.rule}", receipts.get(gate.rule)
         if receipt is None:
             yield Entry("unverified", "gate", name, "has not judged these bytes", make, resting)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 from fer_assets.tracing import check_tracing
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file, write_atomic

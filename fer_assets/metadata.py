@@ -14,7 +14,7 @@ from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.claims.resolve import upstream_assets
 from fer_ml.privacy.faces import shows_faces
-from fer_ml.storage.gates import Outcome, gates_of
+from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.store import Artifact, parse_label
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
@@ -268,9 +268,8 @@ def _item_link(item: str) -> str:
     return link(*parse_label(item))
 
 
-def outcome_metadata(asset: str, outcome: Outcome) -> Mapping[str, Any]:
+def outcome_metadata(gate: Gate, outcome: Outcome) -> Mapping[str, Any]:
     """Metadata of a check: value, limit, examples, and the fix when it failed."""
-    gate = next(gate for gate in gates_of(asset) if gate.rule == outcome.rule)
     shown: dict[str, Any] = {"value": outcome.value, "limit": outcome.limit, "asks": gate.asks}
     if outcome.detail:
         shown["detail"] = outcome.detail

@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.plain_yaml import read_plain

@@ -5,8 +5,8 @@ from itertools import chain
 
 import dagster as dg
 
-from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_on
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import CLAIMS_ASSET
 from fer_ml.storage.store import asset_label

@@ -7,9 +7,9 @@ it, with links; the figures and pictures of its materializations are in ``metada
 from collections.abc import Iterable, Mapping, Sequence, Set
 from urllib.parse import quote
 
-from fer_assets.lineage import Pipeline, Stage
+from fer_assets.pipeline import Pipeline
+from fer_assets.stage import Stage
 from fer_ml.claims.model import Claim, ComparisonClaim
-from fer_ml.storage.gates import gates_of
 
 #: Where a group of assets is explained; the keys of every file stand in ``docs/artifacts.md``.
 DOCS = {
@@ -122,7 +122,7 @@ def _links(assets: Iterable[str]) -> str:
 
 
 def _gates(pipeline: Pipeline, asset: str) -> str:
-    gates = gates_of(asset, pipeline.profile)
+    gates = pipeline.gates(asset)
     if not gates:
         return "No gate of its own: what it passes on was judged before."
     blocking = sum(gate.blocking for gate in gates)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_assets.lineage import Pipeline
 from fer_assets.pages import claims_citing
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.base.settings import Settings
@@ -81,7 +81,7 @@ def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
     }
     purge.carry_out(settings.home, plan.wanted, plan.found, reason)
     if settings.config.faces_in_ui:
-        from fer_assets.plan import forget_pictures
+        from fer_assets.abandoned import forget_pictures
 
         forget_pictures(faces)
 

@@ -4,48 +4,47 @@ import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import announce, judge_in_run, register_partitions
+from fer_assets.announcing import register_partitions
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import announce, judge_in_run
+from fer_assets.stage import Stage
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder
 from fer_ml.base.names import require_new
-from fer_ml.recipes.profiles import STUDENTS
-from fer_ml.storage.gates import blocking_rules
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact
-
-#: What a packed job may be made of.
-PACKED = (
-    "teacher",
-    "teacher_fold",
-    "teacher_logits",
-    "ensemble",
-    "softlabels",
-    *(f"student_{stage}" for stage in STUDENTS),
-    "student_experiment",
-)
 
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:
     """Pack these trainings, and the labelling between them, in their order into ``folder``."""
-    from fer_assets.stages.trainings import pack
+    from fer_ml.runs.trainings import pack
 
-    other = [target.label for target in targets if target.asset not in PACKED]
+    stages = {target: pipeline.stage(target.asset) for target in targets}
+    other = [target.label for target, stage in stages.items() if stage.part is None]
     if other or not targets:
         raise FerError(
-            f"{', '.join(other) or 'nothing'} cannot be packed", allowed=", ".join(PACKED)
+            f"{', '.join(other) or 'nothing'} cannot be packed",
+            allowed=", ".join(stage.asset for stage in pipeline.stages.values() if stage.part),
         )
     require_new(folder)
-    jobs = [pipeline.job(target, without=targets)[0] for target in targets]
+    parts = [_part(stage, pipeline.job(t, without=targets)[0]) for t, stage in stages.items()]
     private_folder(folder)
-    pack(jobs, folder, copy=True)
+    pack(parts, folder, copy=True)
+
+
+def _part(stage: Stage, job: Job[Any]) -> Any:
+    assert stage.part is not None
+    return stage.part(job)
 
 
 def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) -> Artifact:
     """Make a run that was trained elsewhere the current artifact of its asset, and judge it."""
-    from fer_assets.stages.trainings import build_adopted, step_of
+    from fer_ml.runs.trainings import step_of, take_in
 
     told = step_of(folder)
     if told["profile"] != pipeline.profile.name:
@@ -55,7 +54,10 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
             fix=f"fer adopt --profile {told['profile']} {folder}",
         )
     target = Target(told["asset"], told["partition"])
-    artifact = pipeline.make(target, build=partial(build_adopted, folder=folder))
+    stage = pipeline.stage(target.asset)
+    if stage.part is None:
+        raise FerError(f"{target.label} is no part of a packed job", where=folder)
+    artifact = pipeline.make(target, build=lambda run, job: take_in(run, _part(stage, job), folder))
     register_partitions(pipeline, instance)
     announce(pipeline, artifact, instance)
     judge_in_run(pipeline, target, instance)
@@ -77,7 +79,7 @@ def adopt_foreign(
     ``name`` is the partition, by default what is adopted is called. One that is taken already is
     refused unless ``replace`` is set.
     """
-    from fer_assets.stages.adopted import build_foreign
+    from fer_ml.adoption.build import build_foreign
     from fer_ml.adoption.folder import adopted_name, named_hashes, recognise
 
     taken = pipeline.partitions(pipeline.stage("adopted"))
@@ -116,8 +118,6 @@ def manifests_of(pipeline: Pipeline, hashes: set[str]) -> list[Target]:
             continue
         # One that is damaged or failed its gates is no evidence for anything.
         with contextlib.suppress(FerError):
-            pipeline.store.require(
-                target.asset, target.partition, rules=blocking_rules(target.asset)
-            )
+            pipeline.store.require(target.asset, target.partition)
             found.append(target)
     return found

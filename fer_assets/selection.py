@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Lineage, Target
+from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
-from fer_ml.storage.gates import gates_of
 from fer_ml.storage.store import parse_label
 
 SYNTAX = (
@@ -46,7 +46,7 @@ class Selection:
         return any(target in meant for meant in self.parts.values())
 
 
-def read_selection(pipeline: Pipeline, text: str) -> Selection:
+def read_selection(pipeline: Lineage, text: str) -> Selection:
     """The selection that ``text`` means; ``FerError`` when a part of it names nothing."""
     names = _names(pipeline)
     parts = {part: frozenset(names.get(part) or _resolve(pipeline, part)) for part in _split(text)}
@@ -55,7 +55,7 @@ def read_selection(pipeline: Pipeline, text: str) -> Selection:
     return Selection(text, parts)
 
 
-def require_inputs(pipeline: Pipeline, selection: Selection, *, force: bool = False) -> None:
+def require_inputs(pipeline: Lineage, selection: Selection, *, force: bool = False) -> None:
     """``FerError`` where a selected target would be made of what is not there or not sound.
 
     It names the selection that makes it. Nothing is drawn or started for the answer.
@@ -82,18 +82,18 @@ def require_inputs(pipeline: Pipeline, selection: Selection, *, force: bool = Fa
 
 
 def _unusable(
-    pipeline: Pipeline, target: Target, need: Target, force: bool
+    pipeline: Lineage, target: Target, need: Target, force: bool
 ) -> tuple[str, str | None] | None:
     """Why nothing can be made of ``need`` as it is, and what to do first, or ``None``."""
     held = pipeline.store.current(need.asset, need.partition)
     if held is None:
         return "which has not been made yet", None
     receipts = held.receipts()
-    for gate in gates_of(need.asset, pipeline.profile):
+    for gate in pipeline.gates(need.asset):
         receipt = receipts.get(gate.rule)
         if not gate.blocking or (receipt is not None and receipt.passed):
             continue
-        if not force and pipeline.stale(target, {}) is None:
+        if not force and stale(pipeline, target, {}) is None:
             return None  # It is up to date, and nothing is made of it.
         if receipt is None:
             return f"which gate '{gate.rule}' has not judged yet", None
@@ -107,7 +107,7 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _names(pipeline: Pipeline) -> dict[str, list[Target]]:
+def _names(pipeline: Lineage) -> dict[str, list[Target]]:
     """What each name means: an asset, one partition, or a group."""
     names: dict[str, list[Target]] = {}
     for target in pipeline.targets():
@@ -116,7 +116,7 @@ def _names(pipeline: Pipeline) -> dict[str, list[Target]]:
     return names
 
 
-def _resolve(pipeline: Pipeline, part: str) -> set[Target]:
+def _resolve(pipeline: Lineage, part: str) -> set[Target]:
     """What an expression means, by Dagster's own parser."""
     graph = _Graph(pipeline)
     found = graph.meant(_translated(graph, part))
@@ -166,7 +166,7 @@ def _translated(graph: "_Graph", part: str) -> str:
 class _Graph:
     """Every partition as an asset of its own, for Dagster's parser; raw folders beside them."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Lineage) -> None:
         import dagster as dg
 
         from fer_assets.assets import OWNERS

@@ -9,24 +9,21 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import dagster as dg
-from dagster._core.events.log import EventLogEntry
-from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
-    INDEX_SHARD_NAME,
-    SqliteEventLogStorage,
-)
-from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
-from dagster._core.storage.sqlite_storage import (
-    DagsterSqliteStorage,
-    SqliteStorageConfig,
-    _event_logs_directory,
-)
-from dagster._serdes import ConfigurableClassData
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
+from fer_assets.dagster_private.sqlite import (
+    INDEX_SHARD_NAME,
+    SQLITE_BUSY_TIMEOUT_SECONDS,
+    ConfigurableClassData,
+    DagsterSqliteStorage,
+    DagsterStorage,
+    NoOpComputeLogManager,
+    SqliteEventLogStorage,
+    SqliteStorageConfig,
+    event_logs_directory,
+)
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import postgres_url
 
@@ -43,7 +40,7 @@ class EventLog(SqliteEventLogStorage):
         self._engines: dict[str, Engine] = {}
         super().__init__(base_dir)
 
-    def store_event(self, event: EventLogEntry) -> None:
+    def store_event(self, event: dg.EventLogEntry) -> None:
         """As Dagster's, through databases that stay open."""
         self._latest = event.run_id
         super().store_event(event)
@@ -78,7 +75,7 @@ class Storage(DagsterSqliteStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data=inst_data)
-        self._event_log_storage = EventLog(_event_logs_directory(base_dir))
+        self._event_log_storage = EventLog(event_logs_directory(base_dir))
 
     @classmethod
     def from_config_value(  # type: ignore[override]

@@ -24,13 +24,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fer_assets.doctor import PACKAGES, Finding
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.logs import LOG_FOLDER, log_files
 from fer_ml.base.plain_yaml import read_plain
-from fer_ml.recipes.profiles import PROFILES
-from fer_ml.storage.gates import gates_of
+from fer_ml.recipes.builtin import PROFILES
 from fer_ml.storage.store import Artifact
 
 #: Findings that say something of the machine, and nothing of its folders.
@@ -140,7 +139,7 @@ def _graph(pipeline: Pipeline) -> list[dict[str, Any]]:
             "partitions": stage.partitions and pipeline.partitions(stage),
             "inputs": [[need.asset, need.partition] for need in stage.needs],
             "raw": stage.raw is not None,
-            "gates": [gate.rule for gate in gates_of(stage.asset)],
+            "gates": [gate.rule for gate in stage.gates],
         }
         for stage in pipeline.stages.values()
     ]

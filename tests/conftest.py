@@ -14,6 +14,7 @@ from fer_ml.images.identity import photo_hash, sample_hash
 from fer_ml.images.pixels import encode_png
 from fer_ml.manifests.schema import SCHEMA
 from fer_ml.storage.store import Store
+from tests.gates import DEMANDS
 
 # A training takes fewer threads on a busy machine, and two numbers of threads round differently:
 # tests that compare bytes fix the number, before anything loads torch.
@@ -96,4 +97,4 @@ def make_manifest(tmp_path: Path, manifest_in: ManifestIn) -> Callable[..., pl.D
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty artifact root."""
-    return Store(tmp_path / "home", "test")
+    return Store(tmp_path / "home", "test", demands=DEMANDS)

@@ -249,9 +249,9 @@ def between(text: str, mark: str) -> str:
 
 
 def test_the_table_of_gates_is_that_of_the_code() -> None:
-    # After a wanted change: python -m fer_ml.storage.gates docs/gates.md
+    # After a wanted change: python -m fer_assets.gate_tables docs/gates.md
     done = subprocess.run(
-        [sys.executable, "-m", "fer_ml.storage.gates"],
+        [sys.executable, "-m", "fer_assets.gate_tables"],
         capture_output=True,
         text=True,
         check=True,

@@ -120,7 +120,7 @@ function connect() {
     if (page.socket !== socket) return;
     setRecording(false);
     if (event.code === 1008 || event.code === 1013 || page.retries >= 5) {
-      stopped(event.reason || "The program on this computer has gone. Start 'fer demo --web' again.");
+      stopped(event.reason || "The program on this computer has gone. Start 'fer demo web' again.");
       return;
     }
     page.retries += 1;

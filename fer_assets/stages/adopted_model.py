@@ -1,77 +1,49 @@
-"""The asset ``adopted_model``: an adopted run's weights, measured on this platform's own rows."""
+"""``adopted_model``: an adopted run's weights, measured on the rows of this profile."""
 
-import shutil
-
-import polars as pl
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_ml.base.errors import FerError
+from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
-from fer_ml.metrics.calibration import T_BOUNDS
-from fer_ml.metrics.predictions import write_predictions
-from fer_ml.packed.format import SPLITS
-from fer_ml.packed.packing import load_faces
-from fer_ml.packed.runner import write_measures
-from fer_ml.recipes.profiles import Profile
-from fer_ml.storage.gates import Outcome, same
+from fer_ml.storage.gates import Gate, Outcome, same
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
-from fer_ml.training.ranks import choose_device
 
-MANIFEST = "hq_train_manifest"
-
-
-def build_adopted_model(run: RunFolder, job: Job) -> None:
-    """Predictions on val and calib, a temperature from calib, and metrics of val.
-
-    The files are those of a training's run folder, so that whatever reads one reads this.
-    """
-    adopted = job.input("adopted", job.partition)
-    if CHECKPOINT_FILE not in adopted.record.files:
-        raise FerError(
-            f"{adopted.key} is a {adopted.record.summary['adopted']} without weights",
-            where=adopted.folder,
-            allowed="a run folder with its best.pt",
-        )
-    shutil.copyfile(adopted.file(CHECKPOINT_FILE), run.path(CHECKPOINT_FILE))
-    checkpoint = load_checkpoint(run.path(CHECKPOINT_FILE))
-    device = choose_device(job.device)
-    network = checkpoint.network().to(device)
-    frame, logits, y = read_curated(job, MANIFEST), {}, {}
-    for split in SPLITS[1:]:
-        rows = frame.filter(pl.col("split") == split)
-        root = job.store.root
-        faces = load_faces(rows, root, checkpoint.preprocess, root / "cache")
-        logits[split], y[split] = predict(network, faces, device=device), faces.y
-        write_predictions(run.path(f"predictions_{split}.csv"), rows, logits[split])
-    metrics = write_measures(run.folder, checkpoint, job.input(MANIFEST).sha256, logits, y)
-    # Which rows chose the weights was decided elsewhere; these may be among them.
-    run.splits.update(checkpoint="unknown", temperature="calib")
-    run.summary.update(
-        architecture=checkpoint.recipe.architecture,
-        val_accuracy=metrics["raw"]["accuracy"],
-        val_macro_f1=metrics["raw"]["macro_f1"],
-        temperature=metrics["temperature_scaled"]["global_temperature"],
-    )
+_FIX = "adopt other weights, or materialize it again"
+GATES = (
+    Gate("class_order", "the checkpoint's classes are in the canonical order", _FIX),
+    Gate(
+        "metrics_of_best",
+        "metrics and temperature carry the sha256 of best.pt, and n of the val split",
+        _FIX,
+    ),
+    Gate("finite_weights", "no weight is NaN or infinite", _FIX),
+    Gate("temperature_in_bounds", "the temperature's search ended inside its bounds", _FIX),
+)
 
 
-def gate_adopted_model(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def build(run: RunFolder, job: Job[Recipe]) -> None:
+    """Predictions on val and calib, a temperature from calib, and metrics of val."""
+    from fer_ml.evaluation.adopted import measure_adopted_model
+
+    measure_adopted_model(run, job)
+
+
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the weights as measured here."""
+    from fer_ml.metrics.calibration import T_BOUNDS
+    from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+
     checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
     metrics = artifact.read_json("reliabilitymetrics.json")
     calibration = artifact.read_json("calibration.json")
     digest = artifact.record.files[CHECKPOINT_FILE].sha256
-    told = {item.asset: item for item in artifact.record.inputs}["adopted"]
-    adopted = store.find("adopted", told.partition, told.sha256)
-    given = adopted.record.files[CHECKPOINT_FILE].sha256 if adopted is not None else "gone"
+    source = {item.asset: item for item in artifact.record.inputs}["adopted"]
+    adopted = store.find("adopted", source.partition, source.sha256)
+    original = adopted.record.files[CHECKPOINT_FILE].sha256 if adopted is not None else "gone"
     bad = sum(not bool(tensor.isfinite().all()) for tensor in checkpoint.model.values())
     return [
         same("class_order", list(checkpoint.classes), list(CLASSES)),
         same(
             "metrics_of_best",
-            (metrics["checkpoint_sha256"], calibration["checkpoint_sha256"], given),
+            (metrics["checkpoint_sha256"], calibration["checkpoint_sha256"], original),
             (digest, digest, digest),
             "(in reliabilitymetrics.json, in calibration.json, of the adopted best.pt)",
         ),
@@ -82,4 +54,23 @@ def gate_adopted_model(artifact: Artifact, store: Store, profile: Profile) -> li
             calibration["global_temperature"],
             str(T_BOUNDS),
         ),
+    ]
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage; an adopted result that holds weights is a partition."""
+    return [
+        Stage(
+            asset="adopted_model",
+            group="adopted",
+            kinds=("pytorch",),
+            describe="The weights of an adopted run, measured on the rows of this profile: "
+            "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
+            "known which of these rows it was trained or selected on.",
+            needs=(Need("adopted", "same"), *needs("hq_train_manifest")),
+            build=build,
+            gates=GATES,
+            judge=judge,
+            partitions="adopted",
+        )
     ]

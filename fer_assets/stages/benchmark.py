@@ -1,505 +1,147 @@
-"""Every model on every evaluation set, from stored predictions; numbers carry what they are of."""
+"""``benchmark``: every model on every evaluation set, with what each number is of."""
 
-import itertools
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_assets.stages.measured_models import CHOOSING, Model, benchmark_models, ledger
-from fer_assets.stages.teacher_logits import labels_of
-from fer_ml.base.labels import CLASSES
-from fer_ml.figures.charts import (
-    fairness_chart,
-    figures_chart,
-    reliability_grid,
-    risk_coverage_chart,
-)
-from fer_ml.manifests.curation import manifest_file
-from fer_ml.manifests.schema import read_manifest
-from fer_ml.metrics.calibration import nll
-from fer_ml.metrics.classification import (
-    calibration_error_by_chance,
-    classification_metrics,
-    reliability_bins,
-    softmax,
-)
-from fer_ml.metrics.comparability import caption, split_tables, tables_of
-from fer_ml.metrics.groups import Fairness, fairness_table, metrics_by
-from fer_ml.metrics.predictions import write_predictions
-from fer_ml.metrics.resampling import (
-    PAIRED,
-    Interval,
-    group_sums,
-    mcnemar,
-    metric_intervals,
-    paired_difference,
-    resampled_metrics,
-)
-from fer_ml.metrics.risk import risk_coverage
-from fer_ml.metrics.vector_scaling import fit_vector_scaling
-from fer_ml.recipes.profiles import STUDENTS, Profile
-from fer_ml.sources import ATTRIBUTES
-from fer_ml.storage.gates import Outcome
+from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
+from fer_ml.recipes.profile import CANDIDATES, Profile
+from fer_ml.storage.gates import Gate, Outcome, at_least
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
 
-#: The set whose numbers are compared first, and drawn.
-MAIN_SET = "test_all_sources"
-#: What is added to a set's name for its rows without a twin in another split.
-DEDUPLICATED = ".deduplicated"
-#: Which part of a manifest's columns predictions are cut by.
-BRIGHTNESS = "brightness"
-#: Metrics of the matrix chart and of ``pairs.csv``.
-CHARTED = {"accuracy": "accuracy", "macro-F1": "macro_f1", "ECE, scaled": "ece"}
-#: What a temperature, which changes no prediction, leaves as it is.
-UNSCALED = ("accuracy", "macro_f1", "balanced_accuracy")
-#: Columns of ``benchmark.csv`` by the scaling that they are of.
-SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vector"}
+if TYPE_CHECKING:
+    import polars as pl
+
+GATES = (
+    Gate(
+        "every_row_scored",
+        "n of each entry is the number of test rows of its manifest",
+        "rows were lost: materialize the benchmark again",
+    ),
+    Gate(
+        "calibrated_on_calib",
+        "every scaling was fitted on calib and carries the hash of the checkpoint it scales",
+        "materialize the benchmark again",
+    ),
+    Gate("no_choice_on_test", "no test split chose anything of any model", "never choose on test"),
+    Gate(
+        "students_above_floor",
+        "every student's macro-F1 on test_all_sources is at least the profile's floor",
+        "more epochs, or look at the training data",
+    ),
+)
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
-    """Rows on which models are measured: ``official`` all of a split, or the ``deduplicated``."""
+class BenchmarkRecipe(Recipe):
+    """What is measured beside each model's temperature; which models and sets, the inputs say."""
 
-    name: str
-    manifest: str
-    split: str
-    rows: str
-    frame: pl.DataFrame
+    calibration: Literal["temperature", "vector"]
 
-
-def set_manifests(profile: Profile) -> dict[str, tuple[str, str]]:
-    """Evaluation sets by name: the manifest asset, and the split that is scored.
-
-    The val rows that trainings are selected on, and every curated manifest that has test rows.
-    """
-    tested = {name: (f"{name}_manifest", "test") for name in profile.tested}
-    return {"hq_train_val": (CHOOSING, "val"), **tested}
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "BenchmarkRecipe":
+        """The profile's part."""
+        return cls(profile.calibration)
 
 
-def evaluation_set(job: Job, name: str, rows: str = "official") -> EvaluationSet:
-    """One set, from a manifest among the inputs of ``job``; it may have no rows."""
-    part = _rows_of(job, name, *set_manifests(job.profile)[name])
-    if rows == "official":
-        return part
-    frame = part.frame.filter(pl.col("twin_in").is_null())
-    return replace(part, name=name + DEDUPLICATED, rows=rows, frame=frame)
+@dataclass(frozen=True)
+class BenchmarkLimits(Limits):
+    """The least macro-F1 of a student, 0..1."""
+
+    floor_macro_f1: float
+
+    @classmethod
+    def of(cls, profile: Profile) -> "BenchmarkLimits":
+        """The profile's part."""
+        return cls(profile.floor_macro_f1)
 
 
-def _rows_of(job: Job, name: str, manifest: str, split: str) -> EvaluationSet:
-    frame = read_curated(job, manifest).filter(pl.col("split") == split)
-    frame = frame.with_columns(_brightness_third(frame["brightness"]))
-    return EvaluationSet(name, manifest, split, "official", frame)
-
-
-def _brightness_third(values: pl.Series) -> pl.Series:
-    """Each face's third of the set by its mean grey, by name; null where it is not known."""
-    low, high = (values.quantile(q, "nearest") for q in (1 / 3, 2 / 3))
-    if low is None or high is None:
-        return pl.Series("third", [None] * len(values), pl.String)
-    third = (
-        pl.when(values.is_null())
-        .then(None)
-        .when(values <= low)
-        .then(pl.lit(f"1 darkest, to {low:.0f}"))
-        .when(values <= high)
-        .then(pl.lit(f"2 middle, to {high:.0f}"))
-        .otherwise(pl.lit("3 brightest"))
-    )
-    return pl.select(third.alias("third")).to_series()
-
-
-def build_benchmark(run: RunFolder, job: Job) -> None:
+def build(run: RunFolder, job: Job[BenchmarkRecipe]) -> None:
     """Predictions of every model on every set, one matrix of metrics, and who beats whom."""
-    sets = [
-        evaluation_set(job, name, rows)
-        for name in set_manifests(job.profile)
-        for rows in ("official", "deduplicated")
-    ]
-    empty = [part.name for part in sets if part.frame.is_empty()]
-    sets = [part for part in sets if not part.frame.is_empty()]
-    models = list(benchmark_models(job))
-    calib = _rows_of(job, "calib", CHOOSING, "calib")
-    logits = _predict(models, [*sets, calib])
-    scalings = {
-        model.name: _calibrate(run, job, model, calib, logits[model.name][calib.name])
-        for model in models
-    }
-    measured: dict[str, _Measured] = {}
-    same_rows: dict[str, str] = {}
-    for part in sets:
-        own = {model.name: logits[model.name][part.name] for model in models}
-        for name, values in own.items():
-            write_predictions(run.path(f"predictions/{name}__{part.name}.csv"), part.frame, values)
-        official = measured.get(part.name.removesuffix(DEDUPLICATED))
-        if official and official.part.frame.height == part.frame.height:
-            measured[part.name] = official.as_rows_of(part)
-            same_rows[part.name] = official.part.name
-        else:
-            measured[part.name] = _measure(job, part, models, own, scalings)
-    entries = {
-        model.name: {name: found.cells[model.name] for name, found in measured.items()}
-        for model in models
-    }
-    held = {
-        "schema_version": 2,
-        "entries": entries,
-        "tables": {
-            name: [asdict(table) for table in split_tables(found.cells)]
-            for name, found in measured.items()
-        },
-        "same_rows": same_rows,
-        "sets_without_rows": empty,
-    }
-    run.write_json("benchmark.json", held)
-    run.write_json("ledger.json", {"schema_version": 1, "models": ledger(models)})
-    _write_csv(run, "benchmark.csv", [_row(m, s, e) for m, s, e in _each(entries)])
-    _write_csv(run, "slices.csv", [r for m, s, e in _each(entries) for r in _slices(m, s, e)])
-    _write_csv(run, "pairs.csv", [row for found in measured.values() for row in found.pairs])
-    charted = {
-        title: {model: _figures(cell) for model, cell in cells.items()}
-        for title, cells in tables_of(held)
-    }
-    run.path("matrix.png").write_bytes(figures_chart(charted, tuple(CHARTED)))
-    main = measured.get(MAIN_SET)
-    if main is not None:
-        main_logits = {model.name: logits[model.name][MAIN_SET] for model in models}
-        _write_main_charts(run, models, main, main_logits, scalings)
-    best = max(STUDENTS, key=lambda s: _macro_f1(entries, f"student_{s}"))
-    run.summary.update(
-        models=len(entries),
-        predictions=sum(part.frame.height for part in sets) * len(entries),
-        **{f"{name}_test_macro_f1": _macro_f1(entries, name) for name in entries},
-        best_student=f"student_{best}",
-    )
+    from fer_ml.evaluation.benchmark import measure_models
+
+    measure_models(run, job, job.recipe.calibration)
 
 
-def _predict(models: list[Model], sets: list[EvaluationSet]) -> dict[str, dict[str, np.ndarray]]:
-    """``logits [N, 7]`` by model and set; each distinct face is predicted once."""
-    every = pl.concat(part.frame for part in sets).unique(
-        "sample_id", keep="first", maintain_order=True
-    )
-    place = {sample: row for row, sample in enumerate(every["sample_id"])}
-    rows = {part.name: [place[sample] for sample in part.frame["sample_id"]] for part in sets}
-    found = {}
-    for model in models:
-        values = model.predict(every)
-        found[model.name] = {name: values[where] for name, where in rows.items()}
-    return found
-
-
-#: By name, how raw logits become those whose softmax (T = 1) is calibrated.
-Scalings = dict[str, Callable[[np.ndarray], np.ndarray]]
-
-
-def _calibrate(
-    run: RunFolder, job: Job, model: Model, calib: EvaluationSet, logits: np.ndarray
-) -> Scalings:
-    """The scalings of one model, frozen: fitted on calib, and written with what they belong to."""
-    y = labels_of(calib.frame)
-    scalings: Scalings = {
-        "raw": lambda values: values,
-        "temperature_scaled": lambda values: values.astype(np.float64) / model.temperature,
-    }
-    held: dict[str, Any] = {
-        "mode": job.profile.calibration,
-        "global_temperature": model.temperature,
-    }
-    if job.profile.calibration == "vector":
-        fitted = fit_vector_scaling(logits, y)
-        scalings["vector_scaled"] = fitted.apply
-        held["weights"] = dict(zip(CLASSES, fitted.weights.tolist(), strict=True))
-        held["bias"] = dict(zip(CLASSES, fitted.bias.tolist(), strict=True))
-    run.write_json(
-        f"calibration/{model.name}.json",
-        {
-            "schema_version": 1,
-            **held,
-            "fitted_on": calib.split,
-            "n": len(y),
-            "nll": {name: nll(scale(logits), y, 1.0) for name, scale in scalings.items()},
-            "checkpoint_sha256": model.checkpoint_sha256,
-            "manifest_sha256": job.input(calib.manifest).sha256,
-        },
-    )
-    return scalings
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """All that is known of one set: a cell and fairness tables for each model, and all pairs."""
-
-    part: EvaluationSet
-    cells: dict[str, dict[str, Any]]
-    by: dict[str, dict[str, Fairness]]
-    pairs: list[dict[str, Any]]
-
-    def as_rows_of(self, part: EvaluationSet) -> "_Measured":
-        """The same figures for a set of the same rows under another name."""
-        cells = {name: {**cell, "rows": part.rows} for name, cell in self.cells.items()}
-        pairs = [{**pair, "set": part.name} for pair in self.pairs]
-        return _Measured(part, cells, self.by, pairs)
-
-
-def _measure(
-    job: Job,
-    part: EvaluationSet,
-    models: list[Model],
-    logits: dict[str, np.ndarray],
-    scalings: dict[str, Scalings],
-) -> _Measured:
-    y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
-    scaled = {
-        (model.name, kind): scale(logits[model.name])
-        for model in models
-        for kind, scale in scalings[model.name].items()
-    }
-    sums = {key: group_sums(y, values, groups) for key, values in scaled.items()}
-    found = metric_intervals(np.stack(list(sums.values())))
-    intervals = {key: _bounds(bounds) for key, bounds in zip(sums, found, strict=True)}
-    by = {m.name: _by(part, y, logits[m.name], groups, m.temperature) for m in models}
-    cells = {}
-    for model in models:
-        name, chose = model.name, model.selected_on(part.manifest, part.split)
-        cells[name] = {
-            "model_sha256": model.artifact.sha256,
-            "checkpoint_sha256": model.checkpoint_sha256,
-            "manifest": part.manifest,
-            "manifest_sha256": job.input(part.manifest).sha256,
-            "split": part.split,
-            "rows": part.rows,
-            "n": len(y),
-            "groups": part.frame["group_id"].n_unique(),
-            "preprocess_sha256": model.preprocess_sha256,
-            "views": "centre",
-            "chosen_on": {what: choice.split for what, choice in model.chosen.items()},
-            "selection_split": bool(chose),
-            "chosen_here": chose,
-            "temperature": model.temperature,
-            **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
-            "intervals": {kind: intervals[name, kind] for kind in scalings[name]},
-            "ece_by_chance": calibration_error_by_chance(
-                softmax(scaled[name, "temperature_scaled"])
-            ),
-            "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
-            "by": {column: asdict(table) for column, table in by[name].items()},
-        }
-    scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
-    pairs = []
-    for table in split_tables(cells):
-        together = [model for model in models if model.name in table.names]
-        pairs += _pairs(part, y, together, logits, scaled_sums)
-    return _Measured(part, cells, by, pairs)
-
-
-def _by(
-    part: EvaluationSet, y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float
-) -> dict[str, Fairness]:
-    """The fairness table of every column that says something of a face or where it is from."""
-    known = {name: name for name in ATTRIBUTES if part.frame[name].count()}
-    columns = {"source": "source", BRIGHTNESS: "third", **known}
-    return {
-        name: fairness_table(y, logits, part.frame[column].to_list(), groups, temperature)
-        for name, column in columns.items()
-    }
-
-
-def _bounds(found: dict[str, Interval]) -> dict[str, dict[str, float]]:
-    return {name: {"low": bounds.low, "high": bounds.high} for name, bounds in found.items()}
-
-
-def _pairs(
-    part: EvaluationSet,
-    y: np.ndarray,
-    models: list[Model],
-    logits: dict[str, np.ndarray],
-    sums: dict[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Each two of these models, which may share a table, on the same rows."""
-    resampled = resampled_metrics(np.stack([sums[model.name] for model in models]))
-    correct = [logits[model.name].argmax(axis=1) == y for model in models]
-    rows = []
-    for a, b in itertools.combinations(range(len(models)), 2):
-        test = mcnemar(correct[a], correct[b])
-        gaps = paired_difference(resampled, a, b)
-        for metric in PAIRED:
-            rows.append(
-                {
-                    "set": part.name,
-                    "split": part.split,
-                    "n": len(y),
-                    "selection_split": bool(models[a].selected_on(part.manifest, part.split)),
-                    "model_a": models[a].name,
-                    "model_b": models[b].name,
-                    "metric": metric,
-                    "difference": gaps[metric].value,
-                    "low": gaps[metric].low,
-                    "high": gaps[metric].high,
-                    "p_value": gaps[metric].p_value,
-                    "mcnemar_only_a": test.only_a,
-                    "mcnemar_only_b": test.only_b,
-                    "mcnemar_p": test.p_value,
-                }
-            )
-    return rows
-
-
-def _each(entries: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(model, name, e) for model, cells in entries.items() for name, e in cells.items()]
-
-
-def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    figures = {}
-    for metric in ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece"):
-        for kind, suffix in SUFFIXES.items():
-            if kind not in entry or (kind == "temperature_scaled" and metric in UNSCALED):
-                continue
-            bounds = entry["intervals"][kind][metric]
-            figures[f"{metric}{suffix}"] = entry[kind][metric]
-            figures[f"{metric}{suffix}_low"] = bounds["low"]
-            figures[f"{metric}{suffix}_high"] = bounds["high"]
-    return {
-        "model": model,
-        "set": name,
-        "split": entry["split"],
-        "rows": entry["rows"],
-        "n": entry["n"],
-        "selection_split": entry["selection_split"],
-        "chosen_here": ", ".join(entry["chosen_here"]),
-        **figures,
-        "ece_scaled_by_chance": entry["ece_by_chance"]["mean"],
-        "ece_scaled_by_chance_high": entry["ece_by_chance"]["high"],
-        "aurc_scaled": entry["temperature_scaled"]["aurc"],
-        "temperature": entry["temperature"],
-        "manifest_sha256": entry["manifest_sha256"],
-        "preprocess_sha256": entry["preprocess_sha256"],
-        "views": entry["views"],
-    }
-
-
-def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of ``slices.csv``: figures by class, and by value of every column."""
-    head = {"model": model, "set": name, "selection_split": entry["selection_split"]}
-    found = [
-        {
-            **head,
-            "by": "class",
-            "value": label,
-            "n": None,
-            "metric": "f1",
-            "figure": score,
-            **entry["intervals"]["raw"][f"f1_{label}"],
-        }
-        for label, score in entry["raw"]["per_class_f1"].items()
-    ]
-    for column, table in entry["by"].items():
-        for row in table["rows"]:
-            for metric, figure in row["metrics"].items():
-                bounds = row["intervals"].get(metric, {"low": None, "high": None})
-                found.append(
-                    {
-                        **head,
-                        "by": column,
-                        "value": row["value"],
-                        "n": row["n"],
-                        "metric": metric,
-                        "figure": figure,
-                        "low": bounds["low"],
-                        "high": bounds["high"],
-                    }
-                )
-    return found
-
-
-def _write_csv(run: RunFolder, name: str, rows: list[dict[str, Any]]) -> None:
-    run.write_text(name, pl.DataFrame(rows, infer_schema_length=None).write_csv())
-
-
-def _figures(cell: dict[str, Any]) -> dict[str, Interval]:
-    """What the matrix chart shows: accuracy, macro-F1, and the scaled ECE."""
-    scaled, bounds = cell["temperature_scaled"], cell["intervals"]["temperature_scaled"]
-    return {
-        name: Interval(scaled[metric], bounds[metric]["low"], bounds[metric]["high"])
-        for name, metric in CHARTED.items()
-    }
-
-
-def _write_main_charts(
-    run: RunFolder,
-    models: list[Model],
-    main: _Measured,
-    logits: dict[str, np.ndarray],
-    scalings: dict[str, Scalings],
-) -> None:
-    y = labels_of(main.part.frame)
-    title = caption(MAIN_SET, main.cells[models[0].name])
-    bins = {
-        name: {
-            kind.removesuffix("_scaled"): reliability_bins(y, softmax(scale(logits[name])))
-            for kind, scale in own.items()
-        }
-        for name, own in scalings.items()
-    }
-    run.path("reliability.png").write_bytes(reliability_grid(bins, title))
-    curves = {
-        model.name: risk_coverage(
-            softmax(logits[model.name], model.temperature).max(axis=1),
-            logits[model.name].argmax(axis=1) == y,
-        )
-        for model in models
-    }
-    run.path("risk_coverage.png").write_bytes(risk_coverage_chart(curves, title))
-    for column in next(iter(main.by.values())):
-        tables = {name: found[column] for name, found in main.by.items()}
-        run.path(f"by_{column}.png").write_bytes(fairness_chart(tables, column, title))
-
-
-def _macro_f1(entries: dict[str, dict[str, Any]], name: str) -> float:
-    return entries[name][MAIN_SET]["raw"]["macro_f1"]
-
-
-def gate_benchmark(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Outcome]:
     """Judge the benchmark: nothing lost, nothing chosen on a test, students above the floor."""
+    from fer_ml.evaluation.benchmark import MAIN_SET
+
     entries = artifact.read_json("benchmark.json")["entries"]
-    manifests = _manifests(artifact, store)
-    lost, chosen = [], []
-    for model, name, entry in _each(entries):
-        rows = manifests[entry["manifest"]].filter(pl.col("split") == entry["split"])
-        if entry["rows"] == "deduplicated":
-            rows = rows.filter(pl.col("twin_in").is_null())
-        if rows.height != entry["n"]:
-            lost.append(f"{model} on {name}: {entry['n']} of {rows.height}")
-        chosen += [
-            f"{model}: {what}" for what, split in entry["chosen_on"].items() if split == "test"
-        ]
+    cells = [(model, name, cell) for model, row in entries.items() for name, cell in row.items()]
+    frames = _manifests(artifact, store)
+    counts = [_rows(frames[c["manifest"]], c["split"], c["rows"]) for _, _, c in cells]
+    lost = [
+        f"{model} on {name}: {cell['n']} of {count}"
+        for (model, name, cell), count in zip(cells, counts, strict=True)
+        if cell["n"] != count
+    ]
+    chosen = [
+        f"{model}: {what}"
+        for model, _, cell in cells
+        for what, split in cell["chosen_on"].items()
+        if split == "test"
+    ]
+    scalings = {model: artifact.read_json(f"calibration/{model}.json") for model in entries}
     unbound = [
         model
-        for model, cells in entries.items()
-        for held in [artifact.read_json(f"calibration/{model}.json")]
-        if held["fitted_on"] != "calib"
-        or any(held["checkpoint_sha256"] != cell["checkpoint_sha256"] for cell in cells.values())
+        for model, scaling in scalings.items()
+        if scaling["fitted_on"] != "calib"
+        or {scaling["checkpoint_sha256"]}
+        != {cell["checkpoint_sha256"] for cell in entries[model].values()}
     ]
-    worst = min(_macro_f1(entries, f"student_{stage}") for stage in STUDENTS)
+    worst = min(entries[student][MAIN_SET]["raw"]["macro_f1"] for student in CANDIDATES)
     return [
         Outcome("every_row_scored", not lost, len(lost), 0, "; ".join(lost[:3])),
         Outcome("calibrated_on_calib", not unbound, len(unbound), 0, ", ".join(unbound[:3])),
         Outcome("no_choice_on_test", not chosen, len(chosen), 0, "; ".join(chosen[:3])),
-        Outcome(
-            "students_above_floor", worst >= profile.floor_macro_f1, worst, profile.floor_macro_f1
-        ),
+        at_least("students_above_floor", worst, limits.floor_macro_f1),
     ]
 
 
-def _manifests(artifact: Artifact, store: Store) -> dict[str, pl.DataFrame]:
+def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":
     """The manifests that an artifact was made from, by asset."""
-    found = {}
+    from fer_ml.manifests.curation import manifest_file
+    from fer_ml.manifests.schema import read_manifest
+
+    frames = {}
     for item in artifact.record.inputs:
         if item.asset.endswith("_manifest"):
             manifest = store.find(item.asset, None, item.sha256)
             if manifest is not None:
-                found[item.asset] = read_manifest(manifest.file(manifest_file(item.asset)))
-    return found
+                frames[item.asset] = read_manifest(manifest.file(manifest_file(item.asset)))
+    return frames
+
+
+def _rows(frame: "pl.DataFrame", split: str, rows: str) -> int:
+    """Rows of a split, or of its rows without a twin in another one."""
+    frame = frame.filter(frame["split"] == split)
+    return frame["twin_in"].null_count() if rows == "deduplicated" else frame.height
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage."""
+    # What models are selected on, and every evaluation set.
+    manifests = ("hq_train_manifest", *(f"{name}_manifest" for name in given.profile.tested))
+    return [
+        Stage(
+            asset="benchmark",
+            group="evaluation",
+            kinds=("csv", "json"),
+            describe="Every model on every evaluation set from stored per-sample predictions, with "
+            "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
+            "chose the model; `ledger.json`, which split chose what.",
+            needs=(
+                Need("teacher_logits", "each"),
+                Need("external_model", "each"),
+                Need("adopted_model", "each"),
+                *needs("ensemble", *CANDIDATES, *manifests),
+            ),
+            recipe=BenchmarkRecipe.of,
+            build=build,
+            gates=GATES,
+            judge=judge,
+            limits=BenchmarkLimits.of,
+            code_version="4",
+        )
+    ]

@@ -1,242 +1,99 @@
-"""A fair comparison: methods at one budget, over the same seeds, on one evaluation set."""
+"""``comparison/<name>``: methods at one budget, over the same seeds, on one evaluation set."""
 
-import itertools
-from dataclasses import asdict, fields
-from typing import Any
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.benchmark import evaluation_set
-from fer_assets.stages.job import Job
-from fer_assets.stages.measured_models import Model, student_model
-from fer_assets.stages.teacher_logits import labels_of
-from fer_ml.figures.charts import figures_chart
-from fer_ml.manifests.curation import manifest_file
-from fer_ml.manifests.schema import read_manifest
-from fer_ml.metrics.comparability import caption, require_one_table
-from fer_ml.metrics.predictions import read_predictions, write_predictions
-from fer_ml.metrics.resampling import (
-    Difference,
-    Interval,
-    Resampled,
-    average_runs,
-    group_sums,
-    interval,
-    paired_difference,
-    resampled_metrics,
-)
-from fer_ml.recipes.profiles import Comparison, Profile
+from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
+from fer_ml.recipes.profile import Comparison, Profile
 from fer_ml.recipes.training import Training
-from fer_ml.storage.gates import Outcome, same
-from fer_ml.storage.store import Artifact, Record, RunFolder, Store
+from fer_ml.storage.gates import Gate, Outcome, same
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, Record, RunFolder, Store, asset_label
 
-METRICS = ("macro_f1", "accuracy", "nll", "ece")
-
-
-def build_comparison(run: RunFolder, job: Job) -> None:
-    """Predictions of every experiment, and each arm against the baseline and the arm before."""
-    comparison = job.profile.comparisons[job.asset.removeprefix("comparison/")]
-    part = evaluation_set(job, comparison.evaluation, comparison.rows)
-    y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
-    names = [name for arm in comparison.arms.values() for name in arm]
-    models = {
-        name: student_model(job, "student_experiment", name)
-        if name in job.profile.experiments
-        else student_model(job, name)
-        for name in names
-    }
-    cells = {
-        name: {
-            "manifest_sha256": job.input(part.manifest).sha256,
-            "split": part.split,
-            "rows": part.rows,
-            "n": len(y),
-            "preprocess_sha256": model.preprocess_sha256,
-            "views": "centre",
-            "selection_split": bool(model.selected_on(part.manifest, part.split)),
-        }
-        for name, model in models.items()
-    }
-    require_one_table(cells)
-    sums = []
-    for name, model in models.items():
-        logits = model.predict(part.frame)
-        write_predictions(run.path(f"predictions/{name}.csv"), part.frame, logits)
-        sums.append(group_sums(y, logits, groups, model.temperature))
-    resampled = resampled_metrics(np.stack(sums))
-    arms = average_runs(resampled, len(names) // len(comparison.arms), resample_runs=True)
-    about = cells[names[0]]
-    held: dict[str, Any] = {
-        "schema_version": 1,
-        "name": job.asset.removeprefix("comparison/"),
-        "evaluation": comparison.evaluation,
-        "manifest": part.manifest,
-        **about,
-        "caption": caption(part.name, about),
-        "baseline": comparison.baseline,
-        "varies": list(comparison.varies),
-        "experiments": {
-            name: _experiment(job, model, resampled, place)
-            for place, (name, model) in enumerate(models.items())
-        },
-        "arms": _arms(job.profile, comparison, resampled, arms),
-        "against_baseline": _against_baseline(comparison, arms),
-        "steps": _steps(comparison, arms),
-    }
-    run.write_json("comparison.json", held)
-    run.write_text("comparison.csv", _table(held).write_csv())
-    run.path("comparison.png").write_bytes(_chart(held))
-    run.summary.update(
-        n=len(y),
-        arms=len(comparison.arms),
-        runs=len(names),
-        **{f"{arm}_macro_f1": found["macro_f1"]["mean"] for arm, found in held["arms"].items()},
-    )
+GATES = (
+    Gate(
+        "arms_equal_as_declared",
+        "by their records, the trainings differ in seed, task and the declared fields alone, and "
+        "were made from the same bytes",
+        "train the experiments again from the profile's recipes",
+    ),
+    Gate("every_row_scored", "n of every run is that of the evaluation set", "make it again"),
+    Gate("intervals_finite", "no figure or interval is NaN or infinite", "look at the predictions"),
+)
 
 
-def _experiment(job: Job, model: Model, resampled: Resampled, place: int) -> dict[str, Any]:
-    training = job.profile.student(model.name)
-    return {
-        "sha256": model.artifact.sha256,
-        "checkpoint_sha256": model.checkpoint_sha256,
-        "seed": job.profile.seed if training.seed is None else training.seed,
-        "temperature": model.temperature,
-        **{metric: float(resampled.value[metric][place]) for metric in METRICS},
-    }
+@dataclass(frozen=True)
+class ComparisonRecipe(Recipe):
+    """A ``Comparison`` of the profile, and the recipes of its trainings, each with its seed."""
+
+    arms: dict[str, tuple[str, ...]]
+    baseline: str
+    varies: tuple[str, ...]
+    evaluation: str
+    rows: Literal["official", "deduplicated"]
+    seeds: int
+    trainings: dict[str, Training]
+
+    @classmethod
+    def of(cls, name: str, profile: Profile, partition: str | None) -> "ComparisonRecipe":
+        """The profile's part."""
+        comparison = profile.comparisons[name]
+        trainings = {each: profile.student(each) for each in _trainings(comparison)}
+        return cls(
+            **dict(comparison),
+            trainings={
+                each: training
+                if training.seed is not None
+                else replace(training, seed=profile.seed)
+                for each, training in trainings.items()
+            },
+        )
 
 
-def _arms(
-    profile: Profile, comparison: Comparison, runs: Resampled, arms: Resampled
-) -> dict[str, dict[str, Any]]:
-    """Each arm: what it is, and mean, spread over seeds and interval of each metric.
-
-    ``spread`` is the standard deviation of its runs, null of one; the interval resamples groups
-    and runs.
-    """
-    baseline = profile.student(comparison.arms[comparison.baseline][0])
-    found = {}
-    for place, (arm, names) in enumerate(comparison.arms.items()):
-        own = slice(place * len(names), (place + 1) * len(names))
-        found[arm] = {
-            "experiments": list(names),
-            "differs": differing(baseline, profile.student(names[0])),
-            **{metric: _figure(arms, metric, place, runs.value[metric][own]) for metric in METRICS},
-        }
-    return found
+def _trainings(comparison: Comparison) -> list[str]:
+    """Of all arms, in their order."""
+    return [name for names in comparison.arms.values() for name in names]
 
 
-def _figure(arms: Resampled, metric: str, place: int, runs: np.ndarray) -> dict[str, float | None]:
-    bounds = interval(arms.value[metric][place], arms.again[metric][place])
-    spread = float(runs.std(ddof=1)) if len(runs) > 1 else None
-    return {"mean": bounds.value, "spread": spread, "low": bounds.low, "high": bounds.high}
+def build(run: RunFolder, job: Job[ComparisonRecipe]) -> None:
+    """Predictions of every training, and each arm against the baseline and the arm before."""
+    from fer_ml.evaluation.comparison import compare_arms
+
+    fields = {name: getattr(job.recipe, name) for name in Comparison.model_fields}
+    compare_arms(run, job, Comparison(**fields), job.recipe.trainings)
 
 
-def differing(a: Training, b: Training) -> dict[str, Any]:
-    """What ``b`` has otherwise than ``a``, but for the seed, as JSON values."""
-    one, two = asdict(a), asdict(b)
-    return {
-        field.name: two[field.name]
-        for field in fields(Training)
-        if field.name != "seed" and one[field.name] != two[field.name]
-    }
-
-
-def _gaps(found: dict[str, Difference]) -> dict[str, dict[str, float]]:
-    return {
-        metric: {
-            "difference": found[metric].value,
-            "low": found[metric].low,
-            "high": found[metric].high,
-            "p_value": found[metric].p_value,
-        }
-        for metric in METRICS
-    }
-
-
-def _against_baseline(comparison: Comparison, arms: Resampled) -> dict[str, Any]:
-    order = list(comparison.arms)
-    base = order.index(comparison.baseline)
-    return {
-        arm: _gaps(paired_difference(arms, place, base))
-        for place, arm in enumerate(order)
-        if place != base
-    }
-
-
-def _steps(comparison: Comparison, arms: Resampled) -> list[dict[str, Any]]:
-    """Each arm against the one before it: which step paid what."""
-    order = list(comparison.arms)
-    return [
-        {"before": before, "arm": arm, **_gaps(paired_difference(arms, place + 1, place))}
-        for place, (before, arm) in enumerate(itertools.pairwise(order))
-    ]
-
-
-def _table(held: dict[str, Any]) -> pl.DataFrame:
-    """``comparison.csv``: a row for each arm and metric, in the arms' order."""
-    before = {step["arm"]: step for step in held["steps"]}
-    rows = []
-    for arm, found in held["arms"].items():
-        for metric in METRICS:
-            row = {"arm": arm, "metric": metric, **found[metric], "n": held["n"]}
-            row |= {"runs": len(found["experiments"]), "selection_split": held["selection_split"]}
-            for name, gaps in (
-                ("baseline", held["against_baseline"].get(arm, {})),
-                ("previous", before.get(arm, {})),
-            ):
-                for key in ("difference", "low", "high", "p_value"):
-                    row[f"to_{name}_{key}"] = gaps[metric][key] if gaps else None
-            rows.append(row)
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def _chart(held: dict[str, Any]) -> bytes:
-    """Means of the arms, and their differences to the baseline, as dots with intervals."""
-    means = {
-        f"{arm} ({len(found['experiments'])} seeds)": {
-            metric: Interval(*(found[metric][key] for key in ("mean", "low", "high")))
-            for metric in METRICS
-        }
-        for arm, found in held["arms"].items()
-    }
-    gaps = {
-        f"{arm} - {held['baseline']}": {
-            metric: Interval(*(found[metric][key] for key in ("difference", "low", "high")))
-            for metric in METRICS
-        }
-        for arm, found in held["against_baseline"].items()
-    }
-    title = f"difference to {held['baseline']}, paired"
-    return figures_chart({held["caption"]: means, title: gaps}, METRICS, zero=(title,))
-
-
-def gate_comparison(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge a comparison by what was really trained and really measured."""
-    held = artifact.read_json("comparison.json")
+    from fer_ml.evaluation.comparison import METRICS
+    from fer_ml.metrics.predictions import read_predictions
+
+    comparison = artifact.read_json("comparison.json")
     inputs = {item.key: item for item in artifact.record.inputs}
     trained = {}
-    for name in held["experiments"]:
-        item = inputs.get(f"student_experiment[{name}]") or inputs[name]
+    for name in comparison["experiments"]:
+        item = inputs.get(asset_label("student_experiment", name)) or inputs[name]
         made = store.find(item.asset, item.partition, item.sha256)
         trained[name] = made.record if made else None
-    unequal = [*_unequal(held, trained), *_other_data(trained)]
-    rows = _rows(held, inputs[held["manifest"]].sha256, store)
+    unequal = [*_unequal(comparison, trained), *_other_data(trained)]
+    rows = _rows(comparison, inputs[comparison["manifest"]].sha256, store)
     counted = [
         read_predictions(artifact.file(f"predictions/{name}.csv"))[0].height
-        for name in held["experiments"]
+        for name in comparison["experiments"]
     ]
     figures = [
         value
-        for gaps in (*held["against_baseline"].values(), *held["arms"].values())
+        for gaps in (*comparison["against_baseline"].values(), *comparison["arms"].values())
         for metric in METRICS
         for value in gaps[metric].values()
         if value is not None
     ]
-    bad = int((~np.isfinite(figures)).sum())
+    bad = sum(not math.isfinite(value) for value in figures)
     return [
         Outcome("arms_equal_as_declared", not unequal, len(unequal), 0, "; ".join(unequal[:3])),
-        same("every_row_scored", sorted({*counted, held["n"]}), [rows]),
+        same("every_row_scored", sorted({*counted, comparison["n"]}), [rows]),
         Outcome("intervals_finite", bad == 0, bad, 0),
     ]
 
@@ -252,34 +109,66 @@ def _other_data(trained: dict[str, Record | None]) -> list[str]:
     ]
 
 
-def _unequal(held: dict[str, Any], records: dict[str, Record | None]) -> list[str]:
+def _unequal(comparison: dict[str, Any], records: dict[str, Record | None]) -> list[str]:
     """What differs between the trainings' own records, beyond seed, task and what may vary."""
-    free = {"seed", "task", *held["varies"]}
-    found = [f"{name}: its training is no longer here" for name, r in records.items() if r is None]
+    free = {"seed", "task", *comparison["varies"]}
+    faults = [f"{name}: its training is no longer here" for name, r in records.items() if r is None]
     trained = {
         name: record.recipe["training"] if record else {} for name, record in records.items()
     }
     first = next(iter(trained.values()))
     for name, recipe in trained.items():
         keys = (first.keys() | recipe.keys()) - free
-        found += [f"{name}.{key}" for key in sorted(keys) if first.get(key) != recipe.get(key)]
-    for arm, own in held["arms"].items():
-        within = [{**trained[name], "seed": None} for name in own["experiments"]]
-        found += [f"{arm}: its runs differ in more than the seed"] * any(
+        faults += [f"{name}.{key}" for key in sorted(keys) if first.get(key) != recipe.get(key)]
+    for arm, about in comparison["arms"].items():
+        within = [{**trained[name], "seed": None} for name in about["experiments"]]
+        faults += [f"{arm}: its runs differ in more than the seed"] * any(
             recipe != within[0] for recipe in within
         )
-        seeds = [held["experiments"][name]["seed"] for name in own["experiments"]]
-        found += [f"{arm}: the same seed twice"] * (len(set(seeds)) != len(seeds))
-    return found
+        seeds = [comparison["experiments"][name]["seed"] for name in about["experiments"]]
+        faults += [f"{arm}: the same seed twice"] * (len(set(seeds)) != len(seeds))
+    return faults
 
 
-def _rows(held: dict[str, Any], sha256: str, store: Store) -> int:
+def _rows(comparison: dict[str, Any], sha256: str, store: Store) -> int:
     """Rows that the evaluation set has, counted again."""
-    manifest = store.find(held["manifest"], None, sha256)
+    from fer_ml.manifests.curation import manifest_file
+    from fer_ml.manifests.schema import read_manifest
+
+    manifest = store.find(comparison["manifest"], None, sha256)
     if manifest is None:
         return -1
-    frame = read_manifest(manifest.file(manifest_file(held["manifest"])))
-    frame = frame.filter(pl.col("split") == held["split"])
-    if held["rows"] == "deduplicated":
-        frame = frame.filter(pl.col("twin_in").is_null())
-    return frame.height
+    frame = read_manifest(manifest.file(manifest_file(comparison["manifest"])))
+    frame = frame.filter(frame["split"] == comparison["split"])
+    return frame["twin_in"].null_count() if comparison["rows"] == "deduplicated" else frame.height
+
+
+def stages(given: Given) -> list[Stage]:
+    """A stage for each comparison of the profile."""
+    return [
+        Stage(
+            asset=f"comparison/{name}",
+            group="comparisons",
+            kinds=("csv", "json"),
+            describe=f"`comparisons.{name}` of the profile: {', '.join(comparison.arms)} over the "
+            "same seeds at one budget, on one evaluation set, each against the baseline and "
+            "against the arm before it: `comparison.json`.",
+            needs=_needs(given.profile, comparison),
+            recipe=partial(ComparisonRecipe.of, name),
+            build=build,
+            gates=GATES,
+            judge=judge,
+            on_request=True,
+        )
+        for name, comparison in given.profile.comparisons.items()
+    ]
+
+
+def _needs(profile: Profile, comparison: Comparison) -> tuple[Need, ...]:
+    """The trainings, which are experiments or students, and the manifest of the evaluation set."""
+    names = _trainings(comparison)
+    experiments = tuple(name for name in names if name in profile.experiments)
+    students = [name for name in names if name not in profile.experiments]
+    val = comparison.evaluation == "hq_train_val"
+    manifest = "hq_train_manifest" if val else f"{comparison.evaluation}_manifest"
+    return (Need("student_experiment", "named", experiments), *needs(*students, manifest))

@@ -1,51 +1,67 @@
-"""Curated manifests: the rows of the unified one that a recipe takes."""
+"""Curated manifests: the rows of the unified one that a recipe takes. One stage for each."""
 
-import polars as pl
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Literal
 
-from fer_assets.stages.job import Job
-from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
-from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.recipes.profiles import Profile
+from fer_assets.stage import Given, Recipe, Stage, needs
+from fer_assets.stages._manifests import judge
+from fer_ml.recipes.profile import Curation, Profile, Split
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
+from fer_ml.validation.gates import manifest_gates
+
+DESCRIBED = {
+    "hq_train": "The rows that teachers and students train, select and calibrate "
+    "on (`classification_manifest_hq_train.csv`), with splits as data.",
+    "eval_only": "Test rows of sources that are set apart for evaluation: "
+    "`classification_manifest_eval_only.csv`.",
+    "test_all_sources": "The mixed-source benchmark: test rows of every source, "
+    "`test_all_sources.csv`. Only reported, never selected on.",
+}
 
 
-def curated_assets(profile: Profile) -> tuple[str, ...]:
-    """The curated manifests of a profile, as assets."""
-    return tuple(f"{name}_manifest" for name in profile.curated)
+@dataclass(frozen=True)
+class CuratedRecipe(Recipe):
+    """Which rows are taken: see ``Curation`` of the profile."""
+
+    sources: tuple[str, ...]
+    splits: tuple[Split, ...]
+    labels: tuple[str, ...]
+    min_confidence: dict[str, float]
+    min_side: int
+    one_per: Literal["row", "sample", "group"]
+    drop_twins: bool
+
+    @classmethod
+    def of(cls, name: str, profile: Profile, partition: str | None) -> "CuratedRecipe":
+        """The profile's curation ``name``."""
+        return cls(**dict(profile.curated[name]))
 
 
-def build_curated(run: RunFolder, job: Job) -> None:
+def build(run: RunFolder, job: Job[CuratedRecipe]) -> None:
     """One curated manifest, with what it came from in ``curation.json``."""
-    # Judging needs ``curate`` and no plots, which take a third of a second to import.
-    from fer_ml.figures.charts import class_source_heatmap
+    from fer_ml.manifests.curation import take
 
-    name = job.asset.removesuffix("_manifest")
-    recipe = job.profile.curated[name]
-    unified = job.input(UNIFIED)
-    frame = read_manifest(unified.file(manifest_file(UNIFIED)))
-    rows = curate(frame, recipe, name)
-    write_manifest(rows, run.path(manifest_file(job.asset)))
-    run.write_json(
-        "curation.json",
-        {
-            "schema_version": 1,
-            "recipe": recipe.model_dump(mode="json"),
-            "from": {"manifest": UNIFIED, "sha256": unified.sha256},
-            "rows_in": frame.height,
-            "rows": rows.height,
-            "by_source_split": rows.group_by("source", "split")
-            .len("rows")
-            .sort("source", "split")
-            .to_dicts(),
-        },
-    )
-    run.path("classes.png").write_bytes(class_source_heatmap(rows))
-    run.summary.update(
-        rows=rows.height,
-        **{split: rows.filter(pl.col("split") == split).height for split in recipe.splits},
-    )
+    take(run, job, Curation(**asdict(job.recipe)))
 
 
-def read_curated(job: Job, asset: str) -> pl.DataFrame:
-    """A manifest among the inputs of ``job``, as a frame."""
-    return read_manifest(job.input(asset).file(manifest_file(asset)))
+def stages(given: Given) -> list[Stage]:
+    """The three of every profile, and its own ``curations``."""
+    return [
+        Stage(
+            asset=f"{name}_manifest",
+            group="manifests",
+            kinds=("csv", "polars"),
+            describe=DESCRIBED.get(
+                name, f"Curated by the recipe `curations.{name}` of the profile."
+            ),
+            needs=needs("classification_manifest"),
+            recipe=partial(CuratedRecipe.of, name),
+            build=build,
+            gates=manifest_gates(f"{name}_manifest"),
+            judge=judge,
+            code_version="3",
+        )
+        for name in given.profile.curated
+    ]

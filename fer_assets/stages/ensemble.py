@@ -1,137 +1,64 @@
-"""The ensemble: how teachers are fused, with weights chosen on calib and nowhere else."""
+"""``ensemble``: the teachers fused, with weights chosen on calib and nowhere else."""
 
-from dataclasses import asdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_assets.stages.teacher_logits import TRAINED_ON, labels_of
+from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
-from fer_ml.distillation.fusion import (
-    NAMED_WEIGHTS,
-    WeightSearch,
-    fuse,
-    named_weights,
-    weight_intervals,
-)
-from fer_ml.distillation.logits import META_FILE, Logits, read_taught, write_logits
-from fer_ml.distillation.teaching import choose_weights
-from fer_ml.figures.charts import weight_search_chart
-from fer_ml.metrics.calibration import nll
-from fer_ml.metrics.classification import classification_metrics
-from fer_ml.recipes.profiles import Ensemble, Profile
-from fer_ml.storage.gates import Outcome, same
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.gates import Gate, Outcome, same
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
 
+if TYPE_CHECKING:
+    from fer_ml.runs.trainings import Fused
 
-def recipe_weights(recipe: Ensemble, keys: list[str]) -> tuple[float, ...] | None:
-    """The weights that the profile gives, by number or by name, or ``None`` to search them."""
-    if isinstance(recipe.weights, str):
-        return named_weights(recipe.weights, keys)
-    return recipe.weights
+GATES = (
+    Gate("weights_sum_to_one", "the weights are in 0..1 and sum to 1", "make it again"),
+    Gate("chosen_on_calib", "weights and temperature saw calib only", "never choose on test"),
+    Gate("class_order", "the columns are in the canonical order", "make it again"),
+    Gate(
+        "not_below_best_member",
+        "calib NLL is at most that of the best member",
+        "look at search.csv: a member may be broken",
+        blocking=False,
+    ),
+)
 
 
-def build_ensemble(run: RunFolder, job: Job) -> None:
+@dataclass(frozen=True)
+class EnsembleRecipe(Recipe):
+    """How the teachers are fused, and which they are: see ``Ensemble`` of the profile."""
+
+    fusion: Literal["logits", "probabilities", "calibrated"]
+    weights: tuple[float, ...] | Literal["interim_report"] | None
+    step: float
+    teachers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "EnsembleRecipe":
+        """The profile's part."""
+        return cls(**dict(profile.ensemble), teachers=tuple(profile.teachers))
+
+
+def build(run: RunFolder, job: Job[EnsembleRecipe]) -> None:
     """Choose the weights on calib, fuse every face, measure on val."""
-    recipe = job.profile.ensemble
-    keys = list(job.profile.teachers)
-    artifacts = [job.input("teacher_logits", key) for key in keys]
-    meta = [artifact.read_json(META_FILE) for artifact in artifacts]
-    members = [read_taught(artifact.folder) for artifact in artifacts]
-    temperatures = [member.temperature for member in members]
-    frame = read_curated(job, "hq_train_manifest")
-    calib = frame.filter(pl.col("split") == "calib")
-    ids, y = calib["sample_id"].to_list(), labels_of(calib)
-    given = recipe_weights(recipe, keys)
-    search = choose_weights(members, ids, y, recipe.fusion, given, recipe.step)
-    every = members[0].centre.sample_ids
-    values = [member.centre.of(every) for member in members]
-    fused = Logits(fuse(values, search.weights, recipe.fusion, temperatures), every)
-    write_logits(run.folder, fused)
-    on_calib = [member.centre.of(ids) for member in members]
-    _write_search(run, keys, search)
-    own = [nll(z, y, t) for z, t in zip(on_calib, temperatures, strict=True)]
-    run.write_json(
-        "ensemble.json",
-        {
-            "schema_version": 2,
-            "classes": list(CLASSES),
-            "fusion": recipe.fusion,
-            "weights": dict(zip(keys, search.weights, strict=True)),
-            "weight_sum": round(sum(search.weights), 12),
-            "weights_from": search.method if given is None else _origin(recipe),
-            "weight_intervals": _intervals(search, keys, on_calib, y, calib, recipe, temperatures),
-            "chosen_on": {"split": "calib", "n": len(y), "nll": search.nll},
-            "temperature": search.temperature,
-            "members": {
-                key: {**entry["teacher"], "temperature": entry["temperature"], "calib_nll": value}
-                for key, entry, value in zip(keys, meta, own, strict=True)
-            },
-            "preprocess_sha256": meta[0]["preprocess_sha256"],
-            "manifests": {TRAINED_ON: job.input(TRAINED_ON).sha256},
-        },
-    )
-    val = frame.filter(pl.col("split") == "val")
-    val_logits = fused.of(val["sample_id"].to_list())
-    found = classification_metrics(labels_of(val), val_logits, search.temperature)
-    run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **found})
-    run.splits.update(weights="calib", temperature="calib")
-    run.summary.update(
-        rows=len(every),
-        val_macro_f1=found["macro_f1"],
-        val_accuracy=found["accuracy"],
-        temperature=search.temperature,
-        **{f"weight_{key}": weight for key, weight in zip(keys, search.weights, strict=True)},
-    )
+    from fer_ml.runs.ensemble import fuse_teachers
+
+    recipe = job.recipe
+    fuse_teachers(run, job, recipe.teachers, recipe.fusion, recipe.weights, recipe.step)
 
 
-def _origin(recipe: Ensemble) -> str:
-    return recipe.weights if isinstance(recipe.weights, str) else "recipe"
+def part(job: Job[EnsembleRecipe]) -> "Fused":
+    """The fusion as part of a packed job."""
+    from fer_ml.runs.trainings import Fused
+
+    recipe = job.recipe
+    return Fused(job, recipe.teachers, recipe.fusion, recipe.weights, recipe.step)
 
 
-def _intervals(
-    search: WeightSearch,
-    keys: list[str],
-    on_calib: list[np.ndarray],
-    y: np.ndarray,
-    calib: pl.DataFrame,
-    recipe: Ensemble,
-    temperatures: list[float],
-) -> dict[str, dict[str, float]] | None:
-    """How sure each searched weight is: 95% by a bootstrap over groups of calib."""
-    if search.method == "given" or len(keys) == 1:
-        return None
-    groups = calib["group_id"].to_numpy()
-    found = weight_intervals(search, on_calib, y, groups, recipe.fusion, temperatures)
-    return {key: asdict(value) for key, value in zip(keys, found, strict=True)}
-
-
-def _write_search(run: RunFolder, keys: list[str], search: WeightSearch) -> None:
-    """``search.csv``, the best first, and its picture."""
-    table = pl.DataFrame(
-        {
-            **{key: search.candidates[:, k] for k, key in enumerate(keys)},
-            "calib_nll": search.candidate_nll,
-            "temperature": search.candidate_temperature,
-        }
-    )
-    table.sort("calib_nll").write_csv(run.path("search.csv"))
-    if len(keys) == 3 and search.method != "given":
-        marks = {"chosen": search.weights}
-        marks |= {
-            name: named_weights(name, keys)
-            for name, weights in NAMED_WEIGHTS.items()
-            if set(weights) == set(keys)
-        }
-        run.path("search.png").write_bytes(
-            weight_search_chart(keys, search.candidates, search.candidate_nll, marks)
-        )
-
-
-def gate_ensemble(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
-    """Judge the fusion."""
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
+    """Judge the fusion by what it says of itself."""
     held = artifact.read_json("ensemble.json")
     weights = list(held["weights"].values())
     best = min(member["calib_nll"] for member in held["members"].values())
@@ -157,4 +84,24 @@ def gate_ensemble(artifact: Artifact, store: Store, profile: Profile) -> list[Ou
             best,
             "NLL in nats on calib",
         ),
+    ]
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage."""
+    return [
+        Stage(
+            asset="ensemble",
+            group="distillation",
+            kinds=("numpy",),
+            describe="The teachers fused: weights searched on calib (`search.csv`), one "
+            "temperature, and the fused logits of every face.",
+            needs=(Need("teacher_logits", "each"), *needs("hq_train_manifest")),
+            recipe=EnsembleRecipe.of,
+            build=build,
+            gates=GATES,
+            judge=judge,
+            part=part,
+            code_version="2",
+        )
     ]

@@ -1,421 +1,121 @@
-"""Cleaning one source: its listing becomes a manifest, a quarantine table and a report.
+"""``manifest/<source>``: one source, cleaned. One stage for each source of the profile."""
 
-Every row of the listing ends in exactly one of three tables: kept, excluded (the publisher's label
-is understood and left out) or quarantined (something is wrong with the row). Originals are never
-touched; the kept images are hard-linked (copied across disks) under one path base, each name
-carrying the hash of the image's pixels, so that names cannot collide.
-"""
-
-import logging
-import os
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.job import Job
+from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, Surroundings
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import discard, linked, move, temporary
-from fer_ml.base.labels import CLASSES
-from fer_ml.base.names import ODD, safe_name
-from fer_ml.base.shards import map_shards
-from fer_ml.images.inspection import THUMB_SIZE
-from fer_ml.manifests.inspection import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
-from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
-from fer_ml.privacy.log import read_log
-from fer_ml.sources import get_adapter
-from fer_ml.storage.store import PURGED_FILE, RunFolder
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import PURGED_FILE, Artifact, RunFolder, Store
 
-log = logging.getLogger(__name__)
-
-QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
-    "source": pl.String(),
-    "where": pl.String(),
-    "file": pl.String(),
-    "native_label": pl.String(),
-    "split": pl.String(),
-    "rule": pl.String(),
-    "detail": pl.String(),
-}
-#: The quarantine's rule for each state of a look that is not ok.
-RULE_OF_STATE: dict[str, str] = {
-    "missing": "missing path",
-    "escapes": "bad path",
-    "undecodable": "undecodable",
-    "oversized": "oversized",
-    "mode": "image mode",
-}
-THUMBS_FILE = "thumbs.npy"
-#: Characters of a published name that a cleaned one keeps; file systems allow 255 bytes in all.
-_STEM_CHARACTERS = 50
+GATES = (
+    Gate(
+        "reconciled",
+        "rows listed by the publisher = rows kept + excluded + quarantined",
+        "a row was lost: report this as a fault of the adapter",
+    ),
+    Gate(
+        "quarantine_empty",
+        "no row of the source was faulty",
+        "look at quarantine.csv: restore the files or correct the labels, then clean again",
+        blocking=False,
+    ),
+)
 
 
-def clean_source(
-    run: RunFolder,
-    *,
-    source: str,
-    adapter: str,
-    root: Path,
-    pool_base: Path,
-    cache: Path,
-    since: float = 0.0,
-    options: Mapping[str, str] | None = None,
-    purged: Mapping[str, str] | None = None,
-) -> None:
-    """Clean one source into ``run``; photos whose hash is in ``purged`` (with its time) stay out.
+@dataclass(frozen=True)
+class SourceRecipe(Recipe):
+    """How a source is read: its adapter, and what that is told."""
 
-    Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
-    ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
-    ``excluded.csv`` and ``clean_report.json``.
-    """
-    listing = get_adapter(adapter).listing(root, **(options or {})).with_row_index("row")
-    refused = [_faults_of_listing(listing)]
-    excluded = listing.filter(pl.col("excluded").is_not_null()).with_columns(
-        pl.col("excluded").alias("rule"), pl.col("native_label").alias("detail")
-    )
-    rows = listing.filter(pl.col("fault").is_null(), pl.col("excluded").is_null())
-    rows, repeated = _refuse_repetitions(rows)
-    refused.append(repeated)
-    rows = _place_inline(rows, source, pool_base)
-    looks = _look(rows, root, pool_base, cache, since, source)
-    found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
-    found, kept_out = _keep_out(found, purged or {})
-    refused.append(kept_out)
-    faults = found.filter(_look_fault().is_not_null())
-    refused.append(_split_fault(faults, _look_fault()))
-    kept = _name(found.filter(_look_fault().is_null()), source).sort(
-        "image_path", "face_id", "bbox_left", "row"
-    )
-    quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
-    if kept.is_empty():
-        reasons = pl.concat([quarantined, _notes(excluded, source)])["rule"].value_counts(sort=True)
-        raise FerError(
-            f"source {source}: none of its {listing.height} rows can be used",
-            where=root,
-            fix="look at the first reasons: "
-            + ", ".join(f"{n} {rule}" for rule, n in reasons.head(3).iter_rows()),
-        )
-    copied = _place_files(kept, root, pool_base)
-    manifest = _manifest(kept, source)
-    write_manifest(manifest, run.path(f"{source}.csv"))
-    _write_thumbs(run.path(THUMBS_FILE), looks, kept["look"].to_numpy())
-    checked = how_checked(looks.how())
-    del looks  # Its thumbs are mapped, and what is mapped cannot be deleted everywhere.
-    _forget(kept_out, source, pool_base, cache)
-    write_notes(run, "excluded.csv", _notes(excluded, source))
-    write_notes(run, "quarantine.csv", quarantined)
-    by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
-    report = {
-        "type": adapter,
-        "dataset": source,
-        "source": source,
-        "output": f"cleaned/{source}",
-        # Not the folder itself: the hash would then depend on where the data lies.
-        "source_root": f"raw/{source}",
-        "splits": _counts(manifest),
-        "excluded": dict(excluded.group_by("rule").len().sort("rule").iter_rows()),
-        "missing_images": by_rule.get("missing path", 0),
-        "quarantined": by_rule,
-        "rows_in": listing.height,
-        "rows_kept": manifest.height,
-        "rows_excluded": excluded.height,
-        "rows_quarantined": quarantined.height,
-        "notes": [],
-    }
-    run.write_json(
-        "clean_report.json",
-        clean_report([report], {"rows": manifest.height, "manifest": f"{source}.csv"}),
-    )
-    run.summary.update(
-        rows=manifest.height,
-        rows_in=listing.height,
-        excluded=excluded.height,
-        quarantined=quarantined.height,
-        images_copied=copied,
-        checked=checked,
-    )
+    adapter: str
+    options: dict[str, str]
+
+    @classmethod
+    def of(cls, source: str, profile: Profile, partition: str | None) -> "SourceRecipe":
+        """The profile's part on ``source``."""
+        held = profile.source(source)
+        return cls(held.adapter, held.options)
 
 
-def build_source(run: RunFolder, job: Job) -> None:
-    """The asset ``manifest/<source>``."""
-    source = job.profile.source(job.asset.removeprefix("manifest/"))
-    purges = read_log(job.store.root.parent)
-    whole = purges.source(source.name)
+def files(source: str, around: Surroundings, partition: str | None) -> dict[str, Any]:
+    """The purged photos of ``source``, which stay out; no key where there are none."""
+    from fer_ml.privacy.log import read_log
+
+    purged = sorted(read_log(around.settings.home).photos(source))
+    return {"purged": purged} if purged else {}
+
+
+def build(run: RunFolder, job: Job[SourceRecipe]) -> None:
+    """Clean the source's raw folder; a source that was purged is refused."""
+    from fer_ml.manifests.cleaning import clean_source
+    from fer_ml.privacy.log import read_log
+
+    source, home = job.asset.removeprefix("manifest/"), job.store.root.parent
+    purges = read_log(home)
+    whole = purges.source(source)
     if whole is not None:
         raise FerError(
-            f"source {source.name} was purged on {whole[:10]}",
-            where=job.store.root.parent / PURGED_FILE,
+            f"source {source} was purged on {whole[:10]}",
+            where=home / PURGED_FILE,
             fix="take it out of the profile's sources",
         )
     clean_source(
         run,
-        source=source.name,
-        adapter=source.adapter,
-        root=job.paths[f"raw/{source.name}"],
+        source=source,
+        adapter=job.recipe.adapter,
+        root=job.paths[f"raw/{source}"],
         pool_base=job.store.root,
         cache=job.store.probe_cache,
         since=job.store.looked_since,
-        options=source.options,
+        options=job.recipe.options,
         purged=purges.photos(),
     )
 
 
-def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, Any]:
-    """``clean_report.json`` with the first pipeline's keys, for one source or for all."""
-    return {
-        "schema_version": 1,
-        "canonical": list(CLASSES),
-        "mode": "link",
-        "apply": True,
-        "out_root": "cleaned",
-        "reports": reports,
-        "warnings": [],
-        "manifest": manifest,
-    }
-
-
-def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
-    """Write rows that were left out, with their reasons, as a CSV of ``QUARANTINE_SCHEMA``."""
-    run.write_text(name, notes.select(list(QUARANTINE_SCHEMA)).write_csv())
-
-
-def read_thumbs(file: Path) -> np.ndarray:
-    """``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
-    thumbs: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    return thumbs
-
-
-def _notes(rows: pl.DataFrame, source: str) -> pl.DataFrame:
-    return rows.with_columns(pl.lit(source).alias("source")).select("row", *QUARANTINE_SCHEMA)
-
-
-def _split_fault(rows: pl.DataFrame, fault: pl.Expr) -> pl.DataFrame:
-    """``kind: detail`` in two columns, ``rule`` and ``detail``."""
-    parts = fault.str.splitn(": ", 2)
-    return rows.with_columns(
-        parts.struct.field("field_0").alias("rule"), parts.struct.field("field_1").alias("detail")
-    )
-
-
-def _faults_of_listing(listing: pl.DataFrame) -> pl.DataFrame:
-    return _split_fault(listing.filter(pl.col("fault").is_not_null()), pl.col("fault"))
-
-
-def _refuse_repetitions(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A publisher that lists one face of one file twice would count it twice."""
-    first = pl.struct("file", *BOX).is_first_distinct() | pl.col("file").is_null()
-    repeated = rows.filter(~first).with_columns(
-        pl.lit("duplicate row").alias("rule"),
-        (pl.col("file") + " is listed before, with the same box").alias("detail"),
-    )
-    return rows.filter(first), repeated
-
-
-def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
-    """Write pixels that came in a table to files of their own; ``inline_path`` names them."""
-    if rows["inline_png"].null_count() == rows.height:
-        return rows.drop("inline_png").with_columns(pl.lit(None, pl.String).alias("inline_path"))
-    paths: list[str | None] = []
-    made: set[str] = set()
-    for where, split, label, data in rows.select(
-        "where", "split", "label", "inline_png"
-    ).iter_rows():
-        if data is None:
-            paths.append(None)
-            continue
-        folder = f"cleaned/{source}/{split}/{label}"
-        if folder not in made:
-            (base / folder).mkdir(parents=True, exist_ok=True)
-            made.add(folder)
-        path = f"{folder}/{safe_name(f'{where}.png')}"
-        target = base / path
-        if not _holds(target, data):
-            partial = temporary(target)
-            partial.write_bytes(data)
-            move(partial, target)
-        paths.append(path)
-    return rows.drop("inline_png").with_columns(pl.Series("inline_path", paths, pl.String))
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.read_bytes() == data
-    except OSError:
-        return False
-
-
-def _look(
-    rows: pl.DataFrame, root: Path, base: Path, cache: Path, since: float, source: str
-) -> Probe:
-    inline = rows["inline_path"].is_not_null()
-    if inline.any() and not inline.all():
-        raise FerError(f"source {source} gives some rows as files and some as pixels")
-    names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
-    return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
-
-
-def _keep_out(found: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows without those of purged photos, and these with their reason."""
-    is_purged = pl.col("photo").is_in(list(purged)).fill_null(False)
-    at = pl.col("photo").replace_strict(purged, default="", return_dtype=pl.String)
-    out = found.filter(is_purged).with_columns(
-        pl.lit("purged").alias("rule"), pl.format("purged on {}", at.str.head(10)).alias("detail")
-    )
-    return found.filter(~is_purged), out
-
-
-def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> None:
-    """Remove what a look left of purged photos: they are still in the raw folder."""
-    if kept_out.is_empty():
-        return
-    for path in kept_out["inline_path"].drop_nulls():
-        (base / path).unlink(missing_ok=True)
-    # It holds their thumbs too, and can be made again.
-    if cache.is_dir():
-        shutil.rmtree(cache)
-    log.warning(
-        "source %s: %d rows of purged photos are kept out; remove them from the raw folder, since "
-        "every look starts anew until then",
-        source,
-        kept_out.height,
-    )
-
-
-def _look_fault() -> pl.Expr:
-    """What is wrong with a row by its image, as ``rule: detail``, or null."""
-    name = pl.coalesce("file", "inline_path")
-    left, top, right, bottom = (pl.col(edge) for edge in BOX)
-    width, height = pl.col("image_width"), pl.col("image_height")
-    inside = (left >= 0) & (top >= 0) & (right <= width) & (bottom <= height)
-    has_area = (left < right) & (top < bottom)
-    box = pl.format("({}, {}, {}, {})", *BOX)
-    size = pl.format("{}x{}", "image_width", "image_height")
-    return (
-        # In a name such a character would break lines of the manifest, or of a terminal.
-        pl.when(pl.col("file").str.contains(r"[\x00-\x1f\x7f]"))
-        .then(pl.format("bad path: control character in {}", pl.col("file").str.escape_regex()))
-        .when(pl.col("state") != "ok")
-        .then(
-            pl.format(
-                "{}: {}: {}",
-                pl.col("state").cast(pl.String).replace(RULE_OF_STATE),
-                name,
-                pl.col("detail"),
-            )
-        )
-        .when(left.is_not_null() & ~(inside & has_area))
-        .then(pl.format("bad box: (left, top, right, bottom) = {} in a photo of {} px", box, size))
-    )
-
-
-def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Give each row its ``image_path`` in the cleaned tree, which every file system takes."""
-    published = pl.col("file").str.split("/").list.last().str.normalize("NFC")
-    suffix = published.str.extract(r"(\.[^.]{1,19})$").fill_null("")
-    stem = published.str.strip_suffix(suffix).str.head(_STEM_CHARACTERS)
-    folder = (
-        pl.when(pl.col("bbox_left").is_null())
-        .then(pl.format("cleaned/{}/{}/{}", pl.lit(source), "split", "label"))
-        .otherwise(pl.format("cleaned/{}/photos", pl.lit(source)))
-    )
-    name = pl.format("{}__{}{}", stem, pl.col("photo").str.head(10), suffix.str.to_lowercase())
-    rows = rows.with_columns(name.alias("name"))
-    odd = rows["name"].unique().drop_nulls()
-    odd = odd.filter(odd.str.contains(ODD))
-    path = pl.format("{}/{}", folder, pl.col("name").replace(odd, [safe_name(n) for n in odd]))
-    rows = rows.with_columns(pl.coalesce("inline_path", path).alias("image_path")).drop("name")
-    # Two names that differ in case alone are one file for some systems; it has the same pixels.
-    one = pl.col("image_path").min().over(pl.col("image_path").str.to_lowercase())
-    return rows.with_columns(one)
-
-
-def _place_files(kept: pl.DataFrame, root: Path, base: Path) -> int:
-    """Link the published files into the cleaned tree; returns how many had to be copied."""
-    files = kept.filter(pl.col("inline_path").is_null()).unique(
-        "image_path", keep="first", maintain_order=True
-    )
-    folders = files["image_path"].str.replace(r"/[^/]*$", "").unique()
-    for folder in folders:
-        (base / folder).mkdir(parents=True, exist_ok=True)
-    shards = [
-        (str(root), str(base), part["file"].to_list(), part["image_path"].to_list())
-        for part in files.iter_slices(SHARD_FILES)
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
+    """The report adds up, and what was quarantined is shown."""
+    report = artifact.read_json("clean_report.json")["reports"][0]
+    parts = report["rows_kept"] + report["rows_excluded"] + report["rows_quarantined"]
+    left_out = ", ".join(f"{n} {rule}" for rule, n in sorted(report["quarantined"].items()))
+    return [
+        Outcome(
+            "reconciled",
+            report["rows_in"] == parts,
+            parts,
+            report["rows_in"],
+            "rows kept + excluded + quarantined against rows listed by the publisher",
+        ),
+        Outcome(
+            "quarantine_empty",
+            report["rows_quarantined"] == 0,
+            report["rows_quarantined"],
+            0,
+            left_out,
+        ),
     ]
-    return sum(map_shards(_link_all, shards, workers=1 if files.height < PARALLEL_FROM else None))
 
 
-def _link_all(shard: tuple[str, str, list[str], list[str]]) -> int:
-    root, base, files, names = shard
-    return sum(
-        _link(f"{root}/{file}", f"{base}/{name}") for file, name in zip(files, names, strict=True)
-    )
-
-
-def _link(original: str, target: str) -> bool:
-    """Make ``target`` another name of ``original``, or else a copy of it; returns if it is one."""
-    original = os.path.realpath(original) if os.path.islink(original) else original  # noqa: PTH114
-    here = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
-    try:
-        there = os.lstat(target)
-        # Some file systems number no files: there only a copy is known.
-        if here.st_ino and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
-            return False
-        # A copy keeps the time of its original.
-        apart = there.st_dev != here.st_dev or not here.st_ino
-        if apart and (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
-            return True
-    except FileNotFoundError:
-        pass
-    partial = temporary(Path(target))
-    copied = not linked(original, partial)
-    if copied:
-        shutil.copy2(original, partial)
-    move(partial, Path(target))
-    # rename() of two names of one file does nothing and leaves the temporary name behind.
-    discard(partial)
-    return copied
-
-
-def _manifest(kept: pl.DataFrame, source: str) -> pl.DataFrame:
-    # Ten annotators give few different votes: each is written out once.
-    votes = kept.select(pl.col("votes").unique()).with_columns(
-        pl.col("votes")
-        # Whole numbers without a decimal point, as publishers write them.
-        .list.eval(pl.element().cast(pl.String).str.replace(r"\.0$", ""))
-        .list.join(";")
-        .alias("text")
-    )
-    kept = kept.join(votes, on="votes", how="left", nulls_equal=True, maintain_order="left")
-    return kept.with_columns(
-        pl.lit(source).alias("source"),
-        pl.coalesce("file", "where").alias("orig_image"),
-        pl.when(pl.col("bbox_left").is_not_null()).then(pl.lit("photo")).alias("bbox_frame"),
-        pl.col("face").alias("sample_id"),
-        pl.col("photo").alias("group_id"),
-        pl.col("text").alias("votes"),
-        pl.col("image_width").alias("width"),
-        pl.col("image_height").alias("height"),
-        pl.col("brightness").round(3),
-        pl.lit(None, pl.String).alias("twin_in"),
-    ).select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
-
-
-def _write_thumbs(path: Path, looks: Probe, rows: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), THUMB_SIZE)}
+def stages(given: Given) -> list[Stage]:
+    """One for each source."""
+    return [
+        Stage(
+            asset=f"manifest/{source.name}",
+            group="manifests",
+            kinds=("csv", "polars"),
+            describe=f"{source.title or source.name}, cleaned: one row a face with its label, "
+            "publisher's split, box and content identity; what was left out stands in "
+            "`quarantine.csv` and `excluded.csv` with its reason.",
+            raw=source.name,
+            recipe=partial(SourceRecipe.of, source.name),
+            files=partial(files, source.name),
+            build=build,
+            gates=GATES,
+            judge=judge,
+            code_version="5",
+            pool=DECODING,
         )
-        for start in range(0, len(rows), 20_000):
-            file.write(looks.thumbs(rows[start : start + 20_000]).tobytes())
-
-
-def _counts(manifest: pl.DataFrame) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for split, label, n in (
-        manifest.group_by("split", "label").len().sort("split", "label").iter_rows()
-    ):
-        counts.setdefault(split, {})[label] = n
-    return counts
+        for source in given.profile.sources
+    ]

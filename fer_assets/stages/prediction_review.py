@@ -1,21 +1,23 @@
-"""Labels that the ensemble contradicts, on faces that its members never trained on."""
+"""``prediction_review``: labels that the ensemble contradicts, on faces held out from training."""
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_assets.stages.label_review import prediction_disagreements, write_review
-from fer_ml.distillation.logits import read_logits
-from fer_ml.metrics.classification import log_softmax
+from fer_assets.stage import Given, Recipe, Stage, needs
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
 #: Teachers train on ``train``; splits are drawn by group, so no twin of these faces is in it.
 HELD_OUT = ("val", "calib", "test")
 
 
-def build_prediction_review(run: RunFolder, job: Job) -> None:
-    """The asset ``prediction_review``: held-out rows of ``hq_train``, the least likely first."""
+def build(run: RunFolder, job: Job[Recipe]) -> None:
+    """Rank the held-out rows of ``hq_train``, the least likely label first."""
+    import numpy as np
+    import polars as pl
+
+    from fer_ml.distillation.logits import read_logits
+    from fer_ml.manifests.curation import read_curated
+    from fer_ml.metrics.classification import log_softmax
+    from fer_ml.validation.review import prediction_disagreements, write_review
+
     ensemble = job.input("ensemble")
     frame = read_curated(job, "hq_train_manifest").filter(pl.col("split").is_in(list(HELD_OUT)))
     frame = frame.unique("sample_id", keep="first", maintain_order=True)
@@ -29,3 +31,18 @@ def build_prediction_review(run: RunFolder, job: Job) -> None:
         held_out_rows=len(ids),
         likely_errors=table.filter(pl.col("likely_error")).height,
     )
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage."""
+    return [
+        Stage(
+            asset="prediction_review",
+            group="distillation",
+            kinds=("csv", "html"),
+            describe="Labels that the ensemble contradicts, on faces that its members never "
+            "trained on, the least likely first. `review.csv`, and `review.html` with faces.",
+            needs=needs("ensemble", "hq_train_manifest"),
+            build=build,
+        )
+    ]

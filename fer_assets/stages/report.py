@@ -1,61 +1,85 @@
-"""The asset ``report``: rendered, and judged by what it says."""
+"""``report``: rendered from a template in which every number and figure is a reference."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-from fer_assets.stages.job import Job
+from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.files import sha256_file
-from fer_ml.recipes.profiles import Profile
-from fer_ml.report.checklist import check_list
-from fer_ml.report.citations import check_citations
-from fer_ml.report.html import html_page
-from fer_ml.report.literals import find_uncovered
-from fer_ml.report.markdown import parser
-from fer_ml.report.pdf import pdf_bytes
-from fer_ml.report.references import References
-from fer_ml.report.template import read_template, render
-from fer_ml.storage.gates import Outcome
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
 
-REPORT, TEMPLATE, GIVEN = "report.md", "template.md.j2", "report.json"
+GATES = (
+    Gate(
+        "numbers_covered",
+        "every number and picture in the template's own prose is a reference, the value of a "
+        "claim that its paragraph refers to, or stated with a reason",
+        "write claim('id') or value(...), add a claim, or stated(text, why=...)",
+    ),
+    Gate(
+        "figures_from_artifacts",
+        "every figure is, byte for byte, a file of the artifact that it names",
+        "use figure(asset, file, caption)",
+    ),
+    Gate(
+        "citations_listed",
+        "every citation leads to exactly one entry of the references",
+        "add the entry, or correct the number",
+    ),
+    Gate(
+        "references_cited",
+        "every entry of the references is cited",
+        "cite it, or take it out",
+        blocking=False,
+    ),
+    Gate(
+        "checklist_stated",
+        "the report states what the reproducibility checklist asks for",
+        "add what is missing: a run's files, soft labels, loading, resuming",
+        blocking=False,
+    ),
+)
 
 
-def build_report(run: RunFolder, job: Job) -> None:
-    """``report.md``, ``report.html`` and ``report.pdf`` from the template, and ``report.json``."""
-    template = read_template(job.paths["report"])
-    references = References(job.input, run, job.profile.name, job.profile.drawn)
-    text = render(template, references.helpers())
-    values = {name: claim["value"] for name, claim in references.claims.items()}
-    uncovered = find_uncovered(template.source, values)
-    pictures = {
-        given["copy"]: run.path(given["copy"]).read_bytes()
-        for given in references.given
-        if given["kind"] == "figure"
-    }
-    run.write_text(TEMPLATE, template.source)
-    run.write_text(REPORT, text)
-    run.write_text("report.html", html_page(text, pictures))
-    run.path("report.pdf").write_bytes(pdf_bytes(text, pictures))
-    run.write_json(
-        GIVEN,
-        {
-            "schema_version": 1,
-            "uncovered": [found.to_json() for found in uncovered],
-            "citations": check_citations(text).to_json(),
-            "checklist": [found.to_json() for found in check_list(text)],
-            "references": references.given,
-        },
-    )
-    kinds = [given["kind"] for given in references.given]
-    run.summary.update({f"{kind}s": kinds.count(kind) for kind in dict.fromkeys(kinds)})
+@dataclass(frozen=True)
+class ReportRecipe(Recipe):
+    """What the report says of the profile: its name, and whether its faces are drawn."""
+
+    profile: str
+    drawn: bool
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "ReportRecipe":
+        """The profile's part."""
+        return cls(profile.name, profile.drawn)
 
 
-def gate_report(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
+    """The template by its hash."""
+    return {"template_sha256": sha256_file(around.report_template())}
+
+
+def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
+    """``report.md``, ``report.html`` and ``report.pdf``, and what they refer to."""
+    from fer_ml.report.document import write_report
+    from fer_ml.report.references import References
+
+    references = References(job.input, run, job.recipe.profile, job.recipe.drawn)
+    write_report(run, job.paths["report"], references)
+
+
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the report: its numbers, its figures, its citations, its checklist."""
+    from fer_ml.report.checklist import check_list
+    from fer_ml.report.citations import check_citations
+    from fer_ml.report.document import GIVEN, REPORT, TEMPLATE, foreign_figures
+
     held = artifact.read_json(GIVEN)
     text = artifact.file(REPORT).read_text(encoding="utf-8")
     bare = [f"{u['line']}:{u['column']}: {u['kind']} {u['text']}" for u in held["uncovered"]]
     stated = sum(given["kind"] == "stated" for given in held["references"])
-    foreign = _foreign_figures(artifact, store, text)
+    foreign = foreign_figures(artifact, store, text)
     citations = check_citations(text)
     lost = [f"[{n}] is not listed" for n in citations.missing]
     lost += [f"[{n}] is listed twice" for n in citations.twice]
@@ -74,32 +98,23 @@ def _none(rule: str, found: list[str], detail: str = "") -> Outcome:
     return Outcome(rule, not found, len(found), 0, detail, tuple(found[:5]))
 
 
-def _foreign_figures(artifact: Artifact, store: Store, text: str) -> list[str]:
-    """Images of the report that are not, byte for byte, the file of the artifact they name."""
-    held = artifact.read_json(GIVEN)["references"]
-    known = {given["copy"]: given for given in held if given["kind"] == "figure"}
-    wrong = []
-    for name in _images(text):
-        given = known.get(name)
-        path: Path = artifact.folder / name
-        if given is None or name not in artifact.record.files:
-            wrong.append(f"{name} comes from no artifact")
-        elif sha256_file(path) != _recorded(given, artifact, store):
-            wrong.append(f"{name} is not {given['asset']} {given['file']}")
-    return wrong
-
-
-def _recorded(given: dict[str, str], artifact: Artifact, store: Store) -> str | None:
-    item = next(i for i in artifact.record.inputs if i.key == given["asset"])
-    source = store.find(item.asset, item.partition, item.sha256)
-    entry = source.record.files.get(given["file"]) if source else None
-    return entry.sha256 if entry else None
-
-
-def _images(text: str) -> list[str]:
+def stages(given: Given) -> list[Stage]:
+    """The one stage; it rests on the claims, and on exactly what the template refers to."""
     return [
-        str(child.attrGet("src"))
-        for token in parser().parse(text)
-        for child in token.children or ()
-        if child.type == "image"
+        Stage(
+            asset="report",
+            group="report",
+            kinds=("markdown",),
+            describe="The report, rendered from a template in which every number, table and "
+            "figure is a reference: `report.md`, `report.html`, `report.pdf`; what it refers to "
+            "stands in `report.json`.",
+            needs=needs("report_claims"),
+            cites=given.reported,
+            recipe=ReportRecipe.of,
+            files=files,
+            build=build,
+            gates=GATES,
+            judge=judge,
+            code_version="2",
+        )
     ]

@@ -1,33 +1,67 @@
-"""The asset ``report_claims``."""
+"""``report_claims``: every sentence of the claims file, bound to the bytes it came from."""
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fer_assets.stages.job import Job
-from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import Resolved
-from fer_ml.claims.trace import Tracer
-from fer_ml.claims.verify import CLAIMS_COPY, verify
-from fer_ml.recipes.profiles import Profile
-from fer_ml.storage.gates import Outcome
+from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings
+from fer_ml.base.files import sha256_file
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
 
+if TYPE_CHECKING:
+    from fer_ml.claims.resolve import Resolved
 
-def build_claims(run: RunFolder, job: Job) -> None:
+GATES = (
+    Gate(
+        "all_grounded",
+        "every claim holds and rests on current, gated bytes",
+        "look at claims.json: correct the sentence, or materialize what is stale",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ClaimsRecipe(Recipe):
+    """What the claims say of themselves: the profile's name, and whether its faces are drawn."""
+
+    profile: str
+    drawn: bool
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "ClaimsRecipe":
+        """The profile's part."""
+        return cls(profile.name, profile.drawn)
+
+
+def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
+    """The claims file by its hash."""
+    path = around.claims_file()
+    return {"claims_sha256": sha256_file(path) if path.is_file() else None}
+
+
+def build(run: RunFolder, job: Job[ClaimsRecipe]) -> None:
     """Resolve every claim of the profile's claims file, and keep the file with the outcome."""
+    from fer_ml.claims.model import read_claims
+    from fer_ml.claims.trace import Tracer
+    from fer_ml.claims.verify import CLAIMS_COPY, verify
+
     path = job.paths["claims"]
     # A raw folder may have been moved since; what changed in it makes its manifest stale anyway.
     found = verify(read_claims(path), Tracer(job.store, raw_elsewhere=True))
     run.path(CLAIMS_COPY).write_bytes(path.read_bytes())
     run.write_json(
         "claims.json",
-        {**found.to_json(), "profile": job.profile.name, "synthetic": job.profile.drawn},
+        {**found.to_json(), "profile": job.recipe.profile, "synthetic": job.recipe.drawn},
     )
     _write_table(run, found.claims)
     run.summary.update(claims=len(found.claims), **found.counts)
 
 
-def _write_table(run: RunFolder, resolved: Sequence[Resolved]) -> None:
+def _write_table(run: RunFolder, resolved: "Sequence[Resolved]") -> None:
     with run.path("claims.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "kind", "status", "sentence", "value", "asset", "file", "reason"])
@@ -49,8 +83,28 @@ def _write_table(run: RunFolder, resolved: Sequence[Resolved]) -> None:
             )
 
 
-def gate_claims(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Every claim is grounded."""
     claims = artifact.read_json("claims.json")["claims"]
     bad = [f"{c['id']}: {c['status']}, {c['reason']}" for c in claims if c["status"] != "grounded"]
     return [Outcome("all_grounded", not bad, len(bad), 0, "", tuple(bad[:5]))]
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage; it rests on exactly what the claims cite."""
+    return [
+        Stage(
+            asset="report_claims",
+            group="report",
+            kinds=("json", "csv"),
+            describe="Every sentence of the claims file bound to the bytes it came from, with its "
+            "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
+            cites=given.claimed,
+            recipe=ClaimsRecipe.of,
+            files=files,
+            build=build,
+            gates=GATES,
+            judge=judge,
+            code_version="2",
+        )
+    ]

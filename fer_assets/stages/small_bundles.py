@@ -1,215 +1,77 @@
-"""Smaller bundles for phones and small boards: fp16 and int8, each behind accuracy and latency.
+"""``small_bundles``: the student in fp16 and int8, each offered where it is as good and as fast."""
 
-A precision is offered only where it loses at most ``ACCURACY_LIMIT`` of macro-F1 on val and takes
-at most ``LATENCY_LIMITS`` times the full network's time, side by side on this machine. Its figures
-are kept either way. fp16 stores the weights in half the bytes; ONNX Runtime makes them fp32 when it
-loads them, so they are computed with as fast as before. Weights and activations in int8 follow ONNX
-Runtime's static quantisation (QDQ, one scale for each channel), with ranges from faces of calib.
-"""
-
-import logging
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import onnx
-import polars as pl
-from onnx import helper, numpy_helper
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
-from fer_ml.bundles.bundle import MODEL_FILE, Bundle, load_bundle, read_card, write_card
-from fer_ml.bundles.network import open_network, read_network
-from fer_ml.images.pixels import normalise
-from fer_ml.metrics.classification import classification_metrics
-from fer_ml.packed.packing import load_faces
-from fer_ml.recipes.profiles import Profile
-from fer_ml.storage.gates import Outcome, at_most, same
+from fer_assets.stage import Given, Limits, Recipe, Stage, needs
+from fer_ml.storage.gates import Gate, Outcome, at_most, same
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
-from fer_ml.training.views import FaceSet
 
-Precision = Literal["fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+#: How much macro-F1 on val a precision may lose.
 ACCURACY_LIMIT = 0.005
-#: fp16 does the same arithmetic: its limit leaves room for the noise of two equal times.
+#: How long one face may take by precision, in times of fp32. fp16 does the same arithmetic: its
+#: limit leaves room for the noise of two equal times.
 LATENCY_LIMITS = {"fp16": 1.1, "int8": 1.0}
-#: Smaller tensors gain nothing in fp16.
-LARGE = 256
-CALIBRATION_FACES = 256
-ROUNDS = 200
-BATCH = 32
 
-
-def to_fp16(source: Path, target: Path) -> None:
-    """Large weights are stored in fp16 and cast to float32 on loading."""
-    model = onnx.load_model_from_string(read_network(source))
-    graph, casts = model.graph, []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < LARGE:
-            continue
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            raise FerError(f"weights of {tensor.name} are outside the range of fp16", where=source)
-        stored = f"{tensor.name}.fp16"
-        casts.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.checker.check_model(model, full_check=True)
-    target.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def to_int8(source: Path, target: Path, faces: np.ndarray) -> None:
-    """Static int8, with ranges from ``faces [N, 3, S, S] float32``, normalised."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    # The library writes a hint for people to the root logger at every call.
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            quantize_static(
-                str(prepared),
-                str(target),
-                _Batches(faces),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QUInt8,
-            )
-    finally:
-        logger.setLevel(level)
-
-
-class _Batches:
-    """Faces in batches, as ONNX Runtime's calibration asks for them."""
-
-    def __init__(self, faces: np.ndarray) -> None:
-        self._batches: Iterator[np.ndarray] = iter(
-            faces[i : i + BATCH] for i in range(0, len(faces), BATCH)
+GATES = (
+    Gate("cards_match", "the card of each offered precision is that of its bytes", "export again"),
+    *(
+        gate
+        for precision, least in (("fp16", "at most 1.1 times as long"), ("int8", "no longer"))
+        for gate in (
+            Gate(
+                f"{precision}_keeps_accuracy",
+                f"macro-F1 on val falls by at most 0.005 in {precision}",
+                "serve the full bundle: this precision costs too much, and is not offered",
+                blocking=False,
+            ),
+            Gate(
+                f"{precision}_is_as_fast",
+                f"one face takes {least} in {precision}, measured on this machine in one run",
+                "serve the full bundle here: this precision is not offered",
+                blocking=False,
+            ),
         )
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"input": batch}
+    ),
+)
 
 
-def latency_ratios(models: dict[str, Path], face: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Median ms of one face by model, and its ratio to the first one, timed in turn.
+def build(run: RunFolder, job: Job[Recipe]) -> None:
+    """Try every precision; ``<precision>/`` holds a bundle where both limits are kept."""
+    from fer_ml.bundles.small import try_precisions
 
-    ``face [1, 3, S, S] float32``; one thread, as the demo runs.
-    """
-    sessions = {name: open_network(read_network(path), path) for name, path in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + 5):
-        for name, session in sessions.items():
-            start = time.perf_counter()
-            session.run(["logits"], {"input": face})
-            if turn >= 5:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    medians = {name: float(np.median(values)) for name, values in times.items()}
-    first = next(iter(medians.values()))
-    return {name: {"ms_p50": ms, "ratio": ms / first} for name, ms in medians.items()}
+    try_precisions(run, job, ACCURACY_LIMIT, LATENCY_LIMITS)
 
 
-def build_small_bundles(run: RunFolder, job: Job) -> None:
-    """Try every precision; ``<precision>/`` holds a bundle where it is offered."""
-    artifact = job.input("student_bundle")
-    full = load_bundle(artifact.folder)
-    val, calib = (_faces(job, full, split) for split in ("val", "calib"))
-    with tempfile.TemporaryDirectory() as folder:
-        models = {"fp32": artifact.file(MODEL_FILE)}
-        models |= {name: Path(folder) / f"{name}.onnx" for name in PRECISIONS}
-        ranges = normalise(np.asarray(calib.images[:CALIBRATION_FACES]), full.card.preprocess)
-        to_fp16(models["fp32"], models["fp16"])
-        to_int8(models["fp32"], models["int8"], ranges)
-        timing = latency_ratios(models, ranges[:1], ROUNDS)
-        logits = {name: _logits(path, full, val) for name, path in models.items()}
-        scores = {
-            name: float(classification_metrics(val.y, values)["macro_f1"])
-            for name, values in logits.items()
-        }
-        labels = {name: values.argmax(axis=1) for name, values in logits.items()}
-        figures = {
-            name: {
-                "macro_f1": score,
-                "macro_f1_lost": scores["fp32"] - score,
-                "same_label": float((labels[name] == labels["fp32"]).mean()),
-                "bytes": models[name].stat().st_size,
-                "offered": name != "fp32"
-                and scores["fp32"] - score <= ACCURACY_LIMIT
-                and timing[name]["ratio"] <= LATENCY_LIMITS[name],
-            }
-            for name, score in scores.items()
-        }
-        for name in PRECISIONS:
-            if figures[name]["offered"]:
-                target = run.path(f"{name}/{MODEL_FILE}")
-                target.write_bytes(models[name].read_bytes())
-                # The benchmark is of the full network: the card says how near this one is to it.
-                metrics = {
-                    **full.card.metrics,
-                    "against_fp32": {"split": "val", "n": len(val), **figures[name]},
-                }
-                changes = {
-                    "model_sha256": sha256_file(target),
-                    "precision": name,
-                    "metrics": metrics,
-                }
-                write_card(target.parent, full.card.model_copy(update=changes))
-    run.write_json(
-        "small_bundles.json",
-        {"schema_version": 2, "split": "val", "n": len(val), "precisions": figures},
-    )
-    run.write_json("timing.json", {"schema_version": 1, "rounds": ROUNDS, "latency": timing})
-    run.splits.update(precision="val", ranges="calib")
-    for name in PRECISIONS:
-        run.summary[f"{name}_macro_f1_lost"] = figures[name]["macro_f1_lost"]
-        run.summary[f"{name}_latency_ratio"] = timing[name]["ratio"]
-        run.summary[f"{name}_offered"] = figures[name]["offered"]
-
-
-def gate_small_bundles(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge each precision by both of its figures, and what is offered by its bytes."""
+    from fer_ml.bundles.bundle import MODEL_FILE, read_card
+
     figures = artifact.read_json("small_bundles.json")["precisions"]
     timing = artifact.read_json("timing.json")["latency"]
-    offered = [name for name in PRECISIONS if f"{name}/{MODEL_FILE}" in artifact.record.files]
+    offered = [name for name in LATENCY_LIMITS if f"{name}/{MODEL_FILE}" in artifact.record.files]
     cards = [read_card(artifact.folder / name).model_sha256 for name in offered]
     held = [artifact.record.files[f"{name}/{MODEL_FILE}"].sha256 for name in offered]
     outcomes = [same("cards_match", cards, held, f"offered: {', '.join(offered) or 'none'}")]
-    for name in PRECISIONS:
+    for name, limit in LATENCY_LIMITS.items():
         lost, ratio = figures[name]["macro_f1_lost"], timing[name]["ratio"]
         outcomes.append(at_most(f"{name}_keeps_accuracy", lost, ACCURACY_LIMIT))
-        outcomes.append(
-            at_most(f"{name}_is_as_fast", ratio, LATENCY_LIMITS[name], "times the fp32 latency")
-        )
+        outcomes.append(at_most(f"{name}_is_as_fast", ratio, limit, "times the fp32 latency"))
     return outcomes
 
 
-def _faces(job: Job, bundle: Bundle, split: str) -> FaceSet:
-    frame = read_curated(job, "hq_train_manifest").filter(pl.col("split") == split)
-    return load_faces(frame, job.store.root, bundle.card.preprocess, job.store.root / "cache")
-
-
-def _logits(path: Path, bundle: Bundle, faces: FaceSet) -> np.ndarray:
-    """``[N, C] float32`` of all faces."""
-    session = open_network(read_network(path), path)
-    spec = bundle.card.preprocess
-    return np.concatenate(
-        [
-            session.run(
-                ["logits"], {"input": normalise(np.asarray(faces.images[i : i + BATCH]), spec)}
-            )[0]
-            for i in range(0, len(faces), BATCH)
-        ]
-    )
+def stages(given: Given) -> list[Stage]:
+    """The one stage."""
+    return [
+        Stage(
+            asset="small_bundles",
+            group="deployment",
+            kinds=("onnx",),
+            describe="The student in fp16 and int8 for phones and small boards, each offered only "
+            "where it keeps its accuracy and is as fast on this machine: `small_bundles.json`, "
+            "`timing.json`.",
+            needs=needs("student_bundle", "hq_train_manifest"),
+            build=build,
+            gates=GATES,
+            judge=judge,
+            code_version="2",
+        )
+    ]

@@ -1,127 +1,92 @@
-"""Every teacher's logits on every face that is needed later, in one pass."""
+"""``teacher_logits``: what each teacher says of every face that is needed later."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
-from fer_assets.stages.curated_manifest import read_curated
-from fer_assets.stages.job import Job
-from fer_ml.base.labels import CLASS_INDEX, CLASSES
-from fer_ml.distillation.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, read_logits
-from fer_ml.manifests.curation import manifest_file
-from fer_ml.manifests.schema import read_manifest
-from fer_ml.packed.packing import folds_of, load_faces
-from fer_ml.recipes.profiles import Profile
-from fer_ml.storage.gates import Outcome, same
+from fer_assets.stage import TRAINING, Given, Limits, Need, Recipe, Stage, needs
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.training import Views
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, RunFolder, Store
-from fer_ml.training.checkpoint import CHECKPOINT_FILE
-from fer_ml.training.ranks import choose_device
-from fer_ml.training.views import FaceSet
 
-TRAINED_ON = "hq_train_manifest"
+if TYPE_CHECKING:
+    from fer_ml.runs.trainings import Labelled
 
-
-def manifests_needed(profile: Profile) -> list[str]:
-    """The manifests whose faces are labelled: what is trained on, and every evaluation set."""
-    return [TRAINED_ON, *(f"{name}_manifest" for name in profile.tested)]
-
-
-def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Each distinct face of several manifests once, in order of first appearance."""
-    return pl.concat(frames).unique("sample_id", keep="first", maintain_order=True)
-
-
-def build_teacher_logits(run: RunFolder, job: Job) -> None:
-    """One teacher's logits on every face, see ``training.logits.label_faces``."""
-    teacher = job.input("teacher", job.partition)
-    folds = [
-        artifact for label, artifact in job.inputs.items() if label.startswith("teacher_fold[")
-    ]
-    train, others = faces_to_label(job)
-    meta = label_faces(
-        run.folder,
-        Teacher.load(teacher.folder),
-        [Teacher.load(fold.folder) for fold in folds],
-        train,
-        others,
-        job.profile.views,
-        keep=job.kept(run),
-        device=choose_device(job.device),
-    )
-    finish_logits(run, job, meta)
+GATES = (
+    Gate(
+        "answered_by_inputs",
+        "the networks that answered are the teacher and, for training rows, those of its folds",
+        "materialize teacher_logits again",
+    ),
+    Gate("covers_manifests", "one row for each distinct face of the manifests", "make it again"),
+    Gate("class_order", "the columns are in the canonical order", "make it again"),
+    Gate("finite", "no logit is NaN or infinite", "look at the teacher's weights"),
+)
 
 
-def finish_logits(run: RunFolder, job: Job, meta: dict[str, Any]) -> None:
-    """Say what the logits were made from."""
-    run.write_json(
-        META_FILE,
-        {
-            **meta,
-            "teacher": job.input("teacher", job.partition).as_input().model_dump(),
-            "manifests": {
-                asset: job.input(asset).sha256 for asset in manifests_needed(job.profile)
-            },
-        },
-    )
-    run.summary.update(
-        rows=meta["rows"],
-        train_rows=meta["train_rows"],
-        views=meta["views"]["count"] if meta["views"] else 0,
-        folds=len(meta["folds"]),
-    )
+@dataclass(frozen=True)
+class LogitsRecipe(Recipe):
+    """The views of each training face that are labelled, and by whom.
+
+    Of ``folds`` parts of the training rows, by group, each is labelled by the teacher's training
+    without it: ``by_folds`` are its partitions of ``teacher_fold``. 0 folds: by the teacher itself.
+    """
+
+    views: Views | None
+    preprocess: Preprocess
+    folds: int
+    by_folds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "LogitsRecipe":
+        """The profile's part."""
+        own = [name for name, (teacher, _) in profile.folds.items() if teacher == partition]
+        return cls(profile.views, profile.preprocess, profile.softlabels.folds, tuple(own))
 
 
-def other_faces(job: Job) -> pl.DataFrame:
-    """Each distinct face of the curated manifests that is no training row."""
-    frames = [read_curated(job, asset) for asset in manifests_needed(job.profile)]
-    return faces_needed([frame.filter(pl.col("split") != "train") for frame in frames])
+def part(job: Job[LogitsRecipe]) -> "Labelled":
+    """The labelling as part of a packed job."""
+    from fer_ml.runs.trainings import Labelled
+
+    held = job.recipe
+    return Labelled(job, held.preprocess, held.views, held.folds, held.by_folds)
 
 
-def faces_to_label(job: Job) -> tuple[FaceSet, FaceSet]:
-    """The training rows with their folds, and all other faces that are needed later."""
-    rows = read_curated(job, TRAINED_ON).filter(pl.col("split") == "train")
-    train, others = (
-        load_faces(part, job.store.root, job.profile.preprocess, job.store.root / "cache")
-        for part in (rows, other_faces(job))
-    )
-    folds = job.profile.softlabels.folds
-    return replace(train, fold=folds_of(rows["group_id"], folds) if folds else None), others
+def build(run: RunFolder, job: Job[LogitsRecipe]) -> None:
+    """Label every face in one pass."""
+    from fer_ml.runs.logits import label_all
+
+    label_all(run, job, job.recipe.preprocess, job.recipe.views, job.recipe.folds)
 
 
-def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
-    """Hashes of the checkpoints that should have answered: the teacher's, then its folds'."""
-    found = []
-    for item in artifact.record.inputs:
-        if item.asset in ("teacher", "teacher_fold"):
-            made = store.find(item.asset, item.partition, item.sha256)
-            found.append(made.record.files[CHECKPOINT_FILE].sha256 if made else None)
-    return found
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
+    """Judge one teacher's logits against its checkpoints and the manifests."""
+    from fer_ml.runs.logits import judge_logits
+
+    return judge_logits(artifact, store)
 
 
-def labels_of(frame: pl.DataFrame) -> np.ndarray:
-    """Class indices ``[N] int64`` of a manifest's rows."""
-    return np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
-
-
-def gate_logits(artifact: Artifact, store: Store, profile: Profile) -> list[Outcome]:
-    """Judge one teacher's logits."""
-    meta = artifact.read_json(META_FILE)
-    logits = read_logits(artifact.folder)
-    wanted: set[str] = set()
-    for asset, digest in meta["manifests"].items():
-        manifest = store.find(asset, None, digest)
-        if manifest is not None:
-            wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
-    values = [logits.values]
-    if meta["views"]:
-        values.append(np.load(artifact.file(VIEWS_FILE), mmap_mode="r", allow_pickle=False))
-    bad = sum(int((~np.isfinite(value)).sum()) for value in values)
-    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
+def stages(given: Given) -> list[Stage]:
+    """The one stage, with a partition for each teacher of the profile."""
+    folds = (Need("teacher_fold", "folds"),) if given.profile.folds else ()
+    tested = (f"{name}_manifest" for name in given.profile.tested)
     return [
-        same("answered_by_inputs", told, _checkpoints(artifact, store)),
-        same("covers_manifests", len(set(logits.sample_ids) & wanted), len(wanted)),
-        same("class_order", meta["classes"], list(CLASSES)),
-        Outcome("finite", bad == 0, bad, 0),
+        Stage(
+            asset="teacher_logits",
+            group="teachers",
+            kinds=("numpy",),
+            describe="One teacher's logits on every distinct face of the manifests: `logits.npz`, "
+            "float16, keyed by sample_id.",
+            needs=(Need("teacher", "same"), *folds, *needs("hq_train_manifest", *tested)),
+            partitions="teachers",
+            recipe=LogitsRecipe.of,
+            build=build,
+            gates=GATES,
+            judge=judge,
+            part=part,
+            code_version="2",
+            pool=TRAINING,
+        )
     ]

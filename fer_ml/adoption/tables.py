@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from fer_ml.adoption.findings import Findings, check_class_order
 from fer_ml.adoption.folder import file_name, parse_as
-from fer_ml.recipes.profiles import SPLITS
-from fer_ml.storage.gates import gates_of
+from fer_ml.recipes.profile import SPLITS
+from fer_ml.validation.gates import manifest_gates
 from fer_ml.validation.report import validate_file
 
 #: Rules that need the inputs and the recipe of a manifest that was made here.
@@ -68,7 +68,7 @@ def examine_manifest(
     Without ``roots`` no image is looked at, and the rules that need one stay unverified.
     """
     held = validate_file(csv, roots or [csv.parent], cache)
-    for gate in gates_of("any_manifest"):
+    for gate in manifest_gates("any_manifest"):
         rule = held["rules"][gate.rule]
         unasked = NEED_INPUTS if roots else NEED_INPUTS | NEED_IMAGES
         if not gate.blocking or gate.rule in unasked:

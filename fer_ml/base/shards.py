@@ -5,11 +5,13 @@ knows nothing of who computes them: processes of this machine, or a Ray cluster 
 """
 
 import multiprocessing
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
@@ -85,11 +87,19 @@ def _in_pool(
 ) -> Iterator[Result]:
     # A forked child would inherit the locks of polars' and OpenCV's threads.
     context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, mp_context=context)
+
+    def submit(shard: Shard) -> Future[Result]:
+        with _interrupts_held():  # A worker is started here, and is not interrupted itself.
+            return pool.submit(function, shard)
+
     try:
-        yield from _in_order(
-            lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
-        )
+        yield from _in_order(submit, Future.result, shards, 2 * workers)
+    except (KeyboardInterrupt, GeneratorExit):
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.terminate()
+        raise
     except BrokenProcessPool as error:
         raise FerError(
             "a worker process died before its work was done",
@@ -97,6 +107,22 @@ def _in_pool(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C reaches this process after the block, and no process that is started in it.
+
+    A terminal sends it to all of them, and each would print where it was.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _on_ray(

@@ -24,6 +24,8 @@ from fer_ml.recipes.preprocess import Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
+#: Written beside them by the export: how far torch and ONNX Runtime differ on faces.
+PARITY_FILE = "parity.json"
 #: No card needs more bytes.
 MAX_CARD = 4_000_000
 #: The folder of a buffer's images names the recorded session that they are from.

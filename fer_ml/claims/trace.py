@@ -9,7 +9,6 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.gates import gates_of
 from fer_ml.storage.store import (
     CURRENT_FILE,
     RECORD_FILE,
@@ -222,7 +221,7 @@ class Tracer:
 
 def _ungated(artifact: Artifact) -> str | None:
     receipts = artifact.receipts()
-    for gate in gates_of(artifact.record.asset):
+    for gate in artifact.demands.gates(artifact.record.asset):
         receipt = receipts.get(gate.rule)
         if receipt is None and gate.blocking:
             return f"gate '{gate.rule}' has not judged these bytes by today's limits"

@@ -18,7 +18,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.groups import FAIRNESS_METRICS, Fairness
 from fer_ml.metrics.resampling import Interval
 from fer_ml.metrics.risk import RiskCoverage
-from fer_ml.recipes.profiles import SPLITS
+from fer_ml.recipes.profile import SPLITS
 
 # Agg needs no display, and Figure without pyplot keeps no global state between assets.
 matplotlib.use("Agg")

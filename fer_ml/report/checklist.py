@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fer_ml.storage.gates import RUN_FILES
+from fer_ml.training import RUN_FILES
 
 
 @dataclass(frozen=True)

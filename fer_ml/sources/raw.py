@@ -8,7 +8,7 @@ from typing import Literal
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder
 from fer_ml.base.settings import CONFIG_FILE, Settings
-from fer_ml.recipes.profiles import Profile
+from fer_ml.recipes.profile import Profile
 from fer_ml.storage.store import Store
 
 SAMPLE_FOLDER = "drawn"

@@ -49,6 +49,7 @@ from fer_ml.base.files import (
 )
 from fer_ml.base.names import require_portable
 from fer_ml.base.versions import known_version, upgraded
+from fer_ml.storage.gates import Gate
 
 RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
@@ -177,8 +178,27 @@ class Receipt(BaseModel):
     judged_by: dict[str, Any] | None = None
 
 
+def _no_gates(asset: str) -> tuple[Gate, ...]:
+    return ()
+
+
 def _always(receipt: Receipt) -> bool:
     return True
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a profile asks of artifacts: the gates of an asset, and which receipts still count.
+
+    Whoever knows the profile knows whether the limits changed since a verdict was given.
+    """
+
+    gates: Callable[[str], tuple[Gate, ...]] = _no_gates
+    counts: Callable[[Receipt], bool] = _always
+
+    def rules(self, asset: str) -> tuple[str, ...]:
+        """The rules of which a consumer demands a passing receipt."""
+        return tuple(gate.rule for gate in self.gates(asset) if gate.blocking)
 
 
 def asset_label(asset: str, partition: str | None) -> str:
@@ -204,11 +224,11 @@ def content_hash(files: dict[str, FileEntry]) -> str:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete run folder and its record; ``counts`` says which of its receipts still do."""
+    """A complete run folder and its record, with what is demanded of it."""
 
     folder: Path
     record: Record
-    counts: Callable[[Receipt], bool] = field(default=_always, compare=False)
+    demands: Demands = field(default=Demands(), compare=False)
 
     @property
     def sha256(self) -> str:
@@ -292,7 +312,7 @@ class Artifact:
                 receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
             except ValidationError:
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
-            if receipt.artifact_sha256 == self.sha256 and self.counts(receipt):
+            if receipt.artifact_sha256 == self.sha256 and self.demands.counts(receipt):
                 found[receipt.rule] = receipt
         return found
 
@@ -330,14 +350,14 @@ class RunFolder:
 class Store:
     """The artifact root of one profile.
 
-    ``looked_since`` (s since 1970): looks at image files before it do not count. ``counts`` says
-    whether a receipt still does: whoever knows the profile knows whether its limits changed.
+    ``looked_since`` (s since 1970): looks at image files before it do not count. ``demands`` says
+    what is asked of an artifact before anything is computed from it; without them, nothing is.
     """
 
     root: Path
     profile: str
     looked_since: float = 0.0
-    counts: Callable[[Receipt], bool] = field(default=_always, compare=False, kw_only=True)
+    demands: Demands = field(default=Demands(), compare=False, kw_only=True)
 
     @property
     def partial(self) -> Path:
@@ -410,7 +430,7 @@ class Store:
         path = folder / RECORD_FILE
         try:
             record = Record.model_validate_json(path.read_bytes(), context=path)
-            return Artifact(folder, record, self.counts)
+            return Artifact(folder, record, self.demands)
         except OSError as error:
             raise FerError(
                 "no run folder here", where=folder, fix="materialize the asset again"
@@ -454,14 +474,8 @@ class Store:
         runs = reversed([run for run in self.runs(asset, partition) if named in run.name])
         return next((a for a in map(self.open, runs) if a.sha256 == sha256), None)
 
-    def require(
-        self, asset: str, partition: str | None = None, *, rules: Iterable[str] = ()
-    ) -> Artifact:
-        """The current artifact with every byte verified and every rule in ``rules`` passed.
-
-        This is the gate: whoever consumes an artifact gets it here, and bytes without a passing
-        receipt are refused however the consumer was started.
-        """
+    def verified(self, asset: str, partition: str | None = None) -> Artifact:
+        """The current artifact with every byte verified, for who judges it: no gate is asked."""
         label = asset_label(asset, partition)
         artifact = self.current(asset, partition)
         if artifact is None:
@@ -475,8 +489,18 @@ class Store:
                 where=artifact.folder,
                 fix=f"materialize {label} again; nothing is computed from changed bytes",
             )
+        return artifact
+
+    def require(self, asset: str, partition: str | None = None) -> Artifact:
+        """The current artifact with every byte verified and every blocking gate passed.
+
+        This is the gate: whoever consumes an artifact gets it here, and bytes without a passing
+        receipt are refused however the consumer was started.
+        """
+        label = asset_label(asset, partition)
+        artifact = self.verified(asset, partition)
         receipts = artifact.receipts()
-        for rule in rules:
+        for rule in self.demands.rules(asset):
             receipt = receipts.get(rule)
             if receipt is None:
                 raise FerError(

@@ -11,8 +11,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.groups import near_of
 from fer_ml.manifests.inspection import Probe, join_probes, probe
-from fer_ml.storage.gates import gates_of
 from fer_ml.validation.bases import apply_bases, find_bases
+from fer_ml.validation.gates import manifest_gates
 from fer_ml.validation.rules import (
     Evidence,
     Reference,
@@ -44,7 +44,7 @@ def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, r
     decoded = attempted.filter(pl.col("state") == "ok").height
     value = {outcome.rule: outcome.value for outcome in verdict.outcomes}
     total = rows.height + evidence.malformed.height
-    blocking = {gate.rule for gate in gates_of(asset) if gate.blocking}
+    blocking = {gate.rule for gate in manifest_gates(asset) if gate.blocking}
     return {
         "schema_version": 2,
         "manifest": manifest,

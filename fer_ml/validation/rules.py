@@ -9,8 +9,9 @@ import polars as pl
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import FORMATS
 from fer_ml.manifests.schema import BOX, REQUIRED
-from fer_ml.recipes.profiles import SPLITS
-from fer_ml.storage.gates import Outcome, at_most, gates_of
+from fer_ml.recipes.profile import SPLITS
+from fer_ml.storage.gates import Outcome, at_most
+from fer_ml.validation.gates import manifest_gates
 
 MAX_IMBALANCE = 100.0
 #: Largest change against the last accepted manifest that is no drift.
@@ -427,7 +428,7 @@ def judge_manifest(evidence: Evidence, asset: str) -> Verdict:
     """All gates of ``asset`` for one manifest. Each value counts findings."""
     found: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
     outcomes = []
-    for gate in gates_of(asset):
+    for gate in manifest_gates(asset):
         if gate.rule in found:
             rows = found[gate.rule]
             outcomes.append(at_most(gate.rule, rows.height, 0, examples=_examples(rows)))

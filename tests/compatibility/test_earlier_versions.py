@@ -68,12 +68,12 @@ def test_every_record_and_receipt_is_read_and_every_byte_is_there(store: Store) 
 
 
 def test_models_compute(store: Store) -> None:
-    bundle = load_bundle(store.require("student_bundle").folder)
+    bundle = load_bundle(store.verified("student_bundle").folder)
     size = bundle.card.preprocess.size
     faces = np.zeros((2, size, size, 3), np.uint8)
     assert bundle.probabilities(faces).sum(axis=1) == pytest.approx([1, 1])
     for asset, partition in (("teacher", "RN18"), ("student_ce", None), ("student_dkd", None)):
-        checkpoint = load_checkpoint(store.require(asset, partition).file("best.pt"))
+        checkpoint = load_checkpoint(store.verified(asset, partition).file("best.pt"))
         assert checkpoint.recipe.architecture == tiny_network.NAME
         assert checkpoint.recipe.strength == 0.3, "augment = 0.3 of the first version"
         assert checkpoint.recipe.precision == "fp32"
@@ -91,7 +91,7 @@ def test_claims_are_read_and_verified(root: Path, store: Store) -> None:
     assert claims["rows"].kind == "number"
     assert claims["accuracy"].kind == "proportion"
     found = verify_folder(store.root, path)
-    told = store.require("report_claims").read_json("claims.json")["claims"]
+    told = store.verified("report_claims").read_json("claims.json")["claims"]
     values = {claim["id"]: claim["value"] for claim in told}
     assert values
     here = [c for c in found.claims if c.claim.asset != "manifest/expw_full" or has_sources(store)]
@@ -111,7 +111,7 @@ def test_what_is_of_another_form_is_refused_with_what_to_do(root: Path, store: S
                     assert error.fix is not None and "fer materialize" in error.fix
                     refused.add(name)
     assert refused == MADE_AGAIN.get(root.name, set())
-    labels = store.require("teacher_logits", "RN18").folder
+    labels = store.verified("teacher_logits", "RN18").folder
     if root.name == "2026-11-24-first":
         with pytest.raises(OtherVersion, match="labels of a teacher: version 1"):
             read_taught(labels)
@@ -184,7 +184,7 @@ def test_the_command_says_what_it_would_do(project: Path) -> None:
 @pytest.mark.parametrize("name", ["record.json", "current.json", "receipts", "benchmark.json"])
 def test_what_a_newer_platform_wrote_is_refused(project: Path, name: str) -> None:
     store = Store(project / "outputs" / "tiny", "tiny")
-    artifact = store.require("benchmark")
+    artifact = store.verified("benchmark")
     places: dict[str, tuple[Path, Callable[[], object]]] = {
         "record.json": (artifact.folder / name, lambda: store.current("benchmark")),
         "current.json": (artifact.folder.parent / name, lambda: store.current("benchmark")),

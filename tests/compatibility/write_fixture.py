@@ -75,8 +75,8 @@ def write(name: str, checkout: Path) -> Path:
         ensure_sample(project / "outputs" / "tiny" / "drawn", held.SEED)
         import dagster as dg
 
-        from fer_assets.lineage import Pipeline
-        from fer_assets.plan import materialize
+        from fer_assets.pipeline import Pipeline
+        from fer_assets.running import materialize
 
         logging.basicConfig(level=logging.INFO)
         with dg.DagsterInstance.get() as instance:

@@ -158,5 +158,5 @@ def test_a_server_that_goes_is_told_and_the_camera_let_go(page: "sync_api.Page",
     page.get_by_role("button", name="Start the camera").click()
     sync_api.expect(page.locator("#now[data-state=label]")).to_be_visible(timeout=15_000)
     page.evaluate("page.retries = 5; page.socket.close()")
-    sync_api.expect(page.get_by_role("alert")).to_contain_text("fer demo --web")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("fer demo web")
     assert page.evaluate("video.srcObject.active") is False

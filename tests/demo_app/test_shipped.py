@@ -58,10 +58,10 @@ def test_it_answers_with_probabilities() -> None:
 def test_the_demo_runs_it_without_any_artifact(clips: list[Path], tmp_path: Path) -> None:
     (tmp_path / "dagster_home").mkdir()
     (tmp_path / "workspace.yaml").touch()
-    command = "import sys; sys.argv[1:1] = ['demo', '--headless', '--detector', 'haar']\n"
+    command = "import sys; sys.argv[1:1] = ['demo', 'play', '--headless', '--detector', 'haar']\n"
     command += "from fer_assets.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", command, "--video", str(clips[-1]), "--out", "log"],
+        [sys.executable, "-c", command, str(clips[-1]), "--out", "log"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.settings import settings
 from fer_ml.sample import ensure_sample
 

@@ -8,9 +8,10 @@ import dagster as dg
 import pytest
 
 from fer_assets.cli import app
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import materialize
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
 from fer_assets.remote import adopt_foreign
+from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
@@ -19,8 +20,8 @@ from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.storage.gates import blocking_rules, gates_of
 from tests.fer_ml.adoption import first_pipeline as old
+from tests.gates import gates_of
 
 KEY = dg.AssetKey("adopted")
 
@@ -137,7 +138,7 @@ def test_adopted_weights_are_measured_and_exported_here(tiny: Pipeline, tmp_path
         mine = {Target("adopted_model", "returned"), Target("adopted_bundle", "returned")}
         done = materialize(tiny, instance, select=lambda target: target in mine)
     assert {work.target for work in done} == mine
-    model = tiny.store.require("adopted_model", "returned", rules=blocking_rules("adopted_model"))
+    model = tiny.store.require("adopted_model", "returned")
     here, there = (held.read_json("reliabilitymetrics.json") for held in (model, student))
     for key in ("epoch", "split", "n", "checkpoint_sha256", "manifest_sha256"):
         assert here[key] == there[key]
@@ -149,9 +150,7 @@ def test_adopted_weights_are_measured_and_exported_here(tiny: Pipeline, tmp_path
         assert (ours[1] == theirs[1]).all()
         assert ours[2] == pytest.approx(theirs[2], abs=1e-3)
     assert model.record.splits == {"checkpoint": "unknown", "temperature": "calib"}
-    bundle = tiny.store.require(
-        "adopted_bundle", "returned", rules=blocking_rules("adopted_bundle")
-    )
+    bundle = tiny.store.require("adopted_bundle", "returned")
     card = load_bundle(bundle.folder).card
     assert card.checkpoint_sha256 == student.record.files["best.pt"].sha256
     assert card.lineage["made_from"]["asset"] == "adopted_model"

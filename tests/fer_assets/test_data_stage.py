@@ -12,13 +12,14 @@ import polars as pl
 import pytest
 
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
-from fer_assets.plan import materialize
-from fer_assets.stages.manifest_validation import validated_assets
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
+from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.storage.gates import MANIFEST_GATES
+from fer_ml.validation.gates import MANIFEST_GATES
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,11 @@ def sample(project: Callable[[str], Pipeline]) -> Pipeline:
             select=lambda target: pipeline.stage(target.asset).group == "manifests",
         )
     return pipeline
+
+
+def validated(pipeline: Pipeline) -> list[str]:
+    """Every manifest that gets a report."""
+    return [need.asset for need in pipeline.stage("manifest_validation").needs]
 
 
 def quarantined(pipeline: Pipeline) -> pl.DataFrame:
@@ -70,7 +76,7 @@ def test_rows_add_up_to_what_the_publisher_lists(sample: Pipeline, drawn: Path) 
 
 
 def test_all_blocking_gates_pass_on_the_cleaned_manifests(sample: Pipeline) -> None:
-    for asset in validated_assets(sample.profile):
+    for asset in validated(sample):
         artifact = sample.store.current(asset)
         assert artifact
         receipts = artifact.receipts()
@@ -104,7 +110,7 @@ def test_an_unchanged_result_makes_nothing_downstream_stale(sample: Pipeline) ->
     after = sample.store.current(target.asset)
     assert before and after and before.folder != after.folder
     assert before.sha256 == after.sha256
-    assert sample.stale(Target("classification_manifest"), {}) is None
+    assert stale(sample, Target("classification_manifest"), {}) is None
 
 
 def test_receipts_say_how_each_row_was_checked(sample: Pipeline) -> None:
@@ -125,7 +131,7 @@ def test_a_full_pass_decodes_every_image_once(sample: Pipeline) -> None:
     decoded = sum(
         held["decoded"] for held in validation.read_json("timing.json")["checked"].values()
     )
-    for asset in validated_assets(sample.profile):
+    for asset in validated(sample):
         artifact = sample.store.current(asset)
         assert artifact
         detail = artifact.receipts()["undecodable"].detail
@@ -175,7 +181,7 @@ def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipe
         )
         assert job.execute_in_process(instance=instance).success
         with pytest.raises(FerError, match="no receipt of gate"):
-            sample.store.require("hq_train_manifest", rules=["leakage"])
+            sample.store.require("hq_train_manifest")
         teachers = definitions.resolve_job_def("teachers").get_subset(
             asset_selection={dg.AssetKey("teacher")}
         )
@@ -185,7 +191,7 @@ def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipe
     assert not run.success
     assert sample.store.current("teacher", "RN18") is None
     sample.judge(Target("hq_train_manifest"))
-    assert sample.store.require("hq_train_manifest", rules=["leakage"])
+    assert sample.store.require("hq_train_manifest")
 
 
 def test_a_sick_manifest_turns_the_gate_red_and_green_after_the_mend(sample: Pipeline) -> None:
@@ -231,8 +237,8 @@ def test_a_backbone_that_the_profile_does_not_train_is_an_error(
 def test_a_killed_run_leaves_nothing_half_written(sample: Pipeline) -> None:
     script = (
         "import os\n"
-        "from fer_assets.lineage import Pipeline, Target\n"
-        "import fer_assets.stages.manifest as cleaning\n"
+        "from fer_assets.lineage import Target\nfrom fer_assets.pipeline import Pipeline\n"
+        "import fer_ml.manifests.cleaning as cleaning\n"
         "cleaning.write_notes = lambda *a: os._exit(9)\n"
         "Pipeline.open('sample').make(Target('manifest/ferplus'))\n"
     )

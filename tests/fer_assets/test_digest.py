@@ -14,10 +14,10 @@ import dagster as dg
 import pytest
 
 from fer_assets.digest import Entry, digest_of
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
-from fer_ml.storage.gates import gates_of
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from fer_ml.storage.store import RECEIPTS
+from tests.gates import gates_of
 
 CLAIMS = """
 version: 2

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.staleness import stale
 from fer_ml.base.names import clashing, name_fault
 from fer_ml.base.settings import settings
 from fer_ml.storage.store import Store
@@ -124,7 +126,7 @@ def test_what_was_made_there_is_up_to_date_here(
         raw = {name.removeprefix("raw/"): held for name, held in here.fingerprints().items()}
         made = [t for t in here.targets() if here.store.current(t.asset, t.partition) is not None]
         assert Target("student_ce") in made
-        assert {target.label: here.stale(target, raw) for target in made} == {
+        assert {target.label: stale(here, target, raw) for target in made} == {
             target.label: None for target in made
         }
     finally:
@@ -163,8 +165,8 @@ def manifest(there: Elsewhere) -> Path:
 def test_the_demo_runs_and_logs_there(there: Elsewhere) -> None:
     out = there.folder / "session"
     video = there.home / "drawn" / "video" / "demo.avi"
-    there.fer("demo", "--video", str(video), "--headless", "--max-frames", "20", "--out", str(out))
+    there.fer("demo", "play", str(video), "--headless", "--max-frames", "20", "--out", str(out))
     rows = (out / "per_frame.csv").read_bytes()
     assert rows.count(b"\n") >= 21 and b"\r" not in rows
-    there.fer("demo", "--video", str(video), "--headless", "--out", "nul", code=1)
+    there.fer("demo", "play", str(video), "--headless", "--out", "nul", code=1)
     assert not (there.folder / "nul").exists()

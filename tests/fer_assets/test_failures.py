@@ -8,8 +8,10 @@ import dagster as dg
 import pytest
 
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import StageFailed, materialize
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.planning import StageFailed
+from fer_assets.running import materialize
 from fer_ml.base.files import sha256_file
 from fer_ml.base.settings import settings
 from tests.fer_assets.folders import environment, make_project, start

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fer_assets.show import claims_summary, claims_table
+from fer_assets.commands.claims import claims_summary, claims_table
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify

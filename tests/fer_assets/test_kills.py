@@ -18,10 +18,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from fer_assets.abandoned import fail_abandoned
 from fer_assets.doctor import examine
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import bury, materialize
-from fer_ml.storage.gates import blocking_rules
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from tests.fer_assets.conftest import TINY
 
 #: One asset of each kind of stage, each a matter of seconds: no folds, and one view.
@@ -64,15 +65,18 @@ SAYS = {
 SECRET = "s3cret-5f2b9c"
 #: What a run imports, once: a kill then lands in its work, and not in its start.
 PRELOAD = [
-    "fer_assets.plan",
-    "fer_assets.assets",
-    "fer_assets.stages.classification_manifest",
-    "fer_assets.stages.manifest_validation",
-    "fer_assets.stages.trainings",
-    "fer_assets.stages.softlabels",
-    "fer_assets.stages.bundles",
-    "fer_assets.stages.report_claims",
-    "fer_assets.stages.report",
+    "fer_assets.running",
+    "fer_assets.definitions",
+    "fer_ml.manifests.cleaning",
+    "fer_ml.manifests.unify",
+    "fer_ml.validation.manifests",
+    "fer_ml.figures.charts",
+    "fer_ml.runs.trainings",
+    "fer_ml.runs.ensemble",
+    "fer_ml.runs.softlabels",
+    "fer_ml.bundles.cards",
+    "fer_ml.claims.verify",
+    "fer_ml.report.document",
 ]
 
 
@@ -80,7 +84,7 @@ def run(environment: dict[str, str], select: str, log: str) -> None:
     """What ``fer materialize`` does, in a process of its own that notes where it is in ``log``."""
     os.environ.update(environment)
     handler = logging.FileHandler(log)
-    logger = logging.getLogger("fer_assets.lineage")
+    logger = logging.getLogger("fer_assets.pipeline")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     noise = os.open(os.devnull, os.O_WRONLY)
@@ -156,7 +160,7 @@ def check_sound(pipeline: Pipeline) -> None:
     """What a kill left is cleared away, and all that stands is whole."""
     pipeline.store.sweep()
     with dg.DagsterInstance.get() as instance:
-        bury(instance)
+        fail_abandoned(instance)
         assert not instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     assert pipeline.store.torn() == []
     for artifact in pipeline.store.every():
@@ -167,8 +171,7 @@ def hashes(pipeline: Pipeline, targets: list[Target]) -> dict[str, str]:
     """Content hashes of gated artifacts that were made once."""
     found = {}
     for target in targets:
-        rules = blocking_rules(target.asset)
-        held = pipeline.store.require(target.asset, target.partition, rules=rules)
+        held = pipeline.store.require(target.asset, target.partition)
         assert len(list(pipeline.store.all(target.asset, target.partition))) == 1, target.label
         file = SAYS.get(target.asset)
         found[target.label] = held.record.files[file].sha256 if file else held.sha256

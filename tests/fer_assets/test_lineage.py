@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.settings import Settings, UserConfig
-from fer_ml.recipes.profiles import sample
+from fer_ml.recipes.builtin import sample
 from fer_ml.storage.store import Store
 
 CLAIM = """

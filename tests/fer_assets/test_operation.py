@@ -22,10 +22,9 @@ import numpy as np
 import pytest
 
 from fer_assets.doctor import examine
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from fer_assets.storage import dagster_instance
-from fer_ml.storage.gates import blocking_rules
 from fer_ml.storage.store import Artifact
 from tests.compressed_clock import CompressedClock
 from tests.machine import LINUX
@@ -124,7 +123,7 @@ def training(pipeline: Pipeline) -> bool:
 
 
 def made_once(pipeline: Pipeline, partition: str) -> Artifact:
-    held = pipeline.store.require(EXPERIMENT, partition, rules=blocking_rules(EXPERIMENT))
+    held = pipeline.store.require(EXPERIMENT, partition)
     assert [a.folder for a in pipeline.store.all(EXPERIMENT, partition)] == [held.folder]
     assert held.damage() is None
     return held

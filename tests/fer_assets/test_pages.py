@@ -15,7 +15,6 @@ import pytest
 from fer_assets.automation import Everything
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Need, Pipeline, Stage
 from fer_assets.metadata import (
     MAX_INLINE_BYTES,
     artifact_metadata,
@@ -33,6 +32,9 @@ from fer_assets.pages import (
     downstream,
     view_path,
 )
+from fer_assets.pipeline import Pipeline
+from fer_assets.stage import Need, Stage
+from fer_assets.stages._training import RUN_GATES
 from fer_ml.claims.model import ComparisonClaim
 from fer_ml.manifests.schema import SCHEMA
 from fer_ml.storage.gates import Outcome
@@ -253,8 +255,11 @@ def test_a_claim_has_a_coloured_status_and_links_to_everything_it_rests_on(
     ]
 
 
+FLOOR = next(gate for gate in RUN_GATES if gate.rule == "above_floor")
+
+
 def test_a_check_without_a_measurement_says_so_as_text() -> None:
-    shown = outcome_metadata("teacher", Outcome("above_floor", False, float("nan"), 0.143, "", ()))
+    shown = outcome_metadata(FLOOR, Outcome("above_floor", False, float("nan"), 0.143, "", ()))
     assert shown["value"] == "nan", "NaN cannot be stored as a number"
 
 
@@ -265,7 +270,7 @@ def test_a_claim_without_an_artifact_says_so() -> None:
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_a_check_shows_value_and_limit_and_the_fix_when_it_is_red(passed: bool) -> None:
-    shown = outcome_metadata("teacher", Outcome("above_floor", passed, 0.1234567891, 0.143, "", ()))
+    shown = outcome_metadata(FLOOR, Outcome("above_floor", passed, 0.1234567891, 0.143, "", ()))
     assert (shown["value"], shown["limit"]) == (0.123457, 0.143)
     assert ("fix" in shown) is not passed
 

@@ -17,10 +17,11 @@ import pytest
 
 from fer_assets import purging
 from fer_assets.digest import digest_of
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import materialize
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from fer_assets.show import trace_of
-from fer_assets.stages.label_review import embedded_face
+from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.base.settings import settings
@@ -28,6 +29,7 @@ from fer_ml.manifests.schema import read_manifest
 from fer_ml.packed.packing import load_faces
 from fer_ml.privacy.log import read_log
 from fer_ml.storage.store import PURGED_FILE
+from fer_ml.validation.review import embedded_face
 
 SOURCES = ("affectnet_full_balanced", "rafdb_basic", "expw_full")
 CLAIMS = """
@@ -209,7 +211,7 @@ def test_what_rested_on_it_is_stale_and_claims_are_not_grounded(own: Pipeline) -
     carry_out(found)
     raw = {name: own.raw_input(name).sha256 for name in SOURCES}
     for label in found.resting:
-        reason = own.stale(Target(label.removeprefix("own/")), raw)
+        reason = stale(own, Target(label.removeprefix("own/")), raw)
         assert reason and "purged on" in reason, label
     assert trace_of(own, "rows").claim.status != "grounded"  # type: ignore[union-attr]
     told = {e.name for e in digest_of(own).entries if e.state in ("red", "stale")}

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fer_assets.lineage import Pipeline, Target
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
 from fer_assets.selection import require_inputs
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import Settings, UserConfig
-from fer_ml.recipes.profiles import sample
-from fer_ml.storage.gates import blocking_rules
+from fer_ml.recipes.builtin import sample
 from fer_ml.storage.store import Receipt, Store
+from tests.gates import blocking_rules
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,7 @@ def test_what_is_up_to_date_needs_nothing(tmp_path: Path) -> None:
     put(pipeline, "classification_manifest", rules)
     target = Target("label_review")
     recipe, code_version = pipeline.recipe(target), pipeline.stage("label_review").code_version
-    held = pipeline.store.require("classification_manifest")
+    held = pipeline.store.verified("classification_manifest")
     with pipeline.store.begin(
         "label_review", inputs=[held.as_input()], recipe=recipe, code_version=code_version
     ) as run:

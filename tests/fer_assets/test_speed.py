@@ -10,15 +10,17 @@ import pytest
 
 from demo_app.shipped import SHIPPED
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import Made, StageFailed, materialize
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.planning import Made, StageFailed
+from fer_assets.running import materialize
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.claims.trace import Tracer
-from fer_ml.recipes.profiles import Demo
+from fer_ml.recipes.profile import Demo
 from fer_ml.sample.video import draw_video
-from fer_ml.storage.gates import blocking_rules, gates_of
 from fer_ml.storage.store import Receipt
+from tests.gates import blocking_rules, gates_of
 
 ROOT = Path(__file__).parents[2]
 SESSION, KPIS = Target("demo_session"), Target("demo_kpis")
@@ -58,7 +60,7 @@ def pipeline(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     with pipeline.store.begin("student_bundle") as run:
         for file in SHIPPED.iterdir():
             shutil.copy(file, run.path(file.name))
-    held = pipeline.store.require("student_bundle")
+    held = pipeline.store.verified("student_bundle")
     for rule in blocking_rules("student_bundle"):
         passed = Receipt(
             asset="student_bundle",
@@ -97,23 +99,22 @@ def wanting(pipeline: Pipeline, **demo: object) -> Pipeline:
 
 
 def receipt(pipeline: Pipeline) -> Receipt:
-    return pipeline.store.require("demo_kpis").receipts()[RULE]
+    return pipeline.store.verified("demo_kpis").receipts()[RULE]
 
 
 def problem(pipeline: Pipeline) -> str | None:
-    return Tracer(pipeline.store).trace(pipeline.store.require("demo_kpis")).problem
+    return Tracer(pipeline.store).trace(pipeline.store.verified("demo_kpis")).problem
 
 
 def test_a_limit_that_is_missed_warns_and_is_measured_again(pipeline: Pipeline, make: Make) -> None:
     assert [made.target for made in make(pipeline)] == [SESSION, KPIS]
     assert (receipt(pipeline).passed, receipt(pipeline).blocking) == (False, False)
     assert problem(pipeline) is None, "whoever reads the figures may"
-    rules = blocking_rules("demo_kpis", pipeline.profile)
-    first = pipeline.store.require("demo_kpis", rules=rules)
+    first = pipeline.store.require("demo_kpis")
     again = make(pipeline)
     assert [made.target for made in again] == [SESSION, KPIS]
     assert RULE in again[0].reason
-    second = pipeline.store.require("demo_kpis")
+    second = pipeline.store.verified("demo_kpis")
     assert second.record.inputs != first.record.inputs
     # An honest limit: the last measurement is held against it.
     honest = wanting(pipeline, p95_limit_ms=100_000)
@@ -131,7 +132,7 @@ def test_a_profile_may_ask_it_to_block(pipeline: Pipeline, make: Make) -> None:
     assert receipt(strict).blocking
     assert problem(strict) == f"gate '{RULE}' failed"
     with pytest.raises(FerError, match=RULE):
-        strict.store.require("demo_kpis", rules=blocking_rules("demo_kpis", strict.profile))
+        strict.store.require("demo_kpis")
     before = strict.store.current_hash("demo_session")
     with pytest.raises(StageFailed):
         make(strict)
@@ -153,7 +154,7 @@ def test_an_imported_session_stays_as_it_was_measured(
     pipeline: Pipeline, make: Make, tmp_path: Path
 ) -> None:
     make(pipeline)
-    shutil.copytree(pipeline.store.require("demo_session").folder, tmp_path / "session")
+    shutil.copytree(pipeline.store.verified("demo_session").folder, tmp_path / "session")
     imported = wanting(pipeline, session="session")
     assert [made.target for made in make(imported)] == [SESSION, KPIS]
     assert not receipt(imported).passed

@@ -12,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from tests.ray_cluster import two_workers
 
 ASSET = "manifest/expw_full"

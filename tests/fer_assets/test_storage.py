@@ -13,10 +13,12 @@ import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
 
+from fer_assets.abandoned import PROCESS_TAG, fail_abandoned
 from fer_assets.assets import HOST_TAG
 from fer_assets.doctor import examine
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import PROCESS_TAG, bury, materialize
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
+from fer_assets.staleness import unjudged
 from fer_assets.storage import dagster_instance, described
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
@@ -111,7 +113,7 @@ def test_a_killed_run_is_failed_and_gives_its_place_back(tiny: Pipeline) -> None
         storage = instance.event_log_storage
         storage.initialize_concurrency_limit_to_default("training")
         assert storage.claim_concurrency_slot("training", run.run_id, "teacher").is_claimed
-        assert bury(instance) == [run.run_id]
+        assert fail_abandoned(instance) == [run.run_id]
         assert storage.claim_concurrency_slot("training", "next", "teacher").is_claimed
         storage.free_concurrency_slots_for_run("next")
 
@@ -126,7 +128,7 @@ def test_a_process_of_another_machine_is_not_looked_for_here(tiny: Pipeline, min
         instance.report_engine_event("Started process for run.", run, data)
         host = socket.gethostname() if mine else "another-machine"
         instance.add_run_tags(run.run_id, {HOST_TAG: host})
-        assert bury(instance) == ([run.run_id] if mine else [])
+        assert fail_abandoned(instance) == ([run.run_id] if mine else [])
         instance.report_run_failed(run)
 
 
@@ -143,7 +145,7 @@ def test_a_run_says_which_machine_it_is_on(tiny: Pipeline) -> None:
 STOPPED = """
 import os, subprocess, sys
 from fer_assets.cli import main
-from fer_assets.lineage import Pipeline
+from fer_assets.pipeline import Pipeline
 make = Pipeline.make
 def then_stop(self, target, *args, **named):
     made = make(self, target, *args, **named)
@@ -175,7 +177,7 @@ def test_a_server_that_goes_away_loses_nothing_and_nothing_is_made_twice(
         with pytest.raises(FerError, match="Postgres does not answer"), dagster_instance():
             pass
         assert doctor(tiny)[0] == "blocks"
-        kept = tiny.store.require("manifest/affectnet_full_balanced")
+        kept = tiny.store.verified("manifest/affectnet_full_balanced")
     finally:
         postgres.start()
     with dagster_instance() as instance:
@@ -270,7 +272,7 @@ def test_two_machines_on_one_bucket(
         with dagster_instance() as instance:
             assert materialize(second, instance, select=sources) == []
             (made,) = materialize(second, instance, select=unified)
-        assert not second.unjudged(made.target)
-        assert first.store.require("classification_manifest") is not None
+        assert not unjudged(second, made.target)
+        assert first.store.verified("classification_manifest") is not None
         assert first.store.current_hash("classification_manifest") == made.artifact.sha256
     settings.cache_clear()

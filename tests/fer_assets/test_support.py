@@ -12,9 +12,9 @@ import dagster as dg
 import pytest
 
 from fer_assets.doctor import examine
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
+from fer_assets.pipeline import Pipeline
 from fer_assets.remote import adopt_foreign
+from fer_assets.running import materialize
 from fer_assets.support import write_bundle
 from fer_ml.base import logs
 from fer_ml.base.errors import FerError

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from fer_assets import tracing
-from fer_assets.lineage import Pipeline
-from fer_assets.plan import materialize
+from fer_assets.pipeline import Pipeline
+from fer_assets.running import materialize
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from fer_assets.lineage import Pipeline
 from fer_assets.pages import VIEWS, view_path
-from fer_ml.storage.gates import MANIFEST_GATES
+from fer_assets.pipeline import Pipeline
+from fer_ml.validation.gates import MANIFEST_GATES
 from tests.ui_server import PATIENCE_S, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -14,11 +14,13 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from filelock import FileLock
 
 from fer_assets.definitions import definitions_for
-from fer_assets.lineage import Pipeline, Target
-from fer_assets.plan import StageFailed, materialize
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.planning import StageFailed
 from fer_assets.remote import adopt_run, pack_targets
+from fer_assets.running import materialize
 from fer_assets.show import trace_of
-from fer_assets.stages import job
+from fer_assets.staleness import stale, unjudged
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import read_card
@@ -26,12 +28,13 @@ from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolve import resting_on
 from fer_ml.claims.verify import verify_folder
 from fer_ml.packed.runner import run_job
-from fer_ml.recipes.profiles import CANDIDATES, STUDENTS, Selection
-from fer_ml.storage.gates import blocking_rules, gates_of
+from fer_ml.recipes.profile import CANDIDATES, STUDENTS, Selection
+from fer_ml.storage import job
 from fer_ml.storage.store import Artifact
 from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
 from tests.fer_assets.folders import start
+from tests.gates import gates_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -141,9 +144,9 @@ def test_a_limit_of_the_dual_gate_makes_only_the_selection_stale(tiny: Pipeline)
     changed = Selection(flips_gain=0.2)
     other = replace(tiny, profile=tiny.profile.model_copy(update={"selection": changed}))
     raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
-    stale = [target.asset for target in other.targets() if other.standard(target)]
-    stale = [asset for asset in stale if other.stale(Target(asset), raw) == "its recipe changed"]
-    assert stale == ["student_selection"]
+    made = [target for target in other.targets() if other.standard(target)]
+    changed_by = [t.asset for t in made if stale(other, t, raw) == "its recipe changed"]
+    assert changed_by == ["student_selection"]
 
 
 TRAININGS = {
@@ -171,14 +174,12 @@ def test_a_changed_limit_voids_exactly_the_verdicts_that_were_made_by_it(
     )
     other = replace(tiny, profile=tiny.profile.model_copy(update=update))
     targets = [target for target in tiny.targets() if tiny.standard(target)]
-    assert not any(map(tiny.unjudged, targets))
-    assert {target.label for target in targets if other.unjudged(target)} == void
+    assert not any(unjudged(tiny, target) for target in targets)
+    assert {target.label for target in targets if unjudged(other, target)} == void
     for target in targets:
         if target.label in void:
             with pytest.raises(FerError, match="no receipt"):
-                other.store.require(
-                    target.asset, target.partition, rules=blocking_rules(target.asset)
-                )
+                other.store.require(target.asset, target.partition)
 
 
 def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_again(
@@ -192,7 +193,7 @@ def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_a
     try:
         strict = Pipeline.open("tiny")
         raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
-        assert strict.stale(Target("teacher", "RN18"), raw) is None
+        assert stale(strict, Target("teacher", "RN18"), raw) is None
         with pytest.raises(FerError, match="no receipt"):
             strict.job(Target("teacher_logits", "RN18"))
         command = start(tiny.settings.project, "trace", "teacher", "-p", "tiny")
@@ -285,9 +286,9 @@ def test_a_changed_raw_folder_is_stale_from_there_on(tiny: Pipeline) -> None:
     extra.write_bytes(image.read_bytes())
     try:
         raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
-        reason = tiny.stale(Target("manifest/expw_full"), raw)
+        reason = stale(tiny, Target("manifest/expw_full"), raw)
         assert reason == "changed input: raw/expw_full"
-        assert tiny.stale(Target("manifest/affectnet_full_balanced"), raw) is None
+        assert stale(tiny, Target("manifest/affectnet_full_balanced"), raw) is None
         assert not trace_of(tiny, "rows").sound
     finally:
         extra.unlink()
@@ -402,7 +403,7 @@ def test_students_that_trained_elsewhere_are_taken_in_by_hash(
             adopted = adopt_run(tiny, run, instance)
             assert adopted.key == target.asset
             assert adopted.sha256 == before[target.asset].sha256, "as if it had trained here"
-            tiny.store.require(target.asset, rules=blocking_rules(target.asset))
+            tiny.store.require(target.asset)
     (made[0] / "best.pt").write_bytes((made[1] / "best.pt").read_bytes())
     with dg.DagsterInstance.get() as instance:
         with pytest.raises(FerError, match=r"does not give the run's own predictions|metrics"):

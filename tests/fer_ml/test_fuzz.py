@@ -294,7 +294,7 @@ def run_folder(folder: Path, name: str) -> tuple[bytes, Callable[[Path], object]
 
     def read(path: Path) -> object:
         target.write_bytes(path.read_bytes())
-        return store.require("thing")
+        return store.verified("thing")
 
     return seed, read
 

@@ -1,224 +1,99 @@
-"""Every cell of the matrix against its own predictions file, and what each number says it is of."""
+"""The benchmark's inputs, and its gates against what was measured."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 
-from fer_assets.stages import benchmark as benchmark_module
-from fer_assets.stages.benchmark import build_benchmark, gate_benchmark, set_manifests
-from fer_assets.stages.measured_models import benchmark_models
-from fer_assets.stages.teacher_logits import labels_of, manifests_needed
-from fer_ml.base.labels import CLASSES
-from fer_ml.distillation.logits import read_logits
-from fer_ml.metrics.classification import (
-    calibration_error_by_chance,
-    classification_metrics,
-    softmax,
-)
-from fer_ml.metrics.predictions import read_predictions
-from fer_ml.metrics.resampling import mcnemar
-from fer_ml.metrics.vector_scaling import fit_vector_scaling
-from fer_ml.packed.packing import load_faces
-from fer_ml.recipes.profiles import Curation, sample
+from fer_assets.stage import Given
+from fer_assets.stages import all_stages, benchmark
+from fer_assets.stages.benchmark import GATES, BenchmarkLimits, BenchmarkRecipe
+from fer_ml.evaluation import benchmark as library
+from fer_ml.evaluation.models import benchmark_models
+from fer_ml.recipes.builtin import sample
+from fer_ml.recipes.profile import Curation
 from fer_ml.storage.store import Artifact
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
-
-MODELS = ["teacher_RN18", "ensemble", "student_ce", "student_kd", "student_dkd"]
 
 
 @pytest.fixture(scope="module")
-def benchmark(lineage: Any) -> Artifact:
-    inputs = ["teacher_logits[RN18]", "ensemble", "student_ce", "student_kd", "student_dkd"]
-    manifests = [f"{name}_manifest" for name in ("hq_train", "eval_only", "test_all_sources")]
-    return lineage.made(build_benchmark, lineage.job("benchmark", [*inputs, *manifests]))
-
-
-def test_each_cell_is_of_its_predictions_file(benchmark: Artifact) -> None:
-    entries = benchmark.read_json("benchmark.json")["entries"]
-    assert list(entries) == MODELS
-    for model, cells in entries.items():
-        assert len(cells) == 6
-        for name, cell in cells.items():
-            table, y, logits = read_predictions(benchmark.file(f"predictions/{model}__{name}.csv"))
-            assert table.height == cell["n"]
-            wanted = classification_metrics(y, logits)
-            for key, value in wanted.items():
-                assert cell["raw"][key] == pytest.approx(value, rel=1e-6), key
-            scaled = classification_metrics(y, logits, cell["temperature"])
-            assert cell["temperature_scaled"]["nll"] == pytest.approx(scaled["nll"])
-            of_a = (table["source"] == "a").to_numpy()
-            if of_a.any():
-                wanted = classification_metrics(y[of_a], logits[of_a])
-                assert cell["by_source"]["a"]["macro_f1"] == pytest.approx(wanted["macro_f1"])
-            bounds = cell["intervals"]["raw"]["macro_f1"]
-            assert bounds["low"] <= cell["raw"]["macro_f1"] <= bounds["high"]
-
-
-def test_deduplicated_rows_are_those_without_a_twin(benchmark: Artifact, lineage: Any) -> None:
-    held = benchmark.read_json("benchmark.json")
-    cells = held["entries"]["student_kd"]
-    assert {name: (cell["rows"], cell["n"]) for name, cell in cells.items()} == {
-        "hq_train_val": ("official", 28),
-        "hq_train_val.deduplicated": ("deduplicated", 28),
-        "eval_only": ("official", 16),
-        "eval_only.deduplicated": ("deduplicated", 16),
-        "test_all_sources": ("official", 56),
-        "test_all_sources.deduplicated": ("deduplicated", 48),
-    }
-    assert held["same_rows"] == {
-        "hq_train_val.deduplicated": "hq_train_val",
-        "eval_only.deduplicated": "eval_only",
-    }
-    table, _, _ = read_predictions(
-        benchmark.file("predictions/student_kd__test_all_sources.deduplicated.csv")
-    )
-    twins = lineage.frame.filter(pl.col("twin_in").is_not_null())["sample_id"]
-    assert not set(table["sample_id"]) & set(twins)
-
-
-def test_numbers_on_rows_that_chose_the_model_are_marked_everywhere(benchmark: Artifact) -> None:
-    held = benchmark.read_json("benchmark.json")
-    for model in MODELS:
-        cells = held["entries"][model]
-        assert cells["hq_train_val"]["selection_split"], f"{model} was selected on val"
-        assert not cells["test_all_sources"]["selection_split"]
-    assert held["entries"]["ensemble"]["hq_train_val"]["chosen_here"] == [
-        "checkpoint of teacher_RN18"
+def measured(lineage: Any) -> Artifact:
+    """Of networks with random weights, but they determine no vector scaling: others answer."""
+    models = [
+        replace(model, predict=lineage.noisy(seed))
+        for seed, model in enumerate(benchmark_models(lineage.job("benchmark")))
     ]
-    assert held["entries"]["student_ce"]["hq_train_val"]["chosen_here"] == [
-        "checkpoint",
-        "deployed student",
-    ]
-    for name in ("benchmark.csv", "pairs.csv", "slices.csv"):
-        table = pl.read_csv(benchmark.file(name))
-        marked = table.filter(pl.col("selection_split"))["set"].unique().sort().to_list()
-        assert marked == ["hq_train_val", "hq_train_val.deduplicated"], name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "benchmark_models", lambda job: models)
+        job = lineage.job("benchmark", recipe=BenchmarkRecipe("vector"))
+        return lineage.made(benchmark.build, job)
 
 
-def test_the_ledger_says_which_rows_chose_what(benchmark: Artifact, lineage: Any) -> None:
-    ledger = benchmark.read_json("ledger.json")["models"]
-    manifest = lineage.held["hq_train_manifest"].sha256
-    student = ledger["student_ce"]["chosen"]
-    assert {what: choice["split"] for what, choice in student.items()} == {
-        "checkpoint": "val",
-        "temperature": "calib",
-        "deployed student": "val",
-        "abstention thresholds": "calib",
-    }
-    assert ledger["ensemble"]["chosen"]["weights"] == {
-        "split": "calib",
-        "manifest": "hq_train_manifest",
-        "manifest_sha256": manifest,
-        "recorded_in": "ensemble",
-    }
-    assert ledger["teacher_RN18"]["chosen"]["checkpoint"]["recorded_in"] == "teacher[RN18]"
-    best = lineage.held["student_ce"].record.files["best.pt"].sha256
-    assert ledger["student_ce"]["checkpoint_sha256"] == best
+@pytest.fixture
+def edited(measured: Artifact) -> Iterator[Any]:
+    """Replace text in a file of the artifact, for one test."""
+    before: dict[Path, str] = {}
+
+    def edit(name: str, old: str, new: str) -> None:
+        path = measured.file(name)
+        text = before.setdefault(path, path.read_text())
+        path.write_text(text.replace(old, new))
+        assert path.read_text() != text
+
+    yield edit
+    for path, text in before.items():
+        path.write_text(text)
 
 
-def test_pairs_are_of_the_same_rows(benchmark: Artifact) -> None:
-    table = pl.read_csv(benchmark.file("pairs.csv")).filter(
-        (pl.col("set") == "test_all_sources")
-        & (pl.col("model_a") == "ensemble")
-        & (pl.col("model_b") == "student_dkd")
-    )
-    assert table["metric"].to_list() == ["accuracy", "macro_f1", "nll", "ece"]
-    right = []
-    for model in ("ensemble", "student_dkd"):
-        path = benchmark.file(f"predictions/{model}__test_all_sources.csv")
-        _, y, logits = read_predictions(path)
-        right.append(logits.argmax(axis=1) == y)
-    accuracy = table.row(0, named=True)
-    assert accuracy["difference"] == pytest.approx(right[0].mean() - right[1].mean())
-    assert accuracy["low"] <= accuracy["difference"] <= accuracy["high"]
-    test = mcnemar(*right)
-    found = (accuracy["mcnemar_only_a"], accuracy["mcnemar_only_b"], accuracy["mcnemar_p"])
-    assert found == (test.only_a, test.only_b, test.p_value)
+def failed(artifact: Artifact, lineage: Any, floor: float = 0.0) -> set[str]:
+    outcomes = benchmark.judge(artifact, lineage.store, BenchmarkLimits(floor))
+    assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
+    return {outcome.rule for outcome in outcomes if not outcome.passed}
 
 
-def test_a_model_that_sees_other_pixels_is_in_a_table_of_its_own(lineage: Any) -> None:
-    held = lineage.held["ensemble"].read_json("ensemble.json")
-    path: Path = lineage.held["ensemble"].file("ensemble.json")
-    text = path.read_text()
-    path.write_text(text.replace(held["preprocess_sha256"], "other"))
-    found = lineage.made(build_benchmark, lineage.job("benchmark"))
-    path.write_text(text)
-    tables = found.read_json("benchmark.json")["tables"]["test_all_sources"]
-    assert [table["names"] for table in tables] == [
-        [name for name in MODELS if name != "ensemble"],
-        ["ensemble"],
-    ]
-    assert tables[1]["why_apart"][0].startswith("preprocess_sha256: ")
-    pairs = pl.read_csv(found.file("pairs.csv"))
-    assert "ensemble" not in {*pairs["model_a"], *pairs["model_b"]}
+def test_the_recipe_decides_what_is_measured(measured: Artifact, lineage: Any) -> None:
+    assert BenchmarkRecipe.of(sample(), None).recorded() == {"calibration": "temperature"}
+    assert measured.read_json("calibration/student_ce.json")["mode"] == "vector"
+    assert failed(measured, lineage) == set()
 
 
-def test_brightness_is_cut_in_thirds_of_the_set(benchmark: Artifact) -> None:
-    cells = benchmark.read_json("benchmark.json")["entries"]["ensemble"]
-    rows = cells["test_all_sources"]["by"]["brightness"]["rows"]
-    assert [row["value"] for row in rows] == ["1 darkest, to 60", "2 middle, to 120", "3 brightest"]
-    assert sum(row["n"] for row in rows) == 56
+def test_the_gate_counts_the_rows_again(measured: Artifact, lineage: Any, edited: Any) -> None:
+    edited("benchmark.json", '"n": 48,\n        "groups"', '"n": 47,\n        "groups"')
+    assert failed(measured, lineage) == {"every_row_scored"}
 
 
-def test_groups_of_people_are_compared_where_the_rows_know_them(
-    benchmark: Artifact, lineage: Any
+def test_nothing_is_chosen_on_test(measured: Artifact, lineage: Any, edited: Any) -> None:
+    edited("benchmark.json", '"checkpoint": "val"', '"checkpoint": "test"')
+    assert failed(measured, lineage) == {"no_choice_on_test"}
+
+
+@pytest.mark.parametrize(("old", "new"), [("best", "0" * 64), ('"calib"', '"val"')])
+def test_a_scaling_is_of_calib_and_of_its_checkpoint(
+    measured: Artifact, lineage: Any, edited: Any, old: str, new: str
 ) -> None:
-    cells = benchmark.read_json("benchmark.json")["entries"]["ensemble"]
-    assert set(cells["hq_train_val"]["by"]) == {"source", "brightness"}
-    table = cells["test_all_sources"]["by"]["sex"]
-    test = lineage.frame.filter(pl.col("split") == "test")
-    logits = read_logits(lineage.held["ensemble"].folder).of(test["sample_id"].to_list())
-    right = test.select("sex").with_columns(
-        right=pl.Series(logits.argmax(axis=1)) == pl.Series(labels_of(test))
+    best = lineage.held["student_ce"].record.files["best.pt"].sha256
+    edited("calibration/student_ce.json", best if old == "best" else old, new)
+    assert failed(measured, lineage) == {"calibrated_on_calib"}
+
+
+def test_the_floor_is_that_of_the_profile(measured: Artifact, lineage: Any) -> None:
+    profile = sample().model_copy(update={"floor_macro_f1": 0.25})
+    assert BenchmarkLimits.of(profile).recorded() == {"floor_macro_f1": 0.25}
+    entries = measured.read_json("benchmark.json")["entries"]
+    worst = min(
+        entries[f"student_{name}"]["test_all_sources"]["raw"]["macro_f1"]
+        for name in ("ce", "kd", "dkd")
     )
-    for row in table["rows"]:
-        value = None if row["value"] == "(none)" else row["value"]
-        own = right.filter(pl.col("sex").eq_missing(value))
-        assert row["n"] == own.height
-        assert row["metrics"]["accuracy"] == pytest.approx(own["right"].mean())
-    assert [row["value"] for row in table["rows"]] == ["(none)", "female", "male"]
+    assert failed(measured, lineage, worst) == set()
+    assert failed(measured, lineage, worst + 1e-9) == {"students_above_floor"}
 
 
-def test_the_gate_counts_the_rows_again(benchmark: Artifact, lineage: Any) -> None:
-    def passed(artifact: Artifact) -> dict[str, bool]:
-        found = gate_benchmark(artifact, lineage.store, lineage.profile)
-        return {outcome.rule: outcome.passed for outcome in found}
-
-    assert passed(benchmark)["every_row_scored"]
-    assert passed(benchmark)["no_choice_on_test"]
-    path = benchmark.file("benchmark.json")
-    text = path.read_text()
-    path.write_text(text.replace('"n": 48,\n        "groups"', '"n": 47,\n        "groups"'))
-    assert path.read_text() != text
-    assert not passed(benchmark)["every_row_scored"]
-    path.write_text(text.replace('"checkpoint": "val"', '"checkpoint": "test"'))
-    assert not passed(benchmark)["no_choice_on_test"]
-    path.write_text(text)
+def manifests(needs: Any) -> list[str]:
+    return [need.asset for need in needs if need.asset.endswith("_manifest")]
 
 
-def test_an_adopted_run_is_measured_and_nobody_knows_what_chose_it(lineage: Any) -> None:
-    lineage.train("adopted_model", 30, "friend")
-    adopted = lineage.held.pop("adopted_model[friend]")
-    job = replace(lineage.job("benchmark"), inputs={**lineage.held, adopted.key: adopted})
-    models = {model.name: model for model in benchmark_models(job)}
-    assert list(models) == [*MODELS, "adopted_friend"]
-    friend = models["adopted_friend"]
-    assert friend.chosen["checkpoint"].split == "unknown"
-    assert friend.chosen["temperature"].split == "calib"
-    assert friend.selected_on("hq_train_manifest", "val") == []
-    test = lineage.frame.filter(pl.col("split") == "test")
-    network = load_checkpoint(adopted.file(CHECKPOINT_FILE)).network()
-    root = lineage.store.root
-    faces = load_faces(test, root, lineage.profile.preprocess, root / "cache")
-    np.testing.assert_array_equal(friend.predict(test), predict(network, faces))
-
-
-def test_own_curations_with_test_rows_are_sets() -> None:
+def test_own_curations_with_test_rows_are_sets_and_labelled_by_the_teachers() -> None:
     profile = sample().model_copy(
         update={
             "curations": {
@@ -227,51 +102,7 @@ def test_own_curations_with_test_rows_are_sets() -> None:
             }
         }
     )
-    assert set_manifests(profile) == {
-        "hq_train_val": ("hq_train_manifest", "val"),
-        "eval_only": ("eval_only_manifest", "test"),
-        "test_all_sources": ("test_all_sources_manifest", "test"),
-        "dark": ("dark_manifest", "test"),
-    }
-    # What is scored has been labelled by the teachers.
-    scored = {manifest for manifest, _ in set_manifests(profile).values()}
-    assert scored == set(manifests_needed(profile))
-
-
-def test_vector_scaling_is_fitted_on_calib_and_applied_frozen(
-    lineage: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Networks of random weights determine no vector scaling, so others answer in their place."""
-    models = [
-        replace(model, predict=lineage.noisy(seed))
-        for seed, model in enumerate(benchmark_models(lineage.job("benchmark")))
-    ]
-    monkeypatch.setattr(benchmark_module, "benchmark_models", lambda job: models)
-    profile = lineage.profile
-    lineage.profile = profile.model_copy(update={"calibration": "vector"})
-    found = lineage.made(build_benchmark, lineage.job("benchmark"))
-    lineage.profile = profile
-    calib = lineage.frame.filter(pl.col("split") == "calib")
-    y = np.array([CLASSES.index(label) for label in calib["label"]])
-    (ensemble,) = [model for model in models if model.name == "ensemble"]
-    wanted = fit_vector_scaling(ensemble.predict(calib), y)
-    held = found.read_json("calibration/ensemble.json")
-    assert list(held["weights"].values()) == pytest.approx(wanted.weights)
-    assert list(held["bias"].values()) == pytest.approx(wanted.bias)
-    assert held["nll"]["vector_scaled"] <= held["nll"]["temperature_scaled"]
-    best = lineage.held["student_ce"].record.files["best.pt"].sha256
-    assert found.read_json("calibration/student_ce.json")["checkpoint_sha256"] == best
-    cell = found.read_json("benchmark.json")["entries"]["ensemble"]["test_all_sources"]
-    _, y, logits = read_predictions(found.file("predictions/ensemble__test_all_sources.csv"))
-    scaled = classification_metrics(y, wanted.apply(logits))
-    assert cell["vector_scaled"]["ece"] == pytest.approx(scaled["ece"])
-    assert cell["vector_scaled"]["nll"] == pytest.approx(scaled["nll"])
-    by_chance = calibration_error_by_chance(softmax(logits, cell["temperature"]))
-    assert cell["ece_by_chance"] == pytest.approx(by_chance)
-    assert "ece_vector_low" in pl.read_csv(found.file("benchmark.csv")).columns
-    outcomes = gate_benchmark(found, lineage.store, lineage.profile)
-    assert all(o.passed for o in outcomes if o.rule == "calibrated_on_calib")
-    path = found.file("calibration/student_ce.json")
-    path.write_text(path.read_text().replace(best, "0" * 64))
-    outcomes = gate_benchmark(found, lineage.store, lineage.profile)
-    assert not any(o.passed for o in outcomes if o.rule == "calibrated_on_calib")
+    stages = all_stages(Given(profile))
+    wanted = ["hq_train_manifest", "eval_only_manifest", "test_all_sources_manifest"]
+    assert manifests(stages["benchmark"].needs) == [*wanted, "dark_manifest"]
+    assert manifests(stages["teacher_logits"].needs) == manifests(stages["benchmark"].needs)

@@ -1,233 +1,109 @@
-"""Splits belong to groups: whatever publishers say, no face is in two of them."""
+"""``classification_manifest``: what decides it, whose splits it has, and what its gates see."""
 
-from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fer_assets.stages.classification_manifest import (
-    assign_splits,
-    overlaps,
-    publisher_splits,
-    twin_counts,
+from fer_ml.manifests.schema import read_manifest, write_manifest
+from fer_ml.storage.store import Artifact, Receipt, Store
+from fer_ml.validation.gates import MANIFEST_GATES
+from tests.fer_assets.stages.manifests import (
+    ROWS,
+    all_made,
+    held,
+    profile_of_two,
+    stages_of,
+    verdicts,
 )
-from fer_ml.base.errors import FerError
-from fer_ml.base.labels import CLASSES
-from fer_ml.recipes.profiles import Draw, Source, sample
 
-DRAW = Draw(val=0.25, calib=0.4, test=0.25)
-COLUMNS = {
-    "row": pl.Int64(),
-    "source": pl.String(),
-    "label": pl.String(),
-    "group_id": pl.String(),
-    "sample_id": pl.String(),
-    "split": pl.String(),
-    "twin_in": pl.String(),
-}
-# Written out, so that a changed order in the code shows here.
-PRECEDENCE = ("test", "calib", "val", "train")
-WORDS = (*PRECEDENCE, "unassigned")
+PROFILE = profile_of_two()
+STAGE = stages_of(PROFILE)["classification_manifest"]
 
 
-def group_id(name: str) -> str:
-    """A name as 32 hexadecimal digits."""
-    return name.encode().hex().ljust(32, "0")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All manifests of the two sources."""
+    return all_made(tmp_path_factory.mktemp("made"))
 
 
-def name_of(group: str) -> str:
-    return bytes.fromhex(group).rstrip(b"\0").decode()
+def rows_of(store: Store) -> pl.DataFrame:
+    return read_manifest(held(store, STAGE.asset).file("classification_manifest.csv"))
 
 
-def frame(*rows: tuple[str, str, str, str]) -> pl.DataFrame:
-    """Rows of (source, label, group, split); the sample is the group."""
-    return pl.DataFrame(
-        [
-            (i, s, label, group_id(g), group_id(g), split, None)
-            for i, (s, label, g, split) in enumerate(rows)
-        ],
-        schema=COLUMNS,
-        orient="row",
-    )
-
-
-@st.composite
-def manifests(draw: st.DrawFn, *, plain_groups: bool = False) -> pl.DataFrame:
-    """Up to 40 rows of few groups. ``plain_groups``: a group has one source and one label."""
-    drawn = draw(
-        st.lists(
-            st.tuples(
-                st.sampled_from("abc"),
-                st.sampled_from(CLASSES[:3]),
-                st.integers(0, 15),
-                st.sampled_from(WORDS),
-            ),
-            max_size=40,
-            min_size=1,
-        )
-    )
-    if plain_groups:
-        drawn = [("abc"[g % 3], CLASSES[g % 2], g, split) for _, _, g, split in drawn]
-    return frame(*((s, label, f"g{g}", split) for s, label, g, split in drawn))
-
-
-def splits_of(kept: pl.DataFrame) -> dict[str, str]:
-    return {name_of(g): split for g, split in kept.select("group_id", "split").iter_rows()}
-
-
-@given(manifests())
-@settings(max_examples=80, deadline=None, derandomize=True)
-def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    assert sorted([*kept["row"], *leaking["row"]]) == list(range(rows.height))
-    assert (kept.group_by("group_id").agg(pl.col("split").n_unique())["split"] == 1).all()
-    assert set(kept["split"]) <= set(PRECEDENCE)
-    assert set(kept["group_id"]) == set(rows["group_id"]), "a group never vanishes"
-    assert set(kept.columns) == set(rows.columns)
-
-
-@given(manifests())
-@settings(max_examples=80, deadline=None, derandomize=True)
-def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> None:
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    placed = defaultdict(set)
-    for group, split in rows.select("group_id", "split").iter_rows():
-        placed[name_of(group)].add(split)
-    home = {g: next(w for w in WORDS if w in splits) for g, splits in placed.items()}
-    final = splits_of(kept)
-    for group, split in home.items():
-        if split in ("test", "calib"):
-            assert final[group] == split
-        elif split == "val":
-            assert final[group] in ("val", "calib")
-        elif split == "train":
-            assert final[group] in ("train", "val", "calib")
-    for row, group, split, twin in leaking.select("row", "group_id", "split", "twin").iter_rows():
-        assert rows["split"][row] == split, "a leaking row shows what the publisher said"
-        assert twin == home[name_of(group)]
-        assert split not in (twin, "unassigned")
-
-
-@given(manifests(plain_groups=True), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None, derandomize=True)
-def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
-    order = list(range(rows.height))
-    random.shuffle(order)
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    kept_2, leaking_2 = assign_splits(rows[order], DRAW, 1)
-    assert splits_of(kept) == splits_of(kept_2)
-    assert set(leaking["row"]) == set(leaking_2["row"])
-
-
-def many(split: str, n: int = 200, source: str = "a") -> pl.DataFrame:
-    return frame(*((source, CLASSES[i % 2], f"{source}{i}", split) for i in range(n)))
-
-
-def test_the_seed_decides_and_nothing_else() -> None:
-    rows = many("unassigned")
-    one, again, other = (splits_of(assign_splits(rows, DRAW, seed)[0]) for seed in (1, 1, 2))
-    assert one == again
-    assert one != other
-
-
-def test_unassigned_rows_are_drawn_by_class_in_the_stated_shares() -> None:
-    """200 groups of 2 classes: 25% test, 25% of the rest val, 40% of that calib, in each class."""
-    kept, leaking = assign_splits(many("unassigned"), DRAW, 1)
-    assert leaking.is_empty()
-    counts = Counter(kept.select("label", "split").iter_rows())
-    for label in CLASSES[:2]:
-        drawn = {split: counts[label, split] for split in PRECEDENCE}
-        assert drawn["test"] == 25
-        assert drawn["val"] + drawn["calib"] == 19  # round(0.25 * 75)
-        assert drawn["calib"] == 8  # round(0.4 * 19)
-
-
-def test_calib_is_cut_from_val_and_train_is_left_alone() -> None:
-    train = ("a", "Happy", "t", "train")
-    kept, _ = assign_splits(pl.concat([many("val", 100), frame(train)]), DRAW, 1)
-    assert splits_of(kept)["t"] == "train"
-    assert kept.filter(pl.col("split") == "calib").height == 40
-    assert kept.filter(pl.col("split") == "val").height == 60
-
-
-def test_a_source_with_a_val_part_gives_no_more_and_one_without_does() -> None:
-    rows = pl.concat([many("train", 40, "a"), many("val", 4, "b"), many("train", 40, "b")[4:]])
-    kept, _ = assign_splits(rows, DRAW, 1)
-    moved = {
-        source: kept.filter(
-            (pl.col("source") == source) & pl.col("split").is_in(["val", "calib"])
-        ).height
-        for source in "ab"
-    }
-    assert moved == {"a": 10, "b": 4}
-
-
-def test_small_classes_are_never_absent_from_a_drawn_split() -> None:
-    rows = frame(*(("a", "Fear", f"g{i}", "unassigned") for i in range(8)))
-    kept, _ = assign_splits(rows, Draw(val=0.01, calib=0.4, test=0.01), 1)
-    assert {"train", "test", "val"} <= set(kept["split"])
-
-
-def test_an_unassigned_row_joins_its_group() -> None:
-    rows = frame(
-        ("a", "Happy", "g", "test"), ("b", "Happy", "g", "unassigned"), ("c", "Sad", "g", "train")
-    )
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    assert kept["split"].to_list() == ["test", "test"]
-    assert kept["row"].to_list() == [0, 1]
-    assert leaking.select("row", "split", "twin").rows() == [(2, "train", "test")]
-
-
-def test_twins_by_hand() -> None:
-    rows = frame(
-        ("a", "Happy", "g1", "test"),
-        ("a", "Happy", "g2", "test"),
-        ("a", "Happy", "g2", "test"),
-        ("a", "Happy", "g1", "train"),
-        ("b", "Happy", "g2", "train"),
-        ("b", "Happy", "g3", "test"),
-        ("b", "Happy", "g4", "val"),
-        ("b", "Happy", "g4", "train"),
-    )
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    assert leaking["row"].to_list() == [3, 4, 7]
-    assert kept["twin_in"].to_list() == ["train", "train", "train", None, "train"]
-    assert twin_counts(kept) == {
-        "a": {"test_rows": 3, "with_twin": 3, "share": 1.0},
-        "b": {"test_rows": 1, "with_twin": 0, "share": 0.0},
+def test_the_recipe_is_splits_draw_and_seed() -> None:
+    assert STAGE.recipe(PROFILE, None).recorded() == {
+        "sources": {"a": {}, "b": {"val": "calib"}},
+        "draw": PROFILE.draw.model_dump(mode="json"),
+        "seed": PROFILE.seed,
     }
 
 
-def test_overlaps_by_hand() -> None:
-    rows = frame(
-        ("a", "Happy", "g1", "train"),
-        ("a", "Happy", "g1", "train"),
-        ("a", "Sad", "g2", "train"),
-        ("a", "Sad", "g3", "train"),
-        ("b", "Happy", "g1", "train"),
-        ("b", "Fear", "g2", "train"),
-        ("c", "Fear", "g9", "train"),
-    )
-    assert overlaps(rows) == [
-        {"a": "a", "b": "b", "samples": 2, "same_label": 1, "share_of_smaller": 1.0}
-    ]
+def test_it_holds_all_sources_by_the_profiles_splits(store: Store) -> None:
+    rows = rows_of(store)
+    assert set(rows["source"]) == {"a", "b"}
+    # The publisher's val of ``b`` means calib, and that of ``a`` is split between both.
+    in_b = rows.filter(pl.col("source") == "b")
+    assert set(in_b["split"]) == {"train", "calib", "test"}
+    summary = held(store, STAGE.asset).record.summary
+    assert (summary["rows_in"], summary["samples_in_two_sources"]) == (2 * ROWS, 2)
 
 
-def test_the_profile_renames_publisher_splits_of_its_source_only() -> None:
-    profile = sample().model_copy(
-        update={
-            "sources": (
-                Source(name="a", adapter="expw", splits={"val": "test"}),
-                Source(name="b", adapter="expw"),
-            )
-        }
+def test_its_gates_are_those_of_manifests_and_pass(store: Store) -> None:
+    assert STAGE.gates == MANIFEST_GATES
+    found = verdicts(STAGE, PROFILE, store)
+    blocking = {gate.rule for gate in STAGE.gates if gate.blocking}
+    assert all(found[rule].passed for rule in blocking)
+    # The second face of both sources has two labels.
+    assert found["label_conflicts"].value == 1
+    assert "rows" in found["undecodable"].detail, "it says how rows were looked at"
+
+
+def again(store: Store, rows: pl.DataFrame, recipe: dict[str, Any] | None = None) -> None:
+    """The manifest once more, with other rows, as if made from the same inputs."""
+    before = held(store, STAGE.asset)
+    with store.begin(
+        STAGE.asset, inputs=before.record.inputs, recipe=recipe or before.record.recipe
+    ) as run:
+        write_manifest(rows, run.path("classification_manifest.csv"))
+        run.write_json("clean_report.json", before.read_json("clean_report.json"))
+
+
+def test_lost_rows_absent_sources_and_drift_are_seen(tmp_path: Path) -> None:
+    store = all_made(tmp_path)
+    rows = rows_of(store)
+    again(store, rows[:-3])
+    assert verdicts(STAGE, PROFILE, store)["reconciled"].value == 3
+    recipe = held(store, STAGE.asset).record.recipe
+    again(store, rows, {**recipe, "sources": {**recipe["sources"], "c": {}}})
+    assert verdicts(STAGE, PROFILE, store)["sources_present"].examples == ("c",)
+
+
+def test_it_is_compared_with_the_last_one_that_passed(tmp_path: Path) -> None:
+    store = all_made(tmp_path)
+    first, rows = held(store, STAGE.asset), rows_of(store)
+    fewer = rows.filter(pl.col("label") != "Sad")
+    again(store, fewer)
+    assert verdicts(STAGE, PROFILE, store)["drift"].passed, "nothing was accepted before"
+    for gate in STAGE.gates:
+        accept(store, first, gate.rule)
+    assert not verdicts(STAGE, PROFILE, store)["drift"].passed
+
+
+def accept(store: Store, artifact: Artifact, rule: str) -> None:
+    receipt = Receipt(
+        asset=artifact.record.asset,
+        partition=None,
+        artifact_sha256=artifact.sha256,
+        rule=rule,
+        blocking=True,
+        passed=True,
+        value=0,
+        limit=0,
+        detail="",
+        examples=(),
+        checked_at="2026-01-02T03:04:05+00:00",
+        run_id=None,
     )
-    rows = frame(
-        ("b", "Sad", "g0", "val"), ("a", "Sad", "g1", "val"), ("a", "Sad", "g2", "unassigned")
-    )
-    found = publisher_splits(rows, profile).select("source", "split").rows()
-    assert found == [("b", "val"), ("a", "test"), ("a", "unassigned")]
-    with pytest.raises(FerError, match="source b has no rows"):
-        publisher_splits(rows.filter(pl.col("source") == "a"), profile)
+    store.write_receipt(artifact, receipt)

@@ -1,120 +1,73 @@
-"""Curation takes exactly what it names, and refuses a filter that takes nothing."""
+"""Curated manifests: one stage for each curation, each with its recipe, rows and gates."""
 
-import polars as pl
+from pathlib import Path
+
 import pytest
 
-from fer_ml.base.errors import FerError
-from fer_ml.manifests.curation import curate
-from fer_ml.manifests.schema import SCHEMA
-from fer_ml.recipes.profiles import Curation
-
-
-def frame(*rows: dict[str, object]) -> pl.DataFrame:
-    full = [
-        {**dict.fromkeys(SCHEMA), "image_path": f"{i}.png", "sample_id": f"s{i}", **row}
-        for i, row in enumerate(rows)
-    ]
-    return pl.DataFrame(full, schema=SCHEMA)
-
-
-ROWS = frame(
-    {"source": "b", "split": "train", "confidence": 59.9},
-    {"source": "b", "split": "test", "confidence": 60.0},
-    {"source": "b", "split": "test"},
-    {"source": "a", "split": "train"},
-    {"source": "a", "split": "test", "sample_id": "s1", "label": "Sad"},
-    {"source": "c", "split": "test"},
+from fer_ml.manifests.curation import manifest_file
+from fer_ml.manifests.schema import read_manifest, write_manifest
+from fer_ml.recipes.profile import Curation
+from fer_ml.storage.store import Store
+from fer_ml.validation.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES
+from tests.fer_assets.stages.manifests import (
+    all_made,
+    held,
+    profile_of_two,
+    stages_of,
+    verdicts,
 )
 
-
-def paths(rows: pl.DataFrame) -> list[str]:
-    return [path.removesuffix(".png") for path in rows["image_path"]]
-
-
-def test_sources_and_splits() -> None:
-    assert paths(curate(ROWS, Curation(sources=("b", "a")), "x")) == ["3", "4", "0", "1", "2"]
-    assert paths(curate(ROWS, Curation(sources=("a", "c"), splits=("test",)), "x")) == ["4", "5"]
+PROFILE = profile_of_two()
+STAGES = stages_of(PROFILE)
 
 
-def test_minimum_confidence_is_of_its_source_and_needs_a_figure() -> None:
-    recipe = Curation(sources=("a", "b"), min_confidence={"b": 60.0})
-    assert paths(curate(ROWS, recipe, "x")) == ["3", "4", "1"]
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """All manifests of the two sources."""
+    return all_made(tmp_path_factory.mktemp("made"))
 
 
-def test_one_row_a_sample_is_that_of_the_first_named_source() -> None:
-    for sources, wanted in ((("a", "b"), {"4"}), (("b", "a"), {"1"})):
-        rows = curate(ROWS, Curation(sources=sources, one_per="sample"), "x")
-        assert set(paths(rows.filter(pl.col("sample_id") == "s1"))) == wanted
-        assert rows["sample_id"].is_unique().all()
+@pytest.mark.parametrize("name", PROFILE.curated)
+def test_the_recipe_is_the_curation(name: str) -> None:
+    recorded = STAGES[f"{name}_manifest"].recipe(PROFILE, None).recorded()
+    assert recorded == PROFILE.curated[name].model_dump(mode="json")
+    assert Curation.model_validate(recorded) == PROFILE.curated[name]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Curation(sources=("a", "expw_hq")),
-        Curation(sources=("a", "c"), splits=("train",)),
-    ],
-)
-def test_a_source_that_matches_nothing_is_refused_by_name(recipe: Curation) -> None:
-    with pytest.raises(FerError) as caught:
-        curate(ROWS, recipe, "hq_train")
-    assert repr(recipe.sources[-1]) in caught.value.what
-    assert "a, b, c" in caught.value.allowed
+def test_only_what_is_trained_on_must_have_every_class() -> None:
+    assert STAGES["hq_train_manifest"].gates == TRAINING_MANIFEST_GATES
+    assert STAGES["sad_manifest"].gates == MANIFEST_GATES
+    assert (
+        STAGES["sad_manifest"].describe == "Curated by the recipe `curations.sad` of the profile."
+    )
 
 
-def test_the_result_does_not_depend_on_the_order_of_rows() -> None:
-    recipe = Curation(sources=("b", "a", "c"))
-    assert curate(ROWS, recipe, "x").equals(curate(ROWS[::-1], recipe, "x"))
+def test_it_holds_the_rows_that_its_recipe_takes(store: Store) -> None:
+    rows = read_manifest(held(store, "sad_manifest").file(manifest_file("sad_manifest")))
+    assert (set(rows["source"]), set(rows["label"])) == ({"a"}, {"Sad"})
+    curation = held(store, "sad_manifest").read_json("curation.json")
+    assert curation["recipe"] == PROFILE.curations["sad"].model_dump(mode="json")
+    assert curation["from"]["sha256"] == held(store, "classification_manifest").sha256
+    assert curation["rows"] == rows.height
 
 
-FACES = frame(
-    {"source": "a", "split": "train", "label": "Happy", "width": 48, "height": 60, "group_id": "g"},
-    {"source": "a", "split": "test", "label": "Sad", "width": 30, "height": 60, "group_id": "g"},
-    {
-        "source": "a",
-        "split": "test",
-        "label": "Sad",
-        "width": 500,
-        "height": 500,
-        "bbox_left": 10,
-        "bbox_right": 50,
-        "bbox_top": 0,
-        "bbox_bottom": 40,
-        "group_id": "h",
-        "twin_in": "train",
-    },
-)
+def test_its_blocking_gates_pass(store: Store) -> None:
+    for name in PROFILE.curated:
+        stage = STAGES[f"{name}_manifest"]
+        found = verdicts(stage, PROFILE, store)
+        assert all(found[gate.rule].passed for gate in stage.gates if gate.blocking), name
 
 
-@pytest.mark.parametrize(
-    ("filters", "wanted"),
-    [
-        ({"labels": ("Sad",)}, ["1", "2"]),
-        ({"min_side": 40}, ["0", "2"]),
-        ({"min_side": 41}, ["0"]),
-        ({"drop_twins": True}, ["0", "1"]),
-        ({"one_per": "group"}, ["0", "2"]),
-        ({"labels": ("Sad",), "min_side": 35}, ["2"]),
-    ],
-)
-def test_filters(filters: dict[str, object], wanted: list[str]) -> None:
-    assert paths(curate(FACES, Curation(sources=("a",), **filters), "x")) == wanted
-
-
-@pytest.mark.parametrize(
-    ("filters", "message"),
-    [
-        ({"labels": ("Fear",)}, "labels \\['Fear'\\] leaves no row of source 'a'"),
-        ({"min_side": 501}, "min_side 501 leaves no row"),
-        ({"min_confidence": {"a": 0.1}}, "min_confidence 0.1 leaves no row"),
-        ({"drop_twins": True, "labels": ("Sad",), "min_side": 35}, "drop_twins leaves no row"),
-    ],
-)
-def test_a_filter_that_leaves_nothing_is_named(filters: dict[str, object], message: str) -> None:
-    with pytest.raises(FerError, match=message):
-        curate(FACES, Curation(sources=("a",), **filters), "x")
-
-
-def test_a_recipe_names_known_classes() -> None:
-    with pytest.raises(ValueError, match="Hapy"):
-        Curation(sources=("a",), labels=("Hapy",))
+def test_a_row_that_its_recipe_does_not_give_is_seen(tmp_path: Path) -> None:
+    store = all_made(tmp_path)
+    before = held(store, "sad_manifest")
+    name = manifest_file("sad_manifest")
+    unified = held(store, "classification_manifest")
+    rows = read_manifest(unified.file(manifest_file("classification_manifest")))
+    with store.begin(
+        "sad_manifest", inputs=before.record.inputs, recipe=before.record.recipe
+    ) as run:
+        write_manifest(rows, run.path(name))
+    extra = rows.height - before.record.summary["rows"]
+    found = verdicts(STAGES["sad_manifest"], PROFILE, store)["reconciled"]
+    assert (found.passed, found.value) == (False, extra)

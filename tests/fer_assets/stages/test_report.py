@@ -7,11 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fer_assets.stages.report import gate_report
-from fer_ml.recipes.profiles import sample
+from fer_assets.stage import Limits
+from fer_assets.stages.report import GATES, judge
 from fer_ml.report.html import html_page
 from fer_ml.report.pdf import pdf_bytes
-from fer_ml.storage.gates import gates_of
 from fer_ml.storage.store import Artifact, Store
 
 Made = Callable[..., Artifact]
@@ -30,8 +29,8 @@ WHOLE = """# {{ title }}
 
 
 def outcomes(report: Artifact, store: Store) -> dict[str, tuple[bool, float | str]]:
-    found = gate_report(report, store, sample())
-    assert [o.rule for o in found] == [gate.rule for gate in gates_of("report")]
+    found = judge(report, store, Limits())
+    assert [o.rule for o in found] == [gate.rule for gate in GATES]
     return {outcome.rule: (outcome.passed, outcome.value) for outcome in found}
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fer_assets.stages.job import Job
-from fer_assets.stages.report_claims import build_claims, gate_claims
+from fer_assets.stage import Limits
+from fer_assets.stages import report_claims
+from fer_assets.stages.report_claims import ClaimsRecipe, judge
 from fer_ml.base.errors import FerError
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.verify import verify_folder
-from fer_ml.recipes.profiles import sample
+from fer_ml.recipes.builtin import sample
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, Input, Store
 
 CLAIMS = """
@@ -43,14 +45,13 @@ def build(store: Store, tmp_path: Path, total: str = "7") -> Artifact:
     job = Job(
         asset="report_claims",
         partition=None,
-        profile=sample(),
         store=store,
-        recipe={},
+        recipe=ClaimsRecipe.of(sample(), None),
         inputs={},
         paths={"claims": path},
     )
     with store.begin("report_claims") as run:
-        build_claims(run, job)
+        report_claims.build(run, job)
     artifact = store.current("report_claims")
     assert artifact is not None
     return artifact
@@ -87,15 +88,16 @@ def test_a_raw_folder_that_was_moved_does_not_stop_it(
 def test_the_gate_passes_only_when_every_claim_is_grounded(
     store: Store, chain: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    (good,) = gate_claims(build(store, tmp_path), store, sample())
+    (good,) = judge(build(store, tmp_path), store, Limits())
     assert (good.passed, good.value) == (True, 0)
-    (bad,) = gate_claims(build(store, tmp_path, "8"), store, sample())
+    (bad,) = judge(build(store, tmp_path, "8"), store, Limits())
     assert (bad.passed, bad.value) == (False, 1)
     assert bad.examples == ("total: contradicted, the artifact holds 7, the claim says 8",)
 
 
 def test_a_missing_claims_file_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    job = Job("report_claims", None, sample(), store, {}, {}, {"claims": tmp_path / "no.yaml"})
+    recipe = ClaimsRecipe.of(sample(), None)
+    job = Job("report_claims", None, store, recipe, {}, {"claims": tmp_path / "no.yaml"})
     with pytest.raises(FerError, match="cannot be read"), store.begin("report_claims") as run:
-        build_claims(run, job)
+        report_claims.build(run, job)
     assert store.current("report_claims") is None

@@ -1,84 +1,72 @@
-"""Smaller networks compute nearly the same, and a slower one shows."""
+"""Each precision is tried, and offered where it keeps both limits."""
 
-from pathlib import Path
+from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from fer_assets.stages.small_bundles import latency_ratios, to_fp16, to_int8
-
-SIZE = 16
-
-
-def network(repeats: int) -> bytes:
-    """A convolution, ``repeats`` times over, averaged into seven logits."""
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(scale=0.2, size=(8, 8, 3, 3)).astype(np.float32)
-    first = rng.normal(scale=0.3, size=(8, 3, 3, 3)).astype(np.float32)
-    head = rng.normal(size=(8, 7)).astype(np.float32)
-    nodes = [helper.make_node("Conv", ["input", "first"], ["c0"], pads=[1, 1, 1, 1])]
-    for index in range(repeats):
-        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
-        nodes.append(
-            helper.make_node("Conv", [f"r{index}", "kernel"], [f"c{index + 1}"], pads=[1, 1, 1, 1])
-        )
-    nodes += [
-        helper.make_node("GlobalAveragePool", [f"c{repeats}"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "head"], ["logits"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 7])],
-        [
-            numpy_helper.from_array(value, name)
-            for name, value in (("kernel", kernel), ("first", first), ("head", head))
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+from fer_assets.stage import Limits, Recipe
+from fer_assets.stages.small_bundles import ACCURACY_LIMIT, GATES, LATENCY_LIMITS, build, judge
+from fer_ml.bundles.bundle import Bundle, load_bundle, write_card
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder, Store
+from tests.fer_assets.stages.bundles import made
+from tests.fer_ml.evaluation.conftest import Lineage
 
 
-def logits(path: Path, faces: np.ndarray) -> np.ndarray:
-    import onnxruntime
+def test_what_is_offered_follows_from_both_figures(lineage: Lineage, bundle: Bundle) -> None:
+    def copy(run: RunFolder) -> None:
+        for file in bundle.folder.iterdir():
+            run.path(file.name).write_bytes(file.read_bytes())
 
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"input": faces})[0]
+    lineage.put("student_bundle", copy)
+    inputs = {label: lineage.held[label] for label in ("student_bundle", "hq_train_manifest")}
+    job = Job("small_bundles", None, lineage.store, Recipe(), inputs, {})
+    artifact = lineage.made(build, job)
+    outcomes = judge(artifact, lineage.store, Limits())
+    assert [o.rule for o in outcomes] == [gate.rule for gate in GATES]
+    verdicts = {o.rule: o.passed for o in outcomes}
+    assert verdicts["cards_match"]
+    held = artifact.read_json("small_bundles.json")["precisions"]
+    for name in LATENCY_LIMITS:
+        offered = verdicts[f"{name}_keeps_accuracy"] and verdicts[f"{name}_is_as_fast"]
+        assert held[name]["offered"] is offered
+        assert (f"{name}/model.onnx" in artifact.record.files) is offered
+        if offered:
+            card = load_bundle(artifact.folder / name).card
+            assert card.precision == name
+            assert card.metrics["against_fp32"] == {"split": "val", "n": 28, **held[name]}
 
 
-@pytest.fixture
-def faces() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(24, 3, SIZE, SIZE)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("lost", "ratios", "failed"),
+    [
+        (ACCURACY_LIMIT, LATENCY_LIMITS, []),
+        (ACCURACY_LIMIT + 1e-6, LATENCY_LIMITS, ["fp16_keeps_accuracy", "int8_keeps_accuracy"]),
+        (0, {"fp16": 1.11, "int8": 1.01}, ["fp16_is_as_fast", "int8_is_as_fast"]),
+    ],
+)
+def test_the_limits(lost: float, ratios: dict[str, float], failed: list[str], store: Store) -> None:
+    def fill(run: RunFolder) -> None:
+        figures = {name: {"macro_f1_lost": lost} for name in ratios}
+        timing = {name: {"ratio": ratio} for name, ratio in ratios.items()}
+        run.write_json("small_bundles.json", {"precisions": figures})
+        run.write_json("timing.json", {"latency": timing})
+
+    outcomes = judge(made(store, "small_bundles", fill), store, Limits())
+    assert [o.rule for o in outcomes if not o.passed] == failed
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_smaller_network_says_nearly_the_same(
-    precision: str, faces: np.ndarray, tmp_path: Path
+@pytest.mark.parametrize("change", [{}, {"model_sha256": "0" * 64}])
+def test_an_offered_card_is_that_of_its_bytes(
+    change: dict[str, Any], bundle: Bundle, store: Store
 ) -> None:
-    full, small = tmp_path / "full.onnx", tmp_path / "small.onnx"
-    full.write_bytes(network(2))
-    if precision == "fp16":
-        to_fp16(full, small)
-    else:
-        to_int8(full, small, faces)
-    wanted, found = logits(full, faces), logits(small, faces)
-    assert found.dtype == np.float32
-    assert not np.array_equal(found, wanted)
-    spread = wanted.max() - wanted.min()
-    assert np.abs(found - wanted).max() < (0.01 if precision == "fp16" else 0.1) * spread
-    weights = {tensor.data_type for tensor in onnx.load(small).graph.initializer}
-    assert (TensorProto.FLOAT16 if precision == "fp16" else TensorProto.INT8) in weights
+    def fill(run: RunFolder) -> None:
+        run.path("fp16/model.onnx").write_bytes((bundle.folder / "model.onnx").read_bytes())
+        write_card(run.path("fp16"), bundle.card.model_copy(update=change))
+        figures = {name: {"macro_f1_lost": 0} for name in LATENCY_LIMITS}
+        run.write_json("small_bundles.json", {"precisions": figures})
+        timing = {name: {"ratio": 1} for name in LATENCY_LIMITS}
+        run.write_json("timing.json", {"latency": timing})
 
-
-def test_a_network_with_more_to_do_is_slower(faces: np.ndarray, tmp_path: Path) -> None:
-    short, long = tmp_path / "short.onnx", tmp_path / "long.onnx"
-    short.write_bytes(network(1))
-    long.write_bytes(network(60))
-    found = latency_ratios({"short": short, "long": long}, faces[:1], 30)
-    assert found["short"]["ratio"] == 1
-    assert found["long"]["ratio"] > 3
+    outcomes = judge(made(store, "small_bundles", fill), store, Limits())
+    assert [o.rule for o in outcomes if not o.passed] == (["cards_match"] if change else [])

@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 
-from fer_assets.stages.adopted import build_foreign
-from fer_assets.stages.job import Job
+from fer_ml.adoption.build import build_foreign
 from fer_ml.adoption.folder import recognise
-from fer_ml.recipes.profiles import sample
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, Store
 
 Adopt = Callable[..., Artifact]
 
 
-def job_in(store: Store, inputs: Iterable[Artifact] = ()) -> Job:
+def job_in(store: Store, inputs: Iterable[Artifact] = ()) -> Job[None]:
     """What the builder of ``adopted[x]`` is given."""
     held = {artifact.key: artifact for artifact in inputs}
-    return Job("adopted", "x", sample(), store, {}, held, {})
+    return Job("adopted", "x", store, None, held, {})
 
 
 @pytest.fixture

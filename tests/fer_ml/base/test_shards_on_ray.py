@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import fer_assets.stages.manifest as cleaning_module
+import fer_ml.manifests.cleaning as cleaning_module
 import fer_ml.manifests.inspection as probe_module
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.gates import blocking_rules
 from fer_ml.storage.store import Artifact, Input, Receipt, Store
+from tests.gates import blocking_rules
 
 ENTRY = {
     "model_sha256": "1" * 64,

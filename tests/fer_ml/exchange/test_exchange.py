@@ -16,6 +16,7 @@ from fer_ml.claims.trace import Node
 from fer_ml.exchange import export_lineage
 from fer_ml.exchange.facts import everything, portable, times
 from fer_ml.storage.store import Artifact, Input, Receipt, Store
+from tests.gates import DEMANDS
 
 RUN_ID = "5f0b0f3e-9c0e-4a53-9a0c-2f6f2d1f4b11"
 FINGERPRINT = "f" * 64
@@ -32,7 +33,7 @@ def put(store: Store, asset: str, partition: str | None, inputs: list[Input], **
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """raw/a -> m_manifest -> teacher[RN18] -> softlabels, which also used bytes that are gone."""
-    store = Store(tmp_path / "home" / "sample", "sample")
+    store = Store(tmp_path / "home" / "sample", "sample", demands=DEMANDS)
     raw = Input(asset="raw/a", sha256=FINGERPRINT, root=str(tmp_path / "data"))
     manifest = put(store, "m_manifest", None, [raw])
     recipe = {"init_file": str(tmp_path / "weights.pt"), "lr": 0.1, "stages": ["C:\\x\\y.pt"]}

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from fer_ml.base.errors import FerError
+from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.profiles import PROFILES
 from fer_ml.recipes.training import (
     CE,
     KD,

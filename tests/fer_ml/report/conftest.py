@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from fer_assets.stages.job import Job
-from fer_assets.stages.report import build_report
+from fer_assets.stages.report import ReportRecipe, build
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import encode_png
-from fer_ml.recipes.profiles import Profile, sample
+from fer_ml.recipes.builtin import sample
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.job import Job
 from fer_ml.storage.store import Artifact, Receipt, Store
 
 #: Text of somebody else's file.
@@ -204,15 +205,16 @@ Made = Callable[..., Artifact]
 def make(store: Store, artifacts: list[Artifact], tmp_path: Path) -> Made:
     """Build a report from a template's text; returns its artifact."""
 
-    def build(template: str, profile: Profile | None = None) -> Artifact:
+    def made(template: str, profile: Profile | None = None) -> Artifact:
         path = tmp_path / "own.md.j2"
         path.write_text(template, encoding="utf-8")
         inputs = {artifact.key: artifact for artifact in artifacts}
-        job = Job("report", None, profile or sample(), store, {}, inputs, {"report": path})
+        recipe = ReportRecipe.of(profile or sample(), None)
+        job = Job("report", None, store, recipe, inputs, {"report": path})
         with store.begin("report", inputs=[a.as_input() for a in artifacts]) as run:
-            build_report(run, job)
-        made = store.current("report")
-        assert made is not None
-        return made
+            build(run, job)
+        report = store.current("report")
+        assert report is not None
+        return report
 
-    return build
+    return made

@@ -3,7 +3,7 @@
 import pytest
 
 from fer_ml.report.checklist import CHECKLIST, check_list
-from fer_ml.storage.gates import RUN_FILES
+from fer_ml.training import RUN_FILES
 
 WHOLE = (
     f"Each run holds {', '.join(f'`{name}`' for name in RUN_FILES)}.\n\n"

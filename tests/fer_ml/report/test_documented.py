@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fer_assets.stages.report import GATES
 from fer_ml.report.checklist import CHECKLIST
 from fer_ml.report.literals import find_uncovered
 from fer_ml.report.references import References
 from fer_ml.report.template import Template, cited_assets
-from fer_ml.storage.gates import gates_of
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
@@ -41,6 +41,6 @@ def test_every_helper_gate_and_item_is_told_and_no_other() -> None:
     told = set(re.findall(r"^\| `(\w+)\(", GUIDE, re.MULTILINE))
     helpers = {name for name in vars(References) if not name.startswith("_")}
     assert told == helpers - {"helpers"}
-    rules = {gate.rule for gate in gates_of("report")}
+    rules = {gate.rule for gate in GATES}
     items = {item.name for item in CHECKLIST}
     assert set(re.findall(r"^\| `(\w+)` \| (?!.*prints)", GUIDE, re.MULTILINE)) == rules | items

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fer_ml.base.errors import FerError
-from fer_ml.recipes.profiles import ferplus
+from fer_ml.recipes.builtin import ferplus
 from fer_ml.storage.store import Artifact
 
 Made = Callable[..., Artifact]

@@ -67,7 +67,7 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "error: the disk is read-only" in done.stderr
     assert "fix: remount it" in done.stderr
-    assert store.require("thing").file("a.txt").read_text() == "before"
+    assert store.verified("thing").file("a.txt").read_text() == "before"
     assert list(store.partial.iterdir()) == []
 
 
@@ -94,7 +94,7 @@ def test_permissions_that_were_taken_away(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "error: no permission to write" in done.stderr
-    assert store.require("thing").file("a.txt").read_text() == "before"
+    assert store.verified("thing").file("a.txt").read_text() == "before"
 
 
 def test_a_folder_that_goes_away_while_it_is_read(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_folder_that_goes_away_while_it_is_read(tmp_path: Path) -> None:
         run.path("1.png").write_bytes(names[0].read_bytes())
     assert caught.value.where == str(names[0])
     assert "disk is still there" in str(caught.value)
-    assert store.require("thing").file("a.txt").read_text() == "before"
+    assert store.verified("thing").file("a.txt").read_text() == "before"
     assert list(store.partial.iterdir()) == []
 
 

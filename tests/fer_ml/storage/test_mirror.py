@@ -18,6 +18,7 @@ from fer_ml.base.settings import settings
 from fer_ml.storage.mirror import MirroredStore, open_store, stores
 from fer_ml.storage.object_store import Bucket
 from fer_ml.storage.store import Receipt, Store
+from tests.gates import GOOD
 from tests.object_server import SECRET, Server, server
 
 
@@ -37,7 +38,7 @@ def bucket(seaweed: Server, request: pytest.FixtureRequest) -> Bucket:
 
 @pytest.fixture
 def one(bucket: Bucket, tmp_path: Path) -> MirroredStore:
-    return MirroredStore(tmp_path / "one" / "test", "test", bucket=bucket)
+    return MirroredStore(tmp_path / "one" / "test", "test", bucket=bucket, demands=GOOD)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def make(store: Store, text: str = "hello", asset: str = "thing") -> None:
 
 
 def judge(store: Store, *, passed: bool = True) -> None:
-    artifact = store.require("thing")
+    artifact = store.verified("thing")
     told = {"detail": "", "examples": (), "checked_at": "2026-01-01T00:00:00+00:00"}
     receipt = Receipt(
         asset="thing",
@@ -75,15 +76,15 @@ def test_the_other_machine_finds_the_artifact_with_its_receipts(
     assert two.current("thing") is None
     make(one)
     with pytest.raises(FerError, match="no receipt of gate 'good'"):
-        two.require("thing", rules=["good"])
+        two.require("thing")
     judge(one)
-    found = two.require("thing", rules=["good"])
+    found = two.require("thing")
     assert found.folder.is_relative_to(two.root)
     assert found.file("deep/b.txt").read_text() == "hellohello"
-    assert found.record == one.require("thing").record
+    assert found.record == one.verified("thing").record
     judge(one, passed=False)
     with pytest.raises(FerError, match="failed gate 'good'"):
-        two.require("thing", rules=["good"])
+        two.require("thing")
     assert not list(one.uploads.iterdir())
 
 
@@ -92,7 +93,7 @@ def test_what_is_current_follows_whoever_made_it_last(
 ) -> None:
     make(one, "first")
     make(two, "second")
-    assert one.require("thing").file("a.txt").read_text() == "second"
+    assert one.verified("thing").file("a.txt").read_text() == "second"
     first = next(a for a in two.all("thing") if a.file("a.txt").read_text() == "first")
     assert two.find("thing", None, first.sha256) == first
     assert len(list(one.every())) == len(list(two.every())) == 2
@@ -109,7 +110,7 @@ def test_two_machines_that_make_one_asset_at_once_mix_no_files(
             run.write_text("a.txt", text)
             run.write_text(f"only_{text}", text)
     for store in (one, two):
-        held = store.require("thing")
+        held = store.verified("thing")
         assert held.file("a.txt").read_text() == "two"  # It left the inner block first.
         assert set(held.record.files) == {"a.txt", "only_two"}
         assert all(a.damage() is None for a in store.all("thing"))
@@ -141,11 +142,11 @@ def test_nothing_half_uploaded_can_be_found_and_the_next_command_ends_it(
     with pytest.raises(FerError, match="the object store failed"):
         one.sweep()
     # What waits for its upload is current here, and is not asked for there.
-    assert one.require("thing").file("a.txt").read_text() == "after"
+    assert one.verified("thing").file("a.txt").read_text() == "after"
     seaweed.start()
-    assert two.require("thing").file("a.txt").read_text() == "before"
+    assert two.verified("thing").file("a.txt").read_text() == "before"
     one.sweep()
-    assert two.require("thing").file("a.txt").read_text() == "after"
+    assert two.verified("thing").file("a.txt").read_text() == "after"
     assert len(list(one.all("thing"))) == 2
     assert not list(one.uploads.iterdir())
 
@@ -167,9 +168,9 @@ with MirroredStore(Path({str(one.root)!r}), "test", bucket=bucket).begin("thing"
     run.write_text("a.txt", "second")
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == 9
-    assert two.require("thing").file("a.txt").read_text() == "first"
+    assert two.verified("thing").file("a.txt").read_text() == "first"
     one.sweep()
-    assert two.require("thing").file("a.txt").read_text() == "second"
+    assert two.verified("thing").file("a.txt").read_text() == "second"
     assert len(list(two.all("thing"))) == 2
 
 
@@ -181,7 +182,7 @@ def test_what_another_machine_made_current_meanwhile_stays(
         make(one, "waits")
     make(two, "meanwhile")
     one.sweep()
-    assert one.require("thing").file("a.txt").read_text() == "meanwhile"
+    assert one.verified("thing").file("a.txt").read_text() == "meanwhile"
     assert len(list(two.all("thing"))) == 2
 
 
@@ -196,7 +197,7 @@ def test_a_server_that_is_slow_is_waited_for(
     seaweed.hold()
     later = threading.Timer(2, seaweed.go_on)
     later.start()
-    assert two.require("thing").file("a.txt").read_text() == "hello"
+    assert two.verified("thing").file("a.txt").read_text() == "hello"
     later.join()
 
 
@@ -218,7 +219,7 @@ def test_changed_bytes_in_the_bucket_are_never_loaded(
     one: MirroredStore, two: MirroredStore, name: str
 ) -> None:
     make(one, name)
-    artifact = one.require("thing")
+    artifact = one.verified("thing")
     key = f"thing/{artifact.folder.name}/{name}"
     data = bytearray(one.bucket.read(key) or b"")
     data[0] ^= 1
@@ -235,7 +236,7 @@ def test_a_purge_reaches_the_bucket_and_the_other_cache(
     one: MirroredStore, two: MirroredStore
 ) -> None:
     make(one)
-    theirs, mine = two.require("thing"), one.require("thing")
+    theirs, mine = two.verified("thing"), one.verified("thing")
     (one.root.parent / "purged.json").write_text("{}")
     one.share_log()
     mine.mark_purged("2026-11-27T00:00:00+00:00", ["a.txt"])
@@ -262,7 +263,7 @@ def test_half_uploads_of_a_machine_that_is_gone_are_cleared_after_a_day(
     assert two.sweep() == 0, "it may be going on"
     assert two.sweep(datetime.now(UTC) + timedelta(days=2)) == 2
     assert not [name for name in one.bucket.list() if name.startswith(run)]
-    assert two.require("thing")
+    assert two.verified("thing")
 
 
 def test_the_settings_and_stores(

@@ -17,12 +17,14 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import owned_name, sha256_file, write_json
 from fer_ml.base.processes import gone, owner
 from fer_ml.storage.store import Input, Receipt, Store, content_hash
+from tests.gates import GOOD
 from tests.machine import LINUX, POSIX
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "home", "test")
+    """An empty artifact root of things."""
+    return Store(tmp_path / "home", "test", demands=GOOD)
 
 
 def make(store: Store, text: str = "hello", asset: str = "thing") -> None:
@@ -124,20 +126,20 @@ def test_a_full_disk_is_reported_and_the_old_artifact_stays(store: Store, tmp_pa
 
 def test_consumers_demand_a_passing_receipt_for_exactly_these_bytes(store: Store) -> None:
     with pytest.raises(FerError, match="has not been made yet"):
-        store.require("thing")
+        store.verified("thing")
     make(store)
     with pytest.raises(FerError, match="no receipt of gate 'good'"):
-        store.require("thing", rules=["good"])
+        store.require("thing")
     artifact = store.current("thing")
     assert artifact
     store.write_receipt(artifact, receipt(store, passed=False))
     with pytest.raises(FerError, match="failed gate 'good'"):
-        store.require("thing", rules=["good"])
+        store.require("thing")
     store.write_receipt(artifact, receipt(store, sha256="f" * 64))
     with pytest.raises(FerError, match="no receipt"):
-        store.require("thing", rules=["good"])
+        store.require("thing")
     store.write_receipt(artifact, receipt(store))
-    assert store.require("thing", rules=["good"]).sha256 == artifact.sha256
+    assert store.require("thing").sha256 == artifact.sha256
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b'{"folder": 1}', b"[" * 100_000])
@@ -145,7 +147,7 @@ def test_a_pointer_that_is_none_is_told(store: Store, text: bytes) -> None:
     make(store)
     (store.home("thing") / "current.json").write_bytes(text)
     with pytest.raises(FerError, match="not a pointer to a run folder"):
-        store.require("thing")
+        store.verified("thing")
     assert store.torn() == ["thing: not a pointer to a run folder"]
 
 
@@ -168,7 +170,7 @@ def test_an_unreadable_receipt_is_no_receipt(store: Store) -> None:
     store.write_receipt(artifact, receipt(store))
     (artifact.folder / "receipts" / "good.json").write_bytes(b"{\xff}")
     with pytest.raises(FerError, match="no receipt"):
-        store.require("thing", rules=["good"])
+        store.require("thing")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "history.json"])
@@ -181,7 +183,7 @@ def test_one_flipped_byte_is_refused(store: Store, name: str) -> None:
     data[0] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(FerError, match=f"damaged: {name}"):
-        store.require("thing")
+        store.verified("thing")
 
 
 def test_an_edited_record_is_refused(store: Store) -> None:
@@ -195,7 +197,7 @@ def test_an_edited_record_is_refused(store: Store) -> None:
     record["files"]["a.txt"]["sha256"] = sha256_file(changed)
     path.write_text(json.dumps(record))
     with pytest.raises(FerError, match=r"record\.json was edited"):
-        store.require("thing")
+        store.verified("thing")
 
 
 def ended() -> str:
@@ -267,7 +269,7 @@ with module.Store(Path({str(store.root)!r}), "test").begin("thing") as run:
     done = subprocess.run([sys.executable, "-c", script])
     assert done.returncode == 9
     store.sweep()
-    held = store.require("thing")
+    held = store.verified("thing")
     assert held.file("a.txt").read_text() == ("first" if at == "rename" else "second")
     assert kept.is_dir() == (at == "rename"), "work in progress goes when its result is current"
     assert list(store.partial.iterdir()) == []
@@ -328,7 +330,7 @@ def test_a_clock_that_went_back_does_not_change_which_one_is_current(
 
     monkeypatch.setattr("fer_ml.storage.store.datetime", Back)
     make(store, "second")
-    held = store.require("thing")
+    held = store.verified("thing")
     assert held.file("a.txt").read_text() == "second"
     assert held.folder.name < max(path.name for path in store.home("thing").glob("2*"))
 
@@ -371,7 +373,7 @@ def test_a_record_that_names_files_elsewhere_is_refused(store: Store, name: str)
     record["files"][name] = record["files"]["a.txt"]
     path.write_text(json.dumps(record))
     with pytest.raises(FerError, match="no path below a folder"):
-        store.require("thing")
+        store.verified("thing")
 
 
 def test_a_link_in_a_run_folder_is_damage(store: Store, tmp_path: Path) -> None:
@@ -383,7 +385,7 @@ def test_a_link_in_a_run_folder_is_damage(store: Store, tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to(tmp_path / "same.txt")
     with pytest.raises(FerError, match="is a link"):
-        store.require("thing")
+        store.verified("thing")
 
 
 def test_json_is_written_atomically_and_refuses_nan(tmp_path: Path) -> None:
@@ -426,7 +428,7 @@ def test_two_processes_that_make_one_asset_at_once_mix_no_files(tmp_path: Path) 
         assert set(artifact.record.files) == {"shared", f"first_{me}", f"second_{me}"}
         assert artifact.file("shared").read_text() == me
         assert artifact.damage() is None
-    current = store.require("teacher", "RN18")
+    current = store.verified("teacher", "RN18")
     assert current.folder in {artifact.folder for artifact in made.values()}
     assert store.current_hash("teacher", "RN18") == current.sha256
     assert list((tmp_path / ".partial").iterdir()) == []

@@ -1,5 +1,8 @@
 """First weights are those that were promised, or nothing trains."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +179,25 @@ def test_tuning_moves_what_it_says(recipe: Training) -> None:
     assert moving["all"] == total
     assert total > moving["last_block"] > moving["head"] > 0
     assert 0 < moving["norm"] < total
+
+
+def test_imagenet_weights_without_a_network_are_an_error(tmp_path: Path) -> None:
+    # The hub is told that it is offline, as on a machine without a network.
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            "from fer_ml.recipes.builtin import paper\n"
+            "from fer_ml.training.models import build_model, first_weights\n"
+            "recipe = paper().students['ce']\n"
+            "first_weights(build_model(recipe), recipe)",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+    )
+    assert done.returncode != 0
+    assert "ImageNet weights of mobilenetv3_large_100 could not be fetched" in done.stderr

@@ -19,7 +19,7 @@ from PIL import Image
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import encode_png
-from fer_ml.recipes.profiles import SPLITS
+from fer_ml.recipes.profile import SPLITS
 from fer_ml.validation.report import validate_file
 from tests.machine import CASE, pipe
 

@@ -14,8 +14,9 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.identity import sample_hash
 from fer_ml.manifests.inspection import probe
 from fer_ml.manifests.schema import SCHEMA
-from fer_ml.recipes.profiles import SPLITS
-from fer_ml.storage.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES, Outcome
+from fer_ml.recipes.profile import SPLITS
+from fer_ml.storage.gates import Outcome
+from fer_ml.validation.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES
 from fer_ml.validation.report import see
 from fer_ml.validation.rules import Reference, Verdict, count_labels, judge_manifest
 from fer_ml.validation.table import read_table

@@ -1,0 +1,68 @@
+"""Telling Dagster what it does not know: partitions, artifacts made elsewhere, their verdicts."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+from sqlalchemy.exc import IntegrityError
+
+from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
+from fer_assets.dagster_private import DATA_VERSION_TAG
+from fer_assets.metadata import outcome_metadata
+from fer_assets.pipeline import Pipeline
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.store import Receipt
+
+
+def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
+    """Make experiments, models and adopted results known to Dagster; returns the new ones."""
+    profile = pipeline.profile
+    adopted = pipeline.partitions(pipeline.stage("adopted"))
+    tables = ((EXPERIMENTS, profile.experiments), (MODELS, profile.models), (ADOPTED, adopted))
+    return [
+        name for definition, names in tables for name in add_partitions(instance, definition, names)
+    ]
+
+
+def add_partitions(
+    instance: dg.DagsterInstance, definition: str, names: Iterable[str]
+) -> list[str]:
+    """Add what is not known yet. Another process may add the same in the same moment."""
+    while True:
+        known = set(instance.get_dynamic_partitions(definition))
+        new = [name for name in names if name not in known]
+        if not new:
+            return []
+        try:
+            instance.add_dynamic_partitions(definition, new)
+        except IntegrityError:
+            continue
+        return new
+
+
+def shown_version(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
+) -> str | None:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None), limit=1
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return None
+    return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+
+
+def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetCheckEvaluation:
+    outcome = Outcome(
+        receipt.rule,
+        receipt.passed,
+        receipt.value,
+        receipt.limit,
+        receipt.detail,
+        receipt.examples,
+    )
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=receipt.rule,
+        passed=receipt.passed,
+        metadata=outcome_metadata(gate, outcome),
+        severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
+    )

@@ -1,0 +1,109 @@
+"""``fer adopt``: a result that was made elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fer_assets.commands.common import ProfileOption, console, escape, open_pipeline
+from fer_ml.base.errors import FerError
+
+if TYPE_CHECKING:
+    from fer_ml.storage.store import Artifact
+
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="A run of a packed training, or of the first pipeline: a run folder, an "
+        "evaluation, a soft-label export, a manifest csv, a validation JSON",
+    ),
+]
+
+
+def adopt(
+    path: FolderArgument,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Partition of `adopted`; default: its own name")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Of a run folder: its weights, converted by fer convert"),
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of a manifest: folder of its images; may be given several times"),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of what was adopted by this name")
+    ] = False,
+    profile: ProfileOption = None,
+) -> None:
+    """Take a result that was made elsewhere into the lineage, without training again.
+
+    A run of a packed training becomes the asset that it was packed for; it must have been made from
+    the inputs and the recipe that are current here. Anything of the first pipeline becomes a
+    partition of `adopted`, with what its files contradict and what could not be verified.
+
+    Example: fer adopt runs/student_ce
+
+    Example: fer adopt old/dkd_20251223 --as dkd_20251223 --checkpoint converted.pt
+    """
+    from fer_assets.remote import adopt_foreign, adopt_run
+
+    packed = (path / "job.json").is_file()
+    if packed and (name or checkpoint or root or replace):
+        raise FerError(
+            "a run of a packed training becomes the asset that it was packed for",
+            where=path,
+            fix="leave out --as, --checkpoint, --root and --replace",
+        )
+    pipeline = open_pipeline(profile)
+    from fer_assets.storage import dagster_instance
+
+    with dagster_instance() as instance:
+        artifact = (
+            adopt_run(pipeline, path, instance)
+            if packed
+            else adopt_foreign(
+                pipeline,
+                path,
+                instance,
+                name=name,
+                checkpoint=checkpoint,
+                roots=root or (),
+                replace=replace,
+            )
+        )
+    _print_adopted(artifact)
+
+
+def _print_adopted(artifact: "Artifact") -> None:
+    from fer_assets.show import checks_text
+
+    console.print(f"{escape(artifact.key)} is now {artifact.sha256[:12]}")
+    for line in _adoption(artifact):
+        console.print(line, soft_wrap=True)
+    console.print(f"Gates: {checks_text(artifact)}")
+
+
+def _adoption(artifact: "Artifact") -> Iterator[str]:
+    """What an adopted result's examination found; nothing for one that was made here."""
+    from fer_ml.adoption import ADOPTION_FILE
+
+    if ADOPTION_FILE not in artifact.record.files:
+        return
+    told = artifact.read_json(ADOPTION_FILE)
+    files = f"{len(told['files'])} file{'s' * (len(told['files']) > 1)}"
+    yield f"Adopted: {told['kind']}, {files}, came as {escape(told['origin'])}."
+    if told["missing"]:
+        yield f"[yellow]missing[/] {escape(', '.join(told['missing']))}"
+    if told["left_out"]:
+        yield f"[dim]left out  {escape(', '.join(told['left_out']))}[/]"
+    failed = [check for check in told["checks"] if not check["holds"]]
+    yield f"{len(told['checks']) - len(failed)} of {len(told['checks'])} checks hold."
+    for check in failed:
+        yield f"[red]against[/] {check['check']}: {escape(check['detail'])}"
+    for what in told["unverified"]:
+        yield f"[yellow]unknown[/] {escape(what)}"

@@ -1,0 +1,55 @@
+"""``fer bench``: every performance figure of this project, measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fer_assets.commands.common import console
+from fer_ml.base.errors import FerError
+
+
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Benchmarks by their script's name; default: all")
+    ] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="Real faces as PNG, at any depth; default: drawn ones")
+    ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Clips with a face (*.gif), for the demo's figures")
+    ] = None,
+    docs: Annotated[Path | None, typer.Option(help="Write the page of figures there too")] = None,
+    trial: Annotated[
+        bool, typer.Option("--trial", help="Seconds instead of minutes: do the scripts work?")
+    ] = False,
+) -> None:
+    """Measure every performance figure that this project claims, on an idle machine.
+
+    Example: fer bench --faces data/ferplus --clips clips --docs docs/performance.md
+    """
+    from fer_assets import bench as suite
+    from fer_ml.base.settings import settings
+
+    here = settings()
+    given = {"faces": faces, "clips": clips, "yunet": here.yunet}
+    for name, place in given.items():
+        if place is not None and not place.exists():
+            raise FerError(f"--{name}: there is nothing", where=place)
+    places = {name: place.resolve() for name, place in given.items() if place is not None}
+    if trial and docs is not None:
+        raise FerError("a trial's figures say nothing: --trial and --docs exclude each other")
+    measured = suite.measure(
+        here.project,
+        suite.scripts(names or []),
+        places,
+        trial=trial,
+        tell=lambda line: console.print(line, markup=False, highlight=False),
+    )
+    if trial:
+        print("The scripts work; nothing was kept.")
+        return
+    artifact = suite.keep(measured, here.home)
+    print(f"{artifact.file(suite.PAGE)}  {artifact.sha256[:12]}")
+    if docs is not None:
+        suite.publish(artifact, docs)

@@ -1,0 +1,92 @@
+"""What the commands share: the console, their options, the pipeline of a profile."""
+
+import logging
+import os
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fer_assets.pipeline import Pipeline
+
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", "-p", help="Recipe to run: sample, ferplus, ferplus_ensemble, paper or own"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]
+
+
+class _Printer:
+    """rich's console, which is imported when something is printed."""
+
+    @cached_property
+    def _console(self) -> "Console":
+        from rich.console import Console
+
+        # A pipe has no width of its own; tables in a log file are not squeezed into 80 columns.
+        return Console(width=None if sys.stdout.isatty() else 140)
+
+    def print(self, *parts: object, **options: Any) -> None:
+        """As rich prints."""
+        self._console.print(*parts, **options)
+
+
+console = _Printer()
+
+
+def escape(text: str) -> str:
+    """Square brackets are markup to rich: teacher[RN18] must stay readable."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def table(*columns: str, title: str | None = None, show_header: bool = True) -> "Table":
+    """A table without lines, in the style of every command."""
+    from rich.table import Table
+
+    return Table(
+        *columns,
+        title=title,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=show_header,
+    )
+
+
+def open_pipeline(profile: str | None) -> "Pipeline":
+    """The pipeline of a profile, which child processes then find active too."""
+    from fer_assets.pipeline import Pipeline
+    from fer_ml.base.settings import settings
+
+    pipeline = Pipeline.open(profile)
+    os.environ["FER_PROFILE"] = pipeline.profile.name
+    settings.cache_clear()
+    os.environ.setdefault("DAGSTER_HOME", str(pipeline.settings.project / "dagster_home"))
+    return pipeline
+
+
+class _TqdmHandler(logging.Handler):
+    """Log lines that do not break a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        # A fault's own text comes at the end; where it arose stands in the log file.
+        tqdm.write(f"      {record.getMessage()}", file=sys.stderr)
+
+
+def show_progress() -> None:
+    """Log to the file of the day, and to the terminal between the progress bars."""
+    from fer_ml.base import logs
+
+    logs.start(_TqdmHandler())

@@ -1,0 +1,31 @@
+"""``fer convert``: a checkpoint of the first pipeline."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fer_assets.commands.common import console
+from fer_ml.base.errors import FerError
+
+
+def convert(
+    old: Annotated[Path, typer.Argument(help="Checkpoint of the first pipeline")],
+    new: Annotated[Path, typer.Argument(help="File to write")],
+    architecture: Annotated[str, typer.Option(help="timm's name, such as resnet18")],
+    teacher: Annotated[bool, typer.Option("--teacher", help="It has the ArcFace head")] = False,
+    size: Annotated[int, typer.Option(help="Side of its input in px")] = 224,
+    clahe_clip: Annotated[float, typer.Option(help="0: trained without CLAHE")] = 2.0,
+) -> None:
+    """Turn a checkpoint of the first pipeline into this platform's. Its code is not run.
+
+    Example: fer convert best.pt converted.pt --architecture resnet18 --teacher
+    """
+    from fer_ml.training.convert import convert_apart
+
+    if new.exists():
+        raise FerError("the file exists", where=new, fix="name a new one")
+    options = ["--architecture", architecture, "--size", str(size)]
+    options += ["--clahe-clip", str(clahe_clip), *(["--teacher"] if teacher else [])]
+    convert_apart(old, new, *options)
+    console.print(f"written: {new}")

@@ -1,0 +1,247 @@
+"""``fer demo``: a student on a camera, a video, a photo or in the browser, and its logs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fer_assets.commands.common import ProfileOption, console, show_progress
+from fer_assets.commands.session import compare_with_recording, run_shown
+from fer_assets.commands.student import bundle_folder
+from fer_ml.base.errors import FerError
+
+if TYPE_CHECKING:
+    from demo_app.detection import Detector
+    from demo_app.parameters import Parameters
+    from fer_ml.bundles.bundle import Bundle
+
+
+class _Subcommands(TyperGroup):
+    """Says what to type where no subcommand stands first, as in ``fer demo --web``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            kind = "option" if args[0].startswith("-") else "command"
+            meant = " or ".join(self._meant(args))
+            ctx.fail(f"No such {kind}: {args[0]}. The subcommand comes first: {meant}")
+        return super().parse_args(ctx, args)
+
+    def _meant(self, args: list[str]) -> list[str]:
+        """The subcommands that have the name of an option, or an argument of this name, or all."""
+        options = {arg.lstrip("-").partition("=")[0] for arg in args if arg.startswith("-")}
+        usages, meant = [], []
+        for name, command in self.commands.items():
+            arguments = [str(p.name) for p in command.params if p.param_type_name == "argument"]
+            usages.append(" ".join(["fer demo", name, *map(str.upper, arguments)]))
+            if options & {name, *arguments[:1]}:
+                meant.append(usages[-1])
+        return meant or usages
+
+
+app = typer.Typer(
+    cls=_Subcommands,
+    no_args_is_help=True,
+    help="Run a student on a camera, a video, a photo or in the browser; read its logs.",
+)
+
+BundleOption = Annotated[
+    Path | None, typer.Option(help="Bundle folder; default: the student that ships")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="With -p: fp32 (default), or fp16 or int8 where small_bundles offers it"),
+]
+DetectorOption = Annotated[
+    str, typer.Option(help="auto (yunet where FER_YUNET or doctor has its file), haar, yunet")
+]
+DetectWidthOption = Annotated[
+    int | None, typer.Option(help="Width in px at which the detector looks; default: its own")
+]
+DetectEveryOption = Annotated[int, typer.Option(help="Look for faces at every n-th frame")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="New folder for the log; default: outputs/demo/<time>")
+]
+RecordOption = Annotated[
+    bool, typer.Option("--record", help="Keep the raw frames too, so that they can be replayed")
+]
+HeadlessOption = Annotated[bool, typer.Option("--headless", help="No window, only the log")]
+MaxFramesOption = Annotated[int | None, typer.Option(help="Stop after so many frames")]
+SessionArgument = Annotated[Path, typer.Argument(metavar="SESSION", help="Folder of a session")]
+
+
+@app.command()
+def play(
+    video: Annotated[
+        Path,
+        typer.Argument(metavar="VIDEO", help="Video, GIF, folder of images or recorded session"),
+    ],
+    bundle: BundleOption = None,
+    precision: PrecisionOption = None,
+    detector: DetectorOption = "auto",
+    detect_width: DetectWidthOption = None,
+    detect_every: DetectEveryOption = 1,
+    out: OutOption = None,
+    record: RecordOption = False,
+    headless: HeadlessOption = False,
+    max_frames: MaxFramesOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Run a student on a video and log every frame. A recorded session is compared with its log.
+
+    It is the student that ships with the package, or with -p that of a profile.
+
+    Example: fer demo play clip.mp4
+
+    Example: fer demo play clip.avi -p sample --headless
+    """
+    student = _student(bundle, profile, precision)
+    finder = _detector(detector, detect_width)
+    start = _parameters(student, detect_every)
+    summary = run_shown(
+        video, student, finder, start, out, record=record, headless=headless, max_frames=max_frames
+    )
+    compare_with_recording(video, summary.out)
+
+
+@app.command()
+def camera(
+    number: Annotated[int, typer.Option(help="Which camera of this machine")] = 0,
+    bundle: BundleOption = None,
+    precision: PrecisionOption = None,
+    detector: DetectorOption = "auto",
+    detect_width: DetectWidthOption = None,
+    detect_every: DetectEveryOption = 1,
+    out: OutOption = None,
+    record: RecordOption = False,
+    headless: HeadlessOption = False,
+    max_frames: MaxFramesOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Run a student on a camera of this machine and log every frame.
+
+    Example: fer demo camera
+
+    Example: fer demo camera --number 1 --record
+    """
+    student = _student(bundle, profile, precision)
+    finder = _detector(detector, detect_width)
+    start = _parameters(student, detect_every)
+    run_shown(
+        number, student, finder, start, out, record=record, headless=headless, max_frames=max_frames
+    )
+
+
+@app.command()
+def web(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: a free one")] = 8765,
+    bundle: BundleOption = None,
+    precision: PrecisionOption = None,
+    detector: DetectorOption = "auto",
+    detect_width: DetectWidthOption = None,
+    detect_every: DetectEveryOption = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of recorded sessions; default: outputs/demo")
+    ] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Open a web page with the browser's camera, on this machine alone.
+
+    Example: fer demo web
+    """
+    from demo_app.web import serve
+    from fer_ml.base.settings import settings
+
+    student = _student(bundle, profile, precision)
+    serve(
+        student,
+        lambda: _detector(detector, detect_width),
+        _parameters(student, detect_every),
+        out or settings().home / "demo",
+        port=port,
+        on_ready=lambda link: print(f"Open {link}\nCtrl-C ends it.", flush=True),
+    )
+
+
+@app.command()
+def photo(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="One photo")],
+    bundle: BundleOption = None,
+    precision: PrecisionOption = None,
+    detector: DetectorOption = "auto",
+    detect_width: DetectWidthOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Print the faces of one photo, each with its label and place.
+
+    Example: fer demo photo face.jpg
+    """
+    from demo_app.photo import classify_photo
+
+    student = _student(bundle, profile, precision)
+    faces = classify_photo(photo, student, _detector(detector, detect_width))
+    for face in faces:
+        console.print(f"{face.raw_label} {max(face.probs):.2f} at {face.box_xyxy_px}")
+    if not faces:
+        console.print("no face found")
+
+
+@app.command()
+def score(session: SessionArgument) -> None:
+    """Print the key figures of a session, as JSON.
+
+    Example: fer demo score outputs/demo/20260101T101500
+    """
+    from demo_app.kpis import compute_kpis
+    from demo_app.logs import PER_FRAME_FILE
+
+    print(json.dumps(compute_kpis(session / PER_FRAME_FILE, None), indent=2))
+
+
+@app.command()
+def buffer(
+    session: SessionArgument,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="New folder for the training material")
+    ],
+    self_labelled: Annotated[
+        bool, typer.Option("--self-labelled", help="Take the model's own labels, not the manual")
+    ] = False,
+) -> None:
+    """Make training material of a recorded session's labelled faces.
+
+    Example: fer demo buffer outputs/demo/20260101T101500 buffer
+    """
+    from demo_app.buffer import BufferRule, build_buffer
+
+    rule = BufferRule(labels="self" if self_labelled else "manual")
+    print(json.dumps(build_buffer(session, out, rule), indent=2))
+
+
+def _student(bundle: Path | None, profile: str | None, precision: str | None) -> "Bundle":
+    """The student to run; recordings that are due are deleted first."""
+    from fer_ml.base.settings import settings
+    from fer_ml.bundles.bundle import load_bundle
+    from fer_ml.privacy.retention import delete_expired
+
+    show_progress()
+    delete_expired(settings().home, settings().config.keep_recordings_days)
+    student = load_bundle(bundle_folder(bundle, profile, precision))
+    console.print(f"Student: {student.card.name}, profile {student.card.profile}, {student.folder}")
+    return student
+
+
+def _detector(name: str, width: int | None) -> "Detector":
+    from demo_app.detection import make_detector
+    from fer_ml.base.settings import settings
+
+    return make_detector(name, settings().yunet, width)
+
+
+def _parameters(student: "Bundle", detect_every: int) -> "Parameters":
+    from demo_app.parameters import parameters_for
+
+    if not 1 <= detect_every <= 30:
+        raise FerError(f"--detect-every is {detect_every}", allowed="1 to 30")
+    return parameters_for(student.card).model_copy(update={"detect_every": detect_every})

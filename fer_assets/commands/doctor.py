@@ -1,0 +1,69 @@
+"""``fer doctor``: what this machine has and lacks."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fer_assets.commands.common import (
+    JsonOption,
+    ProfileOption,
+    console,
+    escape,
+    open_pipeline,
+    table,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fer_assets.doctor import Finding
+
+
+def doctor(
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+    fetch_detector: Annotated[
+        bool,
+        typer.Option("--fetch-detector", help="Download YuNet, the better face detector, first"),
+    ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Write a zip for a maintainer, without data, faces, names and secrets"),
+    ] = None,
+) -> None:
+    """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
+
+    Example: fer doctor --fetch-detector
+
+    Example: fer doctor --bundle for_the_maintainer.zip
+    """
+    from fer_assets.doctor import examine, fetch_yunet
+    from fer_ml.base.settings import settings
+
+    if fetch_detector:
+        print(f"YuNet is at {fetch_yunet(settings().home)}", file=sys.stderr)
+        settings.cache_clear()
+    pipeline = open_pipeline(profile)
+    findings = examine(pipeline)
+    if bundle is not None:
+        from fer_assets.support import write_bundle
+
+        names = write_bundle(pipeline, findings, bundle)
+        print(f"written: {bundle}, with {', '.join(names)}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in findings], indent=2))
+    else:
+        console.print(_table(findings))
+    if any(finding.state == "blocks" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _table(findings: "list[Finding]") -> "Table":
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "blocks": "[red]blocks[/]"}
+    rows = table("", "what", "found", "to do")
+    for finding in findings:
+        rows.add_row(marks[finding.state], finding.what, escape(finding.found), escape(finding.fix))
+    return rows

@@ -1,0 +1,257 @@
+"""``fer materialize``, and the tables that it ends with."""
+
+import gc
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fer_assets.commands.common import (
+    ProfileOption,
+    console,
+    escape,
+    open_pipeline,
+    show_progress,
+    table,
+)
+from fer_assets.stopping import Stopping
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
+    from fer_assets.pipeline import Pipeline
+    from fer_assets.planning import Failures, Made, Work
+    from fer_ml.storage.store import Artifact
+
+#: The file of an asset that people look at first.
+MAIN_FILES = (
+    "best.pt",
+    "softlabels.npz",
+    "benchmark.csv",
+    "comparison.json",
+    "error_analysis.html",
+    "model.onnx",
+    "report.md",
+    "claims.json",
+    "candidate_sessions.json",
+    "selection.json",
+    "ensemble.json",
+    "logits.npz",
+    "demo_kpis.json",
+    "per_frame.csv",
+    "manifest_validation_all.json",
+)
+
+
+def materialize(
+    profile: ProfileOption = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            help="Assets, partitions or groups, by commas, or Dagster's selection syntax: "
+            "+NAME makes what NAME needs too; default: all"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make also what is up to date")] = False,
+) -> None:
+    """Make whatever is missing or stale, in order, with all gates.
+
+    What fails stops what rests on it and nothing else. After Ctrl-C the same command goes on.
+
+    Example: fer materialize --profile sample --select "manifests,teacher[RN18]"
+
+    Example: fer materialize --select "+teacher[B3]"
+    """
+    with Stopping() as stopping:
+        _materialize(profile, select, force, stopping)
+    if stopping.signal is not None:
+        command = shlex.join(["fer", *sys.argv[1:]])
+        print(
+            "stopped: what was finished stays, and a training goes on from its last snapshot\n"
+            f"  go on: {command}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(128 + stopping.signal)
+
+
+def _materialize(profile: str | None, select: str | None, force: bool, stopping: Stopping) -> None:
+    started = time.monotonic()
+    # What is imported stays; to look for garbage in it would take a tenth of a run without work.
+    gc.disable()
+    from fer_ml.base.processor import check_processor
+
+    check_processor()
+    pipeline = open_pipeline(profile)
+    selection = None if select is None else pipeline.named(select)
+    if selection is not None:
+        from fer_assets.selection import require_inputs
+
+        require_inputs(pipeline, selection, force=force)
+    from fer_assets.planning import StageFailed
+    from fer_assets.running import materialize
+    from fer_assets.storage import dagster_instance
+
+    show_progress()
+
+    def on_work(work: "Work") -> None:
+        gc.enable()
+        stopping.obey()
+        for target, reason in work.make.items():
+            console.print(f"[bold]make[/bold]  {escape(target.label)} [dim]({escape(reason)})[/]")
+        for target in work.judge:
+            console.print(f"[bold]judge[/bold] {escape(target.label)} [dim](no receipt yet)[/]")
+
+    failed = None
+    with dagster_instance() as instance:
+        try:
+            done = materialize(pipeline, instance, select=selection, force=force, on_work=on_work)
+        except StageFailed as error:
+            failed, done = error, error.done
+        except KeyboardInterrupt:
+            pipeline.store.sweep_own()
+            raise
+    total = sum(map(selection or pipeline.standard, pipeline.targets()))
+    seconds = time.monotonic() - started
+    if not done and failed is None:
+        console.print(f"All {total} targets are up to date; nothing to do ({seconds:.1f} s).")
+        return
+    _print_made(done)
+    console.print(f"{len(done)} of {total} targets made or judged in {seconds:.0f} s.")
+    if failed is not None:
+        left = (*failed.failures.faults, *failed.failures.lost)
+        # What was made is not to be forced again.
+        again = ",".join(target.label for target in left) if force else select
+        command = pipeline.command(select=again, force=force)
+        print(_failures(failed.failures, command), file=sys.stderr)
+        raise typer.Exit(1)
+    for part in _closing(pipeline):
+        console.print(part)
+    console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
+
+
+def _print_made(done: "list[Made]") -> None:
+    if done:
+        console.print(_made_table(done))
+    for line in _warnings(done):
+        console.print(line)
+
+
+def _made_table(done: "list[Made]") -> "Table":
+    """One row for each target: rows or steps, time, peak memory, file, hash, checks."""
+    from fer_assets.show import checks_text
+
+    made_table = table()
+    made_table.add_column("asset", overflow="fold")
+    for name in ("rows", "steps", "s", "MB"):
+        made_table.add_column(name, justify="right", no_wrap=True)
+    made_table.add_column("file", overflow="fold")
+    for name in ("sha256", "checks"):
+        made_table.add_column(name, no_wrap=True)
+    for made in done:
+        record = made.artifact.record
+        made_table.add_row(
+            escape(made.target.label),
+            _cell(record.summary.get("rows", record.summary.get("frames"))),
+            _cell(record.summary.get("steps")),
+            f"{record.seconds:.1f}",
+            _cell(record.summary.get("peak_memory_mb")),
+            _main_file(made.artifact),
+            made.artifact.sha256[:10],
+            checks_text(made.artifact),
+        )
+    return made_table
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _main_file(artifact: "Artifact") -> str:
+    """The file of an artifact that people look at first."""
+    for name in MAIN_FILES:
+        if name in artifact.record.files:
+            return name
+    manifests = [
+        name
+        for name in artifact.record.files
+        if name.endswith(".csv") and not name.startswith(("quarantine", "excluded"))
+    ]
+    return (manifests or list(artifact.record.files))[0]
+
+
+def _warnings(done: "list[Made]") -> Iterator[str]:
+    """A line for each gate that did not pass; blocking ones never get here."""
+    for made in done:
+        for receipt in made.artifact.receipts().values():
+            if not receipt.passed:
+                yield (
+                    f"[yellow]note[/] {escape(made.target.label)}: {receipt.rule} is "
+                    f"{receipt.value}, limit {receipt.limit}. {escape(receipt.detail)}"
+                )
+
+
+def _failures(failed: "Failures", command: str) -> str:
+    """What failed and why, what was not made because of it, and how to go on."""
+    faults: dict[str, list[str]] = {}
+    for target, fault in failed.faults.items():
+        faults.setdefault(str(fault), []).append(target.label)
+    lines = [f"error: {fault}\n  failed: {', '.join(labels)}" for fault, labels in faults.items()]
+    lost: dict[str, list[str]] = {}
+    for target, below in failed.lost.items():
+        lost.setdefault(", ".join(t.label for t in below), []).append(target.label)
+    lines += [
+        f"not made, since it rests on {on}: {', '.join(labels)}" for on, labels in lost.items()
+    ]
+    return "\n".join([*lines, f"When that is mended, go on with: {command}"])
+
+
+def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
+    """The benchmark, then one claim traced to its sources."""
+    from fer_assets.show import trace_of, trace_tree
+
+    benchmark = pipeline.store.current("benchmark")
+    if benchmark is not None:
+        yield _benchmark_table(benchmark, synthetic=pipeline.profile.drawn)
+    claims = pipeline.store.current("report_claims")
+    if claims is not None:
+        held = claims.read_json("claims.json")
+        yield (
+            f"{held['counts']['grounded']} of {len(held['claims'])} claims grounded. One of them, "
+            "traced:"
+        )
+        yield trace_tree(trace_of(pipeline, held["claims"][-1]["id"]))
+
+
+def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
+    """Macro-F1 by model and evaluation set; n and split stand in the header."""
+    held = benchmark.read_json("benchmark.json")
+    entries = held["entries"]
+    kind = " [yellow](drawn faces: synthetic, never a result)[/]" if synthetic else ""
+    scores = table("model", title=f"macro-F1, raw{kind}")
+    apart: dict[tuple[str, str], str] = {}
+    first = next(iter(entries.values()))
+    sets = {name: entry for name, entry in first.items() if name not in held["same_rows"]}
+    for name, entry in sets.items():
+        chosen = ", selects" if entry["selection_split"] else ""
+        scores.add_column(f"{name}\n{entry['split']}{chosen}, n={entry['n']}", justify="right")
+        for other in held["tables"][name][1:]:
+            apart |= {(model, name): ", ".join(other["why_apart"]) for model in other["names"]}
+    scores.add_column("ECE scaled\ntest_all_sources", justify="right")
+    for model, cells in entries.items():
+        scores.add_row(
+            model,
+            *(
+                f"{cells[name]['raw']['macro_f1']:.3f}{'*' * ((model, name) in apart)}"
+                for name in sets
+            ),
+            f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
+        )
+    if apart:
+        told = "\n".join(dict.fromkeys(f"{name}: {why}" for (_, name), why in apart.items()))
+        scores.caption = f"* not to be compared with the first row. {told}"
+        scores.caption_justify = "left"
+    return scores

@@ -1,0 +1,41 @@
+"""``fer migrate``: what an earlier version left."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fer_assets.commands.common import ProfileOption, console, escape, open_pipeline
+
+
+def migrate(
+    profile: ProfileOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change; change nothing")
+    ] = False,
+) -> None:
+    """Bring fer.toml, claims files and Dagster's database of an earlier version along.
+
+    Files in the artifact root stay as they are: they are read as they are, or made again, which is
+    told. Each old file is kept beside the new one.
+
+    Example: fer migrate --dry-run
+    """
+    from fer_assets.migrating import changes, made_again
+    from fer_ml.base.settings import settings
+
+    here = settings()
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(here.project / "dagster_home")))
+    found = list(changes(here, home))
+    for change in found:
+        word = "would change" if dry_run else "change"
+        console.print(f"{word} {escape(str(change.where))}: {change.what}", soft_wrap=True)
+        if not dry_run:
+            change.carry_out()
+    if not found:
+        console.print("Nothing to migrate.")
+    settings.cache_clear()
+    # A profile that this version refuses must not keep the rest from being brought along.
+    for label, why in made_again(open_pipeline(profile)):
+        console.print(f"fer materialize makes again: {escape(label)} ({why})", soft_wrap=True)

@@ -1,0 +1,95 @@
+"""``fer purge``: a photo, a person, a source or a session, taken out."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fer_assets.commands.common import JsonOption, console, escape, table
+from fer_ml.base.errors import FerError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fer_assets.purging import Plan
+
+
+def purge(
+    photo: Annotated[
+        str | None,
+        typer.Option(help="One photo: hash of it or of a sample, image_path, or an image file"),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="The same, with every photo of its group: near-duplicates in any source"),
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="A whole source")] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(help="A recorded session's folder, and photos that a buffer took from it"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Carry it out; without it nothing is")] = False,
+    reason: Annotated[
+        str, typer.Option(help="For the log; name nobody in it")
+    ] = "consent withdrawn",
+    as_json: JsonOption = False,
+) -> None:
+    """Take a photo, its group, a source or a session out of every profile; say what rested on it.
+
+    Example: fer purge --group 3f1c9a0be2d45c77
+
+    Example: fer purge --source my_faces --reason "licence ended" --yes
+    """
+    from fer_assets import purging
+    from fer_ml.base.settings import settings
+
+    named = {"photo": photo, "group": group, "source": source, "session": session}
+    chosen = {kind: value for kind, value in named.items() if value is not None}
+    if len(chosen) != 1:
+        raise FerError(
+            f"{len(chosen)} things to purge are named", allowed="one of " + _options(named)
+        )
+    ((kind, value),) = chosen.items()
+    plan = purging.plan(settings(), kind, str(value))
+    if yes:
+        purging.carry_out(settings(), plan, reason)
+    if as_json:
+        print(json.dumps(plan.to_json(carried_out=yes), indent=2))
+        return
+    for part in _parts(plan, carried_out=yes):
+        console.print(part, soft_wrap=True)
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | str]":
+    """What a purge removes or removed, what is left to its user, and what rests on it."""
+    profiles = table("profile")
+    for name in ("faces", "images of the pool", "sheets, pages, thumbs", "rest on it"):
+        profiles.add_column(name, justify="right")
+    for part in plan.found:
+        sheets = sum(len(names) for names in part.faces.values())
+        figures = (part.samples, len(part.pool), sheets, len({a.key for a in part.resting}))
+        profiles.add_row(escape(part.store.profile), *map(str, figures))
+    yield profiles
+    done = "removed" if carried_out else "would be removed"
+    caches = sum(len(part.caches) for part in plan.found)
+    recorded = "".join(f", session {folder.name}" for folder in plan.wanted.folders)
+    yield escape(f"{len(plan.files) - caches} files and {caches} caches {done}{recorded}.")
+    if plan.resting:
+        yield escape(f"Rest on it, and are stale then: {', '.join(plan.resting)}.")
+    for profile, claims in plan.claims.items():
+        if claims:
+            yield escape(f"Claims of {profile} on it: {', '.join(claims)}.")
+    for path in plan.raw:
+        yield f"[yellow]still in the raw folder[/] {escape(str(path))}"
+    if plan.raw:
+        yield "Remove these yourself. They are kept out of every manifest made from now on."
+    if carried_out:
+        yield "Make what is stale again: fer materialize. What was done stands in purged.json."
+    else:
+        yield "[bold]Nothing was changed.[/] To carry it out, add --yes."

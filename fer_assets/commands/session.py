@@ -1,0 +1,86 @@
+"""A session of the demo, in a window or without one, and what the terminal says of it."""
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_assets.commands.common import console, escape
+
+if TYPE_CHECKING:
+    from demo_app.detection import Detector
+    from demo_app.parameters import Parameters
+    from demo_app.session import SessionSummary
+    from fer_ml.bundles.bundle import Bundle
+
+
+def run_shown(
+    source: Path | int,
+    student: "Bundle",
+    detector: "Detector",
+    parameters: "Parameters",
+    out: Path | None,
+    *,
+    record: bool,
+    headless: bool,
+    max_frames: int | None,
+) -> "SessionSummary":
+    """Run a session, in a window or without one, and print what came of it."""
+    from demo_app.session import run_session
+    from fer_ml.base.settings import settings
+
+    folder = out or settings().home / "demo" / time.strftime("%Y%m%dT%H%M%S")
+    if headless:
+        view: Any = nullcontext()
+    else:
+        from demo_app.window import Window
+
+        view = Window()
+    with view as shown:
+        summary = run_session(
+            source,
+            student,
+            detector,
+            folder,
+            parameters,
+            max_frames=max_frames,
+            view=shown,
+            record=record,
+        )
+    _print_summary(summary)
+    return summary
+
+
+def _print_summary(summary: "SessionSummary") -> None:
+    times = (
+        "too short to time"
+        if summary.frame_ms_p50 is None
+        else f"{summary.frame_ms_p50:.1f} ms a frame (p95 {summary.frame_ms_p95:.1f})"
+    )
+    console.print(
+        f"{summary.frames} frames, {summary.faces} faces, {times}; detector {summary.detector}; "
+        f"log in {summary.out}"
+    )
+    if summary.ended == "cut_short":
+        stated = "" if summary.frames_stated is None else f" of the {summary.frames_stated} stated"
+        console.print(
+            f"[yellow]{escape(summary.input)} ended early[/], after {summary.frames} frames"
+            f"{stated}: the camera went away, or the file is damaged; the log is complete up to "
+            "there"
+        )
+
+
+def compare_with_recording(session: Path, replay: Path) -> None:
+    """Print the replay half of the dual gate where ``session`` is a recorded one."""
+    from demo_app.kpis import compute_kpis
+    from demo_app.logs import PER_FRAME_FILE
+    from fer_assets.stages.demo_kpis import replay_gate
+
+    if not (session / PER_FRAME_FILE).is_file():
+        return
+    now, before = (compute_kpis(folder / PER_FRAME_FILE, None) for folder in (replay, session))
+    for outcome in replay_gate(now, before):
+        mark = "[green]ok[/]" if outcome.passed else "[yellow]worse[/]"
+        console.print(
+            f"{mark} {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
+        )

@@ -1,0 +1,39 @@
+"""Which student a command runs: a named bundle, a profile's own, or the one that ships."""
+
+from pathlib import Path
+
+from fer_ml.base.errors import FerError
+
+
+def bundle_folder(bundle: Path | None, profile: str | None, precision: str | None = None) -> Path:
+    """The named bundle, the student of a named profile, or the one that ships."""
+    if profile is None:
+        if precision is not None:
+            raise FerError(
+                "--precision is of a profile's student", fix="name the profile too: -p NAME"
+            )
+        from demo_app.shipped import SHIPPED
+
+        return bundle or SHIPPED
+    if bundle is not None:
+        raise FerError("--bundle and --profile name two students", fix="give one of them")
+    return _bundle_of_profile(profile, precision or "fp32")
+
+
+def _bundle_of_profile(profile: str, precision: str) -> Path:
+    from fer_assets.pipeline import Pipeline
+
+    store = Pipeline.open(profile).store
+    if precision == "fp32":
+        return store.require("student_bundle").folder
+    small = store.require("small_bundles")
+    offered = [p for p in ("fp16", "int8") if f"{p}/card.json" in small.record.files]
+    if precision not in offered:
+        raise FerError(
+            f"precision {precision!r} is not offered: macro-F1 lost "
+            f"{small.record.summary.get(f'{precision}_macro_f1_lost')}, latency "
+            f"{small.record.summary.get(f'{precision}_latency_ratio')} times that of fp32",
+            where=small.folder,
+            allowed=", ".join(("fp32", *offered)),
+        )
+    return small.folder / precision

@@ -1,0 +1,104 @@
+"""``fer validate``: any manifest CSV, judged."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fer_assets.commands.common import JsonOption, console, escape, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def validate(
+    manifest: Annotated[Path, typer.Argument(help="Manifest CSV")],
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder that the images lie below; may be given several times"),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Decode also what has not changed since the last time")
+    ] = False,
+    findings: Annotated[
+        Path | None, typer.Option(help="Write every finding to this CSV, not only examples")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge any manifest CSV: every row, every image. Exit code 2 when a blocking gate fails.
+
+    Paths may be relative to a root or to the project, or absolute ones of another machine: which
+    base was found for which paths is told.
+
+    Example: fer validate my_manifest.csv --root my_images
+    """
+    from fer_ml.base.files import private_folder
+    from fer_ml.base.settings import settings
+    from fer_ml.validation.report import validate_file
+
+    private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
+    report = validate_file(
+        manifest,
+        root or [manifest.resolve().parent],
+        settings().home / ".validate",
+        since=time.time() if full else 0.0,
+    )
+    if findings is not None:
+        import polars as pl
+
+        from fer_ml.base.files import write_atomic
+        from fer_ml.validation.rules import FINDINGS_SCHEMA
+
+        every = pl.DataFrame(report["findings"], schema=FINDINGS_SCHEMA)
+        write_atomic(findings, every.write_csv().encode())
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        console.print(_rules(report))
+        for line in _verdict(report):
+            console.print(line)
+    if not report["passed"]:
+        raise typer.Exit(2)
+
+
+def _rules(report: dict[str, Any]) -> "Table":
+    """Each rule with the number of its findings, and the first of them."""
+    rules = table(
+        title=f"{report['manifest']}: {report['rows_total']:,} rows, "
+        f"{report['rows_valid']:,} of them usable",
+    )
+    for name in ("", "rule", "found", "first example"):
+        rules.add_column(name, overflow="fold")
+    for rule, outcome in report["rules"].items():
+        mark = "[green]ok[/]"
+        if not outcome["passed"]:
+            mark = "[red]red[/]" if outcome["blocking"] else "[yellow]note[/]"
+        example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
+        rules.add_row(mark, rule, f"{outcome['value']:,}", escape(example))
+    return rules
+
+
+def _verdict(report: dict[str, Any]) -> Iterator[str]:
+    """How the images were checked, what the paths are relative to, and the verdict."""
+    from fer_ml.manifests.inspection import how_checked
+    from fer_ml.validation.gates import MANIFEST_GATES
+
+    yield escape(f"Images: {how_checked(report['checked'])}.")
+    for base in report["bases"]:
+        cut = f", its first {base['cut']} folders taken away" if base["cut"] else ""
+        where = f"below {base['root']}{cut}" if base["root"] else "nowhere"
+        yield escape(f"Paths {base['start']}... ({base['rows']:,} rows): found {where}.")
+    twins = sum(held["with_twin"] for held in report["test_twins"].values())
+    tests = sum(held["test_rows"] for held in report["test_twins"].values())
+    if tests:
+        yield f"Test rows with a twin in another split: {twins:,} of {tests:,}."
+    red = [
+        rule for rule, held in report["rules"].items() if held["blocking"] and not held["passed"]
+    ]
+    for rule in red:
+        fix = next(gate.fix for gate in MANIFEST_GATES if gate.rule == rule)
+        yield f"[red]{rule}[/]: {escape(fix)}"
+    yield "[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]"

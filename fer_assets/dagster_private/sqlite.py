@@ -1,0 +1,36 @@
+"""Dagster's SQLite storage, which ``fer_assets.storage`` extends: it has no public base class.
+
+Apart from the rest because it takes a third of the time in which a code location loads, and the
+code location does not need it.
+"""
+
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
+    INDEX_SHARD_NAME,
+    SqliteEventLogStorage,
+)
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite_storage import (
+    DagsterSqliteStorage,
+    SqliteStorageConfig,
+    _event_logs_directory,
+)
+from dagster._serdes import ConfigurableClassData
+
+event_logs_directory = _event_logs_directory
+
+__all__ = [
+    # A storage named in dagster.yaml describes itself by it.
+    "INDEX_SHARD_NAME",
+    "SQLITE_BUSY_TIMEOUT_SECONDS",
+    "ConfigurableClassData",
+    "DagsterSqliteStorage",
+    "DagsterStorage",
+    # Output of steps is in our own logs: nothing is kept twice.
+    "NoOpComputeLogManager",
+    # Where the rows of a purged run lie, which have to go with their bytes.
+    "SqliteEventLogStorage",
+    "SqliteStorageConfig",
+    "event_logs_directory",
+]

@@ -1,0 +1,198 @@
+"""Making and judging one target of the lineage, from gated inputs. Imports no Dagster."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fer_assets.lineage import Lineage, Target
+from fer_assets.staleness import stale
+from fer_assets.tracing import span
+from fer_ml.base.cost import COSTS
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import owned_name
+from fer_ml.base.logs import belongs_to
+from fer_ml.base.settings import settings
+from fer_ml.recipes.loading import load_profile
+from fer_ml.storage.gates import Outcome
+from fer_ml.storage.job import Job
+from fer_ml.storage.mirror import open_store
+from fer_ml.storage.store import Artifact, Input, Receipt, RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pipeline(Lineage):
+    """A lineage that can be made."""
+
+    @classmethod
+    def open(cls, profile: str | None = None) -> "Pipeline":
+        """The pipeline that the environment and ``fer.toml`` describe."""
+        here = settings()
+        loaded = load_profile(here, profile)
+        return cls(here, loaded, open_store(here, loaded.name))
+
+    def looking_again(self, since: float) -> "Pipeline":
+        """This pipeline for a full pass: looks at files before ``since`` (s) do not count."""
+        return replace(self, store=replace(self.store, looked_since=since))
+
+    def job(
+        self,
+        target: Target,
+        without: Collection[Target] = (),
+        needs: Collection[Target] | None = None,
+    ) -> tuple[Job[Any], list[Input]]:
+        """What the build function of a target is given, from gated inputs, and its inputs.
+
+        Inputs ``without`` which it must do, since they are still to be made, are left out;
+        ``needs`` take the place of those that the stage declares.
+        """
+        stage = self.stage(target.asset)
+        self.store.fetch_log()
+        # A partition that the profile does not train is refused before its inputs are looked at.
+        recorded = self.recipe(target)
+        inputs = {
+            need.label: self.store.require(need.asset, need.partition)
+            for need in (self.needed(target) if needs is None else needs)
+            if need not in without
+        }
+        declared = [artifact.as_input() for artifact in inputs.values()]
+        paths = {
+            "video": self.demo_video(),
+            "claims": self.claims_file(),
+            "report": self.report_template(),
+        }
+        if self.settings.yunet is not None:
+            paths["yunet"] = self.settings.yunet
+        session = self.demo_session()
+        if session is not None:
+            paths["session"] = session
+        if stage.partitions == "models":
+            paths["model"] = self.model_path(str(target.partition))
+        if stage.raw is not None:
+            raw = self.raw_input(stage.raw)
+            declared.append(raw)
+            paths[raw.asset] = Path(str(raw.root))
+        job = Job(
+            asset=target.asset,
+            partition=target.partition,
+            store=self.store,
+            recipe=stage.recipe(self.profile, target.partition),
+            inputs=inputs,
+            paths=paths,
+            device=self.settings.device,
+            processes=self.settings.processes,
+            code_version=stage.code_version,
+            recorded=recorded,
+        )
+        return job, declared
+
+    def make(
+        self,
+        target: Target,
+        run_id: str | None = None,
+        build: Callable[[RunFolder, Job[Any]], None] | None = None,
+        needs: Collection[Target] | None = None,
+    ) -> Artifact:
+        """Materialize one target from gated inputs; returns the new current artifact.
+
+        ``build`` takes the place of the stage's own function, and ``needs`` that of its declared
+        inputs, for results made elsewhere.
+        """
+        stage = self.stage(target.asset)
+        with self._step("make", target, run_id) as known:
+            log.info("%s: started", target.label)
+            job, declared = self.job(target, needs=needs)
+            with self.store.begin(
+                target.asset,
+                target.partition,
+                inputs=declared,
+                recipe=dict(job.recorded),
+                code_version=stage.code_version,
+                run_id=run_id,
+            ) as run:
+                (build or stage.build)(run, job)
+            artifact = self.store.current(target.asset, target.partition)
+            assert artifact is not None
+            cost = {key: artifact.record.summary[key] for key in COSTS}
+            known |= {"sha256": artifact.sha256, **cost}
+            log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
+        return artifact
+
+    def place_images(self, raw: dict[str, str]) -> None:
+        """Link the images of manifests that another machine made, out of the raw folders here."""
+        for source in self.profile.sources:
+            target = Target(f"manifest/{source.name}")
+            here = (self.store.root / "cleaned" / source.name).is_dir()
+            if here or source.name not in raw or stale(self, target, raw) is not None:
+                continue
+            log.info("placing the images of %s", source.name)
+            again = RunFolder(self.store.partial / owned_name())
+            try:
+                self.stage(target.asset).build(again, self.job(target)[0])
+            finally:
+                shutil.rmtree(again.folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _step(self, what: str, target: Target, run_id: str | None) -> Iterator[dict[str, Any]]:
+        """One step: what is logged in it carries its names, and it is a span."""
+        names = {
+            "profile": self.profile.name,
+            "run": run_id,
+            "asset": target.asset,
+            "partition": target.partition,
+        }
+        with belongs_to(**names, step=what), span(f"{what} {target.label}", run_id, names) as known:
+            try:
+                yield known
+            except Exception:
+                log.exception("%s: failed", target.label)
+                raise
+
+    def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
+        """Run the gates of a target's current artifact and write their receipts."""
+        with self._step("judge", target, run_id) as known:
+            outcomes, sha256 = self._judge(target, run_id)
+            known |= {"sha256": sha256, **{f"gate.{o.rule}": o.passed for o in outcomes}}
+            failed = [outcome.rule for outcome in outcomes if not outcome.passed]
+            passed = f"{len(outcomes) - len(failed)} of {len(outcomes)} gates passed"
+            lost = f", not {', '.join(failed)}" if failed else ""
+            log.info("%s: %s%s", target.label, passed, lost)
+        return outcomes
+
+    def _judge(self, target: Target, run_id: str | None) -> tuple[list[Outcome], str]:
+        stage = self.stage(target.asset)
+        artifact = self.store.verified(target.asset, target.partition)
+        limits = stage.limits(self.profile)
+        outcomes = stage.judge(artifact, self.store, limits)
+        gates = {gate.rule: gate for gate in stage.gates_by(self.profile)}
+        if set(gates) != {outcome.rule for outcome in outcomes}:
+            raise FerError(
+                f"{target.label} was judged by {sorted(o.rule for o in outcomes)}",
+                allowed=", ".join(sorted(gates)),
+            )
+        for outcome in outcomes:
+            self.store.write_receipt(
+                artifact,
+                Receipt(
+                    asset=target.asset,
+                    partition=target.partition,
+                    artifact_sha256=artifact.sha256,
+                    rule=outcome.rule,
+                    blocking=gates[outcome.rule].blocking,
+                    passed=outcome.passed,
+                    value=outcome.value,
+                    limit=outcome.limit,
+                    detail=outcome.detail,
+                    examples=outcome.examples,
+                    checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                    run_id=run_id,
+                    judged_by=limits.recorded(),
+                ),
+            )
+        return outcomes, artifact.sha256

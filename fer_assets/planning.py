@@ -1,0 +1,159 @@
+"""What has to be made now, batch by batch, and what is left out because of what failed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+
+from fer_assets.dagster_private import DATA_VERSION_TAG
+from fer_assets.lineage import Target
+from fer_assets.pipeline import Pipeline
+from fer_assets.stage import GROUPS
+from fer_assets.staleness import stale, too_slow, unjudged
+from fer_ml.base.errors import FerError
+from fer_ml.sources.raw import ensure_raw
+from fer_ml.storage.store import Artifact
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run to start: a stage's job, with the targets to make and those only to judge."""
+
+    job: str
+    partition: str | None
+    make: dict[Target, str]
+    judge: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One target that was made or judged, and why."""
+
+    target: Target
+    reason: str
+    artifact: Artifact
+
+
+@dataclass
+class Failures:
+    """What could not be made: the fault of each target that failed, and what rests on these.
+
+    ``lost`` are the targets that were left out, each with those that failed among what it is made
+    of, at any distance.
+    """
+
+    faults: dict[Target, FerError] = field(default_factory=dict)
+    lost: dict[Target, list[Target]] = field(default_factory=dict)
+
+    def note(self, target: Target, error: FerError | OSError) -> None:
+        """``target`` has failed, be it that the system refuses to read what is there."""
+        if isinstance(error, OSError):
+            error = FerError(
+                f"cannot be read: {error.strerror or error}",
+                where=error.filename,
+                fix="make it readable again (disk, network folder, permissions)",
+            )
+        self.faults[target] = error
+
+    def below(self, needed: Iterable[Target]) -> list[Target]:
+        """Those that failed among ``needed`` and what these are made of."""
+        found = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
+        return list(dict.fromkeys(target for targets in found for target in targets))
+
+    def __contains__(self, target: Target) -> bool:
+        return target in self.faults or target in self.lost
+
+
+class StageFailed(FerError):
+    """Something could not be made or did not pass a gate; the first fault is its text.
+
+    ``done`` was made all the same, and ``failures`` are all that was not.
+    """
+
+    def __init__(self, failures: Failures, done: Sequence[Made] = ()) -> None:
+        first = next(iter(failures.faults.values()))
+        super().__init__(first.what, where=first.where, allowed=first.allowed, fix=first.fix)
+        self.failures = failures
+        self.done = list(done)
+
+
+def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures) -> dict[str, str]:
+    """Fingerprint the raw folders, note each change in Dagster, and return them by source.
+
+    The manifest of a source that is not there has failed.
+    """
+    ensure_raw(pipeline.profile, pipeline.store)
+    found = {}
+    for source in pipeline.profile.sources:
+        try:
+            item = pipeline.raw_input(source.name)
+        except (FerError, OSError) as error:
+            failures.note(Target(f"manifest/{source.name}"), error)
+            continue
+        found[source.name] = item.sha256
+        key = dg.AssetKey(item.asset.split("/"))
+        latest = instance.fetch_observations(key, limit=1).records
+        noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
+        if noted != item.sha256:
+            instance.report_runless_asset_event(
+                dg.AssetObservation(
+                    key,
+                    tags={DATA_VERSION_TAG: item.sha256},
+                    metadata={"root": dg.MetadataValue.path(str(Path(str(item.root))))},
+                )
+            )
+    return found
+
+
+def batches(pipeline: Pipeline, selected: Iterable[Target]) -> list[list[Target]]:
+    """The targets grouped by stage and partition, in an order in which each follows its inputs."""
+    grouped: dict[tuple[str, str | None], list[Target]] = {}
+    for target in selected:
+        group = pipeline.stage(target.asset).group
+        grouped.setdefault((group, target.partition), []).append(target)
+    return list(grouped.values())
+
+
+def plan(
+    pipeline: Pipeline,
+    batch: list[Target],
+    raw: Mapping[str, str],
+    failures: Failures,
+    damages: Mapping[Path, str | None],
+    *,
+    force: bool,
+) -> Work | None:
+    """What has to be done for one batch now, or ``None`` when it is up to date.
+
+    What rests on something that failed is left out; a target that cannot be looked at has failed.
+    """
+    make: dict[Target, str] = {}
+    judge = []
+    for target in batch:
+        try:
+            needed = pipeline.needed(target)
+            if target in failures or leave_out(failures, target, needed):
+                continue
+            reason = "forced" if force else stale(pipeline, target, raw, damages)
+            above = [need.label for need in needed if need in make]
+            reason = reason or (f"follows {', '.join(above)}" if above else None)
+            reason = reason or too_slow(pipeline, target)
+            if reason is not None:
+                make[target] = reason
+            elif unjudged(pipeline, target):
+                judge.append(target)
+        except (FerError, OSError) as error:
+            failures.note(target, error)
+    if not make and not judge:
+        return None
+    group = pipeline.stage(batch[0].asset).group
+    return Work(GROUPS[group].job, batch[0].partition, make, tuple(judge))
+
+
+def leave_out(failures: Failures, target: Target, needed: Iterable[Target]) -> bool:
+    """Note ``target`` as lost if it rests on what failed; whether it does."""
+    below = failures.below(needed)
+    if below:
+        failures.lost[target] = below
+    return bool(below)

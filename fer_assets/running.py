@@ -1,0 +1,214 @@
+"""What has to be made, and making it: the work behind ``fer materialize`` and job ``everything``.
+
+Groups of assets run one after the other, each as a Dagster run of its stage's job, in this process.
+After each run the next group is planned anew, so that an unchanged result makes no later group
+stale.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache
+from uuid import uuid4
+
+import dagster as dg
+
+from fer_assets.abandoned import PROCESS_TAG, fail_abandoned
+from fer_assets.announcing import register_partitions, shown_version, verdict_event
+from fer_assets.dagster_private import DATA_VERSION_TAG, RunFailureReason
+from fer_assets.lineage import Target
+from fer_assets.metadata import artifact_metadata
+from fer_assets.notices import gate_fault, red_gates, step_fault
+from fer_assets.pipeline import Pipeline
+from fer_assets.planning import Failures, Made, StageFailed, Work, batches, leave_out, observe, plan
+from fer_assets.selection import Selection, require_inputs
+from fer_assets.stage import GROUPS
+from fer_assets.staleness import damages as damages_of
+from fer_assets.tracing import check_tracing, span
+from fer_ml.base.errors import FerError
+from fer_ml.base.processes import owner
+from fer_ml.storage.store import Artifact
+
+log = logging.getLogger(__name__)
+
+NO_FAULT = "the run failed without a step failure; look at it in the UI"
+
+
+def materialize(
+    pipeline: Pipeline,
+    instance: dg.DagsterInstance,
+    *,
+    select: Callable[[Target], bool] | None = None,
+    force: bool = False,
+    tags: Mapping[str, str] | None = None,
+    on_work: Callable[[Work], None] = lambda work: None,
+) -> list[Made]:
+    """Make what is missing or stale among the selected targets, and judge what was not judged.
+
+    Without ``select`` these are all but those that are made on request only. What fails stops what
+    rests on it and nothing else: ``StageFailed`` comes after the rest was made.
+    ``KeyboardInterrupt`` when it is stopped; what is finished stays.
+    """
+    if isinstance(select, Selection):
+        require_inputs(pipeline, select, force=force)
+    check_tracing()
+    pipeline.store.sweep()
+    fail_abandoned(instance)
+    definitions, failures = _definitions(pipeline), Failures()
+    raw = observe(pipeline, instance, failures)
+    pipeline.place_images(raw)
+    done: list[Made] = []
+    selected = [target for target in pipeline.targets() if (select or pipeline.standard)(target)]
+    failures.faults = {t: fault for t, fault in failures.faults.items() if t in selected}
+    damages = {} if force else damages_of(pipeline, selected)
+    for batch in batches(pipeline, selected):
+        work = plan(pipeline, batch, raw, failures, damages, force=force)
+        if work is not None:
+            on_work(work)
+            register_partitions(pipeline, instance)
+            _run(pipeline, definitions, work, instance, failures, tags or {})
+        for target in batch:
+            if target in failures:
+                continue
+            try:
+                artifact = pipeline.store.current(target.asset, target.partition)
+                if artifact is None:
+                    continue
+                announce(pipeline, artifact, instance)
+            except (FerError, OSError) as error:
+                failures.note(target, error)
+                continue
+            if work is not None and (target in work.make or target in work.judge):
+                done.append(Made(target, work.make.get(target, "not judged yet"), artifact))
+    if failures.faults:
+        raise StageFailed(failures, done)
+    return done
+
+
+def _definitions(pipeline: Pipeline) -> Callable[[], dg.Definitions]:
+    """The definitions, made when there is something to run: they take a part of a second."""
+
+    @cache
+    def definitions() -> dg.Definitions:
+        from fer_assets.definitions import definitions_for
+
+        return definitions_for(pipeline)
+
+    return definitions
+
+
+def _run(
+    pipeline: Pipeline,
+    definitions: Callable[[], dg.Definitions],
+    work: Work,
+    instance: dg.DagsterInstance,
+    failures: Failures,
+    tags: Mapping[str, str] = {},
+) -> None:
+    """Start the run of a stage and wait for it; what it did not make is noted in ``failures``.
+
+    ``KeyboardInterrupt`` when it was stopped.
+    """
+    keys = {dg.AssetKey(target.asset.split("/")) for target in work.make}
+    checks = {
+        dg.AssetCheckKey(dg.AssetKey(target.asset.split("/")), gate.rule)
+        for target in (*work.make, *work.judge)
+        for gate in pipeline.stage(target.asset).gates
+    }
+    job = (
+        definitions()
+        .resolve_job_def(work.job)
+        .get_subset(asset_selection=keys, asset_check_selection=checks)
+    )
+    run_id = str(uuid4())
+    names = {"run": run_id, "job": work.job, "partition": work.partition}
+    with span(f"run {work.job}", run_id, names, is_run=True) as known:
+        result = job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            partition_key=work.partition,
+            raise_on_error=False,
+            tags={**tags, PROCESS_TAG: owner()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        known["success"] = result.success
+    if _stopped(result):
+        raise KeyboardInterrupt
+    if not result.success:
+        _note(pipeline, work, result, failures)
+
+
+def _note(
+    pipeline: Pipeline, work: Work, result: dg.ExecuteInProcessResult, failures: Failures
+) -> None:
+    """Note what a run did not make, and why."""
+    started = {*work.make, *work.judge}
+    targets = {target.asset: target for target in pipeline.targets() if target in started}
+    steps = {asset.replace("/", "__"): target for asset, target in targets.items()}
+    steps |= {f"gates_{asset.replace('/', '_')}": target for asset, target in targets.items()}
+    made: set[str] = set()
+    faults: dict[Target | None, str] = {}
+    for event in result.all_events:
+        if event.event_type_value == "ASSET_MATERIALIZATION" and event.asset_key is not None:
+            made.add(event.asset_key.to_user_string())
+        elif event.event_type_value == "STEP_FAILURE":
+            faults.setdefault(steps.get(str(event.step_key)), step_fault(event))
+    # Of a red gate its step says no more than that it failed; the first one is told.
+    for gate in reversed(list(red_gates(result.all_events))):
+        faults[targets[gate.asset_key.to_user_string()]] = gate_fault(gate)
+    for target in targets.values():
+        missing = target in work.make and target.asset not in made
+        if target not in faults and not missing:
+            continue
+        if not leave_out(failures, target, pipeline.needed(target)):
+            fault = faults.get(target) or faults.get(None) or NO_FAULT
+            where = f"job {work.job}, run {result.run_id}"
+            failures.faults[target] = FerError(fault, where=where)
+
+
+def _stopped(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a run ended because this process, or the run, was told to stop."""
+    reasons = [
+        event.job_failure_data.failure_reason
+        for event in result.all_events
+        if event.event_type_value == "PIPELINE_FAILURE"
+    ]
+    canceled = result.dagster_run.status == dg.DagsterRunStatus.CANCELED
+    return canceled or RunFailureReason.UNEXPECTED_TERMINATION in reasons
+
+
+def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:
+    """Judge a target's current artifact in a run of its stage's job; ``StageFailed`` if it blocks.
+
+    Dagster takes the verdict on a partition without a run once and never again.
+    """
+    job, failures = GROUPS[pipeline.stage(target.asset).group].job, Failures()
+    work = Work(job, target.partition, {}, (target,))
+    _run(pipeline, _definitions(pipeline), work, instance, failures)
+    if failures.faults:
+        raise StageFailed(failures)
+
+
+def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstance) -> None:
+    """Tell Dagster of an artifact, and of its verdicts, that it does not show as the latest.
+
+    That is so when another profile, another instance or a notebook made the last one.
+    """
+    record = artifact.record
+    key = dg.AssetKey(record.asset.split("/"))
+    if shown_version(instance, key, record.partition) == artifact.sha256:
+        return
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            key,
+            partition=record.partition,
+            metadata=artifact_metadata(artifact, faces=pipeline.shows_faces),
+            tags={DATA_VERSION_TAG: artifact.sha256},
+        )
+    )
+    gates = {gate.rule: gate for gate in pipeline.gates(record.asset)}
+    receipts = [each for each in artifact.receipts().values() if each.rule in gates]
+    if record.partition is None:
+        for receipt in receipts:
+            instance.report_runless_asset_event(verdict_event(key, gates[receipt.rule], receipt))
+    elif receipts:
+        judge_in_run(pipeline, Target(record.asset, record.partition), instance)

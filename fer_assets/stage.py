@@ -1,0 +1,208 @@
+"""The terms in which a stage is declared. Imports no Dagster.
+
+Each module of ``fer_assets.stages`` declares one stage, or a family of the same kind: its recipe,
+its inputs, what makes it, and its gates with what judges them.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
+
+from fer_ml.base.settings import Settings
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.training import Training
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+#: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
+TRAINING, DECODING = "training", "decoding"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Assets that one job makes, in the order of the stream."""
+
+    name: str
+    job: str
+    does: str
+
+
+#: Each group follows what it needs.
+GROUPS: dict[str, Group] = {
+    group.name: group
+    for group in (
+        Group("manifests", "data", "Clean, unify, curate and validate all manifests."),
+        Group("folds", "folds", "Train one backbone without one fold of the training rows."),
+        Group("teachers", "teachers", "Train one backbone and take its logits."),
+        Group("distillation", "distillation", "Fuse the teachers and export soft labels."),
+        Group("students", "students", "Train CE, KD and DKD."),
+        Group("experiments", "experiments", "Train one recipe of the profile's experiments."),
+        Group("models", "models", "Take in one model from elsewhere."),
+        Group(
+            "adopted",
+            "adoption",
+            "Measure an adopted run, export it, or examine what was adopted again.",
+        ),
+        Group("evaluation", "evaluation", "Score every model, try every student, select one."),
+        Group("comparisons", "comparisons", "Hold experiments against each other, fairly."),
+        Group("deployment", "deployment", "Export the bundle and run the demo session."),
+        Group("report", "reporting", "Resolve the claims and render the report."),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fields of a profile that decide a stage's result, and nothing else.
+
+    A stage that the profile does not decide has this one, without fields.
+    """
+
+    def recorded(self) -> dict[str, Any]:
+        """The recipe as JSON values, as the artifact's record keeps it."""
+        values = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        found: dict[str, Any] = json.loads(json.dumps(values))
+        return found
+
+
+@dataclass(frozen=True)
+class Limits(Recipe):
+    """The fields of a profile that a stage is judged by. Without fields: no field decides it."""
+
+
+def _plain(value: Any) -> Any:
+    """A field's value for JSON, in the form in which its own type is recorded."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Training):
+        return value.recorded()
+    if isinstance(value, Preprocess):
+        return value.plain()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Need:
+    """An input: an asset, and which of its partitions.
+
+    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
+    ``named``: those in ``keys``; ``folds``: those of the consumer's own teacher; ``distilled``:
+    unpartitioned, and for partitions that learn from a teacher only.
+    """
+
+    asset: str
+    partition: Literal["one", "same", "each", "named", "folds", "distilled"] = "one"
+    keys: tuple[str, ...] = ()
+
+
+def needs(*assets: str) -> tuple[Need, ...]:
+    """Unpartitioned inputs."""
+    return tuple(Need(asset) for asset in assets)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the stages of a project follow from.
+
+    ``claimed`` are the assets and partitions that the claims file cites, ``reported`` those that
+    the report's template refers to besides the claims.
+    """
+
+    profile: Profile
+    claimed: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
+
+
+class Surroundings(Protocol):
+    """Where the files outside the store lie that decide a result: a ``Lineage`` tells it."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def profile(self) -> Profile: ...
+    @property
+    def store(self) -> Store: ...
+
+    def claims_file(self) -> Path: ...
+    def report_template(self) -> Path: ...
+    def demo_video(self) -> Path: ...
+    def demo_session(self) -> Path | None: ...
+    def model_path(self, name: str) -> Path: ...
+
+
+def _no_limits(profile: Profile) -> Any:
+    return Limits()
+
+
+def _nothing_judged(artifact: Artifact, store: Store, limits: Any) -> list[Outcome]:
+    return []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset: presentation, inputs, recipe, what makes it, and what judges it.
+
+    ``recipe`` picks the part of the profile that decides the result (of one partition); a change
+    there makes the asset stale. ``files`` gives the hashes of files outside the store that decide
+    it too, by what they are. ``build`` is given exactly these, and the gated inputs. ``limits``
+    picks the part of the profile that the verdicts depend on: a change there makes them void.
+    ``code_version`` changes when the same inputs and recipe would give another result.
+    ``partitions`` is the profile's table whose keys are the partitions, or ``adopted``: what was
+    adopted so far; ``on_request`` stages are made when they are selected, and not with everything
+    else. ``cites`` are assets and partitions that become inputs, however they are partitioned.
+    ``part`` says what the asset is in a packed job (``fer_ml.runs.trainings``), where it can be.
+    ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
+    """
+
+    asset: str
+    group: str
+    kinds: tuple[str, ...]
+    describe: str
+    build: Callable[[RunFolder, Job[Any]], None]
+    needs: tuple[Need, ...] = ()
+    recipe: Callable[[Profile, str | None], Recipe] = lambda profile, partition: Recipe()
+    files: Callable[[Surroundings, str | None], dict[str, Any]] = lambda around, partition: {}
+    gates: tuple[Gate, ...] = ()
+    judge: Callable[[Artifact, Store, Any], list[Outcome]] = _nothing_judged
+    limits: Callable[[Profile], Any] = _no_limits
+    raw: str | None = None
+    partitions: Literal["teachers", "folds", "experiments", "models", "adopted"] | None = None
+    code_version: str = "1"
+    pool: str | None = None
+    on_request: bool = False
+    fresh_hours: int | None = None
+    cites: frozenset[str] = frozenset()
+    part: Callable[[Job[Any]], Any] | None = None
+
+    def gates_by(self, profile: Profile) -> tuple[Gate, ...]:
+        """The gates as ``profile`` wants them: some block in one profile and warn in another."""
+        limits = self.limits(profile)
+        return tuple(
+            replace(gate, blocking=getattr(limits, gate.blocks_with)) if gate.blocks_with else gate
+            for gate in self.gates
+        )
+
+
+def in_order(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages by group, each after what it needs; else as they are given."""
+    places = {name: place for place, name in enumerate(GROUPS)}
+    left = sorted(stages, key=lambda stage: places[stage.group])
+    made: list[Stage] = []
+    while left:
+        waiting = {stage.asset for stage in left}
+        free = next(s for s in left if not any(need.asset in waiting for need in s.needs))
+        left.remove(free)
+        made.append(free)
+    return made

@@ -1,0 +1,102 @@
+"""What the stages that export networks share: what a card says, and how a bundle is judged."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fer_assets.stage import Limits, Recipe
+from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.gates import Gate, Outcome, at_most, same
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+if TYPE_CHECKING:
+    from fer_ml.bundles.cards import Origin
+    from fer_ml.bundles.export import Exporter
+
+#: By how much a logit may differ between torch and ONNX Runtime.
+PARITY_LIMIT = 1e-3
+
+#: Gates of every exported network.
+NETWORK_GATES = (
+    Gate(
+        "torch_equals_onnx",
+        "largest difference of a logit between torch and ONNX Runtime, on real faces",
+        "export again; a difference means another model is served than was measured",
+    ),
+    Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
+    Gate("class_order", "the card's classes are in the canonical order", "export again"),
+)
+
+
+@dataclass(frozen=True)
+class CardRecipe(Recipe):
+    """What a card says of the profile.
+
+    Its name, whether its faces are drawn, and the titles of the sources that were trained on, in
+    the profile's order.
+    """
+
+    profile: str
+    drawn: bool
+    titles: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "CardRecipe":
+        """The profile's part."""
+        trained_on = profile.hq_train.sources
+        titles = tuple(each.title for each in profile.sources if each.name in trained_on)
+        return cls(profile.name, profile.drawn, titles)
+
+    def origin(self) -> "Origin":
+        """The same as the library takes it."""
+        from fer_ml.bundles.cards import Origin
+
+        return Origin(self.profile, self.drawn, self.titles)
+
+
+def export(
+    run: RunFolder,
+    job: Job[CardRecipe],
+    trained: Artifact,
+    metrics: dict[str, Any],
+    exporter: "Exporter | None" = None,
+) -> None:
+    """``model.onnx``, ``card.json`` and ``parity.json`` of the network that ``trained`` holds.
+
+    ``metrics`` are the card's, by evaluation set.
+    """
+    from fer_ml.bundles.cards import export_training
+
+    export_training(run, job, trained, metrics, job.recipe.origin(), PARITY_LIMIT, exporter)
+
+
+def export_measured(run: RunFolder, job: Job[CardRecipe], trained: Artifact) -> None:
+    """``export`` with the metrics on val that ``trained`` holds."""
+    export(run, job, trained, {"hq_train_val": trained.read_json("reliabilitymetrics.json")})
+
+
+def judge_network(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
+    """Judge any bundle by ``NETWORK_GATES``: it computes what was trained, and says so."""
+    from fer_ml.bundles.bundle import MODEL_FILE, PARITY_FILE, read_card
+
+    card = read_card(artifact.folder)
+    held = artifact.read_json(PARITY_FILE)
+    return [
+        at_most(
+            "torch_equals_onnx",
+            held["largest_logit_difference"],
+            PARITY_LIMIT,
+            f"on {held['faces']} faces",
+        ),
+        same("card_matches", card.model_sha256, artifact.record.files[MODEL_FILE].sha256),
+        same("class_order", list(card.classes), list(CLASSES)),
+    ]
+
+
+def checkpoint_of(store: Store, student: str, sha256: str) -> str | None:
+    """The hash of a student's ``best.pt``; None when the store does not hold that student."""
+    from fer_ml.training.checkpoint import CHECKPOINT_FILE
+
+    found = store.find(student, None, sha256)
+    return None if found is None else found.record.files[CHECKPOINT_FILE].sha256

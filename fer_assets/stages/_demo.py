@@ -1,0 +1,85 @@
+"""What the stages of the demo share: what is played, and how."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fer_assets.stage import Recipe, Surroundings
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+if TYPE_CHECKING:
+    from demo_app.detection import Detector
+    from demo_app.session import SessionSummary
+    from fer_ml.bundles.bundle import Bundle
+
+#: The faces of a clip that are known, beside its log.
+TRUTH_FILE = "truth.csv"
+#: What the session showed when it was recorded, by the bundle that it was recorded with.
+BEFORE_FILE = "before_per_frame.csv"
+
+
+@dataclass(frozen=True)
+class DemoRecipe(Recipe):
+    """The detector, and whether a logged session is played in the clip's place."""
+
+    detector: Literal["haar", "yunet"]
+    imported: bool
+
+    @classmethod
+    def of(cls, profile: Profile, partition: str | None) -> "DemoRecipe":
+        """The profile's part."""
+        return cls(profile.demo.detector, profile.demo.session is not None)
+
+
+def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
+    """The clip, or the session's log, by its hash; null while it is not there."""
+    from fer_ml.sources.raw import ensure_raw
+
+    ensure_raw(around.profile, around.store)
+    session = around.demo_session()
+    source = around.demo_video() if session is None else session / "per_frame.csv"
+    return {"video_sha256": sha256_file(source) if source.is_file() else None}
+
+
+def source_of(job: Job[DemoRecipe]) -> Path | None:
+    """What is played: the recorded session, or the clip; None for a session without frames."""
+    from demo_app.logs import FRAMES_FOLDER
+
+    if not job.recipe.imported:
+        return job.paths["video"]
+    session = job.paths["session"]
+    return session if (session / FRAMES_FOLDER).is_dir() else None
+
+
+def detector_of(job: Job[DemoRecipe]) -> "Detector":
+    """The face detector of the recipe."""
+    from demo_app.detection import make_detector
+
+    return make_detector(job.recipe.detector, job.paths.get("yunet"))
+
+
+def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "SessionSummary":
+    """Run the demo over the whole of ``source`` and log it into ``out``.
+
+    ``FerError`` when it ended before its source did.
+    """
+    from demo_app.parameters import parameters_for
+    from demo_app.session import run_session
+
+    summary = run_session(source, bundle, detector, out, parameters_for(bundle.card))
+    if summary.ended != "end":
+        raise FerError(
+            f"the session ended with {summary.ended!r} after {summary.frames} frames", where=source
+        )
+    return summary
+
+
+def copy_truth(video: Path, run: RunFolder) -> Path | None:
+    """Take over the truth that lies beside a clip, where there is one."""
+    truth = video.with_name(f"{video.stem}_truth.csv")
+    return Path(shutil.copyfile(truth, run.path(TRUTH_FILE))) if truth.is_file() else None

@@ -1,0 +1,136 @@
+"""What all trainings share: their recipe, what makes them, their gates and what judges them."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fer_assets.stage import Limits, Recipe
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.training import Training
+from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+if TYPE_CHECKING:
+    from fer_ml.runs.trainings import Trained
+
+RUN_GATES: tuple[Gate, ...] = (
+    Gate(
+        "run_complete",
+        "the folder holds best.pt, history.json, reliabilitymetrics.json, calibration.json, "
+        "alignmentreport.json",
+        "train again",
+    ),
+    Gate("class_order", "the checkpoint's classes are in the canonical order", "train again"),
+    Gate(
+        "budget_as_planned",
+        "as many epochs as the recipe says, and at least one step",
+        "look at the run's log: it stopped early",
+    ),
+    Gate(
+        "init_as_promised",
+        "the first weights are those that the recipe names, with a hash unless they are random",
+        "train again; the weights came from elsewhere",
+    ),
+    Gate("weights_changed", "the best weights differ from the first ones", "check lr and the data"),
+    Gate(
+        "metrics_of_best",
+        "metrics and temperature carry the sha256 of best.pt, and n of the val split",
+        "train again; the files come from different runs",
+    ),
+    Gate("finite_weights", "no weight is NaN or infinite", "lower lr, or switch bf16 off"),
+    Gate(
+        "temperature_in_bounds",
+        "the temperature's search ended inside its bounds",
+        "the calib split is separated perfectly or not at all: give it more rows",
+    ),
+    Gate(
+        "above_floor",
+        "val macro-F1 is at least the profile's floor",
+        "more epochs, a higher lr, or better data",
+    ),
+    Gate(
+        "classes_above_chance",
+        "each class's val F1 is above that of guessing it for one face in seven",
+        "look at the confusion matrix: the class is hardly ever predicted",
+        blocking=False,
+    ),
+    Gate(
+        "inference_fits",
+        "training faces are answered in inference as with a batch's own BatchNorm statistics, and "
+        "no face's features are out of range",
+        "set precise_bn and zero_init_residual in its recipe, stem_stride = 1 for small faces, or "
+        "lower lr; history.json has it by epoch",
+        blocking=False,
+    ),
+    Gate(
+        "confidence_informs",
+        "val NLL, scaled, is below that of the same answers all given with one confidence",
+        "logits of some faces run away: change its recipe, or fuse it by probabilities",
+        blocking=False,
+    ),
+)
+
+
+NOT_BELOW_PREVIOUS = Gate(
+    "not_below_previous",
+    "val macro-F1 is at least that of the student before, on the same rows",
+    "compare recipes; distillation that loses to CE is worth a look",
+    blocking=False,
+)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe(Recipe):
+    """One training: how, on faces prepared in which way, and the seed of what it draws."""
+
+    training: Training
+    preprocess: Preprocess
+    seed: int
+
+    @classmethod
+    def of(cls, profile: Profile, table: str, name: str | None) -> "TrainingRecipe":
+        """The recipe ``name`` in ``table`` of the profile; ``FerError`` where there is none."""
+        trainings: dict[str, Training] = getattr(profile, table)
+        if str(name) not in trainings:
+            raise FerError(
+                f"profile {profile.name} has no {table}.{name}",
+                allowed=", ".join(trainings),
+                fix=f"add {table}.{name} to the profile",
+            )
+        return cls(trainings[str(name)], profile.preprocess, profile.seed)
+
+
+@dataclass(frozen=True)
+class TrainingLimits(Limits):
+    """``floor_macro_f1`` is the least val macro-F1, 0 to 1."""
+
+    floor_macro_f1: float
+
+    @classmethod
+    def of(cls, profile: Profile) -> "TrainingLimits":
+        """The profile's part."""
+        return cls(profile.floor_macro_f1)
+
+
+def part(job: Job[TrainingRecipe]) -> "Trained":
+    """The training as part of a packed job."""
+    from fer_ml.runs.trainings import Trained
+
+    return Trained(job, job.recipe.training, job.recipe.preprocess, job.recipe.seed)
+
+
+def build(run: RunFolder, job: Job[TrainingRecipe]) -> None:
+    """Train, from a packed folder, and take the results into the run folder."""
+    from fer_ml.runs.trainings import train
+
+    train(run, part(job))
+
+
+def judge(artifact: Artifact, store: Store, limits: TrainingLimits) -> list[Outcome]:
+    """Judge a run folder: a training that did nothing, or lies about itself, is stopped here."""
+    from fer_ml.runs.gates import judge_run
+
+    rules = [gate.rule for gate in RUN_GATES]
+    return judge_run(artifact, store, limits.floor_macro_f1, rules)

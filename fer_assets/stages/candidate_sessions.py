@@ -1,0 +1,124 @@
+"""``candidate_sessions``: every student over the clip or session of ``demo_session``.
+
+So they are compared before one of them is deployed.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fer_assets.stage import Given, Limits, Stage, needs
+from fer_assets.stages._demo import DemoRecipe, copy_truth, detector_of, files, play, source_of
+from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.storage.gates import Gate, Outcome, at_least
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+if TYPE_CHECKING:
+    from fer_ml.bundles.bundle import Bundle
+
+CANDIDATES_FILE = "candidate_sessions.json"
+
+GATES = (
+    Gate(
+        "like_for_like",
+        "every student saw the same faces in the same frames of one session",
+        "materialize candidate_sessions again",
+    ),
+    Gate(
+        "has_truth",
+        "the session says what its faces show, so that it can tell which student is better",
+        "let demo.session name a recorded session with manual labels",
+        blocking=False,
+    ),
+)
+
+
+def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
+    """Run every student over the clip or session of ``demo_session``: a log each, and figures.
+
+    A session without frames cannot be replayed: then there are no candidates in the file.
+    """
+    from demo_app.detection import LookOnce
+    from demo_app.kpis import compute_kpis
+    from demo_app.logs import PER_FRAME_FILE
+    from fer_ml.bundles.bundle import load_bundle
+
+    source = source_of(job)
+    kind = "imported" if source is None else "recorded" if job.recipe.imported else "clip"
+    found = {}
+    if source is not None:
+        truth = None if kind == "recorded" else copy_truth(source, run)
+        detector = LookOnce(detector_of(job))
+        for name in CANDIDATES:
+            bundle = load_bundle(job.input("candidate_bundles").folder / name)
+            play(source, bundle, detector, run.path(name))
+            kpis = compute_kpis(run.path(f"{name}/{PER_FRAME_FILE}"), truth)
+            found[name] = candidate_figures(bundle, kpis)
+    run.write_json(CANDIDATES_FILE, {"schema_version": 1, "session": kind, "candidates": found})
+    for name, held in found.items():
+        for key in ("macro_f1_stabilised", "flips_per_minute_stabilised"):
+            run.summary[f"{name}_{key}"] = held[key]
+
+
+def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
+    """What the dual gate reads of one student's session; None where the session cannot tell.
+
+    ``scored`` are the faces of a known expression: by manual labels, or by the clip's truth.
+    """
+    manual = "manual_scored" in kpis
+    f1 = f"{'manual_' if manual else ''}macro_f1_present"
+    return {
+        "student_sha256": bundle.card.lineage["made_from"]["sha256"],
+        "model_sha256": bundle.card.model_sha256,
+        "frames": kpis["frames"],
+        "faces": kpis["faces"],
+        "scored": kpis["manual_scored"] if manual else kpis.get("truth_found", 0),
+        "macro_f1_raw": kpis.get(f"{f1}_raw"),
+        "macro_f1_stabilised": kpis.get(f"{f1}_stabilised"),
+        "flips_per_minute_raw": kpis["flips_per_minute_raw"],
+        "flips_per_minute_stabilised": kpis["flips_per_minute_stabilised"],
+    }
+
+
+def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
+    """Judge whether the students' sessions can be compared, and whether they can tell."""
+    held = artifact.read_json(CANDIDATES_FILE)
+    figures = held["candidates"]
+    wanted = () if held["session"] == "imported" else CANDIDATES
+    seen = {(entry["frames"], entry["faces"], entry["scored"]) for entry in figures.values()}
+    scored = min((entry["scored"] for entry in figures.values()), default=0)
+    return [
+        Outcome(
+            "like_for_like",
+            tuple(figures) == wanted and len(seen) <= 1,
+            "; ".join(
+                f"{name}: {entry['faces']} faces in {entry['frames']} frames, "
+                f"{entry['scored']} scored"
+                for name, entry in figures.items()
+            )
+            or "no frames to replay",
+            f"the same for each of {', '.join(wanted) or 'none'}",
+            f"session: {held['session']}",
+        ),
+        at_least(
+            "has_truth", scored, 1, f"faces of a known expression; session: {held['session']}"
+        ),
+    ]
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage."""
+    return [
+        Stage(
+            asset="candidate_sessions",
+            group="evaluation",
+            kinds=("opencv", "csv"),
+            describe="Every student over the session of `demo_session`: smoothed macro-F1 and "
+            "flips a minute in `candidate_sessions.json`, and one log each.",
+            needs=needs("candidate_bundles"),
+            recipe=DemoRecipe.of,
+            files=files,
+            build=build,
+            gates=GATES,
+            judge=judge,
+        )
+    ]

@@ -1,0 +1,78 @@
+"""``student_ce``, ``student_kd``, ``student_dkd``: MobileNetV3-Large, each after the one before."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fer_assets.stage import TRAINING, Given, Stage, needs
+from fer_assets.stages._training import (
+    NOT_BELOW_PREVIOUS,
+    RUN_GATES,
+    TrainingLimits,
+    TrainingRecipe,
+    judge,
+)
+from fer_ml.recipes.profile import STUDENTS, Profile
+from fer_ml.storage.gates import Outcome
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+if TYPE_CHECKING:
+    from fer_ml.runs.trainings import Trained
+
+
+def recipe_of(name: str) -> Callable[[Profile, str | None], TrainingRecipe]:
+    """``students.<name>`` of a profile."""
+    return lambda profile, partition: TrainingRecipe.of(profile, "students", name)
+
+
+def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
+    """The training as part of a packed job; ``previous`` is the student before."""
+    from fer_ml.runs.trainings import Trained
+
+    held = job.recipe
+    return Trained(job, held.training, held.preprocess, held.seed, previous=previous)
+
+
+def build(run: RunFolder, job: Job[TrainingRecipe], previous: str | None) -> None:
+    """Train, and note how the student before was measured."""
+    from fer_ml.runs.trainings import train
+
+    train(run, part(job, previous))
+
+
+def judge_next(artifact: Artifact, store: Store, limits: TrainingLimits) -> list[Outcome]:
+    """Judge a student after another: its run folder, and whether it lost to the one before."""
+    from fer_ml.runs.gates import judge_against_previous, unjudged
+
+    outcomes = judge(artifact, store, limits)
+    whole = outcomes[0].passed
+    last = judge_against_previous(artifact) if whole else unjudged(NOT_BELOW_PREVIOUS.rule)
+    return [*outcomes, last]
+
+
+def stages(given: Given) -> list[Stage]:
+    """CE, which needs no teacher, then KD and DKD, which are compared with the one before."""
+    found = []
+    before = [None, *(f"student_{name}" for name in STUDENTS)]
+    for name, previous in zip(STUDENTS, before, strict=False):
+        taught = () if previous is None else ("softlabels", previous)
+        found.append(
+            Stage(
+                asset=f"student_{name}",
+                group="students",
+                kinds=("pytorch",),
+                describe=f"MobileNetV3-Large trained by {name.upper()}: `best.pt` (weights by val "
+                "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
+                needs=needs("hq_train_manifest", *taught),
+                recipe=recipe_of(name),
+                build=partial(build, previous=previous),
+                gates=RUN_GATES if previous is None else (*RUN_GATES, NOT_BELOW_PREVIOUS),
+                judge=judge if previous is None else judge_next,
+                limits=TrainingLimits.of,
+                part=partial(part, previous=previous),
+                code_version="2",
+                pool=TRAINING,
+            )
+        )
+    return found

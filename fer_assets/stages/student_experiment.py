@@ -1,0 +1,40 @@
+"""``student_experiment``: any further training of the profile; an ablation is a backfill."""
+
+from fer_assets.stage import TRAINING, Given, Need, Stage
+from fer_assets.stages._training import (
+    RUN_GATES,
+    TrainingLimits,
+    TrainingRecipe,
+    build,
+    judge,
+    part,
+)
+from fer_ml.recipes.profile import Profile
+
+
+def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
+    """``experiments.<partition>`` of the profile."""
+    return TrainingRecipe.of(profile, "experiments", partition)
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage, with a partition for each experiment of the profile."""
+    return [
+        Stage(
+            asset="student_experiment",
+            group="experiments",
+            kinds=("pytorch",),
+            describe="One further training a partition: any recipe of the profile's "
+            "`experiments`, from its own first weights. An ablation is a backfill.",
+            needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
+            partitions="experiments",
+            recipe=recipe,
+            build=build,
+            gates=RUN_GATES,
+            judge=judge,
+            limits=TrainingLimits.of,
+            part=part,
+            pool=TRAINING,
+            on_request=True,
+        )
+    ]

@@ -1,0 +1,40 @@
+"""``teacher[RN18, B3, CNXT]``: the networks whose knowledge the students are given."""
+
+from fer_assets.stage import TRAINING, Given, Stage, needs
+from fer_assets.stages._training import (
+    RUN_GATES,
+    TrainingLimits,
+    TrainingRecipe,
+    build,
+    judge,
+    part,
+)
+from fer_ml.recipes.profile import Profile
+
+
+def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
+    """``teachers.<partition>`` of the profile."""
+    return TrainingRecipe.of(profile, "teachers", partition)
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage, with a partition for each teacher of the profile."""
+    return [
+        Stage(
+            asset="teacher",
+            group="teachers",
+            kinds=("pytorch", "timm"),
+            describe="One teacher a partition (RN18, B3, CNXT), trained with ArcFace: `best.pt` by "
+            "val macro-F1, `history.json`, metrics and temperature of those bytes.",
+            needs=needs("hq_train_manifest"),
+            partitions="teachers",
+            recipe=recipe,
+            build=build,
+            gates=RUN_GATES,
+            judge=judge,
+            limits=TrainingLimits.of,
+            part=part,
+            code_version="2",
+            pool=TRAINING,
+        )
+    ]

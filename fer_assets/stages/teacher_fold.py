@@ -1,0 +1,78 @@
+"""``teacher_fold``: teachers that did not see one fold of the training rows, which they label."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fer_assets.stage import TRAINING, Given, Stage, needs
+from fer_assets.stages._training import RUN_GATES, TrainingLimits, TrainingRecipe, judge
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.profile import Profile
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+if TYPE_CHECKING:
+    from fer_ml.runs.trainings import Trained
+
+
+@dataclass(frozen=True)
+class FoldRecipe(TrainingRecipe):
+    """The teacher's recipe; of ``folds`` parts of the training rows, by group, one is left out."""
+
+    without_fold: int
+    folds: int
+
+
+def recipe(profile: Profile, partition: str | None) -> FoldRecipe:
+    """``RN18_1`` is ``teachers.RN18`` of the profile without the first fold."""
+    if str(partition) not in profile.folds:
+        raise FerError(
+            f"profile {profile.name} has no fold {partition}", allowed=", ".join(profile.folds)
+        )
+    teacher, fold = profile.folds[str(partition)]
+    whole = TrainingRecipe.of(profile, "teachers", teacher)
+    folds = profile.softlabels.folds
+    return FoldRecipe(whole.training, whole.preprocess, whole.seed, fold, folds)
+
+
+def part(job: Job[FoldRecipe]) -> "Trained":
+    """The training as part of a packed job."""
+    from fer_ml.runs.trainings import Trained
+
+    held = job.recipe
+    return Trained(
+        job,
+        held.training,
+        held.preprocess,
+        held.seed,
+        fold=held.without_fold,
+        folds=held.folds,
+    )
+
+
+def build(run: RunFolder, job: Job[FoldRecipe]) -> None:
+    """Train on the other folds."""
+    from fer_ml.runs.trainings import train
+
+    train(run, part(job))
+
+
+def stages(given: Given) -> list[Stage]:
+    """The one stage, where the profile has folds."""
+    return [
+        Stage(
+            asset="teacher_fold",
+            group="folds",
+            kinds=("pytorch", "timm"),
+            describe="A teacher trained without one fold of the training rows, which it labels: "
+            "`RN18_1` is RN18 without the first fold.",
+            needs=needs("hq_train_manifest"),
+            partitions="folds",
+            recipe=recipe,
+            build=build,
+            gates=RUN_GATES,
+            judge=judge,
+            limits=TrainingLimits.of,
+            part=part,
+            pool=TRAINING,
+        )
+    ] * bool(given.profile.folds)

@@ -1,0 +1,108 @@
+"""What has to be made or judged again, and why. Imports no Dagster."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from fer_assets.lineage import Lineage, Target
+from fer_ml.base.errors import FerError
+from fer_ml.base.shards import in_threads, processors
+from fer_ml.storage.store import Artifact
+
+
+def stale(
+    pipeline: Lineage,
+    target: Target,
+    raw: Mapping[str, str],
+    damages: Mapping[Path, str | None] = MappingProxyType({}),
+) -> str | None:
+    """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source.
+
+    ``damages`` is what is known already.
+    """
+    stage = pipeline.stage(target.asset)
+    current = pipeline.store.current(target.asset, target.partition)
+    if current is None:
+        return "missing"
+    record = current.record
+    known = current.folder in damages
+    damage = damages[current.folder] if known else current.damage()
+    if damage:
+        return f"damaged: {damage}"
+    purged = current.purged()
+    if purged:
+        return purged
+    if record.code_version != stage.code_version:
+        return f"code version {record.code_version} is now {stage.code_version}"
+    if record.recipe != pipeline.recipe(target):
+        return "its recipe changed"
+    held = {item.key: item.sha256 for item in record.inputs}
+    now = {}
+    if stage.raw is not None:
+        now[f"raw/{stage.raw}"] = raw[stage.raw]
+    for need in pipeline.needed(target):
+        upstream = pipeline.store.current(need.asset, need.partition)
+        now[need.label] = upstream.sha256 if upstream else "missing"
+    changed = [key for key in {**held, **now} if held.get(key) != now.get(key)]
+    return f"changed input: {', '.join(changed)}" if changed else None
+
+
+def too_slow(pipeline: Lineage, target: Target) -> str | None:
+    """Why what was measured here is to be measured again, or ``None``: a speed fell short.
+
+    A session that was imported was measured elsewhere.
+    """
+    current = pipeline.store.current(target.asset, target.partition)
+    if current is None or "imported" in current.record.summary:
+        return None
+    for asset in pipeline.stages:
+        rules = [g.rule for g in pipeline.gates(asset) if g.measured_in == target.asset]
+        judged = pipeline.store.current(asset) if rules else None
+        if judged is None or current.as_input() not in judged.record.inputs:
+            continue
+        for rule, receipt in judged.receipts().items():
+            # A text says that there was nothing to measure.
+            if rule in rules and not receipt.passed and not isinstance(receipt.value, str):
+                return f"{rule} was not reached when it was measured"
+    return None
+
+
+def unjudged(pipeline: Lineage, target: Target) -> bool:
+    """Whether a gate has no passing receipt for the current bytes, or another word to say."""
+    current = pipeline.store.current(target.asset, target.partition)
+    if current is None:
+        return False
+    receipts = current.receipts()
+    return any(
+        gate.rule not in receipts
+        or gate.blocking != receipts[gate.rule].blocking
+        or (gate.blocking and not receipts[gate.rule].passed)
+        for gate in pipeline.gates(target.asset)
+    )
+
+
+def damages(pipeline: Lineage, targets: Iterable[Target]) -> dict[Path, str | None]:
+    """What is wrong with the bytes of what was made of ``targets``, by run folder.
+
+    It is hashed on all processors at once, which is most of what looking at a profile takes.
+    What cannot be read is left out: who looks at it alone is told.
+    """
+    held = []
+    for target in targets:
+        with contextlib.suppress(FerError, OSError):
+            held.append(pipeline.store.current(target.asset, target.partition))
+    made = [artifact for artifact in held if artifact is not None]
+    found: dict[Path, str | None] = {}
+    for artifact, look in zip(made, in_threads(_damage, made, processors()), strict=True):
+        if look is not None:
+            found[artifact.folder] = look[0]
+    return found
+
+
+def _damage(artifact: Artifact) -> tuple[str | None] | None:
+    """What is wrong with the bytes; ``None`` where they cannot be read."""
+    try:
+        return (artifact.damage(),)
+    except OSError:
+        return None

@@ -1,0 +1,259 @@
+"""The asset ``adopted``: a foreign result as an artifact, with what could not be verified.
+
+``load_checkpoint(artifact.file("best.pt"))`` gives an adopted run's network.
+"""
+
+import math
+import shlex
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.adoption.findings import Findings
+from fer_ml.adoption.folder import (
+    FILES,
+    Foreign,
+    describe,
+    guard,
+    named_hashes,
+    parse_as,
+    parse_json,
+)
+from fer_ml.adoption.runs import (
+    Alignment,
+    examine_evaluation,
+    examine_run,
+    fitting,
+    read_weights,
+)
+from fer_ml.adoption.softlabels import examine_softlabels
+from fer_ml.adoption.tables import Validation, examine_manifest, examine_validation
+from fer_ml.base.errors import FerError
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+from fer_ml.training.checkpoint import (
+    CHECKPOINT_FILE,
+    WEIGHTS_FILE,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+ADOPTED = "adopted"
+
+
+def build_foreign(
+    run: RunFolder,
+    job: Job[Any],
+    *,
+    foreign: Foreign,
+    checkpoint: Path | None = None,
+    roots: Sequence[Path] = (),
+) -> None:
+    """Copy what was recognised, examine the copies, and write ``adoption.json``.
+
+    ``checkpoint`` takes the place of the folder's own weights (a converted one); ``roots`` are
+    where a manifest's images lie. ``job.inputs`` are the manifests that the result names by hash.
+    """
+    weights = None
+    if foreign.kind == "run":
+        foreign, weights = _take_weights(run, foreign, checkpoint)
+    elif checkpoint is not None:
+        raise FerError(f"--checkpoint goes with a run folder, and this is: {foreign.kind}")
+    for name, path in foreign.files.items():
+        if not (run.folder / name).exists():
+            shutil.copyfile(path, run.path(name))
+    _check_inputs(foreign, job)
+    found = _examine(run.folder, foreign, weights, job, roots)
+    _write(run, foreign, found)
+
+
+def build_again(run: RunFolder, job: Job[Any]) -> None:
+    """Examine an adopted result again by today's rules, from the copies in the store."""
+    held = job.store.current(ADOPTED, job.partition)
+    if held is None:
+        raise FerError(
+            f"nothing was adopted as {job.partition}",
+            fix=f"fer adopt FOLDER --as {job.partition}",
+        )
+    if damage := held.damage():
+        raise FerError(
+            f"{held.key} is damaged: {damage}",
+            where=held.folder,
+            fix=f"fer adopt FOLDER --as {job.partition} --replace",
+        )
+    told = held.read_json(ADOPTION_FILE)
+    foreign = Foreign(
+        told["kind"],
+        told["origin"],
+        {name: held.file(name) for name in told["files"]},
+        tuple(told["left_out"]),
+        told["converted_from"],
+    )
+    build_foreign(run, job, foreign=foreign)
+
+
+def _check_inputs(foreign: Foreign, job: Job[Any]) -> None:
+    """Each input is a manifest that the result names by hash; another one would be a false path."""
+    named = named_hashes(foreign)
+    for artifact in job.inputs.values():
+        if not named & {entry.sha256 for entry in artifact.record.files.values()}:
+            raise FerError(
+                f"{job.label} was made from another {artifact.key} than the one that is current",
+                allowed=f"a csv with sha256 {', '.join(sorted(named))}",
+                fix=f"adopt that manifest again, or: fer adopt FOLDER --as {job.partition} "
+                "--replace",
+            )
+
+
+def _take_weights(
+    run: RunFolder, foreign: Foreign, given: Path | None
+) -> tuple[Foreign, Checkpoint | None]:
+    """Put a checkpoint that holds no code into the run folder; ``None`` if there is none at all."""
+    files = dict(foreign.files)
+    own = files.get(CHECKPOINT_FILE)
+    if given is not None:
+        guard(given.resolve().parent, given)
+        files.pop(WEIGHTS_FILE, None)
+        if own is not None:
+            foreign = replace(
+                foreign,
+                left_out=(*foreign.left_out, CHECKPOINT_FILE),
+                converted_from=describe(own),
+            )
+    path = given or own or files.get(WEIGHTS_FILE)
+    if path is None:
+        return foreign, None
+    target = run.path(CHECKPOINT_FILE)
+    if path.suffix == ".safetensors":
+        save_checkpoint(target, read_weights(path))
+    else:
+        shutil.copyfile(path, target)
+        _refuse_pickle(target, path, foreign)
+    checkpoint = fitting(load_checkpoint(target), path)
+    taken = [n for n in (CHECKPOINT_FILE, WEIGHTS_FILE) if (run.folder / n).is_file()]
+    return replace(foreign, files={**files, **{name: run.folder / name for name in taken}}), (
+        checkpoint
+    )
+
+
+def _refuse_pickle(target: Path, path: Path, foreign: Foreign) -> None:
+    """A checkpoint of another program is a pickle: it is converted on request, and not opened."""
+    try:
+        load_checkpoint(target)
+    except FerError as error:
+        with path.open("rb") as file:
+            first = file.read(1)
+        if not zipfile.is_zipfile(path) and first != b"\x80":
+            raise FerError(
+                f"{path.name} is damaged: no checkpoint of any program",
+                where=path,
+                fix="copy the folder again",
+            ) from error
+        folder, new = path.parent, f"{foreign.origin}.pt"
+        raise FerError(
+            f"{path.name} is a checkpoint of the first pipeline: a pickle, which may hold code, "
+            "and is not opened here",
+            where=path,
+            fix=f"{_convert(path, new, foreign)}\n"
+            f"  then: fer adopt {shlex.quote(str(folder))} --checkpoint {shlex.quote(new)}",
+        ) from error
+
+
+def _convert(path: Path, new: str, foreign: Foreign) -> str:
+    """The command that converts this run's checkpoint, as far as its report tells the options."""
+    words = ["fer", "convert", shlex.quote(str(path)), shlex.quote(new), "--architecture"]
+    if "alignmentreport.json" not in foreign.files:
+        return " ".join([*words, "mobilenetv3_large_100 (or its own; --teacher for a teacher)"])
+    model = parse_as(foreign.files["alignmentreport.json"], Alignment).model
+    words.append(shlex.quote(str(model.get("name", "NAME"))))
+    if "embed_dim" in model:
+        words.append("--teacher")
+    if isinstance(model.get("image_size"), int):
+        words += ["--size", str(model["image_size"])]
+    return " ".join(words)
+
+
+def _examine(
+    folder: Path, foreign: Foreign, weights: Checkpoint | None, job: Job[Any], roots: Sequence[Path]
+) -> Findings:
+    found = Findings()
+    known = bool(job.inputs)
+    if roots and foreign.kind != "manifest":
+        raise FerError(f"--root goes with a manifest, and this is: {foreign.kind}")
+    if foreign.kind == "run":
+        examine_run(folder, found, weights, manifest_known=known)
+        if foreign.converted_from is not None:
+            found.cannot(
+                f"that best.pt holds the weights of the file that was converted "
+                f"(sha256 {foreign.converted_from['sha256'][:12]}), which is not opened here"
+            )
+    elif foreign.kind == "evaluation":
+        examine_evaluation(folder, found)
+    elif foreign.kind == "softlabels":
+        examine_softlabels(folder, found, manifest_known=known)
+    elif foreign.kind == "manifest":
+        csv = next(name for name in foreign.files if name.endswith(".csv"))
+        reports = [folder / name for name in foreign.files if name.endswith(".json")]
+        cache = job.store.root / "cache" / "adopted"
+        examine_manifest(folder / csv, reports, roots, cache, found)
+    else:
+        (name,) = foreign.files
+        examine_validation(parse_as(folder / name, Validation), found)
+    return found
+
+
+def _missing(foreign: Foreign, folder: Path) -> list[str]:
+    """Files of checklist A.4 that are not there; an alignment report is asked of teachers only."""
+    wanted = list(FILES[foreign.kind][0])
+    if foreign.kind == "run" and not _of_student(folder):
+        wanted.append("alignmentreport.json")
+    return [name for name in wanted if name not in foreign.files]
+
+
+def _of_student(folder: Path) -> bool:
+    path = folder / "history.json"
+    history = parse_json(path) if path.is_file() else []
+    return bool(history) and "train_loss" in history[0]
+
+
+def _write(run: RunFolder, foreign: Foreign, found: Findings) -> None:
+    missing = _missing(foreign, run.folder)
+    taken = sorted(path.name for path in run.folder.iterdir())
+    facts = {
+        key: value
+        for key, value in found.facts.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
+    run.write_json(
+        ADOPTION_FILE,
+        {
+            "schema_version": 1,
+            "adopted": True,
+            "kind": foreign.kind,
+            "origin": foreign.origin,
+            "files": {
+                name: {k: v for k, v in describe(run.folder / name).items() if k != "file"}
+                for name in taken
+            },
+            "missing": missing,
+            "left_out": list(foreign.left_out),
+            "converted_from": foreign.converted_from,
+            "checks": found.checks,
+            "unverified": found.unverified,
+            "facts": facts,
+        },
+    )
+    run.summary.update(
+        adopted=foreign.kind,
+        origin=foreign.origin,
+        files=len(taken),
+        checks=len(found.checks),
+        contradictions=len(found.contradictions),
+        unverified=len(found.unverified),
+        **facts,
+    )

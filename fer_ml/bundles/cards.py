@@ -1,0 +1,291 @@
+"""The bundles: ONNX files with their cards, each compared with torch.
+
+Every student, each teacher, and the ensemble as one network of all its members. The student that is
+deployed is one of those exports, with its benchmark on the card.
+"""
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import (
+    MODEL_FILE,
+    PARITY_FILE,
+    SESSION_FOLDER,
+    Card,
+    Threshold,
+    read_card,
+    write_card,
+)
+from fer_ml.bundles.export import Exporter, Network, fuse_onnx, fused, parity
+from fer_ml.bundles.network import read_network
+from fer_ml.distillation.logits import read_logits
+from fer_ml.manifests.curation import read_curated
+from fer_ml.metrics.abstention import thresholds
+from fer_ml.metrics.classification import softmax
+from fer_ml.metrics.predictions import read_predictions
+from fer_ml.metrics.resampling import Interval
+from fer_ml.packed.packing import load_faces
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.runs.logits import labels_of
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.views import FaceSet
+
+PARITY_FACES = 64
+RISK = 0.2
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a card says of the profile that trained the network.
+
+    ``drawn`` is whether its faces are synthetic; ``titles`` are those of the sources that were
+    trained on, in the profile's order.
+    """
+
+    profile: str
+    drawn: bool
+    titles: tuple[str, ...]
+
+
+def deploy(run: RunFolder, job: Job[Any]) -> None:
+    """The selected student's bundle: its candidate's bytes, with its benchmark on the card."""
+    name = job.input("student_selection").read_json("selection.json")["selected"]
+    candidates = job.input("candidate_bundles")
+    for file in (MODEL_FILE, PARITY_FILE):
+        shutil.copyfile(candidates.file(f"{name}/{file}"), run.path(file))
+    benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
+    card = read_card(candidates.folder / name)
+    write_card(run.folder, card.model_copy(update={"metrics": _metrics(benchmark[name])}))
+    run.splits.update(candidates.record.splits)
+    run.summary.update(
+        student=name,
+        bytes=run.path(MODEL_FILE).stat().st_size,
+        parity=candidates.record.summary[f"{name}_parity"],
+        temperature=card.temperature,
+        unsure_below=card.unsure_below,
+    )
+
+
+def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit: float) -> None:
+    """The ensemble as one network: its members' graphs side by side, and the fusion behind them.
+
+    ``parity_limit`` is as in ``export_training``.
+    """
+    ensemble = job.input("ensemble")
+    held = ensemble.read_json("ensemble.json")
+    keys = [key for key, weight in held["weights"].items() if weight > 0]
+    weights = [held["weights"][key] for key in keys]
+    temperatures = [held["members"][key]["temperature"] for key in keys]
+    bundles = [job.input("teacher_bundle", key) for key in keys]
+    model = fuse_onnx(
+        [onnx.load_model_from_string(read_network(b.file(MODEL_FILE))) for b in bundles],
+        weights,
+        held["fusion"],
+        temperatures,
+    )
+    run.path(MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
+    logits = read_logits(ensemble.folder).of(calib["sample_id"].to_list())
+    cards = [read_card(bundle.folder) for bundle in bundles]
+    about = _About(
+        name="ensemble",
+        architecture=" + ".join(card.architecture for card in cards),
+        preprocess=cards[0].preprocess,
+        temperature=held["temperature"],
+        abstention=_abstention(calib, logits, labels_of(calib), held["temperature"]),
+        checkpoint_sha256=ensemble.sha256,
+        metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
+    )
+    write_card(run.folder, _card(run, job, ensemble, about, origin))
+    members = [load_checkpoint(job.input("teacher", key).file(CHECKPOINT_FILE)) for key in keys]
+    network = fused(members, weights, held["fusion"], temperatures)
+    _write_parity(run, network, _parity_faces(job, about.preprocess), about, parity_limit)
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a card says beyond the bytes."""
+
+    name: str
+    architecture: str
+    preprocess: Preprocess
+    temperature: float
+    abstention: tuple[Threshold, ...]
+    checkpoint_sha256: str
+    metrics: dict[str, Any]
+
+    @property
+    def unsure_below(self) -> float:
+        """The threshold for ``RISK``; 1 where there is none: the model is never sure enough."""
+        chosen = next(held for held in self.abstention if held.wanted_risk == RISK)
+        return 1.0 if chosen.threshold is None else chosen.threshold
+
+
+def export_training(
+    run: RunFolder,
+    job: Job[Any],
+    trained: Artifact,
+    metrics: dict[str, Any],
+    origin: Origin,
+    parity_limit: float,
+    exporter: Exporter | None = None,
+) -> None:
+    """Export the checkpoint of ``trained``, write its card, and compare both on faces.
+
+    ``metrics`` are the card's, by evaluation set. ``parity_limit`` is what a logit may differ by,
+    which ``parity.json`` states. ``exporter`` saves the tracing of networks of one structure.
+    ``job`` holds ``hq_train_manifest``; ``FerError`` when its calib rows are not those that
+    ``trained`` was calibrated on.
+    """
+    exporter = exporter or Exporter()
+    checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
+    exporter.write(checkpoint, run.path(MODEL_FILE))
+    temperature = trained.read_json("calibration.json")["global_temperature"]
+    table, y, logits = read_predictions(trained.file("predictions_calib.csv"))
+    calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
+    if table["sample_id"].to_list() != calib["sample_id"].to_list():
+        raise FerError(
+            f"predictions_calib.csv of {trained.key} is of other rows than hq_train_manifest",
+            fix=f"materialize {trained.key} again",
+        )
+    about = _About(
+        name=trained.key,
+        architecture=checkpoint.recipe.architecture,
+        preprocess=checkpoint.preprocess,
+        temperature=temperature,
+        abstention=_abstention(calib, logits, y, temperature),
+        checkpoint_sha256=trained.record.files[CHECKPOINT_FILE].sha256,
+        metrics=metrics,
+    )
+    write_card(run.folder, _card(run, job, trained, about, origin))
+    network = checkpoint.network()
+    faces = _parity_faces(job, checkpoint.preprocess)
+    _write_parity(run, lambda images: network(images).numpy(), faces, about, parity_limit)
+
+
+def _abstention(
+    calib: pl.DataFrame, logits: np.ndarray, y: np.ndarray, temperature: float
+) -> tuple[Threshold, ...]:
+    """The thresholds of the card, from the rows of calib."""
+    probs = softmax(logits, temperature)
+    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
+    found = thresholds(confidence, correct, calib["group_id"].to_numpy())
+    return tuple(
+        Threshold(
+            wanted_risk=risk,
+            threshold=held.threshold if held else None,
+            coverage=_interval(held.coverage) if held else None,
+            risk=_interval(held.risk) if held else None,
+        )
+        for risk, held in found.items()
+    )
+
+
+def _interval(held: Interval) -> tuple[float, float, float]:
+    return held.value, held.low, held.high
+
+
+def _write_parity(
+    run: RunFolder, network: Network, faces: FaceSet, about: _About, limit: float
+) -> None:
+    difference = parity(network, run.folder, faces)
+    run.write_json(
+        PARITY_FILE,
+        {
+            "schema_version": 1,
+            "faces": len(faces),
+            "largest_logit_difference": difference,
+            "limit": limit,
+            "checkpoint_sha256": about.checkpoint_sha256,
+        },
+    )
+    run.splits.update(abstention_thresholds="calib")
+    run.summary.update(
+        bytes=run.path(MODEL_FILE).stat().st_size,
+        parity=difference,
+        temperature=about.temperature,
+        unsure_below=about.unsure_below,
+    )
+
+
+def _parity_faces(job: Job[Any], preprocess: Preprocess) -> FaceSet:
+    frame = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "val")
+    return load_faces(
+        frame.head(PARITY_FACES), job.store.root, preprocess, job.store.root / "cache"
+    )
+
+
+def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "split": entry["split"],
+            "n": entry["n"],
+            "selection_split": entry["selection_split"],
+            "macro_f1": entry["raw"]["macro_f1"],
+            "accuracy": entry["raw"]["accuracy"],
+            "per_class_f1": entry["raw"]["per_class_f1"],
+            "ece_scaled": entry["temperature_scaled"]["ece"],
+            "intervals": {
+                **_bounds(entry["intervals"]["raw"], "accuracy", "macro_f1", "f1_"),
+                **_bounds(entry["intervals"]["temperature_scaled"], "ece"),
+            },
+        }
+        for name, entry in entries.items()
+    }
+
+
+def _bounds(intervals: dict[str, dict[str, float]], *names: str) -> dict[str, list[float]]:
+    return {
+        key: [held["low"], held["high"]] for key, held in intervals.items() if key.startswith(names)
+    }
+
+
+def _card(
+    run: RunFolder, job: Job[Any], made_from: Artifact, about: _About, origin: Origin
+) -> Card:
+    faces = "Drawn (synthetic) faces" if origin.drawn else "Photographs"
+    return Card(
+        name=about.name,
+        profile=origin.profile,
+        architecture=about.architecture,
+        classes=CLASSES,
+        preprocess=about.preprocess,
+        temperature=about.temperature,
+        unsure_below=about.unsure_below,
+        abstention=about.abstention,
+        model_sha256=sha256_file(run.path(MODEL_FILE)),
+        checkpoint_sha256=about.checkpoint_sha256,
+        data=f"{faces}: {'; '.join(origin.titles)}",
+        licence="as the training data's; the faces of FER datasets are for research only",
+        intended_use=(
+            "trying the platform; it has never seen a real face"
+            if origin.drawn
+            else "research on facial expression recognition with informed consent. Not for "
+            "decisions about people, such as hiring, schooling, policing, insurance or health; not "
+            "for watching people; not as a measure of what somebody feels"
+        ),
+        metrics=about.metrics,
+        lineage={
+            "made_from": made_from.as_input().model_dump(),
+            "inputs": [item.model_dump() for item in made_from.record.inputs],
+        },
+        sessions=sessions_in(read_curated(job, "hq_train_manifest")["orig_image"].to_list()),
+    )
+
+
+def sessions_in(images: Sequence[str]) -> tuple[str, ...]:
+    """The recorded sessions that training images come from, by the folder names of a buffer."""
+    found = (re.search(SESSION_FOLDER, name) for name in images)
+    return tuple(sorted({match.group(1) for match in found if match}))

@@ -1,0 +1,1 @@
+"""The benchmark of stored predictions, comparisons, the selection, and what is measured."""

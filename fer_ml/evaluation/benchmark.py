@@ -1,0 +1,481 @@
+"""Every model on every evaluation set, from stored predictions; numbers carry what they are of."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.labels import CLASSES
+from fer_ml.evaluation.models import CHOOSING, Model, benchmark_models, ledger
+from fer_ml.figures.charts import (
+    fairness_chart,
+    figures_chart,
+    reliability_grid,
+    risk_coverage_chart,
+)
+from fer_ml.manifests.curation import read_curated
+from fer_ml.metrics.calibration import nll
+from fer_ml.metrics.classification import (
+    calibration_error_by_chance,
+    classification_metrics,
+    reliability_bins,
+    softmax,
+)
+from fer_ml.metrics.comparability import caption, split_tables, tables_of
+from fer_ml.metrics.groups import Fairness, fairness_table, metrics_by
+from fer_ml.metrics.predictions import write_predictions
+from fer_ml.metrics.resampling import (
+    PAIRED,
+    Interval,
+    group_sums,
+    mcnemar,
+    metric_intervals,
+    paired_difference,
+    resampled_metrics,
+)
+from fer_ml.metrics.risk import risk_coverage
+from fer_ml.metrics.vector_scaling import fit_vector_scaling
+from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.runs.logits import labels_of
+from fer_ml.sources import ATTRIBUTES
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+#: The set whose numbers are compared first, and drawn.
+MAIN_SET = "test_all_sources"
+#: The val rows that trainings are selected on; any other set is the test rows of its manifest.
+VAL_SET = "hq_train_val"
+#: All rows of a split, or those without a twin in another split.
+Rows = Literal["official", "deduplicated"]
+ROWS: tuple[Rows, ...] = ("official", "deduplicated")
+#: What is added to a set's name for its rows without a twin in another split.
+DEDUPLICATED = ".deduplicated"
+#: Which part of a manifest's columns predictions are cut by.
+BRIGHTNESS = "brightness"
+#: Metrics of the matrix chart and of ``pairs.csv``.
+CHARTED = {"accuracy": "accuracy", "macro-F1": "macro_f1", "ECE, scaled": "ece"}
+#: What a temperature, which changes no prediction, leaves as it is.
+UNSCALED = ("accuracy", "macro_f1", "balanced_accuracy")
+#: Columns of ``benchmark.csv`` by the scaling that they are of.
+SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vector"}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows on which models are measured, and which of a split they are."""
+
+    name: str
+    manifest: str
+    split: str
+    rows: Rows
+    frame: pl.DataFrame
+
+
+def set_names(job: Job[Any]) -> list[str]:
+    """The evaluation sets that the manifests among the inputs of ``job`` give, in their order."""
+    manifests = [asset for asset in job.inputs if asset.endswith("_manifest") and asset != CHOOSING]
+    return [VAL_SET, *(asset.removesuffix("_manifest") for asset in manifests)]
+
+
+def evaluation_set(job: Job[Any], name: str, rows: Rows = "official") -> EvaluationSet:
+    """One set, from a manifest among the inputs of ``job``; it may have no rows.
+
+    ``FerError`` when the manifest is not among them.
+    """
+    val = name == VAL_SET
+    manifest, split = (CHOOSING, "val") if val else (f"{name}_manifest", "test")
+    part = _rows_of(job, name, manifest, split)
+    if rows == "official":
+        return part
+    frame = part.frame.filter(pl.col("twin_in").is_null())
+    return replace(part, name=name + DEDUPLICATED, rows=rows, frame=frame)
+
+
+def _rows_of(job: Job[Any], name: str, manifest: str, split: str) -> EvaluationSet:
+    frame = read_curated(job, manifest).filter(pl.col("split") == split)
+    frame = frame.with_columns(_brightness_third(frame["brightness"]))
+    return EvaluationSet(name, manifest, split, "official", frame)
+
+
+def _brightness_third(values: pl.Series) -> pl.Series:
+    """Each face's third of the set by its mean grey, by name; null where it is not known."""
+    low, high = (values.quantile(q, "nearest") for q in (1 / 3, 2 / 3))
+    if low is None or high is None:
+        return pl.Series("third", [None] * len(values), pl.String)
+    third = (
+        pl.when(values.is_null())
+        .then(None)
+        .when(values <= low)
+        .then(pl.lit(f"1 darkest, to {low:.0f}"))
+        .when(values <= high)
+        .then(pl.lit(f"2 middle, to {high:.0f}"))
+        .otherwise(pl.lit("3 brightest"))
+    )
+    return pl.select(third.alias("third")).to_series()
+
+
+def measure_models(
+    run: RunFolder, job: Job[Any], calibration: Literal["temperature", "vector"]
+) -> None:
+    """Predictions of every model on every set, one matrix of metrics, and who beats whom.
+
+    ``calibration`` vector measures each model with a vector scaling too, beside its temperature.
+    """
+    sets = [evaluation_set(job, name, rows) for name in set_names(job) for rows in ROWS]
+    empty = [part.name for part in sets if part.frame.is_empty()]
+    sets = [part for part in sets if not part.frame.is_empty()]
+    models = list(benchmark_models(job))
+    calib = _rows_of(job, "calib", CHOOSING, "calib")
+    logits = _predict(models, [*sets, calib])
+    scalings = {
+        model.name: _calibrate(run, job, calibration, model, calib, logits[model.name][calib.name])
+        for model in models
+    }
+    measured: dict[str, _Measured] = {}
+    same_rows: dict[str, str] = {}
+    for part in sets:
+        own = {model.name: logits[model.name][part.name] for model in models}
+        for name, values in own.items():
+            write_predictions(run.path(f"predictions/{name}__{part.name}.csv"), part.frame, values)
+        official = measured.get(part.name.removesuffix(DEDUPLICATED))
+        if official and official.part.frame.height == part.frame.height:
+            measured[part.name] = official.as_rows_of(part)
+            same_rows[part.name] = official.part.name
+        else:
+            measured[part.name] = _measure(job, part, models, own, scalings)
+    entries = _write_tables(run, models, measured, same_rows, empty)
+    main = measured.get(MAIN_SET)
+    if main is not None:
+        main_logits = {model.name: logits[model.name][MAIN_SET] for model in models}
+        _write_main_charts(run, models, main, main_logits, scalings)
+    best = max(CANDIDATES, key=lambda student: _macro_f1(entries, student))
+    run.summary.update(
+        models=len(entries),
+        predictions=sum(part.frame.height for part in sets) * len(entries),
+        **{f"{name}_test_macro_f1": _macro_f1(entries, name) for name in entries},
+        best_student=best,
+    )
+
+
+def _write_tables(
+    run: RunFolder,
+    models: list[Model],
+    measured: "dict[str, _Measured]",
+    same_rows: dict[str, str],
+    empty: list[str],
+) -> dict[str, dict[str, Any]]:
+    """Every figure as JSON and csv, and the matrix chart; returns the cells by model and set."""
+    entries = {
+        model.name: {name: found.cells[model.name] for name, found in measured.items()}
+        for model in models
+    }
+    held = {
+        "schema_version": 2,
+        "entries": entries,
+        "tables": {
+            name: [asdict(table) for table in split_tables(found.cells)]
+            for name, found in measured.items()
+        },
+        "same_rows": same_rows,
+        "sets_without_rows": empty,
+    }
+    run.write_json("benchmark.json", held)
+    run.write_json("ledger.json", {"schema_version": 1, "models": ledger(models)})
+    _write_csv(run, "benchmark.csv", [_row(m, s, e) for m, s, e in _each(entries)])
+    _write_csv(run, "slices.csv", [r for m, s, e in _each(entries) for r in _slices(m, s, e)])
+    _write_csv(run, "pairs.csv", [row for found in measured.values() for row in found.pairs])
+    charted = {
+        title: {model: _figures(cell) for model, cell in cells.items()}
+        for title, cells in tables_of(held)
+    }
+    run.path("matrix.png").write_bytes(figures_chart(charted, tuple(CHARTED)))
+    return entries
+
+
+def _predict(models: list[Model], sets: list[EvaluationSet]) -> dict[str, dict[str, np.ndarray]]:
+    """``logits [N, 7]`` by model and set; each distinct face is predicted once."""
+    every = pl.concat(part.frame for part in sets).unique(
+        "sample_id", keep="first", maintain_order=True
+    )
+    place = {sample: row for row, sample in enumerate(every["sample_id"])}
+    rows = {part.name: [place[sample] for sample in part.frame["sample_id"]] for part in sets}
+    found = {}
+    for model in models:
+        values = model.predict(every)
+        found[model.name] = {name: values[where] for name, where in rows.items()}
+    return found
+
+
+#: By name, how raw logits become those whose softmax (T = 1) is calibrated.
+Scalings = dict[str, Callable[[np.ndarray], np.ndarray]]
+
+
+def _calibrate(
+    run: RunFolder,
+    job: Job[Any],
+    mode: str,
+    model: Model,
+    calib: EvaluationSet,
+    logits: np.ndarray,
+) -> Scalings:
+    """The scalings of one model, frozen: fitted on calib, and written with what they belong to."""
+    y = labels_of(calib.frame)
+    scalings: Scalings = {
+        "raw": lambda values: values,
+        "temperature_scaled": lambda values: values.astype(np.float64) / model.temperature,
+    }
+    held: dict[str, Any] = {"mode": mode, "global_temperature": model.temperature}
+    if mode == "vector":
+        fitted = fit_vector_scaling(logits, y)
+        scalings["vector_scaled"] = fitted.apply
+        held["weights"] = dict(zip(CLASSES, fitted.weights.tolist(), strict=True))
+        held["bias"] = dict(zip(CLASSES, fitted.bias.tolist(), strict=True))
+    run.write_json(
+        f"calibration/{model.name}.json",
+        {
+            "schema_version": 1,
+            **held,
+            "fitted_on": calib.split,
+            "n": len(y),
+            "nll": {name: nll(scale(logits), y, 1.0) for name, scale in scalings.items()},
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "manifest_sha256": job.input(calib.manifest).sha256,
+        },
+    )
+    return scalings
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """All that is known of one set: a cell and fairness tables for each model, and all pairs."""
+
+    part: EvaluationSet
+    cells: dict[str, dict[str, Any]]
+    by: dict[str, dict[str, Fairness]]
+    pairs: list[dict[str, Any]]
+
+    def as_rows_of(self, part: EvaluationSet) -> "_Measured":
+        """The same figures for a set of the same rows under another name."""
+        cells = {name: {**cell, "rows": part.rows} for name, cell in self.cells.items()}
+        pairs = [{**pair, "set": part.name} for pair in self.pairs]
+        return _Measured(part, cells, self.by, pairs)
+
+
+def _measure(
+    job: Job[Any],
+    part: EvaluationSet,
+    models: list[Model],
+    logits: dict[str, np.ndarray],
+    scalings: dict[str, Scalings],
+) -> _Measured:
+    y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
+    scaled = {
+        (model.name, kind): scale(logits[model.name])
+        for model in models
+        for kind, scale in scalings[model.name].items()
+    }
+    sums = {key: group_sums(y, values, groups) for key, values in scaled.items()}
+    found = metric_intervals(np.stack(list(sums.values())))
+    intervals = {key: _bounds(bounds) for key, bounds in zip(sums, found, strict=True)}
+    by = {m.name: _by(part, y, logits[m.name], groups, m.temperature) for m in models}
+    cells = {}
+    for model in models:
+        name, chose = model.name, model.selected_on(part.manifest, part.split)
+        cells[name] = {
+            "model_sha256": model.artifact.sha256,
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "manifest": part.manifest,
+            "manifest_sha256": job.input(part.manifest).sha256,
+            "split": part.split,
+            "rows": part.rows,
+            "n": len(y),
+            "groups": part.frame["group_id"].n_unique(),
+            "preprocess_sha256": model.preprocess_sha256,
+            "views": "centre",
+            "chosen_on": {what: choice.split for what, choice in model.chosen.items()},
+            "selection_split": bool(chose),
+            "chosen_here": chose,
+            "temperature": model.temperature,
+            **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
+            "intervals": {kind: intervals[name, kind] for kind in scalings[name]},
+            "ece_by_chance": calibration_error_by_chance(
+                softmax(scaled[name, "temperature_scaled"])
+            ),
+            "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
+            "by": {column: asdict(table) for column, table in by[name].items()},
+        }
+    scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
+    pairs = []
+    for table in split_tables(cells):
+        together = [model for model in models if model.name in table.names]
+        pairs += _pairs(part, y, together, logits, scaled_sums)
+    return _Measured(part, cells, by, pairs)
+
+
+def _by(
+    part: EvaluationSet, y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float
+) -> dict[str, Fairness]:
+    """The fairness table of every column that says something of a face or where it is from."""
+    known = {name: name for name in ATTRIBUTES if part.frame[name].count()}
+    columns = {"source": "source", BRIGHTNESS: "third", **known}
+    return {
+        name: fairness_table(y, logits, part.frame[column].to_list(), groups, temperature)
+        for name, column in columns.items()
+    }
+
+
+def _bounds(found: dict[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: {"low": bounds.low, "high": bounds.high} for name, bounds in found.items()}
+
+
+def _pairs(
+    part: EvaluationSet,
+    y: np.ndarray,
+    models: list[Model],
+    logits: dict[str, np.ndarray],
+    sums: dict[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Each two of these models, which may share a table, on the same rows."""
+    resampled = resampled_metrics(np.stack([sums[model.name] for model in models]))
+    correct = [logits[model.name].argmax(axis=1) == y for model in models]
+    rows = []
+    for a, b in itertools.combinations(range(len(models)), 2):
+        test = mcnemar(correct[a], correct[b])
+        gaps = paired_difference(resampled, a, b)
+        for metric in PAIRED:
+            rows.append(
+                {
+                    "set": part.name,
+                    "split": part.split,
+                    "n": len(y),
+                    "selection_split": bool(models[a].selected_on(part.manifest, part.split)),
+                    "model_a": models[a].name,
+                    "model_b": models[b].name,
+                    "metric": metric,
+                    "difference": gaps[metric].value,
+                    "low": gaps[metric].low,
+                    "high": gaps[metric].high,
+                    "p_value": gaps[metric].p_value,
+                    "mcnemar_only_a": test.only_a,
+                    "mcnemar_only_b": test.only_b,
+                    "mcnemar_p": test.p_value,
+                }
+            )
+    return rows
+
+
+def _each(entries: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(model, name, e) for model, cells in entries.items() for name, e in cells.items()]
+
+
+def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    figures = {}
+    for metric in ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece"):
+        for kind, suffix in SUFFIXES.items():
+            if kind not in entry or (kind == "temperature_scaled" and metric in UNSCALED):
+                continue
+            bounds = entry["intervals"][kind][metric]
+            figures[f"{metric}{suffix}"] = entry[kind][metric]
+            figures[f"{metric}{suffix}_low"] = bounds["low"]
+            figures[f"{metric}{suffix}_high"] = bounds["high"]
+    return {
+        "model": model,
+        "set": name,
+        "split": entry["split"],
+        "rows": entry["rows"],
+        "n": entry["n"],
+        "selection_split": entry["selection_split"],
+        "chosen_here": ", ".join(entry["chosen_here"]),
+        **figures,
+        "ece_scaled_by_chance": entry["ece_by_chance"]["mean"],
+        "ece_scaled_by_chance_high": entry["ece_by_chance"]["high"],
+        "aurc_scaled": entry["temperature_scaled"]["aurc"],
+        "temperature": entry["temperature"],
+        "manifest_sha256": entry["manifest_sha256"],
+        "preprocess_sha256": entry["preprocess_sha256"],
+        "views": entry["views"],
+    }
+
+
+def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of ``slices.csv``: figures by class, and by value of every column."""
+    head = {"model": model, "set": name, "selection_split": entry["selection_split"]}
+    found = [
+        {
+            **head,
+            "by": "class",
+            "value": label,
+            "n": None,
+            "metric": "f1",
+            "figure": score,
+            **entry["intervals"]["raw"][f"f1_{label}"],
+        }
+        for label, score in entry["raw"]["per_class_f1"].items()
+    ]
+    for column, table in entry["by"].items():
+        for row in table["rows"]:
+            for metric, figure in row["metrics"].items():
+                bounds = row["intervals"].get(metric, {"low": None, "high": None})
+                found.append(
+                    {
+                        **head,
+                        "by": column,
+                        "value": row["value"],
+                        "n": row["n"],
+                        "metric": metric,
+                        "figure": figure,
+                        "low": bounds["low"],
+                        "high": bounds["high"],
+                    }
+                )
+    return found
+
+
+def _write_csv(run: RunFolder, name: str, rows: list[dict[str, Any]]) -> None:
+    run.write_text(name, pl.DataFrame(rows, infer_schema_length=None).write_csv())
+
+
+def _figures(cell: dict[str, Any]) -> dict[str, Interval]:
+    """What the matrix chart shows: accuracy, macro-F1, and the scaled ECE."""
+    scaled, bounds = cell["temperature_scaled"], cell["intervals"]["temperature_scaled"]
+    return {
+        name: Interval(scaled[metric], bounds[metric]["low"], bounds[metric]["high"])
+        for name, metric in CHARTED.items()
+    }
+
+
+def _write_main_charts(
+    run: RunFolder,
+    models: list[Model],
+    main: _Measured,
+    logits: dict[str, np.ndarray],
+    scalings: dict[str, Scalings],
+) -> None:
+    y = labels_of(main.part.frame)
+    title = caption(MAIN_SET, main.cells[models[0].name])
+    bins = {
+        name: {
+            kind.removesuffix("_scaled"): reliability_bins(y, softmax(scale(logits[name])))
+            for kind, scale in own.items()
+        }
+        for name, own in scalings.items()
+    }
+    run.path("reliability.png").write_bytes(reliability_grid(bins, title))
+    curves = {
+        model.name: risk_coverage(
+            softmax(logits[model.name], model.temperature).max(axis=1),
+            logits[model.name].argmax(axis=1) == y,
+        )
+        for model in models
+    }
+    run.path("risk_coverage.png").write_bytes(risk_coverage_chart(curves, title))
+    for column in next(iter(main.by.values())):
+        tables = {name: found[column] for name, found in main.by.items()}
+        run.path(f"by_{column}.png").write_bytes(fairness_chart(tables, column, title))
+
+
+def _macro_f1(entries: dict[str, dict[str, Any]], name: str) -> float:
+    return entries[name][MAIN_SET]["raw"]["macro_f1"]

@@ -1,0 +1,199 @@
+"""The models of a benchmark: what they predict, and which split chose what of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.distillation.logits import read_logits
+from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
+from fer_ml.packed.packing import load_faces
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.profile import STUDENTS
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.loop import predict
+
+#: The manifest whose val and calib splits choose.
+CHOOSING = "hq_train_manifest"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that was chosen, and the rows that chose it.
+
+    ``manifest_sha256`` is null where it is not recorded; ``recorded_in`` names the artifact.
+    """
+
+    split: str
+    manifest: str
+    manifest_sha256: str | None
+    recorded_in: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to be scored.
+
+    ``predict`` gives ``logits [N, 7] float32`` for rows of a manifest, each of another face.
+    ``checkpoint_sha256`` is of the bytes that predict, ``chosen`` the ledger by what was chosen.
+    """
+
+    name: str
+    artifact: Artifact
+    checkpoint_sha256: str
+    temperature: float
+    preprocess_sha256: str
+    predict: Callable[[pl.DataFrame], np.ndarray] = field(compare=False)
+    chosen: dict[str, Choice]
+
+    def selected_on(self, manifest: str, split: str) -> list[str]:
+        """What of this model the rows of ``split`` chose: numbers on them are no test results."""
+        return [
+            what
+            for what, choice in self.chosen.items()
+            if (choice.manifest, choice.split) == (manifest, split)
+        ]
+
+
+def choices(artifact: Artifact) -> dict[str, Choice]:
+    """The ledger of one artifact, from its record."""
+    manifest = next((i for i in artifact.record.inputs if i.asset == CHOOSING), None)
+    return {
+        what: Choice(split, CHOOSING, manifest.sha256 if manifest else None, artifact.key)
+        for what, split in artifact.record.splits.items()
+    }
+
+
+def benchmark_models(job: Job[Any]) -> Iterator[Model]:
+    """Every model among the inputs of ``job``: teachers, ensemble, students, others.
+
+    Of each kind in the order of the inputs.
+    """
+    teachers = [_teacher(job, key) for key in _partitions(job, "teacher_logits")]
+    yield from teachers
+    yield _ensemble(job, teachers)
+    for stage in STUDENTS:
+        model = student_model(job, f"student_{stage}")
+        seen = model.chosen["checkpoint"].manifest_sha256
+        later = {
+            "deployed student": Choice("val", CHOOSING, seen, "student_selection"),
+            "abstention thresholds": Choice("calib", CHOOSING, seen, "candidate_bundles"),
+        }
+        yield replace(model, chosen={**model.chosen, **later})
+    for name in _partitions(job, "external_model"):
+        yield _external(job, name)
+    for name in _partitions(job, "adopted_model"):
+        yield _adopted(job, name)
+
+
+def _partitions(job: Job[Any], asset: str) -> list[str]:
+    """The partitions of ``asset`` among the inputs, in their order."""
+    records = [artifact.record for artifact in job.inputs.values()]
+    return [str(record.partition) for record in records if record.asset == asset]
+
+
+def _teacher(job: Job[Any], key: str) -> Model:
+    logits = job.input("teacher_logits", key)
+    meta = logits.read_json("logits.json")
+    made_from = next(i for i in logits.record.inputs if (i.asset, i.partition) == ("teacher", key))
+    teacher = job.store.find("teacher", key, made_from.sha256)
+    if teacher is None:
+        raise FerError(
+            f"teacher[{key}], of which {logits.key} are, is no longer here",
+            where=job.store.home("teacher", key),
+            fix=f"materialize teacher[{key}] and teacher_logits[{key}] again",
+        )
+    return Model(
+        name=f"teacher_{key}",
+        artifact=logits,
+        checkpoint_sha256=teacher.record.files[CHECKPOINT_FILE].sha256,
+        temperature=meta["temperature"],
+        preprocess_sha256=meta["preprocess_sha256"],
+        predict=_looked_up(logits),
+        chosen=choices(teacher),
+    )
+
+
+def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
+    ensemble = job.input("ensemble")
+    held = ensemble.read_json("ensemble.json")
+    members = {
+        f"checkpoint of {teacher.name}": teacher.chosen["checkpoint"] for teacher in teachers
+    }
+    return Model(
+        name="ensemble",
+        artifact=ensemble,
+        checkpoint_sha256=ensemble.sha256,
+        temperature=held["temperature"],
+        preprocess_sha256=held["preprocess_sha256"],
+        predict=_looked_up(ensemble),
+        chosen={**choices(ensemble), **members},
+    )
+
+
+def _looked_up(artifact: Artifact) -> Callable[[pl.DataFrame], np.ndarray]:
+    """Logits that were stored; read when they are asked for."""
+    return lambda frame: read_logits(artifact.folder).of(frame["sample_id"].to_list())
+
+
+def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Model:
+    """A training's model, by its checkpoint; it is called by its partition, or else its asset."""
+    student = job.input(asset, partition)
+    checkpoint = load_checkpoint(student.file(CHECKPOINT_FILE))
+
+    def logits(frame: pl.DataFrame) -> np.ndarray:
+        root = job.store.root
+        faces = load_faces(frame, root, checkpoint.preprocess, root / "cache")
+        return predict(checkpoint.network(), faces)
+
+    return Model(
+        name=partition or asset,
+        artifact=student,
+        checkpoint_sha256=student.record.files[CHECKPOINT_FILE].sha256,
+        temperature=student.read_json("calibration.json")["global_temperature"],
+        preprocess_sha256=checkpoint.preprocess.digest(),
+        predict=logits,
+        chosen=choices(student),
+    )
+
+
+def _external(job: Job[Any], name: str) -> Model:
+    """A model from elsewhere: nobody here knows which rows it was trained or selected on."""
+    artifact = job.input("external_model", name)
+    about = artifact.read_json(ABOUT_FILE)
+    return Model(
+        name=f"external_{name}",
+        artifact=artifact,
+        checkpoint_sha256=about["checkpoint_sha256"],
+        temperature=artifact.read_json("calibration.json")["global_temperature"],
+        preprocess_sha256=Preprocess(**about["preprocess"]).digest(),
+        predict=external_predictor(job, name),
+        chosen=choices(artifact) | _chosen_elsewhere(artifact),
+    )
+
+
+def _adopted(job: Job[Any], name: str) -> Model:
+    """An adopted run, by its checkpoint."""
+    model = student_model(job, "adopted_model", name)
+    chosen = model.chosen | _chosen_elsewhere(model.artifact)
+    return replace(model, name=f"adopted_{name}", chosen=chosen)
+
+
+def _chosen_elsewhere(artifact: Artifact) -> dict[str, Choice]:
+    return {"checkpoint": Choice("unknown", "unknown", None, artifact.key)}
+
+
+def ledger(models: list[Model]) -> dict[str, dict[str, Any]]:
+    """``ledger.json``: by model, what each split chose, in which manifest, recorded where."""
+    return {
+        model.name: {
+            "checkpoint_sha256": model.checkpoint_sha256,
+            "chosen": {what: vars(choice) for what, choice in model.chosen.items()},
+        }
+        for model in models
+    }

@@ -1,0 +1,201 @@
+"""Which student is deployed: by the dual gate, on val and the demo session, never on a test set.
+
+The first student is the incumbent. Another one may replace it when it loses little on val (the
+offline gate) and shows more on the demo session without flickering (the demo gate).
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.comparability import comparable
+from fer_ml.recipes.profile import CANDIDATES, Selection
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+SET = "hq_train_val"
+WEAKEST = 3
+#: A loss of exactly the limit must pass, whatever the last bit of a difference says.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is compared of one student.
+
+    F1 in 0..1, flips of the shown label a minute of track-time; None where the demo session cannot
+    tell. ``val_weakest_f1`` is the mean of its own three lowest F1 of a class.
+    """
+
+    val_macro_f1: float
+    val_weakest_f1: float
+    demo_macro_f1: float | None
+    demo_flips_per_minute: float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule of the dual gate: ``passed`` None is undecided, and not counted."""
+
+    rule: str
+    value: float | None
+    limit: float | None
+    passed: bool | None
+    reason: str
+
+
+def weakest_f1(per_class_f1: Mapping[str, float]) -> float:
+    """Mean of the three lowest F1 of a class: the first pipeline's 'minority F1'."""
+    return sum(sorted(per_class_f1.values())[:WEAKEST]) / WEAKEST
+
+
+def dual_gate(new: Figures, old: Figures, limits: Selection) -> tuple[Check, ...]:
+    """Both gates for one student against the incumbent: two checks on val, two on the session."""
+    return (
+        _loses_at_most("val_macro_f1", new.val_macro_f1, old.val_macro_f1, limits.macro_f1_loss),
+        _loses_at_most(
+            "val_weakest_f1", new.val_weakest_f1, old.val_weakest_f1, limits.weakest_f1_loss
+        ),
+        _better(new.demo_macro_f1, old.demo_macro_f1),
+        _as_calm(new.demo_flips_per_minute, old.demo_flips_per_minute, limits.flips_gain),
+    )
+
+
+def select(
+    figures: Mapping[str, Figures], limits: Selection
+) -> tuple[str, dict[str, tuple[Check, ...]]]:
+    """The student to deploy, and the checks of every student but the first, the incumbent.
+
+    Of the students that fail no check the one with the highest macro-F1 on val wins; a tie goes to
+    the earlier, and the incumbent stays when there is none. Where the session cannot tell who is
+    better, the incumbent competes too: nothing but val then speaks for a change.
+    """
+    incumbent, *others = figures
+    old = figures[incumbent]
+    checks = {name: dual_gate(figures[name], old, limits) for name in others}
+    passing = [name for name in others if not _failed(checks[name])]
+    if old.demo_macro_f1 is None or not passing:
+        passing.insert(0, incumbent)
+    return max(passing, key=lambda name: figures[name].val_macro_f1), checks
+
+
+def rule_text(limits: Selection) -> str:
+    """The rule in words, with its limits."""
+    return (
+        f"{CANDIDATES[0]} stays unless another student passes the dual gate against it: on the "
+        f"val split of hq_train_manifest macro-F1 falls by at most {limits.macro_f1_loss:g} and "
+        f"the mean F1 of its three weakest classes by at most {limits.weakest_f1_loss:g}; on the "
+        "demo session the shown labels have a higher macro-F1 and at most "
+        f"{limits.flips_gain:.0%} more flips a minute. Of those that pass, the highest val "
+        "macro-F1 wins; a tie goes to the earlier. A demo session without truth does not count, "
+        f"and {CANDIDATES[0]} then competes on val as well"
+    )
+
+
+def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
+    """Write ``selection.json``: the chosen student, and every figure, limit and verdict.
+
+    ``FerError`` when the students' figures may not stand beside each other.
+    """
+    entries = _entries(job)
+    sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")
+    figures = {
+        name: _figures(entry, sessions["candidates"].get(name, {}))
+        for name, entry in entries.items()
+    }
+    chosen, checks = select(figures, limits)
+    candidates = {
+        name: {
+            **asdict(held),
+            "verdict": _verdict(checks.get(name)),
+            "checks": [asdict(check) for check in checks.get(name, ())],
+        }
+        for name, held in figures.items()
+    }
+    run.write_json(
+        "selection.json",
+        {
+            "schema_version": 2,
+            "selected": chosen,
+            "sha256": entries[chosen]["model_sha256"],
+            "incumbent": CANDIDATES[0],
+            "rule": rule_text(limits),
+            "limits": limits.model_dump(),
+            "split": entries[chosen]["split"],
+            "n": entries[chosen]["n"],
+            "session": sessions["session"],
+            "candidates": candidates,
+        },
+    )
+    run.splits.update(student="val")
+    run.summary.update(
+        selected=chosen,
+        val_macro_f1=figures[chosen].val_macro_f1,
+        **{name: held["verdict"] for name, held in candidates.items()},
+    )
+
+
+def _entries(job: Job[Any]) -> dict[str, dict[str, Any]]:
+    """The val cell of every student; ``FerError`` when they may not stand beside each other."""
+    benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
+    sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")["candidates"]
+    entries = {name: benchmark[name][SET] for name in CANDIDATES}
+    for name, entry in entries.items():
+        reasons = comparable(entries[CANDIDATES[0]], entry)
+        if reasons:
+            raise FerError(f"{CANDIDATES[0]} and {name} cannot be compared: {'; '.join(reasons)}")
+        played = sessions.get(name, {}).get("student_sha256", entry["model_sha256"])
+        if played != entry["model_sha256"]:
+            raise FerError(
+                f"the benchmark speaks of {name} {entry['model_sha256'][:12]}, the demo session of "
+                f"{played[:12]}",
+                fix="materialize benchmark, candidate_bundles and candidate_sessions again",
+            )
+    return entries
+
+
+def _figures(entry: Mapping[str, Any], session: Mapping[str, Any]) -> Figures:
+    return Figures(
+        entry["raw"]["macro_f1"],
+        weakest_f1(entry["raw"]["per_class_f1"]),
+        session.get("macro_f1_stabilised"),
+        session.get("flips_per_minute_stabilised"),
+    )
+
+
+def _loses_at_most(rule: str, new: float, old: float, limit: float) -> Check:
+    reason = f"{new:.4f} against {old:.4f}, {new - old:+.4f}; may fall by {limit:g}"
+    return Check(rule, old - new, limit, old - new <= limit + ROUNDING, reason)
+
+
+def _better(new: float | None, old: float | None) -> Check:
+    if new is None or old is None:
+        reason = (
+            "undecided: the demo session has no face of a known expression that could be replayed"
+        )
+        return Check("demo_macro_f1", new, old, None, reason)
+    reason = f"{new:.4f} against {old:.4f}, {new - old:+.4f}; must rise"
+    return Check("demo_macro_f1", new, old, new > old, reason)
+
+
+def _as_calm(new: float | None, old: float | None, gain: float) -> Check:
+    if new is None or old is None:
+        reason = "undecided: no face is followed in the demo session"
+        return Check("demo_flips_per_minute", new, None, None, reason)
+    limit = (1 + gain) * old
+    reason = f"{new:.1f} a minute against {old:.1f}; may rise by {gain:.0%}"
+    return Check("demo_flips_per_minute", new, limit, new <= limit + ROUNDING, reason)
+
+
+def _failed(checks: tuple[Check, ...]) -> list[str]:
+    return [check.rule for check in checks if check.passed is False]
+
+
+def _verdict(checks: tuple[Check, ...] | None) -> str:
+    if checks is None:
+        return "incumbent"
+    failed = _failed(checks)
+    undecided = [check.rule for check in checks if check.passed is None]
+    verdict = f"fails {', '.join(failed)}" if failed else "passes"
+    return verdict + (f"; undecided: {', '.join(undecided)}" if undecided else "")

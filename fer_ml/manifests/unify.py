@@ -1,0 +1,326 @@
+"""All sources in one manifest, with every row's final split written down as data.
+
+Splits are a property of the *group* (all faces of one photo, and its identical and near-identical
+copies in any source): a group lies in one split, whatever the publishers say, or the benchmark
+measures memory.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.figures.charts import class_source_heatmap
+from fer_ml.images.inspection import THUMB_SIZE
+from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
+from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
+from fer_ml.manifests.schema import attributes_of, read_manifest, write_manifest
+from fer_ml.recipes.profile import SPLITS, Draw, Split
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+#: When a group is in several splits, it stays in the first of these and leaves the others.
+PRECEDENCE = ("test", "calib", "val", "train")
+
+
+def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give every row of ``frame`` its final split.
+
+    ``frame`` has source, label, group_id (32 hexadecimal digits) and the publishers' split (train,
+    val, calib, test or unassigned). Returns ``(kept, leaking)``: leaking rows have a twin in a
+    split that takes precedence, and a column ``twin`` that names it. Nothing else is dropped. Kept
+    rows say in ``twin_in`` in which other splits publishers have a face of their group.
+
+    1. a group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
+       rows elsewhere leak; unassigned rows of a placed group join it;
+    2. unassigned groups are drawn into train and test, by source and class;
+    3. sources without a val part give some train groups to val;
+    4. a part of all val groups becomes calib.
+
+    A group that spans sources or classes is drawn with the first of them in sorted order.
+    """
+    place = frame["split"].replace_strict(_PLACES, return_dtype=pl.Int64).to_numpy()
+    source, label = _number(frame["source"]), _number(frame["label"])
+    number = numbers_of(frame["group_id"])
+    # One whole number a row, so that the least one of a group says all of its home at once.
+    labels, kinds = label.max() + 1, (source.max() + 1) * (label.max() + 1)
+    stratum, splits = _by_group(number, place * kinds + source * labels + label, 1 << place)
+    home = stratum // kinds
+    test_rank, val_rank, calib_rank = _ranks(frame["group_id"].gather(first_rows(number)), seed)
+    train = _PLACES["train"]
+    final = np.where(home == _UNASSIGNED, train, home)
+    final[_take(home == _UNASSIGNED, stratum, test_rank, draw.test)] = _PLACES["test"]
+    with_val = np.unique(source[np.isin(place, [_PLACES["val"], _PLACES["calib"]])])
+    lacks_val = ~np.isin(stratum % kinds // labels, with_val)
+    candidates = (home >= train) & (final == train) & lacks_val
+    final[_take(candidates, stratum, val_rank, draw.val)] = _PLACES["val"]
+    final[_take(final == _PLACES["val"], stratum % labels, calib_rank, draw.calib)] = _PLACES[
+        "calib"
+    ]
+    leaks = (place != _UNASSIGNED) & (place != home[number])
+    kept, names = np.flatnonzero(~leaks), pl.Series([*PRECEDENCE, "unassigned"])
+    others = _other_splits(splits, home)
+    return (
+        frame[kept].with_columns(
+            names.gather(final[number[kept]]).alias("split"),
+            others.gather(number[kept]).alias("twin_in"),
+        ),
+        frame.filter(leaks)
+        .drop("twin_in", strict=False)
+        .with_columns(names.gather(home[number[leaks]]).alias("twin")),
+    )
+
+
+_PLACES = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
+_UNASSIGNED = _PLACES["unassigned"]
+
+
+def _number(values: pl.Series) -> np.ndarray:
+    """Numbers of few different texts, in their order."""
+    known = values.unique().sort()
+    numbers = {value: index for index, value in enumerate(known)}
+    return values.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
+
+
+def _by_group(
+    number: np.ndarray, least: np.ndarray, bits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """By group: the least of ``least``, and all ``bits`` together."""
+    order = np.argsort(number)
+    ordered = number[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
+    return (
+        np.minimum.reduceat(least[order], starts),
+        np.bitwise_or.reduceat(bits[order], starts),
+    )
+
+
+def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
+    """Names of the set bits but the home's and 'unassigned', joined by '+'; null when none."""
+    others = splits & ~(1 << home) & ~(1 << _UNASSIGNED)
+    names = {
+        bits: "+".join(split for split in PRECEDENCE if bits >> _PLACES[split] & 1) or None
+        for bits in np.unique(others).tolist()
+    }
+    return pl.Series(others).replace_strict(names, return_dtype=pl.String)
+
+
+def _ranks(groups: pl.Series, seed: int) -> np.ndarray:
+    """``[3, groups] uint64`` by which groups are drawn into test, val and calib.
+
+    The group's own hash, mixed with the seed and the purpose by SplitMix64 (Steele et al. 2014):
+    so a group's place does not depend on the order of rows, nor on the other groups.
+    """
+    own = np.frombuffer(bytes.fromhex("".join(groups)), ">u8")[::2].astype(np.uint64)
+    purposes = _mix(np.arange(3, dtype=np.uint64) + np.uint64(3 * seed))
+    return _mix(own ^ purposes[:, None])
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _take(among: np.ndarray, strata: np.ndarray, rank: np.ndarray, fraction: float) -> np.ndarray:
+    """Row numbers of the groups that are drawn from each stratum: those of least rank."""
+    rows = np.flatnonzero(among)
+    order = rows[np.lexsort((rank[rows], strata[rows]))]
+    _, start, size = np.unique(strata[order], return_index=True, return_counts=True)
+    count = np.rint(fraction * size)
+    count[(count == 0) & (size >= 5)] = 1  # Five groups or more are never left out of a split.
+    place = np.arange(len(order)) - np.repeat(start, size)
+    return order[place < np.repeat(count, size)]
+
+
+def twin_counts(kept: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """How many test rows of each source have a twin outside test: the number that matters.
+
+    ``{source: {"test_rows", "with_twin", "share"}}``, by what publishers have; the twins themselves
+    were taken out of the other splits.
+    """
+    table = (
+        kept.filter(pl.col("split") == "test")
+        .group_by("source")
+        .agg(pl.len().alias("test_rows"), pl.col("twin_in").count().alias("with_twin"))
+        .sort("source")
+    )
+    return {
+        source: {"test_rows": rows, "with_twin": twins, "share": round(twins / rows, 6)}
+        for source, rows, twins in table.iter_rows()
+    }
+
+
+def overlaps(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Samples that two sources share, and how often their labels agree.
+
+    A list of ``{"a", "b", "samples", "same_label", "share_of_smaller"}`` for each pair of sources
+    with at least one common ``sample_id``. The first row of a sample in a source counts.
+    """
+    number = numbers_of(frame["sample_id"])
+    source = _number(frame["source"])
+    _, rows = np.unique(number * (source.max() + 1) + source, return_index=True)
+    sizes = dict(frame["source"].gather(rows).value_counts().iter_rows())
+    often = rows[np.bincount(number[rows])[number[rows]] > 1]
+    shared = frame.select("source", "label")[often].with_columns(pl.Series("sample", number[often]))
+    pairs = (
+        shared.join(shared, on="sample", suffix="_b")
+        .filter(pl.col("source") < pl.col("source_b"))
+        .group_by("source", "source_b")
+        .agg(pl.len().alias("samples"), (pl.col("label") == pl.col("label_b")).sum().alias("same"))
+        .sort("source", "source_b")
+    )
+    return [
+        {
+            "a": a,
+            "b": b,
+            "samples": samples,
+            "same_label": same,
+            "share_of_smaller": round(samples / min(sizes[a], sizes[b]), 6),
+        }
+        for a, b, samples, same in pairs.iter_rows()
+    ]
+
+
+def publisher_splits(
+    frame: pl.DataFrame, meanings: Mapping[str, Mapping[str, Split]]
+) -> pl.DataFrame:
+    """Replace the publisher's split by ours where ``meanings`` names one, by source.
+
+    Every source of ``meanings`` must have rows: ``FerError`` names the first that has none.
+    """
+    held = set(frame["source"].unique())
+    split = pl.col("split")
+    for source, splits in meanings.items():
+        if source not in held:
+            raise FerError(
+                f"source {source} has no rows in the unified manifest",
+                where="sources of the profile",
+                fix="materialize its manifest, or take it out of the profile's sources",
+            )
+        if splits:
+            here = pl.col("source") == source
+            split = pl.when(here).then(pl.col("split").replace(splits)).otherwise(split)
+    return frame.with_columns(split.alias("split"))
+
+
+#: What decides a row's place. The other columns are read again, source by source, for writing.
+_DECIDING = ("source", "label", "split", "sample_id", "group_id", "orig_image")
+
+
+def unify(
+    run: RunFolder,
+    job: Job[Any],
+    meanings: Mapping[str, Mapping[str, Split]],
+    draw: Draw,
+    seed: int,
+) -> None:
+    """Write ``classification_manifest.csv``, ``quarantine.csv`` and the merged reports.
+
+    ``job`` holds the sources' manifests and nothing else; ``meanings`` are what
+    ``publisher_splits`` takes, ``draw`` and ``seed`` what ``assign_splits`` does.
+    """
+    files, thumbs, reports = [], [], []
+    for artifact in job.inputs.values():
+        source = artifact.record.asset.removeprefix("manifest/")
+        files.append(artifact.file(f"{source}.csv"))
+        thumbs.append(read_thumbs(artifact.file(THUMBS_FILE)))
+        reports += artifact.read_json("clean_report.json")["reports"]
+    frame = pl.concat([read_manifest(file).select(_DECIDING) for file in files])
+    near = near_of(frame["sample_id"], Stacked(thumbs), job.store.near_cache)
+    frame = frame.with_columns(
+        pl.int_range(pl.len()).alias("row"),
+        pl.col("group_id").alias("photo"),
+        join_groups(frame["group_id"], near).alias("group_id"),
+    )
+    frame = publisher_splits(frame, meanings)
+    kept, leaking = assign_splits(frame, draw, seed)
+    path = run.path("classification_manifest.csv")
+    write_manifest(_whole_rows(files, kept), path, attributes_of(files))
+    write_notes(run, "quarantine.csv", _leak_notes(leaking, kept))
+    manifest = {
+        "rows_in": frame.height,
+        "rows": kept.height,
+        "rows_quarantined": leaking.height,
+        "manifest": "classification_manifest.csv",
+        "counts": kept.group_by("source").len("rows").sort("source").to_dicts(),
+    }
+    run.write_json("clean_report.json", clean_report(reports, manifest))
+    twins, groups, shared = twin_counts(kept), group_counts(frame), overlaps(kept)
+    run.write_json(
+        "leakage.json",
+        {"schema_version": 2, "test_twins": twins, "groups": groups, "overlaps": shared},
+    )
+    run.path("classes.png").write_bytes(class_source_heatmap(kept))
+    run.summary.update(
+        rows=kept.height,
+        rows_in=frame.height,
+        quarantined=leaking.height,
+        groups=groups["groups"],
+        near_identical_groups=groups["joined_by_nearness"],
+        test_rows_with_a_twin_in_training=sum(t["with_twin"] for t in twins.values()),
+        samples_in_two_sources=sum(pair["samples"] for pair in shared),
+        **{split: kept.filter(pl.col("split") == split).height for split in SPLITS},
+    )
+
+
+def _whole_rows(files: Sequence[Path], kept: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The kept rows with all of their columns, source by source; ``kept`` is sorted by row."""
+    decided = kept.select("row", "split", "group_id", "twin_in")
+    start = 0
+    for file in files:
+        rows = read_manifest(file)
+        here = decided.filter(pl.col("row").is_between(start, start + rows.height, closed="left"))
+        chosen = rows[here["row"] - start].drop("split", "group_id", "twin_in")
+        yield pl.concat([chosen, here.drop("row")], how="horizontal")
+        start += rows.height
+
+
+class Stacked:
+    """Several ``[rows, 576]`` arrays as one, read row by row."""
+
+    def __init__(self, parts: Sequence[np.ndarray]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """The thumbs ``[len(rows), 576]`` of these rows."""
+        part = np.searchsorted(self.starts, rows, side="right") - 1
+        found = np.empty((len(rows), THUMB_SIZE), np.uint8)
+        for index in np.unique(part):
+            here = part == index
+            found[here] = self.parts[index][rows[here] - self.starts[index]]
+        return found
+
+
+def _leak_notes(leaking: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
+    photos = kept["photo"].unique().implode()
+    how = pl.when(pl.col("photo").is_in(photos)).then(pl.lit("pixel")).otherwise(pl.lit("nearly"))
+    return leaking.with_columns(
+        pl.col("orig_image").alias("where"),
+        pl.col("orig_image").alias("file"),
+        pl.col("label").alias("native_label"),
+        pl.lit("leakage").alias("rule"),
+        pl.format("{} row with a {}-identical twin in {}", "split", how, "twin").alias("detail"),
+    )
+
+
+def group_counts(frame: pl.DataFrame) -> dict[str, int]:
+    """How many groups there are, how many join several photos, and how large they get.
+
+    ``frame`` has group_id and photo.
+    """
+    group, photo = numbers_of(frame["group_id"]), numbers_of(frame["photo"])
+    rows = np.bincount(group)
+    photos = np.bincount(group[first_rows(photo)])  # A photo lies in one group.
+    return {
+        "photos": int(photos.sum()),
+        "groups": len(photos),
+        "joined_by_nearness": int((photos > 1).sum()),
+        "largest_group_rows": int(rows.max(initial=0)),
+        "largest_group_photos": int(photos.max(initial=0)),
+    }

@@ -1,0 +1,95 @@
+"""A profile by its name: a built-in one, or the user's own from fer.toml."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.settings import Settings
+from fer_ml.recipes.builtin import PROFILES
+from fer_ml.recipes.profile import _CURATED, Profile
+
+
+def load_profile(settings: Settings, name: str | None = None) -> Profile:
+    """The profile called ``name`` (default: the active one), with the user's own on top.
+
+    A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
+    else is replaced, and the result is validated as a whole. Where a curation names its
+    ``sources``, the base's confidence of other sources goes with them. ``without`` lists what of
+    the base is left out first, such as ``["teachers.B3", "experiments"]``. The name of a built-in
+    profile always means that one.
+    """
+    name = name or settings.profile
+    own = settings.config.profiles
+    for taken in sorted(own.keys() & PROFILES.keys()):
+        raise FerError(
+            f"profiles.{taken}: {taken} is a built-in profile, which always means the same",
+            where="fer.toml",
+            fix=f'choose another name: [profiles.my_{taken}] with base = "{taken}", then '
+            f"fer materialize -p my_{taken}",
+        )
+    if name in own:
+        changes = dict(own[name])
+        base = changes.pop("base", "sample")
+        if not isinstance(base, str) or base not in PROFILES:
+            raise FerError(
+                f"profiles.{name}.base: unknown profile {base!r}",
+                where="fer.toml",
+                allowed=", ".join(PROFILES),
+            )
+        # What is built of a seed is built of the profile's own; one that is none is refused below.
+        seed = changes.get("seed")
+        of_seed = {"seed": seed} if type(seed) is int and 0 <= seed < 2**63 else {}
+        start = PROFILES[base](**of_seed).model_dump(mode="json")
+        for path in changes.pop("without", ()):
+            _leave_out(start, path, f"profiles.{name}.without")
+        for curation in _CURATED:
+            own_curation = changes.get(curation)
+            if isinstance(own_curation, dict) and isinstance(own_curation.get("sources"), list):
+                kept = start[curation]["min_confidence"].items()
+                start[curation]["min_confidence"] = {
+                    source: least for source, least in kept if source in own_curation["sources"]
+                }
+        merged = _merge(start, {**changes, "name": name})
+        try:
+            return Profile.model_validate(merged)
+        except ValidationError as error:
+            unknown = set(changes) - set(Profile.model_fields)
+            new = set(merged["experiments"]) - set(start["experiments"])
+            raise FerError(
+                first_fault(error, "profiles", name),
+                where="fer.toml",
+                allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
+                fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
+                "experiment states its whole recipe"
+                if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
+                else None,
+            ) from error
+    if name not in PROFILES:
+        raise FerError(
+            f"unknown profile {name!r}",
+            allowed=", ".join([*PROFILES, *own]),
+            fix="name a known profile, or add [profiles.NAME] to fer.toml",
+        )
+    return PROFILES[name]()
+
+
+def _leave_out(values: dict[str, Any], path: str, where: str) -> None:
+    *tables, last = str(path).split(".")
+    for table in tables:
+        values = values.get(table) or {}
+    if last not in values:
+        raise FerError(
+            f"{where}: the base has no {path}", where="fer.toml", allowed=", ".join(values)
+        )
+    del values[last]
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged

@@ -1,0 +1,401 @@
+"""Profiles: typed recipes for a whole run, from the sources to the claims.
+
+A profile is a function that returns one frozen value; a variant changes a few fields. Every
+artifact records the part of the profile that made it, so that a changed field makes exactly the
+assets stale that depend on it.
+"""
+
+import re
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.names import require_names
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import (
+    Distilling,
+    Training,
+    Views,
+)
+
+Split = Literal["train", "val", "calib", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "calib", "test")
+BACKBONES: dict[str, str] = {
+    "RN18": "resnet18",
+    "B3": "tf_efficientnet_b3",
+    "CNXT": "convnext_tiny",
+}
+STUDENTS: tuple[str, ...] = ("ce", "kd", "dkd")
+#: Of a profile that names no other.
+SEED = 1337
+#: The assets of the students. The first one is the incumbent, which the others have to beat.
+CANDIDATES: tuple[str, ...] = tuple(f"student_{stage}" for stage in STUDENTS)
+
+
+_CURATED = ("hq_train", "eval_only", "test_all_sources")
+#: Names that a curation of the user's own must not have: other manifests and evaluation sets.
+_TAKEN = (*_CURATED, "classification", "hq_train_val")
+
+
+class Frozen(BaseModel):
+    """A recipe's base: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """One raw dataset: the manifest's ``source`` value, its adapter, and its splits' meaning.
+
+    ``splits`` maps the publisher's split to ours where they differ; ``options`` go to the adapter.
+    ``root`` is a folder, or null for ``[roots]`` of fer.toml, or else ``data/<name>`` in the
+    project.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    adapter: str
+    title: str = ""
+    root: str | None = None
+    splits: dict[str, Split] = {}
+    options: dict[str, str] = {}
+
+
+class Draw(Frozen):
+    """Fractions that are drawn by group and class where the publisher gives no split.
+
+    ``val`` of train for sources without a val part; ``calib`` of val; ``test`` of sources with no
+    split at all.
+    """
+
+    val: float = Field(default=0.1, gt=0, lt=1)
+    calib: float = Field(default=0.4, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+
+
+class Curation(Frozen):
+    """A curated manifest: which rows of the unified one it takes.
+
+    ``labels`` are classes (empty: all); ``min_confidence`` by source, in the publisher's unit;
+    ``min_side`` in px of the face's shorter side; ``one_per`` keeps the first row of each sample,
+    or of each group (near-identical faces too), in the order of ``sources``; ``drop_twins`` leaves
+    out test rows of which publishers have a twin in another split (a de-duplicated benchmark).
+    """
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    splits: tuple[Split, ...] = SPLITS
+    labels: tuple[str, ...] = ()
+    min_confidence: dict[str, float] = {}
+    min_side: int = Field(default=0, ge=0)
+    one_per: Literal["row", "sample", "group"] = "row"
+    drop_twins: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Curation":
+        unknown = set(self.labels) - set(CLASSES)
+        if unknown:
+            raise ValueError(f"labels: {sorted(unknown)} are not among {list(CLASSES)}")
+        return self
+
+
+class Ensemble(Frozen):
+    """How teachers are fused.
+
+    ``weights`` null searches on calib: a simplex grid of ``step``, then a convex fit of the NLL
+    where it is convex (not for ``probabilities``). Others are given, one for each teacher, or asked
+    for by name: ``interim_report`` is 0.4 RN18, 0.4 B3, 0.2 CNXT.
+    """
+
+    fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
+    weights: tuple[float, ...] | Literal["interim_report"] | None = None
+    step: float = Field(default=0.1, gt=0, le=0.5)
+
+
+class SoftLabels(Frozen):
+    """How the teachers label the training rows.
+
+    ``target_entropy`` is the mean entropy (nats) that they should have once softened; it decides
+    the KD temperature. ``folds`` parts of the training rows, by group, are each labelled by
+    teachers that were trained on the others; 0 lets teachers label what they were trained on.
+    ``views`` of each row, augmented as ``students.kd`` augments, are labelled and shown to the
+    students again; 0 labels the centre alone.
+    """
+
+    target_entropy: float = Field(default=1.0, gt=0, lt=1.9)
+    folds: int = Field(default=0, ge=0, le=20)
+    views: int = Field(default=0, ge=0, le=1000)
+
+
+class Selection(Frozen):
+    """Limits of the dual gate that a student must pass to replace the first one.
+
+    ``macro_f1_loss`` is the most macro-F1 that it may lose on val, ``weakest_f1_loss`` the most
+    that the mean F1 of the three weakest classes may. ``flips_gain`` is by how much flips a minute
+    may rise on the demo session, as a share: 0.1 is 10 %.
+    """
+
+    macro_f1_loss: float = Field(default=0.01, ge=0, le=1)
+    weakest_f1_loss: float = Field(default=0.02, ge=0, le=1)
+    flips_gain: float = Field(default=0.1, ge=0)
+
+
+class Demo(Frozen):
+    """The demo session: a video (null: the one that the sample draws) and a face detector.
+
+    ``session`` is the folder of a logged session that is imported instead: a recorded one is
+    replayed through the student that is deployed, and compared with what it showed then.
+    ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
+    Whether they do depends on the machine and its load: it is warned of, unless ``p95_blocks``.
+    """
+
+    video: str | None = None
+    detector: Literal["haar", "yunet"] = "haar"
+    session: str | None = None
+    p95_limit_ms: float = Field(default=100.0, gt=0)
+    p95_blocks: bool = False
+
+
+#: What no comparison may let vary: with more steps or more rows a step, any method looks better.
+BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
+
+
+class Comparison(Frozen):
+    """A fair comparison: ``arms`` of trainings that are one recipe over the same seeds.
+
+    Arms may differ in their task and in the fields of a training that ``varies`` names, in nothing
+    else, and never in the budget. ``evaluation`` is the set on which they are compared (one of the
+    benchmark's), official or deduplicated ``rows``. Arms in an order in which each changes one
+    thing are an ablation: each is also compared with the one before it. A training is one of the
+    experiments, or a student (``student_kd``). ``seeds`` is how many an arm has at least; with
+    fewer than three an interval knows nothing of a training's luck.
+    """
+
+    arms: dict[str, tuple[str, ...]] = Field(min_length=2)
+    baseline: str
+    varies: tuple[str, ...] = ()
+    evaluation: str = "test_all_sources"
+    rows: Literal["official", "deduplicated"] = "official"
+    seeds: int = Field(default=3, ge=1)
+
+
+class Profile(Frozen):
+    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
+
+    ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``;
+    ``experiments`` are further trainings, each a partition of ``student_experiment``.
+    ``comparisons`` say which of these are held against each other, each an asset
+    ``comparison/<name>``. ``models`` are models from elsewhere that the benchmark measures too: a
+    bundle's folder, a checkpoint ``.pt`` or an ``.onnx`` file by name. ``calibration`` vector shows
+    a vector scaling of each model beside its temperature.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
+    drawn: bool = False
+    sources: tuple[Source, ...] = Field(min_length=1)
+    draw: Draw = Draw()
+    hq_train: Curation
+    eval_only: Curation
+    test_all_sources: Curation
+    curations: dict[str, Curation] = {}
+    preprocess: Preprocess
+    teachers: dict[str, Training]
+    ensemble: Ensemble = Ensemble()
+    calibration: Literal["temperature", "vector"] = "temperature"
+    softlabels: SoftLabels = SoftLabels()
+    students: dict[str, Training]
+    experiments: dict[str, Training] = {}
+    models: dict[str, str] = {}
+    comparisons: dict[str, Comparison] = {}
+    selection: Selection = Selection()
+    demo: Demo = Demo()
+    floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Profile":
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sources: a name stands twice in {names}")
+        for table, used in {"profiles": (self.name,), "sources": names, **self._tables}.items():
+            require_names(table, used)
+        for name, curation in self.curated.items():
+            for field in ("sources", "min_confidence"):
+                unknown = set(getattr(curation, field)) - set(names)
+                if unknown:
+                    raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")
+        for name in self.curations:
+            if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
+                raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")
+        if not self.teachers or set(self.teachers) - set(BACKBONES):
+            raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
+        if tuple(self.students) != STUDENTS:
+            raise ValueError(f"students: keys must be {list(STUDENTS)}, in this order")
+        alone = {"students.ce": self.students["ce"], **_named("teachers", self.teachers)}
+        for name, training in {**alone, **_named("experiments", self.experiments)}.items():
+            if training.stages()[0].init == "previous":
+                raise ValueError(f"{name}.init: there is no training before it")
+        for name, training in _named("teachers", self.teachers).items():
+            if training.size not in (None, self.preprocess.size):
+                raise ValueError(
+                    f"{name}.size is {training.size}: teachers label the profile's faces, of "
+                    f"{self.preprocess.size} px; set preprocess.size, or make it an experiment"
+                )
+        self._check_soft_labels()
+        for table in ("experiments", "models", "comparisons"):
+            for name in getattr(self, table):
+                if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                    raise ValueError(f"{table}.{name}: a name in letters, digits and _")
+        for name, comparison in self.comparisons.items():
+            self._check_comparison(f"comparisons.{name}", comparison)
+        if not self.drawn and self.demo.video is None:
+            raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
+        parts = 1 / self.ensemble.step
+        if abs(parts - round(parts)) > 1e-9:
+            raise ValueError(f"ensemble.step: {self.ensemble.step} does not divide 1")
+        weights = self.ensemble.weights
+        if isinstance(weights, str) and set(self.teachers) != set(BACKBONES):
+            raise ValueError(f"ensemble.weights: {weights} is for {list(BACKBONES)}")
+        if isinstance(weights, tuple) and len(weights) != len(self.teachers):
+            raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
+        return self
+
+    @property
+    def _tables(self) -> dict[str, dict[str, Any]]:
+        """The tables whose keys name folders."""
+        names = ("curations", "experiments", "models", "comparisons")
+        return {name: getattr(self, name) for name in names}
+
+    def _check_comparison(self, where: str, comparison: Comparison) -> None:
+        arms, known = comparison.arms, {field.name for field in fields(Training)}
+        if comparison.baseline not in arms:
+            raise ValueError(f"{where}.baseline: one of {list(arms)}")
+        wrong = (set(comparison.varies) - known) | ({*BUDGET, "seed"} & set(comparison.varies))
+        if wrong:
+            raise ValueError(
+                f"{where}.varies: {sorted(wrong)} cannot vary; fields of a training can,"
+                f" but not its seed or its budget {list(BUDGET)}"
+            )
+        sets = ["hq_train_val", *self.tested]
+        if comparison.evaluation not in sets:
+            raise ValueError(f"{where}.evaluation: one of {sets}")
+        known_trainings = {*self.experiments, *(f"student_{stage}" for stage in STUDENTS)}
+        missing = {name for arm in arms.values() for name in arm} - known_trainings
+        if missing:
+            raise ValueError(f"{where}.arms: no experiments {sorted(missing)}")
+        seeds = {arm: self._seeds(names) for arm, names in arms.items()}
+        first = next(iter(seeds))
+        for arm, own in seeds.items():
+            twice = next((seed for seed in own if own.count(seed) > 1), None)
+            if twice is not None:
+                same = [name for name, s in zip(arms[arm], own, strict=True) if s == twice]
+                raise ValueError(
+                    f"{where}.arms.{arm}: {' and '.join(same)} have the same seed {twice}, so they "
+                    f"are one training; set {self._seed_of(same[-1])} to another one"
+                )
+            if len(own) < comparison.seeds:
+                raise ValueError(
+                    f"{where}.arms.{arm}: seeds {own}; at least {comparison.seeds}, distinct"
+                )
+            if own != seeds[first]:
+                raise ValueError(
+                    f"{where}.arms.{arm}: its trainings have the seeds {own}, those of {first} "
+                    f"{seeds[first]}; set {', '.join(map(self._seed_of, arms[arm]))} to the same"
+                )
+        self._check_equal(where, comparison)
+
+    def _seed_of(self, name: str) -> str:
+        """Where the seed of a training stands: those of an arm are set one by one."""
+        if name in self.experiments:
+            return f"experiments.{name}.seed"
+        return f"students.{name.removeprefix('student_')}.seed"
+
+    def _seeds(self, names: tuple[str, ...]) -> list[int]:
+        own = (self.student(name).seed for name in names)
+        return [self.seed if seed is None else seed for seed in own]
+
+    def _check_equal(self, where: str, comparison: Comparison) -> None:
+        """Runs of an arm differ in their seed alone, arms also in their task and what may vary."""
+        base = self.student(comparison.arms[comparison.baseline][0])
+        for arm, names in comparison.arms.items():
+            own = self.student(names[0])
+            free = {"seed", "task", *comparison.varies}
+            for name, other, allowed in (
+                *((name, self.student(name), {"seed"}) for name in names[1:]),
+                (names[0], base, free),
+            ):
+                for field in fields(Training):
+                    a, b = getattr(own, field.name), getattr(other, field.name)
+                    if a != b and field.name not in allowed:
+                        raise ValueError(
+                            f"{where}.arms.{arm}: {field.name} is {a} in {names[0]} and {b} in "
+                            f"{name if allowed == {'seed'} else comparison.baseline}; make them "
+                            "equal, or name the field in varies"
+                        )
+
+    def _check_soft_labels(self) -> None:
+        if self.softlabels.folds == 1:
+            raise ValueError("softlabels.folds: 0, or at least 2")
+        students = {**_named("students", self.students), **_named("experiments", self.experiments)}
+        for name, training in students.items():
+            if not isinstance(training.task, Distilling):
+                continue
+            if training.soft_labels == "in_sample" and not self.softlabels.folds:
+                raise ValueError(f"{name}.soft_labels: with softlabels.folds 0 they are in-sample")
+            if self.softlabels.views and training.soft_labels == "standard":
+                for field in ("augment", "strength", "erase", "size"):
+                    theirs, own = getattr(self.students["kd"], field), getattr(training, field)
+                    if own != theirs:
+                        raise ValueError(
+                            f"{name}.{field} is {own}: soft labels of {self.softlabels.views} views"
+                            f" are of students.kd's, {theirs}"
+                        )
+
+    def student(self, name: str) -> Training:
+        """The recipe of an experiment, or of ``student_ce`` and its like."""
+        if name in self.experiments:
+            return self.experiments[name]
+        return self.students[name.removeprefix("student_")]
+
+    @property
+    def folds(self) -> dict[str, tuple[str, int]]:
+        """The trainings that leave one fold out, by name: the teacher's key, and the fold."""
+        return {
+            f"{key}_{fold + 1}": (key, fold)
+            for key in self.teachers
+            for fold in range(self.softlabels.folds)
+        }
+
+    @property
+    def views(self) -> Views | None:
+        """The views that teachers label, or ``None`` for the centre alone."""
+        if not self.softlabels.views:
+            return None
+        seen = self.students["kd"]
+        return Views(self.softlabels.views, self.seed, seen.augment, seen.strength, seen.erase)
+
+    @property
+    def curated(self) -> dict[str, Curation]:
+        """All curations by name: the three of every profile, then its own."""
+        return {**{name: getattr(self, name) for name in _CURATED}, **self.curations}
+
+    @property
+    def tested(self) -> list[str]:
+        """The curations whose test rows are an evaluation set; hq_train's are in the mixed one."""
+        names = [name for name, held in self.curated.items() if "test" in held.splits]
+        return [name for name in names if name != "hq_train"]
+
+    def source(self, name: str) -> Source:
+        """The source called ``name``."""
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise FerError(
+            f"unknown source {name!r}",
+            where=f"profile {self.name}",
+            allowed=", ".join(source.name for source in self.sources),
+        )
+
+
+def _named(table: str, trainings: dict[str, Training]) -> dict[str, Training]:
+    return {f"{table}.{name}": training for name, training in trainings.items()}

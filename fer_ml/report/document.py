@@ -1,0 +1,79 @@
+"""The report as files: written from its template, and its figures traced to their artifacts."""
+
+from pathlib import Path
+
+from fer_ml.base.files import sha256_file
+from fer_ml.report.checklist import check_list
+from fer_ml.report.citations import check_citations
+from fer_ml.report.html import html_page
+from fer_ml.report.literals import find_uncovered
+from fer_ml.report.markdown import parser
+from fer_ml.report.pdf import pdf_bytes
+from fer_ml.report.references import References
+from fer_ml.report.template import read_template, render
+from fer_ml.storage.store import Artifact, RunFolder, Store
+
+REPORT, TEMPLATE, GIVEN = "report.md", "template.md.j2", "report.json"
+
+
+def write_report(run: RunFolder, source: Path, references: References) -> None:
+    """``report.md``, ``report.html`` and ``report.pdf`` from a template, and ``report.json``.
+
+    ``source`` is the template's file, ``references`` are what it may refer to, into ``run``.
+    """
+    template = read_template(source)
+    text = render(template, references.helpers())
+    values = {name: claim["value"] for name, claim in references.claims.items()}
+    uncovered = find_uncovered(template.source, values)
+    pictures = {
+        given["copy"]: run.path(given["copy"]).read_bytes()
+        for given in references.given
+        if given["kind"] == "figure"
+    }
+    run.write_text(TEMPLATE, template.source)
+    run.write_text(REPORT, text)
+    run.write_text("report.html", html_page(text, pictures))
+    run.path("report.pdf").write_bytes(pdf_bytes(text, pictures))
+    run.write_json(
+        GIVEN,
+        {
+            "schema_version": 1,
+            "uncovered": [found.to_json() for found in uncovered],
+            "citations": check_citations(text).to_json(),
+            "checklist": [found.to_json() for found in check_list(text)],
+            "references": references.given,
+        },
+    )
+    kinds = [given["kind"] for given in references.given]
+    run.summary.update({f"{kind}s": kinds.count(kind) for kind in dict.fromkeys(kinds)})
+
+
+def foreign_figures(artifact: Artifact, store: Store, text: str) -> list[str]:
+    """Images of the report that are not, byte for byte, the file of the artifact they name."""
+    held = artifact.read_json(GIVEN)["references"]
+    known = {given["copy"]: given for given in held if given["kind"] == "figure"}
+    wrong = []
+    for name in _images(text):
+        given = known.get(name)
+        path: Path = artifact.folder / name
+        if given is None or name not in artifact.record.files:
+            wrong.append(f"{name} comes from no artifact")
+        elif sha256_file(path) != _recorded(given, artifact, store):
+            wrong.append(f"{name} is not {given['asset']} {given['file']}")
+    return wrong
+
+
+def _recorded(given: dict[str, str], artifact: Artifact, store: Store) -> str | None:
+    item = next(i for i in artifact.record.inputs if i.key == given["asset"])
+    source = store.find(item.asset, item.partition, item.sha256)
+    entry = source.record.files.get(given["file"]) if source else None
+    return entry.sha256 if entry else None
+
+
+def _images(text: str) -> list[str]:
+    return [
+        str(child.attrGet("src"))
+        for token in parser().parse(text)
+        for child in token.children or ()
+        if child.type == "image"
+    ]

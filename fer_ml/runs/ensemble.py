@@ -1,0 +1,140 @@
+"""The ensemble: how teachers are fused, with weights chosen on calib and nowhere else."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.labels import CLASSES
+from fer_ml.distillation.fusion import (
+    NAMED_WEIGHTS,
+    Fusion,
+    WeightSearch,
+    fuse,
+    named_weights,
+    weight_intervals,
+)
+from fer_ml.distillation.logits import META_FILE, Logits, read_taught, write_logits
+from fer_ml.distillation.teaching import choose_weights
+from fer_ml.figures.charts import weight_search_chart
+from fer_ml.manifests.curation import read_curated
+from fer_ml.metrics.calibration import nll
+from fer_ml.metrics.classification import classification_metrics
+from fer_ml.runs.logits import TRAINED_ON, labels_of
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+
+def given_weights(
+    weights: tuple[float, ...] | str | None, keys: Sequence[str]
+) -> tuple[float, ...] | None:
+    """Weights by number or by name, one for each of ``keys``; ``None`` means to search them."""
+    return named_weights(weights, keys) if isinstance(weights, str) else weights
+
+
+def fuse_teachers(
+    run: RunFolder,
+    job: Job[Any],
+    keys: Sequence[str],
+    fusion: Fusion,
+    weights: tuple[float, ...] | str | None,
+    step: float,
+) -> None:
+    """Choose the weights on calib, fuse every face, measure on val.
+
+    ``keys`` are the teachers, whose logits ``job`` holds; ``weights`` are as ``given_weights``
+    takes them, and ``step`` is that of the search's grid.
+    """
+    artifacts = [job.input("teacher_logits", key) for key in keys]
+    meta = [artifact.read_json(META_FILE) for artifact in artifacts]
+    members = [read_taught(artifact.folder) for artifact in artifacts]
+    temperatures = [member.temperature for member in members]
+    frame = read_curated(job, "hq_train_manifest")
+    calib = frame.filter(pl.col("split") == "calib")
+    ids, y = calib["sample_id"].to_list(), labels_of(calib)
+    given = given_weights(weights, keys)
+    search = choose_weights(members, ids, y, fusion, given, step)
+    every = members[0].centre.sample_ids
+    values = [member.centre.of(every) for member in members]
+    fused = Logits(fuse(values, search.weights, fusion, temperatures), every)
+    write_logits(run.folder, fused)
+    on_calib = [member.centre.of(ids) for member in members]
+    _write_search(run, keys, search)
+    own = [nll(z, y, t) for z, t in zip(on_calib, temperatures, strict=True)]
+    run.write_json(
+        "ensemble.json",
+        {
+            "schema_version": 2,
+            "classes": list(CLASSES),
+            "fusion": fusion,
+            "weights": dict(zip(keys, search.weights, strict=True)),
+            "weight_sum": round(sum(search.weights), 12),
+            "weights_from": search.method if weights is None else _origin(weights),
+            "weight_intervals": _intervals(search, keys, on_calib, y, calib, fusion, temperatures),
+            "chosen_on": {"split": "calib", "n": len(y), "nll": search.nll},
+            "temperature": search.temperature,
+            "members": {
+                key: {**entry["teacher"], "temperature": entry["temperature"], "calib_nll": value}
+                for key, entry, value in zip(keys, meta, own, strict=True)
+            },
+            "preprocess_sha256": meta[0]["preprocess_sha256"],
+            "manifests": {TRAINED_ON: job.input(TRAINED_ON).sha256},
+        },
+    )
+    val = frame.filter(pl.col("split") == "val")
+    val_logits = fused.of(val["sample_id"].to_list())
+    found = classification_metrics(labels_of(val), val_logits, search.temperature)
+    run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **found})
+    run.splits.update(weights="calib", temperature="calib")
+    run.summary.update(
+        rows=len(every),
+        val_macro_f1=found["macro_f1"],
+        val_accuracy=found["accuracy"],
+        temperature=search.temperature,
+        **{f"weight_{key}": weight for key, weight in zip(keys, search.weights, strict=True)},
+    )
+
+
+def _origin(weights: tuple[float, ...] | str) -> str:
+    return weights if isinstance(weights, str) else "recipe"
+
+
+def _intervals(
+    search: WeightSearch,
+    keys: Sequence[str],
+    on_calib: list[np.ndarray],
+    y: np.ndarray,
+    calib: pl.DataFrame,
+    fusion: Fusion,
+    temperatures: list[float],
+) -> dict[str, dict[str, float]] | None:
+    """How sure each searched weight is: 95% by a bootstrap over groups of calib."""
+    if search.method == "given" or len(keys) == 1:
+        return None
+    groups = calib["group_id"].to_numpy()
+    found = weight_intervals(search, on_calib, y, groups, fusion, temperatures)
+    return {key: asdict(value) for key, value in zip(keys, found, strict=True)}
+
+
+def _write_search(run: RunFolder, keys: Sequence[str], search: WeightSearch) -> None:
+    """``search.csv``, the best first, and its picture."""
+    table = pl.DataFrame(
+        {
+            **{key: search.candidates[:, k] for k, key in enumerate(keys)},
+            "calib_nll": search.candidate_nll,
+            "temperature": search.candidate_temperature,
+        }
+    )
+    table.sort("calib_nll").write_csv(run.path("search.csv"))
+    if len(keys) == 3 and search.method != "given":
+        marks = {"chosen": search.weights}
+        marks |= {
+            name: named_weights(name, keys)
+            for name, weights in NAMED_WEIGHTS.items()
+            if set(weights) == set(keys)
+        }
+        run.path("search.png").write_bytes(
+            weight_search_chart(keys, search.candidates, search.candidate_nll, marks)
+        )

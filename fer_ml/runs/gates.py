@@ -1,0 +1,165 @@
+"""The gates of a run folder: a training that did nothing, or lies about itself, is stopped here."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fer_ml.base.labels import CLASSES
+from fer_ml.manifests.curation import manifest_file
+from fer_ml.manifests.schema import read_manifest
+from fer_ml.metrics.calibration import T_BOUNDS
+from fer_ml.storage.gates import Outcome, at_least, same
+from fer_ml.storage.store import Artifact, Store
+from fer_ml.training import RUN_FILES
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.models import weights_hash
+from fer_ml.training.statistics import GAP_LIMIT, RANGE_LIMIT, InferenceFit
+
+
+def judge_run(
+    artifact: Artifact, store: Store, floor: float, rules: Sequence[str]
+) -> list[Outcome]:
+    """Judge a teacher's or student's run folder by ``rules``; ``floor`` is of val macro-F1."""
+    missing = [name for name in RUN_FILES if name not in artifact.record.files]
+    complete = Outcome("run_complete", not missing, len(missing), 0, ", ".join(missing))
+    if missing:
+        return [complete, *(unjudged(rule) for rule in rules if rule != complete.rule)]
+    checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
+    training = artifact.read_json("training.json")
+    metrics = artifact.read_json("reliabilitymetrics.json")
+    calibration = artifact.read_json("calibration.json")
+    digest = artifact.record.files[CHECKPOINT_FILE].sha256
+    manifest = _manifest_of(artifact, store)
+    val_rows, counts = -1, dict[str, int]()
+    if manifest is not None:
+        frame = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
+        labels = frame.filter(frame["split"] == "val")["label"]
+        val_rows, counts = len(labels), {name: int((labels == name).sum()) for name in CLASSES}
+    bad = sum(
+        1
+        for t in checkpoint.model.values()
+        if t.is_floating_point() and not bool(t.isfinite().all())
+    )
+    return [
+        complete,
+        same("class_order", list(checkpoint.classes), list(CLASSES)),
+        Outcome(
+            "budget_as_planned",
+            training["steps"] > 0 and training["epochs_run"] == training["epochs_planned"],
+            f"{training['epochs_run']} epochs, {training['steps']} steps",
+            f"{training['epochs_planned']} epochs",
+        ),
+        Outcome(
+            "weights_changed",
+            training["initial_weights_sha256"] != weights_hash(checkpoint.model),
+            weights_hash(checkpoint.model)[:12],
+            f"not {training['initial_weights_sha256'][:12]}",
+        ),
+        _init(training, artifact.record.recipe["training"]),
+        same(
+            "metrics_of_best",
+            (metrics["checkpoint_sha256"], calibration["checkpoint_sha256"], metrics["n"]),
+            (digest, digest, val_rows),
+            "(sha256 in reliabilitymetrics.json, in calibration.json, n)",
+        ),
+        Outcome("finite_weights", bad == 0, bad, 0, "tensors with NaN or infinity"),
+        Outcome(
+            "temperature_in_bounds",
+            calibration["inside_bounds"],
+            calibration["global_temperature"],
+            str(T_BOUNDS),
+        ),
+        at_least("above_floor", metrics["raw"]["macro_f1"], floor),
+        _above_chance(metrics["raw"]["per_class_f1"], counts),
+        _inference_fits(artifact.read_json("history.json"), training["best_epoch"]),
+        confidence_informs(metrics["temperature_scaled"]),
+    ]
+
+
+def _init(training: dict[str, Any], recipe: dict[str, Any]) -> Outcome:
+    """Whether the run's own record of its first weights is what the recipe asked for."""
+    kept = training["init"] == recipe["init"] and bool(training["init_sha256"]) == (
+        recipe["init"] != "none"
+    )
+    pinned = recipe["init_sha256"] in (None, training["init_sha256"])
+    return Outcome(
+        "init_as_promised",
+        kept and pinned,
+        f"{training['init']} ({training['init_from']}) {training['init_sha256'][:12]}",
+        f"{recipe['init']} {(recipe['init_sha256'] or '')[:12]}".strip(),
+    )
+
+
+def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
+    """F1 of a class of prevalence p that is guessed with 1/7: 2p / (1 + 7p)."""
+    total = max(1, sum(counts.values()))
+    chance = {name: 2 * (n / total) / (1 + 7 * n / total) for name, n in counts.items()}
+    poor = [
+        f"{name}: F1 {scores[name]:.3f}, chance {limit:.3f}"
+        for name, limit in chance.items()
+        if scores[name] <= limit
+    ]
+    return Outcome("classes_above_chance", not poor, len(poor), 0, "; ".join(poor))
+
+
+def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:
+    """Whether the kept weights answer in inference as they did in training."""
+    held = next((entry.get("inference") for entry in history if entry["epoch"] == best), None)
+    limit = f"gap {GAP_LIMIT} nats, range {RANGE_LIMIT:g}"
+    if held is None:
+        return Outcome("inference_fits", False, "not measured", limit, "an earlier version's run")
+    fit = InferenceFit(**held)
+    value = f"gap {fit.gap:.3f} nats, range {fit.feature_range:.3g}"
+    return Outcome("inference_fits", fit.fault is None, value, limit, fit.fault or "")
+
+
+def confidence_informs(scaled: dict[str, Any]) -> Outcome:
+    """Whether a model's confidence says more than how often it is right.
+
+    ``scaled`` are its metrics at its temperature. Against them stands the NLL, in nats, of whoever
+    gives each answer the probability p = (right + 1) / (n + 2), and each other class an equal share
+    of the rest. A few faces with logits of hundreds are enough to fail, which accuracy and F1 do
+    not see.
+    """
+    share, n = scaled["accuracy"], scaled["n"]
+    p = (share * n + 1) / (n + 2)
+    limit = -share * math.log(p) - (1 - share) * math.log((1 - p) / (len(CLASSES) - 1))
+    return Outcome(
+        "confidence_informs",
+        scaled["nll"] < limit,
+        scaled["nll"],
+        limit,
+        f"NLL against that of {p:.3f} for each answer",
+    )
+
+
+def judge_against_previous(artifact: Artifact) -> Outcome:
+    """Whether a student lost to the one before."""
+    baseline = artifact.read_json("training.json")["baseline"]
+    metrics = artifact.read_json("reliabilitymetrics.json")
+    if metrics["manifest_sha256"] != baseline["manifest_sha256"]:
+        return Outcome(
+            "not_below_previous",
+            False,
+            "not comparable",
+            baseline["manifest_sha256"][:12],
+            "the two were measured on different manifests",
+        )
+    return at_least(
+        "not_below_previous",
+        metrics["raw"]["macro_f1"],
+        baseline["macro_f1"],
+        f"val macro-F1 against {baseline['asset']}",
+    )
+
+
+def _manifest_of(artifact: Artifact, store: Store) -> Artifact | None:
+    for item in artifact.record.inputs:
+        if item.asset == "hq_train_manifest":
+            return store.find(item.asset, None, item.sha256)
+    return None
+
+
+def unjudged(rule: str) -> Outcome:
+    """The outcome of a rule of a run folder that lacks files."""
+    return Outcome(rule, False, "not judged", "complete run folder", "not judged: files missing")

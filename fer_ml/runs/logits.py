@@ -1,0 +1,128 @@
+"""Every teacher's logits on every face that is needed later, in one pass."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.labels import CLASS_INDEX, CLASSES
+from fer_ml.distillation.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, read_logits
+from fer_ml.manifests.curation import manifest_file, read_curated
+from fer_ml.manifests.schema import read_manifest
+from fer_ml.packed.packing import folds_of, load_faces
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import Views
+from fer_ml.storage.gates import Outcome, same
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.training.checkpoint import CHECKPOINT_FILE
+from fer_ml.training.ranks import choose_device
+from fer_ml.training.views import FaceSet
+
+TRAINED_ON = "hq_train_manifest"
+
+
+def manifests_in(job: Job[Any]) -> list[str]:
+    """The manifests among the inputs: what is trained on, and every evaluation set."""
+    return [asset for asset in job.inputs if asset.endswith("_manifest")]
+
+
+def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Each distinct face of several manifests once, in order of first appearance."""
+    return pl.concat(frames).unique("sample_id", keep="first", maintain_order=True)
+
+
+def label_all(
+    run: RunFolder, job: Job[Any], preprocess: Preprocess, views: Views | None, folds: int
+) -> None:
+    """One teacher's logits on every face, see ``distillation.logits.label_faces``.
+
+    ``folds`` is in how many parts, by group, the training rows are labelled by teachers that did
+    not see them; 0 lets the teacher label all.
+    """
+    teacher = job.input("teacher", job.partition)
+    others_of = [held for label, held in job.inputs.items() if label.startswith("teacher_fold[")]
+    train, others = faces_to_label(job, preprocess, folds)
+    meta = label_faces(
+        run.folder,
+        Teacher.load(teacher.folder),
+        [Teacher.load(fold.folder) for fold in others_of],
+        train,
+        others,
+        views,
+        keep=job.kept(run),
+        device=choose_device(job.device),
+    )
+    finish_logits(run, job, meta)
+
+
+def finish_logits(run: RunFolder, job: Job[Any], meta: dict[str, Any]) -> None:
+    """Say what the logits were made from."""
+    run.write_json(
+        META_FILE,
+        {
+            **meta,
+            "teacher": job.input("teacher", job.partition).as_input().model_dump(),
+            "manifests": {asset: job.input(asset).sha256 for asset in manifests_in(job)},
+        },
+    )
+    run.summary.update(
+        rows=meta["rows"],
+        train_rows=meta["train_rows"],
+        views=meta["views"]["count"] if meta["views"] else 0,
+        folds=len(meta["folds"]),
+    )
+
+
+def other_faces(job: Job[Any]) -> pl.DataFrame:
+    """Each distinct face of the curated manifests that is no training row."""
+    frames = [read_curated(job, asset) for asset in manifests_in(job)]
+    return faces_needed([frame.filter(pl.col("split") != "train") for frame in frames])
+
+
+def faces_to_label(job: Job[Any], preprocess: Preprocess, folds: int) -> tuple[FaceSet, FaceSet]:
+    """The training rows with their folds, and all other faces that are needed later."""
+    rows = read_curated(job, TRAINED_ON).filter(pl.col("split") == "train")
+    train, others = (
+        load_faces(part, job.store.root, preprocess, job.store.root / "cache")
+        for part in (rows, other_faces(job))
+    )
+    return replace(train, fold=folds_of(rows["group_id"], folds) if folds else None), others
+
+
+def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
+    """Hashes of the checkpoints that should have answered: the teacher's, then its folds'."""
+    found = []
+    for item in artifact.record.inputs:
+        if item.asset in ("teacher", "teacher_fold"):
+            made = store.find(item.asset, item.partition, item.sha256)
+            found.append(made.record.files[CHECKPOINT_FILE].sha256 if made else None)
+    return found
+
+
+def labels_of(frame: pl.DataFrame) -> np.ndarray:
+    """Class indices ``[N] int64`` of a manifest's rows."""
+    return np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
+
+
+def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
+    """Judge one teacher's logits."""
+    meta = artifact.read_json(META_FILE)
+    logits = read_logits(artifact.folder)
+    wanted: set[str] = set()
+    for asset, digest in meta["manifests"].items():
+        manifest = store.find(asset, None, digest)
+        if manifest is not None:
+            wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
+    values = [logits.values]
+    if meta["views"]:
+        values.append(np.load(artifact.file(VIEWS_FILE), mmap_mode="r", allow_pickle=False))
+    bad = sum(int((~np.isfinite(value)).sum()) for value in values)
+    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
+    return [
+        same("answered_by_inputs", told, _checkpoints(artifact, store)),
+        same("covers_manifests", len(set(logits.sample_ids) & wanted), len(wanted)),
+        same("class_order", meta["classes"], list(CLASSES)),
+        Outcome("finite", bad == 0, bad, 0),
+    ]

@@ -1,0 +1,87 @@
+"""What one asset's build function is given: its recipe, and its verified inputs."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from fer_ml.base.errors import FerError
+from fer_ml.storage.store import Artifact, RunFolder, Store, asset_label
+
+#: Seconds to wait for another process that makes the same: a killed run's step lives on for some.
+PATIENCE = 60
+
+
+Recipe = TypeVar("Recipe", covariant=True)
+
+
+@dataclass(frozen=True)
+class Job(Generic[Recipe]):
+    """One materialization.
+
+    ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
+    outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
+    ``yunet`` when there is one; ``device`` is where a training computes, in ``processes``;
+    ``code_version`` is the stage's. ``recipe`` are the fields of the profile that decide the
+    result, typed as the stage declares them, and ``recorded`` what the record keeps of them.
+    """
+
+    asset: str
+    partition: str | None
+    store: Store
+    recipe: Recipe
+    inputs: Mapping[str, Artifact]
+    paths: Mapping[str, Path]
+    device: str = "auto"
+    processes: int = 1
+    code_version: str = "1"
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """``asset`` or ``asset[partition]``."""
+        return asset_label(self.asset, self.partition)
+
+    def input(self, asset: str, partition: str | None = None) -> Artifact:
+        """One input; ``FerError`` when the stage does not declare it."""
+        key = asset_label(asset, partition)
+        if key not in self.inputs:
+            raise FerError(
+                f"{self.label} does not declare the input {key}", allowed=", ".join(self.inputs)
+            )
+        return self.inputs[key]
+
+    def kept(self, run: RunFolder) -> Path:
+        """A folder of this job's own for work that a killed process leaves to go on with.
+
+        It is another one for other inputs, recipe or code version, and goes when ``run`` is
+        current. Until then nobody else has it: ``FerError`` when another process does for
+        ``PATIENCE`` s.
+        """
+        from filelock import FileLock, Timeout  # The demo reads jobs too, and needs no locks.
+
+        home = self.store.unfinished / self.label.replace("[", "_").replace("]", "")
+        home.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # The lock goes with the process that holds it.
+            run.until_current.enter_context(
+                FileLock(home.with_name(f".{home.name}.lock"), timeout=PATIENCE)
+            )
+        except Timeout as error:
+            raise FerError(
+                f"another process is making {self.label}",
+                where=home,
+                fix="wait for it, or stop it; then start again",
+            ) from error
+        run.spent.append(home.name)
+        inputs = {label: artifact.sha256 for label, artifact in self.inputs.items()}
+        text = json.dumps([self.recorded, inputs, self.code_version], sort_keys=True)
+        own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
+        for other in home.iterdir() if home.is_dir() else ():
+            if other != own:
+                shutil.rmtree(other, ignore_errors=True)
+        own.mkdir(parents=True, exist_ok=True)
+        return own

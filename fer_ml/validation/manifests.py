@@ -1,0 +1,134 @@
+"""Manifests of the store: judged with their inputs and their past, and reported on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
+from fer_ml.manifests.inspection import how_checked, probe
+from fer_ml.manifests.schema import BOX, read_manifest
+from fer_ml.recipes.profile import Curation
+from fer_ml.storage.gates import Outcome
+from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.validation.gates import manifest_gates
+from fer_ml.validation.report import report, see
+from fer_ml.validation.rules import Evidence, Reference, Verdict, judge_manifest
+from fer_ml.validation.table import read_table
+
+#: Findings that are shown as pictures, for each rule.
+SHOWN_FINDINGS = 12
+
+_LOOKED = ("missing_paths", "undecodable", "image_modes", "changed_pixels", "bad_boxes")
+
+
+def report_name(asset: str) -> str:
+    """The report of a manifest asset: ``manifest_validation_hq_train.json``."""
+    name = "all" if asset == UNIFIED else asset.removesuffix("_manifest")
+    return f"manifest_validation_{name}.json"
+
+
+def manifest_outcomes(artifact: Artifact, store: Store) -> list[Outcome]:
+    """The gates of a manifest, on every row and every image; they say how these were checked."""
+    _, verdict, how = _judge(artifact, store)
+    return [
+        replace(outcome, detail=how_checked(how)) if outcome.rule in _LOOKED else outcome
+        for outcome in verdict.outcomes
+    ]
+
+
+def validate_manifests(
+    run: RunFolder, store: Store, manifests: Sequence[Artifact], root: str
+) -> None:
+    """One report for each manifest, every finding as a table, and pictures of both.
+
+    The unified one is among ``manifests``; ``root`` is what the reports call the store's folder.
+    """
+    # Plotting takes half a second to import, and judging needs none of it.
+    from fer_ml.figures.charts import class_source_heatmap
+    from fer_ml.validation.contact_sheets import class_sheet, findings_sheet
+
+    findings, looked = [], {}
+    for artifact in manifests:
+        asset = artifact.record.asset
+        evidence, verdict, how = _judge(artifact, store)
+        found = report(evidence, verdict, asset=asset, manifest=manifest_file(asset), root=root)
+        run.write_json(report_name(asset), {**found, "manifest_sha256": artifact.sha256})
+        looked[asset] = how
+        findings.append(
+            verdict.findings.select(pl.lit(asset).alias("manifest"), pl.all()).join(
+                evidence.rows.select("line", *BOX), on="line", how="left"
+            )
+        )
+        run.summary[f"{asset}_rows"] = found["rows_total"]
+        run.summary[f"{asset}_passed"] = found["passed"]
+        if asset == UNIFIED:
+            run.path("classes.png").write_bytes(class_source_heatmap(evidence.rows))
+            run.path("faces.png").write_bytes(class_sheet(evidence.rows, store.root, per_cell=2))
+    table = pl.concat(findings)
+    run.write_text("findings.csv", table.drop(BOX).write_csv())
+    sheet = findings_sheet(table, store.root, limit=SHOWN_FINDINGS)
+    if sheet is not None:
+        run.path("findings.png").write_bytes(sheet)
+    run.summary["findings"] = table.height
+    run.summary["checked"] = how_checked(looked[UNIFIED])
+    run.write_json(
+        "timing.json",
+        {
+            "validated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "checked": looked,
+        },
+    )
+
+
+def _judge(artifact: Artifact, store: Store) -> tuple[Evidence, Verdict, dict[str, Any]]:
+    asset = artifact.record.asset
+    table = read_table(artifact.file(manifest_file(asset)))
+    looks = probe(table.frame, store.root, store.probe_cache, since=store.looked_since, label=asset)
+    evidence = see(table, looks, store.near_cache, _reference(artifact, store, table.frame))
+    return evidence, judge_manifest(evidence, asset), looks.how()
+
+
+def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Reference:
+    recipe, asset = artifact.record.recipe, artifact.record.asset
+    inputs = [store.find(i.asset, i.partition, i.sha256) for i in artifact.record.inputs]
+    known = [held for held in inputs if held is not None]
+    sources = tuple(recipe["sources"]) if "sources" in recipe else None
+    return Reference(
+        sources,
+        _lost_rows(artifact, known, frame) if len(known) == len(inputs) else None,
+        _accepted(store, artifact, asset),
+    )
+
+
+def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) -> int:
+    """How many rows the manifest lacks or has too many against what its inputs give."""
+    if artifact.record.asset == UNIFIED:
+        given = sum(
+            held.read_json("clean_report.json")["reports"][0]["rows_kept"] for held in inputs
+        )
+        out = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
+        return abs(given - out - frame.height)
+    recipe = Curation.model_validate(artifact.record.recipe)
+    unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))
+    wanted = curate(unified, recipe, artifact.record.asset)
+    key = ["image_path", "label", "split", "source", "sample_id", "group_id"]
+    lacking = wanted.join(frame, on=key, how="anti", nulls_equal=True).height
+    added = frame.join(wanted, on=key, how="anti", nulls_equal=True).height
+    return lacking + added + abs(wanted.height - frame.height - lacking + added)
+
+
+def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | None:
+    """The manifest before this one that passed all blocking gates."""
+    blocking = [gate.rule for gate in manifest_gates(asset) if gate.blocking]
+    for held in store.all(asset):
+        receipts = held.receipts()
+        if (
+            held.sha256 != artifact.sha256
+            and held.record.created_at <= artifact.record.created_at
+            and all(rule in receipts and receipts[rule].passed for rule in blocking)
+        ):
+            return read_manifest(held.file(manifest_file(asset)))
+    return None

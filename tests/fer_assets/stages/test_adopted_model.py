@@ -1,0 +1,84 @@
+"""An adopted run's weights are measured on our rows, and its gates know whose they are."""
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from fer_assets.stage import Limits, Recipe
+from fer_assets.stages import adopted_model
+from fer_assets.stages.adopted_model import GATES
+from fer_ml.base.errors import FerError
+from fer_ml.storage.store import Artifact, RunFolder
+from fer_ml.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def measured(lineage: Any) -> Artifact:
+    weights = lineage.held["student_ce"].file("best.pt")
+
+    def write(run: RunFolder) -> None:
+        shutil.copyfile(weights, run.path("best.pt"))
+
+    lineage.put("adopted", write, partition="friend")
+    job = lineage.job("adopted_model", ["adopted[friend]", "hq_train_manifest"], "friend", Recipe())
+    return lineage.made(adopted_model.build, job)
+
+
+def failed(artifact: Artifact, lineage: Any) -> set[str]:
+    outcomes = adopted_model.judge(artifact, lineage.store, Limits())
+    assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
+    return {outcome.rule for outcome in outcomes if not outcome.passed}
+
+
+def test_it_is_measured_on_val_with_a_temperature_from_calib(
+    measured: Artifact, lineage: Any
+) -> None:
+    assert measured.record.splits == {"checkpoint": "unknown", "temperature": "calib"}
+    metrics = measured.read_json("reliabilitymetrics.json")
+    assert metrics["n"] == 28
+    assert metrics["manifest_sha256"] == lineage.held["hq_train_manifest"].sha256
+    original = lineage.held["adopted[friend]"].record.files["best.pt"].sha256
+    assert measured.record.files["best.pt"].sha256 == original
+    assert failed(measured, lineage) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rule"),
+    [
+        ("reliabilitymetrics.json", {"checkpoint_sha256": "0" * 64}, "metrics_of_best"),
+        ("calibration.json", {"checkpoint_sha256": "0" * 64}, "metrics_of_best"),
+        ("calibration.json", {"inside_bounds": False}, "temperature_in_bounds"),
+    ],
+)
+def test_what_its_files_say_is_judged(
+    measured: Artifact, lineage: Any, name: str, change: dict[str, Any], rule: str
+) -> None:
+    path = measured.file(name)
+    text = path.read_text()
+    path.write_text(json.dumps({**json.loads(text), **change}))
+    assert failed(measured, lineage) == {rule}
+    path.write_text(text)
+
+
+def test_weights_without_end_are_refused(measured: Artifact, lineage: Any) -> None:
+    path = measured.file("best.pt")
+    data = path.read_bytes()
+    checkpoint = load_checkpoint(path)
+    next(iter(checkpoint.model.values())).fill_(float("nan"))
+    save_checkpoint(path, checkpoint)
+    assert failed(measured, lineage) == {"finite_weights"}
+    path.write_bytes(data)
+
+
+def test_what_has_no_weights_cannot_be_measured(lineage: Any) -> None:
+    def write(run: RunFolder) -> None:
+        run.write_json("labels.json", {})
+        run.summary.update(adopted="soft-label export")
+
+    lineage.put("adopted", write, partition="labels")
+    job = lineage.job("adopted_model", ["adopted[labels]"], "labels", Recipe())
+    with pytest.raises(FerError) as caught:
+        lineage.made(adopted_model.build, job)
+    assert "soft-label export" in caught.value.what

@@ -1,0 +1,212 @@
+"""Models from elsewhere: measured as they answer, and refused where they are unsafe or wrong."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import Card, write_card
+from fer_ml.evaluation.external import external_predictor, keep_external_model, open_model
+from fer_ml.evaluation.models import benchmark_models
+from fer_ml.metrics.calibration import fit_temperature
+from fer_ml.metrics.predictions import read_predictions
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.sources.raw import model_files
+from fer_ml.storage.store import Artifact
+from fer_ml.training.views import FaceSet, to_input
+from tests.fer_ml.evaluation.conftest import SPEC
+
+WEIGHTS = np.random.default_rng(0).normal(size=(3 * 16 * 16, 7)).astype(np.float32) / 10
+
+
+def network(
+    *,
+    side: int | str = 16,
+    batch: int | str = "N",
+    classes: int = 7,
+    outputs: int = 1,
+    external: bool = False,
+) -> onnx.ModelProto:
+    """One matrix product of the pixels."""
+    held = WEIGHTS if side != 32 else np.zeros((3 * 32 * 32, 7), np.float32)
+    weights = numpy_helper.from_array(np.ascontiguousarray(held[:, :classes]), "w")
+    if external:
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value="../../secret.bin")
+    names = [f"out{index}" for index in range(outputs)]
+    nodes = [helper.make_node("Flatten", ["faces"], ["flat"], axis=1)]
+    nodes += [helper.make_node("MatMul", ["flat", "w"], [name]) for name in names]
+    shape = [batch, 3, side, side]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("faces", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, classes]) for n in names],
+        [weights],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "any.onnx"
+        path.write_bytes(network(**changes).SerializeToString())
+        return path
+
+    return write
+
+
+def faces(n: int) -> FaceSet:
+    images = np.random.default_rng(n).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    return FaceSet(images, np.zeros(n, np.int64), ("x",) * n, SPEC)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_onnx_file_answers_for_prepared_faces(save: Save, batch: int | str) -> None:
+    model = open_model(save(batch=batch), SPEC)
+    held = faces(5)
+    wanted = to_input(held.images, SPEC).numpy().reshape(5, -1) @ WEIGHTS
+    np.testing.assert_allclose(model.predict(held), wanted, atol=1e-4)
+    assert (model.kind, model.preprocess, model.assumed) == (
+        "onnx",
+        SPEC,
+        ("preprocess", "classes"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"external": True}, r"1 tensors of the network are in other files, first 'w'"),
+        ({"classes": 6}, r"shape of its output: \['N', 6\]"),
+        ({"outputs": 2}, "outputs: 2"),
+        ({"side": 32}, r"shape of its input: \['N', 3, 32, 32\]"),
+        ({"batch": 4}, r"shape of its input: \[4, 3, 16, 16\]"),
+    ],
+)
+def test_unsafe_and_wrong_networks_are_refused(
+    save: Save, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(FerError, match=told):
+        open_model(save(**changes), SPEC)
+
+
+def test_a_network_of_open_sizes_that_fails_on_a_face_is_refused(save: Save) -> None:
+    with pytest.raises(FerError, match="it fails on a face of 24 px"):
+        open_model(save(side="S"), Preprocess(size=24, clahe_clip=0))
+
+
+def test_tensors_cannot_hide_in_a_branch(tmp_path: Path) -> None:
+    inner = network(external=True).graph.initializer[0]
+    branch = helper.make_graph(
+        [helper.make_node("Constant", [], ["c"], value=inner)],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)],
+    )
+    model = network()
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    model.graph.initializer.append(flag)
+    model.graph.node.append(
+        helper.make_node("If", ["flag"], ["unused"], then_branch=branch, else_branch=branch)
+    )
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FerError, match="operators that are not run: If"):
+        open_model(tmp_path / "x.onnx", SPEC)
+
+
+def test_other_bytes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"not a network")
+    (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
+    torch.save({"model": Path}, tmp_path / "code.pt")
+    with pytest.raises(FerError, match=r"not an ONNX file|cannot run it"):
+        open_model(tmp_path / "x.onnx", SPEC)
+    for name in ("x.pt", "code.pt"):
+        with pytest.raises(FerError, match="not a checkpoint of this platform"):
+            open_model(tmp_path / name, SPEC)
+    for name in ("nothing.onnx", "."):
+        with pytest.raises(FerError, match=r"the model is not there|no model here"):
+            model_files(tmp_path / name)
+
+
+def kept(lineage: Any, name: str, path: Path) -> Artifact:
+    """``external_model[name]`` of the files at ``path``."""
+    job = lineage.job("external_model", ["hq_train_manifest"], name)
+    artifact = lineage.made(keep_external_model, replace(job, paths={"model": path}), SPEC)
+    lineage.held[artifact.key] = artifact
+    return artifact
+
+
+def test_an_onnx_file_enters_the_benchmark_with_a_temperature_from_calib(
+    lineage: Any, save: Save
+) -> None:
+    artifact = kept(lineage, "linear", save())
+    table, y, logits = read_predictions(artifact.file("predictions_calib.csv"))
+    calib = lineage.frame.filter(pl.col("split") == "calib")
+    assert table["sample_id"].to_list() == calib["sample_id"].to_list()
+    held = artifact.read_json("calibration.json")
+    assert held["global_temperature"] == pytest.approx(fit_temperature(logits, y), rel=1e-6)
+    assert held["manifest_sha256"] == lineage.held["hq_train_manifest"].sha256
+    about = artifact.read_json("model.json")
+    assert about["assumed"] == ["preprocess", "classes"]
+    (model,) = [
+        m for m in benchmark_models(lineage.job("benchmark")) if m.name == "external_linear"
+    ]
+    np.testing.assert_allclose(model.predict(calib), logits, atol=1e-5)
+    assert model.chosen["checkpoint"].split == "unknown"
+    assert model.chosen["temperature"].split == "calib"
+    assert not model.selected_on("hq_train_manifest", "val")
+
+
+def test_bundles_and_checkpoints_bring_their_own_preprocessing(
+    lineage: Any, save: Save, tmp_path: Path
+) -> None:
+    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0, margin=0.3)
+    folder.mkdir()
+    model = network()
+    model.graph.input[0].name = model.graph.node[0].input[0] = "input"
+    model.graph.output[0].name = model.graph.node[1].output[0] = "logits"
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    card = Card(
+        name="x",
+        profile="x",
+        architecture="linear",
+        classes=CLASSES,
+        preprocess=spec,
+        temperature=1.0,
+        unsure_below=0.5,
+        model_sha256=sha256_file(folder / "model.onnx"),
+        checkpoint_sha256="0" * 64,
+        data="",
+        licence="",
+        intended_use="",
+    )
+    write_card(folder, card)
+    opened = open_model(folder, SPEC)
+    assert (opened.preprocess, opened.assumed) == (spec, ())
+    write_card(folder, card.model_copy(update={"model_sha256": "0" * 64}))
+    with pytest.raises(FerError, match="these bytes are not what was measured"):
+        open_model(folder, SPEC)
+    best = lineage.held["student_ce"].file("best.pt")
+    artifact = kept(lineage, "copy", best)
+    assert artifact.read_json("model.json")["kind"] == "checkpoint"
+    assert artifact.record.files["best.pt"].sha256 == sha256_file(best)
+    job = lineage.job("benchmark")
+    test = lineage.frame.filter(pl.col("split") == "test")
+    (student,) = [m for m in benchmark_models(job) if m.name == "student_ce"]
+    assert (external_predictor(job, "copy")(test) == student.predict(test)).all()

@@ -1,0 +1,226 @@
+"""Splits belong to groups: whatever publishers say, no face is in two of them."""
+
+from collections import Counter, defaultdict
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.manifests.unify import (
+    assign_splits,
+    overlaps,
+    publisher_splits,
+    twin_counts,
+)
+from fer_ml.recipes.profile import Draw, Split
+
+DRAW = Draw(val=0.25, calib=0.4, test=0.25)
+COLUMNS = {
+    "row": pl.Int64(),
+    "source": pl.String(),
+    "label": pl.String(),
+    "group_id": pl.String(),
+    "sample_id": pl.String(),
+    "split": pl.String(),
+    "twin_in": pl.String(),
+}
+# Written out, so that a changed order in the code shows here.
+PRECEDENCE = ("test", "calib", "val", "train")
+WORDS = (*PRECEDENCE, "unassigned")
+
+
+def group_id(name: str) -> str:
+    """A name as 32 hexadecimal digits."""
+    return name.encode().hex().ljust(32, "0")
+
+
+def name_of(group: str) -> str:
+    return bytes.fromhex(group).rstrip(b"\0").decode()
+
+
+def frame(*rows: tuple[str, str, str, str]) -> pl.DataFrame:
+    """Rows of (source, label, group, split); the sample is the group."""
+    return pl.DataFrame(
+        [
+            (i, s, label, group_id(g), group_id(g), split, None)
+            for i, (s, label, g, split) in enumerate(rows)
+        ],
+        schema=COLUMNS,
+        orient="row",
+    )
+
+
+@st.composite
+def manifests(draw: st.DrawFn, *, plain_groups: bool = False) -> pl.DataFrame:
+    """Up to 40 rows of few groups. ``plain_groups``: a group has one source and one label."""
+    drawn = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from("abc"),
+                st.sampled_from(CLASSES[:3]),
+                st.integers(0, 15),
+                st.sampled_from(WORDS),
+            ),
+            max_size=40,
+            min_size=1,
+        )
+    )
+    if plain_groups:
+        drawn = [("abc"[g % 3], CLASSES[g % 2], g, split) for _, _, g, split in drawn]
+    return frame(*((s, label, f"g{g}", split) for s, label, g, split in drawn))
+
+
+def splits_of(kept: pl.DataFrame) -> dict[str, str]:
+    return {name_of(g): split for g, split in kept.select("group_id", "split").iter_rows()}
+
+
+@given(manifests())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    assert sorted([*kept["row"], *leaking["row"]]) == list(range(rows.height))
+    assert (kept.group_by("group_id").agg(pl.col("split").n_unique())["split"] == 1).all()
+    assert set(kept["split"]) <= set(PRECEDENCE)
+    assert set(kept["group_id"]) == set(rows["group_id"]), "a group never vanishes"
+    assert set(kept.columns) == set(rows.columns)
+
+
+@given(manifests())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> None:
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    placed = defaultdict(set)
+    for group, split in rows.select("group_id", "split").iter_rows():
+        placed[name_of(group)].add(split)
+    home = {g: next(w for w in WORDS if w in splits) for g, splits in placed.items()}
+    final = splits_of(kept)
+    for group, split in home.items():
+        if split in ("test", "calib"):
+            assert final[group] == split
+        elif split == "val":
+            assert final[group] in ("val", "calib")
+        elif split == "train":
+            assert final[group] in ("train", "val", "calib")
+    for row, group, split, twin in leaking.select("row", "group_id", "split", "twin").iter_rows():
+        assert rows["split"][row] == split, "a leaking row shows what the publisher said"
+        assert twin == home[name_of(group)]
+        assert split not in (twin, "unassigned")
+
+
+@given(manifests(plain_groups=True), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
+    order = list(range(rows.height))
+    random.shuffle(order)
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept_2, leaking_2 = assign_splits(rows[order], DRAW, 1)
+    assert splits_of(kept) == splits_of(kept_2)
+    assert set(leaking["row"]) == set(leaking_2["row"])
+
+
+def many(split: str, n: int = 200, source: str = "a") -> pl.DataFrame:
+    return frame(*((source, CLASSES[i % 2], f"{source}{i}", split) for i in range(n)))
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    rows = many("unassigned")
+    one, again, other = (splits_of(assign_splits(rows, DRAW, seed)[0]) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_unassigned_rows_are_drawn_by_class_in_the_stated_shares() -> None:
+    """200 groups of 2 classes: 25% test, 25% of the rest val, 40% of that calib, in each class."""
+    kept, leaking = assign_splits(many("unassigned"), DRAW, 1)
+    assert leaking.is_empty()
+    counts = Counter(kept.select("label", "split").iter_rows())
+    for label in CLASSES[:2]:
+        drawn = {split: counts[label, split] for split in PRECEDENCE}
+        assert drawn["test"] == 25
+        assert drawn["val"] + drawn["calib"] == 19  # round(0.25 * 75)
+        assert drawn["calib"] == 8  # round(0.4 * 19)
+
+
+def test_calib_is_cut_from_val_and_train_is_left_alone() -> None:
+    train = ("a", "Happy", "t", "train")
+    kept, _ = assign_splits(pl.concat([many("val", 100), frame(train)]), DRAW, 1)
+    assert splits_of(kept)["t"] == "train"
+    assert kept.filter(pl.col("split") == "calib").height == 40
+    assert kept.filter(pl.col("split") == "val").height == 60
+
+
+def test_a_source_with_a_val_part_gives_no_more_and_one_without_does() -> None:
+    rows = pl.concat([many("train", 40, "a"), many("val", 4, "b"), many("train", 40, "b")[4:]])
+    kept, _ = assign_splits(rows, DRAW, 1)
+    moved = {
+        source: kept.filter(
+            (pl.col("source") == source) & pl.col("split").is_in(["val", "calib"])
+        ).height
+        for source in "ab"
+    }
+    assert moved == {"a": 10, "b": 4}
+
+
+def test_small_classes_are_never_absent_from_a_drawn_split() -> None:
+    rows = frame(*(("a", "Fear", f"g{i}", "unassigned") for i in range(8)))
+    kept, _ = assign_splits(rows, Draw(val=0.01, calib=0.4, test=0.01), 1)
+    assert {"train", "test", "val"} <= set(kept["split"])
+
+
+def test_an_unassigned_row_joins_its_group() -> None:
+    rows = frame(
+        ("a", "Happy", "g", "test"), ("b", "Happy", "g", "unassigned"), ("c", "Sad", "g", "train")
+    )
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    assert kept["split"].to_list() == ["test", "test"]
+    assert kept["row"].to_list() == [0, 1]
+    assert leaking.select("row", "split", "twin").rows() == [(2, "train", "test")]
+
+
+def test_twins_by_hand() -> None:
+    rows = frame(
+        ("a", "Happy", "g1", "test"),
+        ("a", "Happy", "g2", "test"),
+        ("a", "Happy", "g2", "test"),
+        ("a", "Happy", "g1", "train"),
+        ("b", "Happy", "g2", "train"),
+        ("b", "Happy", "g3", "test"),
+        ("b", "Happy", "g4", "val"),
+        ("b", "Happy", "g4", "train"),
+    )
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    assert leaking["row"].to_list() == [3, 4, 7]
+    assert kept["twin_in"].to_list() == ["train", "train", "train", None, "train"]
+    assert twin_counts(kept) == {
+        "a": {"test_rows": 3, "with_twin": 3, "share": 1.0},
+        "b": {"test_rows": 1, "with_twin": 0, "share": 0.0},
+    }
+
+
+def test_overlaps_by_hand() -> None:
+    rows = frame(
+        ("a", "Happy", "g1", "train"),
+        ("a", "Happy", "g1", "train"),
+        ("a", "Sad", "g2", "train"),
+        ("a", "Sad", "g3", "train"),
+        ("b", "Happy", "g1", "train"),
+        ("b", "Fear", "g2", "train"),
+        ("c", "Fear", "g9", "train"),
+    )
+    assert overlaps(rows) == [
+        {"a": "a", "b": "b", "samples": 2, "same_label": 1, "share_of_smaller": 1.0}
+    ]
+
+
+def test_the_profile_renames_publisher_splits_of_its_source_only() -> None:
+    meanings: dict[str, dict[str, Split]] = {"a": {"val": "test"}, "b": {}}
+    rows = frame(
+        ("b", "Sad", "g0", "val"), ("a", "Sad", "g1", "val"), ("a", "Sad", "g2", "unassigned")
+    )
+    found = publisher_splits(rows, meanings).select("source", "split").rows()
+    assert found == [("b", "val"), ("a", "test"), ("a", "unassigned")]
+    with pytest.raises(FerError, match="source b has no rows"):
+        publisher_splits(rows.filter(pl.col("source") == "a"), meanings)

@@ -1,0 +1,296 @@
+"""Profiles and settings: refused at the door, with the field named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.settings import Settings, UserConfig, find_project, read_config
+from fer_ml.recipes.builtin import PROFILES, sample
+from fer_ml.recipes.loading import load_profile
+from fer_ml.recipes.profile import BACKBONES, Profile
+from fer_ml.runs.ensemble import given_weights
+
+
+def settings(tmp_path: Path, **config: Any) -> Settings:
+    return Settings(
+        project=tmp_path,
+        home=tmp_path / "outputs",
+        profile="sample",
+        yunet=None,
+        device="auto",
+        config=UserConfig.model_validate(config),
+    )
+
+
+@pytest.mark.parametrize("name", sorted(PROFILES))
+def test_every_profile_loads_and_survives_json(name: str, tmp_path: Path) -> None:
+    profile = load_profile(settings(tmp_path), name)
+    assert type(profile).model_validate(profile.model_dump(mode="json")) == profile
+
+
+def test_the_paper_profile_is_the_reports_protocol(tmp_path: Path) -> None:
+    paper = load_profile(settings(tmp_path), "paper")
+    assert {k: t.architecture for k, t in paper.teachers.items()} == BACKBONES
+    assert [t.epochs for t in paper.teachers.values()] == [60, 60, 60]
+    assert [paper.students[s].epochs for s in ("ce", "kd", "dkd")] == [10, 20, 10]
+    assert given_weights(paper.ensemble.weights, list(paper.teachers)) == (0.4, 0.4, 0.2)
+    assert paper.preprocess.size == 224
+    assert len(paper.sources) == 7
+
+
+def test_own_profiles_merge_tables_and_replace_the_rest(tmp_path: Path) -> None:
+    own = {"base": "sample", "seed": 7, "preprocess": {"size": 64}}
+    profile = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert (profile.name, profile.seed, profile.preprocess.size) == ("mine", 7, 64)
+    assert profile.preprocess.clahe_clip == PROFILES["sample"]().preprocess.clahe_clip
+
+
+@pytest.mark.parametrize("base", sorted(PROFILES))
+@pytest.mark.parametrize(("seed", "further"), [(0, (2, 3)), (2, (3, 4)), (3, (2, 4)), (9, (2, 3))])
+def test_any_seed_has_repetitions_of_its_own(
+    tmp_path: Path, base: str, seed: int, further: tuple[int, int]
+) -> None:
+    own = {"base": base, "seed": seed, "demo": {"video": "a.mp4"}}
+    profile = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    repeated = {
+        training.seed for training in profile.experiments.values() if training.seed is not None
+    }
+    assert profile.seed == seed
+    assert repeated == (set(further) if base in ("sample", "ferplus") else set())
+    other = {"name": base, "seed": PROFILES[base]().seed}
+    if further == (2, 3):
+        assert {**dict(profile), **other, "demo": None} == {**dict(PROFILES[base]()), "demo": None}
+
+
+@pytest.mark.parametrize("asked", ["sample", "mine"])
+def test_a_built_in_name_always_means_the_same(tmp_path: Path, asked: str) -> None:
+    profiles = {"sample": {"seed": 7}, "mine": {"base": "sample"}}
+    with pytest.raises(FerError, match="sample is a built-in profile") as caught:
+        load_profile(settings(tmp_path, profiles=profiles), asked)
+    assert 'base = "sample"' in str(caught.value.fix)
+
+
+def test_an_experiment_of_another_seed_is_told(tmp_path: Path) -> None:
+    """With seed 2 the repetitions have other seeds, and so other names."""
+    own = {"base": "sample", "seed": 2, "experiments": {"ce_2": {"epochs": 3}}}
+    with pytest.raises(FerError, match=r"experiments\.ce_2") as caught:
+        load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert "ce_3, ce_4" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sead": 1}, "profiles.mine.sead: there is no such field"),
+        ({"seed": -1}, "profiles.mine.seed"),
+        ({"seed": 2.0}, "profiles.mine.seed"),
+        ({"seed": "2"}, "profiles.mine.seed"),
+        ({"seed": True}, "profiles.mine.seed"),
+        ({"seed": 2**63}, "profiles.mine.seed"),
+        ({"experiments": {"ce_2": {"seed": -1}}}, r"profiles.mine.experiments.ce_2: seed = -1"),
+        ({"seed": 5, "experiments": {"ce_2": {"seed": 5}}}, "ce and ce_2 have the same seed 5"),
+        ({"demo": {"p95_block": True}}, "profiles.mine.demo.p95_block"),
+        ({"preprocess": {"size": 8}}, "profiles.mine.preprocess: size = 8 is outside 16 to 1024"),
+        ({"teachers": {"RN18": {"lrr": 1}}}, "profiles.mine.teachers.RN18.lrr"),
+        ({"students": {"ce": {"task": {"kind": "kdd"}}}}, "profiles.mine.students.ce.task"),
+        ({"experiments": {"a b": {}}}, "profiles.mine.experiments"),
+        ({"hq_train": {"sources": ["nobody"]}}, "hq_train.sources"),
+        ({"hq_train": {"min_confidence": {"nobody": 1}}}, "hq_train.min_confidence"),
+        ({"curations": {"hard": {"sources": ["nobody"]}}}, "hard.sources"),
+        ({"curations": {"hq_train": {"sources": ["ferplus"]}}}, "curations.hq_train"),
+        ({"teachers": {"VGG": {}}}, "teachers"),
+        ({"selection": {"flips_gain": -0.1}}, "profiles.mine.selection.flips_gain"),
+        ({"base": "nothing"}, "unknown profile 'nothing'"),
+        ({"base": ["sample"]}, "unknown profile"),
+        ({"ensemble": {"weights": [1.0]}}, "ensemble.weights"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FerError, match=message):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
+
+
+TRAINING = {"architecture": "resnet18", "task": {"kind": "ce"}, "init": "none", "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiments": {"nul": TRAINING}}, r"experiments\.nul: .* a device of Windows"),
+        ({"experiments": {"KD": TRAINING}}, "experiments: kd and KD differ only in case"),
+        ({"models": {"Com1": "x.pt"}}, r"models\.Com1"),
+        ({"curations": {"aux": {"sources": ["ferplus"]}}}, r"curations\.aux"),
+        ({"sources": [{"name": "con", "adapter": "split_folders"}]}, r"sources\.con"),
+    ],
+)
+def test_names_that_some_file_system_refuses(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """They name folders, and an artifact root may be copied to any machine."""
+    with pytest.raises(FerError, match=message):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
+    with pytest.raises(FerError, match=r"profiles\.prn"):
+        load_profile(settings(tmp_path, profiles={"prn": {"base": "sample"}}), "prn")
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_fer_toml_from_any_editor(tmp_path: Path, start: bytes, end: bytes) -> None:
+    lines = [
+        b'profile = "mine"',
+        b"[roots]",
+        b"faces = 'C:\\data\\faces'",
+        b'other = "D:/f\xc3\xa9"',
+    ]
+    (tmp_path / "fer.toml").write_bytes(start + end.join(lines) + end)
+    config = read_config(tmp_path / "fer.toml")
+    assert config.profile == "mine"
+    assert config.roots == {"faces": "C:\\data\\faces", "other": "D:/fé"}
+
+
+def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "fer.toml").write_bytes(b'[roots]\r\nfaces = "C:\\data\\faces"\r\n')
+    with pytest.raises(FerError, match="not valid TOML") as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.fix and "single quotes" in caught.value.fix
+    (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16"))
+    with pytest.raises(FerError, match="not valid TOML") as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.fix == "save it as UTF-8"
+
+
+def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(FerError, match="sample, ferplus, ferplus_ensemble, paper"):
+        load_profile(settings(tmp_path), "samplle")
+
+
+@pytest.mark.parametrize("text", ["profile = ", "colour = 'red'", "[roots]\nx = 3", "\xff"])
+def test_a_wrong_fer_toml_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "fer.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(FerError, match=r"fer\.toml"):
+        read_config(path)
+
+
+def test_no_project_is_an_error_only_away_from_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FER_PROJECT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert (find_project() / "pyproject.toml").is_file()
+    (tmp_path / "workspace.yaml").touch()
+    (tmp_path / "dagster_home").mkdir()
+    assert find_project() == tmp_path
+
+
+def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_path: Path) -> None:
+    profile = load_profile(settings(tmp_path), "ferplus")
+    assert profile.folds == {"RN18_1": ("RN18", 0), "RN18_2": ("RN18", 1)}
+    views, kd = profile.views, profile.students["kd"]
+    assert views is not None
+    assert (views.count, views.seed) == (6, profile.seed)
+    assert (views.augment, views.strength, views.erase) == (kd.augment, kd.strength, kd.erase)
+    assert load_profile(settings(tmp_path), "sample").folds == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"softlabels": {"folds": 1}}, "at least 2"),
+        ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength is 0.9"),
+        ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size is 64"),
+        ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size is 64: .* of 48 px"),
+        (
+            {"softlabels": {"folds": 0}, "experiments": {"kd": {"soft_labels": "in_sample"}}},
+            "they are in-sample",
+        ),
+        ({"ensemble": {"weights": "interim_report"}}, "interim_report is for"),
+        ({"without": ["experiments.nobody"]}, "the base has no experiments.nobody"),
+    ],
+)
+def test_a_profile_that_would_teach_wrongly_is_refused(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(FerError, match=why):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": "ferplus", **change}}), "mine")
+
+
+def test_what_the_base_has_can_be_left_out(tmp_path: Path) -> None:
+    own = {"base": "sample", "without": ["teachers.B3", "experiments", "comparisons"]}
+    mine = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert list(mine.teachers) == ["RN18", "CNXT"]
+    assert mine.experiments == {}
+
+
+def test_the_confidence_of_sources_goes_with_them(tmp_path: Path) -> None:
+    mine = {"name": "mine", "adapter": "split_folders"}
+    curations = {
+        name: {"sources": ["mine"]} for name in ("hq_train", "eval_only", "test_all_sources")
+    }
+    own = {"drawn": False, "sources": [mine], **curations, "demo": {"video": "a.mp4"}}
+    profile = load_profile(settings(tmp_path, profiles={"own": own}), "own")
+    assert profile.hq_train.min_confidence == {}
+    assert profile.eval_only.splits == sample().eval_only.splits
+    kept = load_profile(settings(tmp_path, profiles={"own": {"hq_train": {"min_side": 40}}}), "own")
+    assert kept.hq_train == sample().hq_train.model_copy(update={"min_side": 40})
+
+
+def fair(**changes: Any) -> Profile:
+    """The sample with a comparison of ce and kd, and ``changes`` to the training ``kd_2``."""
+    base = sample()
+    experiments = {**base.experiments, "kd_2": replace(base.experiments["kd_2"], **changes)}
+    return Profile.model_validate({**dict(base), "experiments": experiments})
+
+
+def test_a_fair_comparison_is_accepted() -> None:
+    assert fair().comparisons["distillation"].baseline == "ce"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 9}, r"arms\.kd: epochs is 2 in kd and 9 in kd_2"),
+        ({"batch_size": 32}, r"arms\.kd: batch_size is 16 in kd and 32"),
+        ({"strength": 0.9}, r"arms\.kd: strength is"),
+        ({"seed": 3}, r"arms\.kd: kd_2 and kd_3 .* seed 3, .* experiments\.kd_3\.seed"),
+        ({"seed": 1337}, r"arms\.kd: kd and kd_2 .* seed 1337, .* experiments\.kd_2\.seed"),
+        (
+            {"seed": 4},
+            r"arms\.kd: .* \[1337, 4, 3\], .* ce \[1337, 2, 3\]; .*experiments\.kd_2\.seed",
+        ),
+    ],
+)
+def test_runs_of_an_arm_differ_in_their_seed_alone(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        fair(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"baseline": "dkd"}, "baseline: one of"),
+        ({"varies": ("epochs",)}, r"varies: \['epochs'\] cannot vary"),
+        ({"varies": ("seed",)}, r"varies: \['seed'\] cannot vary"),
+        ({"varies": ("colour",)}, r"varies: \['colour'\] cannot vary"),
+        ({"evaluation": "hq_train"}, "evaluation: one of"),
+        ({"arms": {"ce": ("ce", "ce_2", "ce_3"), "x": ("no", "kd_2", "kd_3")}}, "no experiments"),
+        ({"arms": {"ce": ("ce", "ce_2"), "kd": ("kd", "kd_2")}}, "at least 3"),
+        (
+            {"arms": {"ce": ("ce", "ce_2", "ce_3"), "v": ("votes", "votes_2", "votes_3")}},
+            r"arms\.v: targets is votes in votes and labels in ce",
+        ),
+    ],
+)
+def test_what_a_comparison_must_declare(changes: dict[str, Any], told: str) -> None:
+    base = sample()
+    votes = {f"votes_{s}": replace(base.experiments["votes"], seed=s) for s in (2, 3)}
+    given = {**dict(base), "experiments": {**base.experiments, **votes}}
+    held = {**dict(base.comparisons["distillation"]), **changes}
+    with pytest.raises(ValidationError, match=told):
+        Profile.model_validate({**given, "comparisons": {"distillation": held}})
+    if "v" in changes.get("arms", {}):
+        Profile.model_validate({**given, "comparisons": {"a": {**held, "varies": ("targets",)}}})

@@ -1,0 +1,44 @@
+"""What a run folder's gates say of a training, on rows worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fer_ml.metrics.classification import classification_metrics
+from fer_ml.runs.gates import confidence_informs
+
+
+def sure(right: np.ndarray, confidence: np.ndarray) -> dict[str, object]:
+    """Metrics of rows of class 0, answered with 0 or 1 at the given confidence."""
+    answer = np.where(right, 0, 1)
+    probability = np.repeat((1 - confidence[:, None]) / 6, 7, axis=1)
+    probability[np.arange(len(right)), answer] = confidence
+    return classification_metrics(np.zeros(len(right), dtype=np.int64), np.log(probability))
+
+
+def test_one_confidence_for_all_informs_of_nothing() -> None:
+    right = np.arange(98) < 79  # (79 + 1) / (98 + 2) = 0.8
+    found = confidence_informs(sure(right, np.full(98, 0.8)))
+    assert not found.passed
+    assert found.limit == pytest.approx(-(79 * math.log(0.8) + 19 * math.log(0.2 / 6)) / 98)
+    assert found.value == pytest.approx(found.limit)
+
+
+def test_more_confidence_where_it_is_right_informs() -> None:
+    right = np.arange(98) < 79
+    assert confidence_informs(sure(right, np.where(right, 0.9, 0.6))).passed
+
+
+def test_two_faces_whose_logits_run_away_undo_the_rest() -> None:
+    right = np.arange(98) < 79
+    confidence = np.where(right, 0.9, 0.6)
+    confidence[-2:] = 1 - 1e-15
+    assert not confidence_informs(sure(right, confidence)).passed
+
+
+def test_all_wrong_and_all_right_have_a_limit() -> None:
+    wrong = confidence_informs(sure(np.zeros(30, dtype=bool), np.full(30, 0.2)))
+    assert math.isfinite(float(wrong.limit))
+    assert not wrong.passed
+    assert confidence_informs(sure(np.ones(30, dtype=bool), np.full(30, 0.99))).passed
