@@ -23,7 +23,8 @@ import yaml
 from fer_ml.base.files import sha256_file
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.store import Input, Store
+from fer_ml.storage.record import Input
+from fer_ml.storage.store import Store
 
 LAYERS, WIDTH, CLAIMS = 10, 10, 1000
 COMMAND = "from fer_assets.cli import main; main()"

@@ -33,7 +33,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.inspection import THUMB_SIZE, thumb
 from fer_ml.manifests.near import THRESHOLD, near_groups
-from fer_ml.sample.faces import draw_face
+from fer_ml.sample.pictures import draw_face
 from fer_ml.sample.styles import STYLES, random_camera, random_face, random_weights
 
 ROWS = (36_000, 466_284, 4_662_840)

@@ -29,8 +29,9 @@ from timm.utils import dispatch_clip_grad
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, Training
-from fer_ml.training.loop import _Run, make_optimiser
+from fer_ml.training.loop import _Run
 from fer_ml.training.models import build_model
+from fer_ml.training.optimiser import make_optimiser
 from fer_ml.training.precision import precision_of
 from fer_ml.training.ranks import Ranks, choose_device
 from fer_ml.training.views import FaceSet

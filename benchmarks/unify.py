@@ -53,7 +53,8 @@ def ours(folder: Path, known: pl.DataFrame, out: Path) -> None:
     kept.select(COLUMNS).write_csv(out)
 
 
-def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:
+# The plain way of doing it, in one piece.
+def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:  # noqa: C901
     draw, rows = Draw(), []
     for row in plain_rows(folder, look=False):
         if row.get("label") is not None:

@@ -50,7 +50,9 @@ class Detector(Protocol):
     """Finds faces. ``name`` is written on every row of a log."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The detector's name."""
+        ...
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first; may be empty."""

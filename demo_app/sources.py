@@ -57,7 +57,9 @@ class Source(AbstractContextManager["Source"], Protocol):
     frames_stated: int | None
 
     @property
-    def size_px(self) -> tuple[int, int]: ...
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the first frame."""
+        ...
 
     def frames(self) -> Iterator[Frame]:
         """All frames in order, once."""
@@ -165,7 +167,7 @@ class Video:
             return FerError(
                 "the camera opens but gives no frame",
                 where=self.name,
-                fix="close other programs that use it, or try another index",
+                fix="close other programs that use it, or try another --number",
             )
         return FerError("the video has no frame that can be decoded", where=self.name)
 
@@ -276,6 +278,6 @@ def _open_camera(index: int) -> cv2.VideoCapture:
     if not capture.isOpened():
         raise FerError(
             f"camera {index} cannot be opened",
-            fix="check that it is plugged in and free, try another index, or name a video file",
+            fix="check that it is plugged in and free, try another --number, or name a video file",
         )
     return capture

@@ -10,7 +10,7 @@ from fer_assets.dagster_private import DATA_VERSION_TAG
 from fer_assets.metadata import outcome_metadata
 from fer_assets.pipeline import Pipeline
 from fer_ml.storage.gates import Gate, Outcome
-from fer_ml.storage.store import Receipt
+from fer_ml.storage.record import Receipt
 
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
@@ -42,6 +42,7 @@ def add_partitions(
 def shown_version(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
 ) -> str | None:
+    """The data version that Dagster shows of an asset; ``None`` for one that was never made."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None), limit=1
     ).records
@@ -51,6 +52,7 @@ def shown_version(
 
 
 def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetCheckEvaluation:
+    """A receipt as the check evaluation that Dagster shows."""
     outcome = Outcome(
         receipt.rule,
         receipt.passed,

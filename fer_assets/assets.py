@@ -119,7 +119,7 @@ def stage_asset(
         freshness_policy=_freshness(stage),
         automation_condition=condition,
     )
-    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         partition = context.partition_key if context.has_partition_key else None
         target = Target(stage.asset, partition)
         with _plain_failure():

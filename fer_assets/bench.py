@@ -17,7 +17,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import on_linux
 from fer_ml.figures.measurements import Benchmark, Measurements, Run, machine, page
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 
 FOLDER = "benchmarks"
 ASSET = "measurements"

@@ -17,7 +17,7 @@ from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
 from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import verify_store
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 #: ``red``: wrong, or refused by a blocking gate. ``stale``: made of what has changed since.
 #: ``unverified``: nobody looked, or too long ago. ``warns``: a gate that blocks nothing.

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Given, Stage
-from fer_assets.stages import all_stages
+from fer_assets.stages import all_stages, gates_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import Settings
 from fer_ml.claims.model import Claim, read_claims
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Distilling
 from fer_ml.sources.raw import SAMPLE_FOLDER, ensure_raw, fingerprint, raw_root
+from fer_ml.storage.artifact import Demands
 from fer_ml.storage.gates import Gate
-from fer_ml.storage.store import Demands, Input, Receipt, Store, asset_label
+from fer_ml.storage.record import Input, Receipt, asset_label
+from fer_ml.storage.store import Store
 
 if TYPE_CHECKING:
     from fer_assets.selection import Selection
@@ -214,9 +216,12 @@ class Lineage:
         return training is not None and isinstance(training.task, Distilling)
 
     def gates(self, asset: str) -> tuple[Gate, ...]:
-        """The gates of an asset, as the profile wants them; none of one that it does not have."""
+        """The gates of an asset, as the profile wants them.
+
+        One that the profile does not have has its gates too, and no verdict on it counts.
+        """
         stage = self.stages.get(asset)
-        return () if stage is None else stage.gates_by(self.profile)
+        return gates_of(asset) if stage is None else stage.gates_by(self.profile)
 
     def counts(self, receipt: Receipt) -> bool:
         """Whether a verdict was given by the limits of today: of older ones they are not known."""

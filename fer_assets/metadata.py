@@ -12,10 +12,11 @@ import dagster as dg
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
-from fer_ml.claims.resolve import upstream_assets
+from fer_ml.claims.resolved import upstream_assets
 from fer_ml.privacy.faces import shows_faces
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
-from fer_ml.storage.store import Artifact, parse_label
+from fer_ml.storage.record import parse_label
 
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
 #: them with every event that it lists. Those above the bound are named by their path.

@@ -9,7 +9,7 @@ from fer_assets.pages import claims_on
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import CLAIMS_ASSET
-from fer_ml.storage.store import asset_label
+from fer_ml.storage.record import asset_label
 
 #: Claims that a notice names; the digest has all of them.
 MAX_CLAIMS = 10

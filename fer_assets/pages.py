@@ -81,7 +81,7 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     lines = [
         stage.describe,
         f"**Is it good?** {_gates(pipeline, stage.asset)}",
-        f"**Made of:** {_links(made_of)}, by `{stage.build}`.",
+        f"**Made of:** {_links(made_of)}, by `{stage.module}`.",
         f"**Rests on it:** {_links(rests)}.",
         f"**Claims on it:** {_claims_line(claims)}",
         f"**More:** `{DOCS.get(stage.group, 'docs/artifacts.md')}`; every file of it and its keys: "

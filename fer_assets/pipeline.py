@@ -18,10 +18,12 @@ from fer_ml.base.files import owned_name
 from fer_ml.base.logs import belongs_to
 from fer_ml.base.settings import settings
 from fer_ml.recipes.loading import load_profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.job import Job
 from fer_ml.storage.mirror import open_store
-from fer_ml.storage.store import Artifact, Input, Receipt, RunFolder
+from fer_ml.storage.record import Input, Receipt
+from fer_ml.storage.store import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Pipeline(Lineage):
         return cls(here, loaded, open_store(here, loaded.name))
 
     def looking_again(self, since: float) -> "Pipeline":
-        """This pipeline for a full pass: looks at files before ``since`` (s) do not count."""
+        """The pipeline for a full pass: looks at files before ``since`` (s) do not count."""
         return replace(self, store=replace(self.store, looked_since=since))
 
     def job(
@@ -171,7 +173,7 @@ class Pipeline(Lineage):
         limits = stage.limits(self.profile)
         outcomes = stage.judge(artifact, self.store, limits)
         gates = {gate.rule: gate for gate in stage.gates_by(self.profile)}
-        if set(gates) != {outcome.rule for outcome in outcomes}:
+        if sorted(gates) != sorted(outcome.rule for outcome in outcomes):
             raise FerError(
                 f"{target.label} was judged by {sorted(o.rule for o in outcomes)}",
                 allowed=", ".join(sorted(gates)),

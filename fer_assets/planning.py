@@ -13,7 +13,7 @@ from fer_assets.stage import GROUPS
 from fer_assets.staleness import stale, too_slow, unjudged
 from fer_ml.base.errors import FerError
 from fer_ml.sources.raw import ensure_raw
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fer_ml.base.settings import Settings
 from fer_ml.privacy import purge
 from fer_ml.privacy.retention import SESSIONS
 from fer_ml.storage.mirror import stores
+from fer_ml.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
         forget_pictures(faces)
 
 
-def _session(settings: Settings, held: list[purge.Store], named: Path) -> purge.Wanted:
+def _session(settings: Settings, held: list[Store], named: Path) -> purge.Wanted:
     from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, session_id
 
     folder = next((f for f in (named, settings.home / SESSIONS / named) if f.is_dir()), None)

@@ -16,13 +16,13 @@ from fer_assets.stage import Stage
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder
 from fer_ml.base.names import require_new
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact
 
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:
     """Pack these trainings, and the labelling between them, in their order into ``folder``."""
-    from fer_ml.runs.trainings import pack
+    from fer_ml.runs.parts import pack
 
     stages = {target: pipeline.stage(target.asset) for target in targets}
     other = [target.label for target, stage in stages.items() if stage.part is None]
@@ -44,7 +44,7 @@ def _part(stage: Stage, job: Job[Any]) -> Any:
 
 def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) -> Artifact:
     """Make a run that was trained elsewhere the current artifact of its asset, and judge it."""
-    from fer_ml.runs.trainings import step_of, take_in
+    from fer_ml.runs.taking_in import step_of, take_in
 
     told = step_of(folder)
     if told["profile"] != pipeline.profile.name:

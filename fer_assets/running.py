@@ -26,7 +26,7 @@ from fer_assets.staleness import damages as damages_of
 from fer_assets.tracing import check_tracing, span
 from fer_ml.base.errors import FerError
 from fer_ml.base.processes import owner
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fer_assets.lineage import Lineage, Target
 from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
-from fer_ml.storage.store import parse_label
+from fer_ml.storage.record import parse_label
 
 SYNTAX = (
     "names by commas; +NAME with all that it needs, NAME+ with all that rests on it, 2+NAME so "
@@ -75,7 +75,8 @@ def require_inputs(pipeline: Lineage, selection: Selection, *, force: bool = Fal
     if not faults:
         return
     (what, fix), *others = faults.values()
-    more = f"; and {len(others)} more inputs: {', '.join(list(faults)[1:4])}" if others else ""
+    named = ", ".join([*list(faults)[1:4], *["..."] * (len(others) > 3)])
+    more = f"; and {len(others)} more: {named}" if others else ""
     text = ",".join(wanted.get(part, part) for part in selection.parts)
     command = pipeline.command(select=text)
     raise FerError(f"{what}{more}", fix=f"{fix}; then {command}" if fix else command)

@@ -8,16 +8,16 @@ from rich.tree import Tree
 from fer_assets.pipeline import Pipeline
 from fer_ml.claims.graph import Traced, trace_what
 from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import Resolved
+from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, Tracer
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 STATUS_COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"}
 
 
 def checks_text(artifact: Artifact) -> str:
     """How many gates passed; yellow when one warns, red when one blocks."""
-    gates = artifact.demands.gates(artifact.record.asset)
+    gates = artifact.demands.of(artifact.record.asset)
     if not gates:
         return "[dim]-[/]"
     receipts = artifact.receipts()
@@ -92,6 +92,6 @@ def _label(node: Node) -> str:
         if record.splits:
             chosen = ", ".join(f"{what} by {split}" for what, split in record.splits.items())
             text += f" [cyan]{chosen}[/]"
-        if node.artifact.demands.gates(record.asset):
+        if node.artifact.demands.of(record.asset):
             text += f" {checks_text(node.artifact)}"
     return text

@@ -7,18 +7,21 @@ its inputs, what makes it, and its gates with what judges them.
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from fer_ml.base.errors import FerError
 from fer_ml.base.settings import Settings
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Training
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 #: Pools of Dagster's, with one place each: a training has the GPU, and decoding all cores.
 TRAINING, DECODING = "training", "decoding"
@@ -129,17 +132,39 @@ class Surroundings(Protocol):
     """Where the files outside the store lie that decide a result: a ``Lineage`` tells it."""
 
     @property
-    def settings(self) -> Settings: ...
-    @property
-    def profile(self) -> Profile: ...
-    @property
-    def store(self) -> Store: ...
+    def settings(self) -> Settings:
+        """The settings of this machine."""
+        ...
 
-    def claims_file(self) -> Path: ...
-    def report_template(self) -> Path: ...
-    def demo_video(self) -> Path: ...
-    def demo_session(self) -> Path | None: ...
-    def model_path(self, name: str) -> Path: ...
+    @property
+    def profile(self) -> Profile:
+        """The profile whose stages these are."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """The artifact root."""
+        ...
+
+    def claims_file(self) -> Path:
+        """The profile's claims file."""
+        ...
+
+    def report_template(self) -> Path:
+        """The template of the report."""
+        ...
+
+    def demo_video(self) -> Path:
+        """The clip that the demo is measured on."""
+        ...
+
+    def demo_session(self) -> Path | None:
+        """The imported session that takes the clip's place, if the profile names one."""
+        ...
+
+    def model_path(self, name: str) -> Path:
+        """The folder of an external model of the profile."""
+        ...
 
 
 def _no_limits(profile: Profile) -> Any:
@@ -162,7 +187,8 @@ class Stage:
     ``partitions`` is the profile's table whose keys are the partitions, or ``adopted``: what was
     adopted so far; ``on_request`` stages are made when they are selected, and not with everything
     else. ``cites`` are assets and partitions that become inputs, however they are partitioned.
-    ``part`` says what the asset is in a packed job (``fer_ml.runs.trainings``), where it can be.
+    ``part`` says what the asset is in a packed job (``fer_ml.runs.parts``), where it can be.
+    ``module`` is the one that declares it, and noted where it is found.
     ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
     """
 
@@ -185,6 +211,12 @@ class Stage:
     fresh_hours: int | None = None
     cites: frozenset[str] = frozenset()
     part: Callable[[Job[Any]], Any] | None = None
+    module: str = ""
+
+    def __post_init__(self) -> None:
+        rules = [gate.rule for gate in self.gates]
+        if len(set(rules)) < len(rules):
+            raise FerError(f"{self.asset}: a gate stands twice in {', '.join(rules)}")
 
     def gates_by(self, profile: Profile) -> tuple[Gate, ...]:
         """The gates as ``profile`` wants them: some block in one profile and warn in another."""
@@ -196,13 +228,35 @@ class Stage:
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """The stages by group, each after what it needs; else as they are given."""
+    """The stages by group, each after what it needs; else as they are given.
+
+    ``FerError`` when that cannot be.
+    """
     places = {name: place for place, name in enumerate(GROUPS)}
-    left = sorted(stages, key=lambda stage: places[stage.group])
+    left = list(stages)
+    for stage in left:
+        if stage.group not in places:
+            raise FerError(
+                f"{stage.asset}: unknown group {stage.group!r}", allowed=", ".join(places)
+            )
+    left.sort(key=lambda stage: places[stage.group])
     made: list[Stage] = []
     while left:
         waiting = {stage.asset for stage in left}
-        free = next(s for s in left if not any(need.asset in waiting for need in s.needs))
+        free = next((s for s in left if not any(n.asset in waiting for n in s.needs)), None)
+        if free is None:
+            raise FerError(
+                f"stages need each other in a circle: {', '.join(sorted(waiting))}",
+                where="fer_assets.stages",
+                fix="take one of them out of the other's needs",
+            )
         left.remove(free)
         made.append(free)
+    for before, after in pairwise(made):
+        if places[after.group] < places[before.group]:
+            raise FerError(
+                f"{after.asset} of group {after.group} needs something of a later group",
+                where=f"groups in their order: {', '.join(places)}",
+                fix="declare it in the group of what it needs, or in a later one",
+            )
     return made

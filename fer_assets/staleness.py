@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from fer_assets.lineage import Lineage, Target
 from fer_ml.base.errors import FerError
-from fer_ml.base.shards import in_threads, processors
-from fer_ml.storage.store import Artifact
+from fer_ml.base.processes import processors
+from fer_ml.base.shards import in_threads
+from fer_ml.storage.artifact import Artifact
 
 
 def stale(

@@ -30,7 +30,7 @@ from fer_ml.base.files import write_atomic
 from fer_ml.base.logs import LOG_FOLDER, log_files
 from fer_ml.base.plain_yaml import read_plain
 from fer_ml.recipes.builtin import PROFILES
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 #: Findings that say something of the machine, and nothing of its folders.
 SHOWN_FINDINGS = frozenset({"python", "processor", "GPU", "packages", "unfinished runs", "video"})

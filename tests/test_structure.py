@@ -15,7 +15,7 @@ FORBIDDEN = {
     "fer_assets": {"torch", "timm"},
 }
 #: What demo_app may use of fer_ml: the part without torch and polars.
-DEMO_MAY_USE = {"base", "bundles", "images", "recipes"}
+DEMO_MAY_USE = {"base", "bundles", "images"}
 #: Rooms in the order of the stream: each imports only what stands before it.
 STREAM = (
     *("base", "metrics", "recipes", "figures", "images", "storage", "training"),

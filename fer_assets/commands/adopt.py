@@ -10,7 +10,7 @@ from fer_assets.commands.common import ProfileOption, console, escape, open_pipe
 from fer_ml.base.errors import FerError
 
 if TYPE_CHECKING:
-    from fer_ml.storage.store import Artifact
+    from fer_ml.storage.artifact import Artifact
 
 FolderArgument = Annotated[
     Path,

@@ -45,7 +45,9 @@ def verify(
 
     Example: fer claims verify outputs/sample
     """
+    from fer_assets.stages import gates_of
     from fer_ml.claims.verify import verify_folder, verify_store
+    from fer_ml.storage.artifact import Demands
 
     if folder is None:
         pipeline = open_pipeline(profile)
@@ -55,7 +57,7 @@ def verify(
     else:
         if not folder.is_dir():
             raise FerError("no such folder", where=folder, fix="name a profile's artifact folder")
-        verified = verify_folder(folder, claims)
+        verified = verify_folder(folder, claims, demands=Demands(gates_of))
     if as_json:
         print(json.dumps(verified.to_json(), indent=2))
     else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fer_assets.pipeline import Pipeline
     from fer_assets.planning import Failures, Made, Work
-    from fer_ml.storage.store import Artifact
+    from fer_ml.storage.artifact import Artifact
 
 #: The file of an asset that people look at first.
 MAIN_FILES = (
@@ -103,7 +103,9 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
         for target, reason in work.make.items():
             console.print(f"[bold]make[/bold]  {escape(target.label)} [dim]({escape(reason)})[/]")
         for target in work.judge:
-            console.print(f"[bold]judge[/bold] {escape(target.label)} [dim](no receipt yet)[/]")
+            console.print(
+                f"[bold]judge[/bold] {escape(target.label)} [dim](no verdict by today's limits)[/]"
+            )
 
     failed = None
     with dagster_instance() as instance:

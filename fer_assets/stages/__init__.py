@@ -6,17 +6,26 @@ heavy (torch, polars, OpenCV) only inside the functions that make and judge.
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from types import ModuleType
 
 from fer_assets.stage import Given, Need, Stage, in_order
-from fer_ml.storage.store import parse_label
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.builtin import PROFILES
+from fer_ml.storage.gates import Gate
+from fer_ml.storage.record import parse_label
 
 
 def all_stages(given: Given) -> dict[str, Stage]:
     """All stages of a project by asset, in an order in which each follows what it needs."""
-    found = [stage for module in _modules() for stage in module.stages(given)]
+    found = [
+        replace(stage, module=module.__name__)
+        for module in _modules()
+        for stage in module.stages(given)
+    ]
+    _check(found)
     citable = [stage for stage in found if stage.group != "report"]
     return {
         stage.asset: stage
@@ -26,11 +35,57 @@ def all_stages(given: Given) -> dict[str, Stage]:
     }
 
 
+@cache
+def _of_all_profiles() -> dict[str, Stage]:
+    found: dict[str, Stage] = {}
+    for profile in PROFILES.values():
+        found = all_stages(Given(profile())) | found
+    return found
+
+
+def gates_of(asset: str) -> tuple[Gate, ...]:
+    """The gates of an asset by its name, for who does not know its profile.
+
+    Sources, comparisons and curated manifests of any name have those of their kind.
+    """
+    stages = _of_all_profiles()
+    for start in ("manifest/", "comparison/"):
+        if asset.startswith(start):
+            asset = next(name for name in stages if name.startswith(start))
+    if asset not in stages and asset.endswith("_manifest"):
+        asset = "classification_manifest"
+    return stages[asset].gates if asset in stages else ()
+
+
 def _modules() -> Iterator[ModuleType]:
-    for module in pkgutil.iter_modules(__path__):
+    for found in pkgutil.iter_modules(__path__):
         # One that begins with an underscore is shared by the others.
-        if not module.name.startswith("_"):
-            yield importlib.import_module(f"{__name__}.{module.name}")
+        if found.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        if not hasattr(module, "stages"):
+            raise FerError(
+                f"{module.__name__} declares no stage",
+                where=module.__file__,
+                fix="define stages(given) in it, or begin its name with an underscore",
+            )
+        yield module
+
+
+def _check(stages: Sequence[Stage]) -> None:
+    """``FerError`` where two stages have one name, or one needs what nobody makes."""
+    names = [stage.asset for stage in stages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FerError(f"two stages make {', '.join(twice)}", where=__name__)
+    for stage in stages:
+        unknown = sorted({need.asset for need in stage.needs} - set(names))
+        if unknown:
+            raise FerError(
+                f"{stage.asset} needs {', '.join(unknown)}, which no stage makes",
+                where=__name__,
+                allowed=", ".join(names),
+            )
 
 
 def _cited(wanted: frozenset[str], stages: Iterable[Stage]) -> Iterator[Need]:

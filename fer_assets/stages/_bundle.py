@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from fer_assets.stage import Limits, Recipe
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from fer_ml.bundles.cards import Origin

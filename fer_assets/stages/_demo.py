@@ -37,13 +37,30 @@ class DemoRecipe(Recipe):
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The clip, or the session's log, by its hash; null while it is not there."""
-    from fer_ml.sources.raw import ensure_raw
+    """The clip, or the session's log, by its hash; null while it is not there.
+
+    Its truth, all files of a session (by their fingerprint) and the detector's network are there
+    where they are used.
+    """
+    from fer_ml.sources.raw import ensure_raw, fingerprint
 
     ensure_raw(around.profile, around.store)
     session = around.demo_session()
     source = around.demo_video() if session is None else session / "per_frame.csv"
-    return {"video_sha256": sha256_file(source) if source.is_file() else None}
+    found: dict[str, Any] = {"video_sha256": sha256_file(source) if source.is_file() else None}
+    if session is None and truth_of(source).is_file():
+        found["truth_sha256"] = sha256_file(truth_of(source))
+    if session is not None and session.is_dir():
+        found["session"] = fingerprint(session)
+    yunet = around.settings.yunet
+    if around.profile.demo.detector == "yunet" and yunet is not None and yunet.is_file():
+        found["yunet_sha256"] = sha256_file(yunet)
+    return found
+
+
+def truth_of(video: Path) -> Path:
+    """Where the truth about a clip's faces lies, if there is one."""
+    return video.with_name(f"{video.stem}_truth.csv")
 
 
 def source_of(job: Job[DemoRecipe]) -> Path | None:
@@ -81,5 +98,5 @@ def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "Se
 
 def copy_truth(video: Path, run: RunFolder) -> Path | None:
     """Take over the truth that lies beside a clip, where there is one."""
-    truth = video.with_name(f"{video.stem}_truth.csv")
+    truth = truth_of(video)
     return Path(shutil.copyfile(truth, run.path(TRUTH_FILE))) if truth.is_file() else None

@@ -1,19 +1,23 @@
 """What all trainings share: their recipe, what makes them, their gates and what judges them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from fer_assets.stage import Limits, Recipe
+from fer_assets.stage import Limits, Recipe, Surroundings
 from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Training
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
 RUN_GATES: tuple[Gate, ...] = (
     Gate(
@@ -114,9 +118,22 @@ class TrainingLimits(Limits):
         return cls(profile.floor_macro_f1)
 
 
+def first_weights_of(
+    recipe: Callable[[Profile, str | None], TrainingRecipe],
+) -> Callable[[Surroundings, str | None], dict[str, Any]]:
+    """The ``files`` of a stage of trainings: those that first weights are read from, by hash."""
+
+    def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
+        named = [step.init_file for step in recipe(around.profile, partition).training.stages()]
+        found = {name: sha256_file(Path(name)) for name in named if name and Path(name).is_file()}
+        return {"init_files": found} if found else {}
+
+    return files
+
+
 def part(job: Job[TrainingRecipe]) -> "Trained":
     """The training as part of a packed job."""
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
     return Trained(job, job.recipe.training, job.recipe.preprocess, job.recipe.seed)
 

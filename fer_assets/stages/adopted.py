@@ -3,9 +3,10 @@
 from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate(

@@ -2,9 +2,10 @@
 
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 _FIX = "adopt other weights, or materialize it again"
 GATES = (

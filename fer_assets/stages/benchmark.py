@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Literal
 
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.profile import CANDIDATES, Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_least
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
     import polars as pl

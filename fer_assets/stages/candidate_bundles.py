@@ -1,18 +1,13 @@
 """``candidate_bundles``: every student as a bundle, for the demo half of the dual gate."""
 
 from fer_assets.stage import Given, Limits, Stage, needs
-from fer_assets.stages._bundle import (
-    NETWORK_GATES,
-    PARITY_LIMIT,
-    CardRecipe,
-    checkpoint_of,
-    export,
-)
+from fer_assets.stages._bundle import NETWORK_GATES, PARITY_LIMIT, CardRecipe, checkpoint_of, export
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     *NETWORK_GATES,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fer_assets.stage import Given, Limits, Stage, needs
 from fer_assets.stages._demo import DemoRecipe, copy_truth, detector_of, files, play, source_of
 from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_least
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
     from fer_ml.bundles.bundle import Bundle

@@ -12,9 +12,10 @@ from fer_ml.validation.gates import MANIFEST_GATES
 
 @dataclass(frozen=True)
 class UnifiedRecipe(Recipe):
-    """The sources with the meaning of their publishers' splits, and how the others are drawn."""
+    """The sources, in ``order``, with their publishers' splits, and how the others are drawn."""
 
     sources: dict[str, dict[str, Split]]
+    order: tuple[str, ...]
     draw: Draw
     seed: int
 
@@ -22,7 +23,7 @@ class UnifiedRecipe(Recipe):
     def of(cls, profile: Profile, partition: str | None) -> "UnifiedRecipe":
         """The profile's part."""
         sources = {source.name: source.splits for source in profile.sources}
-        return cls(sources, profile.draw, profile.seed)
+        return cls(sources, tuple(sources), profile.draw, profile.seed)
 
 
 def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:

@@ -8,9 +8,11 @@ from typing import Any, Literal
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.profile import Comparison, Profile
 from fer_ml.recipes.training import Training
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Record, RunFolder, Store, asset_label
+from fer_ml.storage.record import Record, asset_label
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate(
@@ -26,7 +28,7 @@ GATES = (
 
 @dataclass(frozen=True)
 class ComparisonRecipe(Recipe):
-    """A ``Comparison`` of the profile, and the recipes of its trainings, each with its seed."""
+    """A ``Comparison`` of the profile, the order of its arms, its trainings with their seeds."""
 
     arms: dict[str, tuple[str, ...]]
     baseline: str
@@ -34,6 +36,7 @@ class ComparisonRecipe(Recipe):
     evaluation: str
     rows: Literal["official", "deduplicated"]
     seeds: int
+    order: tuple[str, ...]
     trainings: dict[str, Training]
 
     @classmethod
@@ -43,6 +46,7 @@ class ComparisonRecipe(Recipe):
         trainings = {each: profile.student(each) for each in _trainings(comparison)}
         return cls(
             **dict(comparison),
+            order=tuple(comparison.arms),
             trainings={
                 each: training
                 if training.seed is not None

@@ -7,9 +7,10 @@ from typing import Any
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_assets.stages._demo import BEFORE_FILE, TRUTH_FILE
 from fer_ml.recipes.profile import Profile, Selection
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_least, at_most
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate("frames_scored", "at least one face was found and scored", "check the video and detector"),

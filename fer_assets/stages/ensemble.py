@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Literal
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Fused
+    from fer_ml.runs.parts import Fused
 
 GATES = (
     Gate("weights_sum_to_one", "the weights are in 0..1 and sum to 1", "make it again"),
@@ -51,7 +52,7 @@ def build(run: RunFolder, job: Job[EnsembleRecipe]) -> None:
 
 def part(job: Job[EnsembleRecipe]) -> "Fused":
     """The fusion as part of a packed job."""
-    from fer_ml.runs.trainings import Fused
+    from fer_ml.runs.parts import Fused
 
     recipe = job.recipe
     return Fused(job, recipe.teachers, recipe.fusion, recipe.weights, recipe.step)

@@ -1,9 +1,10 @@
 """``error_analysis``: what models get wrong, for people to look at."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate(

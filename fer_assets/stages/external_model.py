@@ -10,9 +10,10 @@ from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate("bytes_as_named", "the files are those at the path in the profile", "make it again"),

@@ -7,9 +7,10 @@ from typing import Any
 from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, Surroundings
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import PURGED_FILE, Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import PURGED_FILE, Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate(

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, needs
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate("all_passed", "every manifest's report passed", "look at the report that failed"),

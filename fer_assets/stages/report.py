@@ -6,9 +6,10 @@ from typing import Any
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.files import sha256_file
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate(

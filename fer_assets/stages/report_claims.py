@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings
 from fer_ml.base.files import sha256_file
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.claims.resolve import Resolved
+    from fer_ml.claims.resolved import Resolved
 
 GATES = (
     Gate(

@@ -1,9 +1,10 @@
 """``small_bundles``: the student in fp16 and int8, each offered where it is as good and as fast."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 #: How much macro-F1 on val a precision may lose.
 ACCURACY_LIMIT = 0.005

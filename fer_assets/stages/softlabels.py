@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Softened
+    from fer_ml.runs.parts import Softened
 
 GATES = (
     Gate("aligned_hashes", "index, manifest and ensemble carry the same hashes", "export again"),
@@ -43,7 +44,7 @@ class SoftLabelsRecipe(Recipe):
 
 def part(job: Job[SoftLabelsRecipe]) -> "Softened":
     """The soft labels as part of a packed job."""
-    from fer_ml.runs.trainings import Softened
+    from fer_ml.runs.parts import Softened
 
     return Softened(job, job.recipe.target_entropy)
 

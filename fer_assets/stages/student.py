@@ -10,15 +10,17 @@ from fer_assets.stages._training import (
     RUN_GATES,
     TrainingLimits,
     TrainingRecipe,
+    first_weights_of,
     judge,
 )
 from fer_ml.recipes.profile import STUDENTS, Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
 
 def recipe_of(name: str) -> Callable[[Profile, str | None], TrainingRecipe]:
@@ -28,7 +30,7 @@ def recipe_of(name: str) -> Callable[[Profile, str | None], TrainingRecipe]:
 
 def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
     """The training as part of a packed job; ``previous`` is the student before."""
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
     held = job.recipe
     return Trained(job, held.training, held.preprocess, held.seed, previous=previous)
@@ -66,6 +68,7 @@ def stages(given: Given) -> list[Stage]:
                 "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
                 needs=needs("hq_train_manifest", *taught),
                 recipe=recipe_of(name),
+                files=first_weights_of(recipe_of(name)),
                 build=partial(build, previous=previous),
                 gates=RUN_GATES if previous is None else (*RUN_GATES, NOT_BELOW_PREVIOUS),
                 judge=judge if previous is None else judge_next,

@@ -2,9 +2,10 @@
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_assets.stages._bundle import NETWORK_GATES, checkpoint_of, judge_network
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     *NETWORK_GATES,

@@ -4,9 +4,10 @@ from dataclasses import asdict, dataclass
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_ml.recipes.profile import Profile, Selection
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),

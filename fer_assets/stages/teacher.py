@@ -6,6 +6,7 @@ from fer_assets.stages._training import (
     TrainingLimits,
     TrainingRecipe,
     build,
+    first_weights_of,
     judge,
     part,
 )
@@ -29,6 +30,7 @@ def stages(given: Given) -> list[Stage]:
             needs=needs("hq_train_manifest"),
             partitions="teachers",
             recipe=recipe,
+            files=first_weights_of(recipe),
             build=build,
             gates=RUN_GATES,
             judge=judge,

@@ -4,14 +4,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fer_assets.stage import TRAINING, Given, Stage, needs
-from fer_assets.stages._training import RUN_GATES, TrainingLimits, TrainingRecipe, judge
+from fer_assets.stages._training import (
+    RUN_GATES,
+    TrainingLimits,
+    TrainingRecipe,
+    first_weights_of,
+    judge,
+)
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def recipe(profile: Profile, partition: str | None) -> FoldRecipe:
 
 def part(job: Job[FoldRecipe]) -> "Trained":
     """The training as part of a packed job."""
-    from fer_ml.runs.trainings import Trained
+    from fer_ml.runs.parts import Trained
 
     held = job.recipe
     return Trained(
@@ -68,6 +74,7 @@ def stages(given: Given) -> list[Stage]:
             needs=needs("hq_train_manifest"),
             partitions="folds",
             recipe=recipe,
+            files=first_weights_of(recipe),
             build=build,
             gates=RUN_GATES,
             judge=judge,

@@ -7,12 +7,13 @@ from fer_assets.stage import TRAINING, Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Views
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
-    from fer_ml.runs.trainings import Labelled
+    from fer_ml.runs.parts import Labelled
 
 GATES = (
     Gate(
@@ -48,7 +49,7 @@ class LogitsRecipe(Recipe):
 
 def part(job: Job[LogitsRecipe]) -> "Labelled":
     """The labelling as part of a packed job."""
-    from fer_ml.runs.trainings import Labelled
+    from fer_ml.runs.parts import Labelled
 
     held = job.recipe
     return Labelled(job, held.preprocess, held.views, held.folds, held.by_folds)

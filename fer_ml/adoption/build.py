@@ -23,15 +23,11 @@ from fer_ml.adoption.folder import (
     parse_as,
     parse_json,
 )
-from fer_ml.adoption.runs import (
-    Alignment,
-    examine_evaluation,
-    examine_run,
-    fitting,
-    read_weights,
-)
+from fer_ml.adoption.run_files import Alignment
+from fer_ml.adoption.runs import examine_evaluation, examine_run
 from fer_ml.adoption.softlabels import examine_softlabels
 from fer_ml.adoption.tables import Validation, examine_manifest, examine_validation
+from fer_ml.adoption.weights import fitting, read_weights
 from fer_ml.base.errors import FerError
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder

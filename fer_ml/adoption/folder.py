@@ -200,7 +200,7 @@ def _speaks_of(report: Path) -> str:
 
 
 def file_name(path: str) -> str:
-    """The last part of a path of any machine: of ``C:\\data\\a.csv`` and ``/data/a.csv``, a.csv."""
+    r"""The last part of a path of any machine: of ``C:\data\a.csv`` and ``/data/a.csv``, a.csv."""
     return re.split(r"[\\/]", path)[-1]
 
 

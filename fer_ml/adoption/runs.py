@@ -1,107 +1,31 @@
 """Run folders and evaluations of the first pipeline: do their files tell one story?"""
 
 import itertools
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
 
-from fer_ml.adoption.findings import (
-    Findings,
-    check_class_order,
-    check_finite,
-    check_share,
-    near,
+from fer_ml.adoption.findings import Findings, check_class_order, check_finite, check_share, near
+from fer_ml.adoption.folder import parse_json
+from fer_ml.adoption.run_files import (
+    Alignment,
+    Calibration,
+    Entry,
+    Metrics,
+    Reliability,
+    read_file,
+    read_history,
+    read_names,
+    read_predictions,
 )
-from fer_ml.adoption.folder import parse_as, parse_json
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.classification import confusion_matrix, f1_scores
-from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import read_plain, read_recipe
 from fer_ml.training.checkpoint import Checkpoint
-from fer_ml.training.models import build_model
 
 #: The bounds to which the first pipeline cut its temperatures.
 CLAMP = (0.5, 5.0)
-
-
-class _Foreign(BaseModel):
-    """A file of another program: known keys have their types, others are let be."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
-
-
-class Metrics(_Foreign):
-    """Metrics of one set of predictions, as they were written."""
-
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    per_class_f1: dict[str, float] | list[float] | None = None
-    nll: float | None = None
-    ece: float | None = None
-    brier: float | None = None
-    global_temperature: float | None = None
-    mode: str | None = None
-    n: int | None = None
-
-
-class Reliability(_Foreign):
-    """``reliabilitymetrics.json``."""
-
-    epoch: int | None = None
-    n: int | None = None
-    raw: Metrics
-    temperature_scaled: Metrics | None = None
-    checkpoint_sha256: str | None = None
-
-
-class Calibration(_Foreign):
-    """``calibration.json``."""
-
-    epoch: int | None = None
-    mode: str | None = None
-    global_temperature: float | None = None
-
-
-class Entry(_Foreign):
-    """One epoch of ``history.json``; teachers write ``train``, students ``train_loss``."""
-
-    epoch: int
-    val: dict[str, Any] | None = None
-    eval: dict[str, Any] | None = None
-    negl: dict[str, Any] | None = None
-    train_loss: float | None = None
-
-    @property
-    def measured(self) -> bool:
-        """Whether val was measured in this epoch; otherwise the figures are an earlier one's."""
-        return self.val is not None and (self.eval is None or self.eval.get("ran", True) is True)
-
-    @property
-    def metrics(self) -> Metrics:
-        """Raw val metrics."""
-        held = self.val or {}
-        return Metrics.model_validate(held.get("raw", held))
-
-
-class History(_Foreign):
-    """``history.json``, whose list stands under ``epochs`` here."""
-
-    epochs: list[Entry]
-
-
-class Alignment(_Foreign):
-    """``alignmentreport.json`` of a training."""
-
-    data: dict[str, Any] = {}
-    model: dict[str, Any] = {}
 
 
 def examine_run(
@@ -111,10 +35,10 @@ def examine_run(
     if checkpoint is not None:
         bad = sum(not bool(tensor.isfinite().all()) for tensor in checkpoint.model.values())
         found.check("weights_finite", bad == 0, f"{bad} tensors with NaN or infinity")
-    history = _history(folder) if (folder / "history.json").is_file() else None
-    report = _read(folder, "reliabilitymetrics.json", Reliability)
-    calibration = _read(folder, "calibration.json", Calibration)
-    alignment = _read(folder, "alignmentreport.json", Alignment)
+    history = read_history(folder) if (folder / "history.json").is_file() else None
+    report = read_file(folder, "reliabilitymetrics.json", Reliability)
+    calibration = read_file(folder, "calibration.json", Calibration)
+    alignment = read_file(folder, "alignmentreport.json", Alignment)
     best = _check_history(found, history) if history is not None else None
     if report is not None:
         n, n_from = _rows(found, report, alignment, folder)
@@ -134,18 +58,18 @@ def examine_run(
             f"the metrics speak of {report.checkpoint_sha256[:12]}, best.pt is {digest[:12]}",
         )
     if (folder / "classorder.json").is_file():
-        check_class_order(found, "classorder", _names(folder / "classorder.json"))
+        check_class_order(found, "classorder", read_names(folder / "classorder.json"))
     _say_what_is_unknown(found, history, checkpoint, manifest_known)
 
 
 def examine_evaluation(folder: Path, found: Findings) -> None:
     """Hold an evaluation of a student against its own predictions."""
-    report = _read(folder, "reliabilitymetrics.json", Reliability)
+    report = read_file(folder, "reliabilitymetrics.json", Reliability)
     meta = parse_json(folder / "eval_meta.json") if (folder / "eval_meta.json").is_file() else {}
     if not isinstance(meta, dict):
         raise FerError("eval_meta.json is none of the first pipeline", where=folder)
     predictions = folder / "preds.csv"
-    n = _read_predictions(predictions)[0].size if predictions.is_file() else None
+    n = read_predictions(predictions)[0].size if predictions.is_file() else None
     if n is not None and isinstance(meta.get("counts"), int):
         found.check(
             "every_row_scored", meta["counts"] == n, f"{n} predictions of {meta['counts']} rows"
@@ -170,32 +94,6 @@ def examine_evaluation(folder: Path, found: Findings) -> None:
             found.facts[key] = meta[key]
     found.cannot("which bytes the checkpoint and manifest had: eval_meta.json names paths only")
     found.cannot("that no row of the manifest was dropped: its rows are not in the files")
-
-
-def _read(folder: Path, name: str, model: type[Any]) -> Any:
-    return parse_as(folder / name, model) if (folder / name).is_file() else None
-
-
-def _names(path: Path) -> list[str]:
-    held = parse_json(path)
-    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
-        raise FerError(f"{path.name} is no list of classes", where=path)
-    return held
-
-
-def _history(folder: Path) -> list[Entry]:
-    path = folder / "history.json"
-    held = parse_json(path)
-    if not isinstance(held, list):
-        raise FerError("history.json is no list of epochs", where=path)
-    try:
-        entries = History.model_validate({"epochs": held}).epochs
-        _ = [entry.metrics for entry in entries]
-    except ValueError as error:
-        raise FerError(
-            f"history.json is none of the first pipeline: {str(error).splitlines()[1]}", where=path
-        ) from error
-    return entries
 
 
 def _check_history(found: Findings, history: list[Entry]) -> Entry | None:
@@ -226,7 +124,7 @@ def _check_history(found: Findings, history: list[Entry]) -> Entry | None:
 def _rows(
     found: Findings, report: Reliability, alignment: Alignment | None, folder: Path
 ) -> tuple[int | None, str]:
-    """n of the metrics, and which file says so; two that disagree are a contradiction."""
+    """The n of the metrics, and which file says so; two that disagree are a contradiction."""
     told: dict[str, int] = {}
     n = report.n if report.n is not None else report.raw.n
     if n is not None:
@@ -235,7 +133,7 @@ def _rows(
     if isinstance(rows, int):
         told["alignmentreport.json"] = rows
     if (folder / "preds.csv").is_file():
-        told["preds.csv"] = _read_predictions(folder / "preds.csv")[0].size
+        told["preds.csv"] = read_predictions(folder / "preds.csv")[0].size
     if len(told) > 1:
         listed = ", ".join(f"{name} {value}" for name, value in told.items())
         found.check("n_agrees", len(set(told.values())) == 1, listed)
@@ -422,7 +320,7 @@ def _check_alignment(found: Findings, alignment: Alignment) -> None:
 
 
 def _check_predictions(found: Findings, path: Path, told: Metrics) -> None:
-    y, predicted = _read_predictions(path)
+    y, predicted = read_predictions(path)
     matrix = confusion_matrix(y, predicted, len(CLASSES))
     accuracy = float(np.trace(matrix) / max(1, matrix.sum()))
     if told.accuracy is not None:
@@ -439,25 +337,6 @@ def _check_predictions(found: Findings, path: Path, told: Metrics) -> None:
             f"{macro:.6f} from preds.csv, told {told.macro_f1:.6f}",
         )
     found.facts.setdefault("n", len(y))
-
-
-def _read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions ``[N]`` as class indices; they may be written as names."""
-    try:
-        frame = pl.read_csv(path, columns=["y_true", "y_pred"], infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise FerError(f"preds.csv is damaged: {str(error)[:200]}", where=path) from error
-    index = {name: i for i, name in enumerate(CLASSES)} | {str(i): i for i in range(len(CLASSES))}
-    columns = []
-    for name in ("y_true", "y_pred"):
-        cells = frame[name].fill_null("").to_list()
-        wrong = next((cell for cell in cells if cell not in index), None)
-        if wrong is not None:
-            raise FerError(
-                f"preds.csv has {name} {wrong!r}", where=path, allowed="0 to 6, or a class"
-            )
-        columns.append(np.array([index[cell] for cell in cells], dtype=np.int64))
-    return columns[0], columns[1]
 
 
 def _say_what_is_unknown(
@@ -491,48 +370,3 @@ def _say_what_is_unknown(
             f"NegL was applied to up to {max(shares):.1%} of the rows; the first pipeline "
             "minimised -log p(neg), which raises what it should lower",
         )
-
-
-def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """The checkpoint with its tensors in the network's order; ``FerError`` if they do not fit it.
-
-    In this order the same weights give the same bytes, whichever file they were read from.
-    """
-    try:
-        own = build_model(checkpoint.recipe)
-        own.load_state_dict(checkpoint.model)
-    except (RuntimeError, AttributeError) as error:
-        raise FerError(
-            f"the weights in {path.name} do not fit the {checkpoint.recipe.architecture} that it "
-            f"names: {str(error).splitlines()[-1].strip()}",
-            where=path,
-            fix="convert or copy the checkpoint again",
-        ) from error
-    return replace(checkpoint, model={name: checkpoint.model[name] for name in own.state_dict()})
-
-
-def read_weights(path: Path) -> Checkpoint:
-    """A ``.safetensors`` file of this platform as a checkpoint; it can hold no code."""
-    try:
-        with safe_open(path, framework="pt") as held:
-            metadata = held.metadata() or {}
-            state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise FerError(f"{path.name} is damaged: {error}", where=path) from error
-    try:
-        facts = json.loads(metadata["fer"])
-        checkpoint = Checkpoint(
-            model=state,
-            recipe=read_recipe(facts["recipe"]),
-            preprocess=read_plain(Preprocess, facts["preprocess"], "preprocess"),
-            classes=tuple(facts["classes"]),
-            epoch=facts["epoch"],
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise FerError(
-            f"{path.name} does not say which network it holds",
-            where=path,
-            allowed="safetensors with this platform's facts under 'fer' in the metadata",
-            fix="convert the run's .pt instead: fer convert --help",
-        ) from error
-    return fitting(checkpoint, path)

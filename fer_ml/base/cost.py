@@ -77,7 +77,7 @@ class Meter:
         if resource is None:
             return time.process_time() + sum(self._children_cpu.values())
         both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return sum(one.ru_utime + one.ru_stime for one in both)
+        return float(sum(one.ru_utime + one.ru_stime for one in both))
 
 
 @contextmanager

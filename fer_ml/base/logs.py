@@ -42,6 +42,7 @@ class JsonLine(logging.Formatter):
     """A record as one line of JSON, without NaN or line breaks in it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON, with the names given by ``belongs_to``."""
         line: dict[str, Any] = {
             "schema_version": 1,
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -76,6 +77,7 @@ class DailyFile(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Append the record to the file of the day, which is of the day in UTC."""
         try:
             folder = settings().home / LOG_FOLDER
             path = folder / f"{datetime.now(UTC):%Y-%m-%d}.jsonl"
@@ -92,7 +94,7 @@ class DailyFile(logging.Handler):
                     os.write(descriptor, data)
                 finally:
                     os.close(descriptor)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a log that cannot be written stops no work
             self.handleError(record)
 
 

@@ -1,5 +1,4 @@
-"""Processes: which one this is, whether another is still there, what its children hold; and the
-machine that they share.
+"""Processes of this machine: which one this is, which are still there, what they hold.
 
 Linux tells it in ``/proc``; elsewhere psutil does, which is a dependency there. Where neither is,
 as beside a packed training on Windows, a process counts as being there, and its children as none.
@@ -30,7 +29,7 @@ class Used(NamedTuple):
 
 
 def owner() -> str:
-    """This process, as ``host@pid.start``.
+    """The name of this process, ``host@pid.start``.
 
     Numbers of processes come again, in a container after each start; ``start`` tells them apart.
     """

@@ -136,10 +136,12 @@ def read_config(path: Path) -> UserConfig:
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        fix = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
-        raise FerError(
-            f"not valid TOML: {error}", where=path, fix=fix if "\\" in text else "save it as UTF-8"
-        ) from error
+        fix = "correct that line; docs/faq.md and the README show what fer.toml holds"
+        if isinstance(error, UnicodeDecodeError):
+            fix = "save it as UTF-8"
+        elif "\\" in text:
+            fix = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
+        raise FerError(f"not valid TOML: {error}", where=path, fix=fix) from error
     except ValidationError as error:
         raise FerError(
             first_fault(error),

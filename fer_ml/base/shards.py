@@ -7,6 +7,7 @@ knows nothing of who computes them: processes of this machine, or a Ray cluster 
 import multiprocessing
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -115,7 +116,7 @@ def _interrupts_held() -> Iterator[None]:
 
     A terminal sends it to all of them, and each would print where it was.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32" or not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

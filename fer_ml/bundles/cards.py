@@ -37,8 +37,9 @@ from fer_ml.metrics.resampling import Interval
 from fer_ml.packed.packing import load_faces
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.runs.logits import labels_of
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder
+from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.views import FaceSet
 

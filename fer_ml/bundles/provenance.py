@@ -17,7 +17,7 @@ from fer_ml.base.versions import known_version
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import portable
-from fer_ml.storage.store import FileEntry, asset_label, content_hash
+from fer_ml.storage.record import FileEntry, asset_label, content_hash
 
 CHAIN_FILE = "lineage.json"
 #: No chain needs more bytes.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_ml.claims.model import ClaimsFile
-from fer_ml.claims.resolve import Resolved, Resolver
+from fer_ml.claims.resolve import Resolver
+from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, Tracer, find_artifact, walk
 
 #: Sizes in px. A bend is where an edge passes a layer without stopping.

@@ -3,7 +3,6 @@
 Its guide is ``docs/claims.md``; ``claims/schema.json`` is made from these types.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from fer_ml.base.plain_yaml import read_plain
 from fer_ml.base.versions import upgraded
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
 from fer_ml.claims.printed import PRINTED
-from fer_ml.storage.store import asset_label
+from fer_ml.storage.record import asset_label
 
 MAX_BYTES = 2_000_000
 GUIDE = "docs/claims.md"
@@ -201,8 +200,11 @@ class _Measured(_Claim):
 
 
 class _Printed(_Measured):
-    """A claim on one number. ``expected`` is the number as printed; the artifact's must round to
-    it. Without it the claim states what the artifact holds, shown with ``decimals``."""
+    """A claim on one number.
+
+    ``expected`` is the number as printed; the artifact's must round to it. Without it the claim
+    states what the artifact holds, shown with ``decimals``.
+    """
 
     expected: PrintedText | None = None
     decimals: Annotated[Whole, Field(ge=0, le=12)] | None = None
@@ -479,24 +481,3 @@ def schema() -> dict[str, Any]:
     """The JSON schema of a claims file, for editors."""
     made = ClaimsFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
-
-
-def resolve_pointer(document: Any, pointer: str) -> Any:
-    """The value at a JSON pointer (RFC 6901); ``KeyError`` when it points to nothing."""
-    return walk_pointer(document, pointer)[-1]
-
-
-def walk_pointer(document: Any, pointer: str) -> list[Any]:
-    """Every value on the way to a JSON pointer, the document first, the value last."""
-    path = [document]
-    for raw in pointer.split("/")[1:]:
-        token, value = raw.replace("~1", "/").replace("~0", "~"), path[-1]
-        if isinstance(value, list):
-            if not re.fullmatch(r"0|[1-9][0-9]{0,9}", token) or int(token) >= len(value):
-                raise KeyError(pointer)
-            path.append(value[int(token)])
-        elif isinstance(value, dict) and token in value:
-            path.append(value[token])
-        else:
-            raise KeyError(pointer)
-    return path

@@ -9,15 +9,9 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.store import (
-    CURRENT_FILE,
-    RECORD_FILE,
-    Artifact,
-    Input,
-    Receipt,
-    Store,
-    parse_label,
-)
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import RECORD_FILE, Input, Receipt, parse_label
+from fer_ml.storage.store import CURRENT_FILE, Store
 
 #: A lineage deeper than this was not made by this program.
 MAX_DEPTH = 100
@@ -59,11 +53,11 @@ class Node:
 
     @cached_property
     def below(self) -> tuple["Node", ...]:
-        """This node and everything that it rests on, each distinct one once, nearest first."""
+        """The node and everything that it rests on, each distinct one once, nearest first."""
         return tuple(walk([self]))
 
     def to_json(self) -> dict[str, Any]:
-        """This step as JSON values, without the steps below it: ``inputs`` names them."""
+        """The step as JSON values, without the steps below it: ``inputs`` names them."""
         record = self.artifact.record if self.artifact else None
         return {
             "asset": self.item.key,
@@ -221,7 +215,10 @@ class Tracer:
 
 def _ungated(artifact: Artifact) -> str | None:
     receipts = artifact.receipts()
-    for gate in artifact.demands.gates(artifact.record.asset):
+    if artifact.demands.gates is None:
+        failed = (r.rule for r in receipts.values() if r.blocking and not r.passed)
+        return next((f"gate '{rule}' failed" for rule in failed), None)
+    for gate in artifact.demands.of(artifact.record.asset):
         receipt = receipts.get(gate.rule)
         if receipt is None and gate.blocking:
             return f"gate '{gate.rule}' has not judged these bytes by today's limits"

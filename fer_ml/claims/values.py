@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fer_ml.base.errors import FerError
-from fer_ml.claims.model import Evaluation, Source, walk_pointer
+from fer_ml.claims.model import Evaluation, Source
+from fer_ml.claims.pointers import walk_pointer
 from fer_ml.metrics.comparability import KEYS
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 Number = int | float
 

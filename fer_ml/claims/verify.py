@@ -7,8 +7,10 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile, read_claims
-from fer_ml.claims.resolve import STATUSES, Resolved, Resolver
+from fer_ml.claims.resolve import Resolver
+from fer_ml.claims.resolved import STATUSES, Resolved
 from fer_ml.claims.trace import Node, Tracer, walk
+from fer_ml.storage.artifact import Demands
 from fer_ml.storage.store import Store
 
 #: The asset that keeps a copy of the claims file it was made from, and that copy.
@@ -61,13 +63,20 @@ def verify(held: ClaimsFile, tracer: Tracer) -> Verified:
 
 
 def verify_folder(
-    folder: Path, claims: Path | None = None, fingerprints: Mapping[str, str] | None = None
+    folder: Path,
+    claims: Path | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+    demands: Demands | None = None,
 ) -> Verified:
     """Hold ``claims``, or else the claims that the folder itself keeps, against an artifact folder.
 
-    ``folder`` is the artifact root of one profile, wherever it was copied to.
+    ``folder`` is the artifact root of one profile, wherever it was copied to. ``demands`` says
+    which gates its artifacts have to have passed; without them a failed receipt counts, and a
+    missing one cannot be told.
     """
-    return verify_store(Store(folder, folder.name), claims, fingerprints)
+    return verify_store(
+        Store(folder, folder.name, demands=demands or Demands()), claims, fingerprints
+    )
 
 
 def verify_store(

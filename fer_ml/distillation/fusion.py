@@ -23,14 +23,7 @@ import numpy as np
 from fer_ml.base.errors import FerError
 from fer_ml.metrics.calibration import T_BOUNDS, margins, on_bound, search_inverse
 from fer_ml.metrics.classification import log_softmax, require_predictions
-from fer_ml.metrics.resampling import (
-    LEVEL,
-    RESAMPLES,
-    Interval,
-    group_codes,
-    interval,
-    resample,
-)
+from fer_ml.metrics.resampling import LEVEL, RESAMPLES, Interval, group_codes, interval, resample
 
 Fusion = Literal["logits", "probabilities", "calibrated"]
 
@@ -351,7 +344,7 @@ def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
 def _one_step(
     terms: np.ndarray, u: np.ndarray, codes: np.ndarray, count: int, resamples: int, seed: int
 ) -> np.ndarray:
-    """u ``[resamples, K]`` after one Newton step on each resample."""
+    """The weights u ``[resamples, K]`` after one Newton step on each resample."""
     members = len(terms)
     probs = _probs(terms, u)
     mean = np.einsum("cn,kcn->kn", probs, terms)

@@ -14,7 +14,7 @@ from fer_ml.packed.runner import write_measures
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
+from fer_ml.training.prediction import predict
 from fer_ml.training.ranks import choose_device
 
 MANIFEST = "hq_train_manifest"

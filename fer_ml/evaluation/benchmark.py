@@ -478,4 +478,4 @@ def _write_main_charts(
 
 
 def _macro_f1(entries: dict[str, dict[str, Any]], name: str) -> float:
-    return entries[name][MAIN_SET]["raw"]["macro_f1"]
+    return float(entries[name][MAIN_SET]["raw"]["macro_f1"])

@@ -27,7 +27,8 @@ from fer_ml.recipes.profile import Comparison
 from fer_ml.recipes.training import Training
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import RunFolder, asset_label
+from fer_ml.storage.record import asset_label
+from fer_ml.storage.store import RunFolder
 
 METRICS = ("macro_f1", "accuracy", "nll", "ece")
 

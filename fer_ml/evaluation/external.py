@@ -30,7 +30,7 @@ from fer_ml.sources.raw import ModelKind, model_files
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
+from fer_ml.training.prediction import predict
 from fer_ml.training.views import FaceSet, to_input
 
 MANIFEST = "hq_train_manifest"

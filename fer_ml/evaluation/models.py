@@ -13,10 +13,10 @@ from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
 from fer_ml.packed.packing import load_faces
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import STUDENTS
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
+from fer_ml.training.prediction import predict
 
 #: The manifest whose val and calib splits choose.
 CHOOSING = "hq_train_manifest"

@@ -15,7 +15,7 @@ from rocrate.rocrate import ROCrate
 
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 LICENCE = "as the training data's; the faces of FER datasets are for research only"

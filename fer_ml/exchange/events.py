@@ -8,14 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openlineage.client.event_v2 import (
-    InputDataset,
-    Job,
-    OutputDataset,
-    Run,
-    RunEvent,
-    RunState,
-)
+from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     DatasetFacet,
     JobFacet,
@@ -43,7 +36,7 @@ from fer_ml.exchange.facts import (
     times,
     told,
 )
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 PRODUCER = "https://pypi.org/project/fer-platform"
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.trace import Node, Tracer
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 
 SOFTWARE = "fer-platform"
 

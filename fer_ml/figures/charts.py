@@ -36,22 +36,6 @@ def _png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def class_chart(frame: pl.DataFrame) -> bytes:
-    """Rows by class, stacked by source. ``frame`` has columns label and source."""
-    figure = Figure(figsize=(6.4, 3.2))
-    axes = figure.subplots()
-    bottom = np.zeros(len(CLASSES))
-    for index, source in enumerate(sorted(frame["source"].unique())):
-        counts = dict(frame.filter(pl.col("source") == source).group_by("label").len().iter_rows())
-        heights = np.array([counts.get(name, 0) for name in CLASSES])
-        axes.bar(CLASSES, heights, bottom=bottom, label=source, color=COLOURS[index % 7])
-        bottom += heights
-    axes.set_ylabel("rows")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
-    return _png(figure)
-
-
 #: Sources with a row of their own in a heatmap; the smallest ones share the row after these.
 MAX_SOURCE_ROWS = 20
 _GAP = 0.3

@@ -23,7 +23,7 @@ def photo_digest(image: np.ndarray) -> bytes:
         _STARTED[shape] = hashlib.sha256(f"{'x'.join(map(str, shape[::-1]))}:".encode())
     digest = _STARTED[shape].copy()
     digest.update(np.ascontiguousarray(image))
-    return digest.digest()[:16]
+    return bytes(digest.digest()[:16])
 
 
 #: Hashes that have seen a shape: most images share one, and starting anew takes longer than a face.

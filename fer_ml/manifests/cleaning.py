@@ -71,9 +71,7 @@ def clean_source(
     """
     listing = get_adapter(adapter).listing(root, **(options or {})).with_row_index("row")
     refused = [_faults_of_listing(listing)]
-    excluded = listing.filter(pl.col("excluded").is_not_null()).with_columns(
-        pl.col("excluded").alias("rule"), pl.col("native_label").alias("detail")
-    )
+    excluded = _notes(_excluded(listing), source)
     rows = listing.filter(pl.col("fault").is_null(), pl.col("excluded").is_null())
     rows, repeated = _refuse_repetitions(rows)
     refused.append(repeated)
@@ -89,13 +87,7 @@ def clean_source(
     )
     quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
     if kept.is_empty():
-        reasons = pl.concat([quarantined, _notes(excluded, source)])["rule"].value_counts(sort=True)
-        raise FerError(
-            f"source {source}: none of its {listing.height} rows can be used",
-            where=root,
-            fix="look at the first reasons: "
-            + ", ".join(f"{n} {rule}" for rule, n in reasons.head(3).iter_rows()),
-        )
+        raise _nothing_kept(source, root, pl.concat([quarantined, excluded]))
     copied = _place_files(kept, root, pool_base)
     manifest = _manifest(kept, source)
     write_manifest(manifest, run.path(f"{source}.csv"))
@@ -103,26 +95,9 @@ def clean_source(
     checked = how_checked(looks.how())
     del looks  # Its thumbs are mapped, and what is mapped cannot be deleted everywhere.
     _forget(kept_out, source, pool_base, cache)
-    write_notes(run, "excluded.csv", _notes(excluded, source))
+    write_notes(run, "excluded.csv", excluded)
     write_notes(run, "quarantine.csv", quarantined)
-    by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
-    report = {
-        "type": adapter,
-        "dataset": source,
-        "source": source,
-        "output": f"cleaned/{source}",
-        # Not the folder itself: the hash would then depend on where the data lies.
-        "source_root": f"raw/{source}",
-        "splits": _counts(manifest),
-        "excluded": dict(excluded.group_by("rule").len().sort("rule").iter_rows()),
-        "missing_images": by_rule.get("missing path", 0),
-        "quarantined": by_rule,
-        "rows_in": listing.height,
-        "rows_kept": manifest.height,
-        "rows_excluded": excluded.height,
-        "rows_quarantined": quarantined.height,
-        "notes": [],
-    }
+    report = _report(source, adapter, listing.height, manifest, excluded, quarantined)
     run.write_json(
         "clean_report.json",
         clean_report([report], {"rows": manifest.height, "manifest": f"{source}.csv"}),
@@ -135,6 +110,51 @@ def clean_source(
         images_copied=copied,
         checked=checked,
     )
+
+
+def _excluded(listing: pl.DataFrame) -> pl.DataFrame:
+    return listing.filter(pl.col("excluded").is_not_null()).with_columns(
+        pl.col("excluded").alias("rule"), pl.col("native_label").alias("detail")
+    )
+
+
+def _nothing_kept(source: str, root: Path, left_out: pl.DataFrame) -> FerError:
+    reasons = left_out["rule"].value_counts(sort=True)
+    return FerError(
+        f"source {source}: none of its {left_out.height} rows can be used",
+        where=root,
+        fix="look at the first reasons: "
+        + ", ".join(f"{n} {rule}" for rule, n in reasons.head(3).iter_rows()),
+    )
+
+
+def _report(
+    source: str,
+    adapter: str,
+    rows_in: int,
+    manifest: pl.DataFrame,
+    excluded: pl.DataFrame,
+    quarantined: pl.DataFrame,
+) -> dict[str, Any]:
+    """The entry of ``clean_report.json`` for one source."""
+    by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
+    return {
+        "type": adapter,
+        "dataset": source,
+        "source": source,
+        "output": f"cleaned/{source}",
+        # Not the folder itself: the hash would then depend on where the data lies.
+        "source_root": f"raw/{source}",
+        "splits": _counts(manifest),
+        "excluded": dict(excluded.group_by("rule").len().sort("rule").iter_rows()),
+        "missing_images": by_rule.get("missing path", 0),
+        "quarantined": by_rule,
+        "rows_in": rows_in,
+        "rows_kept": manifest.height,
+        "rows_excluded": excluded.height,
+        "rows_quarantined": quarantined.height,
+        "notes": [],
+    }
 
 
 def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, Any]:

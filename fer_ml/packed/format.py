@@ -174,7 +174,8 @@ def write_soft_targets(path: Path, soft: SoftTargets) -> None:
 
 
 def _resized(preprocess: Preprocess, size: int) -> Preprocess:
-    return read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
+    held: Preprocess = read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
+    return held
 
 
 def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:

@@ -95,7 +95,7 @@ def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:
 
 def vote_shares(frame: pl.DataFrame, labels: np.ndarray) -> np.ndarray:
     """``[N, C] float32``: shares of the annotators' votes, or all on the label without votes."""
-    shares = np.eye(len(CLASSES), dtype=np.float32)[labels]
+    shares: np.ndarray = np.eye(len(CLASSES), dtype=np.float32)[labels]
     for row, votes in enumerate(frame["votes"]):
         if votes is not None:
             counted = np.array([float(vote) for vote in votes.split(";")], dtype=np.float32)

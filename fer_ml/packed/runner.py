@@ -41,20 +41,10 @@ from fer_ml.packed.format import (
     write_soft_targets,
 )
 from fer_ml.recipes.training import Distilling, Training
-from fer_ml.training.checkpoint import (
-    CHECKPOINT_FILE,
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
-from fer_ml.training.loop import SNAPSHOT_SECONDS, Place, Trained, predict, train
-from fer_ml.training.models import (
-    Start,
-    State,
-    build_model,
-    first_weights,
-    weights_hash,
-)
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint, save_checkpoint
+from fer_ml.training.loop import SNAPSHOT_SECONDS, Place, Trained, train
+from fer_ml.training.models import Start, State, build_model, first_weights, weights_hash
+from fer_ml.training.prediction import predict
 from fer_ml.training.ranks import Ranks
 from fer_ml.training.snapshot import SNAPSHOT_FILE
 from fer_ml.training.views import SoftTargets

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.versions import known_version
-from fer_ml.storage.store import PURGED_FILE
+from fer_ml.storage.artifact import PURGED_FILE
 
 Kind = Literal["photo", "group", "source", "session"]
 

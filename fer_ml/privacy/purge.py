@@ -21,7 +21,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
-from fer_ml.storage.store import PURGED_FILE, Artifact, Store
+from fer_ml.storage.artifact import PURGED_FILE, Artifact
+from fer_ml.storage.store import Store
 
 #: Files of run folders that hold faces besides contact sheets: the sources' thumbs, and pages.
 FACE_FILES = frozenset({"thumbs.npy", "review.html", "error_analysis.html"})

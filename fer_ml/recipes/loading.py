@@ -29,42 +29,7 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             f"fer materialize -p my_{taken}",
         )
     if name in own:
-        changes = dict(own[name])
-        base = changes.pop("base", "sample")
-        if not isinstance(base, str) or base not in PROFILES:
-            raise FerError(
-                f"profiles.{name}.base: unknown profile {base!r}",
-                where="fer.toml",
-                allowed=", ".join(PROFILES),
-            )
-        # What is built of a seed is built of the profile's own; one that is none is refused below.
-        seed = changes.get("seed")
-        of_seed = {"seed": seed} if type(seed) is int and 0 <= seed < 2**63 else {}
-        start = PROFILES[base](**of_seed).model_dump(mode="json")
-        for path in changes.pop("without", ()):
-            _leave_out(start, path, f"profiles.{name}.without")
-        for curation in _CURATED:
-            own_curation = changes.get(curation)
-            if isinstance(own_curation, dict) and isinstance(own_curation.get("sources"), list):
-                kept = start[curation]["min_confidence"].items()
-                start[curation]["min_confidence"] = {
-                    source: least for source, least in kept if source in own_curation["sources"]
-                }
-        merged = _merge(start, {**changes, "name": name})
-        try:
-            return Profile.model_validate(merged)
-        except ValidationError as error:
-            unknown = set(changes) - set(Profile.model_fields)
-            new = set(merged["experiments"]) - set(start["experiments"])
-            raise FerError(
-                first_fault(error, "profiles", name),
-                where="fer.toml",
-                allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
-                fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
-                "experiment states its whole recipe"
-                if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
-                else None,
-            ) from error
+        return _on_its_base(name, dict(own[name]))
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",
@@ -72,6 +37,45 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             fix="name a known profile, or add [profiles.NAME] to fer.toml",
         )
     return PROFILES[name]()
+
+
+def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
+    """The user's own profile: a built-in one with ``changes``, as fer.toml has them."""
+    base = changes.pop("base", "sample")
+    if not isinstance(base, str) or base not in PROFILES:
+        raise FerError(
+            f"profiles.{name}.base: unknown profile {base!r}",
+            where="fer.toml",
+            allowed=", ".join(PROFILES),
+        )
+    # What is built of a seed is built of the profile's own; one that is none is refused below.
+    seed = changes.get("seed")
+    of_seed = {"seed": seed} if type(seed) is int and 0 <= seed < 2**63 else {}
+    start = PROFILES[base](**of_seed).model_dump(mode="json")
+    for path in changes.pop("without", ()):
+        _leave_out(start, path, f"profiles.{name}.without")
+    for curation in _CURATED:
+        own_curation = changes.get(curation)
+        if isinstance(own_curation, dict) and isinstance(own_curation.get("sources"), list):
+            kept = start[curation]["min_confidence"].items()
+            start[curation]["min_confidence"] = {
+                source: least for source, least in kept if source in own_curation["sources"]
+            }
+    merged = _merge(start, {**changes, "name": name})
+    try:
+        return Profile.model_validate(merged)
+    except ValidationError as error:
+        unknown = set(changes) - set(Profile.model_fields)
+        new = set(merged["experiments"]) - set(start["experiments"])
+        raise FerError(
+            first_fault(error, "profiles", name),
+            where="fer.toml",
+            allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
+            fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
+            "experiment states its whole recipe"
+            if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
+            else None,
+        ) from error
 
 
 def _leave_out(values: dict[str, Any], path: str, where: str) -> None:

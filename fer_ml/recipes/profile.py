@@ -15,11 +15,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import require_names
 from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import (
-    Distilling,
-    Training,
-    Views,
-)
+from fer_ml.recipes.training import Distilling, Training, Views
 
 Split = Literal["train", "val", "calib", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "calib", "test")
@@ -43,7 +39,7 @@ _TAKEN = (*_CURATED, "classification", "hq_train_val")
 class Frozen(BaseModel):
     """A recipe's base: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Frozen):
@@ -219,6 +215,21 @@ class Profile(Frozen):
             raise ValueError(f"sources: a name stands twice in {names}")
         for table, used in {"profiles": (self.name,), "sources": names, **self._tables}.items():
             require_names(table, used)
+        self._check_curations(names)
+        self._check_trainings()
+        self._check_soft_labels()
+        for table in ("experiments", "models", "comparisons"):
+            for name in getattr(self, table):
+                if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                    raise ValueError(f"{table}.{name}: a name in letters, digits and _")
+        for name, comparison in self.comparisons.items():
+            self._check_comparison(f"comparisons.{name}", comparison)
+        if not self.drawn and self.demo.video is None:
+            raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
+        self._check_ensemble()
+        return self
+
+    def _check_curations(self, names: list[str]) -> None:
         for name, curation in self.curated.items():
             for field in ("sources", "min_confidence"):
                 unknown = set(getattr(curation, field)) - set(names)
@@ -227,6 +238,8 @@ class Profile(Frozen):
         for name in self.curations:
             if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
                 raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")
+
+    def _check_trainings(self) -> None:
         if not self.teachers or set(self.teachers) - set(BACKBONES):
             raise ValueError(f"teachers: keys must be some of {list(BACKBONES)}")
         if tuple(self.students) != STUDENTS:
@@ -241,15 +254,8 @@ class Profile(Frozen):
                     f"{name}.size is {training.size}: teachers label the profile's faces, of "
                     f"{self.preprocess.size} px; set preprocess.size, or make it an experiment"
                 )
-        self._check_soft_labels()
-        for table in ("experiments", "models", "comparisons"):
-            for name in getattr(self, table):
-                if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-                    raise ValueError(f"{table}.{name}: a name in letters, digits and _")
-        for name, comparison in self.comparisons.items():
-            self._check_comparison(f"comparisons.{name}", comparison)
-        if not self.drawn and self.demo.video is None:
-            raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
+
+    def _check_ensemble(self) -> None:
         parts = 1 / self.ensemble.step
         if abs(parts - round(parts)) > 1e-9:
             raise ValueError(f"ensemble.step: {self.ensemble.step} does not divide 1")
@@ -258,7 +264,6 @@ class Profile(Frozen):
             raise ValueError(f"ensemble.weights: {weights} is for {list(BACKBONES)}")
         if isinstance(weights, tuple) and len(weights) != len(self.teachers):
             raise ValueError(f"ensemble.weights: one for each of {list(self.teachers)}")
-        return self
 
     @property
     def _tables(self) -> dict[str, dict[str, Any]]:

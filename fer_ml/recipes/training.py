@@ -332,7 +332,7 @@ class Training:
             )
 
     def stages(self) -> list["Training"]:
-        """This training after its first stages, in the order in which they run."""
+        """The training after its first stages, in the order in which they run."""
         return [*(self.first_stage.stages() if self.first_stage else []), self]
 
     def recorded(self) -> dict[str, Any]:
@@ -350,11 +350,19 @@ class Augmented(Protocol):
     """What decides how a face's views look; a ``Training`` and ``Views`` say it."""
 
     @property
-    def augment(self) -> Literal["affine", "crop"]: ...
+    def augment(self) -> Literal["affine", "crop"]:
+        """The kind of augmentation."""
+        ...
+
     @property
-    def strength(self) -> float: ...
+    def strength(self) -> float:
+        """How far views differ from the face; 0 leaves it as it is."""
+        ...
+
     @property
-    def erase(self) -> float: ...
+    def erase(self) -> float:
+        """The probability that a patch of a view is erased."""
+        ...
 
 
 @dataclass(frozen=True)

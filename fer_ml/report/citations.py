@@ -7,7 +7,7 @@ that is called references. Intervals, code, formulas and links are neither.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fer_ml.report.markdown import parser, plain
@@ -95,26 +95,47 @@ class _Part:
     column: str | None
 
 
+@dataclass
+class _Cells:
+    """The place in a table: the cells of its header, and the number of this cell, if it is one."""
+
+    header: list[str] = field(default_factory=list)
+    number: int | None = None
+
+    def enter(self, kind: str) -> None:
+        """Follow a token of the parser."""
+        match kind:
+            case "table_open":
+                self.header = []
+            case "tr_open":
+                self.number = -1
+            case "td_open" | "th_open":
+                self.number = (self.number or 0) + 1
+            case "table_close":
+                self.number = None
+
+    def column(self, content: str) -> str | None:
+        """The header of this cell's column; ``content`` is the cell's own."""
+        if self.number is None:
+            return None
+        if len(self.header) <= self.number:
+            self.header.append(content)
+        return self.header[self.number]
+
+
 def _parts(text: str) -> Iterator[_Part]:
     markdown = parser(html=True).disable(["reference", "text_join"])
     section: int | None = None
     heading = item = ""
-    line, columns, cell = 1, [], None  # type: int, list[str], int | None
+    line, cells = 1, _Cells()
     for token in markdown.parse(text):
         line = token.map[0] + 1 if token.map else line
+        cells.enter(token.type)
         match token.type:
             case "heading_open":
                 heading = token.tag
             case "list_item_open":
                 item = token.info
-            case "table_open":
-                columns, cell = [], -1
-            case "tr_open":
-                cell = -1
-            case "td_open" | "th_open":
-                cell = (cell or 0) + 1
-            case "table_close":
-                cell = None
             case "html_block":
                 yield _Part(_HTML.sub("", token.content), line, section is not None, "", None)
             case "inline" if heading:
@@ -122,11 +143,8 @@ def _parts(text: str) -> Iterator[_Part]:
                 if section is None or level <= section:
                     section = level if _HEADING.fullmatch(token.content.strip()) else None
             case "inline":
-                shown = plain(token)
-                if cell is not None and len(columns) <= cell:
-                    columns.append(token.content)
-                column = None if cell is None else columns[cell]
-                yield _Part(shown, line, section is not None, item, column)
+                column = cells.column(token.content)
+                yield _Part(plain(token), line, section is not None, item, column)
                 item = ""
 
 

@@ -11,7 +11,8 @@ from fer_ml.report.markdown import parser
 from fer_ml.report.pdf import pdf_bytes
 from fer_ml.report.references import References
 from fer_ml.report.template import read_template, render
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import RunFolder, Store
 
 REPORT, TEMPLATE, GIVEN = "report.md", "template.md.j2", "report.json"
 

@@ -57,7 +57,7 @@ def pdf_bytes(text: str, pictures: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-class _Document(SimpleDocTemplate):
+class _Document(SimpleDocTemplate):  # type: ignore[misc]
     """A4 with margins and an outline; ``invariant`` leaves out the time of making."""
 
     def __init__(self, buffer: io.BytesIO, title: str) -> None:
@@ -79,7 +79,7 @@ class _Document(SimpleDocTemplate):
             self.canv.addOutlineEntry(flowable.text, flowable.key, flowable.level)
 
 
-class _Heading(Paragraph):
+class _Heading(Paragraph):  # type: ignore[misc]
     def __init__(self, content: str, text: str, level: int, key: str) -> None:
         super().__init__(content, _style(f"h{min(level, 3)}"))
         self.text, self.level, self.key = text, level - 1, key

@@ -2,30 +2,33 @@
 
 import csv
 import itertools
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import CLASSES
-from fer_ml.claims.model import resolve_pointer
+from fer_ml.claims.pointers import resolve_pointer
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
-from fer_ml.report.markdown import Markdown, code, escape, table
-from fer_ml.report.results import (
-    PAIRS_FILE,
-    Results,
-    interval_of,
-    paired_with,
-    results_of,
+from fer_ml.report.cells import (
+    benchmark_rows,
+    bounded,
+    cell,
+    f3,
+    number_of,
+    p_value,
+    printed,
+    shown_value,
+    words,
 )
-from fer_ml.storage.store import Artifact, RunFolder, asset_label
+from fer_ml.report.markdown import Markdown, code, escape, table
+from fer_ml.report.results import PAIRS_FILE, Results, interval_of, paired_with, results_of
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import asset_label
+from fer_ml.storage.store import RunFolder
 
 PICTURES = (".png", ".jpg")
-#: Intervals of all six would make the table unreadable; the benchmark's csv has them.
-WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 SHOWS = ("metrics", "classes", "sources", "paired")
 
 
@@ -98,7 +101,7 @@ class References:
             held = resolve_pointer(artifact.read_json(file), pointer)
         except KeyError as error:
             raise FerError(f"{asset} {file} has nothing at {pointer!r}") from error
-        shown = _shown(held, decimals, f"{asset} {file} {pointer}")
+        shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
         self._give("value", artifact, file, pointer=pointer, printed=str(shown))
         return shown
 
@@ -217,7 +220,7 @@ class References:
     def _mark(self, name: str) -> Markdown:
         number = list(self.claims).index(name) + 1
         status = self.claims[name]["status"]
-        sign = "✓" if status == "grounded" else f"✗ {_words(status)}"
+        sign = "✓" if status == "grounded" else f"✗ {words(status)}"
         return Markdown(f"[c{number} {sign}](#c{number})")
 
     def _caption(self, word: str, text: str) -> str:
@@ -237,7 +240,7 @@ class References:
                 (
                     f"[c{number}](#c{number})",
                     f"{escape(held['sentence'])} {code(name)}",
-                    f"{sign} {_words(held['status'])}{reason}",
+                    f"{sign} {words(held['status'])}{reason}",
                     place,
                     code((cited["sha256"] or "-")[:12]),
                 )
@@ -267,7 +270,7 @@ class References:
             text = self._measured_on(results, show)
             if results.apart:
                 text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
-            parts += [self._caption("Table", text), str(_benchmark_rows(results, show))]
+            parts += [self._caption("Table", text), str(benchmark_rows(results, show))]
         return Markdown("\n\n".join(parts))
 
     def _paired_table(self, artifact: Artifact, found: list[Results], to: str) -> Markdown:
@@ -282,8 +285,8 @@ class References:
         rows = [
             [
                 code(model),
-                *(_bounded(gaps[metric], "difference") for metric in PAIRED),
-                _p(gaps["accuracy"]["mcnemar_p"]),
+                *(bounded(gaps[metric], "difference") for metric in PAIRED),
+                p_value(gaps["accuracy"]["mcnemar_p"]),
             ]
             for model, gaps in pairs.items()
         ]
@@ -304,10 +307,10 @@ class References:
             [
                 code(arm),
                 str(len(found["experiments"])),
-                _bounded(found["macro_f1"], "mean"),
-                *(_f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
+                bounded(found["macro_f1"], "mean"),
+                *(f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
                 *(
-                    _bounded(gaps["macro_f1"], "difference") if gaps else "-"
+                    bounded(gaps["macro_f1"], "difference") if gaps else "-"
                     for gaps in (held["against_baseline"].get(arm), steps.get(arm))
                 ),
             ]
@@ -377,7 +380,7 @@ class References:
             raise FerError(f"{where} has no {unknown[0]!r}", allowed=", ".join(known))
         self._give("table", artifact, file, pointer=pointer, columns=names)
         rows = [
-            [code(name), *(_shown(row.get(key), decimals, f"{where} {key}") for key in names)]
+            [code(name), *(shown_value(row.get(key), decimals, f"{where} {key}") for key in names)]
             for name, row in held.items()
         ]
         numeric = [
@@ -412,110 +415,13 @@ class References:
         count = (
             f"first {len(held):,} of {len(held) + more:,} rows" if more else f"{len(held):,} rows"
         )
-        numeric = [i for i in range(len(names)) if held and all(_number(row[i]) for row in held)]
-        cells = [[_cell(text, decimals) for text in row] for row in held]
+        numeric = [i for i in range(len(names)) if held and all(number_of(row[i]) for row in held)]
+        cells = [[cell(text, decimals) for text in row] for row in held]
         caption = self._caption("Table", f"{_origin(artifact, file)}, {count}.")
         shown = table([escape(name) for name in names], cells, numeric)
         return Markdown(f"{caption}\n\n{shown}")
 
 
-def printed(held: Mapping[str, Any]) -> Markdown:
-    """A claim's value as it is printed."""
-    if "shown" in held:
-        return escape(held["shown"])
-    value = held["value"]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Markdown(f"{value:,.{held['decimals']}f}")
-    return Markdown("?") if value is None else escape(value)
-
-
-def _shown(held: Any, decimals: int | None, where: str) -> Markdown:
-    if held is None:
-        return Markdown("not measured")
-    if isinstance(held, str):
-        return escape(held)
-    if isinstance(held, bool) or not isinstance(held, int | float):
-        raise FerError(f"{where} is no number and no text")
-    if isinstance(held, float) and decimals is None:
-        raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
-    return Markdown(f"{held:,.{decimals or 0}f}")
-
-
-def _words(status: str) -> Markdown:
-    return escape(status.replace("_", " "))
-
-
 def _origin(artifact: Artifact, file: str | None) -> str:
     named = f" {code(file)}" if file else ""
     return f"{code(artifact.key)}{named}, bytes {code(artifact.sha256[:12])}"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _cell(text: str, decimals: int | None) -> str:
-    value = _number(text)
-    if value is None or decimals is None or "." not in text:
-        return escape(text)
-    return f"{value:,.{decimals}f}"
-
-
-def _benchmark_rows(results: Results, show: str) -> Markdown:
-    entries = results.entries
-    if show == "metrics":
-        header = ["model", *(name for name, _, _ in results.metrics), "ECE by chance", "T"]
-        rows = [
-            [
-                code(model),
-                *(_metric(e, part, key) for _, part, key in results.metrics),
-                _by_chance(e),
-                _f3(e["temperature"]),
-            ]
-            for model, e in entries.items()
-        ]
-    elif show == "classes":
-        header = ["F1 of class", *(code(model) for model in entries)]
-        rows = [
-            [label, *(_f3(e["raw"]["per_class_f1"][label]) for e in entries.values())]
-            for label in CLASSES
-        ]
-    else:
-        header = ["macro-F1 on", "n", *(code(model) for model in entries)]
-        rows = [
-            [code(name), f"{held['n']:,}", *_by_source(entries.values(), name)]
-            for name, held in results.first["by_source"].items()
-        ]
-    return table(header, rows, range(1, len(header)))
-
-
-def _by_source(entries: Any, name: str) -> list[str]:
-    return [_f3(entry["by_source"][name]["macro_f1"]) for entry in entries]
-
-
-def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
-    interval = interval_of(entry, part, key) if key in WITH_INTERVAL else None
-    shown = _f3(entry[part][key])
-    return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _by_chance(entry: Mapping[str, Any]) -> str:
-    """Of a benchmark from before it was measured: nothing."""
-    held = entry.get("ece_by_chance")
-    return "-" if held is None else f"{held['mean']:.3f} ({held['high']:.3f})"
-
-
-def _bounded(figure: Mapping[str, Any], key: str) -> str:
-    return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
-
-
-def _p(value: float) -> Markdown:
-    return escape("below 0.001" if value < 0.001 else f"{value:.3f}")
-
-
-def _f3(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

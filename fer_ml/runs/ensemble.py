@@ -83,9 +83,7 @@ def fuse_teachers(
             "manifests": {TRAINED_ON: job.input(TRAINED_ON).sha256},
         },
     )
-    val = frame.filter(pl.col("split") == "val")
-    val_logits = fused.of(val["sample_id"].to_list())
-    found = classification_metrics(labels_of(val), val_logits, search.temperature)
+    found = _on_val(frame, fused, search.temperature)
     run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **found})
     run.splits.update(weights="calib", temperature="calib")
     run.summary.update(
@@ -95,6 +93,11 @@ def fuse_teachers(
         temperature=search.temperature,
         **{f"weight_{key}": weight for key, weight in zip(keys, search.weights, strict=True)},
     )
+
+
+def _on_val(frame: pl.DataFrame, fused: Logits, temperature: float) -> dict[str, Any]:
+    val = frame.filter(pl.col("split") == "val")
+    return classification_metrics(labels_of(val), fused.of(val["sample_id"].to_list()), temperature)
 
 
 def _origin(weights: tuple[float, ...] | str) -> str:

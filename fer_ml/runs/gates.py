@@ -8,8 +8,9 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.calibration import T_BOUNDS
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, at_least, same
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.models import weights_hash

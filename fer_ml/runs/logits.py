@@ -13,9 +13,10 @@ from fer_ml.manifests.schema import read_manifest
 from fer_ml.packed.packing import folds_of, load_faces
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Views
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE
 from fer_ml.training.ranks import choose_device
 from fer_ml.training.views import FaceSet

@@ -10,7 +10,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.distillation.logits import read_taught
+from fer_ml.distillation.logits import Taught, read_taught
 from fer_ml.distillation.sharpness import mean_entropy
 from fer_ml.distillation.teaching import IN_SAMPLE, STANDARD, Soft, soften
 from fer_ml.manifests.curation import manifest_file, read_curated
@@ -20,9 +20,10 @@ from fer_ml.packed.format import soft_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training
 from fer_ml.runs.logits import labels_of
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, at_least, same
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from fer_ml.training.views import SoftTargets
 
 TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -43,43 +44,10 @@ def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: 
     place = {sample_id: i for i, sample_id in enumerate(first.train_ids)}
     rows = [place[sample_id] for sample_id in frame["sample_id"]]
     y = labels_of(frame)
-    for kind, soft in kinds.items():
-        if kind == IN_SAMPLE and not first.meta["out_of_fold"]:
-            continue
-        views = first.meta["views"] if kind == STANDARD else None
-        np.savez(
-            run.path(soft_file(kind)),
-            logits=soft.logits[rows].astype(np.float16),
-            y=y.astype(np.uint8),
-            sample_id=np.array(frame["sample_id"].to_list(), dtype="S32"),
-            fold=np.full(len(rows), -1, np.int8) if kind == IN_SAMPLE else first.fold[rows],
-            view_seed=np.int64(views["seed"] if views else -1),
-        )
+    _write_arrays(run, kinds, first, rows, frame, y)
     _write_index(run, frame, y, first.fold[rows])
     run.write_json("classorder.json", list(CLASSES))
-    run.write_json(
-        "hash_manifest.json",
-        {
-            "schema_version": 2,
-            "manifest": manifest_file("hq_train_manifest"),
-            "sha256": manifest.record.files[manifest_file("hq_train_manifest")].sha256,
-            "manifest_sha256": manifest.sha256,
-            "ensemble_sha256": ensemble.sha256,
-            "teachers": {
-                key: {
-                    "sha256": fused["members"][key]["sha256"],
-                    "checkpoint_sha256": member.meta["checkpoint_sha256"],
-                    "folds": [fold["checkpoint_sha256"] for fold in member.meta["folds"]],
-                    "temperature": member.temperature,
-                    "fold_temperatures": [fold["temperature"] for fold in member.meta["folds"]],
-                }
-                for key, member in zip(fused["members"], members, strict=True)
-            },
-            "out_of_fold": first.meta["out_of_fold"],
-            "views": first.meta["views"],
-            "preprocess_sha256": fused["preprocess_sha256"],
-        },
-    )
+    run.write_json("hash_manifest.json", _hashes(ensemble, manifest, fused, members))
     run.write_json(
         "sharpness.json",
         {
@@ -116,6 +84,56 @@ def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: 
         mean_entropy_at_1=mean_entropy(standard, 1.0),
         train_accuracy=found["accuracy"],
     )
+
+
+def _write_arrays(
+    run: RunFolder,
+    kinds: dict[str, Soft],
+    first: Taught,
+    rows: list[int],
+    frame: pl.DataFrame,
+    y: np.ndarray,
+) -> None:
+    """The arrays of each kind of soft labels: ``rows`` are the places of ``frame``'s rows."""
+    for kind, soft in kinds.items():
+        if kind == IN_SAMPLE and not first.meta["out_of_fold"]:
+            continue
+        views = first.meta["views"] if kind == STANDARD else None
+        np.savez(
+            run.path(soft_file(kind)),
+            logits=soft.logits[rows].astype(np.float16),
+            y=y.astype(np.uint8),
+            sample_id=np.array(frame["sample_id"].to_list(), dtype="S32"),
+            fold=np.full(len(rows), -1, np.int8) if kind == IN_SAMPLE else first.fold[rows],
+            view_seed=np.int64(views["seed"] if views else -1),
+        )
+
+
+def _hashes(
+    ensemble: Artifact, manifest: Artifact, fused: dict[str, Any], members: list[Taught]
+) -> dict[str, Any]:
+    """``hash_manifest.json``: what the soft labels rest on."""
+    meta = members[0].meta
+    return {
+        "schema_version": 2,
+        "manifest": manifest_file("hq_train_manifest"),
+        "sha256": manifest.record.files[manifest_file("hq_train_manifest")].sha256,
+        "manifest_sha256": manifest.sha256,
+        "ensemble_sha256": ensemble.sha256,
+        "teachers": {
+            key: {
+                "sha256": fused["members"][key]["sha256"],
+                "checkpoint_sha256": member.meta["checkpoint_sha256"],
+                "folds": [fold["checkpoint_sha256"] for fold in member.meta["folds"]],
+                "temperature": member.temperature,
+                "fold_temperatures": [fold["temperature"] for fold in member.meta["folds"]],
+            }
+            for key, member in zip(fused["members"], members, strict=True)
+        },
+        "out_of_fold": meta["out_of_fold"],
+        "views": meta["views"],
+        "preprocess_sha256": fused["preprocess_sha256"],
+    }
 
 
 def _sharpness(soft: Soft) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from fer_ml.base.processes import processors
 from fer_ml.base.shards import in_processes
-from fer_ml.sample.sources import SOURCES, DrawnSource, draw_source, finish_sources
+from fer_ml.sample.drawn_source import DrawnSource
+from fer_ml.sample.sources import SOURCES, draw_source, finish_sources
 from fer_ml.sample.video import draw_video
 
 FILM = "film"

@@ -6,8 +6,8 @@ validator can be measured instead of believed.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,6 @@ import numpy as np
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import (
-    CLASS_INDEX,
     CLASSES,
     FERPLUS_COLUMNS,
     RAFDB_BASIC_IDS,
@@ -24,21 +23,11 @@ from fer_ml.base.labels import (
 )
 from fer_ml.images.pixels import encode_png
 from fer_ml.sample import DRAWING_VERSION, TRUTH_SCHEMA
-from fer_ml.sample.faces import (
-    OCCLUSIONS,
-    draw_background,
-    draw_face,
-    draw_person,
-    expose,
-)
-from fer_ml.sample.styles import (
-    STYLES,
-    Style,
-    between,
-    random_camera,
-    random_face,
-    random_weights,
-)
+from fer_ml.sample.drawn_source import TAIL, DrawnSource, Fault, Row, cut_short, encode_jpeg
+from fer_ml.sample.expw import draw_expw
+from fer_ml.sample.faces import OCCLUSIONS
+from fer_ml.sample.pictures import draw_background, draw_face, expose
+from fer_ml.sample.styles import between, random_camera, random_face
 
 RULES: tuple[str, ...] = (
     "undecodable",
@@ -70,147 +59,12 @@ _COMPOUND_SECOND = {
     10: "Disgust",
     11: "Surprise",
 }
-#: The mild long tail of the sources that were found and not chosen.
-_TAIL = {
-    "Angry": 0.14,
-    "Disgust": 0.09,
-    "Fear": 0.09,
-    "Happy": 0.22,
-    "Sad": 0.14,
-    "Surprise": 0.13,
-    "Neutral": 0.19,
-}
 _EVEN = dict.fromkeys(CLASSES, 1 / len(CLASSES))
-_PHOTO_WIDTH, _PHOTO_HEIGHT = 320, 240
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One planted fault; the fields are those of ``truth.json``.
-
-    ``where`` is the image's path for sources that are folders only, else the index file's name and
-    line, counted from 1 with the header; ``file`` is the image relative to the source's root, also
-    where it is missing or the line that names it is malformed.
-    """
-
-    source: str
-    where: str
-    file: str
-    rule: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample as the publisher names it, and what is wrong with it, if anything.
-
-    ``text`` is its line in the index, empty for sources that are folders only; ``label`` one of
-    ``CLASSES`` for a good row; at most one of ``rule`` and ``excluded`` is set.
-    """
-
-    file: str
-    split: str
-    label: str = ""
-    text: str = ""
-    rule: str = ""
-    detail: str = ""
-    excluded: str = ""
-
-
-@dataclass
-class DrawnSource:
-    """A source while it is being drawn: where it goes, its random numbers, and what it holds."""
-
-    name: str
-    root: Path
-    rng: np.random.Generator
-    share: float
-    faults: list[Fault] = field(default_factory=list)
-    exclusions: Counter[str] = field(default_factory=Counter)
-    good: list[tuple[str, Row]] = field(default_factory=list)
-    rows: int = 0
-
-    @property
-    def style(self) -> Style:
-        return STYLES[self.name]
-
-    def labels(self, total: int, weights: dict[str, float]) -> list[str]:
-        """``total * share`` class names in the proportions of ``weights``, at least 2 of each."""
-        wanted = {name: max(weights[name] * total * self.share, 2.0) for name in CLASSES}
-        names = [name for name in CLASSES for _ in range(round(wanted[name]))]
-        return [names[i] for i in self.rng.permutation(len(names))]
-
-    def face(self, label: str, size: int, style: Style | None = None) -> np.ndarray:
-        """A new person with the expression ``label``: ``[size, size, 3] uint8 RGB``."""
-        style = style or self.style
-        return self.blend(random_weights(self.rng, label, style), size, style)
-
-    def blend(self, weights: dict[str, float], size: int, style: Style | None = None) -> np.ndarray:
-        """A new person with the mixed expression ``weights``: ``[size, size, 3] uint8 RGB``."""
-        style = style or self.style
-        person = random_face(self.rng, weights, style)
-        return draw_face(person, random_camera(self.rng, style), size)
-
-    def contempt(self, size: int) -> np.ndarray:
-        """One raised corner of the mouth: ``[size, size, 3] uint8 RGB``."""
-        person = random_face(self.rng, {"Happy": 0.35}, self.style)
-        side = float(self.rng.choice([-1.0, 1.0]))
-        return draw_face(replace(person, asymmetry=side), random_camera(self.rng, self.style), size)
-
-    def write(self, file: str, data: bytes) -> None:
-        path = self.root / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    def scatter(self, rows: list[Row], extra: Iterable[Row]) -> None:
-        """Insert ``extra`` at random places, as faults lie in real files."""
-        for row in extra:
-            rows.insert(int(self.rng.integers(len(rows) + 1)), row)
-
-    def record(self, row: Row, where: str) -> None:
-        self.rows += 1
-        if row.rule:
-            self.faults.append(Fault(self.name, where, row.file, row.rule, row.detail))
-        elif row.excluded:
-            self.exclusions[row.excluded] += 1
-        else:
-            self.good.append((where, row))
-
-    def record_folders(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            self.record(row, row.file)
-
-    def write_index(self, file: str, rows: Sequence[Row], header: str | None = None) -> None:
-        """Write the rows' lines and record each under ``name.txt:line``, counted from 1."""
-        lines = [row.text for row in rows] if header is None else [header, *(r.text for r in rows)]
-        self.write(file, ("\n".join(lines) + "\n").encode())
-        first = 1 if header is None else 2
-        for number, row in enumerate(rows, start=first):
-            self.record(row, f"{Path(file).name}:{number}")
-
-
-def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """JPEG bytes of ``image [H, W, 3] uint8 RGB``."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not ok:
-        raise FerError("OpenCV could not encode a JPEG")
-    return data.tobytes()
+_TEXT_FILE = b"404: the file that you asked for is not here\n"
 
 
 def _grey_png(image: np.ndarray) -> bytes:
     return encode_png(np.ascontiguousarray(image[..., 0]))
-
-
-def _cut_short(jpeg: bytes) -> bytes:
-    """A download that broke off: the headers are there, the picture's own data is not.
-
-    Cut any later and OpenCV would fill the rest with grey and call it decoded.
-    """
-    return jpeg[: jpeg.index(b"\xff\xda")]
-
-
-_TEXT_FILE = b"404: the file that you asked for is not here\n"
 
 
 def _draw_affectnet(source: DrawnSource) -> None:
@@ -231,7 +85,7 @@ def _draw_affectnet(source: DrawnSource) -> None:
     for _ in range(2):
         data = encode_jpeg(source.face("Neutral", 96))
         add("train", "Bored", data, rule="bad label", detail="no class is called 'Bored'")
-    broken = _cut_short(encode_jpeg(source.face("Happy", 96)))
+    broken = cut_short(encode_jpeg(source.face("Happy", 96)))
     add("train", "Happy", broken, rule="undecodable", detail="the JPEG ends after its headers")
     add("test", "Sad", _TEXT_FILE, rule="undecodable", detail="a text file named .jpg")
     source.record_folders(rows)
@@ -314,7 +168,7 @@ def _draw_ferplus(source: DrawnSource) -> None:
             source.write(rows[-1].file, _grey_png(image))
 
     for split, total in (("train", 300), ("val", 42), ("test", 63)):
-        for label in source.labels(total, _TAIL):
+        for label in source.labels(total, TAIL):
             add(split, _votes(source.rng, label), source.face(label, 48), label=label)
         if split == "train":
             for reason, counts in _FERPLUS_EXCLUDED:
@@ -355,7 +209,7 @@ def _draw_rafdb_basic(source: DrawnSource) -> None:
     rows = [
         raf.make(split, _RAFDB_IDS[label], image(label), label=label)
         for split, total in (("train", 240), ("test", 63))
-        for label in source.labels(total, _TAIL)
+        for label in source.labels(total, TAIL)
     ]
     unknown = {"rule": "bad label", "detail": "class ids are 1 to 7, this is 9"}
     malformed = {"rule": "malformed line", "detail": "1 of 2 fields"}
@@ -434,116 +288,6 @@ def _draw_rafml(source: DrawnSource) -> None:
     source.write("EmoLabel/partition_label.txt", ("\n".join(partition) + "\n").encode())
 
 
-@dataclass(frozen=True)
-class _PhotoFace:
-    """One face in a photo: its class, whether the detector was sure, and its box in px."""
-
-    label: str
-    sure: bool
-    box: tuple[int, int, int, int]
-    confidence: float
-
-
-def _unsure(style: Style) -> Style:
-    """The faces that a detector is unsure of: turned away, hidden, and hardly moved."""
-    low, high = style.strength
-    strength = (0.8 * low, 0.8 * high)
-    return replace(style, strength=strength, yaw=1.5 * style.yaw, occlusion=0.4)
-
-
-def _take_photo(
-    source: DrawnSource, people: Sequence[tuple[str, bool]]
-) -> tuple[np.ndarray, list[_PhotoFace]]:
-    """A photo ``[240, 320, 3] uint8 RGB`` of ``people``, each a class and 'detector sure'."""
-    rng, style = source.rng, source.style
-    camera = replace(random_camera(rng, style), occlusion=OCCLUSIONS[0])
-    photo = draw_background(_PHOTO_HEIGHT, _PHOTO_WIDTH, camera)
-    slot = _PHOTO_WIDTH / len(people)
-    faces = []
-    for index, (label, sure) in enumerate(people):
-        own = style if sure else _unsure(style)
-        radius = min(slot * between(rng, (0.25, 0.35)), 62.0)
-        slack = slot / 2 - 1.14 * radius - 1
-        x = slot * (index + 0.5) + between(rng, (-slack, slack))
-        y = between(rng, (1.05 * radius, min(_PHOTO_HEIGHT - 1.35 * radius, 1.9 * radius)))
-        person = random_face(rng, random_weights(rng, label, own), own)
-        lit = replace(camera, occlusion=random_camera(rng, own).occlusion)
-        box = draw_person(photo, person, lit, x, y, radius)
-        limits = (60.0, 100.0) if sure else (20.0, 59.5)
-        faces.append(_PhotoFace(label, sure, box, between(rng, limits)))
-    return expose(photo, camera), faces
-
-
-def _expw_line(
-    name: str,
-    face_id: int,
-    box: tuple[int, int, int, int],
-    confidence: float,
-    label: int,
-    fields: int = 8,
-) -> str:
-    left, top, right, bottom = box
-    values = [name, face_id, top, left, right, bottom, f"{confidence:.2f}", label]
-    return " ".join(str(value) for value in values[:fields])
-
-
-def _draw_expw(source: DrawnSource) -> None:
-    rows: list[Row] = []
-    labels = source.labels(330, _TAIL)
-    # Two in three of every class, not of all: the rare ones must not fall to the unsure.
-    seen: Counter[str] = Counter()
-    people = []
-    for label in labels:
-        seen[label] += 1
-        people.append((label, seen[label] % 3 != 0))
-    number = 0
-    while people:
-        count = min(int(source.rng.choice([1, 2, 3], p=[0.4, 0.35, 0.25])), len(people))
-        group, people = people[:count], people[count:]
-        number += 1
-        name = f"photo_{number:05d}.jpg"
-        photo, faces = _take_photo(source, group)
-        source.write(f"origin/{name}", encode_jpeg(photo, 88))
-        for face_id, face in enumerate(faces):
-            label_id = CLASS_INDEX[face.label]
-            text = _expw_line(name, face_id, face.box, face.confidence, label_id)
-            rows.append(Row(f"origin/{name}", "unassigned", face.label, text))
-    source.scatter(rows, _expw_faults(source, number))
-    source.write_index("label.lst", rows)
-
-
-def _expw_faults(source: DrawnSource, number: int) -> Iterable[Row]:
-    """Rows with one fault each, each on a photo of its own numbered after ``number``."""
-    plans: tuple[tuple[str, str], ...] = (
-        ("bad box", "right lies beyond the photo"),
-        ("bad box", "left is negative"),
-        ("bad box", "top and bottom are swapped"),
-        ("bad label", "class ids are 0 to 6, this is 12"),
-        ("malformed line", "5 of 8 fields"),
-        ("malformed line", "7 of 8 fields"),
-        ("undecodable", "the JPEG ends after its headers"),
-        ("missing path", "no such file"),
-    )
-    for offset, (rule, detail) in enumerate(plans, start=1):
-        name = f"photo_{number + offset:05d}.jpg"
-        label = CLASSES[offset % len(CLASSES)]
-        photo, (face,) = _take_photo(source, [(label, True)])
-        left, top, right, bottom = face.box
-        box = {
-            "right lies beyond the photo": (left, top, _PHOTO_WIDTH + 9, bottom),
-            "left is negative": (-7, top, right, bottom),
-            "top and bottom are swapped": (left, bottom, right, top),
-        }.get(detail, face.box)
-        label_id = 12 if rule == "bad label" else CLASS_INDEX[label]
-        fields = int(detail[0]) if rule == "malformed line" else 8
-        text = _expw_line(name, 0, box, face.confidence, label_id, fields)
-        data = encode_jpeg(photo, 88)
-        if rule != "missing path":
-            data = _cut_short(data) if rule == "undecodable" else data
-            source.write(f"origin/{name}", data)
-        yield Row(f"origin/{name}", "unassigned", text=text, rule=rule, detail=detail)
-
-
 _DRAW: dict[str, Callable[[DrawnSource], None]] = {
     "affectnet_full_balanced": _draw_affectnet,
     "fer2013_uniform_7": _draw_fer2013,
@@ -551,7 +295,7 @@ _DRAW: dict[str, Callable[[DrawnSource], None]] = {
     "rafdb_basic": _draw_rafdb_basic,
     "rafdb_compound_mapped": _draw_rafdb_compound,
     "rafml_argmax": _draw_rafml,
-    "expw_full": _draw_expw,
+    "expw_full": draw_expw,
 }
 SOURCES: tuple[str, ...] = tuple(_DRAW)
 

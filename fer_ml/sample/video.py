@@ -10,13 +10,8 @@ import numpy as np
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.sample.faces import (
-    Camera,
-    Face,
-    draw_background,
-    draw_person,
-    expression,
-)
+from fer_ml.sample.faces import Camera, Face, expression
+from fer_ml.sample.pictures import draw_background, draw_person
 from fer_ml.sample.styles import CLEAN, random_face
 
 FPS = 25

@@ -208,8 +208,7 @@ def _image_size(path: Path) -> tuple[int, int] | None:
             with Image.open(path) as image:
                 width, height = image.size
                 turn = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
-    # Pillow's parsers raise nearly anything on hostile bytes.
-    except Exception:
+    except Exception:  # noqa: BLE001 - Pillow's parsers raise nearly anything on hostile bytes
         return None
     return (height, width) if turn in _TURNED else (width, height)
 

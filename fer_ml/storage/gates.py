@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fer_ml.base.errors import FerError
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -25,6 +27,11 @@ class Gate:
     blocking: bool = True
     blocks_with: str = ""
     measured_in: str = ""
+
+    def __post_init__(self) -> None:
+        # Its receipt is a file of that name, on every file system.
+        if not re.fullmatch(r"[a-z0-9_]+", self.rule):
+            raise FerError(f"{self.rule!r} is no name of a gate", allowed="a to z, 0 to 9 and _")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fer_ml.base.errors import FerError
-from fer_ml.storage.store import Artifact, RunFolder, Store, asset_label
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import asset_label
+from fer_ml.storage.store import RunFolder, Store
 
 #: Seconds to wait for another process that makes the same: a killed run's step lives on for some.
 PATIENCE = 60

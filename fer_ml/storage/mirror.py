@@ -27,18 +27,10 @@ from fer_ml.base.files import (
     write_json,
 )
 from fer_ml.base.settings import Settings
+from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact
 from fer_ml.storage.object_store import Bucket, Entry
-from fer_ml.storage.store import (
-    CURRENT_FILE,
-    PURGED_FILE,
-    RECEIPTS,
-    RECORD_FILE,
-    RUN_NAME,
-    Artifact,
-    Follow,
-    Receipt,
-    Store,
-)
+from fer_ml.storage.record import RECORD_FILE, Receipt
+from fer_ml.storage.store import CURRENT_FILE, RUN_NAME, Follow, Store
 
 #: A half upload that nobody went on with for so long is cleared away: its machine may be another.
 ABANDONED = timedelta(days=1)

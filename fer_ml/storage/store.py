@@ -18,7 +18,6 @@ What is to follow the rename is noted before it, so that a process killed in bet
 machine), so that an unchanged result has an unchanged hash. Nothing here knows Dagster.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -29,9 +28,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fer_ml.base.cost import Meter, metered
 from fer_ml.base.errors import FerError, first_fault
@@ -39,282 +38,33 @@ from fer_ml.base.files import (
     move,
     orphaned,
     owned_name,
-    owner,
     private_folder,
     readable_os_errors,
     sha256_file,
-    stays_below,
     sync,
     write_json,
 )
 from fer_ml.base.names import require_portable
-from fer_ml.base.versions import known_version, upgraded
-from fer_ml.storage.gates import Gate
+from fer_ml.base.processes import owner
+from fer_ml.base.versions import upgraded
+from fer_ml.storage.artifact import RECEIPTS, Artifact, Demands, receipt_file
+from fer_ml.storage.record import (
+    RECORD_FILE,
+    Below,
+    FileEntry,
+    Input,
+    Receipt,
+    Record,
+    asset_label,
+    content_hash,
+)
 
-RECORD_FILE = "record.json"
 CURRENT_FILE = "current.json"
-RECEIPTS = "receipts"
-#: In a run folder: something that it rests on was purged. In the artifact root: the log of purges.
-PURGED_FILE = "purged.json"
 
 #: How run folders are called.
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 #: What lies beside the assets below an artifact root.
 NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial", ".uploads"})
-
-#: Files that hold times or facts about the machine: hashed and verified, but not part of the
-#: content hash. Parquet copies are here because their bytes follow the library's version.
-VOLATILE_FILES = frozenset(
-    {"history.json", "environment.json", "alignmentreport.json", "train.log", "timing.json"}
-)
-VOLATILE_SUFFIXES = (".parquet", ".png", ".html", ".pdf")
-
-
-def _below(name: str) -> str:
-    if not stays_below(name):
-        raise ValueError(f"{name!r} is no path below a folder")
-    return name
-
-
-#: A relative path with ``/``: whoever reads it stays below the folder that it is in.
-Below = Annotated[str, AfterValidator(_below)]
-
-
-class FileEntry(BaseModel):
-    """sha256 and size of one file of a run folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sha256: str
-    bytes: int
-
-
-class Input(BaseModel):
-    """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
-
-    ``root`` is set for raw folders only.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    asset: str
-    partition: str | None = None
-    sha256: str
-    root: str | None = None
-
-    @property
-    def key(self) -> str:
-        """``asset`` or ``asset[partition]``."""
-        return asset_label(self.asset, self.partition)
-
-
-def _is_time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("time without a zone")
-    return text
-
-
-#: An ISO 8601 time with its zone.
-Time = Annotated[str, AfterValidator(_is_time)]
-
-
-class Record(BaseModel):
-    """``record.json``: what a run folder holds and what it was made from.
-
-    ``splits`` lists which splits each choice of this artifact touched, such as
-    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
-    what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
-    written before there were seals have none.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Annotated[int, AfterValidator(known_version)] = 1
-    asset: Below
-    partition: Below | None
-    profile: str
-    sha256: str
-    files: dict[Below, FileEntry]
-    inputs: tuple[Input, ...]
-    recipe: dict[str, Any]
-    code_version: str
-    run_id: str | None
-    created_at: Time
-    seconds: float
-    splits: dict[str, str]
-    summary: dict[str, Any]
-    seal: str | None = None
-
-    @property
-    def made_at(self) -> datetime:
-        """``created_at``, to compare with."""
-        return datetime.fromisoformat(self.created_at)
-
-    def expected_seal(self) -> str:
-        """sha256 over every other field, as JSON with sorted keys."""
-        # Through JSON first: read again, the same record must give the same text.
-        held = json.loads(json.dumps(self.model_dump(mode="json", exclude={"seal"})))
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-
-class Receipt(BaseModel):
-    """One gate's outcome for exactly the bytes ``artifact_sha256``.
-
-    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``None`` in
-    receipts that were written before they were noted.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Annotated[int, AfterValidator(known_version)] = 1
-    asset: str
-    partition: str | None
-    artifact_sha256: str
-    rule: str
-    blocking: bool
-    passed: bool
-    value: float | str
-    limit: float | str
-    detail: str
-    examples: tuple[str, ...]
-    checked_at: str
-    run_id: str | None
-    judged_by: dict[str, Any] | None = None
-
-
-def _no_gates(asset: str) -> tuple[Gate, ...]:
-    return ()
-
-
-def _always(receipt: Receipt) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Demands:
-    """What a profile asks of artifacts: the gates of an asset, and which receipts still count.
-
-    Whoever knows the profile knows whether the limits changed since a verdict was given.
-    """
-
-    gates: Callable[[str], tuple[Gate, ...]] = _no_gates
-    counts: Callable[[Receipt], bool] = _always
-
-    def rules(self, asset: str) -> tuple[str, ...]:
-        """The rules of which a consumer demands a passing receipt."""
-        return tuple(gate.rule for gate in self.gates(asset) if gate.blocking)
-
-
-def asset_label(asset: str, partition: str | None) -> str:
-    """How an asset is written for people: ``teacher[RN18]``."""
-    return f"{asset}[{partition}]" if partition else asset
-
-
-def parse_label(label: str) -> tuple[str, str | None]:
-    """Asset and partition of what ``asset_label`` wrote."""
-    asset, _, rest = label.partition("[")
-    return asset, rest.removesuffix("]") or None
-
-
-def content_hash(files: dict[str, FileEntry]) -> str:
-    """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
-    lines = [
-        f"{name}\0{entry.sha256}\n"
-        for name, entry in sorted(files.items())
-        if Path(name).name not in VOLATILE_FILES and not name.endswith(VOLATILE_SUFFIXES)
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A complete run folder and its record, with what is demanded of it."""
-
-    folder: Path
-    record: Record
-    demands: Demands = field(default=Demands(), compare=False)
-
-    @property
-    def sha256(self) -> str:
-        """The content hash."""
-        return self.record.sha256
-
-    @property
-    def key(self) -> str:
-        """``asset`` or ``asset[partition]``."""
-        return asset_label(self.record.asset, self.record.partition)
-
-    def file(self, name: str) -> Path:
-        """The path of one of its files; ``FerError`` when the record does not list it."""
-        if name not in self.record.files:
-            raise FerError(
-                f"{self.key} has no file {name!r}",
-                where=self.folder,
-                allowed=", ".join(self.record.files),
-            )
-        return self.folder / name
-
-    def read_json(self, name: str) -> Any:
-        """Parse one of its JSON files; ``FerError`` for a version that is not read."""
-        path = self.file(name)
-        held = json.loads(path.read_text(encoding="utf-8"))
-        versioned = isinstance(held, dict) and "schema_version" in held
-        return upgraded(name, held, path) if versioned else held
-
-    def as_input(self) -> Input:
-        """How a downstream record refers to it."""
-        return Input(
-            asset=self.record.asset, partition=self.record.partition, sha256=self.record.sha256
-        )
-
-    def damage(self) -> str | None:
-        """What differs between the folder and its record, or ``None`` when every byte is there."""
-        for name, entry in self.record.files.items():
-            path = self.folder / name
-            if path.resolve() != self.folder.resolve() / name:
-                return f"{name} is a link: a run folder holds its own bytes"
-            if not path.is_file():
-                purged = self.mark()
-                if name in purged.get("removed", ()):
-                    return f"{name} was purged on {purged['at'][:10]}"
-                return f"{name} is missing"
-            if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
-                return f"{name} differs from its recorded sha256"
-        if content_hash(self.record.files) != self.record.sha256:
-            return f"{RECORD_FILE} was edited: its content hash does not follow from its files"
-        if self.record.seal not in (None, self.record.expected_seal()):
-            return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
-        return None
-
-    def purged(self) -> str | None:
-        """Why it is stale since something that it rests on was purged, or ``None``."""
-        at = self.mark().get("at")
-        return None if at is None else f"rests on what was purged on {at[:10]}"
-
-    def mark_purged(self, at: str, removed: Iterable[str]) -> None:
-        """Note that something it rests on was purged, and which of its files went with it."""
-        earlier = self.mark().get("removed", ())
-        names = sorted({*earlier, *removed})
-        mark = {"schema_version": 1, "at": at, "removed": names}
-        write_json(self.folder / PURGED_FILE, mark)
-
-    def mark(self) -> dict[str, Any]:
-        """``purged.json``; empty where nothing was purged."""
-        path = self.folder / PURGED_FILE
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise FerError("not a mark of a purge", where=path) from error
-
-    def receipts(self) -> dict[str, Receipt]:
-        """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
-        found = {}
-        for path in sorted((self.folder / RECEIPTS).glob("*.json")):
-            try:
-                receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
-            except ValidationError:
-                continue  # An unreadable receipt is no receipt: the gate counts as not judged.
-            if receipt.artifact_sha256 == self.sha256 and self.demands.counts(receipt):
-                found[receipt.rule] = receipt
-        return found
 
 
 @dataclass
@@ -644,7 +394,7 @@ class Store:
         with readable_os_errors(self.root):
             folder = artifact.folder / RECEIPTS
             folder.mkdir(exist_ok=True)
-            path = folder / f"{re.sub(r'[^a-z0-9_]', '_', receipt.rule)}.json"
+            path = folder / receipt_file(receipt.rule)
             write_json(path, receipt.model_dump(mode="json"))
         return path
 

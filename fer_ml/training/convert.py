@@ -35,6 +35,7 @@ class Inert:
     """Stands for whatever a pickle names: built with any arguments, it does nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
+        """A placeholder, whatever the arguments are."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -44,6 +45,7 @@ class Inert:
         self.state = state
 
     def __call__(self, *arguments: Any, **named: Any) -> "Inert":
+        """What a called placeholder builds: another one."""
         return Inert(*arguments)
 
 
@@ -176,6 +178,7 @@ def convert_apart(old: Path, new: Path, *options: str) -> None:
 
 
 def main() -> int:
+    """Convert the checkpoint that the arguments name; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fer_ml.training.convert", description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.layers import convert_sync_batchnorm
-from timm.utils import ModelEmaV3
+from timm.layers.norm_act import convert_sync_batchnorm
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -24,14 +24,10 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.processor import free_threads
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.recipes.training import ArcFace, Training
-from fer_ml.training.models import (
-    Network,
-    State,
-    freeze_statistics,
-    tuned,
-)
-from fer_ml.training.nested import MultiTimescale
+from fer_ml.training.models import Network, State, freeze_statistics, tuned
+from fer_ml.training.optimiser import learning_rate, make_optimiser
 from fer_ml.training.precision import TYPES, emulation_factor, is_emulated, precision_of
+from fer_ml.training.prediction import PREDICT_ROWS, predict
 from fer_ml.training.ranks import Ranks
 from fer_ml.training.snapshot import Progress, load_snapshot, save_snapshot
 from fer_ml.training.statistics import COMPARED_ROWS, inference_fit, measure_statistics
@@ -53,8 +49,6 @@ log = logging.getLogger(__name__)
 ALONE = Ranks(0, 1, torch.device("cpu"))
 #: Seconds between two snapshots. What a kill costs is at most this much work.
 SNAPSHOT_SECONDS = 60.0
-#: Faces in one pass where no gradient is kept.
-PREDICT_ROWS = 256
 #: Steps between two looks at the loss: on a GPU each look waits for the device.
 LOOK_EVERY = 20
 
@@ -85,47 +79,6 @@ class Place:
     folder: Path
     key: str
     seconds: float = SNAPSHOT_SECONDS
-
-
-def predict(
-    model: nn.Module,
-    faces: FaceSet,
-    batch_size: int = PREDICT_ROWS,
-    device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """Inference logits ``[N, C] float32`` of the centre views, in the rows' order."""
-    model.eval()
-    out = []
-    with torch.inference_mode():
-        for start in range(0, len(faces), batch_size):
-            images = to_input(faces.images[start : start + batch_size], faces.preprocess, device)
-            out.append(model(images).float().cpu().numpy())
-    return np.concatenate(out)
-
-
-def learning_rate(recipe: Training, step: int, steps_per_epoch: int) -> float:
-    """Linear warmup over ``warmup_epochs``, then cosine from ``lr`` to ``min_lr``, by step."""
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    if step < warmup:
-        return recipe.lr * (step + 1) / warmup
-    total = max(1, recipe.epochs * steps_per_epoch - warmup)
-    progress = min(1.0, (step - warmup) / total)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def make_optimiser(parameters: list[nn.Parameter], recipe: Training) -> torch.optim.Optimizer:
-    """The recipe's optimiser over ``parameters``."""
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            lr=recipe.lr,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-        )
-    if recipe.optimiser == "nested":
-        return MultiTimescale(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 def train(
@@ -309,7 +262,7 @@ class _Run:
                 bar.update()
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """This process's rows of a step, in equal parts."""
+        """The rows of a step that this process takes, in equal parts."""
         own = rows[self.ranks.rank :: self.ranks.world]
         parts = min(self.recipe.accumulate, len(own) // 2)
         # Sorted reads are sequential in the memory map; the rows of a batch have no order.
@@ -520,7 +473,7 @@ class _Run:
 def _share_statistics(network: nn.Module, device: torch.device, name: str) -> None:
     """Let BatchNorm see the rows of all processes, where torch can."""
     if device.type == "cuda":
-        convert_sync_batchnorm(network)
+        convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
         log.warning("%s: on CPUs BatchNorm sees the rows of its own process only", name)
 

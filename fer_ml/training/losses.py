@@ -72,7 +72,7 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
 
 
 def logit_adjusted(logits: Tensor, class_counts: Tensor, tau: float) -> Tensor:
-    """logits + tau * log(share of the class), ``[N, C]``, for the training loss only.
+    """Adjusted logits + tau * log(share of the class), ``[N, C]``, for the training loss only.
 
     ``class_counts [C]`` are the training rows of each class. Menon et al.: Long-tail learning via
     logit adjustment, ICLR 2021. A prediction is made from the plain logits, which then aim at the
@@ -160,7 +160,7 @@ def dist_parts(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
 
 
 def arcface_logits(cosine: Tensor, y: Tensor, margin: float, scale: float) -> Tensor:
-    """scale * cos(theta + margin) for the target class, scale * cos(theta) for the others.
+    """Logits: scale * cos(theta + margin) for the target class, scale * cos(theta) for the others.
 
     ``cosine [N, C]`` in -1..1, ``margin`` in radians. Deng et al.: ArcFace, CVPR 2019. Where
     theta + margin passes pi the cosine would rise again; there the published linear continuation

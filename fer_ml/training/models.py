@@ -49,6 +49,7 @@ class Plain(nn.Module):
         return outputs.logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The inference logits ``[N, C]``."""
         return self.answer(self.outputs(images))
 
 
@@ -91,6 +92,7 @@ class ArcFaceNet(nn.Module):
         return self.scale * outputs.cosine if bool(self.arc_in_use) else outputs.logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The inference logits ``[N, C]``."""
         return self.answer(self.outputs(images))
 
 

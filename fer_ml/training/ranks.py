@@ -13,7 +13,7 @@ from fer_ml.base.errors import FerError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among ``world`` of them, and its device."""
+    """A process among ``world`` of them, and its device."""
 
     rank: int
     world: int

@@ -95,6 +95,7 @@ class Objective(nn.Module):
             self.memory = PrototypeMemory(_features(network), len(class_counts), recipe.prototype)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
+        """The loss of a batch, and its terms by name."""
         outputs = self.network.outputs(batch.images)
         loss, parts = self._task(outputs, batch)
         for name, weight, value in self._auxiliary(outputs, batch):

@@ -29,7 +29,8 @@ class Selection:
     rows: np.ndarray
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        return self.array[self.rows[key]]
+        found: np.ndarray = self.array[self.rows[key]]
+        return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Rules on any manifest, their reports, and labels worth a second look."""

@@ -11,8 +11,9 @@ from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
 from fer_ml.manifests.inspection import how_checked, probe
 from fer_ml.manifests.schema import BOX, read_manifest
 from fer_ml.recipes.profile import Curation
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from fer_ml.validation.gates import manifest_gates
 from fer_ml.validation.report import report, see
 from fer_ml.validation.rules import Evidence, Reference, Verdict, judge_manifest
@@ -106,10 +107,10 @@ def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Referen
 def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) -> int:
     """How many rows the manifest lacks or has too many against what its inputs give."""
     if artifact.record.asset == UNIFIED:
-        given = sum(
+        given: int = sum(
             held.read_json("clean_report.json")["reports"][0]["rows_kept"] for held in inputs
         )
-        out = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
+        out: int = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
         return abs(given - out - frame.height)
     recipe = Curation.model_validate(artifact.record.recipe)
     unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))

@@ -52,20 +52,7 @@ def source_disagreements(frame: pl.DataFrame) -> pl.DataFrame:
     """
     rows = _contested(frame)
     shares = _vote_shares(rows)
-    every = np.arange(rows.height)
-    rows = rows.with_columns(
-        pl.Series("row", every),
-        pl.Series("voted", shares.any(axis=1)),
-        pl.Series("own", shares[every, rows["class"].to_numpy()]),
-    )
-    rows = rows.with_columns(pl.when("voted").then("own").otherwise("backing").alias("weight"))
-    order = ["face", "voted", "weight", "class", "source", "image_path", "sample_id"]
-    witnesses = rows.sort(order, descending=[name in ("voted", "weight") for name in order]).unique(
-        "face", keep="first", maintain_order=True
-    )
-    pairs = rows.join(witnesses, on="face", suffix="_b").filter(
-        pl.col("class") != pl.col("class_b")
-    )
+    pairs = _against_witnesses(rows, shares)
     seen = shares[pairs["row_b"].to_numpy(), pairs["class"].to_numpy()]
     voted = pl.col("voted_b")
     pairs = pairs.with_columns(
@@ -98,9 +85,27 @@ def write_review(run: RunFolder, table: pl.DataFrame, root: Path, title: str) ->
     run.write_text("review.html", review_html(table, root, title))
 
 
+def _against_witnesses(rows: pl.DataFrame, shares: np.ndarray) -> pl.DataFrame:
+    """Each row whose label its face's witness contradicts, with the witness's columns as ``_b``."""
+    every = np.arange(rows.height)
+    rows = rows.with_columns(
+        pl.Series("row", every),
+        pl.Series("voted", shares.any(axis=1)),
+        pl.Series("own", shares[every, rows["class"].to_numpy()]),
+    )
+    rows = rows.with_columns(pl.when("voted").then("own").otherwise("backing").alias("weight"))
+    order = ["face", "voted", "weight", "class", "source", "image_path", "sample_id"]
+    witnesses = rows.sort(order, descending=[name in ("voted", "weight") for name in order]).unique(
+        "face", keep="first", maintain_order=True
+    )
+    return rows.join(witnesses, on="face", suffix="_b").filter(pl.col("class") != pl.col("class_b"))
+
+
 def _contested(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of faces that carry several labels, with ``face``, ``class`` (the label's index) and
-    ``backing``: which share of the sources' labels of the face this one is."""
+    """Rows of faces that carry several labels, with ``face``, ``class`` and ``backing``.
+
+    ``class`` is the label's index, ``backing`` its share of the sources' labels of the face.
+    """
     boxed = pl.any_horizontal(pl.col(name).is_not_null() for name in BOX)
     rows = frame.filter(pl.col("sample_id").is_not_null(), pl.col("label").is_in(CLASSES))
     by_group = pl.col("group_id").is_not_null() & ~boxed.any().over("group_id")
@@ -328,7 +333,7 @@ def embedded_face(root: Path, image_path: str | None, box: Any) -> dict[str, str
 
 
 def _votes_text(row: dict[str, Any]) -> str:
-    """``votes: 9 Neutral, 1 Sad``"""
+    """The row's votes as text: ``votes: 9 Neutral, 1 Sad``."""
     if row["votes"] is None:
         return "nobody voted"
     votes = sorted(zip(row["votes"].split(";"), CLASSES, strict=True), key=lambda v: -float(v[0]))

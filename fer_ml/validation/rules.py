@@ -88,10 +88,12 @@ def _findings(rows: pl.DataFrame, detail: pl.Expr) -> Findings:
 
 
 def malformed_rows(e: Evidence) -> Findings:
+    """Lines that do not have the cells of the header."""
     return e.malformed.select("line", pl.lit(None, pl.String).alias("image_path"), pl.col("detail"))
 
 
 def csv_dialect(e: Evidence) -> Findings:
+    """What other readers of the csv may stumble over."""
     return pl.DataFrame(
         {"line": [1] * len(e.dialect), "image_path": None, "detail": list(e.dialect)},
         schema={"line": pl.Int64, "image_path": pl.String, "detail": pl.String},
@@ -99,6 +101,7 @@ def csv_dialect(e: Evidence) -> Findings:
 
 
 def schema(e: Evidence) -> Findings:
+    """Cells of another type than the column's, and empty ones of required columns."""
     empty = [
         _findings(e.rows, pl.when(pl.col(name).is_null()).then(pl.lit(f"{name} is empty")))
         for name in REQUIRED
@@ -121,10 +124,12 @@ def _outside(e: Evidence, column: str, allowed: tuple[str, ...]) -> Findings:
 
 
 def bad_labels(e: Evidence) -> Findings:
+    """Labels that are none of ``CLASSES``."""
     return _outside(e, "label", CLASSES)
 
 
 def bad_splits(e: Evidence) -> Findings:
+    """Splits that are none of ``SPLITS``."""
     return _outside(e, "split", SPLITS)
 
 
@@ -136,16 +141,20 @@ def _in_state(e: Evidence, state: str) -> Findings:
 
 
 def escaping_paths(e: Evidence) -> Findings:
+    """Paths that lead out of the base folder."""
     return _in_state(e, "escapes")
 
 
 def missing_paths(e: Evidence) -> Findings:
+    """Paths where no file is."""
     return _in_state(e, "missing")
 
 
 def case_collisions(e: Evidence) -> Findings:
-    """Paths that a file system without upper and lower case, or with composed accents, would take
-    for one, with different pixels behind them."""
+    """Paths with different pixels that differ only in case or accents.
+
+    A file system without upper and lower case, or with composed accents, takes them for one.
+    """
     folded = pl.col("image_path").str.to_lowercase()
     if not e.rows["image_path"].str.len_bytes().eq(e.rows["image_path"].str.len_chars()).all():
         folded = folded.str.normalize("NFC")
@@ -161,18 +170,22 @@ def case_collisions(e: Evidence) -> Findings:
 
 
 def undecodable(e: Evidence) -> Findings:
+    """Images that cannot be decoded."""
     return _in_state(e, "undecodable")
 
 
 def oversized(e: Evidence) -> Findings:
+    """Images with more pixels than are decoded."""
     return _in_state(e, "oversized")
 
 
 def image_modes(e: Evidence) -> Findings:
+    """Images whose pixels are not 8-bit grey or RGB."""
     return _in_state(e, "mode")
 
 
 def suffixes(e: Evidence) -> Findings:
+    """Files whose name does not say their format."""
     found = []
     for name, allowed in FORMATS.items():
         path = pl.col("image_path").str.to_lowercase()
@@ -183,6 +196,7 @@ def suffixes(e: Evidence) -> Findings:
 
 
 def image_sizes(e: Evidence) -> Findings:
+    """Rows whose width and height are not those of the image."""
     differs = (pl.col("width") != pl.col("image_width")) | (
         pl.col("height") != pl.col("image_height")
     )
@@ -195,6 +209,7 @@ def image_sizes(e: Evidence) -> Findings:
 
 
 def changed_pixels(e: Evidence) -> Findings:
+    """Rows whose ``sample_id`` is not the hash of the pixels seen."""
     return _findings(
         e.rows,
         pl.when(pl.col("sample_id") != pl.col("face")).then(
@@ -204,6 +219,7 @@ def changed_pixels(e: Evidence) -> Findings:
 
 
 def bad_boxes(e: Evidence) -> Findings:
+    """Boxes that are incomplete, without area or outside their image."""
     left, top, right, bottom = (pl.col(name) for name in BOX)
     given = pl.any_horizontal(pl.col(name).is_not_null() for name in BOX)
     box = pl.format(
@@ -236,6 +252,7 @@ def _repeated_faces(e: Evidence) -> pl.DataFrame:
 
 
 def duplicates(e: Evidence) -> Findings:
+    """Faces that one source lists more than once."""
     rows = e.repeated
     again = rows.filter(~pl.struct("source", "face").is_first_distinct())
     first = rows.unique(["source", "face"], keep="first").rename({"image_path": "first"})
@@ -267,10 +284,12 @@ _SPLIT_NUMBERS = {split: number for number, split in enumerate(SPLITS)}
 
 
 def leakage(e: Evidence) -> Findings:
+    """Groups and photos with rows in several splits."""
     return e.leaks[1]
 
 
 def near_leakage(e: Evidence) -> Findings:
+    """Near-identical faces in several splits, besides those that ``leakage`` finds."""
     rows = e.leaks[0]
     if (rows["near"] == rows["photo"]).all():
         rows = rows.clear()  # No face is near to another one, and photos have been searched.
@@ -278,6 +297,7 @@ def near_leakage(e: Evidence) -> Findings:
 
 
 def label_conflicts(e: Evidence) -> Findings:
+    """Faces that carry more than one label."""
     told = (
         e.repeated.group_by("face")
         .agg(pl.col("line").min(), pl.col("label").drop_nulls().unique().sort())

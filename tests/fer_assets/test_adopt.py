@@ -13,6 +13,7 @@ from fer_assets.pipeline import Pipeline
 from fer_assets.remote import adopt_foreign
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
+from fer_assets.stages import gates_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
 from fer_ml.bundles.bundle import load_bundle
@@ -21,7 +22,6 @@ from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
 from fer_ml.metrics.predictions import read_predictions
 from tests.fer_ml.adoption import first_pipeline as old
-from tests.gates import gates_of
 
 KEY = dg.AssetKey("adopted")
 

@@ -17,10 +17,10 @@ from fer_assets.digest import digest_of
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
+from fer_assets.stages import gates_of
 from fer_assets.staleness import stale
 from fer_ml.base.settings import Notifiers
 from fer_ml.manifests.schema import read_manifest
-from tests.gates import gates_of
 from tests.webhook import Hook
 
 SOURCE = "expw_full"

@@ -11,9 +11,9 @@ import pytest
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
+from fer_assets.stages import gates_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import sha256_file
-from tests.gates import gates_of
 
 SNAPSHOT = Path(__file__).with_name("graph.json")
 

@@ -16,8 +16,8 @@ import pytest
 from fer_assets.digest import Entry, digest_of
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
-from fer_ml.storage.store import RECEIPTS
-from tests.gates import gates_of
+from fer_assets.stages import gates_of
+from fer_ml.storage.artifact import RECEIPTS
 
 CLAIMS = """
 version: 2

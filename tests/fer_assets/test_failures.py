@@ -110,7 +110,7 @@ def test_bytes_that_cannot_be_read_fail_their_asset_alone(
             raise OSError(errno.EIO, "Input/output error", str(path))
         return sha256_file(path)
 
-    monkeypatch.setattr("fer_ml.storage.store.sha256_file", unreadable)
+    monkeypatch.setattr("fer_ml.storage.artifact.sha256_file", unreadable)
     error = make(Pipeline.open("red"))
     assert (set(labels(error.failures.faults)), error.done) == (
         {"hq_train_manifest", "label_review"},

@@ -25,7 +25,7 @@ from fer_assets.doctor import examine
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
 from fer_assets.storage import dagster_instance
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from tests.compressed_clock import CompressedClock
 from tests.machine import LINUX
 from tests.ui_server import PATIENCE_S, Served, serving

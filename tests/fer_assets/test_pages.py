@@ -1,5 +1,6 @@
 """What the asset pages show: answers, tables, pictures and claims, as pure functions."""
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,8 +38,9 @@ from fer_assets.stage import Need, Stage
 from fer_assets.stages._training import RUN_GATES
 from fer_ml.claims.model import ComparisonClaim
 from fer_ml.manifests.schema import SCHEMA
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -109,6 +111,8 @@ def test_every_page_answers_the_four_questions_and_links_to_pages_that_exist(
         assert text.startswith(found.describe)
         for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:", "More:"):
             assert f"**{question}**" in text, found.asset
+        (module,) = re.findall(r"by `(fer_assets\.stages\.\w+)`", text)
+        assert importlib.util.find_spec(module), found.asset
         links = re.findall(r"\]\((/[^)?]*)", text)
         assert links and set(links) <= known, found.asset
 

@@ -28,7 +28,7 @@ from fer_ml.base.settings import settings
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.packed.packing import load_faces
 from fer_ml.privacy.log import read_log
-from fer_ml.storage.store import PURGED_FILE
+from fer_ml.storage.artifact import PURGED_FILE
 from fer_ml.validation.review import embedded_face
 
 SOURCES = ("affectnet_full_balanced", "rafdb_basic", "expw_full")

@@ -11,7 +11,8 @@ from fer_assets.selection import require_inputs
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import Settings, UserConfig
 from fer_ml.recipes.builtin import sample
-from fer_ml.storage.store import Receipt, Store
+from fer_ml.storage.record import Receipt
+from fer_ml.storage.store import Store
 from tests.gates import blocking_rules
 
 

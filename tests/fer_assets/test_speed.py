@@ -14,13 +14,14 @@ from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.planning import Made, StageFailed
 from fer_assets.running import materialize
+from fer_assets.stages import gates_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.claims.trace import Tracer
 from fer_ml.recipes.profile import Demo
 from fer_ml.sample.video import draw_video
-from fer_ml.storage.store import Receipt
-from tests.gates import blocking_rules, gates_of
+from fer_ml.storage.record import Receipt
+from tests.gates import blocking_rules
 
 ROOT = Path(__file__).parents[2]
 SESSION, KPIS = Target("demo_session"), Target("demo_kpis")

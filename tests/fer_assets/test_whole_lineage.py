@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from filelock import FileLock
+from typer.testing import CliRunner
 
+from fer_assets.cli import app
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
@@ -20,23 +23,26 @@ from fer_assets.planning import StageFailed
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
+from fer_assets.stages import gates_of
 from fer_assets.staleness import stale, unjudged
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import read_card
 from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import resting_on
+from fer_ml.claims.resolved import resting_on
+from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify_folder
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.profile import CANDIDATES, STUDENTS, Selection
 from fer_ml.storage import job
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
 from tests.fer_assets.folders import start
-from tests.gates import gates_of
 
 ROOT = Path(__file__).parent.parent.parent
+
+runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +259,30 @@ def test_a_flipped_byte_turns_exactly_the_claims_that_rest_on_it(
         path.write_bytes(data)
     assert {c.claim.id for c in found.claims if c.status == "drifted"} == turned
     assert {c.claim.id for c in found.claims if c.status not in ("drifted", "grounded")} == set()
+
+
+def test_a_folder_that_was_handed_over_without_its_receipts_is_not_grounded(
+    tiny: Pipeline, tmp_path: Path
+) -> None:
+    """Whoever gets it does not know its profile; the gates are those of the assets' names."""
+    handed = tmp_path / "tiny"
+    shutil.copytree(tiny.store.root, handed, symlinks=True)
+    assert runner.invoke(app, ["claims", "verify", str(handed)]).exit_code == 0
+    for receipts in list(handed.rglob("receipts")):
+        shutil.rmtree(receipts)
+    found = runner.invoke(app, ["claims", "verify", str(handed)])
+    assert found.exit_code == 2, found.output
+
+
+def test_what_the_profile_does_not_have_any_more_is_not_sound(tiny: Pipeline) -> None:
+    soft = tiny.profile.softlabels.model_copy(update={"folds": 0})
+    other = replace(tiny, profile=tiny.profile.model_copy(update={"softlabels": soft}))
+    assert "teacher_fold" not in other.stages
+    fold = other.store.current("teacher_fold", "RN18_1")
+    assert fold is not None
+    assert Tracer(other.store).trace(fold).problem is not None
+    with pytest.raises(FerError, match="no receipt"):
+        other.store.require("teacher_fold", "RN18_1")
 
 
 def test_a_flipped_byte_of_a_raw_image_turns_what_rests_on_its_source(tiny: Pipeline) -> None:

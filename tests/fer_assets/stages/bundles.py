@@ -7,7 +7,8 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import MODEL_FILE, PARITY_FILE, Card, write_card
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import CANDIDATES
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import RunFolder, Store
 
 
 def made(store: Store, asset: str, fill: Callable[[RunFolder], None], *needs: Artifact) -> Artifact:

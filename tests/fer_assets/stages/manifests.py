@@ -14,9 +14,10 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import encode_png
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Curation, Profile, Source
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.store import Store
 from tests.conftest import noise
 
 #: Faces of each source; the last two of ``b`` are also in ``a``, one of them with another label.

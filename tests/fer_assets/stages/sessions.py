@@ -12,8 +12,9 @@ from fer_assets.stages import demo_kpis, demo_session
 from fer_assets.stages._demo import DemoRecipe
 from fer_assets.stages.demo_kpis import KpiLimits, KpiRecipe
 from fer_ml.bundles.bundle import Bundle
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from tests.fer_assets.stages.bundles import made
 
 

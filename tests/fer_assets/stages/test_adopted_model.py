@@ -10,7 +10,8 @@ from fer_assets.stage import Limits, Recipe
 from fer_assets.stages import adopted_model
 from fer_assets.stages.adopted_model import GATES
 from fer_ml.base.errors import FerError
-from fer_ml.storage.store import Artifact, RunFolder
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import load_checkpoint, save_checkpoint
 
 

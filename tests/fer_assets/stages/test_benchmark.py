@@ -14,7 +14,7 @@ from fer_ml.evaluation import benchmark as library
 from fer_ml.evaluation.models import benchmark_models
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Curation
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 
 @pytest.fixture(scope="module")

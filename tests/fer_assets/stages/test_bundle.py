@@ -10,8 +10,9 @@ from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.distillation.fusion import fuse
 from fer_ml.distillation.logits import Logits, write_logits
 from fer_ml.recipes.builtin import sample
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder
+from fer_ml.storage.store import RunFolder
 from tests.fer_ml.evaluation.conftest import Lineage, noisy_logits
 
 # torch.onnx and torch.export warn about their own internals; the export is judged by its result.

@@ -17,8 +17,9 @@ from fer_assets.stages.candidate_sessions import CANDIDATES_FILE, GATES, build, 
 from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import MODEL_FILE, Bundle, write_card
 from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from tests.fer_assets.stages.bundles import made
 from tests.fer_assets.stages.sessions import judged, record
 

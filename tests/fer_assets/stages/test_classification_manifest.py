@@ -7,7 +7,9 @@ import polars as pl
 import pytest
 
 from fer_ml.manifests.schema import read_manifest, write_manifest
-from fer_ml.storage.store import Artifact, Receipt, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Receipt
+from fer_ml.storage.store import Store
 from fer_ml.validation.gates import MANIFEST_GATES
 from tests.fer_assets.stages.manifests import (
     ROWS,
@@ -35,6 +37,7 @@ def rows_of(store: Store) -> pl.DataFrame:
 def test_the_recipe_is_splits_draw_and_seed() -> None:
     assert STAGE.recipe(PROFILE, None).recorded() == {
         "sources": {"a": {}, "b": {"val": "calib"}},
+        "order": ["a", "b"],
         "draw": PROFILE.draw.model_dump(mode="json"),
         "seed": PROFILE.seed,
     }

@@ -10,7 +10,7 @@ from fer_assets.stages import comparison
 from fer_assets.stages.comparison import GATES, ComparisonRecipe
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Comparison
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from tests.fer_ml.evaluation.conftest import ARMS
 
 
@@ -23,7 +23,7 @@ def compared(lineage: Any) -> Artifact:
     job = lineage.job(
         "comparison/it",
         [*inputs, "test_all_sources_manifest"],
-        recipe=ComparisonRecipe(**dict(compared), trainings=trainings),
+        recipe=ComparisonRecipe(**dict(compared), order=tuple(compared.arms), trainings=trainings),
     )
     return lineage.made(comparison.build, job)
 
@@ -62,6 +62,7 @@ def test_students_and_experiments_are_compared_each_with_its_seed() -> None:
     )
     recipe = stage.recipe(profile, None).recorded()
     trainings = recipe.pop("trainings")
+    assert recipe.pop("order") == ["ce", "kd"]
     assert recipe == compared.model_dump(mode="json")
     assert {name: training["seed"] for name, training in trainings.items()} == {
         "student_ce": 7,

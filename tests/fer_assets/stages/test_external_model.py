@@ -16,7 +16,7 @@ from fer_assets.stages.external_model import GATES, ExternalRecipe
 from fer_ml.base.files import sha256_file
 from fer_ml.metrics.predictions import read_predictions, write_predictions
 from fer_ml.recipes.builtin import sample
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from tests.fer_ml.evaluation.conftest import SPEC
 
 

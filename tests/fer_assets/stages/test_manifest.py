@@ -7,7 +7,8 @@ import pytest
 from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.privacy.log import Entry, Log
-from fer_ml.storage.store import PURGED_FILE, Store
+from fer_ml.storage.artifact import PURGED_FILE
+from fer_ml.storage.store import Store
 from tests.fer_assets.stages.manifests import (
     ROWS,
     made,

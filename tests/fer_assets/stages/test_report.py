@@ -11,7 +11,8 @@ from fer_assets.stage import Limits
 from fer_assets.stages.report import GATES, judge
 from fer_ml.report.html import html_page
 from fer_ml.report.pdf import pdf_bytes
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 
 Made = Callable[..., Artifact]
 WHOLE = """# {{ title }}

@@ -12,8 +12,10 @@ from fer_ml.base.errors import FerError
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.verify import verify_folder
 from fer_ml.recipes.builtin import sample
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Input, Store
+from fer_ml.storage.record import Input
+from fer_ml.storage.store import Store
 
 CLAIMS = """
 version: 2

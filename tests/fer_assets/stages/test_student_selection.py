@@ -11,8 +11,9 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import CANDIDATES, Profile, Selection
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.store import Store
 
 CE, KD, DKD = CANDIDATES
 SAMPLE = sample()

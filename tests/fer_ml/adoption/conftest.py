@@ -8,8 +8,9 @@ import pytest
 
 from fer_ml.adoption.build import build_foreign
 from fer_ml.adoption.folder import recognise
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.store import Store
 
 Adopt = Callable[..., Artifact]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fer_ml.base.errors import FerError
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from fer_ml.training.checkpoint import load_checkpoint
 from tests.fer_ml.adoption import first_pipeline as old
 from tests.fer_ml.adoption.conftest import Adopt, failed

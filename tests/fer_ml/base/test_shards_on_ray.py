@@ -15,7 +15,8 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.shards import map_shards
 from fer_ml.images.pixels import encode_png
 from fer_ml.manifests.near import near_groups
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 from fer_ml.validation.report import validate_file
 from tests.fer_ml.base.test_shards import refuse, square
 from tests.ray_cluster import add_worker, kill_worker, two_workers

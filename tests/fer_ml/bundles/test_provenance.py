@@ -17,7 +17,9 @@ from fer_ml.bundles.provenance import CHAIN_FILE, chain_of, read_chain, verify_c
 from fer_ml.exchange.facts import everything
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.store import Artifact, Input, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input
+from fer_ml.storage.store import Store
 from tests.fer_ml.bundles.test_bundle import network
 from tests.fer_ml.claims.conftest import judge
 from tests.gates import blocking_rules

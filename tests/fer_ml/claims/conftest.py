@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.store import Artifact, Input, Receipt, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input, Receipt
+from fer_ml.storage.store import Store
 from tests.gates import blocking_rules
 
 ENTRY = {

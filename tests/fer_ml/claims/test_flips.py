@@ -11,7 +11,9 @@ from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify
 from fer_ml.sources.raw import fingerprint
-from fer_ml.storage.store import Artifact, Input, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input
+from fer_ml.storage.store import Store
 
 Chain = dict[str, Artifact]
 

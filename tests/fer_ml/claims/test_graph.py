@@ -11,7 +11,8 @@ import pytest
 from fer_ml.claims.graph import BOX_HEIGHT, BOX_WIDTH, Drawing, Traced, mermaid, page, trace_what
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import Put
 
 Chain = dict[str, Artifact]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from fer_ml.claims.model import ClaimsFile
-from fer_ml.claims.resolve import Resolved, Resolver, resting_on, upstream_assets
+from fer_ml.claims.resolve import Resolver
+from fer_ml.claims.resolved import Resolved, resting_on, upstream_assets
 from fer_ml.claims.trace import Tracer
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import BENCHMARK, PNG, RECIPE, Put, judge
 
 Chain = dict[str, Artifact]

@@ -12,9 +12,12 @@ import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile
-from fer_ml.claims.resolve import Resolved, Resolver
+from fer_ml.claims.resolve import Resolver
+from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Tracer, find_artifact
-from fer_ml.storage.store import Artifact, Input, Store, content_hash
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input, content_hash
+from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import Put, judge
 
 Chain = dict[str, Artifact]

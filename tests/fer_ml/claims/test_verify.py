@@ -11,10 +11,12 @@ import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.model import read_claims
-from fer_ml.claims.resolve import STATUSES
+from fer_ml.claims.resolved import STATUSES
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import CLAIMS_ASSET, CLAIMS_COPY, verify, verify_folder
-from fer_ml.storage.store import Artifact, Input, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input
+from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import Put
 
 Chain = dict[str, Artifact]

@@ -12,8 +12,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.distillation import logits
 from fer_ml.distillation.logits import Logits, Teacher, label_faces, read_taught
 from fer_ml.recipes.training import Training, Views
-from fer_ml.training.loop import predict
 from fer_ml.training.models import build_model
+from fer_ml.training.prediction import predict
 from fer_ml.training.views import FaceSet, face_keys, uniforms, views
 
 Make = Callable[..., FaceSet]

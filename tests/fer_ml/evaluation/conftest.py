@@ -17,8 +17,9 @@ from fer_ml.manifests.schema import write_manifest
 from fer_ml.metrics.predictions import write_predictions
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, KD, Training
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, RunFolder, Store
+from fer_ml.storage.store import RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from fer_ml.training.models import build_model
 

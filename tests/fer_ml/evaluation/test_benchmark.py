@@ -24,9 +24,9 @@ from fer_ml.metrics.resampling import mcnemar
 from fer_ml.metrics.vector_scaling import fit_vector_scaling
 from fer_ml.packed.packing import load_faces
 from fer_ml.runs.logits import labels_of
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.loop import predict
+from fer_ml.training.prediction import predict
 from tests.fer_ml.evaluation.conftest import SPEC
 
 MODELS = ["teacher_RN18", "ensemble", "student_ce", "student_kd", "student_dkd"]

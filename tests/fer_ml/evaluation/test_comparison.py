@@ -11,7 +11,7 @@ from fer_ml.evaluation.comparison import compare_arms, differing
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.recipes.profile import Comparison
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from tests.fer_ml.evaluation.conftest import ARMS, RECIPE
 
 

@@ -11,7 +11,7 @@ from fer_ml.evaluation.benchmark import measure_models
 from fer_ml.evaluation.error_analysis import agreement, analyse_errors, worst_source
 from fer_ml.metrics.classification import log_softmax
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 
 def test_agreement_against_sklearn_and_the_definition() -> None:

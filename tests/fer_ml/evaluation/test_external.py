@@ -22,7 +22,7 @@ from fer_ml.metrics.calibration import fit_temperature
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.sources.raw import model_files
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 from fer_ml.training.views import FaceSet, to_input
 from tests.fer_ml.evaluation.conftest import SPEC
 

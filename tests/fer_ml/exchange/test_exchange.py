@@ -15,7 +15,9 @@ from fer_ml.base.errors import FerError
 from fer_ml.claims.trace import Node
 from fer_ml.exchange import export_lineage
 from fer_ml.exchange.facts import everything, portable, times
-from fer_ml.storage.store import Artifact, Input, Receipt, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Input, Receipt
+from fer_ml.storage.store import Store
 from tests.gates import DEMANDS
 
 RUN_ID = "5f0b0f3e-9c0e-4a53-9a0c-2f6f2d1f4b11"

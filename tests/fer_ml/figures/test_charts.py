@@ -159,7 +159,6 @@ def test_the_other_charts_are_small_too() -> None:
     epochs = [{"epoch": i, "train": {"loss": 1 / i}, "val": {"macro_f1": i / 9}} for i in (1, 2, 3)]
     bins = [{"confidence": 0.5, "accuracy": 0.4, "count": 3}]
     for png in (
-        plots.class_chart(draw(LONG, 1_000)),
         plots.curves_chart(epochs, 2),
         plots.confusion_chart(rng.integers(0, 900, (7, 7)), "a title"),
         plots.reliability_chart(bins, bins, "a title"),

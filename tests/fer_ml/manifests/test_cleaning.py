@@ -15,7 +15,8 @@ from fer_ml.images.identity import photo_hash
 from fer_ml.images.pixels import encode_png, read_image
 from fer_ml.manifests.cleaning import clean_source
 from fer_ml.manifests.schema import read_manifest
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 from tests.machine import CASE, LINKS
 
 HEADER = "file,label,split,confidence,face_id,bbox_left,bbox_top,bbox_right,bbox_bottom"

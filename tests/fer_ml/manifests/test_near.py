@@ -16,7 +16,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.inspection import thumb
 from fer_ml.manifests import near
 from fer_ml.manifests.near import NearGroups, near_groups
-from fer_ml.sample.faces import draw_face
+from fer_ml.sample.pictures import draw_face
 from fer_ml.sample.styles import STYLES, random_camera, random_face, random_weights
 
 Rng = np.random.Generator

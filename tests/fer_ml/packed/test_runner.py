@@ -22,8 +22,9 @@ from fer_ml.packed.format import Step, read_job, write_job, write_rows
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.training import DIST, DKD, KD
 from fer_ml.training.checkpoint import load_checkpoint
-from fer_ml.training.loop import ALONE, predict
+from fer_ml.training.loop import ALONE
 from fer_ml.training.models import weights_hash
+from fer_ml.training.prediction import predict
 from fer_ml.training.views import FaceSet, SoftTargets
 
 ROOT = Path(__file__).parents[3]

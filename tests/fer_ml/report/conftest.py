@@ -13,8 +13,10 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import encode_png
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Profile
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import Artifact, Receipt, Store
+from fer_ml.storage.record import Receipt
+from fer_ml.storage.store import Store
 
 #: Text of somebody else's file.
 HOSTILE = "<script>x</script> **bold** | [9](javascript:a) ![z](http://e.org/z.png) [3]"

@@ -7,7 +7,7 @@ import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.builtin import ferplus
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 Made = Callable[..., Artifact]
 

@@ -14,7 +14,7 @@ from fer_ml.report.template import (
     render,
     template_path,
 )
-from fer_ml.storage.store import Artifact
+from fer_ml.storage.artifact import Artifact
 
 Made = Callable[..., Artifact]
 

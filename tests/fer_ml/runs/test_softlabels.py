@@ -13,7 +13,8 @@ from fer_ml.packed.format import soft_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import KD, Training
 from fer_ml.runs.softlabels import read_softlabels
-from fer_ml.storage.store import Artifact, Store
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
 
 SPEC = Preprocess(size=16)
 N = 6

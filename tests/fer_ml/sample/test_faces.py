@@ -11,16 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fer_ml.base.labels import CLASSES
-from fer_ml.sample.faces import (
-    OCCLUSIONS,
-    Camera,
-    Face,
-    draw_background,
-    draw_face,
-    draw_person,
-    expose,
-    expression,
-)
+from fer_ml.sample.faces import OCCLUSIONS, Camera, Face, expression
+from fer_ml.sample.pictures import draw_background, draw_face, draw_person, expose
 from fer_ml.sample.styles import CLEAN, STYLES, random_camera, random_face, random_weights
 
 

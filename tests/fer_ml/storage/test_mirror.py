@@ -17,7 +17,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.storage.mirror import MirroredStore, open_store, stores
 from fer_ml.storage.object_store import Bucket
-from fer_ml.storage.store import Receipt, Store
+from fer_ml.storage.record import Receipt
+from fer_ml.storage.store import Store
 from tests.gates import GOOD
 from tests.object_server import SECRET, Server, server
 

@@ -16,7 +16,8 @@ from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import owned_name, sha256_file, write_json
 from fer_ml.base.processes import gone, owner
-from fer_ml.storage.store import Input, Receipt, Store, content_hash
+from fer_ml.storage.record import Input, Receipt, content_hash
+from fer_ml.storage.store import Store
 from tests.gates import GOOD
 from tests.machine import LINUX, POSIX
 
@@ -432,3 +433,25 @@ def test_two_processes_that_make_one_asset_at_once_mix_no_files(tmp_path: Path) 
     assert current.folder in {artifact.folder for artifact in made.values()}
     assert store.current_hash("teacher", "RN18") == current.sha256
     assert list((tmp_path / ".partial").iterdir()) == []
+
+
+def test_a_store_that_knows_no_gates_gives_nothing_to_a_consumer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home", "test")
+    make(store)
+    assert store.verified("thing").sha256
+    with pytest.raises(FerError, match="which gates thing has to pass"):
+        store.require("thing")
+
+
+@pytest.mark.parametrize("change", [{"asset": "other"}, {"partition": "RN18"}, {"rule": "best"}])
+def test_a_receipt_of_something_else_does_not_count(store: Store, change: dict[str, str]) -> None:
+    make(store)
+    artifact = store.verified("thing")
+    place = store.write_receipt(artifact, receipt(store))
+    place.write_text(receipt(store).model_copy(update=change).model_dump_json())
+    assert artifact.receipts() == {}
+    place.unlink()
+    place.mkdir()
+    assert artifact.receipts() == {}
+    with pytest.raises(FerError, match="no receipt"):
+        store.require("thing")

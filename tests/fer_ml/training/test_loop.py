@@ -15,46 +15,15 @@ import torch
 
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import CE, KD, ArcFace, Imbalance, Prototype, Training
+from fer_ml.recipes.training import KD, ArcFace, Imbalance, Prototype, Training
 from fer_ml.training import loop
-from fer_ml.training.loop import Place, Trained, learning_rate, predict, train
+from fer_ml.training.loop import Place, Trained, train
 from fer_ml.training.models import Outputs, Plain, build_model, weights_hash
+from fer_ml.training.prediction import predict
 from fer_ml.training.tasks import Batch, Objective
 from fer_ml.training.views import FaceSet, SoftTargets
 
 Make = Callable[..., FaceSet]
-RATE = Training(
-    architecture="test_resnet",
-    task=CE(),
-    init="none",
-    epochs=5,
-    lr=0.1,
-    min_lr=0.01,
-    warmup_epochs=2.0,
-)
-
-
-def by_hand(epoch: float) -> float:
-    recipe = RATE
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * epoch / recipe.warmup_epochs
-    progress = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def test_learning_rate_by_hand() -> None:
-    rates = [learning_rate(RATE, step, 10) for step in range(50)]
-    assert rates[0] == pytest.approx(0.005), "the first step already learns"
-    assert rates[:20] == pytest.approx([by_hand((step + 1) / 10) for step in range(19)] + [0.1])
-    assert rates[20:] == pytest.approx([by_hand(step / 10) for step in range(20, 50)])
-    assert max(rates) == pytest.approx(0.1)
-    assert rates[35] == pytest.approx(0.055), "half way down, half the way"
-    assert learning_rate(RATE, 50, 10) == pytest.approx(0.01)
-
-
-def test_without_warmup_the_first_step_has_the_full_rate() -> None:
-    recipe = replace(RATE, warmup_epochs=0.0)
-    assert learning_rate(recipe, 0, 10) == 0.1
 
 
 def run(
@@ -260,16 +229,6 @@ def test_a_student_sees_the_very_views_that_its_teacher_labelled(
     train(Linear(), recipe, data, faces(14), seed=0, soft=SoftTargets(teacher, 1.0, 77))
     for _, answer, pixels in shown:
         torch.testing.assert_close(pixels.mean(dim=(1, 2, 3)), answer[:, 0], atol=1e-5, rtol=0)
-
-
-def test_prediction_is_in_the_rows_order_whatever_the_batch(recipe: Training, faces: Make) -> None:
-    torch.manual_seed(0)
-    model, data = build_model(recipe), faces(13)
-    whole = predict(model, data)
-    assert whole.shape == (13, 7)
-    assert whole.dtype == np.float32
-    np.testing.assert_allclose(predict(model, data, batch_size=4), whole, atol=1e-5)
-    assert not model.training
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,132 @@
+"""The files of a run of the first pipeline, each read as what it should be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from fer_ml.adoption.folder import parse_as, parse_json
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+
+
+class _Foreign(BaseModel):
+    """A file of another program: known keys have their types, others are let be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+
+class Metrics(_Foreign):
+    """Metrics of one set of predictions, as they were written."""
+
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    per_class_f1: dict[str, float] | list[float] | None = None
+    nll: float | None = None
+    ece: float | None = None
+    brier: float | None = None
+    global_temperature: float | None = None
+    mode: str | None = None
+    n: int | None = None
+
+
+class Reliability(_Foreign):
+    """``reliabilitymetrics.json``."""
+
+    epoch: int | None = None
+    n: int | None = None
+    raw: Metrics
+    temperature_scaled: Metrics | None = None
+    checkpoint_sha256: str | None = None
+
+
+class Calibration(_Foreign):
+    """``calibration.json``."""
+
+    epoch: int | None = None
+    mode: str | None = None
+    global_temperature: float | None = None
+
+
+class Entry(_Foreign):
+    """One epoch of ``history.json``; teachers write ``train``, students ``train_loss``."""
+
+    epoch: int
+    val: dict[str, Any] | None = None
+    eval: dict[str, Any] | None = None
+    negl: dict[str, Any] | None = None
+    train_loss: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether val was measured in this epoch; otherwise the figures are an earlier one's."""
+        return self.val is not None and (self.eval is None or self.eval.get("ran", True) is True)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Raw val metrics."""
+        held = self.val or {}
+        return Metrics.model_validate(held.get("raw", held))
+
+
+class History(_Foreign):
+    """``history.json``, whose list stands under ``epochs`` here."""
+
+    epochs: list[Entry]
+
+
+class Alignment(_Foreign):
+    """``alignmentreport.json`` of a training."""
+
+    data: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+
+
+def read_file(folder: Path, name: str, model: type[Any]) -> Any:
+    """A JSON file of the run as ``model``; ``None`` where there is none."""
+    return parse_as(folder / name, model) if (folder / name).is_file() else None
+
+
+def read_names(path: Path) -> list[str]:
+    """A JSON list of classes."""
+    held = parse_json(path)
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise FerError(f"{path.name} is no list of classes", where=path)
+    return held
+
+
+def read_history(folder: Path) -> list[Entry]:
+    """The epochs of ``history.json``."""
+    path = folder / "history.json"
+    held = parse_json(path)
+    if not isinstance(held, list):
+        raise FerError("history.json is no list of epochs", where=path)
+    try:
+        entries = History.model_validate({"epochs": held}).epochs
+        _ = [entry.metrics for entry in entries]
+    except ValueError as error:
+        raise FerError(
+            f"history.json is none of the first pipeline: {str(error).splitlines()[1]}", where=path
+        ) from error
+    return entries
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions ``[N]`` as class indices; they may be written as names."""
+    try:
+        frame = pl.read_csv(path, columns=["y_true", "y_pred"], infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise FerError(f"preds.csv is damaged: {str(error)[:200]}", where=path) from error
+    index = {name: i for i, name in enumerate(CLASSES)} | {str(i): i for i in range(len(CLASSES))}
+    columns = []
+    for name in ("y_true", "y_pred"):
+        cells = frame[name].fill_null("").to_list()
+        wrong = next((cell for cell in cells if cell not in index), None)
+        if wrong is not None:
+            raise FerError(
+                f"preds.csv has {name} {wrong!r}", where=path, allowed="0 to 6, or a class"
+            )
+        columns.append(np.array([index[cell] for cell in cells], dtype=np.int64))
+    return columns[0], columns[1]

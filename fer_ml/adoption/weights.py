@@ -1,0 +1,58 @@
+"""Weights that were made elsewhere, read as this platform's checkpoints."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from fer_ml.base.errors import FerError
+from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.training import read_plain, read_recipe
+from fer_ml.training.checkpoint import Checkpoint
+from fer_ml.training.models import build_model
+
+
+def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """The checkpoint with its tensors in the network's order; ``FerError`` if they do not fit it.
+
+    In this order the same weights give the same bytes, whichever file they were read from.
+    """
+    try:
+        own = build_model(checkpoint.recipe)
+        own.load_state_dict(checkpoint.model)
+    except (RuntimeError, AttributeError) as error:
+        raise FerError(
+            f"the weights in {path.name} do not fit the {checkpoint.recipe.architecture} that it "
+            f"names: {str(error).splitlines()[-1].strip()}",
+            where=path,
+            fix="convert or copy the checkpoint again",
+        ) from error
+    return replace(checkpoint, model={name: checkpoint.model[name] for name in own.state_dict()})
+
+
+def read_weights(path: Path) -> Checkpoint:
+    """A ``.safetensors`` file of this platform as a checkpoint; it can hold no code."""
+    try:
+        with safe_open(path, framework="pt") as held:
+            metadata = held.metadata() or {}
+            state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FerError(f"{path.name} is damaged: {error}", where=path) from error
+    try:
+        facts = json.loads(metadata["fer"])
+        checkpoint = Checkpoint(
+            model=state,
+            recipe=read_recipe(facts["recipe"]),
+            preprocess=read_plain(Preprocess, facts["preprocess"], "preprocess"),
+            classes=tuple(facts["classes"]),
+            epoch=facts["epoch"],
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise FerError(
+            f"{path.name} does not say which network it holds",
+            where=path,
+            allowed="safetensors with this platform's facts under 'fer' in the metadata",
+            fix="convert the run's .pt instead: fer convert --help",
+        ) from error
+    return fitting(checkpoint, path)

@@ -1,0 +1,128 @@
+"""A claim with its status: as it is written to ``claims.json``, and read from there."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fer_ml.claims.model import Claim
+from fer_ml.claims.printed import printed, show, show_like
+from fer_ml.claims.trace import Node, walk
+from fer_ml.claims.values import Found, Number
+from fer_ml.storage.artifact import Artifact
+
+Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted", "not_comparable"]
+STATUSES: tuple[Status, ...] = (
+    "grounded",
+    "drifted",
+    "stale",
+    "ungrounded",
+    "contradicted",
+    "not_comparable",
+)
+#: A table's cells by row and column; lowest and highest of a range; a comparison's two sides.
+Value = Number | dict[str, dict[str, Number]] | dict[str, Number] | None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A claim with its value, status, the reason for it, and what it rests on.
+
+    - ``grounded``: it holds, and all bytes it rests on are current and gated
+    - ``drifted``: bytes it rests on differ from their record
+    - ``stale``: something upstream changed since, or its gate has not passed
+    - ``ungrounded``: it names no artifact, or there is no such artifact, file or number
+    - ``contradicted``: the artifact holds something else, or the numbers do not fit together
+    - ``not_comparable``: it holds numbers against each other that were measured differently
+
+    ``traces`` are the artifacts it cites, its own first. ``found`` are the numbers it read.
+    """
+
+    claim: Claim
+    status: Status
+    reason: str = ""
+    value: Value = None
+    traces: tuple[Node, ...] = ()
+    found: tuple[Found, ...] = ()
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The artifact that it cites, the first of several."""
+        return self.traces[0].artifact if self.traces else None
+
+    def sentence(self) -> str:
+        """The sentence with its number."""
+        return self.claim.sentence.replace("{value}", self.shown())
+
+    def shown(self) -> str:
+        """The number as the text prints it, or else as the artifact holds it; ``?`` for none."""
+        expected = getattr(self.claim, "expected", None)
+        if isinstance(expected, str):
+            return show_like(float(printed(expected).value), expected)
+        if not isinstance(self.value, int | float):
+            return "?"
+        return show(self.value, _decimals(self.claim))
+
+    def _measured_on(self) -> dict[str, Any] | None:
+        """What its number was measured on; ``None`` for a number that is no measurement."""
+        held = self.found[0].measured_on() if self.found else {}
+        return held if held.get("split") is not None else None
+
+    def to_json(self) -> dict[str, Any]:
+        """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``."""
+        claim, artifact = self.claim, self.artifact
+        name = getattr(claim, "file", None)
+        record = artifact.record if artifact else None
+        entry = record.files.get(name) if record and name else None
+        nodes = list(walk(self.traces))
+        return {
+            "id": claim.id,
+            "kind": claim.kind,
+            "section": claim.section,
+            "sentence": self.sentence(),
+            "status": self.status,
+            "reason": self.reason,
+            "value": self.value,
+            "shown": self.shown(),
+            "expected": getattr(claim, "expected", None),
+            "decimals": _decimals(claim),
+            "artifact": {
+                "asset": record.asset if record else claim.asset or "",
+                "partition": record.partition if record else claim.partition,
+                "file": name or "",
+                "pointer": getattr(claim, "pointer", ""),
+                "sha256": record.sha256 if record else None,
+                "file_sha256": entry.sha256 if entry else None,
+                "materialization": artifact.folder.name if artifact else None,
+                "run_id": record.run_id if record else None,
+                "created_at": record.created_at if record else None,
+                "code_version": record.code_version if record else None,
+            },
+            "measured_on": self._measured_on(),
+            "rests_on": [{"asset": n.item.key, "sha256": n.item.sha256} for n in nodes],
+            "raw": {n.item.key: n.item.sha256 for n in nodes if n.item.root is not None},
+            "splits": {
+                f"{node.item.key}: {choice}": split
+                for node in nodes
+                if node.artifact
+                for choice, split in node.artifact.record.splits.items()
+            },
+        }
+
+
+def resting_on(entries: Iterable[dict[str, Any]], asset: str, sha256: str) -> list[dict[str, Any]]:
+    """The entries of ``claims.json`` that rest on these bytes of ``asset`` (``teacher[RN18]``)."""
+    wanted = {"asset": asset, "sha256": sha256}
+    return [entry for entry in entries if wanted in entry["rests_on"]]
+
+
+def upstream_assets(entry: dict[str, Any]) -> list[str]:
+    """The assets, with partition, that an entry of ``claims.json`` rests on, the nearest first."""
+    return list(dict.fromkeys(step["asset"] for step in entry["rests_on"]))
+
+
+def _decimals(claim: Claim) -> int:
+    """How many decimals the claim's number is printed with."""
+    expected = getattr(claim, "expected", None)
+    if isinstance(expected, str):
+        return len(expected.rstrip("%").partition(".")[2])
+    return getattr(claim, "decimals", None) or 0

@@ -1,0 +1,118 @@
+"""Cells of the report's tables: one value as Markdown, and the rows of the benchmark."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.report.markdown import Markdown, code, escape, table
+from fer_ml.report.results import Results, interval_of
+
+#: Intervals of all six would make the table unreadable; the benchmark's csv has them.
+WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
+
+
+def printed(held: Mapping[str, Any]) -> Markdown:
+    """A claim's value as it is printed."""
+    if "shown" in held:
+        return escape(held["shown"])
+    value = held["value"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Markdown(f"{value:,.{held['decimals']}f}")
+    return Markdown("?") if value is None else escape(value)
+
+
+def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
+    """A value of a JSON file; ``FerError`` for a fraction without ``decimals`` and for no value."""
+    if held is None:
+        return Markdown("not measured")
+    if isinstance(held, str):
+        return escape(held)
+    if isinstance(held, bool) or not isinstance(held, int | float):
+        raise FerError(f"{where} is no number and no text")
+    if isinstance(held, float) and decimals is None:
+        raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
+    return Markdown(f"{held:,.{decimals or 0}f}")
+
+
+def words(status: str) -> Markdown:
+    """A status of claims as words."""
+    return escape(status.replace("_", " "))
+
+
+def number_of(text: str) -> float | None:
+    """The finite number that a cell of a csv holds, or ``None``."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def cell(text: str, decimals: int | None) -> str:
+    """A cell of a csv; ``decimals`` are for its fractions, and leave whole numbers as they are."""
+    value = number_of(text)
+    if value is None or decimals is None or "." not in text:
+        return escape(text)
+    return f"{value:,.{decimals}f}"
+
+
+def benchmark_rows(results: Results, show: str) -> Markdown:
+    """The table of one evaluation set: its metrics, its classes or its sources."""
+    entries = results.entries
+    if show == "metrics":
+        header = ["model", *(name for name, _, _ in results.metrics), "ECE by chance", "T"]
+        rows = [
+            [
+                code(model),
+                *(_metric(e, part, key) for _, part, key in results.metrics),
+                _by_chance(e),
+                f3(e["temperature"]),
+            ]
+            for model, e in entries.items()
+        ]
+    elif show == "classes":
+        header = ["F1 of class", *(code(model) for model in entries)]
+        rows = [
+            [label, *(f3(e["raw"]["per_class_f1"][label]) for e in entries.values())]
+            for label in CLASSES
+        ]
+    else:
+        header = ["macro-F1 on", "n", *(code(model) for model in entries)]
+        rows = [
+            [code(name), f"{held['n']:,}", *_by_source(entries.values(), name)]
+            for name, held in results.first["by_source"].items()
+        ]
+    return table(header, rows, range(1, len(header)))
+
+
+def _by_source(entries: Any, name: str) -> list[str]:
+    return [f3(entry["by_source"][name]["macro_f1"]) for entry in entries]
+
+
+def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
+    interval = interval_of(entry, part, key) if key in WITH_INTERVAL else None
+    shown = f3(entry[part][key])
+    return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _by_chance(entry: Mapping[str, Any]) -> str:
+    """Of a benchmark from before it was measured: nothing."""
+    held = entry.get("ece_by_chance")
+    return "-" if held is None else f"{held['mean']:.3f} ({held['high']:.3f})"
+
+
+def bounded(figure: Mapping[str, Any], key: str) -> str:
+    """A figure with its interval."""
+    return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
+
+
+def p_value(value: float) -> Markdown:
+    """A p value with three decimals."""
+    return escape("below 0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def f3(value: float | None) -> str:
+    """A figure with three decimals, ``-`` for none."""
+    return "-" if value is None else f"{value:.3f}"
