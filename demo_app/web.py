@@ -9,7 +9,6 @@ import asyncio
 import json
 import math
 import secrets
-import socket
 import struct
 import time
 from collections import deque
@@ -41,6 +40,7 @@ from demo_app.session import summary_row
 from demo_app.sources import TIME_DIGITS, Frame
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.ports import open_port
 from fer_ml.bundles.bundle import Bundle
 from fer_ml.images.pixels import decode_as_stored, read_header
 
@@ -388,21 +388,6 @@ async def _reply(
             await asyncio.to_thread(viewer.give_up)
         text = json.dumps({"type": "error", "what": error.what, "fix": error.fix})
     await asyncio.wait_for(socket.send_text(text), SEND_TIMEOUT_S)
-
-
-def open_port(port: int) -> socket.socket:
-    """A listening socket on loopback; 0 takes a free port. ``FerError`` for one that is taken."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(16)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise FerError(
-            f"port {port} cannot be opened: {error}", fix="name another --port, or 0 for a free one"
-        ) from error
-    return listener
 
 
 def serve(

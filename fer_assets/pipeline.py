@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_assets.lineage import Lineage, Target
+from fer_assets.stage import Stage
 from fer_assets.staleness import stale
 from fer_assets.tracing import span
 from fer_ml.base.cost import COSTS
@@ -58,6 +60,7 @@ class Pipeline(Lineage):
         self.store.fetch_log()
         # A partition that the profile does not train is refused before its inputs are looked at.
         recorded = self.recipe(target)
+        self._require_partition(stage, target)
         inputs = {
             need.label: self.store.require(need.asset, need.partition)
             for need in (self.needed(target) if needs is None else needs)
@@ -93,6 +96,17 @@ class Pipeline(Lineage):
             recorded=recorded,
         )
         return job, declared
+
+    def _require_partition(self, stage: Stage, target: Target) -> None:
+        """``FerError`` for a partition that the profile does not have; one may be adopted anew."""
+        table = stage.partitions
+        if table in (None, "adopted") or target.partition in self.partitions(stage):
+            return
+        raise FerError(
+            f"profile {self.profile.name} has no {table}.{target.partition}",
+            allowed=", ".join(self.partitions(stage)),
+            fix=f"add {table}.{target.partition} to the profile",
+        )
 
     def make(
         self,
@@ -188,8 +202,8 @@ class Pipeline(Lineage):
                     rule=outcome.rule,
                     blocking=gates[outcome.rule].blocking,
                     passed=outcome.passed,
-                    value=outcome.value,
-                    limit=outcome.limit,
+                    value=_finite_or_text(outcome.value),
+                    limit=_finite_or_text(outcome.limit),
                     detail=outcome.detail,
                     examples=outcome.examples,
                     checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -198,3 +212,8 @@ class Pipeline(Lineage):
                 ),
             )
         return outcomes, artifact.sha256
+
+
+def _finite_or_text(value: float | str) -> float | str:
+    """JSON knows no NaN and no infinity: such a value is told as text."""
+    return value if isinstance(value, str) or math.isfinite(value) else str(value)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fer_assets.commands.common import ProfileOption, console, open_pipeline
+from fer_ml.base.ports import open_port
 
 
 def ui(
@@ -27,6 +28,8 @@ def ui(
 
     Example: fer ui --profile sample --port 3000
     """
+    # Dagster itself would go on without a page, and start its daemon beside the one that is there.
+    open_port(port).close()
     pipeline = open_pipeline(profile)
     home = Path(os.environ["DAGSTER_HOME"])
     if not read_only:

@@ -12,7 +12,8 @@ import uvicorn
 from demo_app.detection import make_detector
 from demo_app.parameters import Parameters
 from demo_app.sources import Video
-from demo_app.web import MAX_MESSAGE_BYTES, make_app, open_port
+from demo_app.web import MAX_MESSAGE_BYTES, make_app
+from fer_ml.base.ports import open_port
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (

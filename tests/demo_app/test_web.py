@@ -33,9 +33,9 @@ from demo_app.web import (
     Viewer,
     decode_frame,
     make_app,
-    open_port,
 )
 from fer_ml.base.errors import FerError
+from fer_ml.base.ports import open_port
 
 PARAMETERS = Parameters(unsure_below=0.4)
 TOKEN = "t0ken"

@@ -1,11 +1,12 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fer_assets.commands.conftest import Fer
+from tests.fer_assets.commands.conftest import Fer, refused
 
 
 @pytest.mark.parametrize(("guest", "hidden"), [(False, ""), (True, ""), (False, "del os.fork")])
@@ -22,7 +23,7 @@ def test_the_ui_listens_on_loopback_and_can_be_read_only(
     )
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("FER_", "DAGSTER_"))}
     done = subprocess.run(
-        [sys.executable, "-c", script, *(["--read-only"] if guest else [])],
+        [sys.executable, "-c", script, "--port", "0", *(["--read-only"] if guest else [])],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -34,3 +35,15 @@ def test_the_ui_listens_on_loopback_and_can_be_read_only(
     assert command[2] == ("dagster_webserver" if guest else "dagster")
     assert command[0] == ("waits" if hidden or not hasattr(os, "fork") else "becomes")
     assert ("--read-only" in command) == guest
+
+
+@pytest.mark.parametrize("port", [None, 70000])
+def test_a_port_that_cannot_be_opened_is_told_before_anything_starts(
+    fer: Fer, port: int | None
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = fer("ui", "--port", str(taken.getsockname()[1] if port is None else port))
+    refused(done, "--port")
+    assert done.returncode == 1

@@ -1,0 +1,20 @@
+"""Ports of this machine, for the pages that it serves to itself."""
+
+import socket
+
+from fer_ml.base.errors import FerError
+
+
+def open_port(port: int) -> socket.socket:
+    """A listening socket on loopback; 0 takes a free port. ``FerError`` for one that is taken."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(16)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise FerError(
+            f"port {port} cannot be opened: {error}", fix="name another --port, or 0 for a free one"
+        ) from error
+    return listener
