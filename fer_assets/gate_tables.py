@@ -6,9 +6,8 @@ With a FILE the tables are written between its marks, without one they are print
 import sys
 from pathlib import Path
 
-from fer_assets.stage import Given, Stage, in_order
-from fer_assets.stages import all_stages
-from fer_ml.recipes.builtin import PROFILES
+from fer_assets.stage import Stage, in_order
+from fer_assets.stages import stages_of_all_profiles
 from fer_ml.storage.gates import Gate
 from fer_ml.validation.gates import MANIFEST_GATES
 
@@ -35,10 +34,8 @@ def as_markdown() -> str:
 
 
 def _gates_by_name() -> dict[str, tuple[Gate, ...]]:
-    stages: dict[str, Stage] = {}
-    for profile in PROFILES.values():
-        stages = all_stages(Given(profile())) | stages
-    return {_family(stage): stage.gates for stage in in_order(stages.values()) if stage.gates}
+    stages = in_order(stages_of_all_profiles().values())
+    return {_family(stage): stage.gates for stage in stages if stage.gates}
 
 
 def _family(stage: Stage) -> str:

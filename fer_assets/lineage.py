@@ -237,8 +237,10 @@ class Lineage:
         return found
 
     def code_version(self, stage: Stage) -> str:
-        """The version of a stage's code and of the profile's part, of all partitions."""
-        keys = self.partitions(stage) if stage.partitions else [None]
+        """The version of a stage's code and of the profile's part, of all its partitions."""
+        # What was adopted is no part of the profile, and the store is not asked for a definition.
+        of_profile = stage.partitions not in (None, "adopted")
+        keys = self.partitions(stage) if of_profile else [None]
         recipes = [stage.recipe(self.profile, key).recorded() for key in keys]
         text = json.dumps(recipes, sort_keys=True)
         return f"{stage.code_version}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -36,7 +36,8 @@ def all_stages(given: Given) -> dict[str, Stage]:
 
 
 @cache
-def _of_all_profiles() -> dict[str, Stage]:
+def stages_of_all_profiles() -> dict[str, Stage]:
+    """The stages of all built-in profiles together, by asset."""
     found: dict[str, Stage] = {}
     for profile in PROFILES.values():
         found = all_stages(Given(profile())) | found
@@ -48,7 +49,7 @@ def gates_of(asset: str) -> tuple[Gate, ...]:
 
     Sources, comparisons and curated manifests of any name have those of their kind.
     """
-    stages = _of_all_profiles()
+    stages = stages_of_all_profiles()
     for start in ("manifest/", "comparison/"):
         if asset.startswith(start):
             asset = next(name for name in stages if name.startswith(start))

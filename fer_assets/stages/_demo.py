@@ -39,10 +39,10 @@ class DemoRecipe(Recipe):
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
     """The clip, or the session's log, by its hash; null while it is not there.
 
-    Its truth, all files of a session (by their fingerprint) and the detector's network are there
-    where they are used.
+    Its truth, how a session was shown and the detector's network are there where they are used. The
+    frames of a session are not: they expire, and its log says which session it is.
     """
-    from fer_ml.sources.raw import ensure_raw, fingerprint
+    from fer_ml.sources.raw import ensure_raw
 
     ensure_raw(around.profile, around.store)
     session = around.demo_session()
@@ -50,8 +50,8 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"video_sha256": sha256_file(source) if source.is_file() else None}
     if session is None and truth_of(source).is_file():
         found["truth_sha256"] = sha256_file(truth_of(source))
-    if session is not None and session.is_dir():
-        found["session"] = fingerprint(session)
+    if session is not None and (session / "thresholds.json").is_file():
+        found["thresholds_sha256"] = sha256_file(session / "thresholds.json")
     yunet = around.settings.yunet
     if around.profile.demo.detector == "yunet" and yunet is not None and yunet.is_file():
         found["yunet_sha256"] = sha256_file(yunet)

@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,3 +89,17 @@ def test_the_order_of_sources_and_arms_decides() -> None:
     turned = profile.model_copy(update={"sources": profile.sources[::-1]})
     unified = all_stages(Given(profile))["classification_manifest"]
     assert unified.recipe(profile, None).recorded() != unified.recipe(turned, None).recorded()
+
+
+def test_first_weights_count_by_their_bytes(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"one")
+    profile = sample()
+    first = replace(profile.teachers["RN18"], init="file", init_file=str(weights))
+    profile = profile.model_copy(update={"teachers": {"RN18": first}})
+    files = all_stages(Given(profile))["teacher"].files
+    around = SimpleNamespace(profile=profile)
+    before = files(around, "RN18")
+    weights.write_bytes(b"two")
+    assert files(around, "RN18") != before
+    assert files(SimpleNamespace(profile=sample()), "RN18") == {}
