@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.sources.raw import fingerprint
 from fer_ml.storage.record import Input

@@ -23,9 +23,10 @@ from demo_app.faces import Face, FrameResult
 from demo_app.parameters import Parameters
 from demo_app.tables import finite, known_label, read_rows
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import private_folder, sha256_file, write_json
+from fer_ml.base.files import private_folder, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import require_new
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import Bundle
 
 PER_FRAME_FILE = "per_frame.csv"

@@ -15,9 +15,10 @@ from typing import Literal
 from fer_assets.pipeline import Pipeline
 from fer_assets.tracing import check_tracing
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file, write_atomic
+from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import processors
 from fer_ml.base.processor import check_processor, computes_bf16, processor_facts
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import CONFIG_FILE, YUNET_FILE
 
 PACKAGES = (

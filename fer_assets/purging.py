@@ -8,7 +8,7 @@ from typing import Any
 from fer_assets.pages import claims_citing
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import Settings
 from fer_ml.privacy import purge
 from fer_ml.privacy.retention import SESSIONS

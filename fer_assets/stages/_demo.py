@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fer_assets.stage import Recipe, Surroundings
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Limits, Recipe, Surroundings
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Training

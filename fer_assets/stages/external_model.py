@@ -6,8 +6,8 @@ from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact

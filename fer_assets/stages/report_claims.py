@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome

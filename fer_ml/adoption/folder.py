@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
-from fer_ml.base.files import sha256_file
 from fer_ml.base.names import clashing, name_fault, require_portable
+from fer_ml.base.reading import sha256_file
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE
 from fer_ml.validation.table import NEEDED
 

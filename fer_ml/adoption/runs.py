@@ -19,8 +19,8 @@ from fer_ml.adoption.run_files import (
     read_predictions,
 )
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.metrics.classification import confusion_matrix, f1_scores
 from fer_ml.training.checkpoint import Checkpoint
 

@@ -7,11 +7,9 @@ Needs nothing but Python, because a packed training writes its files with it too
 """
 
 import errno
-import hashlib
 import json
 import os
 import re
-import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,40 +20,9 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.processes import gone, owner
 
-
-def flags(*names: str) -> int:
-    """Flags for ``os.open``, of those that this system has."""
-    return sum(getattr(os, name, 0) for name in names)
-
-
-#: To read a file as it is: no bytes translated (Windows), no waiting for a pipe's writer (POSIX).
-READ = os.O_RDONLY | flags("O_BINARY", "O_NONBLOCK", "O_CLOEXEC")
 #: Windows refuses to rename, replace or delete what anybody has open or mapped, and the virus
 #: scanner may: it is tried again for so many seconds.
 PATIENCE = 0.0 if hasattr(os, "fork") else 5.0
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes; ``FerError`` for any other.
-
-    ``OSError`` when the system does not open it. A pipe is not waited for.
-    """
-    descriptor = os.open(path, READ)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FerError("not a regular file", where=path)
-        if status.st_size > limit:
-            raise FerError(
-                f"the file has {status.st_size:,} bytes", where=path, allowed=f"at most {limit:,}"
-            )
-        return file.read()
 
 
 def stays_below(name: str) -> bool:

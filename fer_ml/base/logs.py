@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fer_ml.base.files import flags, private_folder
+from fer_ml.base.files import private_folder
+from fer_ml.base.reading import flags
 from fer_ml.base.settings import settings
 
 #: Below the artifact root.

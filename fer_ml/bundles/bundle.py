@@ -15,8 +15,8 @@ import onnxruntime
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
-from fer_ml.base.files import read_bounded
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
 from fer_ml.bundles.network import MAX_BYTES, check_network, open_network
 from fer_ml.images.pixels import normalise
@@ -102,7 +102,7 @@ def read_card(folder: Path) -> Card:
     """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
     path = folder / CARD_FILE
     try:
-        return Card.model_validate_json(read_bounded(path, MAX_CARD), context=path)
+        return Card.model_validate_json(read_file(path, MAX_CARD), context=path)
     except OSError as error:
         raise FerError(
             "no bundle here",
@@ -128,7 +128,7 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
         )
     path = folder / MODEL_FILE
     try:
-        data = read_bounded(path, MAX_BYTES)
+        data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
             f"bundle lacks {MODEL_FILE}: {error.strerror}", where=folder, fix="export it again"

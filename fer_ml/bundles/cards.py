@@ -15,8 +15,8 @@ import onnx
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import (
     MODEL_FILE,
     PARITY_FILE,

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import read_bounded
+from fer_ml.base.reading import read_file
 
 #: Protobuf holds no more.
 MAX_BYTES = 2**31 - 1
@@ -39,7 +39,7 @@ _STANDARD = ("", "ai.onnx")
 
 def read_network(path: Path) -> bytes:
     """The bytes of a network that may be run; ``FerError`` says why others may not."""
-    data = read_bounded(path, MAX_BYTES)
+    data = read_file(path, MAX_BYTES)
     check_network(data, path)
     return data
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
-from fer_ml.base.files import read_bounded, sha256_file
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import known_version
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle
 from fer_ml.claims.trace import Node
@@ -107,7 +107,7 @@ def read_chain(folder: Path) -> Chain:
     """The chain beside a bundle; ``FerError`` where there is none."""
     path = folder / CHAIN_FILE
     try:
-        return Chain.model_validate_json(read_bounded(path, MAX_CHAIN), context=path)
+        return Chain.model_validate_json(read_file(path, MAX_CHAIN), context=path)
     except FileNotFoundError as error:
         raise FerError(
             "this bundle has no chain beside it",

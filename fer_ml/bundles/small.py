@@ -20,7 +20,7 @@ import polars as pl
 from onnx import helper, numpy_helper
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import MODEL_FILE, Bundle, load_bundle, write_card
 from fer_ml.bundles.network import open_network, read_network
 from fer_ml.images.pixels import normalise

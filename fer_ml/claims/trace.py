@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.sources.raw import fingerprint
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import RECORD_FILE, Input, Receipt, parse_label

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file, write_atomic, write_json
+from fer_ml.base.files import write_atomic, write_json
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Views

@@ -15,8 +15,8 @@ import onnxruntime
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import MODEL_FILE, load_bundle, read_card
 from fer_ml.bundles.network import open_network, read_network
 from fer_ml.manifests.curation import read_curated

@@ -6,8 +6,7 @@ Runs in worker processes over shards of files, so it imports little.
 import errno
 import hashlib
 import os
-import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import READ, flags
+from fer_ml.base.reading import Folder, Refused
 from fer_ml.images.identity import photo_digest, sample_hash
 from fer_ml.images.pixels import (
     FORMATS,
@@ -35,9 +34,6 @@ THUMB_SIZE = THUMB_SIDE**2
 
 #: What a look can end in. Everything but ``ok`` comes with a reason.
 STATES: tuple[str, ...] = ("ok", "missing", "escapes", "undecodable", "oversized", "mode")
-
-_NO_LINK = flags("O_NOFOLLOW")
-_FLAGS = READ | _NO_LINK
 
 Key = tuple[int, int, int, int]
 FORMAT_NAMES: tuple[str, ...] = ("unknown", *FORMATS)
@@ -141,13 +137,13 @@ def look_at(shard: Shard) -> Looks:
     thumbs = np.zeros((len(file), THUMB_SIDE, THUMB_SIDE), np.uint8)
     state, format_ = bytearray(count), bytearray(count)
     keys, sizes, photos, faces, details = [], [], [], [], {}
-    read = _Reader(shard.root)
+    folder = Folder(shard.root)
     first = 0
     for index, name in enumerate(shard.names):
         held = boxes[index]
         key, size, photo = NO_KEY, (0, 0), _NO_HASH
         try:
-            key, data = read(name)
+            key, data = _read(folder, name)
             plain = plain_png_size(data)
             if plain is not None and plain[0] * plain[1] <= MAX_PIXELS:
                 format_[index] = _PNG
@@ -197,68 +193,29 @@ def _write_thumbs(shard: Shard, thumbs: np.ndarray) -> None:
         file.write(thumbs.tobytes())
 
 
-class _Reader:
-    """Reads files below ``root``, and nothing that a link leads to outside."""
-
-    def __init__(self, root: str) -> None:
-        self.root = os.path.realpath(root)
-        self.prefix = f"{self.root}/"
-        self.contained: dict[str, bool] = {}
-
-    def __call__(self, name: str) -> tuple[Key, bytes]:
-        path = self.prefix + name
-        folder = path.rpartition("/")[0]
-        if folder not in self.contained:
-            self.contained[folder] = _is_inside(self.root, folder)
-        if not self.contained[folder]:
-            raise _Refused("escapes", "a link leads out of the folder")
-        try:
-            descriptor = None if _is_link(path) else os.open(path, _FLAGS)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise _Refused("missing", _reason(error)) from error
-            descriptor = None
-        if descriptor is None:
-            descriptor = _open_link(self.root, path)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise _Refused("missing", "not a regular file")
-            size = status.st_size
-            if size > MAX_BYTES:
-                raise _Refused("oversized", f"{size:,} bytes, more than {MAX_BYTES:,}")
-            data = os.read(descriptor, size)
-            while len(data) < size and (more := os.read(descriptor, size)):
-                data += more
-            return file_key(status, path), data
-        except OSError as error:
-            raise _Refused("missing", _reason(error)) from error
-        finally:
-            os.close(descriptor)
+#: What the door says of a file, as a state.
+_REFUSED: Mapping[str, str] = {
+    "not regular": "missing",
+    "too large": "oversized",
+    "leads out": "escapes",
+}
 
 
-def _open_link(root: str, path: str) -> int:
+def _read(folder: Folder, name: str) -> tuple[Key, bytes]:
     try:
-        target = os.path.realpath(path, strict=True)
-        if not _is_inside(root, target):
-            raise _Refused("escapes", "a link leads out of the folder")
-        return os.open(target, _FLAGS)
+        status, data = folder.read(name, MAX_BYTES)
+    except Refused as refused:
+        detail = ", ".join(filter(None, (refused.what, refused.allowed)))
+        raise _Refused(_REFUSED[refused.kind], detail) from refused
     except OSError as error:
-        what = "broken link" if error.errno == errno.ENOENT else _reason(error)
-        raise _Refused("missing", what) from error
+        raise _Refused("missing", _reason(folder, name, error)) from error
+    return file_key(status, f"{folder.root}/{name}"), data
 
 
-def _is_link(path: str) -> bool:
-    """Whether the system would follow a link that it cannot be told not to."""
-    return not _NO_LINK and stat.S_ISLNK(os.lstat(path).st_mode)
-
-
-def _is_inside(root: str, path: str) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(root)
-
-
-def _reason(error: OSError) -> str:
-    return "no such file" if error.errno == errno.ENOENT else str(error.strerror).lower()
+def _reason(folder: Folder, name: str, error: OSError) -> str:
+    if error.errno != errno.ENOENT:
+        return str(error.strerror).lower()
+    return "broken link" if Path(folder.root, name).is_symlink() else "no such file"
 
 
 def _decode(

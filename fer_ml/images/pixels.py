@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import read_bounded
+from fer_ml.base.reading import read_file
 from fer_ml.recipes.preprocess import Preprocess
 
 Box = tuple[int, int, int, int]
@@ -180,7 +180,7 @@ def _has_overlong_chunk(data: bytes) -> bool:
 def read_image(path: Path) -> np.ndarray:
     """Read and decode a file to ``[H, W, 3] uint8 RGB``."""
     try:
-        data = read_bounded(path, MAX_BYTES)
+        data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(f"image cannot be read: {error.strerror}", where=path) from error
     return decode(data, where=path)

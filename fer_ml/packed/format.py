@@ -22,9 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import read_bounded, sha256_file, stays_below, write_json
+from fer_ml.base.files import stays_below, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training, Views, read_plain
@@ -238,7 +239,7 @@ def read_job(folder: Path) -> PackedJob:
     """Read a packed training. Every byte is checked against its hash before anything is trained."""
     path = folder / JOB_FILE
     try:
-        data = read_bounded(path, MAX_JOB)
+        data = read_file(path, MAX_JOB)
         held = json.loads(data)
         if not isinstance(held, dict):
             raise ValueError("no JSON object")
@@ -255,7 +256,7 @@ def read_job(folder: Path) -> PackedJob:
 def read_about(path: Path) -> dict[str, dict[str, Any]]:
     """What a ``job.json`` says of where its steps are from, by label."""
     try:
-        about = json.loads(read_bounded(path, MAX_JOB))["about"]
+        about = json.loads(read_file(path, MAX_JOB))["about"]
         if not all(isinstance(origin, dict) for origin in about.values()):
             raise ValueError("an origin is no JSON object")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

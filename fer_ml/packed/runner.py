@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import readable_os_errors, sha256_file, write_json
+from fer_ml.base.files import readable_os_errors, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.processor import processor_facts
+from fer_ml.base.reading import sha256_file
 from fer_ml.distillation.logits import META_FILE, Teacher, label_faces, read_taught
 from fer_ml.distillation.teaching import STANDARD, choose_weights, soften
 from fer_ml.metrics.calibration import search_temperature

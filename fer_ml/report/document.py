@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.report.checklist import check_list
 from fer_ml.report.citations import check_citations
 from fer_ml.report.html import html_page

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
+from fer_ml.base.reading import sha256_file
 from fer_ml.distillation.logits import (
     CENTRE_FILE,
     IN_SAMPLE_FILE,

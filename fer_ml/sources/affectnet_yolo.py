@@ -18,9 +18,9 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import read_bounded
 from fer_ml.base.labels import label_of_word
 from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.reading import read_file
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,
@@ -78,7 +78,7 @@ def list_boxes(root: Path) -> pl.DataFrame:
 def class_names(index: Path) -> dict[str, str]:
     """The words of ``names``, keyed by their place as text; ``FerError`` when that is not clear."""
     try:
-        content = read_plain(read_bounded(index, MAX_INDEX))
+        content = read_plain(read_file(index, MAX_INDEX))
     except OSError as error:
         raise FerError(f"{INDEX} cannot be read: {error.strerror}", where=index) from error
     except ValueError as error:

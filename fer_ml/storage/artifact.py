@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file, write_json
+from fer_ml.base.files import write_json
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.storage.gates import Gate
 from fer_ml.storage.record import RECORD_FILE, Input, Receipt, Record, asset_label, content_hash

@@ -21,11 +21,11 @@ from fer_ml.base.files import (
     owned_name,
     private_folder,
     readable_os_errors,
-    sha256_file,
     sync,
     write_atomic,
     write_json,
 )
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import Settings
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact
 from fer_ml.storage.object_store import Bucket, Entry

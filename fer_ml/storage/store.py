@@ -40,12 +40,12 @@ from fer_ml.base.files import (
     owned_name,
     private_folder,
     readable_os_errors,
-    sha256_file,
     sync,
     write_json,
 )
 from fer_ml.base.names import require_portable
 from fer_ml.base.processes import owner
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.storage.artifact import RECEIPTS, Artifact, Demands, receipt_file
 from fer_ml.storage.record import (

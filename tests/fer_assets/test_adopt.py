@@ -15,7 +15,7 @@ from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_assets.stages import gates_of
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import load_bundle
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer

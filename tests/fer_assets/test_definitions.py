@@ -13,7 +13,7 @@ from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.stages import gates_of
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 
 SNAPSHOT = Path(__file__).with_name("graph.json")
 

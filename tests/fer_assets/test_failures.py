@@ -12,7 +12,7 @@ from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.planning import StageFailed
 from fer_assets.running import materialize
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
 from tests.fer_assets.folders import environment, make_project, start
 

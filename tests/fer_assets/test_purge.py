@@ -23,7 +23,7 @@ from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_assets.staleness import stale
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.packed.packing import load_faces

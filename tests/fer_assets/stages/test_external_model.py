@@ -13,7 +13,7 @@ import pytest
 from fer_assets.stage import Limits
 from fer_assets.stages import external_model
 from fer_assets.stages.external_model import GATES, ExternalRecipe
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.metrics.predictions import read_predictions, write_predictions
 from fer_ml.recipes.builtin import sample
 from fer_ml.storage.artifact import Artifact

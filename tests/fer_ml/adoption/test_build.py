@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fer_ml.adoption.build import build_again
 from fer_ml.adoption.folder import recognise
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.storage.store import Store
 from fer_ml.training.checkpoint import load_checkpoint
 from tests.fer_ml.adoption import first_pipeline as old

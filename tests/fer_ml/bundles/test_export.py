@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import MODEL_FILE, Card, load_bundle, write_card
 from fer_ml.bundles.export import Exporter, fuse_onnx, parity
 from fer_ml.distillation.fusion import fuse

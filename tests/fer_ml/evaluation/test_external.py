@@ -13,8 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import Card, write_card
 from fer_ml.evaluation.external import external_predictor, keep_external_model, open_model
 from fer_ml.evaluation.models import benchmark_models

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
 from fer_ml.packed.launch import launch
 from tests.machine import LINUX, POSIX

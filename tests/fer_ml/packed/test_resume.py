@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.training import DKD, KD, ArcFace, Imbalance, Prototype
 from fer_ml.training.loop import ALONE

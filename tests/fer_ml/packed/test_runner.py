@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.packed.format import Step, read_job, write_job, write_rows
 from fer_ml.packed.runner import run_job

@@ -14,8 +14,9 @@ import pytest
 
 from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import owned_name, sha256_file, write_json
+from fer_ml.base.files import owned_name, write_json
 from fer_ml.base.processes import gone, owner
+from fer_ml.base.reading import sha256_file
 from fer_ml.storage.record import Input, Receipt, content_hash
 from fer_ml.storage.store import Store
 from tests.gates import GOOD

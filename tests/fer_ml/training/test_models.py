@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.models import (
     Network,

@@ -1,0 +1,186 @@
+"""The one door to files that are read: regular ones, of bounded size, and none that a link hides.
+
+Every parser (JSON, YAML, csv, npz, images, networks, weights) is given bytes, a handle or a path
+from here; a test finds what opens files elsewhere. What is no file is refused with ``Refused``
+instead of waited for; what the system says (no such file, no permission, a broken disk) passes as
+its ``OSError``.
+
+Needs nothing but Python, because a packed training and the demo read their files with it too.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from fer_ml.base.errors import FerError
+
+#: No document that is read whole (JSON, YAML, a text) needs more bytes.
+DOCUMENT = 64 << 20
+Kind = Literal["not regular", "too large", "leads out"]
+
+
+class Refused(FerError):
+    """A file that is not read, whatever it holds."""
+
+    def __init__(self, kind: Kind, what: str, where: object, allowed: str | None = None) -> None:
+        super().__init__(what, where=where, allowed=allowed)
+        self.kind = kind
+
+
+def flags(*names: str) -> int:
+    """Flags for ``os.open``, of those that this system has."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
+#: Bytes as they are (Windows); no waiting for a pipe's writer, and no terminal (POSIX).
+_READ = os.O_RDONLY | flags("O_BINARY", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC")
+_NO_LINK = flags("O_NOFOLLOW")
+#: How the system says that there is something, and no file: a socket, links in a circle, a name
+#: that nothing can have.
+_NO_FILE = frozenset({errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG})
+
+
+def open_file(
+    path: Path | str, *, limit: int | None = None, root: Path | None = None
+) -> io.BufferedReader:
+    """A handle of a regular file of at most ``limit`` bytes.
+
+    Links are followed; with ``root`` only to files below that folder.
+    """
+    descriptor = _opened(path, root)
+    try:
+        _judge(os.fstat(descriptor), path, limit)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_text(path: Path | str, *, root: Path | None = None) -> io.TextIOWrapper:
+    """A handle of a UTF-8 text, its line ends as they are: what ``csv`` wants."""
+    return io.TextIOWrapper(open_file(path, root=root), encoding="utf-8", newline="")
+
+
+def regular(path: Path | str, *, limit: int | None = None, root: Path | None = None) -> Path:
+    """``path``, for a library that opens files itself, if ``open_file`` opens it too."""
+    open_file(path, limit=limit, root=root).close()
+    return Path(path)
+
+
+def read_file(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> bytes:
+    """All bytes of a regular file."""
+    with open_file(path, limit=limit, root=root) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # It grew, or is one of those whose size the system does not know.
+        raise _too_large(len(data), path, limit)
+    return data
+
+
+def read_text(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> str:
+    """The text of a UTF-8 file."""
+    try:
+        return read_file(path, limit, root=root).decode()
+    except UnicodeDecodeError as error:
+        raise FerError(f"not UTF-8: {error}", where=path) from error
+
+
+def read_json(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> Any:
+    """What a JSON file holds."""
+    return parse_json(read_file(path, limit, root=root), path)
+
+
+def parse_json(data: bytes | str, where: object) -> Any:
+    """JSON; ``FerError`` for damage, among it brackets nested too deep and endless numbers."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FerError(f"not JSON: {str(error)[:200]}", where=where) from error
+
+
+def sha256_file(path: Path | str, *, root: Path | None = None) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open_file(path, root=root) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Folder:
+    """The files of a folder, when there are many: each with ``open_file``'s care, at less cost."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = os.path.realpath(root)
+        self._inside: dict[str, bool] = {}
+
+    def read(self, name: str, limit: int) -> tuple[os.stat_result, bytes]:
+        """All bytes of the file ``name`` (relative, with ``/``), and the system's facts of it."""
+        path = f"{self.root}/{name}"
+        folder = path.rpartition("/")[0]
+        if folder not in self._inside:
+            self._inside[folder] = _is_below(os.path.realpath(folder), self.root)
+        if not self._inside[folder]:
+            raise _leads_out(path)
+        descriptor = self._opened(path)
+        try:
+            status = os.fstat(descriptor)
+            _judge(status, path, limit)
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size)):
+                data += more
+            return status, data
+        finally:
+            os.close(descriptor)
+
+    def _opened(self, path: str) -> int:
+        # Windows cannot be told to follow no link.
+        if _NO_LINK or not stat.S_ISLNK(os.lstat(path).st_mode):
+            with suppress(OSError):  # A link, or whatever is found out once more.
+                return os.open(path, _READ | _NO_LINK)
+        return _opened(path, Path(self.root))
+
+
+def _opened(path: Path | str, root: Path | None) -> int:
+    try:
+        if root is None:
+            return os.open(path, _READ)
+        real = os.path.realpath(path, strict=True)
+        if not _is_below(real, os.path.realpath(root)):
+            raise _leads_out(path)
+        return os.open(real, _READ | _NO_LINK)
+    except PermissionError as error:
+        if Path(path).is_dir():  # So Windows says that it is a folder.
+            raise _not_regular(path) from error
+        raise
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise _not_regular(path) from error
+        raise
+    except ValueError as error:  # A NUL, or half a character.
+        raise _not_regular(ascii(str(path))) from error
+
+
+def _judge(status: os.stat_result, path: Path | str, limit: int | None) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_regular(path)
+    if limit is not None and status.st_size > limit:
+        raise _too_large(status.st_size, path, limit)
+
+
+def _is_below(path: str, root: str) -> bool:
+    return Path(path).is_relative_to(root)
+
+
+def _not_regular(path: Path | str) -> Refused:
+    return Refused("not regular", "not a regular file", path)
+
+
+def _too_large(size: int, path: Path | str, limit: int) -> Refused:
+    return Refused("too large", f"the file has {size:,} bytes", path, f"at most {limit:,}")
+
+
+def _leads_out(path: Path | str) -> Refused:
+    return Refused("leads out", "a link leads out of the folder", path)
