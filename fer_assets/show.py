@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
+from fer_assets.commands.common import styled
 from fer_assets.pipeline import Pipeline
 from fer_ml.claims.graph import Traced, trace_what
 from fer_ml.claims.model import read_claims
@@ -15,26 +16,26 @@ from fer_ml.storage.artifact import Artifact
 STATUS_COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"}
 
 
-def checks_text(artifact: Artifact) -> str:
+def checks_text(artifact: Artifact) -> Text:
     """How many gates passed; yellow when one warns, red when one blocks."""
     gates = artifact.demands.of(artifact.record.asset)
     if not gates:
-        return "[dim]-[/]"
+        return styled(("-", "dim"))
     receipts = artifact.receipts()
     failed = [g for g in gates if g.rule not in receipts or not receipts[g.rule].passed]
     text = f"{len(gates) - len(failed)}/{len(gates)}"
     if not failed:
-        return f"[green]{text}[/]"
+        return styled((text, "green"))
     # Whether a gate blocks may be up to the profile, which its receipt knew.
     blocks = [receipts[g.rule].blocking if g.rule in receipts else g.blocking for g in failed]
     colour = "red" if any(blocks) else "yellow"
-    return f"[{colour}]{text}[/]"
+    return styled((text, colour))
 
 
-def status_text(claim: Resolved) -> str:
+def status_text(claim: Resolved) -> Text:
     """A claim's status in its colour."""
     colour = STATUS_COLOURS.get(claim.status, "red")
-    return f"[{colour}]{claim.status.replace('_', ' ')}[/]"
+    return styled((claim.status.replace("_", " "), colour))
 
 
 def trace_of(pipeline: Pipeline, what: str) -> Traced:
@@ -51,21 +52,21 @@ def trace_tree(traced: Traced) -> Tree:
         _grow(tree, traced.roots[0], set())
         return tree
     claim = traced.claim
-    reason = f" [dim]({escape(claim.reason)})[/]" if claim.reason else ""
-    tree = Tree(f"{status_text(claim)}{reason} {escape(claim.sentence())}")
+    reason = f" ({claim.reason})" if claim.reason else ""
+    tree = Tree(styled(status_text(claim), (reason, "dim"), f" {claim.sentence()}"))
     cited = [source.file + source.pointer for source in claim.claim.sources()]
     seen: set[tuple[str, str]] = set()
     for root in traced.roots:
-        place = escape(cited[0]) if len(traced.roots) == 1 else ""
+        place = cited[0] if len(traced.roots) == 1 else ""
         seen.add(root.identity)
-        _grow(tree.add(f"{_label(root)} [dim]{place}[/]"), root, seen)
+        _grow(tree.add(styled(_label(root), (f" {place}", "dim"))), root, seen)
     return tree
 
 
 def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
     for child in node.inputs:
         if child.identity in seen and child.inputs:
-            branch.add(f"{_label(child)} [dim]above[/]")
+            branch.add(styled(_label(child), (" above", "dim")))
             continue
         seen.add(child.identity)
         _grow(branch.add(_label(child)), child, seen)
@@ -77,21 +78,21 @@ def _short(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _label(node: Node) -> str:
+def _label(node: Node) -> Text:
     colour = "green" if node.problem is None else "red"
-    text = f"[{colour}]{escape(node.item.key)}[/] [dim]{node.item.sha256[:10]}[/]"
+    parts = [(node.item.key, colour), (f" {node.item.sha256[:10]}", "dim")]
     if node.problem:
-        text += f" [red]{escape(node.problem)}[/]"
+        parts.append((f" {node.problem}", "red"))
     if not node.looked:
-        text += " [dim]not here, not looked at[/]"
+        parts.append((" not here, not looked at", "dim"))
     if node.item.root:
-        text += f" [dim]{escape(_short(node.item.root))}[/]"
-    if node.artifact:
-        record = node.artifact.record
-        text += f" [dim]{record.created_at[:16].replace('T', ' ')}[/]"
-        if record.splits:
-            chosen = ", ".join(f"{what} by {split}" for what, split in record.splits.items())
-            text += f" [cyan]{chosen}[/]"
-        if node.artifact.demands.of(record.asset):
-            text += f" {checks_text(node.artifact)}"
-    return text
+        parts.append((f" {_short(node.item.root)}", "dim"))
+    if node.artifact is None:
+        return styled(*parts)
+    record = node.artifact.record
+    parts.append((f" {record.created_at[:16].replace('T', ' ')}", "dim"))
+    if record.splits:
+        chosen = ", ".join(f"{what} by {split}" for what, split in record.splits.items())
+        parts.append((f" {chosen}", "cyan"))
+    gated = node.artifact.demands.of(record.asset)
+    return styled(*parts, *((" ", checks_text(node.artifact)) if gated else ()))

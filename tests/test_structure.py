@@ -160,6 +160,22 @@ def test_no_file_is_read_as_a_program() -> None:
     assert all(seen.values()), f"the test looks for calls that nobody makes: {seen}"
 
 
+def test_a_path_is_no_pattern_to_polars() -> None:
+    """Else a folder called ``fer [copy]`` is not found, and ``a*`` reads other folders too."""
+    calls = 0
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and re.fullmatch(
+                r"pl\.(read|scan)_\w+", ast.unparse(node.func)
+            ):
+                if ast.unparse(node.args[0]).startswith("io.BytesIO("):
+                    continue
+                told = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+                assert told.get("glob") is False, f"{name}:{node.lineno}"
+                calls += 1
+    assert calls > 5
+
+
 def test_every_page_escapes_what_it_shows() -> None:
     """Templates are made with ``autoescape``, and none lets a value past it."""
     made = 0

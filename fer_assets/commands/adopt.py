@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fer_assets.commands.common import ProfileOption, console, escape, open_pipeline
+from fer_assets.commands.common import ProfileOption, console, open_pipeline, styled
 from fer_ml.base.errors import FerError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from fer_ml.storage.artifact import Artifact
 
 FolderArgument = Annotated[
@@ -82,13 +84,13 @@ def adopt(
 def _print_adopted(artifact: "Artifact") -> None:
     from fer_assets.show import checks_text
 
-    console.print(f"{escape(artifact.key)} is now {artifact.sha256[:12]}")
+    console.print(f"{artifact.key} is now {artifact.sha256[:12]}")
     for line in _adoption(artifact):
         console.print(line, soft_wrap=True)
-    console.print(f"Gates: {checks_text(artifact)}")
+    console.print(styled("Gates: ", checks_text(artifact)))
 
 
-def _adoption(artifact: "Artifact") -> Iterator[str]:
+def _adoption(artifact: "Artifact") -> "Iterator[Text | str]":
     """What an adopted result's examination found; nothing for one that was made here."""
     from fer_ml.adoption import ADOPTION_FILE
 
@@ -96,14 +98,14 @@ def _adoption(artifact: "Artifact") -> Iterator[str]:
         return
     told = artifact.read_json(ADOPTION_FILE)
     files = f"{len(told['files'])} file{'s' * (len(told['files']) > 1)}"
-    yield f"Adopted: {told['kind']}, {files}, came as {escape(told['origin'])}."
+    yield f"Adopted: {told['kind']}, {files}, came as {told['origin']}."
     if told["missing"]:
-        yield f"[yellow]missing[/] {escape(', '.join(told['missing']))}"
+        yield styled(("missing", "yellow"), f" {', '.join(told['missing'])}")
     if told["left_out"]:
-        yield f"[dim]left out  {escape(', '.join(told['left_out']))}[/]"
+        yield styled((f"left out  {', '.join(told['left_out'])}", "dim"))
     failed = [check for check in told["checks"] if not check["holds"]]
     yield f"{len(told['checks']) - len(failed)} of {len(told['checks'])} checks hold."
     for check in failed:
-        yield f"[red]against[/] {check['check']}: {escape(check['detail'])}"
+        yield styled(("against", "red"), f" {check['check']}: {check['detail']}")
     for what in told["unverified"]:
-        yield f"[yellow]unknown[/] {escape(what)}"
+        yield styled(("unknown", "yellow"), f" {what}")

@@ -7,6 +7,7 @@ import typer
 
 from fer_assets.commands.common import JsonOption, ProfileOption, console
 from fer_assets.commands.student import bundle_folder
+from fer_ml.base.visible import visible_lines
 
 
 def card(
@@ -34,7 +35,7 @@ def card(
         return
     from rich.markdown import Markdown
 
-    console.print(Markdown(as_markdown(held.card, chain)))
+    console.print(Markdown(visible_lines(as_markdown(held.card, chain))))
     if chain is not None:
         console.print(
             f"Verified: these bytes are {chain.top.label} {chain.top.sha256[:12]}, and the hashes "

@@ -11,8 +11,8 @@ from fer_assets.commands.common import (
     JsonOption,
     ProfileOption,
     console,
-    escape,
     open_pipeline,
+    styled,
     table,
 )
 from fer_ml.base.errors import FerError
@@ -63,7 +63,7 @@ def verify(
     else:
         console.print(claims_table(verified))
         for line in claims_summary(verified):
-            console.print(escape(line), soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if not verified.green:
         raise typer.Exit(2)
 
@@ -88,8 +88,10 @@ def claims_table(verified: "Verified") -> "Table":
     for name in ("claim", "sentence"):
         claims.add_column(name, overflow="fold")
     for claim in verified.claims:
-        reason = f"\n[dim]{escape(claim.reason)}[/]" if claim.reason else ""
-        claims.add_row(status_text(claim), claim.claim.id, escape(claim.sentence()) + reason)
+        sentence = styled(claim.sentence())
+        if claim.reason:
+            sentence.append("\n").append_text(styled((claim.reason, "dim")))
+        claims.add_row(status_text(claim), claim.claim.id, sentence)
     return claims
 
 

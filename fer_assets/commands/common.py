@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fer_ml.base.visible import visible, visible_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fer_assets.pipeline import Pipeline
 
@@ -24,14 +27,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 
 class _Printer:
-    """rich's console, which is imported when something is printed."""
+    """rich's console, which is imported when something is printed.
+
+    A text is what it says: nothing in it is markup or an emoji, and none of its characters steers
+    the terminal. What has colours is made by ``styled``.
+    """
 
     @cached_property
     def _console(self) -> "Console":
         from rich.console import Console
+        from rich.text import Text
+
+        class Plain(Console):
+            def render_str(self, text: str, **options: Any) -> Text:
+                return super().render_str(visible(text), **options)
 
         # A pipe has no width of its own; tables in a log file are not squeezed into 80 columns.
-        return Console(width=None if sys.stdout.isatty() else 140)
+        width = None if sys.stdout.isatty() else 140
+        return Plain(width=width, markup=False, emoji=False)
 
     def print(self, *parts: object, **options: Any) -> None:
         """As rich prints."""
@@ -41,14 +54,21 @@ class _Printer:
 console = _Printer()
 
 
-def escape(text: str) -> str:
-    """Square brackets are markup to rich: teacher[RN18] must stay readable."""
-    from rich.markup import escape
+def styled(*parts: "str | Text | tuple[str, str]") -> "Text":
+    """A text of ``parts``, each as it is or with rich's name of a style."""
+    from rich.text import Text
 
-    return escape(text)
+    text = Text()
+    for part in parts:
+        if isinstance(part, Text):
+            text.append_text(part)
+        else:
+            words, style = part if isinstance(part, tuple) else (part, None)
+            text.append(visible(words), style)
+    return text
 
 
-def table(*columns: str, title: str | None = None, show_header: bool = True) -> "Table":
+def table(*columns: str, title: "str | Text | None" = None, show_header: bool = True) -> "Table":
     """A table without lines, in the style of every command."""
     from rich.table import Table
 
@@ -82,7 +102,7 @@ class _TqdmHandler(logging.Handler):
         from tqdm import tqdm
 
         # A fault's own text comes at the end; where it arose stands in the log file.
-        tqdm.write(f"      {record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"      {visible_lines(record.getMessage())}", file=sys.stderr)
 
 
 def show_progress() -> None:

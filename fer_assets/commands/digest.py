@@ -11,8 +11,8 @@ from fer_assets.commands.common import (
     JsonOption,
     ProfileOption,
     console,
-    escape,
     open_pipeline,
+    styled,
     table,
 )
 
@@ -63,14 +63,14 @@ def _parts(digest: "Digest") -> "Iterator[Table | str]":
         entries.add_column("rest on it", justify="right", no_wrap=True)
         for entry in digest.entries:
             entries.add_row(
-                f"[{STATE_COLOURS[entry.state]}]{entry.state}[/]",
-                escape(entry.name),
-                escape(entry.what),
-                escape(entry.fix),
+                styled((entry.state, STATE_COLOURS[entry.state])),
+                entry.name,
+                entry.what,
+                entry.fix,
                 str(entry.resting or ""),
             )
         yield entries
-    yield escape(digest.headline)
+    yield digest.headline
     yield (
         f"{digest.made} artifacts and {digest.claims} claims looked at; {digest.not_made} not made."
     )

@@ -11,8 +11,8 @@ from fer_assets.commands.common import (
     JsonOption,
     ProfileOption,
     console,
-    escape,
     open_pipeline,
+    styled,
     table,
 )
 
@@ -62,8 +62,9 @@ def doctor(
 
 
 def _table(findings: "list[Finding]") -> "Table":
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "blocks": "[red]blocks[/]"}
+    colours = {"ok": "green", "note": "yellow", "blocks": "red"}
     rows = table("", "what", "found", "to do")
     for finding in findings:
-        rows.add_row(marks[finding.state], finding.what, escape(finding.found), escape(finding.fix))
+        mark = styled((finding.state, colours[finding.state]))
+        rows.add_row(mark, finding.what, finding.found, finding.fix)
     return rows

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fer_assets.commands.common import ProfileOption, console, escape, open_pipeline
+from fer_assets.commands.common import ProfileOption, console, open_pipeline, styled
 
 
 def export_lineage(
@@ -40,4 +40,4 @@ def export_lineage(
     console.print(f"{len(nodes) - raw} artifacts and {raw} raw folders in {out}")
     for node in nodes:
         if node.problem:
-            console.print(f"[yellow]note[/] {escape(node.item.key)}: {escape(node.problem)}")
+            console.print(styled(("note", "yellow"), f" {node.item.key}: {node.problem}"))

@@ -12,15 +12,16 @@ import typer
 from fer_assets.commands.common import (
     ProfileOption,
     console,
-    escape,
     open_pipeline,
     show_progress,
+    styled,
     table,
 )
 from fer_assets.stopping import Stopping
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
     from rich.tree import Tree
 
     from fer_assets.pipeline import Pipeline
@@ -101,11 +102,10 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
         gc.enable()
         stopping.obey()
         for target, reason in work.make.items():
-            console.print(f"[bold]make[/bold]  {escape(target.label)} [dim]({escape(reason)})[/]")
+            console.print(styled(("make", "bold"), f"  {target.label} ", (f"({reason})", "dim")))
         for target in work.judge:
-            console.print(
-                f"[bold]judge[/bold] {escape(target.label)} [dim](no verdict by today's limits)[/]"
-            )
+            why = ("(no verdict by today's limits)", "dim")
+            console.print(styled(("judge", "bold"), f" {target.label} ", why))
 
     failed = None
     with dagster_instance() as instance:
@@ -156,7 +156,7 @@ def _made_table(done: "list[Made]") -> "Table":
     for made in done:
         record = made.artifact.record
         made_table.add_row(
-            escape(made.target.label),
+            made.target.label,
             _cell(record.summary.get("rows", record.summary.get("frames"))),
             _cell(record.summary.get("steps")),
             f"{record.seconds:.1f}",
@@ -185,14 +185,15 @@ def _main_file(artifact: "Artifact") -> str:
     return (manifests or list(artifact.record.files))[0]
 
 
-def _warnings(done: "list[Made]") -> Iterator[str]:
+def _warnings(done: "list[Made]") -> "Iterator[Text]":
     """A line for each gate that did not pass; blocking ones never get here."""
     for made in done:
         for receipt in made.artifact.receipts().values():
             if not receipt.passed:
-                yield (
-                    f"[yellow]note[/] {escape(made.target.label)}: {receipt.rule} is "
-                    f"{receipt.value}, limit {receipt.limit}. {escape(receipt.detail)}"
+                yield styled(
+                    ("note", "yellow"),
+                    f" {made.target.label}: {receipt.rule} is {receipt.value}, "
+                    f"limit {receipt.limit}. {receipt.detail}",
                 )
 
 
@@ -232,17 +233,18 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
     """Macro-F1 by model and evaluation set; n and split stand in the header."""
     held = benchmark.read_json("benchmark.json")
     entries = held["entries"]
-    kind = " [yellow](drawn faces: synthetic, never a result)[/]" if synthetic else ""
-    scores = table("model", title=f"macro-F1, raw{kind}")
+    kind = " (drawn faces: synthetic, never a result)" if synthetic else ""
+    scores = table("model", title=styled("macro-F1, raw", (kind, "yellow")))
     apart: dict[tuple[str, str], str] = {}
     first = next(iter(entries.values()))
     sets = {name: entry for name, entry in first.items() if name not in held["same_rows"]}
     for name, entry in sets.items():
         chosen = ", selects" if entry["selection_split"] else ""
-        scores.add_column(f"{name}\n{entry['split']}{chosen}, n={entry['n']}", justify="right")
+        header = _lines([name, f"{entry['split']}{chosen}, n={entry['n']}"])
+        scores.add_column(header, justify="right")
         for other in held["tables"][name][1:]:
             apart |= {(model, name): ", ".join(other["why_apart"]) for model in other["names"]}
-    scores.add_column("ECE scaled\ntest_all_sources", justify="right")
+    scores.add_column(_lines(["ECE scaled", "test_all_sources"]), justify="right")
     for model, cells in entries.items():
         scores.add_row(
             model,
@@ -253,7 +255,14 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
             f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
         )
     if apart:
-        told = "\n".join(dict.fromkeys(f"{name}: {why}" for (_, name), why in apart.items()))
-        scores.caption = f"* not to be compared with the first row. {told}"
+        first_line, *more = dict.fromkeys(f"{name}: {why}" for (_, name), why in apart.items())
+        told = f"* not to be compared with the first row. {first_line}"
+        scores.caption = _lines([told, *more])
         scores.caption_justify = "left"
     return scores
+
+
+def _lines(lines: "list[str]") -> "Text":
+    from rich.text import Text
+
+    return Text("\n").join(map(styled, lines))

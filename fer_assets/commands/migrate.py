@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fer_assets.commands.common import ProfileOption, console, escape, open_pipeline
+from fer_assets.commands.common import ProfileOption, console, open_pipeline
 
 
 def migrate(
@@ -30,7 +30,7 @@ def migrate(
     found = list(changes(here, home))
     for change in found:
         word = "would change" if dry_run else "change"
-        console.print(f"{word} {escape(str(change.where))}: {change.what}", soft_wrap=True)
+        console.print(f"{word} {change.where}: {change.what}", soft_wrap=True)
         if not dry_run:
             change.carry_out()
     if not found:
@@ -38,4 +38,4 @@ def migrate(
     settings.cache_clear()
     # A profile that this version refuses must not keep the rest from being brought along.
     for label, why in made_again(open_pipeline(profile)):
-        console.print(f"fer materialize makes again: {escape(label)} ({why})", soft_wrap=True)
+        console.print(f"fer materialize makes again: {label} ({why})", soft_wrap=True)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fer_assets.commands.common import JsonOption, console, escape, table
+from fer_assets.commands.common import JsonOption, console, styled, table
 from fer_ml.base.errors import FerError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from fer_assets.purging import Plan
 
@@ -66,7 +67,7 @@ def _options(names: Iterable[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | str]":
+def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | Text | str]":
     """What a purge removes or removed, what is left to its user, and what rests on it."""
     profiles = table("profile")
     for name in ("faces", "images of the pool", "sheets, pages, thumbs", "rest on it"):
@@ -74,22 +75,22 @@ def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | str]":
     for part in plan.found:
         sheets = sum(len(names) for names in part.faces.values())
         figures = (part.samples, len(part.pool), sheets, len({a.key for a in part.resting}))
-        profiles.add_row(escape(part.store.profile), *map(str, figures))
+        profiles.add_row(part.store.profile, *map(str, figures))
     yield profiles
     done = "removed" if carried_out else "would be removed"
     caches = sum(len(part.caches) for part in plan.found)
     recorded = "".join(f", session {folder.name}" for folder in plan.wanted.folders)
-    yield escape(f"{len(plan.files) - caches} files and {caches} caches {done}{recorded}.")
+    yield f"{len(plan.files) - caches} files and {caches} caches {done}{recorded}."
     if plan.resting:
-        yield escape(f"Rest on it, and are stale then: {', '.join(plan.resting)}.")
+        yield f"Rest on it, and are stale then: {', '.join(plan.resting)}."
     for profile, claims in plan.claims.items():
         if claims:
-            yield escape(f"Claims of {profile} on it: {', '.join(claims)}.")
+            yield f"Claims of {profile} on it: {', '.join(claims)}."
     for path in plan.raw:
-        yield f"[yellow]still in the raw folder[/] {escape(str(path))}"
+        yield styled(("still in the raw folder", "yellow"), f" {path}")
     if plan.raw:
         yield "Remove these yourself. They are kept out of every manifest made from now on."
     if carried_out:
         yield "Make what is stale again: fer materialize. What was done stands in purged.json."
     else:
-        yield "[bold]Nothing was changed.[/] To carry it out, add --yes."
+        yield styled(("Nothing was changed.", "bold"), " To carry it out, add --yes.")

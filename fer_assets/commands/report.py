@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fer_assets.commands.common import JsonOption, console, escape, table
+from fer_assets.commands.common import JsonOption, console, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,15 +61,15 @@ def _citations(citations: "Citations") -> "Table":
             f"[{number}]" + (f" in line {citations.used[number]}" if "cited and" in name else "")
             for number in numbers
         )
-        count = f"[{colour}]{len(numbers)}[/]" if numbers else "[green]0[/]"
-        counts.add_row(name, count, escape(which))
+        count = styled((str(len(numbers)), colour if numbers else "green"))
+        counts.add_row(name, count, which)
     return counts
 
 
 def _checklist(items: "tuple[Finding, ...]") -> "Table":
     checklist = table(title="Reproducibility checklist", show_header=False)
     for found in items:
-        mark = "[green]stated[/]" if found.stated else "[yellow]not stated[/]"
+        mark = styled(("stated", "green") if found.stated else ("not stated", "yellow"))
         lines = ", ".join(str(line) for line in sorted({*found.lines} - {0}))
         checklist.add_row(mark, found.item.asks, f"line {lines}" if lines else "")
     return checklist

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_assets.commands.common import console, escape
+from fer_assets.commands.common import console, styled
 
 if TYPE_CHECKING:
     from demo_app.detection import Detector
@@ -64,9 +64,11 @@ def _print_summary(summary: "SessionSummary") -> None:
     if summary.ended == "cut_short":
         stated = "" if summary.frames_stated is None else f" of the {summary.frames_stated} stated"
         console.print(
-            f"[yellow]{escape(summary.input)} ended early[/], after {summary.frames} frames"
-            f"{stated}: the camera went away, or the file is damaged; the log is complete up to "
-            "there"
+            styled(
+                (f"{summary.input} ended early", "yellow"),
+                f", after {summary.frames} frames{stated}: the camera went away, or the file is "
+                "damaged; the log is complete up to there",
+            )
         )
 
 
@@ -80,7 +82,6 @@ def compare_with_recording(session: Path, replay: Path) -> None:
         return
     now, before = (compute_kpis(folder / PER_FRAME_FILE, None) for folder in (replay, session))
     for outcome in replay_gate(now, before):
-        mark = "[green]ok[/]" if outcome.passed else "[yellow]worse[/]"
-        console.print(
-            f"{mark} {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
-        )
+        mark = ("ok", "green") if outcome.passed else ("worse", "yellow")
+        told = f" {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
+        console.print(styled(mark, told))

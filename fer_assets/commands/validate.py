@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fer_assets.commands.common import JsonOption, console, escape, table
+from fer_assets.commands.common import JsonOption, console, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 
 def validate(
@@ -57,6 +58,8 @@ def validate(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
+        counts = f"{report['rows_total']:,} rows, {report['rows_valid']:,} of them usable"
+        console.print(f"{report['manifest']}: {counts}", soft_wrap=True)
         console.print(_rules(report))
         for line in _verdict(report):
             console.print(line)
@@ -66,31 +69,28 @@ def validate(
 
 def _rules(report: dict[str, Any]) -> "Table":
     """Each rule with the number of its findings, and the first of them."""
-    rules = table(
-        title=f"{report['manifest']}: {report['rows_total']:,} rows, "
-        f"{report['rows_valid']:,} of them usable",
-    )
+    rules = table()
     for name in ("", "rule", "found", "first example"):
         rules.add_column(name, overflow="fold")
     for rule, outcome in report["rules"].items():
-        mark = "[green]ok[/]"
+        mark = ("ok", "green")
         if not outcome["passed"]:
-            mark = "[red]red[/]" if outcome["blocking"] else "[yellow]note[/]"
+            mark = ("red", "red") if outcome["blocking"] else ("note", "yellow")
         example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
-        rules.add_row(mark, rule, f"{outcome['value']:,}", escape(example))
+        rules.add_row(styled(mark), rule, f"{outcome['value']:,}", example)
     return rules
 
 
-def _verdict(report: dict[str, Any]) -> Iterator[str]:
+def _verdict(report: dict[str, Any]) -> "Iterator[Text | str]":
     """How the images were checked, what the paths are relative to, and the verdict."""
     from fer_ml.manifests.inspection import how_checked
     from fer_ml.validation.gates import MANIFEST_GATES
 
-    yield escape(f"Images: {how_checked(report['checked'])}.")
+    yield f"Images: {how_checked(report['checked'])}."
     for base in report["bases"]:
         cut = f", its first {base['cut']} folders taken away" if base["cut"] else ""
         where = f"below {base['root']}{cut}" if base["root"] else "nowhere"
-        yield escape(f"Paths {base['start']}... ({base['rows']:,} rows): found {where}.")
+        yield f"Paths {base['start']}... ({base['rows']:,} rows): found {where}."
     twins = sum(held["with_twin"] for held in report["test_twins"].values())
     tests = sum(held["test_rows"] for held in report["test_twins"].values())
     if tests:
@@ -100,5 +100,5 @@ def _verdict(report: dict[str, Any]) -> Iterator[str]:
     ]
     for rule in red:
         fix = next(gate.fix for gate in MANIFEST_GATES if gate.rule == rule)
-        yield f"[red]{rule}[/]: {escape(fix)}"
-    yield "[red]Not fit for use.[/]" if red else "[green]Fit for use.[/]"
+        yield styled((rule, "red"), f": {fix}")
+    yield styled(("Not fit for use.", "red") if red else ("Fit for use.", "green"))

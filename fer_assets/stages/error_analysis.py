@@ -29,7 +29,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     analysis = artifact.read_json("error_analysis.json")
     item = next(item for item in artifact.record.inputs if item.asset == "benchmark")
     benchmark = store.find("benchmark", None, item.sha256)
-    confusions = pl.read_csv(artifact.file("confusions.csv"))
+    confusions = pl.read_csv(artifact.file("confusions.csv"), glob=False)
     counted, wanted = {}, {}
     for name, model in analysis["models"].items():
         counted[name] = int(confusions.filter(pl.col("model") == name)["count"].sum())

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from fer_ml.base.visible import visible, visible_lines
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -11,23 +13,24 @@ class FerError(Exception):
 
     ``what`` states the fault, ``where`` the file, field or key it was found at, ``allowed`` the
     values that would have been accepted, ``fix`` the next thing to do. The text of the exception
-    holds all four, so that it reads the same in a terminal, in a log and in Dagster.
+    holds all four, so that it reads the same in a terminal, in a log and in Dagster. What the text
+    quotes may be anybody's, so it is made ``visible``; what and fix may have several lines.
     """
 
     def __init__(
         self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None
     ) -> None:
-        self.what = what
-        self.where = None if where is None else str(where)
-        self.allowed = None if allowed is None else str(allowed)
-        self.fix = fix
-        parts = [what]
+        self.what = visible_lines(what)
+        self.where = None if where is None else visible(str(where))
+        self.allowed = None if allowed is None else visible(str(allowed))
+        self.fix = None if fix is None else visible_lines(fix)
+        parts = [self.what]
         if self.where:
             parts.append(f"where: {self.where}")
         if self.allowed:
             parts.append(f"allowed: {self.allowed}")
-        if fix:
-            parts.append(f"fix: {fix}")
+        if self.fix:
+            parts.append(f"fix: {self.fix}")
         super().__init__("\n  ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 from fer_ml.base.files import private_folder
 from fer_ml.base.reading import flags
 from fer_ml.base.settings import settings
+from fer_ml.base.visible import visible_lines
 
 #: Below the artifact root.
 LOG_FOLDER = "logs"
@@ -37,6 +38,14 @@ def belongs_to(**where: str | None) -> Iterator[None]:
         yield
     finally:
         _WHERE.reset(token)
+
+
+class TextLine(logging.Formatter):
+    """A record as people read it, without characters that steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's text, and the traceback below it."""
+        return visible_lines(super().format(record))
 
 
 class JsonLine(logging.Formatter):
@@ -59,7 +68,7 @@ class JsonLine(logging.Formatter):
             line["error"] = type(error).__name__
             line["frames"] = _frames(error)
             line["traceback"] = "".join(traceback.format_exception(error))
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # In ASCII: no line steers the terminal that shows it.
 
 
 def _frames(error: BaseException) -> list[str]:
@@ -127,6 +136,7 @@ def start(console: logging.Handler | None = None) -> None:
         return
     if console is None:
         console = logging.StreamHandler()
+        console.setFormatter(TextLine())
         console.setLevel(logging.WARNING)
     if settings().json_log:
         console = logging.StreamHandler()

@@ -75,7 +75,7 @@ def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
     for file in _files(cache):
         try:
-            held = pl.read_parquet(file)
+            held = pl.read_parquet(file, glob=False)
         except (OSError, pl.exceptions.PolarsError):
             continue  # Deleted or damaged: a cache may be.
         found = rows.join(held, on="sample_id", how="left", maintain_order="left")

@@ -208,7 +208,7 @@ class _Memory:
 
     def _open(self, name: Path) -> None:
         try:
-            table = pl.read_parquet(name)
+            table = pl.read_parquet(name, glob=False)
             thumbs = _thumbs_of(name)
         except (OSError, ValueError, pl.exceptions.PolarsError):
             return  # Deleted or damaged: its files are looked at again.

@@ -268,7 +268,7 @@ def _manifest_file(artifact: Artifact) -> str | None:
 def _rows(artifact: Artifact) -> pl.DataFrame:
     columns = ["image_path", "source", "orig_image", "sample_id", "group_id"]
     file = artifact.file(str(_manifest_file(artifact)))
-    return pl.scan_csv(file, infer_schema=False).select(columns).collect()
+    return pl.scan_csv(file, glob=False, infer_schema=False).select(columns).collect()
 
 
 def _with_faces(artifact: Artifact) -> list[str]:
