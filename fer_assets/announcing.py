@@ -52,7 +52,7 @@ def shown_version(
 
 
 def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetCheckEvaluation:
-    """A receipt as the check evaluation that Dagster shows."""
+    """A receipt of an applicable gate as the check evaluation that Dagster shows."""
     outcome = Outcome(
         receipt.rule,
         receipt.passed,
@@ -64,7 +64,7 @@ def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetChe
     return dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=receipt.rule,
-        passed=receipt.passed,
+        passed=bool(receipt.passed),
         metadata=outcome_metadata(gate, outcome),
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
     )

@@ -160,7 +160,7 @@ def _asset(
         name, receipt = f"{target.label} {gate.rule}", receipts.get(gate.rule)
         if receipt is None:
             yield Entry("unverified", "gate", name, "has not judged these bytes", make, resting)
-        elif not receipt.passed:
+        elif receipt.passed is False:
             found = f"{_figure(receipt.value)}, limit {_figure(receipt.limit)}"
             what = f"{found}. {receipt.detail}" if receipt.detail else found
             yield Entry(

@@ -219,6 +219,8 @@ def _rules_table(artifact: Artifact) -> Any:
 
 
 def _mark(rule: dict[str, Any]) -> str:
+    if rule["passed"] is None:
+        return f"⚪ {rule['value']}"
     colour = "🟢" if rule["passed"] else "🔴" if rule["blocking"] else "🟡"
     return f"{colour} {rule['value']}"
 
@@ -277,7 +279,7 @@ def outcome_metadata(gate: Gate, outcome: Outcome) -> Mapping[str, Any]:
     if outcome.examples:
         # A table stands on the page itself, where Markdown would hide behind a click.
         shown["examples"] = _table([{"example": example} for example in outcome.examples])
-    if not outcome.passed:
+    if outcome.passed is False:
         shown["fix"] = gate.fix
     return {
         key: _number(value) if isinstance(value, float) else value for key, value in shown.items()

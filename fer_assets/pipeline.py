@@ -21,7 +21,7 @@ from fer_ml.base.logs import belongs_to
 from fer_ml.base.settings import settings
 from fer_ml.recipes.loading import load_profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Outcome
+from fer_ml.storage.gates import Outcome, word_of
 from fer_ml.storage.job import Job
 from fer_ml.storage.mirror import open_store
 from fer_ml.storage.record import Input, Receipt
@@ -174,11 +174,13 @@ class Pipeline(Lineage):
         """Run the gates of a target's current artifact and write their receipts."""
         with self._step("judge", target, run_id) as known:
             outcomes, sha256 = self._judge(target, run_id)
-            known |= {"sha256": sha256, **{f"gate.{o.rule}": o.passed for o in outcomes}}
-            failed = [outcome.rule for outcome in outcomes if not outcome.passed]
-            passed = f"{len(outcomes) - len(failed)} of {len(outcomes)} gates passed"
-            lost = f", not {', '.join(failed)}" if failed else ""
-            log.info("%s: %s%s", target.label, passed, lost)
+            known |= {"sha256": sha256, **{f"gate.{o.rule}": word_of(o.passed) for o in outcomes}}
+            asked = [outcome for outcome in outcomes if outcome.passed is not None]
+            passed = f"{sum(map(bool, (o.passed for o in asked)))} of {len(asked)} gates passed"
+            for word in (False, None):
+                if rules := ", ".join(o.rule for o in outcomes if o.passed is word):
+                    passed += f"; {word_of(word)}: {rules}"
+            log.info("%s: %s", target.label, passed)
         return outcomes
 
     def _judge(self, target: Target, run_id: str | None) -> tuple[list[Outcome], str]:

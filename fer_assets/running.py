@@ -206,7 +206,8 @@ def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstanc
         )
     )
     gates = {gate.rule: gate for gate in pipeline.gates(record.asset)}
-    receipts = [each for each in artifact.receipts().values() if each.rule in gates]
+    judged = [each for each in artifact.receipts().values() if each.rule in gates]
+    receipts = [each for each in judged if each.passed is not None]
     if record.partition is None:
         for receipt in receipts:
             instance.report_runless_asset_event(verdict_event(key, gates[receipt.rule], receipt))

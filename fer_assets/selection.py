@@ -92,7 +92,7 @@ def _unusable(
     receipts = held.receipts()
     for gate in pipeline.gates(need.asset):
         receipt = receipts.get(gate.rule)
-        if not gate.blocking or (receipt is not None and receipt.passed):
+        if not gate.blocking or (receipt is not None and receipt.passed is not False):
             continue
         if not force and stale(pipeline, target, {}) is None:
             return None  # It is up to date, and nothing is made of it.

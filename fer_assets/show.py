@@ -17,13 +17,16 @@ STATUS_COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"
 
 
 def checks_text(artifact: Artifact) -> Text:
-    """How many gates passed; yellow when one warns, red when one blocks."""
+    """How many of the applicable gates passed; yellow when one warns, red when one blocks."""
     gates = artifact.demands.of(artifact.record.asset)
     if not gates:
         return styled(("-", "dim"))
     receipts = artifact.receipts()
-    failed = [g for g in gates if g.rule not in receipts or not receipts[g.rule].passed]
-    text = f"{len(gates) - len(failed)}/{len(gates)}"
+    asked = [g for g in gates if g.rule not in receipts or receipts[g.rule].passed is not None]
+    failed = [g for g in asked if g.rule not in receipts or not receipts[g.rule].passed]
+    text = f"{len(asked) - len(failed)}/{len(asked)}"
+    if len(asked) < len(gates):
+        text += f", {len(gates) - len(asked)} n/a"
     if not failed:
         return styled((text, "green"))
     # Whether a gate blocks may be up to the profile, which its receipt knew.

@@ -64,7 +64,7 @@ def too_slow(pipeline: Lineage, target: Target) -> str | None:
             continue
         for rule, receipt in judged.receipts().items():
             # A text says that there was nothing to measure.
-            if rule in rules and not receipt.passed and not isinstance(receipt.value, str):
+            if rule in rules and receipt.passed is False and not isinstance(receipt.value, str):
                 return f"{rule} was not reached when it was measured"
     return None
 
@@ -78,7 +78,7 @@ def unjudged(pipeline: Lineage, target: Target) -> bool:
     return any(
         gate.rule not in receipts
         or gate.blocking != receipts[gate.rule].blocking
-        or (gate.blocking and not receipts[gate.rule].passed)
+        or (gate.blocking and receipts[gate.rule].passed is False)
         for gate in pipeline.gates(target.asset)
     )
 

@@ -189,7 +189,7 @@ def _warnings(done: "list[Made]") -> "Iterator[Text]":
     """A line for each gate that did not pass; blocking ones never get here."""
     for made in done:
         for receipt in made.artifact.receipts().values():
-            if not receipt.passed:
+            if receipt.passed is False:
                 yield styled(
                     ("note", "yellow"),
                     f" {made.target.label}: {receipt.rule} is {receipt.value}, "

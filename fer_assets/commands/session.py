@@ -82,6 +82,6 @@ def compare_with_recording(session: Path, replay: Path) -> None:
         return
     now, before = (compute_kpis(folder / PER_FRAME_FILE, None) for folder in (replay, session))
     for outcome in replay_gate(now, before):
-        mark = ("ok", "green") if outcome.passed else ("worse", "yellow")
+        marks = {True: ("ok", "green"), False: ("worse", "yellow"), None: ("-", "dim")}
         told = f" {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
-        console.print(styled(mark, told))
+        console.print(styled(marks[outcome.passed], told))

@@ -73,11 +73,14 @@ def _rules(report: dict[str, Any]) -> "Table":
     for name in ("", "rule", "found", "first example"):
         rules.add_column(name, overflow="fold")
     for rule, outcome in report["rules"].items():
-        mark = ("ok", "green")
-        if not outcome["passed"]:
-            mark = ("red", "red") if outcome["blocking"] else ("note", "yellow")
+        mark = {True: ("ok", "green"), None: ("-", "dim")}.get(
+            outcome["passed"], ("note", "yellow")
+        )
+        if outcome["passed"] is False and outcome["blocking"]:
+            mark = ("red", "red")
         example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
-        rules.add_row(styled(mark), rule, f"{outcome['value']:,}", example)
+        found = "-" if outcome["passed"] is None else f"{outcome['value']:,}"
+        rules.add_row(styled(mark), rule, found, example)
     return rules
 
 
@@ -96,7 +99,9 @@ def _verdict(report: dict[str, Any]) -> "Iterator[Text | str]":
     if tests:
         yield f"Test rows with a twin in another split: {twins:,} of {tests:,}."
     red = [
-        rule for rule, held in report["rules"].items() if held["blocking"] and not held["passed"]
+        rule
+        for rule, held in report["rules"].items()
+        if held["blocking"] and held["passed"] is False
     ]
     for rule in red:
         fix = next(gate.fix for gate in MANIFEST_GATES if gate.rule == rule)

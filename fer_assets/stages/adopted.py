@@ -4,7 +4,7 @@ from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_most
+from fer_ml.storage.gates import Gate, Outcome, at_most, not_applicable
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -55,15 +55,13 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     named = [c for c in told["checks"] if c["check"].startswith("class_order")]
     lines = [f"{c['check']}: {c['detail']}" for c in failed]
     return [
-        at_most(
-            "class_order",
-            len(order),
-            0,
-            "" if named else "no file names the classes",
-            [c["detail"] for c in order],
-        ),
+        at_most("class_order", len(order), 0, "", [c["detail"] for c in order])
+        if named
+        else not_applicable("class_order", "no file names the classes"),
         at_most("complete", len(told["missing"]), 0, ", ".join(told["missing"])),
-        at_most("consistent", len(failed), 0, f"of {len(told['checks'])} checks", lines),
+        at_most("consistent", len(failed), 0, f"of {len(told['checks'])} checks", lines)
+        if told["checks"]
+        else not_applicable("consistent", "no two files say the same"),
         at_most("verified", len(told["unverified"]), 0, "taken on trust", told["unverified"]),
     ]
 

@@ -9,7 +9,7 @@ from fer_assets.stage import Given, Limits, Stage, needs
 from fer_assets.stages._demo import DemoRecipe, copy_truth, detector_of, files, play, source_of
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_least
+from fer_ml.storage.gates import Gate, Outcome, at_least, not_applicable
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -84,22 +84,22 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge whether the students' sessions can be compared, and whether they can tell."""
     held = artifact.read_json(CANDIDATES_FILE)
     figures = held["candidates"]
-    wanted = () if held["session"] == "imported" else CANDIDATES
     seen = {(entry["frames"], entry["faces"], entry["scored"]) for entry in figures.values()}
     scored = min((entry["scored"] for entry in figures.values()), default=0)
+    told = "; ".join(
+        f"{name}: {entry['faces']} faces in {entry['frames']} frames, {entry['scored']} scored"
+        for name, entry in figures.items()
+    )
     return [
         Outcome(
             "like_for_like",
-            tuple(figures) == wanted and len(seen) <= 1,
-            "; ".join(
-                f"{name}: {entry['faces']} faces in {entry['frames']} frames, "
-                f"{entry['scored']} scored"
-                for name, entry in figures.items()
-            )
-            or "no frames to replay",
-            f"the same for each of {', '.join(wanted) or 'none'}",
+            tuple(figures) == CANDIDATES and len(seen) == 1,
+            told or "no candidates",
+            f"the same for each of {', '.join(CANDIDATES)}",
             f"session: {held['session']}",
-        ),
+        )
+        if figures or held["session"] != "imported"
+        else not_applicable("like_for_like", "an imported session has no frames to replay"),
         at_least(
             "has_truth", scored, 1, f"faces of a known expression; session: {held['session']}"
         ),

@@ -8,7 +8,7 @@ from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_assets.stages._demo import BEFORE_FILE, TRUTH_FILE
 from fer_ml.recipes.profile import Profile, Selection
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_least, at_most
+from fer_ml.storage.gates import Gate, Outcome, at_least, at_most, not_applicable
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -106,7 +106,9 @@ def judge(artifact: Artifact, store: Store, limits: KpiLimits) -> list[Outcome]:
     p95 = kpis["frame_ms_p95"]
     return [
         at_least("frames_scored", kpis["faces"], 1),
-        Outcome("steadier_than_raw", steady <= raw, steady, raw, "label flips in the session"),
+        at_most("steadier_than_raw", steady, raw, "label flips in the session")
+        if kpis["faces"]
+        else not_applicable("steadier_than_raw", "no face in the session"),
         Outcome(
             "frame_p95",
             p95 is not None and p95 <= limits.p95_limit_ms,
@@ -126,13 +128,13 @@ def replay_gate(
     """The replay half of the dual gate: the same session by the new bundle and by its own.
 
     ``flips_gain`` is by how much flips a minute may rise, as a share. A session without manual
-    labels, or a clip, gives nothing to compare: both pass and say so.
+    labels, or a clip, gives nothing to compare: then neither is applicable.
     """
     key = "manual_macro_f1_present_stabilised"
     rules = ("replay_improves", "replay_is_as_calm")
     if before is None or now.get(key) is None or before.get(key) is None:
-        detail = "no labelled recorded session (demo.session of the profile)"
-        return [Outcome(rule, True, "nothing to compare", "-", detail) for rule in rules]
+        why = "no labelled recorded session (demo.session of the profile)"
+        return [not_applicable(rule, why) for rule in rules]
     flips, flips_before = now["flips_per_minute_stabilised"], before["flips_per_minute_stabilised"]
     on = f"macro-F1 over present classes, n={now['manual_scored']}"
     return [

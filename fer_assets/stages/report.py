@@ -7,7 +7,7 @@ from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.gates import Gate, Outcome, not_applicable
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -74,7 +74,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the report: its numbers, its figures, its citations, its checklist."""
     from fer_ml.report.checklist import check_list
     from fer_ml.report.citations import check_citations
-    from fer_ml.report.document import GIVEN, REPORT, TEMPLATE, foreign_figures
+    from fer_ml.report.document import GIVEN, REPORT, TEMPLATE, foreign_figures, images
 
     held = artifact.read_json(GIVEN)
     text = artifact.file(REPORT).read_text(encoding="utf-8")
@@ -88,9 +88,15 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     lacking = [found.item.asks for found in check_list(text) if not found.stated]
     return [
         _none("numbers_covered", bare, f"line:column of {TEMPLATE}; {stated} stated by hand"),
-        _none("figures_from_artifacts", foreign),
-        _none("citations_listed", lost),
-        _none("references_cited", unused),
+        _none("figures_from_artifacts", foreign)
+        if images(text)
+        else not_applicable("figures_from_artifacts", "no figure in the report"),
+        _none("citations_listed", lost)
+        if citations.used or citations.twice
+        else not_applicable("citations_listed", "no citation in the report"),
+        _none("references_cited", unused)
+        if citations.listed
+        else not_applicable("references_cited", "no list of references in the report"),
         _none("checklist_stated", lacking),
     ]
 

@@ -2,7 +2,7 @@
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_most, same
+from fer_ml.storage.gates import Gate, Outcome, at_most, not_applicable, same
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -51,7 +51,11 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     offered = [name for name in LATENCY_LIMITS if f"{name}/{MODEL_FILE}" in artifact.record.files]
     cards = [read_card(artifact.folder / name).model_sha256 for name in offered]
     held = [artifact.record.files[f"{name}/{MODEL_FILE}"].sha256 for name in offered]
-    outcomes = [same("cards_match", cards, held, f"offered: {', '.join(offered) or 'none'}")]
+    outcomes = [
+        same("cards_match", cards, held, f"offered: {', '.join(offered)}")
+        if offered
+        else not_applicable("cards_match", "no precision is offered")
+    ]
     for name, limit in LATENCY_LIMITS.items():
         lost, ratio = figures[name]["macro_f1_lost"], timing[name]["ratio"]
         outcomes.append(at_most(f"{name}_keeps_accuracy", lost, ACCURACY_LIMIT))

@@ -11,8 +11,6 @@ from fer_ml.recipes.profile import SPLITS
 from fer_ml.validation.gates import manifest_gates
 from fer_ml.validation.report import validate_file
 
-#: Rules that need the inputs and the recipe of a manifest that was made here.
-NEED_INPUTS = frozenset({"sources_present", "reconciled"})
 #: Rules that say nothing when no image was looked at.
 NEED_IMAGES = frozenset(
     {
@@ -70,8 +68,8 @@ def examine_manifest(
     held = validate_file(csv, roots or [csv.parent], cache)
     for gate in manifest_gates("any_manifest"):
         rule = held["rules"][gate.rule]
-        unasked = NEED_INPUTS if roots else NEED_INPUTS | NEED_IMAGES
-        if not gate.blocking or gate.rule in unasked:
+        unseen = not roots and gate.rule in NEED_IMAGES
+        if not gate.blocking or unseen or rule["passed"] is None:
             continue
         examples = "; ".join(rule["examples"][:2])
         detail = f"{rule['value']} found" + (f": {examples}" if examples else "")

@@ -24,6 +24,8 @@ Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
 AssetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
 PartitionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Pointer = Annotated[str, Field(pattern=r"^(/.*)?$")]
+#: A name with digits: ``FER2013``, ``ResNet-18``. It begins with a letter, and is no number.
+NAME = r"^[A-Za-z][A-Za-z-]*([0-9]{1,4}[A-Za-z-]+)*[0-9]{1,4}[A-Za-z-]*$"
 #: A number as it is printed. In YAML it may stand without quotes: its text is kept.
 PrintedText = Annotated[
     str,
@@ -110,7 +112,11 @@ class _Claim(_Model):
     """
 
     id: Id
-    sentence: Annotated[str, Field(min_length=1)]
+    sentence: Annotated[
+        str,
+        Field(min_length=1),
+        WithJsonSchema({"type": "string", "pattern": r"\{value\}"}),
+    ]
     section: str | None = None
     asset: AssetName | None = None
     partition: PartitionName | None = None
@@ -377,10 +383,11 @@ Claim = Annotated[
 
 
 class ClaimsFile(_Model):
-    """``claims/<profile>.yaml``."""
+    """``claims/<profile>.yaml``. ``names`` are words with digits that its sentences may use."""
 
     version: Annotated[Literal["2"], WithJsonSchema({"const": 2})]
     title: str
+    names: tuple[Annotated[str, Field(pattern=NAME)], ...] = ()
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

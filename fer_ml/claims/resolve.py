@@ -24,8 +24,18 @@ from fer_ml.claims.model import (
     TableClaim,
 )
 from fer_ml.claims.pointers import resolve_pointer
-from fer_ml.claims.printed import Printed, exact, not_a_share, not_the_sum, of_count, printed
+from fer_ml.claims.printed import (
+    Printed,
+    exact,
+    not_a_share,
+    not_the_sum,
+    of_count,
+    printed,
+    show,
+    show_like,
+)
 from fer_ml.claims.resolved import Resolved, Status, Value
+from fer_ml.claims.sentences import unbound
 from fer_ml.claims.trace import Node, Tracer, walk
 from fer_ml.claims.values import Found, Nothing, Number, Reader, misfit
 from fer_ml.metrics.comparability import comparable
@@ -37,12 +47,16 @@ BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the numbers say: the value, what they contradict, and where they were found."""
+    """What the numbers say: the value, what they contradict, and where they were found.
+
+    ``text`` is how a value that is no single number is printed.
+    """
 
     value: Value = None
     fault: str | None = None
     found: tuple[Found, ...] = ()
     comparable: str | None = None
+    text: str = ""
 
 
 @dataclass
@@ -59,7 +73,7 @@ class Resolver:
             if isinstance(claim, ComparisonClaim):
                 done[claim.id] = compare(claim, done[claim.left], done[claim.right])
         for claim in held.claims:
-            done[claim.id] = _guarded(done[claim.id], done)
+            done[claim.id] = _bound(_guarded(done[claim.id], done), held.names)
         return [done[claim.id] for claim in held.claims]
 
     def one(self, claim: Claim) -> Resolved:
@@ -87,7 +101,7 @@ class Resolver:
             status = ("contradicted", fault)
         elif problem is not None:
             status = problem
-        return Resolved(claim, *status, judged.value, traces, judged.found)
+        return Resolved(claim, *status, judged.value, traces, judged.found, judged.text)
 
     def _traces(self, claim: Claim) -> tuple[Node, ...]:
         artifacts = {
@@ -108,13 +122,16 @@ class Resolver:
         """A claim without an artifact: only what its own numbers say of each other."""
         decided = isinstance(claim, ProportionClaim | SumClaim | RangeClaim)
         judged = self._judge(claim) if decided else _Judged()
+        status: tuple[Status, str] | None = None
         if judged.fault:
-            return Resolved(claim, "contradicted", judged.fault, judged.value)
-        if decided:
-            return Resolved(claim, "grounded", self._share(claim) + BY_TEXT, judged.value)
+            status = ("contradicted", judged.fault)
+        elif decided:
+            status = ("grounded", self._share(claim) + BY_TEXT)
+        if status is not None:
+            return Resolved(claim, *status, judged.value, text=judged.text)
         stated = getattr(claim, "expected", None)
         value = _plain(printed(stated).value) if isinstance(stated, str) else None
-        return Resolved(claim, "ungrounded", "it names no artifact", value)
+        return Resolved(claim, "ungrounded", "it names no artifact", value, text=_as_written(claim))
 
     def _share(self, claim: Claim) -> str:
         """The k/n that a printed share is."""
@@ -200,14 +217,16 @@ class Resolver:
         for name, wanted, now in (("lowest", claim.low, low), ("highest", claim.high, high)):
             if not printed(wanted).holds(now):
                 fault = fault or f"the {name} is {now:.12g}, the claim says {wanted}"
-        return _Judged({"low": low, "high": high}, fault, _there([p for p, _ in places]))
+        value: Value = {"low": low, "high": high}
+        text = f"{show_like(low, claim.low)} to {show_like(high, claim.high)}"
+        return _Judged(value, fault, _there([p for p, _ in places]), text=text)
 
     def _table(self, claim: TableClaim) -> _Judged:
         if not claim.rows:
             raise Nothing("its rows name no place in an artifact")
         value: dict[str, dict[str, Number]] = {}
         found: list[Found] = []
-        fault = None
+        fault, lines = None, []
         for row, operand in claim.rows.items():
             place = claim.place(operand)
             assert place is not None
@@ -219,7 +238,12 @@ class Resolver:
                 found.append(cell)
                 differs = _not_printed(expected, cell.value)
                 fault = fault or (differs and f"{row}, {column}: {differs}")
-        return _Judged(value, fault, tuple(found), _rows_apart(found))
+            shown = (
+                show(n, claim.decimals) if e is None else show_like(n, e)
+                for n, e in zip(value[row].values(), wanted, strict=True)
+            )
+            lines.append(_line(row, claim.columns, shown))
+        return _Judged(value, fault, tuple(found), _rows_apart(found), "; ".join(lines))
 
     def _configuration(self, claim: ConfigurationClaim) -> _Judged:
         recipe = self._recipe(claim)
@@ -230,7 +254,7 @@ class Resolver:
                 raise Nothing(f"the run's recipe has nothing at {pointer}") from error
             if not _is_setting(now, wanted):
                 return _Judged(None, f"{pointer} is {_text(now)} in the run's recipe, not {wanted}")
-        return _Judged()
+        return _Judged(text=_as_written(claim))
 
     def _recipe(self, claim: Claim) -> dict[str, Any]:
         return self._whole(claim).record.recipe
@@ -250,7 +274,9 @@ class Resolver:
         if formula.warm:
             values["T"] = self._temperature(claim, held["temperature"])
         symbols = {name: float(printed(text).value) for name, text in claim.symbols.items()}
-        return _Judged(None, formulas.differs(claim.expression(), formula, values, symbols))
+        fault = formulas.differs(claim.expression(), formula, values, symbols)
+        held_by = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        return _Judged(None, fault, text=formula.expression + (held_by and f" with {held_by}"))
 
     def _temperature(self, claim: Claim, given: float | None) -> float:
         """T of the recipe, or else the one that the soft labels derived for this run."""
@@ -271,7 +297,7 @@ class Resolver:
         now = files[str(claim.file)].sha256
         if claim.sha256 not in (None, now):
             return _Judged(None, f"the artifact's {claim.file} is {now[:12]}, another file")
-        return _Judged()
+        return _Judged(text=f"{claim.file} ({now[:12]})")
 
     def _evaluation(self, claim: Claim, judged: _Judged) -> str | None:
         """Where the claim's evaluation set is not the one its own numbers were measured on."""
@@ -286,8 +312,9 @@ def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved
     """Hold two resolved claims against each other, if the guard lets them."""
     traces = tuple({node.identity: node for node in (*left.traces, *right.traces)}.values())
     apart = apart_by(left, right)
+    text = f"{left.shown()}, {claim.relation.replace('_', ' ')} {right.shown()}"
     if apart:
-        return Resolved(claim, "not_comparable", apart, None, traces)
+        return Resolved(claim, "not_comparable", apart, None, traces, text=text)
     bad = next((side for side in (left, right) if side.status != "grounded"), None)
     a, b = left.value, right.value
     value: Value = None
@@ -295,10 +322,11 @@ def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved
         value = {"left": a, "right": b}
         fault = _not_so(claim, exact(a) - exact(b), _half(left) + _half(right))
         if fault and (bad is None or bad.status != "drifted"):
-            return Resolved(claim, "contradicted", fault, value, traces)
+            return Resolved(claim, "contradicted", fault, value, traces, text=text)
     if bad is not None:
-        return Resolved(claim, bad.status, f"{bad.claim.id}: {bad.reason}", value, traces)
-    return Resolved(claim, "grounded", "", value, traces)
+        reason = f"{bad.claim.id}: {bad.reason}"
+        return Resolved(claim, bad.status, reason, value, traces, text=text)
+    return Resolved(claim, "grounded", "", value, traces, text=text)
 
 
 def _half(side: Resolved) -> Fraction:
@@ -352,6 +380,33 @@ def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
         if apart and resolved.status in ("grounded", "stale", "ungrounded"):
             return replace(resolved, status="not_comparable", reason=f"with {other}: {apart}")
     return resolved
+
+
+def _bound(resolved: Resolved, names: tuple[str, ...]) -> Resolved:
+    """A claim that holds, against what its sentence says besides."""
+    why = unbound(resolved.claim, names) if resolved.status == "grounded" else None
+    return replace(resolved, status="ungrounded", reason=why) if why else resolved
+
+
+def _as_written(claim: Claim) -> str:
+    """What a claim's own fields say, printed."""
+    match claim:
+        case ConfigurationClaim():
+            return ", ".join(f"{key} = {text or 'null'}" for key, text in claim.settings.items())
+        case FormulaClaim():
+            stated = ", ".join(f"{name} = {text}" for name, text in claim.symbols.items())
+            return claim.says + (stated and f" with {stated}")
+        case TableClaim():
+            lines = (_line(row, claim.columns, cells) for row, cells in claim.expected.items())
+            return "; ".join(lines)
+        case FigureClaim():
+            return str(claim.file)
+    return ""
+
+
+def _line(row: str, columns: Iterable[str], cells: Iterable[str]) -> str:
+    pairs = ", ".join(f"{column} {cell}" for column, cell in zip(columns, cells, strict=True))
+    return f"{row}: {pairs}"
 
 
 def _rows_apart(found: Sequence[Found]) -> str | None:

@@ -30,11 +30,13 @@ class Resolved:
     - ``grounded``: it holds, and all bytes it rests on are current and gated
     - ``drifted``: bytes it rests on differ from their record
     - ``stale``: something upstream changed since, or its gate has not passed
-    - ``ungrounded``: it names no artifact, or there is no such artifact, file or number
+    - ``ungrounded``: it names no artifact, there is no such artifact, file or number, or its
+      sentence says a number that nothing holds
     - ``contradicted``: the artifact holds something else, or the numbers do not fit together
     - ``not_comparable``: it holds numbers against each other that were measured differently
 
     ``traces`` are the artifacts it cites, its own first. ``found`` are the numbers it read.
+    ``text`` is how a value that is no single number is printed.
     """
 
     claim: Claim
@@ -43,6 +45,7 @@ class Resolved:
     value: Value = None
     traces: tuple[Node, ...] = ()
     found: tuple[Found, ...] = ()
+    text: str = ""
 
     @property
     def artifact(self) -> Artifact | None:
@@ -54,13 +57,15 @@ class Resolved:
         return self.claim.sentence.replace("{value}", self.shown())
 
     def shown(self) -> str:
-        """The number as the text prints it, or else as the artifact holds it; ``?`` for none."""
+        """The value as it is printed, with the decimals that the text has; ``?`` for none."""
         expected = getattr(self.claim, "expected", None)
-        if isinstance(expected, str):
-            return show_like(float(printed(expected).value), expected)
         if not isinstance(self.value, int | float):
-            return "?"
-        return show(self.value, _decimals(self.claim))
+            return self.text or "?"
+        if not isinstance(expected, str):
+            return show(self.value, _decimals(self.claim))
+        # A half may be rounded either way: then as the text does it.
+        holds = printed(expected).holds(self.value)
+        return show_like(float(printed(expected).value) if holds else self.value, expected)
 
     def _measured_on(self) -> dict[str, Any] | None:
         """What its number was measured on; ``None`` for a number that is no measurement."""

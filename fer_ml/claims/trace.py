@@ -216,14 +216,14 @@ class Tracer:
 def _ungated(artifact: Artifact) -> str | None:
     receipts = artifact.receipts()
     if artifact.demands.gates is None:
-        failed = (r.rule for r in receipts.values() if r.blocking and not r.passed)
+        failed = (r.rule for r in receipts.values() if r.blocking and r.passed is False)
         return next((f"gate '{rule}' failed" for rule in failed), None)
     for gate in artifact.demands.of(artifact.record.asset):
         receipt = receipts.get(gate.rule)
         if receipt is None and gate.blocking:
             return f"gate '{gate.rule}' has not judged these bytes by today's limits"
         # Whether it blocks may be up to the profile, which the receipt knew.
-        if receipt is not None and not receipt.passed and (gate.blocking or receipt.blocking):
+        if receipt is not None and receipt.passed is False and (gate.blocking or receipt.blocking):
             return f"gate '{gate.rule}' failed"
     return None
 

@@ -16,6 +16,7 @@ from rocrate.rocrate import ROCrate
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.gates import word_of
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 LICENCE = "as the training data's; the faces of FER datasets are for research only"
@@ -112,7 +113,7 @@ def _file(made: ROCrate, base: str, name: str, artifact: Artifact) -> Entity:
 
 def _gates(node: Node) -> dict[str, str]:
     receipts = node.artifact.receipts().values() if node.artifact is not None else ()
-    return {f"gate/{r.rule}": "passed" if r.passed else "failed" for r in receipts}
+    return {f"gate/{r.rule}": word_of(r.passed) for r in receipts}
 
 
 def _fact(made: ROCrate, identifier: str, name: str, value: str) -> Entity:

@@ -13,6 +13,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
+from fer_ml.storage.gates import word_of
 
 FER = Namespace("fer", "urn:fer:")
 FORMATS = {".json": "json", ".jsonld": "jsonld", ".provn": "provn"}
@@ -68,12 +69,12 @@ def name_of(node: Node, profile: str) -> QualifiedName:
 
 
 def _files_and_gates(node: Node) -> list[tuple[QualifiedName, str]]:
-    """``fer:file`` as ``name sha256``; ``fer:gate`` as ``rule passed|failed blocking|warning``."""
+    """``fer:file`` as ``name sha256``; ``fer:gate`` as ``rule verdict blocking|warning``."""
     if node.artifact is None:
         return []
     files = [f"{name} {entry.sha256}" for name, entry in node.artifact.record.files.items()]
     gates = [
-        f"{r.rule} {'passed' if r.passed else 'failed'} {'blocking' if r.blocking else 'warning'}"
+        f"{r.rule} {word_of(r.passed)} {'blocking' if r.blocking else 'warning'}"
         for r in node.artifact.receipts().values()
     ]
     return [(FER["file"], text) for text in files] + [(FER["gate"], text) for text in gates]

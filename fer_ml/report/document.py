@@ -54,7 +54,7 @@ def foreign_figures(artifact: Artifact, store: Store, text: str) -> list[str]:
     held = artifact.read_json(GIVEN)["references"]
     known = {given["copy"]: given for given in held if given["kind"] == "figure"}
     wrong = []
-    for name in _images(text):
+    for name in images(text):
         given = known.get(name)
         path: Path = artifact.folder / name
         if given is None or name not in artifact.record.files:
@@ -71,7 +71,8 @@ def _recorded(given: dict[str, str], artifact: Artifact, store: Store) -> str | 
     return entry.sha256 if entry else None
 
 
-def _images(text: str) -> list[str]:
+def images(text: str) -> list[str]:
+    """What the pictures of a Markdown text are called."""
     return [
         str(child.attrGet("src"))
         for token in parser().parse(text)

@@ -25,6 +25,7 @@ from fer_ml.report.cells import (
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import PAIRS_FILE, Results, interval_of, paired_with, results_of
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.gates import word_of
 from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder
 
@@ -106,19 +107,20 @@ class References:
         return shown
 
     def gate(self, asset: str, rule: str) -> Markdown:
-        """What a gate found: passed or failed, value and limit."""
+        """What a gate found: passed or failed with value and limit, or why it is not applicable."""
         artifact = self._artifact(asset)
         receipts = artifact.receipts()
         if rule not in receipts:
             raise FerError(f"{asset} has no receipt of {rule!r}", allowed=", ".join(receipts))
         held = receipts[rule]
         self._give("gate", artifact, None, rule=rule, passed=held.passed)
-        verdict = "passed" if held.passed else "failed"
+        if held.passed is None:
+            return Markdown(f"{word_of(None)}: {escape(held.detail)}")
         value, limit = (
             escape(side if isinstance(side, str) else f"{side:g}")
             for side in (held.value, held.limit)
         )
-        return Markdown(f"{verdict}: {value}, limit {limit}")
+        return Markdown(f"{word_of(held.passed)}: {value}, limit {limit}")
 
     def stated(self, text: str, *, why: str) -> Markdown:
         """Text with numbers that no artifact holds, such as a date; the reason is kept."""

@@ -100,7 +100,9 @@ def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
         for name, limit in chance.items()
         if scores[name] <= limit
     ]
-    return Outcome("classes_above_chance", not poor, len(poor), 0, "; ".join(poor))
+    gone = "" if counts else "its manifest is no longer here"
+    found = len(poor) if counts else len(CLASSES)
+    return Outcome("classes_above_chance", not found, found, 0, gone or "; ".join(poor))
 
 
 def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:

@@ -111,10 +111,12 @@ def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
     """Judge one teacher's logits."""
     meta = artifact.read_json(META_FILE)
     logits = read_logits(artifact.folder)
-    wanted: set[str] = set()
+    wanted, gone = set[str](), list[str]()
     for asset, digest in meta["manifests"].items():
         manifest = store.find(asset, None, digest)
-        if manifest is not None:
+        if manifest is None:
+            gone.append(asset)
+        else:
             wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
     values = [logits.values]
     if meta["views"]:
@@ -123,7 +125,13 @@ def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
     told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
     return [
         same("answered_by_inputs", told, _checkpoints(artifact, store)),
-        same("covers_manifests", len(set(logits.sample_ids) & wanted), len(wanted)),
+        Outcome(
+            "covers_manifests",
+            not gone and wanted <= set(logits.sample_ids),
+            len(set(logits.sample_ids) & wanted),
+            len(wanted),
+            f"no longer here: {', '.join(gone)}" if gone else "",
+        ),
         same("class_order", meta["classes"], list(CLASSES)),
         Outcome("finite", bad == 0, bad, 0),
     ]

@@ -251,7 +251,7 @@ def judge_softlabels(artifact: Artifact, store: Store) -> list[Outcome]:
             (hashes["manifest_sha256"], hashes["ensemble_sha256"]),
             (inputs["hq_train_manifest"], inputs["ensemble"]),
         ),
-        Outcome("covers_train", ids == wanted, len(ids), len(wanted)),
+        Outcome("covers_train", bool(wanted) and ids == wanted, len(ids), len(wanted)),
         same("class_order", artifact.read_json("classorder.json"), list(CLASSES)),
         Outcome(
             "labels_agree",

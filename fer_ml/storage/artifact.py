@@ -40,7 +40,7 @@ class Demands:
         return () if self.gates is None else self.gates(asset)
 
     def rules(self, asset: str) -> tuple[str, ...]:
-        """The rules of which a consumer demands a passing receipt; ``FerError`` if unknown."""
+        """The rules whose receipt a consumer demands, and not failed; ``FerError`` if unknown."""
         if self.gates is None:
             raise FerError(
                 f"nothing says which gates {asset} has to pass: this store was opened without them",

@@ -2,12 +2,16 @@
 
 A gate is declared beside its asset's stage; an evaluator judges all gates of one artifact
 at once and returns an ``Outcome`` for each. The outcome is written as a receipt beside the
-artifact, and ``Store.require`` refuses bytes without a passing receipt of every blocking gate.
+artifact, and ``Store.require`` refuses bytes for which a blocking gate failed or said nothing.
+
+A gate whose question does not arise (a replay without a recorded session) is not applicable:
+neither green nor red, and counted with neither. One that lacks what it needs to answer has failed.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fer_ml.base.errors import FerError
 
@@ -34,12 +38,25 @@ class Gate:
             raise FerError(f"{self.rule!r} is no name of a gate", allowed="a to z, 0 to 9 and _")
 
 
+Word = Literal["passed", "failed", "not applicable"]
+
+
+def word_of(passed: bool | None) -> Word:
+    """A verdict in words; ``None`` is that of a gate with nothing to judge."""
+    if passed is None:
+        return "not applicable"
+    return "passed" if passed else "failed"
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule found: value against limit, with a few examples."""
+    """What a rule found: value against limit, with a few examples.
+
+    ``passed`` is ``None`` where the gate is not applicable; ``detail`` then says why.
+    """
 
     rule: str
-    passed: bool
+    passed: bool | None
     value: float | str
     limit: float | str
     detail: str = ""
@@ -61,6 +78,11 @@ def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome
 def same(rule: str, found: object, wanted: object, detail: str = "") -> Outcome:
     """Passes when both are equal; shows both sides, hashes by their first digits."""
     return Outcome(rule, found == wanted, _shown(found), _shown(wanted), detail)
+
+
+def not_applicable(rule: str, why: str) -> Outcome:
+    """Neither passed nor failed: there is nothing that the gate could judge."""
+    return Outcome(rule, None, word_of(None), "-", why)
 
 
 def _shown(value: object) -> str:

@@ -108,6 +108,8 @@ class Record(BaseModel):
 class Receipt(BaseModel):
     """One gate's outcome for exactly the bytes ``artifact_sha256``.
 
+    ``passed`` is ``None`` where there was nothing to judge.
+
     ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``None`` in
     receipts that were written before they were noted.
     """
@@ -119,7 +121,7 @@ class Receipt(BaseModel):
     artifact_sha256: str
     rule: str
     blocking: bool
-    passed: bool
+    passed: bool | None
     value: float | str
     limit: float | str
     detail: str

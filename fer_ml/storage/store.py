@@ -242,10 +242,11 @@ class Store:
         return artifact
 
     def require(self, asset: str, partition: str | None = None) -> Artifact:
-        """The current artifact with every byte verified and every blocking gate passed.
+        """The current artifact with every byte verified, and no blocking gate failed or silent.
 
-        This is the gate: whoever consumes an artifact gets it here, and bytes without a passing
-        receipt are refused however the consumer was started.
+        This is the gate: whoever consumes an artifact gets it here, and bytes without a receipt
+        that passed, or says that there was nothing to judge, are refused however the consumer was
+        started.
         """
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
@@ -259,7 +260,7 @@ class Store:
                     where=artifact.folder / RECEIPTS,
                     fix=f"run the checks of {label} (Dagster: Execute checks; or fer materialize)",
                 )
-            if not receipt.passed:
+            if receipt.passed is False:
                 raise FerError(
                     f"{label} failed gate '{rule}': {receipt.value} (limit {receipt.limit}). "
                     f"{receipt.detail}",

@@ -1,5 +1,6 @@
 """Manifests of the store: judged with their inputs and their past, and reported on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -96,10 +97,9 @@ def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Referen
     recipe, asset = artifact.record.recipe, artifact.record.asset
     inputs = [store.find(i.asset, i.partition, i.sha256) for i in artifact.record.inputs]
     known = [held for held in inputs if held is not None]
-    sources = tuple(recipe["sources"]) if "sources" in recipe else None
     return Reference(
-        sources,
-        _lost_rows(artifact, known, frame) if len(known) == len(inputs) else None,
+        tuple(recipe["sources"]),
+        _lost_rows(artifact, known, frame) if len(known) == len(inputs) else math.inf,
         _accepted(store, artifact, asset),
     )
 
@@ -129,7 +129,7 @@ def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | No
         if (
             held.sha256 != artifact.sha256
             and held.record.created_at <= artifact.record.created_at
-            and all(rule in receipts and receipts[rule].passed for rule in blocking)
+            and all(rule in receipts and receipts[rule].passed is not False for rule in blocking)
         ):
             return read_manifest(held.file(manifest_file(asset)))
     return None

@@ -77,7 +77,7 @@ def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, r
             }
             for o in verdict.outcomes
         },
-        "passed": all(o.passed for o in verdict.outcomes if o.rule in blocking),
+        "passed": all(o.passed is not False for o in verdict.outcomes if o.rule in blocking),
     }
 
 

@@ -1,5 +1,6 @@
 """The rules of a manifest. Each is a pure function of its rows and of what was seen behind them."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import FORMATS
 from fer_ml.manifests.schema import BOX, REQUIRED
 from fer_ml.recipes.profile import SPLITS
-from fer_ml.storage.gates import Outcome, at_most
+from fer_ml.storage.gates import Outcome, at_most, not_applicable
 from fer_ml.validation.gates import manifest_gates
 
 MAX_IMBALANCE = 100.0
@@ -38,11 +39,12 @@ class Reference:
     """What a manifest is compared with; ``None`` where there is nothing to compare with.
 
     ``sources`` should have rows; ``lost`` counts rows that its inputs and recipe would give and it
-    lacks, or the other way round; ``accepted`` is the manifest before, which passed its gates.
+    lacks, or the other way round, and is infinite when an input is gone; ``accepted`` is the
+    manifest before, which passed its gates.
     """
 
     sources: tuple[str, ...] | None = None
-    lost: int | None = None
+    lost: float | None = None
     accepted: pl.DataFrame | None = None
 
 
@@ -368,7 +370,7 @@ def imbalance(e: Evidence) -> Outcome:
     sizes = e.rows.filter(pl.col("split") == "train", pl.col("label").is_in(list(CLASSES)))
     counts = sizes.group_by("label").len().sort("len", "label")
     if counts.is_empty():
-        return at_most("imbalance", 0.0, MAX_IMBALANCE, "no training rows")
+        return not_applicable("imbalance", "no training rows")
     (small, few), *_, (large, most) = [*counts.iter_rows(), *counts.iter_rows()]
     return at_most(
         "imbalance", round(most / few, 2), MAX_IMBALANCE, f"{most:,} {large}, {few:,} {small}"
@@ -378,7 +380,7 @@ def imbalance(e: Evidence) -> Outcome:
 def sources_present(e: Evidence) -> Outcome:
     """Sources that the recipe names and that have no row."""
     if e.reference.sources is None:
-        return at_most("sources_present", 0, 0, "no recipe names sources")
+        return not_applicable("sources_present", "no recipe names sources")
     held = set(e.rows["source"].unique())
     absent = [name for name in e.reference.sources if name not in held]
     return at_most("sources_present", len(absent), 0, examples=absent)
@@ -387,14 +389,15 @@ def sources_present(e: Evidence) -> Outcome:
 def reconciled(e: Evidence) -> Outcome:
     """Rows lost or added against the inputs and the recipe."""
     if e.reference.lost is None:
-        return at_most("reconciled", 0, 0, "no inputs to compare with")
-    return at_most("reconciled", e.reference.lost, 0)
+        return not_applicable("reconciled", "a file alone has no inputs to compare with")
+    gone = "" if math.isfinite(e.reference.lost) else "what it was made from is no longer here"
+    return at_most("reconciled", e.reference.lost, 0, gone)
 
 
 def drift(e: Evidence) -> Outcome:
     """How many properties moved further than ``DRIFT_LIMITS`` since the last accepted manifest."""
     if e.reference.accepted is None:
-        return at_most("drift", 0, 0, "no accepted manifest before this one")
+        return not_applicable("drift", "no accepted manifest before this one")
     old, new = _profile(e.reference.accepted), _profile(e.rows)
     moved = {
         "rows": abs(new["rows"] - old["rows"]) / old["rows"],

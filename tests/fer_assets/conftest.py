@@ -115,18 +115,18 @@ claims:
     decimals: 4
   - id: settings
     kind: configuration
-    sentence: "KD was trained for one epoch."
+    sentence: "KD was trained with {value}."
     asset: student_kd
     settings: {/training/epochs: 1, /training/task/kind: kd}
   - id: formula
     kind: formula
-    sentence: "It minimises CE + T^2 KL."
+    sentence: "It minimises {value}."
     asset: student_kd
     formula: kd
     says: CE + T^2 * KL
   - id: compared
     kind: table
-    sentence: "CE and KD on one test set."
+    sentence: "CE and KD on one test set: {value}."
     asset: benchmark
     file: benchmark.json
     rows:

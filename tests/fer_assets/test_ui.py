@@ -150,7 +150,7 @@ def test_a_planted_fault_is_red_with_value_limit_and_fix_and_green_once_mended(
         file.write(bytes([data[middle] ^ 0xFF]))
     try:
         judged(page, asset)
-        red = [r for r in artifact.receipts().values() if r.blocking and not r.passed]
+        red = [r for r in artifact.receipts().values() if r.blocking and r.passed is False]
         assert {r.rule for r in red} <= {"changed_pixels", "undecodable"}
         assert [(r.value, r.limit) for r in red] == [(1.0, 0.0)]
         gate = next(gate for gate in MANIFEST_GATES if gate.rule == red[0].rule)

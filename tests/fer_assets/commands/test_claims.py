@@ -5,7 +5,7 @@ from tests.fer_assets.commands.conftest import Fer, refused
 
 
 def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None:
-    text = "version: 2\ntitle: T\nclaims:\n  - id: a\n    kind: sum\n    sentence: S\n"
+    text = "version: 2\ntitle: T\nclaims:\n  - id: a\n    kind: sum\n    sentence: S {value}\n"
     text += "    expected: 3\n    parts: [1, 2]\n"
     good, bad, newer = (tmp_path / f"{name}.yaml" for name in ("good", "bad", "newer"))
     good.write_text(text)

@@ -37,7 +37,7 @@ def record(film: Path, bundle: Bundle, folder: Path) -> Path:
 
 def judged(
     bundle: Bundle, root: Path, paths: dict[str, Path], p95_limit_ms: float = 100.0
-) -> tuple[Artifact, dict[str, bool]]:
+) -> tuple[Artifact, dict[str, bool | None]]:
     """Make ``demo_session`` and ``demo_kpis`` in a store of their own; the gates' verdicts."""
     store = Store(root, "test")
 

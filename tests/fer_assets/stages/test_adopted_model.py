@@ -30,7 +30,7 @@ def measured(lineage: Any) -> Artifact:
 def failed(artifact: Artifact, lineage: Any) -> set[str]:
     outcomes = adopted_model.judge(artifact, lineage.store, Limits())
     assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
-    return {outcome.rule for outcome in outcomes if not outcome.passed}
+    return {outcome.rule for outcome in outcomes if outcome.passed is False}
 
 
 def test_it_is_measured_on_val_with_a_temperature_from_calib(

@@ -49,7 +49,7 @@ def edited(measured: Artifact) -> Iterator[Any]:
 def failed(artifact: Artifact, lineage: Any, floor: float = 0.0) -> set[str]:
     outcomes = benchmark.judge(artifact, lineage.store, BenchmarkLimits(floor))
     assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
-    return {outcome.rule for outcome in outcomes if not outcome.passed}
+    return {outcome.rule for outcome in outcomes if outcome.passed is False}
 
 
 def test_the_recipe_decides_what_is_measured(measured: Artifact, lineage: Any) -> None:

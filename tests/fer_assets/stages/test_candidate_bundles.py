@@ -52,7 +52,7 @@ def test_every_candidate_is_judged(
     needs = [store.current(name) for name in CANDIDATES]
     outcomes = judge(made(store, "candidate_bundles", fill, *needs), store, Limits())
     assert {o.rule for o in outcomes} == {gate.rule for gate in GATES}
-    assert [o.rule for o in outcomes if not o.passed] == ([rule] if rule else [])
+    assert [o.rule for o in outcomes if o.passed is False] == ([rule] if rule else [])
 
 
 def test_students_are_exported_with_what_the_recipe_says(lineage: Lineage) -> None:

@@ -43,7 +43,7 @@ def students(bundle: Bundle, store: Store, temperatures: tuple[float, ...]) -> A
 
 def candidates(
     bundle: Bundle, root: Path, paths: dict[str, Path], temperatures: tuple[float, ...] = (1, 1, 1)
-) -> tuple[Artifact, dict[str, bool]]:
+) -> tuple[Artifact, dict[str, bool | None]]:
     """Make ``candidate_sessions`` in a store of its own; the gates' verdicts."""
     store = Store(root, "test")
     inputs = {"candidate_bundles": students(bundle, store, temperatures)}
@@ -130,7 +130,7 @@ def test_a_recorded_session_tells_by_its_manual_labels(
     assert held["candidates"]["student_kd"]["macro_f1_stabilised"] is not None
     shutil.rmtree(recorded / "frames")
     sessions, verdicts = candidates(bundle, tmp_path / "other", paths)
-    assert verdicts == {"like_for_like": True, "has_truth": False}
+    assert verdicts == {"like_for_like": None, "has_truth": False}
     assert sessions.read_json(CANDIDATES_FILE)["candidates"] == {}
     assert sessions.read_json(CANDIDATES_FILE)["session"] == "imported"
 
@@ -142,11 +142,11 @@ def test_a_recorded_session_tells_by_its_manual_labels(
         ("clip", {"student_ce": 9, "student_kd": 8, "student_dkd": 9}, False),
         ("clip", {"student_ce": 9, "student_kd": 9}, False),
         ("clip", {}, False),
-        ("imported", {}, True),
+        ("imported", {}, None),
     ],
 )
 def test_sessions_of_other_faces_are_not_compared(
-    kind: str, faces: dict[str, int], passed: bool, tmp_path: Path
+    kind: str, faces: dict[str, int], passed: bool | None, tmp_path: Path
 ) -> None:
     figures = {name: {"frames": 20, "faces": n, "scored": n} for name, n in faces.items()}
     value = {"session": kind, "candidates": figures}

@@ -32,7 +32,7 @@ def test_the_gate_looks_at_what_was_trained(compared: Artifact, lineage: Any) ->
     def failed() -> set[str]:
         outcomes = comparison.judge(compared, lineage.store, Limits())
         assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
-        return {outcome.rule for outcome in outcomes if not outcome.passed}
+        return {outcome.rule for outcome in outcomes if outcome.passed is False}
 
     assert failed() == set()
     path = lineage.held["student_experiment[d_2]"].folder / "record.json"

@@ -43,7 +43,7 @@ def kept(lineage: Any) -> Artifact:
 def failed(artifact: Artifact, lineage: Any) -> set[str]:
     outcomes = external_model.judge(artifact, lineage.store, Limits())
     assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
-    return {outcome.rule for outcome in outcomes if not outcome.passed}
+    return {outcome.rule for outcome in outcomes if outcome.passed is False}
 
 
 def test_each_gate_fails_for_its_own_reason(kept: Artifact, lineage: Any) -> None:

@@ -1,6 +1,7 @@
 """The asset ``report_claims``: its files, and the gate that blocks the report."""
 
 import csv
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
 from fer_ml.storage.record import Input
 from fer_ml.storage.store import Store
+from tests.fer_ml.claims.conftest import PNG
 
+FIGURE = f"curves.png ({hashlib.sha256(PNG).hexdigest()[:12]})"
 CLAIMS = """
 version: 2
 title: T
@@ -35,7 +38,7 @@ claims:
     parts: [1, 2]
   - id: curves
     kind: figure
-    sentence: "Figure."
+    sentence: "Figure {value}."
     asset: student_dkd
     file: curves.png
 """
@@ -64,11 +67,11 @@ def test_its_files(store: Store, chain: dict[str, Artifact], tmp_path: Path) -> 
     held = artifact.read_json("claims.json")
     assert (held["title"], held["profile"], held["synthetic"]) == ("T", "sample", True)
     assert [claim["status"] for claim in held["claims"]] == ["grounded"] * 3
-    assert [claim["shown"] for claim in held["claims"]] == ["7", "3", "?"]
+    assert [claim["shown"] for claim in held["claims"]] == ["7", "3", FIGURE]
     assert artifact.record.summary["grounded"] == 3
     with artifact.file("claims.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["sentence"] for row in rows] == ["It is 7.", "They are 3.", "Figure."]
+    assert [row["sentence"] for row in rows] == ["It is 7.", "They are 3.", f"Figure {FIGURE}."]
     assert [row["asset"] for row in rows] == ["benchmark", "", "student_dkd"]
     assert read_claims(artifact.file("claims.yaml")).title == "T"
     for claim in held["claims"]:

@@ -24,7 +24,7 @@ CLAIMS = {
     "student_dkd": ("training.json", "/kd_temperature"),
     "benchmark": ("benchmark.json", "/total"),
 }
-TEXT = {"id": "text", "kind": "sum", "sentence": "S", "expected": "3", "parts": ["1", "2"]}
+TEXT = {"id": "text", "kind": "sum", "sentence": "S {value}", "expected": "3", "parts": ["1", "2"]}
 
 
 def statuses(store: Store) -> dict[str, str]:
@@ -32,7 +32,7 @@ def statuses(store: Store) -> dict[str, str]:
         {
             "id": asset.replace("/", "-"),
             "kind": "number",
-            "sentence": "S",
+            "sentence": "S {value}",
             "asset": asset,
             "file": file,
             "pointer": pointer,

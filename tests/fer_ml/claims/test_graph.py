@@ -25,7 +25,7 @@ CLAIM = {
     "file": "benchmark.json",
     "pointer": "/total",
 }
-TEXT = {"id": "text", "kind": "sum", "sentence": "S", "expected": "3", "parts": ["1", "2"]}
+TEXT = {"id": "text", "kind": "sum", "sentence": "S {value}", "expected": "3", "parts": ["1", "2"]}
 
 
 def traced(store: Store, what: str = "total", **changes: Any) -> Traced:

@@ -27,7 +27,7 @@ def resolve(store: Store, **tracer: Any) -> Resolved:
     claim = {
         "id": "c",
         "kind": "number",
-        "sentence": "S",
+        "sentence": "S {value}",
         "asset": "benchmark",
         "file": "benchmark.json",
         "pointer": "/total",

@@ -25,5 +25,5 @@ def test_both_sides_are_shown_shortly(found: object, shown: str) -> None:
 
 def test_hashes_that_start_alike_still_differ() -> None:
     outcome = same("rule", A, A[:-1] + "2")
-    assert not outcome.passed
+    assert outcome.passed is False
     assert outcome.value == outcome.limit

@@ -1,0 +1,123 @@
+"""What a sentence says by itself, and what its claim holds: every number of it must be bound.
+
+A sentence is words and the place ``{value}``, which the artifact fills. A number that is written
+into it by hand must be one that the claim itself is held to, such as the n of its evaluation set. A
+word with a digit must be a name: one of the project's, or one that the claims file declares.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator
+from fractions import Fraction
+
+from fer_ml.claims.model import (
+    Claim,
+    ComparisonClaim,
+    ConfigurationClaim,
+    FormulaClaim,
+    ProportionClaim,
+    RangeClaim,
+    SumClaim,
+    TableClaim,
+)
+from fer_ml.claims.printed import PRINTED, printed
+from fer_ml.recipes.profile import BACKBONES
+
+PLACE = "{value}"
+#: Names with digits that every claims file may use.
+NAMES = frozenset({*BACKBONES, "F1", "f1"})
+_UNITS = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS: dict[str, Fraction] = {
+    **{word: Fraction(number) for number, word in enumerate(_UNITS.split(), start=2)},
+    **{word: Fraction(10 * number) for number, word in enumerate(_TENS.split(), start=2)},
+    **dict.fromkeys(("half", "halves", "halved"), Fraction(1, 2)),
+    **dict.fromkeys(("third", "thirds"), Fraction(1, 3)),
+    **dict.fromkeys(("quarter", "quarters"), Fraction(1, 4)),
+    **dict.fromkeys(("twice", "double", "doubled", "doubles", "couple"), Fraction(2)),
+    **dict.fromkeys(("thrice", "triple", "tripled", "triples"), Fraction(3)),
+    **dict.fromkeys(("quadruple", "quadrupled"), Fraction(4)),
+    **dict.fromkeys(("zero", "nought"), Fraction(0)),
+    **dict.fromkeys(("dozen", "dozens"), Fraction(12)),
+    **dict.fromkeys(("hundred", "hundreds"), Fraction(100)),
+    **dict.fromkeys(("thousand", "thousands"), Fraction(1000)),
+    **dict.fromkeys(("million", "millions"), Fraction(10**6)),
+    **dict.fromkeys(("billion", "billions"), Fraction(10**9)),
+    **dict.fromkeys(("percent", "percentage", "cent"), Fraction(1, 100)),
+}
+_TOKEN = re.compile(r"[^\s()\[\]{}<>\"'`=/;:!?|\u2018\u2019\u201c\u201d\u2026]+")
+
+
+def unbound(claim: Claim, names: Collection[str]) -> str | None:
+    """Why a claim's sentence says more than the claim holds, or ``None``."""
+    if PLACE not in claim.sentence:
+        return f"its sentence has no place {PLACE} for what the artifact holds"
+    known, held = NAMES.union(names), set(_checked(claim))
+    texts = [claim.sentence.replace(PLACE, " ")]
+    if isinstance(claim, TableClaim):
+        texts += [*claim.rows, *claim.expected, *claim.columns]
+    for text in texts:
+        for number in numbers_of(text, known):
+            if _value(number) not in held:
+                return f"{number!r} is written by hand, and nothing of the claim is held to it"
+    return None
+
+
+def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
+    """Every number of a text, in digits of any script or in words; ``names`` are none."""
+    for found in _TOKEN.finditer(text):
+        token = found.group().rstrip(".,").lstrip(",")
+        if token in names:
+            continue
+        parts = token.split("-")
+        if any(_is_number(part) and part not in names for part in parts):
+            # A word of a compound stands for itself: 'ninety-nine', 'three-fold', 'macro-F1'.
+            yield token if any(map(_digits, parts)) else next(filter(_is_number, parts))
+
+
+def _is_number(part: str) -> bool:
+    return _digits(part) or part.lower().removesuffix("fold") in _WORDS or part in ("%", "\u2030")
+
+
+def _digits(part: str) -> bool:
+    return any(unicodedata.numeric(letter, None) is not None for letter in part)
+
+
+def _value(text: str) -> Fraction | None:
+    if re.fullmatch(PRINTED, text, re.ASCII):
+        return printed(text).value
+    return _WORDS.get(text.lower())
+
+
+def _checked(claim: Claim) -> Iterator[Fraction]:
+    """The numbers that the claim states in its other fields, each of which is held to something."""
+    for text in _stated(claim):
+        if re.fullmatch(PRINTED, text):
+            yield printed(text).value
+
+
+def _stated(claim: Claim) -> Iterator[str]:
+    if isinstance(claim, ConfigurationClaim):
+        yield from (wanted for wanted in claim.settings.values() if wanted is not None)
+    elif isinstance(claim, FormulaClaim):
+        used = set(re.findall(r"\w+", claim.says))
+        yield from (text for name, text in claim.symbols.items() if name in used)
+    elif isinstance(claim, RangeClaim):
+        yield from (claim.low, claim.high)
+    elif isinstance(claim, ComparisonClaim):
+        yield from [claim.by] if claim.by else []
+    elif isinstance(claim, TableClaim):
+        yield from (cell for cells in claim.expected.values() for cell in cells)
+    expected = getattr(claim, "expected", None)
+    yield from [expected] if isinstance(expected, str) else []
+    operands: tuple[object, ...] = ()
+    if isinstance(claim, ProportionClaim | SumClaim | RangeClaim):
+        operands = claim.operands()
+    yield from (operand for operand in operands if isinstance(operand, str))
+    if claim.asset is not None:
+        evaluation = getattr(claim, "evaluation", None)
+        yield from [str(evaluation.n)] if evaluation is not None else []
+        yield from (text for text in getattr(claim, "where", {}).values() if text is not None)
