@@ -10,7 +10,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import read_plain, read_recipe
 from fer_ml.training.checkpoint import Checkpoint
-from fer_ml.training.models import build_model
+from fer_ml.training.models import fitted
 
 
 def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
@@ -19,16 +19,15 @@ def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     In this order the same weights give the same bytes, whichever file they were read from.
     """
     try:
-        own = build_model(checkpoint.recipe)
-        own.load_state_dict(checkpoint.model)
-    except (RuntimeError, AttributeError) as error:
+        own = fitted(checkpoint.recipe, checkpoint.model).state_dict()
+    except FerError as error:
         raise FerError(
-            f"the weights in {path.name} do not fit the {checkpoint.recipe.architecture} that it "
-            f"names: {str(error).splitlines()[-1].strip()}",
+            f"{path.name}: {error.what}",
             where=path,
+            allowed=error.allowed,
             fix="convert or copy the checkpoint again",
         ) from error
-    return replace(checkpoint, model={name: checkpoint.model[name] for name in own.state_dict()})
+    return replace(checkpoint, model={name: checkpoint.model[name] for name in own})
 
 
 def read_weights(path: Path) -> Checkpoint:

@@ -4,7 +4,6 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -15,7 +14,8 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.versions import OtherVersion, upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training, read_plain, read_recipe
-from fer_ml.training.models import Network, State, build_model
+from fer_ml.training.archive import first_line, read_archive
+from fer_ml.training.models import Network, State, fitted
 
 CHECKPOINT_FILE = "best.pt"
 WEIGHTS_FILE = "best.safetensors"
@@ -33,8 +33,7 @@ class Checkpoint:
 
     def network(self) -> Network:
         """The network with these weights, in inference mode."""
-        network = build_model(self.recipe)
-        network.load_state_dict(self.model)
+        network = fitted(self.recipe, self.model)
         network.eval()
         return network.to(memory_format=torch.channels_last)
 
@@ -68,10 +67,9 @@ def _packed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read ``best.pt`` with ``weights_only=True``; a file that would execute code is refused."""
+    """Read ``best.pt`` as data; a file that is more, or no checkpoint, is refused."""
     try:
-        held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        held = upgraded("checkpoint", held, path)
+        held = upgraded("checkpoint", read_archive(path), path)
         checkpoint = Checkpoint(
             model=held["model"],
             recipe=read_recipe(held["recipe"]),
@@ -83,13 +81,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise
     except OSError as error:
         raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
-    # torch raises whatever the bytes lead it to: none of it is a reason to go on.
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    # A fault of the file keeps its own advice; of its values nothing is known yet.
+    except (FerError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = error.what if isinstance(error, FerError) else first_line(error)
         raise FerError(
             f"not a checkpoint of this platform: {reason}",
             where=path,
-            allowed="weights and plain values, as torch.load(weights_only=True) reads them",
+            allowed="weights and plain values, as torch.save writes them",
             fix="a checkpoint of the first pipeline is converted by: fer convert FILE",
         ) from error
     if checkpoint.classes != CLASSES:

@@ -1,18 +1,14 @@
 """Checkpoints of the first pipeline, turned into this platform's without running their code.
 
-They are pickles that name classes (paths, argument lists), which ``torch.load(weights_only=True)``
-refuses. Here every class that is not one of torch's own tensor builders becomes an inert
+They are pickles that name classes (paths, argument lists), each of which becomes an inert
 placeholder, in a process of its own: ``python -m fer_ml.training.convert OLD NEW ...``.
 """
 
 import argparse
-import collections
-import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -20,60 +16,35 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, ArcFace, Training
+from fer_ml.training.archive import read_archive
 from fer_ml.training.checkpoint import Checkpoint, save_checkpoint
-from fer_ml.training.models import ArcFaceNet, Network, State, build_model
+from fer_ml.training.models import ArcFaceNet, Network, State, fitted, shape_of
 
-#: What a state dict of tensors is built from.
-BUILDERS = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-}
+#: Where programs keep the weights in what they save.
+KEYS = ("model", "state_dict", "model_state_dict")
 
 
-class Inert:
-    """Stands for whatever a pickle names: built with any arguments, it does nothing."""
+def read_old(path: Path) -> tuple[State, int]:
+    """The tensors of a foreign checkpoint by name, and its epoch; 0 where it says none.
 
-    def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
-        """A placeholder, whatever the arguments are."""
-        return super().__new__(cls)
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        self.arguments = arguments
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __call__(self, *arguments: Any, **named: Any) -> "Inert":
-        """What a called placeholder builds: another one."""
-        return Inert(*arguments)
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in BUILDERS:
-            return BUILDERS[module, name]
-        kind = getattr(torch, name, None) if module == "torch" else None
-        if isinstance(kind, torch.dtype) or (isinstance(kind, type) and name.endswith("Storage")):
-            return kind
-        return Inert
-
-
-_PICKLE = SimpleNamespace(
-    Unpickler=_Unpickler, load=lambda file, **named: _Unpickler(file, **named).load(), __name__="x"
-)
-
-
-def read_old(path: Path) -> dict[str, Any]:
-    """The contents of a first-pipeline checkpoint; its classes are inert placeholders."""
+    They are under one of ``KEYS``, or the file is a state dict itself.
+    """
     try:
-        held = torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
-    except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FerError(f"checkpoint cannot be read: {reason}", where=path) from error
-    if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
-        raise FerError("no checkpoint of the first pipeline: it has no 'model'", where=path)
-    return held
+        held = read_archive(path, inert=True)
+    except OSError as error:
+        raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
+    held = held if isinstance(held, dict) else {}
+    state = next((held[key] for key in KEYS if isinstance(held.get(key), dict)), held)
+    tensors = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
+    if not tensors:
+        raise FerError(
+            "no checkpoint: it has no tensors by name",
+            where=path,
+            allowed=f"a state dict, or a table with one under {', '.join(KEYS)}",
+            fix="save the network's state_dict() with torch.save",
+        )
+    epoch = held.get("epoch")
+    return tensors, epoch if type(epoch) is int and 0 <= epoch < 1 << 31 else 0
 
 
 def to_network(state: State, network: Network, where: Path) -> State:
@@ -91,7 +62,7 @@ def to_network(state: State, network: Network, where: Path) -> State:
     used = {prefix + name.removeprefix("backbone.") for name in backbone}
     rest = {name: tensor for name, tensor in state.items() if name not in used}
     if isinstance(network, ArcFaceNet):
-        found.update(_head(rest, where))
+        found.update(_head(rest, own, where))
         found["arc_in_use"] = torch.tensor(True)
         rest = {}
     wrong = sorted(
@@ -100,19 +71,41 @@ def to_network(state: State, network: Network, where: Path) -> State:
         if not isinstance(found.get(name), torch.Tensor) or found[name].shape != tensor.shape
     )
     if wrong or rest:
-        raise FerError(
-            f"the weights do not fit: {len(wrong)} missing or of another shape "
-            f"({', '.join(wrong[:3])}), {len(rest)} left over ({', '.join(sorted(rest)[:3])})",
-            where=where,
-            fix="name the --architecture that it was trained with",
-        )
+        _misfit(network, found, own, wrong, rest, where)
     return {name: found[name] for name in own}
+
+
+def _misfit(
+    network: Network, found: State, own: State, wrong: list[str], rest: State, where: Path
+) -> NoReturn:
+    """Say why: the classes are not ours, or it is another architecture."""
+    head = [
+        name
+        for name in wrong
+        if isinstance(given := found.get(name), torch.Tensor)
+        and given.shape[1:] == own[name].shape[1:]
+        and len(own[name]) == len(CLASSES)
+    ]
+    if wrong and wrong == sorted(head) and not rest:
+        raise FerError(
+            f"it tells {len(found[wrong[0]])} classes apart, and here are {len(CLASSES)}",
+            where=where,
+            allowed=f"a head for {', '.join(CLASSES)}, in this order",
+            fix="keep the rows of these classes in its last layer, in this order, or train it anew",
+        )
+    raise FerError(
+        f"the weights do not fit: {len(wrong)} missing or of another shape "
+        f"({', '.join(wrong[:3])}), {len(rest)} left over ({', '.join(sorted(rest)[:3])})",
+        where=where,
+        fix="name the --architecture that it was trained with"
+        + ("" if isinstance(network, ArcFaceNet) else ", and --teacher if it has the ArcFace head"),
+    )
 
 
 def _prefix(state: State, names: set[str], where: Path) -> str:
     some = min(names)
     ends = [name.removesuffix(some) for name in state if name.endswith(some)]
-    fitting = [p for p in ends if sum(p + name in state for name in names) > len(names) // 2]
+    fitting = [p for p in ends[:100] if sum(p + name in state for name in names) > len(names) // 2]
     if not fitting:
         raise FerError(
             "no backbone of this architecture among its tensors",
@@ -122,7 +115,7 @@ def _prefix(state: State, names: set[str], where: Path) -> str:
     return fitting[0]
 
 
-def _head(rest: State, where: Path) -> dict[str, torch.Tensor]:
+def _head(rest: State, own: State, where: Path) -> dict[str, torch.Tensor]:
     """The teacher's head: Linear, BatchNorm, plain Linear, ArcFace matrix."""
     stems: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in rest.items():
@@ -133,7 +126,7 @@ def _head(rest: State, where: Path) -> dict[str, torch.Tensor]:
         weight = parts.get("weight", next(iter(parts.values())))
         if "running_mean" in parts:
             target = "embed.1."
-        elif weight.ndim == 2 and weight.shape[0] != len(CLASSES):
+        elif weight.shape == own["embed.0.weight"].shape:
             target = "embed.0."
         elif "bias" in parts:
             target = "plain."
@@ -150,17 +143,14 @@ def convert(
     old: Path, new: Path, *, architecture: str, teacher: bool, size: int, clahe_clip: float
 ) -> None:
     """Write ``new`` with the weights of ``old``."""
-    held = read_old(old)
+    state, epoch = read_old(old)
     recipe = Training(
         architecture=architecture, task=ArcFace() if teacher else CE(), init="none", epochs=1
     )
-    state = to_network(held["model"], build_model(recipe), old)
-    epoch = held.get("epoch")
+    state = to_network(state, shape_of(recipe), old)
+    fitted(recipe, state)
     preprocess = Preprocess(size=size, oversize=1.15, clahe_clip=clahe_clip)
-    save_checkpoint(
-        new,
-        Checkpoint(state, recipe, preprocess, CLASSES, epoch if isinstance(epoch, int) else 0),
-    )
+    save_checkpoint(new, Checkpoint(state, recipe, preprocess, CLASSES, epoch))
 
 
 def convert_apart(old: Path, new: Path, *options: str) -> None:

@@ -1,6 +1,7 @@
 """Networks: timm backbones, the ArcFace head, and where their first weights come from."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.training import ArcFace, Training
+from fer_ml.training.archive import first_line, read_archive
 
 State = dict[str, torch.Tensor]
 
@@ -102,17 +105,10 @@ Network = Plain | ArcFaceNet
 def build_model(recipe: Training) -> Network:
     """The network of ``recipe`` with random weights."""
     arcface = recipe.task if isinstance(recipe.task, ArcFace) else None
-    try:
-        backbone = timm.create_model(
-            recipe.architecture, pretrained=False, num_classes=0 if arcface else len(CLASSES)
-        )
-    except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        raise FerError(
-            f"timm has no model {recipe.architecture!r}",
-            allowed=", ".join(get_close_matches(recipe.architecture, timm.list_models(), n=8)),
-        ) from error
+    _require_known(recipe.architecture)
+    backbone = timm.create_model(
+        recipe.architecture, pretrained=False, num_classes=0 if arcface else len(CLASSES)
+    )
     if recipe.stem_stride == 1:
         _keep_resolution(backbone, recipe.architecture)
     if recipe.zero_init_residual:
@@ -121,6 +117,54 @@ def build_model(recipe: Training) -> Network:
         _calm_head(backbone)
         return Plain(backbone)
     return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface)
+
+
+def _require_known(architecture: str) -> None:
+    """``FerError`` unless timm holds the name; it would look for others on hubs and disks."""
+    plain, _, tag = architecture.partition(".")
+    known = re.fullmatch(r"\w+", plain) and timm.is_model(plain)
+    if known and (not tag or timm.is_model_pretrained(architecture)):
+        return
+    raise FerError(
+        f"timm has no model {architecture[:100]!r}",
+        allowed=", ".join(get_close_matches(architecture[:100], timm.list_models(), n=8))
+        or "names in timm.list_models()",
+    )
+
+
+def shape_of(recipe: Training) -> Network:
+    """The network of ``recipe`` without any weights: names and shapes alone, whatever its size."""
+    with torch.device("meta"):
+        return build_model(recipe)
+
+
+def fitted(recipe: Training, state: State) -> Network:
+    """The network of ``recipe`` with the weights ``state``.
+
+    ``FerError`` when they do not fit, before anything of the network's size is held: a few bytes
+    can name an architecture of gigabytes.
+    """
+    own = shape_of(recipe).state_dict()
+    wrong = sorted(name for name in own if not _fits(state.get(name), own[name]))
+    left = sorted(map(str, set(state) - set(own)))
+    if wrong or left:
+        raise FerError(
+            f"the weights do not fit the {recipe.architecture}: {len(wrong)} of {len(own)} tensors "
+            f"are missing or of another shape ({', '.join(wrong[:3])}), "
+            f"{len(left)} are left over ({', '.join(left[:3])[:200]})"
+        )
+    network = build_model(recipe)
+    network.load_state_dict(state)
+    return network
+
+
+def _fits(tensor: object, own: torch.Tensor) -> bool:
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.shape == own.shape
+        and tensor.is_floating_point() == own.is_floating_point()
+        and not tensor.is_complex()
+    )
 
 
 @dataclass(frozen=True)
@@ -191,16 +235,16 @@ def _read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        state = held.get("model", held.get("state_dict", held))
-        return {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
-    except Exception as error:  # Foreign bytes: torch and safetensors raise whatever they meet.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        held = read_archive(path)
+    except (OSError, ValueError, SafetensorError) as error:
         raise FerError(
-            f"first weights cannot be read: {reason}",
+            f"first weights cannot be read: {first_line(error)}",
             where=path,
-            allowed=".safetensors, or a .pt that torch.load(weights_only=True) reads",
+            allowed=".safetensors, or what torch.save writes",
         ) from error
+    state = held.get("model", held.get("state_dict", held)) if isinstance(held, dict) else {}
+    state = state if isinstance(state, dict) else {}
+    return {str(n): tensor for n, tensor in state.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _load_whole(network: nn.Module, state: State, name: str) -> None:

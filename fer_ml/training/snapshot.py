@@ -14,6 +14,7 @@ import torch
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import readable_os_errors, write_atomic
+from fer_ml.training.archive import first_line, read_archive
 from fer_ml.training.models import State
 
 SNAPSHOT_FILE = "snapshot.pt"
@@ -71,7 +72,7 @@ def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | N
         return None
     again = f"remove {path} to start this training from its beginning"
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = read_archive(path)
         found = held["key"]
         progress = Progress(
             step=held["step"],
@@ -82,8 +83,8 @@ def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | N
             best_epoch=held["best_epoch"],
             best=held["best"],
         )
-    except Exception as error:  # Torn or foreign bytes: torch raises whatever they lead it to.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (FerError, OSError, KeyError, ValueError, TypeError) as error:
+        reason = first_line(error)
         raise FerError(f"snapshot cannot be read: {reason}", where=path, fix=again) from error
     if found != key:
         raise FerError(

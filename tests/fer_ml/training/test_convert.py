@@ -3,6 +3,7 @@
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +12,14 @@ from torch import nn
 
 from fer_ml.base.errors import FerError
 from fer_ml.training.checkpoint import load_checkpoint
-from fer_ml.training.convert import convert_apart
+from fer_ml.training.convert import convert, convert_apart
+
+OPTIONS: dict[str, Any] = {
+    "architecture": "test_resnet",
+    "teacher": False,
+    "size": 64,
+    "clahe_clip": 2.0,
+}
 
 
 class OldTeacher(nn.Module):
@@ -91,9 +99,9 @@ def test_a_student_behind_a_prefix_is_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_bytes(b"no"), "cannot be read"),
-        (lambda p: torch.save({"weights": 1}, p), "it has no 'model'"),
-        (lambda p: p.write_bytes(pickle.dumps({"model": {}})), "cannot be read|no 'model'|no back"),
+        (lambda p: p.write_bytes(b"no"), "not a file of torch.save: no zip"),
+        (lambda p: torch.save({"weights": 1}, p), "no tensors by name"),
+        (lambda p: p.write_bytes(pickle.dumps({"model": {}})), "a bare pickle"),
         (
             lambda p: torch.save({"model": timm.create_model("test_vit").state_dict()}, p),
             "no backbone of this architecture",
@@ -103,5 +111,30 @@ def test_a_student_behind_a_prefix_is_converted(tmp_path: Path) -> None:
 def test_other_files_are_refused_and_nothing_is_written(tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "old.pt")
     with pytest.raises(FerError, match=message):
-        convert_apart(tmp_path / "old.pt", tmp_path / "new.pt", "--architecture", "test_resnet")
+        convert(tmp_path / "old.pt", tmp_path / "new.pt", **OPTIONS)
     assert not (tmp_path / "new.pt").exists()
+
+
+def test_a_state_dict_of_another_program_is_converted(tmp_path: Path) -> None:
+    """As Lightning saves it, and as a file of nothing else."""
+    state = timm.create_model("test_resnet", num_classes=7).state_dict()
+    behind = {f"model.{name}": tensor for name, tensor in state.items()}
+    for number, held in enumerate(({"state_dict": behind, "version": "2.4"}, state)):
+        torch.save(held, tmp_path / "old.ckpt")
+        new = tmp_path / f"{number}.pt"
+        convert(tmp_path / "old.ckpt", new, **OPTIONS)
+        found = load_checkpoint(new).model
+        assert all(torch.equal(found[f"backbone.{name}"], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_other_classes_are_named_as_such(tmp_path: Path, teacher: bool) -> None:
+    model: nn.Module = timm.create_model("test_resnet", num_classes=8)
+    if teacher:
+        model = OldTeacher()
+        model.cls = nn.Linear(512, 8)
+        model.margin.weight = nn.Parameter(torch.randn(8, 512))
+    torch.save({"model": model.state_dict()}, tmp_path / "old.pt")
+    options = {**OPTIONS, "teacher": teacher}
+    with pytest.raises(FerError, match="it tells 8 classes apart, and here are 7"):
+        convert(tmp_path / "old.pt", tmp_path / "new.pt", **options)
