@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import read_bounded
+from fer_ml.base.reading import read_file
 
 #: No checkpoint of an image classifier with its optimiser needs more.
 MAX_BYTES = 4 << 30
@@ -66,7 +66,7 @@ def read_archive(path: Path, *, inert: bool = False) -> Any:
     ``inert`` puts a placeholder in the place of each object of an unknown class; without it the
     file is refused. ``OSError`` when the system does not open it.
     """
-    parts = _parts(read_bounded(path, MAX_BYTES), path)
+    parts = _parts(read_file(path, MAX_BYTES), path)
     named = _names(parts["data.pkl"], path)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as put:
