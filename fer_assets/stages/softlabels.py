@@ -78,6 +78,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             part=part,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -21,7 +21,7 @@ from fer_ml.distillation.logits import Taught
 from fer_ml.distillation.sharpness import derive_temperature
 
 #: What a student may learn from, see ``Training.soft_labels``.
-STANDARD, CENTRE, IN_SAMPLE = "standard", "centre", "in_sample"
+STANDARD, CENTRE, IN_SAMPLE, RAW = "standard", "centre", "in_sample", "raw"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def soften(
 ) -> dict[str, Soft]:
     """The soft labels of each kind, in the order of the members' training rows.
 
-    The KD temperature is that at which their mean entropy is ``target_entropy`` nats.
+    The KD temperature is that at which their mean entropy is ``target_entropy`` nats. The kind
+    ``raw`` is fused as the interim report did it: the weighted sum of uncalibrated logits.
     """
     first = members[0]
     for member in members[1:]:
@@ -71,9 +72,13 @@ def soften(
         IN_SAMPLE: [member.in_sample[:, None] for member in members],
     }
     temperatures = [member.temperature for member in members]
-    return {
+    kinds = {
         kind: _soft(values, weights, fusion, temperatures, target_entropy)
         for kind, values in found.items()
+    }
+    return {
+        **kinds,
+        RAW: _soft(found[IN_SAMPLE], weights, "logits", temperatures, target_entropy),
     }
 
 

@@ -262,8 +262,9 @@ class Training:
       ``erase`` is the probability of a random rectangle.
     - ``targets`` votes trains on the distribution of the annotators' votes; ``row_weights`` takes
       the manifest's column ``weight``.
-    - ``soft_labels`` standard are those of the profile; two others are for ablations: centre has
-      one view of a face only, and in_sample is that view by the teachers that trained on it.
+    - ``soft_labels`` standard are those of the profile; three others are for ablations: centre has
+      one view of a face only, in_sample is that view by the teachers that trained on it, and raw
+      is in_sample before calibration: the teachers' logits as they are, as in the interim report.
     - ``stem_stride`` 1 keeps the resolution of small faces; ``zero_init_residual`` starts random
       residual blocks as the identity (Goyal et al. 2017), so that a deep network learns at once.
     """
@@ -300,7 +301,7 @@ class Training:
     strength: float = 1.0
     erase: float = 0.0
     targets: Literal["labels", "votes"] = "labels"
-    soft_labels: Literal["standard", "centre", "in_sample"] = "standard"
+    soft_labels: Literal["standard", "centre", "in_sample", "raw"] = "standard"
     row_weights: bool = False
     imbalance: Imbalance = Imbalance()
     negative: Negative | None = None
@@ -325,11 +326,27 @@ class Training:
             raise ValueError("init = 'file' and init_file go together")
         if self.first_stage is not None and self.init != "previous":
             raise ValueError("first_stage hands its weights on: init must be 'previous'")
+        if self.accumulate > 1 and self.compares_rows:
+            raise ValueError(
+                f"accumulate = {self.accumulate} with {' and '.join(self.compares_rows)}: this "
+                "compares the rows of one step with each other, which parts of a step cannot; use "
+                "accumulate = 1"
+            )
         if self.mixup and not isinstance(self.task, CE):
             raise ValueError(
                 f"mixup with task {self.task.kind}: teachers' logits and margins belong to one "
                 "face, not to a mixture; use task ce"
             )
+
+    @property
+    def compares_rows(self) -> tuple[str, ...]:
+        """The terms of the loss that compare the rows of a step with each other, by name."""
+        terms = {
+            "task.intra_weight": isinstance(self.task, DIST) and self.task.intra_weight > 0,
+            "locality": self.locality is not None,
+            "prototype": self.prototype is not None,
+        }
+        return tuple(name for name, used in terms.items() if used)
 
     def stages(self) -> list["Training"]:
         """The training after its first stages, in the order in which they run."""

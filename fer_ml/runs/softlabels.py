@@ -12,7 +12,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.distillation.logits import Taught, read_taught
 from fer_ml.distillation.sharpness import mean_entropy
-from fer_ml.distillation.teaching import IN_SAMPLE, STANDARD, Soft, soften
+from fer_ml.distillation.teaching import IN_SAMPLE, RAW, STANDARD, Soft, soften
 from fer_ml.manifests.curation import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.classification import classification_metrics, log_softmax
@@ -104,7 +104,7 @@ def _write_arrays(
             logits=soft.logits[rows].astype(np.float16),
             y=y.astype(np.uint8),
             sample_id=np.array(frame["sample_id"].to_list(), dtype="S32"),
-            fold=np.full(len(rows), -1, np.int8) if kind == IN_SAMPLE else first.fold[rows],
+            fold=np.full(len(rows), -1, np.int8) if kind in (IN_SAMPLE, RAW) else first.fold[rows],
             view_seed=np.int64(views["seed"] if views else -1),
         )
 

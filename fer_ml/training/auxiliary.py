@@ -17,31 +17,41 @@ SHORT = 1e-3
 
 def negative_learning(
     logits: Tensor,
-    y: Tensor,
+    shown: Tensor,
     settings: Negative,
     given: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """-log(1 - p) of a class that the face does not show, ``[N]``, and where it counts, as bool.
 
-    ``logits [N, C]``; ``y [N]`` the labels' classes. The wrong class is drawn uniformly from the
-    C - 1 others (Kim et al.: NLNL, ICCV 2019), or it is ``given [N]``: a class index, -1 for none,
-    never the row's own label. A row counts when it has a wrong class, when it is drawn (with
-    probability ``ratio``), and when the prediction's normalised entropy is at least
+    ``logits [N, C]``; ``shown [N, C] bool`` the classes that a face may show: its label, every
+    class with a vote, and those of the face that it is mixed with. The wrong class is drawn
+    uniformly from the others (Kim et al.: NLNL, ICCV 2019), or it is ``given [N]``: a class index,
+    -1 for none. A row counts when it has a wrong class that it does not show, when it is drawn
+    (with probability ``ratio``), and when the prediction's normalised entropy is at least
     ``entropy_gate``. The gate carries no gradient.
 
     ``generator`` draws on its own device and both draws are always made, so equal generators give
     equal draws; ``None`` is torch's own.
     """
-    n, classes = logits.shape
     device = "cpu" if generator is None else generator.device
-    uniform = torch.rand(n, generator=generator, device=device).to(logits.device)
-    offset = torch.randint(1, classes, (n,), generator=generator, device=device).to(logits.device)
-    wrong = (y + offset) % classes if given is None else given
+    uniform, place = torch.rand(2, len(logits), generator=generator, device=device).to(
+        logits.device
+    )
+    wrong = _drawn_class(~shown, place) if given is None else given
     unsure = normalised_entropy(logits.detach()) >= settings.entropy_gate
-    applied = (wrong >= 0) & (uniform < settings.ratio) & unsure
+    absent = (is_class(wrong, logits.shape[1]) & ~shown).any(dim=1)
+    applied = absent & (uniform < settings.ratio) & unsure
     rows = negative_rows(logits, wrong.clamp(min=0))
     return rows.masked_fill(~applied, 0.0), applied
+
+
+def _drawn_class(among: Tensor, place: Tensor) -> Tensor:
+    """A class of each row of ``among [N, C] bool`` by ``place [N]`` in 0..1; -1 for none."""
+    number = among.sum(dim=1)
+    nth = (place * number).long().clamp(max=number - 1)
+    chosen = among & (among.cumsum(dim=1) == nth[:, None] + 1)
+    return torch.where(number > 0, chosen.int().argmax(dim=1), -1)
 
 
 class PrototypeMemory(nn.Module):
@@ -50,10 +60,7 @@ class PrototypeMemory(nn.Module):
     ``features`` is their length D. The projection ``[D, dim]`` is random, fixed and the same for
     every memory of this size; cosines survive it in expectation (Johnson, Lindenstrauss, 1984).
     All state is in buffers. ``forward`` reads the memory, ``update`` writes it; after an update
-    the loss of before may still be differentiated.
-
-    Under ``DistributedDataParallel``, which sends the first process's buffers to all, every process
-    reads one memory, made of the first process's rows.
+    the loss of before may still be differentiated. Both take all rows of a step at once.
     """
 
     projection: Tensor

@@ -156,6 +156,7 @@ class _Run:
             )
         device = ranks.device
         if ranks.world > 1:
+            _require_rows_apart(recipe, ranks, name)
             _share_statistics(network, device, name)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
@@ -325,16 +326,20 @@ class _Run:
         )
         drawn = np.random.default_rng((self.seed, step, self.ranks.rank, int(rows[0])))
         target = self._targets(rows)
+        shown = target > 0
         if recipe.mixup:
             share = float(drawn.beta(recipe.mixup, recipe.mixup))
             other = torch.from_numpy(drawn.permutation(len(rows)))
             pixels = share * pixels + (1 - share) * pixels[other.to(device)]
             target = share * target + (1 - share) * target[other]
+            shown = shown | shown[other]
+        target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(CLASSES)
         faces = self.train_faces
         return Batch(
             images=pixels.contiguous(memory_format=torch.channels_last),
             y=torch.from_numpy(faces.y[rows]).to(device),
             target=target.to(device),
+            shown=shown.to(device),
             epoch=step / self.steps_per_epoch,
             count=count,
             weight=_on(faces.weight if recipe.row_weights else None, rows, device),
@@ -344,14 +349,12 @@ class _Run:
         )
 
     def _targets(self, rows: np.ndarray) -> torch.Tensor:
-        """What the label's term is measured against, ``[N, C]``."""
-        faces, recipe = self.train_faces, self.recipe
-        if recipe.targets == "votes":
+        """What faces show by their labels or votes, ``[N, C]`` shares."""
+        faces = self.train_faces
+        if self.recipe.targets == "votes":
             assert faces.votes is not None
-            target = torch.from_numpy(faces.votes[rows])
-        else:
-            target = nn.functional.one_hot(torch.from_numpy(faces.y[rows]), len(CLASSES)).float()
-        return target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(CLASSES)
+            return torch.from_numpy(faces.votes[rows])
+        return nn.functional.one_hot(torch.from_numpy(faces.y[rows]), len(CLASSES)).float()
 
     def _gradients_travel(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once a step, with its last part."""
@@ -468,6 +471,16 @@ class _Run:
             for key, value in self.progress.totals.items()
         }
         log.info("%s: goes on after step %d", self.name, self.progress.step)
+
+
+def _require_rows_apart(recipe: Training, ranks: Ranks, name: str) -> None:
+    """Refuse several processes to a loss that compares the rows of a whole step."""
+    if recipe.compares_rows:
+        raise FerError(
+            f"{name}: {' and '.join(recipe.compares_rows)} compares the rows of one step with each "
+            f"other, and {ranks.world} processes share a step",
+            fix="train with one process, or without this term",
+        )
 
 
 def _share_statistics(network: nn.Module, device: torch.device, name: str) -> None:

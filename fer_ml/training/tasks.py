@@ -39,14 +39,16 @@ class Batch:
     """Rows of one forward pass.
 
     ``images [N, 3, S, S]`` normalised; ``y [N]``; ``target [N, C]`` the distribution that the
-    label's term is measured against; ``weight [N]`` of that term; ``teacher [N, C]`` logits;
-    ``negative [N]`` a class that is not shown, -1 for none; ``epoch`` the progress in epochs, with
-    its fraction; ``count`` the rows of the whole optimiser step, of which these are a part.
+    label's term is measured against; ``shown [N, C] bool`` the classes that a face may show;
+    ``weight [N]`` of the label's term; ``teacher [N, C]`` logits; ``negative [N]`` a class that is
+    not shown, -1 for none; ``epoch`` the progress in epochs, with its fraction; ``count`` the rows
+    of the whole optimiser step, of which these are a part.
     """
 
     images: torch.Tensor
     y: torch.Tensor
     target: torch.Tensor
+    shown: torch.Tensor
     epoch: float
     count: int
     weight: torch.Tensor | None = None
@@ -60,7 +62,8 @@ class Objective(nn.Module):
 
     ``forward`` gives the batch's share of the step's mean loss and of its named parts: over all
     batches of a step, on all processes, they add up to the mean over its ``count`` rows. So neither
-    accumulation nor several processes change what is minimised.
+    accumulation nor several processes change what is minimised. The terms of
+    ``Training.compares_rows`` are no sum over rows: they need a whole step in one batch.
     """
 
     class_counts: torch.Tensor
@@ -168,10 +171,13 @@ class Objective(nn.Module):
 
     def _auxiliary(self, outputs: Outputs, batch: Batch) -> list[tuple[str, float, torch.Tensor]]:
         recipe, found = self.recipe, []
-        logits, features = outputs.logits.float(), outputs.features.float()
+        features = outputs.features.float()
         if recipe.negative is not None:
+            # Of the head that inference uses: ArcFace's, once it trains.
+            logits = self.network.answer(outputs).float()
+            given = _given(batch, recipe.negative)
             rows, applied = negative_learning(
-                logits, batch.y, recipe.negative, _given(batch, recipe.negative), batch.generator
+                logits, batch.shown, recipe.negative, given, batch.generator
             )
             found.append(("negative", recipe.negative.weight, _share(rows, batch)))
             found.append(("negative_applied", 0.0, _share(applied.float(), batch)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fer_ml.base.errors import FerError
+from fer_ml.distillation.fusion import Fusion
 from fer_ml.distillation.logits import Logits, Taught
 from fer_ml.distillation.sharpness import mean_entropy
 from fer_ml.distillation.teaching import choose_weights, soften
@@ -34,6 +35,7 @@ def test_each_kind_is_the_weighted_sum_of_its_members_logs() -> None:
         "standard": (T, VIEWS, 7),
         "centre": (T, 1, 7),
         "in_sample": (T, 1, 7),
+        "raw": (T, 1, 7),
     }
     a, b = (m.train[3, 1][None] for m in MEMBERS)
     by_hand = 0.75 * log_softmax(a, 2.0) + 0.25 * log_softmax(b, 0.5)
@@ -41,6 +43,15 @@ def test_each_kind_is_the_weighted_sum_of_its_members_logs() -> None:
     for soft in found.values():
         assert mean_entropy(soft.logits, soft.kd_temperature) == pytest.approx(1.0, abs=1e-4)
     assert found["in_sample"].kd_temperature > found["centre"].kd_temperature, "it is surer"
+
+
+@pytest.mark.parametrize("fusion", ["calibrated", "probabilities"])
+def test_raw_labels_are_the_weighted_sum_of_uncalibrated_logits(fusion: Fusion) -> None:
+    """As the interim report fused them; at its T = 2 they are as sharp as its teachers were."""
+    raw = soften(MEMBERS, (0.75, 0.25), fusion, 1.0)["raw"]
+    by_hand = 0.75 * MEMBERS[0].in_sample + 0.25 * MEMBERS[1].in_sample
+    np.testing.assert_allclose(raw.logits[:, 0], by_hand, atol=2e-2)
+    assert mean_entropy(raw.logits, raw.kd_temperature) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_weights_come_from_calib_or_from_the_recipe() -> None:

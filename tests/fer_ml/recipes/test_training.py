@@ -10,10 +10,13 @@ from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import (
     CE,
+    DIST,
     KD,
     ArcFace,
     Imbalance,
+    Locality,
     Negative,
+    Prototype,
     Training,
     read_plain,
     read_recipe,
@@ -101,6 +104,9 @@ def test_two_corrections_of_imbalance_need_saying_so() -> None:
         ({"first_stage": BASE}, "init must be 'previous'"),
         ({"batch_size": 8, "accumulate": 5}, "accumulate = 5 is outside 1 to 4"),
         ({"negative": None, "erase": 2.0}, "erase = 2.0"),
+        ({"accumulate": 2, "task": DIST()}, "task.intra_weight"),
+        ({"accumulate": 2, "locality": Locality()}, "locality"),
+        ({"accumulate": 2, "prototype": Prototype()}, "prototype"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:

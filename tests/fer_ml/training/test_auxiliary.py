@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from fer_ml.training.auxiliary import PrototypeMemory, negative_learning
+from fer_ml.training.losses import is_class
 
 N, C, D = 64, 7, 24
 
@@ -54,7 +55,7 @@ def test_the_drawn_class_is_uniform_over_the_others() -> None:
     """At uniform logits the gradient is positive on the drawn class alone."""
     n = 60_000
     y = torch.arange(n) % C
-    loss = lambda z: negative_learning(z, y, Negative(), generator=seeded(1))[0]  # noqa: E731
+    loss = lambda z: negative_learning(z, is_class(y, C), Negative(), generator=seeded(1))[0]  # noqa: E731
     step = gradient(loss, torch.zeros(n, C))
     drawn = step.argmax(dim=1)
     assert ((step > 0).sum(dim=1) == 1).all()
@@ -67,18 +68,40 @@ def test_the_drawn_class_is_uniform_over_the_others() -> None:
         assert ((others - expected).abs() < 5 * expected.sqrt()).all()
 
 
+def test_no_class_that_a_face_may_show_is_pushed_down() -> None:
+    """Votes for several classes, or a mixture of two faces; with all seven shown none is left."""
+    n = 20_000
+    shown = torch.rand(n, C, generator=seeded(3)) < torch.linspace(0, 1.01, n)[:, None]
+    shown[-100:] = True
+    loss = lambda z: negative_learning(z, shown, Negative(), generator=seeded(4))[0]  # noqa: E731
+    pushed = gradient(loss, torch.zeros(n, C)) > 0
+    assert not (pushed & shown).any()
+    assert torch.equal(pushed.sum(dim=1), (~shown.all(dim=1)).long())
+    free = (~shown).sum(dim=1)
+    two = pushed[free == 2].int().argmax(dim=1) == (~shown[free == 2]).int().argmax(dim=1)
+    assert two.double().mean().item() == pytest.approx(0.5, abs=0.05), "either is drawn"
+    given = torch.arange(n) % C
+    _, applied = negative_learning(torch.zeros(n, C), shown, Negative(), given=given)
+    assert torch.equal(applied, ~shown[torch.arange(n), given])
+
+
 def test_rows_are_those_of_the_given_class() -> None:
     logits, y = draw(2)
     given = (y + 3) % C
     given[::4] = -1
-    rows, applied = negative_learning(logits, y, Negative(), given=given, generator=seeded(2))
+    rows, applied = negative_learning(
+        logits, is_class(y, C), Negative(), given=given, generator=seeded(2)
+    )
     assert torch.equal(applied, given >= 0)
     p = softmax(logits.double(), 1)
     for row in range(N):
         wanted = -math.log(1 - p[row, given[row]]) if given[row] >= 0 else 0.0
         assert rows[row].item() == pytest.approx(wanted, rel=1e-4)
     step = gradient(
-        lambda z: negative_learning(z, y, Negative(), given=given, generator=seeded(2))[0], logits
+        lambda z: negative_learning(
+            z, is_class(y, C), Negative(), given=given, generator=seeded(2)
+        )[0],
+        logits,
     )
     assert (step[~applied] == 0).all() and (step[applied] != 0).any(dim=1).all()
 
@@ -87,7 +110,7 @@ def test_a_step_makes_the_given_class_less_likely() -> None:
     logits, y = draw(3)
     logits = logits.double()
     given = (y + 1) % C
-    loss = lambda z: negative_learning(z, y, Negative(), given=given)[0]  # noqa: E731
+    loss = lambda z: negative_learning(z, is_class(y, C), Negative(), given=given)[0]  # noqa: E731
     after = softmax(logits - 0.1 * gradient(loss, logits), 1).gather(1, given[:, None])
     assert (after < softmax(logits, 1).gather(1, given[:, None])).all()
 
@@ -97,7 +120,9 @@ def test_only_unsure_predictions_count(gate: float) -> None:
     logits, y = draw(4)
     logits[0] = 0.0
     entropy = torch.distributions.Categorical(logits=logits.double()).entropy() / math.log(C)
-    _, applied = negative_learning(logits, y, Negative(entropy_gate=gate), generator=seeded(4))
+    _, applied = negative_learning(
+        logits, is_class(y, C), Negative(entropy_gate=gate), generator=seeded(4)
+    )
     assert torch.equal(applied[1:], entropy[1:] >= gate)
     assert applied[0]
 
@@ -106,7 +131,9 @@ def test_only_unsure_predictions_count(gate: float) -> None:
 def test_the_ratio_of_rows_is_drawn(ratio: float, least: float, most: float) -> None:
     n = 20_000
     logits, y = torch.zeros(n, C), torch.zeros(n, dtype=torch.int64)
-    rows, applied = negative_learning(logits, y, Negative(ratio=ratio), generator=seeded(5))
+    rows, applied = negative_learning(
+        logits, is_class(y, C), Negative(ratio=ratio), generator=seeded(5)
+    )
     assert least <= applied.float().mean() <= most
     assert torch.equal(rows > 0, applied)
 
@@ -116,18 +143,18 @@ def test_a_rare_gate_has_a_small_say() -> None:
     logits, y = torch.zeros(N, C), torch.zeros(N, dtype=torch.int64)
     given = torch.full((N,), -1)
     given[:4] = 1
-    rows, _ = negative_learning(logits, y, Negative(), given=given)
+    rows, _ = negative_learning(logits, is_class(y, C), Negative(), given=given)
     assert rows.mean().item() == pytest.approx(4 / N * -math.log(1 - 1 / C))
 
 
 def test_equal_generators_draw_equally_whatever_the_gate() -> None:
     logits, y = draw(6)
-    first = negative_learning(logits, y, Negative(ratio=0.5), generator=seeded(6))
-    again = negative_learning(logits, y, Negative(ratio=0.5), generator=seeded(6))
-    other = negative_learning(logits, y, Negative(ratio=0.5), generator=seeded(7))
+    first = negative_learning(logits, is_class(y, C), Negative(ratio=0.5), generator=seeded(6))
+    again = negative_learning(logits, is_class(y, C), Negative(ratio=0.5), generator=seeded(6))
+    other = negative_learning(logits, is_class(y, C), Negative(ratio=0.5), generator=seeded(7))
     assert torch.equal(first[0], again[0]) and not torch.equal(first[0], other[0])
     gated, applied = negative_learning(
-        logits, y, Negative(ratio=0.5, entropy_gate=0.5), generator=seeded(6)
+        logits, is_class(y, C), Negative(ratio=0.5, entropy_gate=0.5), generator=seeded(6)
     )
     assert torch.equal(gated[applied], first[0][applied])
 
@@ -135,7 +162,7 @@ def test_equal_generators_draw_equally_whatever_the_gate() -> None:
 def test_extreme_logits_give_finite_gradients() -> None:
     y = torch.arange(C)
     logits = torch.full((C, C), -100.0).scatter(1, y[:, None].roll(1, 0), 100.0)
-    loss = lambda z: negative_learning(z, y, Negative(), given=y.roll(1))[0]  # noqa: E731
+    loss = lambda z: negative_learning(z, is_class(y, C), Negative(), given=y.roll(1))[0]  # noqa: E731
     assert torch.isfinite(loss(logits)).all()
     assert torch.isfinite(gradient(loss, logits)).all()
 
@@ -143,7 +170,9 @@ def test_extreme_logits_give_finite_gradients() -> None:
 def test_no_value_is_read_back_from_the_device() -> None:
     """Tensors of the meta device have no values; the draws are the generator's device's."""
     logits, y = torch.empty(N, C, device="meta"), torch.empty(N, dtype=torch.int64, device="meta")
-    rows, applied = negative_learning(logits, y, Negative(0.5, 0.5), generator=seeded(8))
+    rows, applied = negative_learning(
+        logits, is_class(y, C), Negative(0.5, 0.5), generator=seeded(8)
+    )
     assert rows.device.type == applied.device.type == "meta"
 
 

@@ -15,11 +15,12 @@ import torch
 
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import KD, ArcFace, Imbalance, Prototype, Training
+from fer_ml.recipes.training import DIST, KD, ArcFace, Imbalance, Locality, Prototype, Training
 from fer_ml.training import loop
 from fer_ml.training.loop import Place, Trained, train
 from fer_ml.training.models import Outputs, Plain, build_model, weights_hash
 from fer_ml.training.prediction import predict
+from fer_ml.training.ranks import Ranks
 from fer_ml.training.tasks import Batch, Objective
 from fer_ml.training.views import FaceSet, SoftTargets
 
@@ -119,6 +120,16 @@ def test_the_moving_average_is_what_is_measured_and_kept(recipe: Training, faces
     model.load_state_dict(averaged.state)
     accuracy = (predict(model, faces(28, seed=9)).argmax(1) == faces(28).y).mean()
     assert accuracy == averaged.history[averaged.best_epoch]["val"]["accuracy"]
+
+
+def test_a_loss_that_compares_rows_needs_the_whole_step(recipe: Training, faces: Make) -> None:
+    """A correlation within the classes, or neighbours, of half a step are others."""
+    two = Ranks(0, 2, torch.device("cpu"))
+    with pytest.raises(FerError) as caught:
+        run(replace(recipe, locality=Locality()), faces, ranks=two)
+    assert "locality" in str(caught.value) and caught.value.fix
+    inter = replace(recipe, task=DIST(intra_weight=0), accumulate=2)
+    assert inter.compares_rows == ()
 
 
 @pytest.mark.parametrize("tune", ["head", "last_block", "norm"])

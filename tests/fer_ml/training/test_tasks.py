@@ -56,6 +56,7 @@ def batch(rows: list[int] | None = None, teacher: bool = True, epoch: float = 0.
         images=images[chosen],
         y=y[chosen],
         target=one_hot(y, C).float()[chosen],
+        shown=one_hot(y, C).bool()[chosen],
         epoch=epoch,
         count=5,
         teacher=logits[chosen] if teacher else None,
@@ -206,3 +207,21 @@ def test_arcface_trains_the_plain_head_first_and_then_the_margin_head() -> None:
     assert net.arc_in_use, "from here on inference uses the ArcFace head"
     torch.testing.assert_close(net(images), 10 * net.outputs(images).cosine)
     assert net.state_dict()["arc_in_use"], "and the checkpoint carries it"
+
+
+def test_negative_learning_acts_on_the_head_that_inference_uses() -> None:
+    torch.manual_seed(0)
+    task = ArcFace(plain_epochs=1, ramp_end=2, margin=0.4, scale=10, embedding=8, dropout=0)
+    backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    net = ArcFaceNet(backbone, 3, task)
+    recipe = replace(RECIPE, task=task, negative=Negative(source="manifest"))
+    objective = Objective(net, recipe, COUNTS)
+    wrong = torch.tensor([1, 2, 0, 4, 3])
+    data = replace(batch(), images=torch.randn(5, 3, 8, 8), negative=wrong)
+    for epoch in (0.5, 1.5):
+        _, parts = objective(replace(data, epoch=epoch))
+        # Statistics of BatchNorm are those of the batch while training.
+        probability = torch.softmax(net.answer(net.outputs(data.images)), dim=1)
+        expected = -torch.log1p(-probability[torch.arange(5), wrong]).mean()
+        assert parts["negative"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert net.arc_in_use
