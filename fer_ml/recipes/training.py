@@ -233,7 +233,7 @@ class Locality:
 
 
 #: Fields of a training that came after records were written.
-_LATER = ("precise_bn", "zero_init_residual")
+_LATER = ("precise_bn", "zero_init_residual", "init_package")
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,10 @@ class Training:
     """One training: architecture (a timm name), task, budget, data treatment and optimiser.
 
     - ``init`` says where the weights come from: ``none`` (random), ``imagenet`` (timm's hub; an
-      error without a network), ``file`` (``init_file``), ``previous`` (the training before this
-      one). ``init_sha256`` pins them: other weights are refused.
+      error without a network), ``package`` (``init_file`` of the installed package
+      ``init_package``, which brings weights and runs no code), ``file`` (``init_file``),
+      ``previous`` (the training before this one). ``init_sha256`` pins them: other weights are
+      refused. A package's are always pinned.
     - ``epochs`` are those of this training alone, additional to whatever came before.
     - ``seed`` null is the profile's.
     - ``first_stage`` is trained before, and its best weights start this one.
@@ -272,9 +274,10 @@ class Training:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     architecture: str
     task: Task
-    init: Literal["none", "imagenet", "file", "previous"]
+    init: Literal["none", "imagenet", "package", "file", "previous"]
     epochs: int
     init_file: str | None = None
+    init_package: str | None = None
     init_sha256: str | None = None
     seed: int | None = None
     first_stage: "Training | None" = None
@@ -322,8 +325,12 @@ class Training:
             self, precise_bn=(0, _BIG), ema=(0, 0.999999), label_smoothing=(0, 0.99), mixup=(0, 100)
         )
         _demand(self, strength=(0, 1), erase=(0, 1))
-        if (self.init == "file") != (self.init_file is not None):
-            raise ValueError("init = 'file' and init_file go together")
+        if (self.init in ("file", "package")) != (self.init_file is not None):
+            raise ValueError("init = 'file' or 'package' and init_file go together")
+        if (self.init == "package") != (self.init_package is not None):
+            raise ValueError("init = 'package' and init_package go together")
+        if self.init_package is not None and self.init_sha256 is None:
+            raise ValueError(f"init_sha256: pin the weights of the package {self.init_package}")
         if self.first_stage is not None and self.init != "previous":
             raise ValueError("first_stage hands its weights on: init must be 'previous'")
         if self.accumulate > 1 and self.compares_rows:

@@ -32,7 +32,7 @@ from fer_ml.training.ranks import Ranks
 from fer_ml.training.snapshot import Progress, load_snapshot, save_snapshot
 from fer_ml.training.statistics import COMPARED_ROWS, inference_fit, measure_statistics
 from fer_ml.training.stopping import StopSignal
-from fer_ml.training.tasks import Batch, Objective
+from fer_ml.training.tasks import Batch, Objective, require_whole_steps
 from fer_ml.training.views import (
     FaceSet,
     SoftTargets,
@@ -156,7 +156,7 @@ class _Run:
             )
         device = ranks.device
         if ranks.world > 1:
-            _require_rows_apart(recipe, ranks, name)
+            require_whole_steps(recipe, ranks.world, name)
             _share_statistics(network, device, name)
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network
@@ -471,16 +471,6 @@ class _Run:
             for key, value in self.progress.totals.items()
         }
         log.info("%s: goes on after step %d", self.name, self.progress.step)
-
-
-def _require_rows_apart(recipe: Training, ranks: Ranks, name: str) -> None:
-    """Refuse several processes to a loss that compares the rows of a whole step."""
-    if recipe.compares_rows:
-        raise FerError(
-            f"{name}: {' and '.join(recipe.compares_rows)} compares the rows of one step with each "
-            f"other, and {ranks.world} processes share a step",
-            fix="train with one process, or without this term",
-        )
 
 
 def _share_statistics(network: nn.Module, device: torch.device, name: str) -> None:

