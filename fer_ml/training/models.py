@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import sha256_file
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.training import ArcFace, Training
 from fer_ml.training.archive import first_line, read_archive
 
@@ -200,7 +200,7 @@ def first_weights(
         start = Start("imagenet", f"timm {recipe.architecture}", weights_hash(state))
     elif recipe.init in ("file", "package"):
         path, name = _weights_file(recipe)
-        start = Start(recipe.init, name, sha256_file(path))
+        start = Start(recipe.init, name, _hash_of(path))
         _require_pinned(recipe, start)
         state = _read_weights(path)
         if recipe.init == "package":
@@ -255,6 +255,13 @@ def _weights_file(recipe: Training) -> tuple[Path, str]:
         )
     name = f"{recipe.init_package} {package.version}: {named.as_posix()}"
     return Path(str(package.locate_file(named))), name
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise FerError(f"first weights cannot be read: {error.strerror}", where=path) from error
 
 
 def _in_order(state: State, network: Network, name: str) -> State:

@@ -90,11 +90,14 @@ STATEFUL = {
     "mixup": 0.2,
     "drop_last": False,
     "imbalance": Imbalance(sampler="balanced"),
-    "prototype": Prototype(weight=0.01),
 }
 
 
-ARCFACE = {"optimiser": "nested", "task": ArcFace(embedding=16, plain_epochs=3)}
+ARCFACE = {
+    "optimiser": "nested",
+    "task": ArcFace(embedding=16, plain_epochs=3),
+    "prototype": Prototype(weight=0.01),
+}
 
 
 @pytest.mark.parametrize("changes", [STATEFUL, ARCFACE])
