@@ -72,7 +72,7 @@ DECIDES_NOTHING = {
 #: Fields that no other value fits while the rest stays as it is.
 NOT_ALONE = {
     r"sources/expw_full/name": "it is the name of the asset",
-    r".*/init_file": "it goes with init",
+    r".*/init_(file|package)": "it goes with init",
     r"(students/kd|experiments/one)/mixup": "it is for tasks without a teacher, as students/ce has",
 }
 
