@@ -13,7 +13,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.plain_yaml import read_plain
 from fer_ml.base.versions import upgraded
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
-from fer_ml.claims.printed import PRINTED
+from fer_ml.claims.printed import PRINTED, printed
 from fer_ml.storage.record import asset_label
 
 MAX_BYTES = 2_000_000
@@ -263,6 +263,12 @@ class RangeClaim(_Measured):
     def operands(self) -> tuple[str | Source, ...]:
         """The numbers that it spans."""
         return self.over
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "RangeClaim":
+        if printed(self.low).value > printed(self.high).value:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
 
     def own(self) -> Source | None:
         """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""

@@ -5,6 +5,7 @@ into it by hand must be one that the claim itself is held to, such as the n of i
 word with a digit must be a name: one of the project's, or one that the claims file declares.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Collection, Iterator
@@ -48,13 +49,18 @@ _WORDS: dict[str, Fraction] = {
     **dict.fromkeys(("billion", "billions"), Fraction(10**9)),
     **dict.fromkeys(("percent", "percentage", "cent"), Fraction(1, 100)),
 }
-_TOKEN = re.compile(r"[^\s()\[\]{}<>\"'`=/;:!?|\u2018\u2019\u201c\u201d\u2026]+")
+_TOKEN = re.compile(r"[^\s()\[\]{}<>\"'`=/;:!?|*_~#&\\\u2018\u2019\u201c\u201d\u2026\ue000\ue001]+")
+#: What would make another number of what is printed at the place.
+_TOUCHED = re.compile(r"[\w.,+/^%\u2212-]\{value\}|\{value\}(?:[\w+/^-]|\{|[.,][0-9]|\s?[%\u2030])")
+_ENTITY = re.compile(r"&\w+;")
 
 
 def unbound(claim: Claim, names: Collection[str]) -> str | None:
     """Why a claim's sentence says more than the claim holds, or ``None``."""
     if PLACE not in claim.sentence:
         return f"its sentence has no place {PLACE} for what the artifact holds"
+    if _TOUCHED.search(claim.sentence):
+        return f"its sentence adds to the number at {PLACE}, which stands there as it is printed"
     known, held = NAMES.union(names), set(_checked(claim))
     texts = [claim.sentence.replace(PLACE, " ")]
     if isinstance(claim, TableClaim):
@@ -68,18 +74,29 @@ def unbound(claim: Claim, names: Collection[str]) -> str | None:
 
 def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
     """Every number of a text, in digits of any script or in words; ``names`` are none."""
+    yield from (text[start:end] for start, end in spans_of_digits(text, names))
     for found in _TOKEN.finditer(text):
-        token = found.group().rstrip(".,").lstrip(",")
-        if token in names:
-            continue
-        parts = token.split("-")
-        if any(_is_number(part) and part not in names for part in parts):
-            # A word of a compound stands for itself: 'ninety-nine', 'three-fold', 'macro-F1'.
-            yield token if any(map(_digits, parts)) else next(filter(_is_number, parts))
+        # A word of a compound stands for itself: 'ninety-nine', 'three-fold'.
+        yield from filter(_is_word, found.group().rstrip(".,").split("-"))
 
 
-def _is_number(part: str) -> bool:
-    return _digits(part) or part.lower().removesuffix("fold") in _WORDS or part in ("%", "\u2030")
+def spans_of_digits(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:
+    """Where a text has a word with a digit of any script that is neither in ``names`` nor of them.
+
+    An HTML entity counts as what it stands for.
+    """
+    for found in _ENTITY.finditer(text):
+        if _digits(html.unescape(found.group())) and not _digits(found.group()):
+            yield found.span()
+    for found in _TOKEN.finditer(text):
+        token = found.group().rstrip(".,")
+        start = found.start() + len(token) - len(token := token.lstrip(","))
+        if token not in names and any(_digits(p) and p not in names for p in token.split("-")):
+            yield start, start + len(token)
+
+
+def _is_word(part: str) -> bool:
+    return part.lower().removesuffix("fold") in _WORDS
 
 
 def _digits(part: str) -> bool:

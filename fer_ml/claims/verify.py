@@ -50,6 +50,7 @@ class Verified:
         return {
             "schema_version": 2,
             "title": self.held.title,
+            "names": list(self.held.names),
             "counts": self.counts,
             "not_looked_at": self.not_looked_at,
             "claims": [claim.to_json() for claim in self.claims],

@@ -25,7 +25,7 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
     template = read_template(source)
     text = render(template, references.helpers())
     values = {name: claim["value"] for name, claim in references.claims.items()}
-    uncovered = find_uncovered(template.source, values)
+    uncovered = find_uncovered(template.source, values, references.names)
     pictures = {
         given["copy"]: run.path(given["copy"]).read_bytes()
         for given in references.given

@@ -1,45 +1,55 @@
 """Numbers in a template's own prose, which nothing binds to an artifact.
 
 A report's numbers are references. One that stands in the text itself is found here, unless a claim
-that its paragraph refers to has that value. Left alone are code, links, citations, the numbering of
-headings, lists, tables and figures, names such as ``RN18`` or ``ResNet-18``, and in formulas all
-but what follows an equals sign.
+that its paragraph refers to has that value: in any script, as an entity, in code, in parts. Left
+alone are targets of links, citations, the numbering of headings, lists, tables and figures, names
+that are known or declared, and in formulas single digits that follow no equals sign.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Literal
 
 from jinja2 import Environment
 
+from fer_ml.base.errors import FerError
+from fer_ml.claims.printed import PRINTED, printed
+from fer_ml.claims.sentences import NAMES, spans_of_digits
 from fer_ml.report.citations import spans_of_citations
-from fer_ml.report.markdown import parser
+from fer_ml.report.markdown import Markdown, escape, parser
 
-#: Stands for each character of an expression, statement or comment.
-_HOLE = "\ue000"
-_NUMBER = re.compile(
-    r"(?<![\w.])(?:\d{4}-\d{2}-\d{2}|(?:\d[\d,]*)?\.?\d+(?:\.\d+)*(?:[eE][-+]?\d+)?)(?!\d)"
+#: Each stands for a character of an expression, and of a statement or comment.
+_VALUE, _HOLE = "\ue001", "\ue000"
+_ORDINAL = re.compile(r"\d{1,2}(st|nd|rd|th|D)")
+#: What changes the number that an expression prints, when it touches it.
+_TOUCHED = re.compile(
+    rf"{_VALUE}(?=\s?(?:[%\u2030]|per ?cent\b)|[.,]?\d|[kKmMbBx]\b)"
+    rf"|(?<=\d)[.,]?{_VALUE}|(?<![\w)\]{_VALUE}{_HOLE}])[-+\u2212]{_VALUE}"
 )
-_PRINTED = re.compile(r"\d[\d,]*(\.\d+)?")
-_NAME = re.compile(r"[^\W\d_]-$")
-_ORDINAL = re.compile(r"(st|nd|rd|th|D)\b")
-#: What is no prose of its own, or is numbering: replaced by blanks of the same length.
+_LIST, _HEADING = (
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"^\s*(?:>\s*)*(\d+)[.)](?=\s)",
+        r"^ {0,3}#+\s+(\d+(?:\.\d+)*)[.)]?(?=\s)",
+    )
+)
+#: What is no prose of its own: replaced by blanks of the same length.
 _NOT_PROSE = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)",
-        r"(?<=\])\([^)\n]*\)|(?<=\])\[[^\]]*\]",
+        r"(?<=\])\([^)\s]*(?=[\s)])|(?<=\])\[[^\]]*\]",
         r"<[a-z]+:[^>\s]*>|\b[a-z]+://[^\s)>]+",
-        r"^ {0,3}#+\s+\d+(\.\d+)*[.)]?(?=\s)",
-        r"^\s*(>\s*)*\d+[.)](?=\s)",
         r"\b([Tt]ables?|[Ff]ig(ure|s|\.)?s?|[Ss]ections?|[Cc]hapters?|[Aa]ppendix|[Ee]q(uation|\.)?s?"
-        r"|[Ss]teps?)\s*\(?\d+(\.\d+)*(\s*([-\u2013,]|and|to)\s*\d+(\.\d+)*)*\)?",
+        r"|[Ss]teps?)\s*\(?\d{1,2}(\.\d{1,2})*(\s*([-\u2013,]|and|to)\s*\d{1,2}(\.\d{1,2})*)*\)?"
+        r"(?!\.?\d|\s*%)",
     )
 )
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)", re.DOTALL)
 _ASSIGNED = re.compile(r"(?:=|\\approx|\u2248)\s*-?(\d[\d,]*(?:\.\d+)?)")
+_LONG = re.compile(r"(\d[\d.,]*\d)")
+_CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
 _CLAIMED = re.compile(r"\bclaim\(\s*(['\"])(.+?)\1")
 _BLOCK = re.compile(r"^\s*$|^\s*(?:[-*+]|\d+[.)])\s|^\s*\|")
 _IMAGE = re.compile(r"!\[[^\]]*\]")
@@ -59,19 +69,29 @@ class Uncovered:
         return {"line": self.line, "column": self.column, "kind": self.kind, "text": self.text}
 
 
-def numbers_in(text: str) -> list[str]:
-    """The numbers of a text; digits in names such as ``RN18`` or ``ResNet-18`` are none."""
-    return [text[start:end] for start, end in _number_spans(text)]
+def without_numbers(text: str, what: str, names: Collection[str] = ()) -> Markdown:
+    """A text of the template's or the claims file's own, escaped; ``FerError`` for a number."""
+    if any(_number_spans(text, NAMES.union(names))):
+        raise FerError(
+            f"{what} prints {text[:60]!r}, and no reference gave that number",
+            fix="use claim, value, table, figure or gate, or stated(text, why=...); a name with a "
+            "digit stands in names of the claims file",
+        )
+    return escape(text)
 
 
-def find_uncovered(source: str, values: Mapping[str, Any]) -> list[Uncovered]:
+def find_uncovered(
+    source: str, values: Mapping[str, Any], names: Collection[str] = ()
+) -> list[Uncovered]:
     """Numbers and figures of a template's prose that no claim covers.
 
     ``values`` are the claims' values by id. A claim covers a number when the same paragraph, list
     item or table row refers to it and its value rounds to the number as printed; with a per cent
-    sign, a hundred times its value.
+    sign, a hundred times its value. What touches another number, or one that an expression prints,
+    is a part of a larger one, and not covered. ``names`` are no numbers.
     """
     code, prose = _split(source)
+    known, unseen = NAMES.union(names), _without_code(prose)
     found = []
     for start, end in _blocks(source):
         claimed = [
@@ -79,12 +99,22 @@ def find_uncovered(source: str, values: Mapping[str, Any]) -> list[Uncovered]:
             for call in _CLAIMED.finditer(code[start:end])
             for value in _numbers_of(values.get(call[2]))
         ]
-        for first, last in _number_spans(prose[start:end]):
-            text = prose[start + first : start + last]
-            percent = prose[start + last : end].lstrip().startswith("%")
-            if not any(_covers(value, text, percent) for value in claimed):
-                found.append(_at(source, start + first, "number", text))
-        for image in _IMAGE.finditer(prose[start:end]):
+        text = prose[start:end]
+        spans = [span for span in _number_spans(text, known) if text[slice(*span)].strip("%")]
+        joined = {
+            span
+            for pair in pairwise(spans)
+            for span in pair
+            if not re.search(r"[\s\w]", text[pair[0][1] : pair[1][0]])
+        }
+        for span in spans:
+            held = span not in joined and any(_covers(v, text[slice(*span)]) for v in claimed)
+            if not held:
+                found.append(_at(source, start + span[0], "number", text[slice(*span)]))
+        for touched in _TOUCHED.finditer(text):
+            at = start + touched.start()
+            found.append(_at(source, at, "number", source[max(0, at - 8) : at + 12].strip()))
+        for image in _IMAGE.finditer(unseen[start:end]):
             found.append(_at(source, start + image.start(), "figure", image.group()))
     return found
 
@@ -103,20 +133,15 @@ def _numbers_of(value: Any) -> Iterator[float]:
         yield value
 
 
-def _covers(value: float, text: str, percent: bool) -> bool:
+def _covers(value: float, text: str) -> bool:
     """Whether the value rounds to the number as printed; a half may go either way."""
-    if not _PRINTED.fullmatch(text):
-        return False
-    wanted = Decimal(text.replace(",", ""))
-    half = Decimal(5).scaleb(-1 - len(text.partition(".")[2]))
-    return abs(Decimal(str(value)) * (100 if percent else 1) - wanted) <= half
+    return bool(re.fullmatch(PRINTED, text)) and printed(text).holds(value)
 
 
-def _number_spans(text: str) -> Iterator[tuple[int, int]]:
-    for found in _NUMBER.finditer(text):
-        named = _NAME.search(text[: found.start()]) and found.group().isdigit()
-        if not named and not _ORDINAL.match(text[found.end() :]):
-            yield found.span()
+def _number_spans(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:
+    for start, end in spans_of_digits(text, names):
+        if not _ORDINAL.fullmatch(text[start:end]):
+            yield start, end
 
 
 def _blocks(source: str) -> Iterator[tuple[int, int]]:
@@ -132,16 +157,20 @@ def _blocks(source: str) -> Iterator[tuple[int, int]]:
 
 def _split(source: str) -> tuple[str, str]:
     """The template's code and its prose, each with the other blanked out, in the same places."""
-    code, prose, offset = [], [], 0
+    code, prose, offset, hole = [], [], 0, _HOLE
     for _, kind, value in Environment(keep_trailing_newline=True).lex(source):
         # The lexer drops only the white space that '-' in a tag eats.
         start = source.index(value, offset)
         gap, offset = source[offset:start], start + len(value)
+        hole = _VALUE if kind == "variable_begin" else hole
         code.append(_blank(gap) + (_blank(value) if kind == "data" else value))
-        prose.append(gap + (value if kind == "data" else _blank(value, _HOLE)))
-    text = _without_code_blocks("".join(prose) + source[offset:])
+        prose.append(gap + (value if kind == "data" else _blank(value, hole)))
+        hole = _HOLE if kind == "variable_end" else hole
+    text = "".join(prose) + source[offset:]
     for pattern in _NOT_PROSE:
         text = pattern.sub(lambda found: _blank(found.group()), text)
+    for pattern in (_LIST, _HEADING):
+        text = _without_numbering(text, pattern)
     text = _FORMULA.sub(lambda found: _assigned(found.group()), text)
     lines = [_without_citations(line) for line in text.split("\n")]
     return "".join(code), "\n".join(lines)
@@ -151,13 +180,30 @@ def _blank(text: str, fill: str = " ") -> str:
     return "".join("\n" if letter == "\n" else fill for letter in text)
 
 
-def _without_code_blocks(text: str) -> str:
+def _without_numbering(text: str, pattern: re.Pattern[str]) -> str:
+    """The text without numbers that count its items or headings, one after the other."""
+    last: tuple[int, ...] = ()
+
+    def blanked(found: re.Match[str]) -> str:
+        nonlocal last
+        now = tuple(map(int, found[1].split(".")))
+        next_one = (*last[: len(now) - 1], (*last, 0)[len(now) - 1] + 1) if last else (1,)
+        if now not in ((1,), next_one, (*last, 1)):
+            return found.group()
+        last = now
+        return _blank(found.group())
+
+    return pattern.sub(blanked, text)
+
+
+def _without_code(text: str) -> str:
+    """The text without its code, in which no picture is one."""
     lines = text.split("\n")
     for token in parser().parse(text):
         if token.type in ("fence", "code_block") and token.map:
             for number in range(*token.map):
                 lines[number] = _blank(lines[number])
-    return "\n".join(lines)
+    return _CODE.sub(lambda found: _blank(found.group()), "\n".join(lines))
 
 
 def _without_citations(line: str) -> str:
@@ -167,12 +213,12 @@ def _without_citations(line: str) -> str:
 
 
 def _assigned(formula: str) -> str:
-    """A formula of which only the numbers after an equals sign are left."""
+    """A formula of which only numbers after an equals sign, or of several digits, are left."""
     flat = formula
     while (inner := re.sub(r"\{[^{}]*\}", lambda found: " " * len(found.group()), flat)) != flat:
         flat = inner
     kept = [" " if letter != "\n" else letter for letter in formula]
-    for found in _ASSIGNED.finditer(flat):
+    for found in (*_ASSIGNED.finditer(flat), *_LONG.finditer(formula)):
         start, end = found.span(1)
-        kept[start:end] = flat[start:end]
+        kept[start:end] = formula[start:end]
     return "".join(kept)

@@ -22,6 +22,7 @@ from fer_ml.report.cells import (
     shown_value,
     words,
 )
+from fer_ml.report.literals import without_numbers
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import PAIRS_FILE, Results, interval_of, paired_with, results_of
 from fer_ml.storage.artifact import Artifact
@@ -63,12 +64,13 @@ class References:
     def __post_init__(self) -> None:
         held = self.input("report_claims", None).read_json("claims.json")
         self.title: str = held["title"]
+        self.names: tuple[str, ...] = tuple(held.get("names", ()))
         self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in held["claims"]}
 
     def helpers(self) -> dict[str, Any]:
         """What stands in a template, by name."""
         return {
-            "title": escape(self.title),
+            "title": without_numbers(self.title, "the title of the claims", self.names),
             "profile": code(self.profile),
             "drawn": self.drawn,
             "claims": tuple(self.claims),
@@ -135,6 +137,7 @@ class References:
         source = artifact.file(file)
         if source.suffix not in PICTURES:
             raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
+        shown = without_numbers(caption, "the caption", self.names)
         if shows_faces(file) and not self.drawn:
             raise FerError(
                 f"{file} shows people's faces",
@@ -143,8 +146,8 @@ class References:
         name = f"figures/{re.sub(r'[^A-Za-z0-9.]+', '_', f'{asset}_{file}')}"
         self.run.path(name).write_bytes(source.read_bytes())
         self._give("figure", artifact, file, copy=name)
-        text = self._caption("Figure", f"{escape(caption)}. From {_origin(artifact, file)}.")
-        return Markdown(f"![{escape(caption)}]({name})\n\n{text}")
+        text = self._caption("Figure", f"{shown}. From {_origin(artifact, file)}.")
+        return Markdown(f"![{shown}]({name})\n\n{text}")
 
     def table(
         self,

@@ -17,14 +17,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from fer_ml.base.errors import FerError
-from fer_ml.report.literals import numbers_in
-from fer_ml.report.markdown import escape, read_text
+from fer_ml.report.literals import without_numbers
+from fer_ml.report.markdown import read_text
 
 BUILT_IN = Path(__file__).parent
 #: Helpers whose first argument is an asset: these are what the report rests on.
 CITING = ("value", "table", "figure", "gate")
 #: jinja2's filters that neither make numbers nor declare a text as safe.
-FILTERS = ("first", "join", "last", "length", "list", "lower", "reject", "select", "sort", "upper")
+FILTERS = ("first", "last", "length", "list", "lower", "reject", "select", "sort", "upper")
+#: What would make a new text of what a helper gave: a part of it, or more than it. A text that is
+#: printed is a helper's whole answer, or one whose numbers are looked at.
+COMPUTING = (nodes.BinExpr, nodes.UnaryExpr, nodes.Concat, nodes.Getitem, nodes.Slice)
+LOGIC = (nodes.And, nodes.Or, nodes.Not)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def cited_assets(template: Template) -> frozenset[str]:
 
 def render(template: Template, helpers: Mapping[str, Any]) -> str:
     """The report as Markdown; ``FerError`` names the template's line at fault."""
+    _parse(template)
     try:
         return environment(helpers).from_string(template.source).render()
     except FerError as error:
@@ -110,20 +115,24 @@ def _finalize(context: object, value: Any) -> Any:
     """
     if isinstance(value, Markup):
         return value
-    text = str(value)
-    if numbers_in(text):
-        raise FerError(
-            f"an expression prints {text[:60]!r}, and no reference gave that number",
-            fix="use claim, value, table, figure or gate, or stated(text, why=...)",
-        )
-    return escape(text)
+    return without_numbers(str(value), "an expression")
 
 
 def _parse(template: Template) -> nodes.Template:
     try:
-        return environment({}).parse(template.source)
+        tree = environment({}).parse(template.source)
     except jinja2.TemplateSyntaxError as error:
         raise _syntax(template, error) from error
+    for node in tree.find_all((*COMPUTING, nodes.Call)):
+        method = isinstance(node, nodes.Call) and not isinstance(node.node, nodes.Name)
+        if method or (isinstance(node, COMPUTING) and not isinstance(node, LOGIC)):
+            raise FerError(
+                f"a template computes nothing: {type(node).__name__.lower()} is not known here",
+                where=f"{template.path}:{node.lineno}",
+                allowed="helpers, names, texts, comparisons, and, or, not, macros, filters",
+                fix="write texts beside each other: {{ a }} and {{ b }}",
+            )
+    return tree
 
 
 def _syntax(template: Template, error: jinja2.TemplateSyntaxError) -> FerError:

@@ -1,6 +1,7 @@
 """Each formula by name against the tensors that a training minimises, and what a text may write."""
 
 import math
+import random
 import statistics
 from collections.abc import Iterable
 
@@ -210,3 +211,38 @@ def test_any_text_is_a_formula_or_a_value_error(text: str) -> None:
         parse(text, KNOWN).at(dict.fromkeys(KNOWN, 0.5))
     except ValueError:
         return
+
+
+def test_a_formula_that_agrees_at_points_that_are_known_is_another_one() -> None:
+    draw = random.Random(0)
+    known = [draw.uniform(0.1, 0.9) for _ in range(8)]
+    fitted = "CE + 1000 * " + " * ".join(f"(CE - {point!r})" for point in known)
+    says = parse(fitted, FORMULAS["ce"].names())
+    assert all(math.isclose(says.at({"CE": p}), p, rel_tol=1e-9) for p in known)
+    assert differs(says, FORMULAS["ce"], {}, {}) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ce", "CE + exp(0 - 1000 * (CE - 3)^2)"),
+        ("ce", "sqrt((CE - 1)^2) + 1"),
+        ("negative", "weight * (p + p^2 / 2 + p^3 / 3 + p^4 / 4 + p^5 / 5 + p^6 / 6)"),
+        ("arcface", "scale * sin(theta + margin + 1.5707)"),
+    ],
+)
+def test_a_formula_that_nearly_agrees_is_another_one(name: str, text: str) -> None:
+    formula = FORMULAS[name]
+    run = dict.fromkeys(formula.settings, 0.3)
+    assert differs(parse(text, formula.names()), formula, run, {}) is not None
+
+
+@given(st.sampled_from(sorted(FORMULAS)), st.floats(0.1, 4), st.floats(0.5, 5))
+@settings(derandomize=True, max_examples=60, deadline=None)
+def test_each_formula_is_its_own_and_no_other(name: str, weight: float, warm: float) -> None:
+    formula = FORMULAS[name]
+    run = {**dict.fromkeys(formula.settings, weight), **({"T": warm} if formula.warm else {})}
+    says = f"1 * ({formula.expression}) + 0"
+    assert differs(parse(says, formula.names()), formula, run, {}) is None
+    off = parse(f"({formula.expression}) * 1.000001", formula.names())
+    assert differs(off, formula, run, {}) is not None

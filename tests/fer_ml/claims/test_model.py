@@ -99,6 +99,7 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
         (f"{HEAD}\n{START}kind: sum\n    expected: 1\n    parts: []", "claims.0 (x) parts"),
         (f"{HEAD}\n{START}kind: sum\n    expected: 1\n    parts: [a/n]", "claims.0 (x) parts"),
         (f"{HEAD}\n{START}kind: range\n    over: [1]\n    low: 1", "claims.0 (x) high"),
+        (f"{HEAD}\n{START}kind: range\n    over: [1]\n    low: 0.8\n    high: 0.7", "is above"),
         (
             f"{HEAD}\n{START}kind: range\n    over: [1]\n    low: 1\n    high: 1\n"
             "    asset: a\n    file: b.json",

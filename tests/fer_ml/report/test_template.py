@@ -39,7 +39,7 @@ def test_a_report_rests_on_what_its_template_refers_to() -> None:
 
 
 def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
-    for call in ("value(x, 'f', '/p')", "table()", "figure('a' ~ 'b', 'f', 'c')"):
+    for call in ("value(x, 'f', '/p')", "table()", "figure(x, 'f', 'c')"):
         with pytest.raises(FerError, match="does not name its asset as text") as caught:
             cited_assets(Template(Path("t"), "\n{{ " + call + " }}"))
         assert caught.value.where == "t:2"
@@ -76,6 +76,17 @@ def test_the_built_in_template_states_no_number_of_its_own() -> None:
         "1 / 0",
         "claim('acc').value + 1",
         "drawn.nope",
+        "title ~ ' reaches 99.9%'",
+        "title + '9'",
+        "claim('acc').value * 2",
+        "'%s9' % claim('acc').value",
+        "[title, '99.9'] | join(' ')",
+        "claim('acc').value[2:]",
+        "claim('acc').value.replace('7', '9')",
+        "claim('acc').value.format('9')",
+        "claim('acc').value | first",
+        "'\uff19'",
+        "figure('student_kd', 'curves.png', 'it reaches 99.9')",
     ],
 )
 def test_no_expression_prints_a_number_or_leaves_the_sandbox(make: Made, expression: str) -> None:
@@ -100,3 +111,27 @@ def test_macros_and_blocks_keep_what_references_gave(make: Made) -> None:
     )
     text = made.file("report.md").read_text(encoding="utf-8")
     assert text == "* 0.734 [c2 ✓](#c2): \\_x\\_\n2,085 [c1 ✓](#c1)"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set x = '99.9' %}{{ x }}",
+        "{% macro m(x) %}{{ title }} {{ x }}{% endmacro %}{{ m('99.9') }}",
+        "{% for x in claim('acc').value %}{{ x }}{% endfor %}",
+        "{% for x in ['9', '9'] %}{{ x }}{% endfor %}",
+        "{% set x %}{{ title }}{% endset %}{{ x ~ '9' }}",
+        "{{ claims | select('equalto', 9) | list | length }}",
+    ],
+)
+def test_no_detour_prints_a_number(make: Made, source: str) -> None:
+    with pytest.raises(FerError):
+        make(source)
+
+
+@pytest.mark.parametrize("title", ["It reaches 99.9%", "\u0669 of them"])
+def test_the_title_of_the_claims_is_prose_too(title: str) -> None:
+    from fer_ml.report.literals import without_numbers
+
+    with pytest.raises(FerError):
+        without_numbers(title, "the title of the claims")
