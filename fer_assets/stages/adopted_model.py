@@ -9,7 +9,12 @@ from fer_ml.storage.store import RunFolder, Store
 
 _FIX = "adopt other weights, or materialize it again"
 GATES = (
-    Gate("class_order", "the checkpoint's classes are in the canonical order", _FIX),
+    Gate(
+        "class_order",
+        "the checkpoint names the classes in the canonical order, and no other order of its "
+        "columns fits the labels of val significantly better",
+        _FIX,
+    ),
     Gate(
         "metrics_of_best",
         "metrics and temperature carry the sha256 of best.pt, and n of the val split",
@@ -30,10 +35,13 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the weights as measured here."""
     from fer_ml.metrics.calibration import T_BOUNDS
+    from fer_ml.metrics.predictions import read_predictions
+    from fer_ml.runs.gates import judge_order
     from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
     checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
     metrics = artifact.read_json("reliabilitymetrics.json")
+    _, y, logits = read_predictions(artifact.file("predictions_val.csv"))
     calibration = artifact.read_json("calibration.json")
     digest = artifact.record.files[CHECKPOINT_FILE].sha256
     source = {item.asset: item for item in artifact.record.inputs}["adopted"]
@@ -41,7 +49,9 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     original = adopted.record.files[CHECKPOINT_FILE].sha256 if adopted is not None else "gone"
     bad = sum(not bool(tensor.isfinite().all()) for tensor in checkpoint.model.values())
     return [
-        same("class_order", list(checkpoint.classes), list(CLASSES)),
+        judge_order("class_order", y, logits)
+        if checkpoint.classes == CLASSES
+        else same("class_order", list(checkpoint.classes), list(CLASSES)),
         same(
             "metrics_of_best",
             (metrics["checkpoint_sha256"], calibration["checkpoint_sha256"], original),

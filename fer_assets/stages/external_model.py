@@ -6,7 +6,6 @@ from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
@@ -17,7 +16,11 @@ from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     Gate("bytes_as_named", "the files are those at the path in the profile", "make it again"),
-    Gate("class_order", "its classes are taken in the canonical order", "make it again"),
+    Gate(
+        "class_order",
+        "no other order of its columns fits the labels of calib significantly better",
+        "export the model with its classes in the canonical order: its columns mean others",
+    ),
     Gate("finite", "no logit on calib is NaN or infinite", "look at the model's weights"),
 )
 
@@ -58,14 +61,15 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
     from fer_ml.evaluation.external import ABOUT_FILE
     from fer_ml.metrics.predictions import read_predictions
+    from fer_ml.runs.gates import judge_order
 
     about = artifact.read_json(ABOUT_FILE)
     kept = {name: artifact.record.files[name].sha256 for name in about["files"]}
-    _, _, logits = read_predictions(artifact.file("predictions_calib.csv"))
+    _, y, logits = read_predictions(artifact.file("predictions_calib.csv"))
     bad = int((~np.isfinite(logits)).sum())
     return [
         same("bytes_as_named", kept, artifact.record.recipe["files"]),
-        same("class_order", about["classes"], list(CLASSES)),
+        judge_order("class_order", y, logits),
         Outcome("finite", bad == 0, bad, 0),
     ]
 

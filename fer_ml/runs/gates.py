@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.calibration import T_BOUNDS
+from fer_ml.metrics.class_order import CHANCE, ORDERS, fit_order
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Outcome, at_least, same
+from fer_ml.storage.gates import Outcome, at_least, not_applicable, same
 from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -133,6 +136,27 @@ def confidence_informs(scaled: dict[str, Any]) -> Outcome:
         scaled["nll"],
         limit,
         f"NLL against that of {p:.3f} for each answer",
+    )
+
+
+def judge_order(rule: str, y: np.ndarray, logits: np.ndarray) -> Outcome:
+    """Red when another order of the columns fits the labels significantly better."""
+    if len(y) == 0:
+        return not_applicable(rule, "no labelled face to hold the columns against")
+    fit = fit_order(y, logits)
+    moved = [
+        f"column {number} is taken for {name} and answers like {found}"
+        for number, (name, found) in enumerate(zip(CLASSES, fit.order, strict=True))
+        if name != found
+    ]
+    wrong = fit.p < CHANCE
+    return Outcome(
+        rule,
+        not wrong,
+        f"accuracy {fit.accuracy:.3f}",
+        f"{fit.best:.3f} in the best order",
+        f"on {len(y)} labelled faces; p = {fit.p:.2g} against the best of {ORDERS} orders",
+        tuple(moved) if wrong else (),
     )
 
 

@@ -1,6 +1,5 @@
 """A model from elsewhere is the bytes that the profile names, and they answer sanely."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,15 +47,15 @@ def failed(artifact: Artifact, lineage: Any) -> set[str]:
 
 def test_each_gate_fails_for_its_own_reason(kept: Artifact, lineage: Any) -> None:
     assert failed(kept, lineage) == set()
-    about = kept.read_json("model.json")
-    path = kept.file("model.json")
-    path.write_text(json.dumps({**about, "classes": about["classes"][::-1]}))
-    assert failed(kept, lineage) == {"class_order"}
-    path.write_text(json.dumps(about))
     predictions = kept.file("predictions_calib.csv")
-    logits = read_predictions(predictions)[2].copy()
+    before, calib = predictions.read_text(), lineage.frame.filter(pl.col("split") == "calib")
+    _, y, logits = read_predictions(predictions)
+    many = pl.concat([calib] * 8)
+    write_predictions(predictions, many, np.tile(np.eye(7)[(y + 1) % 7], (8, 1)))
+    assert failed(kept, lineage) == {"class_order"}
+    predictions.write_text(before)
+    logits = logits.copy()
     logits[3, 0] = np.inf
-    calib = lineage.frame.filter(pl.col("split") == "calib")
     write_predictions(predictions, calib, logits)
     assert failed(kept, lineage) == {"finite"}
 
