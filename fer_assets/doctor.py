@@ -184,6 +184,7 @@ def _recordings(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _sources(pipeline: Pipeline) -> Iterator[Finding]:
+    from fer_ml.sources import get_adapter
     from fer_ml.sources.raw import raw_root
 
     if pipeline.profile.drawn:
@@ -191,10 +192,13 @@ def _sources(pipeline: Pipeline) -> Iterator[Finding]:
         return
     for source in pipeline.profile.sources:
         try:
+            adapter = get_adapter(source.adapter)
             root = raw_root(pipeline.settings, pipeline.profile, pipeline.store, source.name)
-            yield Finding("ok", f"data {source.name}", str(root))
+            adapter.check(root, source.labels, source.options)
+            yield Finding("ok", f"data {source.name}", f"{adapter.layout} in {root}")
         except FerError as error:
-            yield Finding("blocks", f"data {source.name}", f"not at {error.where}", error.fix or "")
+            found = f"{error.what}: {error.where or error.allowed}"
+            yield Finding("blocks", f"data {source.name}", found, error.fix or "")
 
 
 def _files(pipeline: Pipeline) -> Iterator[Finding]:

@@ -8,11 +8,25 @@ from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, Surrounding
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import PURGED_FILE, Artifact
-from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.gates import Gate, Outcome, at_most
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
+    Gate(
+        "adapter_fits",
+        "the source is what its adapter takes it for: labels, splits and lines that it does not "
+        "understand are slips (at most 2 rows, or 1 in 1,000, and rarer than any class), and each "
+        "label of a publisher's table is on a row",
+        "name the adapter that these files are for, correct them, or say what each label of this "
+        'source means: labels = { "0" = "Angry", "7" = "contempt" }',
+    ),
+    Gate(
+        "rows_usable",
+        "at least one row can be used",
+        "quarantine.csv and excluded.csv have each row with its reason; correct what the first "
+        "ones name, or the source's adapter",
+    ),
     Gate(
         "reconciled",
         "rows listed by the publisher = rows kept + excluded + quarantined",
@@ -33,12 +47,13 @@ class SourceRecipe(Recipe):
 
     adapter: str
     options: dict[str, str]
+    labels: dict[str, str]
 
     @classmethod
     def of(cls, source: str, profile: Profile, partition: str | None) -> "SourceRecipe":
         """The profile's part on ``source``."""
         held = profile.source(source)
-        return cls(held.adapter, held.options)
+        return cls(held.adapter, held.options, held.labels)
 
 
 def files(source: str, around: Surroundings, partition: str | None) -> dict[str, Any]:
@@ -72,16 +87,41 @@ def build(run: RunFolder, job: Job[SourceRecipe]) -> None:
         cache=job.store.probe_cache,
         since=job.store.looked_since,
         options=job.recipe.options,
+        labels=job.recipe.labels,
         purged=purges.photos(),
     )
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """The report adds up, and what was quarantined is shown."""
+    """The source is its adapter's, the report adds up, and what was quarantined is shown."""
+    import polars as pl
+
+    from fer_ml.manifests.fitting import LABELS_FILE, LABELS_SCHEMA, misfits
+
     report = artifact.read_json("clean_report.json")["reports"][0]
+    labels = pl.read_csv(artifact.file(LABELS_FILE), glob=False, schema=LABELS_SCHEMA)
+    labels = labels.with_columns(pl.col("native_label").fill_null(""))
+    found = misfits(labels, report["quarantined"], report["rows_in"])
+    fits = report["labels"]
+    others = f"; these are those of {', '.join(fits['adapters'])}" if fits["adapters"] else ""
     parts = report["rows_kept"] + report["rows_excluded"] + report["rows_quarantined"]
     left_out = ", ".join(f"{n} {rule}" for rule, n in sorted(report["quarantined"].items()))
     return [
+        at_most(
+            "adapter_fits",
+            len(found),
+            0,
+            f"adapter {report['type']}, which allows {fits['allowed']}{others}" if found else "",
+            found,
+        ),
+        Outcome(
+            "rows_usable",
+            report["rows_kept"] > 0,
+            report["rows_kept"],
+            1,
+            left_out,
+            () if report["rows_kept"] else _first_left_out(artifact),
+        ),
         Outcome(
             "reconciled",
             report["rows_in"] == parts,
@@ -99,6 +139,19 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     ]
 
 
+def _first_left_out(artifact: Artifact) -> tuple[str, ...]:
+    """The first row of each reason for which rows were left out."""
+    import polars as pl
+
+    left = [
+        pl.read_csv(artifact.file(name), glob=False, infer_schema=False)
+        for name in ("quarantine.csv", "excluded.csv")
+    ]
+    first = pl.concat(left).unique("rule", keep="first", maintain_order=True).head(5)
+    rows = first.select("where", "rule", "detail").iter_rows()
+    return tuple(f"{where}: {rule}: {detail}" for where, rule, detail in rows)
+
+
 def stages(given: Given) -> list[Stage]:
     """One for each source."""
     return [
@@ -108,14 +161,15 @@ def stages(given: Given) -> list[Stage]:
             kinds=("csv", "polars"),
             describe=f"{source.title or source.name}, cleaned: one row a face with its label, "
             "publisher's split, box and content identity; what was left out stands in "
-            "`quarantine.csv` and `excluded.csv` with its reason.",
+            "`quarantine.csv` and `excluded.csv` with its reason. "
+            "`labels.csv` has each label of the publisher, what it means, and on how many rows.",
             raw=source.name,
             recipe=partial(SourceRecipe.of, source.name),
             files=partial(files, source.name),
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="5",
+            code_version="6",
             pool=DECODING,
         )
         for source in given.profile.sources

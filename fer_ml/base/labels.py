@@ -4,6 +4,9 @@ The order of ``CLASSES`` is load-bearing: logits, soft labels, bundles and confu
 all in this order, and each of those files carries it so that a reader can refuse another one.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 CLASSES: tuple[str, ...] = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")
 CLASS_INDEX: dict[str, int] = {name: index for index, name in enumerate(CLASSES)}
 
@@ -47,6 +50,13 @@ EXCLUDED_WORDS: dict[str, str] = {
     "nonface": "not a face",
     "notface": "not a face",
     "nf": "not a face",
+}
+
+#: What publishers call a part of their data, compared in lower case.
+SPLIT_WORDS: dict[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "privatetest"), "test"),
 }
 
 #: FER2013's csv and ExpW's label.lst number the classes in the canonical order.
@@ -101,13 +111,51 @@ def normalise_word(word: str) -> str:
     return "".join(ch for ch in word.lower() if ch.isalnum())
 
 
-def label_of_word(word: str) -> tuple[str | None, str | None]:
-    """The class that a folder name or word means, or why it is left out.
+def split_of_word(word: str) -> str | None:
+    """``train``, ``val`` or ``test``, or ``None`` for a word that is in no table."""
+    return SPLIT_WORDS.get(word.lower())
 
-    Returns ``(label, None)`` for a class, ``(None, reason)`` for a word in ``EXCLUDED_WORDS``, and
-    ``(None, None)`` for a word that nobody has declared: the caller must report that as a fault.
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a publisher's labels mean: one of ``CLASSES``, or why the row is left out.
+
+    ``meanings`` has them as they are written; with ``words``, as ``normalise_word`` gives them. A
+    table that is not of words is one publisher's, and each of its labels occurs in the data: one
+    that never does shows that the data are numbered by another table.
     """
-    key = normalise_word(word)
-    if key in WORDS:
-        return WORDS[key], None
-    return None, EXCLUDED_WORDS.get(key)
+
+    meanings: Mapping[str, str]
+    words: bool = False
+
+    def __call__(self, text: str) -> tuple[str | None, str | None]:
+        """The class, or the reason for leaving it out; neither for what nobody has declared."""
+        meaning = self.meanings.get(normalise_word(text) if self.words else text)
+        return (meaning, None) if meaning in CLASS_INDEX else (None, meaning)
+
+    @property
+    def allowed(self) -> str:
+        """The labels that are understood, for people."""
+        if self.words:
+            return f"the words {', '.join(self.meanings)}"
+        return ", ".join(f"{label} {meaning}" for label, meaning in self.meanings.items())
+
+    def is_of(self, labels: set[str]) -> bool:
+        """Whether ``labels`` are those of data that this table is of."""
+        if self.words:
+            return all(self(label) != (None, None) for label in labels)
+        return labels == set(self.meanings)
+
+
+def numbered(ids: Mapping[int, str]) -> LabelTable:
+    """The table of ids as they are written, so that ``01`` and ``1.0`` are not ``1``."""
+    return LabelTable({str(number): label for number, label in ids.items()})
+
+
+#: Words for the classes, and those that are left out on purpose.
+WORD_TABLE = LabelTable({**WORDS, **EXCLUDED_WORDS}, words=True)
+
+
+def label_of_word(word: str) -> tuple[str | None, str | None]:
+    """The class that a folder name or word means, or why it is left out, by ``WORD_TABLE``."""
+    return WORD_TABLE(word)

@@ -21,10 +21,12 @@ from fer_ml.base.files import discard, linked, move, temporary
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import ODD, safe_name
 from fer_ml.base.shards import map_shards
+from fer_ml.base.visible import visible
 from fer_ml.images.inspection import THUMB_SIZE
+from fer_ml.manifests.fitting import LABELS_FILE, count_labels, what_fits
 from fer_ml.manifests.inspection import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
 from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
-from fer_ml.sources import get_adapter
+from fer_ml.sources import ATTRIBUTES, get_adapter
 from fer_ml.storage.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -61,20 +63,26 @@ def clean_source(
     cache: Path,
     since: float = 0.0,
     options: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     purged: Mapping[str, str] | None = None,
 ) -> None:
     """Clean one source into ``run``; photos whose hash is in ``purged`` (with its time) stay out.
 
+    ``labels`` say what the publisher's labels mean, in place of the adapter's own table.
+
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
     ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
-    ``excluded.csv`` and ``clean_report.json``.
+    ``excluded.csv``, ``labels.csv`` and ``clean_report.json``. Whether the source is what the
+    adapter takes it for is a matter of the gates.
     """
-    listing = get_adapter(adapter).listing(root, **(options or {})).with_row_index("row")
+    reader = get_adapter(adapter)
+    listing = reader.listing(root, labels, **(options or {})).with_row_index("row")
+    given = count_labels(listing, reader.table(labels))
     refused = [_faults_of_listing(listing)]
-    excluded = _notes(_excluded(listing), source)
-    rows = listing.filter(pl.col("fault").is_null(), pl.col("excluded").is_null())
-    rows, repeated = _refuse_repetitions(rows)
+    rows, repeated = _refuse_repetitions(listing.filter(pl.col("fault").is_null()), root)
     refused.append(repeated)
+    excluded = _notes(_excluded(rows), source)
+    rows = rows.filter(pl.col("excluded").is_null())
     rows = _place_inline(rows, source, pool_base)
     looks = _look(rows, root, pool_base, cache, since, source)
     found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
@@ -86,8 +94,6 @@ def clean_source(
         "image_path", "face_id", "bbox_left", "row"
     )
     quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
-    if kept.is_empty():
-        raise _nothing_kept(source, root, pl.concat([quarantined, excluded]))
     copied = _place_files(kept, root, pool_base)
     manifest = _manifest(kept, source)
     write_manifest(manifest, run.path(f"{source}.csv"))
@@ -97,7 +103,9 @@ def clean_source(
     _forget(kept_out, source, pool_base, cache)
     write_notes(run, "excluded.csv", excluded)
     write_notes(run, "quarantine.csv", quarantined)
-    report = _report(source, adapter, listing.height, manifest, excluded, quarantined)
+    run.write_text(LABELS_FILE, given.write_csv())
+    fits = what_fits(reader, reader.table(labels), root, given)
+    report = _report(source, adapter, listing.height, manifest, excluded, quarantined, fits)
     run.write_json(
         "clean_report.json",
         clean_report([report], {"rows": manifest.height, "manifest": f"{source}.csv"}),
@@ -118,16 +126,6 @@ def _excluded(listing: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _nothing_kept(source: str, root: Path, left_out: pl.DataFrame) -> FerError:
-    reasons = left_out["rule"].value_counts(sort=True)
-    return FerError(
-        f"source {source}: none of its {left_out.height} rows can be used",
-        where=root,
-        fix="look at the first reasons: "
-        + ", ".join(f"{n} {rule}" for rule, n in reasons.head(3).iter_rows()),
-    )
-
-
 def _report(
     source: str,
     adapter: str,
@@ -135,6 +133,7 @@ def _report(
     manifest: pl.DataFrame,
     excluded: pl.DataFrame,
     quarantined: pl.DataFrame,
+    fits: dict[str, Any],
 ) -> dict[str, Any]:
     """The entry of ``clean_report.json`` for one source."""
     by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
@@ -153,6 +152,7 @@ def _report(
         "rows_kept": manifest.height,
         "rows_excluded": excluded.height,
         "rows_quarantined": quarantined.height,
+        "labels": fits,
         "notes": [],
     }
 
@@ -172,8 +172,16 @@ def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dic
 
 
 def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
-    """Write rows that were left out, with their reasons, as a CSV of ``QUARANTINE_SCHEMA``."""
-    run.write_text(name, notes.select(list(QUARANTINE_SCHEMA)).write_csv())
+    """Write rows that were left out, with their reasons, as a CSV of ``QUARANTINE_SCHEMA``.
+
+    It is for people to look at: what the publisher wrote is made ``visible``.
+    """
+    texts = notes.select(list(QUARANTINE_SCHEMA))
+    odd = pl.all().str.contains(r"[\p{C}\p{Zl}\p{Zp}]")
+    shown = pl.all().map_elements(visible, return_dtype=pl.String, skip_nulls=True)
+    if texts.select(pl.any_horizontal(odd.any())).item():
+        texts = texts.select(shown)
+    run.write_text(name, texts.write_csv())
 
 
 def read_thumbs(file: Path) -> np.ndarray:
@@ -198,14 +206,71 @@ def _faults_of_listing(listing: pl.DataFrame) -> pl.DataFrame:
     return _split_fault(listing.filter(pl.col("fault").is_not_null()), pl.col("fault"))
 
 
-def _refuse_repetitions(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A publisher that lists one face of one file twice would count it twice."""
-    first = pl.struct("file", *BOX).is_first_distinct() | pl.col("file").is_null()
-    repeated = rows.filter(~first).with_columns(
-        pl.lit("duplicate row").alias("rule"),
-        (pl.col("file") + " is listed before, with the same box").alias("detail"),
+#: What a publisher says of a face that decides something.
+_STATED = ("label", "split", "confidence", "votes", "weight", "neg_label", *ATTRIBUTES)
+
+
+def _refuse_repetitions(rows: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """A publisher that lists one face of one file twice would count it twice.
+
+    Where its lines say different things of the face, none of them is believed.
+    """
+    face = ["place", *BOX]
+    rows = rows.with_columns(_places(rows["file"], root).alias("place"))
+    again = rows.filter(pl.col("place").is_not_null() & pl.struct(face).is_duplicated())
+    stated = again.with_columns(
+        pl.coalesce("label", "excluded").alias("label"),
+        pl.col("votes").list.eval(pl.element().cast(pl.String)).list.join(";"),
     )
-    return rows.filter(first), repeated
+    lines = stated.group_by(face, maintain_order=True).agg(
+        pl.col("where").first().alias("first"),
+        pl.col("where").head(5).str.join(", ").alias("lines"),
+        *map(_differing, _STATED),
+    )
+    says = pl.concat_str(_STATED, separator="; ", ignore_nulls=True).alias("says")
+    told = again.join(
+        lines.select(*face, "first", "lines", says),
+        on=face,
+        nulls_equal=True,
+        maintain_order="left",
+    )
+    conflict = pl.col("says") != ""
+    told = told.filter(conflict | (pl.col("where") != pl.col("first"))).with_columns(
+        pl.when(conflict)
+        .then(pl.lit("conflicting rows"))
+        .otherwise(pl.lit("duplicate row"))
+        .alias("rule"),
+        pl.when(conflict)
+        .then(pl.format("{} say of {}: {}", "lines", "file", "says"))
+        .otherwise(pl.format("{} is listed before, with the same box: {}", "file", "first"))
+        .alias("detail"),
+    )
+    return rows.filter(~pl.col("row").is_in(told["row"].implode())).drop("place"), told
+
+
+def _differing(name: str) -> pl.Expr:
+    """The values of a column, where a group has several."""
+    values = pl.col(name).cast(pl.String).fill_null("none").unique(maintain_order=True)
+    told = pl.format(f"{name} {{}}", values.str.join(", "))
+    return pl.when(pl.col(name).n_unique() > 1).then(told).alias(name)
+
+
+def _places(files: pl.Series, root: Path) -> pl.Series:
+    """One name for each file, where the disk takes several that differ in case or accents."""
+    names = files.unique().drop_nulls().sort()
+    folded = names.str.normalize("NFC").str.to_lowercase()
+    alike = pl.DataFrame({"name": names, "folded": folded}).filter(folded.is_duplicated())
+    one: dict[str, str] = {}
+    for first, *others in alike.group_by("folded").agg("name")["name"].to_list():
+        one |= {name: first for name in others if _same(root / first, root / name)}
+    return files.replace(one)
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
 
 
 def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:

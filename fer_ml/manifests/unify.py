@@ -203,6 +203,14 @@ def publisher_splits(
                 where="sources of the profile",
                 fix="materialize its manifest, or take it out of the profile's sources",
             )
+        named = set(frame.filter(pl.col("source") == source)["split"].unique()) if splits else set()
+        for theirs in sorted(set(splits) - named):
+            raise FerError(
+                f"source {source}: splits.{theirs} does nothing, since no row is in that split",
+                where="sources of the profile",
+                allowed=", ".join(sorted(named)),
+                fix="take it out; words that no adapter knows are in the source's quarantine.csv",
+            )
         if splits:
             here = pl.col("source") == source
             split = pl.when(here).then(pl.col("split").replace(splits)).otherwise(split)

@@ -12,12 +12,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import CLASSES
+from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.base.names import require_names
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Distilling, Training, Views
 
 Split = Literal["train", "val", "calib", "test"]
+#: The splits that an adapter gives: those of publishers, and none.
+PUBLISHED = ("train", "val", "test", "unassigned")
 SPLITS: tuple[Split, ...] = ("train", "val", "calib", "test")
 BACKBONES: dict[str, str] = {
     "RN18": "resnet18",
@@ -46,8 +48,9 @@ class Source(Frozen):
     """One raw dataset: the manifest's ``source`` value, its adapter, and its splits' meaning.
 
     ``splits`` maps the publisher's split to ours where they differ; ``options`` go to the adapter.
-    ``root`` is a folder, or null for ``[roots]`` of fer.toml, or else ``data/<name>`` in the
-    project.
+    ``labels`` say what the publisher's labels mean, in place of the adapter's table: each is one of
+    ``CLASSES``, or a reason for leaving the row out. ``root`` is a folder, or null for ``[roots]``
+    of fer.toml, or else ``data/<name>`` in the project.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -56,6 +59,20 @@ class Source(Frozen):
     root: str | None = None
     splits: dict[str, Split] = {}
     options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Source":
+        for theirs, ours in self.splits.items():
+            if theirs not in PUBLISHED:
+                raise ValueError(f"splits.{theirs}: adapters know the splits {list(PUBLISHED)}")
+            if theirs == ours:
+                raise ValueError(f"splits.{theirs}: it is that already, so this does nothing")
+        allowed = (*CLASSES, *EXCLUSIONS)
+        for label, meaning in self.labels.items():
+            if meaning not in allowed:
+                raise ValueError(f"labels.{label}: {meaning!r} is none of {list(allowed)}")
+        return self
 
 
 class Draw(Frozen):

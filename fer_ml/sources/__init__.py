@@ -9,13 +9,15 @@ out. An adapter drops nothing and decodes no image; what it cannot read becomes 
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.labels import LabelTable
 
 #: Values of the listing's ``split`` column: the publisher's own split, or none given.
 PUBLISHER_SPLITS: tuple[str, ...] = ("train", "val", "test", "unassigned")
@@ -37,23 +39,62 @@ class Option:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one publisher's layout is read: by ``read(root, **options)``."""
+    """How one publisher's layout is read: by ``read(root, labels, **options)``.
+
+    ``labels`` say what the publisher's labels mean; ``None`` where a label is what most votes are
+    for, and then ``read`` is given none. ``fits(root, **options)`` says at a glance whether a
+    folder has this layout.
+    """
 
     name: str
     title: str
     layout: str
     read: Callable[..., Any]
+    fits: Callable[..., bool]
+    labels: LabelTable | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
-    def listing(self, root: Path, **options: str) -> Any:
+    def listing(self, root: Path, own: Mapping[str, str] | None = None, **options: str) -> Any:
         """A polars frame with exactly ``listing_schema()``.
 
-        Raises ``FerError`` for an option that the adapter does not have, and when the root itself
-        is not such a dataset (missing index file, missing column, empty folder). Everything
-        smaller is recorded as a row's ``fault``.
+        ``own`` labels take the place of the adapter's. Raises ``FerError`` for an option that the
+        adapter does not have, and when the root itself is not such a dataset (missing index file,
+        missing column, empty folder). Everything smaller is recorded as a row's ``fault``.
         """
         self.check_options(options)
-        return self.read(root, **options)
+        table = self.table(own)
+        try:
+            return (
+                self.read(root, **options) if table is None else self.read(root, table, **options)
+            )
+        except FerError as error:
+            hint = "; ".join(_looks(root, self))
+            if not hint:
+                raise
+            fix = "; ".join(filter(None, (error.fix, hint)))
+            raise FerError(error.what, where=error.where, allowed=error.allowed, fix=fix) from error
+
+    def table(self, own: Mapping[str, str] | None = None) -> LabelTable | None:
+        """What labels mean: by the adapter, or by the profile's ``own`` in its place."""
+        if not own:
+            return self.labels
+        if self.labels is None:
+            raise FerError(
+                "labels cannot be given: a label is what most votes are for",
+                where=f"source adapter {self.name}",
+                fix="take labels out of the source in the profile or fer.toml",
+            )
+        return LabelTable(own)
+
+    def check(self, root: Path, own: Mapping[str, str], options: Mapping[str, str]) -> None:
+        """``FerError`` when settings or folder are not of this adapter, as a glance tells."""
+        self.check_options(options)
+        self.table(own)
+        if not self.fits(root, **options):
+            hint = _looks(root, self) or ["point the source at the folder that holds it"]
+            raise FerError(
+                f"this is not {self.layout}", where=root, fix="; ".join(hint), allowed=self.name
+            )
 
     def check_options(self, options: Mapping[str, str]) -> None:
         """``FerError`` that names what is allowed when a name or a value is not."""
@@ -140,3 +181,40 @@ def get_adapter(name: str) -> Adapter:
             fix="correct the adapter in the profile or fer.toml, or add a module to fer_ml/sources",
         )
     return known[name]
+
+
+def _looks(root: Path, wanted: Adapter) -> list[str]:
+    """What a folder looks like that ``wanted`` does not read, and where such a folder is near."""
+    found = []
+    if not _fits(wanted, root):
+        found = [
+            f"this looks like {other.layout}: adapter {other.name}?"
+            for other in adapters().values()
+            if _fits(other, root)
+        ]
+    return found or [f"the folder may be {near}" for near in _near(root) if _fits(wanted, near)][:3]
+
+
+def _near(root: Path) -> Iterator[Path]:
+    """The folders in ``root``, the first ones, and the one that it is in."""
+    with suppress(OSError):
+        yield from [path for path in sorted(root.iterdir())[:50] if path.is_dir()]
+    yield root.parent
+
+
+def _fits(adapter: Adapter, root: Path) -> bool:
+    try:
+        return adapter.fits(root)
+    except OSError:
+        return False
+
+
+def others_of(adapter: Adapter, root: Path, labels: set[str]) -> list[str]:
+    """Adapters for what lies at ``root``, of whose table ``labels`` are."""
+    return [
+        other.name
+        for other in adapters().values()
+        if other.name != adapter.name
+        and (other.labels is None or other.labels.is_of(labels))
+        and _fits(other, root)
+    ]

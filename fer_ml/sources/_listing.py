@@ -11,6 +11,7 @@ nothing to judge, a column at a time, and leaves all others to the parser.
 import csv
 import math
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import CLASS_INDEX
+from fer_ml.base.labels import CLASS_INDEX, LabelTable, split_of_word
 from fer_ml.sources import listing_schema
 
 Row = dict[str, Any]
@@ -92,6 +93,15 @@ def require_file(root: Path, *names: str) -> Path:
         allowed=", ".join(names),
         fix="point the source at the folder that holds this file",
     )
+
+
+def has_file(*names: str) -> Callable[..., bool]:
+    """For ``Adapter.fits``: whether one of ``names``, or the ``manifest`` asked for, is there."""
+
+    def fits(root: Path, manifest: str = "", **options: str) -> bool:
+        return any((root / name).is_file() for name in ((manifest,) if manifest else names))
+
+    return fits
 
 
 def require_folder(root: Path, *names: str) -> str:
@@ -300,7 +310,7 @@ def safe_path(text: str, *, backslashes: bool = False) -> str:
         raise RowFault("malformed line: no image name")
     if _BAD_PATH.search(path):
         raise RowFault(f"bad path: {shown(text)}")
-    return path
+    return posixpath.normpath(path)  # One file is one path: ./a.png and x//a.png too.
 
 
 def parse_integer(text: str, name: str) -> int:
@@ -318,24 +328,35 @@ def parse_number(text: str, name: str) -> float:
     return value
 
 
-def set_label(row: Row, text: str, labels: Mapping[str, str]) -> None:
-    """Set ``native_label`` to ``text`` and ``label`` to what the publisher means by it."""
+def set_label(row: Row, text: str, labels: LabelTable) -> None:
+    """Set ``native_label`` to ``text``, and ``label`` or ``excluded`` to what is meant by it."""
     row["native_label"] = text
-    if text not in labels:
+    row["label"], row["excluded"] = labels(text)
+    if not row["label"] and not row["excluded"]:
         raise RowFault(f"bad label: {shown(text)}")
-    row["label"] = labels[text]
 
 
-def set_split(row: Row, text: str, splits: Mapping[str, str]) -> None:
+def set_split(row: Row, text: str, split_of: Callable[[str], str | None] = split_of_word) -> None:
     """Set ``split``, keeping an unknown word for the reader to see."""
-    row["split"] = splits.get(text, text)
-    if text not in splits:
+    split = split_of(text)
+    row["split"] = split or text
+    if split is None:
         raise RowFault(f"unknown split: {shown(text)}")
 
 
-def by_text(ids: Mapping[int, str]) -> dict[str, str]:
-    """A label map keyed by the id as it is written, so that ``01`` and ``1.0`` are not ``1``."""
-    return {str(number): label for number, label in ids.items()}
+def label_columns(cells: pl.DataFrame, column: str, labels: LabelTable) -> dict[str, pl.Expr]:
+    """The columns that follow from the labels in ``column``, as ``set_label`` judges them."""
+    meanings = {text: labels(text) for text in cells[column].unique()}
+    return {
+        "native_label": pl.col(column),
+        "label": mapped(column, {text: label for text, (label, _) in meanings.items()}),
+        "excluded": mapped(column, {text: excluded for text, (_, excluded) in meanings.items()}),
+    }
+
+
+def split_words(cells: pl.DataFrame, column: str) -> dict[str, str | None]:
+    """What each word of ``column`` means as a split."""
+    return {word: split_of_word(word) for word in cells[column].unique()}
 
 
 def mapped(column: str, meanings: Mapping[str, str | None]) -> pl.Expr:

@@ -18,7 +18,7 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import label_of_word
+from fer_ml.base.labels import WORD_TABLE, LabelTable, split_of_word
 from fer_ml.base.plain_yaml import read_plain
 from fer_ml.base.reading import read_file
 from fer_ml.sources import Adapter
@@ -26,15 +26,17 @@ from fer_ml.sources._listing import (
     Row,
     RowFault,
     expect_fields,
+    has_file,
     make_listing,
     parse_number,
     read_rows,
     require_file,
     require_root,
+    set_label,
     shown,
     text_lines,
 )
-from fer_ml.sources.folders import SPLITS, Folder, path_fault, printable, walk
+from fer_ml.sources.folders import Folder, path_fault, printable, walk
 
 INDEX = "data.yaml"
 #: It names a few classes and folders.
@@ -49,7 +51,7 @@ _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
 
 
-def list_boxes(root: Path) -> pl.DataFrame:
+def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
     """Listing of all label files. Boxes are kept wherever they lie: the gate judges them."""
     root = require_root(root)
     names = class_names(require_file(root, INDEX))
@@ -65,7 +67,7 @@ def list_boxes(root: Path) -> pl.DataFrame:
     rows: list[Row] = []
     for folder in folders:
         counterparts = files.get(_counterpart(folder), [])
-        rows += _rows_of_folder(root, folder, counterparts, names)
+        rows += _rows_of_folder(root, folder, counterparts, names, labels)
         rows += [
             _faulty(folder, name, f"bad path: not a regular file: {shown(name)}")
             for name in folder.odd
@@ -116,11 +118,15 @@ def _label_file(image: str) -> str:
 
 
 def _rows_of_folder(
-    root: Path, folder: Folder, counterparts: list[str], names: dict[str, str]
+    root: Path,
+    folder: Folder,
+    counterparts: list[str],
+    names: dict[str, str],
+    labels: LabelTable,
 ) -> Iterator[Row]:
     kind = _kind(folder.parts)
     if kind == "images":
-        yield from _faces(root, folder, set(counterparts), names)
+        yield from _faces(root, folder, set(counterparts), names, labels)
         return
     fault = "bad path: neither an image nor a label file"
     unused = sorted(folder.files)
@@ -132,10 +138,12 @@ def _rows_of_folder(
         yield _faulty(folder, name, fault)
 
 
-def _faces(root: Path, images: Folder, labels: set[str], names: dict[str, str]) -> Iterator[Row]:
+def _faces(
+    root: Path, images: Folder, files: set[str], names: dict[str, str], labels: LabelTable
+) -> Iterator[Row]:
     first, second = images.parts
     word = second if first == "images" else first
-    split = SPLITS.get(word.lower())
+    split = split_of_word(word)
     sharing = Counter(map(_label_file, images.files))
     label_folder = Folder(_counterpart(images), [], []).prefix
     for name in sorted(images.files):
@@ -144,16 +152,18 @@ def _faces(root: Path, images: Folder, labels: set[str], names: dict[str, str]) 
             yield _faulty(images, name, fault)
         elif split is None:
             yield _faulty(images, name, f"unknown split: {shown(word)}")
-        elif label not in labels:
+        elif label not in files:
             yield _faulty(images, name, f"bad label: no label file {shown(label)}")
         elif sharing[label] > 1:
             yield _faulty(images, name, f"bad label: {shown(label)} belongs to several images")
         else:
-            rows = _faces_of_image(root, image, label_folder + label, names)
+            rows = _faces_of_image(root, image, label_folder + label, names, labels)
             yield from ({**row, "split": split} for row in rows)
 
 
-def _faces_of_image(root: Path, image: str, label: str, names: dict[str, str]) -> list[Row]:
+def _faces_of_image(
+    root: Path, image: str, label: str, names: dict[str, str], labels: LabelTable
+) -> list[Row]:
     """One row for each line of the file ``label``, or one that says why there is none."""
     try:
         lines = list(text_lines(root / label))
@@ -167,9 +177,9 @@ def _faces_of_image(root: Path, image: str, label: str, names: dict[str, str]) -
         place, *box = expect_fields(text.split(), 5)
         row.update(_edges(box, size))
         row["native_label"] = names.get(place, place)
-        row["label"], row["excluded"] = label_of_word(names.get(place, ""))
-        if not row["label"] and not row["excluded"]:
-            raise RowFault(f"bad label: {shown(row['native_label'])}")
+        if place not in names:
+            raise RowFault(f"bad label: {shown(place)}")
+        set_label(row, names[place], labels)
 
     rows = read_rows(label, parse, lines)
     return [{**row, "file": image, "face_id": place} for place, row in enumerate(rows)]
@@ -222,4 +232,6 @@ ADAPTER = Adapter(
     title="AffectNet packed for YOLO, faces with boxes",
     layout="data.yaml; {train,valid,val,test}/images/<image> with {...}/labels/<stem>.txt",
     read=list_boxes,
+    fits=has_file(INDEX),
+    labels=WORD_TABLE,
 )

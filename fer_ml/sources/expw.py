@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fer_ml.base.labels import EXPW_IDS
+from fer_ml.base.labels import EXPW_IDS, LabelTable, numbered
 from fer_ml.sources import Adapter, Option
 from fer_ml.sources._listing import (
     INTEGER,
@@ -19,9 +19,9 @@ from fer_ml.sources._listing import (
     WORD,
     Lines,
     Row,
-    by_text,
     expect_fields,
-    mapped,
+    has_file,
+    label_columns,
     parse_integer,
     parse_number,
     require_file,
@@ -35,7 +35,6 @@ INDEX = "label.lst"
 IMAGE_FOLDERS = ("origin/origin", "origin")
 #: The file's own order, which is not left, top, right, bottom.
 BOX_ORDER = ("bbox_top", "bbox_left", "bbox_right", "bbox_bottom")
-LABELS = by_text(EXPW_IDS)
 _PLAIN = {
     "file": NAME,
     "face_id": INTEGER,
@@ -45,7 +44,7 @@ _PLAIN = {
 }
 
 
-def list_faces(root: Path, min_confidence: str = "") -> pl.DataFrame:
+def list_faces(root: Path, labels: LabelTable, min_confidence: str = "") -> pl.DataFrame:
     """Listing of ``label.lst``. Boxes are kept as they are: the gate judges them.
 
     Faces whose box has less than ``min_confidence`` are excluded; one that has as much stays.
@@ -63,15 +62,16 @@ def list_faces(root: Path, min_confidence: str = "") -> pl.DataFrame:
         row.update(zip(BOX_ORDER, edges, strict=True), face_id=face_id, confidence=score)
         row["split"] = "unassigned"
         row["file"] = f"{folder}/{safe_path(name)}"
-        set_label(row, label, LABELS)
+        set_label(row, label, labels)
 
+    lines = Lines(index, _PLAIN)
     columns = {
         **{name: pl.col(name) for name in _PLAIN},
+        **label_columns(lines.cells, "native_label", labels),
         "file": f"{folder}/" + pl.col("file"),
-        "label": mapped("native_label", LABELS),
         "split": pl.lit("unassigned"),
     }
-    faces = Lines(index, _PLAIN).listing(columns, parse)
+    faces = lines.listing(columns, parse)
     return _exclude_below(faces, float(min_confidence)) if min_confidence else faces
 
 
@@ -88,6 +88,8 @@ ADAPTER = Adapter(
     title="Expression in-the-Wild",
     layout="label.lst; origin/<image>",
     read=list_faces,
+    fits=has_file(INDEX),
+    labels=numbered(EXPW_IDS),
     options={
         "min_confidence": Option(
             meaning="faces whose box has a lower confidence are excluded (default: none)",

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.base.labels import FER2013_IDS
+from fer_ml.base.labels import FER2013_IDS, LabelTable, numbered
 from fer_ml.images.pixels import encode_png
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,
     RowFault,
-    by_text,
     csv_header,
     csv_parser,
+    has_file,
     make_listing,
     no_samples,
     read_rows,
@@ -31,27 +31,25 @@ from fer_ml.sources._listing import (
 
 INDEX = "fer2013.csv"
 SIDE = 48
-SPLITS: dict[str, str] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-LABELS = by_text(FER2013_IDS)
 
 
-def list_csv(root: Path) -> pl.DataFrame:
+def list_csv(root: Path, labels: LabelTable) -> pl.DataFrame:
     """Listing of ``fer2013.csv`` with ``inline_png`` in place of files."""
     index = require_file(require_root(root), INDEX)
     header = csv_header(index)
     require_columns(index, header, ("emotion", "pixels", "Usage"))
+
+    def parse(row: Row, cells: dict[str, str]) -> None:
+        row["inline_png"] = encode_png(parse_pixels(cells["pixels"]).reshape(SIDE, SIDE))
+        set_split(row, cells["Usage"])
+        set_label(row, cells["emotion"], labels)
+
     lines = text_lines(index)
     next(lines)
-    rows = read_rows(index.name, csv_parser(header, _parse), lines)
+    rows = read_rows(index.name, csv_parser(header, parse), lines)
     if not rows:
         raise no_samples(index)
     return make_listing(rows)
-
-
-def _parse(row: Row, cells: dict[str, str]) -> None:
-    row["inline_png"] = encode_png(parse_pixels(cells["pixels"]).reshape(SIDE, SIDE))
-    set_split(row, cells["Usage"], SPLITS)
-    set_label(row, cells["emotion"], LABELS)
 
 
 def parse_pixels(text: str) -> np.ndarray:
@@ -81,4 +79,6 @@ ADAPTER = Adapter(
     title="FER2013 as one csv with pixels",
     layout="fer2013.csv with emotion,pixels,Usage",
     read=list_csv,
+    fits=has_file(INDEX),
+    labels=numbered(FER2013_IDS),
 )

@@ -24,6 +24,7 @@ from fer_ml.sources._listing import (
     csv_header,
     csv_lines,
     csv_parser,
+    has_file,
     mapped,
     parse_integer,
     require_columns,
@@ -33,16 +34,16 @@ from fer_ml.sources._listing import (
     safe_path,
     set_meaning,
     set_split,
+    split_words,
     vote_columns,
     winner,
 )
 
 INDEX = "fer2013new.csv"
-SPLITS: dict[str, str] = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FOLDERS: dict[str, str] = {
-    "Training": "FER2013Train",
-    "PublicTest": "FER2013Valid",
-    "PrivateTest": "FER2013Test",
+    "train": "FER2013Train",
+    "val": "FER2013Valid",
+    "test": "FER2013Test",
 }
 COLUMNS = tuple(FERPLUS_COLUMNS)
 _PLAIN = {"Usage": WORD, "Image name": NAME, **dict.fromkeys(COLUMNS, COUNT)}
@@ -62,7 +63,7 @@ def list_votes(root: Path, votes: str = "majority") -> pl.DataFrame:
     candidates = [f"{above}{folder}" for above in ("data/", "") for folder in FOLDERS.values()]
     # One place for all splits: a split whose folder is absent must show as missing files.
     above = require_folder(root, *candidates).rpartition("FER2013")[0]
-    folders = {usage: f"{above}{folder}/" for usage, folder in FOLDERS.items()}
+    folders = {split: f"{above}{folder}/" for split, folder in FOLDERS.items()}
     outlier = 1 if votes == "distribution" else 0
 
     def parse(row: Row, cells: dict[str, str]) -> None:
@@ -70,22 +71,24 @@ def list_votes(root: Path, votes: str = "majority") -> pl.DataFrame:
         counts[counts == outlier] = 0
         row["votes"] = class_votes(counts, FERPLUS_COLUMNS).tolist()
         row["native_label"], meaning = winner(counts.tolist(), FERPLUS_COLUMNS)
-        name, usage = cells["Image name"], cells["Usage"]
+        name = cells["Image name"]
         if name or row["native_label"] != "NF":
             name = safe_path(name)
-        set_split(row, usage, SPLITS)
+        set_split(row, cells["Usage"])
         if name:
-            row["file"] = f"{folders[usage]}{name}"
+            row["file"] = f"{folders[row['split']]}{name}"
         set_meaning(row, meaning)
 
     header = csv_header(index)
     require_columns(index, header, tuple(_PLAIN))
     lines = csv_lines(index, header, _PLAIN)
     counts = lines.cells.select(pl.col(COLUMNS).cast(pl.Int64)).to_numpy()
+    splits = split_words(lines.cells, "Usage")
+    above_image = {usage: folders.get(split or "") for usage, split in splits.items()}
     columns: Columns = {
         **vote_columns(np.where(counts == outlier, 0, counts), FERPLUS_COLUMNS),
-        "file": mapped("Usage", folders) + pl.col("Image name"),
-        "split": mapped("Usage", SPLITS),
+        "file": mapped("Usage", above_image) + pl.col("Image name"),
+        "split": mapped("Usage", splits),
     }
     return lines.listing(columns, csv_parser(header, parse))
 
@@ -103,6 +106,7 @@ ADAPTER = Adapter(
     title="FER+ with its annotators' votes",
     layout="fer2013new.csv; data/{FER2013Train,FER2013Valid,FER2013Test}/<image>",
     read=list_votes,
+    fits=has_file(INDEX),
     options={
         "votes": Option(
             meaning="'distribution' removes single votes before the label is taken",

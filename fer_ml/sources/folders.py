@@ -1,6 +1,6 @@
 """Images sorted into class folders, with or without split folders above them.
 
-``split_folders``: ``{train,test,val,valid,validation}/<class>/<image>``, as AffectNet, the uniform
+``split_folders``: ``<split>/<class>/<image>``, as AffectNet, the uniform
 FER2013, the FER+ repack and the common folder packing of FER2013 come. ``class_folders``:
 ``<class>/<image>`` without splits.
 
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import label_of_word
+from fer_ml.base.labels import SPLIT_WORDS, WORD_TABLE, LabelTable, split_of_word
 from fer_ml.sources import Adapter, listing_schema
 from fer_ml.sources._listing import (
     PATH,
@@ -29,13 +29,6 @@ from fer_ml.sources._listing import (
     shown,
 )
 
-SPLITS: dict[str, str] = {
-    "train": "train",
-    "test": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 NOTE_SUFFIXES = (".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".cache")
 
@@ -53,22 +46,22 @@ class Folder(NamedTuple):
         return "".join(f"{part}/" for part in self.parts)
 
 
-def list_split_folders(root: Path) -> pl.DataFrame:
+def list_split_folders(root: Path, labels: LabelTable) -> pl.DataFrame:
     """Listing of ``<split>/<class>/<image>``."""
-    return _list(root, levels=2)
+    return _list(root, labels, levels=2)
 
 
-def list_class_folders(root: Path) -> pl.DataFrame:
+def list_class_folders(root: Path, labels: LabelTable) -> pl.DataFrame:
     """Listing of ``<class>/<image>``; every split is ``unassigned``."""
-    return _list(root, levels=1)
+    return _list(root, labels, levels=1)
 
 
-def _list(root: Path, levels: int) -> pl.DataFrame:
+def _list(root: Path, labels: LabelTable, levels: int) -> pl.DataFrame:
     root = require_root(root)
     folders = list(walk(root, levels))
-    _require_known_folder(root, folders, levels)
+    _require_known_folder(root, folders, labels, levels)
     # Each folder is judged once, not once for each of its thousands of files.
-    verdicts = make_listing([_judge(folder.parts, levels) for folder in folders])
+    verdicts = make_listing([_judge(folder.parts, labels, levels) for folder in folders])
     files = _files(folders)
     if files.is_empty():
         raise FerError("dataset folder holds no images", where=root, fix="unpack the dataset there")
@@ -117,15 +110,17 @@ def _samples(names: list[str], has_images: bool) -> list[str]:
     return [name for name in names if not name.lower().endswith(NOTE_SUFFIXES)]
 
 
-def _require_known_folder(root: Path, folders: list[Folder], levels: int) -> None:
+def _require_known_folder(
+    root: Path, folders: list[Folder], labels: LabelTable, levels: int
+) -> None:
     """Refuse a root one level too high or too low, where every single row would be a fault."""
     found = sorted(folder.parts[0] for folder in folders if len(folder.parts) == 1)
     if levels == 2:
-        kind, allowed = "split", ", ".join(SPLITS)
-        known = any(name.lower() in SPLITS for name in found)
+        kind, allowed = "split", ", ".join(SPLIT_WORDS)
+        known = any(map(split_of_word, found))
     else:
-        kind, allowed = "class", "folders named after classes, such as Happy or sadness"
-        known = any(label_of_word(name) != (None, None) for name in found)
+        kind, allowed = "class", labels.allowed
+        known = any(labels(name) != (None, None) for name in found)
     if not known:
         names = ", ".join(map(shown, found[:20])) or "none"
         raise FerError(
@@ -182,7 +177,7 @@ def printable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _judge(parts: tuple[str, ...], levels: int) -> Row:
+def _judge(parts: tuple[str, ...], labels: LabelTable, levels: int) -> Row:
     """What the folders say about the files directly inside."""
     row: Row = {"split": "unassigned"}
     *above, word = parts[:levels] if len(parts) >= levels else (*parts, "")
@@ -190,29 +185,48 @@ def _judge(parts: tuple[str, ...], levels: int) -> Row:
         row["native_label"] = printable(word)
     if levels == 2:
         split = above[0] if above else ""
-        row["split"] = SPLITS.get(split.lower(), printable(split) or None)
-        if split.lower() not in SPLITS:
+        row["split"] = split_of_word(split) or printable(split) or None
+        if split_of_word(split) is None:
             return row | {"fault": f"unknown split: {shown(split)}"}
     if len(parts) < levels:
         return row | {"fault": "bad label: not in a class folder"}
     if len(parts) > levels:
         return row | {"fault": f"bad path: folder {shown(parts[levels])} inside a class folder"}
-    label, excluded = label_of_word(word)
+    label, excluded = labels(word)
     fault = None if label or excluded else f"bad label: {shown(word)}"
     return row | {"label": label, "excluded": excluded, "fault": fault}
+
+
+def _has_class_folders(root: Path) -> bool:
+    return any(WORD_TABLE(path.name) != (None, None) for path in _folders(root))
+
+
+def _has_split_folders(root: Path) -> bool:
+    splits = [path for path in _folders(root) if split_of_word(path.name)]
+    return any(
+        path.name not in ("images", "labels") for split in splits for path in _folders(split)
+    )
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in root.iterdir() if path.is_dir())
 
 
 ADAPTER = (
     Adapter(
         name="split_folders",
         title="Split folders with class folders (AffectNet, FER2013 uniform, FER+ repack)",
-        layout="{train,test,val,valid,validation}/<class>/<image>",
+        layout="{train,val,test,...}/<class>/<image>",
         read=list_split_folders,
+        fits=_has_split_folders,
+        labels=WORD_TABLE,
     ),
     Adapter(
         name="class_folders",
         title="Class folders without splits",
         layout="<class>/<image>",
         read=list_class_folders,
+        fits=_has_class_folders,
+        labels=WORD_TABLE,
     ),
 )

@@ -6,23 +6,28 @@ such as ``train_00001.jpg 5``; the prefix of the name is the split. The aligned 
 archives often repeats the last folder.
 """
 
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import polars as pl
 
-from fer_ml.base.labels import RAFDB_BASIC_IDS, RAFDB_COMPOUND_IDS
+from fer_ml.base.labels import (
+    RAFDB_BASIC_IDS,
+    RAFDB_COMPOUND_IDS,
+    SPLIT_WORDS,
+    LabelTable,
+    numbered,
+)
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     NAME,
     WORD,
     Lines,
     Row,
-    by_text,
     expect_fields,
     folder_names,
-    mapped,
+    has_file,
+    label_columns,
     require_file,
     require_folder,
     require_root,
@@ -39,10 +44,9 @@ IMAGE_FOLDERS = (
     "Image/original",
 )
 ALIGNED_ENDING = "_aligned.jpg"
-SPLITS: dict[str, str] = {"train": "train", "test": "test"}
 
 
-def list_partition(root: Path, labels: dict[str, str]) -> pl.DataFrame:
+def list_partition(root: Path, labels: LabelTable) -> pl.DataFrame:
     """Listing of ``list_patition_label.txt``, whose ids mean ``labels``."""
     root = require_root(root)
     index = require_file(root, *INDEXES)
@@ -51,16 +55,16 @@ def list_partition(root: Path, labels: dict[str, str]) -> pl.DataFrame:
     def parse(row: Row, text: str) -> None:
         name, number = expect_fields(text.split(), 2)
         row["file"] = safe_path(name)
-        set_split(row, name.partition("_")[0], SPLITS)
+        set_split(row, name.partition("_")[0])
         set_label(row, number, labels)
 
-    columns = {
-        "file": pl.col("file"),
-        "native_label": pl.col("native_label"),
-        "label": mapped("native_label", labels),
-        "split": pl.col("file").str.extract("^([^_]*)").replace_strict(SPLITS, default=None),
-    }
     lines = Lines(index, {"file": NAME, "native_label": WORD})
+    prefix = pl.col("file").str.extract("^([^_]*)").str.to_lowercase()
+    columns = {
+        **label_columns(lines.cells, "native_label", labels),
+        "file": pl.col("file"),
+        "split": prefix.replace_strict(SPLIT_WORDS, default=None),
+    }
     return lines.listing(columns, parse).with_columns(image)
 
 
@@ -87,12 +91,16 @@ ADAPTER = (
         name="rafdb_basic",
         title="RAF-DB, seven basic expressions",
         layout="EmoLabel/list_patition_label.txt; Image/aligned/<stem>_aligned.jpg",
-        read=partial(list_partition, labels=by_text(RAFDB_BASIC_IDS)),
+        read=list_partition,
+        fits=has_file(*INDEXES),
+        labels=numbered(RAFDB_BASIC_IDS),
     ),
     Adapter(
         name="rafdb_compound",
         title="RAF-DB, compound expressions by their primary emotion",
         layout="EmoLabel/list_patition_label.txt; Image/aligned/<stem>_aligned.jpg",
-        read=partial(list_partition, labels=by_text(RAFDB_COMPOUND_IDS)),
+        read=list_partition,
+        fits=has_file(*INDEXES),
+        labels=numbered(RAFDB_COMPOUND_IDS),
     ),
 )

@@ -23,6 +23,7 @@ from fer_ml.sources._listing import (
     RowFault,
     class_votes,
     expect_fields,
+    has_file,
     make_listing,
     mapped,
     parse_number,
@@ -109,7 +110,7 @@ def _set_partition(row: Row, words: set[str]) -> None:
         raise RowFault(f"unknown split: not in {PARTITION}")
     if len(words) > 1:
         raise RowFault(f"unknown split: {' and '.join(map(shown, sorted(words)))}")
-    set_split(row, next(iter(words)), SPLITS)
+    set_split(row, next(iter(words)), SPLITS.get)
 
 
 def _without_distribution(partition: Lines, listed: set[str]) -> pl.DataFrame:
@@ -133,4 +134,5 @@ ADAPTER = Adapter(
     title="RAF-ML, the largest of six shares",
     layout="EmoLabel/{distribution,partition_label}.txt; Image/aligned/<stem>_aligned.jpg",
     read=list_argmax,
+    fits=has_file(DISTRIBUTION),
 )

@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import label_of_word
-from fer_ml.sources import ATTRIBUTES, PUBLISHER_SPLITS, Adapter, Option
+from fer_ml.base.labels import WORD_TABLE, LabelTable, split_of_word
+from fer_ml.sources import ATTRIBUTES, Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,
     INTEGER,
@@ -27,6 +27,8 @@ from fer_ml.sources._listing import (
     csv_header,
     csv_lines,
     csv_parser,
+    has_file,
+    label_columns,
     mapped,
     parse_integer,
     parse_number,
@@ -41,7 +43,6 @@ from fer_ml.sources._listing import (
 INDEX = "manifest.csv"
 FILE_COLUMNS = ("file", "image_path")
 BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
-SPLITS = {split: split for split in PUBLISHER_SPLITS}
 # label_of_word forgives blanks and punctuation, which in a table are signs of a damaged cell.
 _WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
 # The name of a group, such as 20-29, 70+ or "South Asian".
@@ -56,7 +57,7 @@ _PLAIN = {
 }
 
 
-def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
+def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.DataFrame:
     """Listing of the csv called ``manifest`` in ``root``."""
     index = require_file(require_root(root), manifest)
     header = csv_header(index)
@@ -74,42 +75,42 @@ def list_manifest(root: Path, manifest: str = INDEX) -> pl.DataFrame:
         if any(cells[name] for name in box):
             row.update([(name, parse_integer(cells[name], name)) for name in box])
         row["file"] = safe_path(cells[file_column], backslashes=True)
-        set_split(row, cells.get("split", "unassigned"), SPLITS)
+        set_split(row, cells.get("split", "unassigned"), _split)
         if cells.get("neg_label"):
-            row["neg_label"] = _negative(cells["neg_label"], cells["label"])
+            row["neg_label"] = _negative(cells["neg_label"], cells["label"], labels)
         row.update({name: _group(cells[name], name) for name in ATTRIBUTES if cells.get(name)})
-        _set_word(row, cells["label"])
+        _set_word(row, cells["label"], labels)
 
     lines = csv_lines(index, header, {file_column: PATH, **_PLAIN})
-    return lines.listing(_columns(lines.cells, file_column, box), csv_parser(header, parse))
+    columns = _columns(lines.cells, labels, file_column, box)
+    return lines.listing(columns, csv_parser(header, parse))
 
 
-def _columns(cells: pl.DataFrame, file_column: str, box: Sequence[str]) -> dict[str, pl.Expr]:
+def _columns(
+    cells: pl.DataFrame, labels: LabelTable, file_column: str, box: Sequence[str]
+) -> dict[str, pl.Expr]:
     """What plain lines mean. A box without all of its edges is left to the parser: no split."""
-    meanings = {word: label_of_word(word) for word in cells["label"].unique()}
-    labels, exclusions = (
-        {word: meaning[place] for word, meaning in meanings.items()} for place in (0, 1)
-    )
+    meanings = label_columns(cells, "label", labels)
     plain = ("confidence", "face_id", "weight", *ATTRIBUTES, *box)
     given = [name for name in plain if name in cells.columns]
-    split = mapped("split", SPLITS) if "split" in cells.columns else pl.lit("unassigned")
+    split = pl.lit("unassigned")
+    if "split" in cells.columns:
+        split = mapped("split", {word: _split(word) for word in cells["split"].unique()})
     if box:
         edges = pl.sum_horizontal(pl.col(box) != "")
         split = pl.when(edges.is_in([0, len(box)])).then(split)
     negative = pl.lit(None, pl.String)
     if "neg_label" in cells.columns:
         # What is no class, or the label itself, is left to the parser too.
-        words = {word: label_of_word(word)[0] for word in cells["neg_label"].unique() if word}
+        words = {word: labels(word)[0] for word in cells["neg_label"].unique() if word}
         negative = mapped("neg_label", words)
-        wrong = negative.is_null() | (negative == mapped("label", labels))
+        wrong = negative.is_null() | (negative == meanings["label"])
         split = pl.when((pl.col("neg_label") == "") | ~wrong.fill_null(False)).then(split)
     return {
         "neg_label": negative,
         **{name: pl.when(pl.col(name) != "").then(name) for name in given},
+        **meanings,
         "file": pl.col(file_column),
-        "native_label": pl.col("label"),
-        "label": mapped("label", labels),
-        "excluded": mapped("label", exclusions),
         "split": split,
     }
 
@@ -141,21 +142,28 @@ def _group(text: str, name: str) -> str:
     return text
 
 
-def _negative(text: str, label: str) -> str:
+def _negative(text: str, label: str, labels: LabelTable) -> str:
     """The class that the face does not show."""
-    negative, own = (label_of_word(w)[0] if _WORD.fullmatch(w) else None for w in (text, label))
+    negative, own = (_meaning(word, labels)[0] for word in (text, label))
     if negative is None or negative == own:
         reason = "is the label itself" if negative else "is no class"
         raise RowFault(f"bad neg_label: {shown(text)} {reason}")
     return negative
 
 
-def _set_word(row: Row, text: str) -> None:
+def _meaning(text: str, labels: LabelTable) -> tuple[str | None, str | None]:
+    return labels(text) if _WORD.fullmatch(text) or not labels.words else (None, None)
+
+
+def _set_word(row: Row, text: str, labels: LabelTable) -> None:
     row["native_label"] = text
-    label, excluded = label_of_word(text) if _WORD.fullmatch(text) else (None, None)
-    if label is None and excluded is None:
+    row["label"], row["excluded"] = _meaning(text, labels)
+    if not row["label"] and not row["excluded"]:
         raise RowFault(f"bad label: {shown(text)}")
-    row.update(label=label, excluded=excluded)
+
+
+def _split(word: str) -> str | None:
+    return word if word == "unassigned" else split_of_word(word)
 
 
 ADAPTER = Adapter(
@@ -163,6 +171,8 @@ ADAPTER = Adapter(
     title="A csv that names files and labels",
     layout="manifest.csv with file (or image_path), label, and optional columns",
     read=list_manifest,
+    fits=has_file(INDEX),
+    labels=WORD_TABLE,
     options={
         "manifest": Option(
             meaning=f"name of the csv (default {INDEX})",

@@ -33,7 +33,7 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"name": (NAMED, set()),
     r"seed": ({"classification_manifest", *TRAININGS, "teacher_logits", "comparison/two"}, set()),
     r"drawn": ({"report_claims", "report", *BUNDLES}, set()),
-    r"sources/expw_full/(adapter|options.*)": ({"manifest/expw_full"}, set()),
+    r"sources/expw_full/(adapter|options.*|labels.*)": ({"manifest/expw_full"}, set()),
     r"sources/expw_full/title": (BUNDLES, set()),
     r"sources/expw_full/splits.*": ({"classification_manifest"}, set()),
     r"draw/.*": ({"classification_manifest"}, set()),

@@ -46,6 +46,7 @@ def test_the_recipe_is_the_adapter_and_its_options() -> None:
     assert STAGES["manifest/a"].recipe(PROFILE, None).recorded() == {
         "adapter": "csv_manifest",
         "options": {},
+        "labels": {},
     }
     assert STAGES["manifest/a"].describe.startswith("The first, cleaned")
     assert STAGES["manifest/b"].describe.startswith("b, cleaned")
@@ -59,7 +60,7 @@ def test_a_row_that_was_left_out_is_warned_of(store: Store, raw: dict[str, Path]
     assert found["quarantine_empty"].value == 1
     assert not found["quarantine_empty"].passed
     assert found["quarantine_empty"].detail == "1 missing path"
-    assert [gate.blocking for gate in STAGES["manifest/a"].gates] == [True, False]
+    assert [gate.blocking for gate in STAGES["manifest/a"].gates] == [True, True, True, False]
 
 
 def test_a_lost_row_turns_the_gate(store: Store, raw: dict[str, Path]) -> None:
@@ -71,6 +72,7 @@ def test_a_lost_row_turns_the_gate(store: Store, raw: dict[str, Path]) -> None:
     report["reports"][0]["rows_in"] += 1
     with store.begin("manifest/b") as run:
         run.write_json("clean_report.json", report)
+        run.write_text("labels.csv", artifact.file("labels.csv").read_text())
     assert not verdicts(STAGES["manifest/b"], PROFILE, store)["reconciled"].passed
 
 
@@ -87,3 +89,35 @@ def test_a_purged_source_is_refused(store: Store, raw: dict[str, Path]) -> None:
     with pytest.raises(FerError, match="source a was purged on 2026-01-02"):
         made(STAGES["manifest/a"], PROFILE, store, raw)
     assert made(STAGES["manifest/b"], PROFILE, store, raw)
+
+
+def test_a_source_of_another_kind_is_refused_with_what_it_lists(
+    store: Store, raw: dict[str, Path]
+) -> None:
+    index = raw["raw/b"] / "manifest.csv"
+    text = index.read_text()
+    index.write_text(text.replace(",Happy,", ",froh,"))
+    artifact = made(STAGES["manifest/b"], PROFILE, store, raw)
+    found = verdicts(STAGES["manifest/b"], PROFILE, store)
+    assert (found["adapter_fits"].passed, found["adapter_fits"].value) == (False, 1)
+    assert "'froh'" in found["adapter_fits"].examples[0]
+    assert "manifest.csv:" in found["adapter_fits"].examples[0]
+    assert "happiness" in found["adapter_fits"].detail
+    assert found["rows_usable"].passed
+    quarantine = artifact.file("quarantine.csv").read_text()
+    assert quarantine.count("'froh'") == text.count(",Happy,")
+
+
+def test_a_source_without_a_usable_row_is_refused_with_the_first_of_each_reason(
+    store: Store, raw: dict[str, Path]
+) -> None:
+    index = raw["raw/b"] / "manifest.csv"
+    lines = [line.replace(".png", ".jpg") for line in index.read_text().splitlines()]
+    index.write_text("\n".join([*lines, "x.png,contempt,train", "y.png,froh,train"]))
+    artifact = made(STAGES["manifest/b"], PROFILE, store, raw)
+    assert read_manifest(artifact.file("b.csv")).height == 0
+    outcome = verdicts(STAGES["manifest/b"], PROFILE, store)["rows_usable"]
+    assert (outcome.passed, outcome.value, outcome.limit) == (False, 0, 1)
+    rules = [example.split(": ")[1] for example in outcome.examples]
+    assert rules == ["missing path", "bad label", "contempt"]
+    assert outcome.examples[0].startswith("manifest.csv:2: ")

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.names import name_fault
 from fer_ml.images.identity import photo_hash
 from fer_ml.images.pixels import encode_png, read_image
@@ -42,9 +41,9 @@ BAD = (
     ("one/a.png,happy,train,,,,,,", "duplicate row"),
     ("photo.png,fear,test,0.8,2,10,2,24,20", "duplicate row"),
     ("one/b.png,hapy,train,,,,,,", "bad label"),
-    ("one/b.png,happy,dev,,,,,,", "unknown split"),
+    ("one/b.png,happy,fold,,,,,,", "unknown split"),
 )
-EXCLUDED = ("one/b.png,contempt,train,,,,,,", "one/b.png,non-face,train,,,,,,")
+EXCLUDED = ("one/b.png,contempt,train,,,,,,", "one/c.png,non-face,train,,,,,,")
 
 
 @pytest.fixture
@@ -217,15 +216,61 @@ def test_inline_pixels_are_written_and_identified(tmp_path: Path, store: Store) 
         assert width == 48
 
 
-def test_a_source_without_a_usable_row_is_an_error_and_leaves_nothing(
-    raw: Path, store: Store
-) -> None:
+def test_a_source_without_a_usable_row_tells_of_each(raw: Path, store: Store) -> None:
+    """The gates refuse it; the rows and their reasons are there to be read."""
     index(raw, *(line for line, _ in BAD[:5]), *EXCLUDED)
-    with pytest.raises(FerError, match="none of its 7 rows") as caught:
-        clean(raw, store)
-    assert "3 undecodable" in caught.value.fix
-    assert store.current("manifest/s") is None
-    assert not list((store.root / ".partial").iterdir())
+    artifact = clean(raw, store)
+    assert read_manifest(artifact.file("s.csv")).height == 0
+    assert table(artifact, "quarantine.csv")["rule"].to_list() == [rule for _, rule in BAD[:5]]
+    assert table(artifact, "excluded.csv").height == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (("a.png,happy,train", "a.png,sad,train"), "label Happy, Sad"),
+        (("a.png,happy,train", "a.png,happy,test"), "split train, test"),
+        (("a.png,happy,train", "a.png,contempt,train"), "label Happy, contempt"),
+        (("a.png,happy,train", "./a.png,sad,val"), "label Happy, Sad; split train, val"),
+        (("x/a.png,happy,train", "x//a.png,sad,train", "x/./a.png,fear,train"), "label Happy, Sad"),
+        (("x/a.png,happy,train", "x\\a.png,sad,train"), "label Happy, Sad"),
+        (("a.png,happy,train,0.5", "a.png,happy,train,0.9"), "confidence 0.5, 0.9"),
+    ],
+)
+def test_lines_that_contradict_each_other_are_all_refused(
+    raw: Path, store: Store, lines: tuple[str, ...], found: str
+) -> None:
+    put(raw, "a.png", 7)
+    put(raw, "x/a.png", 8)
+    full = [line + "," * (8 - line.count(",")) for line in lines]
+    index(raw, full[0], GOOD[0], *full[1:], GOOD[0])
+    artifact = clean(raw, store)
+    rows = read_manifest(artifact.file("s.csv"))
+    assert rows["orig_image"].to_list() == ["one/a.png"]
+    told = table(artifact, "quarantine.csv")
+    assert told["rule"].to_list() == ["conflicting rows"] * len(lines) + ["duplicate row"]
+    assert found in told["detail"][0]
+    assert "manifest.csv:2, manifest.csv:4" in told["detail"][0]
+    report = artifact.read_json("clean_report.json")["reports"][0]
+    assert report["rows_in"] == report["rows_kept"] + report["rows_quarantined"]
+
+
+def test_names_that_the_disk_takes_for_one_are_one(raw: Path, store: Store) -> None:
+    """A second name of the file stands for a disk without upper and lower case."""
+    put(raw, "a.png", 7)
+    if not (raw / "A.png").exists():
+        os.link(raw / "a.png", raw / "A.png")
+    index(raw, "a.png,happy,train,,,,,,", "A.png,sad,train,,,,,,", GOOD[0])
+    assert table(clean(raw, store), "quarantine.csv")["rule"].to_list() == ["conflicting rows"] * 2
+
+
+def test_notes_steer_no_terminal(raw: Path, store: Store) -> None:
+    index(raw, GOOD[0], "b.png,\x1b[2KFit\u202e,train,,,,,,")
+    artifact = clean(raw, store)
+    for name in ("quarantine.csv", "labels.csv"):
+        text = artifact.file(name).read_text("utf-8")
+        assert r"\x1b[2KFit\u202e" in text
+        assert not {"\x1b", "\u202e"} & set(text)
 
 
 def test_a_name_too_long_for_a_file_is_quarantined(raw: Path, store: Store) -> None:

@@ -39,7 +39,7 @@ def split_folders(root: Path) -> None:
         "valid/suprise/f.png",
         "validation/SAD/g.png",
         "test/neutral/notes.txt",
-        "dev/fear/h.png",
+        "fold/fear/h.png",
         "stray.png",
     )
     write_images(root, ".git/x", "train/.hidden.png", "train/Happy/Thumbs.db")
@@ -95,7 +95,7 @@ def _rafdb(root: Path, index: str) -> None:
         "test_2.jpg 5",
         "train_3.jpg 11",
         "train_4.jpg 12",
-        "dev_5.jpg 1",
+        "fold_5.jpg 1",
         "train_6.jpg",
         "/etc/train_7.jpg 1",
     )
@@ -163,8 +163,8 @@ def affectnet_yolo(root: Path) -> None:
     write_lines(root / "train/labels/z.txt", "0 0.5 0.5 1 1")
     write_lines(root / "valid/images/f.png", "no image")
     write_lines(root / "valid/labels/f.txt", "0 0.5 0.5 1 1")
-    write_images(root, "dev/images/g.png", "images/Val/h.png", "stray.png")
-    write_lines(root / "dev/labels/g.txt", "0 0.5 0.5 1 1")
+    write_images(root, "fold/images/g.png", "images/Val/h.png", "stray.png")
+    write_lines(root / "fold/labels/g.txt", "0 0.5 0.5 1 1")
     write_lines(root / "labels/Val/h.txt", "2 0.5 0.5 0.5 0.5")
     write_images(root, ".git/x", "train/images/.hidden.png", "train/labels/Thumbs.db")
     write_lines(root / "train/labels.cache", "about")
@@ -178,7 +178,7 @@ def csv_manifest(root: Path) -> None:
         '"b,1.jpg",Non-Face,unassigned,,,,,,,"say ""x"""',
         "c.jpg,Happy ,val,,,,,,,",
         "d.jpg,3,test,,,,,,,",
-        "e.jpg,sad,dev,,,,,,,",
+        "e.jpg,sad,fold,,,,,,,",
         "f.jpg,sad,val,,,1,2,,4,",
         r"C:\faces\g.jpg,sad,val,,,,,,,",
         "h.jpg,sad",

@@ -35,7 +35,7 @@ def raf_rows(index: str, first: dict[str, str], **labels: dict[str, str]) -> lis
         where, file = f"{index}:{line}", f"{folder}/{name}_aligned.jpg"
         return {"where": where, "file": file, "split": split, "native_label": native, **more}
 
-    unknown = row(5, "dev_5", "dev", "", fault="unknown split: 'dev'")
+    unknown = row(5, "fold_5", "fold", "", fault="unknown split: 'fold'")
     del unknown["native_label"]
     return [
         row(1, "train_1", "train", "1", **first),
@@ -70,7 +70,7 @@ ANGRY_SHARES = votes(Angry=1)
 #: Without nulls, and without the PNGs of fer2013_csv.
 EXPECTED: dict[str, list[dict[str, Any]]] = {
     "split_folders": [
-        folder_row("dev/fear/h.png", "dev", "fear", fault="unknown split: 'dev'"),
+        folder_row("fold/fear/h.png", "fold", "fear", fault="unknown split: 'fold'"),
         folder_row("stray.png", None, None, fault="unknown split: ''"),
         folder_row("test/neutral/notes.txt", "test", "neutral", label="Neutral"),
         folder_row("train/Bored/c.png", "train", "Bored", fault="bad label: 'Bored'"),
@@ -263,7 +263,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
     ],
     "affectnet_yolo": [
         faulty("stray.png", "bad path: neither an image nor a label file"),
-        faulty("dev/images/g.png", "unknown split: 'dev'"),
+        faulty("fold/images/g.png", "unknown split: 'fold'"),
         yolo_row("labels/Val/h.txt:1", "val", 0, "Happy", label="Happy", **box(0, 0, 2, 2)),
         yolo_row("train/labels/a.txt:1", "train", 0, "Anger", label="Angry", **box(0, 0, 10, 20)),
         yolo_row(
@@ -339,7 +339,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
             split="val",
         ),
         faulty("manifest.csv:5", "bad label: '3'", file="d.jpg", native_label="3", split="test"),
-        faulty("manifest.csv:6", "unknown split: 'dev'", file="e.jpg", split="dev"),
+        faulty("manifest.csv:6", "unknown split: 'fold'", file="e.jpg", split="fold"),
         faulty("manifest.csv:7", "malformed line: bbox_right is not an integer: ''"),
         faulty("manifest.csv:8", r"bad path: 'C:\\faces\\g.jpg'"),
         faulty("manifest.csv:9", "malformed line: 2 of 10 fields"),

@@ -141,7 +141,7 @@ NUMBERS = (
 IDS = (["0", "1", "3", "6"], ["7", "11", "12", "01", "-1", "x", ""])
 WORDS = (["happy", "Fear", "contempt"], ["hapy", "Non-Face", "not a face", "", "Happy ", '"sad"'])
 NEGATIVES = (["", "sad", "Anger"], ["happy", "Fear", "hapy", "contempt", " ", '"sad"'])
-SPLIT_WORDS = (["train", "val"], ["", "dev", "unassigned", "Train"])
+SPLIT_WORDS = (["train", "val"], ["", "dev", "unassigned", "Train", "fold", " val"])
 USAGES = (["Training", "PublicTest", "PrivateTest"], ["Holdout", "", "training"])
 CELLS = {
     "ferplus_votes": [USAGES, NAMES, *[COUNTS] * 10],

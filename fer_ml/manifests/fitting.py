@@ -1,0 +1,94 @@
+"""Whether a source is what its adapter takes it for: evidence about all of its rows together.
+
+A table of labels that does not belong to a dataset still knows some of its labels, and gives those
+rows wrong names. So rows outside the table are no fault of these rows alone.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fer_ml.base.labels import CLASSES, LabelTable
+from fer_ml.base.visible import visible
+from fer_ml.sources import Adapter, others_of
+
+#: So many rows may be slips: this number, or this share of all rows.
+STRAY_ROWS, STRAY_SHARE = 2, 0.001
+#: A file of the source's artifact.
+LABELS_FILE = "labels.csv"
+LABELS_SCHEMA: dict[str, pl.DataType] = {
+    "native_label": pl.String(),
+    "means": pl.String(),
+    "rows": pl.Int64(),
+    "refused": pl.Int64(),
+    "where": pl.String(),
+}
+#: What an adapter says of a row that it does not understand.
+NOT_UNDERSTOOD = ("unknown split", "malformed line")
+
+
+def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFrame:
+    """Each label of a listing, and each that ``table`` expects, with what it means.
+
+    ``refused`` are those of its ``rows`` that have no meaning, ``where`` is the first one.
+    """
+    bad = pl.col("fault").str.starts_with("bad label").fill_null(False)
+    found = (
+        listing.filter(pl.col("native_label").is_not_null())
+        .group_by("native_label", maintain_order=True)
+        .agg(
+            pl.coalesce("label", "excluded").drop_nulls().first().alias("means"),
+            pl.len().alias("rows"),
+            bad.sum().alias("refused"),
+            pl.col("where").first(),
+        )
+    )
+    if table is not None and not table.words:
+        absent = [label for label in table.meanings if label not in set(found["native_label"])]
+        rows = [(label, table.meanings[label], 0, 0, None) for label in absent]
+        never = pl.DataFrame(rows, LABELS_SCHEMA, orient="row")
+        found = pl.concat([found, never], how="vertical_relaxed")
+    typed = found.select(pl.col(name).cast(dtype) for name, dtype in LABELS_SCHEMA.items())
+    shown = pl.col("native_label", "where").map_elements(visible, return_dtype=pl.String)
+    return typed.with_columns(shown).sort("native_label")
+
+
+def what_fits(adapter: Adapter, table: LabelTable | None, root: Path, labels: pl.DataFrame) -> Any:
+    """For ``clean_report.json``: the labels that are allowed, and adapters that have these."""
+    seen = set(labels.filter(pl.col("rows") > 0)["native_label"])
+    return {
+        "allowed": table.allowed if table else "",
+        "adapters": others_of(adapter, root, seen) if misfits(labels, {}, 0) else [],
+    }
+
+
+def misfits(labels: pl.DataFrame, left_out: Mapping[str, int], rows: int) -> list[str]:
+    """What says that a source is not what its adapter takes it for; nothing when it is.
+
+    ``labels`` as ``count_labels`` gives them, ``left_out`` the quarantined rows by rule.
+    """
+    stray = max(STRAY_ROWS, int(rows * STRAY_SHARE))
+    outside = labels.filter(pl.col("refused") > 0).sort("refused", descending=True)
+    classes = labels.filter(pl.col("means").is_in(list(CLASSES)), pl.col("rows") > 0)["rows"]
+    # A slip is rarer than any class.
+    rarest = min(classes.to_list(), default=1)
+    if outside["refused"].sum() <= stray and (outside["refused"] < rarest).all():
+        outside = outside.clear()
+    found = [
+        f"label '{label}' is in no table: {refused:,} rows, the first is {where}"
+        for label, refused, where in outside.select("native_label", "refused", "where").iter_rows()
+    ]
+    found += [
+        f"label '{label}' ({means}) is on no row"
+        for label, means in labels.filter(rows=0).select("native_label", "means").iter_rows()
+        if classes.len()  # Else there is no need to say more.
+        if classes.len()  # Else there is no need to say more.
+    ]
+    found += [
+        f"{rule}: {left_out[rule]:,} rows"
+        for rule in NOT_UNDERSTOOD
+        if left_out.get(rule, 0) > stray
+    ]
+    return found
