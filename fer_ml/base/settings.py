@@ -17,6 +17,7 @@ CONFIG_FILE = "fer.toml"
 #: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
 YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
 LOCAL, RAY = "local", "ray"
+WINDOWS_PATH = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
 #: OpenTelemetry's own variables: where spans go, as it reads them itself.
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -132,15 +133,16 @@ def read_config(path: Path) -> UserConfig:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Some editors put a byte order mark first.
         held = tomllib.loads(text)
+        _refuse_control(held, path)
         return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         fix = "correct that line; docs/faq.md and the README show what fer.toml holds"
-        if isinstance(error, UnicodeDecodeError):
+        if isinstance(error, UnicodeDecodeError) or "\0" in text:
             fix = "save it as UTF-8"
         elif "\\" in text:
-            fix = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
+            fix = WINDOWS_PATH
         raise FerError(f"not valid TOML: {error}", where=path, fix=fix) from error
     except ValidationError as error:
         raise FerError(
@@ -148,6 +150,15 @@ def read_config(path: Path) -> UserConfig:
             where=path,
             allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
         ) from error
+
+
+def _refuse_control(held: Any, path: Path, key: str = "") -> None:
+    """Nobody means a control character, as TOML reads one in ``"D:/temp"`` with backslashes."""
+    if isinstance(held, str) and any(character < " " for character in held):
+        raise FerError(f"{key} has a control character: {held!r}", where=path, fix=WINDOWS_PATH)
+    parts = dict(enumerate(held)) if isinstance(held, list) else held
+    for name, value in parts.items() if isinstance(parts, dict) else ():
+        _refuse_control(value, path, f"{key}.{name}" if key else str(name))
 
 
 @cache

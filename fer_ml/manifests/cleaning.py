@@ -26,7 +26,7 @@ from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests.fitting import LABELS_FILE, count_labels, what_fits
 from fer_ml.manifests.inspection import PARALLEL_FROM, SHARD_FILES, Probe, how_checked, probe
 from fer_ml.manifests.schema import BOX, SCHEMA, write_manifest
-from fer_ml.sources import ATTRIBUTES, get_adapter
+from fer_ml.sources import ATTRIBUTES, Adapter, get_adapter
 from fer_ml.storage.store import RunFolder
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ def clean_source(
     """Clean one source into ``run``; photos whose hash is in ``purged`` (with its time) stay out.
 
     ``labels`` say what the publisher's labels mean, in place of the adapter's own table.
-
     Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
     ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
     ``excluded.csv``, ``labels.csv`` and ``clean_report.json``. Whether the source is what the
@@ -77,19 +76,16 @@ def clean_source(
     """
     reader = get_adapter(adapter)
     listing = reader.listing(root, labels, **(options or {})).with_row_index("row")
-    given = count_labels(listing, reader.table(labels))
     refused = [_faults_of_listing(listing)]
     rows, repeated = _refuse_repetitions(listing.filter(pl.col("fault").is_null()), root)
     refused.append(repeated)
     excluded = _notes(_excluded(rows), source)
-    rows = rows.filter(pl.col("excluded").is_null())
-    rows = _place_inline(rows, source, pool_base)
+    rows = _place_inline(rows.filter(pl.col("excluded").is_null()), source, pool_base)
     looks = _look(rows, root, pool_base, cache, since, source)
     found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
     found, kept_out = _keep_out(found, purged or {})
     refused.append(kept_out)
-    faults = found.filter(_look_fault().is_not_null())
-    refused.append(_split_fault(faults, _look_fault()))
+    refused.append(_split_fault(found.filter(_look_fault().is_not_null()), _look_fault()))
     kept = _name(found.filter(_look_fault().is_null()), source).sort(
         "image_path", "face_id", "bbox_left", "row"
     )
@@ -103,8 +99,7 @@ def clean_source(
     _forget(kept_out, source, pool_base, cache)
     write_notes(run, "excluded.csv", excluded)
     write_notes(run, "quarantine.csv", quarantined)
-    run.write_text(LABELS_FILE, given.write_csv())
-    fits = what_fits(reader, reader.table(labels), root, given)
+    fits = _fits(run, reader, labels, root, listing)
     report = _report(source, adapter, listing.height, manifest, excluded, quarantined, fits)
     run.write_json(
         "clean_report.json",
@@ -118,6 +113,20 @@ def clean_source(
         images_copied=copied,
         checked=checked,
     )
+
+
+def _fits(
+    run: RunFolder,
+    adapter: Adapter,
+    labels: Mapping[str, str] | None,
+    root: Path,
+    listing: pl.DataFrame,
+) -> dict[str, Any]:
+    """Write ``labels.csv``; returns what the report says of the labels."""
+    table = adapter.table(labels)
+    given = count_labels(listing, table)
+    run.write_text(LABELS_FILE, given.write_csv())
+    return what_fits(adapter, table, root, given)
 
 
 def _excluded(listing: pl.DataFrame) -> pl.DataFrame:

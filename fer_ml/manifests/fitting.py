@@ -55,7 +55,9 @@ def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFram
     return typed.with_columns(shown).sort("native_label")
 
 
-def what_fits(adapter: Adapter, table: LabelTable | None, root: Path, labels: pl.DataFrame) -> Any:
+def what_fits(
+    adapter: Adapter, table: LabelTable | None, root: Path, labels: pl.DataFrame
+) -> dict[str, Any]:
     """For ``clean_report.json``: the labels that are allowed, and adapters that have these."""
     seen = set(labels.filter(pl.col("rows") > 0)["native_label"])
     return {

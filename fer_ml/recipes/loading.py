@@ -21,6 +21,7 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     """
     name = name or settings.profile
     own = settings.config.profiles
+    _check_roots(settings.config.roots, own)
     for taken in sorted(own.keys() & PROFILES.keys()):
         raise FerError(
             f"profiles.{taken}: {taken} is a built-in profile, which always means the same",
@@ -37,6 +38,23 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             fix="name a known profile, or add [profiles.NAME] to fer.toml",
         )
     return PROFILES[name]()
+
+
+def _check_roots(roots: dict[str, str], own: dict[str, dict[str, Any]]) -> None:
+    """A folder under [roots] is for a source that some profile has: else it does nothing."""
+    if not roots:
+        return
+    tables = (profile.get("sources") for profile in own.values())
+    listed = (source for table in tables if isinstance(table, list) for source in table)
+    known = {str(source.get("name")) for source in listed if isinstance(source, dict)}
+    known |= {source.name for make in PROFILES.values() for source in make().sources}
+    for name in sorted(roots.keys() - known):
+        raise FerError(
+            f"roots.{name}: no profile has a source of that name",
+            where="fer.toml",
+            allowed=", ".join(sorted(known)),
+            fix="correct the name, or take it out",
+        )
 
 
 def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:

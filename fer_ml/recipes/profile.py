@@ -109,6 +109,8 @@ class Curation(Frozen):
         unknown = set(self.labels) - set(CLASSES)
         if unknown:
             raise ValueError(f"labels: {sorted(unknown)} are not among {list(CLASSES)}")
+        if self.drop_twins and "test" not in self.splits:
+            raise ValueError("drop_twins: it leaves out test rows, and splits has no test")
         return self
 
 
@@ -241,6 +243,9 @@ class Profile(Frozen):
                     raise ValueError(f"{table}.{name}: a name in letters, digits and _")
         for name, comparison in self.comparisons.items():
             self._check_comparison(f"comparisons.{name}", comparison)
+        rooted = [source.name for source in self.sources if self.drawn and source.root]
+        if rooted:
+            raise ValueError(f"sources: root of {rooted} does nothing, since the profile is drawn")
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")
         self._check_ensemble()
@@ -252,6 +257,12 @@ class Profile(Frozen):
                 unknown = set(getattr(curation, field)) - set(names)
                 if unknown:
                     raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")
+            idle = set(curation.min_confidence) - set(curation.sources)
+            if idle:
+                raise ValueError(
+                    f"{name}.min_confidence: {sorted(idle)} are not among its sources, so it does "
+                    "nothing for them"
+                )
         for name in self.curations:
             if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
                 raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")

@@ -115,7 +115,16 @@ MANIFEST_GATES: tuple[Gate, ...] = (
 
 #: A training manifest without one of the classes teaches that it does not exist.
 TRAINING_MANIFEST_GATES: tuple[Gate, ...] = tuple(
-    replace(gate, blocking=True) if gate.rule == "class_coverage" else gate
+    replace(
+        gate,
+        blocking=True,
+        fix="add a source that has the named classes to hq_train.sources: a network of seven "
+        "classes is not trained without one of them, and a source that lacks it can be evaluated "
+        "on (eval_only). Where only val, calib or test lack a class, raise draw.val, draw.calib or "
+        "draw.test, or collect more faces of it",
+    )
+    if gate.rule == "class_coverage"
+    else gate
     for gate in MANIFEST_GATES
 )
 

@@ -161,6 +161,88 @@ def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Pat
     with pytest.raises(FerError, match="not valid TOML") as caught:
         read_config(tmp_path / "fer.toml")
     assert caught.value.fix == "save it as UTF-8"
+    (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16-le"))
+    with pytest.raises(FerError, match="not valid TOML") as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.fix == "save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (r'roots = { faces = "C:\new" }', "roots.faces"),
+        (r'profiles.mine.demo.video = "D:\temp.avi"', "profiles.mine.demo.video"),
+        (r'profiles.mine.sources = [{ root = "\u001b[2K" }]', "profiles.mine.sources.0.root"),
+        ('profile = """mine\n"""', "profile"),
+    ],
+)
+def test_a_control_character_is_refused_and_not_a_path(tmp_path: Path, line: str, key: str) -> None:
+    """TOML reads a line break in "C:\\new", and nobody meant that."""
+    (tmp_path / "fer.toml").write_text(line)
+    with pytest.raises(FerError) as caught:
+        read_config(tmp_path / "fer.toml")
+    assert caught.value.what.startswith(f"{key} has a control character")
+    assert caught.value.fix and "single quotes" in caught.value.fix
+
+
+def test_keys_that_stand_twice_and_blanks(tmp_path: Path) -> None:
+    (tmp_path / "fer.toml").write_text("profile = 'a'\nprofile = 'b'\n")
+    with pytest.raises(FerError, match="line 2"):
+        read_config(tmp_path / "fer.toml")
+    (tmp_path / "fer.toml").write_text("\tprofile\t=\t'a'\t# c\r\n\r\n[roots]\r\n\tb\t= 'c'")
+    assert read_config(tmp_path / "fer.toml").roots == {"b": "c"}
+
+
+SOURCE = {"name": "mine", "adapter": "csv_manifest"}
+OF_MINE: dict[str, Any] = {
+    "drawn": False,
+    "demo": {"video": "clip.avi"},
+    "sources": [SOURCE],
+    **{name: {"sources": ["mine"]} for name in ("hq_train", "eval_only", "test_all_sources")},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"sources": [{**SOURCE, "splits": {"holdout": "test"}}]}, "sources.0: splits.holdout"),
+        ({"sources": [{**SOURCE, "splits": {"valid": "val"}}]}, "sources.0: splits.valid"),
+        ({"sources": [{**SOURCE, "splits": {"val": "val"}}]}, "sources.0: splits.val"),
+        ({"sources": [{**SOURCE, "labels": {"7": "joy"}}]}, "sources.0: labels.7"),
+        ({"sources": [{**SOURCE, "labels": {"7": "happy"}}]}, "sources.0: labels.7"),
+        (
+            {"eval_only": {"sources": ["mine"], "splits": ["val"], "drop_twins": True}},
+            "eval_only: drop_twins",
+        ),
+        (
+            {
+                "sources": [SOURCE, {**SOURCE, "name": "other"}],
+                "eval_only": {"sources": ["mine"], "min_confidence": {"other": 0.5}},
+            },
+            "eval_only.min_confidence",
+        ),
+        ({"drawn": True, "sources": [{**SOURCE, "root": "faces"}]}, "sources: root of"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(
+    tmp_path: Path, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(FerError) as caught:
+        load_profile(settings(tmp_path, profiles={"mine": {**OF_MINE, **changes}}), "mine")
+    assert field in caught.value.what
+
+
+def test_a_folder_is_for_a_source_of_some_profile(tmp_path: Path) -> None:
+    held = settings(tmp_path, profiles={"mine": OF_MINE})
+    for name, known in (("mine", True), ("ferplus", True), ("mien", False)):
+        config = held.config.model_copy(update={"roots": {name: "x"}})
+        here = held.model_copy(update={"config": config})
+        if known:
+            assert load_profile(here, "mine").name == "mine"
+        else:
+            with pytest.raises(FerError, match=r"roots\.mien") as caught:
+                load_profile(here, "sample")
+            assert "mine" in str(caught.value.allowed)
 
 
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
