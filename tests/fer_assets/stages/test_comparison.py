@@ -1,5 +1,6 @@
 """A comparison's recipe and inputs, and its gates against what was trained and measured."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +46,15 @@ def test_the_gate_looks_at_what_was_trained(compared: Artifact, lineage: Any) ->
     assert failed() == {"arms_equal_as_declared"}
     path.write_text(text)
     path = compared.file("predictions/kd.csv")
+    rows = path.read_text()
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     assert failed() == {"every_row_scored"}
+    path.write_text(rows)
+    path = compared.file("comparison.json")
+    held = json.loads(path.read_text())
+    held["arms"]["kd"]["macro_f1"]["low"] = float("nan")
+    path.write_text(json.dumps(held))
+    assert failed() == {"intervals_finite"}
 
 
 def test_students_and_experiments_are_compared_each_with_its_seed() -> None:

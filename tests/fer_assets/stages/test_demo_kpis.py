@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from fer_assets.stage import Given
-from fer_assets.stages.demo_kpis import KpiLimits, KpiRecipe, replay_gate, stages
+from fer_assets.stages.demo_kpis import KpiLimits, KpiRecipe, judge, replay_gate, stages
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Demo, Selection
+from fer_ml.storage.store import Store
+from tests.fer_assets.stages.bundles import made
 
 
 def kpis(macro_f1: float | None, flips: float) -> dict[str, Any]:
@@ -31,6 +33,18 @@ def test_a_replay_must_improve_and_stay_calm(
     now: dict[str, Any], before: dict[str, Any], passed: list[bool]
 ) -> None:
     assert [outcome.passed for outcome in replay_gate(now, before)] == passed
+
+
+def test_labels_that_flip_more_than_raw_ones_are_seen(store: Store) -> None:
+    timed = {"faces": 9, "frame_ms_p95": 1.0, "frames_timed": 9, "flips_raw": 3}
+
+    def verdict(steady: int, faces: int = 9) -> bool | None:
+        held = {**kpis(None, 1), **timed, "flips_stabilised": steady, "faces": faces}
+        artifact = made(store, "demo_kpis", lambda run: run.write_json("demo_kpis.json", held))
+        outcomes = judge(artifact, store, KpiLimits(10.0, False, 0.1))
+        return next(o.passed for o in outcomes if o.rule == "steadier_than_raw")
+
+    assert (verdict(3), verdict(4), verdict(0, faces=0)) == (True, False, None)
 
 
 def test_the_profile_says_how_much_more_may_flip() -> None:

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.classification import classification_metrics
-from fer_ml.runs.gates import confidence_informs
+from fer_ml.runs.gates import _above_chance, _inference_fits, confidence_informs
+from fer_ml.storage.gates import Outcome
 
 
 def sure(right: np.ndarray, confidence: np.ndarray) -> dict[str, object]:
@@ -42,3 +44,21 @@ def test_all_wrong_and_all_right_have_a_limit() -> None:
     assert math.isfinite(float(wrong.limit))
     assert not wrong.passed
     assert confidence_informs(sure(np.ones(30, dtype=bool), np.full(30, 0.99))).passed
+
+
+def test_weights_that_answer_otherwise_in_inference_are_seen() -> None:
+    def verdict(**inference: float) -> Outcome:
+        return _inference_fits([{"epoch": 3, "inference": inference or None}], 3)
+
+    assert verdict(nll_stored=1.0, nll_batch=1.0, feature_range=1.0).passed
+    gap = verdict(nll_stored=99.0, nll_batch=1.0, feature_range=1.0)
+    for found in (gap, verdict(nll_stored=1.0, nll_batch=1.0, feature_range=1e9), verdict()):
+        assert (found.rule, found.passed) == ("inference_fits", False)
+
+
+def test_a_class_that_is_no_better_than_a_guess_is_seen() -> None:
+    counts, scores = dict.fromkeys(CLASSES, 10), dict.fromkeys(CLASSES, 0.5)
+    assert _above_chance(scores, counts).passed
+    found = _above_chance({**scores, "Fear": 1 / 7}, counts)
+    assert (found.rule, found.passed, found.value) == ("classes_above_chance", False, 1)
+    assert _above_chance(scores, {}).passed is False, "its manifest is gone"
