@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import WORD_TABLE, LabelTable, split_of_word
+from fer_ml.base.labels import WORD_TABLE, LabelTable, label_of_word, split_of_word
 from fer_ml.sources import ATTRIBUTES, Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,
@@ -63,6 +63,14 @@ def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.D
     header = csv_header(index)
     file_column = _file_column(index, header)
     box = BOX_COLUMNS if any(name in header for name in BOX_COLUMNS) else ()
+    classes = [name for name in header if label_of_word(name)[0]]
+    if "label" not in header and len(classes) > 1:
+        raise FerError(
+            f"no column 'label', and one for each class: {', '.join(map(repr, classes))}",
+            where=index,
+            allowed="a column label with the word for the class",
+            fix="write into it the name of the column that holds the 1, or that most votes are for",
+        )
     require_columns(index, header, (file_column, "label", *box))
 
     def parse(row: Row, cells: dict[str, str]) -> None:

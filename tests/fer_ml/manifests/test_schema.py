@@ -51,3 +51,17 @@ def test_a_missing_column_is_named(
     make_manifest(1).drop("twin_in").write_csv(tmp_path / "m.csv")
     with pytest.raises(FerError, match="lacks the columns twin_in"):
         read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("name", ["fer [copy]", "a*b", "q?", "{x,y}", "~", "a%20b", "-d", "s3:x"])
+def test_a_folder_may_be_called_anything(
+    make_manifest: Callable[..., pl.DataFrame], tmp_path: Path, name: str
+) -> None:
+    """And another one that its name would match as a pattern is not read in its place."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name.replace("*", "XX").replace("?", "X")).mkdir(exist_ok=True)
+    rows = make_manifest([{"age": "20-29"}, {}])
+    write_manifest(rows, tmp_path / name / "m.csv")
+    assert_frame_equal(read_manifest(tmp_path / name / "m.csv"), rows)
+    assert attributes_of([tmp_path / name / "m.csv"]) == ["age"]
+    assert (tmp_path / name / "m.parquet").is_file()

@@ -822,3 +822,46 @@ def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[
         ("train/Happy/loop", None, None, "bad path: not a regular file: 'loop'"),
         ("train/Happy/pipe", None, None, "bad path: not a regular file: 'pipe'"),
     ]
+
+
+def test_a_column_for_each_class_is_told_from_a_label(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,Angry,happy,sadness\na.png,0,1,0\n")
+    with pytest.raises(FerError) as caught:
+        get_adapter("csv_manifest").listing(tmp_path)
+    assert "'Angry', 'happy', 'sadness'" in caught.value.what
+    assert "label" in str(caught.value.allowed)
+
+
+LAYOUTS = sorted(set(adapters()) - {"rafdb_compound"})
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_known_at_a_glance_and_named_to_the_others(
+    name: str, make_tree: MakeTree
+) -> None:
+    root = make_tree(name)
+    get_adapter(name).check(root, {}, {})
+    for other in LAYOUTS:
+        if other == name or get_adapter(other).fits(root):
+            continue
+        try:
+            # Split folders of images and labels are a layout, and none of their rows has a label.
+            assert get_adapter(other).listing(root)["label"].drop_nulls().is_empty()
+        except FerError as error:
+            assert f"adapter {name}?" in str(error.fix)
+        with pytest.raises(FerError) as caught:
+            get_adapter(other).check(root, {}, {})
+        assert f"adapter {name}?" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_folder_too_high_or_too_low_is_told(name: str, make_tree: MakeTree) -> None:
+    root = make_tree(name)
+    if not get_adapter(name).fits(root.parent):
+        with pytest.raises(FerError) as caught:
+            get_adapter(name).check(root.parent, {}, {})
+        assert str(root) in str(caught.value.fix)
+    (root / "empty").mkdir()
+    with pytest.raises(FerError) as caught:
+        get_adapter(name).check(root / "empty", {}, {})
+    assert f"the folder may be {root}" in str(caught.value.fix)
