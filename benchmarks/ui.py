@@ -1,6 +1,6 @@
 """How long the graph page of a running UI takes until its groups can be read.
 
-``python benchmarks/ui.py http://127.0.0.1:3000`` after ``fer ui``; needs Chromium and playwright.
+``python benchmarks/ui.py LINK`` with the link that ``fer ui`` printed; needs Chromium, playwright.
 Each load has a browser of its own, with an empty cache. Says how busy the machine was.
 """
 
@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 LOADS = 5
 
 
-def load_seconds(address: str) -> float:
+def load_seconds(link: str) -> float:
     """Seconds from the request to the last group of the graph, in a new browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -24,7 +24,7 @@ def load_seconds(address: str) -> float:
         )
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         started = time.monotonic()
-        page.goto(f"{address}/asset-groups", wait_until="commit")
+        page.goto(link.replace("/?", "/asset-groups?"), wait_until="commit")
         # The name stands in the side bar and, once the graph is laid out, in the graph.
         page.get_by_text("deployment", exact=True).locator("visible=true").nth(1).wait_for()
         seconds = time.monotonic() - started

@@ -31,7 +31,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from demo_app.detection import Detector
 from demo_app.faces import Face, FrameResult
-from demo_app.guard import Guard
 from demo_app.live import Figures, Live
 from demo_app.logs import LogError, SessionLog
 from demo_app.parameters import Parameters
@@ -39,12 +38,23 @@ from demo_app.pipeline import Control, Pipeline, press
 from demo_app.session import summary_row
 from demo_app.sources import TIME_DIGITS, Frame
 from fer_ml.base.errors import FerError
+from fer_ml.base.guard import Guard
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.ports import open_port
 from fer_ml.bundles.bundle import Bundle
 from fer_ml.images.pixels import decode_as_stored, read_header
 
 STATIC = Path(__file__).with_name("static")
+#: The page loads nothing but its own script and style, and nothing of it is kept.
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        b"connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+    (b"cache-control", b"no-store"),
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+)
 #: A message may hold so many bytes, and a frame so many pixels: a 4K frame is just allowed.
 MAX_MESSAGE_BYTES = 512 * 1024
 MAX_PIXELS = 4096 * 2304
@@ -330,8 +340,7 @@ def make_app(
             WebSocketRoute("/stream", stream),
         ]
     )
-    hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
-    app.add_middleware(Guard, token=token, hosts=hosts)
+    app.add_middleware(Guard, token=token, port=port, headers=HEADERS)
     return app
 
 

@@ -53,6 +53,7 @@ class Stopping:
         return stopped
 
     def _stop(self, number: int, frame: object) -> None:
+        self._came.append(number)
         raise KeyboardInterrupt
 
     def _asked(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,21 +21,30 @@ PATIENCE_S = 300
 
 @dataclass(frozen=True)
 class Served:
-    """A running ``fer ui``: Dagster's services are children in its session."""
+    """A running ``fer ui``: Dagster's services are children in its session.
+
+    ``link`` is what it printed, with the token.
+    """
 
     address: str
+    link: str
     process: "subprocess.Popen[bytes]"
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a GraphQL answer."""
         body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(
-            f"{self.address}/graphql", body, {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", "Cookie": self.cookie}
+        request = urllib.request.Request(f"{self.address}/graphql", body, headers)
         with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             found = json.load(answer)
         assert "errors" not in found, found["errors"]
         return dict(found["data"])
+
+    @property
+    def cookie(self) -> str:
+        """What the link gives a browser."""
+        port, token = self.address.rpartition(":")[2], self.link.partition("token=")[2]
+        return f"fer-{port}={token}"
 
     def kill(self) -> None:
         """All of it at once, workers too, as a machine that goes down."""
@@ -50,11 +60,15 @@ class Served:
 
 
 @contextmanager
-def serving(log: Path, *arguments: str, through: Sequence[str] = ()) -> Iterator[Served]:
+def serving(
+    log: Path, *arguments: str, through: Sequence[str] = (), cwd: Path | None = None
+) -> Iterator[Served]:
     """``fer ui`` with these arguments on a free port, with output in ``log``, until the end.
 
-    ``through`` is a command that it is started by.
+    ``through`` is a command that it is started by; in ``cwd`` it opens the project that is there.
     """
+    ours: tuple[str, ...] = ("FER_", "DAGSTER_") if cwd else ()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,10 +79,13 @@ def serving(log: Path, *arguments: str, through: Sequence[str] = ()) -> Iterator
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=cwd,
+            env=environment,
         )
-    served = Served(f"http://127.0.0.1:{port}", process)
+    address = f"http://127.0.0.1:{port}"
+    served = Served(address, "", process)
     try:
-        _await_answer(served, log)
+        served = Served(address, _await_answer(served, log), process)
         yield served
     finally:
         # A polite stop can take Dagster half a minute.
@@ -78,12 +95,17 @@ def serving(log: Path, *arguments: str, through: Sequence[str] = ()) -> Iterator
             process.wait()
 
 
-def _await_answer(served: Served, log: Path) -> None:
+def _await_answer(served: Served, log: Path) -> str:
+    """The link that was printed, once it leads somewhere."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and served.process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{served.address}/server_info", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(1)
+        told = re.findall(rf"{served.address}/\?token=\S+", log.read_text())
+        if told:
+            cookies = urllib.request.HTTPCookieProcessor()
+            try:
+                urllib.request.build_opener(cookies).open(told[-1], timeout=5).close()
+                return str(told[-1])
+            except OSError:
+                pass
+        time.sleep(1)
     raise AssertionError(f"fer ui did not answer: {log.read_text()}")

@@ -5,7 +5,6 @@
 const byId = (id) => document.getElementById(id);
 const video = byId("video");
 const boxes = byId("boxes");
-const token = new URLSearchParams(location.search).get("token");
 const WIDEST_PX = 640;
 const QUALITY = 0.85;
 const LINE_S = 10;
@@ -30,7 +29,7 @@ const page = {
 };
 
 async function load() {
-  const about = await (await fetch(`/about?token=${encodeURIComponent(token)}`)).json();
+  const about = await (await fetch("/about")).json();
   page.classes = about.classes;
   byId("model").textContent = about.model;
   byId("out").textContent = about.out;
@@ -110,7 +109,7 @@ function cameraFault(error) {
 }
 
 function connect() {
-  const socket = new WebSocket(`ws://${location.host}/stream?token=${encodeURIComponent(token)}`);
+  const socket = new WebSocket(`ws://${location.host}/stream`);
   socket.binaryType = "arraybuffer";
   page.socket = socket;
   page.onTheWay = false;

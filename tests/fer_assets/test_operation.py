@@ -136,7 +136,7 @@ def check_nothing_is_left(pipeline: Pipeline) -> None:
 
 
 def services(served: Served) -> list[int]:
-    """``dagster dev``, its webserver and its daemon; not the workers of runs, nor their server."""
+    """``fer ui`` and its daemon; not the workers of runs, nor their server."""
     found = [served.process.pid]
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -144,7 +144,7 @@ def services(served: Served) -> list[int]:
             mine = os.getsid(int(folder.name)) == served.process.pid
         except (OSError, ProcessLookupError):
             continue
-        if mine and (b"dagster_webserver" in words or b"dagster._daemon" in words):
+        if mine and b"dagster._daemon" in words:
             found.append(int(folder.name))
     return found
 

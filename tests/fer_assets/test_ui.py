@@ -4,22 +4,28 @@ Minutes, since each step of a run is a process of its own, so on demand only:
 ``pytest -m proof tests/fer_assets/test_ui.py``.
 """
 
+import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import dagster as dg
 import polars as pl
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from fer_assets.pages import VIEWS, view_path
 from fer_assets.pipeline import Pipeline
 from fer_ml.validation.gates import MANIFEST_GATES
-from tests.ui_server import PATIENCE_S, serving
+from tests.ui_server import PATIENCE_S, Served, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -57,18 +63,19 @@ def pipeline(project: Callable[[str], Pipeline]) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def address(pipeline: Pipeline) -> Iterator[str]:
+def served(pipeline: Pipeline) -> Iterator[Served]:
     with serving(pipeline.settings.project / "ui.log", "--profile", "tiny") as served:
-        yield served.address
+        yield served
 
 
 @pytest.fixture(scope="module")
-def page(address: str) -> Iterator[Page]:
+def page(served: Served) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(base_url=address, viewport={"width": 1600, "height": 1000})
+        opened = browser.new_page(base_url=served.address, viewport={"width": 1600, "height": 1000})
         opened.set_default_timeout(120_000)
         expect.set_options(timeout=120_000)
+        opened.goto(served.link)
         yield opened
         browser.close()
 
@@ -178,6 +185,65 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     page.goto(view_path(*VIEWS["report claims"]))
     expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
+
+
+LAUNCH = """mutation { launchRun(executionParams: {mode: "default", runConfigData: "{}", selector: {
+  jobName: "retention", repositoryLocationName: "fer", repositoryName: "__repository__"}})
+  { __typename } }"""
+FOLLOW = "subscription($id: ID!) { pipelineRunLogs(runId: $id) { __typename } }"
+
+
+def sent(url: str, **headers: str) -> int:
+    """The status of a form that a page elsewhere sends, or of what it shows as a picture."""
+    body = None if "query=" in url else json.dumps({"query": LAUNCH}).encode()
+    try:
+        with urlopen(Request(url, body, headers), timeout=60) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_a_page_elsewhere_starts_nothing_and_reads_nothing(served: Served) -> None:
+    """With the browser's own cookie, which it sends along."""
+    graphql, mine = f"{served.address}/graphql", {"Cookie": served.cookie}
+    picture = f"{graphql}?{urlencode({'query': LAUNCH})}"
+    plain = {"Content-Type": "text/plain", **mine}
+    with dg.DagsterInstance.get() as instance:
+        before = instance.get_runs_count()
+        assert sent(picture, **mine, Accept="image/*") == 405
+        assert sent(picture, Host="evil.example", Origin="http://evil.example") == 403
+        assert sent(graphql, **plain, Origin="http://evil.example") == 403
+        assert sent(graphql, **plain, Origin="null") == 403
+        assert sent(graphql, **mine, Host=f"evil.example:{served.address[-4:]}") == 403
+        assert sent(graphql) == 403
+        assert instance.get_runs_count() == before
+    socket = graphql.replace("http:", "ws:")
+    for origin in ("http://evil.example", "null", None):
+        with (
+            pytest.raises(InvalidStatus),
+            connect(socket, origin=origin, additional_headers=mine),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_a_run_is_followed_over_the_stream(served: Served) -> None:
+    launched = served.ask(
+        LAUNCH.replace("{ __typename }", "{ ... on LaunchRunSuccess { run { id } } }")
+    )
+    started = {"query": FOLLOW, "variables": {"id": launched["launchRun"]["run"]["id"]}}
+    with connect(
+        f"ws{served.address.removeprefix('http')}/graphql",
+        origin=served.address,  # type: ignore[arg-type]
+        additional_headers={"Cookie": served.cookie},
+        subprotocols=["graphql-ws"],  # type: ignore[list-item]
+        max_size=None,
+    ) as stream:
+        stream.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(stream.recv(60))["type"] == "connection_ack"
+        stream.send(json.dumps({"type": "start", "id": "1", "payload": started}))
+        answer = json.loads(stream.recv(60))
+    assert answer["payload"]["data"]["pipelineRunLogs"]["__typename"].endswith("Success")
 
 
 def test_a_guest_sees_everything_and_starts_nothing(pipeline: Pipeline) -> None:

@@ -1,40 +1,40 @@
-import os
+import shutil
+import signal
 import socket
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
 
+import psutil
 import pytest
 
 from tests.fer_assets.commands.conftest import Fer, refused
+from tests.fer_assets.folders import ROOT
+from tests.ui_server import serving
 
 
-@pytest.mark.parametrize(("guest", "hidden"), [(False, ""), (True, ""), (False, "del os.fork")])
-def test_the_ui_listens_on_loopback_and_can_be_read_only(
-    fer: Fer, tmp_path: Path, guest: bool, hidden: str
-) -> None:
-    """What it would start, becoming that or (on Windows) waiting; ``test_ui.py`` starts it."""
-    script = (
-        f"import os, subprocess, sys\n{hidden}\n"
-        "os.execv = lambda program, command: sys.exit(print('becomes', *command[1:]))\n"
-        "subprocess.call = lambda command: print('waits', *command[1:]) or 0\n"
-        "sys.argv = ['fer', 'ui', *sys.argv[1:]]\n"
-        "from fer_assets.cli import main; main()"
-    )
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("FER_", "DAGSTER_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--port", "0", *(["--read-only"] if guest else [])],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=keep,
-        check=True,
-    )
-    command = done.stdout.splitlines()[-1].split()
-    assert command[command.index("-h") + 1] == "127.0.0.1"
-    assert command[2] == ("dagster_webserver" if guest else "dagster")
-    assert command[0] == ("waits" if hidden or not hasattr(os, "fork") else "becomes")
-    assert ("--read-only" in command) == guest
+def test_the_link_has_a_token_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
+    """A guest's UI, which has no daemon; ``test_ui.py`` works in the other."""
+    shutil.copy(ROOT / "workspace.yaml", tmp_path)
+    shutil.copytree(ROOT / "dagster_home", tmp_path / "dagster_home")
+    with serving(tmp_path / "log", "--read-only", cwd=tmp_path) as served:
+        assert served.link.startswith(f"{served.address}/?token=")
+        assert len(served.link.partition("token=")[2]) >= 32
+        told = served.ask("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
+        assert told["wipeAssets"]["__typename"] == "UnauthorizedError"
+        with pytest.raises(HTTPError) as caught:
+            replace(served, link=served.link[:-1]).ask("{ version }")
+        with caught.value as answer:
+            assert answer.code == 403
+        port = int(served.address.rpartition(":")[2])
+        listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.laddr.port == port}
+        assert listening == {"127.0.0.1"}
+        children = psutil.Process(served.process.pid).children(recursive=True)
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(60) == 128 + signal.SIGINT
+        psutil.wait_procs(children, timeout=60)
+        assert not [child for child in children if child.is_running()]
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("port", [None, 70000])

@@ -1,0 +1,17 @@
+"""What Dagster's webserver and daemon are started with: ``dagster dev`` gives no way in between.
+
+Apart from the rest because ``fer ui`` alone needs it.
+"""
+
+from dagster._cli.proxy_server_manager import ProxyServerManager
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+
+__all__ = [
+    # One code server for the webserver and the daemon, which restarts it when it ends.
+    "ProxyServerManager",
+    # What a workspace file names.
+    "WorkspaceFileTarget",
+    # The one argument of the webserver's class, which makes its ASGI app.
+    "WorkspaceProcessContext",
+]

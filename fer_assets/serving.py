@@ -1,0 +1,114 @@
+"""Dagster's webserver behind this platform's guard, and its daemon beside it: ``fer ui``.
+
+``dagster dev`` starts the webserver bare: any page in the browser of whoever runs it may start
+runs there, and read all of it.
+"""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Set
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from socket import socket
+
+import dagster as dg
+import uvicorn
+import yaml
+from dagster_webserver.version import __version__
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from fer_assets.dagster_private.webserver import (
+    ProxyServerManager,
+    WorkspaceFileTarget,
+    WorkspaceProcessContext,
+)
+from fer_ml.base.errors import FerError
+from fer_ml.base.guard import Guard
+
+#: How often a page asks for what is new, and how long a query of a database may take.
+POLL_MS, STATEMENT_MS = 2000, 15_000
+#: Seconds that the daemon has to end what it does.
+PATIENCE = 60
+
+
+class Webserver(DagsterWebserver):  # type: ignore[type-arg]
+    """Dagster's, where a query comes by POST only: a link or an ``<img>`` cannot send one."""
+
+    async def graphql_http_endpoint(self, request: Request) -> Response:
+        """Answer a query, or show the playground, whose page holds none."""
+        if request.method != "POST" and request.query_params:
+            return PlainTextResponse("refused: a query comes by POST\n", 405)
+        answer: Response = await super().graphql_http_endpoint(request)
+        return answer
+
+
+def serve(
+    workspace: Path, listener: socket, *, token: str, names: Set[str], read_only: bool
+) -> None:
+    """Serve the UI of ``workspace`` on ``listener`` until it is interrupted.
+
+    Schedules and sensors belong to the UI that can start something: it has the daemon beside it,
+    and ends with it.
+    """
+    with ExitStack() as stack:
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        target = WorkspaceFileTarget([str(workspace)])
+        code = stack.enter_context(ProxyServerManager(instance, target, "warning"))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        shared = Path(folder) / "workspace.yaml"
+        shared.write_text(yaml.safe_dump({"load_from": code.get_code_server_specs()}))
+        # What the command line of Dagster's own webserver sets too.
+        instance.optimize_for_webserver(STATEMENT_MS, pool_recycle=3600, max_overflow=20)
+        context = WorkspaceProcessContext(
+            instance,
+            workspace_load_target=WorkspaceFileTarget([str(shared)]),
+            version=__version__,
+            read_only=read_only,
+        )
+        app = Webserver(stack.enter_context(context), live_data_poll_rate=POLL_MS).create_asgi_app()
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(
+            uvicorn.Config(
+                Guard(app, token=token, port=port, names=names),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        ended = stack.enter_context(_daemon(shared, server)) if not read_only else None
+        server.run(sockets=[listener])
+        if ended is not None and ended.is_set():
+            raise FerError("Dagster's daemon ended by itself", fix="its words stand above")
+
+
+@contextmanager
+def _daemon(workspace: Path, server: uvicorn.Server) -> Iterator[threading.Event]:
+    """Dagster's daemon beside ``server``, which stops when it ends; whether it did by itself."""
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+    group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    process = subprocess.Popen([*command, "--log-level", "info"], creationflags=group)
+    stopping, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        process.wait()
+        if not stopping.is_set():
+            ended.set()
+            server.should_exit = True
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield ended
+    finally:
+        stopping.set()
+        if process.poll() is None:
+            process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
