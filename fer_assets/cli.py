@@ -5,6 +5,7 @@ that ``fer --help`` is there at once.
 """
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ app.add_typer(claims.app, name="claims")
 
 def main() -> None:
     """Entry point: a fault that the user can mend ends in one message and exit code 1."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A console or a pipe of Windows may not have every character: none stops a command.
         if isinstance(stream, io.TextIOWrapper):
@@ -58,3 +60,21 @@ def main() -> None:
     except FerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Let what a caller closed (``>&-``) lead nowhere.
+
+    Else the next file that is opened would get its number, and with it what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)  # The processes that it starts have it too.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))

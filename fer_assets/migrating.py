@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-
 from fer_assets.pipeline import Pipeline
+from fer_assets.storage import dagster_instance
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.plain_yaml import read_plain
@@ -33,7 +32,7 @@ class Change:
     carry_out: Callable[[], None]
 
 
-def changes(settings: Settings, dagster_home: Path) -> Iterator[Change]:
+def changes(settings: Settings) -> Iterator[Change]:
     """All that is behind; nothing is changed before a change is carried out.
 
     Each is whole or not there, so whatever an interrupted migration left is found again.
@@ -41,7 +40,7 @@ def changes(settings: Settings, dagster_home: Path) -> Iterator[Change]:
     yield from _text(settings.project / CONFIG_FILE, "fer.toml", _parse_toml, _new_toml)
     for path in sorted((settings.project / "claims").glob("*.yaml")):
         yield from _text(path, "claims", _parse_claims, _new_claims)
-    yield from _dagster(dagster_home)
+    yield from _dagster(settings.dagster_home)
 
 
 def made_again(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
@@ -137,7 +136,7 @@ def _dagster(home: Path) -> Iterator[Change]:
     """Dagster's database, where there is one and its schema is not that of this Dagster."""
     if not (home / "history").is_dir():
         return
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         stores = (
             instance.run_storage,
             instance.event_log_storage,
@@ -152,7 +151,7 @@ def _dagster(home: Path) -> Iterator[Change]:
         for name in ("history", "schedules"):
             if (home / name).is_dir():
                 shutil.copytree(home / name, kept / name)
-        with dg.DagsterInstance.get() as instance:
+        with dagster_instance() as instance:
             instance.upgrade()
 
     yield Change(home, f"Dagster's database to its schema, kept in {kept.name}", carry_out)

@@ -4,13 +4,16 @@
 environment and nothing else. The address is in no file, and in none of Dagster's own descriptions.
 """
 
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import SecretStr
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
 
 from fer_assets.dagster_private.sqlite import (
@@ -25,7 +28,24 @@ from fer_assets.dagster_private.sqlite import (
     event_logs_directory,
 )
 from fer_ml.base.errors import FerError
-from fer_ml.base.settings import postgres_url
+from fer_ml.base.settings import postgres_url, settings
+
+NO_SPACE = (
+    "its disk is full, or cannot be written",
+    "free some space, look whether it is still there, or set DAGSTER_HOME elsewhere",
+)
+#: What SQLite's refusals mean for whoever runs it, by their code without what comes above a byte.
+REFUSALS = {
+    # A full disk is told as either.
+    sqlite3.SQLITE_FULL: NO_SPACE,
+    sqlite3.SQLITE_IOERR: NO_SPACE,
+    sqlite3.SQLITE_READONLY: ("it may not be written", "change its owner or its disk's mount"),
+    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "look at its folder's owner and its disk"),
+    sqlite3.SQLITE_PERM: ("it may not be opened", "change its owner"),
+    sqlite3.SQLITE_NOTADB: ("it is no database", "restore it, or move it away"),
+    sqlite3.SQLITE_CORRUPT: ("it is damaged", "restore it, or move it away"),
+    sqlite3.SQLITE_BUSY: ("another process keeps it", "end that process"),
+}
 
 
 class EventLog(SqliteEventLogStorage):
@@ -94,18 +114,43 @@ class Storage(DagsterSqliteStorage):
             ) from error
         # Without a driver's name SQLAlchemy takes another one than dagster-postgres brings along.
         address = url.get_secret_value().replace("postgresql:", "postgresql+psycopg2:", 1)
-        with _readable_errors(url):
+        with _readable_errors(url, Path(config_value["base_dir"])):
             return DagsterPostgresStorage(address, inst_data=inst_data)
+
+
+def dagster_home() -> Path:
+    """Dagster's folder, which the processes that are started from here on find too.
+
+    ``FerError`` for one that Dagster would take for another, or could not use.
+    """
+    home = settings().dagster_home
+    if not (home / "dagster.yaml").is_file():
+        raise FerError(
+            "DAGSTER_HOME holds no dagster.yaml",
+            where=home,
+            fix="copy the project's dagster_home/dagster.yaml there, or unset DAGSTER_HOME",
+        )
+    # Dagster makes an address of the path without escaping what means something there.
+    if postgres_url() is None and make_url(f"sqlite:///{home}").database != str(home):
+        raise FerError(
+            "Dagster cannot keep its database in a folder of this name",
+            where=home,
+            allowed="a path without ?, and without % before two hexadecimal digits",
+            fix="rename the folder, or set DAGSTER_HOME elsewhere",
+        )
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
 
 
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance; ``FerError`` when Postgres goes away meanwhile.
+    """Dagster's instance; ``FerError`` when its database goes away meanwhile.
 
     What its runs print is for the terminal. To copy it for the UI too, Dagster would start programs
     beside each run, which Ctrl-C ends with a traceback each.
     """
-    with _readable_errors(postgres_url()), dg.DagsterInstance.get() as instance:
+    home = dagster_home()
+    with _readable_errors(postgres_url(), home), dg.DagsterInstance.get() as instance:
         instance._compute_log_manager = NoOpComputeLogManager()
         yield instance
 
@@ -123,10 +168,11 @@ def _place(url: SecretStr) -> str:
 
 
 @contextmanager
-def _readable_errors(url: SecretStr | None) -> Iterator[None]:
-    """Turn Postgres's refusals into one message. The driver's own words hold no password."""
+def _readable_errors(url: SecretStr | None, home: Path) -> Iterator[None]:
+    """Turn a database's refusals into one message. The drivers' own words hold no password."""
     if url is None:
-        yield
+        with _readable_sqlite(home):
+            yield
         return
     from dagster_postgres.utils import DagsterPostgresException
 
@@ -139,4 +185,20 @@ def _readable_errors(url: SecretStr | None) -> Iterator[None]:
             f"Postgres does not answer: {told}",
             where=f"FER_POSTGRES, {_place(url)}",
             fix="start it or correct FER_POSTGRES, then start again: what is finished stays",
+        ) from error
+
+
+@contextmanager
+def _readable_sqlite(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code is None or code & 0xFF not in REFUSALS:
+            raise
+        what, fix = REFUSALS[code & 0xFF]
+        raise FerError(
+            f"Dagster's database cannot be used: {what}",
+            where=home,
+            fix=f"{fix}; then start again: what is finished stays",
         ) from error

@@ -189,7 +189,7 @@ def _artifact(held: Artifact, words: Collection[str]) -> dict[str, Any]:
 
 
 def _dagster_yaml(pipeline: Pipeline) -> Any:
-    path = Path(os.environ.get("DAGSTER_HOME") or pipeline.settings.project) / "dagster.yaml"
+    path = pipeline.settings.dagster_home / "dagster.yaml"
     try:
         return _shape(read_plain(path.read_bytes()))
     except (OSError, ValueError) as error:

@@ -91,7 +91,7 @@ def open_pipeline(profile: str | None) -> "Pipeline":
     pipeline = Pipeline.open(profile)
     os.environ["FER_PROFILE"] = pipeline.profile.name
     settings.cache_clear()
-    os.environ.setdefault("DAGSTER_HOME", str(pipeline.settings.project / "dagster_home"))
+    os.environ["DAGSTER_HOME"] = str(pipeline.settings.dagster_home)
     return pipeline
 
 

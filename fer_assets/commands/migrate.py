@@ -1,7 +1,5 @@
 """``fer migrate``: what an earlier version left."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,8 +24,7 @@ def migrate(
     from fer_ml.base.settings import settings
 
     here = settings()
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(here.project / "dagster_home")))
-    found = list(changes(here, home))
+    found = list(changes(here))
     for change in found:
         word = "would change" if dry_run else "change"
         console.print(f"{word} {change.where}: {change.what}", soft_wrap=True)

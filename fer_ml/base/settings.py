@@ -65,9 +65,10 @@ class Notifiers(BaseModel):
 class Settings(BaseModel):
     """What the environment says: paths are absolute.
 
-    ``project`` holds ``workspace.yaml`` and ``dagster_home``; ``home`` (``FER_HOME``) is the
-    artifact root; where that is an object store, ``bucket`` is its address and ``home`` the local
-    cache (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
+    ``project`` holds ``workspace.yaml``; ``dagster_home`` (``DAGSTER_HOME``) is Dagster's own
+    folder, in the project where nothing is named; ``home`` (``FER_HOME``) is the artifact root;
+    where that is an object store, ``bucket`` is its address and ``home`` the local cache
+    (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
     (``FER_YUNET``, or else ``YUNET_FILE`` where it is) an optional face detector file; ``device``
     (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
     one; ``processes`` (``FER_PROCESSES``) how many processes share a training, 1 if it is not said;
@@ -79,6 +80,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     project: Path
+    dagster_home: Path
     home: Path
     bucket: str | None = None
     profile: str
@@ -96,12 +98,11 @@ class Settings(BaseModel):
         home = {"FER_HOME": self.bucket or str(self.home)}
         if self.bucket:
             home["FER_CACHE"] = str(self.home)
-        # A step looks its run up in Dagster's own storage.
-        if os.environ.get("DAGSTER_HOME"):
-            home["DAGSTER_HOME"] = os.environ["DAGSTER_HOME"]
         return {
             "FER_PROJECT": str(self.project),
             **home,
+            # A step looks its run up in Dagster's own storage.
+            "DAGSTER_HOME": str(self.dagster_home),
             "FER_PROFILE": self.profile,
             "FER_DEVICE": self.device,
             "FER_PROCESSES": str(self.processes),
@@ -110,12 +111,24 @@ class Settings(BaseModel):
         }
 
 
+def named_path(variable: str) -> Path | None:
+    """The path that a variable of the environment holds, absolute; ``None`` where it holds none.
+
+    ``~`` is the user's home, as no shell expands it in a unit file or a ``.env``.
+    """
+    held = os.environ.get(variable)
+    try:
+        return Path(held).expanduser().resolve() if held else None
+    except (RuntimeError, ValueError) as error:  # ~nobody, or a NUL.
+        raise FerError(f"{variable} is no path: {error}", where=repr(held)) from error
+
+
 def find_project() -> Path:
     """The folder that holds ``workspace.yaml``: the nearest one above here, else the checkout.
 
     ``FER_PROJECT`` names it outright.
     """
-    here = Path(os.environ.get("FER_PROJECT") or Path.cwd()).resolve()
+    here = named_path("FER_PROJECT") or Path.cwd()
     checkout = Path(__file__).resolve().parents[2]
     for folder in (here, *here.parents, checkout):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster_home").is_dir():
@@ -170,16 +183,15 @@ def settings() -> Settings:
     bucket = named.rstrip("/") if named and "://" in named else None
     if bucket and not re.fullmatch(r"s3://[^/@:]+(/[^/]+)*", bucket):
         raise FerError("FER_HOME is no artifact root", allowed="a folder, or s3://BUCKET/PREFIX")
-    here = os.environ.get("FER_CACHE") if bucket else named
-    home = Path(here or project / "outputs").resolve()
-    yunet = os.environ.get("FER_YUNET")
+    home = named_path("FER_CACHE" if bucket else "FER_HOME") or project / "outputs"
     fetched = home / YUNET_FILE
     return Settings(
         project=project,
+        dagster_home=named_path("DAGSTER_HOME") or project / "dagster_home",
         home=home,
         bucket=bucket,
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
-        yunet=Path(yunet).resolve() if yunet else fetched if fetched.is_file() else None,
+        yunet=named_path("FER_YUNET") or (fetched if fetched.is_file() else None),
         device=os.environ.get("FER_DEVICE") or "auto",
         processes=_processes(),
         config=config,

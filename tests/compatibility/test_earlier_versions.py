@@ -139,7 +139,7 @@ def test_a_migration_changes_what_it_says_and_no_artifact(project: Path) -> None
     before = tree(project)
     config = read_config(project / "fer.toml")
     claims = read_claims(project / "claims" / "tiny.yaml")
-    found = list(changes(settings(), project / "dagster_home"))
+    found = list(changes(settings()))
     assert tree(project) == before, "planning changes nothing"
     for change in found:
         change.carry_out()
@@ -151,7 +151,7 @@ def test_a_migration_changes_what_it_says_and_no_artifact(project: Path) -> None
     # The same is read, without a step.
     assert read_config(project / "fer.toml") == config
     assert read_claims(project / "claims" / "tiny.yaml") == claims
-    assert list(changes(settings(), project / "dagster_home")) == []
+    assert list(changes(settings())) == []
     first = project.name == "2026-11-24-first"
     assert {change.where.name for change in found} == (
         {"fer.toml", "tiny.yaml"} if first else set()
@@ -159,10 +159,10 @@ def test_a_migration_changes_what_it_says_and_no_artifact(project: Path) -> None
 
 
 def test_an_interrupted_migration_goes_on(project: Path) -> None:
-    found = list(changes(settings(), project / "dagster_home"))
+    found = list(changes(settings()))
     for change in found[:1]:
         change.carry_out()
-    rest = list(changes(settings(), project / "dagster_home"))
+    rest = list(changes(settings()))
     assert [change.where for change in rest] == [change.where for change in found[1:]]
 
 

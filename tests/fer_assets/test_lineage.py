@@ -30,6 +30,7 @@ def needed(folder: Path, *cited: tuple[str, str | None]) -> set[str]:
     (folder / "claims" / "sample.yaml").write_text(claims)
     here = Settings(
         project=folder,
+        dagster_home=folder,
         home=folder,
         profile="sample",
         yunet=None,

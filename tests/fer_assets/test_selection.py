@@ -25,6 +25,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def opened(folder: Path) -> Pipeline:
     here = Settings(
         project=folder,
+        dagster_home=folder / "dagster_home",
         home=folder / "outputs",
         profile="sample",
         yunet=None,

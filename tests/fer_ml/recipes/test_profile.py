@@ -18,6 +18,7 @@ from fer_ml.runs.ensemble import given_weights
 def settings(tmp_path: Path, **config: Any) -> Settings:
     return Settings(
         project=tmp_path,
+        dagster_home=tmp_path / "dagster_home",
         home=tmp_path / "outputs",
         profile="sample",
         yunet=None,
