@@ -1,18 +1,23 @@
 """Runs that lost their process, and what Dagster keeps of runs that are to be forgotten."""
 
 import socket
+import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
 import dagster as dg
 
 from fer_assets.assets import HOST_TAG
+from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard
 from fer_ml.base.processes import ended, gone
 from fer_ml.base.settings import postgres_url
+from fer_ml.privacy.faces import shows_faces
 
 #: On a run: the process that makes it, as ``host@pid``.
 PROCESS_TAG = "fer/process"
+#: Seconds that another process may keep a database that is written anew.
+PATIENCE_S = 30
 
 
 def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
@@ -54,23 +59,59 @@ def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def forget_pictures(assets: Iterable[str]) -> None:
-    """Delete the runs that made these assets, and their events: Dagster keeps pictures in them."""
+    """Delete the events of those of these assets with pictures of faces in them, and their runs.
+
+    ``report`` is one of them only where its figures show faces.
+    """
     # These take a third of the time in which a code location loads, and it never comes here.
-    from fer_assets.dagster_private.sqlite import SqliteEventLogStorage
+    from fer_assets.dagster_private.sqlite import INDEX_SHARD_NAME, SqliteEventLogStorage
     from fer_assets.storage import dagster_instance
 
     with dagster_instance() as instance:
-        for asset in assets:
-            key = dg.AssetKey(asset.split("/"))
+        storage = instance.event_log_storage
+        for key in (dg.AssetKey(asset.split("/")) for asset in assets):
             records = instance.fetch_materializations(key, limit=10_000).records
+            if not any(_shows_faces(record) for record in records):
+                continue
             for run_id in {record.run_id for record in records if record.run_id}:
                 if instance.has_run(run_id):
                     instance.delete_run(run_id)
-                if isinstance(instance.event_log_storage, SqliteEventLogStorage):
+                if isinstance(storage, SqliteEventLogStorage):
                     # Its rows are deleted, and their bytes still lie in the files of the run.
-                    database = instance.event_log_storage.path_for_shard(run_id)
+                    database = storage.path_for_shard(run_id)
                     for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
                         if file.exists():
                             file.write_bytes(b"")  # Another process may have it open.
                             discard(file)
             instance.wipe_assets([key])
+        if isinstance(storage, SqliteEventLogStorage):
+            _forget_free_pages(Path(storage.path_for_shard(INDEX_SHARD_NAME)))
+
+
+def _shows_faces(record: dg.EventLogRecord) -> bool:
+    """Whether a materialization holds a picture of faces, as ``metadata`` puts it there."""
+    made = record.asset_materialization
+    return made is not None and any(
+        isinstance(value, dg.MarkdownMetadataValue)
+        and "](data:image" in str(value.value)
+        and (name == "report" or shows_faces(f"{name}.png"))
+        for name, value in made.metadata.items()
+    )
+
+
+def _forget_free_pages(database: Path) -> None:
+    """Write a database of SQLite anew, without what was deleted and still lies in its files."""
+    connection = sqlite3.connect(database, timeout=PATIENCE_S, isolation_level=None)
+    try:
+        connection.execute("VACUUM")
+        ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise sqlite3.OperationalError("a reader keeps its log")
+    except sqlite3.OperationalError as error:
+        raise FerError(
+            f"pictures were deleted, and their bytes still lie in Dagster's database: {error}",
+            where=database,
+            fix="end what has it open, such as fer ui, and start the purge again",
+        ) from error
+    finally:
+        connection.close()

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -117,15 +118,18 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     fix = "" if state == "ok" else f"free some space: {MIN_FREE_GIB:.0f} GiB are needed"
     cached = f"{pipeline.settings.bucket}, cached in " if pipeline.settings.bucket else ""
     yield Finding(state, "artifact root", f"{cached}{home}, {free:.0f} GiB free", fix)
-    root = pipeline.store.root
-    # Windows has other permissions, of which these bits say nothing.
-    if hasattr(os, "getuid") and root.is_dir() and root.stat().st_mode & 0o077:
-        yield Finding(
-            "note",
-            "privacy",
-            f"others on this machine may look into {root}",
-            f"if that is not on purpose: chmod go-rwx {root}",
-        )
+    from fer_assets.storage import STORED
+
+    kept = pipeline.settings.dagster_home
+    for folder in (pipeline.store.root, *(kept / name for name in STORED)):
+        # Windows has other permissions, of which these bits say nothing.
+        if hasattr(os, "getuid") and folder.is_dir() and folder.stat().st_mode & 0o077:
+            yield Finding(
+                "note",
+                "privacy",
+                f"others on this machine may look into {folder}",
+                f"if that is not on purpose: chmod go-rwx {shlex.quote(str(folder))}",
+            )
     try:
         left = pipeline.store.sweep()
     except FerError as error:

@@ -73,18 +73,15 @@ def plan(settings: Settings, kind: str, name: str) -> Plan:
 
 
 def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
-    """Do what was planned, and take pictures of it out of Dagster where they are kept there."""
-    faces = {
-        artifact.record.asset
-        for part in plan.found
-        for artifact in part.resting
-        if artifact.folder in part.faces
-    }
-    purge.carry_out(settings.home, plan.wanted, plan.found, reason)
-    if settings.config.faces_in_ui:
-        from fer_assets.abandoned import forget_pictures
+    """Do what was planned, and take pictures of it out of Dagster, where they were let in.
 
-        forget_pictures(faces)
+    Repeated, it does what a first try did not come to.
+    """
+    from fer_assets.abandoned import forget_pictures
+
+    purge.carry_out(settings.home, plan.wanted, plan.found, reason)
+    resting = (artifact for part in plan.found for artifact in part.resting)
+    forget_pictures({artifact.record.asset for artifact in resting if purge.face_files(artifact)})
 
 
 def _session(settings: Settings, held: list[Store], named: Path) -> purge.Wanted:

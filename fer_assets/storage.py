@@ -28,8 +28,11 @@ from fer_assets.dagster_private.sqlite import (
     event_logs_directory,
 )
 from fer_ml.base.errors import FerError
+from fer_ml.base.files import private_folder
 from fer_ml.base.settings import postgres_url, settings
 
+#: Folders of ``DAGSTER_HOME`` in which Dagster keeps what it is told.
+STORED = ("history", "schedules", "storage")
 NO_SPACE = (
     "its disk is full, or cannot be written",
     "free some space, look whether it is still there, or set DAGSTER_HOME elsewhere",
@@ -94,6 +97,9 @@ class Storage(DagsterSqliteStorage):
     """What ``dagster.yaml`` names; ``base_dir`` is the folder of SQLite's files."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
+        # Pictures of faces may be shown there. As Dagster's own, all may read them.
+        for name in STORED:
+            private_folder(Path(base_dir) / name)
         super().__init__(base_dir, inst_data=inst_data)
         self._event_log_storage = EventLog(event_logs_directory(base_dir))
 

@@ -21,6 +21,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
+from fer_ml.privacy.retention import FRAMES, links_below
 from fer_ml.storage.artifact import PURGED_FILE, Artifact
 from fer_ml.storage.store import Store
 
@@ -68,7 +69,7 @@ class Found:
         return {
             artifact.folder: names
             for artifact in self.resting
-            if (names := [n for n in _with_faces(artifact) if (artifact.folder / n).exists()])
+            if (names := [n for n in face_files(artifact) if (artifact.folder / n).exists()])
         }
 
 
@@ -176,8 +177,8 @@ def examine(store: Store, wanted: Wanted) -> Found:
 def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -> Entry:
     """Remove what was found, mark what rested on it, and note it; what was noted.
 
-    It may be repeated after a power cut. ``FerError`` while anything is being made: it could bring
-    pixels back.
+    It may be repeated after a power cut. ``FerError`` while anything is being made, which could
+    bring pixels back, and where a link leads to pixels, which would stay.
     """
     for part in found:
         part.store.sweep()
@@ -192,6 +193,16 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
     at = datetime.now(UTC).isoformat(timespec="seconds")
     removed = [path for part in found for path in part.pool]
     removed += [folder / n for part in found for folder, names in part.faces.items() for n in names]
+    cache = home / VALIDATE_CACHE
+    caches = [*(f for part in found for f in part.caches), *([cache] if cache.is_dir() else [])]
+    folders = [*wanted.folders, *caches]
+    for path in (*removed, *folders):
+        if links := links_below(path):
+            raise FerError(
+                "a link stands where pixels are to be removed, and what it leads to would stay",
+                where=f"{links[0]}, which leads to {links[0].resolve()}",
+                fix="delete what it leads to, and the link; then start again",
+            )
     entry = Entry(
         at=at,
         kind=wanted.kind,
@@ -212,11 +223,19 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
             part.store.marked(artifact)
     for path in removed:
         path.unlink(missing_ok=True)
-    cache = home / VALIDATE_CACHE
-    caches = [*(f for part in found for f in part.caches), *([cache] if cache.is_dir() else [])]
-    for folder in (*wanted.folders, *caches):
+    # Frames before the log beside them, by which a purge that was stopped finds them again.
+    for folder in (*(f / FRAMES for f in wanted.folders if (f / FRAMES).exists()), *folders):
         shutil.rmtree(folder)
     return entry
+
+
+def face_files(artifact: Artifact) -> list[str]:
+    """Files of a run folder that show faces, whether they are there still or were purged."""
+    names = list(artifact.record.files)
+    found = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
+    if any(COPIED_FACES.match(name) for name in found):
+        found += [name for name in REPORTS if name in names]
+    return found
 
 
 def _resting(store: Store, held: pl.Expr, session: str | None) -> Iterable[Artifact]:
@@ -269,11 +288,3 @@ def _rows(artifact: Artifact) -> pl.DataFrame:
     columns = ["image_path", "source", "orig_image", "sample_id", "group_id"]
     file = artifact.file(str(_manifest_file(artifact)))
     return pl.scan_csv(file, glob=False, infer_schema=False).select(columns).collect()
-
-
-def _with_faces(artifact: Artifact) -> list[str]:
-    names = list(artifact.record.files)
-    found = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
-    if any(COPIED_FACES.match(name) for name in found):
-        found += [name for name in REPORTS if name in names]
-    return found

@@ -13,6 +13,12 @@ log = logging.getLogger(__name__)
 SESSIONS, FRAMES = "demo", "frames"
 
 
+def links_below(folder: Path) -> list[Path]:
+    """Links at or below a folder: to delete them would leave what they lead to."""
+    inside = folder.rglob("*") if folder.is_dir() and not folder.is_symlink() else ()
+    return [path for path in (folder, *inside) if path.is_symlink()]
+
+
 @dataclass(frozen=True)
 class Recording:
     """The recorded frames of one session, and when the last of them was written."""
@@ -36,19 +42,32 @@ def recordings(home: Path) -> Iterator[Recording]:
 
 
 def delete_expired(home: Path, days: int | None, now: datetime | None = None) -> list[Recording]:
-    """Delete frames that are older than ``days``; ``None`` keeps all. The logs of sessions stay."""
+    """Delete frames that are older than ``days``; ``None`` keeps all. The logs of sessions stay.
+
+    Frames behind a link stay too, which is told: what it leads to is somebody else's to delete.
+    """
     now = now or datetime.now(UTC)
     expired = [
         recording
         for recording in recordings(home)
         if days is not None and recording.age(now) > timedelta(days=days)
     ]
+    deleted = []
     for recording in expired:
+        if links := links_below(recording.frames):
+            log.warning(
+                "the recorded frames of session %s are due and were not deleted: a link leads to "
+                "%s; delete that and the link",
+                recording.frames.parent.name,
+                links[0].resolve(),
+            )
+            continue
         shutil.rmtree(recording.frames)
+        deleted.append(recording)
         log.info(
             "deleted the recorded frames of session %s: %d days old, keep_recordings_days is %d",
             recording.frames.parent.name,
             recording.age(now).days,
             days,
         )
-    return expired
+    return deleted

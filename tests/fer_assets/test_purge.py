@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,13 +17,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fer_assets import purging
+from fer_assets import abandoned, purging
 from fer_assets.digest import digest_of
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_assets.staleness import stale
+from fer_assets.storage import dagster_instance
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
@@ -30,6 +33,7 @@ from fer_ml.packed.packing import load_faces
 from fer_ml.privacy.log import read_log
 from fer_ml.storage.artifact import PURGED_FILE
 from fer_ml.validation.review import embedded_face
+from tests.fer_assets.folders import ROOT
 
 SOURCES = ("affectnet_full_balanced", "rafdb_basic", "expw_full")
 CLAIMS = """
@@ -306,24 +310,103 @@ def test_a_session_goes_with_what_a_buffer_took_from_it(own: Pipeline, tmp_path:
         plan("session", "monday")
 
 
-def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(own: Pipeline) -> None:
+PICTURE = re.compile(rb"(faces|findings)[^\x00]{0,60}\]\(data:image")
+
+
+def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(
+    own: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the setting is off by then, and after a first try that stopped before Dagster."""
+    kept = tmp_path / "dagster"
+    kept.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(kept))
+    settings.cache_clear()
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", kept)
     config = own.settings.config.model_copy(update={"faces_in_ui": True})
     showing = replace(own, settings=own.settings.model_copy(update={"config": config}))
     key, photo = dg.AssetKey("manifest_validation"), unified(own)["sample_id"][0]
-
-    def shown() -> list[str]:
-        with dg.DagsterInstance.get() as instance:
-            records = instance.fetch_materializations(key, limit=100).records
-            return [record.run_id for record in records]
-
-    with dg.DagsterInstance.get() as instance:
+    other = dg.AssetMaterialization("student_kd")
+    with dagster_instance() as instance:
         materialize(showing, instance, select=lambda t: t.asset == key.to_user_string(), force=True)
-    (run_id, *_) = shown()
-    storage = Path(os.environ["DAGSTER_HOME"])
-    assert list(storage.rglob(f"{run_id}.db"))
-    purging.carry_out(showing.settings, plan("photo", photo), "consent withdrawn")
-    assert shown() == []
-    assert not list(storage.rglob(f"{run_id}.db"))
+        (record,) = instance.fetch_materializations(key, limit=9).records
+        instance.report_runless_asset_event(other)
+
+    def pictures() -> int:
+        """Pages of Dagster's databases that hold one, deleted or not."""
+        files = (path for path in kept.rglob("*") if path.is_file())
+        return sum(len(PICTURE.findall(path.read_bytes())) for path in files)
+
+    assert pictures() > 0
+    for name in ("history", "schedules", "storage"):
+        assert (kept / name).stat().st_mode & 0o077 == 0 or os.name == "nt"
+    assert not settings().config.faces_in_ui
+    (kept / "dagster.yaml").rename(tmp_path / "away")
+    with pytest.raises(FerError, match=r"dagster\.yaml"):
+        carry_out(plan("photo", photo))
+    assert pictures() > 0
+    (tmp_path / "away").rename(kept / "dagster.yaml")
+    carry_out(plan("photo", photo))
+    assert pictures() == 0
+    assert not list(kept.rglob(f"{record.run_id}.db"))
+    with dagster_instance() as instance:
+        assert instance.fetch_materializations(key, limit=9).records == []
+        assert len(instance.fetch_materializations(other.asset_key, limit=9).records) == 1
+
+
+def test_what_dagster_keeps_open_is_told(own: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader keeps the log of its database as it was, with all that was deleted since."""
+    monkeypatch.setattr(abandoned, "PATIENCE_S", 0.2)
+    photo = unified(own)["sample_id"][0]
+    database = Path(os.environ["DAGSTER_HOME"]) / "history" / "runs" / "index.db"
+    reader = sqlite3.connect(database, isolation_level=None)
+    try:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM event_logs").fetchone()
+        with pytest.raises(FerError) as caught:
+            carry_out(plan("photo", photo))
+    finally:
+        reader.close()
+    assert caught.value.where == str(database)
+    carry_out(plan("photo", photo))
+
+
+def test_a_link_to_pixels_is_told_before_anything_is_removed(own: Pipeline, tmp_path: Path) -> None:
+    session, elsewhere = own.settings.home / "demo" / "monday", tmp_path / "large"
+    session.mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "000000.png").write_bytes(b"frame")
+    (session / "per_frame.csv").write_text("frame_index\n0\n")
+    (session / "frames").symlink_to(elsewhere)
+    shutil.rmtree(own.store.root / "cache", ignore_errors=True)
+    (own.store.root / "cache").symlink_to(elsewhere)
+    for kind, name in (("session", "monday"), ("photo", unified(own)["sample_id"][0])):
+        with pytest.raises(FerError) as caught:
+            carry_out(plan(kind, name))
+        assert str(elsewhere) in str(caught.value.where)
+    assert read_log(own.settings.home).entries == ()
+    assert (session / "per_frame.csv").exists() and (elsewhere / "000000.png").exists()
+
+
+def test_a_session_that_went_half_way_is_found_again(
+    own: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = own.settings.home / "demo" / "monday"
+    (session / "frames").mkdir(parents=True)
+    (session / "frames" / "000000.png").write_bytes(b"frame")
+    (session / "per_frame.csv").write_text("frame_index\n0\n")
+    real = shutil.rmtree
+
+    def stopped(path: Path) -> None:
+        real(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(plan("session", "monday"))
+    assert not (session / "frames").exists()
+    carry_out(plan("session", "monday"))
+    assert not session.exists()
 
 
 def fer(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -51,3 +51,25 @@ def test_without_the_setting_all_stay_and_zero_days_keep_none(home: Path) -> Non
 
 def test_a_home_without_sessions_is_fine(tmp_path: Path) -> None:
     assert delete_expired(tmp_path, 1) == []
+
+
+def test_frames_behind_a_link_stay_and_the_log_says_so(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder of frames, or one frame of it."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "frames").mkdir(parents=True)
+    (elsewhere / "frames" / "000000.png").write_bytes(b"frame")
+    frames = home / "demo" / "old" / "frames"
+    (frames / "000000.png").unlink()
+    (frames / "000000.png").symlink_to(elsewhere / "frames" / "000000.png")
+    (home / "demo" / "linked").mkdir()
+    (home / "demo" / "linked" / "frames").symlink_to(elsewhere / "frames")
+    for folder in (frames, elsewhere / "frames"):
+        os.utime(folder, (1e9, 1e9))
+    with caplog.at_level(logging.INFO):
+        assert delete_expired(home, 7, NOW) == []
+    assert (elsewhere / "frames" / "000000.png").read_bytes() == b"frame"
+    assert "deleted the recorded" not in caplog.text
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2 and all(str(elsewhere) in line for line in told)
