@@ -1,6 +1,7 @@
 """Frames of a video file, a camera, a folder of images or a recorded session, with their times."""
 
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -26,6 +27,9 @@ from fer_ml.images.pixels import FORMATS, read_image
 
 #: Images in a folder carry no times: they count as a film of this rate.
 FOLDER_FPS = 25.0
+#: A video that states more frames a second states the clock of its container: 1000 in a browser's
+#: recording. Neither that nor a count made of it says anything of its frames.
+MAX_FPS = 240.0
 #: Times are kept to the digits that are logged, so that a replay sees the very same ones.
 TIME_DIGITS = 6
 
@@ -48,13 +52,18 @@ class Frame:
 class Source(AbstractContextManager["Source"], Protocol):
     """Where frames come from.
 
-    ``fps`` and ``frames_stated`` are None where nobody states them; ``size_px`` is the first
-    frame's (width, height).
+    ``fps`` is the mean rate of the frames so far, None where no media time says it;
+    ``frames_stated`` is None where nobody states it; ``size_px`` is the first frame's
+    (width, height).
     """
 
     name: str
-    fps: float | None
     frames_stated: int | None
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second."""
+        ...
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -85,8 +94,9 @@ def open_source(source: Path | int, bundle: Bundle) -> Source:
 class Video:
     """An opened video file, animated GIF or camera. Use as a context manager.
 
-    A file's times are media times, index divided by the frame rate that its container states, so
-    that they are the same on every machine. A camera's are read from the clock. The first frame is
+    A file's times are its container's, counted from the first frame, so that they are the same on
+    every machine. A frame without a time, or with one that is not after the frame before, comes as
+    long after that as the stated rate says. A camera's are read from the clock. The first frame is
     read on opening: ``FerError`` when there is none, so a ``Video`` always has a frame.
     """
 
@@ -95,7 +105,8 @@ class Video:
         self.is_camera = isinstance(source, int)
         self._capture = _open_camera(source) if isinstance(source, int) else _open_file(source)
         try:
-            self.fps = None if self.is_camera else self._stated_fps()
+            self._rate = float(self._capture.get(cv2.CAP_PROP_FPS)) if not self.is_camera else 0.0
+            self._last = (0, 0.0)  # Index and time of the frame given last.
             self.frames_stated = None if self.is_camera else self._stated_frames()
             self._first = self._read()
             if self._first is None:
@@ -121,12 +132,24 @@ class Video:
         assert self._first is not None
         return self._first.shape[1], self._first.shape[0]
 
+    @property
+    def fps(self) -> float | None:
+        """Frames a second on the average of those so far; None of a camera or a single frame."""
+        index, time_s = self._last
+        return None if self.is_camera or index == 0 else index / time_s
+
     def frames(self) -> Iterator[Frame]:
         """All frames in order, once. Ends when the source gives no more of them."""
         started = time.perf_counter()
-        image, index = self._first, 0
+        first_s = 0.0 if self.is_camera else self._position_s()
+        image, index, time_s = self._first, 0, 0.0
         while image is not None:
-            time_s = index / self.fps if self.fps else time.perf_counter() - started
+            if self.is_camera:
+                time_s = time.perf_counter() - started
+            elif index:
+                stated_s = self._position_s() - first_s
+                time_s = stated_s if stated_s > time_s else time_s + self._interval_s()
+            self._last = index, time_s
             yield Frame(index, round(time_s, TIME_DIGITS), image)
             index += 1
             image = self._read()
@@ -147,20 +170,25 @@ class Video:
             raise FerError(f"a frame cannot be decoded: {error.err}", where=self.name) from error
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if ok else None
 
-    def _stated_fps(self) -> float:
-        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        if not 0 < fps <= 1000:  # also refuses NaN
+    def _position_s(self) -> float:
+        """The container's time of the frame read last; 0 where it states none."""
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
+
+    def _interval_s(self) -> float:
+        if not 0 < self._rate <= MAX_FPS:  # also refuses NaN
             raise FerError(
-                f"the video states a frame rate of {fps}",
+                "the video's frames have no times, and it states a frame rate of "
+                f"{self._rate:g} instead",
                 where=self.name,
-                allowed="0 to 1000 frames per second",
+                allowed=f"more than 0 and at most {MAX_FPS:g} frames per second",
                 fix="write the video again, for instance with ffmpeg",
             )
-        return fps
+        return 1 / self._rate
 
     def _stated_frames(self) -> int | None:
         stated = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        return int(stated) if math.isfinite(stated) and stated >= 1 else None
+        known = math.isfinite(stated) and stated >= 1 and 0 < self._rate <= MAX_FPS
+        return int(stated) if known else None
 
     def _no_frames(self) -> FerError:
         if self.is_camera:
@@ -173,11 +201,17 @@ class Video:
 
 
 class ImageFolder:
-    """The images of a folder in the order of their names, as a film of ``FOLDER_FPS``."""
+    """The images of a folder by the numbers in their names, as a film of ``FOLDER_FPS``.
+
+    frame8 comes before frame10. Hidden files, which macOS leaves beside each image, are none.
+    """
 
     def __init__(self, folder: Path) -> None:
         suffixes = {suffix for group in FORMATS.values() for suffix in group}
-        self._files = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes)
+        self._files = sorted(
+            (p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."),
+            key=natural,
+        )
         if not self._files:
             raise FerError(
                 "the folder holds neither images nor a recorded session",
@@ -259,7 +293,21 @@ class Recording:
         return frames < len(self._frames)
 
 
+def natural(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """What names sort by as people count: each text with the number behind it, then the name."""
+    found = re.findall(r"([^0-9]*)([0-9]*)", path.stem)
+    return [(text, int(number or -1)) for text, number in found], path.name
+
+
 def _open_file(path: Path) -> cv2.VideoCapture:
+    if stream := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):
+        # The rest of it may hold a password.
+        raise FerError(
+            f"the address of a stream ({stream[1]}) is no video file",
+            allowed="a video file, an animated GIF, a folder of images or a recorded session",
+            fix="write a part of it into a file first, for instance with ffmpeg; a camera of this "
+            "machine is 'fer demo camera'",
+        )
     if not path.is_file():
         raise FerError("no such video file", where=path, fix="check the path")
     # One decoder, so that frames, frame rate and times are the same on every machine.
