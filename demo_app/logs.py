@@ -277,6 +277,7 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
             raise FerError(
                 f"frame {index} was made by parameters that {THRESHOLDS_FILE} does not hold",
                 where=folder / THRESHOLDS_FILE,
+                fix="restore the file as the session wrote it",
             )
         found[index] = RecordedFrame(file, index, row.value("time_sec", finite), now, label)
     return list(found.values())
@@ -305,9 +306,15 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
         ]
         return {**held, "bundle_sha256": str(held["bundle_sha256"]), "used": used}
     except OSError as error:
-        raise FerError(f"no parameters here: {error.strerror}", where=path) from error
+        raise FerError(
+            f"no parameters here: {error.strerror}", where=path, fix="name the folder of a session"
+        ) from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise FerError("not the thresholds of a session", where=path) from error
+        raise FerError(
+            "not the thresholds of a session",
+            where=path,
+            fix="restore the file as the session wrote it",
+        ) from error
 
 
 def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]]:

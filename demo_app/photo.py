@@ -2,26 +2,33 @@
 
 from pathlib import Path
 
-from demo_app.detection import Detector
+from demo_app.detection import Detection, Detector
 from demo_app.faces import Face, classify, prepare_faces
 from demo_app.parameters import parameters_for
 from demo_app.stabilisation import START, step
 from fer_ml.bundles.bundle import Bundle
-from fer_ml.images.pixels import read_image
+from fer_ml.images.pixels import prepare, read_image
 
 
-def classify_photo(path: Path, bundle: Bundle, detector: Detector) -> list[Face]:
+def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> list[Face]:
     """Find and classify every face of a photo, the detector's surest first.
 
-    A face whose best probability is below the bundle's limit has ``state.status`` 'unsure'. An
-    empty list means that no face was found; ``FerError`` when the photo cannot be read.
+    Without a detector the photo is one face as a whole, as training takes a cropped one. A face
+    whose best probability is below the bundle's limit has ``state.status`` 'unsure'. An empty list
+    means that no face was found; ``FerError`` when the photo cannot be read.
     """
     image = read_image(path)
-    detections = detector.detect(image)
-    if not detections:
-        return []
+    if detector is None:
+        height, width = image.shape[:2]
+        detections = [Detection((0, 0, width, height), 1.0)]
+        faces = prepare(image, None, bundle.card.preprocess)[None]
+    else:
+        detections = detector.detect(image)
+        if not detections:
+            return []
+        faces = prepare_faces(image, detections, bundle)
     settings = parameters_for(bundle.card)
-    probs = classify(prepare_faces(image, detections, bundle), bundle)
+    probs = classify(faces, bundle)
     return [
         Face(index, found.box_xyxy_px, found.score, values, step(START, values, 0.0, settings))
         for index, (found, values) in enumerate(zip(detections, probs, strict=True))

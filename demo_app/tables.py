@@ -42,11 +42,21 @@ def read_rows(path: Path, meaning: str) -> list[TableRow]:
             reader = csv.DictReader(file)
             rows = [TableRow(values, path, reader.line_num) for values in reader]
     except OSError as error:
-        raise FerError(f"the csv cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"the csv cannot be read: {error.strerror}",
+            where=path,
+            fix="check the path; the demo logs a session into outputs/demo, or where --out says",
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FerError(f"the csv cannot be read: {error}", where=path) from error
+        raise FerError(
+            f"the csv cannot be read: {error}", where=path, fix="restore it; it is UTF-8, by commas"
+        ) from error
     if not rows:
-        raise FerError(f"the csv holds no {meaning}", where=f"{path}, column frame_index")
+        raise FerError(
+            f"the csv holds no {meaning}",
+            where=f"{path}, column frame_index",
+            fix="run a longer session",
+        )
     return rows
 
 

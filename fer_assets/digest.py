@@ -168,7 +168,7 @@ def _asset(
                 "gate",
                 name,
                 what,
-                gate.fix,
+                f"{gate.fix}; then {make}",
                 resting if gate.blocking else 0,
             )
     limit = stage.fresh_hours

@@ -135,7 +135,7 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
     except FerError as error:
         yield Finding("blocks", "artifact root", f"{error.what}, {error.where}", error.fix or "")
         return
-    yield Finding("ok", "unfinished runs", f"{left} swept up" if left else "none")
+    yield Finding("ok", "half-written runs", f"{left} swept up" if left else "none")
     torn = pipeline.store.torn()
     count = len(pipeline.store.runs()) if not torn else 0
     yield Finding(
@@ -231,7 +231,8 @@ def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
             yield Finding("ok", f"detector {name}", "ready")
         except FerError as error:
             state: Literal["note", "blocks"] = "blocks" if name == wanted else "note"
-            yield Finding(state, f"detector {name}", error.what, error.fix or "")
+            fix = "fer doctor --fetch-detector, or let FER_YUNET name its file"
+            yield Finding(state, f"detector {name}", error.what, fix)
 
 
 def _tracing(pipeline: Pipeline) -> Iterator[Finding]:

@@ -141,12 +141,12 @@ class Lineage:
         """The clip of the demo session."""
         if self.profile.demo.video is None:
             return self.store.root / SAMPLE_FOLDER / "video" / "demo.avi"
-        return self.settings.project / self.profile.demo.video
+        return self.settings.project / Path(self.profile.demo.video).expanduser()
 
     def demo_session(self) -> Path | None:
         """The logged session that the profile imports, or ``None``."""
         session = self.profile.demo.session
-        return None if session is None else self.settings.project / session
+        return None if session is None else self.settings.project / Path(session).expanduser()
 
     def model_path(self, name: str) -> Path:
         """Where a model from elsewhere lies."""

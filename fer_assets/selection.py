@@ -217,12 +217,19 @@ class _Graph:
         keys += [key for key, raw in self.raw.items() if name in (raw, "raw")]
         if not keys:
             asset, partition = parse_label(name)
+            if ("[" in name) != name.endswith("]") or name.count("[") != name.count("]"):
+                raise FerError(
+                    f"select: the brackets of {name} do not close", allowed="NAME[PARTITION]"
+                )
             stage = self._pipeline.stages.get(asset)
             if stage is not None and stage.partitions:
+                known = self._pipeline.partitions(stage)
+                adopts = "fer adopt FOLDER makes one" if asset.startswith("adopted") else None
                 raise FerError(
-                    f"select: {asset} has no partition {partition or ''}".rstrip(),
+                    f"select: {asset} has no partition {partition or 'yet'}",
                     where=f"profile {self._pipeline.profile.name}",
-                    allowed=", ".join(self._pipeline.partitions(stage)) or "none in this profile",
+                    allowed=", ".join(known) or None,
+                    fix=None if known else adopts or "name one in the profile",
                 )
             raise FerError(f"select: unknown {name}", allowed=", ".join(sorted(self._names)))
         return _or(keys)
@@ -234,7 +241,10 @@ class _Graph:
                 f"select: {attribute}: says nothing here",
                 allowed=", ".join(f"{name}:" for name in ATTRIBUTES),
             )
-        if attribute == "key":
+        if (attribute, value) == ("group", "raw"):
+            keys = list(self.raw)
+            text = _or(keys)
+        elif attribute == "key":
             keys = self._keys(lambda t: _like(t.asset, value) or _like(t.label, value))
             keys += [key for key, raw in self.raw.items() if _like(raw, value)]
             text = _or(keys)
@@ -242,9 +252,9 @@ class _Graph:
             text = f'{attribute}:"{value}"'
             keys = list(self.meant(text) or ())
         if not keys:
-            stages = self._pipeline.stages.values()
+            stages = [self._pipeline.stage(target.asset) for target in self.nodes.values()]
             known = {
-                "key": {stage.asset for stage in stages},
+                "key": {*self.raw.values(), *(stage.asset for stage in stages)},
                 "group": {"raw", *(stage.group for stage in stages)},
                 "kind": {kind for stage in stages for kind in stage.kinds},
             }

@@ -23,6 +23,8 @@ class Stopping:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        #: The command that goes on, where it is another one than was stopped.
+        self.go_on: str | None = None
         self._came: list[int] = []
 
     def __enter__(self) -> "Stopping":

@@ -33,7 +33,7 @@ from fer_ml.recipes.builtin import PROFILES
 from fer_ml.storage.artifact import Artifact
 
 #: Findings that say something of the machine, and nothing of its folders.
-SHOWN_FINDINGS = frozenset({"python", "processor", "GPU", "packages", "unfinished runs", "video"})
+SHOWN_FINDINGS = frozenset({"python", "processor", "GPU", "packages", "half-written runs", "video"})
 #: Of dagster.yaml: keys whose text is kept. ``env`` names a variable and not its value.
 SHOWN_YAML = frozenset({"module", "class", "env", "python_log_level", "managed_python_loggers"})
 #: Variables of which is told whether they are set.

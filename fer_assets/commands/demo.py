@@ -167,6 +167,9 @@ def web(
 @app.command()
 def photo(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="One photo")],
+    face: Annotated[
+        bool, typer.Option("--face", help="The picture is a face already: none is looked for")
+    ] = False,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
     detector: DetectorOption = "auto",
@@ -175,16 +178,18 @@ def photo(
 ) -> None:
     """Print the faces of one photo, each with its label and place.
 
-    Example: fer demo photo face.jpg
+    Example: fer demo photo party.jpg
+
+    Example: fer demo photo 48x48.png --face
     """
     from demo_app.photo import classify_photo
 
     student = _student(bundle, profile, precision)
-    faces = classify_photo(photo, student, _detector(detector, detect_width))
-    for face in faces:
-        console.print(f"{face.raw_label} {max(face.probs):.2f} at {face.box_xyxy_px}")
+    faces = classify_photo(photo, student, None if face else _detector(detector, detect_width))
+    for found in faces:
+        console.print(f"{found.raw_label} {max(found.probs):.2f} at {found.box_xyxy_px}")
     if not faces:
-        console.print("no face found")
+        console.print("no face found; where the picture is a face as a whole, add --face")
 
 
 @app.command()

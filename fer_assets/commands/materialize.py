@@ -4,7 +4,8 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
+    from fer_assets.lineage import Target
     from fer_assets.pipeline import Pipeline
     from fer_assets.planning import Failures, Made, Work
     from fer_ml.storage.artifact import Artifact
@@ -70,7 +72,7 @@ def materialize(
     with Stopping() as stopping:
         _materialize(profile, select, force, stopping)
     if stopping.signal is not None:
-        command = shlex.join(["fer", *sys.argv[1:]])
+        command = stopping.go_on or shlex.join(["fer", *sys.argv[1:]])
         print(
             "stopped: what was finished stays, and a training goes on from its last snapshot\n"
             f"  go on: {command}",
@@ -80,7 +82,7 @@ def materialize(
 
 
 def _materialize(profile: str | None, select: str | None, force: bool, stopping: Stopping) -> None:
-    started = time.monotonic()
+    started, began = time.monotonic(), datetime.now(UTC).replace(microsecond=0)
     # What is imported stays; to look for garbage in it would take a tenth of a run without work.
     gc.disable()
     from fer_ml.base.processor import check_processor
@@ -115,6 +117,7 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
             failed, done = error, error.done
         except KeyboardInterrupt:
             pipeline.store.sweep_own()
+            stopping.go_on = _rest(pipeline, selection or pipeline.standard, force, began)
             raise
     total = sum(map(selection or pipeline.standard, pipeline.targets()))
     seconds = time.monotonic() - started
@@ -133,6 +136,24 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
     for part in _closing(pipeline):
         console.print(part)
     console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
+
+
+def _rest(
+    pipeline: "Pipeline", chosen: "Callable[[Target], bool]", force: bool, began: datetime
+) -> str | None:
+    """The command that forces what was not made anew since ``began``; ``None``: the same one."""
+    if not force:
+        return None
+    left = [
+        target.label
+        for target in pipeline.targets()
+        if chosen(target)
+        and (
+            (held := pipeline.store.current(target.asset, target.partition)) is None
+            or held.record.made_at < began
+        )
+    ]
+    return pipeline.command(select=",".join(left) or None, force=bool(left))
 
 
 def _print_made(done: "list[Made]") -> None:

@@ -1,5 +1,6 @@
 """A profile by its name: a built-in one, or the user's own from fer.toml."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,7 +31,7 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             f"fer materialize -p my_{taken}",
         )
     if name in own:
-        return _on_its_base(name, dict(own[name]))
+        return _on_its_base(name, _anchored(own[name], settings.project))
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",
@@ -55,6 +56,18 @@ def _check_roots(roots: dict[str, str], own: dict[str, dict[str, Any]]) -> None:
             allowed=", ".join(sorted(known)),
             fix="correct the name, or take it out",
         )
+
+
+def _anchored(value: Any, project: Path) -> Any:
+    """``value`` with each ``init_file`` below fer.toml's folder, wherever ``fer`` is started."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: str(project / Path(held).expanduser())
+        if key == "init_file" and isinstance(held, str)
+        else _anchored(held, project)
+        for key, held in value.items()
+    }
 
 
 def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
@@ -92,7 +105,7 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
             fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
             "experiment states its whole recipe"
             if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
-            else None,
+            else f"correct it under [profiles.{name}]",
         ) from error
 
 

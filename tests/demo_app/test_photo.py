@@ -39,3 +39,14 @@ def test_a_file_that_is_no_photo(bundle, scripted, tmp_path: Path) -> None:
     path.write_text("no image")
     with pytest.raises(FerError, match="decoded"):
         classify_photo(path, bundle, scripted([[]]))
+
+
+def test_a_picture_that_is_a_face_is_prepared_as_in_training(bundle, tmp_path: Path) -> None:
+    """Whole and without a margin: no detector finds a face that fills the picture."""
+    image = np.random.default_rng(3).integers(0, 255, (48, 40, 3), np.uint8)
+    path = tmp_path / "face.png"
+    path.write_bytes(encode_png(image))
+    (face,) = classify_photo(path, bundle, None)
+    meant = bundle.probabilities(prepare(image, None, bundle.card.preprocess)[None])[0]
+    assert face.probs == pytest.approx(meant, abs=1e-6)
+    assert face.box_xyxy_px == (0, 0, 40, 48)

@@ -232,7 +232,7 @@ def test_kills_leave_no_trace(
             assert materialize(pipeline, instance, select=wanted) == []
         check_sound(pipeline)
         told = {finding.what: finding for finding in examine(pipeline)}
-        assert told["unfinished runs"].found == "none"
+        assert told["half-written runs"].found == "none"
         assert told["artifacts"].state == "ok"
         left = [path.name for path in pipeline.store.unfinished.glob("[!.]*")]
         assert left == [], "what was gone on with is cleared away"

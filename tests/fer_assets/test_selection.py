@@ -107,6 +107,7 @@ def test_plus_is_all_that_it_needs_or_all_that_rests_on_it(pipeline: Pipeline) -
     source = Target("manifest/ferplus")
     assert chosen(pipeline, "raw/ferplus+") == below(pipeline, source)
     assert chosen(pipeline, "key:raw/ferplus+") == below(pipeline, source)
+    assert chosen(pipeline, "group:raw+") == chosen(pipeline, "raw+") >= below(pipeline, source)
 
 
 def test_not_and_star_are_of_everything(pipeline: Pipeline) -> None:
@@ -126,7 +127,12 @@ def test_not_and_star_are_of_everything(pipeline: Pipeline) -> None:
         ("techer", "unknown techer"),
         ("teacher or techer", "unknown techer"),
         ("teacher[VGG]", "teacher has no partition VGG"),
-        ("external_model", "external_model has no partition"),
+        ("external_model", "external_model has no partition yet"),
+        ("teacher[", r"brackets of teacher\[ do not close"),
+        ("teacher[B3", r"brackets of teacher\[B3 do not close"),
+        ("teacher[B3]]", "do not close"),
+        ("teacher]", "do not close"),
+        ("group:raw", "nothing makes raw/affectnet_full_balanced, "),
         ("group:techers", "group:techers matches nothing"),
         ("teacher or kind:onx", "kind:onx matches nothing"),
         ("key:nothing*", r"key:nothing\* matches nothing"),
@@ -263,3 +269,25 @@ def test_the_command_names_the_profile_where_it_is_not_the_default(tmp_path: Pat
     assert other.command(select="a b", force=True) == (
         "fer materialize -p sample --select 'a b' --force"
     )
+
+
+@pytest.mark.parametrize("text", ["group:nothing", "kind:nothing", "key:nothing", "teacher[VGG]"])
+def test_what_is_said_to_be_allowed_is_allowed(pipeline: Pipeline, text: str) -> None:
+    with pytest.raises(FerError) as caught:
+        chosen(pipeline, text)
+    attribute, colon, _ = text.partition(":")
+    allowed = str(caught.value.allowed).split(", ")
+    assert allowed
+    for name in allowed:
+        # What rests on it, since of a raw folder nothing else can be selected.
+        again = f"{attribute}:{name}+" if colon else f"teacher[{name}]"
+        assert chosen(pipeline, again)
+
+
+@pytest.mark.parametrize("text", ["adopted", "adopted_model[x]", "external_model"])
+def test_what_a_profile_has_none_of_is_told_with_the_way_to_one(
+    pipeline: Pipeline, text: str
+) -> None:
+    with pytest.raises(FerError) as caught:
+        chosen(pipeline, text)
+    assert caught.value.allowed is None and caught.value.fix

@@ -85,6 +85,19 @@ def test_in_the_data_stage_what_is_finished_stays(project: Path, number: int, wh
     assert set(store.runs()) >= before
 
 
+def test_what_was_forced_before_a_stop_is_not_forced_again(project: Path) -> None:
+    store = Store(project / "outputs" / "own", "own")
+    command = ["materialize", "-p", "own", "--select", "manifests", "--force"]
+    process = start(project, *command)
+    told = stop(
+        process, signal.SIGINT, lambda told: "classification_manifest: started" in told, group=True
+    )
+    (go_on,) = (line for line in told.splitlines() if "go on: " in line)
+    assert "--force" in go_on and "manifest/" not in go_on
+    assert "classification_manifest" in go_on and "manifest_validation" in go_on
+    whole(store)
+
+
 def test_a_training_goes_on_where_it_was(project: Path) -> None:
     store = Store(project / "outputs" / "own", "own")
     command = ["materialize", "-p", "own", "--select", "+key:teacher"]

@@ -377,3 +377,20 @@ def test_what_a_comparison_must_declare(changes: dict[str, Any], told: str) -> N
         Profile.model_validate({**given, "comparisons": {"distillation": held}})
     if "v" in changes.get("arms", {}):
         Profile.model_validate({**given, "comparisons": {"a": {**held, "varies": ("targets",)}}})
+
+
+@pytest.mark.parametrize("named", ["weights/first.pt", "~/first.pt", "/elsewhere/first.pt"])
+def test_first_weights_lie_where_fer_toml_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """Not where ``fer`` is started."""
+    (tmp_path / "started").mkdir()
+    monkeypatch.chdir(tmp_path / "started")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    first = {"init": "file", "init_file": named}
+    own = {"base": "sample", "teachers": {"RN18": first}, "students": {"ce": first}}
+    profile = load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    meant = {"w": tmp_path / named, "~": Path("/home/me/first.pt"), "/": Path(named)}[named[0]]
+    assert Path(str(profile.teachers["RN18"].init_file)) == meant
+    assert Path(str(profile.students["ce"].init_file)) == meant
