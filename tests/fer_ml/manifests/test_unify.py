@@ -224,3 +224,10 @@ def test_the_profile_renames_publisher_splits_of_its_source_only() -> None:
     assert found == [("b", "val"), ("a", "test"), ("a", "unassigned")]
     with pytest.raises(FerError, match="source b has no rows"):
         publisher_splits(rows.filter(pl.col("source") == "a"), meanings)
+
+
+def test_a_meaning_of_a_split_that_no_row_has_is_refused() -> None:
+    rows = frame(("a", "Sad", "g1", "train"), ("a", "Sad", "g2", "test"))
+    with pytest.raises(FerError, match=r"splits\.val") as caught:
+        publisher_splits(rows, {"a": {"val": "test"}})
+    assert caught.value.allowed == "test, train"
