@@ -16,10 +16,13 @@ import cv2.data
 import numpy as np
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import read_file
 from fer_ml.images.pixels import Box
 
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_BYTES = 232_589
+#: A file that is larger is another one, and not read to say which.
+MAX_YUNET = 16 << 20
 YUNET_URL = (
     "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/"
     "face_detection_yunet/face_detection_yunet_2023mar.onnx"
@@ -105,7 +108,7 @@ class YuNetDetector:
     def __init__(self, model_path: Path, width_px: int = YUNET_WIDTH_PX) -> None:
         self._width_px = width_px
         try:
-            data = model_path.read_bytes()
+            data = read_file(model_path, MAX_YUNET)
         except OSError as error:
             raise FerError(
                 f"the YuNet file cannot be read: {error.strerror}",

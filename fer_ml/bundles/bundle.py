@@ -140,7 +140,7 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
             where=folder,
             fix="export the bundle again; these bytes are not what was measured",
         )
-    check_network(data, path)
+    check_network(data, path, card.preprocess.size)
     session = open_network(data, path, threads=threads)
     return Bundle(folder, card, hashlib.sha256(_card_bytes(card)).hexdigest(), session)
 

@@ -3,10 +3,12 @@
 A network is a program. Before it runs, its operators are held against a list: those that image
 classifiers are made of, and none that loops, branches, draws numbers, or comes from elsewhere. A
 network that keeps tensors in other files is refused, since these would be read from wherever it
-says. While it runs, memory is bounded.
+says. What it costs for one face is reckoned from the file before a session is made; while it runs,
+memory is bounded too. The bytes that were judged are the bytes that run, and as ONNX: the runtime
+would also guess its own format from them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ import onnxruntime
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
+from fer_ml.bundles.work import require_bounded
 
-#: Protobuf holds no more.
-MAX_BYTES = 2**31 - 1
+#: No image classifier, nor an ensemble of some, needs more.
+MAX_BYTES = 1 << 30
+#: Side in px of the largest face, see ``Preprocess``.
+LARGEST = 1024
 #: What all networks of a process may hold at once.
 MAX_MEMORY = 4 << 30
 _NAMES = """
@@ -37,24 +42,47 @@ OPERATORS = frozenset(_NAMES.split())
 _STANDARD = ("", "ai.onnx")
 
 
-def read_network(path: Path) -> bytes:
+def read_network(path: Path, size: int = LARGEST) -> bytes:
     """The bytes of a network that may be run; ``FerError`` says why others may not."""
     data = read_file(path, MAX_BYTES)
-    check_network(data, path)
+    check_network(data, path, size)
     return data
 
 
-def check_network(data: bytes, where: Path) -> None:
-    """``FerError`` unless ``data`` is a network of ``OPERATORS`` that holds all of its tensors."""
+def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
+    """``FerError`` unless ``data`` is a network of ``OPERATORS`` that holds all of its tensors.
+
+    Its input is a face of ``size`` px, unless the network says its own.
+    """
     try:
         model = onnx.load_model_from_string(data)
+        known = model.ByteSize()
+        model.DiscardUnknownFields()
+        foreign = known - model.ByteSize()
         own = {(function.domain, function.name) for function in model.functions}
         nodes = [*model.graph.node, *(node for held in model.functions for node in held.node)]
         odd = sorted({_fault(node, own) for node in nodes} - {""})
-        tensors = [*model.graph.initializer, *_parts(model.graph.sparse_initializer)]
-        tensors += [tensor for node in nodes for tensor in _of_node(node)]
+        tensors = [*model.graph.initializer, *(t for node in nodes for t in _of_node(node))]
+        sparse = len(model.graph.sparse_initializer) + sum(
+            attribute.HasField("sparse_tensor") + len(attribute.sparse_tensors)
+            for node in nodes
+            for attribute in node.attribute
+        )
     except Exception as error:  # Foreign bytes: protobuf raises whatever they lead it to.
         raise FerError(f"not an ONNX file: {_first(error)}", where=where) from error
+    faults = {
+        f"{foreign} bytes are of no known field": foreign,
+        "it has no operators": not model.graph.node,
+        "it has sparse tensors": sparse,
+        "it has steps of a training": len(model.training_info),
+    }
+    if told := [fault for fault, found in faults.items() if found]:
+        raise FerError(
+            f"not a plain ONNX network: {', '.join(told)}",
+            where=where,
+            allowed="an ONNX protobuf of operators and dense tensors",
+            fix="export a plain image classifier",
+        )
     if odd:
         raise FerError(
             f"the network has operators that are not run: {', '.join(odd[:5])}",
@@ -70,6 +98,7 @@ def check_network(data: bytes, where: Path) -> None:
             allowed="one file that holds everything",
             fix="save it again without external data",
         )
+    require_bounded(model, where, size)
 
 
 def _fault(node: onnx.NodeProto, own: set[tuple[str, str]]) -> str:
@@ -84,12 +113,6 @@ def _fault(node: onnx.NodeProto, own: set[tuple[str, str]]) -> str:
 def _of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
     for attribute in node.attribute:
         yield from (attribute.t, *attribute.tensors)
-        yield from _parts((attribute.sparse_tensor, *attribute.sparse_tensors))
-
-
-def _parts(sparse: Sequence[onnx.SparseTensorProto]) -> Iterator[onnx.TensorProto]:
-    for tensor in sparse:
-        yield from (tensor.values, tensor.indices)
 
 
 def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -103,6 +126,7 @@ def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.I
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # What is wrong is raised; it would be printed as well.
     options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no documented base class

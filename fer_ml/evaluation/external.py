@@ -72,7 +72,7 @@ def open_model(path: Path, otherwise: Preprocess) -> External:
 
 def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
     """A network from ``[N, 3, size, size]`` to ``[N, 7]``, on the CPU; otherwise ``FerError``."""
-    session = open_network(read_network(path), path)
+    session = open_network(read_network(path, size), path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _demand(path, "inputs", len(inputs), 1)
     _demand(path, "outputs", len(outputs), 1)

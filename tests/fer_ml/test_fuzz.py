@@ -400,7 +400,7 @@ def networks() -> list[bytes]:
 
 
 def run_network(path: Path) -> None:
-    session = open_network(read_network(path), path)
+    session = open_network(read_network(path, 16), path)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
         return

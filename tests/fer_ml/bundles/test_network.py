@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -109,19 +110,172 @@ def test_tensors_in_other_files_are_refused(place: str) -> None:
     else:
         sparse = onnx.SparseTensorProto(values=tensor, dims=[4])
         data = network([helper.make_node("Constant", [], ["a"], sparse_value=sparse)])
-    with pytest.raises(FerError, match="1 tensors of the network are in other files, first 'w'"):
+    told = (
+        "sparse" if place == "sparse" else "1 tensors of the network are in other files, first 'w'"
+    )
+    with pytest.raises(FerError, match=told):
         check_network(data, HERE)
 
 
 def test_memory_is_bounded_while_it_runs() -> None:
-    """Two hundred bytes that ask for seven terabytes."""
+    """Two hundred bytes that ask for seven terabytes, past the door."""
     size = numpy_helper.from_array(np.array([10**10, 3, 8, 8]), "size")
     data = network([helper.make_node("Expand", ["input", "size"], ["a"])], [size])
-    check_network(data, HERE)
     assert len(data) < 300
     session = open_network(data, HERE)
     with pytest.raises(Exception, match="Available memory of"):
         session.run(None, {"input": FACE})
+
+
+def number(*values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), f"n{len(values)}")
+
+
+def kernel(*dims: int) -> onnx.TensorProto:
+    """Weights of these dimensions without any bytes."""
+    return TensorProto(name="w", dims=dims, data_type=TensorProto.FLOAT)
+
+
+NODE = helper.make_node
+GIANTS: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto]]] = {
+    "constant": ([NODE("ConstantOfShape", ["n1"], ["a"])], [number(10**9)]),
+    "expanded": ([NODE("Expand", ["input", "n4"], ["a"])], [number(10**10, 3, 8, 8)]),
+    "tiled": ([NODE("Tile", ["input", "n4"], ["a"])], [number(1, 1, 10**5, 10**4)]),
+    "resized": (
+        [NODE("Resize", ["input", "", "", "n4"], ["a"])],
+        [number(1, 3, 10**5, 10**5)],
+    ),
+    "padded": ([NODE("Pad", ["input", "n8"], ["a"])], [number(0, 0, 0, 0, 0, 0, 10**5, 10**5)]),
+    "counted": (
+        [NODE("Range", ["z", "n", "o"], ["r"]), NODE("Cast", ["r"], ["a"], to=TensorProto.FLOAT)],
+        [numpy_helper.from_array(np.array(v), k) for k, v in (("z", 0), ("n", 10**12), ("o", 1))],
+    ),
+    "doubled": (
+        [
+            NODE(
+                "Concat", [f"c{k - 1}" if k else "input"] * 2, [f"c{k}" if k < 40 else "a"], axis=0
+            )
+            for k in range(41)
+        ],
+        [],
+    ),
+    "weights without bytes": ([NODE("Conv", ["input", "w"], ["a"])], [kernel(10**9, 3, 3, 3)]),
+    "many products": (
+        [NODE("Tile", ["input", "n4"], ["b"]), NODE("Conv", ["b", "w"], ["a"])],
+        [number(1, 1, 625, 625), kernel(3, 3, 999, 999)],
+    ),
+    "a wide window": (
+        [
+            NODE("Tile", ["input", "n4"], ["b"]),
+            NODE("MaxPool", ["b"], ["a"], kernel_shape=[999, 999]),
+        ],
+        [number(1, 1, 625, 625)],
+    ),
+    "often": (
+        [NODE("Tile", ["input", "n4"], ["r0"])]
+        + [NODE("Erf", [f"r{k}"], [f"r{k + 1}" if k < 40 else "a"]) for k in range(41)],
+        [number(1, 1, 375, 375)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GIANTS)
+def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
+    nodes, tensors = GIANTS[kind]
+    data = network(nodes, tensors)
+    assert len(data) < 4000
+    with pytest.raises(FerError, match="could cost too much"):
+        check_network(data, HERE, 8)
+
+
+def functions(depth: int, calls: int, last: str = "Relu") -> bytes:
+    """A function that calls one, which calls one, ..., each ``calls`` times."""
+    held = onnx.load_model_from_string(
+        network([NODE(f"f{depth}", ["input"], ["a"], domain="mine")], (), ["mine"])
+    )
+    for level in range(depth + 1):
+        name, domain = (f"f{level - 1}", "mine") if level else (last, "")
+        ways = [f"t{k}" for k in range(calls)]
+        nodes = [
+            NODE(name, ["x" if not k else ways[k - 1]], [ways[k]], domain=domain)
+            for k in range(calls)
+        ]
+        held.functions.append(
+            helper.make_function("mine", f"f{level}", ["x"], [ways[-1]], nodes, held.opset_import)
+        )
+    return held.SerializeToString()
+
+
+def test_functions_that_call_each_other_are_counted_before_they_are_put_in() -> None:
+    check_network(functions(3, 2), HERE, 8)
+    for data in (functions(40, 2), functions(9, 10), functions(2, 2, last="f2")):
+        with pytest.raises(FerError):
+            check_network(data, HERE, 8)
+    looped = functions(2, 2).replace(b"Relu", b"f2__")
+    for data in (looped, functions(300, 1)):
+        with pytest.raises(FerError):
+            check_network(data, HERE, 8)
+
+
+def test_a_function_that_calls_itself_is_refused() -> None:
+    held = onnx.load_model_from_string(functions(1, 1))
+    held.functions[0].node[0].op_type, held.functions[0].node[0].domain = "f1", "mine"
+    with pytest.raises(FerError, match="calls itself"):
+        check_network(held.SerializeToString(), HERE, 8)
+
+
+def test_sizes_that_follow_from_the_input_are_found_out() -> None:
+    """As exporters write them: a shape, a part of it, a new shape."""
+    nodes = [
+        NODE("Shape", ["input"], ["s"]),
+        NODE("Gather", ["s", "n1"], ["g"]),
+        NODE("Concat", ["g", "n2"], ["new"], axis=0),
+        NODE("Reshape", ["input", "new"], ["a"]),
+    ]
+    tensors = [number(0), number(-1, 2)]
+    data = network(nodes, tensors)
+    check_network(data, HERE, 8)
+    assert open_network(data, HERE).run(None, {"input": FACE})[0].shape == (1, 192)
+
+
+@pytest.mark.parametrize("form", ["flatbuffer", "both", "unknown field", "empty", "no nodes"])
+def test_the_format_is_not_guessed(tmp_path: Path, form: str) -> None:
+    """ONNX Runtime's own format is read by it, and seen by nobody before."""
+    plain = network([NODE("Relu", ["input"], ["a"])])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "own.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
+    own = (tmp_path / "own.ort").read_bytes()
+    data = {
+        "flatbuffer": own,
+        # Producer's name, then a field of no meaning that holds the rest.
+        "both": plain + b"\xfa\x3f" + bytes([len(own) & 127 | 128, len(own) >> 7]) + own,
+        "unknown field": plain + b"\xfa\x3f\x03abc",
+        "empty": b"",
+        "no nodes": onnx.ModelProto(ir_version=9).SerializeToString(),
+    }[form]
+    with pytest.raises(FerError, match=r"not an? (plain )?ONNX"):
+        check_network(data, HERE, 8)
+    if form == "flatbuffer":
+        with pytest.raises(FerError, match="not a network that ONNX Runtime can run"):
+            open_network(data, HERE)
+
+
+def test_a_version_of_the_operators_that_is_not_known_is_refused() -> None:
+    held = onnx.load_model_from_string(network([NODE("Relu", ["input"], ["a"])]))
+    held.opset_import[0].version = 999
+    data = held.SerializeToString()
+    with pytest.raises(FerError):
+        check_network(data, HERE, 8)
+        open_network(data, HERE)
+
+
+def test_steps_of_a_training_are_refused() -> None:
+    held = onnx.load_model_from_string(network([NODE("Relu", ["input"], ["a"])]))
+    held.training_info.add().algorithm.node.append(NODE("Loop", ["", ""], ["b"], body=body()))
+    with pytest.raises(FerError, match="steps of a training"):
+        check_network(held.SerializeToString(), HERE, 8)
 
 
 def test_what_is_no_file_or_too_large_is_not_read(
