@@ -16,6 +16,7 @@ import numpy as np
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
+from fer_ml.images.structure import PNG, require_cheap
 from fer_ml.recipes.preprocess import Preprocess
 
 Box = tuple[int, int, int, int]
@@ -33,11 +34,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
 }
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_START = _PNG_MAGIC + b"\0\0\0\rIHDR"
+_PNG_START = PNG + b"\0\0\0\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_MODES = {0: "L", 2: "RGB"}
-_PNG_LENGTH = struct.Struct(">I").unpack_from
 _PNG_SIZE = struct.Struct(">II").unpack_from
 
 # A damaged file is reported where it is found; OpenCV would print to stderr as well.
@@ -80,12 +79,8 @@ def read_header(data: bytes, *, where: object) -> Header:
     size = plain_png_size(data)
     if size is not None:
         return Header("PNG", *size, _PNG_MODES[data[25]])
-    header = _pillow_header(data, where)
-    if header.format == "PNG" and not _ends_with(data, _PNG_END):
-        raise FerError("image is truncated: no IEND", where=where, fix="replace the file")
-    if header.format == "JPEG" and not _ends_with(data, b"\xff\xd9"):
-        raise FerError("image is truncated: no EOI", where=where, fix="replace the file")
-    return header
+    require_cheap(data, where=where)
+    return _pillow_header(data, where)
 
 
 def plain_png_size(data: bytes) -> tuple[int, int] | None:
@@ -105,11 +100,6 @@ def plain_png_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _ends_with(data: bytes, end: bytes) -> bool:
-    # Some cameras and web sites append a few kB of their own after the image.
-    return data.endswith(end) or data.rfind(end) > 0
-
-
 def _pillow_header(data: bytes, where: object) -> Header:
     from PIL import Image
 
@@ -119,11 +109,15 @@ def _pillow_header(data: bytes, where: object) -> Header:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=tuple(FORMATS)) as image:
                 width, height = image.size
+                # A phone's JPEG of several pictures is its first one, see ``structure``.
+                kind = "JPEG" if image.format == "MPO" else str(image.format)
                 if width * height > MAX_PIXELS:
-                    return Header(str(image.format), width, height, image.mode)
-                animated = bool(getattr(image, "is_animated", False)) and image.format != "TIFF"
+                    return Header(kind, width, height, image.mode)
+                animated = kind in ("PNG", "WEBP", "GIF") and bool(
+                    getattr(image, "is_animated", False)
+                )
                 mode = "RGBA" if "transparency" in image.info else image.mode
-                return Header(str(image.format), width, height, mode, animated)
+                return Header(kind, width, height, mode, animated)
     except Image.DecompressionBombError:
         return Header("unknown", MAX_PIXELS, MAX_PIXELS, "unknown")
     # Pillow's parsers raise nearly anything on hostile bytes.
@@ -150,13 +144,7 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
 
     The caller has judged the header.
     """
-    if data[:8] == _PNG_MAGIC and _has_overlong_chunk(data):
-        # OpenCV's decoder takes as much memory as a chunk says, and only then looks for its bytes.
-        raise FerError(
-            "image cannot be decoded: a chunk is longer than the file",
-            where=where,
-            fix="replace the file",
-        )
+    require_cheap(data, where=where)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
     except cv2.error as error:
@@ -166,15 +154,6 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
     if image is None:
         raise FerError("image cannot be decoded", where=where, fix="replace the file")
     return image
-
-
-def _has_overlong_chunk(data: bytes) -> bool:
-    if data[37:41] == b"IDAT" and _PNG_LENGTH(data, 33)[0] + 57 == len(data):
-        return False  # Header, pixels and end, as nearly all faces.
-    place = len(_PNG_MAGIC)
-    while place + 8 <= len(data) and data[place + 4 : place + 8] != b"IEND":
-        place += 12 + _PNG_LENGTH(data, place)[0]
-    return place > len(data)
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -9,6 +9,7 @@ An image without a line, or a label file without an image, is a fault: YOLO take
 background, but every image of this dataset shows a face.
 """
 
+import io
 import math
 import warnings
 from collections import Counter
@@ -20,7 +21,8 @@ import polars as pl
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import WORD_TABLE, LabelTable, split_of_word
 from fer_ml.base.plain_yaml import read_plain
-from fer_ml.base.reading import read_file
+from fer_ml.base.reading import open_file, read_file
+from fer_ml.images.pixels import FORMATS
 from fer_ml.sources import Adapter
 from fer_ml.sources._listing import (
     Row,
@@ -48,6 +50,8 @@ TOLERANCE = 0.01
 _MOST = 2**53
 _SWAPPED = {"images": "labels", "labels": "images"}
 _ORIENTATION = 0x0112
+#: Bytes in which an image says its size.
+_HEAD = 4 << 20
 _TURNED = (5, 6, 7, 8)
 
 
@@ -207,7 +211,7 @@ def _edges(fields: list[str], size: tuple[int, int] | None) -> dict[str, int]:
 def _image_size(path: Path) -> tuple[int, int] | None:
     """Width and height in px once the image is turned as it asks for, or ``None``.
 
-    Only the header is read, so an image of which the rest is damaged still has a size.
+    Only its beginning is read, so an image of which the rest is damaged still has a size.
     """
     from PIL import Image
 
@@ -215,7 +219,9 @@ def _image_size(path: Path) -> tuple[int, int] | None:
         with warnings.catch_warnings():
             # Pillow warns of very large images: they are refused where they would be decoded.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with open_file(path) as file:
+                held = io.BytesIO(file.read(_HEAD))
+            with Image.open(held, formats=tuple(FORMATS)) as image:
                 width, height = image.size
                 turn = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise nearly anything on hostile bytes

@@ -1,0 +1,124 @@
+"""What an image file would cost, by its structure: the pieces that it is made of, before a decoder.
+
+A decoder takes a file's word: it goes over all pixels for each scan of a JPEG, unpacks each text of
+a PNG, and follows as many pieces as there are. A photo has few of them.
+"""
+
+import re
+import struct
+
+from fer_ml.base.errors import FerError
+
+#: Segments of a JPEG, blocks of a GIF, chunks of a WebP.
+MAX_PIECES = 2_000
+#: Scans of a JPEG, and the pixels that all of them go over: 20 scans of the largest photo.
+MAX_SCANS, MAX_SCANNED = 100, 800_000_000
+#: Chunks of a PNG (the pixels of the largest come in some ten thousand), and packed texts in it:
+#: a decoder unpacks up to 8 MB of each.
+MAX_CHUNKS, MAX_TEXTS = 100_000, 16
+PNG = b"\x89PNG\r\n\x1a\n"
+_PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
+#: A marker of a JPEG: no stuffed or filling byte, and none that stands in the middle of a scan.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+def require_cheap(data: bytes, *, where: object) -> None:
+    """``FerError`` for an image that is cut off, or made of more than a photo is."""
+    fault = None
+    try:
+        if data.startswith(PNG):
+            fault = _png(data)
+        elif data.startswith(b"\xff\xd8"):
+            fault = _jpeg(data)
+        elif data[:4] in (b"GIF8", b"RIFF"):
+            fault = _gif(data) if data[:1] == b"G" else _webp(data)
+        elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            fault = _tiff(data)
+    except (IndexError, struct.error):
+        fault = "image is truncated"
+    if fault:
+        raise FerError(f"image cannot be decoded: {fault}", where=where, fix="replace the file")
+
+
+def _png(data: bytes) -> str | None:
+    length = struct.Struct(">I").unpack_from
+    if data[37:41] == b"IDAT" and length(data, 33)[0] + 57 == len(data):
+        return None  # Header, pixels and end, as nearly all faces.
+    place, chunks, texts = len(PNG), 0, 0
+    while place + 8 <= len(data):
+        kind = data[place + 4 : place + 8]
+        if kind == b"IEND":
+            return None
+        chunks += 1
+        texts += kind in _PACKED_TEXTS
+        if chunks > MAX_CHUNKS or texts > MAX_TEXTS:
+            return f"more than {MAX_CHUNKS:,} chunks, or more than {MAX_TEXTS} packed texts"
+        place += 12 + length(data, place)[0]
+    # OpenCV takes as much memory as a chunk says, and only then looks for its bytes.
+    return "a chunk is longer than the file" if place > len(data) else "no IEND"
+
+
+def _jpeg(data: bytes) -> str | None:
+    """Its own end must be there: that of a small picture in its header, or of a second one, is not.
+
+    A phone's file of several pictures (MPO) is its first one, as every viewer shows it.
+    """
+    place, scans, pixels = 2, 0, 0
+    for _ in range(MAX_PIECES):
+        found = _MARKER.search(data, place)
+        if found is None:
+            return "image is truncated: no EOI"
+        marker, place = data[found.end() - 1], found.end()
+        if marker == _EOI:
+            return None
+        if marker == _SOI:
+            return "a picture begins within a picture"
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, place + 3)
+            pixels = max(pixels, width * height)
+        scans += marker == _SOS
+        if scans > MAX_SCANS or scans * pixels > MAX_SCANNED:
+            return f"{scans} scans or more over {pixels:,} px"
+        place += struct.unpack_from(">H", data, place)[0]
+    return f"more than {MAX_PIECES:,} segments"
+
+
+def _gif(data: bytes) -> str | None:
+    colours = 3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0
+    place = 13 + colours
+    for _ in range(MAX_PIECES):
+        if data[place] != 0x21:
+            return None if data[place] == 0x2C else "no picture where one should be"
+        place += 2
+        for _ in range(MAX_PIECES):
+            size = data[place]
+            place += 1 + size
+            if not size:
+                break
+        else:
+            return f"an extension of more than {MAX_PIECES:,} parts"
+    return f"more than {MAX_PIECES:,} blocks before the picture"
+
+
+def _webp(data: bytes) -> str | None:
+    place = 12
+    for _ in range(MAX_PIECES):
+        if place + 8 > len(data):
+            return None
+        size = struct.unpack_from("<I", data, place + 4)[0]
+        place += 8 + size + (size & 1)
+    return f"more than {MAX_PIECES:,} chunks"
+
+
+def _tiff(data: bytes) -> str | None:
+    """Several pages: decoders see the first, and nobody knows which one was meant."""
+    order = "<" if data[:1] == b"I" else ">"
+    large = b"+" in data[2:4]  # BigTIFF
+    first, count, entry, offset = (8, "Q", 20, "Q") if large else (4, "H", 12, "I")
+    (place,) = struct.unpack_from(f"{order}{offset}", data, first)
+    (entries,) = struct.unpack_from(f"{order}{count}", data, place)
+    place += struct.calcsize(f"{order}{count}") + entries * entry
+    (following,) = struct.unpack_from(f"{order}{offset}", data, place)
+    return "several pages: only the first would be seen" if following else None
