@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -60,14 +60,19 @@ class Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
-def read_archive(path: Path, *, inert: bool = False) -> Any:
+def read_archive(path: Path, *, inert: bool = False, old: bool = False) -> Any:
     """Tensors and plain values of ``path``; ``FerError`` for whatever is more than these.
 
     ``inert`` puts a placeholder in the place of each object of an unknown class; without it the
-    file is refused. ``OSError`` when the system does not open it.
+    file is refused. ``old`` takes the format of before torch 1.6 too, as published weights have it.
+    ``OSError`` when the system does not open it.
     """
-    parts = _parts(read_file(path, MAX_BYTES), path)
-    named = _names(parts["data.pkl"], path)
+    data = read_file(path, MAX_BYTES)
+    if old and data[:1] == b"\x80":
+        return _read_old(data, path)
+    parts = _parts(data, path)
+    del data
+    named = _names(io.BytesIO(parts["data.pkl"]), path)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as put:
         for name, data in parts.items():
@@ -83,6 +88,20 @@ def read_archive(path: Path, *, inert: bool = False) -> Any:
             held = torch.load(archive, map_location="cpu", weights_only=True)
     except FerError:
         raise
+    except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
+        raise FerError(f"the file is damaged: {_reason(error)}", where=path) from error
+    _judge_values(held, path)
+    return held
+
+
+def _read_old(data: bytes, path: Path) -> Any:
+    """Five pickles (number, version, machine, object, names of tensors), then the tensors."""
+    pickles = io.BytesIO(data)
+    for _ in range(5):
+        named = _names(pickles, path)
+        _judge_names(named, {name for name in named if not _OF_TORCH.fullmatch(name)}, False, path)
+    try:
+        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
         raise FerError(f"the file is damaged: {_reason(error)}", where=path) from error
     _judge_values(held, path)
@@ -150,15 +169,15 @@ def _script(where: Path) -> FerError:
     )
 
 
-def _names(pickle: bytes, where: Path) -> set[str]:
+def _names(pickle: IO[bytes], where: Path) -> set[str]:
     """What the pickle names, when all of its instructions are known and few."""
-    if len(pickle) > MAX_PICKLE:
-        raise FerError(
-            f"its pickle has {len(pickle):,} bytes", where=where, allowed=f"at most {MAX_PICKLE:,}"
-        )
-    names, calls = set(), 0
+    names, calls, begin = set(), 0, pickle.tell()
     try:
-        for opcode, argument, _ in pickletools.genops(pickle):
+        for opcode, argument, place in pickletools.genops(pickle):
+            if (place or 0) - begin > MAX_PICKLE:
+                raise FerError(
+                    f"its pickle has more than {MAX_PICKLE:,} bytes", where=where, fix=_AGAIN
+                )
             if opcode.name not in _OPCODES:
                 raise FerError(
                     f"its pickle has the instruction {opcode.name}", where=where, fix=_AGAIN

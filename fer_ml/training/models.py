@@ -309,7 +309,7 @@ def _read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        held = read_archive(path)
+        held = read_archive(path, old=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise FerError(
             f"first weights cannot be read: {first_line(error)}",

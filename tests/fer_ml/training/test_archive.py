@@ -354,3 +354,22 @@ def test_a_giant_is_refused_before_it_is_built(
     with pytest.raises(FerError, match="do not fit") as caught:
         fitting(given, tmp_path / "best.pt")
     assert caught.value.where == str(tmp_path / "best.pt")
+
+
+def test_published_weights_of_before_torch_1_6_are_data_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(legacy())
+    found = read_archive(path, old=True)
+    assert torch.equal(found["model"]["w"], STATE["model"]["w"])
+    ran = tmp_path / "ran"
+    evil = {**STATE, "evil": Calls(shutil.copyfile, __file__, str(ran))}
+    for data in (
+        saved(evil, _use_new_zipfile_serialization=False),
+        pickle.dumps(evil["evil"], 2),
+        legacy()[:-5],
+        legacy().replace(b"K\x03", b"K\x40"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(FerError):
+            read_archive(path, old=True)
+    assert not ran.exists()
