@@ -36,7 +36,7 @@ def require_cheap(data: bytes, *, where: object) -> None:
             fault = _gif(data) if data[:1] == b"G" else _webp(data)
         elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             fault = _tiff(data)
-    except (IndexError, struct.error):
+    except (IndexError, OverflowError, struct.error):
         fault = "image is truncated"
     if fault:
         raise FerError(f"image cannot be decoded: {fault}", where=where, fix="replace the file")

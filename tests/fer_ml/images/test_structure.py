@@ -179,3 +179,10 @@ def test_a_png_is_walked_to_its_end_and_no_further() -> None:
     parts = itertools.chain([text(b"zTXt")], [chunk(b"tEXt", b"k\0v")] * 50)
     data = png(after=parts)
     assert decode(data + bytes(100), where="x").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("place", [8, 1 << 40, (1 << 64) - 1])
+def test_a_directory_beyond_the_end_is_refused(place: int) -> None:
+    data = b"II+\0\x08\0\0\0" + struct.pack("<Q", place)
+    with pytest.raises(FerError, match="truncated"):
+        decode(data, where="x")
