@@ -27,6 +27,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import require_new
+from fer_ml.base.reading import regular
 from fer_ml.images.pixels import Box
 
 MANIFEST_COLUMNS = ("file", "label", "split", "confidence", *BOX_COLUMNS)
@@ -85,7 +86,7 @@ def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
         except FileExistsError as error:
             raise FerError("the folder is there already", where=out, fix="name another") from error
         for index in sorted({face.frame for face in taken}):
-            shutil.copyfile(files[index], out / folder / files[index].name)
+            shutil.copyfile(regular(files[index]), out / folder / files[index].name)
         rows = [
             {
                 "file": f"{folder}/{files[face.frame].name}",

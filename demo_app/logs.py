@@ -8,7 +8,6 @@ frames lie in ``frames/`` beside them when they were asked for.
 import csv
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import require_new
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_json, sha256_file
 from fer_ml.bundles.bundle import Bundle
 
 PER_FRAME_FILE = "per_frame.csv"
@@ -298,7 +297,7 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
     """``thresholds.json`` of a session, with ``used``: its parameters, in order of their use."""
     path = folder / THRESHOLDS_FILE
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path)
         names = Parameters.model_fields
         used = [
             Parameters.model_validate({name: entry[name] for name in names})

@@ -22,6 +22,7 @@ from demo_app.logs import (
 )
 from demo_app.parameters import Parameters
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import regular
 from fer_ml.bundles.bundle import Bundle
 from fer_ml.images.pixels import FORMATS, read_image
 
@@ -311,7 +312,7 @@ def _open_file(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
         raise FerError("no such video file", where=path, fix="check the path")
     # One decoder, so that frames, frame rate and times are the same on every machine.
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(str(regular(path)), cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise FerError(
             "the video cannot be opened: it is damaged, or not a video",

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import open_text
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class TableRow:
 def read_rows(path: Path, meaning: str) -> list[TableRow]:
     """All rows; ``FerError`` for a file that cannot be read or that holds no ``meaning``."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file)
             rows = [TableRow(values, path, reader.line_num) for values in reader]
     except OSError as error:

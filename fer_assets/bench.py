@@ -16,6 +16,7 @@ from pathlib import Path
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import on_linux
+from fer_ml.base.reading import read_file
 from fer_ml.figures.measurements import Benchmark, Measurements, Run, machine, page
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -158,7 +159,7 @@ def _run(
         if done.returncode != 0 or not out.is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-15:]
             raise FerError(f"{shown} failed:\n" + "\n".join(last), where=folder / script.name)
-        benchmark = Benchmark.model_validate_json(out.read_bytes())
+        benchmark = Benchmark.model_validate_json(read_file(out))
     for figure in benchmark.figures:
         verdict = {True: "reached", False: "MISSED", None: ""}[figure.met]
         tell(f"      {figure.name}: {figure.measured:.4g} {figure.unit} {verdict}".rstrip())
@@ -178,4 +179,4 @@ def keep(measured: Measurements, home: Path) -> Artifact:
 
 def publish(artifact: Artifact, file: Path) -> None:
     """Write the page of kept figures to ``file``."""
-    write_atomic(file, artifact.file(PAGE).read_bytes())
+    write_atomic(file, read_file(artifact.file(PAGE)))

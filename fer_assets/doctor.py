@@ -19,7 +19,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import processors
 from fer_ml.base.processor import check_processor, computes_bf16, processor_facts
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.base.settings import CONFIG_FILE, YUNET_FILE
 
 PACKAGES = (
@@ -290,7 +290,7 @@ def _codec() -> Finding:
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 64))
         writer.write(np.zeros((64, 64, 3), np.uint8))
         writer.release()
-        reader = cv2.VideoCapture(str(path))
+        reader = cv2.VideoCapture(str(regular(path)))
         ok, _ = reader.read()
         reader.release()
     if ok:

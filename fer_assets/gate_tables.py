@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fer_assets.stage import Stage, in_order
 from fer_assets.stages import stages_of_all_profiles
+from fer_ml.base.reading import read_text
 from fer_ml.storage.gates import Gate
 from fer_ml.validation.gates import MANIFEST_GATES
 
@@ -48,7 +49,7 @@ def _family(stage: Stage) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        before, _, rest = Path(name).read_text(encoding="utf-8").partition("<!-- gates -->\n")
+        before, _, rest = read_text(name).partition("<!-- gates -->\n")
         after = rest.partition("<!-- /gates -->")[2]
         text = f"{before}<!-- gates -->\n{as_markdown()}\n<!-- /gates -->{after}"
         Path(name).write_text(text, encoding="utf-8")

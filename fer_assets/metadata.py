@@ -12,6 +12,7 @@ import dagster as dg
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.base.reading import open_text, read_file, read_text, regular
 from fer_ml.claims.resolved import upstream_assets
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.storage.artifact import Artifact
@@ -93,8 +94,8 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
     from fer_ml.sources import ATTRIBUTES
 
     path = artifact.file(name)
-    rows = pl.scan_csv(path, glob=False, infer_schema=False).select(pl.len()).collect().item()
-    schema = pl.scan_csv(path, glob=False, infer_schema_length=10_000).collect_schema()
+    rows = pl.scan_csv(regular(path), glob=False, infer_schema=False).select(pl.len()).collect().item()
+    schema = pl.scan_csv(regular(path), glob=False, infer_schema_length=10_000).collect_schema()
     if set(SCHEMA) - set(ATTRIBUTES) <= set(schema) <= set(SCHEMA):
         schema = pl.Schema({column: SCHEMA[column] for column in schema})
     help_of = COLUMNS.get(name, MANIFEST_COLUMNS)
@@ -154,13 +155,13 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
 
 def _inline(artifact: Artifact, name: str) -> str:
     """A picture as an address that holds all of it."""
-    data = base64.b64encode(artifact.file(name).read_bytes()).decode()
+    data = base64.b64encode(read_file(artifact.file(name))).decode()
     return f"data:image/png;base64,{data}"
 
 
 def _report(artifact: Artifact) -> str:
     """The report with its figures in place, as many as do not slow the page."""
-    text = artifact.file("report.md").read_text("utf-8")
+    text = read_text(artifact.file("report.md"))
     room = MAX_INLINE_BYTES
     for name, entry in artifact.record.files.items():
         if name.startswith(REPORT_FIGURES) and name.endswith(".png") and entry.bytes <= room:
@@ -226,7 +227,7 @@ def _mark(rule: dict[str, Any]) -> str:
 
 
 def _first_rows(artifact: Artifact, name: str) -> Any:
-    with artifact.file(name).open(encoding="utf-8", newline="") as file:
+    with open_text(artifact.file(name)) as file:
         return _table(list(itertools.islice(csv.DictReader(file), MAX_TABLE_ROWS)))
 
 

@@ -19,6 +19,7 @@ from fer_assets.storage import dagster_instance
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.reading import read_file, regular
 from fer_ml.base.settings import CONFIG_FILE, Settings
 from fer_ml.base.versions import upgraded, versions_of
 
@@ -69,7 +70,7 @@ def _text(
     """
     if not path.is_file():
         return
-    text = path.read_text("utf-8-sig")
+    text = read_file(path).decode("utf-8-sig")
     held = parse(text)
     wanted = upgraded(kind, held, path, "version")
     version, written = str(held.get("version", 1)), versions_of(kind).written
@@ -84,7 +85,7 @@ def _text(
         )
 
     def carry_out() -> None:
-        shutil.copy2(path, path.with_name(f"{path.name}.v{version}"))
+        shutil.copy2(regular(path), path.with_name(f"{path.name}.v{version}"))
         write_atomic(path, new.encode())
 
     yield Change(path, f"version {version} to {written}, kept as {path.name}.v{version}", carry_out)

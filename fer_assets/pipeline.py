@@ -211,6 +211,7 @@ class Pipeline(Lineage):
                     checked_at=datetime.now(UTC).isoformat(timespec="seconds"),
                     run_id=run_id,
                     judged_by=limits.recorded(),
+                    seal=artifact.record.seal,
                 ),
             )
         return outcomes, artifact.sha256

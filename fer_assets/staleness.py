@@ -34,6 +34,9 @@ def stale(
     purged = current.purged()
     if purged:
         return purged
+    unsealed = current.unsealed()
+    if unsealed:
+        return unsealed
     if record.code_version != stage.code_version:
         return f"code version {record.code_version} is now {stage.code_version}"
     if record.recipe != pipeline.recipe(target):

@@ -29,6 +29,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.logs import LOG_FOLDER, log_files
 from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.reading import read_file, read_text
 from fer_ml.recipes.builtin import PROFILES
 from fer_ml.storage.artifact import Artifact
 
@@ -191,8 +192,8 @@ def _artifact(held: Artifact, words: Collection[str]) -> dict[str, Any]:
 def _dagster_yaml(pipeline: Pipeline) -> Any:
     path = pipeline.settings.dagster_home / "dagster.yaml"
     try:
-        return _shape(read_plain(path.read_bytes()))
-    except (OSError, ValueError) as error:
+        return _shape(read_plain(read_file(path)))
+    except (OSError, FerError, ValueError) as error:
         return {"unreadable": type(error).__name__}
 
 
@@ -209,7 +210,7 @@ def _shape(value: Any, key: str = "") -> Any:
 
 def _log_lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     files = log_files(pipeline.settings.home / LOG_FOLDER)
-    lines = chain.from_iterable(path.read_text("utf-8").splitlines() for path in files)
+    lines = chain.from_iterable(read_text(path).splitlines() for path in files)
     for line in list(lines)[-LOG_LINES:]:
         try:
             held = json.loads(line)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fer_assets.stage import Recipe, Surroundings
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
@@ -99,4 +99,4 @@ def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "Se
 def copy_truth(video: Path, run: RunFolder) -> Path | None:
     """Take over the truth that lies beside a clip, where there is one."""
     truth = truth_of(video)
-    return Path(shutil.copyfile(truth, run.path(TRUTH_FILE))) if truth.is_file() else None
+    return Path(shutil.copyfile(regular(truth), run.path(TRUTH_FILE))) if truth.is_file() else None

@@ -18,6 +18,7 @@ from fer_assets.stages._demo import (
     source_of,
 )
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import regular
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -41,7 +42,7 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
         device=device_name(),
     )
     if job.recipe.imported:
-        shutil.copyfile(source / PER_FRAME_FILE, run.path(BEFORE_FILE))
+        shutil.copyfile(regular(source / PER_FRAME_FILE), run.path(BEFORE_FILE))
     else:
         copy_truth(source, run)
 
@@ -53,7 +54,7 @@ def _import(session: Path, run: RunFolder) -> None:
 
     for name in (PER_FRAME_FILE, EVENTS_FILE, SUMMARY_FILE, THRESHOLDS_FILE):
         try:
-            shutil.copyfile(session / name, run.path(name))
+            shutil.copyfile(regular(session / name), run.path(name))
         except OSError as error:
             raise FerError(
                 f"the session lacks {name}: {error.strerror}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_text, sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, not_applicable
@@ -77,7 +77,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     from fer_ml.report.document import GIVEN, REPORT, TEMPLATE, foreign_figures, images
 
     held = artifact.read_json(GIVEN)
-    text = artifact.file(REPORT).read_text(encoding="utf-8")
+    text = read_text(artifact.file(REPORT))
     bare = [f"{u['line']}:{u['column']}: {u['kind']} {u['text']}" for u in held["uncovered"]]
     stated = sum(given["kind"] == "stated" for given in held["references"])
     foreign = foreign_figures(artifact, store, text)

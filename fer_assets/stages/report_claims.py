@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
@@ -53,7 +53,7 @@ def build(run: RunFolder, job: Job[ClaimsRecipe]) -> None:
     path = job.paths["claims"]
     # A raw folder may have been moved since; what changed in it makes its manifest stale anyway.
     found = verify(read_claims(path), Tracer(job.store, raw_elsewhere=True))
-    run.path(CLAIMS_COPY).write_bytes(path.read_bytes())
+    run.path(CLAIMS_COPY).write_bytes(read_file(path))
     run.write_json(
         "claims.json",
         {**found.to_json(), "profile": job.recipe.profile, "synthetic": job.recipe.drawn},

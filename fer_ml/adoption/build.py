@@ -29,6 +29,7 @@ from fer_ml.adoption.softlabels import examine_softlabels
 from fer_ml.adoption.tables import Validation, examine_manifest, examine_validation
 from fer_ml.adoption.weights import fitting, read_weights
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import open_file, regular
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import (
@@ -62,7 +63,7 @@ def build_foreign(
         raise FerError(f"--checkpoint goes with a run folder, and this is: {foreign.kind}")
     for name, path in foreign.files.items():
         if not (run.folder / name).exists():
-            shutil.copyfile(path, run.path(name))
+            shutil.copyfile(regular(path), run.path(name))
     _check_inputs(foreign, job)
     found = _examine(run.folder, foreign, weights, job, roots)
     _write(run, foreign, found)
@@ -128,7 +129,7 @@ def _take_weights(
     if path.suffix == ".safetensors":
         save_checkpoint(target, read_weights(path))
     else:
-        shutil.copyfile(path, target)
+        shutil.copyfile(regular(path), target)
         _refuse_pickle(target, path, foreign)
     checkpoint = fitting(load_checkpoint(target), path)
     taken = [n for n in (CHECKPOINT_FILE, WEIGHTS_FILE) if (run.folder / n).is_file()]
@@ -142,9 +143,9 @@ def _refuse_pickle(target: Path, path: Path, foreign: Foreign) -> None:
     try:
         load_checkpoint(target)
     except FerError as error:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             first = file.read(1)
-        if not zipfile.is_zipfile(path) and first != b"\x80":
+        if not zipfile.is_zipfile(regular(path)) and first != b"\x80":
             raise FerError(
                 f"{path.name} is damaged: no checkpoint of any program",
                 where=path,

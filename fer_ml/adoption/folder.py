@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.names import clashing, name_fault, require_portable
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import Refused, open_file, read_file, sha256_file
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, WEIGHTS_FILE
 from fer_ml.validation.table import NEEDED
 
@@ -179,9 +179,9 @@ def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> st
 
 def _is_manifest(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             header = file.readline(1 << 16)
-    except OSError:
+    except (OSError, Refused):
         return False
     columns = header.decode("utf-8-sig", "replace").strip().split(",")
     return {"image_path", "label", "split", "source"} <= {c.strip('" ') for c in columns}
@@ -207,7 +207,7 @@ def file_name(path: str) -> str:
 def parse_json(path: Path) -> Any:
     """Parse a foreign JSON file; ``FerError`` when it is damaged. NaN and infinity are let in."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path, MAX_JSON))
     except (ValueError, RecursionError) as error:
         raise FerError(
             f"{path.name} is damaged: {str(error)[:200]}", where=path, fix="copy the folder again"

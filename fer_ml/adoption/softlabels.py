@@ -12,6 +12,7 @@ from fer_ml.adoption.folder import parse_json
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
+from fer_ml.base.reading import open_file
 from fer_ml.metrics.classification import confusion_matrix, f1_scores, softmax
 
 #: Half-precision logits may tie where full ones did not: so much may accuracy and F1 differ.
@@ -84,7 +85,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 held = json.loads(line)

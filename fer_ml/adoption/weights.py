@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import regular
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import read_plain, read_recipe
 from fer_ml.training.checkpoint import Checkpoint
@@ -33,7 +34,7 @@ def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 def read_weights(path: Path) -> Checkpoint:
     """A ``.safetensors`` file of this platform as a checkpoint; it can hold no code."""
     try:
-        with safe_open(path, framework="pt") as held:
+        with safe_open(regular(path), framework="pt") as held:
             metadata = held.metadata() or {}
             state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import regular
 
 #: Numbers that were measured hardly shrink; what unpacks to more than this many times its size and
 #: ``FREE`` bytes is no result.
@@ -22,14 +23,14 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     ``FerError`` when it is damaged, holds objects, or would unpack to far more than its size.
     """
     try:
-        limit = MAX_RATIO * path.stat().st_size + FREE
-        with zipfile.ZipFile(path) as archive:
+        limit = MAX_RATIO * regular(path).stat().st_size + FREE
+        with zipfile.ZipFile(regular(path)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > limit:
             raise FerError(
                 f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"at most {limit:,}"
             )
-        with warnings.catch_warnings(), np.load(path, allow_pickle=False) as held:
+        with warnings.catch_warnings(), np.load(regular(path), allow_pickle=False) as held:
             # Of a header that is not quite one, numpy warns and goes on.
             warnings.simplefilter("error")
             return {name: held[name] for name in held.files}

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 
 CONFIG_FILE = "fer.toml"
@@ -144,7 +145,7 @@ def read_config(path: Path) -> UserConfig:
     """Read ``fer.toml``; an absent file is an empty configuration."""
     text = ""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Some editors put a byte order mark first.
+        text = read_file(path).decode("utf-8-sig")  # Some editors put a byte order mark first.
         held = tomllib.loads(text)
         _refuse_control(held, path)
         return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))

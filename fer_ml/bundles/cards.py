@@ -16,7 +16,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.bundles.bundle import (
     MODEL_FILE,
     PARITY_FILE,
@@ -65,7 +65,7 @@ def deploy(run: RunFolder, job: Job[Any]) -> None:
     name = job.input("student_selection").read_json("selection.json")["selected"]
     candidates = job.input("candidate_bundles")
     for file in (MODEL_FILE, PARITY_FILE):
-        shutil.copyfile(candidates.file(f"{name}/{file}"), run.path(file))
+        shutil.copyfile(regular(candidates.file(f"{name}/{file}")), run.path(file))
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
     card = read_card(candidates.folder / name)
     write_card(run.folder, card.model_copy(update={"metrics": _metrics(benchmark[name])}))

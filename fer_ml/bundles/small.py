@@ -183,7 +183,7 @@ def _offer(
     target: Path, network: Path, full: Bundle, precision: Precision, against: dict[str, Any]
 ) -> None:
     """Put a network and its card into a folder of their own."""
-    target.write_bytes(network.read_bytes())
+    target.write_bytes(read_network(network))
     # The benchmark is of the full network: the card says how near this one is to it.
     changes = {
         "model_sha256": sha256_file(target),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.plain_yaml import read_plain
+from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
 from fer_ml.claims.printed import PRINTED, printed
@@ -461,16 +462,13 @@ def read_claims(path: Path) -> ClaimsFile:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
             f"claims file cannot be read: {error.strerror}",
             where=path,
             fix="write claims/<profile>.yaml; claims/sample.yaml is an example",
         ) from error
-    if len(data) > MAX_BYTES:
-        raise FerError("claims file is too large", where=path, allowed=f"{MAX_BYTES} bytes")
     try:
         held = read_plain(data)
     except ValueError as error:

@@ -96,6 +96,7 @@ class Resolved:
                 "file": name or "",
                 "pointer": getattr(claim, "pointer", ""),
                 "sha256": record.sha256 if record else None,
+                "recipe_sha256": record.recipe_sha256 if record else None,
                 "file_sha256": entry.sha256 if entry else None,
                 "materialization": artifact.folder.name if artifact else None,
                 "run_id": record.run_id if record else None,

@@ -11,7 +11,7 @@ from fer_ml.base.reading import sha256_file
 from fer_ml.sources.raw import fingerprint
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import RECORD_FILE, Input, Receipt, parse_label
-from fer_ml.storage.store import CURRENT_FILE, Store
+from fer_ml.storage.store import Store
 
 #: A lineage deeper than this was not made by this program.
 MAX_DEPTH = 100
@@ -62,6 +62,7 @@ class Node:
         return {
             "asset": self.item.key,
             "sha256": self.item.sha256,
+            "recipe_sha256": record.recipe_sha256 if record else self.item.recipe_sha256,
             "root": self.item.root,
             "problem": self.problem,
             "state": self.state,
@@ -108,37 +109,33 @@ class Tracer:
         self.store = store
         self._fingerprints = fingerprints
         self._raw_elsewhere = raw_elsewhere
-        self._nodes: dict[tuple[str, str], Node] = {}
+        self._nodes: dict[Input, Node] = {}
         self._current: dict[tuple[str, str | None], Artifact | None] = {}
 
     def current(self, asset: str, partition: str | None) -> Artifact | None:
         """The current artifact, looked up once; ``FerError`` when its record cannot be read."""
         key = (asset, partition)
         if key not in self._current:
-            found = self.store.current(asset, partition)
-            if found is not None and found.sha256 != self.store.current_hash(asset, partition):
-                raise FerError(f"{CURRENT_FILE} was edited: it names another content hash")
-            self._current[key] = found
+            self._current[key] = self.store.current(asset, partition)
         return self._current[key]
 
     def trace(self, artifact: Artifact) -> Node:
         """The whole path of an artifact; ``FerError`` when it runs in a circle."""
-        key = (artifact.key, artifact.sha256)
-        if key not in self._nodes:
-            self._nodes[key] = self._made(artifact.as_input(), artifact, ())
-        return self._nodes[key]
+        item = artifact.as_input()
+        if item not in self._nodes:
+            self._nodes[item] = self._made(item, artifact, ())
+        return self._nodes[item]
 
     def _node(self, item: Input, above: tuple[str, ...]) -> Node:
-        key = (item.key, item.sha256)
         if item.key in above:
             raise FerError(f"the lineage runs in a circle: {' <- '.join([*above, item.key])}")
         if len(above) > MAX_DEPTH:
             raise FerError(f"the lineage is deeper than {MAX_DEPTH} steps")
-        if key not in self._nodes:
-            self._nodes[key] = (
+        if item not in self._nodes:
+            self._nodes[item] = (
                 self._raw(item) if item.root is not None else self._found(item, above)
             )
-        return self._nodes[key]
+        return self._nodes[item]
 
     def _raw(self, item: Input) -> Node:
         if self._fingerprints is not None:
@@ -154,7 +151,10 @@ class Tracer:
 
     def _found(self, item: Input, above: tuple[str, ...]) -> Node:
         try:
-            artifact = self.store.find(item.asset, item.partition, item.sha256)
+            held = item.asset, item.partition, item.sha256
+            artifact = self.store.find(*held, item.recipe_sha256)
+            if artifact is None and self.store.find(*held) is not None:
+                return Node(item, None, "its recipe is not that of when it was used", drifted=True)
         except FerError as error:
             return Node(item, None, error.what, drifted=True)
         if artifact is None:
@@ -169,7 +169,8 @@ class Tracer:
         problem = (
             self._superseded(artifact)
             or artifact.purged()
-            or _ungated(artifact)
+            or artifact.unsealed()
+            or artifact.unjudged()
             or self._before_its_input(artifact, inputs)
         )
         return Node(item, artifact, problem, inputs)
@@ -213,21 +214,6 @@ class Tracer:
         return [other for other in found if other.sha256 == artifact.sha256]
 
 
-def _ungated(artifact: Artifact) -> str | None:
-    receipts = artifact.receipts()
-    if artifact.demands.gates is None:
-        failed = (r.rule for r in receipts.values() if r.blocking and r.passed is False)
-        return next((f"gate '{rule}' failed" for rule in failed), None)
-    for gate in artifact.demands.of(artifact.record.asset):
-        receipt = receipts.get(gate.rule)
-        if receipt is None and gate.blocking:
-            return f"gate '{gate.rule}' has not judged these bytes by today's limits"
-        # Whether it blocks may be up to the profile, which the receipt knew.
-        if receipt is not None and receipt.passed is False and (gate.blocking or receipt.blocking):
-            return f"gate '{gate.rule}' failed"
-    return None
-
-
 def find_artifact(store: Store, what: str) -> Artifact:
     """The artifact meant by an asset (``teacher[RN18]``), a file, or the first digits of a hash.
 
@@ -238,10 +224,10 @@ def find_artifact(store: Store, what: str) -> Artifact:
         current = store.current(name, partition)
         if current is not None:
             return current
-    path = Path(what).resolve()
+    path, root = Path(what).resolve(), store.root.resolve()
     for folder in (path, *path.parents):
-        if (folder / RECORD_FILE).is_file():
-            return store.open(folder)
+        if folder.is_relative_to(root) and (folder / RECORD_FILE).is_file():
+            return store.open(store.root / folder.relative_to(root))
     digits = sha256_file(path) if path.is_file() else what
     if len(digits) >= 8 and all(ch in "0123456789abcdef" for ch in digits):
         found = list(_with_hash(store, digits))

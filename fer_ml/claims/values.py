@@ -1,7 +1,6 @@
 """Numbers out of artifacts, with what each says of itself: manifest, split, n, benchmark entry."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import open_text, read_json
 from fer_ml.claims.model import Evaluation, Source
 from fer_ml.claims.pointers import walk_pointer
 from fer_ml.metrics.comparability import KEYS
@@ -93,9 +93,9 @@ class Reader:
             raise Nothing(f"{name} is not JSON: a pointer needs a JSON file, take a csv")
         if path not in self._parsed:
             try:
-                self._parsed[path] = json.loads(path.read_text(encoding="utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise Nothing(f"{name} is not JSON: {error}") from error
+                self._parsed[path] = read_json(path, root=artifact.folder)
+            except FerError as error:
+                raise Nothing(f"{name}: {error.what}") from error
         return self._parsed[path]
 
     def _aggregate(self, artifact: Artifact, source: Source) -> Found:
@@ -116,7 +116,7 @@ class Reader:
             raise Nothing(f"{source.file} is not a csv: take needs one")
         if path not in self._parsed:
             try:
-                with path.open(encoding="utf-8", newline="") as file:
+                with open_text(path, root=artifact.folder) as file:
                     reader = csv.DictReader(file, strict=True)
                     self._parsed[path] = (reader.fieldnames or [], list(reader))
             except (UnicodeDecodeError, csv.Error) as error:

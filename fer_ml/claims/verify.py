@@ -11,7 +11,7 @@ from fer_ml.claims.resolve import Resolver
 from fer_ml.claims.resolved import STATUSES, Resolved
 from fer_ml.claims.trace import Node, Tracer, walk
 from fer_ml.storage.artifact import Demands
-from fer_ml.storage.store import Store
+from fer_ml.storage.store import Store, profile_of
 
 #: The asset that keeps a copy of the claims file it was made from, and that copy.
 CLAIMS_ASSET = "report_claims"
@@ -76,7 +76,7 @@ def verify_folder(
     missing one cannot be told.
     """
     return verify_store(
-        Store(folder, folder.name, demands=demands or Demands()), claims, fingerprints
+        Store(folder, profile_of(folder), demands=demands or Demands()), claims, fingerprints
     )
 
 

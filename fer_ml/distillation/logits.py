@@ -5,7 +5,6 @@ that no soft label comes from a network that saw the face, or a near-identical o
 """
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic, write_json
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_json, regular, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Views
@@ -64,9 +63,9 @@ def write_logits(folder: Path, logits: Logits, **columns: np.ndarray) -> None:
 
 def read_logits(folder: Path) -> Logits:
     """What ``write_logits`` wrote, memory-mapped; no pickled objects are read."""
-    with np.load(folder / ROWS_FILE, allow_pickle=False) as held:
+    with np.load(regular(folder / ROWS_FILE), allow_pickle=False) as held:
         ids = tuple(name.decode() for name in held["sample_id"])
-    return Logits(np.load(folder / CENTRE_FILE, mmap_mode="r", allow_pickle=False), ids)
+    return Logits(np.load(regular(folder / CENTRE_FILE), mmap_mode="r", allow_pickle=False), ids)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Teacher:
     def load(cls, folder: Path) -> "Teacher":
         """The teacher of a run folder."""
         path = folder / CHECKPOINT_FILE
-        calibration = json.loads((folder / "calibration.json").read_text("utf-8"))
+        calibration = read_json(folder / "calibration.json")
         held = load_checkpoint(path)
         temperature = calibration["global_temperature"]
         return cls(held.network(), temperature, sha256_file(path), held.preprocess)
@@ -181,7 +180,7 @@ class _Ask:
 def _kept(path: Path, ask: _Ask, rows: slice) -> np.ndarray:
     """The answers for a shard, from ``path`` where it is finished."""
     if path.is_file():
-        found: np.ndarray = np.load(path, allow_pickle=False)
+        found: np.ndarray = np.load(regular(path), allow_pickle=False)
         return found
     found = _answers(ask, np.arange(len(ask.faces))[rows])
     buffer = io.BytesIO()
@@ -247,10 +246,10 @@ class Taught:
 
 def read_taught(folder: Path) -> Taught:
     """Read what ``label_faces`` wrote."""
-    meta = json.loads((folder / META_FILE).read_text("utf-8"))
+    meta = read_json(folder / META_FILE)
     meta = upgraded("labels of a teacher", meta, folder)
     held, rows = read_logits(folder), meta["train_rows"]
-    with np.load(folder / ROWS_FILE, allow_pickle=False) as table:
+    with np.load(regular(folder / ROWS_FILE), allow_pickle=False) as table:
         fold = table["fold"][:rows]
     values = held.values.astype(np.float32)
     scale = np.ones(rows, dtype=np.float32)
@@ -258,10 +257,10 @@ def read_taught(folder: Path) -> Taught:
     if meta["folds"]:
         own = np.array([each["temperature"] for each in meta["folds"]], dtype=np.float32)
         scale = (np.float32(meta["temperature"]) / own)[fold]
-        in_sample = np.load(folder / IN_SAMPLE_FILE, allow_pickle=False).astype(np.float32)
+        in_sample = np.load(regular(folder / IN_SAMPLE_FILE), allow_pickle=False).astype(np.float32)
         values[:rows] *= scale[:, None]
     train = values[:rows, None]
     if meta["views"]:
-        train = np.load(folder / VIEWS_FILE, allow_pickle=False) * scale[:, None, None]
+        train = np.load(regular(folder / VIEWS_FILE), allow_pickle=False) * scale[:, None, None]
     centre = Logits(values, held.sample_ids)
     return Taught(centre, train, in_sample, fold, meta["temperature"], meta)

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import regular
 from fer_ml.manifests.curation import read_curated
 from fer_ml.metrics.predictions import write_predictions
 from fer_ml.packed.format import SPLITS
@@ -33,7 +34,7 @@ def measure_adopted_model(run: RunFolder, job: Job[Any]) -> None:
             where=adopted.folder,
             allowed="a run folder with its best.pt",
         )
-    shutil.copyfile(adopted.file(CHECKPOINT_FILE), run.path(CHECKPOINT_FILE))
+    shutil.copyfile(regular(adopted.file(CHECKPOINT_FILE)), run.path(CHECKPOINT_FILE))
     checkpoint = load_checkpoint(run.path(CHECKPOINT_FILE))
     device = choose_device(job.device)
     network = checkpoint.network().to(device)

@@ -16,7 +16,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.bundles.bundle import MODEL_FILE, load_bundle, read_card
 from fer_ml.bundles.network import open_network, read_network
 from fer_ml.manifests.curation import read_curated
@@ -129,7 +129,7 @@ def keep_external_model(run: RunFolder, job: Job[Any], otherwise: Preprocess) ->
     path = job.paths["model"]
     kind, files = model_files(path)
     for name, file in files.items():
-        shutil.copyfile(file, run.path(name))
+        shutil.copyfile(regular(file), run.path(name))
     model = open_model(_path_in(run.folder, kind), otherwise)
     calib = read_curated(job, MANIFEST).filter(pl.col("split") == "calib")
     logits = model.predict(_faces(job, calib, model.preprocess))

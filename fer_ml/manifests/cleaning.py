@@ -20,6 +20,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, linked, move, temporary
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import ODD, safe_name
+from fer_ml.base.reading import Refused, read_file, regular
 from fer_ml.base.shards import map_shards
 from fer_ml.base.visible import visible
 from fer_ml.images.inspection import THUMB_SIZE
@@ -195,7 +196,7 @@ def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
 
 def read_thumbs(file: Path) -> np.ndarray:
     """``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
-    thumbs: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    thumbs: np.ndarray = np.load(regular(file), mmap_mode="r", allow_pickle=False)
     return thumbs
 
 
@@ -310,8 +311,8 @@ def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
-    except OSError:
+        return read_file(path, len(data)) == data
+    except (OSError, Refused):
         return False
 
 
@@ -440,7 +441,7 @@ def _link(original: str, target: str) -> bool:
     partial = temporary(Path(target))
     copied = not linked(original, partial)
     if copied:
-        shutil.copy2(original, partial)
+        shutil.copy2(regular(original), partial)
     move(partial, Path(target))
     # rename() of two names of one file does nothing and leaves the temporary name behind.
     discard(partial)

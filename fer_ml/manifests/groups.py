@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.reading import Refused, regular
 from fer_ml.images.inspection import THUMB_SIZE
 
 #: Raised when the search would find other groups in the same thumbs.
@@ -59,7 +60,7 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
         with file.open("wb") as out:
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
-        held = np.memmap(file, np.uint8, "r", shape=(len(rows), THUMB_SIZE))
+        held = np.memmap(regular(file), np.uint8, "r", shape=(len(rows), THUMB_SIZE))
         first = near_groups(held, fresh=fresh).first
     finally:
         held = None  # What is mapped cannot be deleted everywhere.
@@ -75,8 +76,8 @@ def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
     for file in _files(cache):
         try:
-            held = pl.read_parquet(file, glob=False)
-        except (OSError, pl.exceptions.PolarsError):
+            held = pl.read_parquet(regular(file), glob=False)
+        except (OSError, Refused, pl.exceptions.PolarsError):
             continue  # Deleted or damaged: a cache may be.
         found = rows.join(held, on="sample_id", how="left", maintain_order="left")
         if found["near"].null_count() < best["near"].null_count():

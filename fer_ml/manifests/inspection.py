@@ -21,6 +21,7 @@ import polars as pl
 from tqdm import tqdm
 
 from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.reading import Refused, regular
 from fer_ml.base.shards import map_shards
 from fer_ml.images.inspection import (
     FORMAT_NAMES,
@@ -208,9 +209,9 @@ class _Memory:
 
     def _open(self, name: Path) -> None:
         try:
-            table = pl.read_parquet(name, glob=False)
+            table = pl.read_parquet(regular(name), glob=False)
             thumbs = _thumbs_of(name)
-        except (OSError, ValueError, pl.exceptions.PolarsError):
+        except (OSError, Refused, ValueError, pl.exceptions.PolarsError):
             return  # Deleted or damaged: its files are looked at again.
         index = len(self._thumbs)
         table = table.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_TABLE))
@@ -310,7 +311,7 @@ class _Memory:
 
 
 def _thumbs_of(segment: Path) -> np.ndarray:
-    return np.memmap(segment.with_suffix(".thumbs"), np.uint8, "r").reshape(-1, THUMB_SIZE)
+    return np.memmap(regular(segment.with_suffix(".thumbs")), np.uint8, "r").reshape(-1, THUMB_SIZE)
 
 
 def _remove(segment: Path) -> None:

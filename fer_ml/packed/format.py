@@ -25,7 +25,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import stays_below, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
-from fer_ml.base.reading import read_file, sha256_file
+from fer_ml.base.reading import read_file, regular, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training, Views, read_plain
@@ -130,9 +130,9 @@ class PackedJob:
         """The rows of one split, at ``size`` px or the job's."""
         preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
-        with np.load(folder / "rows.npz", allow_pickle=False) as held:
+        with np.load(regular(folder / "rows.npz"), allow_pickle=False) as held:
             return FaceSet(
-                images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+                images=np.load(regular(folder / "images.npy"), mmap_mode="r", allow_pickle=False),
                 y=held["y"].astype(np.int64),
                 sample_ids=tuple(name.decode() for name in held["sample_id"]),
                 preprocess=preprocess,

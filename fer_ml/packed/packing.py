@@ -11,6 +11,7 @@ from tqdm import tqdm
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, move, temporary
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
+from fer_ml.base.reading import regular
 from fer_ml.images.identity import photo_hash, sample_hash
 from fer_ml.images.pixels import prepare_packed, read_image
 from fer_ml.manifests.schema import boxes
@@ -26,7 +27,7 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
     """
     if frame.is_empty():
         raise FerError("no rows to load faces from")
-    images = np.load(packed_faces(frame, root, preprocess, cache), "r", allow_pickle=False)
+    images = np.load(regular(packed_faces(frame, root, preprocess, cache)), "r", allow_pickle=False)
     labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
     return FaceSet(
         images,

@@ -20,7 +20,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import readable_os_errors, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.processor import processor_facts
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.distillation.logits import META_FILE, Teacher, label_faces, read_taught
 from fer_ml.distillation.teaching import STANDARD, choose_weights, soften
 from fer_ml.metrics.calibration import search_temperature
@@ -87,7 +87,7 @@ def run_job(
                     _run_softlabels(job, step, target, out)
             ranks.wait()
             if ranks.first:
-                shutil.copyfile(folder / JOB_FILE, target / JOB_FILE)
+                shutil.copyfile(regular(folder / JOB_FILE), target / JOB_FILE)
         folders.append(target)
     return folders
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import Refused, read_file
 from fer_ml.base.versions import known_version
 from fer_ml.storage.artifact import PURGED_FILE
 
@@ -58,10 +59,10 @@ def read_log(home: Path) -> Log:
     """
     path = home / PURGED_FILE
     try:
-        return Log.model_validate_json(path.read_text(encoding="utf-8"), context=path)
+        return Log.model_validate_json(read_file(path), context=path)
     except FileNotFoundError:
         return Log()
-    except (OSError, ValidationError) as error:
+    except (OSError, Refused, ValidationError) as error:
         raise FerError(
             "the purge log cannot be read",
             where=path,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.report.checklist import check_list
 from fer_ml.report.citations import check_citations
 from fer_ml.report.html import html_page
@@ -27,7 +27,7 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
     values = {name: claim["value"] for name, claim in references.claims.items()}
     uncovered = find_uncovered(template.source, values, references.names)
     pictures = {
-        given["copy"]: run.path(given["copy"]).read_bytes()
+        given["copy"]: read_file(run.path(given["copy"]))
         for given in references.given
         if given["kind"] == "figure"
     }

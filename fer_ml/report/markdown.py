@@ -9,6 +9,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import read_file
 
 MAX_BYTES = 4_000_000
 
@@ -35,11 +36,9 @@ def parser(*, html: bool = False) -> MarkdownIt:
 def read_text(path: Path) -> str:
     """A text of at most ``MAX_BYTES`` in UTF-8, lines ended by line feeds; else ``FerError``."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(f"cannot be read: {error.strerror}", where=path) from error
-    if len(data) > MAX_BYTES:
-        raise FerError(f"the file has {len(data)} bytes", where=path, allowed=f"{MAX_BYTES}")
     try:
         return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import resolve_pointer
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
@@ -144,7 +145,7 @@ class References:
                 fix="leave it out: a report is passed on, and faces are personal data",
             )
         name = f"figures/{re.sub(r'[^A-Za-z0-9.]+', '_', f'{asset}_{file}')}"
-        self.run.path(name).write_bytes(source.read_bytes())
+        self.run.path(name).write_bytes(read_file(source))
         self._give("figure", artifact, file, copy=name)
         text = self._caption("Figure", f"{shown}. From {_origin(artifact, file)}.")
         return Markdown(f"![{shown}]({name})\n\n{text}")
@@ -284,7 +285,7 @@ class References:
         if results is None:
             known = ", ".join(model for each in found for model in each.entries)
             raise FerError(f"{found[0].name} has no model {to!r}", allowed=known)
-        with artifact.file(PAIRS_FILE).open(encoding="utf-8", newline="") as lines:
+        with open_text(artifact.file(PAIRS_FILE)) as lines:
             pairs = paired_with(csv.DictReader(lines), results.name, to)
         self._give("table", artifact, PAIRS_FILE, set=results.name, show="paired", to=to)
         rows = [
@@ -407,7 +408,7 @@ class References:
         rows: int | None,
         decimals: int | None,
     ) -> Markdown:
-        with artifact.file(file).open(encoding="utf-8", newline="") as lines:
+        with open_text(artifact.file(file)) as lines:
             reader = csv.DictReader(lines)
             known = list(reader.fieldnames or ())
             names = list(columns or known)

@@ -11,6 +11,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import linked
+from fer_ml.base.reading import regular
 from fer_ml.distillation.fusion import Fusion
 from fer_ml.manifests.curation import read_curated
 from fer_ml.packed.format import (
@@ -193,7 +194,9 @@ def _start_of(part: Trained, before: list[AnyStep], folder: Path) -> str | None:
     if part.training.stages()[0].init != "previous" or previous is None:
         return None
     if previous not in [step.name for step in before]:
-        shutil.copyfile(part.job.input(previous).file(CHECKPOINT_FILE), folder / PREVIOUS_FILE)
+        shutil.copyfile(
+            regular(part.job.input(previous).file(CHECKPOINT_FILE)), folder / PREVIOUS_FILE
+        )
     return previous
 
 
@@ -246,5 +249,5 @@ def _pack_split(how: _Faces, folder: Path, split: str, rows: pl.DataFrame, copy:
     source = packed_faces(rows, how.root, used, cache)
     images = target / "images.npy"
     if copy or not linked(source, images):
-        shutil.copyfile(source, images)
+        shutil.copyfile(regular(source), images)
     write_rows(target / "rows.npz", faces)

@@ -1,6 +1,5 @@
 """Runs of a packed training that were made elsewhere, taken into the lineage after checks."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import polars as pl
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_json, regular, sha256_file
 from fer_ml.distillation.logits import (
     CENTRE_FILE,
     IN_SAMPLE_FILE,
@@ -91,7 +90,7 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
 def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
     """Logits that were made elsewhere: of the checkpoints that were taken in, as they answer."""
     job = part.job
-    meta = json.loads((folder / META_FILE).read_text("utf-8"))
+    meta = read_json(folder / META_FILE)
     own = Teacher.load(job.input("teacher", job.partition).folder)
     folds = [
         Teacher.load(artifact.folder)
@@ -121,7 +120,7 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
         )
     for name in (CENTRE_FILE, ROWS_FILE, VIEWS_FILE, IN_SAMPLE_FILE):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, run.path(name))
+            shutil.copyfile(regular(folder / name), run.path(name))
     finish_logits(run, job, meta)
 
 
@@ -155,7 +154,7 @@ def _check_taught(part: Trained, told: dict[str, Any], folder: Path) -> None:
 def _check_start(part: Trained, told: dict[str, Any], folder: Path) -> None:
     """A step that started from an earlier one started from the weights that were taken in here."""
     job, previous = part.job, part.previous
-    facts = json.loads((folder / TRAINING_FILE).read_text("utf-8"))
+    facts = read_json(folder / TRAINING_FILE)
     if facts["init"] != "previous" or previous is None or previous in told["inputs"]:
         return
     held = job.input(previous).read_json(TRAINING_FILE)["best_weights_sha256"]
@@ -187,7 +186,7 @@ def _check_predictions(job: Job[Any], folder: Path) -> None:
             allowed=f"at most {FAR}",
             fix="copy the run folder again",
         )
-    told = json.loads((folder / "reliabilitymetrics.json").read_text("utf-8"))
+    told = read_json(folder / "reliabilitymetrics.json")
     raw = classification_metrics(faces.y, logits)
     digest = sha256_file(folder / CHECKPOINT_FILE)
     if told["checkpoint_sha256"] != digest or abs(told["raw"]["macro_f1"] - raw["macro_f1"]) > 1e-6:

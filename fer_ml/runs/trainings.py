@@ -1,6 +1,5 @@
 """Run folders of teachers and students: train, and take the results into the lineage."""
 
-import json
 import shutil
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import polars as pl
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npz
+from fer_ml.base.reading import read_json, regular
 from fer_ml.figures.charts import confusion_chart, curves_chart, reliability_chart
 from fer_ml.manifests.curation import read_curated
 from fer_ml.metrics.classification import confusion_matrix, reliability_bins, softmax
@@ -72,11 +72,11 @@ def take(run: RunFolder, part: Trained, folder: Path) -> None:
         )
     for stage in sorted(folder.glob("stage_*")):
         for name in TAKEN:
-            shutil.copyfile(stage / name, run.path(f"{stage.name}/{name}"))
+            shutil.copyfile(regular(stage / name), run.path(f"{stage.name}/{name}"))
     for name in TAKEN:
-        shutil.copyfile(folder / name, run.path(name))
-    facts = json.loads(run.path(TRAINING_FILE).read_text("utf-8"))
-    machine = json.loads(run.path("environment.json").read_text("utf-8"))
+        shutil.copyfile(regular(folder / name), run.path(name))
+    facts = read_json(run.path(TRAINING_FILE))
+    machine = read_json(run.path("environment.json"))
     facts["baseline"] = _baseline(job.input(part.previous)) if part.previous else None
     run.write_json(TRAINING_FILE, facts)
     manifest = job.input(MANIFEST)
@@ -89,10 +89,10 @@ def take(run: RunFolder, part: Trained, folder: Path) -> None:
     logits = {split: held[split] for split in SPLITS[1:]}
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
-    history = json.loads(run.path("history.json").read_text("utf-8"))
+    history = read_json(run.path("history.json"))
     run.write_json("alignmentreport.json", _alignment(part, manifest, rows))
     run.path("curves.png").write_bytes(curves_chart(history, facts["best_epoch"]))
-    metrics = json.loads(run.path("reliabilitymetrics.json").read_text("utf-8"))
+    metrics = read_json(run.path("reliabilitymetrics.json"))
     temperature = metrics["temperature_scaled"]["global_temperature"]
     _write_plots(run, job.label, rows["val"], logits["val"], temperature)
     run.splits.update(checkpoint="val", temperature="calib")

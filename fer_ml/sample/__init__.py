@@ -4,7 +4,6 @@ With it the whole platform runs end to end on any machine, without a download or
 draws is imported when it draws: each run asks whether the sample is there.
 """
 
-import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from filelock import FileLock
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import move
+from fer_ml.base.reading import read_json
 
 #: Raise this when anything that is drawn changes: an older sample on disk is then drawn afresh.
 DRAWING_VERSION = 3
@@ -49,7 +49,7 @@ def _is_current(root: Path, seed: int) -> bool:
             )
         return False
     try:
-        found = json.loads(truth.read_text(encoding="utf-8"))
+        found = read_json(truth)
         made = (found["schema"], found["drawing_version"], found["seed"])
     except (ValueError, KeyError, TypeError) as error:
         raise FerError(

@@ -21,6 +21,7 @@ from fer_ml.base.labels import (
     RAFDB_COMPOUND_IDS,
     RAFML_ORDER,
 )
+from fer_ml.base.reading import read_file
 from fer_ml.images.pixels import encode_png
 from fer_ml.sample import DRAWING_VERSION, TRUTH_SCHEMA
 from fer_ml.sample.drawn_source import TAIL, DrawnSource, Fault, Row, cut_short, encode_jpeg
@@ -315,7 +316,7 @@ def _plant_leaks(sources: dict[str, DrawnSource]) -> None:
         train, test = sources[train_name], sources[test_name]
         where, seen = _take_good(train, "train", label)
         again_where, again = _take_good(test, "test", label)
-        data = (train.root / seen.file).read_bytes()
+        data = read_file(train.root / seen.file)
         if not same_bytes:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
             assert pixels is not None, "a good row's image decodes"

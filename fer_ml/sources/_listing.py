@@ -22,6 +22,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASS_INDEX, LabelTable, split_of_word
+from fer_ml.base.reading import open_file, read_file
 from fer_ml.sources import listing_schema
 
 Row = dict[str, Any]
@@ -30,6 +31,8 @@ Parser = Callable[[Row, str], None]
 Columns = Mapping[str, pl.Expr | pl.Series]
 
 _SHOWN_CHARACTERS = 80
+#: No list of images has more bytes: FER2013 with all of its pixels has 300 MB.
+MAX_INDEX = 2 << 30
 _BOM = b"\xef\xbb\xbf"
 # Absolute on any system, a step upwards, a NUL, or a backslash, which only Windows would follow.
 _BAD_PATH = re.compile(r"\A/|\A[A-Za-z]:|(?:\A|/)\.\.(?:/|\Z)|[\0\\]")
@@ -123,7 +126,7 @@ def text_lines(path: Path) -> Iterator[Line]:
     Only LF and CRLF end a line: ``str.splitlines`` would also break at other control characters.
     """
     try:
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             for number, raw in enumerate(handle, start=1):
                 if number == 1:
                     raw = raw.removeprefix(_BOM)
@@ -175,7 +178,7 @@ class Lines:
         self, path: Path, fields: Mapping[str, str], *, separator: str = " ", header: bool = False
     ) -> None:
         try:
-            data = path.read_bytes()
+            data = read_file(path, MAX_INDEX)
         except OSError as error:
             raise _unreadable(path, error) from error
         self.path = path

@@ -1,19 +1,27 @@
 """A finished run folder: its files, its marks and receipts, and what is demanded of it."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from fer_ml.base.errors import FerError
+from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.files import write_json
-from fer_ml.base.reading import sha256_file
-from fer_ml.base.versions import upgraded
+from fer_ml.base.reading import Refused, read_file, read_json, sha256_file
+from fer_ml.base.versions import known_version, upgraded
 from fer_ml.storage.gates import Gate
-from fer_ml.storage.record import RECORD_FILE, Input, Receipt, Record, asset_label, content_hash
+from fer_ml.storage.record import (
+    RECORD_FILE,
+    Below,
+    Input,
+    Receipt,
+    Record,
+    Time,
+    asset_label,
+    content_hash,
+)
 
 RECEIPTS = "receipts"
 #: In a run folder: something that it rests on was purged. In the artifact root: the log of purges.
@@ -39,14 +47,13 @@ class Demands:
         """The gates of an asset, as far as they are known."""
         return () if self.gates is None else self.gates(asset)
 
-    def rules(self, asset: str) -> tuple[str, ...]:
-        """The rules whose receipt a consumer demands, and not failed; ``FerError`` if unknown."""
+    def demand(self, asset: str) -> None:
+        """``FerError`` if nobody knows the gates of an asset."""
         if self.gates is None:
             raise FerError(
                 f"nothing says which gates {asset} has to pass: this store was opened without them",
                 fix="take the store of a pipeline: Pipeline.open(profile).store",
             )
-        return tuple(gate.rule for gate in self.gates(asset) if gate.blocking)
 
 
 def receipt_file(rule: str) -> str:
@@ -85,27 +92,35 @@ class Artifact:
     def read_json(self, name: str) -> Any:
         """Parse one of its JSON files; ``FerError`` for a version that is not read."""
         path = self.file(name)
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json(path, root=self.folder)
         versioned = isinstance(held, dict) and "schema_version" in held
         return upgraded(name, held, path) if versioned else held
 
     def as_input(self) -> Input:
         """How a downstream record refers to it."""
         return Input(
-            asset=self.record.asset, partition=self.record.partition, sha256=self.record.sha256
+            asset=self.record.asset,
+            partition=self.record.partition,
+            sha256=self.record.sha256,
+            recipe_sha256=self.record.recipe_sha256,
         )
 
-    def damage(self) -> str | None:
-        """What differs between the folder and its record, or ``None`` when every byte is there."""
+    def damage(self, *, purged: bool = True) -> str | None:
+        """What differs between the folder and its record, or ``None`` when every byte is there.
+
+        Without ``purged``, what a purge took counts as there.
+        """
+        removed = self.mark().removed
         for name, entry in self.record.files.items():
             path = self.folder / name
             if path.resolve() != self.folder.resolve() / name:
                 return f"{name} is a link: a run folder holds its own bytes"
             if not path.is_file():
-                purged = self.mark()
-                if name in purged.get("removed", ()):
-                    return f"{name} was purged on {purged['at'][:10]}"
-                return f"{name} is missing"
+                if name not in removed:
+                    return f"{name} is missing"
+                if purged:
+                    return f"{name} was purged on {self.mark().at[:10]}"
+                continue
             if path.stat().st_size != entry.bytes or sha256_file(path) != entry.sha256:
                 return f"{name} differs from its recorded sha256"
         if content_hash(self.record.files) != self.record.sha256:
@@ -116,40 +131,80 @@ class Artifact:
 
     def purged(self) -> str | None:
         """Why it is stale since something that it rests on was purged, or ``None``."""
-        at = self.mark().get("at")
-        return None if at is None else f"rests on what was purged on {at[:10]}"
+        at = self.mark().at
+        return f"rests on what was purged on {at[:10]}" if at else None
+
+    def unsealed(self) -> str | None:
+        """Why nobody can say that its record is as it was written, or ``None``.
+
+        It is of a version without seals: its bytes are read, and nothing is computed from it.
+        """
+        if self.record.seal is not None:
+            return None
+        return f"has a {RECORD_FILE} without a seal: an earlier version made it, or it was edited"
+
+    def unjudged(self) -> str | None:
+        """Which gate keeps others from using it, and why; ``None`` when all let it pass.
+
+        Where nothing says which gates there are, only a failed one is known.
+        """
+        receipts = self.receipts()
+        gates = {gate.rule: gate.blocking for gate in self.demands.of(self.record.asset)}
+        if self.demands.gates is None:
+            gates = dict.fromkeys(receipts, False)
+        for rule, blocks in gates.items():
+            receipt = receipts.get(rule)
+            if receipt is None and blocks:
+                return (
+                    f"has no receipt of gate '{rule}' for its bytes {self.sha256[:12]} and today's "
+                    "limits"
+                )
+            # Whether it blocks may be up to the profile, which the receipt knew.
+            if receipt is not None and receipt.passed is False and (blocks or receipt.blocking):
+                found = f"{receipt.value} (limit {receipt.limit}). {receipt.detail}"
+                return f"failed gate '{rule}': {found}".rstrip()
+        return None
 
     def mark_purged(self, at: str, removed: Iterable[str]) -> None:
         """Note that something it rests on was purged, and which of its files went with it."""
-        earlier = self.mark().get("removed", ())
-        names = sorted({*earlier, *removed})
-        mark = {"schema_version": 1, "at": at, "removed": names}
-        write_json(self.folder / PURGED_FILE, mark)
+        mark = Mark(at=at, removed=tuple(sorted({*self.mark().removed, *removed})))
+        write_json(self.folder / PURGED_FILE, mark.model_dump(mode="json"))
 
-    def mark(self) -> dict[str, Any]:
-        """``purged.json``; empty where nothing was purged."""
+    def mark(self) -> "Mark":
+        """``purged.json``; an empty one where nothing was purged."""
         path = self.folder / PURGED_FILE
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return Mark.model_validate_json(read_file(path, root=self.folder), context=path)
         except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise FerError("not a mark of a purge", where=path) from error
+            return Mark()
+        except ValidationError as error:
+            raise FerError(f"not a mark of a purge: {first_fault(error)}", where=path) from error
 
     def receipts(self) -> dict[str, Receipt]:
         """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
         found = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
-                receipt = Receipt.model_validate_json(path.read_bytes(), context=path)
-            except (ValidationError, IsADirectoryError):
+                data = read_file(path, root=self.folder)
+                receipt = Receipt.model_validate_json(data, context=path)
+            except (ValidationError, Refused, FileNotFoundError):
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if self._is_mine(receipt, path) and self.demands.counts(receipt):
                 found[receipt.rule] = receipt
         return found
 
     def _is_mine(self, receipt: Receipt, path: Path) -> bool:
-        """Whether a receipt is of these bytes, of this asset, and in the place of its rule."""
+        """Whether a receipt is of these bytes, of this record, and in the place of its rule."""
         told = (receipt.artifact_sha256, receipt.asset, receipt.partition, path.name)
         record = self.record
-        return told == (self.sha256, record.asset, record.partition, receipt_file(receipt.rule))
+        mine = (self.sha256, record.asset, record.partition, receipt_file(receipt.rule))
+        return told == mine and receipt.seal in (None, record.seal)
+
+
+class Mark(BaseModel):
+    """``purged.json`` of a run folder: when what it rests on was purged, and which files went."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    at: Time | Literal[""] = ""
+    removed: tuple[Below, ...] = ()

@@ -9,7 +9,6 @@ Pools, caches, drawn data and unfinished trainings stay on their machine.
 """
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,12 +24,13 @@ from fer_ml.base.files import (
     write_atomic,
     write_json,
 )
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_file
 from fer_ml.base.settings import Settings
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact
 from fer_ml.storage.object_store import Bucket, Entry
-from fer_ml.storage.record import RECORD_FILE, Receipt
-from fer_ml.storage.store import CURRENT_FILE, RUN_NAME, Follow, Store
+from fer_ml.storage.pointer import CURRENT_FILE, RUN_NAME, Follow, Pointer
+from fer_ml.storage.record import RECORD_FILE, Receipt, read_record
+from fer_ml.storage.store import Store
 
 #: A half upload that nobody went on with for so long is cleared away: its machine may be another.
 ABANDONED = timedelta(days=1)
@@ -112,13 +112,13 @@ class MirroredStore(Store):
     def fetch_log(self) -> None:
         """Take over the log of purges of all machines: it says what is kept out."""
         data, path = self._above.read(PURGED_FILE), self.root.parent / PURGED_FILE
-        if data is not None and not (path.is_file() and path.read_bytes() == data):
+        if data is not None and not (path.is_file() and read_file(path) == data):
             private_folder(path.parent)
             write_atomic(path, data)
 
     def share_log(self) -> None:
         """Upload the log of purges."""
-        self._above.write(PURGED_FILE, (self.root.parent / PURGED_FILE).read_bytes())
+        self._above.write(PURGED_FILE, read_file(self.root.parent / PURGED_FILE))
 
     def sweep(self, now: datetime | None = None) -> int:
         """As of a ``Store``; and upload what waits for it, and clear half uploads away.
@@ -161,7 +161,7 @@ class MirroredStore(Store):
         return [self._read_note(path) for path in sorted(self.uploads.glob("*.json"))]
 
     def _read_note(self, path: Path) -> Follow:
-        return Follow.model_validate_json(path.read_bytes())
+        return Follow.model_validate_json(read_file(path, root=self.uploads))
 
     def _note_changed(self, artifact: Artifact) -> None:
         """Note that something beside an artifact changes; its pointer does not."""
@@ -171,6 +171,7 @@ class MirroredStore(Store):
                 partition=artifact.record.partition,
                 folder=artifact.folder.name,
                 sha256=artifact.sha256,
+                seal=artifact.record.seal,
                 before=artifact.folder.name,
                 spent=(),
             )
@@ -204,7 +205,7 @@ class MirroredStore(Store):
         folder = home / follow.folder
         artifact, key = super().open(folder), self._key(folder)
         there = self.bucket.list(key)
-        purged = set(artifact.mark().get("removed", ()))
+        purged = set(artifact.mark().removed)
         files = {
             name: folder / name
             for name, entry in artifact.record.files.items()
@@ -218,9 +219,9 @@ class MirroredStore(Store):
         self.bucket.delete([f"{key}/{name}" for name in purged & set(there)])
         pointer = home / CURRENT_FILE
         held = self.bucket.read(self._key(pointer))
-        now = json.loads(held)["folder"] if held else None
+        now = Pointer.model_validate_json(held, context=pointer).folder if held else None
         if follow.before != follow.folder and now in (follow.before, follow.folder):
-            told = json.dumps(follow.pointer(), indent=2) + "\n"
+            told = follow.pointer().model_dump_json(indent=2) + "\n"
             self.bucket.write(self._key(pointer), told.encode())
         self._note(folder).unlink(missing_ok=True)
 
@@ -229,14 +230,14 @@ class MirroredStore(Store):
         for name, entry in there.items():
             path = folder / name
             if name == PURGED_FILE or name.startswith(f"{RECEIPTS}/"):
-                if path.is_file() and entry.etag == hashlib.md5(path.read_bytes()).hexdigest():
+                if path.is_file() and entry.etag == hashlib.md5(read_file(path)).hexdigest():
                     continue
                 data = self.bucket.read(self._key(path))
                 if data is not None:
                     path.parent.mkdir(exist_ok=True)
                     write_atomic(path, data)
         if PURGED_FILE in there:
-            for name in super().open(folder).mark().get("removed", ()):
+            for name in super().open(folder).mark().removed:
                 (folder / name).unlink(missing_ok=True)
 
     def _download(self, folder: Path, there: dict[str, Entry]) -> None:
@@ -252,19 +253,17 @@ class MirroredStore(Store):
                 names = [n for n in there if n == PURGED_FILE or n.startswith(f"{RECEIPTS}/")]
                 partial.mkdir(parents=True)
                 (partial / RECORD_FILE).write_bytes(data)
-                files = super().open(partial).record.files
-                names += [name for name in files if name in there]
+                record = self.belonging(read_record(partial), folder)
+                names += [name for name in record.files if name in there]
                 self.bucket.get({f"{key}/{name}": partial / name for name in names})
-                for name in (name for name in files if name in there):
-                    found = sha256_file(partial / name)
-                    if found != files[name].sha256:
-                        raise FerError(
-                            f"{name} has sha256 {found} in the object store, and "
-                            f"{files[name].sha256} in its record",
-                            where=f"{self.bucket.url}/{key}",
-                            fix="nothing is computed from changed bytes: put the right file there, "
-                            f"or delete {CURRENT_FILE} above it and materialize the asset again",
-                        )
+                damage = Artifact(partial, record).damage(purged=False)
+                if damage:
+                    raise FerError(
+                        f"damaged in the object store: {damage}",
+                        where=f"{self.bucket.url}/{key}",
+                        fix="nothing is computed from changed bytes: put the right file there, "
+                        f"or delete {CURRENT_FILE} above it and materialize the asset again",
+                    )
                 for path in partial.rglob("*"):
                     sync(path)
                 folder.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.files import stays_below
+from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
 
 RECORD_FILE = "record.json"
@@ -42,7 +44,8 @@ class FileEntry(BaseModel):
 class Input(BaseModel):
     """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
 
-    ``root`` is set for raw folders only.
+    ``root`` is set for raw folders only. ``recipe_sha256`` is the hash of the recipe in the
+    artifact's record; ``None`` for raw folders, and in records from before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class Input(BaseModel):
     partition: str | None = None
     sha256: str
     root: str | None = None
+    recipe_sha256: str | None = None
 
     @property
     def key(self) -> str:
@@ -98,11 +102,17 @@ class Record(BaseModel):
         """``created_at``, to compare with."""
         return datetime.fromisoformat(self.created_at)
 
+    @property
+    def recipe_sha256(self) -> str:
+        """The hash of the recipe; content hashes are the same for recipes with equal results.
+
+        Claims, and records of what was made from this artifact, name it beside the content hash.
+        """
+        return _hash_of(self.recipe)
+
     def expected_seal(self) -> str:
-        """sha256 over every other field, as JSON with sorted keys."""
-        # Through JSON first: read again, the same record must give the same text.
-        held = json.loads(json.dumps(self.model_dump(mode="json", exclude={"seal"})))
-        return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+        """sha256 over every other field that was written, as JSON with sorted keys."""
+        return _hash_of(self.model_dump(mode="json", exclude={"seal"}, exclude_unset=True))
 
 
 class Receipt(BaseModel):
@@ -110,8 +120,9 @@ class Receipt(BaseModel):
 
     ``passed`` is ``None`` where there was nothing to judge.
 
-    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``None`` in
-    receipts that were written before they were noted.
+    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``seal`` is
+    that of the record beside which it was judged. Each is ``None`` in receipts that were written
+    before it was noted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,6 +140,26 @@ class Receipt(BaseModel):
     checked_at: str
     run_id: str | None
     judged_by: dict[str, Any] | None = None
+    seal: str | None = None
+
+
+def _hash_of(values: dict[str, Any]) -> str:
+    # Through JSON first: read again, the same values must give the same text.
+    held = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a run folder; ``FerError`` when there is none that can be read."""
+    path = folder / RECORD_FILE
+    try:
+        return Record.model_validate_json(read_file(path, root=folder), context=path)
+    except OSError as error:
+        raise FerError(
+            "no run folder here", where=folder, fix="materialize the asset again"
+        ) from error
+    except ValidationError as error:
+        raise FerError(f"record cannot be read: {first_fault(error)}", where=path) from error
 
 
 def asset_label(asset: str, partition: str | None) -> str:

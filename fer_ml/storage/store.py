@@ -18,19 +18,17 @@ What is to follow the rename is noted before it, so that a process killed in bet
 machine), so that an unchanged result has an unchanged hash. Nothing here knows Dagster.
 """
 
-import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from fer_ml.base.cost import Meter, metered
 from fer_ml.base.errors import FerError, first_fault
@@ -45,24 +43,20 @@ from fer_ml.base.files import (
 )
 from fer_ml.base.names import require_portable
 from fer_ml.base.processes import owner
-from fer_ml.base.reading import sha256_file
-from fer_ml.base.versions import upgraded
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.storage.artifact import RECEIPTS, Artifact, Demands, receipt_file
+from fer_ml.storage.pointer import CURRENT_FILE, RUN_NAME, Follow, Pointer
 from fer_ml.storage.record import (
     RECORD_FILE,
-    Below,
     FileEntry,
     Input,
     Receipt,
     Record,
     asset_label,
     content_hash,
+    read_record,
 )
 
-CURRENT_FILE = "current.json"
-
-#: How run folders are called.
-RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 #: What lies beside the assets below an artifact root.
 NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial", ".uploads"})
 
@@ -136,28 +130,35 @@ class Store:
     def current(self, asset: str, partition: str | None = None) -> Artifact | None:
         """The current artifact, unverified, or ``None`` when nothing was made yet."""
         held = self._pointer(asset, partition)
-        return None if held is None else self.open(self.home(asset, partition) / held["folder"])
+        if held is None:
+            return None
+        artifact = self.open(self.home(asset, partition) / held.folder)
+        named = (held.sha256, held.seal or artifact.record.seal)
+        if named != (artifact.sha256, artifact.record.seal):
+            raise FerError(
+                f"{CURRENT_FILE} was edited, or {RECORD_FILE} was: they name other hashes",
+                where=artifact.folder,
+                fix=_restored(asset, partition),
+            )
+        return artifact
 
     def current_hash(self, asset: str, partition: str | None = None) -> str | None:
         """The content hash that ``current.json`` names."""
         held = self._pointer(asset, partition)
-        return None if held is None else held.get("sha256")
+        return None if held is None else held.sha256
 
-    def _pointer(self, asset: str, partition: str | None) -> dict[str, str] | None:
+    def _pointer(self, asset: str, partition: str | None) -> Pointer | None:
         path = self.home(asset, partition) / CURRENT_FILE
         try:
-            held = json.loads(self._pointer_bytes(path).decode())
-            name = held["folder"]
-        except FileNotFoundError:
+            return Pointer.model_validate_json(self._pointer_bytes(path), context=path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise FerError("not a pointer to a run folder", where=path) from error
-        if not isinstance(name, str) or Path(name).name != name:
-            raise FerError("not a pointer to a run folder", where=path)
-        return upgraded(CURRENT_FILE, dict(held), path)
+        except ValidationError as error:
+            what = f"not a pointer to a run folder: {first_fault(error)}"
+            raise FerError(what, where=path, fix=_restored(asset, partition)) from error
 
     def _pointer_bytes(self, path: Path) -> bytes:
-        return path.read_bytes()
+        return read_file(path, root=path.parent)
 
     def pointers(self, asset: str) -> list[str]:
         """The partitions of an asset that have a current artifact, in order."""
@@ -176,17 +177,26 @@ class Store:
         ]
 
     def open(self, folder: Path) -> Artifact:
-        """Read a run folder's record."""
-        path = folder / RECORD_FILE
-        try:
-            record = Record.model_validate_json(path.read_bytes(), context=path)
-            return Artifact(folder, record, self.demands)
-        except OSError as error:
+        """Read a run folder's record; ``FerError`` when it belongs to another place.
+
+        What is asked for is a place below the root: whatever lies there says by its record which
+        asset, partition and profile it is, and has to be that one.
+        """
+        return Artifact(folder, self.belonging(read_record(folder), folder), self.demands)
+
+    def belonging(self, record: Record, folder: Path) -> Record:
+        """``record``, if its run folder belongs where ``folder`` is."""
+        home = self.home(record.asset, record.partition)
+        if folder.parent != home or record.profile != self.profile:
+            label = asset_label(record.asset, record.partition)
             raise FerError(
-                "no run folder here", where=folder, fix="materialize the asset again"
-            ) from error
-        except ValidationError as error:
-            raise FerError(f"record cannot be read: {first_fault(error)}", where=path) from error
+                f"another artifact lies here: {label} of profile {record.profile}",
+                where=folder,
+                allowed=f"what was made for this place, of profile {self.profile}",
+                fix=f"restore the right folder, or remove it with the {CURRENT_FILE} above it and "
+                "materialize it again",
+            )
+        return record
 
     def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
         """Every complete run folder of an asset, newest name first."""
@@ -218,11 +228,20 @@ class Store:
                 ]
         return found
 
-    def find(self, asset: str, partition: str | None, sha256: str) -> Artifact | None:
-        """The run folder of an asset with this content hash, or ``None``."""
+    def find(
+        self, asset: str, partition: str | None, sha256: str, recipe_sha256: str | None = None
+    ) -> Artifact | None:
+        """The run folder of an asset with this content hash, or ``None``.
+
+        The same bytes may have been made by several recipes: ``recipe_sha256`` says by which.
+        """
         named = f"-{sha256[:8]}-"  # As a folder's name says, so that no other one is looked into.
         runs = reversed([run for run in self.runs(asset, partition) if named in run.name])
-        return next((a for a in map(self.open, runs) if a.sha256 == sha256), None)
+        for artifact in map(self.open, runs):
+            recipe = recipe_sha256 or artifact.record.recipe_sha256
+            if (artifact.sha256, artifact.record.recipe_sha256) == (sha256, recipe):
+                return artifact
+        return None
 
     def verified(self, asset: str, partition: str | None = None) -> Artifact:
         """The current artifact with every byte verified, for who judges it: no gate is asked."""
@@ -250,23 +269,15 @@ class Store:
         """
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
-        receipts = artifact.receipts()
-        for rule in self.demands.rules(asset):
-            receipt = receipts.get(rule)
-            if receipt is None:
-                raise FerError(
-                    f"{label} has no receipt of gate '{rule}' for its bytes {artifact.sha256[:12]} "
-                    "and today's limits",
-                    where=artifact.folder / RECEIPTS,
-                    fix=f"run the checks of {label} (Dagster: Execute checks; or fer materialize)",
-                )
-            if receipt.passed is False:
-                raise FerError(
-                    f"{label} failed gate '{rule}': {receipt.value} (limit {receipt.limit}). "
-                    f"{receipt.detail}",
-                    where=artifact.folder / RECEIPTS,
-                    fix=f"mend {label} and materialize it again",
-                )
+        self.demands.demand(asset)
+        fault = artifact.unsealed() or artifact.unjudged()
+        if fault:
+            raise FerError(
+                f"{label} {fault}",
+                where=artifact.folder / RECEIPTS,
+                fix=f"mend {label} and materialize it again; where a receipt is missing, run its "
+                "checks (Dagster: Execute checks; or fer materialize)",
+            )
         return artifact
 
     @contextmanager
@@ -298,7 +309,7 @@ class Store:
                     code_version,
                     run_id,
                     meter,
-                    before["folder"] if before else None,
+                    before.folder if before else None,
                 )
             finally:
                 run.until_current.close()
@@ -342,6 +353,8 @@ class Store:
             splits=run.splits,
             summary={**run.summary, **meter.read()},
         )
+        # Read again first: the seal is over what stands in the file.
+        record = Record.model_validate(record.model_dump(mode="json"))
         record = record.model_copy(update={"seal": record.expected_seal()})
         write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
         home = self.home(asset, partition)
@@ -352,6 +365,7 @@ class Store:
             partition=partition,
             folder=folder.name,
             sha256=record.sha256,
+            seal=record.seal,
             before=before,
             spent=tuple(run.spent),
         )
@@ -362,22 +376,22 @@ class Store:
         self._follow(follow)
         note.unlink()
 
-    def _follow(self, follow: "Follow") -> None:
+    def _follow(self, follow: Follow) -> None:
         """What comes after the rename: it is the current one, and what it came from is spent."""
         home = self.home(follow.asset, follow.partition)
-        write_json(home / CURRENT_FILE, follow.pointer())
+        write_json(home / CURRENT_FILE, follow.pointer().model_dump(mode="json"))
         for name in follow.spent:
             shutil.rmtree(self.unfinished / name, ignore_errors=True)
 
     def _follow_note(self, note: Path) -> None:
         """Do what a process that is gone left to do; another one may have gone further since."""
         try:
-            follow = Follow.model_validate_json(note.read_bytes())
+            follow = Follow.model_validate_json(read_file(note, root=self.partial))
         except ValidationError:
             return
         home = self.home(follow.asset, follow.partition)
         held = self._pointer(follow.asset, follow.partition)
-        now = held["folder"] if held else None
+        now = held.folder if held else None
         if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
             self._follow(follow)
 
@@ -430,21 +444,29 @@ class Store:
         return swept
 
 
+def profile_of(root: Path) -> str:
+    """The profile of which the artifacts below ``root`` are; ``FerError`` for several.
+
+    Records that cannot be read do not say: whoever opens them is told.
+    """
+    found = set()
+    for folder in Store(root, "").runs():
+        with suppress(FerError):
+            found.add(read_record(folder).profile)
+    if len(found) > 1:
+        raise FerError(
+            f"the folder holds artifacts of several profiles: {', '.join(sorted(found))}",
+            where=root,
+            allowed="the artifact folder of one profile",
+            fix="take out what was put there from another one",
+        )
+    return found.pop() if found else root.name
+
+
+def _restored(asset: str, partition: str | None) -> str:
+    label = asset_label(asset, partition)
+    return f"restore the folder of {label}, or remove its {CURRENT_FILE} and materialize it again"
+
+
 def _note_of(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.json")
-
-
-class Follow(BaseModel):
-    """What is to be done once a run folder has been renamed; names, never paths."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    asset: Below
-    partition: Below | None
-    folder: Below
-    sha256: str
-    before: str | None
-    spent: tuple[Below, ...]
-
-    def pointer(self) -> dict[str, Any]:
-        """What ``current.json`` holds."""
-        return {"schema_version": 1, "folder": self.folder, "sha256": self.sha256}

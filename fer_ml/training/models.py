@@ -16,7 +16,7 @@ from torch import nn
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import regular, sha256_file
 from fer_ml.recipes.training import ArcFace, Training
 from fer_ml.training.archive import first_line, read_archive
 
@@ -308,7 +308,7 @@ def _imagenet(architecture: str) -> State:
 def _read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(regular(path))
         held = read_archive(path, old=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise FerError(

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import open_file
 from fer_ml.manifests.schema import SCHEMA
 
 NEEDED = ("image_path", "label", "split", "source")
@@ -43,7 +44,7 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read ``path``; ``FerError`` when its header is no manifest's."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return _read(path, file)
     except FileNotFoundError as error:
         raise FerError("no such manifest", where=path) from error

@@ -130,7 +130,7 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
         ("a: [", "not a claims file"),
         ("a: &x [1]\nb: *x", "anchors and aliases are not allowed"),
         (b"\xff\xfe\xfd", "not a claims file"),
-        (b"#" * 2_000_001, "too large"),
+        (b"#" * 2_000_001, "at most 2,000,000"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -43,6 +43,9 @@ def edit(artifact: Artifact, **changes: Any) -> None:
     record = artifact.record.model_validate({**held, **changes})
     record = record.model_copy(update={"seal": record.expected_seal()})
     path.write_text(json.dumps(record.model_dump(mode="json")))
+    beside = [artifact.folder.parent / "current.json", *(artifact.folder / "receipts").iterdir()]
+    for path in beside:
+        path.write_text(path.read_text().replace(str(artifact.record.seal), str(record.seal)))
 
 
 def test_a_newer_input_makes_it_stale(store: Store, chain: Chain, put: Put) -> None:
@@ -82,12 +85,12 @@ def test_a_failed_or_absent_gate_makes_it_stale(store: Store, chain: Chain) -> N
     judge(store, unified, "leakage", passed=False)
     found = resolve(store)
     assert found.status == "stale"
-    assert found.reason == "classification_manifest: gate 'leakage' failed"
+    assert found.reason == "classification_manifest: failed gate 'leakage': 0.0 (limit 0.0)."
     receipt = unified.folder / "receipts/leakage.json"
     receipt.write_text(receipt.read_text().replace(unified.sha256, "0" * 64))
-    assert "has not judged these bytes" in resolve(store).reason
+    assert "has no receipt of gate" in resolve(store).reason
     receipt.unlink()
-    assert "has not judged these bytes" in resolve(store).reason
+    assert "has no receipt of gate" in resolve(store).reason
 
 
 def remove_input(store: Store, chain: Chain) -> None:
@@ -213,12 +216,18 @@ def test_a_lineage_deeper_than_any_is_refused(store: Store, put: Put) -> None:
     assert "deeper than 100 steps" in found.reason
 
 
-def test_a_record_from_before_there_were_seals_is_accepted(store: Store, chain: Chain) -> None:
+def test_a_record_from_before_there_were_seals_is_read_and_never_green(store: Store, chain: Chain) -> None:
     path = chain["benchmark"].folder / "record.json"
     held = json.loads(path.read_text())
     assert len(held.pop("seal")) == 64
     path.write_text(json.dumps(held))
-    assert resolve(store).status == "grounded"
+    pointer = store.home("benchmark") / "current.json"
+    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), "seal": None}))
+    found = resolve(store)
+    assert (found.status, found.value) == ("stale", 7)
+    assert store.verified("benchmark").damage() is None
+    with pytest.raises(FerError, match="without a seal"):
+        store.require("benchmark")
 
 
 def test_what_can_be_traced(store: Store, chain: Chain, put: Put, tmp_path: Path) -> None:

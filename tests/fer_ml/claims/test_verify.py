@@ -87,7 +87,7 @@ def test_what_is_no_folder_with_claims(copied: Path, store: Store, tmp_path: Pat
     for folder in (tmp_path, tmp_path / "nothing", copied / "benchmark"):
         with pytest.raises(FerError, match="the folder keeps no claims"):
             verify_folder(folder)
-    kept = Store(copied, "x").current(CLAIMS_ASSET)
+    kept = Store(copied, "test").current(CLAIMS_ASSET)
     assert kept is not None
     (kept.folder / CLAIMS_COPY).write_text(CLAIMS.replace("expected: 7", ""))
     with pytest.raises(FerError, match="are damaged: claims"):

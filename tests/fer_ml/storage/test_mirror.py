@@ -227,9 +227,7 @@ def test_changed_bytes_in_the_bucket_are_never_loaded(
     one.bucket.write(key, bytes(data))
     with pytest.raises(FerError) as told:
         two.current("thing")
-    wanted = artifact.record.files[name].sha256
-    assert wanted in told.value.what
-    assert len([w for w in told.value.what.replace(",", "").split() if len(w) == 64]) == 2
+    assert name in told.value.what
     assert not list(two.root.rglob("a.txt"))
 
 

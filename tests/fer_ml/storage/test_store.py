@@ -150,7 +150,7 @@ def test_a_pointer_that_is_none_is_told(store: Store, text: bytes) -> None:
     (store.home("thing") / "current.json").write_bytes(text)
     with pytest.raises(FerError, match="not a pointer to a run folder"):
         store.verified("thing")
-    assert store.torn() == ["thing: not a pointer to a run folder"]
+    assert [told[:36] for told in store.torn()] == ["thing: not a pointer to a run folder"]
 
 
 def test_a_run_folder_without_a_record_is_torn(store: Store) -> None:

@@ -1,0 +1,44 @@
+"""Which run folder is the current one, and what a process that makes it so left to do."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+
+from fer_ml.base.versions import known_version
+from fer_ml.storage.record import Below
+
+CURRENT_FILE = "current.json"
+
+#: How run folders are called.
+RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
+
+
+class Pointer(BaseModel):
+    """``current.json``: the run folder, its content hash, and the seal of its record.
+
+    ``seal`` is ``None`` where an earlier version wrote it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    folder: Annotated[str, StringConstraints(pattern=f"^(?:{RUN_NAME.pattern})$")]
+    sha256: str
+    seal: str | None = None
+
+
+class Follow(BaseModel):
+    """What is to be done once a run folder has been renamed; names, never paths."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    asset: Below
+    partition: Below | None
+    folder: Below
+    sha256: str
+    seal: str | None = None
+    before: str | None
+    spent: tuple[Below, ...]
+
+    def pointer(self) -> Pointer:
+        """What ``current.json`` holds."""
+        return Pointer(folder=self.folder, sha256=self.sha256, seal=self.seal)
