@@ -94,7 +94,9 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
     from fer_ml.sources import ATTRIBUTES
 
     path = artifact.file(name)
-    rows = pl.scan_csv(regular(path), glob=False, infer_schema=False).select(pl.len()).collect().item()
+    rows = (
+        pl.scan_csv(regular(path), glob=False, infer_schema=False).select(pl.len()).collect().item()
+    )
     schema = pl.scan_csv(regular(path), glob=False, infer_schema_length=10_000).collect_schema()
     if set(SCHEMA) - set(ATTRIBUTES) <= set(schema) <= set(SCHEMA):
         schema = pl.Schema({column: SCHEMA[column] for column in schema})

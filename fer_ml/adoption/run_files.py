@@ -117,7 +117,9 @@ def read_history(folder: Path) -> list[Entry]:
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions ``[N]`` as class indices; they may be written as names."""
     try:
-        frame = pl.read_csv(regular(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False)
+        frame = pl.read_csv(
+            regular(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False
+        )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FerError(f"preds.csv is damaged: {str(error)[:200]}", where=path) from error
     index = {name: i for i, name in enumerate(CLASSES)} | {str(i): i for i in range(len(CLASSES))}

@@ -1,5 +1,6 @@
 """From an artifact back to the raw folders it rests on, by content hash."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -224,7 +225,7 @@ def find_artifact(store: Store, what: str) -> Artifact:
         current = store.current(name, partition)
         if current is not None:
             return current
-    path, root = Path(what).resolve(), store.root.resolve()
+    path, root = Path(os.path.realpath(what)), Path(os.path.realpath(store.root))
     for folder in (path, *path.parents):
         if folder.is_relative_to(root) and (folder / RECORD_FILE).is_file():
             return store.open(store.root / folder.relative_to(root))

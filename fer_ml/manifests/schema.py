@@ -71,7 +71,9 @@ def write_manifest(
 
 def attributes_of(csvs: Iterable[Path]) -> list[str]:
     """The ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
-    found = {name for csv in csvs for name in pl.read_csv(regular(csv), glob=False, n_rows=0).columns}
+    found = {
+        name for csv in csvs for name in pl.read_csv(regular(csv), glob=False, n_rows=0).columns
+    }
     return [name for name in ATTRIBUTES if name in found]
 
 

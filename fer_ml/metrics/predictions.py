@@ -29,7 +29,9 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
 
 def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     """``(table, y [N], logits [N, C])`` of a predictions file."""
-    table = pl.read_csv(regular(path), glob=False, schema_overrides=dict.fromkeys(LOGITS, pl.Float32))
+    table = pl.read_csv(
+        regular(path), glob=False, schema_overrides=dict.fromkeys(LOGITS, pl.Float32)
+    )
     missing = [name for name in ("sample_id", "y_true", *LOGITS) if name not in table.columns]
     if missing:
         raise FerError(f"predictions lack the columns {', '.join(missing)}", where=path)

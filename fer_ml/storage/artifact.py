@@ -1,5 +1,6 @@
 """A finished run folder: its files, its marks and receipts, and what is demanded of it."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,7 @@ class Artifact:
         removed = self.mark().removed
         for name, entry in self.record.files.items():
             path = self.folder / name
-            if path.resolve() != self.folder.resolve() / name:
+            if Path(os.path.realpath(path)) != Path(os.path.realpath(self.folder), name):
                 return f"{name} is a link: a run folder holds its own bytes"
             if not path.is_file():
                 if name not in removed:

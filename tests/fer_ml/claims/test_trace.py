@@ -216,7 +216,9 @@ def test_a_lineage_deeper_than_any_is_refused(store: Store, put: Put) -> None:
     assert "deeper than 100 steps" in found.reason
 
 
-def test_a_record_from_before_there_were_seals_is_read_and_never_green(store: Store, chain: Chain) -> None:
+def test_a_record_from_before_there_were_seals_is_read_and_never_green(
+    store: Store, chain: Chain
+) -> None:
     path = chain["benchmark"].folder / "record.json"
     held = json.loads(path.read_text())
     assert len(held.pop("seal")) == 64
