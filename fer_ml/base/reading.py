@@ -143,6 +143,11 @@ class Folder:
         return _opened(path, Path(self.root))
 
 
+def stays_inside(path: Path | str, root: Path) -> bool:
+    """Whether ``path``, its links followed, is ``root`` or lies below it."""
+    return _is_below(os.path.realpath(path), os.path.realpath(root))
+
+
 def _opened(path: Path | str, root: Path | None) -> int:
     try:
         if root is None:

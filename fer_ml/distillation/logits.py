@@ -4,7 +4,6 @@ Needs torch and numpy alone. A training face is answered by the training that le
 that no soft label comes from a network that saw the face, or a near-identical one, with its label.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from torch import nn
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import write_atomic, write_json
+from fer_ml.base.files import discard, temporary, write_json
+from fer_ml.base.kept import keep, kept
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import read_json, regular, sha256_file
 from fer_ml.base.versions import upgraded
@@ -179,13 +179,18 @@ class _Ask:
 
 def _kept(path: Path, ask: _Ask, rows: slice) -> np.ndarray:
     """The answers for a shard, from ``path`` where it is finished."""
-    if path.is_file():
-        found: np.ndarray = np.load(regular(path), allow_pickle=False)
+    earlier = kept(path)
+    if earlier is not None:
+        found: np.ndarray = np.load(regular(earlier), allow_pickle=False)
         return found
     found = _answers(ask, np.arange(len(ask.faces))[rows])
-    buffer = io.BytesIO()
-    np.save(buffer, found)
-    write_atomic(path, buffer.getvalue())
+    partial = temporary(path)
+    try:
+        with partial.open("wb") as file:
+            np.save(file, found)
+        keep(partial, path)
+    finally:
+        discard(partial)
     return found
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.files import discard, temporary
+from fer_ml.base.kept import is_kept, keep
 from fer_ml.base.reading import Refused, regular
 from fer_ml.images.inspection import THUMB_SIZE
 
@@ -74,11 +75,11 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
 def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
     """``rows`` with what the search over the set with most of their samples found as ``near``."""
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
-    for file in _files(cache):
+    for file in filter(is_kept, _files(cache)):
         try:
             held = pl.read_parquet(regular(file), glob=False)
         except (OSError, Refused, pl.exceptions.PolarsError):
-            continue  # Deleted or damaged: a cache may be.
+            continue  # Deleted: a cache may be.
         found = rows.join(held, on="sample_id", how="left", maintain_order="left")
         if found["near"].null_count() < best["near"].null_count():
             best = found
@@ -92,7 +93,7 @@ def _remember(found: pl.DataFrame, cache: Path) -> None:
     file = cache / f"v{NEAR_VERSION}-{digest}.parquet"
     partial = temporary(file)
     found.write_parquet(partial)
-    move(partial, file)
+    keep(partial, file)
     for old in _files(cache)[MAX_REMEMBERED:]:
         discard(old)
 

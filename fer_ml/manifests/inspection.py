@@ -20,7 +20,8 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.files import discard, temporary
+from fer_ml.base.kept import is_kept, keep
 from fer_ml.base.reading import Refused, regular
 from fer_ml.base.shards import map_shards
 from fer_ml.images.inspection import (
@@ -204,20 +205,23 @@ class _Memory:
         names = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
         for name in names:
             self._open(name)
-        if len(names) > MAX_SEGMENTS:
-            self._merge(names)
+        if len(self._names) > MAX_SEGMENTS:
+            self._merge(self._names)
 
     def _open(self, name: Path) -> None:
         try:
+            if not (is_kept(name) and is_kept(_beside(name))):
+                return _remove(name)  # Its files are looked at again.
             table = pl.read_parquet(regular(name), glob=False)
             thumbs = _thumbs_of(name)
         except (OSError, Refused, ValueError, pl.exceptions.PolarsError):
-            return  # Deleted or damaged: its files are looked at again.
+            return None  # Deleted: its files are looked at again.
         index = len(self._thumbs)
         table = table.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_TABLE))
         self._names.append(name)
         self._tables.append(table.filter(pl.col("device") != NO_KEY[0]))
         self._thumbs.append(thumbs)
+        return None
 
     def thumbs(self) -> tuple[np.ndarray, ...]:
         """Thumbs of each segment."""
@@ -258,17 +262,16 @@ class _Memory:
             return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
         faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
-        thumbs = temporary(name)
+        thumbs = temporary(self.folder / "thumbs")
         try:
             with thumbs.open("wb") as file:
                 file.truncate(faces.height * THUMB_SIZE)
             looks = _look(faces, names, root, thumbs, label)
-            move(thumbs, name.with_suffix(".thumbs"))
+            beside = keep(thumbs, self._new())
         finally:
             discard(thumbs)
         table = pl.concat([faces, looks], how="horizontal")
-        self._write(table, name)
+        name = self._write(table, beside)
         self._forget(table)
         # Whoever was to be known again is by now.
         self._tables.clear()
@@ -286,24 +289,26 @@ class _Memory:
             ):
                 _remove(name)
 
-    def _write(self, table: pl.DataFrame, name: Path) -> None:
-        """The table is what makes a segment: it comes last, and at once."""
-        partial = temporary(name)
+    def _new(self) -> Path:
+        return self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.thumbs"
+
+    def _write(self, table: pl.DataFrame, beside: Path) -> Path:
+        """The table, called by its thumbs, is what makes a segment: it comes last, and at once."""
+        partial = temporary(beside)
         table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
-        move(partial, name)
+        return keep(partial, beside.with_suffix(".parquet"))
 
     def _merge(self, names: list[Path]) -> None:
         """Write all segments as one, the latest look at each face, and remove the old ones."""
         table = pl.concat(self._tables).unique((*KEY, *BOX), keep="last", maintain_order=True)
-        name = self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.parquet"
-        partial = temporary(name)
+        partial = temporary(self.folder / "thumbs")
         place = table.select("segment", "thumb").to_numpy()
         with partial.open("wb") as file:
             for start in range(0, len(place), 20_000):
                 part = place[start : start + 20_000]
                 file.write(_gather(self._thumbs, part[:, 0], part[:, 1]).tobytes())
-        move(partial, name.with_suffix(".thumbs"))
-        self._write(table.with_columns(pl.int_range(pl.len()).alias("thumb")), name)
+        numbered = table.with_columns(pl.int_range(pl.len()).alias("thumb"))
+        name = self._write(numbered, keep(partial, self._new()))
         self._names, self._tables, self._thumbs = [], [], []
         for old in names:
             _remove(old)
@@ -311,19 +316,24 @@ class _Memory:
 
 
 def _thumbs_of(segment: Path) -> np.ndarray:
-    return np.memmap(regular(segment.with_suffix(".thumbs")), np.uint8, "r").reshape(-1, THUMB_SIZE)
+    return np.memmap(regular(_beside(segment)), np.uint8, "r").reshape(-1, THUMB_SIZE)
+
+
+def _beside(segment: Path) -> Path:
+    """The thumbs of a table, whose name goes on with its own hash."""
+    return segment.with_name(f"{segment.stem.rpartition('-')[0]}.thumbs")
 
 
 def _remove(segment: Path) -> None:
     # The table first: thumbs without one are nothing. Windows keeps those that are still in use.
     segment.unlink(missing_ok=True)
-    discard(segment.with_suffix(".thumbs"))
+    discard(_beside(segment))
 
 
 def _clear(folder: Path) -> None:
     """Remove thumbs that lost their table a day ago: to a kill, or because they were in use."""
     for thumbs in folder.glob("*.thumbs"):
-        if not thumbs.with_suffix(".parquet").exists():
+        if not any(folder.glob(f"{thumbs.stem}-*.parquet")):
             with suppress(FileNotFoundError):
                 if time.time() - thumbs.stat().st_mtime > _LEFT:
                     discard(thumbs)

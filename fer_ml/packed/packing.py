@@ -9,7 +9,8 @@ import polars as pl
 from tqdm import tqdm
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import discard, move, temporary
+from fer_ml.base.files import discard, temporary
+from fer_ml.base.kept import keep, kept
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
 from fer_ml.base.reading import regular
 from fer_ml.images.identity import photo_hash, sample_hash
@@ -27,7 +28,12 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
     """
     if frame.is_empty():
         raise FerError("no rows to load faces from")
-    images = np.load(regular(packed_faces(frame, root, preprocess, cache)), "r", allow_pickle=False)
+    return faces_of(frame, packed_faces(frame, root, preprocess, cache), preprocess)
+
+
+def faces_of(frame: pl.DataFrame, packed: Path, preprocess: Preprocess) -> FaceSet:
+    """The faces of ``frame``, which ``packed_faces`` packed."""
+    images = np.load(regular(packed), "r", allow_pickle=False)
     labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
     return FaceSet(
         images,
@@ -48,15 +54,16 @@ def _negatives(frame: pl.DataFrame) -> np.ndarray | None:
 
 
 def packed_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> Path:
-    """The ``.npy`` of the faces of ``frame``, ``[N, P, P, 3] uint8 RGB``, made when missing."""
+    """The ``.npy`` of the faces of ``frame``, ``[N, P, P, 3] uint8 RGB``.
+
+    It is made when it is missing, and when its bytes are not those that were made.
+    """
     key = hashlib.sha256((preprocess.digest() + "\n".join(frame["sample_id"])).encode())
     path = cache / f"faces-{key.hexdigest()[:24]}.npy"
-    if not path.is_file():
-        _pack(frame, root, preprocess, path)
-    return path
+    return kept(path) or _pack(frame, root, preprocess, path)
 
 
-def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -> None:
+def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
     side = preprocess.packed_size
@@ -79,7 +86,7 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
             packed[index] = prepare_packed(image, box, preprocess)
         packed.flush()
         packed = None
-        move(partial, path)
+        return keep(partial, path)
     finally:
         packed = None  # What is mapped cannot be moved or deleted everywhere.
         discard(partial)

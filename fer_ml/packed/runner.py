@@ -20,7 +20,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import readable_os_errors, write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.processor import processor_facts
-from fer_ml.base.reading import regular, sha256_file
+from fer_ml.base.reading import read_json, regular, sha256_file
 from fer_ml.distillation.logits import META_FILE, Teacher, label_faces, read_taught
 from fer_ml.distillation.teaching import STANDARD, choose_weights, soften
 from fer_ml.metrics.calibration import search_temperature
@@ -52,8 +52,9 @@ from fer_ml.training.views import SoftTargets
 
 log = logging.getLogger(__name__)
 
-#: Written last: a step whose folder holds it is finished.
 TRAINING_FILE = "training.json"
+#: Written last: a step whose folder holds it is finished.
+FINISHED_FILE = "finished.json"
 LOGITS_FILE = "logits.npz"
 
 
@@ -78,18 +79,51 @@ def run_job(
         with readable_os_errors(target):
             target.mkdir(parents=True, exist_ok=True)
             if isinstance(step, Step):
-                if not (target / TRAINING_FILE).is_file():
+                if not _is_finished(target, job):
                     _run_training(job, step, target, out, ranks, snapshot_seconds)
-            elif ranks.first and not (target / META_FILE).is_file():
+            elif ranks.first and not _is_finished(target, job):
                 if isinstance(step, LogitsStep):
                     _run_logits(job, step, target, out, ranks)
                 else:
                     _run_softlabels(job, step, target, out)
+                _finish(target, job)
             ranks.wait()
             if ranks.first:
                 shutil.copyfile(regular(folder / JOB_FILE), target / JOB_FILE)
         folders.append(target)
     return folders
+
+
+def _finish(folder: Path, job: PackedJob) -> None:
+    """Note, last of all, which files are the results of a step, and of which job."""
+    write_json(folder / FINISHED_FILE, {"job": job.key, "files": _hashes(folder)})
+
+
+def _is_finished(folder: Path, job: PackedJob) -> bool:
+    """Whether the results of a step are there.
+
+    ``FerError`` when they are those of another job, or are not what they were.
+    """
+    path = folder / FINISHED_FILE
+    try:
+        held = read_json(path)
+    except FileNotFoundError:
+        return False
+    if held != {"job": job.key, "files": _hashes(folder)}:
+        raise FerError(
+            "these results were changed, or are those of another job",
+            where=folder,
+            fix="name another folder for the results, or remove this one to make them again",
+        )
+    return True
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path, root=folder)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (FINISHED_FILE, SNAPSHOT_FILE, JOB_FILE)
+    }
 
 
 def _chosen(job: PackedJob, only: Sequence[str]) -> list[AnyStep]:
@@ -115,8 +149,7 @@ def _demand_finished(job: PackedJob, step: AnyStep, out: Path) -> None:
         if isinstance(step.recipe.task, Distilling):
             needed += [s.name for s in job.steps if isinstance(s, SoftLabelsStep)]
     for other in job.steps:
-        last = TRAINING_FILE if isinstance(other, Step) else META_FILE
-        if other.name in needed and not (out / other.folder / last).is_file():
+        if other.name in needed and not _is_finished(out / other.folder, job):
             raise FerError(
                 f"{step.name} rests on {other.name}, which is not finished",
                 where=out,
@@ -129,9 +162,10 @@ def _run_logits(job: PackedJob, step: LogitsStep, target: Path, out: Path, ranks
         Teacher.load(out / step_folder(name)) for name in (step.teacher, *step.folds)
     )
     train, others = job.faces("train"), job.faces(OTHERS)
-    keep = target / "shards"
+    shards = target / "shards"
+    keep = shards / job.key[:16]
     label_faces(target, teacher, folds, train, others, step.views, keep=keep, device=ranks.device)
-    shutil.rmtree(keep)
+    shutil.rmtree(shards)
 
 
 def _run_softlabels(job: PackedJob, step: SoftLabelsStep, target: Path, out: Path) -> None:
@@ -161,7 +195,7 @@ def _run_training(
     for number, recipe in enumerate(stages):
         folder = target / f"stage_{number + 1}" if number + 1 < len(stages) else target
         folder.mkdir(exist_ok=True)
-        if not (folder / TRAINING_FILE).is_file():
+        if not _is_finished(folder, job):
             _run_stage(job, step, recipe, folder, previous, soft, ranks, seconds)
         ranks.wait()
         previous = (
@@ -242,6 +276,7 @@ def _run_stage(
         else None
     )
     write_json(folder / TRAINING_FILE, facts)
+    _finish(folder, job)
     (folder / SNAPSHOT_FILE).unlink(missing_ok=True)
 
 

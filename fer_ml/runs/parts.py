@@ -28,7 +28,7 @@ from fer_ml.packed.format import (
     write_rows,
     write_soft_targets,
 )
-from fer_ml.packed.packing import folds_of, load_faces, packed_faces
+from fer_ml.packed.packing import faces_of, folds_of, packed_faces
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Distilling, Training, Views
 from fer_ml.runs.ensemble import given_weights
@@ -243,10 +243,10 @@ def _pack_split(how: _Faces, folder: Path, split: str, rows: pl.DataFrame, copy:
     if (target / "rows.npz").is_file():
         return
     cache = how.root / "cache"
-    faces = load_faces(rows, how.root, used, cache)
+    source = packed_faces(rows, how.root, used, cache)
+    faces = faces_of(rows, source, used)
     if how.folds:
         faces = replace(faces, fold=folds_of(rows["group_id"], how.folds))
-    source = packed_faces(rows, how.root, used, cache)
     images = target / "images.npy"
     if copy or not linked(source, images):
         shutil.copyfile(regular(source), images)

@@ -22,7 +22,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASS_INDEX, LabelTable, split_of_word
-from fer_ml.base.reading import open_file, read_file
+from fer_ml.base.reading import open_file, read_file, regular
 from fer_ml.sources import listing_schema
 
 Row = dict[str, Any]
@@ -89,7 +89,7 @@ def require_file(root: Path, *names: str) -> Path:
     """The first of ``names`` that is a file under ``root``; ``FerError`` when none is."""
     for name in names:
         if (root / name).is_file():
-            return root / name
+            return regular(root / name, root=root)
     raise FerError(
         f"index file {names[0]} is missing",
         where=root,
@@ -120,13 +120,13 @@ def require_folder(root: Path, *names: str) -> str:
     )
 
 
-def text_lines(path: Path) -> Iterator[Line]:
+def text_lines(path: Path, root: Path | None = None) -> Iterator[Line]:
     """Line numbers from 1 and lines as UTF-8, or ``None`` for a line that is not UTF-8.
 
     Only LF and CRLF end a line: ``str.splitlines`` would also break at other control characters.
     """
     try:
-        with open_file(path) as handle:
+        with open_file(path, root=root) as handle:
             for number, raw in enumerate(handle, start=1):
                 if number == 1:
                     raw = raw.removeprefix(_BOM)

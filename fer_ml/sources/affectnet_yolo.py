@@ -38,7 +38,7 @@ from fer_ml.sources._listing import (
     shown,
     text_lines,
 )
-from fer_ml.sources.folders import Folder, path_fault, printable, walk
+from fer_ml.sources.folders import Folder, odd_fault, path_fault, printable, walk
 
 INDEX = "data.yaml"
 #: It names a few classes and folders.
@@ -72,10 +72,7 @@ def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
     for folder in folders:
         counterparts = files.get(_counterpart(folder), [])
         rows += _rows_of_folder(root, folder, counterparts, names, labels)
-        rows += [
-            _faulty(folder, name, f"bad path: not a regular file: {shown(name)}")
-            for name in folder.odd
-        ]
+        rows += [_faulty(folder, name, odd_fault(name)) for name in folder.odd]
     if not rows:
         raise FerError("dataset folder holds no images", where=root, fix="unpack the dataset there")
     return make_listing(rows)
@@ -170,7 +167,7 @@ def _faces_of_image(
 ) -> list[Row]:
     """One row for each line of the file ``label``, or one that says why there is none."""
     try:
-        lines = list(text_lines(root / label))
+        lines = list(text_lines(root / label, root))
     except FerError as error:
         return [{"where": label, "file": image, "fault": f"bad label: {error.what}"}]
     if not lines:

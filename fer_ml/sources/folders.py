@@ -18,6 +18,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import SPLIT_WORDS, WORD_TABLE, LabelTable, split_of_word
+from fer_ml.base.reading import stays_inside
 from fer_ml.sources import Adapter, listing_schema
 from fer_ml.sources._listing import (
     PATH,
@@ -78,8 +79,8 @@ def _list(root: Path, labels: LabelTable, levels: int) -> pl.DataFrame:
 def walk(root: Path, levels: int) -> Iterator[Folder]:
     """Every directory below ``root``, hidden ones left out.
 
-    Links to directories are listed where split and class folders lie, so that the cleaning can
-    judge what is behind them; deeper down they could form a loop.
+    Links to directories are followed where split and class folders lie, as long as they stay below
+    ``root``; deeper down they could form a loop.
     """
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
@@ -93,7 +94,9 @@ def walk(root: Path, levels: int) -> Iterator[Folder]:
                 for entry in entries:
                     if entry.is_file():
                         files.append(entry.name)
-                    elif not entry.is_dir(follow_symlinks=not has_images):
+                    elif not entry.is_dir(follow_symlinks=not has_images) or (
+                        entry.is_symlink() and not stays_inside(entry.path, root)
+                    ):
                         odd.append(entry.name)
                     elif not entry.name.startswith("."):
                         waiting.append((*parts, entry.name))
@@ -127,7 +130,8 @@ def _require_known_folder(
             f"no {kind} folder here; folders found: {names}",
             where=root,
             allowed=allowed,
-            fix=f"point the source at the folder that holds the {kind} folders",
+            fix=f"point the source at the folder that holds the {kind} folders; links out of it "
+            "are not followed",
         )
 
 
@@ -145,7 +149,7 @@ def _files(folders: list[Folder]) -> pl.DataFrame:
     path_faults: list[str | None] = [None] * len(names)
     for at in np.flatnonzero(suspect):
         if odd[at]:
-            path_faults[at] = f"bad path: not a regular file: {shown(names[at])}"
+            path_faults[at] = odd_fault(names[at])
         else:
             path_faults[at] = path_fault(folders[index[at]].prefix + names[at])
     files = {"where": where, "folder": index, "path_fault": path_faults}
@@ -170,6 +174,11 @@ def path_fault(path: str) -> str | None:
     except RowFault as fault:
         return str(fault)
     return None
+
+
+def odd_fault(name: str) -> str:
+    """Why what is neither a file nor a folder of the dataset is no row."""
+    return f"bad path: not a regular file, or a link out of the dataset: {shown(name)}"
 
 
 def printable(name: str) -> str:

@@ -70,6 +70,11 @@ def read_archive(path: Path, *, inert: bool = False, old: bool = False) -> Any:
     data = read_file(path, MAX_BYTES)
     if old and data[:1] == b"\x80":
         return _read_old(data, path)
+    return parse_archive(data, path, inert=inert)
+
+
+def parse_archive(data: bytes, path: Path, *, inert: bool = False) -> Any:
+    """The same of the bytes of a file."""
     parts = _parts(data, path)
     del data
     named = _names(io.BytesIO(parts["data.pkl"]), path)

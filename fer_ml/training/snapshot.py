@@ -4,6 +4,7 @@ Views, order and dropout are decided by seed and position, so the position is al
 kept of them; there is no state of a random generator.
 """
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -14,10 +15,15 @@ import torch
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import readable_os_errors, write_atomic
-from fer_ml.training.archive import first_line, read_archive
+from fer_ml.base.reading import read_file
+from fer_ml.training.archive import first_line, parse_archive
 from fer_ml.training.models import State
 
 SNAPSHOT_FILE = "snapshot.pt"
+#: No network that is trained here, with its optimiser, comes near this.
+MAX_SNAPSHOT = 1 << 36
+#: At its end stands the hash of what comes before, so that both are there at once.
+HASH_BYTES = 32
 
 
 @dataclass
@@ -59,7 +65,8 @@ def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, A
     buffer = io.BytesIO()
     torch.save(held, buffer)
     with readable_os_errors(folder):
-        write_atomic(folder / SNAPSHOT_FILE, buffer.getvalue())
+        held_bytes = buffer.getvalue()
+        write_atomic(folder / SNAPSHOT_FILE, held_bytes + hashlib.sha256(held_bytes).digest())
 
 
 def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | None:
@@ -72,7 +79,10 @@ def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | N
         return None
     again = f"remove {path} to start this training from its beginning"
     try:
-        held = read_archive(path)
+        data = read_file(path, MAX_SNAPSHOT)
+        if hashlib.sha256(data[:-HASH_BYTES]).digest() != data[-HASH_BYTES:]:
+            raise ValueError("its bytes are not those that were written")
+        held = parse_archive(data[:-HASH_BYTES], path)
         found = held["key"]
         progress = Progress(
             step=held["step"],

@@ -203,7 +203,7 @@ class TestMemory:
         frame = rows(("a/0.png", None), ("a/1.png", None))
         look(frame, root, since=time.time())
         assert len(list(cache.glob("*.parquet"))) == 2, "a/2.png is known from the second only"
-        left = [f for f in cache.glob("*.thumbs") if not f.with_suffix(".parquet").exists()]
+        left = [f for f in cache.glob("*.thumbs") if not any(cache.glob(f"{f.stem}-*.parquet"))]
         assert len(list(cache.glob("*.thumbs"))) == 2 + len(left)
         assert not left or PATIENCE, "what is mapped is left on Windows alone"
         for file in left:
@@ -211,6 +211,23 @@ class TestMemory:
         again = look(rows(("a/2.png", (0, 0, 9, 9)), ("a/0.png", None)), root)
         assert again.looks["checked"].to_list() == ["unchanged"] * 2
         assert len(list(cache.glob("*.thumbs"))) == 2
+
+    @pytest.mark.parametrize("suffix", ["thumbs", "parquet"])
+    def test_what_was_seen_is_looked_at_again_when_its_bytes_are_others(
+        self, root: Path, suffix: str
+    ) -> None:
+        """A thumb decides which faces are near-identical, and so which split they are in."""
+        frame = rows(("a/0.png", None), ("a/1.png", None))
+        first = look(frame, root)
+        thumbs = first.thumbs(np.arange(2)).copy()
+        (file,) = (root.parent / "cache").glob(f"*.{suffix}")
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        again = look(frame, root)
+        assert again.looks["checked"].to_list() == ["decoded"] * 2
+        assert np.array_equal(again.thumbs(np.arange(2)), thumbs)
+        assert look(frame, root).looks["checked"].to_list() == ["unchanged"] * 2
 
     def test_a_killed_look_leaves_nothing_that_counts(self, root: Path) -> None:
         cache = root.parent / "cache"

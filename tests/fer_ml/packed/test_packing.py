@@ -11,7 +11,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.identity import sample_hash
 from fer_ml.images.pixels import encode_png, prepare, read_image
-from fer_ml.packed.packing import folds_of, load_faces, vote_shares
+from fer_ml.packed.packing import folds_of, load_faces, packed_faces, vote_shares
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.training.views import to_input
 
@@ -98,3 +98,22 @@ def test_folds_are_of_groups_alone_and_of_like_size() -> None:
     assert (folds_of(groups[::-1], 3)[::-1] == folds).all(), "whatever stands beside them"
     # 3,000 groups in 3 folds: binomial with a standard deviation of 26 groups, 52 rows.
     assert np.abs(np.bincount(folds) - 2000).max() < 4 * 52
+
+
+@pytest.mark.parametrize("form", ["black", "swapped", "torn"])
+def test_faces_that_are_not_those_that_were_packed_are_packed_again(
+    make_manifest: Make, tmp_path: Path, form: str
+) -> None:
+    frame, cache = make_manifest(3), tmp_path / "cache"
+    path = packed_faces(frame, tmp_path, SPEC, cache)
+    good = np.load(path).copy()
+    if form == "black":
+        held = np.load(path, mmap_mode="r+")
+        held[:] = 0
+        held.flush()
+        del held
+    elif form == "swapped":
+        path.write_bytes(packed_faces(frame[::-1], tmp_path, SPEC, cache).read_bytes())
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert (load_faces(frame, tmp_path, SPEC, cache).images == good).all()

@@ -198,6 +198,9 @@ def test_odd_names_are_rows(tmp_path: Path, images: Images) -> None:
     frame = get_adapter("affectnet_yolo").listing(tmp_path)
     assert frame.select("where", "fault").rows() == [
         (r"train/images/b\c.png", r"bad path: 'train/images/b\\c.png'"),
-        ("train/images/broken.png", "bad path: not a regular file: 'broken.png'"),
+        (
+            "train/images/broken.png",
+            "bad path: not a regular file, or a link out of the dataset: 'broken.png'",
+        ),
         ("train/labels/classes.txt", "bad label: no image belongs to this file"),
     ]

@@ -812,15 +812,16 @@ def test_odd_entries_in_class_folders_are_rows(tmp_path: Path, images: Callable[
 
     frame = get_adapter("split_folders").listing(root)
 
+    odd = "bad path: not a regular file, or a link out of the dataset"
     assert frame.select("where", "file", "label", "fault").rows() == [
-        ("test/Sad/d.png", "test/Sad/d.png", "Sad", None),
+        ("test", None, None, f"{odd}: 'test'"),
         (r"train/Happy/\udcff.png", None, None, r"bad path: not UTF-8: 'train/Happy/\udcff.png'"),
         ("train/Happy/a.png", "train/Happy/a.png", "Happy", None),
         (r"train/Happy/b\c.png", None, None, r"bad path: 'train/Happy/b\\c.png'"),
-        ("train/Happy/broken.png", None, None, "bad path: not a regular file: 'broken.png'"),
+        ("train/Happy/broken.png", None, None, f"{odd}: 'broken.png'"),
         ("train/Happy/linked.png", "train/Happy/linked.png", "Happy", None),
-        ("train/Happy/loop", None, None, "bad path: not a regular file: 'loop'"),
-        ("train/Happy/pipe", None, None, "bad path: not a regular file: 'pipe'"),
+        ("train/Happy/loop", None, None, f"{odd}: 'loop'"),
+        ("train/Happy/pipe", None, None, f"{odd}: 'pipe'"),
     ]
 
 
@@ -865,3 +866,50 @@ def test_a_folder_too_high_or_too_low_is_told(name: str, make_tree: MakeTree) ->
     with pytest.raises(FerError) as caught:
         get_adapter(name).check(root / "empty", {}, {})
     assert f"the folder may be {root}" in str(caught.value.fix)
+
+
+@POSIX
+@pytest.mark.parametrize("place", ["train/zzz", "zzz", "train/Happy/zzz", "train/Happy"])
+@pytest.mark.parametrize("adapter", ["split_folders", "class_folders"])
+def test_a_link_out_of_the_dataset_is_not_walked(
+    tmp_path: Path, images: Callable[..., None], place: str, adapter: str
+) -> None:
+    """Names of other people's files would stand in the quarantine; a link to / walks the disk."""
+    root = tmp_path / "root"
+    images(root, "train/Sad/a.png", "Sad/a.png")
+    images(tmp_path, "secret/payroll.xls", "secret/Happy/payroll.xls", "secret/a/payroll.xls")
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).symlink_to(tmp_path / "secret")
+    frame = get_adapter(adapter).listing(root)
+    assert not frame.filter(pl.any_horizontal(pl.all().cast(pl.String).str.contains("payroll")))[
+        "where"
+    ].to_list()
+    odd = frame.filter(pl.col("where") == place)
+    assert odd.height == 1 and odd["fault"][0].startswith("bad path")
+
+
+@POSIX
+def test_a_link_to_the_whole_disk_ends_at_once(tmp_path: Path, images: Callable[..., None]) -> None:
+    images(tmp_path, "train/Happy/a.png")
+    (tmp_path / "train/Sad").symlink_to("/")
+    (tmp_path / "val").symlink_to("train")  # Inside it, which is a dataset's own affair.
+    found = get_adapter("split_folders").listing(tmp_path)
+    assert found["where"].to_list() == [
+        "train/Happy/a.png",
+        "train/Sad",
+        "val/Happy/a.png",
+        "val/Sad",
+    ]
+
+
+@POSIX
+def test_an_index_behind_a_link_out_of_the_dataset_is_not_read(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "Image/aligned").mkdir(parents=True)
+    (root / "EmoLabel").mkdir()
+    (tmp_path / "passwd").write_text("root:x:0:0\n")
+    (root / "list_patition_label.txt").symlink_to(tmp_path / "passwd")
+    (root / "EmoLabel/list_patition_label.txt").symlink_to(tmp_path / "passwd")
+    with pytest.raises(FerError) as told:
+        get_adapter("rafdb").listing(root)
+    assert "root:x" not in str(told.value)
