@@ -35,6 +35,8 @@ ELSEWHERE = {
     ("fer_ml/bundles/network.py", "InferenceSession"): "of bytes that the door gave",
     ("demo_app/detection.py", "CascadeClassifier"): "a file of the installed OpenCV",
     ("demo_app/sources.py", "VideoCapture"): "a camera by its number",
+    ("fer_assets/cli.py", "os.open"): "the null device, in the place of a closed stream",
+    ("fer_assets/cli.py", "fdopen"): "the same",
     ("fer_assets/migrating.py", "copytree"): "Dagster's own database, by the user's command",
 }
 
