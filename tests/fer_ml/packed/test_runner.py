@@ -222,3 +222,18 @@ def test_the_command_says_what_is_wrong_and_exits_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "not a packed training" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_finished_steps_are_those_of_this_job_and_unchanged(job_of: Job, tmp_path: Path) -> None:
+    job, out = job_of(), tmp_path / "runs"
+    (run,) = run_job(job, out, ALONE)
+    assert run_job(job, out, ALONE) == [run]
+    with pytest.raises(FerError, match="another job") as told:
+        run_job(job_of({"epochs": 5}, name="other"), out, ALONE)
+    assert told.value.where == str(run)
+    path = run / "best.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FerError, match="were changed"):
+        run_job(job, out, ALONE)
