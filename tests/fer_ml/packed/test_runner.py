@@ -111,7 +111,7 @@ def test_what_is_finished_is_left_alone(job_of: Job, tmp_path: Path) -> None:
     job, out = job_of({}, {"init": "previous"}), tmp_path / "runs"
     first, second = run_job(job, out, ALONE)
     before = (first / "best.pt").stat().st_mtime_ns
-    (second / "training.json").unlink()
+    (second / "finished.json").unlink()
     run_job(job, out, ALONE)
     assert (first / "best.pt").stat().st_mtime_ns == before
 
