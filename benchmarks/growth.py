@@ -98,7 +98,8 @@ def write_sources(store: Store, rows: int) -> None:
             report = {"rows_in": len(place), "rows_kept": len(place)}
             run.write_json("clean_report.json", clean_report([report], {}))
     store.near_cache.mkdir(parents=True)
-    groups._remember(pl.DataFrame({"sample_id": ids.sort(), "near": ids.sort()}), store.near_cache)
+    known = pl.DataFrame({"sample_id": ids.sort(), "near": ids.sort()})
+    groups._remember(known, store.near_cache, paper().near_rule)
 
 
 def run_stage(name: str, store: Store) -> None:
@@ -119,6 +120,7 @@ def run_stage(name: str, store: Store) -> None:
 
 def _judge(store: Store) -> None:
     from fer_ml.manifests.inspection import Probe
+    from fer_ml.recipes.profile import Near
     from fer_ml.validation.report import report, see
     from fer_ml.validation.rules import judge_manifest
     from fer_ml.validation.table import read_table
@@ -136,7 +138,7 @@ def _judge(store: Store) -> None:
         pl.col("sample_id").alias("face"),
         "brightness",
     )
-    evidence = see(table, Probe(looks, ()), store.near_cache)
+    evidence = see(table, Probe(looks, ()), store.near_cache, Near())
     verdict = judge_manifest(evidence, UNIFIED)
     found = report(evidence, verdict, asset=UNIFIED, manifest="", root="")
     assert found["passed"], found["rules"]

@@ -29,7 +29,8 @@ from typing import Any
 import cv2
 import numpy as np
 import polars as pl
-from near_duplicates import ALTERATIONS, Grey, faces_of
+from alterations import ALTERATIONS, Grey
+from near_duplicates import faces_of
 from PIL import Image
 
 from fer_ml.base.labels import CLASSES
@@ -354,7 +355,7 @@ def copies(faces: list[Grey], rows: int, rounds: int) -> Iterator[Figure]:
     about = f"{count:,} faces and {len(origins):,} altered copies"
     yield Figure(
         name="altered copies found, ours", measured=100 * score.recall, unit="%",
-        note=f"{about}; groups by a correlation of at least 0.98. By kind: {by_kind(mine)}. "
+        note=f"{about}; by the rule of the profile ferplus. By kind: {by_kind(mine)}. "
         "Other twins among the faces count against every side; of those with equal phash and dhash "
         "one was left",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fer_assets.commands.common import JsonOption, console, styled, table
+from fer_assets.commands.common import JsonOption, ProfileOption, console, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,17 +27,19 @@ def validate(
     findings: Annotated[
         Path | None, typer.Option(help="Write every finding to this CSV, not only examples")
     ] = None,
+    profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge any manifest CSV: every row, every image. Exit code 2 when a blocking gate fails.
 
     Paths may be relative to a root or to the project, or absolute ones of another machine: which
-    base was found for which paths is told.
+    base was found for which paths is told. Faces are copies of one photo by the profile's rule.
 
     Example: fer validate my_manifest.csv --root my_images
     """
     from fer_ml.base.files import private_folder
     from fer_ml.base.settings import settings
+    from fer_ml.recipes.loading import load_profile
     from fer_ml.validation.report import validate_file
 
     private_folder(settings().home / ".validate")  # It keeps thumbs of faces.
@@ -45,6 +47,7 @@ def validate(
         manifest,
         root or [manifest.resolve().parent],
         settings().home / ".validate",
+        near=load_profile(settings(), profile).near_rule,
         since=time.time() if full else 0.0,
     )
     if findings is not None:

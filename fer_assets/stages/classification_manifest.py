@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from fer_assets.stage import Given, Recipe, Stage, needs
-from fer_assets.stages._manifests import judge
-from fer_ml.recipes.profile import Draw, Profile, Split
+from fer_assets.stages._manifests import ManifestLimits, judge
+from fer_ml.recipes.profile import Draw, Near, Profile, Split
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.validation.gates import MANIFEST_GATES
@@ -12,10 +12,14 @@ from fer_ml.validation.gates import MANIFEST_GATES
 
 @dataclass(frozen=True)
 class UnifiedRecipe(Recipe):
-    """The sources, in ``order``, with their publishers' splits, and how the others are drawn."""
+    """The sources, in ``order``, with their publishers' splits, and how the others are drawn.
+
+    ``near`` says when two faces are copies of one photo.
+    """
 
     sources: dict[str, dict[str, Split]]
     order: tuple[str, ...]
+    near: Near
     draw: Draw
     seed: int
 
@@ -23,7 +27,7 @@ class UnifiedRecipe(Recipe):
     def of(cls, profile: Profile, partition: str | None) -> "UnifiedRecipe":
         """The profile's part."""
         sources = {source.name: source.splits for source in profile.sources}
-        return cls(sources, tuple(sources), profile.draw, profile.seed)
+        return cls(sources, tuple(sources), profile.near_rule, profile.draw, profile.seed)
 
 
 def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:
@@ -31,7 +35,7 @@ def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:
     from fer_ml.manifests.unify import unify
 
     recipe = job.recipe
-    unify(run, job, recipe.sources, recipe.draw, recipe.seed)
+    unify(run, job, recipe.sources, recipe.near, recipe.draw, recipe.seed)
 
 
 def stages(given: Given) -> list[Stage]:
@@ -49,6 +53,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=MANIFEST_GATES,
             judge=judge,
-            code_version="3",
+            limits=ManifestLimits.of,
+            code_version="4",
         )
     ]

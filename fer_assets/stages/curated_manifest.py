@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal
 
 from fer_assets.stage import Given, Recipe, Stage, needs
-from fer_assets.stages._manifests import judge
+from fer_assets.stages._manifests import ManifestLimits, judge
 from fer_ml.recipes.profile import Curation, Profile, Split
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
@@ -61,6 +61,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=manifest_gates(f"{name}_manifest"),
             judge=judge,
+            limits=ManifestLimits.of,
             code_version="3",
         )
         for name in given.profile.curated

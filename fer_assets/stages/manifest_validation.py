@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, needs
-from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.profile import Near, Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
@@ -21,21 +21,23 @@ GATES = (
 
 @dataclass(frozen=True)
 class ValidationRecipe(Recipe):
-    """The profile's name: reports call the images' folder by it."""
+    """The profile's name, by which reports call the images' folder; when faces are copies."""
 
     profile: str
+    near: Near
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "ValidationRecipe":
         """The profile's part."""
-        return cls(profile.name)
+        return cls(profile.name, profile.near_rule)
 
 
 def build(run: RunFolder, job: Job[ValidationRecipe]) -> None:
     """Look at every row and every image of every manifest."""
     from fer_ml.validation.manifests import validate_manifests
 
-    validate_manifests(run, job.store, list(job.inputs.values()), f"FER_HOME/{job.recipe.profile}")
+    recipe, manifests = job.recipe, list(job.inputs.values())
+    validate_manifests(run, job.store, manifests, f"FER_HOME/{recipe.profile}", recipe.near)
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
@@ -72,7 +74,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            code_version="3",
             pool=DECODING,
             fresh_hours=26,
         )

@@ -45,7 +45,7 @@ VERSIONS: Mapping[str, Versions] = {
     "claims.json": Versions(2, 1),
     "demo_kpis.json": Versions(2, 1),
     "ensemble_metrics.json": Versions(2, 1),
-    "leakage.json": Versions(2, 1),
+    "leakage.json": Versions(3, 1),
     "logits.json": Versions(2, 1),
     "small_bundles.json": Versions(2, 1),
     "manifest_validation": Versions(2, 1),

@@ -17,9 +17,10 @@ from fer_ml.base.files import discard, temporary
 from fer_ml.base.kept import is_kept, keep
 from fer_ml.base.reading import Refused, regular
 from fer_ml.images.inspection import THUMB_SIZE
+from fer_ml.recipes.profile import Near
 
 #: Raised when the search would find other groups in the same thumbs.
-NEAR_VERSION = 1
+NEAR_VERSION = 2
 #: Remembered sets: the unified manifest, which covers the curated ones, and a few foreign ones.
 MAX_REMEMBERED = 6
 _ROWS_AT_ONCE = 20_000
@@ -27,23 +28,23 @@ _ROWS_AT_ONCE = 20_000
 Thumbs = Callable[[np.ndarray], np.ndarray]
 
 
-def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path) -> pl.Series:
-    """For each sample, the least ``sample_id`` among the faces that are near-identical to it.
+def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> pl.Series:
+    """For each sample, the least ``sample_id`` among the faces that are near-identical by ``rule``.
 
     ``thumbs(rows) -> [len(rows), 576] uint8`` gives the thumbs of those rows of ``sample_ids``.
     Nearness is carried on: a near b and b near c makes one group of all three. Null stays null.
     """
     rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
-    known = _remembered(rows, cache)
+    known = _remembered(rows, cache, rule)
     if known["near"].null_count() == sample_ids.null_count():
         return known["near"]
     distinct = known.drop_nulls("sample_id").unique("sample_id").sort("sample_id")
-    found = _search(distinct, thumbs, cache)
-    _remember(found, cache)
+    found = _search(distinct, thumbs, cache, rule)
+    _remember(found, cache, rule)
     return rows.join(found, on="sample_id", how="left", maintain_order="left")["near"]
 
 
-def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
+def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
     """``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
 
     ``known`` has their rows too. Only pairs with an unknown sample are looked for.
@@ -62,7 +63,7 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
         held = np.memmap(regular(file), np.uint8, "r", shape=(len(rows), THUMB_SIZE))
-        first = near_groups(held, fresh=fresh).first
+        first = near_groups(held, fresh=fresh, rule=rule).first
     finally:
         held = None  # What is mapped cannot be deleted everywhere.
         discard(file)
@@ -72,10 +73,10 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path) -> pl.DataFrame:
     return pl.DataFrame({"sample_id": ids, "near": near})
 
 
-def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
+def _remembered(rows: pl.DataFrame, cache: Path, rule: Near) -> pl.DataFrame:
     """``rows`` with what the search over the set with most of their samples found as ``near``."""
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
-    for file in filter(is_kept, _files(cache)):
+    for file in filter(is_kept, _files(cache, rule)):
         try:
             held = pl.read_parquet(regular(file), glob=False)
         except (OSError, Refused, pl.exceptions.PolarsError):
@@ -88,19 +89,24 @@ def _remembered(rows: pl.DataFrame, cache: Path) -> pl.DataFrame:
     return best
 
 
-def _remember(found: pl.DataFrame, cache: Path) -> None:
+def _remember(found: pl.DataFrame, cache: Path, rule: Near) -> None:
     digest = hashlib.sha256("\n".join(found["sample_id"]).encode()).hexdigest()[:16]
-    file = cache / f"v{NEAR_VERSION}-{digest}.parquet"
+    file = cache / f"{_name(rule)}-{digest}.parquet"
     partial = temporary(file)
     found.write_parquet(partial)
     keep(partial, file)
-    for old in _files(cache)[MAX_REMEMBERED:]:
+    for old in _files(cache, rule)[MAX_REMEMBERED:]:
         discard(old)
 
 
-def _files(cache: Path) -> list[Path]:
+def _name(rule: Near) -> str:
+    """What was found by one rule says nothing of another."""
+    return f"v{NEAR_VERSION}-{hashlib.sha256(rule.model_dump_json().encode()).hexdigest()[:8]}"
+
+
+def _files(cache: Path, rule: Near) -> list[Path]:
     """Remembered sets, the latest first."""
-    found = cache.glob(f"v{NEAR_VERSION}-*.parquet") if cache.is_dir() else ()
+    found = cache.glob(f"{_name(rule)}-*.parquet") if cache.is_dir() else ()
     return sorted(found, key=os.path.getmtime, reverse=True)
 
 

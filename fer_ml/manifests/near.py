@@ -1,11 +1,15 @@
-"""Near-identical faces: groups of faces whose small grey pictures correlate at 0.98 or more.
+"""Near-identical faces: copies of one photo, also mirrored, moved, turned, cropped or re-lit.
 
-The search is exact: it finds what comparing each pair would find. Scale each thumb to zero mean
-and unit norm; then ``|u - v|^2 = 2 - 2 * correlation``. A projection onto orthonormal axes only
-shortens distances, and so does replacing what is left over by its norm. So near thumbs are near in
-these few numbers too, and pairs that are farther apart there need no comparison. A k-d tree with
-overlap goes through the numbers: each cell meets only the points within reach of its box. The few
-pairs that remain are compared over all 576 greys, in whole numbers.
+Two faces are copies when they pass, in this order,
+
+1. ``Near.code``: their codes (``likeness``) are alike, or one's and the other's mirrored;
+2. ``Near.view``: so is some coarse view of one to the other (``alignment``);
+3. ``Near.detail``: so is their fine detail, once one is moved onto the other; or else
+   ``Near.grey``: so are all greys as they lie.
+
+The search is exact: it finds what trying each pair would find. For the first step a k-d tree with
+overlap goes through the first eight numbers of the codes: each cell meets only the points within
+reach of its box. Mirrored faces are points of their own.
 """
 
 import os
@@ -16,38 +20,38 @@ from functools import partial
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from threadpoolctl import threadpool_limits
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.shards import in_threads, map_sharing
 from fer_ml.images.inspection import THUMB_SIDE, THUMB_SIZE
+from fer_ml.manifests import alignment
+from fer_ml.manifests.likeness import CODE_LENGTH, CODE_SIZE, codes, mirror_signs
+from fer_ml.recipes.profile import Near
 
-#: Correlation from which on two thumbs are near-identical.
-THRESHOLD = 0.98
 #: Below this standard deviation (in greys) a thumb is flat. Rounding to whole greys adds a variance
 #: of 1/12, so two copies of a picture with deviation s correlate at about s^2 / (s^2 + 1/12), which
 #: is under 0.98 for s < 2.
 FLAT_STD = 2.0
 
-_AXES = 12
-_SAMPLE = 10_000
-#: Cosine waves along each side among which the axes are sought.
-_WAVES = 10
-#: Added under the root of the left-over norm. Distances stay as short as they were, and an error
-#: of 1e-6 there becomes one of 5e-5 at most.
-_SOFT = 1e-4
-#: Added to the squared reach: more than float32 can be wrong by.
-_SLACK = 2e-4
+#: Numbers of a code by which the tree goes, and the squared distance there (of codes of length 1)
+#: that copies have at most.
+_AXES, _REACH = 8, 0.18
 #: Rows read at once, core points of one task and of one leaf, pairs compared at once.
-_ROWS, _TASK, _LEAF, _PAIRS = 4096, 8192, 256, 2048
+_ROWS, _TASK, _LEAF, _PAIRS = 4096, 8192, 256, 128
 #: Points that meet a leaf's core in one product: OpenBLAS is fastest below a million operations.
 #: Many products run in one call, because threads wait for each other between calls.
 _SOME, _PRODUCTS = 128, 32
-#: Candidates that are looked at together.
-_BATCH = 1 << 16
-#: All products of the rows of a few pairs are faster than the pairs, up to so many for each pair.
-_DENSE = 16
+#: Candidates that wait, those that are compared before the groups are looked at again, and faces
+#: whose views are held at once.
+_BATCH, _TRIED, _VIEWED = 1 << 18, 2048, 32
 #: Points are copied together when a cell uses less than one in so many of them.
 _SPARSE = 8
+
+#: What a copy is, beside the other: the first of these that holds.
+KINDS = ("identical pixels", "near-identical", "mirrored", "turned", "another crop", "re-lit")
+#: From so many degrees, px of 24, and parts of the scale on, a copy was moved.
+_TURNED, _SHIFTED, _SCALED = 2.0, 0.5, 0.03
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,14 @@ class NearGroups:
 
     ``first [N] int64``: the first row of each row's group, its own index when it is alone.
     ``pairs [M, 2] int64``: confirmed pairs (smaller index first, rows sorted) that connect each
-    group without a loop, so that M is N minus the number of groups. ``correlation [M] float64``:
-    theirs. ``flat [N] bool``: rows without contrast, which are near to nothing.
+    group without a loop, so that M is N minus the number of groups. ``likeness [M] float64``:
+    the correlation that confirmed each. ``flat [N] bool``: rows without contrast, which are near to
+    nothing.
     """
 
     first: np.ndarray
     pairs: np.ndarray
-    correlation: np.ndarray
+    likeness: np.ndarray
     flat: np.ndarray
 
 
@@ -70,78 +75,70 @@ def near_groups(
     thumbs: np.ndarray,
     *,
     fresh: np.ndarray | None = None,
-    threshold: float = THRESHOLD,
+    rule: Near | None = None,
     workers: int | None = None,
 ) -> NearGroups:
-    """Connected components of 'the Pearson correlation is at least ``threshold``'.
+    """Connected components of 'the two are copies by ``rule``'.
 
     ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. With ``fresh [N] bool``,
     only pairs with at least one such row are looked for, and groups are what these pairs connect:
-    for a set that grew by a few rows and whose other pairs are known. ``threshold`` is above 0
-    and at most 1; the nearer to 1, the faster. ``workers`` threads (default: one for each core) do
-    not change the result, and the order of the rows does not change the groups. Flat rows (see
-    ``FLAT_STD``) are alone, even those with equal bytes. Raises ``FerError`` for another shape,
-    type or threshold.
+    for a set that grew by a few rows and whose other pairs are known. ``workers`` threads (default:
+    one for each core) do not change the result, and the order of the rows does not change the
+    groups. Flat rows (see ``FLAT_STD``) are alone, even those with equal bytes. Raises ``FerError``
+    for another shape or type.
     """
     if thumbs.ndim != 2 or thumbs.shape[1] != THUMB_SIZE or thumbs.dtype != np.uint8:
         raise FerError(
             f"thumbs of shape {thumbs.shape} and type {thumbs.dtype}", allowed="[N, 576] uint8"
         )
-    if not 0 < threshold <= 1:
-        raise FerError(f"threshold {threshold}", allowed="above 0, at most 1")
     workers = workers or os.cpu_count() or 1
-    reach = 2 - 2 * threshold + _SLACK
-    digest = _Digest(np.asarray(thumbs))
-    for _ in in_threads(digest.read, range(0, len(thumbs), _ROWS), workers):
-        pass
-    twins = digest.twins()
-    forest = _Forest(len(thumbs))
-    forest.add(twins, np.ones(len(twins)))
-    for found in map_sharing(
-        partial(_search, threshold=threshold, reach=reach),
-        digest,
-        _cells(digest.root(twins, fresh), _TASK, reach),
-        workers=workers,
-    ):
-        forest.add(*found)
+    digest = _Digest(np.asarray(thumbs), rule or Near())
+    reach = _REACH * CODE_LENGTH**2
+    # Threads of BLAS would wait for each other busily, beside the workers.
+    with threadpool_limits(1, "blas"):
+        for _ in in_threads(digest.read, range(0, len(thumbs), _ROWS), workers):
+            pass
+        twins = digest.twins()
+        forest = _Forest(len(thumbs))
+        forest.add(twins, np.ones(len(twins)))
+        for found in map_sharing(
+            partial(_search, reach=reach),
+            digest,
+            _cells(digest.root(twins, fresh), _TASK, reach),
+            workers=workers,
+        ):
+            forest.add(*found)
     return forest.groups(digest.flat)
 
 
 class _Digest:
-    """What is kept of each thumb: 12 projections and the norm of the rest, two sums, a hash."""
+    """What is kept of each thumb: its code, a hash, whether it is flat; and the rule of copies."""
 
-    def __init__(self, thumbs: np.ndarray) -> None:
+    def __init__(self, thumbs: np.ndarray, rule: Near) -> None:
         count = len(thumbs)
         self.thumbs = thumbs
-        self.total = np.empty(count, np.float32)
-        self.square = np.empty(count, np.float32)
+        self.rule = rule
         self.flat = np.empty(count, bool)
         self.hash = np.empty(count, np.uint64)
-        self.points = np.empty((_AXES + 1, count), np.float32)
+        self.fresh = np.ones(count, bool)
+        self.codes = np.empty((count, CODE_SIZE), np.int8)
+        #: The mirrored faces stand behind the faces.
+        self.points = np.empty((_AXES, 2 * count), np.float32)
         self._weights = np.random.default_rng(0).integers(0, 2**64, THUMB_SIZE // 8, np.uint64) | 1
-        # Any orthonormal axes give the same result; the principal ones pass over the most pairs.
-        # Faces are smooth: the low waves hold these axes, and the fit is small.
-        waves = np.cos(
-            np.outer(np.arange(_WAVES), 2 * np.arange(THUMB_SIDE) + 1) * np.pi / (2 * THUMB_SIDE)
-        )
-        waves /= np.linalg.norm(waves, axis=1, keepdims=True)
-        planes = np.kron(waves, waves)[1:].T
-        sample = _unit(thumbs[:: max(1, count // _SAMPLE)])[0] @ planes
-        spread = sample - sample[::-1]
-        axes = planes @ np.linalg.eigh(spread.T @ spread)[1][:, -_AXES:]
-        self._axes = axes.astype(np.float32)
 
     def read(self, start: int) -> None:
         """Fill in the rows from ``start`` on."""
-        part = slice(start, start + _ROWS)
+        part = slice(start, min(start + _ROWS, len(self.thumbs)))
         raw = np.ascontiguousarray(self.thumbs[part])
         self.hash[part] = (raw.view(np.uint64) * self._weights).sum(1)
-        unit, self.total[part], self.square[part], norm = _unit(raw)
-        self.flat[part] = norm < FLAT_STD * THUMB_SIDE
-        seen = unit @ self._axes
-        rest = 1 - np.einsum("ij,ij->i", seen, seen)
-        self.points[:_AXES, part] = seen.T
-        self.points[_AXES, part] = np.sqrt(np.maximum(rest, 0) + _SOFT)
+        grey = raw.astype(np.float32) - 128  # Whole sums below 2^24: float32 does not round them.
+        total, square = (each.astype(np.float64) for each in (grey.sum(1), (grey * grey).sum(1)))
+        self.flat[part] = THUMB_SIZE * square - total**2 < (FLAT_STD * THUMB_SIZE) ** 2
+        self.codes[part] = codes(raw)
+        first = self.codes[part, :_AXES].T.astype(np.float32)
+        self.points[:, part] = first
+        mirrored = slice(len(self.thumbs) + part.start, len(self.thumbs) + part.stop)
+        self.points[:, mirrored] = first * mirror_signs()[:_AXES, None]
 
     def twins(self) -> np.ndarray:
         """``[M, 2]``: rows (second) whose bytes are those of an earlier row (first)."""
@@ -164,60 +161,110 @@ class _Digest:
         """
         alone = ~self.flat
         alone[twins[:, 1]] = False
-        core = alone if fresh is None else alone & fresh
-        halo = np.flatnonzero(alone & ~core)
+        self.fresh = alone if fresh is None else alone & fresh
+        core = self.fresh
+        halo = np.concatenate((np.flatnonzero(alone & ~core), len(alone) + np.flatnonzero(alone)))
         return _Cell(
             points=self.points,
-            ids=np.arange(len(alone)),
+            ids=np.arange(2 * len(alone)),
             core=np.flatnonzero(core),
             halo=halo,
             gap=np.zeros(len(halo), np.float32),
-            low=np.full(_AXES + 1, -np.inf, np.float32),
-            high=np.full(_AXES + 1, np.inf, np.float32),
+            low=np.full(_AXES, -np.inf, np.float32),
+            high=np.full(_AXES, np.inf, np.float32),
         )
 
-    def correlations(self, pairs: np.ndarray) -> np.ndarray:
-        """``[M] float64`` of ``pairs [M, 2]`` over all greys, from exact sums."""
+    def once(self, pairs: np.ndarray) -> np.ndarray:
+        """Which of ``pairs [M, 2]`` of ids are not met the other way round as well."""
+        row, other = pairs[:, 0], pairs[:, 1] % len(self.thumbs)
+        again = (pairs[:, 1] != other) & self.fresh[other]
+        return ~again | (row < other)
+
+    def codes_of(self, ids: np.ndarray) -> np.ndarray:
+        """``[M, 64] float32`` of rows, and of mirrored ones behind them."""
+        signs = np.where((ids >= len(self.thumbs))[:, None], mirror_signs(), 1)
+        return (self.codes[ids % len(self.thumbs)] * signs).astype(np.float32)
+
+    def oriented(self, pairs: np.ndarray) -> np.ndarray:
+        """``pairs [M, 2]`` of ids, each once and one way, whatever the order of the rows; sorted.
+
+        The first one is a row; the second one is, or a mirrored one.
+        """
+        count = len(self.thumbs)
+        row, other = pairs[:, 0], pairs[:, 1] % count
+        turn = self.hash[row] > self.hash[other]
+        mirrored = pairs[:, 1] - other
+        turned = np.stack((np.where(turn, other, row), np.where(turn, row, other) + mirrored), 1)
+        return np.unique(turned, axis=0)
+
+    def likeness(self, pairs: np.ndarray) -> np.ndarray:
+        """``[M] float64`` of oriented pairs: 0 for no copies."""
         found = [np.empty(0)]
         for some in _chunks(pairs, _PAIRS):
-            i, j = some.T
-            found.append(
-                _covariance(self._products(i, j), self.total[i], self.total[j])
-                / np.sqrt(self._variance(i) * self._variance(j))
-            )
-        return np.minimum(np.concatenate(found), 1)
-
-    def _variance(self, rows: np.ndarray) -> np.ndarray:
-        return _covariance(self.square[rows], self.total[rows], self.total[rows])
-
-    def _products(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Sums of products of greys. They are whole and below 2^24: float32 does not round them."""
-        left, in_left = np.unique(i, return_inverse=True)
-        right, in_right = np.unique(j, return_inverse=True)
-        if len(left) * len(right) > _DENSE * len(i):
-            return np.einsum("ij,ij->i", _grey(self.thumbs[i]), _grey(self.thumbs[j]))
-        return (_grey(self.thumbs[left]) @ _grey(self.thumbs[right]).T)[in_left, in_right]
+            mirrored = some[:, 1] >= len(self.thumbs)
+            second = self.thumbs[some[:, 1] % len(self.thumbs)]
+            second[mirrored] = flipped(second[mirrored])
+            found.append(compare(self.thumbs[some[:, 0]], second, self.rule).likeness)
+        return np.concatenate(found)
 
 
-def _grey(raw: np.ndarray) -> np.ndarray:
-    """Greys around 0, so that the sum of 576 products stays below 2^24."""
-    return raw.astype(np.float32) - 128
+@dataclass(frozen=True)
+class Compared:
+    """Pairs of faces ``[P]``: how alike (0 for no copies), the first one's move, and greys' own."""
+
+    likeness: np.ndarray
+    moves: np.ndarray
+    grey: np.ndarray
 
 
-def _covariance(product: np.ndarray, total_i: np.ndarray, total_j: np.ndarray) -> np.ndarray:
-    """576^2 times the covariance, exact in float64."""
-    return THUMB_SIZE * product.astype(np.float64) - total_i.astype(np.float64) * total_j
+def flipped(thumbs: np.ndarray) -> np.ndarray:
+    """The mirrored ones."""
+    square = thumbs.reshape(-1, THUMB_SIDE, THUMB_SIDE)
+    return square[:, :, ::-1].reshape(len(thumbs), THUMB_SIZE)
 
 
-def _unit(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of zero mean and unit norm; sum and sum of squares of their greys; their norm before."""
-    grey = _grey(raw)
-    total = grey.sum(1)
-    square = np.einsum("ij,ij->i", grey, grey)
-    norm = np.sqrt(_covariance(square, total, total)) / THUMB_SIDE
-    grey -= (total / THUMB_SIZE)[:, None]
-    grey *= (1 / np.maximum(norm, 1)).astype(np.float32)[:, None]
-    return grey, total, square, norm
+def compare(first: np.ndarray, second: np.ndarray, rule: Near) -> Compared:
+    """The second and third step of the rule for pairs of thumbs ``[P, 576]``.
+
+    Equal rows of ``first`` that stand together are looked at once.
+    """
+    new = np.r_[True, (first[1:] != first[:-1]).any(1)][: len(first)]
+    bounds = np.append(np.flatnonzero(new), len(first))
+    others = alignment.inner(alignment.coarse(second))
+    seen = np.empty(len(first))
+    moves = np.empty((len(first), 4))
+    for some in _chunks(np.arange(len(bounds) - 1), _VIEWED):
+        views = alignment.views(alignment.coarse(first[bounds[some]]))
+        for place, each in zip(some, views, strict=True):
+            here = slice(bounds[place], bounds[place + 1])
+            seen[here], best = alignment.best_view(each, others[here])
+            moves[here] = alignment.view_moves()[best]
+    grey = alignment.grey(first, second)
+    likeness = np.where(grey >= rule.grey, grey, 0)
+    left = np.flatnonzero(seen >= rule.view)
+    moves[left] = alignment.align(first[left], second[left], moves[left])
+    fine = alignment.detail(first[left], second[left], moves[left])
+    likeness[left] = np.maximum(likeness[left], np.where(fine >= rule.detail, fine, 0))
+    return Compared(likeness, moves, grey)
+
+
+def kinds(first: np.ndarray, second: np.ndarray, rule: Near) -> np.ndarray:
+    """What ``second [P, 576]`` is of ``first``, by pair: one of ``KINDS``, or '' for no copies."""
+    plain, mirrored = compare(first, second, rule), compare(first, flipped(second), rule)
+    turned = mirrored.likeness > plain.likeness
+    a, b, x, y = plain.moves.T
+    return np.select(
+        [
+            (plain.likeness == 0) & (mirrored.likeness == 0),
+            (first == second).all(1),
+            plain.grey >= rule.grey,
+            turned,
+            abs(np.rad2deg(np.arctan2(b, a))) >= _TURNED,
+            (np.maximum(abs(x), abs(y)) >= _SHIFTED) | (abs(np.hypot(a, b) - 1) >= _SCALED),
+        ],
+        ["", *KINDS[:5]],
+        KINDS[5],
+    )
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -310,78 +357,83 @@ def _cells(cell: _Cell, size: int, reach: float) -> Iterator[_Cell]:
             waiting.extend(reversed(cell.halves(reach)))
 
 
-def _search(
-    digest: _Digest, cell: _Cell, threshold: float, reach: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs ``[M, 2]`` that connect the near points of one cell, and their correlations."""
+def _search(digest: _Digest, cell: _Cell, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs ``[M, 2]`` that connect the copies of one cell, and their likeness."""
     cell = cell.packed()
-    links = _Links(cell.ids, digest, threshold)
-    rows = np.ascontiguousarray(cell.points.T)
-    limit = np.float32(1 + _SOFT - reach / 2)  # All points have the squared norm 1 + _SOFT.
+    links = _Links(cell.ids, digest)
+    rows, points = digest.codes_of(cell.ids), np.ascontiguousarray(cell.points.T)
+    limit = digest.rule.code * CODE_LENGTH**2
     for leaf in _cells(replace(cell, ids=np.arange(len(cell.ids))), _LEAF, reach):
         core, halo = leaf.ids[leaf.core], leaf.ids[leaf.halo]
-        group = links.label[core]
+        group = links.label(core)
         if (group == group[0]).all():
             # In a crowd of equal faces nearly all is connected after a few leaves.
-            halo = halo[links.label[halo] != group[0]]
+            halo = halo[links.label(halo) != group[0]]
         inner = np.ascontiguousarray(rows[core].T)
         outer = np.concatenate((core, halo))
         outer = np.concatenate((outer, core[:1].repeat(-len(outer) % _SOME)))  # To whole products.
         for some in _chunks(outer, _PRODUCTS * _SOME):
-            product = rows.take(some, axis=0).reshape(-1, _SOME, _AXES + 1) @ inner
+            product = rows.take(some, axis=0).reshape(-1, _SOME, CODE_SIZE) @ inner
             j, i = np.divmod(np.flatnonzero(product >= limit), len(core))
-            links.add(np.stack((core[i], some[j]), 1))
+            pairs = np.stack((core[i], some[j]), 1)
+            apart = points[pairs[:, 0]] - points[pairs[:, 1]]
+            pairs = pairs[(apart * apart).sum(1) <= reach]
+            links.add(pairs[digest.once(cell.ids[pairs])])
     return links.result()
 
 
 class _Links:
-    """Near pairs among the rows of one task; those already connected are not compared again."""
+    """Copies among the rows of one task; those already connected are not compared again."""
 
-    def __init__(self, rows: np.ndarray, digest: _Digest, threshold: float) -> None:
-        self.label = np.arange(len(rows))
-        self._rows = rows
+    def __init__(self, ids: np.ndarray, digest: _Digest) -> None:
+        self._ids = ids
         self._digest = digest
-        self._threshold = threshold
+        #: A face and its mirrored one are one node.
+        self._rows, self._node = np.unique(ids % len(digest.thumbs), return_inverse=True)
+        self._group = np.arange(len(self._rows))
         self._waiting: list[np.ndarray] = []
         self._size = 0
         self._pairs = [np.empty((0, 2), np.int64)]
-        self._correlation = [np.empty(0)]
+        self._likeness = [np.empty(0)]
+
+    def label(self, places: np.ndarray) -> np.ndarray:
+        """The group of each place so far."""
+        return self._group[self._node[places]]
 
     def add(self, pairs: np.ndarray) -> None:
-        """Candidates ``[M, 2]``, places in ``rows``."""
-        self._waiting.append(pairs)
-        self._size += len(pairs)
+        """Candidates ``[M, 2]``, places in ``ids``."""
+        self._waiting.append(self._apart(pairs))
+        self._size += len(self._waiting[-1])
         if self._size >= _BATCH:
             self._settle()
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._size:
-            self._settle()
-        return self._rows[np.concatenate(self._pairs)], np.concatenate(self._correlation)
+        self._settle()
+        return np.concatenate(self._pairs), np.concatenate(self._likeness)
 
     def _settle(self) -> None:
-        pairs = np.concatenate(self._waiting)
-        self._waiting, self._size = [], 0
-        # One pair for each two groups first: in a crowd, the others are then connected.
-        pairs, ends = self._apart(pairs)
-        some = np.sort(np.unique(ends @ (len(self.label), 1), return_index=True)[1])
-        self._compare(pairs[some])
-        self._compare(self._apart(np.delete(pairs, some, axis=0))[0])
+        if self._size:
+            pairs = self._digest.oriented(self._ids[np.concatenate(self._waiting)])
+            self._waiting, self._size = [], 0
+            # A few at a time: in a crowd, most are connected by the first ones.
+            for some in _chunks(pairs, _TRIED):
+                self._compare(some)
 
-    def _apart(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs that connect two groups, and these groups (smaller label first)."""
-        ends = np.sort(self.label[pairs], axis=1)
-        apart = ends[:, 0] != ends[:, 1]
-        return pairs[apart], ends[apart]
+    def _apart(self, pairs: np.ndarray) -> np.ndarray:
+        """The pairs that connect two groups."""
+        return pairs[self.label(pairs[:, 0]) != self.label(pairs[:, 1])]
 
     def _compare(self, pairs: np.ndarray) -> None:
-        correlation = self._digest.correlations(self._rows[pairs])
-        near = correlation >= self._threshold
-        pairs, correlation = pairs[near], correlation[near]
-        chosen, group = _span(self.label[pairs], correlation, len(self.label))
-        self._pairs.append(pairs[chosen])
-        self._correlation.append(correlation[chosen])
-        self.label = group[self.label]
+        nodes = np.searchsorted(self._rows, pairs % len(self._digest.thumbs))
+        apart = self._group[nodes[:, 0]] != self._group[nodes[:, 1]]
+        pairs, nodes = pairs[apart], nodes[apart]
+        likeness = self._digest.likeness(pairs)
+        near = likeness > 0
+        nodes, likeness = nodes[near], likeness[near]
+        chosen, group = _span(self._group[nodes], likeness, len(self._group))
+        self._pairs.append(self._rows[nodes[chosen]])
+        self._likeness.append(likeness[chosen])
+        self._group = group[self._group]
 
 
 class _Forest:
@@ -390,11 +442,11 @@ class _Forest:
     def __init__(self, count: int) -> None:
         self._count = count
         self._pairs: list[np.ndarray] = []
-        self._correlation: list[np.ndarray] = []
+        self._likeness: list[np.ndarray] = []
 
-    def add(self, pairs: np.ndarray, correlation: np.ndarray) -> None:
+    def add(self, pairs: np.ndarray, likeness: np.ndarray) -> None:
         self._pairs.append(pairs)
-        self._correlation.append(correlation)
+        self._likeness.append(likeness)
         if sum(map(len, self._pairs)) > 2 * self._count:
             self._thin()
 
@@ -405,20 +457,20 @@ class _Forest:
         first[group[::-1]] = rows[::-1]  # Of equal places, the last one written stays.
         pairs = self._pairs[0]
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        return NearGroups(first[group], pairs[order], self._correlation[0][order], flat)
+        return NearGroups(first[group], pairs[order], self._likeness[0][order], flat)
 
     def _thin(self) -> np.ndarray:
         pairs = np.sort(np.concatenate(self._pairs), axis=1)
-        correlation = np.concatenate(self._correlation)
-        chosen, group = _span(pairs, correlation, self._count)
-        self._pairs, self._correlation = [pairs[chosen]], [correlation[chosen]]
+        likeness = np.concatenate(self._likeness)
+        chosen, group = _span(pairs, likeness, self._count)
+        self._pairs, self._likeness = [pairs[chosen]], [likeness[chosen]]
         return group
 
 
-def _span(ends: np.ndarray, correlation: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _span(ends: np.ndarray, likeness: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of the edges ``ends [M, 2]`` span a forest, the strongest first; each node's tree."""
     ends = np.sort(ends, axis=1)
-    order = np.lexsort((ends[:, 1], ends[:, 0], -correlation))
+    order = np.lexsort((ends[:, 1], ends[:, 0], -likeness))
     # A sparse graph adds parallel edges up; only the strongest may come in.
     _, strongest = np.unique(ends[order] @ (count, 1), return_index=True)
     order = order[np.sort(strongest)]

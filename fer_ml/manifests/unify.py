@@ -18,7 +18,7 @@ from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
 from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
 from fer_ml.manifests.schema import attributes_of, read_manifest, write_manifest
-from fer_ml.recipes.profile import SPLITS, Draw, Split
+from fer_ml.recipes.profile import SPLITS, Draw, Near, Split
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -217,6 +217,10 @@ def publisher_splits(
     return frame.with_columns(split.alias("split"))
 
 
+#: The kind of twins that only a chain of other faces connects, and pairs compared at once.
+THROUGH_OTHERS = "through others"
+_PAIRS_AT_ONCE = 1024
+
 #: What decides a row's place. The other columns are read again, source by source, for writing.
 _DECIDING = ("source", "label", "split", "sample_id", "group_id", "orig_image")
 
@@ -225,13 +229,15 @@ def unify(
     run: RunFolder,
     job: Job[Any],
     meanings: Mapping[str, Mapping[str, Split]],
+    near: Near,
     draw: Draw,
     seed: int,
 ) -> None:
     """Write ``classification_manifest.csv``, ``quarantine.csv`` and the merged reports.
 
     ``job`` holds the sources' manifests and nothing else; ``meanings`` are what
-    ``publisher_splits`` takes, ``draw`` and ``seed`` what ``assign_splits`` does.
+    ``publisher_splits`` takes, ``near`` what ``near_of`` does, ``draw`` and ``seed`` what
+    ``assign_splits`` does.
     """
     files, thumbs, reports = [], [], []
     for artifact in job.inputs.values():
@@ -240,17 +246,18 @@ def unify(
         thumbs.append(read_thumbs(artifact.file(THUMBS_FILE)))
         reports += artifact.read_json("clean_report.json")["reports"]
     frame = pl.concat([read_manifest(file).select(_DECIDING) for file in files])
-    near = near_of(frame["sample_id"], Stacked(thumbs), job.store.near_cache)
+    stacked = Stacked(thumbs)
+    close = near_of(frame["sample_id"], stacked, job.store.near_cache, near)
     frame = frame.with_columns(
         pl.int_range(pl.len()).alias("row"),
         pl.col("group_id").alias("photo"),
-        join_groups(frame["group_id"], near).alias("group_id"),
+        join_groups(frame["group_id"], close).alias("group_id"),
     )
     frame = publisher_splits(frame, meanings)
-    kept, leaking = assign_splits(frame, draw, seed)
+    kept, leaking = _with_kinds(frame, *assign_splits(frame, draw, seed), stacked, near)
     path = run.path("classification_manifest.csv")
     write_manifest(_whole_rows(files, kept), path, attributes_of(files))
-    write_notes(run, "quarantine.csv", _leak_notes(leaking, kept))
+    write_notes(run, "quarantine.csv", _leak_notes(leaking))
     manifest = {
         "rows_in": frame.height,
         "rows": kept.height,
@@ -259,11 +266,9 @@ def unify(
         "counts": kept.group_by("source").len("rows").sort("source").to_dicts(),
     }
     run.write_json("clean_report.json", clean_report(reports, manifest))
-    twins, groups, shared = twin_counts(kept), group_counts(frame), overlaps(kept)
-    run.write_json(
-        "leakage.json",
-        {"schema_version": 2, "test_twins": twins, "groups": groups, "overlaps": shared},
-    )
+    leaks = _leakage(frame, kept)
+    run.write_json("leakage.json", {"schema_version": 3, **leaks})
+    groups = leaks["groups"]
     run.path("classes.png").write_bytes(class_source_heatmap(kept))
     run.summary.update(
         rows=kept.height,
@@ -271,8 +276,8 @@ def unify(
         quarantined=leaking.height,
         groups=groups["groups"],
         near_identical_groups=groups["joined_by_nearness"],
-        test_rows_with_a_twin_in_training=sum(t["with_twin"] for t in twins.values()),
-        samples_in_two_sources=sum(pair["samples"] for pair in shared),
+        test_rows_with_a_twin_in_training=sum(t["with_twin"] for t in leaks["test_twins"].values()),
+        samples_in_two_sources=sum(pair["samples"] for pair in leaks["overlaps"]),
         **{split: kept.filter(pl.col("split") == split).height for split in SPLITS},
     )
 
@@ -306,16 +311,100 @@ class Stacked:
         return found
 
 
-def _leak_notes(leaking: pl.DataFrame, kept: pl.DataFrame) -> pl.DataFrame:
-    photos = kept["photo"].unique().implode()
-    how = pl.when(pl.col("photo").is_in(photos)).then(pl.lit("pixel")).otherwise(pl.lit("nearly"))
+def _leak_notes(leaking: pl.DataFrame) -> pl.DataFrame:
     return leaking.with_columns(
         pl.col("orig_image").alias("where"),
         pl.col("orig_image").alias("file"),
         pl.col("label").alias("native_label"),
         pl.lit("leakage").alias("rule"),
-        pl.format("{} row with a {}-identical twin in {}", "split", how, "twin").alias("detail"),
+        pl.format("{} row with a twin in {}: {}", "split", "twin", "kind").alias("detail"),
     )
+
+
+def twin_pairs(frame: pl.DataFrame, kept: pl.DataFrame, leaking: pl.DataFrame) -> pl.DataFrame:
+    """Each row with a twin in another split (``row``), and one such twin (``other``).
+
+    Rows that leak, with a twin in the split that takes precedence; and kept test rows, with one
+    outside test. A twin of the same pixels comes first, then the group's first row. ``same`` says
+    whether the pixels are the same.
+    """
+    placed = frame.select("row", "sample_id", "group_id", "split")
+    test, rest = pl.col("split") == "test", ~pl.col("split").is_in(["test", "unassigned"])
+    asked = kept.filter(test & pl.col("twin_in").is_not_null())
+    found = []
+    for rows, others in (
+        (asked.with_columns(pl.lit("rest").alias("twin")), placed.filter(rest)),
+        (leaking, placed),
+    ):
+        where = pl.lit("rest") if rows is not leaking else pl.col("split")
+        others = others.select(pl.col("row").alias("other"), "sample_id", "group_id", where)
+        others = others.rename({others.columns[-1]: "twin"})
+        wanted = rows.select("row", "sample_id", "group_id", "twin")
+        for key, name in (("sample_id", "same"), ("group_id", "first")):
+            least = others.group_by(key, "twin").agg(pl.col("other").min().alias(name))
+            wanted = wanted.join(least, on=[key, "twin"], how="left")
+        found.append(wanted)
+    return (
+        pl.concat(found)
+        .select(
+            "row",
+            pl.coalesce("same", "first").alias("other"),
+            pl.col("same").is_not_null().alias("same"),
+        )
+        .sort("row")
+    )
+
+
+def _with_kinds(
+    frame: pl.DataFrame,
+    kept: pl.DataFrame,
+    leaking: pl.DataFrame,
+    thumbs: "Stacked",
+    near: Near,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Kept and leaking rows with what their twin in another split is (``kind``)."""
+    pairs = twin_pairs(frame, kept, leaking)
+    kinds = pairs.select("row", _kinds(pairs, thumbs, near).alias("kind"))
+    on = {"on": "row", "how": "left", "maintain_order": "left"}
+    return kept.join(kinds, **on), leaking.join(kinds, **on)  # type: ignore[arg-type]
+
+
+def _leakage(frame: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
+    return {
+        "test_twins": twin_counts(kept),
+        "test_twins_by_kind": twin_kinds(kept),
+        "groups": group_counts(frame),
+        "overlaps": overlaps(kept),
+    }
+
+
+def _kinds(pairs: pl.DataFrame, thumbs: "Stacked", near: Near) -> pl.Series:
+    """What each twin is: the same pixels, one of ``KINDS``, or near to it through other faces."""
+    # Imported where it is needed: SciPy takes a third of a second.
+    from fer_ml.manifests.near import KINDS, kinds
+
+    names = np.full(len(pairs), KINDS[0], object)
+    others = np.flatnonzero(~pairs["same"].to_numpy())
+    row, other = (pairs[name].to_numpy() for name in ("row", "other"))
+    for start in range(0, len(others), _PAIRS_AT_ONCE):
+        some = others[start : start + _PAIRS_AT_ONCE]
+        found = kinds(thumbs(other[some]), thumbs(row[some]), near)
+        names[some] = np.where(found == "", THROUGH_OTHERS, found)
+    return pl.Series(names.tolist(), dtype=pl.String)
+
+
+def twin_kinds(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Test rows with a twin outside test, by source and by what the twin is (``kind``)."""
+    table = (
+        kept.filter((pl.col("split") == "test") & pl.col("twin_in").is_not_null())
+        .group_by("source", "kind")
+        .agg(pl.len().alias("rows"))
+        .sort("source", "kind")
+    )
+    found: dict[str, dict[str, int]] = {source: {} for source in sorted(kept["source"].unique())}
+    for source, kind, rows in table.iter_rows():
+        found[source][kind] = rows
+    return found
 
 
 def group_counts(frame: pl.DataFrame) -> dict[str, int]:

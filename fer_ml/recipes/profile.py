@@ -87,6 +87,23 @@ class Draw(Frozen):
     test: float = Field(default=0.1, gt=0, lt=1)
 
 
+class Near(Frozen):
+    """When two faces are copies of one photo (``fer_ml.manifests.near``): correlations, at least.
+
+    ``code`` of codes that tell faces apart, ``view`` of coarse views, ``detail`` of fine detail
+    once one face lies on the other. Or ``grey`` of the 24x24 greys as they lie.
+    """
+
+    code: float = Field(default=0.64, gt=0, le=1)
+    view: float = Field(default=0.8, gt=0, le=1)
+    detail: float = Field(default=0.88, gt=0, le=1)
+    grey: float = Field(default=0.98, gt=0, le=1)
+
+
+#: Drawn faces share their maker's few shapes: what makes photos copies does not make these ones.
+DRAWN_NEAR = Near(code=0.9, view=0.95, detail=0.97)
+
+
 class Curation(Frozen):
     """A curated manifest: which rows of the unified one it takes.
 
@@ -197,8 +214,10 @@ class Comparison(Frozen):
 class Profile(Frozen):
     """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
 
-    ``curations`` are curated manifests of the user's own, each an asset ``<name>_manifest``;
-    ``experiments`` are further trainings, each a partition of ``student_experiment``.
+    ``near`` says when two faces are copies (null: by limits for photos, or for drawn faces where
+    ``drawn``). ``curations`` are curated manifests of the user's own, each an asset
+    ``<name>_manifest``; ``experiments`` are further trainings, each a partition of
+    ``student_experiment``.
     ``comparisons`` say which of these are held against each other, each an asset
     ``comparison/<name>``. ``models`` are models from elsewhere that the benchmark measures too: a
     bundle's folder, a checkpoint ``.pt`` or an ``.onnx`` file by name. ``calibration`` vector shows
@@ -209,6 +228,7 @@ class Profile(Frozen):
     seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
     drawn: bool = False
     sources: tuple[Source, ...] = Field(min_length=1)
+    near: Near | None = None
     draw: Draw = Draw()
     hq_train: Curation
     eval_only: Curation
@@ -226,6 +246,11 @@ class Profile(Frozen):
     selection: Selection = Selection()
     demo: Demo = Demo()
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
+
+    @property
+    def near_rule(self) -> Near:
+        """``near``, or else the one for drawn faces or for photos."""
+        return self.near or (DRAWN_NEAR if self.drawn else Near())
 
     @model_validator(mode="after")
     def _consistent(self) -> "Profile":

@@ -73,7 +73,7 @@ MANIFEST_GATES: tuple[Gate, ...] = (
     Gate("leakage", "no photo (group) lies in two splits", "split by group, quarantine the twins"),
     Gate(
         "near_leakage",
-        "no two near-identical faces (correlation of 24x24 greys at least 0.98) lie in two splits",
+        "no two faces that are copies of one photo (by the profile's `near`) lie in two splits",
         "split by group, quarantine the twins",
     ),
     Gate(

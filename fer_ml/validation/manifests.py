@@ -11,7 +11,7 @@ import polars as pl
 from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
 from fer_ml.manifests.inspection import how_checked, probe
 from fer_ml.manifests.schema import BOX, read_manifest
-from fer_ml.recipes.profile import Curation
+from fer_ml.recipes.profile import Curation, Near
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.store import RunFolder, Store
@@ -32,9 +32,9 @@ def report_name(asset: str) -> str:
     return f"manifest_validation_{name}.json"
 
 
-def manifest_outcomes(artifact: Artifact, store: Store) -> list[Outcome]:
+def manifest_outcomes(artifact: Artifact, store: Store, near: Near) -> list[Outcome]:
     """The gates of a manifest, on every row and every image; they say how these were checked."""
-    _, verdict, how = _judge(artifact, store)
+    _, verdict, how = _judge(artifact, store, near)
     return [
         replace(outcome, detail=how_checked(how)) if outcome.rule in _LOOKED else outcome
         for outcome in verdict.outcomes
@@ -42,7 +42,7 @@ def manifest_outcomes(artifact: Artifact, store: Store) -> list[Outcome]:
 
 
 def validate_manifests(
-    run: RunFolder, store: Store, manifests: Sequence[Artifact], root: str
+    run: RunFolder, store: Store, manifests: Sequence[Artifact], root: str, near: Near
 ) -> None:
     """One report for each manifest, every finding as a table, and pictures of both.
 
@@ -55,7 +55,7 @@ def validate_manifests(
     findings, looked = [], {}
     for artifact in manifests:
         asset = artifact.record.asset
-        evidence, verdict, how = _judge(artifact, store)
+        evidence, verdict, how = _judge(artifact, store, near)
         found = report(evidence, verdict, asset=asset, manifest=manifest_file(asset), root=root)
         run.write_json(report_name(asset), {**found, "manifest_sha256": artifact.sha256})
         looked[asset] = how
@@ -85,11 +85,13 @@ def validate_manifests(
     )
 
 
-def _judge(artifact: Artifact, store: Store) -> tuple[Evidence, Verdict, dict[str, Any]]:
+def _judge(
+    artifact: Artifact, store: Store, near: Near
+) -> tuple[Evidence, Verdict, dict[str, Any]]:
     asset = artifact.record.asset
     table = read_table(artifact.file(manifest_file(asset)))
     looks = probe(table.frame, store.root, store.probe_cache, since=store.looked_since, label=asset)
-    evidence = see(table, looks, store.near_cache, _reference(artifact, store, table.frame))
+    evidence = see(table, looks, store.near_cache, near, _reference(artifact, store, table.frame))
     return evidence, judge_manifest(evidence, asset), looks.how()
 
 

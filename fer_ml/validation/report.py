@@ -11,6 +11,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.groups import near_of
 from fer_ml.manifests.inspection import Probe, join_probes, probe
+from fer_ml.recipes.profile import Near
 from fer_ml.validation.bases import apply_bases, find_bases
 from fer_ml.validation.gates import manifest_gates
 from fer_ml.validation.rules import (
@@ -27,12 +28,12 @@ _SAME = ("group_id", "photo", "near")
 
 
 def see(
-    table: Table, looks: Probe, near_cache: Path, reference: Reference | None = None
+    table: Table, looks: Probe, near_cache: Path, near: Near, reference: Reference | None = None
 ) -> Evidence:
     """A manifest as read, together with what was seen behind its rows."""
     rows = pl.concat([table.frame, looks.looks.rename({"brightness": "seen"})], how="horizontal")
-    near = near_of(rows["face"], looks.thumbs, near_cache)
-    rows = rows.with_columns(near.alias("near"), pl.coalesce("brightness", "seen"))
+    close = near_of(rows["face"], looks.thumbs, near_cache, near)
+    rows = rows.with_columns(close.alias("near"), pl.coalesce("brightness", "seen"))
     return Evidence(rows, table.malformed, table.mistyped, table.dialect, reference or Reference())
 
 
@@ -104,14 +105,15 @@ def _twins(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def validate_file(
-    csv: Path, roots: Sequence[Path], cache: Path, *, since: float = 0.0
+    csv: Path, roots: Sequence[Path], cache: Path, *, near: Near | None = None, since: float = 0.0
 ) -> dict[str, Any]:
     """Validate any manifest CSV whose images lie below some of ``roots``.
 
     Columns image_path, label, split and source are needed; what is absent of the others is taken
     from the pixels. Paths may be relative to a root, to a folder above or right below it, or
     absolute paths of another machine: which base was found for which paths is in the report.
-    Returns the report; ``findings`` holds every one of them.
+    ``near`` says when two faces are copies (default: photos). Returns the report; ``findings``
+    holds every one of them.
     """
     table = read_table(csv)
     if table.frame.is_empty() and table.malformed.is_empty():
@@ -124,7 +126,7 @@ def validate_file(
     looks = _probe_bases(frame, roots, cache / "probe", since)
     frame = _fill_identity(frame.drop("base"), looks.looks)
     table = Table(frame, table.malformed, table.mistyped, table.dialect, table.columns)
-    evidence = see(table, looks, cache / "near")
+    evidence = see(table, looks, cache / "near", near or Near())
     verdict = judge_manifest(evidence, "any_manifest")
     found = report(
         evidence,

@@ -19,12 +19,13 @@ from fer_assets.stage import Given, Stage
 from fer_assets.stages import all_stages
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.builtin import sample
-from fer_ml.recipes.profile import Comparison, Curation, Profile, SoftLabels
+from fer_ml.recipes.profile import Comparison, Curation, Near, Profile, SoftLabels
 
 BUNDLES = {"teacher_bundle", "ensemble_bundle", "adopted_bundle", "candidate_bundles"}
 STUDENTS = {"student_ce", "student_kd", "student_dkd"}
 TRAININGS = {"teacher", "teacher_fold", *STUDENTS, "student_experiment"}
 SESSIONS = {"candidate_sessions", "demo_session"}
+CURATED = ("hq_train", "eval_only", "test_all_sources", "own")
 #: What names the profile in its own text.
 NAMED = {"manifest_validation", "report_claims", "report", *BUNDLES}
 
@@ -36,6 +37,10 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"sources/expw_full/(adapter|options.*|labels.*)": ({"manifest/expw_full"}, set()),
     r"sources/expw_full/title": (BUNDLES, set()),
     r"sources/expw_full/splits.*": ({"classification_manifest"}, set()),
+    r"near/.*": (
+        {"classification_manifest", "manifest_validation"},
+        {"classification_manifest", *(f"{name}_manifest" for name in CURATED)},
+    ),
     r"draw/.*": ({"classification_manifest"}, set()),
     r"hq_train/sources.*": ({"hq_train_manifest", *BUNDLES}, set()),
     r"(hq_train|eval_only|test_all_sources)/.*": ({"{0}_manifest"}, set()),
@@ -86,6 +91,7 @@ def everything() -> Profile:
             "sources": tuple(s for s in base.sources if s.name == "expw_full"),
             "hq_train": base.hq_train.model_copy(update={"sources": ("expw_full",)}),
             "teachers": {"RN18": base.teachers["RN18"]},
+            "near": Near(),
             "softlabels": SoftLabels(folds=2, views=2),
             "experiments": {"one": kd},
             "curations": {"own": Curation(sources=("expw_full",))},

@@ -38,6 +38,7 @@ def test_the_recipe_is_splits_draw_and_seed() -> None:
     assert STAGE.recipe(PROFILE, None).recorded() == {
         "sources": {"a": {}, "b": {"val": "calib"}},
         "order": ["a", "b"],
+        "near": PROFILE.near_rule.model_dump(mode="json"),
         "draw": PROFILE.draw.model_dump(mode="json"),
         "seed": PROFILE.seed,
     }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fer_ml.manifests import groups
 from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
+from fer_ml.recipes.profile import Near
 
 
 def thumb(seed: int) -> np.ndarray:
@@ -35,7 +36,7 @@ def find(names: list[str | None], cache: Path) -> list[str | None]:
         return np.array([FACES[str(names[row])] for row in rows]).reshape(-1, 576)
 
     ids = pl.Series([name and name * 32 for name in names], dtype=pl.String)
-    return near_of(ids, thumbs, cache).str.head(1).to_list()
+    return near_of(ids, thumbs, cache, Near()).str.head(1).to_list()
 
 
 def test_near_faces_get_the_least_id_whatever_their_order(tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_a_set_that_grew_gives_what_a_search_over_all_gives(old: set[int], new: 
             pl.Series(ids, dtype=pl.String),
             lambda rows: np.array([faces[ids[row]] for row in rows]).reshape(-1, 576),
             cache,
+            Near(),
         ).to_list()
 
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:

@@ -14,6 +14,8 @@ from fer_ml.manifests.unify import (
     overlaps,
     publisher_splits,
     twin_counts,
+    twin_kinds,
+    twin_pairs,
 )
 from fer_ml.recipes.profile import Draw, Split
 
@@ -198,6 +200,23 @@ def test_twins_by_hand() -> None:
         "a": {"test_rows": 3, "with_twin": 3, "share": 1.0},
         "b": {"test_rows": 1, "with_twin": 0, "share": 0.0},
     }
+
+
+def test_a_twin_of_the_same_pixels_comes_first_and_else_the_first_of_the_group() -> None:
+    rows = frame(
+        ("a", "Happy", "g1", "test"),
+        ("a", "Happy", "g1", "train"),
+        ("a", "Happy", "g1", "train"),
+        ("b", "Happy", "g1", "unassigned"),
+        ("b", "Sad", "g2", "train"),
+    )
+    samples = [group_id(name) for name in ("s1", "s2", "s1", "s3", "s4")]
+    rows = rows.with_columns(pl.Series("sample_id", samples))
+    kept, leaking = assign_splits(rows, DRAW, 1)
+    pairs = twin_pairs(rows, kept, leaking)
+    assert pairs.rows() == [(0, 2, True), (1, 0, False), (2, 0, True), (3, 1, False)]
+    told = kept.with_columns(pl.lit("mirrored").alias("kind"))
+    assert twin_kinds(told) == {"a": {"mirrored": 1}, "b": {"mirrored": 1}}
 
 
 def test_overlaps_by_hand() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import encode_png
-from fer_ml.recipes.profile import SPLITS
+from fer_ml.recipes.profile import DRAWN_NEAR, SPLITS
 from fer_ml.validation.report import validate_file
 from tests.machine import CASE, pipe
 
@@ -71,7 +71,7 @@ class Planted:
         )
         csv = self.root.parent / "m.csv"
         csv.write_bytes(self.edit(frame.write_csv().encode()))
-        return validate_file(csv, [self.root], self.root.parent / "cache")
+        return validate_file(csv, [self.root], self.root.parent / "cache", near=DRAWN_NEAR)
 
 
 @pytest.fixture

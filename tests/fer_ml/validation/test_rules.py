@@ -15,7 +15,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.identity import sample_hash
 from fer_ml.manifests.inspection import probe
 from fer_ml.manifests.schema import SCHEMA
-from fer_ml.recipes.profile import SPLITS
+from fer_ml.recipes.profile import DRAWN_NEAR, SPLITS
 from fer_ml.storage.gates import Outcome
 from fer_ml.validation.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES
 from fer_ml.validation.report import see
@@ -32,7 +32,9 @@ def judged(frame: pl.DataFrame, root: Path, reference: Reference | None = None) 
     frame.write_csv(csv)
     table = read_table(csv)
     looks = probe(table.frame, root, root / "cache/probe")
-    return judge_manifest(see(table, looks, root / "cache/near", reference), "any_manifest")
+    return judge_manifest(
+        see(table, looks, root / "cache/near", DRAWN_NEAR, reference), "any_manifest"
+    )
 
 
 def outcome(verdict: Verdict, rule: str) -> Outcome:
