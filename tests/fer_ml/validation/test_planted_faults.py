@@ -526,7 +526,7 @@ WANTED: dict[Callable[[Planted], None], set[str]] = {
     larger_twin: {"near_leakage"},
     noisy_twin: {"near_leakage"},
     crop_of_a_photo_in_test: {"near_leakage"},
-    mirrored_face: set(),
+    mirrored_face: {"near_leakage"},
     names_that_differ_in_case: {"case_collisions"},
     names_that_differ_in_accents: {"case_collisions"},
     wrong_sample_id: {"changed_pixels"},
