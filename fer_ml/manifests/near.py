@@ -49,7 +49,7 @@ _BATCH, _TRIED, _VIEWED = 1 << 18, 2048, 32
 _SPARSE = 8
 
 #: What a copy is, beside the other: the first of these that holds.
-KINDS = ("identical pixels", "near-identical", "mirrored", "turned", "another crop", "re-lit")
+KINDS = ("near-identical", "mirrored", "turned", "another crop", "re-lit")
 #: From so many degrees, px of 24, and parts of the scale on, a copy was moved.
 _TURNED, _SHIFTED, _SCALED = 2.0, 0.5, 0.03
 
@@ -256,14 +256,13 @@ def kinds(first: np.ndarray, second: np.ndarray, rule: Near) -> np.ndarray:
     return np.select(
         [
             (plain.likeness == 0) & (mirrored.likeness == 0),
-            (first == second).all(1),
             plain.grey >= rule.grey,
             turned,
             abs(np.rad2deg(np.arctan2(b, a))) >= _TURNED,
             (np.maximum(abs(x), abs(y)) >= _SHIFTED) | (abs(np.hypot(a, b) - 1) >= _SCALED),
         ],
-        ["", *KINDS[:5]],
-        KINDS[5],
+        ["", *KINDS[:4]],
+        KINDS[4],
     )
 
 

@@ -217,8 +217,9 @@ def publisher_splits(
     return frame.with_columns(split.alias("split"))
 
 
-#: The kind of twins that only a chain of other faces connects, and pairs compared at once.
-THROUGH_OTHERS = "through others"
+#: Kinds of twins beside ``near.KINDS``: of equal pixels, and connected by a chain of other faces
+#: alone. And pairs compared at once.
+SAME_PIXELS, THROUGH_OTHERS = "identical pixels", "through others"
 _PAIRS_AT_ONCE = 1024
 
 #: What decides a row's place. The other columns are read again, source by source, for writing.
@@ -381,9 +382,9 @@ def _leakage(frame: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
 def _kinds(pairs: pl.DataFrame, thumbs: "Stacked", near: Near) -> pl.Series:
     """What each twin is: the same pixels, one of ``KINDS``, or near to it through other faces."""
     # Imported where it is needed: SciPy takes a third of a second.
-    from fer_ml.manifests.near import KINDS, kinds
+    from fer_ml.manifests.near import kinds
 
-    names = np.full(len(pairs), KINDS[0], object)
+    names = np.full(len(pairs), SAME_PIXELS, object)
     others = np.flatnonzero(~pairs["same"].to_numpy())
     row, other = (pairs[name].to_numpy() for name in ("row", "other"))
     for start in range(0, len(others), _PAIRS_AT_ONCE):
