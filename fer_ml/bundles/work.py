@@ -5,6 +5,7 @@ few bytes can ask for terabytes (a constant, a resize) or for years (functions t
 twice, twice, ...).
 """
 
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from fer_ml.base.errors import FerError
 
 #: Operators, each as often as it is run, with those of functions in the place of their calls.
 MAX_NODES = 20_000
+#: Bytes that functions may add to the file when each call becomes a copy of its constants.
+MAX_COPIES = 64 << 20
 #: Elements of one tensor, and of all that are computed: three large teachers need a tenth.
 MAX_TENSOR, MAX_ELEMENTS = 100_000_000, 1_000_000_000
 #: Multiplications for one face, some seconds of one processor: three large teachers need a third.
@@ -71,28 +74,36 @@ def _unbounded(what: str, where: Path) -> FerError:
 
 
 def _require_few(model: onnx.ModelProto, where: Path) -> None:
-    """Count operators without putting functions in the place of their calls."""
+    """Count operators and their bytes without putting functions in the place of their calls."""
     bodies = {(held.domain, held.name): held.node for held in model.functions}
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
 
-    def count(key: tuple[str, str], above: tuple[tuple[str, str], ...]) -> int:
+    def count(key: tuple[str, str], above: tuple[tuple[str, str], ...]) -> tuple[int, int]:
         if key in above or len(above) > 50:
             raise _unbounded(f"function {key[1]!r} calls itself, or 50 deep", where)
         if key not in counts:
             counts[key] = total(bodies[key], (*above, key))
         return counts[key]
 
-    def total(nodes: object, above: tuple[tuple[str, str], ...]) -> int:
-        keys = [(node.domain, node.op_type) for node in nodes]  # type: ignore[attr-defined]
-        return sum(count(key, above) if key in bodies else 1 for key in keys)
+    def total(
+        nodes: Iterable[onnx.NodeProto], above: tuple[tuple[str, str], ...]
+    ) -> tuple[int, int]:
+        operators, size = 0, 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            more, copied = count(key, above) if key in bodies else (1, node.ByteSize())
+            operators, size = operators + more, size + copied
+        return operators, size
 
-    found = total(model.graph.node, ())
+    found, size = total(model.graph.node, ())
     if found > MAX_NODES or len(bodies) < len(model.functions):
         raise FerError(
             f"the network runs {found:,} operators, or names a function twice",
             where=where,
             allowed=f"at most {MAX_NODES:,}",
         )
+    if size > model.ByteSize() + MAX_COPIES:
+        raise _unbounded(f"its functions' constants become {size:,} bytes", where)
 
 
 def _shapes(
@@ -112,6 +123,7 @@ def _shapes(
         else:
             nodes.append(node)
     kinds = {name: (tensor.data_type, list(tensor.dims)) for name, tensor in held.items()}
+    _require_numbers(kinds)
     inputs = [_face(each, size) for each in graph.input if each.name not in held]
     inputs += [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
     known = {
@@ -131,13 +143,22 @@ def _shapes(
         found = shape_inference.infer_shapes(light, strict_mode=True).graph
         shapes = {name: tuple(dims) for name, (_, dims) in kinds.items()}
         shapes |= {name: value.shape for name, value in known.items()}
-        shapes |= dict(filter(None, map(_told, (*found.input, *found.value_info))))
+        told = (*found.input, *found.value_info)
+        _require_numbers({each.name: (each.type.tensor_type.elem_type, []) for each in told})
+        shapes |= dict(filter(None, map(_told, told)))
         before = len(known)
         for node in light.graph.node:
             known |= _computed(node, known, shapes, opsets)
         if len(known) == before:
             break
     return shapes, nodes
+
+
+def _require_numbers(kinds: Mapping[str, tuple[int, list[int]]]) -> None:
+    """Texts have any length, and are copied outside of the arena that bounds memory."""
+    texts = [name for name, (kind, _) in kinds.items() if kind == onnx.TensorProto.STRING]
+    if texts:
+        raise ValueError(f"{texts[0]!r} holds texts")
 
 
 def _told(value: onnx.ValueInfoProto) -> tuple[str, Shape] | None:

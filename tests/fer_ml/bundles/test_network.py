@@ -217,6 +217,30 @@ def test_functions_that_call_each_other_are_counted_before_they_are_put_in() -> 
             check_network(data, HERE, 8)
 
 
+def test_the_constants_of_a_function_are_counted_once_a_call() -> None:
+    """Each call becomes a copy of them: 1 MB called 100 times is 100 MB."""
+    held = onnx.load_model_from_string(functions(1, 100))
+    big = numpy_helper.from_array(np.zeros(1_000_000, np.uint8))
+    held.functions[0].node.append(NODE("Constant", [], ["c"], value=big))
+    with pytest.raises(FerError, match="could cost too much"):
+        check_network(held.SerializeToString(), HERE, 8)
+
+
+def test_texts_are_refused_wherever_they_come_from() -> None:
+    """A text of 10 kB put into every element of a tensor fills any memory."""
+    text = helper.make_tensor("text", TensorProto.STRING, [1], [b"a" * 10_000])
+    count = numpy_helper.from_array(np.array([10_000]), "count")
+    ways = [
+        ([NODE("Expand", ["text", "count"], ["a"])], [text, count]),
+        ([NODE("Constant", [], ["text"], value=text)], [count]),
+        ([NODE("Constant", [], ["text"], value_string="a" * 10_000)], [count]),
+        ([NODE("Cast", ["input"], ["text"], to=TensorProto.STRING)], [count]),
+    ]
+    for nodes, tensors in ways:
+        with pytest.raises(FerError, match="holds texts"):
+            check_network(network([*nodes, NODE("Relu", ["input"], ["b"])], tensors), HERE, 8)
+
+
 def test_a_function_that_calls_itself_is_refused() -> None:
     held = onnx.load_model_from_string(functions(1, 1))
     held.functions[0].node[0].op_type, held.functions[0].node[0].domain = "f1", "mine"
