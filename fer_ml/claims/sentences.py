@@ -41,25 +41,48 @@ _WORDS: dict[str, Fraction] = {
     **dict.fromkeys(("twice", "double", "doubled", "doubles", "couple"), Fraction(2)),
     **dict.fromkeys(("thrice", "triple", "tripled", "triples"), Fraction(3)),
     **dict.fromkeys(("quadruple", "quadrupled"), Fraction(4)),
+    **dict.fromkeys(("tenth", "tenths"), Fraction(1, 10)),
+    **dict.fromkeys(("hundredth", "hundredths"), Fraction(1, 100)),
+    **dict.fromkeys(("thousandth", "thousandths"), Fraction(1, 1000)),
     **dict.fromkeys(("zero", "nought"), Fraction(0)),
     **dict.fromkeys(("dozen", "dozens"), Fraction(12)),
     **dict.fromkeys(("hundred", "hundreds"), Fraction(100)),
     **dict.fromkeys(("thousand", "thousands"), Fraction(1000)),
     **dict.fromkeys(("million", "millions"), Fraction(10**6)),
     **dict.fromkeys(("billion", "billions"), Fraction(10**9)),
+    **dict.fromkeys(("trillion", "trillions"), Fraction(10**12)),
     **dict.fromkeys(("percent", "percentage", "cent"), Fraction(1, 100)),
+    **dict.fromkeys(("permille", "mille"), Fraction(1, 1000)),
 }
 _TOKEN = re.compile(r"[^\s()\[\]{}<>\"'`=/;:!?|*_~#&\\\u2018\u2019\u201c\u201d\u2026\ue000\ue001]+")
 #: What would make another number of what is printed at the place.
 _TOUCHED = re.compile(r"[\w.,+/^%\u2212-]\{value\}|\{value\}(?:[\w+/^-]|\{|[.,][0-9]|\s?[%\u2030])")
+#: Stands for a number from elsewhere in a text as it is seen.
+NUMBER = "\ue001"
+_UNIT = (
+    r"[%\u2030\u2031\u066a^]|per ?(?:cent|mille)\b|basis points?\b"
+    r"|(?:[kKM]|bn|thousand|million|billion|trillion|tenths?|hundredths?|thousandths?)\b"
+)
+#: What changes such a number for whoever reads it: a unit, a sign, another number that touches it.
+CHANGED = re.compile(
+    rf"{NUMBER}(?=\s?(?:{_UNIT})|[.,]?[\d{NUMBER}]|[mbBx]\b)"
+    rf"|(?<=\d)[.,]?{NUMBER}|(?<![\w)\]{NUMBER}])[-+\u2212]{NUMBER}"
+    rf"|\b(?:minus|negative)\s{NUMBER}"
+)
+#: Shares in words.
+SHARE = re.compile(rf"\b(?:{'|'.join(_WORDS)})[ -]?(?:per ?cent\b|%)", re.IGNORECASE)
 _ENTITY = re.compile(r"&\w+;")
+_PIECE = re.compile(r"<!--.*?-->|</?[A-Za-z][^>]*>|&#?\w+;|.", re.DOTALL)
+#: Characters that Markdown does not print, and what stands for a template's code.
+_UNPRINTED = frozenset("*_`~\\$\ue000")
 
 
 def unbound(claim: Claim, names: Collection[str]) -> str | None:
     """Why a claim's sentence says more than the claim holds, or ``None``."""
     if PLACE not in claim.sentence:
         return f"its sentence has no place {PLACE} for what the artifact holds"
-    if _TOUCHED.search(claim.sentence):
+    shown, _ = as_seen(claim.sentence.replace(PLACE, NUMBER))
+    if _TOUCHED.search(claim.sentence) or CHANGED.search(shown):
         return f"its sentence adds to the number at {PLACE}, which stands there as it is printed"
     known, held = NAMES.union(names), set(_checked(claim))
     texts = [claim.sentence.replace(PLACE, " ")]
@@ -75,9 +98,30 @@ def unbound(claim: Claim, names: Collection[str]) -> str | None:
 def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
     """Every number of a text, in digits of any script or in words; ``names`` are none."""
     yield from (text[start:end] for start, end in spans_of_digits(text, names))
-    for found in _TOKEN.finditer(text):
+    for found in _TOKEN.finditer(as_seen(text)[0]):
         # A word of a compound stands for itself: 'ninety-nine', 'three-fold'.
         yield from filter(_is_word, found.group().rstrip(".,").split("-"))
+
+
+def as_seen(text: str) -> tuple[str, list[int]]:
+    """A text as its reader sees it, and where each of its characters comes from.
+
+    Plain letters, hyphens and single spaces, whatever they were written with; no mark-up.
+    """
+    letters: list[str] = []
+    places: list[int] = []
+    for found in _PIECE.finditer(text):
+        piece = found.group()
+        piece = "" if len(piece) > 1 and piece[0] == "<" else html.unescape(piece)
+        for letter in unicodedata.normalize("NFKD", piece):
+            kind = unicodedata.category(letter)
+            if letter in _UNPRINTED or kind in ("Cf", "Mn", "Me"):
+                continue
+            shown = " " if letter.isspace() else "-" if kind == "Pd" else letter
+            if shown != " " or letters[-1:] != [" "]:
+                letters.append(shown)
+                places.append(found.start())
+    return "".join(letters), places
 
 
 def spans_of_digits(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:

@@ -16,18 +16,13 @@ from jinja2 import Environment
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.printed import PRINTED, printed
-from fer_ml.claims.sentences import NAMES, spans_of_digits
+from fer_ml.claims.sentences import CHANGED, NAMES, NUMBER, SHARE, as_seen, spans_of_digits
 from fer_ml.report.citations import spans_of_citations
 from fer_ml.report.markdown import Markdown, escape, parser
 
-#: Each stands for a character of an expression, and of a statement or comment.
-_VALUE, _HOLE = "\ue001", "\ue000"
+#: Characters of code, and of what parts two ways of a condition. An expression is a ``NUMBER``.
+_HOLE, _PARTED = "\ue000", "\ue002"
 _ORDINAL = re.compile(r"\d{1,2}(st|nd|rd|th|D)")
-#: What changes the number that an expression prints, when it touches it.
-_TOUCHED = re.compile(
-    rf"{_VALUE}(?=\s?(?:[%\u2030]|per ?cent\b)|[.,]?\d|[kKmMbBx]\b)"
-    rf"|(?<=\d)[.,]?{_VALUE}|(?<![\w)\]{_VALUE}{_HOLE}])[-+\u2212]{_VALUE}"
-)
 _LIST, _HEADING = (
     re.compile(pattern, re.MULTILINE)
     for pattern in (
@@ -48,7 +43,8 @@ _NOT_PROSE = tuple(
 )
 _FORMULA = re.compile(r"\$\$.+?\$\$|\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)", re.DOTALL)
 _ASSIGNED = re.compile(r"(?:=|\\approx|\u2248)\s*-?(\d[\d,]*(?:\.\d+)?)")
-_LONG = re.compile(r"(\d[\d.,]*\d)")
+_GAP = r"(?:\s|\\[,;:!> ]){0,4}"
+_LONG = re.compile(rf"(\d(?:(?:[.,]|{_GAP}\.?{_GAP})\d)+)")
 _CODE = re.compile(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)")
 _CLAIMED = re.compile(r"\bclaim\(\s*(['\"])(.+?)\1")
 _BLOCK = re.compile(r"^\s*$|^\s*(?:[-*+]|\d+[.)])\s|^\s*\|")
@@ -71,7 +67,7 @@ class Uncovered:
 
 def without_numbers(text: str, what: str, names: Collection[str] = ()) -> Markdown:
     """A text of the template's or the claims file's own, escaped; ``FerError`` for a number."""
-    if any(_number_spans(text, NAMES.union(names))):
+    if any(_number_spans(text, NAMES.union(names))) or SHARE.search(as_seen(text)[0]):
         raise FerError(
             f"{what} prints {text[:60]!r}, and no reference gave that number",
             fix="use claim, value, table, figure or gate, or stated(text, why=...); a name with a "
@@ -90,7 +86,7 @@ def find_uncovered(
     sign, a hundred times its value. What touches another number, or one that an expression prints,
     is a part of a larger one, and not covered. ``names`` are no numbers.
     """
-    code, prose = _split(source)
+    code, written, prose = _split(source)
     known, unseen = NAMES.union(names), _without_code(prose)
     found = []
     for start, end in _blocks(source):
@@ -111,8 +107,9 @@ def find_uncovered(
             held = span not in joined and any(_covers(v, text[slice(*span)]) for v in claimed)
             if not held:
                 found.append(_at(source, start + span[0], "number", text[slice(*span)]))
-        for touched in _TOUCHED.finditer(text):
-            at = start + touched.start()
+        shown, places = as_seen(written[start:end])
+        for changed in (*CHANGED.finditer(shown), *SHARE.finditer(shown)):
+            at = start + places[changed.start()]
             found.append(_at(source, at, "number", source[max(0, at - 8) : at + 12].strip()))
         for image in _IMAGE.finditer(unseen[start:end]):
             found.append(_at(source, start + image.start(), "figure", image.group()))
@@ -155,25 +152,35 @@ def _blocks(source: str) -> Iterator[tuple[int, int]]:
         yield start, offset
 
 
-def _split(source: str) -> tuple[str, str]:
-    """The template's code and its prose, each with the other blanked out, in the same places."""
-    code, prose, offset, hole = [], [], 0, _HOLE
+def _split(source: str) -> tuple[str, str, str]:
+    """The template's code, its texts, and of these the prose; each with the rest blanked out.
+
+    All in the same places.
+    """
+    code: list[str] = []
+    texts: list[str] = []
+    offset, begun, last = 0, 0, ""
     for _, kind, value in Environment(keep_trailing_newline=True).lex(source):
         # The lexer drops only the white space that '-' in a tag eats.
         start = source.index(value, offset)
         gap, offset = source[offset:start], start + len(value)
-        hole = _VALUE if kind == "variable_begin" else hole
+        parted = kind == "name" and value in ("else", "elif")
+        shown = _blank(value, _PARTED if parted else _HOLE)
+        if kind == "variable_begin":
+            shown, begun = NUMBER + shown[1:], len(texts)
+        elif kind == "variable_end" and last == "mark":  # Of a claim: no number.
+            texts[begun] = texts[begun].replace(NUMBER, _PARTED)
+        last = value if kind not in ("whitespace", "variable_begin") else last
         code.append(_blank(gap) + (_blank(value) if kind == "data" else value))
-        prose.append(gap + (value if kind == "data" else _blank(value, hole)))
-        hole = _HOLE if kind == "variable_end" else hole
-    text = "".join(prose) + source[offset:]
+        texts.append(_blank(gap, _HOLE) + (value if kind == "data" else shown))
+    text = written = "".join(texts) + source[offset:]
     for pattern in _NOT_PROSE:
         text = pattern.sub(lambda found: _blank(found.group()), text)
     for pattern in (_LIST, _HEADING):
         text = _without_numbering(text, pattern)
     text = _FORMULA.sub(lambda found: _assigned(found.group()), text)
     lines = [_without_citations(line) for line in text.split("\n")]
-    return "".join(code), "\n".join(lines)
+    return "".join(code), written, "\n".join(lines)
 
 
 def _blank(text: str, fill: str = " ") -> str:

@@ -66,8 +66,24 @@ def test_words_names_and_the_place_are_all(sentence: str) -> None:
         "two thirds",
         "a dozen",
         "two hundred",
+        "twenty\u2011one",  # a hyphen that does not break
+        "\uff4eine",  # a full-width letter
+        "ni\u00adne",  # a hyphen that shows at line ends
+        "a trillion",
+        "three tenths",
         "{value}9",
         "9{value}",
+        "{value}  %",
+        "{value}\u00a0%",
+        "{value} \uff05",
+        "{value}\u200b%",
+        "{value}**%**",
+        "{value} \u2031",
+        "{value} per mille",
+        "{value} basis points",
+        "{value} k",
+        "minus {value}",
+        "\u2013{value}",
     ],
 )
 def test_a_number_by_hand_is_found_in_every_form(text: str) -> None:

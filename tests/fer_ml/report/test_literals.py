@@ -70,7 +70,7 @@ def test_numbers_of_prose(source: str, numbers: list[str] | None) -> None:
         "Table 3, Figures 4 and 5, Sections 1\u20139, Fig. 2, Eq. (7), appendix 2",
         "<https://e.org/7> and https://e.org/8 and [text](page9.md)",
         "as shown [3], [4, 5] and [6-8]",
-        "{{ value('a', 'b.json', '/c/0', decimals=3) }}{# 12 #}{% if 3 > 2 %}x{% endif %}",
+        "{{ value('a', 'b.json', '/c/0', decimals=3) }}{# 12 #}{% if 3 > 2 %} a text{% endif %}",
     ],
 )
 def test_what_is_no_number_of_the_prose(source: str) -> None:
@@ -126,6 +126,25 @@ def test_a_number_in_parts_is_not_covered_by_its_parts() -> None:
         "{{ x }}%",
         "{{ x }} %",
         "{{ x }} per cent",
+        "{{ x }}  %",
+        "{{ x }}&nbsp;%",
+        "**{{ x }}**%",
+        "{{ x }}\u200b\uff05",
+        "{{ x }}<!-- -->%",
+        "{{ x }}{# a comment #}%",
+        "{{ x }}{% if y %}%{% endif %}",
+        "-{% if y %}{{ x }}{% endif %}",
+        "\u2013{{ x }}",
+        "&minus;{{ x }}",
+        "minus {{ x }}",
+        "{{ x }} thousand",
+        "{{ x }}$^2$",
+        "{{ x }}{{ y }}",
+        "{{ x }}.{{ y }}",
+        "{{ x -}}  {{ y }}",
+        "ninety-nine percent",
+        "$9 9 . 9$",
+        "$9\\,9$",
         "{{ x }}9",
         "{{ x }}.5",
         "9{{ x }}",
@@ -141,6 +160,7 @@ def test_what_an_expression_prints_stands_by_itself(text: str) -> None:
 def test_what_stands_beside_an_expression() -> None:
     source = (
         "T = {{ x }}, ({{ x }} to {{ x }}); {% if a %}text{% endif %}- {{ x }}. {{ a }}-{{ b }}"
+        " {% if a %}{{ x }}{% else %}{{ y }}{% endif %}, {{ x }}{{ claim('x').mark }}"
     )
     assert found(source) == []
 
