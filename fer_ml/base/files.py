@@ -155,6 +155,9 @@ def readable_os_errors(root: Path) -> Iterator[None]:
         errno.ESTALE: ("a network folder went away", AGAIN),
         errno.ENODEV: ("a disk went away", AGAIN),
         errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
+        errno.EEXIST: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
+        errno.ENAMETOOLONG: ("a name is too long for the disk", "take a shorter one"),
+        errno.ELOOP: ("links lead in a circle", "remove one of them"),
     }
     in_use = ("another program has it open", "close that program, then start again")
     try:

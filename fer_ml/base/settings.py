@@ -158,6 +158,8 @@ def read_config(path: Path) -> UserConfig:
         elif "\\" in text:
             fix = WINDOWS_PATH
         raise FerError(f"not valid TOML: {error}", where=path, fix=fix) from error
+    except RecursionError as error:
+        raise FerError("not valid TOML: it is nested too deep", where=path) from error
     except ValidationError as error:
         raise FerError(
             first_fault(error),

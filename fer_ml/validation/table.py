@@ -22,6 +22,8 @@ from fer_ml.manifests.schema import SCHEMA
 NEEDED = ("image_path", "label", "split", "source")
 FINDING_SCHEMA: dict[str, pl.DataType] = {"line": pl.Int64(), "detail": pl.String()}
 _BLOCK_BYTES = 1 << 24
+#: Bytes of a header, and its columns: a manifest has 20.
+_HEADER_BYTES, _COLUMNS = 1 << 16, 500
 _QUOTE, _COMMA, _NEWLINE = b'",\n'
 
 
@@ -53,7 +55,7 @@ def read_table(path: Path) -> Table:
 
 
 def _read(path: Path, file: io.BufferedReader) -> Table:
-    header = file.readline()
+    header = file.readline(_HEADER_BYTES)
     dialect = ["a byte order mark"] if header.startswith(codecs.BOM_UTF8) else []
     columns = _header(path, header.removeprefix(codecs.BOM_UTF8))
     wanted = [name for name in SCHEMA if name in columns]
@@ -85,6 +87,12 @@ def _header(path: Path, line: bytes) -> list[str]:
         names = next(csv.reader([line.decode().rstrip("\r\n")], strict=True), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise FerError(f"not a readable CSV: its header is damaged: {error}", where=path) from error
+    if len(line) >= _HEADER_BYTES or len(names) > _COLUMNS:
+        raise FerError(
+            f"not a manifest: its header has {len(names):,} columns in {len(line):,} bytes",
+            where=path,
+            allowed=f"at most {_COLUMNS} columns in {_HEADER_BYTES:,} bytes",
+        )
     if not any(names):
         raise FerError("not a readable CSV: it has no header", where=path)
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -99,7 +107,7 @@ def _header(path: Path, line: bytes) -> list[str]:
         raise FerError(
             f"manifest lacks the column {', '.join(missing)}",
             where=path,
-            allowed=f"found: {', '.join(map(repr, names))}",
+            allowed=f"found: {', '.join(map(repr, names[:20]))}",
             fix=f"a manifest needs {', '.join(NEEDED)}, separated by commas",
         )
     return names

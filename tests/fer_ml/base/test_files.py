@@ -17,6 +17,7 @@ from fer_ml.base.files import (
     move,
     orphaned,
     owned_name,
+    private_folder,
     readable_os_errors,
     stays_below,
     sync,
@@ -146,3 +147,11 @@ def test_what_another_program_has_open_says_so(code: int) -> None:
     refused.winerror = code  # type: ignore[attr-defined]
     with pytest.raises(FerError, match="another program has it open"), readable_os_errors(Path()):
         raise refused
+
+
+def test_a_file_in_a_folders_place_and_names_that_no_disk_takes_say_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FerError, match="a file stands where"), readable_os_errors(tmp_path):
+        private_folder(tmp_path / "file")
+    with pytest.raises(FerError, match="too long"), readable_os_errors(tmp_path):
+        (tmp_path / ("x" * 5000)).mkdir()

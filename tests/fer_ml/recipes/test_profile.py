@@ -162,6 +162,9 @@ def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Pat
     with pytest.raises(FerError, match="not valid TOML") as caught:
         read_config(tmp_path / "fer.toml")
     assert caught.value.fix == "save it as UTF-8"
+    (tmp_path / "fer.toml").write_bytes(b"a = " + b"[" * 100_000)
+    with pytest.raises(FerError, match="too deep"):
+        read_config(tmp_path / "fer.toml")
     (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16-le"))
     with pytest.raises(FerError, match="not valid TOML") as caught:
         read_config(tmp_path / "fer.toml")

@@ -101,6 +101,13 @@ def test_a_header_that_is_none(tmp_path: Path, header: str, message: str) -> Non
         read(tmp_path, f"{header}\n{GOOD}\n")
 
 
+@pytest.mark.parametrize("header", [",".join(f"c{k}" for k in range(100_000)), "x" * (1 << 17)])
+def test_a_header_without_end_is_refused_at_once(tmp_path: Path, header: str) -> None:
+    with pytest.raises(FerError, match="not a manifest") as refused:
+        read(tmp_path, header)
+    assert len(str(refused.value)) < 1000
+
+
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
     assert read(tmp_path, HEADER).frame.is_empty()
 
