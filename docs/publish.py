@@ -2,8 +2,9 @@
 
 Writes ``docs/PAGE.md`` with its figures, which is the text of the asset ``report``; with
 ``--student`` also the student that ships, ``demo_app/student``: the profile's fp16 bundle with its
-chain and its card for people. Nothing is written by hand. A page of these docs knows its anchors by
-``<a id>``, the report by the table of its claims.
+chain and its card for people. Nothing is written by hand but corrections of a page whose run was
+not made again. A page of these docs knows its anchors by ``<a id>``, the report by the table of its
+claims.
 """
 
 import argparse

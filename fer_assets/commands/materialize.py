@@ -252,6 +252,8 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
 
 def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
     """Macro-F1 by model and evaluation set; n and split stand in the header."""
+    from fer_ml.metrics.comparability import unequal_budgets
+
     held = benchmark.read_json("benchmark.json")
     entries = held["entries"]
     kind = " (drawn faces: synthetic, never a result)" if synthetic else ""
@@ -275,10 +277,14 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
             ),
             f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
         )
+    notes: list[str] = []
     if apart:
         first_line, *more = dict.fromkeys(f"{name}: {why}" for (_, name), why in apart.items())
-        told = f"* not to be compared with the first row. {first_line}"
-        scores.caption = _lines([told, *more])
+        notes += [f"* not to be compared with the first row. {first_line}", *more]
+    budgets = unequal_budgets({model: next(iter(c.values())) for model, c in entries.items()})
+    notes += [budgets] if budgets else []
+    if notes:
+        scores.caption = _lines(notes)
         scores.caption_justify = "left"
     return scores
 

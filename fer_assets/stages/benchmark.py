@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Literal
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.profile import CANDIDATES, Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_least
+from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from fer_ml.metrics.chance import Chance
 
 GATES = (
     Gate(
@@ -27,7 +29,8 @@ GATES = (
     Gate("no_choice_on_test", "no test split chose anything of any model", "never choose on test"),
     Gate(
         "students_above_floor",
-        "every student's macro-F1 on test_all_sources is at least the profile's floor",
+        "every student's macro-F1 on test_all_sources is at least the profile's floor, and above "
+        "that of 95 of 100 guessers on the same faces; a floor of 0 asks nothing",
         "more epochs, or look at the training data",
     ),
 )
@@ -47,7 +50,7 @@ class BenchmarkRecipe(Recipe):
 
 @dataclass(frozen=True)
 class BenchmarkLimits(Limits):
-    """The least macro-F1 of a student, 0..1."""
+    """The least macro-F1 of a student, 0..1; 0 asks nothing."""
 
     floor_macro_f1: float
 
@@ -67,6 +70,7 @@ def build(run: RunFolder, job: Job[BenchmarkRecipe]) -> None:
 def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Outcome]:
     """Judge the benchmark: nothing lost, nothing chosen on a test, students above the floor."""
     from fer_ml.evaluation.benchmark import MAIN_SET
+    from fer_ml.runs.gates import above_floor
 
     entries = artifact.read_json("benchmark.json")["entries"]
     cells = [(model, name, cell) for model, row in entries.items() for name, cell in row.items()]
@@ -96,8 +100,21 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
         Outcome("every_row_scored", not lost, len(lost), 0, "; ".join(lost[:3])),
         Outcome("calibrated_on_calib", not unbound, len(unbound), 0, ", ".join(unbound[:3])),
         Outcome("no_choice_on_test", not chosen, len(chosen), 0, "; ".join(chosen[:3])),
-        at_least("students_above_floor", worst, limits.floor_macro_f1),
+        above_floor("students_above_floor", worst, limits.floor_macro_f1, _chance(frames)),
     ]
+
+
+def _chance(frames: "dict[str, pl.DataFrame]") -> "Chance | None":
+    """What a guesser reaches on the main set."""
+    from fer_ml.evaluation.benchmark import MAIN_SET
+    from fer_ml.metrics.chance import guessed
+    from fer_ml.runs.logits import labels_of
+
+    frame = frames.get(f"{MAIN_SET}_manifest")
+    if frame is None:
+        return None
+    part = frame.filter(frame["split"] == "test")
+    return guessed(labels_of(part), part["group_id"].to_numpy())
 
 
 def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":

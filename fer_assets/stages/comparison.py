@@ -92,7 +92,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
         for gaps in (*comparison["against_baseline"].values(), *comparison["arms"].values())
         for metric in METRICS
         for value in gaps[metric].values()
-        if value is not None
+        if isinstance(value, float)
     ]
     bad = sum(not math.isfinite(value) for value in figures)
     return [
@@ -163,6 +163,7 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             on_request=True,
+            code_version="2",
         )
         for name, comparison in given.profile.comparisons.items()
     ]

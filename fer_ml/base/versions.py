@@ -37,6 +37,7 @@ VERSIONS: Mapping[str, Versions] = {
     "packed training": Versions(2, 1),
     "labels of a teacher": Versions(2, 2),
     "benchmark.json": Versions(2, 2),
+    "comparison.json": Versions(2, 2),
     "ensemble.json": Versions(2, 2),
     "selection.json": Versions(2, 2),
     "hash_manifest.json": Versions(2, 2),

@@ -14,96 +14,33 @@ from fer_ml.base.plain_yaml import read_plain
 from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 from fer_ml.claims.formulas import FORMULAS, Expression, parse
-from fer_ml.claims.printed import PRINTED, printed
+from fer_ml.claims.places import (
+    AssetName,
+    Evaluation,
+    Flag,
+    Id,
+    Operand,
+    PartitionName,
+    Pointer,
+    PrintedText,
+    RowPlace,
+    Scalar,
+    Source,
+    Whole,
+    check_way,
+)
+from fer_ml.claims.printed import printed
 from fer_ml.storage.record import asset_label
 
 MAX_BYTES = 2_000_000
 GUIDE = "docs/claims.md"
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
-#: ``benchmark``, ``manifest/ferplus``: never a path that leaves the artifact root.
-AssetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")]
-PartitionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Pointer = Annotated[str, Field(pattern=r"^(/.*)?$")]
 #: A name with digits: ``FER2013``, ``ResNet-18``. It begins with a letter, and is no number.
 NAME = r"^[A-Za-z][A-Za-z-]*([0-9]{1,4}[A-Za-z-]+)*[0-9]{1,4}[A-Za-z-]*$"
-#: A number as it is printed. In YAML it may stand without quotes: its text is kept.
-PrintedText = Annotated[
-    str,
-    Field(pattern=PRINTED),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "pattern": PRINTED}, {"type": "number"}],
-            "description": "as printed: 466,284 or 0.740 or 9.1%",
-        }
-    ),
-]
-#: Text in a YAML file whose plain scalars all are text.
-Scalar = Annotated[str | None, WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
-Whole = Annotated[int, WithJsonSchema({"type": "integer"})]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Model):
-    """Where a number stands: a JSON pointer (RFC 6901), or an aggregate of a csv's column.
-
-    ``take`` counts the rows that match ``where`` (column to text), or takes the sum, mean, min or
-    max of their ``column``.
-    """
-
-    asset: AssetName
-    partition: PartitionName | None = None
-    file: Annotated[str, Field(min_length=1)]
-    pointer: Pointer = ""
-    take: Literal["count", "sum", "mean", "min", "max"] | None = None
-    column: str | None = None
-    where: dict[str, Scalar] = {}
-
-    @model_validator(mode="after")
-    def _one_way(self) -> "Source":
-        _check_way(self.take, self.pointer, self.column, bool(self.where))
-        return self
-
-
-def _check_way(take: str | None, pointer: str, column: str | None, where: bool) -> None:
-    if take is None and (column is not None or where):
-        raise ValueError("column and where go with take")
-    if take is not None and pointer:
-        raise ValueError("take reads a csv, pointer reads JSON: give one of them")
-    if take is not None and (column is None) != (take == "count"):
-        raise ValueError("take: count has no column, every other take has one")
-
-
-#: A printed number, a pointer into the claim's own file, or a source of its own.
-Operand = (
-    Annotated[
-        str,
-        Field(pattern=f"^/|{PRINTED}"),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "string", "pattern": f"^/|{PRINTED}"},
-                    {"type": "number"},
-                ],
-                "description": "a printed number, or a pointer into the claim's own file",
-            }
-        ),
-    ]
-    | Source
-)
-#: The same for a row of a table, which no number can be.
-RowPlace = Annotated[str, Field(pattern=r"^/")] | Source
-
-
-class Evaluation(_Model):
-    """What a number was measured on; checked against what the artifact says."""
-
-    manifest: str
-    split: Literal["train", "val", "calib", "test"]
-    n: Annotated[Whole, Field(ge=1)]
 
 
 class _Claim(_Model):
@@ -144,7 +81,10 @@ RECORD = "record.json"
 
 
 class _Measured(_Claim):
-    """A claim on numbers: where its own one stands, what it was measured on, what it may meet."""
+    """A claim on numbers: where its own one stands, what it was measured on, what it may meet.
+
+    ``unequal_budgets`` says that models of different epochs stand beside each other on purpose.
+    """
 
     file: Annotated[str, Field(min_length=1)] | None = None
     pointer: Pointer = ""
@@ -153,10 +93,11 @@ class _Measured(_Claim):
     where: dict[str, Scalar] = {}
     evaluation: Evaluation | None = None
     comparable_with: tuple[Id, ...] = ()
+    unequal_budgets: Flag = False
 
     @model_validator(mode="after")
     def _whole_source(self) -> "_Measured":
-        _check_way(self.take, self.pointer, self.column, bool(self.where))
+        check_way(self.take, self.pointer, self.column, bool(self.where))
         if (self.file is None) != (self.asset is None):
             raise ValueError("asset and file go together")
         if self.file is None and (self.pointer or self.take):
@@ -229,6 +170,37 @@ class NumberClaim(_Printed):
     """A number that an artifact holds."""
 
     kind: Literal["number"]
+
+
+class NonInferiorityClaim(_Printed):
+    """A difference that is worse by less than ``margin``, with its interval.
+
+    Its number is the ``difference`` of a comparison, or of a row of ``pairs.csv``; the bound on
+    the ``worse`` side of zero stands beside it, as ``low`` or ``high``. A difference without an
+    interval shows nothing.
+    """
+
+    kind: Literal["non_inferiority"]
+    margin: PrintedText
+    worse: Literal["below", "above"]
+
+    @model_validator(mode="after")
+    def _difference(self) -> "NonInferiorityClaim":
+        if self.asset is None:
+            raise ValueError("non-inferiority rests on an asset, which has the interval")
+        if not (self.pointer.endswith("/difference") or self.column == "difference"):
+            raise ValueError("its pointer ends with /difference, or its column is difference")
+        if printed(self.margin).value <= 0:
+            raise ValueError("the margin is above zero")
+        return self
+
+    def bound(self) -> Source:
+        """Where the bound of its difference stands that decides it."""
+        own, name = self.own(), "low" if self.worse == "below" else "high"
+        assert own is not None
+        if own.take is not None:
+            return own.model_copy(update={"column": name})
+        return own.model_copy(update={"pointer": own.pointer.removesuffix("difference") + name})
 
 
 class ProportionClaim(_Printed):
@@ -367,6 +339,7 @@ class ComparisonClaim(_Claim):
     right: Id
     relation: Literal["above", "below", "at_least", "at_most"]
     by: PrintedText | None = None
+    unequal_budgets: Flag = False
 
     @model_validator(mode="after")
     def _no_asset(self) -> "ComparisonClaim":
@@ -377,6 +350,7 @@ class ComparisonClaim(_Claim):
 
 Claim = Annotated[
     NumberClaim
+    | NonInferiorityClaim
     | ProportionClaim
     | SumClaim
     | RangeClaim

@@ -1,6 +1,6 @@
 """Every claim against the artifacts: value, status, and the path it rests on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -13,16 +13,16 @@ from fer_ml.claims.model import (
     ClaimsFile,
     ComparisonClaim,
     ConfigurationClaim,
-    Evaluation,
     FigureClaim,
     FormulaClaim,
+    NonInferiorityClaim,
     NumberClaim,
     ProportionClaim,
     RangeClaim,
-    Source,
     SumClaim,
     TableClaim,
 )
+from fer_ml.claims.places import Evaluation, Source
 from fer_ml.claims.pointers import resolve_pointer
 from fer_ml.claims.printed import (
     Printed,
@@ -38,7 +38,7 @@ from fer_ml.claims.resolved import Resolved, Status, Value
 from fer_ml.claims.sentences import unbound
 from fer_ml.claims.trace import Node, Tracer, walk
 from fer_ml.claims.values import Found, Nothing, Number, Reader, misfit
-from fer_ml.metrics.comparability import comparable
+from fer_ml.metrics.comparability import comparable, unequal_budgets
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import asset_label
 
@@ -144,6 +144,7 @@ class Resolver:
     def _judge(self, claim: Claim) -> _Judged:
         judges: dict[type, Callable[[Any], _Judged]] = {
             NumberClaim: self._number,
+            NonInferiorityClaim: self._non_inferiority,
             ProportionClaim: self._proportion,
             SumClaim: self._sum,
             RangeClaim: self._range,
@@ -157,7 +158,19 @@ class Resolver:
     def _find(self, source: Source) -> Found:
         return self.reader.number(self._artifact(source), source)
 
-    def _own(self, claim: NumberClaim | ProportionClaim | SumClaim) -> tuple[Found | None, Printed]:
+    def _non_inferiority(self, claim: NonInferiorityClaim) -> _Judged:
+        found, _ = self._own(claim)
+        assert found is not None
+        bound = self._find(claim.bound())
+        reached = exact(bound.value) * (-1 if claim.worse == "below" else 1)
+        fault = _not_printed(claim.expected, found.value)
+        if reached >= printed(claim.margin).value:
+            fault = f"its interval reaches to {bound.value:.12g}, beyond {claim.margin}"
+        return _Judged(found.value, fault, (found, bound))
+
+    def _own(
+        self, claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim
+    ) -> tuple[Found | None, Printed]:
         """The claim's own number and its exact value: the artifact's, or else as printed."""
         place = claim.own()
         if place is None:
@@ -243,7 +256,9 @@ class Resolver:
                 for n, e in zip(value[row].values(), wanted, strict=True)
             )
             lines.append(_line(row, claim.columns, shown))
-        return _Judged(value, fault, tuple(found), _rows_apart(found), "; ".join(lines))
+        return _Judged(
+            value, fault, tuple(found), _rows_apart(found, claim.unequal_budgets), "; ".join(lines)
+        )
 
     def _configuration(self, claim: ConfigurationClaim) -> _Judged:
         recipe = self._recipe(claim)
@@ -311,7 +326,7 @@ class Resolver:
 def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved:
     """Hold two resolved claims against each other, if the guard lets them."""
     traces = tuple({node.identity: node for node in (*left.traces, *right.traces)}.values())
-    apart = apart_by(left, right)
+    apart = apart_by(left, right, claim.unequal_budgets)
     text = f"{left.shown()}, {claim.relation.replace('_', ' ')} {right.shown()}"
     if apart:
         return Resolved(claim, "not_comparable", apart, None, traces, text=text)
@@ -352,18 +367,19 @@ def _not_so(claim: ComparisonClaim, difference: Fraction, slack: Fraction) -> st
     return None
 
 
-def apart_by(left: Resolved, right: Resolved) -> str | None:
+def apart_by(left: Resolved, right: Resolved, unequal: bool) -> str | None:
     """Why two claims' numbers must not be held against each other, or ``None``.
 
     Numbers of artifacts must be of the benchmark, whose entries say what they were measured on.
-    What stands in the text alone goes by the evaluation sets that the two claims state.
+    Their budgets must be equal, unless they are said to be ``unequal``. What stands in the text
+    alone goes by the evaluation sets that the two claims state.
     """
     if left.found and right.found:
         a, b = left.found[0].entry, right.found[0].entry
         if a is None or b is None:
             which = (left if a is None else right).claim.id
             return f"{which} is not an entry of the benchmark: it does not say what it compares to"
-        return "; ".join(comparable(a, b)) or None
+        return _apart({left.claim.id: a, right.claim.id: b}, unequal)
     stated = [getattr(side.claim, "evaluation", None) for side in (left, right)]
     if None in stated or stated[0] == stated[1]:
         return None
@@ -374,7 +390,8 @@ def apart_by(left: Resolved, right: Resolved) -> str | None:
 def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
     """A claim that holds, against the claims that it says it is comparable with."""
     for other in getattr(resolved.claim, "comparable_with", ()):
-        apart = apart_by(resolved, done[other])
+        unequal = getattr(resolved.claim, "unequal_budgets", False)
+        apart = apart_by(resolved, done[other], unequal)
         if apart is None and resolved.traces and not done[other].traces:
             apart = f"{other} has no artifact"
         if apart and resolved.status in ("grounded", "stale", "ungrounded"):
@@ -409,14 +426,18 @@ def _line(row: str, columns: Iterable[str], cells: Iterable[str]) -> str:
     return f"{row}: {pairs}"
 
 
-def _rows_apart(found: Sequence[Found]) -> str | None:
+def _rows_apart(found: Sequence[Found], unequal: bool) -> str | None:
     """Why a table's rows must not share it: entries of the benchmark that do not agree."""
-    entries = [cell.entry for cell in found if cell.entry is not None]
-    for entry in entries[1:]:
-        apart = comparable(entries[0], entry)
-        if apart:
-            return "; ".join(apart)
-    return None
+    return _apart(
+        {cell.source.pointer: cell.entry for cell in found if cell.entry is not None}, unequal
+    )
+
+
+def _apart(entries: Mapping[str, Mapping[str, Any]], unequal: bool) -> str | None:
+    first, *others = entries.values() or [{}]
+    reasons = next((apart for entry in others if (apart := comparable(first, entry))), [])
+    budgets = "" if unequal else unequal_budgets(entries)
+    return "; ".join([*reasons, *([budgets] if budgets else [])]) or None
 
 
 def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_json
-from fer_ml.claims.model import Evaluation, Source
+from fer_ml.claims.places import Evaluation, Source
 from fer_ml.claims.pointers import walk_pointer
 from fer_ml.metrics.comparability import KEYS
 from fer_ml.storage.artifact import Artifact

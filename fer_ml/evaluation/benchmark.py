@@ -31,6 +31,7 @@ from fer_ml.metrics.resampling import (
     PAIRED,
     Interval,
     group_sums,
+    holm,
     mcnemar,
     metric_intervals,
     paired_difference,
@@ -298,6 +299,7 @@ def _measure(
             "chosen_on": {what: choice.split for what, choice in model.chosen.items()},
             "selection_split": bool(chose),
             "chosen_here": chose,
+            "epochs": model.epochs,
             "temperature": model.temperature,
             **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
             "intervals": {kind: intervals[name, kind] for kind in scalings[name]},
@@ -338,33 +340,40 @@ def _pairs(
     logits: dict[str, np.ndarray],
     sums: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Each two of these models, which may share a table, on the same rows."""
+    """Each two of these models, which may share a table, on the same rows.
+
+    It is about these very networks. ``p_holm`` and ``mcnemar_p_holm`` are corrected for the number
+    of pairs, for each metric on its own.
+    """
     resampled = resampled_metrics(np.stack([sums[model.name] for model in models]))
     correct = [logits[model.name].argmax(axis=1) == y for model in models]
-    rows = []
-    for a, b in itertools.combinations(range(len(models)), 2):
-        test = mcnemar(correct[a], correct[b])
-        gaps = paired_difference(resampled, a, b)
-        for metric in PAIRED:
-            rows.append(
-                {
-                    "set": part.name,
-                    "split": part.split,
-                    "n": len(y),
-                    "selection_split": bool(models[a].selected_on(part.manifest, part.split)),
-                    "model_a": models[a].name,
-                    "model_b": models[b].name,
-                    "metric": metric,
-                    "difference": gaps[metric].value,
-                    "low": gaps[metric].low,
-                    "high": gaps[metric].high,
-                    "p_value": gaps[metric].p_value,
-                    "mcnemar_only_a": test.only_a,
-                    "mcnemar_only_b": test.only_b,
-                    "mcnemar_p": test.p_value,
-                }
-            )
-    return rows
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    tests = [mcnemar(correct[a], correct[b]) for a, b in pairs]
+    gaps = [paired_difference(resampled, a, b) for a, b in pairs]
+    by_right = holm([test.p_value for test in tests])
+    by_metric = {metric: holm([gap[metric].p_value for gap in gaps]) for metric in PAIRED}
+    return [
+        {
+            "set": part.name,
+            "split": part.split,
+            "n": len(y),
+            "selection_split": bool(models[a].selected_on(part.manifest, part.split)),
+            "model_a": models[a].name,
+            "model_b": models[b].name,
+            "metric": metric,
+            "difference": gaps[place][metric].value,
+            "low": gaps[place][metric].low,
+            "high": gaps[place][metric].high,
+            "p_value": gaps[place][metric].p_value,
+            "p_holm": by_metric[metric][place],
+            "mcnemar_only_a": tests[place].only_a,
+            "mcnemar_only_b": tests[place].only_b,
+            "mcnemar_p": tests[place].p_value,
+            "mcnemar_p_holm": by_right[place],
+        }
+        for place, (a, b) in enumerate(pairs)
+        for metric in PAIRED
+    ]
 
 
 def _each(entries: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -389,6 +398,7 @@ def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "n": entry["n"],
         "selection_split": entry["selection_split"],
         "chosen_here": ", ".join(entry["chosen_here"]),
+        "epochs": entry["epochs"],
         **figures,
         "ece_scaled_by_chance": entry["ece_by_chance"]["mean"],
         "ece_scaled_by_chance_high": entry["ece_by_chance"]["high"],

@@ -14,15 +14,15 @@ from fer_ml.figures.charts import figures_chart
 from fer_ml.metrics.comparability import caption, require_one_table
 from fer_ml.metrics.predictions import write_predictions
 from fer_ml.metrics.resampling import (
+    LEVEL,
     Difference,
     Interval,
     Resampled,
-    average_runs,
     group_sums,
-    interval,
-    paired_difference,
+    holm,
     resampled_metrics,
 )
+from fer_ml.metrics.runs import LEAST_RUNS, over_runs
 from fer_ml.recipes.profile import Comparison
 from fer_ml.recipes.training import Training
 from fer_ml.runs.logits import labels_of
@@ -31,6 +31,8 @@ from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder
 
 METRICS = ("macro_f1", "accuracy", "nll", "ece")
+#: What is said of one run a side: a difference of these two networks, and nothing of methods.
+ONE_RUN = "no verdict: one run a side"
 
 
 def compare_arms(
@@ -63,10 +65,10 @@ def compare_arms(
         write_predictions(run.path(f"predictions/{name}.csv"), part.frame, logits)
         sums.append(group_sums(y, logits, groups, model.temperature))
     resampled = resampled_metrics(np.stack(sums))
-    arms = average_runs(resampled, len(names) // len(comparison.arms), resample_runs=True)
     about = cells[names[0]]
+    differences = _differences(comparison, resampled)
     held: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": job.asset.removeprefix("comparison/"),
         "evaluation": comparison.evaluation,
         "manifest": part.manifest,
@@ -74,13 +76,23 @@ def compare_arms(
         "caption": caption(part.name, about),
         "baseline": comparison.baseline,
         "varies": list(comparison.varies),
+        "runs": len(names) // len(comparison.arms),
+        "level": LEVEL,
+        "tests": len({frozenset(pair) for pair in differences}),
         "experiments": {
             name: _experiment(trainings[name], model, resampled, place)
             for place, (name, model) in enumerate(models.items())
         },
-        "arms": _arms(trainings, comparison, resampled, arms),
-        "against_baseline": _against_baseline(comparison, arms),
-        "steps": _steps(comparison, arms),
+        "arms": _arms(trainings, comparison, resampled),
+        "against_baseline": {
+            arm: differences[arm, comparison.baseline]
+            for arm in comparison.arms
+            if arm != comparison.baseline
+        },
+        "steps": [
+            {"before": before, "arm": arm, **differences[arm, before]}
+            for before, arm in itertools.pairwise(comparison.arms)
+        ],
     }
     run.write_json("comparison.json", held)
     run.write_text("comparison.csv", _table(held).write_csv())
@@ -113,29 +125,40 @@ def _experiment(
 
 
 def _arms(
-    trainings: Mapping[str, Training], comparison: Comparison, runs: Resampled, arms: Resampled
+    trainings: Mapping[str, Training], comparison: Comparison, runs: Resampled
 ) -> dict[str, dict[str, Any]]:
     """Each arm: what it is, and mean, spread over seeds and interval of each metric.
 
-    ``spread`` is the standard deviation of its runs, null of one; the interval resamples groups
-    and runs.
+    ``spread`` is the standard deviation of its runs, the interval is over runs and faces; both are
+    null of one run.
     """
     baseline = trainings[comparison.arms[comparison.baseline][0]]
     found = {}
-    for place, (arm, names) in enumerate(comparison.arms.items()):
-        own = slice(place * len(names), (place + 1) * len(names))
+    for arm, names in comparison.arms.items():
+        own = _places(comparison)[arm]
+        bounds = over_runs(runs, own) if len(own) >= LEAST_RUNS else {}
         found[arm] = {
             "experiments": list(names),
             "differs": differing(baseline, trainings[names[0]]),
-            **{metric: _figure(arms, metric, place, runs.value[metric][own]) for metric in METRICS},
+            **{metric: _figure(runs.value[metric][own], bounds.get(metric)) for metric in METRICS},
         }
     return found
 
 
-def _figure(arms: Resampled, metric: str, place: int, runs: np.ndarray) -> dict[str, float | None]:
-    bounds = interval(arms.value[metric][place], arms.again[metric][place])
-    spread = float(runs.std(ddof=1)) if len(runs) > 1 else None
-    return {"mean": bounds.value, "spread": spread, "low": bounds.low, "high": bounds.high}
+def _places(comparison: Comparison) -> dict[str, list[int]]:
+    """Where each arm's runs stand among all."""
+    count = itertools.count()
+    return {arm: [next(count) for _ in names] for arm, names in comparison.arms.items()}
+
+
+def _figure(runs: np.ndarray, bounds: Interval | None) -> dict[str, float | None]:
+    """No metric is below zero, so no interval of one is."""
+    return {
+        "mean": float(runs.mean()),
+        "spread": float(runs.std(ddof=1)) if bounds else None,
+        "low": max(0.0, bounds.low) if bounds else None,
+        "high": bounds.high if bounds else None,
+    }
 
 
 def differing(a: Training, b: Training) -> dict[str, Any]:
@@ -148,35 +171,49 @@ def differing(a: Training, b: Training) -> dict[str, Any]:
     }
 
 
-def _gaps(found: dict[str, Difference]) -> dict[str, dict[str, float]]:
+def _differences(
+    comparison: Comparison, runs: Resampled
+) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """By arm and what it is held against, the difference of each metric with its verdict.
+
+    Each arm is held against the baseline and against the arm before it. ``p_holm`` is corrected for
+    the number of different pairs of them, for each metric on its own.
+    """
+    arms, places = list(comparison.arms), _places(comparison)
+    asked = [(arm, comparison.baseline) for arm in arms if arm != comparison.baseline]
+    asked += [(arm, before) for before, arm in itertools.pairwise(arms)]
+    pairs = list({frozenset(pair): pair for pair in reversed(asked)})
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    if len(places[comparison.baseline]) < LEAST_RUNS:
+        for arm, other in asked:
+            gaps = {m: runs.value[m][places[arm]] - runs.value[m][places[other]] for m in METRICS}
+            found[arm, other] = {metric: _one_run(float(gap[0])) for metric, gap in gaps.items()}
+        return found
+    made = {(arm, other): over_runs(runs, places[arm], places[other]) for arm, other in asked}
+    own = {frozenset(pair): gaps for pair, gaps in made.items()}
+    for metric in METRICS:
+        corrected = dict(zip(pairs, holm([own[p][metric].p_value for p in pairs]), strict=True))
+        for pair, gaps in made.items():
+            shown = _gap(gaps[metric], corrected[frozenset(pair)])
+            found.setdefault(pair, {})[metric] = shown
+    return found
+
+
+def _gap(found: Difference, p_holm: float) -> dict[str, Any]:
+    verdict = "higher" if found.value > 0 else "lower"
     return {
-        metric: {
-            "difference": found[metric].value,
-            "low": found[metric].low,
-            "high": found[metric].high,
-            "p_value": found[metric].p_value,
-        }
-        for metric in METRICS
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p_value": found.p_value,
+        "p_holm": p_holm,
+        "verdict": verdict if p_holm < 1 - LEVEL else "undecided",
     }
 
 
-def _against_baseline(comparison: Comparison, arms: Resampled) -> dict[str, Any]:
-    order = list(comparison.arms)
-    base = order.index(comparison.baseline)
-    return {
-        arm: _gaps(paired_difference(arms, place, base))
-        for place, arm in enumerate(order)
-        if place != base
-    }
-
-
-def _steps(comparison: Comparison, arms: Resampled) -> list[dict[str, Any]]:
-    """Each arm against the one before it: which step paid what."""
-    order = list(comparison.arms)
-    return [
-        {"before": before, "arm": arm, **_gaps(paired_difference(arms, place + 1, place))}
-        for place, (before, arm) in enumerate(itertools.pairwise(order))
-    ]
+def _one_run(difference: float) -> dict[str, Any]:
+    unknown = dict.fromkeys(("low", "high", "p_value", "p_holm"))
+    return {"difference": difference, **unknown, "verdict": ONE_RUN}
 
 
 def _table(held: dict[str, Any]) -> pl.DataFrame:
@@ -191,7 +228,7 @@ def _table(held: dict[str, Any]) -> pl.DataFrame:
                 ("baseline", held["against_baseline"].get(arm, {})),
                 ("previous", before.get(arm, {})),
             ):
-                for key in ("difference", "low", "high", "p_value"):
+                for key in ("difference", "low", "high", "p_value", "p_holm", "verdict"):
                     row[f"to_{name}_{key}"] = gaps[metric][key] if gaps else None
             rows.append(row)
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -200,18 +237,22 @@ def _table(held: dict[str, Any]) -> pl.DataFrame:
 def _chart(held: dict[str, Any]) -> bytes:
     """Means of the arms, and their differences to the baseline, as dots with intervals."""
     means = {
-        f"{arm} ({len(found['experiments'])} seeds)": {
-            metric: Interval(*(found[metric][key] for key in ("mean", "low", "high")))
-            for metric in METRICS
-        }
+        f"{arm} ({held['runs']} seed{'s' * (held['runs'] > 1)})": _drawn(found, "mean")
         for arm, found in held["arms"].items()
     }
     gaps = {
-        f"{arm} - {held['baseline']}": {
-            metric: Interval(*(found[metric][key] for key in ("difference", "low", "high")))
-            for metric in METRICS
-        }
+        f"{arm} - {held['baseline']}": _drawn(found, "difference")
         for arm, found in held["against_baseline"].items()
     }
     title = f"difference to {held['baseline']}, paired"
     return figures_chart({held["caption"]: means, title: gaps}, METRICS, zero=(title,))
+
+
+def _drawn(found: dict[str, Any], key: str) -> dict[str, Interval]:
+    """Figures as dots; one without an interval is a dot alone."""
+    return {
+        metric: Interval(
+            *(held[key] if held[each] is None else held[each] for each in (key, "low", "high"))
+        )
+        for metric, held in ((metric, found[metric]) for metric in METRICS)
+    }

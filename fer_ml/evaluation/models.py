@@ -11,10 +11,12 @@ from fer_ml.base.errors import FerError
 from fer_ml.distillation.logits import read_logits
 from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
 from fer_ml.packed.packing import load_faces
+from fer_ml.packed.runner import TRAINING_FILE
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import STUDENTS
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
+from fer_ml.storage.store import Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.prediction import predict
 
@@ -41,6 +43,7 @@ class Model:
 
     ``predict`` gives ``logits [N, 7] float32`` for rows of a manifest, each of another face.
     ``checkpoint_sha256`` is of the bytes that predict, ``chosen`` the ledger by what was chosen.
+    ``epochs`` is all of its training, that of what it goes on from too; null where nobody knows.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Model:
     preprocess_sha256: str
     predict: Callable[[pl.DataFrame], np.ndarray] = field(compare=False)
     chosen: dict[str, Choice]
+    epochs: int | None = None
 
     def selected_on(self, manifest: str, split: str) -> list[str]:
         """What of this model the rows of ``split`` chose: numbers on them are no test results."""
@@ -67,6 +71,25 @@ def choices(artifact: Artifact) -> dict[str, Choice]:
         what: Choice(split, CHOOSING, manifest.sha256 if manifest else None, artifact.key)
         for what, split in artifact.record.splits.items()
     }
+
+
+def epochs_of(store: Store, artifact: Artifact) -> int | None:
+    """Epochs that a training and those it goes on from ran; ``None`` where one is not known."""
+    files = sorted(name for name in artifact.record.files if name.endswith(TRAINING_FILE))
+    if TRAINING_FILE not in files:
+        return None
+    stages = [artifact.read_json(name) for name in files]
+    if any("epochs_run" not in stage or "init" not in stage for stage in stages):
+        return None
+    own = sum(stage["epochs_run"] for stage in stages)
+    # The first stage of several lies in a folder of its own.
+    first = next((s for name, s in zip(files, stages, strict=True) if "/" in name), stages[-1])
+    if first["init"] != "previous":
+        return int(own)
+    made_from = next((i for i in artifact.record.inputs if i.key == first["init_from"]), None)
+    before = made_from and store.find(made_from.asset, made_from.partition, made_from.sha256)
+    earlier = epochs_of(store, before) if before else None
+    return None if earlier is None else int(own + earlier)
 
 
 def benchmark_models(job: Job[Any]) -> Iterator[Model]:
@@ -116,6 +139,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
         preprocess_sha256=meta["preprocess_sha256"],
         predict=_looked_up(logits),
         chosen=choices(teacher),
+        epochs=epochs_of(job.store, teacher),
     )
 
 
@@ -159,6 +183,7 @@ def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Mo
         preprocess_sha256=checkpoint.preprocess.digest(),
         predict=logits,
         chosen=choices(student),
+        epochs=epochs_of(job.store, student),
     )
 
 

@@ -18,6 +18,18 @@ KEYS = (
 )
 
 
+def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The epochs of each entry that says its own, where they are not equal; else nothing.
+
+    A longer training makes any method look better: whoever shows such numbers beside each other
+    says so.
+    """
+    held = {name: entry["epochs"] for name, entry in entries.items() if entry.get("epochs")}
+    if len(set(held.values())) < 2:
+        return ""
+    return "unequal budgets, in epochs: " + ", ".join(f"{n} {e}" for n, e in held.items())
+
+
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Why two entries must not share a table; an empty list when they may."""
     return [f"{key}: {a[key]} and {b[key]}" for key in KEYS if a[key] != b[key]]
@@ -76,7 +88,9 @@ def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for table in split_tables(cells):
             own = {model: cells[model] for model in table.names}
             apart = f"; apart because of {', '.join(table.why_apart)}" if table.why_apart else ""
-            yield caption(name, own[table.names[0]]) + apart, own
+            budgets = unequal_budgets(own)
+            told = f"; {budgets}" * bool(budgets)
+            yield caption(name, own[table.names[0]]) + apart + told, own
 
 
 def caption(name: str, entry: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ numpy.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -200,34 +200,16 @@ class Resampled(NamedTuple):
 
     value: dict[str, np.ndarray]
     again: dict[str, np.ndarray]
+    groups: int
 
 
 def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
     """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws."""
     _require_same_rows(sums)
     return Resampled(
-        metrics_of_sums(sums.sum(axis=-2)), metrics_of_sums(resample(sums, resamples, seed))
-    )
-
-
-def average_runs(models: Resampled, runs: int, *, resample_runs: bool, seed: int = 0) -> Resampled:
-    """The mean of every metric over each method's ``runs``, which follow one another in ``models``.
-
-    With ``resample_runs`` runs are drawn with replacement too, so that an interval is about the
-    methods and not only about these very networks. All methods see the same draws: their runs are
-    paired, the first with the first, by their seed.
-    """
-    resamples = next(iter(models.again.values())).shape[1]
-    share = np.full((runs, resamples), 1 / runs)
-    if resample_runs:
-        drawn = np.random.default_rng([seed, 1]).integers(runs, size=(runs, resamples))
-        share = (drawn == np.arange(runs)[:, None, None]).mean(axis=1)
-    return Resampled(
-        {name: value.reshape(-1, runs).mean(axis=1) for name, value in models.value.items()},
-        {
-            name: (again.reshape(-1, runs, resamples) * share).sum(axis=1)
-            for name, again in models.again.items()
-        },
+        metrics_of_sums(sums.sum(axis=-2)),
+        metrics_of_sums(resample(sums, resamples, seed)),
+        sums.shape[-2],
     )
 
 
@@ -236,8 +218,9 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """The difference of every metric, that of model ``a`` minus that of model ``b``.
 
-    p is twice the smaller share of resamples at or beyond zero on one side, the estimate counted
-    among them (Davison and Hinkley 1997, ch. 4).
+    It is about these very networks; ``runs.over_runs`` is about methods. p is twice the smaller
+    share of resamples at or beyond zero on one side, the estimate counted among them (Davison and
+    Hinkley 1997, ch. 4).
     """
     found = {}
     for name, value in models.value.items():
@@ -246,6 +229,16 @@ def paired_difference(
         p = min(1.0, 2 * (int(tail) + 1) / (len(moved) + 1))
         bounds = interval(value[a] - value[b], moved, level)
         found[name] = Difference(bounds.value, bounds.low, bounds.high, p)
+    return found
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected for their number (Holm 1979), in the order that they came in."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    found, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        found[place] = least
     return found
 
 

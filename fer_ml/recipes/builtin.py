@@ -174,9 +174,9 @@ def sample(seed: int = SEED) -> Profile:
 def ferplus(seed: int = SEED) -> Profile:
     """FER+ and FER2013 as published: real faces on a laptop, in a few hours of two cores.
 
-    The publishers' validation part is the test set and selects nothing; val and calib are cut from
-    training by group. The experiments train equally long, from random weights, and are compared;
-    of the students, KD and DKD train for longer, and are there to be deployed.
+    The publishers' validation part is the test set, which no choice uses; val and calib are cut
+    from training by group. The experiments train equally long, from random weights, and are
+    compared; of the students, KD and DKD train for longer, and are there to be deployed.
     """
     student = Training(
         architecture="mobilenetv3_large_100",

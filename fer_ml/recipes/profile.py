@@ -221,7 +221,8 @@ class Profile(Frozen):
     ``comparisons`` say which of these are held against each other, each an asset
     ``comparison/<name>``. ``models`` are models from elsewhere that the benchmark measures too: a
     bundle's folder, a checkpoint ``.pt`` or an ``.onnx`` file by name. ``calibration`` vector shows
-    a vector scaling of each model beside its temperature.
+    a vector scaling of each model beside its temperature. ``floor_macro_f1`` is asked of every
+    training and student, who must be above a guesser as well; 0 asks neither, for a rehearsal.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -361,6 +362,21 @@ class Profile(Frozen):
                     f"{seeds[first]}; set {', '.join(map(self._seed_of, arms[arm]))} to the same"
                 )
         self._check_equal(where, comparison)
+        epochs = {arm: self.epochs(names[0]) for arm, names in arms.items()}
+        if len(set(epochs.values())) > 1:
+            raise ValueError(
+                f"{where}.arms: {epochs} epochs with those of the trainings that they go on from; "
+                "compare trainings of one budget"
+            )
+
+    def epochs(self, name: str) -> int:
+        """Epochs of ``student(name)``, with those of its stages and of what it goes on from."""
+        stages = self.student(name).stages()
+        own = sum(stage.epochs for stage in stages)
+        if stages[0].init != "previous":
+            return own
+        before = STUDENTS[STUDENTS.index(name.removeprefix("student_")) - 1]
+        return own + self.epochs(f"student_{before}")
 
     def _seed_of(self, name: str) -> str:
         """Where the seed of a training stands: those of an arm are set one by one."""

@@ -104,8 +104,18 @@ def _by_chance(entry: Mapping[str, Any]) -> str:
 
 
 def bounded(figure: Mapping[str, Any], key: str) -> str:
-    """A figure with its interval."""
+    """A figure with its interval, where it has one."""
+    if figure["low"] is None:
+        return f"{figure[key]:z.3f}"
     return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
+
+
+def tested(gap: Mapping[str, Any]) -> str:
+    """A difference of a comparison, with its interval and corrected p, or why it has none."""
+    shown = bounded(gap, "difference")
+    if gap["p_holm"] is None:
+        return f"{shown}, {escape(gap['verdict'])}"
+    return f"{shown}, p {p_value(gap['p_holm'])}"
 
 
 def p_value(value: float) -> Markdown:

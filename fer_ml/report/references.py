@@ -10,6 +10,7 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import resolve_pointer
+from fer_ml.metrics.comparability import unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.cells import (
@@ -21,6 +22,7 @@ from fer_ml.report.cells import (
     p_value,
     printed,
     shown_value,
+    tested,
     words,
 )
 from fer_ml.report.literals import without_numbers
@@ -292,14 +294,16 @@ class References:
             [
                 code(model),
                 *(bounded(gaps[metric], "difference") for metric in PAIRED),
-                p_value(gaps["accuracy"]["mcnemar_p"]),
+                p_value(gaps["accuracy"]["mcnemar_p_holm"]),
             ]
             for model, gaps in pairs.items()
         ]
         text = (
             f"{self._measured_on(results, 'paired')} Less {code(to)}, on the same faces; NLL and "
             f"ECE are scaled with T. In brackets: {LEVEL:.0%} intervals of the difference, paired "
-            "and resampled by group. p: McNemar's exact test of who is right where."
+            "and resampled by group, each on its own. p: McNemar's exact test of who is right "
+            f"where, corrected for {len(pairs)} tests (Holm). All of it is about these very "
+            "networks: other seeds may give another order."
         )
         header = ["model", "accuracy", "macro-F1", "NLL", "ECE", "p"]
         shown = table(header, rows, range(1, len(header)))
@@ -312,11 +316,11 @@ class References:
         rows = [
             [
                 code(arm),
-                str(len(found["experiments"])),
+                str(held["runs"]),
                 bounded(found["macro_f1"], "mean"),
                 *(f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
                 *(
-                    bounded(gaps["macro_f1"], "difference") if gaps else "-"
+                    tested(gaps["macro_f1"]) if gaps else "-"
                     for gaps in (held["against_baseline"].get(arm), steps.get(arm))
                 ),
             ]
@@ -326,9 +330,15 @@ class References:
         header += [f"macro-F1 less {escape(held['baseline'])}'s", "less the arm's before"]
         text = (
             f"{_origin(artifact, 'comparison.json')}. {escape(held['caption'])}. NLL and ECE are "
-            f"scaled with T. In brackets: {LEVEL:.0%} intervals, of differences paired, resampled "
-            "by group and, of several seeds, by run."
+            "scaled with T. "
         )
+        if held["runs"] > 1:
+            text += (
+                f"In brackets: {held['level']:.0%} intervals over runs and faces, each on its own. "
+                f"p is corrected for {held['tests']} differences (Holm)."
+            )
+        else:
+            text += "One run a side: nothing is shown of the methods, and there is no verdict."
         if self.drawn:
             text += " The faces are drawn: synthetic."
         shown = table(header, rows, range(1, len(header)))
@@ -350,6 +360,9 @@ class References:
             )
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
+        budgets = unequal_budgets(results.entries)
+        if budgets:
+            text += f" Not of one training budget: {escape(budgets)}."
         if self.drawn:
             text += " The faces are drawn: synthetic."
         return text

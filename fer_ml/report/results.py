@@ -6,6 +6,7 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.metrics.comparability import split_tables
+from fer_ml.metrics.resampling import holm
 
 Entry = Mapping[str, Any]
 
@@ -73,6 +74,7 @@ def paired_with(
     """By model and metric: ``difference`` (model less ``to``) with ``low``, ``high``, McNemar's p.
 
     ``pairs`` are rows of ``pairs.csv``, in which each two models stand once, in either order.
+    ``mcnemar_p_holm`` is corrected for the number of models found.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for pair in pairs:
@@ -88,4 +90,8 @@ def paired_with(
             "high": high,
             "mcnemar_p": float(pair["mcnemar_p"]),
         }
+    for metric in dict.fromkeys(metric for gaps in found.values() for metric in gaps):
+        shown = [gaps[metric] for gaps in found.values() if metric in gaps]
+        for gap, p in zip(shown, holm([gap["mcnemar_p"] for gap in shown]), strict=True):
+            gap["mcnemar_p_holm"] = p
     return found

@@ -10,7 +10,9 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.calibration import T_BOUNDS
+from fer_ml.metrics.chance import Chance, guessed
 from fer_ml.metrics.class_order import CHANCE, ORDERS, fit_order
+from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, at_least, not_applicable, same
 from fer_ml.storage.store import Store
@@ -34,11 +36,11 @@ def judge_run(
     calibration = artifact.read_json("calibration.json")
     digest = artifact.record.files[CHECKPOINT_FILE].sha256
     manifest = _manifest_of(artifact, store)
-    val_rows, counts = -1, dict[str, int]()
+    val_rows, chance = -1, None
     if manifest is not None:
         frame = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
-        labels = frame.filter(frame["split"] == "val")["label"]
-        val_rows, counts = len(labels), {name: int((labels == name).sum()) for name in CLASSES}
+        val = frame.filter(frame["split"] == "val")
+        val_rows, chance = val.height, guessed(labels_of(val), val["group_id"].to_numpy())
     bad = sum(
         1
         for t in checkpoint.model.values()
@@ -73,8 +75,8 @@ def judge_run(
             calibration["global_temperature"],
             str(T_BOUNDS),
         ),
-        at_least("above_floor", metrics["raw"]["macro_f1"], floor),
-        _above_chance(metrics["raw"]["per_class_f1"], counts),
+        above_floor("above_floor", metrics["raw"]["macro_f1"], floor, chance),
+        _above_chance(metrics["raw"]["per_class_f1"], chance),
         _inference_fits(artifact.read_json("history.json"), training["best_epoch"]),
         confidence_informs(metrics["temperature_scaled"]),
     ]
@@ -94,13 +96,26 @@ def _init(training: dict[str, Any], recipe: dict[str, Any]) -> Outcome:
     )
 
 
-def _above_chance(scores: dict[str, float], counts: dict[str, int]) -> Outcome:
-    """F1 of a class of prevalence p that is guessed with 1/7: 2p / (1 + 7p)."""
-    total = max(1, sum(counts.values()))
-    chance = {name: 2 * (n / total) / (1 + 7 * n / total) for name, n in counts.items()}
+def above_floor(rule: str, value: float, floor: float, chance: Chance | None) -> Outcome:
+    """Whether a macro-F1 is at least the profile's ``floor`` and above that of a guesser.
+
+    A floor of 0 asks nothing. Without ``chance``, which rows it is of is not known.
+    """
+    if floor == 0:
+        return Outcome(rule, True, value, 0, "the profile asks nothing: floor_macro_f1 is 0")
+    if chance is None:
+        return Outcome(rule, False, value, "not known", "the rows that it is of are not here")
+    passed = value >= floor and value > chance.macro_f1
+    told = f"95 of 100 guessers stay below {chance.macro_f1:.3f} on these rows; floor {floor:g}"
+    return Outcome(rule, passed, value, max(floor, chance.macro_f1), told)
+
+
+def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
+    """Whether each class's F1 is above that which 95 of 100 guessers stay below."""
+    limits = chance.f1 if chance else dict.fromkeys(scores, 1.0)
     poor = [
         f"{name}: F1 {scores[name]:.3f}, chance {limit:.3f}"
-        for name, limit in chance.items()
+        for name, limit in limits.items()
         if scores[name] <= limit
     ]
     gone = "" if counts else "its manifest is no longer here"

@@ -12,8 +12,10 @@ from fer_assets.stages import all_stages, benchmark
 from fer_assets.stages.benchmark import GATES, BenchmarkLimits, BenchmarkRecipe
 from fer_ml.evaluation import benchmark as library
 from fer_ml.evaluation.models import benchmark_models
+from fer_ml.metrics.chance import Chance
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Curation
+from fer_ml.runs.gates import above_floor
 from fer_ml.storage.artifact import Artifact
 
 
@@ -85,8 +87,26 @@ def test_the_floor_is_that_of_the_profile(measured: Artifact, lineage: Any) -> N
         entries[f"student_{name}"]["test_all_sources"]["raw"]["macro_f1"]
         for name in ("ce", "kd", "dkd")
     )
-    assert failed(measured, lineage, worst) == set()
+    assert failed(measured, lineage, 0.0) == set()
     assert failed(measured, lineage, worst + 1e-9) == {"students_above_floor"}
+
+
+def test_a_student_that_is_no_better_than_a_guesser_fails(
+    measured: Artifact, lineage: Any, edited: Any
+) -> None:
+    """However low the profile's floor is, unless it asks nothing: 0.15 is above one in seven."""
+    student = measured.read_json("benchmark.json")["entries"]["student_kd"]["test_all_sources"]
+    edited("benchmark.json", repr(student["raw"]["macro_f1"]), "0.15")
+    assert failed(measured, lineage, 1e-9) == {"students_above_floor"}
+    assert failed(measured, lineage, 0.0) == set()
+
+
+def test_a_better_model_passes_a_floor_and_a_guesser() -> None:
+    chance = Chance(0.2, {})
+    assert above_floor("r", 0.3, 0.25, chance).passed
+    assert not above_floor("r", 0.3, 0.35, chance).passed
+    assert not above_floor("r", 0.2, 0.1, chance).passed
+    assert not above_floor("r", 0.9, 0.1, None).passed
 
 
 def manifests(needs: Any) -> list[str]:

@@ -466,3 +466,69 @@ def test_the_order_of_the_file_is_kept(store: Store, chain: Chain) -> None:
     found = resolve_all(store, number(), against("above", right="c0", left="c2"), number())
     assert [r.claim.id for r in found] == ["c0", "c1", "c2"]
     assert BENCHMARK["total"] == 7 and Path(chain["benchmark"].folder).is_dir()
+
+
+GAPS = {
+    "kd": {"difference": -0.01, "low": -0.02, "high": 0.005},
+    "one": {"difference": -0.001, "low": None, "high": None},
+}
+CSV = "model,difference,low,high\nkd,-0.01,-0.02,0.005\n"
+
+
+def non_inferiority(margin: str, worse: str = "below", arm: str = "kd") -> dict[str, Any]:
+    return {
+        "kind": "non_inferiority",
+        **BASE,
+        "asset": "comparison/it",
+        "file": "comparison.json",
+        "pointer": f"/against_baseline/{arm}/difference",
+        "margin": margin,
+        "worse": worse,
+    }
+
+
+@pytest.mark.parametrize(
+    ("claim", "status", "reason"),
+    [
+        (non_inferiority("0.021"), "grounded", ""),
+        # The difference is within the margin, and the interval is not.
+        (non_inferiority("0.015"), "contradicted", "-0.02, beyond 0.015"),
+        (non_inferiority("0.02"), "contradicted", "-0.02, beyond 0.02"),
+        (non_inferiority("0.006", "above"), "grounded", ""),
+        (non_inferiority("0.005", "above"), "contradicted", "0.005, beyond 0.005"),
+        (non_inferiority("0.015", arm="one"), "ungrounded", "/one/low"),
+        (non_inferiority("0.021") | {"expected": "-0.012"}, "contradicted", "-0.012"),
+    ],
+)
+def test_non_inferiority_needs_the_bound_of_an_interval(
+    store: Store, put: Put, claim: dict[str, Any], status: str, reason: str
+) -> None:
+    put("comparison/it", {"comparison.json": {"against_baseline": GAPS}})
+    found = resolve(store, claim)
+    assert found.status == status and reason in found.reason
+
+
+def test_non_inferiority_reads_a_row_of_pairs(store: Store, put: Put) -> None:
+    put("benchmark", {"pairs.csv": CSV})
+    row = {"take": "mean", "column": "difference", "where": {"model": "kd"}}
+    claim = {"kind": "non_inferiority", **BASE, "asset": "benchmark", "file": "pairs.csv", **row}
+    assert resolve(store, {**claim, "margin": "0.03", "worse": "below"}).status == "grounded"
+    assert resolve(store, {**claim, "margin": "0.02", "worse": "below"}).status == "contradicted"
+
+
+def test_unequal_budgets_are_said_or_refused(store: Store, put: Put) -> None:
+    """Six epochs beside fifty: only where the claim says so."""
+    entries = copy.deepcopy(BENCHMARK)
+    entries["entries"]["ce"]["all"]["epochs"] = 6
+    entries["entries"]["kd"]["all"]["epochs"] = 50
+    put("benchmark", {"benchmark.json": entries})
+    above = {"kind": "comparison", **BASE, "left": "c1", "right": "c0", "relation": "above"}
+    table = {"kind": "table", **AT, "rows": {"ce": CE, "kd": KD}, "columns": {"acc": "/acc"}}
+    beside = number(f"{KD}/acc", comparable_with=["c0"])
+    for said, statuses in (
+        ({}, ["not_comparable"] * 3),
+        ({"unequal_budgets": "true"}, ["grounded"] * 3),
+    ):
+        asked = [{**claim, **said} for claim in (table, beside, above)]
+        found = resolve_all(store, number(), number(f"{KD}/acc"), *asked)
+        assert [claim.status for claim in found[2:]] == statuses

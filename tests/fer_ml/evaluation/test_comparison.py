@@ -7,12 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fer_ml.evaluation.comparison import compare_arms, differing
+from fer_ml.evaluation.comparison import ONE_RUN, compare_arms, differing
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.metrics.predictions import read_predictions
+from fer_ml.metrics.resampling import holm
 from fer_ml.recipes.profile import Comparison
 from fer_ml.storage.artifact import Artifact
 from tests.fer_ml.evaluation.conftest import ARMS, RECIPE
+
+TEST_SET = "test_all_sources_manifest"
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,48 @@ def test_differences_are_to_the_baseline_and_to_the_arm_before(compared: Artifac
     for arm, gaps in held["against_baseline"].items():
         gap = gaps["accuracy"]
         assert gap["difference"] == pytest.approx(mean[arm] - mean["ce"])
-        assert gap["low"] <= gap["difference"] <= gap["high"] and 0 < gap["p_value"] <= 1
+        assert gap["low"] <= gap["difference"] <= gap["high"]
+        assert 0 < gap["p_value"] <= gap["p_holm"] <= 1
     assert [(step["before"], step["arm"]) for step in held["steps"]] == [
         ("ce", "kd"),
         ("kd", "dkd"),
     ]
     assert held["steps"][1]["accuracy"]["difference"] == pytest.approx(mean["dkd"] - mean["kd"])
     assert held["arms"]["ce"]["differs"] == {} and set(held["arms"]["kd"]["differs"]) == {"task"}
+
+
+def test_p_values_are_corrected_for_the_pairs_that_are_shown(compared: Artifact) -> None:
+    """kd - ce is shown twice and is one test: three of them for each metric."""
+    held = compared.read_json("comparison.json")
+    against, steps = held["against_baseline"], held["steps"]
+    assert held["tests"] == 3 and held["runs"] == 3
+    for metric in ("macro_f1", "accuracy", "nll", "ece"):
+        gaps = [against["kd"][metric], against["dkd"][metric], steps[1][metric]]
+        assert [gap["p_holm"] for gap in gaps] == holm([gap["p_value"] for gap in gaps])
+        assert steps[0][metric] == gaps[0]
+        for gap in gaps:
+            sign = "higher" if gap["difference"] > 0 else "lower"
+            assert gap["verdict"] == (sign if gap["p_holm"] < 0.05 else "undecided")
+
+
+def test_one_run_a_side_has_no_interval_and_no_verdict(lineage: Any) -> None:
+    """A difference of two networks says nothing of the methods."""
+    trainings = lineage.train_arms()
+    job = lineage.job(
+        "comparison/one", ["student_experiment[ce]", "student_experiment[kd]", TEST_SET]
+    )
+    comparison = Comparison(arms={"ce": ("ce",), "kd": ("kd",)}, baseline="ce", seeds=1)
+    found = lineage.made(compare_arms, job, comparison, trainings)
+    held = found.read_json("comparison.json")
+    unknown = {"low": None, "high": None, "p_value": None, "p_holm": None}
+    for gap in (held["against_baseline"]["kd"]["nll"], held["steps"][0]["nll"]):
+        assert unknown.items() <= gap.items() and gap["verdict"] == ONE_RUN
+        assert isinstance(gap["difference"], float)
+    arm = held["arms"]["kd"]["macro_f1"]
+    assert (arm["spread"], arm["low"], arm["high"]) == (None, None, None)
+    assert held["runs"] == 1
+    table = pl.read_csv(found.file("comparison.csv")).filter(pl.col("arm") == "kd")
+    assert set(table["to_baseline_verdict"]) == {ONE_RUN}
 
 
 def test_the_table_has_a_row_for_each_arm_and_metric(compared: Artifact) -> None:

@@ -13,7 +13,6 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.classification import classification_metrics, softmax
 from fer_ml.metrics.resampling import (
     Difference,
-    average_runs,
     draws,
     group_codes,
     group_sums,
@@ -50,12 +49,11 @@ def named(y: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> dict[s
 
 
 def paired_differences(
-    a: np.ndarray, b: np.ndarray, *, resample_runs: bool, resamples: int = 1000, seed: int = 0
+    a: np.ndarray, b: np.ndarray, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """a - b of two methods with as many runs each."""
-    models = resampled_metrics(np.concatenate([a, b]), resamples=resamples, seed=seed)
-    arms = average_runs(models, len(a), resample_runs=resample_runs, seed=seed)
-    return paired_difference(arms, 0, 1)
+    """a - b of two models."""
+    models = resampled_metrics(np.stack([a, b]), resamples=resamples, seed=seed)
+    return paired_difference(models, 0, 1)
 
 
 def test_sums_over_all_groups_give_the_metrics() -> None:
@@ -153,9 +151,9 @@ def test_twins_make_an_interval_wider_than_their_rows_suggest() -> None:
 def test_a_paired_difference_by_hand() -> None:
     y, logits, groups, rng = sample(7, 200)
     other = logits + rng.normal(size=logits.shape)
-    a, b = (group_sums(y, z, groups)[None] for z in (logits, other))
+    a, b = (group_sums(y, z, groups) for z in (logits, other))
     codes, count = group_codes(groups)
-    found = paired_differences(a, b, resample_runs=False, resamples=80, seed=2)
+    found = paired_differences(a, b, resamples=80, seed=2)
     moved = []
     for drawn in draws(count, 80, seed=2):
         rows = np.concatenate([np.flatnonzero(codes == group) for group in drawn])
@@ -175,48 +173,18 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
     better = logits.copy()
     mended = np.flatnonzero(logits.argmax(axis=1) != y)[:12]
     better[mended, y[mended]] = 20
-    a, b = (group_sums(y, z, np.arange(1000))[None] for z in (better, logits))
-    one, two = (metric_intervals(sums)[0]["accuracy"] for sums in (a, b))
-    gap = paired_differences(a, b, resample_runs=False)["accuracy"]
+    a, b = (group_sums(y, z, np.arange(1000)) for z in (better, logits))
+    one, two = (metric_intervals(sums[None])[0]["accuracy"] for sums in (a, b))
+    gap = paired_differences(a, b)["accuracy"]
     assert one.low < two.high
     assert gap.value == pytest.approx(0.012) and gap.low > 0 and gap.p_value < 0.01
 
 
 def test_no_difference_has_no_width() -> None:
     y, logits, groups, _ = sample(9, 100)
-    sums = group_sums(y, logits, groups)[None]
-    for gap in paired_differences(sums, sums, resample_runs=False).values():
+    sums = group_sums(y, logits, groups)
+    for gap in paired_differences(sums, sums).values():
         assert (gap.value, gap.low, gap.high, gap.p_value) == (0, 0, 0, 1)
-
-
-def test_runs_are_averaged_and_can_be_resampled_too() -> None:
-    """Three runs that differ much among themselves: only with them drawn is the interval wide."""
-    y, logits, groups, rng = sample(10, 400)
-    a = np.stack(
-        [group_sums(y, logits + s * rng.normal(size=logits.shape), groups) for s in (0, 1, 3)]
-    )
-    b = np.stack([group_sums(y, logits, groups)] * 3)
-    fixed = paired_differences(a, b, resample_runs=False)["accuracy"]
-    drawn = paired_differences(a, b, resample_runs=True)["accuracy"]
-    each = metrics_of_sums(a.sum(axis=1))["accuracy"]
-    assert fixed.value == drawn.value == pytest.approx(each.mean() - named(y, logits)["accuracy"])
-    assert drawn.high - drawn.low > 2 * (fixed.high - fixed.low)
-    again = paired_differences(a, b, resample_runs=True)["accuracy"]
-    assert again == drawn
-    # A single run cannot be drawn otherwise.
-    one = [paired_differences(a[:1], b[:1], resample_runs=flag) for flag in (True, False)]
-    assert one[0] == one[1]
-
-
-def test_runs_are_paired_by_their_place() -> None:
-    """Seeds that move both methods alike cancel: drawing them leaves the difference as it is."""
-    y, logits, groups, rng = sample(12, 300)
-    shaken = [logits + s * rng.normal(size=logits.shape) for s in (0, 1, 3)]
-    a = np.stack([group_sums(y, values, groups) for values in shaken])
-    for gap in paired_differences(a, a.copy(), resample_runs=True).values():
-        assert (gap.value, gap.low, gap.high) == pytest.approx((0, 0, 0), abs=1e-12)
-    crossed = paired_differences(a, a[::-1].copy(), resample_runs=True)["accuracy"]
-    assert crossed.value == pytest.approx(0) and crossed.high - crossed.low > 0.05
 
 
 def test_different_rows_are_not_compared() -> None:
@@ -225,7 +193,7 @@ def test_different_rows_are_not_compared() -> None:
     other[0] = (other[0] + 1) % C
     a, b = group_sums(y, logits, groups), group_sums(other, logits, groups)
     with pytest.raises(FerError, match="different rows or labels"):
-        paired_differences(a[None], b[None], resample_runs=False)
+        paired_differences(a, b)
     with pytest.raises(FerError, match="different rows or labels"):
         metric_intervals(np.stack([a, b]))
     with pytest.raises(FerError, match="49 group ids for 50 rows"):

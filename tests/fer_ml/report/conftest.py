@@ -79,7 +79,9 @@ def figure(key: str, value: float) -> dict[str, float]:
 
 
 def gaps(value: float) -> dict[str, Any]:
-    return {name: figure("difference", value) for name in ("macro_f1", "accuracy", "nll", "ece")}
+    about = {"p_value": 0.01, "p_holm": 0.03, "verdict": "higher"}
+    names = ("macro_f1", "accuracy", "nll", "ece")
+    return {name: figure("difference", value) | about for name in names}
 
 
 def arm(value: float, *names: str) -> dict[str, Any]:
@@ -90,12 +92,31 @@ def arm(value: float, *names: str) -> dict[str, Any]:
 COMPARISON = {
     "baseline": "ce",
     "caption": "mixed: test, n = 40",
+    "runs": 2,
+    "level": 0.95,
+    "tests": 3,
     "arms": {"ce": arm(0.4, "ce", "ce_2"), "kd": arm(0.5, "kd", "kd_2"), "x": arm(0.3, "x", "x_2")},
     "against_baseline": {"kd": gaps(0.1), "x": gaps(-0.1)},
     "steps": [
         {"before": "ce", "arm": "kd", **gaps(0.1)},
         {"before": "kd", "arm": "x", **gaps(-0.2)},
     ],
+}
+UNKNOWN = {"low": None, "high": None}
+ONE = {"difference": 0.1, **UNKNOWN, "p_value": None, "p_holm": None, "verdict": "no verdict"}
+ONE_RUN = {
+    "baseline": "ce",
+    "caption": "mixed: test, n = 40",
+    "runs": 1,
+    "level": 0.95,
+    "tests": 1,
+    "arms": {
+        name: {"experiments": [name]}
+        | {metric: {"mean": 0.4, **UNKNOWN} for metric in ("macro_f1", "accuracy", "nll", "ece")}
+        for name in ("ce", "kd")
+    },
+    "against_baseline": {"kd": {"macro_f1": ONE}},
+    "steps": [{"before": "ce", "arm": "kd", "macro_f1": ONE}],
 }
 
 
@@ -191,6 +212,7 @@ def artifacts(store: Store) -> list[Artifact]:
         put(store, "benchmark", {"benchmark.json": BENCHMARK, "pairs.csv": PAIRS.encode()}),
         student,
         put(store, "comparison/fair", {"comparison.json": COMPARISON}),
+        put(store, "comparison/one", {"comparison.json": ONE_RUN}),
         put(
             store,
             "teacher",

@@ -7,6 +7,7 @@ import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.builtin import ferplus
+from fer_ml.report.results import paired_with
 from fer_ml.storage.artifact import Artifact
 
 Made = Callable[..., Artifact]
@@ -158,8 +159,36 @@ def test_a_comparison_shows_each_arm_against_the_baseline_and_the_one_before(mak
     )
     assert header[-2:] == ["macro-F1 less ce's", "less the arm's before"]
     assert ce[:3] + ce[-2:] == ["`ce`", "2", "0.400 (0.300 to 0.500)", "-", "-"]
-    assert kd[-2:] == ["0.100 (0.000 to 0.200)"] * 2
-    assert x[-2:] == ["-0.100 (-0.200 to 0.000)", "-0.200 (-0.300 to -0.100)"]
+    assert kd[-2:] == ["0.100 (0.000 to 0.200), p 0.030"] * 2
+    assert x[-2:] == [
+        "-0.100 (-0.200 to 0.000), p 0.030",
+        "-0.200 (-0.300 to -0.100), p 0.030",
+    ]
+    assert "corrected for 3 differences (Holm)" in caption
+
+
+def test_a_comparison_of_one_run_a_side_says_so(make: Made) -> None:
+    caption, shown = text_of(make("{{ table('comparison/one') }}")).split("\n\n", 1)
+    assert "One run a side" in caption and "interval" not in caption
+    assert [cell.strip() for cell in shown.split("\n")[-1].split("|")[1:-1]] == [
+        "`kd`",
+        "1",
+        "0.400",
+        "0.400",
+        "0.400",
+        "0.400",
+        *["0.100, no verdict"] * 2,
+    ]
+
+
+def test_p_values_beside_each_other_are_corrected_for_their_number() -> None:
+    about = {"set": "s", "metric": "accuracy", "difference": "0", "low": "0", "high": "0"}
+    pairs = [
+        {**about, "model_a": model, "model_b": "to", "mcnemar_p": p}
+        for model, p in (("x", "0.02"), ("y", "0.5"), ("z", "0.01"))
+    ]
+    found = paired_with(pairs, "s", "to")
+    assert [found[model]["accuracy"]["mcnemar_p_holm"] for model in "xyz"] == [0.04, 0.5, 0.03]
 
 
 def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:

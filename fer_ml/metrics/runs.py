@@ -1,0 +1,87 @@
+"""Intervals of methods: over the runs of a training and over faces at once. Needs SciPy.
+
+A method's figure is its mean over independent runs (seeds). What would be found again with other
+runs and other faces varies for two reasons, and a bootstrap of three runs knows too little of the
+first: it draws a third of their variance away. Here both are estimated, and the fewer runs there
+are, the wider is the t distribution that the interval is taken from.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from fer_ml.base.errors import FerError
+from fer_ml.metrics.resampling import LEVEL, Difference, Resampled
+
+#: With fewer there is no spread between runs, and no interval of the method.
+LEAST_RUNS = 2
+
+
+class _Estimate(NamedTuple):
+    """A figure with its standard error and the degrees of freedom of that."""
+
+    value: float
+    error: float
+    freedom: float
+
+
+def over_runs(
+    models: Resampled, runs: Sequence[int], against: Sequence[int] = (), level: float = LEVEL
+) -> dict[str, Difference]:
+    """The mean of every metric over ``runs``, less that over the runs ``against``, by metric.
+
+    Both are places in ``models``, which were measured on the same faces. The interval is
+    value -+ t x error with Satterthwaite's degrees of freedom (1946); p is that of the value being
+    zero. ``FerError`` with fewer than two runs a side.
+    """
+    sides = [list(runs), *([list(against)] if len(against) else [])]
+    few = min(len(side) for side in sides)
+    if few < LEAST_RUNS:
+        raise FerError(
+            f"an interval of a method from {few} run{'s' * (few != 1)}",
+            allowed=f"at least {LEAST_RUNS} runs a side",
+            fix="train it with more seeds; one run tells nothing of another",
+        )
+    found = {}
+    for name, value in models.value.items():
+        made = _estimate(
+            [value[side] for side in sides], [models.again[name][s] for s in sides], models.groups
+        )
+        found[name] = _difference(made, level)
+    return found
+
+
+def _estimate(values: list[np.ndarray], again: list[np.ndarray], groups: int) -> _Estimate:
+    """Mean (of the first less the second) with the variance that runs and faces give it.
+
+    The variance of a side's runs on these faces, over their number, holds all that differs from
+    run to run. What faces do to all runs alike is the covariance, over resampled faces, of two
+    different runs: within a side, and less that between the sides. Both together are never less
+    than what other faces alone do to the mean of these very runs.
+    """
+    parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in values]
+    moved = [side - side.mean(axis=1, keepdims=True) for side in again]
+    means = [side.mean(axis=0) for side in moved]
+    freedom = len(means[0]) - 1
+    alike = -2 * float(means[0] @ means[1]) / freedom if len(means) > 1 else 0.0
+    for side, mean in zip(moved, means, strict=True):
+        runs = len(side)
+        alike += float(runs**2 * (mean @ mean) - (side**2).sum()) / freedom / (runs * (runs - 1))
+    contrast = means[0] - means[1] if len(means) > 1 else means[0]
+    faces = float(contrast @ contrast) / freedom
+    parts.append((max(0.0, alike, faces - sum(part for part, _ in parts)), groups - 1))
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / degrees for part, degrees in parts)
+    value = float(values[0].mean()) - (float(values[1].mean()) if len(values) > 1 else 0.0)
+    return _Estimate(value, variance**0.5, variance**2 / squares if squares else np.inf)
+
+
+def _difference(made: _Estimate, level: float) -> Difference:
+    if made.error == 0:
+        p = 1.0 if made.value == 0 else 0.0
+        return Difference(made.value, made.value, made.value, p)
+    reach = float(stdtrit(made.freedom, (1 + level) / 2)) * made.error
+    p = 2 * float(stdtr(made.freedom, -abs(made.value) / made.error))
+    return Difference(made.value, made.value - reach, made.value + reach, p)
