@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from fer_assets.selection import Selection
 
 
+#: Groups and assets whose recipes are decisions that a look at an evaluation set could inform.
+DECIDING = frozenset(
+    {"manifests", "folds", "teachers", "distillation", "students", "experiments", "comparisons"}
+    | {"benchmark", "student_selection"}
+)
+#: Those among them that only tell something.
+TOLD = frozenset({"manifest_validation", "label_review", "prediction_review"})
+
+
 @dataclass(frozen=True)
 class Target:
     """One thing to materialize: an asset, or one partition of it."""
@@ -161,6 +170,20 @@ class Lineage:
     def claims_file(self) -> Path:
         """``claims/<profile>.yaml`` in the project."""
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
+
+    def plan_file(self) -> Path:
+        """``claims/<profile>.plan.md``: the comparisons, written down before the run."""
+        return self.claims_file().with_suffix(".plan.md")
+
+    def decisions(self) -> dict[str, str]:
+        """Hashes of all recipes that a look at an evaluation set could inform, by their target."""
+        found = {}
+        for target in self.targets():
+            stage = self.stage(target.asset)
+            if (stage.group in DECIDING or stage.asset in DECIDING) and stage.asset not in TOLD:
+                text = json.dumps(self.recipe(target), sort_keys=True)
+                found[target.label] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return found
 
     def report_template(self) -> Path:
         """The project's own ``report/<profile>.md.j2`` where it is, else a built-in template."""

@@ -1,6 +1,7 @@
 """Making and judging one target of the lineage, from gated inputs. Imports no Dagster."""
 
 import contextlib
+import json
 import logging
 import math
 import shutil
@@ -16,13 +17,14 @@ from fer_assets.staleness import stale
 from fer_assets.tracing import span
 from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import owned_name
+from fer_ml.base.files import owned_name, sha256_file
 from fer_ml.base.logs import belongs_to
 from fer_ml.base.settings import settings
 from fer_ml.recipes.loading import load_profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, word_of
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import SETS_FILE, note_look
 from fer_ml.storage.mirror import open_store
 from fer_ml.storage.record import Input, Receipt
 from fer_ml.storage.store import RunFolder
@@ -71,6 +73,7 @@ class Pipeline(Lineage):
             "video": self.demo_video(),
             "claims": self.claims_file(),
             "report": self.report_template(),
+            "plan": self.plan_file(),
         }
         if self.settings.yunet is not None:
             paths["yunet"] = self.settings.yunet
@@ -94,6 +97,7 @@ class Pipeline(Lineage):
             processes=self.settings.processes,
             code_version=stage.code_version,
             recorded=recorded,
+            decisions=self.decisions() if stage.looks else {},
         )
         return job, declared
 
@@ -133,12 +137,32 @@ class Pipeline(Lineage):
                 run_id=run_id,
             ) as run:
                 (build or stage.build)(run, job)
+                if stage.looks:
+                    self._note_look(run, job, run_id)
             artifact = self.store.current(target.asset, target.partition)
             assert artifact is not None
             cost = {key: artifact.record.summary[key] for key in COSTS}
             known |= {"sha256": artifact.sha256, **cost}
             log.info("%s: done in %.1f s", target.label, artifact.record.seconds)
         return artifact
+
+    def _note_look(self, run: RunFolder, job: Job[Any], run_id: str | None) -> None:
+        """Note in the ledger which sets the numbers of ``run`` are of: its own, or its inputs'."""
+        held = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
+        own = run.folder / SETS_FILE
+        if not own.is_file():
+            run.write_json(SETS_FILE, {name: ids for sets in held for name, ids in sets.items()})
+        plan = self.plan_file()
+        note_look(
+            self.store.root.parent,
+            json.loads(own.read_text("utf-8")),
+            profile=self.profile.name,
+            asset=job.label,
+            run_id=run_id,
+            decisions=job.decisions,
+            plan=sha256_file(plan) if plan.is_file() else None,
+        )
+        self.store.share_log()
 
     def place_images(self, raw: dict[str, str]) -> None:
         """Link the images of manifests that another machine made, out of the raw folders here."""

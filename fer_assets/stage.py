@@ -154,6 +154,10 @@ class Surroundings(Protocol):
         """The template of the report."""
         ...
 
+    def plan_file(self) -> Path:
+        """The written plan of the comparisons, where there is one."""
+        ...
+
     def demo_video(self) -> Path:
         """The clip that the demo is measured on."""
         ...
@@ -189,6 +193,7 @@ class Stage:
     else. ``cites`` are assets and partitions that become inputs, however they are partitioned.
     ``part`` says what the asset is in a packed job (``fer_ml.runs.parts``), where it can be.
     ``module`` is the one that declares it, and noted where it is found.
+    ``looks`` says that its result shows numbers on evaluation sets: the ledger notes it.
     ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
     """
 
@@ -212,6 +217,7 @@ class Stage:
     cites: frozenset[str] = frozenset()
     part: Callable[[Job[Any]], Any] | None = None
     module: str = ""
+    looks: bool = False
 
     def __post_init__(self) -> None:
         rules = [gate.rule for gate in self.gates]

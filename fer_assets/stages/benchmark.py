@@ -159,7 +159,8 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
+            looks=True,
             limits=BenchmarkLimits.of,
-            code_version="4",
+            code_version="5",
         )
     ]

@@ -162,6 +162,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
+            looks=True,
             on_request=True,
             code_version="2",
         )

@@ -56,5 +56,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
+            looks=True,
         )
     ]

@@ -9,6 +9,7 @@ from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, not_applicable
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import SETS_FILE, planned_before
 from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
@@ -57,8 +58,12 @@ class ReportRecipe(Recipe):
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The template by its hash."""
-    return {"template_sha256": sha256_file(around.report_template())}
+    """The template and the plan of the comparisons by their hashes."""
+    plan = around.plan_file()
+    return {
+        "template_sha256": sha256_file(around.report_template()),
+        "plan_sha256": sha256_file(plan) if plan.is_file() else None,
+    }
 
 
 def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
@@ -66,8 +71,24 @@ def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
     from fer_ml.report.document import write_report
     from fer_ml.report.references import References
 
-    references = References(job.input, run, job.recipe.profile, job.recipe.drawn)
+    plan = _plan(run, job)
+    references = References(job.input, run, job.recipe.profile, job.recipe.drawn, plan)
     write_report(run, job.paths["report"], references)
+
+
+def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
+    """What the report says of the plan of its comparisons, of which it keeps a copy."""
+    path = job.paths["plan"]
+    if not path.is_file():
+        return "No plan of the comparisons was written before the run."
+    text = path.read_bytes()
+    run.path("plan.md").write_bytes(text)
+    digest = sha256_file(path)
+    held = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
+    sets = {name: faces for each in held for name, faces in each.items()}
+    before = planned_before(job.store.root.parent, sets, digest)
+    when = "before any look at its sets" if before else "or changed after a look at its sets"
+    return f"The comparisons were planned in `plan.md` (`{digest[:12]}`), written {when}."
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
@@ -122,6 +143,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            looks=True,
+            code_version="3",
         )
     ]

@@ -106,6 +106,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            looks=True,
+            code_version="3",
         )
     ]

@@ -234,6 +234,7 @@ def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
             "split": entry["split"],
             "n": entry["n"],
             "selection_split": entry["selection_split"],
+            "looked_before": entry.get("looked_before"),
             "macro_f1": entry["raw"]["macro_f1"],
             "accuracy": entry["raw"]["accuracy"],
             "per_class_f1": entry["raw"]["per_class_f1"],

@@ -5,6 +5,7 @@ from typing import Any
 
 from fer_ml.bundles.bundle import Card
 from fer_ml.bundles.provenance import Chain
+from fer_ml.metrics.comparability import looked_at
 
 #: The benchmark's part of the card that a reader looks at first.
 MIXED = "test_all_sources"
@@ -44,6 +45,7 @@ def _how_good(card: Card) -> Iterator[str]:
     yield "| --- | ---: | --- | --- | --- | --- |"
     for name, held in sets.items():
         chosen = "chose the checkpoint" if held["selection_split"] else "chose nothing"
+        chosen = looked_at(held) or chosen
         yield (
             f"| {name} ({held['split']}) | {held['n']:,} | {_with(held, 'accuracy')} "
             f"| {_with(held, 'macro_f1')} | {_with(held, 'ece_scaled', 'ece')} | {chosen} |"

@@ -16,6 +16,7 @@ from fer_ml.claims.model import (
     ComparisonClaim,
     ConfigurationClaim,
     FormulaClaim,
+    NonInferiorityClaim,
     ProportionClaim,
     RangeClaim,
     SumClaim,
@@ -170,6 +171,8 @@ def _stated(claim: Claim) -> Iterator[str]:
         yield from (claim.low, claim.high)
     elif isinstance(claim, ComparisonClaim):
         yield from [claim.by] if claim.by else []
+    elif isinstance(claim, NonInferiorityClaim):
+        yield claim.margin
     elif isinstance(claim, TableClaim):
         yield from (cell for cells in claim.expected.values() for cell in cells)
     expected = getattr(claim, "expected", None)

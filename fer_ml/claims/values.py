@@ -52,6 +52,7 @@ class Found:
             "manifest_sha256": sha256 if sha256 is not None else inputs.get(str(name)),
             "split": self.says("split"),
             "n": self.says("n"),
+            **({"looked_before": looked} if (looked := self.says("looked_before")) else {}),
         }
 
 

@@ -43,6 +43,7 @@ from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.runs.logits import labels_of
 from fer_ml.sources import ATTRIBUTES
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import SETS_FILE, face_ids
 from fer_ml.storage.store import RunFolder
 
 #: The set whose numbers are compared first, and drawn.
@@ -128,6 +129,8 @@ def measure_models(
     sets = [evaluation_set(job, name, rows) for name in set_names(job) for rows in ROWS]
     empty = [part.name for part in sets if part.frame.is_empty()]
     sets = [part for part in sets if not part.frame.is_empty()]
+    faces = {part.name: face_ids(part.frame["sample_id"]) for part in sets}
+    run.write_json(SETS_FILE, faces)
     models = list(benchmark_models(job))
     calib = _rows_of(job, "calib", CHOOSING, "calib")
     logits = _predict(models, [*sets, calib])
@@ -309,6 +312,8 @@ def _measure(
             "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
             "by": {column: asdict(table) for column, table in by[name].items()},
         }
+    looked = job.looked_before(face_ids(part.frame["sample_id"])) if part.split == "test" else None
+    cells = {name: {**cell, "looked_before": looked} for name, cell in cells.items()}
     scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
     pairs = []
     for table in split_tables(cells):

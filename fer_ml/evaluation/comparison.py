@@ -27,6 +27,7 @@ from fer_ml.recipes.profile import Comparison
 from fer_ml.recipes.training import Training
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import SETS_FILE, face_ids
 from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder
 
@@ -44,6 +45,8 @@ def compare_arms(
     """
     part = evaluation_set(job, comparison.evaluation, comparison.rows)
     y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
+    faces = face_ids(part.frame["sample_id"])
+    run.write_json(SETS_FILE, {part.name: faces})
     names = [name for arm in comparison.arms.values() for name in arm]
     models = {name: _model(job, name) for name in names}
     cells = {
@@ -65,7 +68,8 @@ def compare_arms(
         write_predictions(run.path(f"predictions/{name}.csv"), part.frame, logits)
         sums.append(group_sums(y, logits, groups, model.temperature))
     resampled = resampled_metrics(np.stack(sums))
-    about = cells[names[0]]
+    looked = job.looked_before(faces) if part.split == "test" else None
+    about = {**cells[names[0]], "looked_before": looked}
     differences = _differences(comparison, resampled)
     held: dict[str, Any] = {
         "schema_version": 2,

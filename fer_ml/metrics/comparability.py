@@ -96,4 +96,17 @@ def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def caption(name: str, entry: Mapping[str, Any]) -> str:
     """What the numbers of a table or chart are of, and whether these rows chose any of it."""
     note = "; models were selected on these rows" if entry["selection_split"] else ""
+    looked = looked_at(entry)
+    note += f"; {looked}" * bool(looked)
     return f"{name}: {entry['split']}, n = {entry['n']:,}{note}"
+
+
+def looked_at(entry: Mapping[str, Any]) -> str:
+    """What is said of numbers on rows that were looked at before something was decided."""
+    held = entry.get("looked_before")
+    if not held:
+        return ""
+    first, more = held["decided"][:3], len(held["decided"]) - 3
+    others = f" and {more} more" if more > 0 else ""
+    decided = ", ".join(first) + others
+    return f"looked at before (since {held['since'][:10]}): {decided} decided after"

@@ -10,7 +10,7 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import resolve_pointer
-from fer_ml.metrics.comparability import unequal_budgets
+from fer_ml.metrics.comparability import looked_at, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.cells import (
@@ -54,13 +54,14 @@ class References:
     """The helpers of one report, and a record of everything they gave.
 
     ``input`` gives an artifact that the report may refer to, by asset and partition; ``profile`` is
-    its name, and ``drawn`` whether its faces are.
+    its name, ``drawn`` whether its faces are, and ``plan`` what is said of the comparisons' plan.
     """
 
     input: Callable[[str, str | None], Artifact]
     run: RunFolder
     profile: str
     drawn: bool
+    plan: str = ""
     given: list[dict[str, Any]] = field(default_factory=list)
     _count: dict[str, int] = field(default_factory=lambda: {"Table": 0, "Figure": 0})
 
@@ -204,6 +205,8 @@ class References:
             for (asset, sha256), kinds in sorted(used.items())
         ]
         text = str(table(("artifact", "bytes", "gives"), shown, ()))
+        if self.plan:
+            text += f"\n\n{self.plan}"
         stated = [
             f"- {escape(given['text'])}: {escape(given['why'])}"
             for given in self.given
@@ -248,7 +251,7 @@ class References:
                 (
                     f"[c{number}](#c{number})",
                     f"{escape(held['sentence'])} {code(name)}",
-                    f"{sign} {words(held['status'])}{reason}",
+                    f"{sign} {words(held['status'])}{reason}{_looked(held)}",
                     place,
                     code((cited["sha256"] or "-")[:12]),
                 )
@@ -360,6 +363,9 @@ class References:
             )
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
+        looked = looked_at(entry)
+        if looked:
+            text += f" These rows were {escape(looked)}."
         budgets = unequal_budgets(results.entries)
         if budgets:
             text += f" Not of one training budget: {escape(budgets)}."
@@ -439,6 +445,11 @@ class References:
         caption = self._caption("Table", f"{_origin(artifact, file)}, {count}.")
         shown = table([escape(name) for name in names], cells, numeric)
         return Markdown(f"{caption}\n\n{shown}")
+
+
+def _looked(claim: dict[str, Any]) -> str:
+    looked = looked_at(claim.get("measured_on") or {})
+    return f"; {escape(looked)}" if looked else ""
 
 
 def _origin(artifact: Artifact, file: str | None) -> str:

@@ -118,8 +118,8 @@ def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
         for name, limit in limits.items()
         if scores[name] <= limit
     ]
-    gone = "" if counts else "its manifest is no longer here"
-    found = len(poor) if counts else len(CLASSES)
+    gone = "" if chance else "its manifest is no longer here"
+    found = len(poor) if chance else len(CLASSES)
     return Outcome("classes_above_chance", not found, found, 0, gone or "; ".join(poor))
 
 

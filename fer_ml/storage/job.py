@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from fer_ml.base.errors import FerError
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.looks import looked_before
 from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder, Store
 
@@ -27,7 +28,8 @@ class Job(Generic[Recipe]):
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
     outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
     ``yunet`` when there is one; ``device`` is where a training computes, in ``processes``;
-    ``code_version`` is the stage's. ``recipe`` are the fields of the profile that decide the
+    ``code_version`` is the stage's. ``decisions`` is what a look at its numbers could inform
+    (``fer_ml.storage.looks``). ``recipe`` are the fields of the profile that decide the
     result, typed as the stage declares them, and ``recorded`` what the record keeps of them.
     """
 
@@ -41,6 +43,7 @@ class Job(Generic[Recipe]):
     processes: int = 1
     code_version: str = "1"
     recorded: Mapping[str, Any] = field(default_factory=dict)
+    decisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -55,6 +58,10 @@ class Job(Generic[Recipe]):
                 f"{self.label} does not declare the input {key}", allowed=", ".join(self.inputs)
             )
         return self.inputs[key]
+
+    def looked_before(self, faces: list[str]) -> dict[str, Any] | None:
+        """What is printed of numbers on these ``face_ids``: see ``fer_ml.storage.looks``."""
+        return looked_before(self.store.root.parent, faces, self.decisions)
 
     def kept(self, run: RunFolder) -> Path:
         """A folder of this job's own for work that a killed process leaves to go on with.

@@ -27,6 +27,7 @@ from fer_ml.base.files import (
 from fer_ml.base.reading import read_file
 from fer_ml.base.settings import Settings
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact
+from fer_ml.storage.looks import LOOKS_FILE
 from fer_ml.storage.object_store import Bucket, Entry
 from fer_ml.storage.pointer import CURRENT_FILE, RUN_NAME, Follow, Pointer
 from fer_ml.storage.record import RECORD_FILE, Receipt, read_record
@@ -110,15 +111,18 @@ class MirroredStore(Store):
         self._push(self._read_note(self._note(artifact.folder)))
 
     def fetch_log(self) -> None:
-        """Take over the log of purges of all machines: it says what is kept out."""
-        data, path = self._above.read(PURGED_FILE), self.root.parent / PURGED_FILE
-        if data is not None and not (path.is_file() and read_file(path) == data):
-            private_folder(path.parent)
-            write_atomic(path, data)
+        """Take over the logs of all machines: of purges, and of looks at evaluation sets."""
+        for name in (PURGED_FILE, LOOKS_FILE):
+            data, path = self._above.read(name), self.root.parent / name
+            if data is not None and not (path.is_file() and read_file(path) == data):
+                private_folder(path.parent)
+                write_atomic(path, data)
 
     def share_log(self) -> None:
-        """Upload the log of purges."""
-        self._above.write(PURGED_FILE, read_file(self.root.parent / PURGED_FILE))
+        """Upload the logs of purges and of looks."""
+        for path in (self.root.parent / name for name in (PURGED_FILE, LOOKS_FILE)):
+            if path.is_file():
+                self._above.write(path.name, read_file(path))
 
     def sweep(self, now: datetime | None = None) -> int:
         """As of a ``Store``; and upload what waits for it, and clear half uploads away.

@@ -399,10 +399,10 @@ class Store:
         """Called when a mark of a purge was written beside an artifact, before its files go."""
 
     def fetch_log(self) -> None:
-        """Take over the log of purges where other machines write it too."""
+        """Take over the logs of purges and looks where other machines write them too."""
 
     def share_log(self) -> None:
-        """Called when the log of purges was written."""
+        """Called when the log of purges or of looks was written."""
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
         """Put a gate's outcome beside the artifact; returns its file."""

@@ -127,6 +127,7 @@ claims:
   - id: compared
     kind: table
     sentence: "CE and KD on one test set: {value}."
+    unequal_budgets: true
     asset: benchmark
     file: benchmark.json
     rows:

@@ -36,6 +36,7 @@ from fer_ml.packed.runner import run_job
 from fer_ml.recipes.profile import CANDIDATES, STUDENTS, Selection
 from fer_ml.storage import job
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.looks import SETS_FILE, read_looks
 from fer_ml.training import loop
 from fer_ml.training.loop import ALONE
 from tests.fer_assets.folders import start
@@ -120,6 +121,21 @@ def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
     for target in filter(tiny.standard, tiny.targets()):
         splits = current(tiny, target.asset, target.partition).record.splits
         assert "test" not in splits.values(), target.label
+
+
+def test_looks_are_noted_and_a_decision_after_them_is_marked(tiny: Pipeline) -> None:
+    looks = read_looks(tiny.store.root.parent)
+    shown = ["benchmark", "error_analysis", "report_claims", "report"]
+    assert [look.asset for look in looks] == shown
+    assert all(look.sets == looks[0].sets and look.plan is None for look in looks)
+    cells = current(tiny, "benchmark").read_json("benchmark.json")["entries"]["student_kd"]
+    assert {cell["looked_before"] for cell in cells.values()} == {None}
+    faces = current(tiny, "benchmark").read_json(SETS_FILE)["eval_only"]
+    assert tiny.job(Target("benchmark"))[0].looked_before(faces) is None
+    update = {"selection": Selection(flips_gain=0.2)}
+    other = replace(tiny, profile=tiny.profile.model_copy(update=update))
+    mark = other.job(Target("report"))[0].looked_before(faces)
+    assert mark == {"since": looks[0].at, "decided": ["student_selection"]}
 
 
 def test_what_is_deployed_is_what_the_dual_gate_saw(tiny: Pipeline) -> None:

@@ -13,6 +13,7 @@ from fer_ml.metrics.predictions import read_predictions
 from fer_ml.metrics.resampling import holm
 from fer_ml.recipes.profile import Comparison
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.looks import LOOKS_FILE, SETS_FILE, note_look
 from tests.fer_ml.evaluation.conftest import ARMS, RECIPE
 
 TEST_SET = "test_all_sources_manifest"
@@ -97,6 +98,28 @@ def test_one_run_a_side_has_no_interval_and_no_verdict(lineage: Any) -> None:
     assert held["runs"] == 1
     table = pl.read_csv(found.file("comparison.csv")).filter(pl.col("arm") == "kd")
     assert set(table["to_baseline_verdict"]) == {ONE_RUN}
+
+
+def test_a_decision_after_a_look_is_marked(compared: Artifact, lineage: Any) -> None:
+    home = lineage.store.root.parent
+    about = {"profile": "p", "asset": "benchmark", "run_id": None, "plan": None}
+    note_look(home, compared.read_json(SETS_FILE), decisions={"student_ce": "0"}, **about)
+    try:
+        job = lineage.job(
+            "comparison/late", ["student_experiment[ce]", "student_experiment[kd]", TEST_SET]
+        )
+        comparison = Comparison(arms={"ce": ("ce",), "kd": ("kd",)}, baseline="ce", seeds=1)
+        made = lineage.made(
+            compare_arms,
+            replace(job, decisions={"student_ce": "1"}),
+            comparison,
+            lineage.train_arms(),
+        )
+    finally:
+        (home / LOOKS_FILE).unlink()
+    held = made.read_json("comparison.json")
+    assert held["looked_before"]["decided"] == ["student_ce"]
+    assert held["caption"].endswith("student_ce decided after")
 
 
 def test_the_table_has_a_row_for_each_arm_and_metric(compared: Artifact) -> None:
