@@ -17,8 +17,9 @@ from fer_assets.staleness import stale
 from fer_assets.tracing import span
 from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import owned_name, sha256_file
+from fer_ml.base.files import owned_name
 from fer_ml.base.logs import belongs_to
+from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
 from fer_ml.recipes.loading import load_profile
 from fer_ml.storage.artifact import Artifact

@@ -32,6 +32,8 @@ from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder
 
 METRICS = ("macro_f1", "accuracy", "nll", "ece")
+#: By arm and what it is held against, then by metric.
+Differences = dict[tuple[str, str], dict[str, dict[str, Any]]]
 #: What is said of one run a side: a difference of these two networks, and nothing of methods.
 ONE_RUN = "no verdict: one run a side"
 
@@ -71,32 +73,20 @@ def compare_arms(
     looked = job.looked_before(faces) if part.split == "test" else None
     about = {**cells[names[0]], "looked_before": looked}
     differences = _differences(comparison, resampled)
-    held: dict[str, Any] = {
+    held = {
         "schema_version": 2,
         "name": job.asset.removeprefix("comparison/"),
         "evaluation": comparison.evaluation,
         "manifest": part.manifest,
         **about,
         "caption": caption(part.name, about),
-        "baseline": comparison.baseline,
-        "varies": list(comparison.varies),
-        "runs": len(names) // len(comparison.arms),
-        "level": LEVEL,
-        "tests": len({frozenset(pair) for pair in differences}),
+        **_design(comparison, differences),
         "experiments": {
             name: _experiment(trainings[name], model, resampled, place)
             for place, (name, model) in enumerate(models.items())
         },
         "arms": _arms(trainings, comparison, resampled),
-        "against_baseline": {
-            arm: differences[arm, comparison.baseline]
-            for arm in comparison.arms
-            if arm != comparison.baseline
-        },
-        "steps": [
-            {"before": before, "arm": arm, **differences[arm, before]}
-            for before, arm in itertools.pairwise(comparison.arms)
-        ],
+        **_shown(comparison, differences),
     }
     run.write_json("comparison.json", held)
     run.write_text("comparison.csv", _table(held).write_csv())
@@ -175,9 +165,7 @@ def differing(a: Training, b: Training) -> dict[str, Any]:
     }
 
 
-def _differences(
-    comparison: Comparison, runs: Resampled
-) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+def _differences(comparison: Comparison, runs: Resampled) -> Differences:
     """By arm and what it is held against, the difference of each metric with its verdict.
 
     Each arm is held against the baseline and against the arm before it. ``p_holm`` is corrected for
@@ -187,7 +175,7 @@ def _differences(
     asked = [(arm, comparison.baseline) for arm in arms if arm != comparison.baseline]
     asked += [(arm, before) for before, arm in itertools.pairwise(arms)]
     pairs = list({frozenset(pair): pair for pair in reversed(asked)})
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    found: Differences = {}
     if len(places[comparison.baseline]) < LEAST_RUNS:
         for arm, other in asked:
             gaps = {m: runs.value[m][places[arm]] - runs.value[m][places[other]] for m in METRICS}
@@ -201,6 +189,29 @@ def _differences(
             shown = _gap(gaps[metric], corrected[frozenset(pair)])
             found.setdefault(pair, {})[metric] = shown
     return found
+
+
+def _design(comparison: Comparison, differences: Differences) -> dict[str, Any]:
+    """What is held against what: ``tests`` are the different pairs of arms."""
+    return {
+        "baseline": comparison.baseline,
+        "varies": list(comparison.varies),
+        "runs": len(comparison.arms[comparison.baseline]),
+        "level": LEVEL,
+        "tests": len({frozenset(pair) for pair in differences}),
+    }
+
+
+def _shown(comparison: Comparison, differences: Differences) -> dict[str, Any]:
+    """The differences to the baseline, and to the arm before."""
+    base = comparison.baseline
+    return {
+        "against_baseline": {arm: differences[arm, base] for arm in comparison.arms if arm != base},
+        "steps": [
+            {"before": before, "arm": arm, **differences[arm, before]}
+            for before, arm in itertools.pairwise(comparison.arms)
+        ],
+    }
 
 
 def _gap(found: Difference, p_holm: float) -> dict[str, Any]:
