@@ -74,10 +74,11 @@ class Pipeline(Lineage):
             "video": self.demo_video(),
             "claims": self.claims_file(),
             "report": self.report_template(),
-            "plan": self.plan_file(),
         }
         if self.settings.yunet is not None:
             paths["yunet"] = self.settings.yunet
+        if self.plan_file().is_file():
+            paths["plan"] = self.plan_file()
         session = self.demo_session()
         if session is not None:
             paths["session"] = session

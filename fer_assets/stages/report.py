@@ -78,8 +78,8 @@ def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
 
 def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
     """What the report says of the plan of its comparisons, of which it keeps a copy."""
-    path = job.paths["plan"]
-    if not path.is_file():
+    path = job.paths.get("plan")
+    if path is None:
         return "No plan of the comparisons was written before the run."
     text = path.read_bytes()
     run.path("plan.md").write_bytes(text)
