@@ -20,7 +20,7 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def coverage() -> ModuleType:
-    """``benchmarks/coverage.py``: the simulation, which on demand writes ``docs/coverage.md``."""
+    """``benchmarks/coverage.py``: the simulation, which on demand writes a page."""
     spec = importlib.util.spec_from_file_location("coverage_of", BENCHMARKS / "coverage.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def measured(value: Any, again: Any, groups: int = 50) -> Resampled:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(coverage: ModuleType) -> None:
-    """150 repeats of two equal methods each; docs/coverage.md has more of them."""
+    """150 repeats of two equal methods each; benchmarks/coverage.py does more of them."""
     found = {runs: coverage.shares(coverage.World(), runs, 150) for runs in (3, 5, 10)}
     every = [share for shares in found.values() for share in shares.values()]
     assert 0.93 <= np.mean(every) <= 0.97, found
