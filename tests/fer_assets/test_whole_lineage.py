@@ -134,7 +134,7 @@ def test_looks_are_noted_and_a_decision_after_them_is_marked(tiny: Pipeline) -> 
     assert tiny.job(Target("benchmark"))[0].looked_before(faces) is None
     update = {"selection": Selection(flips_gain=0.2)}
     other = replace(tiny, profile=tiny.profile.model_copy(update=update))
-    mark = other.job(Target("report"))[0].looked_before(faces)
+    mark = other.job(Target("benchmark"))[0].looked_before(faces)
     assert mark == {"since": looks[0].at, "decided": ["student_selection"]}
 
 
