@@ -1,7 +1,6 @@
 """Making and judging one target of the lineage, from gated inputs. Imports no Dagster."""
 
 import contextlib
-import json
 import logging
 import math
 import shutil
@@ -19,7 +18,7 @@ from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import owned_name
 from fer_ml.base.logs import belongs_to
-from fer_ml.base.reading import sha256_file
+from fer_ml.base.reading import read_json, sha256_file
 from fer_ml.base.settings import settings
 from fer_ml.recipes.loading import load_profile
 from fer_ml.storage.artifact import Artifact
@@ -157,7 +156,7 @@ class Pipeline(Lineage):
         plan = self.plan_file()
         note_look(
             self.store.root.parent,
-            json.loads(own.read_text("utf-8")),
+            read_json(own),
             profile=self.profile.name,
             asset=job.label,
             run_id=run_id,

@@ -81,7 +81,7 @@ def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
     path = job.paths.get("plan")
     if path is None:
         return "No plan of the comparisons was written before the run."
-    text = path.read_bytes()
+    text = read_file(path)
     run.path("plan.md").write_bytes(text)
     digest = sha256_file(path)
     held = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]

@@ -61,7 +61,7 @@ class References:
     run: RunFolder
     profile: str
     drawn: bool
-    plan: str = ""
+    plan: str
     given: list[dict[str, Any]] = field(default_factory=list)
     _count: dict[str, int] = field(default_factory=lambda: {"Table": 0, "Figure": 0})
 

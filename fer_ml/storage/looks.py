@@ -16,10 +16,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
 from fer_ml.storage.record import Time
 
 LOOKS_FILE = "looks.jsonl"
+#: The most bytes of a ledger: a hundred sets of a million faces.
+LEDGER = 2 << 30
 #: Of a run folder: the sets that its numbers are of, each with the faces in it.
 SETS_FILE = "looks.json"
 
@@ -61,7 +64,7 @@ def read_looks(home: Path) -> list[Look]:
     """
     path = home / LOOKS_FILE
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_file(path, LEDGER).splitlines()
     except FileNotFoundError:
         return []
     found, after = [], ""
@@ -123,7 +126,7 @@ def note_look(
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / f".{LOOKS_FILE}.lock"):
         looks, path = read_looks(home), home / LOOKS_FILE
-        last = path.read_bytes().splitlines()[-1] if looks else None
+        last = read_file(path, LEDGER).splitlines()[-1] if looks else None
         known = {name for look in looks for name in look.faces}
         hashes = {name: _set_hash(faces) for name, faces in sets.items()}
         look = Look(

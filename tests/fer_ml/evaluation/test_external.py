@@ -107,7 +107,7 @@ def test_unsafe_and_wrong_networks_are_refused(
 
 
 def test_a_network_of_open_sizes_that_fails_on_a_face_is_refused(save: Save) -> None:
-    with pytest.raises(FerError, match="it fails on a face of 24 px"):
+    with pytest.raises(FerError):
         open_model(save(side="S"), Preprocess(size=24, clahe_clip=0))
 
 
