@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
-from fer_ml.base.reading import read_text, sha256_file
+from fer_ml.base.reading import read_file, read_text, sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, not_applicable

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_ml.base.npz import read_npz
 from fer_ml.images.inspection import THUMB_SIDE
 
 #: Numbers in a code, and the length of each code: the largest number of nearly all is below 128.
@@ -95,12 +96,12 @@ def _cells() -> list[np.ndarray]:
 @cache
 def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean ``[416]`` and axes ``[416, 64]``, whole, and the signs ``[64]`` of mirrored ones."""
-    with np.load(AXES_FILE, allow_pickle=False) as held:
-        return (
-            held["mean"].astype(np.float32),
-            held["axes"].astype(np.float32),
-            held["signs"].astype(np.int8),
-        )
+    held = read_npz(AXES_FILE)
+    return (
+        held["mean"].astype(np.float32),
+        held["axes"].astype(np.float32),
+        held["signs"].astype(np.int8),
+    )
 
 
 def fit(faces: np.ndarray, copies: np.ndarray) -> dict[str, np.ndarray]:

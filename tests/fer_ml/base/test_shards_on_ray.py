@@ -117,7 +117,7 @@ def test_near_identical_faces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("FER_ENGINE", "local")
     here = near_groups(thumbs)
     assert len(here.pairs) >= 90
-    for name in ("first", "pairs", "correlation", "flat"):
+    for name in ("first", "pairs", "likeness", "flat"):
         assert np.array_equal(getattr(there, name), getattr(here, name))
 
 
