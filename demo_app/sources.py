@@ -1,6 +1,7 @@
 """Frames of a video file, a camera, a folder of images or a recorded session, with their times."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -22,15 +23,24 @@ from demo_app.logs import (
 )
 from demo_app.parameters import Parameters
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import open_file, regular
 from fer_ml.bundles.bundle import Bundle
-from fer_ml.images.pixels import FORMATS, read_image
+from fer_ml.images.pixels import FORMATS, MAX_PIXELS, read_image
 
 #: Images in a folder carry no times: they count as a film of this rate.
 FOLDER_FPS = 25.0
 #: A video that states more frames a second states the clock of its container: 1000 in a browser's
 #: recording. Neither that nor a count made of it says anything of its frames.
 MAX_FPS = 240.0
+#: Containers that hold their frames themselves, by FFmpeg's name, and how they begin.
+#: It reads others too: lists that name more files or addresses, whatever the file is called.
+CONTAINERS = {
+    "mov": rb".{4}(ftyp|moov|mdat|free|skip|wide|pnot)",
+    "avi": rb"RIFF.{4}AVI ",
+    "matroska": rb"\x1aE\xdf\xa3",
+    "gif": rb"GIF8[79]a",
+    "h264": rb"\0{2,3}\x01",
+}
 #: Times are kept to the digits that are logged, so that a replay sees the very same ones.
 TIME_DIGITS = 6
 
@@ -311,15 +321,33 @@ def _open_file(path: Path) -> cv2.VideoCapture:
         )
     if not path.is_file():
         raise FerError("no such video file", where=path, fix="check the path")
-    # One decoder, so that frames, frame rate and times are the same on every machine.
-    capture = cv2.VideoCapture(str(regular(path)), cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        raise FerError(
-            "the video cannot be opened: it is damaged, or not a video",
-            where=path,
-            allowed="what FFmpeg reads: MP4, AVI, MKV, WebM, animated GIF",
+    with open_file(path) as file:
+        start = file.read(12)
+    if re.match(b"|".join(CONTAINERS.values()), start, re.DOTALL):
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
+            f"protocol_whitelist;file|format_whitelist;{','.join(CONTAINERS)}"
         )
-    return capture
+        # One decoder, so that frames, frame rate and times are the same on every machine. FFmpeg
+        # reads 'concat:a' as an address, and nothing that begins with a folder.
+        capture = cv2.VideoCapture(str(regular(path).absolute()), cv2.CAP_FFMPEG)
+        width, height = (
+            int(capture.get(what)) for what in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        if width * height > MAX_PIXELS:
+            capture.release()
+            raise FerError(
+                f"the video's frames have {width}x{height} px",
+                where=path,
+                allowed=f"at most {MAX_PIXELS:,} px",
+                fix="write it again smaller, for instance with ffmpeg",
+            )
+        if capture.isOpened():
+            return capture
+    raise FerError(
+        "the video cannot be opened: it is damaged, or not a video",
+        where=path,
+        allowed="MP4 or MOV, AVI, MKV or WebM, animated GIF, H.264 without a container",
+    )
 
 
 def _open_camera(index: int) -> cv2.VideoCapture:

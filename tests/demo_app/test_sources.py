@@ -1,3 +1,7 @@
+import os
+import shutil
+import socket
+import struct
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,6 +122,72 @@ def test_absent_corrupt_and_empty_files(tmp_path: Path) -> None:
         with pytest.raises(FerError, match="cannot be opened") as caught:
             Video(tmp_path / name)
         assert name in str(caught.value)
+
+
+def lists(address: str, file: Path) -> dict[str, str]:
+    """What FFmpeg follows to other files and addresses."""
+    return {
+        "concat": f"ffconcat version 1.0\nfile {file.name}\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{file}\n#EXT-X-ENDLIST\n",
+        "hls-address": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n#EXT-X-ENDLIST\n",
+        "master": f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{address}\n",
+        "sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+        "gif-and-sdp": "GIF89a\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+        "reference": f"[Reference]\nRef1={address}\n",
+    }
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".avi", ".m3u8", ".ffconcat", ".sdp"])
+def test_lists_of_other_files_and_addresses_are_not_followed(tmp_path: Path, suffix: str) -> None:
+    shutil.copy(VIDEOS / "uneven.mp4", tmp_path / "other.mp4")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.mp4"
+        for name, text in lists(address, tmp_path / "other.mp4").items():
+            path = tmp_path / f"{name}{suffix}"
+            path.write_text(text)
+            with pytest.raises(FerError) as caught:
+                Video(path)
+            assert caught.value.where == str(path)
+        with pytest.raises(BlockingIOError):  # Nobody asked.
+            server.accept()
+
+
+def test_ffmpeg_itself_is_told_which_containers_it_may_take(tmp_path: Path) -> None:
+    """Whatever stands at the beginning of a file that passed for another."""
+    shutil.copy(VIDEOS / "uneven.mp4", tmp_path / "other.mp4")
+    with Video(tmp_path / "other.mp4"):
+        pass
+    path = tmp_path / "list.mp4"
+    path.write_text(lists("", tmp_path / "other.mp4")["concat"])
+    assert not cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).isOpened()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot exist")
+@pytest.mark.parametrize("name", ["concat:other.mp4", "file:other.mp4", "a%03d.mp4"])
+def test_a_name_is_no_address_and_no_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copy(VIDEOS / "uneven.mp4", tmp_path / "other.mp4")
+    shutil.copy(VIDEOS / "late.mp4", tmp_path / name)
+    shutil.copy(VIDEOS / "uneven.mp4", tmp_path / "a000.mp4")
+    monkeypatch.chdir(tmp_path)
+    with Video(Path("other.mp4")) as other, Video(Path(name)) as video:
+        assert video.frames_stated == 50 != other.frames_stated
+
+
+def test_a_small_file_of_giant_frames_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    picture = b"\x21\xf9\4\0\5\0\0\0\x2c" + struct.pack("<4H", 0, 0, 1, 1) + b"\0\2\2D\1\0"
+    path = tmp_path / "giant.gif"
+    for side in (64, 16_000):
+        head = b"GIF89a" + struct.pack("<2H", side, side) + b"\x80\0\0" + bytes(6)
+        path.write_bytes(head + picture * 60 + b";")
+        if side == 64:
+            with Video(path) as video:
+                assert len(list(video.frames())) == 60
+        else:
+            with pytest.raises(FerError, match="16000x16000 px"):
+                Video(path)
 
 
 def test_a_video_without_frames(write_video, tmp_path: Path) -> None:
