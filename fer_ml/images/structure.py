@@ -21,6 +21,9 @@ _PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
 #: A marker of a JPEG: no stuffed or filling byte, and none that stands in the middle of a scan.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+#: Of a TIFF: bytes of a value by its type, and compressions that unpack a strip to its own size.
+_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4}
+_COMPRESSION, _COMPRESSIONS = 259, frozenset({1, 5, 8, 32773, 32946})
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
@@ -113,12 +116,29 @@ def _webp(data: bytes) -> str | None:
 
 
 def _tiff(data: bytes) -> str | None:
-    """Several pages: decoders see the first, and nobody knows which one was meant."""
+    """Several pages: decoders see the first, and nobody knows which one was meant.
+
+    A decoder copies what each tag speaks of, so tags that share their bytes fill the memory. A JPEG
+    within would bring its own scans and segments.
+    """
     order = "<" if data[:1] == b"I" else ">"
     large = b"+" in data[2:4]  # BigTIFF
-    first, count, entry, offset = (8, "Q", 20, "Q") if large else (4, "H", 12, "I")
+    first, count, offset, entry = (8, "Q", "Q", "HHQ8x") if large else (4, "H", "I", "HHI4x")
     (place,) = struct.unpack_from(f"{order}{offset}", data, first)
     (entries,) = struct.unpack_from(f"{order}{count}", data, place)
-    place += struct.calcsize(f"{order}{count}") + entries * entry
-    (following,) = struct.unpack_from(f"{order}{offset}", data, place)
-    return "several pages: only the first would be seen" if following else None
+    place += struct.calcsize(count)
+    size = struct.calcsize(f"{order}{entry}")
+    (following,) = struct.unpack_from(f"{order}{offset}", data, place + entries * size)
+    if following:
+        return "several pages: only the first would be seen"
+    if entries > MAX_PIECES:
+        return f"more than {MAX_PIECES:,} tags"
+    told = 0
+    for start in range(place, place + entries * size, size):
+        tag, kind, number = struct.unpack_from(f"{order}{entry}", data, start)
+        told += number * _TIFF_BYTES.get(kind, 8)
+        if tag == _COMPRESSION:
+            (way,) = struct.unpack_from(f"{order}H", data, start + size - struct.calcsize(offset))
+            if way not in _COMPRESSIONS:
+                return f"compression {way}, allowed: none, LZW, deflate, PackBits"
+    return "its tags hold more than the file" if told > len(data) else None

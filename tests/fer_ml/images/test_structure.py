@@ -73,6 +73,31 @@ def webp() -> bytes:
     return b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WEBP" + chunks
 
 
+def tiff(large: bool = False, order: str = "<", tags: Iterable[tuple[int, int, int]] = ()) -> bytes:
+    """A grey TIFF, and more tags: number, type, count of values; all of them share their bytes."""
+    whole = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 1), (262, 3, 1)]
+    whole += [(277, 3, 1), (278, 4, 16), (273, 4, 0), (279, 4, 256)]
+    number = "Q" if large else "I"
+    entries = [
+        struct.pack(f"{order}HH{number}", tag, kind, 1)
+        + struct.pack(f"{order}{'H' if kind == 3 else 'I'}", value).ljust(8 if large else 4, b"\0")
+        for tag, kind, value in whole
+    ]
+    entries += [struct.pack(f"{order}HH{number}{number}", *tag, 8) for tag in tags]
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}H", 43 if large else 42)
+    head += struct.pack(f"{order}HHQ", 8, 0, 16) if large else struct.pack(f"{order}I", 8)
+    held = struct.pack(f"{order}{'Q' if large else 'H'}", len(entries)) + b"".join(sorted(entries))
+    held = head + held + bytes(8 if large else 4)
+    strip = struct.pack(f"{order}HH{number}", 273, 4, 1)
+    place = held.index(strip) + len(strip)
+    return held[:place] + struct.pack(f"{order}I", len(held)) + held[place + 4 :] + bytes(256)
+
+
+def jpeg_in_tiff() -> bytes:
+    return saved("TIFF", compression="jpeg")
+
+
+SHARED = [(40_000 + k, 1, 1_000_000) for k in range(1900)]
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans of a small picture": (lambda: scans(MAX_SCANS, 32), "scans"),
     "scans of a large picture": (lambda: scans(40, 6300), "scans"),
@@ -92,6 +117,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "no block of a GIF": (lambda: gif(b"\1" * 100_000), "no picture"),
     "chunks of a WebP": (webp, "chunks"),
     "pages": (lambda: several("TIFF"), "several pages"),
+    "tags on the same bytes": (lambda: tiff(tags=SHARED) + bytes(1_000_000), "tags hold more"),
+    "tags of a BigTIFF": (lambda: tiff(True, ">", SHARED) + bytes(1_000_000), "tags hold more"),
+    "tags": (lambda: tiff(tags=[(40_000 + k, 1, 1) for k in range(2000)]), "2,000 tags"),
+    "a JPEG in a TIFF": (jpeg_in_tiff, "compression 7"),
     "many pages": (lambda: several("TIFF", 300), "several pages"),
 }
 
@@ -140,7 +169,9 @@ def test_the_end_of_a_small_picture_in_the_header_is_not_the_end() -> None:
         ("PNG", {"compress_level": 0}),
         ("BMP", {}),
         ("WEBP", {}),
-        ("TIFF", {"compression": "tiff_lzw"}),
+        *(("TIFF", {"compression": f"tiff_{way}"}) for way in ("lzw", "adobe_deflate")),
+        ("TIFF", {"compression": "packbits"}),
+        ("TIFF", {"icc_profile": bytes(3000), "description": "d" * 3000}),
         ("TIFF", {"big_tiff": True}),
         ("GIF", {"comment": b"c" * 3000}),
     ],
@@ -179,6 +210,11 @@ def test_a_png_is_walked_to_its_end_and_no_further() -> None:
     parts = itertools.chain([text(b"zTXt")], [chunk(b"tEXt", b"k\0v")] * 50)
     data = png(after=parts)
     assert decode(data + bytes(100), where="x").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(("large", "order"), [(False, "<"), (False, ">"), (True, "<")])
+def test_a_tiff_of_either_kind_and_order_is_read(large: bool, order: str) -> None:
+    assert decode(tiff(large, order), where="x").shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("place", [8, 1 << 40, (1 << 64) - 1])
