@@ -115,6 +115,9 @@ SAFE_CALLS = {
 ONE_DOOR = {
     "onnxruntime.InferenceSession": "fer_ml/bundles/network.py",
     "torch.load": "fer_ml/training/archive.py",
+    "np.load": "fer_ml/base/npz.py",
+    "np.lib.format.read_array": None,
+    "np.fromfile": None,
     "torch.jit.load": None,
     "onnx.load": None,
     "yaml.load": None,

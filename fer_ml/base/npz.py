@@ -1,9 +1,11 @@
-"""Arrays from npz files that may come from anywhere: numbers, never objects. Needs numpy alone."""
+"""The one door to arrays in npy and npz files: numbers, never objects. Needs numpy alone."""
 
 import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,22 @@ MAX_RATIO = 50
 FREE = 1 << 20
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an npy file, memory-mapped; ``FerError`` if it tells of more than it holds."""
+    with _told(path):
+        found: np.ndarray = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+        if not isinstance(found, np.memmap):
+            raise ValueError("it is no npy file")
+        return found
+
+
+def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
     """Every array of an npz file by name; nothing is unpickled.
 
-    ``FerError`` when it is damaged, holds objects, or would unpack to far more than its size.
+    ``FerError`` when it is damaged, holds objects, lacks one that is ``needed``, or would unpack to
+    far more than its size.
     """
-    try:
+    with _told(path):
         limit = MAX_RATIO * regular(path).stat().st_size + FREE
         with zipfile.ZipFile(regular(path)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -30,11 +42,25 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             raise FerError(
                 f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"at most {limit:,}"
             )
-        with warnings.catch_warnings(), np.load(regular(path), allow_pickle=False) as held:
+        with np.load(regular(path), allow_pickle=False) as held:
+            found = {name: held[name] for name in held.files}
+    if missing := [name for name in needed if name not in found]:
+        raise FerError(
+            f"{path.name} holds {', '.join(found) or 'nothing'}",
+            where=path,
+            allowed=f"also {', '.join(missing)}",
+        )
+    return found
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What numpy and zipfile raise for bytes that are no archive or no array, as ``FerError``."""
+    try:
+        with warnings.catch_warnings():
             # Of a header that is not quite one, numpy warns and goes on.
             warnings.simplefilter("error")
-            return {name: held[name] for name in held.files}
-    # What numpy and zipfile raise for bytes that are no archive or no array.
+            yield
     except (
         OSError,
         ValueError,

@@ -17,7 +17,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, temporary, write_json
 from fer_ml.base.kept import keep, kept
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import read_json, regular, sha256_file
+from fer_ml.base.npz import read_npy, read_npz
+from fer_ml.base.reading import read_json, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Views
@@ -63,9 +64,8 @@ def write_logits(folder: Path, logits: Logits, **columns: np.ndarray) -> None:
 
 def read_logits(folder: Path) -> Logits:
     """What ``write_logits`` wrote, memory-mapped; no pickled objects are read."""
-    with np.load(regular(folder / ROWS_FILE), allow_pickle=False) as held:
-        ids = tuple(name.decode() for name in held["sample_id"])
-    return Logits(np.load(regular(folder / CENTRE_FILE), mmap_mode="r", allow_pickle=False), ids)
+    ids = tuple(name.decode() for name in read_npz(folder / ROWS_FILE, "sample_id")["sample_id"])
+    return Logits(read_npy(folder / CENTRE_FILE), ids)
 
 
 @dataclass(frozen=True)
@@ -181,8 +181,7 @@ def _kept(path: Path, ask: _Ask, rows: slice) -> np.ndarray:
     """The answers for a shard, from ``path`` where it is finished."""
     earlier = kept(path)
     if earlier is not None:
-        found: np.ndarray = np.load(regular(earlier), allow_pickle=False)
-        return found
+        return np.array(read_npy(earlier))
     found = _answers(ask, np.arange(len(ask.faces))[rows])
     partial = temporary(path)
     try:
@@ -254,18 +253,17 @@ def read_taught(folder: Path) -> Taught:
     meta = read_json(folder / META_FILE)
     meta = upgraded("labels of a teacher", meta, folder)
     held, rows = read_logits(folder), meta["train_rows"]
-    with np.load(regular(folder / ROWS_FILE), allow_pickle=False) as table:
-        fold = table["fold"][:rows]
+    fold = read_npz(folder / ROWS_FILE, "fold")["fold"][:rows]
     values = held.values.astype(np.float32)
     scale = np.ones(rows, dtype=np.float32)
     in_sample = values[:rows]
     if meta["folds"]:
         own = np.array([each["temperature"] for each in meta["folds"]], dtype=np.float32)
         scale = (np.float32(meta["temperature"]) / own)[fold]
-        in_sample = np.load(regular(folder / IN_SAMPLE_FILE), allow_pickle=False).astype(np.float32)
+        in_sample = read_npy(folder / IN_SAMPLE_FILE).astype(np.float32)
         values[:rows] *= scale[:, None]
     train = values[:rows, None]
     if meta["views"]:
-        train = np.load(regular(folder / VIEWS_FILE), allow_pickle=False) * scale[:, None, None]
+        train = read_npy(folder / VIEWS_FILE) * scale[:, None, None]
     centre = Logits(values, held.sample_ids)
     return Taught(centre, train, in_sample, fold, meta["temperature"], meta)

@@ -20,6 +20,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, linked, move, temporary
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.names import ODD, safe_name
+from fer_ml.base.npz import read_npy
 from fer_ml.base.reading import Refused, read_file, regular
 from fer_ml.base.shards import map_shards
 from fer_ml.base.visible import visible
@@ -196,8 +197,7 @@ def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
 
 def read_thumbs(file: Path) -> np.ndarray:
     """``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
-    thumbs: np.ndarray = np.load(regular(file), mmap_mode="r", allow_pickle=False)
-    return thumbs
+    return read_npy(file)
 
 
 def _notes(rows: pl.DataFrame, source: str) -> pl.DataFrame:

@@ -24,8 +24,8 @@ import numpy as np
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import stays_below, write_json
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.npz import read_npz
-from fer_ml.base.reading import read_file, regular, sha256_file
+from fer_ml.base.npz import read_npy, read_npz
+from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training, Views, read_plain
@@ -130,9 +130,11 @@ class PackedJob:
         """The rows of one split, at ``size`` px or the job's."""
         preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
-        with np.load(regular(folder / "rows.npz"), allow_pickle=False) as held:
+        path = folder / "rows.npz"
+        held = read_npz(path, "y", "sample_id", "votes")
+        try:
             return FaceSet(
-                images=np.load(regular(folder / "images.npy"), mmap_mode="r", allow_pickle=False),
+                images=read_npy(folder / "images.npy"),
                 y=held["y"].astype(np.int64),
                 sample_ids=tuple(name.decode() for name in held["sample_id"]),
                 preprocess=preprocess,
@@ -141,6 +143,8 @@ class PackedJob:
                 negative=held["negative"].astype(np.int64) if "negative" in held else None,
                 fold=held.get("fold"),
             )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise FerError(f"not the faces of a packed training: {error}", where=path) from error
 
 
 def soft_file(kind: str) -> str:

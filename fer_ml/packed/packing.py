@@ -12,7 +12,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, temporary
 from fer_ml.base.kept import keep, kept
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
-from fer_ml.base.reading import regular
+from fer_ml.base.npz import read_npy
 from fer_ml.images.identity import photo_hash, sample_hash
 from fer_ml.images.pixels import prepare_packed, read_image
 from fer_ml.manifests.schema import boxes
@@ -33,7 +33,7 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
 
 def faces_of(frame: pl.DataFrame, packed: Path, preprocess: Preprocess) -> FaceSet:
     """The faces of ``frame``, which ``packed_faces`` packed."""
-    images = np.load(regular(packed), "r", allow_pickle=False)
+    images = read_npy(packed)
     labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
     return FaceSet(
         images,

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
-from fer_ml.base.reading import regular
+from fer_ml.base.npz import read_npy
 from fer_ml.distillation.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, read_logits
 from fer_ml.manifests.curation import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
@@ -121,9 +121,7 @@ def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
             wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
     values = [logits.values]
     if meta["views"]:
-        values.append(
-            np.load(regular(artifact.file(VIEWS_FILE)), mmap_mode="r", allow_pickle=False)
-        )
+        values.append(read_npy(artifact.file(VIEWS_FILE)))
     bad = sum(int((~np.isfinite(value)).sum()) for value in values)
     told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
     return [

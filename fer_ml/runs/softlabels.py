@@ -10,7 +10,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import regular
+from fer_ml.base.npz import read_npz
 from fer_ml.distillation.logits import Taught, read_taught
 from fer_ml.distillation.sharpness import mean_entropy
 from fer_ml.distillation.teaching import IN_SAMPLE, RAW, STANDARD, Soft, soften
@@ -205,10 +205,10 @@ def read_softlabels(
     _agree("preprocessing", hashes["preprocess_sha256"], preprocess.digest(), artifact)
     _agree("class order", artifact.read_json("classorder.json"), list(CLASSES), artifact)
     kind = recipe.soft_labels
-    with np.load(regular(artifact.file(soft_file(kind))), allow_pickle=False) as held:
-        logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
-        ids = [value.decode() for value in held["sample_id"]]
-        seed = int(held["view_seed"])
+    held = read_npz(artifact.file(soft_file(kind)))
+    logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
+    ids = [value.decode() for value in held["sample_id"]]
+    seed = int(held["view_seed"])
     _agree("rows", len(ids), train.height, artifact)
     wrong = sum(a != b for a, b in zip(ids, train["sample_id"], strict=True))
     _agree("rows out of place", wrong, 0, artifact)
@@ -237,9 +237,9 @@ def judge_softlabels(artifact: Artifact, store: Store) -> list[Outcome]:
     hashes = artifact.read_json("hash_manifest.json")
     inputs = {item.asset: item.sha256 for item in artifact.record.inputs}
     manifest = store.find("hq_train_manifest", None, inputs["hq_train_manifest"])
-    with np.load(regular(artifact.file("softlabels.npz")), allow_pickle=False) as held:
-        logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
-        ids = [value.decode() for value in held["sample_id"]]
+    held = read_npz(artifact.file("softlabels.npz"))
+    logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
+    ids = [value.decode() for value in held["sample_id"]]
     wanted, labels = [], np.empty(0, dtype=np.int64)
     if manifest is not None:
         rows = read_manifest(manifest.file(manifest_file("hq_train_manifest")))

@@ -149,6 +149,27 @@ def test_a_flipped_byte_is_refused_before_anything_trains(
         read_job(job)
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ({"y": np.zeros(250_000_000, np.uint8)}, "unpacks to 250,000"),
+        ({"y": np.zeros(3, np.uint8)}, "sample_id"),
+        ({"y": np.zeros(3), "votes": np.zeros(3), "sample_id": np.zeros(3)}, "faces"),
+    ],
+)
+def test_rows_that_unpack_to_far_more_or_are_others_are_refused(
+    job_of: Job, tmp_path: Path, rows: dict[str, np.ndarray], told: str
+) -> None:
+    job = job_of()
+    np.savez_compressed(job / "train" / "rows.npz", **rows)  # type: ignore[arg-type]
+    held = json.loads((job / "job.json").read_text())
+    held["files"]["train/rows.npz"] = sha256_file(job / "train" / "rows.npz")
+    (job / "job.json").write_text(json.dumps(held))
+    with pytest.raises(FerError, match=told) as caught:
+        read_job(job).faces("train")
+    assert caught.value.where == str(job / "train" / "rows.npz")
+
+
 @pytest.mark.parametrize("where", ["file", "step"])
 def test_a_job_that_leads_out_of_its_folder_is_refused(
     job_of: Job, tmp_path: Path, where: str
