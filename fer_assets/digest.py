@@ -65,9 +65,12 @@ class Digest:
 
     @property
     def headline(self) -> str:
-        """One line: the counts, or that all is green."""
-        counts = ", ".join(f"{n} {state}" for state, n in self.counts.items() if n)
-        return f"fer {self.profile}: {counts or 'all green'}"
+        """One line: the counts, or that all that was made is green; and what is not made."""
+        counts = {**self.counts, "not made": self.not_made}
+        told = [f"{n} {state}" for state, n in counts.items() if n]
+        if not self.entries:
+            told.insert(0, "all green" if self.made else "nothing looked at")
+        return f"fer {self.profile}: {', '.join(told)}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -112,16 +115,20 @@ def digest_of(pipeline: Pipeline, now: datetime | None = None) -> Digest:
     """Look at everything that was made of a profile; ``now`` is the time that ages count to."""
     now = now or datetime.now(UTC)
     fingerprints = pipeline.fingerprints()
-    made = {
-        target: artifact
-        for target in pipeline.targets()
-        if (artifact := pipeline.store.current(target.asset, target.partition)) is not None
-    }
-    entries = [
-        entry
-        for target, artifact in made.items()
-        for entry in _asset(pipeline, target, artifact, fingerprints, now)
-    ]
+    made: set[Target] = set()
+    entries: list[Entry] = []
+    for target in pipeline.targets():
+        try:
+            artifact = pipeline.store.current(target.asset, target.partition)
+            if artifact is None:
+                continue
+            made.add(target)
+            entries += _asset(pipeline, target, artifact, fingerprints, now)
+        except FerError as error:  # Something else lies there, or where it rests.
+            made.add(target)
+            what = f"{error.what}: {error.where}" if error.where else error.what
+            fix = error.fix or f"restore {target.label}, or remove it and materialize it again"
+            entries.append(Entry("red", "asset", target.label, what, fix))
     entries += _raw(pipeline, fingerprints)
     claims = 0
     if pipeline.claims_file().is_file() and made:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,7 +76,13 @@ def test_without_a_fault_all_is_green(tiny: Pipeline) -> None:
     with edited(tiny.claims_file(), CLAIMS.split("  - {id: wrong")[0].encode()):
         found = digest_of(tiny)
     assert [e for e in found.entries if e.state != "warns"] == []
-    assert found.headline in ("fer tiny: all green", f"fer tiny: {found.counts['warns']} warns")
+    warns, missing = found.counts["warns"], f"{found.not_made} not made"
+    assert found.headline in (f"fer tiny: {s}, {missing}" for s in ("all green", f"{warns} warns"))
+
+
+def test_where_nothing_was_made_nothing_is_green(tiny: Pipeline, tmp_path: Path) -> None:
+    empty = replace(tiny, store=replace(tiny.store, root=tmp_path))
+    assert digest_of(empty).headline.startswith("fer tiny: nothing looked at, ")
 
 
 def test_bytes_that_changed_are_red_and_so_are_their_claims(tiny: Pipeline) -> None:
@@ -87,6 +94,22 @@ def test_bytes_that_changed_are_red_and_so_are_their_claims(tiny: Pipeline) -> N
     assert set(red) == {"classification_manifest", "rows", "wrong"}
     assert red["classification_manifest"].what.startswith("damaged: leakage.json")
     assert red["classification_manifest"].resting > 10
+
+
+def test_another_artifact_in_its_place_is_red_and_so_is_what_rests_on_it(tiny: Pipeline) -> None:
+    other = tiny.store.current("classification_manifest")
+    home = tiny.store.home("hq_train_manifest")
+    assert other
+    shutil.copytree(other.folder, home / other.folder.name)
+    pointer = other.folder.parent / "current.json"
+    try:
+        with edited(home / "current.json", pointer.read_bytes()):
+            found = digest_of(tiny)
+    finally:
+        shutil.rmtree(home / other.folder.name)
+    red = {entry.name: entry for entry in found.entries if entry.state == "red"}
+    assert "classification_manifest" in red["hq_train_manifest"].what
+    assert str(home) in red["hq_train_manifest"].what
 
 
 def test_a_red_gate_has_value_limit_and_fix(tiny: Pipeline) -> None:
