@@ -68,11 +68,13 @@ def _jpeg(data: bytes) -> str | None:
 
     A phone's file of several pictures (MPO) is its first one, as every viewer shows it.
     """
-    place, scans, pixels = 2, 0, 0
+    place, scans, pixels, marker = 2, 0, 0, _SOI
     for _ in range(MAX_PIECES):
         found = _MARKER.search(data, place)
         if found is None:
             return "image is truncated: no EOI"
+        if marker != _SOS and found.start() - place > MAX_PIECES:
+            return f"more than {MAX_PIECES:,} bytes between two segments"
         marker, place = data[found.end() - 1], found.end()
         if marker == _EOI:
             return None

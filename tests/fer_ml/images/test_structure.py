@@ -60,6 +60,11 @@ def segments(marker: bytes) -> bytes:
     return data[:2] + (marker + b"\0\2") * 100_000 + data[2:]
 
 
+def filled(byte: bytes) -> bytes:
+    data = saved("JPEG")
+    return data[:2] + byte * 3_000_000 + data[2:]
+
+
 def gif(extra: bytes) -> bytes:
     data = saved("GIF", PIXELS[..., 0])
     place = 13 + 3 * 256
@@ -103,6 +108,8 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "scans of a large picture": (lambda: scans(40, 6300), "scans"),
     "comments": (lambda: segments(b"\xff\xfe"), "segments"),
     "application data": (lambda: segments(b"\xff\xe1"), "segments"),
+    "filling before a segment": (lambda: filled(b"\xff"), "between two segments"),
+    "zeros before a segment": (lambda: filled(b"\0"), "between two segments"),
     "tables": (lambda: segments(b"\xff\xdb"), "segments"),
     "texts after": (lambda: png(after=[text(b"zTXt")] * (MAX_TEXTS + 1)), "packed texts"),
     "texts before": (lambda: png(before=[text(b"zTXt")] * (MAX_TEXTS + 1)), "packed texts"),
