@@ -1,12 +1,13 @@
 """Face detectors behind one protocol: the Haar cascade of the OpenCV wheel, and YuNet.
 
+Which square around a face a detector's box stands for, a bundle's card says (``frames``).
 Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
 the frame itself. Nothing falls back: asking for YuNet without its file is an error, and ``auto`` is
 decided once, before the first frame.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,14 +40,11 @@ class Detection:
 
     ``box_xyxy_px`` is (left, top, right, bottom) in px of that image, right and bottom exclusive,
     inside it and not empty. ``score`` grows with certainty; its scale is the detector's own, so
-    compare scores of one detector only. ``landmarks_xy_px`` are the five points of YuNet (right
-    eye, left eye, nose tip, right and left corner of the mouth, as the person has them); empty for
-    a detector that finds none.
+    compare scores of one detector only.
     """
 
     box_xyxy_px: Box
     score: float
-    landmarks_xy_px: tuple[tuple[float, float], ...] = ()
 
 
 class Detector(Protocol):
@@ -141,10 +139,9 @@ class YuNetDetector:
         if rows is None:
             return []
         # A row is x, y, width, height, five points as x, y, and the score.
-        rows = rows * np.array([scale_x, scale_y] * 7 + [1.0])
         found = (
-            _detection(x, y, w, h, score, image, points)
-            for (x, y, w, h, *points, score) in rows.tolist()
+            _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, score, image)
+            for (x, y, w, h, *_, score) in rows.tolist()
         )
         return _ordered(found)
 
@@ -206,7 +203,6 @@ def _detection(
     height: float,
     score: float,
     image: np.ndarray,
-    points: Sequence[float] = (),
 ) -> Detection | None:
     """A box cut to the part that the image shows; None where it shows nothing of it."""
     # On a very flat image YuNet's box sizes overflow; such a box is no face.
@@ -221,7 +217,7 @@ def _detection(
     )
     if box[0] >= box[2] or box[1] >= box[3]:
         return None
-    return Detection(box, score, tuple(zip(points[::2], points[1::2], strict=True)))
+    return Detection(box, score)
 
 
 def _ordered(found: Iterable[Detection | None]) -> list[Detection]:

@@ -1,10 +1,8 @@
 """A face as the demo shows it, and the one way from an image to probabilities."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from demo_app.detection import Detection
@@ -14,9 +12,6 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import Bundle
 from fer_ml.images.pixels import Box, prepare
-
-#: Eyes nearer than this share of the box's width belong to a profile: their line is no measure.
-MIN_EYES_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class StageTimes:
     """What the stages of one frame took, in ms.
 
     ``capture`` gets the frame: waiting for a camera, reading a file, decoding what a browser sent.
-    ``align`` turns, cuts and prepares the faces; it and ``classify`` are None without a face.
+    ``align`` cuts and prepares the faces; it and ``classify`` are None without a face.
     ``draw`` hands the result over: drawing on the frame, or writing the reply to a browser.
     """
 
@@ -87,48 +82,18 @@ class FrameResult:
         return max(self.faces, key=_size_and_age, default=None)
 
 
-def prepare_faces(image: np.ndarray, detections: Sequence[Detection], bundle: Bundle) -> np.ndarray:
+def prepare_faces(
+    image: np.ndarray, detections: Sequence[Detection], bundle: Bundle, detector: str
+) -> np.ndarray:
     """The network's faces ``[N, S, S, 3] uint8`` of ``image [H, W, 3] uint8 RGB``.
 
-    Cropping and preparing are training's own, with the settings that the bundle carries, on a face
-    that was turned upright where the detector gave landmarks.
+    Training's own preparing, with the settings that the bundle carries, of the square that a box of
+    ``detector`` stands for.
     """
-    spec, faces = bundle.card.preprocess, []
-    for detection in detections:
-        patch, box = upright(image, detection, spec.margin)
-        faces.append(prepare(patch, box, spec))
-    return np.stack(faces)
-
-
-def roll_deg(detection: Detection) -> float:
-    """How far the line of the eyes is from level, clockwise in the image; 0 where it is unknown."""
-    if not detection.landmarks_xy_px:
-        return 0.0
-    (x0, y0), (x1, y1) = detection.landmarks_xy_px[:2]
-    left, _, right, _ = detection.box_xyxy_px
-    if math.hypot(x1 - x0, y1 - y0) < MIN_EYES_SHARE * (right - left):
-        return 0.0
-    return math.degrees(math.atan2(y1 - y0, x1 - x0))
-
-
-def upright(image: np.ndarray, detection: Detection, margin: float) -> tuple[np.ndarray, Box]:
-    """A patch of ``image`` in which the eyes are level, and the face's box in it.
-
-    The patch is turned about the middle of the box and is large enough for ``margin``. Without a
-    roll it is the image itself, so that a level face is cut exactly as in training.
-    """
-    roll, box = roll_deg(detection), detection.box_xyxy_px
-    if roll == 0:
-        return image, box
-    left, top, right, bottom = box
-    width, height = right - left, bottom - top
-    pad = round(margin * max(width, height))
-    turn = cv2.getRotationMatrix2D(((left + right) / 2, (top + bottom) / 2), roll, 1.0)
-    turn[:, 2] += (pad - left, pad - top)
-    patch = cv2.warpAffine(
-        image, turn, (width + 2 * pad, height + 2 * pad), borderMode=cv2.BORDER_REPLICATE
-    )
-    return patch, (pad, pad, pad + width, pad + height)
+    card = bundle.card
+    frame = card.frame_of(detector)
+    boxes = (detection.box_xyxy_px for detection in detections)
+    return np.stack([prepare(image, box, card.preprocess, frame) for box in boxes])
 
 
 def classify(faces: np.ndarray, bundle: Bundle) -> list[tuple[float, ...]]:

@@ -1,13 +1,15 @@
 """Key figures of a session, from its ``per_frame.csv`` alone, so that anyone can redo them.
 
 Rates and percentiles of time leave out the first ``WARM_UP_FRAMES`` frames, in which libraries
-still allocate. Every accuracy has one denominator: the faces with a true label that were found.
+still allocate. A percentile of fewer frames than ``LEAST`` says is None: the next larger value
+would decide it. Every accuracy has one denominator: the faces with a true label that were found.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from functools import partial
+from itertools import groupby, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,13 @@ MATCH_IOU = 0.3
 #: The first protocol: shorter manual segments are not scored, nor is what is near a change.
 MIN_SEGMENT_S = 0.6
 EDGE_S = 0.25
-#: A raw label that holds for so long is a change that a person would want to see.
+#: A raw label that holds for so long is a change that a person would want to see, also where it
+#: flickers for the rest of the frames.
 LASTING_S = 0.6
+LASTING_SHARE = 0.75
 
-QUANTILES: dict[str, Callable[[Sequence[float]], float]] = {
-    "mean": lambda values: float(np.mean(values)),
-    "p50": lambda values: float(np.percentile(values, 50)),
-    "p95": lambda values: float(np.percentile(values, 95)),
-    "p99": lambda values: float(np.percentile(values, 99)),
-}
+#: By percentile: frames that it needs, so that one frame in so many lies beyond it.
+LEAST = {"p50": 2, "p95": 20, "p99": 100}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
         "tracks": len({face.track_id for face in faces}),
         "face_found_rate": len(found_in) / len(frames),
         "warm_up_frames": WARM_UP_FRAMES,
-        **timing([frame.frame_ms for frame in frames]),
+        **timing(
+            [frame.frame_ms for frame in frames],
+            [frame.stages_ms.get("capture_ms", 0.0) for frame in frames],
+        ),
         **stage_timing(frames),
         **flips(faces),
         **reaction(faces),
@@ -112,15 +115,20 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
     return kpis
 
 
-def timing(frame_ms: Sequence[float]) -> dict[str, Any]:
+def timing(frame_ms: Sequence[float], capture_ms: Sequence[float]) -> dict[str, Any]:
     """Frame rate and percentiles of ``frame_ms``, in the order of the frames, after the warm-up.
 
-    ``processed_fps`` is frames divided by the sum of their times, never a mean of rates.
+    ``processed_fps`` is frames divided by the sum of all their times, getting them included, never
+    a mean of rates. ``frames_missing`` has what each percentile that is None still lacks.
     """
     timed = list(frame_ms[WARM_UP_FRAMES:])
+    whole = sum(timed) + sum(capture_ms[WARM_UP_FRAMES:])
     return {
         "frames_timed": len(timed),
-        "processed_fps": 1e3 * len(timed) / sum(timed) if sum(timed) else None,
+        "processed_fps": 1e3 * len(timed) / whole if whole else None,
+        "frames_missing": {
+            name: least - len(timed) for name, least in LEAST.items() if len(timed) < least
+        },
         **_quantiles("frame_ms", timed),
     }
 
@@ -138,19 +146,14 @@ def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     """Changes between successive distinct labels of a track, and their rate by track-time.
 
     'unsure' and 'unstable' are no label: A, unsure, A is no change and A, unsure, B is one.
-    Track-time is the time between neighbouring frames that both hold the track, so time without the
-    face does not count.
+    Track-time is the time between neighbouring frames that both hold the track. What happens while
+    the face is away counts neither as time nor as a change.
     """
-    tracks = _by_track(faces)
-    seconds = sum(
-        after.time_s - before.time_s
-        for track in tracks
-        for before, after in pairwise(track)
-        if after.frame == before.frame + 1
-    )
-    raw = sum(_changes(face.raw for face in track) for track in tracks)
+    stretches = [part for track in _by_track(faces) for part in _seen_throughout(track)]
+    seconds = sum(part[-1].time_s - part[0].time_s for part in stretches)
+    raw = sum(_changes(face.raw for face in part) for part in stretches)
     shown = sum(
-        _changes(face.shown for face in track if face.shown is not None) for track in tracks
+        _changes(face.shown for face in part if face.shown is not None) for part in stretches
     )
     return {
         "track_seconds": seconds,
@@ -161,22 +164,30 @@ def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     }
 
 
+def _seen_throughout(track: Sequence[LoggedFace]) -> list[list[LoggedFace]]:
+    """The parts of a track in which no frame lacks it."""
+    parts: list[list[LoggedFace]] = []
+    for face in track:
+        if not parts or face.frame != parts[-1][-1].frame + 1:
+            parts.append([])
+        parts[-1].append(face)
+    return parts
+
+
 def reaction(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     """The delay that smoothing costs: from a lasting change of the raw label until it is shown.
 
-    A change lasts when the raw label then stays the same for ``LASTING_S`` or more and another one
-    was shown before. Changes whose label is not shown before the raw label moves on are missed,
-    and counted.
+    A change lasts when the raw label is the new one on ``LASTING_SHARE`` of the faces of the next
+    ``LASTING_S``, and another one was shown before. Changes whose label is not shown before the
+    next lasting one are missed, and counted.
     """
     delays: list[float] = []
     missed = 0
     for track in _by_track(faces):
         before: str | None = None
-        for _, group in groupby(track, key=lambda face: face.raw):
-            run = list(group)
-            lasts = run[-1].time_s - run[0].time_s >= LASTING_S
-            if lasts and before not in (None, run[0].raw):
-                shown = next((face for face in run if face.shown == face.raw), None)
+        for run in _lasting(track):
+            if before not in (None, run[0].raw):
+                shown = next((face for face in run if face.shown == run[0].raw), None)
                 if shown is None:
                     missed += 1
                 else:
@@ -185,9 +196,32 @@ def reaction(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     return {
         "lasting_changes": len(delays) + missed,
         "lasting_changes_missed": missed,
-        "reaction_delay_s_p50": _p50(delays),
+        "reaction_delay_s_p50": float(np.median(delays)) if delays else None,
         "reaction_delay_s_max": max(delays, default=None),
     }
+
+
+def _lasting(track: Sequence[LoggedFace]) -> list[list[LoggedFace]]:
+    """A track cut where its raw label changes to one that lasts; what is before lies in the first.
+
+    The first part begins with the track.
+    """
+    starts: list[int] = [0]
+    label: str | None = None
+    for index, face in enumerate(track):
+        end = face.time_s + LASTING_S
+        if face.raw == label or track[-1].time_s < end - 1e-9:
+            continue
+        window = [track[index]]
+        window += takewhile(partial(_until, end), islice(track, index + 1, None))
+        if sum(other.raw == face.raw for other in window) >= LASTING_SHARE * len(window):
+            starts += [index] if index else []
+            label = face.raw
+    return [list(track[a:b]) for a, b in pairwise([*starts, len(track)])]
+
+
+def _until(end_s: float, face: LoggedFace) -> bool:
+    return face.time_s <= end_s + 1e-9
 
 
 def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
@@ -195,7 +229,7 @@ def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
 
     Segments of one label shorter than ``MIN_SEGMENT_S`` and what is within ``EDGE_S`` of a change
     are left out. The one denominator is ``manual_scored``: what is left and has a face. Abstaining
-    is wrong.
+    is wrong. ``expressions`` are how often another label begins among them.
     """
     left = protocol_frames(frames)
     scored = [(frame.manual, frame.labelled) for frame in left if frame.labelled is not None]
@@ -208,6 +242,7 @@ def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
         "manual_in_protocol": len(left),
         "manual_without_face": len(left) - len(scored),
         "manual_scored": len(scored),
+        "expressions": sum(1 for _ in groupby(labels)),
         "manual_abstained": sum(label is None for label in shown),
         "manual_accuracy_raw": accuracy(labels, raw),
         "manual_accuracy_stabilised": accuracy(labels, shown),
@@ -260,6 +295,7 @@ def score(
         "truth_faces": len(relevant),
         "truth_faces_outside_log": len(truth) - len(relevant),
         "truth_found": len(pairs),
+        "expressions": _stretches(true for true, _ in pairs),
         "faces_without_truth": len(faces) - len(pairs),
         "truth_unsure": sum(label is None for label in shown),
         "detection_recall": len(pairs) / len(relevant),
@@ -374,6 +410,14 @@ def _by_track(faces: Iterable[LoggedFace]) -> list[list[LoggedFace]]:
     return list(tracks.values())
 
 
+def _stretches(found: Iterable[TrueFace]) -> int:
+    """How often a face that was found begins to show an expression."""
+    faces: dict[str, list[str]] = defaultdict(list)
+    for face in found:
+        faces[face.face_id].append(face.label)
+    return sum(1 + _changes(labels) for labels in faces.values())
+
+
 def _pair(
     truth: Iterable[TrueFace], faces: Iterable[LoggedFace]
 ) -> list[tuple[TrueFace, LoggedFace]]:
@@ -395,8 +439,8 @@ def _changes(labels: Iterable[str | None]) -> int:
 
 
 def _quantiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    return {f"{name}_{key}": what(values) if values else None for key, what in QUANTILES.items()}
-
-
-def _p50(values: Sequence[float]) -> float | None:
-    return float(np.percentile(values, 50)) if values else None
+    found = {f"{name}_mean": float(np.mean(values)) if values else None}
+    for key, least in LEAST.items():
+        enough = len(values) >= least
+        found[f"{name}_{key}"] = float(np.percentile(values, int(key[1:]))) if enough else None
+    return found

@@ -91,6 +91,7 @@ class SessionLog:
         self.out = out
         self.frames = self.faces = self.frames_with_face = self.recorded = 0
         self.frame_ms: list[float] = []
+        self.capture_ms: list[float] = []
         self.events: list[Event] = []
         self.changes: list[dict[str, Any]] = []
         self._record = record
@@ -155,6 +156,7 @@ class SessionLog:
         self.faces += len(frame.faces)
         self.frames_with_face += bool(frame.faces)
         self.frame_ms.append(frame.times_ms.frame)
+        self.capture_ms.append(frame.times_ms.capture)
         for face in frame.faces:
             shown = face.state.label if face.state.status == "label" else None
             self._follow("stabilised", face.track_id, shown, frame)

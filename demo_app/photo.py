@@ -26,7 +26,7 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> lis
         detections = detector.detect(image)
         if not detections:
             return []
-        faces = prepare_faces(image, detections, bundle)
+        faces = prepare_faces(image, detections, bundle, detector.name)
     settings = parameters_for(bundle.card)
     probs = classify(faces, bundle)
     return [

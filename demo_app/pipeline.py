@@ -58,7 +58,7 @@ class Pipeline:
         probs: list[tuple[float, ...]] = []
         aligned = located
         if found:
-            faces = prepare_faces(frame.image, found, self.bundle)
+            faces = prepare_faces(frame.image, found, self.bundle, self.detector.name)
             aligned = time.perf_counter()
             probs = classify(faces, self.bundle)
         classified = time.perf_counter()

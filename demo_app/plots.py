@@ -22,7 +22,9 @@ def latency_chart(kpis: dict[str, Any], limit_ms: float) -> bytes:
     axes = figure.subplots()
     names = [name for name in (*STAGE_COLUMNS, "frame_ms") if kpis[f"{name}_p50"] is not None]
     rows = range(len(names))
-    axes.barh(rows, [kpis[f"{name}_p95"] for name in names], color=RAW, label="p95")
+    # Without enough frames for a p95 there is no bar of it.
+    high = [kpis[f"{name}_p95"] or 0.0 for name in names]
+    axes.barh(rows, high, color=RAW, label="p95")
     axes.barh(rows, [kpis[f"{name}_p50"] for name in names], color=SHOWN, label="median")
     axes.axvline(limit_ms, color=LIMIT, linestyle=":", linewidth=1, label="limit of a frame's p95")
     axes.set_yticks(rows, [name.removesuffix("_ms") for name in names], fontsize=8)

@@ -47,7 +47,7 @@ class SessionSummary(BaseModel):
 
     ``ended``: 'end' of the file, 'max_frames', 'stopped' by the view, 'interrupted' from the
     keyboard, 'cut_short' (a file with fewer frames than it states, or a camera that went away), or
-    'error'. The times are None for a session no longer than the warm-up.
+    'error'. The times are None where there are too few frames after the warm-up.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -151,7 +151,7 @@ def _with_progress(source: Source, max_frames: int | None) -> Iterator[Frame]:
 def _summary(
     source: Source, bundle: Bundle, detector: Detector, log: SessionLog, ended: Ended
 ) -> SessionSummary:
-    measured = timing(log.frame_ms)
+    measured = timing(log.frame_ms, log.capture_ms)
     return SessionSummary(
         out=log.out,
         input=source.name,
@@ -185,7 +185,7 @@ def _summary_row(source: Source, log: SessionLog, ended: str, started: datetime)
 
 def summary_row(log: SessionLog, started: datetime, **about: object) -> dict[str, Any]:
     """The summary's columns that ``log`` does not know itself, with those of ``about``."""
-    measured = timing(log.frame_ms)
+    measured = timing(log.frame_ms, log.capture_ms)
     names = ("frame_ms_p50", "frame_ms_p95", "processed_fps")
     return {
         "time": started.isoformat(timespec="seconds"),

@@ -23,8 +23,10 @@ class StabiliserSettings(BaseModel):
     ``ema_tau_s`` is the time constant of the average (0 switches it off). Another class leads once
     its average is ``hysteresis_delta`` above the leader's. A leader becomes the label when it led
     for ``vote_share`` of the last ``vote_s`` seconds (0 s switches the vote off). A label that
-    holds less than that share, with no successor yet, is 'unstable'; one whose own average is under
-    ``unsure_below`` is 'unsure'. A face that is away for more than ``gap_s`` is forgotten.
+    holds less than that share, with no successor yet, is 'unstable'. A face whose best probability
+    in this image is under ``unsure_below`` is 'unsure': the limit was calibrated on single images,
+    and averages over time have another distribution. A face that is away for more than ``gap_s`` is
+    forgotten.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,7 +96,8 @@ def step(
         winner, held = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
         recent = _recent(leads, time_s - settings.vote_s)
         state = replace(state, label=winner, smoothed=smoothed, leads=recent)
-    return replace(state, status=_status(state, held, settings), time_s=time_s, face_time_s=time_s)
+    status = _status(max(seen), held, settings)
+    return replace(state, status=status, time_s=time_s, face_time_s=time_s)
 
 
 def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -> tuple[float, ...]:
@@ -161,9 +164,8 @@ def step_response_s(settings: StabiliserSettings, confidence: float = 0.9) -> fl
     return None
 
 
-def _status(state: StabiliserState, held: float, settings: StabiliserSettings) -> Status:
-    confidence = state.confidence
-    if confidence is None or confidence < settings.unsure_below:
+def _status(best: float, held: float, settings: StabiliserSettings) -> Status:
+    if best < settings.unsure_below:
         return "unsure"
     return "label" if held >= settings.vote_share - 1e-9 else "unstable"
 

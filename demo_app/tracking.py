@@ -91,7 +91,6 @@ def predicted(track: Track, time_s: float, size_px: tuple[int, int]) -> Detectio
     return Detection(
         (box[0] + shift_x, box[1] + shift_y, box[2] + shift_x, box[3] + shift_y),
         track.detection.score,
-        tuple((x + shift_x, y + shift_y) for x, y in track.detection.landmarks_xy_px),
     )
 
 

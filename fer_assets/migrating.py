@@ -104,7 +104,20 @@ def _new_toml(text: str) -> str:
         (r"\baugment(\s*=\s*[\d.])", r"strength\1"),
     ):
         text = re.sub(old, new, text)
+    text = re.sub(_MARGIN, _frame, text)
+    text = re.sub(r"(?m)^version\s*=.*\n", "", text)
     return f"version = {versions_of('fer.toml').written}\n{text}"
+
+
+#: The margin of a preprocessing, inline or in a table of its own; ArcFace has a margin too.
+_MARGIN = (
+    r"((?:\bpreprocess\s*=\s*\{|\[profiles\.[^\]\n]*\bpreprocess\]\s*\n)[^}\[]*?)"
+    r"\bmargin\s*=\s*([\d.]+)"
+)
+
+
+def _frame(found: re.Match[str]) -> str:
+    return f"{found[1]}frame = {{ side = {round(1 + 2 * float(found[2]), 10)} }}"
 
 
 def _parse_claims(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Limits, Recipe
 from fer_ml.base.labels import CLASSES
+from fer_ml.recipes.preprocess import Frame
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most, same
@@ -34,26 +35,27 @@ NETWORK_GATES = (
 class CardRecipe(Recipe):
     """What a card says of the profile.
 
-    Its name, whether its faces are drawn, and the titles of the sources that were trained on, in
-    the profile's order.
+    Its name, whether its faces are drawn, the titles of the sources that were trained on, in the
+    profile's order, and the squares of the detectors' boxes.
     """
 
     profile: str
     drawn: bool
     titles: tuple[str, ...]
+    frames: dict[str, Frame]
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "CardRecipe":
         """The profile's part."""
         trained_on = profile.hq_train.sources
         titles = tuple(each.title for each in profile.sources if each.name in trained_on)
-        return cls(profile.name, profile.drawn, titles)
+        return cls(profile.name, profile.drawn, titles, profile.demo.frames)
 
     def origin(self) -> "Origin":
         """The same as the library takes it."""
         from fer_ml.bundles.cards import Origin
 
-        return Origin(self.profile, self.drawn, self.titles)
+        return Origin(self.profile, self.drawn, self.titles, self.frames)
 
 
 def export(

@@ -63,7 +63,8 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
 def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
     """What the dual gate reads of one student's session; None where the session cannot tell.
 
-    ``scored`` are the faces of a known expression: by manual labels, or by the clip's truth.
+    ``scored`` are the faces of a known expression, by manual labels or by the clip's truth, and
+    ``expressions`` how often one of them begins to show another.
     """
     manual = "manual_scored" in kpis
     f1 = f"{'manual_' if manual else ''}macro_f1_present"
@@ -73,6 +74,9 @@ def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
         "frames": kpis["frames"],
         "faces": kpis["faces"],
         "scored": kpis["manual_scored"] if manual else kpis.get("truth_found", 0),
+        "expressions": kpis.get("expressions", 0),
+        "seconds": kpis["track_seconds"],
+        "flips": kpis["flips_stabilised"],
         "macro_f1_raw": kpis.get(f"{f1}_raw"),
         "macro_f1_stabilised": kpis.get(f"{f1}_stabilised"),
         "flips_per_minute_raw": kpis["flips_per_minute_raw"],
@@ -121,5 +125,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
+            code_version="2",
         )
     ]

@@ -7,8 +7,10 @@ from typing import Literal
 from fer_assets.stage import Given, Recipe, Stage, needs
 from fer_assets.stages._manifests import ManifestLimits, judge
 from fer_ml.recipes.profile import Curation, Profile, Split
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import RunFolder
+from fer_ml.storage.store import RunFolder, Store
 from fer_ml.validation.gates import manifest_gates
 
 DESCRIBED = {
@@ -19,6 +21,27 @@ DESCRIBED = {
     "test_all_sources": "The mixed-source benchmark: test rows of every source, "
     "`test_all_sources.csv`. Only reported, never selected on.",
 }
+
+
+#: A model of fewer faces with colour has learned grey, whatever it is given.
+LEAST_COLOUR = 0.05
+COLOUR = Gate(
+    "colour_as_prepared",
+    f"at least {LEAST_COLOUR:.0%} of the training faces have colour, or the preprocessing is grey",
+    'set preprocess.colour = "grey": a model that learned grey must be given grey',
+)
+
+
+@dataclass(frozen=True)
+class TrainedOnLimits(ManifestLimits):
+    """Those of every manifest, and in which colour the network is given faces."""
+
+    colour: Literal["grey", "rgb"]
+
+    @classmethod
+    def of(cls, profile: Profile) -> "TrainedOnLimits":
+        """The profile's part."""
+        return cls(profile.near_rule, profile.preprocess.colour)
 
 
 @dataclass(frozen=True)
@@ -46,23 +69,42 @@ def build(run: RunFolder, job: Job[CuratedRecipe]) -> None:
     take(run, job, Curation(**asdict(job.recipe)))
 
 
+def judge_trained_on(artifact: Artifact, store: Store, limits: TrainedOnLimits) -> list[Outcome]:
+    """The gates of a manifest, and the colour of the faces that are trained on."""
+    from fer_ml.manifests.curation import COLOURS_FILE
+
+    held = artifact.read_json(COLOURS_FILE)["by_source"]
+    coloured = sum(own["rows"] * (1 - own["grey"] / own["looked_at"]) for own in held.values())
+    share = coloured / sum(own["rows"] for own in held.values())
+    told = "; ".join(
+        f"{source}: {own['grey']} of {own['looked_at']} grey" for source, own in held.items()
+    )
+    passed = limits.colour == "grey" or share >= LEAST_COLOUR
+    wanted = "-" if limits.colour == "grey" else LEAST_COLOUR
+    detail = f"share with colour; prepared as {limits.colour}; {told}"
+    return [
+        *judge(artifact, store, limits),
+        Outcome(COLOUR.rule, passed, share, wanted, detail),
+    ]
+
+
+def _stage(name: str) -> Stage:
+    trained_on = name == "hq_train"
+    return Stage(
+        asset=f"{name}_manifest",
+        group="manifests",
+        kinds=("csv", "polars"),
+        describe=DESCRIBED.get(name, f"Curated by the recipe `curations.{name}` of the profile."),
+        needs=needs("classification_manifest"),
+        recipe=partial(CuratedRecipe.of, name),
+        build=build,
+        gates=(*manifest_gates(f"{name}_manifest"), *(COLOUR,) * trained_on),
+        judge=judge_trained_on if trained_on else judge,
+        limits=TrainedOnLimits.of if trained_on else ManifestLimits.of,
+        code_version="4" if trained_on else "3",
+    )
+
+
 def stages(given: Given) -> list[Stage]:
     """The three of every profile, and its own ``curations``."""
-    return [
-        Stage(
-            asset=f"{name}_manifest",
-            group="manifests",
-            kinds=("csv", "polars"),
-            describe=DESCRIBED.get(
-                name, f"Curated by the recipe `curations.{name}` of the profile."
-            ),
-            needs=needs("classification_manifest"),
-            recipe=partial(CuratedRecipe.of, name),
-            build=build,
-            gates=manifest_gates(f"{name}_manifest"),
-            judge=judge,
-            limits=ManifestLimits.of,
-            code_version="3",
-        )
-        for name in given.profile.curated
-    ]
+    return [_stage(name) for name in given.profile.curated]

@@ -103,6 +103,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             part=part,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -2,6 +2,7 @@
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_assets.stages._bundle import NETWORK_GATES, checkpoint_of, judge_network
+from fer_assets.stages._serving import SERVING_GATES, judge_serving, measure_serving, yunet_of
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
@@ -10,14 +11,17 @@ from fer_ml.storage.store import RunFolder, Store
 GATES = (
     *NETWORK_GATES,
     Gate("is_selected", "the checkpoint is the one that was selected", "export again"),
+    *SERVING_GATES,
 )
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Take over the bytes of the selected candidate, with its benchmark on the card."""
+    """Take over the selected candidate with its benchmark, and try it the demo's way."""
+    from fer_ml.bundles.bundle import load_bundle
     from fer_ml.bundles.cards import deploy
 
     deploy(run, job)
+    measure_serving(run, job, load_bundle(run.folder))
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
@@ -34,6 +38,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     return [
         *judge_network(artifact, store, limits),
         same("is_selected", card.checkpoint_sha256, selected or "no such selection"),
+        *judge_serving(artifact),
     ]
 
 
@@ -45,11 +50,13 @@ def stages(given: Given) -> list[Stage]:
             group="deployment",
             kinds=("onnx",),
             describe="The selected student as `model.onnx` with its `card.json`: classes, "
-            "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces.",
-            needs=needs("student_selection", "candidate_bundles", "benchmark"),
+            "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces, and "
+            "the demo's way to them with training's (`serving.json`).",
+            needs=needs("student_selection", "candidate_bundles", "benchmark", "hq_train_manifest"),
+            files=yunet_of,
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -26,6 +26,8 @@ class SelectionRecipe(Recipe):
     macro_f1_loss: float
     weakest_f1_loss: float
     flips_gain: float
+    least_seconds: float
+    least_events: int
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "SelectionRecipe":
@@ -70,5 +72,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
+            code_version="2",
         )
     ]

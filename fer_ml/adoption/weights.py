@@ -8,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import regular
-from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import read_plain, read_recipe
+from fer_ml.recipes.preprocess import read_preprocess
+from fer_ml.recipes.training import read_recipe
 from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.models import fitted
 
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(
             model=state,
             recipe=read_recipe(facts["recipe"]),
-            preprocess=read_plain(Preprocess, facts["preprocess"], "preprocess"),
+            preprocess=read_preprocess(facts["preprocess"]),
             classes=tuple(facts["classes"]),
             epoch=facts["epoch"],
         )

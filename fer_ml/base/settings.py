@@ -34,7 +34,7 @@ class UserConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = 2
+    version: int = 3
     profile: str | None = None
     roots: dict[str, str] = {}
     faces_in_ui: bool = False

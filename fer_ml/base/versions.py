@@ -31,7 +31,8 @@ class Versions(NamedTuple):
 FAMILIES = ("manifest_validation", "calibration/")
 #: By kind of file, or by name in a run folder; whatever is not here has only had version 1.
 VERSIONS: Mapping[str, Versions] = {
-    "fer.toml": Versions(2, 1),
+    "fer.toml": Versions(3, 1),
+    "card.json": Versions(2, 1),
     "claims": Versions(2, 1),
     "checkpoint": Versions(2, 1),
     "packed training": Versions(2, 1),
@@ -160,8 +161,48 @@ def _profile(held: Any) -> Any:
     return new
 
 
+def with_frame(held: Any) -> Any:
+    """A preprocessing from before the frame, which named a ``margin``; any other as it is.
+
+    The margin widened annotated boxes alone, CLAHE had eight tiles a side on however small a face,
+    and faces were prepared in the colour that they came in.
+    """
+    if not isinstance(held, dict) or "margin" not in held:
+        return held
+    new = {"clahe_tile_px": 1, "colour": "rgb", **held}
+    new["frame"] = {"side": round(1 + 2 * new.pop("margin"), 10), "down": 0.0}
+    return new
+
+
+def _card(held: Values) -> Values:
+    """FER's publishers give grey faces: who learned from them alone is given grey."""
+    new, told = dict(held), str(held.get("data", "")).partition(": ")[2]
+    spec = with_frame(held.get("preprocess"))
+    if isinstance(spec, dict) and all(title.startswith("FER") for title in told.split("; ")):
+        spec = {**spec, "colour": "grey"}
+    return {**new, "preprocess": spec}
+
+
+def _framed(held: Values) -> Values:
+    """``preprocess.margin`` of a profile is its frame."""
+    profiles = held.get("profiles")
+    if not isinstance(profiles, dict):
+        return held
+    return {**held, "profiles": {name: _with_side(own) for name, own in profiles.items()}}
+
+
+def _with_side(profile: Any) -> Any:
+    spec = profile.get("preprocess") if isinstance(profile, dict) else None
+    if not isinstance(spec, dict) or not isinstance(spec.get("margin"), int | float):
+        return profile
+    own = {key: value for key, value in spec.items() if key != "margin"}
+    return {**profile, "preprocess": {**own, "frame": {"side": round(1 + 2 * spec["margin"], 10)}}}
+
+
 STEPS: Mapping[tuple[str, int], Callable[[Values], Values]] = {
     ("fer.toml", 1): _settings,
+    ("fer.toml", 2): _framed,
+    ("card.json", 1): _card,
     ("claims", 1): _claims,
     ("checkpoint", 1): _checkpoint,
     ("packed training", 1): _packed,

@@ -12,15 +12,23 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnxruntime
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import read_file
-from fer_ml.base.versions import known_version
+from fer_ml.base.versions import known_version, upgraded
 from fer_ml.bundles.network import MAX_BYTES, check_network, open_network
 from fer_ml.images.pixels import normalise
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 
 MODEL_FILE = "model.onnx"
 CARD_FILE = "card.json"
@@ -33,16 +41,18 @@ SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
 class Threshold(BaseModel):
-    """Answer at or above ``threshold``, and on calib at most ``wanted_risk`` of answers were wrong.
+    """Answer at or above ``threshold``: then at most ``wanted_risk`` of the answers are wrong.
 
-    ``coverage`` and ``risk`` are shares on calib: value, and both bounds of its 95% interval. All
-    three are null where no threshold attains the wanted risk.
+    ``bound`` is what is 95% sure by calib; null on cards of before, whose thresholds attained the
+    risk on calib alone. ``coverage`` and ``risk`` are shares on calib: value, and both bounds of
+    its 95% interval. All four are null where no threshold has such a bound.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     wanted_risk: float
     threshold: float | None
+    bound: float | None = None
     coverage: tuple[float, float, float] | None
     risk: tuple[float, float, float] | None
 
@@ -52,18 +62,20 @@ class Card(BaseModel):
 
     ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
     confidence under which the demo says 'unsure', and one of the thresholds in ``abstention``, or 1
-    where that has none; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the recorded
-    sessions (sha256 of their log) that it learned from, on which it must not be scored.
+    where that has none; ``frames`` says by detector which square is cut for a face, so that it is
+    the one that training saw; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the
+    recorded sessions (sha256 of their log) that it learned from, on which it must not be scored.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Annotated[int, AfterValidator(known_version)] = 1
+    schema_version: Annotated[int, AfterValidator(known_version)] = 2
     name: str
     profile: str
     architecture: str
     classes: tuple[str, ...]
     preprocess: Preprocess
+    frames: dict[str, Frame] = FRAMES
     temperature: float = Field(gt=0)
     unsure_below: float = Field(ge=0, le=1)
     abstention: tuple[Threshold, ...] = ()
@@ -76,6 +88,24 @@ class Card(BaseModel):
     lineage: dict[str, Any] = {}
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     sessions: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_today(cls, held: Any, told: ValidationInfo) -> Any:
+        # The context is the path of the file that is read: what is made here is of today.
+        if not isinstance(held, dict) or told.context is None:
+            return held
+        return upgraded(CARD_FILE, held, told.context)
+
+    def frame_of(self, detector: str) -> Frame:
+        """The square that is cut by a box of ``detector``; ``FerError`` where it is not known."""
+        if detector not in self.frames:
+            raise FerError(
+                f"the bundle does not say how a box of {detector!r} becomes a square",
+                where="card field frames",
+                allowed=", ".join(self.frames),
+            )
+        return self.frames[detector]
 
 
 @dataclass(frozen=True)
@@ -100,9 +130,14 @@ class Bundle:
 
 def read_card(folder: Path) -> Card:
     """Read and check ``card.json``; ``FerError`` names the field that is wrong."""
+    return _card_and_hash(folder)[0]
+
+
+def _card_and_hash(folder: Path) -> tuple[Card, str]:
     path = folder / CARD_FILE
     try:
-        return Card.model_validate_json(read_file(path, MAX_CARD), context=path)
+        data = read_file(path, MAX_CARD)
+        return Card.model_validate_json(data, context=path), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise FerError(
             "no bundle here",
@@ -119,7 +154,7 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
 
     Its network is hashed, then checked, then loaded: see ``network``.
     """
-    card = read_card(folder)
+    card, sha256 = _card_and_hash(folder)
     if card.classes != CLASSES:
         raise FerError(
             f"class order of the bundle is {list(card.classes)}",
@@ -142,13 +177,10 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
         )
     check_network(data, path, card.preprocess.size)
     session = open_network(data, path, threads=threads)
-    return Bundle(folder, card, hashlib.sha256(_card_bytes(card)).hexdigest(), session)
+    return Bundle(folder, card, sha256, session)
 
 
 def write_card(folder: Path, card: Card) -> None:
     """Write ``card.json``; called by the export inside an uncommitted run folder."""
-    (folder / CARD_FILE).write_bytes(_card_bytes(card))
-
-
-def _card_bytes(card: Card) -> bytes:
-    return (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode()
+    text = json.dumps(card.model_dump(mode="json"), indent=2) + "\n"
+    (folder / CARD_FILE).write_bytes(text.encode())

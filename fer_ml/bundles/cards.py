@@ -35,7 +35,7 @@ from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.metrics.resampling import Interval
 from fer_ml.packed.packing import load_faces
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
@@ -52,12 +52,13 @@ class Origin:
     """What a card says of the profile that trained the network.
 
     ``drawn`` is whether its faces are synthetic; ``titles`` are those of the sources that were
-    trained on, in the profile's order.
+    trained on, in the profile's order; ``frames`` the squares of the detectors' boxes.
     """
 
     profile: str
     drawn: bool
     titles: tuple[str, ...]
+    frames: dict[str, Frame]
 
 
 def deploy(run: RunFolder, job: Job[Any]) -> None:
@@ -187,6 +188,7 @@ def _abstention(
         Threshold(
             wanted_risk=risk,
             threshold=held.threshold if held else None,
+            bound=held.bound if held else None,
             coverage=_interval(held.coverage) if held else None,
             risk=_interval(held.risk) if held else None,
         )
@@ -264,6 +266,7 @@ def _card(
         architecture=about.architecture,
         classes=CLASSES,
         preprocess=about.preprocess,
+        frames=origin.frames,
         temperature=about.temperature,
         unsure_below=about.unsure_below,
         abstention=about.abstention,

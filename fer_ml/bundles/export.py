@@ -154,7 +154,7 @@ def fuse_onnx(
     terms = []
     for index, (weight, temperature) in enumerate(zip(weights, temperatures, strict=True)):
         value = f"m{index}_logits"
-        if fusion == "calibrated":
+        if fusion != "logits":
             constants[f"t{index}"] = np.array(temperature, np.float32)
             nodes.append(helper.make_node("Div", [value, f"t{index}"], [f"s{index}"]))
             value = f"s{index}"

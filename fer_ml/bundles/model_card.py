@@ -9,6 +9,7 @@ from fer_ml.metrics.comparability import looked_at
 
 #: The benchmark's part of the card that a reader looks at first.
 MIXED = "test_all_sources"
+_COLOURS = {"grey": "grey", "rgb": "colour"}
 
 
 def as_markdown(card: Card, chain: Chain | None) -> str:
@@ -23,7 +24,12 @@ def _what(card: Card) -> Iterator[str]:
     yield "| | |"
     yield "| --- | --- |"
     yield f"| network | {card.architecture}, {len(card.classes)} classes |"
-    yield f"| input | one face of {spec.size} x {spec.size} px, with a margin of {spec.margin:g} |"
+    yield f"| input | one face of {spec.size} x {spec.size} px, in {_COLOURS[spec.colour]} |"
+    for name, frame in card.frames.items():
+        yield (
+            f"| square about a box of {name} | {frame.side:g} times as high as the box, its centre "
+            f"{frame.down:+g} box heights lower |"
+        )
     yield f"| trained on | {card.data} |"
     yield f"| licence | {card.licence} |"
     yield f"| intended use | {card.intended_use} |"
@@ -86,16 +92,17 @@ def _abstention(card: Card) -> Iterator[str]:
     yield ""
     yield f"The demo answers at a confidence of {card.unsure_below:.3f} and above. On calib:"
     yield ""
-    yield "| wanted share of wrong answers | confidence | answered | wrong |"
-    yield "| ---: | ---: | --- | --- |"
+    yield "| wanted share of wrong answers | confidence | answered | wrong | bound, 95% sure |"
+    yield "| ---: | ---: | --- | --- | ---: |"
     for held in card.abstention:
         if held.threshold is None or held.coverage is None or held.risk is None:
-            yield f"| {held.wanted_risk:g} | none reaches it | | |"
+            yield f"| {held.wanted_risk:g} | none reaches it | | | |"
             continue
         yield (
             f"| {held.wanted_risk:g} | {held.threshold:.3f} "
             f"| {_bracketed(held.coverage[0], list(held.coverage[1:]))} "
-            f"| {_bracketed(held.risk[0], list(held.risk[1:]))} |"
+            f"| {_bracketed(held.risk[0], list(held.risk[1:]))} "
+            f"| {'not known' if held.bound is None else f'{held.bound:.3f}'} |"
         )
 
 

@@ -3,8 +3,11 @@
 Three ways, of K members' logits ``[N, C]`` each and weights that sum to 1:
 
 - ``logits``: sum of w_k z_k, as in the interim report; the sharpest member dominates
-- ``probabilities``: log of the sum of w_k softmax(z_k)
-- ``calibrated``: sum of w_k log softmax(z_k / T_k), each member by its own temperature first
+- ``probabilities``: log of the sum of w_k softmax(z_k / T_k)
+- ``calibrated``: sum of w_k log softmax(z_k / T_k)
+
+The last two take each member by its own temperature first: a member that is too sure of itself
+would outvote the others.
 
 Weights are scored by the mean NLL in nats after the fused logits' own temperature fit, so that
 sharpness alone wins nothing. For ``logits`` and ``calibrated`` the fused logits over T are linear
@@ -49,8 +52,6 @@ def _terms(
     """What is mixed by weight, ``[K, N, C] float64``."""
     if fusion == "logits":
         return np.stack(logits).astype(np.float64)
-    if fusion == "probabilities":
-        return np.stack([log_softmax(z) for z in logits])
     return np.stack([log_softmax(z, t) for z, t in zip(logits, temperatures, strict=True)])
 
 
@@ -154,7 +155,7 @@ def search_weights(
     """The weights of least NLL: the grid of ``simplex``, then the convex fit where there is one.
 
     ``logits``: K members' ``[N, C]`` on the rows of calib; ``y [N]``; ``temperatures`` of each
-    member, which ``calibrated`` alone uses. A candidate without a finite T is scored at the bound
+    member, which ``logits`` does not use. A candidate without a finite T is scored at the bound
     (the table shows it); ``FerError`` where the best one is such a candidate.
     """
     rows = _rows(logits, y, fusion, temperatures)

@@ -23,8 +23,7 @@ from fer_ml.manifests.curation import read_curated
 from fer_ml.metrics.calibration import fit_temperature
 from fer_ml.metrics.predictions import write_predictions
 from fer_ml.packed.packing import load_faces
-from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import read_plain
+from fer_ml.recipes.preprocess import Preprocess, read_preprocess
 from fer_ml.runs.logits import labels_of
 from fer_ml.sources.raw import ModelKind, model_files
 from fer_ml.storage.job import Job
@@ -170,7 +169,7 @@ def external_predictor(job: Job[Any], name: str) -> Callable[[pl.DataFrame], np.
     """``logits [N, 7] float32`` of a manifest's rows by the files in ``external_model[name]``."""
     artifact = job.input("external_model", name)
     about = artifact.read_json(ABOUT_FILE)
-    spec = read_plain(Preprocess, about["preprocess"], "preprocess")
+    spec = read_preprocess(about["preprocess"])
     model = open_model(_path_in(artifact.folder, about["kind"]), spec)
     return lambda frame: model.predict(_faces(job, frame, model.preprocess))
 

@@ -12,7 +12,7 @@ from fer_ml.distillation.logits import read_logits
 from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
 from fer_ml.packed.packing import load_faces
 from fer_ml.packed.runner import TRAINING_FILE
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import read_preprocess
 from fer_ml.recipes.profile import STUDENTS
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
@@ -196,7 +196,7 @@ def _external(job: Job[Any], name: str) -> Model:
         artifact=artifact,
         checkpoint_sha256=about["checkpoint_sha256"],
         temperature=artifact.read_json("calibration.json")["global_temperature"],
-        preprocess_sha256=Preprocess(**about["preprocess"]).digest(),
+        preprocess_sha256=read_preprocess(about["preprocess"]).digest(),
         predict=external_predictor(job, name),
         chosen=choices(artifact) | _chosen_elsewhere(artifact),
     )

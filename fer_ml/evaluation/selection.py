@@ -18,6 +18,7 @@ SET = "hq_train_val"
 WEAKEST = 3
 #: A loss of exactly the limit must pass, whatever the last bit of a difference says.
 ROUNDING = 1e-9
+SHOWS_MORE, IS_CALM = "demo_macro_f1", "demo_flips_per_minute"
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,18 @@ class Figures:
     """What is compared of one student.
 
     F1 in 0..1, flips of the shown label a minute of track-time; None where the demo session cannot
-    tell. ``val_weakest_f1`` is the mean of its own three lowest F1 of a class.
+    tell. ``val_weakest_f1`` is the mean of its own three lowest F1 of a class. ``demo_seconds`` of
+    faces were followed, of which ``demo_expressions`` began, and the label flipped ``demo_flips``
+    times.
     """
 
     val_macro_f1: float
     val_weakest_f1: float
     demo_macro_f1: float | None
     demo_flips_per_minute: float | None
+    demo_seconds: float = 0.0
+    demo_expressions: int = 0
+    demo_flips: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,8 @@ def dual_gate(new: Figures, old: Figures, limits: Selection) -> tuple[Check, ...
         _loses_at_most(
             "val_weakest_f1", new.val_weakest_f1, old.val_weakest_f1, limits.weakest_f1_loss
         ),
-        _better(new.demo_macro_f1, old.demo_macro_f1),
-        _as_calm(new.demo_flips_per_minute, old.demo_flips_per_minute, limits.flips_gain),
+        _better(new, old, limits),
+        _as_calm(new, old, limits),
     )
 
 
@@ -75,7 +81,8 @@ def select(
     old = figures[incumbent]
     checks = {name: dual_gate(figures[name], old, limits) for name in others}
     passing = [name for name in others if not _failed(checks[name])]
-    if old.demo_macro_f1 is None or not passing:
+    told = [check.passed for name in others for check in checks[name] if check.rule == SHOWS_MORE]
+    if None in told or not passing:
         passing.insert(0, incumbent)
     return max(passing, key=lambda name: figures[name].val_macro_f1), checks
 
@@ -88,9 +95,16 @@ def rule_text(limits: Selection) -> str:
         f"the mean F1 of its three weakest classes by at most {limits.weakest_f1_loss:g}; on the "
         "demo session the shown labels have a higher macro-F1 and at most "
         f"{limits.flips_gain:.0%} more flips a minute. Of those that pass, the highest val "
-        "macro-F1 wins; a tie goes to the earlier. A demo session without truth does not count, "
-        f"and {CANDIDATES[0]} then competes on val as well"
+        "macro-F1 wins; a tie goes to the earlier. A demo session without truth, with less than "
+        f"{limits.least_seconds:g} s of faces or with fewer than {limits.least_events} events is "
+        f"undecided and does not count, and {CANDIDATES[0]} then competes on val as well"
     )
+
+
+def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
+    """What the demo session lacks to decide, each reason once."""
+    reasons = (check.reason for own in checks.values() for check in own if check.passed is None)
+    return list(dict.fromkeys(reasons))
 
 
 def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
@@ -105,6 +119,7 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
         for name, entry in entries.items()
     }
     chosen, checks = select(figures, limits)
+    lacking = undecided(checks)
     candidates = {
         name: {
             **asdict(held),
@@ -125,6 +140,9 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
             "split": entries[chosen]["split"],
             "n": entries[chosen]["n"],
             "session": sessions["session"],
+            "outcome": "undecided" if lacking else "decided",
+            "lacking": lacking,
+            "session_says": "; ".join(lacking) or "decided by what each student shows",
             "candidates": candidates,
         },
     )
@@ -161,6 +179,9 @@ def _figures(entry: Mapping[str, Any], session: Mapping[str, Any]) -> Figures:
         weakest_f1(entry["raw"]["per_class_f1"]),
         session.get("macro_f1_stabilised"),
         session.get("flips_per_minute_stabilised"),
+        session.get("seconds", 0.0),
+        session.get("expressions", 0),
+        session.get("flips", 0),
     )
 
 
@@ -169,23 +190,42 @@ def _loses_at_most(rule: str, new: float, old: float, limit: float) -> Check:
     return Check(rule, old - new, limit, old - new <= limit + ROUNDING, reason)
 
 
-def _better(new: float | None, old: float | None) -> Check:
-    if new is None or old is None:
+def _better(new: Figures, old: Figures, limits: Selection) -> Check:
+    ours, theirs = new.demo_macro_f1, old.demo_macro_f1
+    if ours is None or theirs is None:
         reason = (
             "undecided: the demo session has no face of a known expression that could be replayed"
         )
-        return Check("demo_macro_f1", new, old, None, reason)
-    reason = f"{new:.4f} against {old:.4f}, {new - old:+.4f}; must rise"
-    return Check("demo_macro_f1", new, old, new > old, reason)
+        return Check(SHOWS_MORE, ours, theirs, None, reason)
+    events = min(new.demo_expressions, old.demo_expressions)
+    if lacks := _lacks(new, old, events, "expressions of a face that begin", limits):
+        return Check(SHOWS_MORE, ours, theirs, None, lacks)
+    reason = f"{ours:.4f} against {theirs:.4f}, {ours - theirs:+.4f}; must rise"
+    return Check(SHOWS_MORE, ours, theirs, ours > theirs, reason)
 
 
-def _as_calm(new: float | None, old: float | None, gain: float) -> Check:
-    if new is None or old is None:
+def _as_calm(new: Figures, old: Figures, limits: Selection) -> Check:
+    ours, theirs = new.demo_flips_per_minute, old.demo_flips_per_minute
+    if ours is None or theirs is None:
         reason = "undecided: no face is followed in the demo session"
-        return Check("demo_flips_per_minute", new, None, None, reason)
-    limit = (1 + gain) * old
-    reason = f"{new:.1f} a minute against {old:.1f}; may rise by {gain:.0%}"
-    return Check("demo_flips_per_minute", new, limit, new <= limit + ROUNDING, reason)
+        return Check(IS_CALM, ours, None, None, reason)
+    limit = (1 + limits.flips_gain) * theirs
+    flips = new.demo_flips + old.demo_flips
+    if lacks := _lacks(new, old, flips, "flips of both students", limits):
+        return Check(IS_CALM, ours, limit, None, lacks)
+    reason = f"{ours:.1f} a minute against {theirs:.1f}; may rise by {limits.flips_gain:.0%}"
+    return Check(IS_CALM, ours, limit, ours <= limit + ROUNDING, reason)
+
+
+def _lacks(new: Figures, old: Figures, events: int, what: str, limits: Selection) -> str:
+    """Why so short a session decides nothing; empty where it is long enough."""
+    seconds = min(new.demo_seconds, old.demo_seconds)
+    lacks = []
+    if seconds < limits.least_seconds:
+        lacks.append(f"{seconds:.1f} s of faces, at least {limits.least_seconds:g} s are needed")
+    if events < limits.least_events:
+        lacks.append(f"{events} {what}, at least {limits.least_events} are needed")
+    return f"undecided: {'; '.join(lacks)}" if lacks else ""
 
 
 def _failed(checks: tuple[Check, ...]) -> list[str]:

@@ -1,7 +1,9 @@
-"""From a file to the model's input: decode, crop, CLAHE, resize, normalise.
+"""From a file to the model's input: decode, cut a square, grey, resize, CLAHE, normalise.
 
-Training, evaluation, export and the demo all go through here, and the ``Preprocess`` that was used
-travels with the model, so that serving cannot differ from training. Needs only OpenCV and numpy.
+Training, evaluation, export and the demo all go through here, with the ``Preprocess`` that travels
+with the model: the same square of a picture gives the same bytes, whoever asks. Which square a
+detector's box stands for is on the card (``frames``), and a gate of the bundle compares both ways
+on the same faces. Needs only OpenCV and numpy.
 """
 
 import io
@@ -17,7 +19,7 @@ import numpy as np
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
 from fer_ml.images.structure import PNG, require_cheap
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Frame, Preprocess
 
 Box = tuple[int, int, int, int]
 
@@ -34,6 +36,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
 }
+#: Mean spread of the three channels, of 255, up to which an image counts as grey.
+GREY_SPREAD = 3.0
 _PNG_START = PNG + b"\0\0\0\rIHDR"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_MODES = {0: "L", 2: "RGB"}
@@ -190,24 +194,55 @@ def box_fault(box: tuple[int | None, ...], width: int, height: int) -> str | Non
     return None
 
 
-def crop_face(image: np.ndarray, box: Box | None, margin: float) -> np.ndarray:
-    """Cut the face out of ``image [H, W, 3]``, once.
+def crop_face(image: np.ndarray, box: Box | None) -> np.ndarray:
+    """What of ``image [H, W, 3]`` lies in ``box``, or all of it; a part of ``image`` itself.
 
-    ``box`` is ``(left, top, right, bottom)`` in px of this very image, right and bottom exclusive;
-    ``None`` means that the image is the face already. The margin is limited by the photo's edge;
-    the box itself must lie inside, else ``FerError``: a clamped box is a wrong box.
+    ``box`` is ``(left, top, right, bottom)`` in px of this very image, right and bottom exclusive,
+    and must lie inside, else ``FerError``: a clamped box is a wrong box.
     """
     if box is None:
         return image
-    height, width = image.shape[:2]
-    fault = box_fault(box, width, height)
+    fault = box_fault(box, image.shape[1], image.shape[0])
     if fault:
         raise FerError(fault, fix="boxes are (left, top, right, bottom) in px of this image")
     left, top, right, bottom = box
-    pad = round(margin * max(right - left, bottom - top))
-    return image[
-        max(0, top - pad) : min(height, bottom + pad), max(0, left - pad) : min(width, right + pad)
-    ]
+    return image[top:bottom, left:right]
+
+
+def cut_square(
+    image: np.ndarray, box: Box | None, frame: Frame, size: int, *, grey: bool = False
+) -> np.ndarray:
+    """The square about the face in ``image [H, W, 3]``, as ``[size, size, 3]``: see ``Frame``.
+
+    ``box`` is as in ``crop_face``. ``None`` means that the image is a published crop: it is the
+    square, or the middle of one on its longer side. Where a square reaches out of the image, the
+    image's edge is repeated.
+    """
+    height, width = crop_face(image, box).shape[:2]
+    left, top = (0, 0) if box is None else box[:2]
+    side = max(height, width) if box is None else max(1, round(frame.side * height))
+    down = 0.0 if box is None else frame.down * height
+    x = round(left + (width - side) / 2)
+    y = round(top + (height - side) / 2 + down)
+    part = image[max(0, y) : y + side, max(0, x) : x + side]
+    if grey:
+        part = cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    # Borders are added to what was resized: a crop of 1 x 40,000 px must not become a square first.
+    above, before = round(max(0, -y) * size / side), round(max(0, -x) * size / side)
+    tall, wide = (max(1, round(length * size / side)) for length in part.shape[:2])
+    above, before = min(above, size - tall), min(before, size - wide)
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    face = cv2.resize(part, (wide, tall), interpolation=how)
+    if (tall, wide) == (size, size):
+        return face
+    below, after = size - tall - above, size - wide - before
+    return cv2.copyMakeBorder(face, above, below, before, after, cv2.BORDER_REPLICATE)
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether ``image [H, W, 3] uint8 RGB`` has no colour but what a JPEG makes of grey."""
+    channels = image.astype(np.int16)
+    return float(np.ptp(channels, axis=2).mean()) <= GREY_SPREAD
 
 
 def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
@@ -219,25 +254,26 @@ def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
 
 
-def prepare_packed(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
-    """One face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``: crop, resize, CLAHE.
+def prepare_packed(
+    image: np.ndarray, box: Box | None, spec: Preprocess, frame: Frame | None = None
+) -> np.ndarray:
+    """One face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``: cut, grey, resize, CLAHE.
 
-    What the training cache holds; with ``oversize`` 1 it is the network's view already.
+    What the training cache holds; with ``oversize`` 1 it is the network's view already. ``frame``
+    is that of a detector's box; an annotated box has the one of ``spec``.
     """
-    face, side = crop_face(image, box, spec.margin), spec.packed_size
-    shrinks = max(face.shape[:2]) > side
-    face = cv2.resize(
-        face, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    face = cut_square(image, box, frame or spec.frame, spec.packed_size, grey=spec.colour == "grey")
     if spec.clahe_clip > 0:
-        face = apply_clahe(face, spec.clahe_clip, spec.clahe_tiles)
+        face = apply_clahe(face, spec.clahe_clip, spec.tiles)
     return face
 
 
-def prepare(image: np.ndarray, box: Box | None, spec: Preprocess) -> np.ndarray:
+def prepare(
+    image: np.ndarray, box: Box | None, spec: Preprocess, frame: Frame | None = None
+) -> np.ndarray:
     """One face as the network sees it, ``[S, S, 3] uint8 RGB``: the centre of the packed one."""
     cut = (spec.packed_size - spec.size) // 2
-    return prepare_packed(image, box, spec)[cut : cut + spec.size, cut : cut + spec.size]
+    return prepare_packed(image, box, spec, frame)[cut : cut + spec.size, cut : cut + spec.size]
 
 
 def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:

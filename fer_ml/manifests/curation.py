@@ -5,12 +5,17 @@ from typing import Any
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.manifests.schema import read_manifest, write_manifest
+from fer_ml.images.pixels import crop_face, is_grey, read_image
+from fer_ml.manifests.schema import boxes, read_manifest, write_manifest
 from fer_ml.recipes.profile import Curation
 from fer_ml.storage.job import Job
-from fer_ml.storage.store import RunFolder
+from fer_ml.storage.store import RunFolder, Store
 
 UNIFIED = "classification_manifest"
+TRAINED_ON = "hq_train_manifest"
+COLOURS_FILE = "colours.json"
+#: Training faces of each source whose colour is looked at.
+LOOKED_AT = 100
 
 
 def manifest_file(asset: str) -> str:
@@ -98,11 +103,28 @@ def take(run: RunFolder, job: Job[Any], recipe: Curation) -> None:
             .to_dicts(),
         },
     )
+    if job.asset == TRAINED_ON:
+        run.write_json(COLOURS_FILE, {"schema_version": 1, "by_source": colours(rows, job.store)})
     run.path("classes.png").write_bytes(class_source_heatmap(rows))
     run.summary.update(
         rows=rows.height,
         **{split: rows.filter(pl.col("split") == split).height for split in recipe.splits},
     )
+
+
+def colours(rows: pl.DataFrame, store: Store) -> dict[str, dict[str, int]]:
+    """By source: its training rows, on how many of them was looked, and how many are grey."""
+    found = {}
+    for (source,), part in rows.filter(pl.col("split") == "train").group_by(
+        "source", maintain_order=True
+    ):
+        seen = part.sample(min(LOOKED_AT, part.height), shuffle=True, seed=0)
+        grey = sum(
+            is_grey(crop_face(read_image(store.root / name), box))
+            for name, box in zip(seen["image_path"], boxes(seen), strict=True)
+        )
+        found[str(source)] = {"rows": part.height, "looked_at": seen.height, "grey": grey}
+    return found
 
 
 def read_curated(job: Job[Any], asset: str) -> pl.DataFrame:

@@ -1,8 +1,13 @@
-"""The confidence below which a model stays silent, so that its risk stays at a wanted one."""
+"""The confidence below which a model stays silent, so that its risk stays at a wanted one.
+
+The risk is kept by its upper bound (Clopper and Pearson 1934), not by what a few rows happen to
+show: a threshold that was chosen where these rows are lucky is too low for others. Needs SciPy.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import beta, binom
 
 from fer_ml.base.errors import FerError
 from fer_ml.metrics.resampling import (
@@ -13,16 +18,19 @@ from fer_ml.metrics.resampling import (
     group_codes,
     interval,
 )
-from fer_ml.metrics.risk import risk_coverage
+from fer_ml.metrics.risk import RiskCoverage, risk_coverage
 
 #: The shares of wrong answers for which a deployed model carries a threshold.
 RISKS = (0.05, 0.1, 0.2)
+#: How sure a bound of the risk is.
+SURE = 0.95
 
 
 @dataclass(frozen=True)
 class Abstention:
     """Answer where the confidence is at least ``threshold``.
 
+    ``bound`` is what the risk is at most, as sure as ``SURE``.
     ``coverage``: of the threshold chosen again on every resample, 0 where none attains the risk.
     ``risk``: of this very threshold on every resample in which it accepts a row.
     """
@@ -31,6 +39,7 @@ class Abstention:
     threshold: float
     accepted: int
     n: int
+    bound: float
     coverage: Interval
     risk: Interval
 
@@ -45,31 +54,31 @@ def abstention(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Abstention:
-    """The threshold of largest coverage with at most ``wanted_risk`` (0..1) on these rows.
+    """The threshold of largest coverage whose risk is bounded by ``wanted_risk`` (0..1).
 
-    ``confidence [N]``, ``correct [N] bool``, ``groups [N]`` ids that are resampled as one. The
-    threshold is chosen where the risk happens to be low, so on other rows expect somewhat more;
-    the upper bound of ``risk`` says how much. ``FerError`` where no threshold attains the risk.
+    ``confidence [N]``, ``correct [N] bool``, ``groups [N]`` ids that are resampled as one; the
+    bound takes each row for itself. ``FerError`` where no threshold has such a bound.
     """
     curve = risk_coverage(confidence, correct)
-    allowed = np.flatnonzero(curve.risk <= wanted_risk)
+    bounds = upper_bounds(curve)
+    accepted = curve.rows.cumsum()
+    allowed = np.flatnonzero(bounds <= wanted_risk)
     if not len(allowed):
         raise FerError(
             f"no threshold keeps the risk at {wanted_risk}",
-            allowed=f"at least {curve.risk.min():.4f} on these {len(correct)} rows",
-            fix="ask for a larger risk, or for a better model",
+            allowed=f"at least {bounds.min():.4f} by these {len(correct)} rows",
+            fix="ask for a larger risk, for more rows, or for a better model",
         )
     at = allowed[-1]
-    accepted = curve.rows.cumsum()
     codes, count = group_codes(groups)
     order = np.argsort(-confidence, kind="stable")
     codes, wrong, last = codes[order], ~correct[order], accepted - 1
     coverages, risks = [], []
     for counts in draw_counts(count, resamples, seed):
         weight = counts[:, codes]
-        rows = weight.cumsum(axis=1)[:, last]
+        rows = weight.cumsum(axis=1)[:, last].astype(np.int64)
         errors = (weight * wrong).cumsum(axis=1)[:, last]
-        fits = (errors / np.maximum(rows, 1) <= wanted_risk) & (rows > 0)
+        fits = errors <= most_wrong(int(rows.max()), wanted_risk)[rows]
         coverages.append((fits * rows).max(axis=1) / weight.sum(axis=1))
         seen = rows[:, at] > 0
         risks.append(errors[seen, at] / rows[seen, at])
@@ -78,16 +87,39 @@ def abstention(
         threshold=float(curve.threshold[at]),
         accepted=int(accepted[at]),
         n=len(correct),
+        bound=float(bounds[at]),
         coverage=interval(curve.coverage[at], np.concatenate(coverages), level),
         risk=interval(curve.risk[at], np.concatenate(risks), level),
     )
 
 
+def upper_bounds(curve: RiskCoverage) -> np.ndarray:
+    """``[K]``: at each threshold of the curve, the upper bound of its risk, 0..1."""
+    accepted = curve.rows.cumsum()
+    errors = np.rint(curve.risk * accepted)
+    with np.errstate(invalid="ignore"):
+        bounds = beta.ppf(SURE, errors + 1, accepted - errors)
+    found: np.ndarray = np.where(errors == accepted, 1.0, bounds)
+    return found
+
+
+def most_wrong(rows: int, risk: float) -> np.ndarray:
+    """``[rows + 1]``: among so many accepted rows, how many errors leave the bound at ``risk``.
+
+    -1 where even none are too many. The bound is at most the risk exactly if so few errors, or
+    fewer, have a chance of at most 1 - ``SURE`` at that risk.
+    """
+    counts = np.arange(1, rows + 1)
+    most = binom.ppf(1 - SURE, counts, risk)
+    most -= binom.cdf(most, counts, risk) > 1 - SURE
+    return np.concatenate([[-1.0], most])
+
+
 def thresholds(
     confidence: np.ndarray, correct: np.ndarray, groups: np.ndarray
 ) -> dict[float, Abstention | None]:
-    """``abstention`` for each of ``RISKS``; ``None`` where no threshold attains the risk."""
-    least = risk_coverage(confidence, correct).risk.min()
+    """``abstention`` for each of ``RISKS``; ``None`` where no threshold has that bound."""
+    least = upper_bounds(risk_coverage(confidence, correct)).min()
     return {
         risk: abstention(confidence, correct, groups, risk) if least <= risk else None
         for risk in RISKS

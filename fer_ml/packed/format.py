@@ -27,7 +27,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.npz import read_npy, read_npz
 from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import upgraded
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Preprocess, read_preprocess
 from fer_ml.recipes.training import Training, Views, read_plain
 from fer_ml.training.views import FaceSet, SoftTargets
 
@@ -296,7 +296,7 @@ def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
         folder=folder,
         steps=tuple(steps),
         seed=held["seed"],
-        preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
+        preprocess=read_preprocess(held["preprocess"]),
         manifest_sha256=held["manifest_sha256"],
         about=held["about"],
         key=key,

@@ -248,7 +248,7 @@ def ferplus(seed: int = SEED) -> Profile:
         test_all_sources=Curation(
             sources=("ferplus", "fer2013"), splits=("test",), one_per="sample"
         ),
-        preprocess=Preprocess(size=48),
+        preprocess=Preprocess(size=48, colour="grey"),
         teachers={"RN18": teacher},
         softlabels=SoftLabels(folds=2, views=6),
         students={

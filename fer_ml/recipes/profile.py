@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.base.names import require_names
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 from fer_ml.recipes.training import Distilling, Training, Views
 
 Split = Literal["train", "val", "calib", "test"]
@@ -164,12 +164,16 @@ class Selection(Frozen):
 
     ``macro_f1_loss`` is the most macro-F1 that it may lose on val, ``weakest_f1_loss`` the most
     that the mean F1 of the three weakest classes may. ``flips_gain`` is by how much flips a minute
-    may rise on the demo session, as a share: 0.1 is 10 %.
+    may rise on the demo session, as a share: 0.1 is 10 %. The session decides nothing with less
+    than ``least_seconds`` of faces in it, nor with fewer than ``least_events``: expressions that
+    begin, for its F1, and flips of both students together, for their rate.
     """
 
     macro_f1_loss: float = Field(default=0.01, ge=0, le=1)
     weakest_f1_loss: float = Field(default=0.02, ge=0, le=1)
     flips_gain: float = Field(default=0.1, ge=0)
+    least_seconds: float = Field(default=60.0, ge=0)
+    least_events: int = Field(default=10, ge=0)
 
 
 class Demo(Frozen):
@@ -179,6 +183,7 @@ class Demo(Frozen):
     replayed through the student that is deployed, and compared with what it showed then.
     ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
     Whether they do depends on the machine and its load: it is warned of, unless ``p95_blocks``.
+    ``frames`` says by detector which square its box stands for; it goes onto the bundles' cards.
     """
 
     video: str | None = None
@@ -186,6 +191,7 @@ class Demo(Frozen):
     session: str | None = None
     p95_limit_ms: float = Field(default=100.0, gt=0)
     p95_blocks: bool = False
+    frames: dict[str, Frame] = FRAMES
 
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.

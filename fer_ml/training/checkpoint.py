@@ -12,8 +12,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.versions import OtherVersion, upgraded
-from fer_ml.recipes.preprocess import Preprocess
-from fer_ml.recipes.training import Training, read_plain, read_recipe
+from fer_ml.recipes.preprocess import Preprocess, read_preprocess
+from fer_ml.recipes.training import Training, read_recipe
 from fer_ml.training.archive import first_line, read_archive
 from fer_ml.training.models import Network, State, fitted
 
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(
             model=held["model"],
             recipe=read_recipe(held["recipe"]),
-            preprocess=read_plain(Preprocess, held["preprocess"], "preprocess"),
+            preprocess=read_preprocess(held["preprocess"]),
             classes=tuple(held["classes"]),
             epoch=held["epoch"],
         )

@@ -63,7 +63,7 @@ def read_face(root: Path, image_path: str | None, box: Box | None) -> np.ndarray
     # A NUL, a name that is too long, a loop of links.
     except (ValueError, OSError, RuntimeError) as error:
         raise FerError("path cannot be followed") from error
-    return crop_face(read_image(path), box, margin=0)
+    return crop_face(read_image(path), box)
 
 
 def read_tile(root: Path, image_path: str | None, box: Box | None) -> Tile:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from demo_app.detection import Detection
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle, Card, load_bundle, write_card
-from fer_ml.images.pixels import Preprocess
+from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 
 SIZE = 32
 PROJECT = Path(__file__).resolve().parents[2]
@@ -68,6 +68,7 @@ def bundle_folder(tmp_path: Path) -> Path:
         architecture="gap-gemm",
         classes=CLASSES,
         preprocess=Preprocess(size=SIZE, clahe_clip=0, mean=(0.5,) * 3, std=(0.5,) * 3),
+        frames={**FRAMES, "scripted": Frame()},
         temperature=1.5,
         unsure_below=0.4,
         model_sha256=hashlib.sha256(data).hexdigest(),

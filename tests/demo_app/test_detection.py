@@ -108,17 +108,3 @@ def test_detectors_agree_where_the_face_is(clips: list[Path], yunet_file: Path) 
             assert len(reference) == 1
             overlaps += [iou(f.box_xyxy_px, reference[0].box_xyxy_px) for f in found]
     assert overlaps and min(overlaps) > 0.4
-
-
-@pytest.mark.real_data
-def test_landmarks_lie_in_their_face_and_in_order(clips: list[Path], yunet_file: Path) -> None:
-    detector = make_detector("yunet", yunet_file)
-    with Video(clips[-1]) as video:
-        image = next(video.frames()).image
-    (found,) = detector.detect(image)
-    left, top, right, bottom = found.box_xyxy_px
-    assert len(found.landmarks_xy_px) == 5
-    assert all(left < x < right and top < y < bottom for x, y in found.landmarks_xy_px)
-    eye_a, eye_b, nose, mouth_a, mouth_b = found.landmarks_xy_px
-    assert eye_a[0] < eye_b[0] and mouth_a[0] < mouth_b[0]
-    assert max(eye_a[1], eye_b[1]) < nose[1] < min(mouth_a[1], mouth_b[1])

@@ -1,5 +1,6 @@
 """The student that ships: small, whole, traceable, and at work on a real clip."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from demo_app.shipped import SHIPPED
 from fer_ml.bundles.bundle import MODEL_FILE, load_bundle
 from fer_ml.bundles.model_card import as_markdown
 from fer_ml.bundles.provenance import CHAIN_FILE, verify_chain
+from fer_ml.recipes.preprocess import FRAMES
 
 LIMIT_BYTES = 9_000_000
 
@@ -38,6 +40,16 @@ def test_its_card_says_data_licence_use_and_misuse() -> None:
     assert not held["selection_split"]
     assert set(held["per_class_f1"]) == set(card.classes)
     assert {f"f1_{name}" for name in card.classes} | {"macro_f1", "ece"} <= set(held["intervals"])
+
+
+def test_it_is_served_as_it_was_trained() -> None:
+    """Its card is older than the frame: FER's crops are grey squares, with 8 x 8 tiles."""
+    card = load_bundle(SHIPPED).card
+    assert card.preprocess.colour == "grey" and card.preprocess.tiles == 8
+    assert card.frames == FRAMES
+    assert hashlib.sha256((SHIPPED / "card.json").read_bytes()).hexdigest() == (
+        load_bundle(SHIPPED).sha256
+    )
 
 
 def test_its_page_is_made_of_its_card() -> None:

@@ -188,6 +188,17 @@ def test_unsure_is_a_status_and_keeps_the_label() -> None:
     assert (state.status, state.label) == ("label", "Happy")
 
 
+def test_unsure_speaks_of_single_images_as_its_limit_does() -> None:
+    """The limit was calibrated on single images: an average says less of either side of it."""
+    state = step(START, probs(Happy=0.9), 0.0, SETTINGS)
+    state = step(state, probs(Happy=0.35), 0.01, SETTINGS)
+    assert state.confidence is not None and state.confidence > 0.8
+    assert (state.status, state.label) == ("unsure", "Happy")
+    state = step(step(START, probs(Happy=0.2), 0.0, SETTINGS), probs(Happy=0.6), 0.01, SETTINGS)
+    assert state.confidence is not None and state.confidence < 0.4
+    assert (state.status, state.label) == ("label", "Happy")
+
+
 def test_no_face_is_a_status_of_its_own() -> None:
     assert step(START, None, 0.0, SETTINGS).status == "no_face"
     assert step(START, None, 0.0, SETTINGS).label is None

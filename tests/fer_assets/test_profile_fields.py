@@ -24,6 +24,7 @@ from fer_ml.recipes.profile import Comparison, Curation, Near, Profile, SoftLabe
 BUNDLES = {"teacher_bundle", "ensemble_bundle", "adopted_bundle", "candidate_bundles"}
 STUDENTS = {"student_ce", "student_kd", "student_dkd"}
 TRAININGS = {"teacher", "teacher_fold", *STUDENTS, "student_experiment"}
+PREPARING = {*TRAININGS, "teacher_logits", "softlabels", "external_model"}
 SESSIONS = {"candidate_sessions", "demo_session"}
 CURATED = ("hq_train", "eval_only", "test_all_sources", "own")
 #: What names the profile in its own text.
@@ -45,7 +46,8 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"hq_train/sources.*": ({"hq_train_manifest", *BUNDLES}, set()),
     r"(hq_train|eval_only|test_all_sources)/.*": ({"{0}_manifest"}, set()),
     r"curations/own/.*": ({"own_manifest"}, set()),
-    r"preprocess/.*": ({*TRAININGS, "teacher_logits", "softlabels", "external_model"}, set()),
+    r"preprocess/colour": (PREPARING, {"hq_train_manifest"}),
+    r"preprocess/.*": (PREPARING, set()),
     r"teachers/RN18/.*": ({"teacher", "teacher_fold"}, set()),
     r"ensemble/.*": ({"ensemble"}, set()),
     r"calibration": ({"benchmark"}, set()),
@@ -63,6 +65,7 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"selection/flips_gain": ({"student_selection"}, {"demo_kpis"}),
     r"selection/.*": ({"student_selection"}, set()),
     r"demo/detector": (SESSIONS, set()),
+    r"demo/frames/.*": (BUNDLES, set()),
     r"demo/session": (SESSIONS, set()),
     r"demo/p95_limit_ms": ({"demo_kpis"}, {"demo_kpis"}),
     r"demo/p95_blocks": (set(), {"demo_kpis"}),
@@ -131,7 +134,7 @@ def others(value: Any) -> list[Any]:
         return [{"x": 0.5}]
     if value == ():
         return [("another",)]
-    return ["another", "imagenet", "student_ce", 64, True, 0.5, sample().students["ce"]]
+    return ["another", "grey", "imagenet", "student_ce", 64, True, 0.5, sample().students["ce"]]
 
 
 def _put(holder: Any, path: tuple[Any, ...], value: Any) -> Any:

@@ -1,10 +1,12 @@
 """Curated manifests: one stage for each curation, each with its recipe, rows and gates."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fer_ml.manifests.curation import manifest_file
+from fer_assets.stages.curated_manifest import COLOUR
+from fer_ml.manifests.curation import COLOURS_FILE, manifest_file
 from fer_ml.manifests.schema import read_manifest, write_manifest
 from fer_ml.recipes.profile import Curation
 from fer_ml.storage.store import Store
@@ -35,7 +37,7 @@ def test_the_recipe_is_the_curation(name: str) -> None:
 
 
 def test_only_what_is_trained_on_must_have_every_class() -> None:
-    assert STAGES["hq_train_manifest"].gates == TRAINING_MANIFEST_GATES
+    assert STAGES["hq_train_manifest"].gates == (*TRAINING_MANIFEST_GATES, COLOUR)
     assert STAGES["sad_manifest"].gates == MANIFEST_GATES
     assert (
         STAGES["sad_manifest"].describe == "Curated by the recipe `curations.sad` of the profile."
@@ -71,3 +73,38 @@ def test_a_row_that_its_recipe_does_not_give_is_seen(tmp_path: Path) -> None:
     extra = rows.height - before.record.summary["rows"]
     found = verdicts(STAGES["sad_manifest"], PROFILE, store)["reconciled"]
     assert (found.passed, found.value) == (False, extra)
+
+
+@pytest.mark.parametrize(
+    ("grey", "colour", "passed"),
+    [
+        ({"a": 100, "b": 100}, "rgb", False),
+        ({"a": 100, "b": 97}, "rgb", False),  # 1.5 % of all rows have colour
+        ({"a": 100, "b": 50}, "rgb", True),
+        ({"a": 0, "b": 0}, "rgb", True),
+        ({"a": 100, "b": 100}, "grey", True),
+        ({"a": 0, "b": 0}, "grey", True),
+    ],
+)
+def test_grey_faces_must_be_prepared_as_grey(
+    tmp_path: Path, grey: dict[str, int], colour: str, passed: bool
+) -> None:
+    store = all_made(tmp_path)
+    stage, before = STAGES["hq_train_manifest"], held(store, "hq_train_manifest")
+    looked = {name: {"rows": 500, "looked_at": 100, "grey": n} for name, n in grey.items()}
+    record = before.record
+    with store.begin(record.asset, inputs=record.inputs, recipe=record.recipe) as run:
+        for name in record.files:
+            run.path(name).write_bytes(before.file(name).read_bytes())
+        run.write_json(COLOURS_FILE, {"schema_version": 1, "by_source": looked})
+    prepared = replace(PROFILE.preprocess, colour=colour)
+    profile = PROFILE.model_copy(update={"preprocess": prepared})
+    found = verdicts(stage, profile, store)[COLOUR.rule]
+    assert found.passed == passed and COLOUR.blocking
+    assert found.value == pytest.approx(1 - sum(grey.values()) / 200)
+
+
+def test_the_colour_is_that_of_the_images(store: Store) -> None:
+    looked = held(store, "hq_train_manifest").read_json(COLOURS_FILE)["by_source"]
+    assert set(looked) == {"a", "b"}
+    assert all(own["looked_at"] == own["rows"] and own["grey"] == 0 for own in looked.values())

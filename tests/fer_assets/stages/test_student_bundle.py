@@ -3,6 +3,7 @@
 import pytest
 
 from fer_assets.stage import Limits
+from fer_assets.stages._serving import SERVING_FILE
 from fer_assets.stages.student_bundle import GATES, judge
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.storage.store import Store
@@ -21,7 +22,10 @@ def test_only_the_selected_student_is_deployed(selected: str, store: Store) -> N
     bundle = made(
         store,
         "student_bundle",
-        lambda run: put_bundle(run, "", cards[CANDIDATES[0]]),
+        lambda run: (
+            put_bundle(run, "", cards[CANDIDATES[0]]),
+            run.write_json(SERVING_FILE, {"n": 9, "detectors": {}}),
+        ),
         selection,
     )
     outcomes = judge(bundle, store, Limits())

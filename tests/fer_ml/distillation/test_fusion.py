@@ -33,8 +33,8 @@ def test_logits_are_added() -> None:
     np.testing.assert_allclose(fuse(MEMBERS, WEIGHTS, "logits", T), wanted)
 
 
-def test_probabilities_are_mixed() -> None:
-    wanted = sum(w * softmax(z) for w, z in zip(WEIGHTS, MEMBERS, strict=True))
+def test_calibrated_probabilities_are_mixed() -> None:
+    wanted = sum(w * softmax(z, t) for w, z, t in zip(WEIGHTS, MEMBERS, T, strict=True))
     np.testing.assert_allclose(softmax(fuse(MEMBERS, WEIGHTS, "probabilities", T)), wanted)
 
 

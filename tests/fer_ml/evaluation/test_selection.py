@@ -10,18 +10,21 @@ from fer_ml.evaluation.selection import (
     dual_gate,
     rule_text,
     select,
+    undecided,
     weakest_f1,
 )
 from fer_ml.recipes.profile import CANDIDATES, Selection
 
 CE, KD, DKD = CANDIDATES
 LIMITS = Selection()
+#: Long enough to decide.
+LONG = {"demo_seconds": 120.0, "demo_expressions": 12, "demo_flips": 40}
 OLD = Figures(
-    val_macro_f1=0.80, val_weakest_f1=0.60, demo_macro_f1=0.50, demo_flips_per_minute=20.0
+    val_macro_f1=0.80, val_weakest_f1=0.60, demo_macro_f1=0.50, demo_flips_per_minute=20.0, **LONG
 )
 #: Just inside every limit: loses 0.01 and 0.02, is better, and flips 10 % more.
 EDGE = Figures(
-    val_macro_f1=0.79, val_weakest_f1=0.58, demo_macro_f1=0.51, demo_flips_per_minute=22.0
+    val_macro_f1=0.79, val_weakest_f1=0.58, demo_macro_f1=0.51, demo_flips_per_minute=22.0, **LONG
 )
 UNSEEN = {"demo_macro_f1": None, "demo_flips_per_minute": None}
 
@@ -107,3 +110,28 @@ def test_a_session_without_faces_decides_nothing() -> None:
     chosen, checks = select({CE: old, KD: new, DKD: new}, LIMITS)
     assert chosen == KD
     assert [check.passed for check in checks[KD]] == [True, True, None, None]
+
+
+@pytest.mark.parametrize(
+    ("short", "left"),
+    [
+        ({"demo_seconds": 1.04, "demo_expressions": 1, "demo_flips": 1}, [None, None]),
+        ({"demo_seconds": 59.9}, [None, None]),
+        ({"demo_expressions": 9}, [None, False]),
+        ({"demo_flips": 4}, [True, None]),
+        ({"demo_seconds": 60.0, "demo_expressions": 10, "demo_flips": 5}, [True, False]),
+    ],
+)
+def test_a_short_session_is_undecided(short: dict[str, float], left: list[bool | None]) -> None:
+    """One flip in a second of film must not decide which student is deployed."""
+    old = replace(OLD, **short)
+    new = replace(EDGE, demo_flips_per_minute=40.0, **short)
+    _, checks = select({CE: old, KD: new, DKD: new}, LIMITS)
+    assert [check.passed for check in checks[KD][2:]] == left
+    assert (undecided(checks) != []) == (None in left)
+    # Where it does not say who shows more, the incumbent competes on val.
+    better = replace(new, val_macro_f1=0.81, demo_macro_f1=0.4)
+    wanted = KD if left[0] is None and left[1] is None else CE
+    assert select({CE: old, KD: better, DKD: better}, LIMITS)[0] == wanted
+    lesser = replace(better, val_macro_f1=0.795)
+    assert select({CE: old, KD: lesser, DKD: lesser}, LIMITS)[0] == CE

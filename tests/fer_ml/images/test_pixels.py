@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import normalize
 
 from fer_ml.base.errors import FerError
-from fer_ml.images.pixels import crop_face, decode, encode_png, normalise, prepare, read_image
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.images.pixels import (
+    crop_face,
+    cut_square,
+    decode,
+    encode_png,
+    is_grey,
+    normalise,
+    prepare,
+    prepare_packed,
+    read_image,
+)
+from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.training.views import to_input
 
 PLAIN = Preprocess(size=32, clahe_clip=0)
@@ -88,33 +98,79 @@ INSIDE = (0, 0, 40, 30)
 )
 def test_a_box_outside_the_photo_is_never_clamped(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(FerError, match=r"no area|outside its 40x30"):
-        crop_face(photo(), box, 0.1)
+        crop_face(photo(), box)
     with pytest.raises(FerError, match=r"no area|outside its 40x30"):
         prepare(photo(), box, PLAIN)
 
 
 @given(st.data())
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_the_crop_is_the_box_and_its_margin_inside_the_photo(data: st.DataObject) -> None:
-    """Against painting the widened box on a larger canvas."""
+def test_the_square_is_centred_on_the_box_whatever_its_shape(data: st.DataObject) -> None:
+    """Against cutting it from a canvas on which the photo's edges go on."""
     left, top = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 29))
     right, bottom = data.draw(st.integers(left + 1, 40)), data.draw(st.integers(top + 1, 30))
-    margin = data.draw(st.sampled_from([0.0, 0.15, 0.5, 1.0]))
-    pad = round(margin * max(right - left, bottom - top))
-    ids = np.arange(1200).reshape(30, 40)
-    canvas = np.full((30 + 2 * 100, 40 + 2 * 100), -1)
-    canvas[100:130, 100:140] = ids
-    window = canvas[100 + top - pad : 100 + bottom + pad, 100 + left - pad : 100 + right + pad]
-    wanted = window[window >= 0]
-    image = np.repeat(ids[..., None], 3, axis=2)
-    found = crop_face(image, (left, top, right, bottom), margin)
-    assert found[..., 0].ravel().tolist() == wanted.tolist()
-
-
-def test_no_box_is_the_whole_image_and_a_full_box_the_same() -> None:
+    frame = Frame(data.draw(st.sampled_from([0.5, 1.0, 1.3, 3.0])), 0.25)
+    side = max(1, round(frame.side * (bottom - top)))
     image = photo()
-    assert crop_face(image, None, 0.3) is image
-    assert (crop_face(image, INSIDE, 0.3) == image).all()
+    canvas = cv2.copyMakeBorder(image, 100, 100, 100, 100, cv2.BORDER_REPLICATE)
+    x = round(left + (right - left - side) / 2) + 100
+    y = round(top + (bottom - top - side) / 2 + 0.25 * (bottom - top)) + 100
+    wanted = canvas[y : y + side, x : x + side]
+    assert (cut_square(image, (left, top, right, bottom), frame, side) == wanted).all()
+
+
+def test_no_box_is_a_published_crop_and_never_squashed() -> None:
+    image = photo(30, 30)
+    assert crop_face(image, None) is image
+    assert (cut_square(image, None, Frame(3.0, 0.4), 30) == image).all(), "it is the square"
+    wide = photo(40, 30)
+    found = cut_square(wide, None, Frame(), 40)
+    assert (found[5:35] == wide).all()
+    assert (found[:5] == wide[:1]).all() and (found[35:] == wide[-1:]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (1, 1), (2, 3)])
+def test_a_crop_of_an_odd_shape_costs_no_more_than_its_pixels(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    assert cut_square(image, None, Frame(), 48).shape == (48, 48, 3)
+    box = (0, 0, shape[1], shape[0])
+    assert cut_square(image, box, Frame(5.0, 0.4), 48).shape == (48, 48, 3)
+
+
+def test_grey_is_told_from_colour_and_changes_no_grey_face() -> None:
+    grey = np.repeat(photo()[..., :1], 3, axis=2)
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", grey)[1], cv2.IMREAD_COLOR)
+    assert is_grey(grey) and is_grey(jpeg) and not is_grey(photo())
+    for clip in (0.0, 2.0):
+        spec = Preprocess(size=32, clahe_clip=clip)
+        assert (
+            prepare(grey, None, replace(spec, colour="grey")) == prepare(grey, None, spec)
+        ).all()
+
+
+def test_clahe_has_an_effect_at_every_size() -> None:
+    """With eight tiles a side on 48 px, OpenCV raised every limit to the same one."""
+    smooth = cv2.GaussianBlur(photo(224, 224), (0, 0), 5)
+    for size in (48, 64, 224):
+        face = cv2.resize(smooth, (size, size), interpolation=cv2.INTER_AREA)
+        made = [
+            prepare_packed(face, None, Preprocess(size=size, clahe_clip=clip)).tobytes()
+            for clip in (0.0, 2.0, 7.0, 14.0)
+        ]
+        assert len(set(made)) == len(made), size
+        tiles = [
+            prepare_packed(face, None, Preprocess(size=size, clahe_tiles=tiles)).tobytes()
+            for tiles in (1, 2, 3)
+        ]
+        assert len(set(tiles)) == len(tiles), size
+
+
+@pytest.mark.parametrize(
+    ("size", "oversize", "tiles"), [(16, 1.0, 1), (48, 1.0, 3), (64, 1.5, 6), (224, 1.0, 8)]
+)
+def test_tiles_follow_the_face(size: int, oversize: float, tiles: int) -> None:
+    assert Preprocess(size=size, oversize=oversize).tiles == tiles
+    assert Preprocess(size=size, oversize=oversize, clahe_tile_px=1).tiles == 8
 
 
 @pytest.mark.parametrize("size", [16, 48, 224])
@@ -130,7 +186,7 @@ def test_clahe_zero_is_off_and_otherwise_changes_lightness() -> None:
     image = np.tile(np.linspace(90, 110, 32).astype(np.uint8)[None, :, None], (32, 1, 3))
     assert (prepare(image, None, PLAIN) == image).all()
     spread = prepare(image, None, Preprocess(size=32, clahe_clip=2.0))
-    assert np.ptp(spread) > 2 * np.ptp(image)
+    assert np.ptp(spread) > 1.5 * np.ptp(image)
     assert np.ptp(spread.astype(int), axis=2).max() <= 2, "grey stays grey"
 
 
@@ -159,10 +215,12 @@ def test_the_digest_follows_every_field() -> None:
     base = Preprocess(size=48)
     others = [
         {"size": 64},
-        {"margin": 0.2},
+        {"frame": Frame(1.2)},
+        {"colour": "grey"},
         {"oversize": 1.15},
         {"clahe_clip": 0.0},
         {"clahe_tiles": 4},
+        {"clahe_tile_px": 8},
         {"mean": (0.5, 0.5, 0.5)},
         {"std": (0.5, 0.5, 0.5)},
     ]

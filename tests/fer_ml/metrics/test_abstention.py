@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from fer_ml.base.errors import FerError
-from fer_ml.metrics.abstention import RISKS, abstention, thresholds
+from fer_ml.metrics.abstention import RISKS, abstention, most_wrong, thresholds, upper_bounds
 from fer_ml.metrics.resampling import draws, group_codes
-from fer_ml.metrics.risk import coverage_at_risk, risk_coverage
+from fer_ml.metrics.risk import risk_coverage
 
 
 def sample(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -17,35 +18,52 @@ def sample(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_by_hand() -> None:
-    confidence = np.array([0.9, 0.8, 0.7, 0.6])
-    correct = np.array([True, True, False, True])
-    found = abstention(confidence, correct, np.arange(4), 0.25)
-    assert (found.threshold, found.accepted, found.n) == (0.6, 4, 4)
-    found = abstention(confidence, correct, np.arange(4), 0.2)
-    assert (found.threshold, found.accepted, found.coverage.value) == (0.8, 2, 0.5)
-    assert found.risk.value == 0.0 and found.wanted_risk == 0.2
+    # 14 rows without an error: the chance of that is 0.8 ** 14 = 0.044 at a risk of 0.2.
+    confidence = np.linspace(0.9, 0.5, 20)
+    correct = np.arange(20) < 14
+    found = abstention(confidence, correct, np.arange(20), 0.2)
+    assert (found.threshold, found.accepted, found.n) == (confidence[13], 14, 20)
+    assert found.bound == pytest.approx(1 - 0.05 ** (1 / 14))
+    assert found.risk.value == 0.0 and found.coverage.value == 0.7
+    with pytest.raises(FerError, match="no threshold keeps"):
+        abstention(confidence[:13], correct[:13], np.arange(13), 0.2)
 
 
-def test_the_largest_coverage_that_keeps_the_risk() -> None:
+def test_the_largest_coverage_that_keeps_the_bound() -> None:
     confidence, correct, groups = sample(0, 800)
     found = abstention(confidence, correct, groups, 0.15, resamples=20)
     accepted = confidence >= found.threshold
     assert found.risk.value == pytest.approx(1 - correct[accepted].mean())
-    assert found.risk.value <= 0.15 and accepted.sum() == found.accepted
-    assert accepted.mean() == found.coverage.value
-    assert found.coverage.value == coverage_at_risk(risk_coverage(confidence, correct), 0.15)
+    assert accepted.sum() == found.accepted and accepted.mean() == found.coverage.value
+    assert found.bound == pytest.approx(bound_of(correct[accepted])) and found.bound <= 0.15
     for threshold in set(confidence[confidence < found.threshold]):
-        assert 1 - correct[confidence >= threshold].mean() > 0.15
+        assert bound_of(correct[confidence >= threshold]) > 0.15
+
+
+def bound_of(correct: np.ndarray) -> float:
+    """SciPy's own exact interval, one-sided."""
+    test = binomtest(int((~correct).sum()), len(correct), alternative="less")
+    return float(test.proportion_ci(0.95).high)
+
+
+@pytest.mark.parametrize("risk", [0.05, 0.2])
+def test_the_most_errors_are_those_of_the_bound(risk: float) -> None:
+    most = most_wrong(150, risk)
+    for rows in range(1, 151):
+        errors = most[rows]
+        assert errors < 0 or bound_of(np.arange(rows) >= errors) <= risk
+        assert errors + 1 > rows or bound_of(np.arange(rows) >= errors + 1) > risk
 
 
 def test_intervals_by_drawing_the_same_rows() -> None:
-    confidence, correct, groups = sample(1, 160)
-    found = abstention(confidence, correct, groups, 0.1, resamples=70, seed=5)
+    confidence, correct, groups = sample(1, 400)
+    found = abstention(confidence, correct, groups, 0.2, resamples=70, seed=5)
     codes, count = group_codes(groups)
     coverages, risks = [], []
     for drawn in draws(count, 70, seed=5):
         rows = np.concatenate([np.flatnonzero(codes == group) for group in drawn])
-        coverages.append(coverage_at_risk(risk_coverage(confidence[rows], correct[rows]), 0.1))
+        curve = risk_coverage(confidence[rows], correct[rows])
+        coverages.append(curve.coverage[upper_bounds(curve) <= 0.2].max(initial=0.0))
         accepted = rows[confidence[rows] >= found.threshold]
         risks.append(1 - correct[accepted].mean())
     for bounds, values in ((found.coverage, coverages), (found.risk, risks)):
@@ -53,29 +71,33 @@ def test_intervals_by_drawing_the_same_rows() -> None:
         assert (bounds.low, bounds.high) == pytest.approx(tuple(wanted))
 
 
-def test_the_upper_bound_of_the_risk_is_what_other_rows_show() -> None:
-    """The threshold is chosen where the risk happens to be low: elsewhere it is often above."""
-    above = within = 0
-    for seed in range(60):
-        found = abstention(*sample(seed, 400), 0.15, resamples=200, seed=seed)
-        confidence, correct, _ = sample(1000 + seed, 20_000)
-        risk = 1 - correct[confidence >= found.threshold].mean()
-        above += risk > 0.15
-        within += risk <= found.risk.high
-    assert above > 20
-    assert within > 50
+@pytest.mark.parametrize(("rows", "risk"), [(400, 0.15), (1500, 0.05)])
+def test_other_rows_keep_the_risk(rows: int, risk: float) -> None:
+    """A threshold by these rows' own risk let more than half of the draws be above it."""
+    above = 0
+    for seed in range(120):
+        confidence, correct, groups = sample(seed, rows)
+        if upper_bounds(risk_coverage(confidence, correct)).min() > risk:
+            continue
+        found = abstention(confidence, correct, groups, risk, resamples=2)
+        accepted = np.arange(round(found.threshold * 50), 51) / 50
+        # How often a confidence is drawn: the first and the last step are half as wide.
+        weights = np.where(accepted == 1, 0.5, 1.0)
+        above += 1 - (accepted * weights).sum() / weights.sum() > risk
+    assert above <= 12
 
 
 def test_a_risk_that_cannot_be_attained_is_refused() -> None:
     wrong = np.array([False, True, False])
-    with pytest.raises(FerError, match=r"no threshold keeps the risk at 0\.1(.|\n)*at least 0\.5"):
+    with pytest.raises(FerError, match="no threshold keeps the risk") as caught:
         abstention(np.array([0.9, 0.8, 0.7]), wrong, np.arange(3), 0.1)
+    assert caught.value.allowed is not None and f"{bound_of(wrong[:2]):.4f}" in caught.value.allowed
 
 
 def by_brute_force(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
     for level in sorted(set(confidence.tolist())):
         answered = confidence >= level
-        if (~correct[answered]).sum() <= risk * answered.sum() + 1e-12:
+        if bound_of(correct[answered]) <= risk:
             return level
     return None
 
@@ -83,7 +105,7 @@ def by_brute_force(confidence: np.ndarray, correct: np.ndarray, risk: float) -> 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_exported_thresholds_by_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    n = int(rng.integers(1, 60))
+    n = int(rng.integers(1, 150))
     # Few distinct levels, so that ties are common; every other set is well calibrated.
     confidence = rng.integers(1, 20, n) / 20
     correct = rng.random(n) < (confidence if seed % 2 else 0.7)

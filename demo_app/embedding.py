@@ -1,0 +1,83 @@
+"""Published faces in larger pictures, as a camera shows them: the demo's way beside training's.
+
+A published crop is the square that training saw. In a picture around it, a detector has to find
+the face, and its box has to lead back to that square.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from demo_app.detection import Detection, Detector
+from demo_app.faces import classify, prepare_faces
+from demo_app.tracking import iou
+from fer_ml.bundles.bundle import Bundle
+from fer_ml.images.pixels import Box, prepare
+
+#: Width and height of the pictures, and the sides that a face has in them, in px.
+PICTURE_PX = (640, 480)
+FACE_PX = (110, 260)
+#: A detection is that of the face if their squares overlap so much.
+MIN_IOU = 0.3
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """The faces that were found: ``rows [K]`` of those asked for, and ``probs [K, 7]`` both ways.
+
+    ``direct`` is training's way, from the published crop; ``shown`` the demo's, from the picture.
+    """
+
+    rows: np.ndarray
+    direct: np.ndarray
+    shown: np.ndarray
+
+
+def embed(face: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, Box]:
+    """``face [H, W, 3] uint8 RGB`` enlarged in a picture, and its square there.
+
+    Its edges go on for a while and fade into smooth noise.
+    """
+    rng, (width, height) = np.random.default_rng(seed), PICTURE_PX
+    side = int(rng.integers(*FACE_PX))
+    left, top = (int(rng.integers(0, length - side + 1)) for length in PICTURE_PX)
+    large = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
+    noise = rng.integers(40, 216, (6, 8, 1), np.uint8).repeat(3, axis=2)
+    noise = cv2.resize(noise, PICTURE_PX, interpolation=cv2.INTER_CUBIC)
+    around = (top, height - top - side, left, width - left - side)
+    edges = cv2.copyMakeBorder(large, *around, borderType=cv2.BORDER_REPLICATE)
+    inside = np.zeros((height, width), np.uint8)
+    inside[top : top + side, left : left + side] = 1
+    away = cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3)[..., None]
+    share = np.clip(1 - 3 * away / side, 0, 1)
+    picture = share * cv2.GaussianBlur(edges, (0, 0), side / 24) + (1 - share) * noise
+    picture = picture.round().astype(np.uint8)
+    picture[top : top + side, left : left + side] = large
+    return picture, (left, top, left + side, top + side)
+
+
+def find(picture: np.ndarray, box: Box, detector: Detector) -> Detection | None:
+    """The surest detection of the face in ``box``, or ``None`` where it is missed."""
+    found = detector.detect(picture)
+    return next((each for each in found if iou(each.box_xyxy_px, box) >= MIN_IOU), None)
+
+
+def both_ways(
+    faces: Sequence[np.ndarray], bundle: Bundle, detector: Detector, seed: int
+) -> BothWays:
+    """What ``bundle`` says of published ``faces``, and of the same ones found in pictures."""
+    rows, direct, shown = [], [], []
+    for row, face in enumerate(faces):
+        picture, box = embed(face, (seed, row))
+        found = find(picture, box, detector)
+        if found is None:
+            continue
+        seen = prepare_faces(picture, [found], bundle, detector.name)
+        direct += classify(prepare(face, None, bundle.card.preprocess)[None], bundle)
+        shown += classify(seen, bundle)
+        rows.append(row)
+    return BothWays(
+        np.array(rows, int), np.array(direct).reshape(-1, 7), np.array(shown).reshape(-1, 7)
+    )

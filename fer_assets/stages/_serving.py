@@ -1,0 +1,134 @@
+"""Whether the demo shows a bundle the faces that it learned: both ways to its input, compared."""
+
+from typing import TYPE_CHECKING, Any
+
+from fer_assets.stage import Surroundings
+from fer_ml.base.reading import sha256_file
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.gates import Gate, Outcome, at_most
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import RunFolder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from demo_app.detection import Detector
+    from fer_ml.bundles.bundle import Bundle
+
+SERVING_FILE = "serving.json"
+#: Faces of val that are embedded, and how many must be found for a verdict: the difference of two
+#: accuracies on 1,000 faces has a standard error of about a point as it is.
+FACES, LEAST = 2_000, 1_000
+SEED = 0
+#: By what accuracy and ECE may differ, both in 0..1.
+LIMITS = {"accuracy": 0.01, "ece": 0.01}
+
+_FIX = (
+    "correct demo.frames of the profile: python benchmarks/framing.py says which square fits a "
+    "detector's box; or preprocess.colour"
+)
+SERVING_GATES = tuple(
+    Gate(
+        f"demo_path_{name}",
+        f"on the same val faces, embedded in pictures, {asked} by way of each detector is within "
+        f"{limit:g} of that on the faces as training saw them",
+        _FIX,
+    )
+    for name, asked, limit in (
+        ("accuracy", "accuracy", LIMITS["accuracy"]),
+        ("ece", "ECE", LIMITS["ece"]),
+    )
+)
+
+
+def yunet_of(around: Surroundings, partition: str | None) -> dict[str, Any]:
+    """YuNet by its hash, where it is there: it is measured too."""
+    yunet = around.settings.yunet
+    return {"yunet_sha256": sha256_file(yunet)} if yunet is not None and yunet.is_file() else {}
+
+
+def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
+    """``serving.json``: what ``bundle`` says of val faces both ways, by detector."""
+    import numpy as np
+    import polars as pl
+
+    from demo_app.detection import make_detector
+    from fer_ml.base.labels import CLASS_INDEX
+    from fer_ml.images.pixels import cut_square, read_image
+    from fer_ml.manifests.curation import read_curated
+    from fer_ml.manifests.schema import boxes
+
+    rows = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "val")
+    rows = rows.sample(min(FACES, rows.height), shuffle=True, seed=SEED)
+    frame, faces = bundle.card.preprocess.frame, []
+    for name, box in zip(rows["image_path"], boxes(rows), strict=True):
+        image = read_image(job.store.root / name)
+        if box is not None:
+            side = max(1, round(frame.side * (box[3] - box[1])))
+            image = cut_square(image, box, frame, side)
+        faces.append(image)
+    y = np.array([CLASS_INDEX[label] for label in rows["label"]])
+    detectors = ["haar"] + ["yunet"] * ("yunet" in job.paths)
+    found = {
+        name: figures(faces, y, bundle, make_detector(name, job.paths.get("yunet")))
+        for name in detectors
+    }
+    run.write_json(
+        SERVING_FILE,
+        {"schema_version": 1, "split": "val", "n": len(y), "seed": SEED, "detectors": found},
+    )
+    run.splits.update(demo_path="val")
+    for name, held in found.items():
+        run.summary[f"{name}_accuracy_lost"] = (
+            held["direct"]["accuracy"] - (held["shown"]["accuracy"])
+        )
+
+
+def figures(
+    faces: "list[np.ndarray]", y: "np.ndarray", bundle: "Bundle", detector: "Detector"
+) -> dict[str, Any]:
+    """Accuracy and ECE of both ways on the faces that ``detector`` found; zeros for none."""
+    from demo_app.embedding import both_ways
+    from fer_ml.metrics.classification import expected_calibration_error
+
+    both = both_ways(faces, bundle, detector, SEED)
+    truth = y[both.rows]
+    ways = {"direct": both.direct, "shown": both.shown}
+    return {
+        "found": len(truth),
+        **{
+            name: {
+                "accuracy": float((probs.argmax(axis=1) == truth).mean()) if len(truth) else 0.0,
+                "ece": expected_calibration_error(truth, probs) if len(truth) else 0.0,
+            }
+            for name, probs in ways.items()
+        },
+    }
+
+
+def judge_serving(artifact: Artifact) -> list[Outcome]:
+    """Judge both differences of every detector that found enough faces."""
+    held = artifact.read_json(SERVING_FILE)
+    enough = {name: own for name, own in held["detectors"].items() if own["found"] >= LEAST}
+    told = "; ".join(
+        f"{name}: {own['found']} of {held['n']} faces found"
+        for name, own in held["detectors"].items()
+    )
+    outcomes = []
+    for metric, limit in LIMITS.items():
+        rule = f"demo_path_{metric}"
+        if not enough:
+            why = f"{told}; at least {LEAST} decide"
+            outcomes.append(Outcome(rule, True, "undecided", limit, why))
+            continue
+        apart = {
+            name: abs(own["shown"][metric] - own["direct"][metric]) for name, own in enough.items()
+        }
+        worst = max(apart, key=lambda name: apart[name])
+        ways = enough[worst]
+        detail = (
+            f"{worst}: {ways['shown'][metric]:.4f} against {ways['direct'][metric]:.4f}; {told}"
+        )
+        # A difference of exactly the limit passes, whatever the last bit says.
+        outcomes.append(at_most(rule, round(apart[worst], 9), limit, detail))
+    return outcomes
