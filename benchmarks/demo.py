@@ -117,7 +117,7 @@ def bare_ms(bundle: Bundle, detector: Detector, image: np.ndarray) -> float | No
     found = detector.detect(image)
     if not found:
         return None
-    faces = prepare_faces(image, found, bundle)
+    faces = prepare_faces(image, found, bundle, detector.name)
     return bare_detector_ms(detector, image) + bare_network_ms(bundle, faces)
 
 
@@ -233,7 +233,7 @@ def figures_of(name: str, rounds: Sequence[dict[str, float]]) -> Iterator[Figure
         [found["whole_over_bare"] for found in rounds],
         over="bare detector and bare ONNX Runtime call",
         at_most=1.15,
-        note="It adds the shrinking, and the turning, cutting and CLAHE of the face.",
+        note="It adds the shrinking, and the cutting and CLAHE of the face.",
     )
     yield Figure.of(f"a whole frame, {name}, p50", [f["whole_ms_p50"] for f in rounds], "ms")
     yield Figure.of(f"a whole frame, {name}, p95", [f["whole_ms_p95"] for f in rounds], "ms")

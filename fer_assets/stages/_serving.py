@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from fer_assets.stage import Surroundings
 from fer_ml.base.reading import sha256_file
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_most
+from fer_ml.storage.gates import Gate, Outcome, at_most, not_applicable
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -119,7 +119,7 @@ def judge_serving(artifact: Artifact) -> list[Outcome]:
         rule = f"demo_path_{metric}"
         if not enough:
             why = f"{told}; at least {LEAST} decide"
-            outcomes.append(Outcome(rule, True, "undecided", limit, why))
+            outcomes.append(not_applicable(rule, why))
             continue
         apart = {
             name: abs(own["shown"][metric] - own["direct"][metric]) for name, own in enough.items()

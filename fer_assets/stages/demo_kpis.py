@@ -112,9 +112,9 @@ def judge(artifact: Artifact, store: Store, limits: KpiLimits) -> list[Outcome]:
         Outcome(
             "frame_p95",
             p95 is not None and p95 <= limits.p95_limit_ms,
-            "no frame after the warm-up" if p95 is None else p95,
+            "too few frames for a p95" if p95 is None else p95,
             limits.p95_limit_ms,
-            f"ms, over {kpis['frames_timed']} frames",
+            f"ms, over {kpis['frames_timed']} frames after the warm-up",
         ),
         *replay_gate(kpis, kpis.get("before"), limits.flips_gain),
     ]

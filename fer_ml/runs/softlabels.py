@@ -182,7 +182,7 @@ def _alignment(
         "image_size": preprocess.size,
         "use_clahe": preprocess.clahe_clip > 0,
         "clahe_clip": preprocess.clahe_clip,
-        "clahe_tile": preprocess.clahe_tiles,
+        "clahe_tile": preprocess.tiles,
         "ensemble": {"weights": fused["weights"], "members": fused["members"]},
         "logits_kind": "fused",
         "ensemble_space": fused["fusion"],

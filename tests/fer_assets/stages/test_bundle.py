@@ -10,6 +10,7 @@ from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.distillation.fusion import fuse
 from fer_ml.distillation.logits import Logits, write_logits
 from fer_ml.recipes.builtin import sample
+from fer_ml.recipes.preprocess import FRAMES
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-RECIPE = CardRecipe("test", False, ("One", ""))
+RECIPE = CardRecipe("test", False, ("One", ""), FRAMES)
 TEMPERATURES = {"RN18": 1.5, "B3": 0.7}
 METRICS = {"macro_f1": 0.5}
 

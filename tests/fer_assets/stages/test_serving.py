@@ -105,5 +105,5 @@ def test_each_detector_that_found_enough_is_judged(
     assert [outcome.rule for outcome in outcomes] == rules
     assert all(gate.blocking for gate in SERVING_GATES)
     wanted = rules if failed == "both" else failed
-    assert [outcome.rule for outcome in outcomes if not outcome.passed] == wanted
-    assert all((outcome.value == "undecided") == undecided for outcome in outcomes)
+    assert [outcome.rule for outcome in outcomes if outcome.passed is False] == wanted
+    assert all((outcome.passed is None) == undecided for outcome in outcomes)
