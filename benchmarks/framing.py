@@ -5,7 +5,7 @@ python benchmarks/framing.py --data FOLDER [--yunet FILE] [--faces N] [--bundle 
 
 FOLDER is FER+ as its authors lay it out (fer2013new.csv, data/FER2013Train, data/FER2013Valid).
 Faces of the training part, embedded in pictures, say which square leads from a box back to the
-published crop: the one of a grid whose faces are nearest in pixels. Faces of the validation part
+published crop: the medians of its side and place. Faces of the validation part
 then go both ways through the student. "Margin" is how the demo cut until it had squares: the box
 with 15% of its longer side around it, squashed, in colour.
 """
@@ -14,7 +14,6 @@ import argparse
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 
 import cv2
@@ -29,10 +28,7 @@ from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.pixels import apply_clahe, box_fault, prepare, read_image
 from fer_ml.metrics.classification import expected_calibration_error
-from fer_ml.recipes.preprocess import Frame
 
-SIDES = tuple(round(0.84 + 0.03 * step, 2) for step in range(11))
-DOWNS = (-0.03, -0.015, 0.0, 0.015, 0.03)
 #: Skin in LAB beside grey: a and b.
 SKIN = (8, 10)
 DIRECT, SHOWN, TINTED = "training's way", "the demo's way", "the demo's way to skin"
@@ -58,38 +54,28 @@ def faces(folder: Path, usage: str, count: int) -> tuple[list[np.ndarray], np.nd
     )
 
 
-def fitting(detector: Detector, images: Sequence[np.ndarray], bundle: Bundle) -> Iterator[Figure]:
-    """The square of the grid that leads nearest to the published crops, and how far they vary."""
-    spec, sides, cuts, wanted = bundle.card.preprocess, [], [], []
+def fitting(detector: Detector, images: Sequence[np.ndarray]) -> Iterator[Figure]:
+    """Where the published crop lies by a box of the detector: medians, and the middle half."""
+    found = []
     for row, face in enumerate(images):
-        picture, square = embed(face, (1, row))
-        found = find(picture, square, detector)
-        if found is None:
-            continue
-        box = found.box_xyxy_px
-        sides.append((square[2] - square[0]) / (box[3] - box[1]))
-        grid = [prepare(picture, box, spec, Frame(*at)) for at in product(SIDES, DOWNS)]
-        cuts.append(np.array(grid, np.uint8))
-        wanted.append(prepare(face, None, spec))
-    apart = np.mean(
-        [np.abs(c.astype(int) - w).mean(axis=(1, 2, 3)) for c, w in zip(cuts, wanted, strict=True)],
-        axis=0,
-    )
-    side, down = list(product(SIDES, DOWNS))[int(apart.argmin())]
-    low, middle, high = np.percentile(sides, (25, 50, 75))
-    note = f"Of {len(sides)} faces found among {len(images)} of the training part."
-    name = detector.name
-    yield Figure(name=f"{name}: side of the fitting square", measured=side, unit="box heights")
-    yield Figure(name=f"{name}: its centre lies lower by", measured=down, unit="box heights")
-    yield Figure(
-        name=f"{name}: side of the published crop, median",
-        measured=middle,
-        unit="box heights",
-        low=low,
-        high=high,
-        rounds=len(sides),
-        note=note + " The range is that of the middle half.",
-    )
+        picture, (left, top, right, bottom) = embed(face, (1, row))
+        box = find(picture, (left, top, right, bottom), detector)
+        if box is not None:
+            _, above, _, below = box.box_xyxy_px
+            height = below - above
+            found.append(((right - left) / height, (top + bottom - above - below) / 2 / height))
+    note = f"Of {len(found)} faces found among {len(images)} of the training part, the middle half."
+    for what, values in zip(("side of the square", "lower by"), np.array(found).T, strict=True):
+        low, middle, high = np.percentile(values, (25, 50, 75))
+        yield Figure(
+            name=f"{detector.name}: {what}, in heights of the box",
+            measured=middle,
+            unit="",
+            low=low,
+            high=high,
+            rounds=len(found),
+            note=note,
+        )
 
 
 def with_margin(picture: np.ndarray, box: tuple[int, int, int, int], bundle: Bundle) -> np.ndarray:
@@ -161,7 +147,7 @@ def main() -> None:
     figures: list[Figure] = []
     for name in ["haar"] + ["yunet"] * (given.yunet is not None):
         detector = make_detector(name, given.yunet)
-        figures += fitting(detector, trained, bundle)
+        figures += fitting(detector, trained)
         figures += served(detector, images, y, bundle)
     data = f"{len(images)} faces of FER+'s validation part in pictures of 640x480, one each; "
     data += f"{bundle.card.name} of profile {bundle.card.profile}."

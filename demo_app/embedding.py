@@ -38,12 +38,13 @@ class BothWays:
 def embed(face: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, Box]:
     """``face [H, W, 3] uint8 RGB`` enlarged in a picture, and its square there.
 
-    Its edges go on for a while and fade into smooth noise.
+    Shrunk again, the enlarged face is the published one, as a camera's would be. Its edges go on
+    for a while and fade into smooth noise.
     """
     rng, (width, height) = np.random.default_rng(seed), PICTURE_PX
     side = int(rng.integers(*FACE_PX))
     left, top = (int(rng.integers(0, length - side + 1)) for length in PICTURE_PX)
-    large = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
+    large = _enlarged(face, side)
     noise = rng.integers(40, 216, (6, 8, 1), np.uint8).repeat(3, axis=2)
     noise = cv2.resize(noise, PICTURE_PX, interpolation=cv2.INTER_CUBIC)
     around = (top, height - top - side, left, width - left - side)
@@ -56,6 +57,16 @@ def embed(face: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, Box]:
     picture = picture.round().astype(np.uint8)
     picture[top : top + side, left : left + side] = large
     return picture, (left, top, left + side, top + side)
+
+
+def _enlarged(face: np.ndarray, side: int) -> np.ndarray:
+    """A smooth ``[side, side, 3] uint8`` whose area average is ``face`` (by back-projection)."""
+    wanted = face.astype(np.float32)
+    large = np.zeros((side, side, 3), np.float32)
+    for _ in range(4):
+        missing = wanted - cv2.resize(large, face.shape[1::-1], interpolation=cv2.INTER_AREA)
+        large += cv2.resize(missing, (side, side), interpolation=cv2.INTER_CUBIC)
+    return large.round().clip(0, 255).astype(np.uint8)
 
 
 def find(picture: np.ndarray, box: Box, detector: Detector) -> Detection | None:

@@ -20,8 +20,8 @@ def test_the_square_holds_the_enlarged_face(seed: int) -> None:
     side = right - left
     assert side == bottom - top and FACE_PX[0] <= side < FACE_PX[1]
     assert left >= 0 and right <= PICTURE_PX[0] and top >= 0 and bottom <= PICTURE_PX[1]
-    large = cv2.resize(face(), (side, side), interpolation=cv2.INTER_CUBIC)
-    assert np.array_equal(picture[top:bottom, left:right], large)
+    small = cv2.resize(picture[top:bottom, left:right], (48, 48), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - face()).mean() < 2, "shrunk again, it is the published face"
     again, box = embed(face(), (seed, 3))
     assert np.array_equal(again, picture) and box == (left, top, right, bottom)
 
