@@ -37,6 +37,9 @@ def entry(student: str, macro_f1: float, **changes: Any) -> dict[str, Any]:
 def played(student: str, macro_f1: float | None, flips: float | None) -> dict[str, Any]:
     return {
         "student_sha256": f"{student}-bytes",
+        "seconds": 90.0,
+        "expressions": 12,
+        "flips": 30,
         "macro_f1_stabilised": macro_f1,
         "flips_per_minute_stabilised": flips,
     }
@@ -90,11 +93,23 @@ def verdicts(artifact: Artifact, store: Store) -> dict[str, bool]:
     return {outcome.rule: outcome.passed for outcome in outcomes}
 
 
+def test_a_session_that_is_too_short_is_undecided_and_says_what_it_lacks(store: Store) -> None:
+    short = {name: {**own, "seconds": 1.04, "flips": 1} for name, own in PLAYED.items()}
+    made = selection(store, VAL, short)
+    held = made.read_json("selection.json")
+    assert held["outcome"] == "undecided" and held["selected"] == DKD, "val alone decides"
+    assert any("1.0 s" in reason and "60 s" in reason for reason in held["lacking"])
+    assert any("2 flips" in reason and "10" in reason for reason in held["lacking"])
+    assert all(reason in held["session_says"] for reason in held["lacking"])
+    assert held["candidates"][DKD]["checks"][3]["passed"] is None
+
+
 def test_the_file_holds_every_figure_limit_and_verdict(store: Store) -> None:
     made = selection(store, VAL, PLAYED)
     held = made.read_json("selection.json")
     assert (held["selected"], held["sha256"]) == (KD, f"{KD}-bytes")
-    assert held["limits"] == {"macro_f1_loss": 0.01, "weakest_f1_loss": 0.02, "flips_gain": 0.1}
+    assert held["limits"] == Selection().model_dump()
+    assert (held["outcome"], held["lacking"]) == ("decided", [])
     assert (held["split"], held["n"], held["session"]) == ("val", 100, "clip")
     assert {name: c["verdict"] for name, c in held["candidates"].items()} == {
         CE: "incumbent",
@@ -113,7 +128,10 @@ def test_the_file_holds_every_figure_limit_and_verdict(store: Store) -> None:
 
 
 def test_the_limits_are_those_of_the_profile(store: Store) -> None:
-    limits = {"macro_f1_loss": 0.03, "weakest_f1_loss": 0.05, "flips_gain": 0.5}
+    limits = {
+        **{"macro_f1_loss": 0.03, "weakest_f1_loss": 0.05, "flips_gain": 0.5},
+        **{"least_seconds": 30.0, "least_events": 4},
+    }
     profile = SAMPLE.model_copy(update={"selection": Selection(**limits)})
     assert SelectionRecipe.of(profile, None).recorded() == limits
     held = selection(store, VAL, PLAYED, profile=profile).read_json("selection.json")
