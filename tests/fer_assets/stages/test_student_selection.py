@@ -129,8 +129,11 @@ def test_the_file_holds_every_figure_limit_and_verdict(store: Store) -> None:
 
 def test_the_limits_are_those_of_the_profile(store: Store) -> None:
     limits = {
-        **{"macro_f1_loss": 0.03, "weakest_f1_loss": 0.05, "flips_gain": 0.5},
-        **{"least_seconds": 30.0, "least_events": 4},
+        "macro_f1_loss": 0.03,
+        "weakest_f1_loss": 0.05,
+        "flips_gain": 0.5,
+        "least_seconds": 30.0,
+        "least_events": 4,
     }
     profile = SAMPLE.model_copy(update={"selection": Selection(**limits)})
     assert SelectionRecipe.of(profile, None).recorded() == limits
