@@ -201,7 +201,7 @@ def _main_file(artifact: "Artifact") -> str:
     manifests = [
         name
         for name in artifact.record.files
-        if name.endswith(".csv") and not name.startswith(("quarantine", "excluded"))
+        if name.endswith(".csv") and not name.startswith(("quarantine", "excluded", "labels"))
     ]
     return (manifests or list(artifact.record.files))[0]
 
