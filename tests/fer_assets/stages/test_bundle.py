@@ -1,5 +1,7 @@
 """Bundles of networks that are measured already: teachers, adopted ones, and the ensemble."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,7 @@ def test_the_recipe_names_what_was_trained_on() -> None:
         "profile": "sample",
         "drawn": True,
         "titles": [each.title for each in sample().sources if each.name in trained_on],
+        "frames": {name: asdict(frame) for name, frame in sample().demo.frames.items()},
     }
     narrower = sample().model_copy(
         update={"hq_train": sample().hq_train.model_copy(update={"sources": trained_on[:1]})}
