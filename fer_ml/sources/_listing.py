@@ -33,6 +33,8 @@ Columns = Mapping[str, pl.Expr | pl.Series]
 _SHOWN_CHARACTERS = 80
 #: No list of images has more bytes: FER2013 with all of its pixels has 300 MB.
 MAX_INDEX = 2 << 30
+#: Landmarks and action units of a face are some hundred.
+MAX_COLUMNS = 2_000
 _BOM = b"\xef\xbb\xbf"
 # Absolute on any system, a step upwards, a NUL, or a backslash, which only Windows would follow.
 _BAD_PATH = re.compile(r"\A/|\A[A-Za-z]:|(?:\A|/)\.\.(?:/|\Z)|[\0\\]")
@@ -251,6 +253,10 @@ def csv_header(path: Path) -> list[str]:
             "header is not a line of distinct column names",
             where=path,
             fix="the first line of a csv names its columns, in UTF-8",
+        )
+    if len(names) > MAX_COLUMNS:
+        raise FerError(
+            f"the csv has {len(names):,} columns", where=path, allowed=f"at most {MAX_COLUMNS:,}"
         )
     return names
 

@@ -22,8 +22,8 @@ from fer_ml.manifests.schema import SCHEMA
 NEEDED = ("image_path", "label", "split", "source")
 FINDING_SCHEMA: dict[str, pl.DataType] = {"line": pl.Int64(), "detail": pl.String()}
 _BLOCK_BYTES = 1 << 24
-#: Bytes of a header, and its columns: a manifest has 20.
-_HEADER_BYTES, _COLUMNS = 1 << 16, 500
+#: Bytes of a header, and its columns: a manifest has 20, and others' features may be beside them.
+_HEADER_BYTES, _COLUMNS = 1 << 16, 2_000
 _QUOTE, _COMMA, _NEWLINE = b'",\n'
 
 

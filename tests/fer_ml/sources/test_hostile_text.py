@@ -221,3 +221,12 @@ def test_usual_lines_are_plain(name: str, make_tree: Callable[[str], Path]) -> N
         frame = get_adapter(name).listing(root)
     assert frame.height == lines_in(good) - (name in HAS_HEADER)
     assert frame["fault"].null_count() == frame.height
+
+
+@pytest.mark.parametrize("adapter", sorted(HAS_HEADER))
+def test_a_csv_of_columns_without_end_is_refused(tmp_path: Path, adapter: str) -> None:
+    index = tmp_path / INDEX[adapter]
+    header = HEADERS[adapter] + b"".join(b",more%d" % k for k in range(50_000))
+    index.write_bytes(header + b"\n" + b"," * header.count(b",") + b"\n")
+    with pytest.raises(FerError, match="columns"):
+        get_adapter(adapter).listing(tmp_path)
