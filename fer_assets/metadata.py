@@ -12,7 +12,7 @@ import dagster as dg
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
-from fer_ml.base.reading import open_text, read_file, read_text, regular
+from fer_ml.base.reading import as_text, open_text, read_file, read_text
 from fer_ml.claims.resolved import upstream_assets
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.storage.artifact import Artifact
@@ -95,9 +95,9 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
 
     path = artifact.file(name)
     rows = (
-        pl.scan_csv(regular(path), glob=False, infer_schema=False).select(pl.len()).collect().item()
+        pl.scan_csv(as_text(path), glob=False, infer_schema=False).select(pl.len()).collect().item()
     )
-    schema = pl.scan_csv(regular(path), glob=False, infer_schema_length=10_000).collect_schema()
+    schema = pl.scan_csv(as_text(path), glob=False, infer_schema_length=10_000).collect_schema()
     if set(SCHEMA) - set(ATTRIBUTES) <= set(schema) <= set(SCHEMA):
         schema = pl.Schema({column: SCHEMA[column] for column in schema})
     help_of = COLUMNS.get(name, MANIFEST_COLUMNS)

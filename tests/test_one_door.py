@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("fer_ml", "fer_assets", "demo_app")
 DOOR = Path("fer_ml/base/reading.py")
 #: What the door gives; and bytes that are in memory already.
-GIVEN = {"open_file", "open_text", "read_file", "regular", "BytesIO"}
+GIVEN = {"open_file", "open_text", "read_file", "regular", "as_text", "BytesIO"}
 #: Of libraries: what takes the path of a file, or a handle of one.
 PARSERS = {
     *("load", "memmap", "fromfile", "loadtxt", "genfromtxt", "open_memmap"),

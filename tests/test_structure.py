@@ -161,8 +161,11 @@ def test_no_file_is_read_as_a_program() -> None:
     assert all(seen.values()), f"the test looks for calls that nobody makes: {seen}"
 
 
-def test_a_path_is_no_pattern_to_polars() -> None:
-    """Else a folder called ``fer [copy]`` is not found, and ``a*`` reads other folders too."""
+def test_a_path_is_no_pattern_to_polars_and_no_archive() -> None:
+    """Else a folder called ``fer [copy]`` is not found, and ``a*`` reads other folders too.
+
+    A table that is compressed would be unpacked, whatever its size.
+    """
     calls = 0
     for name, tree in sources():
         for node in ast.walk(tree):
@@ -173,6 +176,9 @@ def test_a_path_is_no_pattern_to_polars() -> None:
                     continue
                 told = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
                 assert told.get("glob") is False, f"{name}:{node.lineno}"
+                if "_csv" in ast.unparse(node.func):
+                    door = ast.unparse(node.args[0])
+                    assert door.startswith("as_text("), f"{name}:{node.lineno}: {door}"
                 calls += 1
     assert calls > 5
 

@@ -1,7 +1,7 @@
 """``error_analysis``: what models get wrong, for people to look at."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
@@ -30,7 +30,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     analysis = artifact.read_json("error_analysis.json")
     item = next(item for item in artifact.record.inputs if item.asset == "benchmark")
     benchmark = store.find("benchmark", None, item.sha256)
-    confusions = pl.read_csv(regular(artifact.file("confusions.csv")), glob=False)
+    confusions = pl.read_csv(as_text(artifact.file("confusions.csv")), glob=False)
     counted, wanted = {}, {}
     for name, model in analysis["models"].items():
         counted[name] = int(confusions.filter(pl.col("model") == name)["count"].sum())

@@ -6,7 +6,7 @@ from typing import Any
 
 from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, Surroundings
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import PURGED_FILE, Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most
@@ -100,7 +100,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     from fer_ml.manifests.fitting import LABELS_FILE, LABELS_SCHEMA, misfits
 
     report = artifact.read_json("clean_report.json")["reports"][0]
-    labels = pl.read_csv(regular(artifact.file(LABELS_FILE)), glob=False, schema=LABELS_SCHEMA)
+    labels = pl.read_csv(as_text(artifact.file(LABELS_FILE)), glob=False, schema=LABELS_SCHEMA)
     labels = labels.with_columns(pl.col("native_label").fill_null(""))
     found = misfits(labels, report["quarantined"], report["rows_in"])
     fits = report["labels"]
@@ -145,7 +145,7 @@ def _first_left_out(artifact: Artifact) -> tuple[str, ...]:
     import polars as pl
 
     left = [
-        pl.read_csv(regular(artifact.file(name)), glob=False, infer_schema=False)
+        pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False)
         for name in ("quarantine.csv", "excluded.csv")
     ]
     first = pl.concat(left).unique("rule", keep="first", maintain_order=True).head(5)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from fer_ml.adoption.folder import parse_as, parse_json
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 
 
 class _Foreign(BaseModel):
@@ -118,7 +118,7 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions ``[N]`` as class indices; they may be written as names."""
     try:
         frame = pl.read_csv(
-            regular(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False
+            as_text(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FerError(f"preds.csv is damaged: {str(error)[:200]}", where=path) from error

@@ -17,6 +17,8 @@ from fer_ml.metrics.classification import confusion_matrix, f1_scores, softmax
 
 #: Half-precision logits may tie where full ones did not: so much may accuracy and F1 differ.
 HALF_PRECISION = 1e-3
+#: Bytes of a line of the index: what is longer is read as damaged.
+MAX_LINE = 1 << 16
 
 
 def examine_softlabels(folder: Path, found: Findings, *, manifest_known: bool) -> None:
@@ -86,7 +88,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open_file(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             try:
                 held = json.loads(line)
                 if not isinstance(held, dict):

@@ -1,13 +1,12 @@
 """Weights that were made elsewhere, read as this platform's checkpoints."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import parse_json, regular
 from fer_ml.recipes.preprocess import read_preprocess
 from fer_ml.recipes.training import read_recipe
 from fer_ml.training.checkpoint import Checkpoint
@@ -40,7 +39,7 @@ def read_weights(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as error:
         raise FerError(f"{path.name} is damaged: {error}", where=path) from error
     try:
-        facts = json.loads(metadata["fer"])
+        facts = parse_json(metadata["fer"], path)
         checkpoint = Checkpoint(
             model=state,
             recipe=read_recipe(facts["recipe"]),

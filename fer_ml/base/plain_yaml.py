@@ -13,11 +13,15 @@ import yaml
 #: libyaml's parser is ten times faster than the one in Python; both give the same events.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_DEPTH = 20
+#: More text takes longer to parse than anybody waits; no file of claims or classes comes near it.
+MAX_BYTES = 4 << 20
 _NULLS = ("", "~", "null")
 
 
 def read_plain(data: bytes) -> Any:
     """Dictionaries, lists, ``str`` and ``None`` (an unquoted ``null``); else ``ValueError``."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
     try:
         events = _allowed(yaml.parse(data, Loader=_LOADER))
         first = next(events, None)

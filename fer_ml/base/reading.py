@@ -22,7 +22,7 @@ from fer_ml.base.errors import FerError
 
 #: No document that is read whole (JSON, YAML, a text) needs more bytes.
 DOCUMENT = 64 << 20
-Kind = Literal["not regular", "too large", "leads out"]
+Kind = Literal["not regular", "too large", "leads out", "compressed"]
 
 
 class Refused(FerError):
@@ -40,6 +40,8 @@ def flags(*names: str) -> int:
 
 #: Bytes as they are (Windows); no waiting for a pipe's writer, and no terminal (POSIX).
 _READ = os.O_RDONLY | flags("O_BINARY", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC")
+#: How gzip, zstd and zlib begin, for polars.
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda")
 _NO_LINK = flags("O_NOFOLLOW")
 #: How the system says that there is something, and no file: a socket, links in a circle, a name
 #: that nothing can have.
@@ -73,10 +75,22 @@ def regular(path: Path | str, *, limit: int | None = None, root: Path | None = N
     return Path(path)
 
 
+def as_text(path: Path | str) -> Path:
+    """``path`` for polars, which unpacks what is compressed: a little becomes gigabytes."""
+    with open_file(path) as file:
+        if file.read(4).startswith(_COMPRESSED):
+            raise Refused("compressed", "the table is compressed", path, "a plain text; unpack it")
+    return Path(path)
+
+
 def read_file(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> bytes:
     """All bytes of a regular file."""
     with open_file(path, limit=limit, root=root) as file:
-        data = file.read(limit + 1)
+        # Python takes as much memory as is asked for, whatever the file has.
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size + 1)
+        while size < len(data) <= limit and (more := file.read(1 << 20)):
+            data += more
     if len(data) > limit:  # It grew, or is one of those whose size the system does not know.
         raise _too_large(len(data), path, limit)
     return data

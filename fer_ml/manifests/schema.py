@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 from fer_ml.sources import ATTRIBUTES
 
 #: The first pipeline's columns keep their names and meaning; the new ones follow.
@@ -66,13 +66,13 @@ def write_manifest(
         file.write(pl.DataFrame(schema=schema).write_csv().encode())
         for frame in parts:
             frame.select(columns).write_csv(file, include_header=False)
-    pl.scan_csv(regular(csv), glob=False, schema=schema).sink_parquet(csv.with_suffix(".parquet"))
+    pl.scan_csv(as_text(csv), glob=False, schema=schema).sink_parquet(csv.with_suffix(".parquet"))
 
 
 def attributes_of(csvs: Iterable[Path]) -> list[str]:
     """The ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
     found = {
-        name for csv in csvs for name in pl.read_csv(regular(csv), glob=False, n_rows=0).columns
+        name for csv in csvs for name in pl.read_csv(as_text(csv), glob=False, n_rows=0).columns
     }
     return [name for name in ATTRIBUTES if name in found]
 
@@ -83,7 +83,7 @@ def read_manifest(csv: Path) -> pl.DataFrame:
     ``FerError`` names the columns that are missing.
     """
     try:
-        frame = pl.read_csv(regular(csv), glob=False, infer_schema=False)
+        frame = pl.read_csv(as_text(csv), glob=False, infer_schema=False)
     except FileNotFoundError as error:
         raise FerError("no manifest here", where=csv) from error
     except pl.exceptions.PolarsError as error:

@@ -7,7 +7,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 
 LOGITS = tuple(f"logit_{name}" for name in CLASSES)
 
@@ -30,7 +30,7 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
 def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     """``(table, y [N], logits [N, C])`` of a predictions file."""
     table = pl.read_csv(
-        regular(path), glob=False, schema_overrides=dict.fromkeys(LOGITS, pl.Float32)
+        as_text(path), glob=False, schema_overrides=dict.fromkeys(LOGITS, pl.Float32)
     )
     missing = [name for name in ("sample_id", "y_true", *LOGITS) if name not in table.columns]
     if missing:

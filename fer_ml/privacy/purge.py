@@ -19,7 +19,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
-from fer_ml.base.reading import regular
+from fer_ml.base.reading import as_text
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Entry, Kind, Log, read_log
 from fer_ml.privacy.retention import FRAMES, links_below
@@ -288,4 +288,4 @@ def _manifest_file(artifact: Artifact) -> str | None:
 def _rows(artifact: Artifact) -> pl.DataFrame:
     columns = ["image_path", "source", "orig_image", "sample_id", "group_id"]
     file = artifact.file(str(_manifest_file(artifact)))
-    return pl.scan_csv(regular(file), glob=False, infer_schema=False).select(columns).collect()
+    return pl.scan_csv(as_text(file), glob=False, infer_schema=False).select(columns).collect()

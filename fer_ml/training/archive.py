@@ -1,7 +1,7 @@
 """What ``torch.save`` wrote, read as data: the one place that calls ``torch.load``.
 
 Such a file is a zip with a pickle and the bytes of its tensors. It is taken apart here, and only
-these parts, uncompressed and put together anew, reach torch: no program (TorchScript), no format of
+these parts, as_text and put together anew, reach torch: no program (TorchScript), no format of
 before 1.6, no instruction of a pickle that builds more than plain values and tensors. Time and
 memory are bounded before anything is built.
 """

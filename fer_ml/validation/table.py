@@ -176,9 +176,11 @@ def _is_utf8(data: bytes) -> bool:
 def _cells(text: bytes, columns: list[str]) -> pl.DataFrame:
     if not text:
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    # A line of its own in front: polars would take some beginnings of a text for compressed ones.
     return pl.read_csv(
-        io.BytesIO(text),
+        io.BytesIO(b"-\n" + text),
         has_header=False,
+        skip_rows=1,
         new_columns=columns,
         schema=dict.fromkeys(columns, pl.String),
         quote_char=None,

@@ -1,11 +1,14 @@
 """Run folders and evaluations: known faults are found, and sound ones are not accused."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fer_ml.base.errors import FerError
 from fer_ml.storage.artifact import Artifact
@@ -179,6 +182,25 @@ def test_safetensors_give_the_same_network(tmp_path: Path, adopt: Adopt) -> None
     (folder / "best.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(FerError, match=r"best\.safetensors is damaged"):
         adopt(folder)
+
+
+def test_facts_that_are_nested_too_deep_are_refused(tmp_path: Path, adopt: Adopt) -> None:
+    folder = old.student_run(tmp_path / "run")
+    (folder / "best.pt").unlink()
+    save_file({"a": torch.zeros(1)}, folder / "best.safetensors", {"fer": "[" * 200_000})
+    with pytest.raises(FerError) as caught:
+        adopt(folder)
+    assert caught.value.where == str(folder / "best.safetensors")
+
+
+def test_predictions_that_are_compressed_are_refused_and_not_unpacked(
+    tmp_path: Path, adopt: Adopt
+) -> None:
+    folder = old.evaluation(tmp_path / "run")
+    (folder / "preds.csv").write_bytes(gzip.compress(b"y_true,y_pred\n" + b"0,0\n" * 10_000_000))
+    with pytest.raises(FerError) as caught:
+        adopt(folder)
+    assert "compressed" in caught.value.what and "preds.csv" in str(caught.value.where)
 
 
 def test_a_checkpoint_goes_with_a_run_alone(tmp_path: Path, adopt: Adopt) -> None:

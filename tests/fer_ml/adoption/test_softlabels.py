@@ -96,6 +96,10 @@ def bomb(folder: Path) -> None:
         (bomb, "unpacks to"),
         (lambda f: (f / "softlabels_index.jsonl").write_text("{\n"), "line 1"),
         (lambda f: (f / "softlabels_index.jsonl").write_text("[1]\n"), "line 1: no object"),
+        (
+            lambda f: (f / "softlabels_index.jsonl").write_text(f'{{"i": "{"0" * 70_000}"}}'),
+            "line 1",
+        ),
         (lambda f: (f / "classorder.json").write_text("{}"), "no list of classes"),
         (lambda f: (f / "alignmentreport.json").write_text("[" * 100_000), "is damaged"),
         (lambda f: (f / "hash_manifest.json").write_text("[]"), "no JSON object"),

@@ -77,3 +77,9 @@ def test_depth_is_bounded(opening: str) -> None:
     # libyaml, which reads ahead, has a limit of its own.
     with pytest.raises(ValueError, match=f"deeper than {MAX_DEPTH} levels|maximum nesting depth"):
         read_plain((opening * 50_000).encode())
+
+
+def test_the_size_is_bounded_before_anything_is_parsed() -> None:
+    with pytest.raises(ValueError, match="4,194,305 bytes"):
+        read_plain(b"#" * ((4 << 20) + 1))
+    assert read_plain(b"#" * (4 << 20)) is None

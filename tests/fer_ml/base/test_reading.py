@@ -1,18 +1,23 @@
 """Whatever stands in the place of a file is dealt with at once, and nothing leads out."""
 
+import gzip
 import os
 import socket
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import (
     Folder,
     Refused,
+    as_text,
     open_file,
     open_text,
     parse_json,
@@ -107,6 +112,7 @@ def test_a_file_whose_size_the_system_does_not_know_is_bounded_too() -> None:
     assert Path("/proc/self/maps").stat().st_size == 0
     with pytest.raises(Refused) as refused:
         read_file("/proc/self/maps", 100)
+    assert read_file("/proc/self/maps").endswith(b"\n")
     assert refused.value.kind == "too large"
 
 
@@ -153,3 +159,25 @@ def test_a_text_that_is_not_utf8_is_told(tmp_path: Path) -> None:
     with pytest.raises(FerError) as told:
         read_text(path)
     assert told.value.where == str(path)
+
+
+def test_a_large_limit_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / "a", 1 << 60) == b"abc"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_a_compressed_table_is_no_text(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n1,2\n")
+    assert pl.read_csv(as_text(path), glob=False).height == 1
+    path.write_bytes(pack(b"a,b\n1,2\n"))
+    assert pl.read_csv(path, glob=False).height == 1, "polars unpacks it"
+    with pytest.raises(Refused) as caught:
+        as_text(path)
+    assert caught.value.kind == "compressed" and caught.value.where == str(path)

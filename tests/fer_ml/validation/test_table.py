@@ -33,6 +33,14 @@ def test_cells_and_lines(tmp_path: Path) -> None:
     assert found.columns == tuple(HEADER.split(","))
 
 
+@pytest.mark.parametrize("start", ["x\x01", "x", "-", "#", "x\u009c", "\ufeff"])
+def test_no_beginning_of_a_row_is_taken_for_anything_else(tmp_path: Path, start: str) -> None:
+    """Polars takes ``x`` with a control character behind it for a compressed text."""
+    found = read(tmp_path, f"{HEADER}\n{start}{GOOD}\n{GOOD}\n")
+    assert found.frame["image_path"].to_list() == [f"{start}a.png", "a.png"]
+    assert found.frame["line"].to_list() == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
