@@ -18,7 +18,7 @@ import numpy as np
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
-from fer_ml.images.structure import PNG, require_cheap
+from fer_ml.images.structure import PNG, PNG_END, require_cheap
 from fer_ml.recipes.preprocess import Frame, Preprocess
 
 Box = tuple[int, int, int, int]
@@ -39,7 +39,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
 #: Mean spread of the three channels, of 255, up to which an image counts as grey.
 GREY_SPREAD = 3.0
 _PNG_START = PNG + b"\0\0\0\rIHDR"
-_PNG_END = b"IEND\xaeB`\x82"
 _PNG_MODES = {0: "L", 2: "RGB"}
 _PNG_SIZE = struct.Struct(">II").unpack_from
 
@@ -98,7 +97,7 @@ def plain_png_size(data: bytes) -> tuple[int, int] | None:
         and data[24] == 8
         and data[25] in _PNG_MODES
         and data[37:41] == b"IDAT"
-        and data.endswith(_PNG_END)
+        and data.endswith(PNG_END)
     ):
         return _PNG_SIZE(data, 16)
     return None

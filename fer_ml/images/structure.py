@@ -16,7 +16,7 @@ MAX_SCANS, MAX_SCANNED = 100, 800_000_000
 #: Chunks of a PNG (the pixels of the largest come in some ten thousand), and packed texts in it:
 #: a decoder unpacks up to 8 MB of each.
 MAX_CHUNKS, MAX_TEXTS = 100_000, 16
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
 #: A marker of a JPEG: no stuffed or filling byte, and none that stands in the middle of a scan.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
@@ -47,20 +47,22 @@ def require_cheap(data: bytes, *, where: object) -> None:
 
 def _png(data: bytes) -> str | None:
     length = struct.Struct(">I").unpack_from
-    if data[37:41] == b"IDAT" and length(data, 33)[0] + 57 == len(data):
+    whole = data[37:41] == b"IDAT" and length(data, 33)[0] + 57 == len(data)
+    if whole and data.endswith(PNG_END):
         return None  # Header, pixels and end, as nearly all faces.
     place, chunks, texts = len(PNG), 0, 0
     while place + 8 <= len(data):
         kind = data[place + 4 : place + 8]
         if kind == b"IEND":
-            return None
+            return None if data.startswith(PNG_END, place + 4) else "image is truncated: no IEND"
         chunks += 1
         texts += kind in _PACKED_TEXTS
         if chunks > MAX_CHUNKS or texts > MAX_TEXTS:
             return f"more than {MAX_CHUNKS:,} chunks, or more than {MAX_TEXTS} packed texts"
         place += 12 + length(data, place)[0]
     # OpenCV takes as much memory as a chunk says, and only then looks for its bytes.
-    return "a chunk is longer than the file" if place > len(data) else "no IEND"
+    told = "a chunk is longer than the file" if place > len(data) else "no IEND"
+    return f"image is truncated: {told}"
 
 
 def _jpeg(data: bytes) -> str | None:

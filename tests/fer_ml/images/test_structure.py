@@ -219,6 +219,15 @@ def test_a_png_is_walked_to_its_end_and_no_further() -> None:
     assert decode(data + bytes(100), where="x").shape == (16, 16, 3)
 
 
+@pytest.mark.parametrize("made", [png(), png([chunk(b"tEXt", b"k\0v")])])
+@pytest.mark.parametrize("cut", [1, 4, 8, 12, 30])
+def test_a_png_without_its_whole_end_is_refused(made: bytes, cut: int) -> None:
+    assert decode(made, where="x").shape == (16, 16, 3)
+    for data in (made[:-cut], made[:-cut] + bytes(cut)):
+        with pytest.raises(FerError):
+            decode(data, where="x")
+
+
 @pytest.mark.parametrize(("large", "order"), [(False, "<"), (False, ">"), (True, "<")])
 def test_a_tiff_of_either_kind_and_order_is_read(large: bool, order: str) -> None:
     assert decode(tiff(large, order), where="x").shape == (16, 16, 3)
