@@ -1,7 +1,7 @@
 """Models from elsewhere in the benchmark: a bundle, a checkpoint of this platform, an ONNX file.
 
-Such a file is data and nothing else: a checkpoint is read with ``weights_only=True``, and a network
-goes through ``network``.
+Such a file is data and nothing else: a checkpoint goes through ``training.archive``, and a
+network through ``bundles.network``.
 """
 
 import shutil
