@@ -47,8 +47,8 @@ SIGNS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
 )
 MANIFEST_REPORT = re.compile(r"manifest_validation\w*\.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-#: Largest size in bytes of a file that is taken: JSON is parsed whole, the others are not.
-MAX_JSON, MAX_OTHER = 64 << 20, 8 << 30
+#: Largest size in bytes of a file that is taken. JSON is parsed whole, into thirty times as much.
+MAX_JSON, MAX_OTHER = 16 << 20, 8 << 30
 #: Longest list of files that are named as left out.
 MAX_LEFT_OUT = 200
 

@@ -80,7 +80,7 @@ def test_what_is_no_file_or_too_large_or_empty(tmp_path: Path) -> None:
         recognise(folder)
     with path.open("wb") as file:
         file.truncate(door.MAX_JSON + 1)
-    with pytest.raises(FerError, match="67,108,865 bytes"):
+    with pytest.raises(FerError, match="16,777,217 bytes"):
         recognise(folder)
     path.unlink()
     pipe(path)
