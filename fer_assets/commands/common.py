@@ -40,7 +40,7 @@ class _Printer:
 
         class Plain(Console):
             def render_str(self, text: str, **options: Any) -> Text:
-                return super().render_str(visible(text), **options)
+                return super().render_str(_shown(text), **options)
 
         # A pipe has no width of its own; tables in a log file are not squeezed into 80 columns.
         width = None if sys.stdout.isatty() else 140
@@ -52,6 +52,13 @@ class _Printer:
 
 
 console = _Printer()
+#: Characters of one text that are printed; a cell of a csv may have millions.
+LONGEST = 10_000
+
+
+def _shown(text: str) -> str:
+    rest = f"... ({len(text):,} characters)" if len(text) > LONGEST else ""
+    return visible(text[:LONGEST]) + rest
 
 
 def styled(*parts: "str | Text | tuple[str, str]") -> "Text":
@@ -64,7 +71,7 @@ def styled(*parts: "str | Text | tuple[str, str]") -> "Text":
             text.append_text(part)
         else:
             words, style = part if isinstance(part, tuple) else (part, None)
-            text.append(visible(words), style)
+            text.append(_shown(words), style)
     return text
 
 

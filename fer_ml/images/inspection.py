@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,7 +216,10 @@ def _read(folder: Folder, name: str) -> tuple[Key, bytes]:
 def _reason(folder: Folder, name: str, error: OSError) -> str:
     if error.errno != errno.ENOENT:
         return str(error.strerror).lower()
-    return "broken link" if Path(folder.root, name).is_symlink() else "no such file"
+    with suppress(OSError):  # A name that no disk takes.
+        if Path(folder.root, name).is_symlink():
+            return "broken link"
+    return "no such file"
 
 
 def _decode(

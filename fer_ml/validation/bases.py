@@ -13,6 +13,8 @@ import polars as pl
 
 #: Paths that are tried for each beginning, spread evenly over its rows.
 TRIED = 8
+#: Folders that are cut off a path at most: no data set lies deeper.
+DEEPEST = 50
 _SUBFOLDERS = 50
 
 
@@ -72,7 +74,7 @@ def _best(tried: list[str], roots: Sequence[Path]) -> tuple[str | None, int]:
 
 
 def _candidates(tried: list[str], roots: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-    depth = max(path.count("/") for path in tried)
+    depth = min(DEEPEST, max(path.count("/") for path in tried))
     for root in roots:
         yield from ((root, cut) for cut in range(depth + 1))
     for root in roots:

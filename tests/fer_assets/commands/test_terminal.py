@@ -66,3 +66,12 @@ def test_labels_and_names_steer_no_terminal(fer: Fer, tmp_path: Path) -> None:
     done = fer("validate", "gone\x1b[2K.csv", "--root", "\x9b2Knowhere")
     assert done.returncode == 1
     assert not {"\x1b", "\x9b"} & set(done.stdout + done.stderr)
+
+
+def test_a_cell_of_millions_is_a_finding_that_is_printed_at_once(fer: Fer, tmp_path: Path) -> None:
+    long, deep = "a" * 3_000_000, "a/" * 5000
+    rows = "".join(f"{path}x.png,Happy,train,s\n" for path in (long, deep))
+    (tmp_path / "m.csv").write_text(f"image_path,label,split,source\n{rows}")
+    done = fer("validate", "m.csv")
+    assert done.returncode == 2, done.stderr
+    assert len(done.stdout) < 100_000
