@@ -52,11 +52,11 @@ def run_shown(
 
 
 def _print_summary(summary: "SessionSummary") -> None:
-    times = (
-        "too short to time"
-        if summary.frame_ms_p50 is None
-        else f"{summary.frame_ms_p50:.1f} ms a frame (p95 {summary.frame_ms_p95:.1f})"
-    )
+    times = "too short to time"
+    if summary.frame_ms_p50 is not None:
+        times = f"{summary.frame_ms_p50:.1f} ms a frame"
+    if summary.frame_ms_p95 is not None:
+        times += f" (p95 {summary.frame_ms_p95:.1f})"
     console.print(
         f"{summary.frames} frames, {summary.faces} faces, {times}; detector {summary.detector}; "
         f"log in {summary.out}"
