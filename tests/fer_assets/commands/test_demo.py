@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import numpy as np
 import pytest
@@ -83,7 +83,8 @@ def test_the_page_is_served_on_loopback(fer: Fer, tmp_path: Path) -> None:
         link = next(line for line in server.stdout if line.startswith("Open ")).split()[1]
         try:
             assert link.startswith("http://127.0.0.1:")
-            with urlopen(link) as page:
+            # The link's token comes back as a cookie, as a browser keeps it.
+            with build_opener(HTTPCookieProcessor()).open(link) as page:
                 assert page.status == 200
         finally:
             server.terminate()
