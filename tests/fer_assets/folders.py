@@ -58,7 +58,7 @@ def make_project(folder: Path) -> Path:
             images = folder / "data" / source / label
             images.mkdir(parents=True)
             for number in range(30):
-                noise = drawn.integers(0, 255, (48, 48), dtype=np.uint8)
+                noise = drawn.integers(0, 255, (48, 48, 3), dtype=np.uint8)
                 Image.fromarray(noise).save(images / f"{number}.png")
     return folder
 

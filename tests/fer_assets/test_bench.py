@@ -10,9 +10,12 @@ from fer_ml.figures.measurements import Measurements
 from tests.machine import LINUX
 
 ROOT = Path(__file__).parents[2]
-#: Scripts that look at a UI which is running already, that compute from what was measured, and that
-#: say how well something learns: they take an hour and more, and speed is not their matter.
-BY_HAND = {"ui.py", "sizing.py", "learning.py", "small_faces.py"}
+#: Scripts that look at a UI which is running already, that compute from what was measured, that look
+#: for faults, and that say how well something learns or is measured: speed is not their matter.
+BY_HAND = {
+    *("ui.py", "sizing.py", "learning.py", "small_faces.py"),
+    *("clahe.py", "coverage.py", "framing.py", "fuzzing.py"),
+}
 
 
 def test_every_script_is_in_the_suite() -> None:

@@ -176,6 +176,7 @@ def put(
         run.write_text("a.txt", asset)
     held = store.current(asset)
     assert held is not None
+    limits = pipeline.stage(asset).limits(pipeline.profile).recorded()
     for rule in (*passed, *failed):
         told = Receipt(
             asset=asset,
@@ -190,7 +191,7 @@ def put(
             examples=(),
             checked_at=held.record.created_at,
             run_id=None,
-            judged_by={} if limits_known else None,
+            judged_by=limits if limits_known else None,
         )
         store.write_receipt(held, told)
 

@@ -204,13 +204,15 @@ def test_another_address_is_refused_and_not_repeated(
 @pytest.fixture
 def sqlite_home(
     project: Callable[[str], Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+) -> Iterator[Path]:
     """A ``DAGSTER_HOME`` of its own, without the setting."""
     folder = project("tiny").settings.project / "dagster_home"
     (tmp_path / "dagster.yaml").write_bytes((folder / "dagster.yaml").read_bytes())
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("FER_POSTGRES", raising=False)
-    return tmp_path
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
 
 
 def test_without_the_setting_it_is_sqlite_where_it_always_was(sqlite_home: Path) -> None:
