@@ -151,7 +151,7 @@ class Store:
         path = self.home(asset, partition) / CURRENT_FILE
         try:
             return Pointer.model_validate_json(self._pointer_bytes(path), context=path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
         except ValidationError as error:
             what = f"not a pointer to a run folder: {first_fault(error)}"
