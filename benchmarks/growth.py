@@ -1,4 +1,4 @@
-"""How the data stages that decode nothing grow with the rows: time, memory, fitted exponent.
+"""How the data stages that decode next to nothing grow with the rows: time, memory, exponent.
 
 python benchmarks/growth.py [--rows 46628 466284 4662840] [--work DIR] [--json FILE]
 
@@ -7,7 +7,8 @@ own, one in fifty also in another source. Which faces are near-identical is give
 its own benchmark (near_duplicates.py).
 
 - ``unify``: seven manifests become one, with groups, splits, twins and reports;
-- ``curate``: the unified manifest becomes ``hq_train``;
+- ``curate``: the unified manifest becomes ``hq_train``, and a hundred faces
+  of each source are decoded;
 - ``judge``: a manifest is read line by line and judged by every rule, its looks being given.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from PIL import Image
 
 from fer_assets.stage import Given, Stage
 from fer_assets.stages import classification_manifest, curated_manifest
@@ -33,8 +35,8 @@ from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests import groups
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
-from fer_ml.manifests.curation import UNIFIED, manifest_file
-from fer_ml.manifests.schema import SCHEMA, write_manifest
+from fer_ml.manifests.curation import UNIFIED, curate, looked_at, manifest_file
+from fer_ml.manifests.schema import SCHEMA, read_manifest, write_manifest
 from fer_ml.recipes.builtin import paper
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import Store
@@ -102,6 +104,19 @@ def write_sources(store: Store, rows: int) -> None:
     groups._remember(known, store.near_cache, paper().near_rule)
 
 
+def draw_faces(store: Store) -> None:
+    """The images whose colour is looked at, of noise; all others are names."""
+    held = store.current(UNIFIED)
+    assert held is not None
+    rows = curate(read_manifest(held.file(manifest_file(UNIFIED))), paper().hq_train, "hq_train")
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    for _, _, seen in looked_at(rows):
+        for name in seen["image_path"]:
+            path = store.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise).save(path)
+
+
 def run_stage(name: str, store: Store) -> None:
     if name == "judge":
         _judge(store)
@@ -150,6 +165,10 @@ def measure(rows: int, work: Path) -> dict[str, dict[str, float]]:
         subprocess.run([sys.executable, __file__, "--one", "write", folder, str(rows)], check=True)
         found = {}
         for stage in STAGES:
+            if stage == "curate":
+                subprocess.run(
+                    [sys.executable, __file__, "--one", "draw", folder, str(rows)], check=True
+                )
             command = [sys.executable, __file__, "--one", stage, folder, str(rows)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[stage] = json.loads(done.stdout)
@@ -162,6 +181,9 @@ def one(stage: str, folder: Path, rows: int) -> None:
     store = Store(folder, "paper")
     if stage == "write":
         write_sources(store, rows)
+        return
+    if stage == "draw":
+        draw_faces(store)
         return
     started = time.perf_counter()
     run_stage(stage, store)
@@ -210,8 +232,8 @@ def main() -> None:
     publish(
         Benchmark(
             title="Growth of the data stages",
-            data=f"Synthetic rows, {', '.join(f'{rows:,}' for rows in given.rows)}; nothing is "
-            "decoded, and which faces are near-identical is given.",
+            data=f"Synthetic rows, {', '.join(f'{rows:,}' for rows in given.rows)}; a "
+            "hundred faces of each source are decoded, and which are near-identical is given.",
             figures=tuple(figures(given.rows, measured)),
         ),
         given.json,

@@ -1,5 +1,6 @@
 """The rows of the unified manifest that a recipe takes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -115,16 +116,21 @@ def take(run: RunFolder, job: Job[Any], recipe: Curation) -> None:
 def colours(rows: pl.DataFrame, store: Store) -> dict[str, dict[str, int]]:
     """By source: its training rows, on how many of them was looked, and how many are grey."""
     found = {}
-    for (source,), part in rows.filter(pl.col("split") == "train").group_by(
-        "source", maintain_order=True
-    ):
-        seen = part.sample(min(LOOKED_AT, part.height), shuffle=True, seed=0)
+    for source, count, seen in looked_at(rows):
         grey = sum(
             is_grey(crop_face(read_image(store.root / name), box))
             for name, box in zip(seen["image_path"], boxes(seen), strict=True)
         )
-        found[str(source)] = {"rows": part.height, "looked_at": seen.height, "grey": grey}
+        found[source] = {"rows": count, "looked_at": seen.height, "grey": grey}
     return found
+
+
+def looked_at(rows: pl.DataFrame) -> Iterator[tuple[str, int, pl.DataFrame]]:
+    """Each source, how many training rows it has, and those whose colour is looked at."""
+    trained_on = rows.filter(pl.col("split") == "train")
+    for (source,), part in trained_on.group_by("source", maintain_order=True):
+        seen = part.sample(min(LOOKED_AT, part.height), shuffle=True, seed=0)
+        yield str(source), part.height, seen
 
 
 def read_curated(job: Job[Any], asset: str) -> pl.DataFrame:

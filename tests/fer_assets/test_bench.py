@@ -10,8 +10,8 @@ from fer_ml.figures.measurements import Measurements
 from tests.machine import LINUX
 
 ROOT = Path(__file__).parents[2]
-#: Scripts that look at a UI which is running already, that compute from what was measured, that look
-#: for faults, and that say how well something learns or is measured: speed is not their matter.
+#: Scripts that look at a UI which is running already, that compute from what was measured, that
+#: look for faults, and that say how well something learns or is measured: speed is not theirs.
 BY_HAND = {
     *("ui.py", "sizing.py", "learning.py", "small_faces.py"),
     *("clahe.py", "coverage.py", "framing.py", "fuzzing.py"),

@@ -7,6 +7,7 @@ its own; the pipeline then judges it. Other gates have their like beside their s
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,6 @@ PLANTED: dict[tuple[Target, str], Plant] = {
     (KD, "weights_changed"): no_weight_moved,
     (KD, "metrics_of_best"): sets(METRICS, "checkpoint_sha256", to="0" * 64),
     (KD, "temperature_in_bounds"): sets("calibration.json", "inside_bounds", to=False),
-    (Target("student_ce"), "above_floor"): sets(METRICS, "raw", "macro_f1", to=-1.0),
     (KD, "confidence_informs"): sets(METRICS, "temperature_scaled", "nll", to=99.0),
     (KD, "not_below_previous"): sets("training.json", "baseline", "macro_f1", to=2.0),
     (LOGITS, "answered_by_inputs"): sets("logits.json", "checkpoint_sha256", to="0" * 64),
@@ -112,9 +112,14 @@ def red(pipeline: Pipeline, target: Target) -> set[str]:
 
 def planted(pipeline: Pipeline, target: Target, plant: Plant) -> set[str]:
     """The gates that turn red when a fault is planted in a copy of an artifact."""
+    weak = red(pipeline, target)  # So short a training does not pass every gate that only warns.
+    return red_with(pipeline, target, plant) - weak
+
+
+def red_with(pipeline: Pipeline, target: Target, plant: Plant) -> set[str]:
+    """The gates that are red for a copy of an artifact in which a fault is planted."""
     before = pipeline.store.current(target.asset, target.partition)
     assert before is not None
-    weak = red(pipeline, target)  # So short a training does not pass every gate that only warns.
     record, pointer = before.record, before.folder.parent / "current.json"
     held = pointer.read_bytes()
     with pipeline.store.begin(
@@ -131,7 +136,7 @@ def planted(pipeline: Pipeline, target: Target, plant: Plant) -> set[str]:
                 pipeline.store.require(target.asset, target.partition)
     finally:
         pointer.write_bytes(held)
-    return found - weak
+    return found
 
 
 @pytest.mark.parametrize(("target", "rule"), PLANTED, ids=str)
@@ -139,6 +144,22 @@ def test_its_own_fault_turns_a_gate_red_and_no_other(
     tiny: Pipeline, target: Target, rule: str
 ) -> None:
     assert planted(tiny, target, PLANTED[target, rule]) == {rule}
+
+
+def test_a_student_below_the_floor_or_no_better_than_a_guesser_is_red(tiny: Pipeline) -> None:
+    """The other profile of these tests asks nothing, so that seconds of training are enough."""
+    target, rule = Target("student_ce"), "above_floor"
+
+    def found(floor: float, macro_f1: float) -> set[str]:
+        profile = tiny.profile.model_copy(update={"floor_macro_f1": floor})
+        plant = sets(METRICS, "raw", "macro_f1", to=macro_f1)
+        return red_with(replace(tiny, profile=profile), target, plant)
+
+    good = found(0.5, 0.99)
+    assert rule not in good
+    assert found(0.5, 0.49) - good == {rule}
+    assert found(1e-9, 0.1) - good == {rule}
+    assert rule not in found(0.0, 0.1)
 
 
 def test_of_a_run_that_lacks_a_file_no_gate_passes(tiny: Pipeline) -> None:

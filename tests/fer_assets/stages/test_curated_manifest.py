@@ -99,7 +99,7 @@ def test_grey_faces_must_be_prepared_as_grey(
         run.write_json(COLOURS_FILE, {"schema_version": 1, "by_source": looked})
     prepared = replace(PROFILE.preprocess, colour=colour)
     profile = PROFILE.model_copy(update={"preprocess": prepared})
-    found = verdicts(stage, profile, store)[COLOUR.rule]
+    found = verdicts(stage, profile, store)["colour_as_prepared"]
     assert found.passed == passed and COLOUR.blocking
     assert found.value == pytest.approx(1 - sum(grey.values()) / 200)
 
