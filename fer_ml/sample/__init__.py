@@ -51,7 +51,7 @@ def _is_current(root: Path, seed: int) -> bool:
     try:
         found = read_json(truth)
         made = (found["schema"], found["drawing_version"], found["seed"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (FerError, KeyError, TypeError) as error:
         raise FerError(
             f"the sample's description cannot be read: {error}",
             where=truth,

@@ -20,7 +20,7 @@ from fer_ml.evaluation.external import external_predictor, keep_external_model, 
 from fer_ml.evaluation.models import benchmark_models
 from fer_ml.metrics.calibration import fit_temperature
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.sources.raw import model_files
 from fer_ml.storage.artifact import Artifact
 from fer_ml.training.views import FaceSet, to_input
@@ -176,7 +176,7 @@ def test_an_onnx_file_enters_the_benchmark_with_a_temperature_from_calib(
 def test_bundles_and_checkpoints_bring_their_own_preprocessing(
     lineage: Any, save: Save, tmp_path: Path
 ) -> None:
-    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0, margin=0.3)
+    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0, frame=Frame(1.3))
     folder.mkdir()
     model = network()
     model.graph.input[0].name = model.graph.node[0].input[0] = "input"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fer_ml.base.labels import CLASSES
+from fer_ml.metrics.chance import guessed
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.runs.gates import _above_chance, _inference_fits, confidence_informs
 from fer_ml.storage.gates import Outcome
@@ -57,8 +58,9 @@ def test_weights_that_answer_otherwise_in_inference_are_seen() -> None:
 
 
 def test_a_class_that_is_no_better_than_a_guess_is_seen() -> None:
-    counts, scores = dict.fromkeys(CLASSES, 10), dict.fromkeys(CLASSES, 0.5)
-    assert _above_chance(scores, counts).passed
-    found = _above_chance({**scores, "Fear": 1 / 7}, counts)
+    y = np.repeat(np.arange(len(CLASSES)), 40)
+    chance, scores = guessed(y, np.arange(len(y))), dict.fromkeys(CLASSES, 0.5)
+    assert _above_chance(scores, chance).passed
+    found = _above_chance({**scores, "Fear": 1 / 7}, chance)
     assert (found.rule, found.passed, found.value) == ("classes_above_chance", False, 1)
-    assert _above_chance(scores, {}).passed is False, "its manifest is gone"
+    assert _above_chance(scores, None).passed is False, "its manifest is gone"

@@ -10,7 +10,7 @@ import pytest
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.packed.format import soft_file
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.recipes.training import KD, Training
 from fer_ml.runs.softlabels import read_softlabels
 from fer_ml.storage.artifact import Artifact
@@ -124,7 +124,9 @@ def test_every_mismatch_is_refused_with_both_sides(
 def test_another_preprocessing_or_manifest_of_the_training_is_refused(store: Store) -> None:
     artifact = make(store)
     with pytest.raises(FerError, match="preprocessing"):
-        read_softlabels(artifact, manifest(store), ROWS, Preprocess(size=16, margin=0.2), RECIPE)
+        read_softlabels(
+            artifact, manifest(store), ROWS, Preprocess(size=16, frame=Frame(1.2)), RECIPE
+        )
     with store.begin("hq_train_manifest") as run:
         run.write_text("m.csv", "other rows")
     with pytest.raises(FerError, match="manifest"):
