@@ -34,6 +34,7 @@ from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify_folder
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.profile import CANDIDATES, STUDENTS, Selection
+from fer_ml.report.markdown import escape
 from fer_ml.storage import job
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.looks import SETS_FILE, read_looks
@@ -345,7 +346,7 @@ def test_the_report_holds_each_claims_sentence(tiny: Pipeline) -> None:
     text = report.file("report.md").read_text()
     html = report.file("report.html").read_text()
     for claim in current(tiny, "report_claims").read_json("claims.json")["claims"]:
-        assert claim["sentence"] in text
+        assert escape(claim["sentence"]) in text
         assert claim["id"] in html
     assert "drawn, not photographed" in text
     assert report.file("report.pdf").read_bytes().startswith(b"%PDF-")
