@@ -167,9 +167,9 @@ def measure(rows: int, work: Path) -> dict[str, dict[str, float]]:
         for stage in STAGES:
             if stage == "curate":
                 subprocess.run(
-                    [sys.executable, __file__, "--one", "draw", folder, str(rows)], check=True
+                    [sys.executable, __file__, "--one", "draw", str(folder), str(rows)], check=True
                 )
-            command = [sys.executable, __file__, "--one", stage, folder, str(rows)]
+            command = [sys.executable, __file__, "--one", stage, str(folder), str(rows)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[stage] = json.loads(done.stdout)
         return found

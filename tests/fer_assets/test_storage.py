@@ -57,7 +57,6 @@ def test_a_part_of_the_lineage_with_its_events_and_verdicts(tiny: Pipeline) -> N
         (run,) = instance.get_runs()
         assert event.run_id == run.run_id
         checks = instance.event_log_storage.get_asset_check_summary_records
-        assert checks  # See the loop below: each gate has its own verdict.
         for rule, receipt in made_receipts(tiny).items():
             (summary,) = checks([dg.AssetCheckKey(key, rule)]).values()
             last = summary.last_check_execution_record
@@ -70,7 +69,8 @@ def test_a_part_of_the_lineage_with_its_events_and_verdicts(tiny: Pipeline) -> N
 def made_receipts(pipeline: Pipeline) -> dict[str, bool]:
     artifact = pipeline.store.current("manifest/expw_full")
     assert artifact
-    return {rule: receipt.passed for rule, receipt in artifact.receipts().items()}
+    held = artifact.receipts().items()
+    return {rule: receipt.passed for rule, receipt in held if receipt.passed is not None}
 
 
 def test_the_ui_and_dagster_by_hand_use_it_too(tiny: Pipeline) -> None:
