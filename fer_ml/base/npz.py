@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import regular
@@ -22,10 +23,7 @@ FREE = 1 << 20
 def read_npy(path: Path) -> np.ndarray:
     """The array of an npy file, memory-mapped; ``FerError`` if it tells of more than it holds."""
     with _told(path):
-        found: np.ndarray = np.load(regular(path), mmap_mode="r", allow_pickle=False)
-        if not isinstance(found, np.memmap):
-            raise ValueError("it is no npy file")
-        return found
+        return open_memmap(regular(path), mode="r")
 
 
 def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:

@@ -28,7 +28,7 @@ async def told(request: Request) -> PlainTextResponse:
 async def stream(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text("in")
-    await socket.close()
+    await socket.receive()
 
 
 @pytest.fixture(scope="module")

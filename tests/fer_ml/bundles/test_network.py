@@ -184,7 +184,8 @@ def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
     nodes, tensors = GIANTS[kind]
     data = network(nodes, tensors)
     assert len(data) < 4000
-    with pytest.raises(FerError, match="could cost too much"):
+    # Where onnx itself counts past what its numbers hold, the sizes cannot be told.
+    with pytest.raises(FerError, match=r"could cost too much|negative size"):
         check_network(data, HERE, 8)
 
 
