@@ -79,9 +79,9 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
     )
     run.splits.update(demo_path="val")
     for name, held in found.items():
-        run.summary[f"{name}_accuracy_lost"] = (
-            held["direct"]["accuracy"] - (held["shown"]["accuracy"])
-        )
+        if held["found"]:
+            lost = held["direct"]["accuracy"] - held["shown"]["accuracy"]
+            run.summary[f"{name}_accuracy_lost"] = lost
 
 
 def figures(

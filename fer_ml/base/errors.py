@@ -34,8 +34,9 @@ class FerError(Exception):
         super().__init__("\n  ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling across process pools.
-        return (_rebuild, (self.what, self.where, self.allowed, self.fix))
+        # Arguments of subclasses, and keyword-only ones, do not survive the default pickling across
+        # process pools.
+        return (_rebuild, (type(self), self.args, self.__dict__))
 
 
 def first_fault(error: "ValidationError", *above: str) -> str:
@@ -47,5 +48,7 @@ def first_fault(error: "ValidationError", *above: str) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _rebuild(what: str, where: str | None, allowed: str | None, fix: str | None) -> FerError:
-    return FerError(what, where=where, allowed=allowed, fix=fix)
+def _rebuild(kind: type[FerError], args: tuple[object, ...], held: dict[str, object]) -> FerError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(held)
+    return error

@@ -1,9 +1,9 @@
 """Codes: 64 small whole numbers of a face, alike for copies that were moved, turned or re-lit.
 
 A code is made of histograms of gradient directions in a few blurred cells, projected onto the axes
-on which different photos differ most and altered copies of one photo least (Fisher's discriminant,
-fitted by ``benchmarks/near_duplicates.py --fit`` on altered copies of FER+ training faces). Each
-axis keeps its value when the face is mirrored, or changes its sign.
+on which different photos differ most and altered copies of one photo least (Fisher's discriminant
+on altered copies of FER+ training faces; ``benchmarks/near_duplicates.py --fit`` fits axes anew).
+Each axis keeps its value when the face is mirrored, or changes its sign.
 
 All sums are of whole numbers that their type holds exactly. So a code is the same on each
 processor, with any number of threads.

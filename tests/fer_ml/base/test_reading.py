@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import socket
 import tracemalloc
 import zlib
@@ -181,3 +182,13 @@ def test_a_compressed_table_is_no_text(tmp_path: Path, pack: Callable[[bytes], b
     with pytest.raises(Refused) as caught:
         as_text(path)
     assert caught.value.kind == "compressed" and caught.value.where == str(path)
+
+
+def test_a_refusal_stays_one_across_process_pools() -> None:
+    told = Refused("too large", "the file has 9 bytes", "a.json", "at most 8")
+    again = pickle.loads(pickle.dumps(told))
+    assert isinstance(again, Refused)
+    assert (again.kind, again.what, again.where, again.allowed, str(again)) == (
+        *(told.kind, told.what, told.where, told.allowed),
+        str(told),
+    )
