@@ -14,7 +14,6 @@ import io
 import json
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,10 +150,12 @@ class Folder:
 
     def _opened(self, path: str) -> int:
         # Windows cannot be told to follow no link.
-        if _NO_LINK or not stat.S_ISLNK(os.lstat(path).st_mode):
-            with suppress(OSError):  # A link, or whatever is found out once more.
-                return os.open(path, _READ | _NO_LINK)
-        return _opened(path, Path(self.root))
+        if not _NO_LINK and stat.S_ISLNK(os.lstat(path).st_mode):
+            return _opened(path, Path(self.root))
+        try:
+            return os.open(path, _READ | _NO_LINK)
+        except OSError:  # A link, or whatever is found out once more.
+            return _opened(path, Path(self.root))
 
 
 def stays_inside(path: Path | str, root: Path) -> bool:
