@@ -1,8 +1,8 @@
 """Fuzzing by coverage, on demand: files that reach new code of a reader are changed further.
 
     pip install atheris            # Linux, Python 3.11 to 3.13
-    python benchmarks/fuzzing.py checkpoint --seconds 300
-    python benchmarks/fuzzing.py image --seconds 300 --corpus corpus/image
+    python -m benchmarks.fuzzing checkpoint --seconds 300
+    python -m benchmarks.fuzzing image --seconds 300 --corpus corpus/image
 
 A reader may give a result or a ``FerError``. Anything else, 5 seconds for one file, or 2 GB of
 memory ends the run; the file is kept as ``crash-*``, ``timeout-*`` or ``oom-*``. Seeds are made
@@ -24,17 +24,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-READERS = ["fer_ml.base", "fer_ml.bundles", "fer_ml.images", "fer_ml.training", "pickletools"]
+ROOMS = ("base", "bundles", "claims", "images", "packed", "sources", "storage", "training")
+READERS = [*(f"fer_ml.{room}" for room in ROOMS), "pickletools"]
 with atheris.instrument_imports(include=READERS):
     from fer_ml.adoption.folder import recognise
     from fer_ml.base.errors import FerError
     from fer_ml.base.npz import read_npz
     from fer_ml.base.plain_yaml import read_plain
+    from fer_ml.bundles.bundle import CARD_FILE
     from fer_ml.bundles.network import check_network
+    from fer_ml.claims.formulas import parse
+    from fer_ml.claims.model import read_claims
     from fer_ml.images.pixels import decode
+    from fer_ml.sources import get_adapter
     from fer_ml.training.archive import read_archive
 
-from tests.fer_ml.test_fuzz import networks  # noqa: E402 - after what is instrumented
+from tests.fer_ml.test_fuzz import JSON, networks  # noqa: E402 - after what is instrumented
 
 HERE = Path(tempfile.mkdtemp(prefix="fuzzing-"))
 ANY = HERE / "any"
@@ -102,6 +107,30 @@ def yaml(data: bytes) -> object:
     return None
 
 
+def formula(data: bytes) -> object:
+    """A text's formula, as a report has it; its reader says ``ValueError`` too."""
+    with suppress(ValueError, ZeroDivisionError, OverflowError):
+        return parse(data.decode(errors="replace"), {"a", "T"}).at({"a": 0.5, "T": 2.0})
+    return None
+
+
+def kept(name: str) -> Door:
+    """A JSON file of an artifact, a bundle or a packed training."""
+    folder = HERE / name
+    folder.mkdir()
+    seed, read = JSON[name](folder)
+    return through_file(read, f"{name}/{CARD_FILE if name == 'card' else 'any'}"), lambda: [seed]
+
+
+def index_of(adapter: str, file: str, seed: bytes, images: str) -> Door:
+    """The index file of a dataset."""
+    root = HERE / adapter
+    (root / images).mkdir(parents=True)
+    return through_file(lambda path: get_adapter(adapter).listing(root), f"{adapter}/{file}"), (
+        lambda: [seed]
+    )
+
+
 def placeholders(path: Path) -> object:
     """As ``fer convert`` reads it."""
     return read_archive(path, inert=True)
@@ -114,6 +143,28 @@ DOORS: dict[str, Door] = {
     "image": (lambda data: decode(data, where="x"), pictures),
     "arrays": (through_file(read_npz), arrays),
     "yaml": (yaml, lambda: [b"version: 2\nclaims:\n  - {id: a, text: '{value}', n: 0.740}\n"]),
+    "claims": (
+        through_file(read_claims),
+        lambda: [(Path("claims") / f"{name}.yaml").read_bytes() for name in ("sample", "paper")],
+    ),
+    "formula": (formula, lambda: [b"(1 - a) * exp(-a / T) + a * T^2", b"log(a) + sqrt(0.5)"]),
+    **{name: kept(name) for name in ("card", "record", "current", "job")},
+    "fer2013": index_of(
+        "fer2013_csv",
+        "fer2013.csv",
+        b"emotion,pixels,Usage\n3," + b" ".join([b"7"] * 2304) + b",Training\n9,1 2,PublicTest\n",
+        "",
+    ),
+    "ferplus": index_of(
+        "ferplus_votes",
+        "fer2013new.csv",
+        b"Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,"
+        b"NF\nTraining,fer0000000.png,4,0,0,1,3,2,0,0,0,0\nPublicTest,a.png,0,9,1,0,0,0,0,0,0,0\n",
+        "data/FER2013Train",
+    ),
+    "expw": index_of(
+        "expw", "label.lst", b"a.jpg 0 28 113 226 141 22.9 3\nb.jpg 1 1 2 9 8 70 6\n", "origin"
+    ),
     "report": (
         through_file(recognise, "manifest_validation.json"),
         lambda: [json.dumps({"rows_total": 3, "manifest": "a.csv"}).encode()],
