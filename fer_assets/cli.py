@@ -56,10 +56,28 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with readable_os_errors(Path("FER_HOME")):
-            app()
+            try:
+                app()
+            except OSError as error:
+                _require_output(error)
+                raise
     except FerError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _require_output(error: OSError) -> None:
+    """``FerError`` when it is the output that cannot be written: such an error names no file."""
+    if error.filename is not None:
+        return
+    try:
+        print(flush=True)
+    except OSError as refused:
+        raise FerError(
+            f"what is printed cannot be written: {str(refused.strerror).lower()}",
+            where="standard output",
+            fix="send it to a terminal, or to a file on a disk with free space",
+        ) from error
 
 
 def _open_streams() -> None:

@@ -3,6 +3,9 @@
 A sentence is words and the place ``{value}``, which the artifact fills. A number that is written
 into it by hand must be one that the claim itself is held to, such as the n of its evaluation set. A
 word with a digit must be a name: one of the project's, or one that the claims file declares.
+
+Number words are English ones that mean nothing else: not 'one', 'a pair' or 'a score', and not
+Roman numerals in Latin letters, since CI, CV, ML and MCC are such.
 """
 
 import html
@@ -74,6 +77,14 @@ CHANGED = re.compile(
 SHARE = re.compile(rf"\b(?:{'|'.join(_WORDS)})[ -]?(?:per ?cent\b|%)", re.IGNORECASE)
 _ENTITY = re.compile(r"&\w+;")
 _PIECE = re.compile(r"<!--.*?-->|</?[A-Za-z][^>]*>|&#?\w+;|.", re.DOTALL)
+#: Letters of other alphabets that look as Latin ones do.
+_LOOK_ALIKE = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u04cf\u04af"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0406\u0408\u0405\u0500\u051a\u051c"
+    "\u03bf\u03bd\u03b9\u03b1\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
+    "\u0131\u0237\u0251\u0261",
+    "aeopcyxijshdqwlyABEKMHOPCTXIJSDQWoviaABEZHIKMNOPTYXijag",
+)
 #: Characters that Markdown does not print, and what stands for a template's code.
 _UNPRINTED = frozenset("*_`~\\$\ue000")
 
@@ -114,7 +125,7 @@ def as_seen(text: str) -> tuple[str, list[int]]:
     for found in _PIECE.finditer(text):
         piece = found.group()
         piece = "" if len(piece) > 1 and piece[0] == "<" else html.unescape(piece)
-        for letter in unicodedata.normalize("NFKD", piece):
+        for letter in unicodedata.normalize("NFKD", piece).translate(_LOOK_ALIKE):
             kind = unicodedata.category(letter)
             if letter in _UNPRINTED or kind in ("Cf", "Mn", "Me"):
                 continue

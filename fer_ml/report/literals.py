@@ -220,7 +220,12 @@ def _without_citations(line: str) -> str:
 
 
 def _assigned(formula: str) -> str:
-    """A formula of which only numbers after an equals sign, or of several digits, are left."""
+    """A formula of which only numbers after an equals sign, or of several digits, are left.
+
+    One without a letter is a number in another dress, and stays.
+    """
+    if not re.search(r"[^\W\d]", formula):
+        return formula.replace("$", " ")
     flat = formula
     while (inner := re.sub(r"\{[^{}]*\}", lambda found: " " * len(found.group()), flat)) != flat:
         flat = inner

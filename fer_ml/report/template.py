@@ -5,6 +5,7 @@ nothing but the helpers of ``fer_ml.report.references``, and print no number tha
 give.
 """
 
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from fer_ml.base.errors import FerError
+from fer_ml.claims.sentences import as_seen
 from fer_ml.report.literals import without_numbers
-from fer_ml.report.markdown import read_text
+from fer_ml.report.markdown import Markdown, read_text
 
 BUILT_IN = Path(__file__).parent
 #: Helpers whose first argument is an asset: these are what the report rests on.
@@ -29,6 +31,9 @@ FILTERS = ("first", "last", "length", "list", "lower", "reject", "select", "sort
 #: printed is a helper's whole answer, or one whose numbers are looked at.
 COMPUTING = (nodes.BinExpr, nodes.UnaryExpr, nodes.Concat, nodes.Getitem, nodes.Slice)
 LOGIC = (nodes.And, nodes.Or, nodes.Not)
+#: Stands on both sides of what a helper gave, until it is seen what that touches.
+_EDGE = "\ue003"
+_JOINED = re.compile(rf"\d[%\u2030]?{_EDGE}+[-+.,]?{_EDGE}*\d|\d[-+.,]?{_EDGE}+\d")
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,14 @@ def render(template: Template, helpers: Mapping[str, Any]) -> str:
     """The report as Markdown; ``FerError`` names the template's line at fault."""
     _parse(template)
     try:
-        return environment(helpers).from_string(template.source).render()
+        text = environment(helpers).from_string(template.source).render()
+        if joined := _JOINED.search(as_seen(text)[0]):
+            raise FerError(
+                f"two numbers are printed as one: {joined.group().replace(_EDGE, '')!r}",
+                where=template.path,
+                fix="set a blank or a word between them, in loops too",
+            )
+        return text.replace(_EDGE, "")
     except FerError as error:
         raise FerError(
             error.what, where=_line(template, error), allowed=error.allowed, fix=error.fix
@@ -114,7 +126,7 @@ def _finalize(context: object, value: Any) -> Any:
     It takes the context only so that jinja2 does not escape constants before it is asked.
     """
     if isinstance(value, Markup):
-        return value
+        return Markdown(f"{_EDGE}{value}{_EDGE}")
     return without_numbers(str(value), "an expression")
 
 

@@ -158,6 +158,23 @@ def test_a_closed_stream_leads_nowhere(tmp_path: Path, fer: Fer, closed: str) ->
     assert (done.stdout == "") == (">&-" in closed.replace("2>&-", ""))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize("command", [["card", "--json"], ["--help"], ["doctor"]])
+def test_an_output_that_takes_nothing_is_named(tmp_path: Path, command: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from fer_assets.cli import main; main()", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=OWN,
+            check=False,
+        )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "where: standard output" in done.stderr
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(fer: Fer, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from fer_assets.cli import main; main()", "card", "--json"],

@@ -69,6 +69,8 @@ def test_words_names_and_the_place_are_all(sentence: str) -> None:
         "twenty\u2011one",  # a hyphen that does not break
         "\uff4eine",  # a full-width letter
         "ni\u00adne",  # a hyphen that shows at line ends
+        "n\u0456ne",  # with a Cyrillic letter
+        "tw\u03bf th\u043eusand",
         "a trillion",
         "three tenths",
         "{value}9",

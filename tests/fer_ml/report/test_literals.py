@@ -145,6 +145,8 @@ def test_a_number_in_parts_is_not_covered_by_its_parts() -> None:
         "ninety-nine percent",
         "$9 9 . 9$",
         "$9\\,9$",
+        "$9$$9$",
+        "$9$ and $.7$",
         "{{ x }}9",
         "{{ x }}.5",
         "9{{ x }}",

@@ -122,6 +122,9 @@ def test_macros_and_blocks_keep_what_references_gave(make: Made) -> None:
         "{% for x in ['9', '9'] %}{{ x }}{% endfor %}",
         "{% set x %}{{ title }}{% endset %}{{ x ~ '9' }}",
         "{{ claims | select('equalto', 9) | list | length }}",
+        "{% for n in 'ab' | list %}{{ value('student_dkd', 'numbers.json', '/rows') }}{% endfor %}",
+        "{% macro v() %}{{ value('student_dkd', 'numbers.json', '/rows') }}{% endmacro %}"
+        "{% for n in 'ab' | list %}**{{ v() }}**.{% endfor %}",
     ],
 )
 def test_no_detour_prints_a_number(make: Made, source: str) -> None:
