@@ -5,6 +5,7 @@ few bytes can ask for terabytes (a constant, a resize) or for years (functions t
 twice, twice, ...).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -114,6 +115,7 @@ def _shapes(
     Large tensors are known by their shapes alone. What is computed of sizes is computed here, as
     far as it is small, since later sizes follow from it.
     """
+    _require_one_maker(graph)
     held = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -152,6 +154,15 @@ def _shapes(
         if len(known) == before:
             break
     return shapes, nodes
+
+
+def _require_one_maker(graph: onnx.GraphProto) -> None:
+    """A tensor that two operators make would have the size of one, and do the work of the other."""
+    held = [tensor.name for tensor in graph.initializer]
+    given = [value.name for value in graph.input if value.name not in held]
+    made = Counter([*held, *given, *(name for node in graph.node for name in node.output if name)])
+    if twice := [name for name, count in made.items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is made twice")
 
 
 def _require_numbers(kinds: Mapping[str, tuple[int, list[int]]]) -> None:

@@ -189,6 +189,21 @@ def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
         check_network(data, HERE, 8)
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        [NODE("Expand", ["n1", "n4"], ["e"])],
+        [NODE("Identity", ["input"], ["n1"])],
+        [NODE("Identity", ["n1"], ["input"])],
+    ],
+)
+def test_a_tensor_is_made_once(again: list[onnx.NodeProto]) -> None:
+    """Else it has the size of one maker, and the other's gigabytes are computed."""
+    nodes = [NODE("Shape", ["input"], ["e"]), *again, NODE("Relu", ["input"], ["a"])]
+    with pytest.raises(FerError, match="made twice"):
+        check_network(network(nodes, [number(1), number(1, 1, 10**4, 10**4)]), HERE, 8)
+
+
 def functions(depth: int, calls: int, last: str = "Relu") -> bytes:
     """A function that calls one, which calls one, ..., each ``calls`` times."""
     held = onnx.load_model_from_string(
