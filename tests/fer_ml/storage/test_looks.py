@@ -1,12 +1,20 @@
 """The ledger of looks: what is marked, and what an edited file says."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fer_ml.base.errors import FerError
-from fer_ml.storage.looks import LOOKS_FILE, face_ids, looked_before, note_look, read_looks
+from fer_ml.storage.looks import (
+    LOOKS_FILE,
+    face_ids,
+    looked_before,
+    note_look,
+    planned_before,
+    read_looks,
+)
 
 TEST = face_ids(f"face {number}" for number in range(40))
 OTHER = face_ids(f"other {number}" for number in range(40))
@@ -56,6 +64,30 @@ def test_a_set_is_known_by_its_faces(tmp_path: Path) -> None:
     for faces in (TEST, TEST[:5], [*OTHER, TEST[0]]):
         assert looked_before(tmp_path, faces, BEFORE) is not None
     assert looked_before(tmp_path, OTHER, BEFORE) is None
+
+
+def test_a_face_is_known_by_the_first_twelve_digits_of_its_hash_in_any_order() -> None:
+    """Ledgers of earlier days hold them."""
+    known = sorted(hashlib.sha256(text).hexdigest()[:12] for text in (b"x", b"y"))
+    assert face_ids(["y", "x", "x"]) == face_ids(["x", "y"]) == known
+
+
+def test_looks_at_other_faces_in_between_hide_none(tmp_path: Path) -> None:
+    look(tmp_path, OTHER)
+    look(tmp_path, decisions={"x": "y"})
+    first = looked_before(tmp_path, TEST, {"x": "z"})
+    assert first is not None and first["decided"] == ["x"]
+
+
+def test_a_plan_counts_where_every_look_at_its_sets_came_after_it(tmp_path: Path) -> None:
+    sets = {"test": TEST}
+    assert planned_before(tmp_path, sets, "plan")
+    look(tmp_path, OTHER)
+    look(tmp_path, plan="plan")
+    assert planned_before(tmp_path, sets, "plan")
+    assert not planned_before(tmp_path, sets, "another")
+    look(tmp_path, plan=None)
+    assert not planned_before(tmp_path, sets, "plan")
 
 
 def test_faces_are_written_once(tmp_path: Path) -> None:

@@ -90,6 +90,17 @@ def test_the_content_hash_is_that_of_its_definition(store: Store) -> None:
     assert content_hash(artifact.record.files) == artifact.sha256
 
 
+def test_a_recipe_has_one_hash_however_its_fields_are_ordered(store: Store) -> None:
+    found = []
+    for recipe in ({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"d": 3, "c": 2}, "a": 1}):
+        with store.begin("thing", recipe=recipe) as run:
+            run.write_text("a.txt", "x")
+        artifact = store.current("thing")
+        assert artifact is not None
+        found.append(artifact.record.recipe_sha256)
+    assert found[0] == found[1]
+
+
 def test_an_error_inside_leaves_nothing_behind(store: Store) -> None:
     make(store)
     before = store.current("thing")
@@ -388,6 +399,36 @@ def test_a_link_in_a_run_folder_is_damage(store: Store, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "same.txt")
     with pytest.raises(FerError, match="is a link"):
         store.verified("thing")
+
+
+def test_what_a_purge_took_is_damage_unless_it_counts_as_there(store: Store) -> None:
+    make(store)
+    artifact = store.current("thing")
+    assert artifact is not None
+    (artifact.folder / "a.txt").unlink()
+    assert artifact.damage(purged=False) == "a.txt is missing"
+    artifact.mark_purged("2026-01-02T03:04:05+00:00", ["a.txt"])
+    assert artifact.damage() == "a.txt was purged on 2026-01-02"
+    assert artifact.damage(purged=False) is None
+
+
+def test_json_that_names_no_version_is_given_as_it_stands(store: Store) -> None:
+    """It is not taken for an early version and upgraded."""
+    with store.begin("thing") as run:
+        run.write_json("leakage.json", {"rows": 3})
+        run.write_json("list.json", ["schema_version"])
+    artifact = store.current("thing")
+    assert artifact is not None
+    assert artifact.read_json("leakage.json") == {"rows": 3}
+    assert artifact.read_json("list.json") == ["schema_version"]
+
+
+def test_a_note_that_cannot_be_read_is_cleared_away(store: Store) -> None:
+    make(store)
+    before = store.current("thing")
+    (store.partial / f"{ended()}.json").write_text('{"asset": 5}')
+    store.sweep()
+    assert list(store.partial.iterdir()) == [] and store.current("thing") == before
 
 
 def test_json_is_written_atomically_and_refuses_nan(tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Mutation test, on demand: is a gate, a store or a claim that lies noticed by a test?
+
+    pip install cosmic-ray
+    python benchmarks/mutation.py FOLDER --mutants 200 --seed 1
+
+The seed draws places in the modules below, and one mutation at each. On a copy of the project in
+FOLDER the tests of its room run until one fails, those of the file that mirrors the module first.
+FOLDER/outcomes.jsonl keeps what came out: a run that was stopped goes on where it was, and what
+survived is tried again, as one wants after writing a test.
+"""
+
+import argparse
+import ast
+import compileall
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.plugins import get_operator, operator_names
+from cosmic_ray.work_item import MutationSpec, WorkerOutcome
+
+PROJECT = Path(__file__).parents[1]
+
+#: What is mutated, and the tests that have to notice, the file that mirrors a module first.
+CLAIMS, REPORT = "tests/fer_ml/claims", "tests/fer_ml/report"
+END_TO_END = "tests/fer_assets/test_gates_bite.py"
+ROOMS = {
+    "fer_ml/storage/*.py": (
+        "tests/fer_ml/storage",
+        *(f"{CLAIMS}/test_{name}.py" for name in ("trace", "flips", "resolve", "verify")),
+    ),
+    "fer_ml/claims/*.py": (
+        CLAIMS,
+        *(f"{REPORT}/test_{name}.py" for name in ("literals", "references", "template")),
+    ),
+    "fer_ml/validation/*.py": ("tests/fer_ml/validation",),
+    "fer_ml/runs/*.py": ("tests/fer_ml/runs", END_TO_END),
+    "fer_assets/stages/*.py": (END_TO_END,),
+}
+#: Pages and pictures are no verdicts, and the tests of a cloud stop servers, which takes long.
+BUT = ("mirror", "object_store", "graph", "contact_sheets", "review")
+#: Of these rooms only functions that judge, and what they call.
+ONLY_JUDGES = ("runs", "stages")
+
+#: What turns a decision round or shifts it. Others (``==`` to ``is``, ``+`` to ``<<``, ``/``, which
+#: joins paths here) leave the same program, or one that dies of a type.
+OPERATORS = re.compile(
+    r"AddNot|Replace(True|False|And|Or|Break|Continue)|ExceptionReplacer|NumberReplacer|Delete_Not"
+    r"|RemoveDecorator|ZeroIteration|_(Add_Sub|Sub_Add|Mul_Div|BitAnd_BitOr|BitOr_BitAnd)$"
+    r"|_(Eq_NotEq|NotEq_Eq|Lt_LtE|Lt_GtE|LtE_Lt|LtE_Gt|Gt_GtE|Gt_LtE|GtE_Gt|GtE_Lt|Is_IsNot|IsNot_Is)$"
+)
+
+Position = tuple[int, int]
+
+
+def number(*parts: object) -> str:
+    """What these parts alone decide."""
+    return sha256(repr(parts).encode()).hexdigest()
+
+
+def span(node: ast.AST) -> tuple[Position, Position]:
+    """Where it begins and ends, as cosmic-ray counts."""
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def judging(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """The functions of a module that judge, and those that these call."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found: set[str] = set()
+    ahead = {name for name in functions if name.startswith("judge")}
+    while ahead:
+        found |= ahead
+        names = {
+            n.id for name in ahead for n in ast.walk(functions[name]) if isinstance(n, ast.Name)
+        }
+        ahead = (names & functions.keys()) - found
+    return (functions[name] for name in sorted(found))
+
+
+def wording(tree: ast.Module) -> Iterator[ast.AST]:
+    """What decides nothing: messages, types, asserts, and what decorators are given."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Raise() | ast.JoinedStr() | ast.Assert():
+                yield node
+            case ast.Call(func=ast.Name(id="isinstance"), args=[_, kinds]):
+                yield kinds
+            case ast.keyword(arg="frozen" | "covariant"):
+                yield node
+        yield from filter(None, (getattr(node, name, None) for name in ("annotation", "returns")))
+        yield from getattr(node, "decorator_list", ())
+
+
+def places(module: str) -> Iterator[MutationSpec]:
+    """Every mutation of a module that changes what it decides."""
+    text = (PROJECT / module).read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    inside = [
+        span(n) for n in (judging(tree) if module.split("/")[1] in ONLY_JUDGES else tree.body)
+    ]
+    outside = [span(node) for node in wording(tree)]
+    nodes = list(ast_nodes(get_ast(text)))
+    for name in filter(OPERATORS.search, operator_names()):
+        operator = get_operator(name)()
+        found = (place for node in nodes for place in operator.mutation_positions(node))
+        for occurrence, (begin, end) in enumerate(found):
+            if any(a <= begin < b for a, b in inside) and not any(
+                a <= begin < b for a, b in outside
+            ):
+                yield MutationSpec(module, name, occurrence, begin, end)
+
+
+def drawn(seed: int, count: int) -> list[tuple[MutationSpec, tuple[str, ...]]]:
+    """One mutation at each of so many places, with the tests of its room; rooms stay together."""
+    at: dict[tuple[str, Position], list[MutationSpec]] = defaultdict(list)
+    room_of = {}
+    for pattern, tests in ROOMS.items():
+        for path in sorted(PROJECT.glob(pattern)):
+            module = path.relative_to(PROJECT).as_posix()
+            room_of[module] = tests
+            for spec in () if path.stem in BUT else places(module):
+                at[module, spec.start_pos].append(spec)
+    chosen = sorted(at, key=lambda place: number(seed, *place))[:count]
+    print(f"{len(chosen)} of {len(at)} places, seed {seed}", flush=True)
+    order = list(room_of)
+    chosen.sort(key=lambda place: (order.index(place[0]), place))
+    return [
+        (min(at[p], key=lambda m: number(seed, *p, m.operator_name, m.occurrence)), room_of[p[0]])
+        for p in chosen
+    ]
+
+
+def command(module: Path | None, room: tuple[str, ...]) -> str:
+    """Tests until one fails: those of the module's own file, then each of the room's folders.
+
+    Each is a process of its own, which loads what its tests need alone.
+    """
+    options = "-x -q -p no:cacheprovider -p no:hypothesispytest "
+    options += " ".join(f"--ignore-glob=*/test_{name}.py" for name in BUT)
+    if module is not None:
+        own = "tests" / module.with_name(f"test_{module.stem.lstrip('_')}.py")
+        room = (own.as_posix(), *room) if own.exists() else room
+    python = shlex.quote(sys.executable)
+    steps = " && ".join(f"{python} -m pytest {tests} {options}" for tests in room)
+    return shlex.join(["sh", "-c", steps])
+
+
+@cache
+def seconds_of(room: tuple[str, ...]) -> float:
+    """How long a room's tests take where nothing is mutated: they must pass there."""
+    begun = time.monotonic()
+    subprocess.run(shlex.split(command(None, room)), check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - begun
+
+
+def main() -> None:
+    """Try what is drawn and not dead yet; say what survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--mutants", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    copy, kept = given.folder.absolute() / "copy", given.folder.absolute() / "outcomes.jsonl"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".*", "outputs", "__pycache__"))
+    os.environ |= {
+        "PYTHONPATH": str(copy),
+        "FER_PROJECT": str(copy),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    os.chdir(copy)
+    compileall.compile_dir(copy, quiet=2)
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    dead = {line["mutant"] for line in map(json.loads, lines) if line["killed"]}
+    survived, mutants = [], drawn(given.seed, given.mutants)
+    for spec, room in mutants:
+        text = spec.module_path.read_text(encoding="utf-8")
+        mutant = number(text, spec.operator_name, spec.occurrence)
+        if mutant in dead:
+            continue
+        limit = 30 + 2 * seconds_of(room)
+        result = mutate_and_test([spec], command(spec.module_path, room), limit)
+        if result.worker_outcome is not WorkerOutcome.NORMAL:
+            raise RuntimeError(f"{spec}: {result.output}")
+        told = {
+            "mutant": mutant,
+            "killed": result.is_killed,
+            "where": f"{spec.module_path}:{spec.start_pos[0]}",
+            "diff": [
+                line for line in (result.diff or "").splitlines() if re.match(r"[-+][^-+]", line)
+            ],
+        }
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
+        if not result.is_killed:
+            survived.append(told)
+        print(
+            "died" if result.is_killed else "LIVES",
+            told["where"],
+            *told["diff"],
+            sep="  ",
+            flush=True,
+        )
+    print(f"{len(mutants) - len(survived)} of {len(mutants)} died")
+
+
+if __name__ == "__main__":
+    main()
