@@ -1,9 +1,10 @@
 """OpenLineage run events, one JSON object a line (openlineage.io, spec 2-0-2).
 
 Each artifact is a run of the job that bears its asset's name: START, and COMPLETE with its inputs
-and its output. Its gates are a run of ``<asset>/gates`` whose input carries the assertions.
+and its output. Its gates are such a run of ``<asset>/gates``; its input carries the assertions.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,30 +60,36 @@ def events(node: Node, profile: str) -> Iterator[RunEvent]:
     output = OutputDataset(
         **_dataset(node, profile), outputFacets={"outputStatistics": _size(artifact)}
     )
-    for state, moment, outputs in ((RunState.START, start, []), (RunState.COMPLETE, end, [output])):
-        yield RunEvent(
-            eventTime=moment.isoformat(),
-            eventType=state,
-            run=run,
-            job=job,
-            inputs=inputs,
-            outputs=outputs,
-            producer=PRODUCER,
-        )
-    receipts = artifact.receipts()
-    if receipts:
+    yield _event(RunState.START, start.isoformat(), run, job, inputs)
+    yield _event(RunState.COMPLETE, end.isoformat(), run, job, inputs, [output])
+    checked = sorted(receipt.checked_at for receipt in artifact.receipts().values())
+    if checked:
         judged = InputDataset(
             **_dataset(node, profile), inputFacets={"dataQualityAssertions": _assertions(artifact)}
         )
-        yield RunEvent(
-            eventTime=max(receipt.checked_at for receipt in receipts.values()),
-            eventType=RunState.COMPLETE,
-            run=Run(runId=run_uuid(artifact, "gates")),
-            job=_job(f"{path_of(node)}/gates", profile, "TEST"),
-            inputs=[judged],
-            outputs=[],
-            producer=PRODUCER,
-        )
+        run = Run(runId=run_uuid(artifact, "gates"))
+        job = _job(f"{path_of(node)}/gates", profile, "TEST")
+        yield _event(RunState.START, checked[0], run, job)
+        yield _event(RunState.COMPLETE, checked[-1], run, job, [judged])
+
+
+def _event(
+    state: RunState,
+    moment: str,
+    run: Run,
+    job: Job,
+    inputs: Sequence[InputDataset] = (),
+    outputs: Sequence[OutputDataset] = (),
+) -> RunEvent:
+    return RunEvent(
+        eventTime=moment,
+        eventType=state,
+        run=run,
+        job=job,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        producer=PRODUCER,
+    )
 
 
 def _job(name: str, profile: str, kind: str) -> Job:
@@ -147,7 +154,12 @@ def _run_facets(artifact: Artifact, node: Node, profile: str) -> dict[str, RunFa
     if record.recipe:
         facets["executionParameters"] = execution_parameters_run.ExecutionParametersRunFacet(
             parameters=[
-                execution_parameters_run.ExecutionParameter(key=key, name=key, value=value)
+                execution_parameters_run.ExecutionParameter(
+                    key=key,
+                    name=key,
+                    # The specification knows parameters as strings alone.
+                    value=value if isinstance(value, str) else json.dumps(value),
+                )
                 for key, value in portable(record.recipe).items()
             ],
             producer=PRODUCER,

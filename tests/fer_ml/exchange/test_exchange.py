@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.serde import Serde
 from prov.model import ProvActivity, ProvDerivation, ProvDocument, ProvEntity, ProvUsage
 from rocrate.rocrate import ROCrate
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.trace import Node
 from fer_ml.exchange import export_lineage
+from fer_ml.exchange.events import events
 from fer_ml.exchange.facts import everything, portable, times
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import Input, Receipt
 from fer_ml.storage.store import Store
+from tests.fer_ml.exchange.openlineage_schema import violations
 from tests.gates import DEMANDS
 
 RUN_ID = "5f0b0f3e-9c0e-4a53-9a0c-2f6f2d1f4b11"
@@ -120,19 +123,23 @@ def test_openlineage(tmp_path: Path, store: Store, nodes: list[Node]) -> None:
         for owner in (event["run"], event["job"], *event["inputs"], *event["outputs"]):
             for facet in {**owner.get("facets", {}), **owner.get("inputFacets", {})}.values():
                 assert facet["_producer"] and facet["_schemaURL"].startswith("https://openlineage")
+        assert violations(event) == []
     kinds = [(event["job"]["name"], event["eventType"]) for event in held]
     assert kinds == [
         ("m_manifest", "START"),
         ("m_manifest", "COMPLETE"),
         ("teacher/RN18", "START"),
         ("teacher/RN18", "COMPLETE"),
+        ("teacher/RN18/gates", "START"),
         ("teacher/RN18/gates", "COMPLETE"),
         ("softlabels", "START"),
         ("softlabels", "COMPLETE"),
     ]
     teacher = current(store, "teacher", "RN18")
-    start, end, gates = held[2:5]
+    start, end, begun, gates = held[2:6]
     assert start["run"]["runId"] == end["run"]["runId"] != gates["run"]["runId"]
+    assert begun["run"]["runId"] == gates["run"]["runId"]
+    assert begun["eventTime"] <= gates["eventTime"]
     moments = [datetime.fromisoformat(event["eventTime"]) for event in (start, end)]
     assert moments[1].isoformat() == teacher.record.created_at
     assert moments[1] - moments[0] == timedelta(seconds=teacher.record.seconds)
@@ -158,7 +165,24 @@ def test_openlineage(tmp_path: Path, store: Store, nodes: list[Node]) -> None:
     tags = {t["key"]: t["value"] for t in end["run"]["facets"]["tags"]["tags"]}
     assert tags["code_version"] == "2" and tags["chosen_on/checkpoint"] == "val"
     parameters = {p["key"]: p["value"] for p in end["run"]["facets"]["executionParameters"]["parameters"]}  # fmt: skip  # noqa: E501
-    assert parameters == {"init_file": "weights.pt", "lr": 0.1, "stages": ["y.pt"]}
+    assert parameters == {"init_file": "weights.pt", "lr": "0.1", "stages": '["y.pt"]'}
+
+
+def test_the_schema_of_openlineage_bites(nodes: list[Node]) -> None:
+    event = json.loads(Serde.to_json(next(events(nodes[2], "sample"))))
+    assert violations(event) == []
+    parameter = event["run"]["facets"]["executionParameters"]["parameters"][0]
+    parameter["value"] = 0.1
+    event["job"].pop("name")
+    event["eventType"] = "DONE"
+    event["run"]["facets"]["tags"]["tags"][0].pop("key")
+    places = [fault.split(":")[0] for fault in violations(event)]
+    assert sorted(places) == [
+        "event.eventType",
+        "event.job",
+        "executionParameters.parameters[0].value",
+        "tags.tags[0]",
+    ]
 
 
 @pytest.mark.parametrize(("suffix", "format"), [(".json", "json"), (".jsonld", "jsonld")])
