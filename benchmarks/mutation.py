@@ -34,20 +34,24 @@ from cosmic_ray.work_item import MutationSpec, WorkerOutcome
 PROJECT = Path(__file__).parents[1]
 
 #: What is mutated, and the tests that have to notice, the file that mirrors a module first.
-CLAIMS, REPORT = "tests/fer_ml/claims", "tests/fer_ml/report"
-END_TO_END = "tests/fer_assets/test_gates_bite.py"
+ML, ASSETS = "tests/fer_ml", "tests/fer_assets"
+CLAIMS = [f"{ML}/claims/test_{name}.py" for name in ("sentences", "resolve", "trace", "verify")]
+MANIFESTS = [f"{ASSETS}/stages/test_{name}_manifest.py" for name in ("curated", "classification")]
 ROOMS = {
     "fer_ml/storage/*.py": (
-        "tests/fer_ml/storage",
-        *(f"{CLAIMS}/test_{name}.py" for name in ("trace", "flips", "resolve", "verify")),
+        f"{ML}/storage",
+        f"{ML}/claims/test_trace.py",
+        f"{ML}/claims/test_flips.py",
     ),
     "fer_ml/claims/*.py": (
-        CLAIMS,
-        *(f"{REPORT}/test_{name}.py" for name in ("literals", "references", "template")),
+        *CLAIMS,
+        f"{ML}/report/test_literals.py",
+        f"{ML}/report/test_references.py",
     ),
-    "fer_ml/validation/*.py": ("tests/fer_ml/validation",),
-    "fer_ml/runs/*.py": ("tests/fer_ml/runs", END_TO_END),
-    "fer_assets/stages/*.py": (END_TO_END,),
+    "fer_ml/validation/manifests.py": (*MANIFESTS, f"{ML}/validation"),
+    "fer_ml/validation/*.py": (f"{ML}/validation",),
+    "fer_ml/runs/*.py": (f"{ML}/runs", f"{ASSETS}/test_gates_bite.py"),
+    "fer_assets/stages/*.py": (f"{ASSETS}/test_gates_bite.py",),
 }
 #: Pages and pictures are no verdicts, and the tests of a cloud stop servers, which takes long.
 BUT = ("mirror", "object_store", "graph", "contact_sheets", "review")
@@ -97,7 +101,10 @@ def wording(tree: ast.Module) -> Iterator[ast.AST]:
                 yield node
             case ast.Call(func=ast.Name(id="isinstance"), args=[_, kinds]):
                 yield kinds
-            case ast.keyword(arg="frozen" | "covariant"):
+            case (
+                ast.Subscript(value=ast.Name(id="Annotated"))
+                | ast.keyword(arg="frozen" | "covariant")
+            ):
                 yield node
         yield from filter(None, (getattr(node, name, None) for name in ("annotation", "returns")))
         yield from getattr(node, "decorator_list", ())
@@ -106,7 +113,7 @@ def wording(tree: ast.Module) -> Iterator[ast.AST]:
 def places(module: str) -> Iterator[MutationSpec]:
     """Every mutation of a module that changes what it decides."""
     text = (PROJECT / module).read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    tree, lines = ast.parse(text), text.splitlines()
     inside = [
         span(n) for n in (judging(tree) if module.split("/")[1] in ONLY_JUDGES else tree.body)
     ]
@@ -116,6 +123,8 @@ def places(module: str) -> Iterator[MutationSpec]:
         operator = get_operator(name)()
         found = (place for node in nodes for place in operator.mutation_positions(node))
         for occurrence, (begin, end) in enumerate(found):
+            if name.endswith("_Mul_Div") and lines[begin[0] - 1][begin[1] :][:2] != "* ":
+                continue  # It unpacks, or ends what is given by position.
             if any(a <= begin < b for a, b in inside) and not any(
                 a <= begin < b for a, b in outside
             ):
@@ -129,8 +138,9 @@ def drawn(seed: int, count: int) -> list[tuple[MutationSpec, tuple[str, ...]]]:
     for pattern, tests in ROOMS.items():
         for path in sorted(PROJECT.glob(pattern)):
             module = path.relative_to(PROJECT).as_posix()
-            room_of[module] = tests
-            for spec in () if path.stem in BUT else places(module):
+            if path.stem in BUT or room_of.setdefault(module, tests) is not tests:
+                continue
+            for spec in places(module):
                 at[module, spec.start_pos].append(spec)
     chosen = sorted(at, key=lambda place: number(seed, *place))[:count]
     print(f"{len(chosen)} of {len(at)} places, seed {seed}", flush=True)
@@ -143,7 +153,7 @@ def drawn(seed: int, count: int) -> list[tuple[MutationSpec, tuple[str, ...]]]:
 
 
 def command(module: Path | None, room: tuple[str, ...]) -> str:
-    """Tests until one fails: those of the module's own file, then each of the room's folders.
+    """Tests until one fails: those of the module's own file, then the room's.
 
     Each is a process of its own, which loads what its tests need alone.
     """
@@ -151,7 +161,8 @@ def command(module: Path | None, room: tuple[str, ...]) -> str:
     options += " ".join(f"--ignore-glob=*/test_{name}.py" for name in BUT)
     if module is not None:
         own = "tests" / module.with_name(f"test_{module.stem.lstrip('_')}.py")
-        room = (own.as_posix(), *room) if own.exists() else room
+        if own.exists():
+            room = (own.as_posix(), *(tests for tests in room if tests != own.as_posix()))
     python = shlex.quote(sys.executable)
     steps = " && ".join(f"{python} -m pytest {tests} {options}" for tests in room)
     return shlex.join(["sh", "-c", steps])

@@ -14,7 +14,7 @@ from fer_ml.metrics.chance import Chance, guessed
 from fer_ml.metrics.class_order import CHANCE, ORDERS, fit_order
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Outcome, at_least, not_applicable, same
+from fer_ml.storage.gates import Outcome, at_least, at_most, not_applicable, same
 from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -42,9 +42,7 @@ def judge_run(
         val = frame.filter(frame["split"] == "val")
         val_rows, chance = val.height, guessed(labels_of(val), val["group_id"].to_numpy())
     bad = sum(
-        1
-        for t in checkpoint.model.values()
-        if t.is_floating_point() and not bool(t.isfinite().all())
+        t.is_floating_point() and not bool(t.isfinite().all()) for t in checkpoint.model.values()
     )
     return [
         complete,
@@ -112,15 +110,15 @@ def above_floor(rule: str, value: float, floor: float, chance: Chance | None) ->
 
 def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
     """Whether each class's F1 is above that which 95 of 100 guessers stay below."""
-    limits = chance.f1 if chance else dict.fromkeys(scores, 1.0)
+    rule = "classes_above_chance"
+    if chance is None:
+        return Outcome(rule, False, len(CLASSES), 0, "its manifest is no longer here")
     poor = [
         f"{name}: F1 {scores[name]:.3f}, chance {limit:.3f}"
-        for name, limit in limits.items()
+        for name, limit in chance.f1.items()
         if scores[name] <= limit
     ]
-    gone = "" if chance else "its manifest is no longer here"
-    found = len(poor) if chance else len(CLASSES)
-    return Outcome("classes_above_chance", not found, found, 0, gone or "; ".join(poor))
+    return at_most(rule, len(poor), 0, "; ".join(poor))
 
 
 def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:

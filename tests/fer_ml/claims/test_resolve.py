@@ -366,6 +366,25 @@ def test_a_comparison_is_no_better_than_its_sides(store: Store, chain: Chain) ->
     assert (found.status, found.value) == ("drifted", None)
 
 
+@pytest.mark.parametrize(
+    ("relation", "status"),
+    [
+        ("above", "grounded"),
+        ("at_least", "grounded"),
+        ("below", "contradicted"),
+        ("at_most", "contradicted"),
+    ],
+)
+def test_numbers_of_artifacts_are_compared_as_they_are(
+    store: Store, chain: Chain, relation: str, status: str
+) -> None:
+    """However coarsely they are printed: 0.7604 and 0.7519 are both 0.8."""
+    sides = (number(f"{KD}/f1", expected="0.8"), number(f"{CE}/f1", expected="0.8"))
+    assert resolve(store, against(relation), *sides).status == status
+    inverse = {"above": "below", "below": "above", "at_least": "at_most", "at_most": "at_least"}
+    assert resolve(store, against(inverse[relation]), *reversed(sides)).status == status
+
+
 def text_only(expected: str, split: str, n: int) -> dict[str, Any]:
     return {
         "kind": "number",

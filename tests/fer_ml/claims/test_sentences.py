@@ -125,6 +125,25 @@ def test_a_number_that_the_claim_is_held_to_may_stand() -> None:
     assert why("{value}, b = 9", **says), "the formula does not use b"
 
 
+WORDS = """
+zero 0 two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12
+thirteen 13 fourteen 14 fifteen 15 sixteen 16 seventeen 17 eighteen 18 nineteen 19 twenty 20
+thirty 30 forty 40 fifty 50 sixty 60 seventy 70 eighty 80 ninety 90 half 0.5 quarter 0.25
+tenth 0.1 hundredth 0.01 thousandth 0.001 double 2 triple 3 quadruple 4 dozen 12 hundred 100
+thousand 1000 million 1000000 billion 1000000000 trillion 1000000000000 percent 1% permille 0.001
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), zip(WORDS.split()[::2], WORDS.split()[1::2], strict=True)
+)
+def test_a_number_in_words_is_the_one_in_digits(word: str, number: str) -> None:
+    stated = {"kind": "range", "over": [number, number], "low": number, "high": number}
+    assert why(f"It is {{value}}, a {word} of it.", **stated) is None
+    other = {**stated, "over": ["0.7", "0.7"], "low": "0.7", "high": "0.7"}
+    assert why(f"It is {{value}}, a {word} of it.", **other) is not None
+
+
 def test_labels_of_a_table_are_part_of_what_is_printed() -> None:
     table = {"kind": "table", "asset": "a", "file": "a.json", "columns": {"acc": "/a"}}
     assert why("{value}", **table, rows={"RN18": "/r"}) is None

@@ -8,8 +8,15 @@ import pytest
 from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.chance import guessed
 from fer_ml.metrics.classification import classification_metrics
-from fer_ml.runs.gates import _above_chance, _inference_fits, confidence_informs
+from fer_ml.runs.gates import (
+    _above_chance,
+    _inference_fits,
+    above_floor,
+    confidence_informs,
+    judge_against_previous,
+)
 from fer_ml.storage.gates import Outcome
+from fer_ml.storage.store import Store
 
 
 def sure(right: np.ndarray, confidence: np.ndarray) -> dict[str, object]:
@@ -63,4 +70,43 @@ def test_a_class_that_is_no_better_than_a_guess_is_seen() -> None:
     assert _above_chance(scores, chance).passed
     found = _above_chance({**scores, "Fear": 1 / 7}, chance)
     assert (found.rule, found.passed, found.value) == ("classes_above_chance", False, 1)
-    assert _above_chance(scores, None).passed is False, "its manifest is gone"
+    assert _above_chance({**scores, "Fear": chance.f1["Fear"]}, chance).value == 1, "as a guesser"
+    gone = _above_chance(scores, None)
+    assert (gone.passed, gone.value, gone.limit) == (False, 7, 0), "its manifest is gone"
+
+
+def test_a_floor_is_reached_and_a_guesser_surpassed() -> None:
+    y = np.repeat(np.arange(len(CLASSES)), 40)
+    chance = guessed(y, np.arange(len(y)))
+
+    def found(value: float, floor: float) -> tuple[bool | None, float | str, float | str]:
+        told = above_floor("above_floor", value, floor, chance)
+        return told.passed, told.value, told.limit
+
+    assert found(0.5, 0.5) == (True, 0.5, 0.5)
+    assert found(0.49, 0.5) == (False, 0.49, 0.5)
+    low = chance.macro_f1
+    assert found(low, 0.01) == (False, low, low)
+    assert found(low + 1e-9, 0.01)[0] is True
+    assert found(0.0, 0.0) == (True, 0.0, 0)
+    blind = above_floor("above_floor", 0.9, 0.5, None)
+    assert (blind.passed, blind.limit) == (False, "not known")
+    assert above_floor("above_floor", 0.9, 0.0, None).passed is True
+
+
+@pytest.mark.parametrize(
+    ("manifest", "now", "passed", "limit"),
+    [("m", 0.7, True, 0.7), ("m", 0.69, False, 0.7), ("another", 0.9, False, "m")],
+)
+def test_a_student_is_held_against_the_one_before_on_the_same_manifest(
+    store: Store, manifest: str, now: float, passed: bool, limit: float | str
+) -> None:
+    before = {"asset": "student_ce", "manifest_sha256": "m", "macro_f1": 0.7}
+    with store.begin("student_kd") as run:
+        run.write_json("training.json", {"baseline": before})
+        metrics = {"manifest_sha256": manifest, "raw": {"macro_f1": now}}
+        run.write_json("reliabilitymetrics.json", metrics)
+    artifact = store.current("student_kd")
+    assert artifact is not None
+    found = judge_against_previous(artifact)
+    assert (found.rule, found.passed, found.limit) == ("not_below_previous", passed, limit)
