@@ -135,7 +135,7 @@ thousand 1000 million 1000000 billion 1000000000 trillion 1000000000000 percent 
 
 
 @pytest.mark.parametrize(
-    ("word", "number"), zip(WORDS.split()[::2], WORDS.split()[1::2], strict=True)
+    ("word", "number"), list(zip(WORDS.split()[::2], WORDS.split()[1::2], strict=True))
 )
 def test_a_number_in_words_is_the_one_in_digits(word: str, number: str) -> None:
     stated = {"kind": "range", "over": [number, number], "low": number, "high": number}
