@@ -3,7 +3,7 @@
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, same
+from fer_ml.storage.gates import Gate, Outcome, at_most, same
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -58,7 +58,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
             (digest, digest, digest),
             "(in reliabilitymetrics.json, in calibration.json, of the adopted best.pt)",
         ),
-        Outcome("finite_weights", bad == 0, bad, 0, "tensors with NaN or infinity"),
+        at_most("finite_weights", bad, 0, "tensors with NaN or infinity"),
         Outcome(
             "temperature_in_bounds",
             calibration["inside_bounds"],

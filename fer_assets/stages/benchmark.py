@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.profile import CANDIDATES, Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.gates import Gate, Outcome, nothing
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -97,9 +97,9 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
     ]
     worst = min(entries[student][MAIN_SET]["raw"]["macro_f1"] for student in CANDIDATES)
     return [
-        Outcome("every_row_scored", not lost, len(lost), 0, "; ".join(lost[:3])),
-        Outcome("calibrated_on_calib", not unbound, len(unbound), 0, ", ".join(unbound[:3])),
-        Outcome("no_choice_on_test", not chosen, len(chosen), 0, "; ".join(chosen[:3])),
+        nothing("every_row_scored", lost),
+        nothing("calibrated_on_calib", unbound),
+        nothing("no_choice_on_test", chosen),
         above_floor("students_above_floor", worst, limits.floor_macro_f1, _chance(frames)),
     ]
 

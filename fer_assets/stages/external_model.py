@@ -10,7 +10,7 @@ from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, same
+from fer_ml.storage.gates import Gate, Outcome, at_most, same
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -70,7 +70,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     return [
         same("bytes_as_named", kept, artifact.record.recipe["files"]),
         judge_order("class_order", y, logits),
-        Outcome("finite", bad == 0, bad, 0),
+        at_most("finite", bad, 0),
     ]
 
 

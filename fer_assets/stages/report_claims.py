@@ -9,7 +9,7 @@ from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings
 from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome
+from fer_ml.storage.gates import Gate, Outcome, at_most
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -88,7 +88,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Every claim is grounded."""
     claims = artifact.read_json("claims.json")["claims"]
     bad = [f"{c['id']}: {c['status']}, {c['reason']}" for c in claims if c["status"] != "grounded"]
-    return [Outcome("all_grounded", not bad, len(bad), 0, "", tuple(bad[:5]))]
+    return [at_most("all_grounded", len(bad), 0, examples=bad)]
 
 
 def stages(given: Given) -> list[Stage]:

@@ -14,7 +14,7 @@ from fer_ml.metrics.chance import Chance, guessed
 from fer_ml.metrics.class_order import CHANCE, ORDERS, fit_order
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Outcome, at_least, at_most, not_applicable, same
+from fer_ml.storage.gates import Outcome, at_least, at_most, not_applicable, nothing, same
 from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
@@ -27,7 +27,7 @@ def judge_run(
 ) -> list[Outcome]:
     """Judge a teacher's or student's run folder by ``rules``; ``floor`` is of val macro-F1."""
     missing = [name for name in RUN_FILES if name not in artifact.record.files]
-    complete = Outcome("run_complete", not missing, len(missing), 0, ", ".join(missing))
+    complete = nothing("run_complete", missing)
     if missing:
         return [complete, *(unjudged(rule) for rule in rules if rule != complete.rule)]
     checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
@@ -66,7 +66,7 @@ def judge_run(
             (digest, digest, val_rows),
             "(sha256 in reliabilitymetrics.json, in calibration.json, n)",
         ),
-        Outcome("finite_weights", bad == 0, bad, 0, "tensors with NaN or infinity"),
+        at_most("finite_weights", bad, 0, "tensors with NaN or infinity"),
         Outcome(
             "temperature_in_bounds",
             calibration["inside_bounds"],
@@ -118,7 +118,7 @@ def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
         for name, limit in chance.f1.items()
         if scores[name] <= limit
     ]
-    return at_most(rule, len(poor), 0, "; ".join(poor))
+    return nothing(rule, poor)
 
 
 def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:

@@ -70,6 +70,11 @@ def at_most(
     return Outcome(rule, value <= limit, value, limit, detail, tuple(examples[:5]))
 
 
+def nothing(rule: str, found: Sequence[str]) -> Outcome:
+    """Passes when nothing was ``found``; shows the first three."""
+    return at_most(rule, len(found), 0, "; ".join(found[:3]))
+
+
 def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome:
     """Passes when ``value >= limit``."""
     return Outcome(rule, value >= limit, value, limit, detail)
