@@ -14,13 +14,8 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 POINTS = 64
-#: Where a term lies, if it is no loss, which is anything from 0 on.
-RANGES: Mapping[str, tuple[float, float]] = {
-    "p": (0.0, 1.0),
-    "theta": (0.0, math.pi),
-    "INTER": (0.0, 2.0),
-    "INTRA": (0.0, 2.0),
-}
+#: A term lies between 0 and this, if it is no loss, which has no end.
+HIGHEST: Mapping[str, float] = {"p": 1.0, "theta": math.pi, "INTER": 2.0, "INTRA": 2.0}
 
 _OPERATORS: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -158,15 +153,14 @@ def differs(
 
 def _drawn(draw: random.Random, name: str, point: int) -> float:
     """A value of a term: inside its range, near an end of it, or a round number."""
-    low, high = RANGES.get(name, (0.0, 20.0))
-    kind = point % 4
+    high, kind = HIGHEST.get(name, 20.0), point % 4
     if kind == 0:
-        return draw.uniform(low, high)
+        return draw.uniform(0, high)
     if kind == 1:
-        return low + (high - low) * 10 ** draw.uniform(-9, -1)
+        return high * 10 ** draw.uniform(-9, -1)
     if kind == 2:
-        return high - (high - low) * 10 ** draw.uniform(-9, -1)
-    return low + (high - low) * draw.randint(1, 7) / 8
+        return high - high * 10 ** draw.uniform(-9, -1)
+    return high * draw.randint(1, 7) / 8
 
 
 def _check(node: ast.expr, names: Set[str]) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from fer_assets.stage import Given, Limits, Need
 from fer_assets.stages import comparison
-from fer_assets.stages.comparison import GATES, ComparisonRecipe
+from fer_assets.stages.comparison import GATES, ComparisonRecipe, _unequal
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Comparison
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import Record
 from tests.fer_ml.evaluation.conftest import ARMS
 
 
@@ -55,6 +56,30 @@ def test_the_gate_looks_at_what_was_trained(compared: Artifact, lineage: Any) ->
     held["arms"]["kd"]["macro_f1"]["low"] = float("nan")
     path.write_text(json.dumps(held))
     assert failed() == {"intervals_finite"}
+
+
+def test_whatever_differs_and_may_not_is_named() -> None:
+    def record(**training: Any) -> Record:
+        return Record.model_construct(recipe={"training": training})
+
+    def named(*records: Record | None, varies: tuple[str, ...] = ()) -> list[str]:
+        told = dict(enumerate(records))
+        arm = {"experiments": list(told)}
+        seeds = {
+            n: {"seed": r.recipe["training"].get("seed", n) if r else n} for n, r in told.items()
+        }
+        return _unequal({"varies": varies, "arms": {"arm": arm}, "experiments": seeds}, told)
+
+    one, more = record(lr=1, seed=1, task="ce"), "arm: its runs differ in more than the seed"
+    assert named(one, record(lr=1, seed=2, task="ce")) == []
+    assert named(one, one) == ["arm: the same seed twice"]
+    assert named(one, record(lr=2, seed=2, task="ce")) == ["1.lr", more]
+    assert named(one, record(lr=1, seed=2, task="kd")) == [more], "tasks differ between arms alone"
+    # A field that either of them lacks.
+    assert named(one, record(seed=2, task="ce")) == ["1.lr", more]
+    assert named(one, record(lr=1, decay=0, seed=2, task="ce")) == ["1.decay", more]
+    assert named(one, record(seed=2, task="ce"), varies=("lr",)) == [more]
+    assert "1: its training is no longer here" in named(one, None)
 
 
 def test_students_and_experiments_are_compared_each_with_its_seed() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fer_ml.base.labels import CLASSES
-from fer_ml.claims.formulas import FORMULAS, differs, parse
+from fer_ml.claims.formulas import FORMULAS, HIGHEST, _drawn, differs, parse
 from fer_ml.recipes.training import CE, DIST, DKD, KD, Negative, StandardizedKD, Task, Training
 from fer_ml.training.losses import arcface_logits
 from fer_ml.training.models import Outputs
@@ -246,3 +246,13 @@ def test_each_formula_is_its_own_and_no_other(name: str, weight: float, warm: fl
     assert differs(parse(says, formula.names()), formula, run, {}) is None
     off = parse(f"({formula.expression}) * 1.000001", formula.names())
     assert differs(off, formula, run, {}) is not None
+
+
+@pytest.mark.parametrize("name", ["p", "theta", "CE"])
+def test_terms_are_drawn_inside_their_range_near_both_ends_of_it_and_round(name: str) -> None:
+    high = HIGHEST.get(name, 20.0)
+    values = [_drawn(random.Random(point), name, point) for point in range(400)]
+    assert all(0 < value < high for value in values)
+    assert min(values) < high * 1e-8 and max(values) > high * (1 - 1e-8)
+    assert {value / high * 8 for value in values[3::4]} == {1, 2, 3, 4, 5, 6, 7}
+    assert len({round(value / high, 1) for value in values[::4]}) > 8
