@@ -401,6 +401,13 @@ def text_only(expected: str, split: str, n: int) -> dict[str, Any]:
         (("0.66", "test", 10), ("0.79", "test", 10), "below", "ungrounded"),
         (("0.66", "test", 10), ("0.79", "test", 10), "above", "contradicted"),
         (("0.66", "test", 10), ("0.66", "test", 10), "above", "ungrounded"),
+        # Each may be off by half of its last digit.
+        (("0.66", "test", 10), ("0.67", "test", 10), "above", "contradicted"),
+        (("0.66", "test", 10), ("0.67", "test", 10), "at_least", "ungrounded"),
+        (("0.66", "test", 10), ("0.68", "test", 10), "at_least", "contradicted"),
+        (("0.67", "test", 10), ("0.66", "test", 10), "below", "contradicted"),
+        (("0.67", "test", 10), ("0.66", "test", 10), "at_most", "ungrounded"),
+        (("0.68", "test", 10), ("0.66", "test", 10), "at_most", "contradicted"),
     ],
 )
 def test_comparisons_in_the_text_alone(

@@ -74,6 +74,18 @@ def test_only_a_training_manifest_must_have_every_class() -> None:
     assert differ == [("class_coverage", False, True)]
 
 
+def test_all_gates_but_these_block() -> None:
+    assert {gate.rule for gate in MANIFEST_GATES if not gate.blocking} == {
+        "csv_dialect",
+        "suffixes",
+        "duplicates",
+        "label_conflicts",
+        "class_coverage",
+        "imbalance",
+        "drift",
+    }
+
+
 @pytest.mark.parametrize(
     ("cells", "rule", "example"),
     [
@@ -103,6 +115,29 @@ def test_examples_say_where_and_what(
 ) -> None:
     found = outcome(judged(change(good, 1, **cells), tmp_path), rule)
     assert (found.value, found.limit, found.examples) == (1, 0, (example,))
+
+
+@pytest.mark.parametrize(
+    ("edges", "detail"),
+    [
+        ((0, 0, 24, 24), None),
+        ((23, 23, 24, 24), None),
+        ((-1, 3, 20, 22), "outside"),
+        ((2, -1, 20, 22), "outside"),
+        ((2, 3, 25, 22), "outside"),
+        ((2, 3, 20, 25), "outside"),
+        ((20, 3, 20, 22), "no area"),
+        ((2, 22, 20, 22), "no area"),
+        ((20, 3, 2, 22), "no area"),
+    ],
+)
+def test_a_box_has_an_area_inside_its_image(
+    good: pl.DataFrame, tmp_path: Path, edges: tuple[int, ...], detail: str | None
+) -> None:
+    cells = dict(zip(BOX, (*edges, "photo"), strict=True))
+    found = outcome(judged(change(good, 1, **cells), tmp_path), "bad_boxes")
+    assert found.value == (0 if detail is None else 1)
+    assert detail is None or detail in found.examples[0]
 
 
 def test_one_missing_photo_counts_each_of_its_rows(good: pl.DataFrame, tmp_path: Path) -> None:
@@ -173,6 +208,35 @@ def test_drift_names_what_moved(make_manifest: Make, tmp_path: Path) -> None:
         "rows by 0.167 (limit 0.1)",
         "class shares by 0.143 (limit 0.05)",
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "by", "drifts"),
+    [
+        ("brightness", 4.9, False),
+        ("brightness", 5.1, True),
+        ("width", 2, False),
+        ("width", 3, True),
+    ],
+)
+def test_drift_begins_beyond_its_limit(
+    make_manifest: Make, tmp_path: Path, column: str, by: float, drifts: bool
+) -> None:
+    """Of images that are 24 px wide, 2 px are 8% and 3 px are 13%."""
+    frame = make_manifest(7).with_columns(brightness=pl.lit(120.0))
+    for sign in (1, -1):
+        before = frame.with_columns(pl.col(column) + sign * by)
+        found = outcome(judged(frame, tmp_path, Reference(accepted=before)), "drift")
+        assert found.value == int(drifts)
+
+
+@pytest.mark.parametrize(("happy", "passed"), [(100, True), (101, False)])
+def test_a_hundred_to_one_is_the_most(
+    make_manifest: Make, tmp_path: Path, happy: int, passed: bool
+) -> None:
+    rows = make_manifest([{"label": "Happy"}] * happy + [{"label": "Sad"}])
+    found = outcome(judged(rows, tmp_path), "imbalance")
+    assert (found.value, found.passed) == (happy, passed)
 
 
 def test_imbalance_is_a_ratio_of_training_rows(make_manifest: Make, tmp_path: Path) -> None:
