@@ -74,7 +74,9 @@ def judge_trained_on(artifact: Artifact, store: Store, limits: TrainedOnLimits) 
     from fer_ml.manifests.curation import COLOURS_FILE
 
     held = artifact.read_json(COLOURS_FILE)["by_source"]
-    coloured = sum(own["rows"] * (1 - own["grey"] / own["looked_at"]) for own in held.values())
+    coloured = sum(
+        own["rows"] * (own["looked_at"] - own["grey"]) / own["looked_at"] for own in held.values()
+    )
     share = coloured / sum(own["rows"] for own in held.values())
     told = "; ".join(
         f"{source}: {own['grey']} of {own['looked_at']} grey" for source, own in held.items()

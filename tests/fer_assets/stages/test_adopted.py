@@ -16,6 +16,8 @@ def test_the_gates(tmp_path: Path, adopt: Adopt, store: Store) -> None:
     assert (outcomes["consistent"].value, outcomes["consistent"].passed) == (5, False)
     assert not outcomes["verified"].passed, "what comes from elsewhere is never wholly verified"
     folder = old.softlabels(tmp_path / "s")
+    right = {o.rule: o for o in judge(adopt(folder), store, Limits())}
+    assert (right["class_order"].passed, right["class_order"].value) == (True, 0)
     old.write(folder / "classorder.json", ["Neutral"])
     wrong = {o.rule: o for o in judge(adopt(folder), store, Limits())}
     assert not wrong["class_order"].passed

@@ -80,6 +80,8 @@ def test_a_row_that_its_recipe_does_not_give_is_seen(tmp_path: Path) -> None:
     [
         ({"a": 100, "b": 100}, "rgb", False),
         ({"a": 100, "b": 97}, "rgb", False),  # 1.5 % of all rows have colour
+        ({"a": 100, "b": 91}, "rgb", False),
+        ({"a": 100, "b": 90}, "rgb", True),  # 5 %
         ({"a": 100, "b": 50}, "rgb", True),
         ({"a": 0, "b": 0}, "rgb", True),
         ({"a": 100, "b": 100}, "grey", True),
