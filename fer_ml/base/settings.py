@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 
@@ -23,7 +24,7 @@ WINDOWS_PATH = "write a path of Windows with /, or in single quotes: 'C:\\faces'
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-class UserConfig(BaseModel):
+class UserConfig(Plain):
     """``fer.toml``: the user's own roots, default profile and profiles. Unknown keys are refused.
 
     ``roots`` maps a source to the folder its publisher's files lie in; ``profiles`` holds own
@@ -31,8 +32,6 @@ class UserConfig(BaseModel):
     contact sheets of real faces, and keep them in its event log. Recorded frames of the demo are
     deleted ``keep_recordings_days`` after their session; without it they stay.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = 3
     profile: str | None = None
@@ -148,7 +147,7 @@ def read_config(path: Path) -> UserConfig:
         text = read_file(path).decode("utf-8-sig")  # Some editors put a byte order mark first.
         held = tomllib.loads(text)
         _refuse_control(held, path)
-        return UserConfig.model_validate(upgraded("fer.toml", held, path, "version"))
+        return UserConfig.from_plain(upgraded("fer.toml", held, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -12,19 +12,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import onnxruntime
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import read_file
+from fer_ml.base.plain import Plain
+from fer_ml.base.reading import parse_json, read_file
 from fer_ml.base.versions import known_version, upgraded
 from fer_ml.bundles.network import MAX_BYTES, check_network, open_network
 from fer_ml.images.pixels import normalise
@@ -40,15 +33,13 @@ MAX_CARD = 4_000_000
 SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
-class Threshold(BaseModel):
+class Threshold(Plain):
     """Answer at or above ``threshold``: then at most ``wanted_risk`` of the answers are wrong.
 
     ``bound`` is what is 95% sure by calib; null on cards of before, whose thresholds attained the
     risk on calib alone. ``coverage`` and ``risk`` are shares on calib: value, and both bounds of
     its 95% interval. All four are null where no threshold has such a bound.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     wanted_risk: float
     threshold: float | None
@@ -57,7 +48,7 @@ class Threshold(BaseModel):
     risk: tuple[float, float, float] | None
 
 
-class Card(BaseModel):
+class Card(Plain):
     """``card.json``: what the bundle is, how to feed it, and where it comes from.
 
     ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
@@ -66,8 +57,6 @@ class Card(BaseModel):
     the one that training saw; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the
     recorded sessions (sha256 of their log) that it learned from, on which it must not be scored.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 2
     name: str
@@ -88,14 +77,6 @@ class Card(BaseModel):
     lineage: dict[str, Any] = {}
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     sessions: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_today(cls, held: Any, told: ValidationInfo) -> Any:
-        # The context is the path of the file that is read: what is made here is of today.
-        if not isinstance(held, dict) or told.context is None:
-            return held
-        return upgraded(CARD_FILE, held, told.context)
 
     def frame_of(self, detector: str) -> Frame:
         """The square that is cut by a box of ``detector``; ``FerError`` where it is not known."""
@@ -137,7 +118,9 @@ def _card_and_hash(folder: Path) -> tuple[Card, str]:
     path = folder / CARD_FILE
     try:
         data = read_file(path, MAX_CARD)
-        return Card.model_validate_json(data, context=path), hashlib.sha256(data).hexdigest()
+        held = parse_json(data, path)
+        values = upgraded(CARD_FILE, held, path) if isinstance(held, dict) else held
+        return Card.from_plain(values, path), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise FerError(
             "no bundle here",

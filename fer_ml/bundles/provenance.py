@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import known_version
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle
@@ -24,10 +25,8 @@ CHAIN_FILE = "lineage.json"
 MAX_CHAIN = 16_000_000
 
 
-class Named(BaseModel):
+class Named(Plain):
     """An artifact or a raw folder by its hash."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     asset: str
     partition: str | None
@@ -51,13 +50,11 @@ class Link(Named):
     splits: dict[str, str]
 
 
-class Chain(BaseModel):
+class Chain(Plain):
     """``lineage.json``: ``links`` from the raw folders up; the last one holds the bundle.
 
     ``place`` is the bundle's folder in that artifact, and ``raw`` the fingerprints of raw folders.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     place: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import Field, ValidationError, WithJsonSchema, model_validator
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.plain_yaml import read_plain
@@ -18,6 +18,7 @@ from fer_ml.claims.places import (
     AssetName,
     Evaluation,
     Flag,
+    FromYaml,
     Id,
     Operand,
     PartitionName,
@@ -39,11 +40,7 @@ GUIDE = "docs/claims.md"
 NAME = r"^[A-Za-z][A-Za-z-]*([0-9]{1,4}[A-Za-z-]+)*[0-9]{1,4}[A-Za-z-]*$"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Claim(_Model):
+class _Claim(FromYaml):
     """A sentence, where it stands in the text, and the artifact that it rests on.
 
     Without ``asset`` the claim is decided from the text alone, as far as that goes.
@@ -363,7 +360,7 @@ Claim = Annotated[
 ]
 
 
-class ClaimsFile(_Model):
+class ClaimsFile(FromYaml):
     """``claims/<profile>.yaml``. ``names`` are words with digits that its sentences may use."""
 
     version: Annotated[Literal["2"], WithJsonSchema({"const": 2})]

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
 
+from fer_ml.base.plain import Plain
 from fer_ml.claims.printed import PRINTED
 
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)]
@@ -28,11 +29,13 @@ Whole = Annotated[int, WithJsonSchema({"type": "integer"})]
 Flag = Annotated[bool, WithJsonSchema({"type": "boolean", "default": False})]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class FromYaml(Plain):
+    """Of a claims file, whose scalars come as texts: a printed number keeps its last zeros."""
+
+    model_config = ConfigDict(strict=False)
 
 
-class Source(_Model):
+class Source(FromYaml):
     """Where a number stands: a JSON pointer (RFC 6901), or an aggregate of a csv's column.
 
     ``take`` counts the rows that match ``where`` (column to text), or takes the sum, mean, min or
@@ -84,7 +87,7 @@ Operand = (
 RowPlace = Annotated[str, Field(pattern=r"^/")] | Source
 
 
-class Evaluation(_Model):
+class Evaluation(FromYaml):
     """What a number was measured on; checked against what the artifact says."""
 
     manifest: str

@@ -13,9 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from fer_ml.base.files import write_json
+from fer_ml.base.plain import Plain
 from fer_ml.base.processes import processor_name, total_memory
 
 TIMES = "times"
@@ -23,14 +22,12 @@ TIMES = "times"
 _LIBRARIES = ("dagster", "torch", "timm", "numpy", "polars", "opencv-python", "onnxruntime")
 
 
-class Figure(BaseModel):
+class Figure(Plain):
     """One figure: ``measured`` in ``unit``, the median of ``rounds`` that lie in ``low..high``.
 
     With the unit ``times`` it is a ratio, and ``over`` says what to. ``at_most`` or ``at_least`` is
     the target; ``note`` says what a reader needs to judge it, and why a target is missed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     measured: float
@@ -66,20 +63,16 @@ class Figure(BaseModel):
         return None
 
 
-class Benchmark(BaseModel):
+class Benchmark(Plain):
     """The figures of one script, and on what they were measured (``data``)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     data: str
     figures: tuple[Figure, ...]
 
 
-class Run(BaseModel):
+class Run(Plain):
     """One script of a suite: the command, its seconds, and its figures or why there are none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: str
     seconds: float
@@ -87,10 +80,8 @@ class Run(BaseModel):
     skipped: str = ""
 
 
-class Measurements(BaseModel):
+class Measurements(Plain):
     """A whole suite on one machine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = 1
     machine: dict[str, str]

@@ -7,9 +7,10 @@ lineage asks it what is kept out.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import Refused, read_file
 from fer_ml.base.versions import known_version
 from fer_ml.storage.artifact import PURGED_FILE
@@ -17,10 +18,9 @@ from fer_ml.storage.artifact import PURGED_FILE
 Kind = Literal["photo", "group", "source", "session"]
 
 
-class Entry(BaseModel):
+class Entry(Plain):
     """One purge. ``photos`` are hashes of decoded pixels; ``sources`` are those they were in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     at: str
     kind: Kind
     reason: str
@@ -30,10 +30,9 @@ class Entry(BaseModel):
     resting: tuple[str, ...]
 
 
-class Log(BaseModel):
+class Log(Plain):
     """``purged.json`` of the artifact root: what was purged, oldest first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     entries: tuple[Entry, ...] = ()
 

@@ -94,7 +94,7 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
             }
     merged = _merge(start, {**changes, "name": name})
     try:
-        return Profile.model_validate(merged)
+        return Profile.from_plain(merged)
     except ValidationError as error:
         unknown = set(changes) - set(Profile.model_fields)
         new = set(merged["experiments"]) - set(start["experiments"])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from fer_ml.base.versions import with_frame
-from fer_ml.recipes.training import read_plain
+from fer_ml.recipes.training import STRICT, read_plain
 
 
 def _within(held: Any, limits: Mapping[str, tuple[float, float]]) -> None:
@@ -25,7 +25,7 @@ class Frame:
     of the box.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     side: float = 1.0
     down: float = 0.0
 
@@ -51,7 +51,7 @@ class Preprocess:
     ``mean`` and ``std`` are for RGB in 0..1.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     size: int
     frame: Frame = Frame()
     colour: Literal["grey", "rgb"] = "rgb"

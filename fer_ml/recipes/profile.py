@@ -9,11 +9,12 @@ import re
 from dataclasses import fields
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.base.names import require_names
+from fer_ml.base.plain import Plain
 from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 from fer_ml.recipes.training import Distilling, Training, Views
 
@@ -38,10 +39,10 @@ _CURATED = ("hq_train", "eval_only", "test_all_sources")
 _TAKEN = (*_CURATED, "classification", "hq_train_val")
 
 
-class Frozen(BaseModel):
+class Frozen(Plain):
     """A recipe's base: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Source(Frozen):

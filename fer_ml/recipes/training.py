@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from fer_ml.base.errors import FerError
 
 #: What pydantic is told when a recipe is part of a profile.
-STRICT = {"extra": "forbid"}
+STRICT = {"extra": "forbid", "strict": True}
 
 
 def _demand(recipe: object, **limits: tuple[float, float]) -> None:

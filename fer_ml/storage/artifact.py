@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.files import write_json
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import Refused, read_file, read_json, sha256_file
 from fer_ml.base.versions import known_version, upgraded
 from fer_ml.storage.gates import Gate
@@ -202,10 +203,9 @@ class Artifact:
         return told == mine and receipt.seal in (None, record.seal)
 
 
-class Mark(BaseModel):
+class Mark(Plain):
     """``purged.json`` of a run folder: when what it rests on was purged, and which files went."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     at: Time | Literal[""] = ""
     removed: tuple[Below, ...] = ()

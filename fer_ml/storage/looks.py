@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
 from fer_ml.storage.record import Time
@@ -27,7 +28,7 @@ LEDGER = 2 << 30
 SETS_FILE = "looks.json"
 
 
-class Look(BaseModel):
+class Look(Plain):
     """One look. ``decisions`` are hashes of the profile's recipes, by what they decide.
 
     ``sets`` gives the hash of each set's faces, and ``faces`` those of sets that no line before
@@ -35,7 +36,6 @@ class Look(BaseModel):
     before.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     at: Time
     profile: str

@@ -3,8 +3,9 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
+from fer_ml.base.plain import Plain
 from fer_ml.base.versions import known_version
 from fer_ml.storage.record import Below
 
@@ -14,23 +15,21 @@ CURRENT_FILE = "current.json"
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 
 
-class Pointer(BaseModel):
+class Pointer(Plain):
     """``current.json``: the run folder, its content hash, and the seal of its record.
 
     ``seal`` is ``None`` where an earlier version wrote it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     folder: Annotated[str, StringConstraints(pattern=f"^(?:{RUN_NAME.pattern})$")]
     sha256: str
     seal: str | None = None
 
 
-class Follow(BaseModel):
+class Follow(Plain):
     """What is to be done once a run folder has been renamed; names, never paths."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     asset: Below
     partition: Below | None
     folder: Below

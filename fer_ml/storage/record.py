@@ -6,10 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.files import stays_below
+from fer_ml.base.plain import Plain
 from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
 
@@ -33,22 +34,20 @@ def _below(name: str) -> str:
 Below = Annotated[str, AfterValidator(_below)]
 
 
-class FileEntry(BaseModel):
+class FileEntry(Plain):
     """sha256 and size of one file of a run folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     sha256: str
     bytes: int
 
 
-class Input(BaseModel):
+class Input(Plain):
     """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
 
     ``root`` is set for raw folders only. ``recipe_sha256`` is the hash of the recipe in the
     artifact's record; ``None`` for raw folders, and in records from before it was noted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     asset: str
     partition: str | None = None
     sha256: str
@@ -71,7 +70,7 @@ def _is_time(text: str) -> str:
 Time = Annotated[str, AfterValidator(_is_time)]
 
 
-class Record(BaseModel):
+class Record(Plain):
     """``record.json``: what a run folder holds and what it was made from.
 
     ``splits`` lists which splits each choice of this artifact touched, such as
@@ -80,7 +79,6 @@ class Record(BaseModel):
     written before there were seals have none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: Below
     partition: Below | None
@@ -115,7 +113,7 @@ class Record(BaseModel):
         return _hash_of(self.model_dump(mode="json", exclude={"seal"}, exclude_unset=True))
 
 
-class Receipt(BaseModel):
+class Receipt(Plain):
     """One gate's outcome for exactly the bytes ``artifact_sha256``.
 
     ``passed`` is ``None`` where there was nothing to judge.
@@ -125,7 +123,6 @@ class Receipt(BaseModel):
     before it was noted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     asset: str
     partition: str | None

@@ -354,7 +354,7 @@ class Store:
             summary={**run.summary, **meter.read()},
         )
         # Read again first: the seal is over what stands in the file.
-        record = Record.model_validate(record.model_dump(mode="json"))
+        record = Record.model_validate_json(record.model_dump_json())
         record = record.model_copy(update={"seal": record.expected_seal()})
         write_json(run.folder / RECORD_FILE, record.model_dump(mode="json"))
         home = self.home(asset, partition)

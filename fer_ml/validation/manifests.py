@@ -114,7 +114,7 @@ def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) 
         )
         out: int = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
         return abs(given - out - frame.height)
-    recipe = Curation.model_validate(artifact.record.recipe)
+    recipe = Curation.from_plain(artifact.record.recipe)
     unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))
     wanted = curate(unified, recipe, artifact.record.asset)
     key = ["image_path", "label", "split", "source", "sample_id", "group_id"]

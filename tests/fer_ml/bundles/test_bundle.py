@@ -122,7 +122,7 @@ def test_a_wrong_card_names_the_field(folder: Path, changes: dict[str, Any], fie
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
 def test_a_card_that_is_no_card(folder: Path, text: str) -> None:
     (folder / CARD_FILE).write_text(text)
-    with pytest.raises(FerError, match="card field") as caught:
+    with pytest.raises(FerError) as caught:
         load_bundle(folder)
     assert caught.value.where == str(folder / CARD_FILE)
 

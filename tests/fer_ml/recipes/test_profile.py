@@ -23,14 +23,14 @@ def settings(tmp_path: Path, **config: Any) -> Settings:
         profile="sample",
         yunet=None,
         device="auto",
-        config=UserConfig.model_validate(config),
+        config=UserConfig.from_plain(config),
     )
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
 def test_every_profile_loads_and_survives_json(name: str, tmp_path: Path) -> None:
     profile = load_profile(settings(tmp_path), name)
-    assert type(profile).model_validate(profile.model_dump(mode="json")) == profile
+    assert type(profile).from_plain(profile.model_dump(mode="json")) == profile
 
 
 def test_the_paper_profile_is_the_reports_protocol(tmp_path: Path) -> None:
