@@ -19,8 +19,8 @@ DEMO_MAY_USE = {"base", "bundles", "images"}
 #: Rooms in the order of the stream: each imports only what stands before it.
 STREAM = (
     *("base", "metrics", "recipes", "figures", "images", "storage", "training"),
-    *("distillation", "privacy", "sample", "sources", "claims", "manifests", "exchange"),
-    *("packed", "report", "validation", "adoption", "runs", "bundles", "evaluation"),
+    *("distillation", "privacy", "sample", "sources", "claims", "manifests", "evidence"),
+    *("exchange", "packed", "report", "validation", "adoption", "runs", "bundles", "evaluation"),
     *("demo_app", "fer_assets.stage", "fer_assets.stages", "fer_assets"),
 )
 

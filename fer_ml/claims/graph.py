@@ -72,7 +72,7 @@ def mermaid(traced: Traced) -> str:
     for node in traced.steps:
         label = f"{_quoted(node.item.key)}<br>{node.item.sha256[:10]}"
         left, right = ("[(", ")]") if node.item.root else ("[", "]")
-        lines.append(f'  {names[node.identity]}{left}"{label}"{right}:::{node.state}')
+        lines.append(f'  {names[node.identity]}{left}"{label}"{right}:::{_shade(node)}')
         lines += [f"  {names[node.identity]} --> {names[n.identity]}" for n in node.inputs]
     for state, colour in (
         ("sound", "#176b2c"),
@@ -81,6 +81,7 @@ def mermaid(traced: Traced) -> str:
         ("contradicted", "#b3261e"),
         ("not_comparable", "#b3261e"),
         ("stale", "#8a5a00"),
+        ("warned", "#b07400"),
         ("ungrounded", "#8a5a00"),
         ("elsewhere", "#777777"),
     ):
@@ -88,13 +89,19 @@ def mermaid(traced: Traced) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(traced: Traced, title: str) -> str:
-    """The trace as one HTML page that needs no network: the graph, and every step in a table."""
+def page(traced: Traced, title: str, script: str = "") -> str:
+    """The trace as one HTML page that needs no network: the graph, and every step in a table.
+
+    ``script`` is the address of the evidence pages' own, which leads steps to their assets.
+    """
     # Here, because verifying and tracing in a terminal need no templates.
     from fer_ml.figures.page import render_page
 
     drawing = Drawing(traced)
-    steps = [{"id": f"s{number}", **node.to_json()} for number, node in enumerate(traced.steps)]
+    steps = [
+        {"id": f"s{number}", **node.to_json(), "shade": _shade(node), "folder": _address(node)}
+        for number, node in enumerate(traced.steps)
+    ]
     return render_page(
         Path(__file__).with_name("trace.html.j2"),
         title=title,
@@ -102,7 +109,21 @@ def page(traced: Traced, title: str) -> str:
         drawing=drawing,
         steps=steps,
         box=(BOX_WIDTH, BOX_HEIGHT),
+        script=script,
     )
+
+
+def _shade(node: Node) -> str:
+    """The state as it is drawn: a sound step of which a gate warns is yellow."""
+    return "warned" if node.state == "sound" and node.warns else node.state
+
+
+def _address(node: Node) -> str:
+    """The folder of a step as an address that a browser opens, or none."""
+    if node.artifact is not None:
+        return node.artifact.folder.absolute().as_uri()
+    root = Path(node.item.root or "")
+    return root.as_uri() if root.is_absolute() else ""
 
 
 def _quoted(text: str) -> str:
@@ -158,7 +179,7 @@ class Drawing:
             x, y = self._places[name]
             yield Box(
                 name,
-                node.state,
+                _shade(node),
                 node.item.root is not None,
                 (_short(node.item.key), node.item.sha256[:10]),
                 x - BOX_WIDTH / 2,

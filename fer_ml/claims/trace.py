@@ -47,6 +47,11 @@ class Node:
             return "drifted" if self.drifted else "stale"
         return "sound" if self.looked else "elsewhere"
 
+    @property
+    def warns(self) -> list[str]:
+        """The gates of its bytes that did not pass; those that block make it a problem besides."""
+        return [rule for rule, receipt in self.receipts.items() if receipt.passed is False]
+
     @cached_property
     def receipts(self) -> dict[str, Receipt]:
         """The receipts of exactly these bytes, by rule."""
@@ -68,6 +73,7 @@ class Node:
             "problem": self.problem,
             "state": self.state,
             "looked_at": self.looked,
+            "warns": self.warns,
             "folder": self.artifact.folder.name if self.artifact else None,
             "created_at": record.created_at if record else None,
             "run_id": record.run_id if record else None,

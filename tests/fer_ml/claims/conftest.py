@@ -55,7 +55,9 @@ PNG = b"\x89PNG\r\n\x1a\nnot quite a picture"
 Put = Callable[..., Artifact]
 
 
-def judge(store: Store, artifact: Artifact, rule: str, passed: bool = True) -> None:
+def judge(
+    store: Store, artifact: Artifact, rule: str, passed: bool = True, *, blocking: bool = True
+) -> None:
     """Write a receipt beside an artifact."""
     store.write_receipt(
         artifact,
@@ -64,7 +66,7 @@ def judge(store: Store, artifact: Artifact, rule: str, passed: bool = True) -> N
             partition=artifact.record.partition,
             artifact_sha256=artifact.sha256,
             rule=rule,
-            blocking=True,
+            blocking=blocking,
             passed=passed,
             value=0,
             limit=0,

@@ -5,6 +5,8 @@ import itertools
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
@@ -13,7 +15,7 @@ from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Tracer
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
-from tests.fer_ml.claims.conftest import Put
+from tests.fer_ml.claims.conftest import Put, judge
 
 Chain = dict[str, Artifact]
 SENTENCE = 'It\'s <b>{value}</b> & "more" # `code`'
@@ -106,7 +108,9 @@ def test_the_page_is_escaped_and_fetches_nothing(store: Store, chain: Chain) -> 
     reader = Reader()
     reader.feed(text)
     assert not set(reader.tags) & {"b", "script", "img", "link", "iframe"}
-    assert reader.links and all(link.startswith("#s") for link in reader.links)
+    steps = [link for link in reader.links if not link.startswith("#s")]
+    assert len(reader.links) == 2 * len(steps)
+    assert all(Path(url2pathname(urlsplit(link).path)).is_dir() for link in steps)
     assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
     for artifact in chain.values():
         assert artifact.sha256 in text
@@ -121,6 +125,18 @@ def test_the_flowchart_names_every_step_and_edge(store: Store, chain: Chain) -> 
     edges = re.findall(r"^  (s\d+) --> (s\d+)$", text, re.MULTILINE)
     assert len(edges) == sum(len(node.inputs) for node in found.steps)
     assert text.count('[("raw/') == 2
+
+
+def test_a_step_of_which_a_gate_warns_is_yellow(store: Store, chain: Chain) -> None:
+    judge(store, chain["student_dkd"], "of_note", passed=False, blocking=False)
+    found = Traced((Tracer(store, raw_elsewhere=True).trace(chain["benchmark"]),))
+    assert found.sound
+    assert {box.lines[0]: box.state for box in Drawing(found).boxes()} == {
+        node.item.key: "warned" if node.item.key == "student_dkd" else "sound"
+        for node in found.steps
+    }
+    assert '"]:::warned' in mermaid(found)
+    assert [node.to_json()["warns"] for node in found.steps if node.warns] == [["of_note"]]
 
 
 @pytest.mark.parametrize("width", [390, 1400])

@@ -1,0 +1,296 @@
+"""The evidence as a folder of pages that opens without a server: one a claim, an index, a face.
+
+They refer to pictures of the pool beside them (``../cleaned``) and hold none: a picture that was
+purged is gone from every page, and a folder that is passed on shows no face unless it was asked to.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import move, owned_name
+from fer_ml.base.reading import read_file
+from fer_ml.claims.graph import Traced, page
+from fer_ml.claims.model import ComparisonClaim, FigureClaim, NonInferiorityClaim, SumClaim
+from fer_ml.claims.resolved import Resolved
+from fer_ml.claims.trace import Node, walk
+from fer_ml.claims.verify import CLAIMS_ASSET, Verified
+from fer_ml.evidence.rows import Evidence, Figure, Term, evidence_of
+from fer_ml.evidence.tables import Tables
+from fer_ml.figures.page import render_page
+from fer_ml.privacy.faces import shows_faces
+from fer_ml.privacy.log import Log
+from fer_ml.storage.store import Store
+
+#: The folder of the pages in an artifact root; ``claims/<id>.html`` in it is a claim's page.
+FOLDER = "evidence"
+#: Claims on one page of the index.
+INDEX_CLAIMS = 1000
+_HERE = Path(__file__).parent
+_PARTS = ("evidence.js", "evidence.css")
+
+
+@dataclass(frozen=True)
+class Around:
+    """What the pages are told besides the claims.
+
+    ``faces``: they may show pictures of the pool. ``report`` is the address of the report from the
+    folder of the pages, if there is one.
+    """
+
+    profile: str
+    drawn: bool
+    faces: bool
+    report: str = ""
+    purged: Log = field(default_factory=Log)
+
+
+def write_evidence(
+    base: Path, store: Store, verified: Verified, around: Around, only: Sequence[str] = ()
+) -> set[str]:
+    """Write ``evidence/`` into ``base``, whole or not at all; the pictures that its pages show.
+
+    ``only`` are the ids of the claims that get a page, else all do.
+    """
+    known = [resolved.claim.id for resolved in verified.claims]
+    if unknown := [name for name in only if name not in known]:
+        raise FerError(f"no claim {unknown[0]!r}", allowed=", ".join(known))
+    base.mkdir(parents=True, exist_ok=True)
+    made = base / f".{owned_name()}"
+    try:
+        for name in ("claims", "data", "trace"):
+            (made / name).mkdir(parents=True)
+        writer = _Writer(made, store, around, Tables(store, made / "data"))
+        found = evidence_of(store, verified.claims)
+        writer.write([found[name] for name in only or known])
+        replace_folder(made, base / FOLDER)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return writer.tables.images
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Give a folder of pages its name, in the place of an earlier one of this program."""
+    old = target.with_name(f".{owned_name()}")
+    if target.exists():
+        if any(target.iterdir()) and not (target / _PARTS[0]).is_file():
+            raise FerError("the folder holds something else", where=target, fix="name a new folder")
+        move(target, old)
+    move(made, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the pages of one folder."""
+
+    folder: Path
+    store: Store
+    around: Around
+    tables: Tables
+
+    def write(self, found: Sequence[Evidence]) -> None:
+        """Every page, its data, and what they share."""
+        for name in _PARTS:
+            (self.folder / name).write_bytes(read_file(_HERE / name))
+        before = self._before()
+        index = []
+        for evidence in found:
+            index.append(self._claim(evidence, before.get(evidence.resolved.claim.id)))
+        photos = self.around.purged.photos()
+        held = {
+            "tables": self.tables.to_json(self.tables.known),
+            "claims": index,
+            "roots": self._roots(found),
+            "faces": self.around.faces,
+            "purged": {photo: at[:10] for photo, at in photos.items()},
+        }
+        text = f"fer.index({json.dumps(held)});\n"
+        (self.folder / "data" / "index.js").write_text(text, encoding="utf-8")
+        self._page("face.html", "face.html", title="A face", page={"kind": "face"}, up="")
+        self._index(found)
+
+    def _before(self) -> dict[str, dict[str, Any]]:
+        """What was said of each claim when they were last kept, by its id."""
+        kept = self.store.current(CLAIMS_ASSET) if self.store.root.is_dir() else None
+        if kept is None or "claims.json" not in kept.record.files:
+            return {}
+        at = {"at": kept.record.created_at[:16].replace("T", " ")}
+        return {entry["id"]: entry | at for entry in kept.read_json("claims.json")["claims"]}
+
+    def _roots(self, found: Sequence[Evidence]) -> dict[str, str]:
+        """Where the raw folder of each source was when it was last looked at."""
+        nodes = walk(node for evidence in found for node in evidence.resolved.traces)
+        return {n.item.key.removeprefix("raw/"): n.item.root for n in nodes if n.item.root}
+
+    def _claim(self, evidence: Evidence, before: dict[str, Any] | None) -> dict[str, Any]:
+        """Write a claim's page; what the index of faces says of it."""
+        resolved, claim = evidence.resolved, evidence.resolved.claim
+        terms = [self._term(term) for figure in evidence.figures for term in figure.terms]
+        terms = list({json.dumps(term): term for term in terms}.values())
+        told: dict[str, Any] = {
+            "kind": "claim",
+            "root": "../../",
+            "up": "../",
+            "faces": self.around.faces,
+            "purged": {p: at[:10] for p, at in self.around.purged.photos().items()},
+            "compares": isinstance(claim, ComparisonClaim | NonInferiorityClaim),
+            "figures": [self._figure(evidence, figure) for figure in evidence.figures],
+            "terms": terms + self._others(evidence, terms),
+        }
+        names = [term["table"] for term in told["terms"]]
+        told["tables"] = self.tables.to_json(names)
+        self._page(
+            f"claims/{claim.id}.html",
+            "claim.html",
+            title=resolved.sentence(),
+            page=told,
+            up="../",
+            e=evidence,
+            held=resolved.to_json(),
+            before=before if before and before["status"] == "grounded" else None,
+            short=_short,
+            computable=any(figure["formula"] for figure in told["figures"]),
+            settings=getattr(claim, "settings", {}),
+            terms=[self._label(term) for term in told["terms"]],
+            picture=self._picture(resolved),
+            gates=[(node, _gates(node)) for node in resolved.traces],
+            trace=self._trace(resolved.traces),
+        )
+        assets = list(dict.fromkeys(node.item.key for node in walk(resolved.traces)))
+        sentence = {"id": claim.id, "sentence": resolved.sentence(), "status": resolved.status}
+        return {**sentence, "terms": terms, "assets": assets}
+
+    def _label(self, term: dict[str, Any]) -> tuple[str, str]:
+        """How a table of rows is called, and its file."""
+        table = self.tables.known[term["table"]]
+        return table.name or table.asset, table.file
+
+    def _picture(self, resolved: Resolved) -> str:
+        """A copy of the picture that a claim is on, where it may be shown."""
+        claim, artifact = resolved.claim, resolved.artifact
+        if not isinstance(claim, FigureClaim) or artifact is None or resolved.status != "grounded":
+            return ""
+        name = str(claim.file)
+        if not name.endswith((".png", ".jpg")) or (shows_faces(name) and not self.around.faces):
+            return ""
+        copy = f"data/{artifact.record.files[name].sha256[:20]}{name[-4:]}"
+        (self.folder / copy).write_bytes(read_file(artifact.file(name)))
+        return copy
+
+    def _term(self, term: Term) -> dict[str, Any]:
+        rows = term.rows
+        return {
+            "table": self.tables.add(rows),
+            "where": dict(rows.where),
+            "unlabelled": rows.unlabelled,
+            "temperature": term.temperature,
+            "weights": term.weights,
+            "bias": term.bias,
+        }
+
+    def _others(self, evidence: Evidence, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the other models said of the same rows."""
+        used = {term["table"] for term in own}
+        found = {}
+        for rows in evidence.rows:
+            for name in self.tables.beside(rows)[1:]:
+                if name not in used:
+                    table = self.tables.known[name]
+                    term = {
+                        "where": dict(rows.where),
+                        "unlabelled": False,
+                        "weights": (),
+                        "bias": (),
+                    }
+                    found[name] = {"table": name, "temperature": table.temperature, **term}
+        return list(found.values())
+
+    def _figure(self, evidence: Evidence, figure: Figure) -> dict[str, Any]:
+        formula: dict[str, Any] | None = None
+        if figure.formula is not None:
+            sides = {
+                side: [self._term(t) for t in getattr(figure.formula, side)] for side in _SIDES
+            }
+            formula = {"take": figure.formula.take, "key": figure.formula.key, **sides}
+        elif isinstance(evidence.resolved.claim, SumClaim) and figure is evidence.figures[0]:
+            formula = {"take": "parts", "key": "", "plus": [], "minus": []}
+        value = figure.found.value
+        return {"name": figure.name, "printed": figure.printed, "value": value, "formula": formula}
+
+    def _trace(self, roots: tuple[Node, ...]) -> str:
+        """The page of a path down to the raw folders, which claims on the same bytes share."""
+        if not roots:
+            return ""
+        key = "".join(f"{asset} {sha256}" for asset, sha256 in (node.identity for node in roots))
+        name = f"trace/{hashlib.sha256(key.encode()).hexdigest()[:16]}.html"
+        if not (self.folder / name).exists():
+            title = f"What {', '.join(node.item.key for node in roots)} rests on"
+            text = page(Traced(roots), title, script="../evidence.js")
+            (self.folder / name).write_text(text, encoding="utf-8")
+        return name
+
+    def _index(self, found: Sequence[Evidence]) -> None:
+        parts = [found[i : i + INDEX_CLAIMS] for i in range(0, len(found), INDEX_CLAIMS)]
+        names = [f"index{f'-{i + 1}' if i else ''}.html" for i in range(len(parts))]
+        for name, part in zip(names, parts, strict=True):
+            self._page(
+                name,
+                "index.html",
+                title="The evidence behind each claim",
+                page={"kind": "index"},
+                up="",
+                claims=[evidence.resolved for evidence in part],
+                pages=names if len(names) > 1 else [],
+                here=name,
+                count=len(found),
+                grounded=sum(e.resolved.status == "grounded" for e in found),
+            )
+
+    def _page(self, name: str, template: str, *, page: Mapping[str, Any], **values: Any) -> None:
+        # In a script nothing but its end is read by the parser of HTML.
+        data = Markup(json.dumps(page).replace("<", "\\u003c"))
+        values |= {"page": data, "around": self.around, "kind": page["kind"]}
+        text = render_page(_HERE / f"{template}.j2", **values)
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+
+_SIDES = ("plus", "minus")
+
+
+def _short(value: float | str) -> str:
+    """A number with six digits."""
+    return value if isinstance(value, str) else f"{value:,.6g}"
+
+
+def _gates(node: Node) -> list[dict[str, Any]]:
+    """The verdicts on the bytes of a step, what did not pass first."""
+    if node.artifact is None:
+        return []
+    asked = {gate.rule: gate.asks for gate in node.artifact.demands.of(node.item.asset)}
+    found = [
+        {**receipt.model_dump(), "asks": asked.get(rule, "")}
+        for rule, receipt in node.receipts.items()
+    ]
+    order = {False: 0, None: 2, True: 1}
+    return sorted(found, key=lambda held: (order[held["passed"]], held["rule"]))
+
+
+def page_of(claim: str) -> str:
+    """The address of a claim's page, in the folder of the pages."""
+    return f"{FOLDER}/claims/{claim}.html"
+
+
+def report_of(store: Store) -> str:
+    """The address of the current report from the folder of the pages, or an empty text."""
+    held = store.current("report")
+    if held is None or "report.html" not in held.record.files:
+        return ""
+    return f"../{held.folder.relative_to(store.root).as_posix()}/report.html"

@@ -1,0 +1,203 @@
+"""Csv files of artifacts as the pages read them: in slices of their own lines, which a page loads.
+
+A page that is opened from a folder may load scripts and no other file, so a slice is a script that
+hands its text over. Slices joined are the whole file, whose sha256 a page holds against the record.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fer_ml.base.reading import as_text, read_file
+from fer_ml.evidence.rows import Rows, manifest_file
+from fer_ml.manifests.schema import BOX
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
+
+#: A slice has at most so many rows, and about so many bytes.
+SLICE_ROWS, SLICE_BYTES = 2000, 500_000
+#: What a page shows of a face, from its manifest.
+FACE = (
+    *("image_path", "label", "split", "source", "orig_image", *BOX, "bbox_frame"),
+    *("sample_id", "group_id", "votes", "twin_in"),
+)
+#: What makes a row of predictions and one of a manifest the same face.
+KEYS = ["sample_id", "source"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A file of predictions: of which model, on rows of which manifest."""
+
+    file: str
+    model: str
+    manifest: Artifact
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a page knows of a table before it loads a row; ``faces`` names that of its faces.
+
+    ``asset`` and ``file`` are where it is from; one that was joined has no ``sha256``.
+    """
+
+    asset: str
+    file: str
+    kind: str
+    header: list[str]
+    rows: int
+    size: int
+    sha256: str = ""
+    name: str = ""
+    faces: str = ""
+    manifest: str = ""
+    temperature: float = 1.0
+
+
+class Tables:
+    """Tables in the folder ``data`` of the pages, each written once under the name of its bytes.
+
+    ``images`` are the pictures of the pool that their rows name.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.known: dict[str, Table] = {}
+        self.images: set[str] = set()
+        self._store = store
+        self._folder = folder
+        self._manifests: dict[str, pl.DataFrame] = {}
+        self._answers: dict[str, dict[str, Answers]] = {}
+
+    def to_json(self, names: Iterable[str]) -> dict[str, Any]:
+        """These tables, with those of their faces."""
+        every = dict.fromkeys(n for name in names for n in (name, self.known[name].faces) if n)
+        return {name: asdict(self.known[name]) for name in every}
+
+    def add(self, rows: Rows) -> str:
+        """The name of the table that has these rows, which is written with its faces."""
+        artifact, file = rows.artifact, rows.file
+        entry = artifact.record.files[file]
+        name = hashlib.sha256(f"{artifact.key}/{file}/{entry.sha256}".encode()).hexdigest()[:20]
+        if name in self.known:
+            return name
+        data = read_file(artifact.file(file))
+        own = self._answers_in(artifact).get(file)
+        about: dict[str, Any] = {"asset": artifact.key, "file": file, "sha256": entry.sha256}
+        if own is not None:
+            faces = self._faces(own, data)
+            about |= {"kind": "predictions", "name": own.model, "faces": faces}
+            about |= {"manifest": own.manifest.key, "temperature": own.temperature}
+        else:
+            about["kind"] = "session" if file == "per_frame.csv" else "rows"
+        self._write(name, data, about)
+        return name
+
+    def beside(self, rows: Rows) -> list[str]:
+        """The tables of every model that answered the same rows, that of ``rows`` first."""
+        own = self.add(rows)
+        held = self._answers_in(rows.artifact)
+        if rows.file not in held:
+            return [own]
+        found = [own]
+        count = self.known[own].rows
+        for file in held:
+            # Only one of as many rows can be of the same; the join tells.
+            if file.rpartition("__")[2] == rows.file.rpartition("__")[2]:
+                other = self.add(Rows(rows.artifact, file))
+                same = self.known[other].faces == self.known[own].faces
+                if other != own and same and self.known[other].rows == count:
+                    found.append(other)
+        return found
+
+    def _answers_in(self, artifact: Artifact) -> dict[str, Answers]:
+        if artifact.sha256 not in self._answers:
+            found = answers_of(self._store, artifact)
+            self._answers[artifact.sha256] = {answers.file: answers for answers in found}
+        return self._answers[artifact.sha256]
+
+    def _faces(self, own: Answers, data: bytes) -> str:
+        """The rows of the manifest that predictions are of, in their order."""
+        asked = pl.read_csv(io.BytesIO(data), infer_schema=False).select(KEYS)
+        table = asked.join(self._manifest(own.manifest), on=KEYS, how="left", maintain_order="left")
+        text = table.write_csv().encode()
+        name = f"faces-{hashlib.sha256(text).hexdigest()[:20]}"
+        if name not in self.known:
+            file = manifest_file(own.manifest)
+            self._write(name, text, {"asset": own.manifest.key, "file": file, "kind": "rows"})
+        return name
+
+    def _manifest(self, manifest: Artifact) -> pl.DataFrame:
+        if manifest.sha256 not in self._manifests:
+            path = manifest.file(manifest_file(manifest))
+            held = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
+            columns = [name for name in FACE if name in held.collect_schema()]
+            rows = held.select(columns).collect().unique(KEYS, keep="first")
+            self._manifests[manifest.sha256] = rows
+        return self._manifests[manifest.sha256]
+
+    def _write(self, name: str, data: bytes, about: dict[str, Any]) -> None:
+        records = _records(data)
+        header = next(csv.reader([records[0].decode()]), []) if records else []
+        rows = max(0, len(records) - 1)
+        size = max(1, min(SLICE_ROWS, SLICE_BYTES * max(1, rows) // (len(data) or 1)))
+        self.known[name] = Table(header=header, rows=rows, size=size, **about)
+        for place, start in enumerate(range(1, max(rows, 1) + 1, size)):
+            part = records[start if place else 0 : start + size]
+            text = json.dumps(b"".join(part).decode("utf-8", "replace"))
+            path = self._folder / f"{name}.{place}.js"
+            path.write_text(f'fer.rows("{name}", {place}, {text});\n', encoding="utf-8")
+        if "image_path" in header:
+            paths = pl.read_csv(io.BytesIO(data), infer_schema=False)["image_path"]
+            self.images |= set(paths.drop_nulls())
+
+
+def _records(data: bytes) -> list[bytes]:
+    """The records of a csv with their line ends: a line break inside of quotes ends none."""
+    lines = io.BytesIO(data).readlines()
+    if b'"' not in data:
+        return lines
+    found: list[bytes] = []
+    whole = True
+    for line in lines:
+        if whole:
+            found.append(line)
+        else:
+            found[-1] += line
+        whole ^= line.count(b'"') % 2 == 1
+    return found
+
+
+def answers_of(store: Store, artifact: Artifact) -> Iterator[Answers]:
+    """The files of predictions of a benchmark, a comparison or a training, as far as is known."""
+    held = {item.key: item for item in artifact.record.inputs}
+    for file, model, manifest, temperature in _told(artifact):
+        item = held.get(manifest)
+        found = store.find(item.asset, item.partition, item.sha256) if item else None
+        if file in artifact.record.files and found is not None:
+            yield Answers(file, model, found, temperature)
+
+
+def _told(artifact: Artifact) -> Iterator[tuple[str, str, str, float]]:
+    """File, model, manifest and temperature of every file of predictions that is told of."""
+    files = artifact.record.files
+    if "benchmark.json" in files:
+        for model, sets in artifact.read_json("benchmark.json")["entries"].items():
+            for name, entry in sets.items():
+                file = f"predictions/{model}__{name}.csv"
+                yield file, model, entry["manifest"], entry.get("temperature", 1.0)
+    elif "comparison.json" in files:
+        told = artifact.read_json("comparison.json")
+        for model, run in told["experiments"].items():
+            yield f"predictions/{model}.csv", model, told["manifest"], run["temperature"]
+    elif "reliabilitymetrics.json" in files:
+        told = artifact.read_json("reliabilitymetrics.json")
+        scaled = told["temperature_scaled"].get("global_temperature", 1.0)
+        yield f"predictions_{told['split']}.csv", artifact.key, "hq_train_manifest", scaled
