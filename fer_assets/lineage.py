@@ -112,6 +112,18 @@ class Lineage:
         held = {name: self.store.current("adopted", name) for name in names}
         return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
+    @property
+    def shown(self) -> dict[str, Stage]:
+        """The stages that Dagster shows: an asset without any partition could only be in the way.
+
+        *Materialize all* asks for a partition, and not for one that does not exist.
+        """
+        return {
+            asset: stage
+            for asset, stage in self.stages.items()
+            if stage.partitions is None or self.partitions(stage)
+        }
+
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named.
 

@@ -50,6 +50,17 @@ def test_the_graph_is_the_one_that_was_reviewed(definitions: dg.Definitions) -> 
     assert found == json.loads(SNAPSHOT.read_text())
 
 
+def test_an_asset_without_a_partition_is_not_shown(project: Callable[[str], Pipeline]) -> None:
+    """Else the button that makes everything asks for one."""
+    pipeline = project("tiny")
+    shown = definitions_for(pipeline).resolve_asset_graph().get_all_asset_keys()
+    assert not {"adopted", "external_model"} & {key.to_user_string() for key in shown}
+    with pipeline.store.begin("adopted", "one"):
+        pass
+    shown = definitions_for(pipeline).resolve_asset_graph().get_all_asset_keys()
+    assert dg.AssetKey("adopted") in shown
+
+
 def test_steps_go_to_ray_where_it_is_the_engine(
     project: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,23 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
 
 
+def test_everything_is_made_by_the_largest_button(
+    page: Page, served: Served, pipeline: Pipeline
+) -> None:
+    page.goto("/asset-groups")
+    page.get_by_role("button", name=re.compile("Materialize all")).click()
+    page.get_by_role("button", name="Launch backfill").click()
+    end, status = time.monotonic() + 10 * PATIENCE_S, "REQUESTED"
+    while status in ("REQUESTED", "COMPLETED_FAILED_PENDING") and time.monotonic() < end:
+        time.sleep(3)
+        started = served.ask(BACKFILLS)["partitionBackfillsOrError"]["results"]
+        status = started[0]["status"] if started else status
+    assert status == "COMPLETED_SUCCESS"
+    for target in filter(pipeline.standard, pipeline.targets()):
+        pipeline.store.require(target.asset, target.partition)
+
+
+BACKFILLS = """{ partitionBackfillsOrError { ... on PartitionBackfills { results { status } } } }"""
 LAUNCH = """mutation { launchRun(executionParams: {mode: "default", runConfigData: "{}", selector: {
   jobName: "retention", repositoryLocationName: "fer", repositoryName: "__repository__"}})
   { __typename } }"""
