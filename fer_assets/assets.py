@@ -102,7 +102,6 @@ def stage_asset(
     deps = [
         dg.AssetDep(asset_key(need.asset), partition_mapping=mapping_of(pipeline, need))
         for need in stage.needs
-        if need.asset in pipeline.shown
     ]
     if stage.raw is not None:
         deps.append(dg.AssetDep(asset_key(f"raw/{stage.raw}")))

@@ -36,7 +36,7 @@ STEP_MEMORY = 2 * 2**30
 
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of a pipeline."""
-    stages = pipeline.shown
+    stages = pipeline.shown()
     flow = when_an_input_changed()
     assets = {
         name: stage_asset(pipeline, stage, flow if stage.group == "manifests" else None)

@@ -112,17 +112,24 @@ class Lineage:
         held = {name: self.store.current("adopted", name) for name in names}
         return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
-    @property
     def shown(self) -> dict[str, Stage]:
-        """The stages that Dagster shows: an asset without any partition could only be in the way.
+        """The stages as Dagster shows them: without those that have no partition, as an input too.
 
-        *Materialize all* asks for a partition, and not for one that does not exist.
+        *Materialize all* asks for a partition, and could not be pressed where there is none.
         """
+        held = {asset: stage for asset, stage in self.stages.items() if self._has_any(stage)}
         return {
-            asset: stage
-            for asset, stage in self.stages.items()
-            if stage.partitions is None or self.partitions(stage)
+            name: replace(stage, needs=tuple(need for need in stage.needs if need.asset in held))
+            for name, stage in held.items()
         }
+
+    def _has_any(self, stage: Stage) -> bool:
+        if stage.partitions is None:
+            return True
+        try:
+            return bool(self.partitions(stage))
+        except (FerError, OSError):  # The code location loads where the store does not answer.
+            return True
 
     def standard(self, target: Target) -> bool:
         """Whether a target is made with everything else, without being named.
