@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,10 @@ app = typer.Typer(no_args_is_help=True, help="Hold a report's claims against art
 def verify(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Artifact folder of one profile; default: that of --profile"),
+        typer.Argument(
+            help="Artifact folder of one profile, or exported evidence: the zip or its folder; "
+            "default: the artifacts of --profile"
+        ),
     ] = None,
     claims: Annotated[
         Path | None,
@@ -45,27 +49,76 @@ def verify(
 
     Example: fer claims verify outputs/sample
     """
+    with verified_claims(folder, claims, profile) as verified:
+        if as_json:
+            print(json.dumps(verified.to_json(), indent=2))
+        else:
+            console.print(claims_table(verified))
+            for line in claims_summary(verified):
+                console.print(line, soft_wrap=True)
+    if not verified.green:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def verified_claims(
+    folder: Path | None, claims: Path | None, profile: str | None
+) -> Iterator["Verified"]:
+    """Claims held against an artifact folder, exported evidence, or the profile's artifacts."""
     from fer_assets.stages import gates_of
     from fer_ml.claims.verify import verify_folder, verify_store
+    from fer_ml.exchange.evidence import is_evidence, verified_evidence
     from fer_ml.storage.artifact import Demands
 
     if folder is None:
         pipeline = open_pipeline(profile)
-        verified = verify_store(
-            pipeline.store, claims or pipeline.claims_file(), pipeline.fingerprints()
-        )
+        file = claims or pipeline.claims_file()
+        yield verify_store(pipeline.store, file, pipeline.fingerprints())
+    elif is_evidence(folder):
+        with verified_evidence(folder, claims, Demands(gates_of, whole=False)) as verified:
+            yield verified
+    elif folder.is_dir():
+        yield verify_folder(folder, claims, demands=Demands(gates_of))
     else:
-        if not folder.is_dir():
-            raise FerError("no such folder", where=folder, fix="name a profile's artifact folder")
-        verified = verify_folder(folder, claims, demands=Demands(gates_of))
-    if as_json:
-        print(json.dumps(verified.to_json(), indent=2))
-    else:
-        console.print(claims_table(verified))
-        for line in claims_summary(verified):
-            console.print(line, soft_wrap=True)
-    if not verified.green:
-        raise typer.Exit(2)
+        fix = "name a profile's artifact folder, or what 'fer claims export' wrote"
+        raise FerError("no such folder or zip", where=folder, fix=fix)
+
+
+@app.command()
+def export(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Ids of claims; default: all, with the report")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="New zip")] = Path("evidence.zip"),
+    faces: Annotated[
+        bool, typer.Option("--faces", help="With the contact sheets, which show people's faces")
+    ] = False,
+    profile: ProfileOption = None,
+) -> None:
+    """Write the evidence of claims as one zip, which 'fer claims verify' holds against itself.
+
+    An RO-Crate: the claims, and the records, receipts and tables of all artifacts that they rest
+    on. Weights are left out. Tables name photos and their labels; records name raw folders by their
+    path. The same artifacts give the same bytes.
+
+    Example: fer claims export dkd-macro-f1 --out evidence.zip
+    """
+    from fer_ml.base.reading import sha256_file
+    from fer_ml.claims.model import read_claims
+    from fer_ml.claims.trace import Tracer
+    from fer_ml.claims.verify import verify as resolve
+    from fer_ml.exchange.evidence import export_evidence
+
+    pipeline = open_pipeline(profile)
+    tracer = Tracer(pipeline.store, pipeline.fingerprints())
+    held = read_claims(pipeline.claims_file())
+    made = [pipeline.store.current(asset) for asset in ("report_claims", "report")]
+    reports = [] if claims else [tracer.trace(a) for a in made if a is not None]
+    picked = held.picked(*claims) if claims else held
+    files = export_evidence(resolve(picked, tracer), pipeline.store, reports, out, faces=faces)
+    size = sum(entry.bytes for entry in files.values())
+    console.print(f"{len(picked.claims)} claims and {len(files)} files ({size:,} bytes) in {out}")
+    console.print(f"sha256 {sha256_file(out)}")
 
 
 @app.command()
@@ -102,8 +155,11 @@ def claims_summary(verified: "Verified") -> Iterator[str]:
     )
     steps = [node for node in verified.lineage if node.artifact]
     files = sum(len(node.artifact.record.files) for node in steps if node.artifact)
+    files -= sum(map(len, verified.left_out.values()))
     yield f"{len(verified.claims)} claims: {counts}."
     if steps:
         yield f"{files} files of {len(steps)} artifacts were hashed again, their receipts read."
     if verified.not_looked_at:
         yield f"Raw folders that are not here, not looked at: {', '.join(verified.not_looked_at)}."
+    if left_out := sum(map(len, verified.left_out.values())):
+        yield f"{left_out} files are not in it, and known by their hashes (--json names them)."

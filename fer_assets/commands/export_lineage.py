@@ -9,8 +9,8 @@ from fer_assets.commands.common import ProfileOption, console, open_pipeline, st
 
 
 def export_lineage(
-    out: Annotated[Path, typer.Option(help="New file; for ro-crate a new folder")],
-    format: Annotated[str, typer.Option(help="openlineage, prov or ro-crate")] = "openlineage",
+    out: Annotated[Path, typer.Option(help="New file")],
+    format: Annotated[str, typer.Option(help="openlineage or prov")] = "openlineage",
     select: Annotated[
         str | None,
         typer.Option(help="Assets, partitions or groups, by commas; default: all that were made"),

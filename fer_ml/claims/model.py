@@ -393,10 +393,12 @@ class ClaimsFile(FromYaml):
             for source in claim.sources()
         )
 
-    def picked(self, name: str) -> "ClaimsFile":
-        """The claim of this id with those that it is held against, and theirs."""
+    def picked(self, *names: str) -> "ClaimsFile":
+        """The claims of these ids with those that they are held against, and theirs."""
         claims = {claim.id: claim for claim in self.claims}
-        wanted = {name}
+        wanted = set(names)
+        if unknown := sorted(wanted - set(claims)):
+            raise FerError(f"no claim {', '.join(unknown)}", allowed=", ".join(claims))
         while more := {o for key in wanted for o in _partners(claims[key])} - wanted:
             wanted |= more
         return self.model_copy(

@@ -139,9 +139,12 @@ def finite(value: Number) -> bool:
 
 def _file(artifact: Artifact, name: str) -> Path:
     try:
-        return artifact.file(name)
+        path = artifact.file(name)
     except FerError as error:
         raise Nothing(error.what) from error
+    if not path.is_file():
+        raise Nothing(f"{name} is not in this copy of {artifact.key}")
+    return path
 
 
 def _cell(row: Mapping[str, str], column: str, name: str) -> Decimal:

@@ -45,6 +45,12 @@ class Verified:
         """Raw folders that are elsewhere, so that nobody held their fingerprints against them."""
         return sorted({node.item.key for node in self.lineage if not node.looked})
 
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Files that exported evidence does not hold, by asset: known by their hashes alone."""
+        found = {n.item.key: n.artifact.left_out() for n in self.lineage if n.artifact}
+        return {asset: names for asset, names in sorted(found.items()) if names}
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; a claim's ``rests_on`` names steps of ``lineage``."""
         return {
@@ -53,6 +59,7 @@ class Verified:
             "names": list(self.held.names),
             "counts": self.counts,
             "not_looked_at": self.not_looked_at,
+            "left_out": self.left_out,
             "claims": [claim.to_json() for claim in self.claims],
             "lineage": [node.to_json() for node in self.lineage],
         }

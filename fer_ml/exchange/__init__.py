@@ -1,6 +1,6 @@
-"""The lineage in formats that other tools read: OpenLineage, W3C PROV, RO-Crate.
+"""What other tools read: the lineage as OpenLineage or W3C PROV, and evidence as an RO-Crate.
 
-No path of a machine leaves here, and no face: artifacts are named by asset and hash.
+The lineage names artifacts by asset and hash, and holds no path of a machine and no face.
 """
 
 import importlib
@@ -12,22 +12,25 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.names import require_new
 from fer_ml.claims.trace import Node
 
-Format = Literal["openlineage", "prov", "ro-crate"]
+Format = Literal["openlineage", "prov"]
 WRITERS: dict[Format, str] = {
     "openlineage": "events",
     "prov": "document",
-    "ro-crate": "crate",
 }
 
 
 def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) -> None:
-    """Write ``nodes`` (of ``facts.everything``) as one file, or as a crate's folder.
+    """Write ``nodes`` (of ``facts.everything``) as one file.
 
     ``FerError`` when ``out`` exists, the format is unknown, or its library is not installed.
     """
     if format not in get_args(Format):
-        raise FerError(f"unknown format {format!r}", allowed=", ".join(get_args(Format)))
-    if out.exists() and not (format == "ro-crate" and out.is_dir() and not any(out.iterdir())):
+        raise FerError(
+            f"unknown format {format!r}",
+            allowed=", ".join(get_args(Format)),
+            fix="an RO-Crate, with the files in it, is what 'fer claims export' writes",
+        )
+    if out.exists():
         raise FerError("it exists already", where=out, fix="name a new one")
     require_new(out)
     name = f"fer_ml.exchange.{WRITERS[format]}"  # type: ignore[index]

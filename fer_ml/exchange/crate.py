@@ -1,121 +1,206 @@
-"""An RO-Crate (Process Run Crate): artifacts are datasets, making them is a CreateAction.
+"""What an RO-Crate says of itself (``ro-crate-metadata.json``), as a Process Run Crate.
 
-The crate describes the files by hash and does not hold them: they are weights and tables about
-people's faces, and whoever shares those decides it by hand.
+Each file of it is a File with its hash, each artifact a Dataset of such files, its making a
+CreateAction, each claim a Claim on what it rests on. Raw folders are told by their fingerprint.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, unquote
 
-from rocrate.model.contextentity import ContextEntity
-from rocrate.model.dataset import Dataset
-from rocrate.model.entity import Entity
-from rocrate.model.file import File
-from rocrate.rocrate import ROCrate
-
+from fer_ml.base.files import stays_below
+from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import word_of
+from fer_ml.storage.record import FileEntry
 
+METADATA = "ro-crate-metadata.json"
+CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
+PRODUCER = "https://pypi.org/project/fer-platform"
 LICENCE = "as the training data's; the faces of FER datasets are for research only"
+#: Of the files that a crate holds.
+MEDIA = {
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
+    ".md": "text/markdown",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".yaml": "application/yaml",
+}
+
+Entity = dict[str, Any]
+ABOUT: Entity = {
+    "@id": METADATA,
+    "@type": "CreativeWork",
+    "about": {"@id": "./"},
+    "conformsTo": {"@id": CRATE},
+}
+FIXED: tuple[Entity, ...] = (
+    {
+        "@id": PROFILE,
+        "@type": "CreativeWork",
+        "name": "Process Run Crate",
+        "version": PROFILE.rpartition("/")[2],
+    },
+    {"@id": "#licence", "@type": "CreativeWork", "name": "Licence", "description": LICENCE},
+)
 
 
-def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
-    """Write the crate's folder."""
-    crate(nodes, profile).write(out)
+def folder_of(artifact: Artifact) -> str:
+    """Where an artifact stands in a crate."""
+    record = artifact.record
+    home = "/".join(part for part in (record.asset, record.partition) if part)
+    return f"artifacts/{home}/{artifact.folder.name}"
 
 
-def crate(nodes: Sequence[Node], profile: str) -> ROCrate:
-    """All nodes, each after what it was made from."""
-    made = ROCrate()
-    made.name = f"Lineage of profile {profile}"
-    made.description = "Artifacts of a facial-expression pipeline by content hash, and their making"
-    made.license = LICENCE
-    made.datePublished = max(
-        times(node.artifact)[1].isoformat() for node in nodes if node.artifact is not None
-    )
-    standard = made.add(
-        ContextEntity(made, PROFILE, {"@type": "CreativeWork", "name": "Process Run Crate"})
-    )
-    made.root_dataset["conformsTo"] = standard
-    software = made.add(
-        ContextEntity(
-            made,
-            f"#{SOFTWARE}",
-            {
-                "@type": "SoftwareApplication",
-                "name": SOFTWARE,
-                "softwareVersion": software_version(),
-            },
-        )
-    )
-    held: dict[tuple[str, str], Entity] = {}
-    for node in nodes:
-        entity = _dataset(made, node, profile)
-        held[node.item.key, node.item.sha256] = entity
-        if node.artifact is None:
-            continue
-        start, end = times(node.artifact)
-        properties = {
-            "name": f"make {node.item.key}",
-            "startTime": start.isoformat(),
-            "endTime": end.isoformat(),
-            "actionStatus": "http://schema.org/CompletedActionStatus",
-            "version": node.artifact.record.code_version,
-        }
-        action = made.add_action(
-            software,
-            f"#run-{run_uuid(node.artifact)}",
-            object=[held[below.item.key, below.item.sha256] for below in node.inputs],
-            result=[entity],
-            properties=properties,
-        )
-        made.root_dataset.append_to("mentions", action)
-    return made
+def metadata(
+    title: str, claims: Iterable[Resolved], nodes: Iterable[Node], files: Mapping[str, FileEntry]
+) -> dict[str, Any]:
+    """The metadata of a crate of ``files``, by their paths in it.
+
+    ``nodes`` are all steps that the ``claims`` rest on.
+    """
+    nodes, claims = list(nodes), list(claims)
+    made = [node for node in nodes if node.artifact is not None]
+    graph = [entity for node in nodes for entity in _step(node, files)]
+    stated = [entity for claim in claims for entity in _claim(claim)]
+    mentioned = [e for e in (*graph, *stated) if e["@type"] in ("CreateAction", "Claim")]
+    newest = max(times(node.artifact)[1] for node in made if node.artifact)
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": title,
+        "description": "Claims of a report with the artifacts that they rest on: records, receipts "
+        f"and files by content hash. '{SOFTWARE}' verifies it: fer claims verify FOLDER",
+        "datePublished": newest.isoformat(),
+        "license": {"@id": "#licence"},
+        "conformsTo": {"@id": PROFILE},
+        "hasPart": _refs(
+            [
+                *(e["@id"] for e in graph if e["@type"] == "Dataset"),
+                *map(quote, files),
+            ]
+        ),
+        "mentions": _refs(entity["@id"] for entity in mentioned),
+    }
+    listed = [_file(name, entry) for name, entry in files.items()]
+    return {
+        "@context": f"{CRATE}/context",
+        "@graph": [ABOUT, root, *FIXED, _software(), *graph, *stated, *listed],
+    }
 
 
-def _dataset(made: ROCrate, node: Node, profile: str) -> Entity:
-    """One artifact or raw folder, with its files, gates and further facts."""
-    base = f"arcp://name,fer-{profile}/{path_of(node)}/{node.item.sha256}/"
+def stated_files(graph: Iterable[Entity]) -> dict[str, FileEntry]:
+    """The files that a crate's metadata lists; ``ValueError`` for one that it does not describe."""
+    found = {}
+    for entity in graph:
+        if entity["@type"] == "File":
+            name = unquote(entity["@id"])
+            if not stays_below(name):
+                raise ValueError(f"{name!r} is no path in a crate")
+            size = int(entity["contentSize"])
+            found[name] = FileEntry(sha256=entity["sha256"], bytes=size)
+    return found
+
+
+def _software() -> Entity:
+    return {
+        "@id": PRODUCER,
+        "@type": "SoftwareApplication",
+        "name": SOFTWARE,
+        "softwareVersion": software_version(),
+        "url": {"@id": PRODUCER},
+    }
+
+
+def _file(name: str, entry: FileEntry) -> Entity:
+    suffix = f".{name.rpartition('.')[2]}"
+    return {
+        "@id": quote(name),
+        "@type": "File",
+        "name": name,
+        "contentSize": str(entry.bytes),
+        "sha256": entry.sha256,
+        "encodingFormat": MEDIA.get(suffix, "text/plain"),
+    }
+
+
+def _step(node: Node, files: Mapping[str, FileEntry]) -> list[Entity]:
+    """A raw folder as a value; an artifact with its facts, and its making."""
+    if node.artifact is None:
+        return [_value(_name(node), node.item.key, node.item.sha256)]
+    base = _name(node)
     facts = [
-        _fact(made, f"{base}#{name}", name, value)
+        _value(f"#fact-{path_of(node)}-{node.item.sha256}-{name}", name, value)
         for name, value in {**told(node), **_gates(node)}.items()
     ]
-    entity = made.add(
-        Dataset(
-            made,
-            base,
-            properties={
-                "name": node.item.key,
-                "identifier": node.item.sha256,
-                "sha256": node.item.sha256,
-                "description": "raw folder, by its fingerprint"
-                if node.item.root is not None
-                else "artifact, by its content hash",
-                **({"additionalProperty": facts} if facts else {}),
-            },
-        )
-    )
-    if node.artifact is not None:
-        entity["hasPart"] = [
-            _file(made, base, name, node.artifact) for name in node.artifact.record.files
-        ]
-    return entity
+    record = node.artifact.record
+    absent = [name for name in record.files if f"{unquote(base)}{name}" not in files]
+    left_out = f"; not in this crate: {', '.join(absent)}" if absent else ""
+    start, end = times(node.artifact)
+    return [
+        {
+            "@id": base,
+            "@type": "Dataset",
+            "name": node.item.key,
+            "description": f"artifact, by its content hash{left_out}",
+            "identifier": record.sha256,
+            "dateCreated": end.isoformat(),
+            "hasPart": _refs(quote(name) for name in files if name.startswith(unquote(base))),
+            "additionalProperty": _refs(fact["@id"] for fact in facts),
+        },
+        {
+            "@id": f"#run-{run_uuid(node.artifact)}",
+            "@type": "CreateAction",
+            "name": f"make {node.item.key}",
+            "description": f"version {record.code_version} of the step that makes it",
+            "instrument": {"@id": PRODUCER},
+            **({"object": _refs(map(_name, node.inputs))} if node.inputs else {}),
+            "result": {"@id": base},
+            "startTime": start.isoformat(timespec="milliseconds"),
+            "endTime": end.isoformat(timespec="milliseconds"),
+            "actionStatus": "http://schema.org/CompletedActionStatus",
+        },
+        *facts,
+    ]
 
 
-def _file(made: ROCrate, base: str, name: str, artifact: Artifact) -> Entity:
-    entry = artifact.record.files[name]
-    properties = {"name": name, "contentSize": str(entry.bytes), "sha256": entry.sha256}
-    return made.add(File(made, base + name, properties=properties))
+def _name(node: Node) -> str:
+    if node.artifact is None:
+        return quote(f"#{node.item.key}-{node.item.sha256}", safe="/#")
+    return quote(f"{folder_of(node.artifact)}/")
+
+
+def _claim(claim: Resolved) -> list[Entity]:
+    value = _value(f"#value-{claim.claim.id}", claim.claim.id, claim.shown())
+    stated = {
+        "@id": f"#claim-{claim.claim.id}",
+        "@type": "Claim",
+        "name": claim.claim.id,
+        "text": claim.sentence(),
+        "creativeWorkStatus": claim.status,
+        **({"isBasedOn": _refs(map(_name, claim.traces))} if claim.traces else {}),
+        "about": {"@id": value["@id"]},
+    }
+    return [stated, value]
+
+
+def _refs(identifiers: Iterable[str]) -> Any:
+    """References; a single one stands alone, as RO-Crate advises."""
+    found = [{"@id": identifier} for identifier in identifiers]
+    return found[0] if len(found) == 1 else found
 
 
 def _gates(node: Node) -> dict[str, str]:
-    receipts = node.artifact.receipts().values() if node.artifact is not None else ()
-    return {f"gate/{r.rule}": word_of(r.passed) for r in receipts}
+    return {f"gate/{r.rule}": word_of(r.passed) for r in node.receipts.values()}
 
 
-def _fact(made: ROCrate, identifier: str, name: str, value: str) -> Entity:
-    properties = {"@type": "PropertyValue", "name": name, "value": value}
-    return made.add(ContextEntity(made, identifier, properties))
+def _value(identifier: str, name: str, value: str) -> Entity:
+    identifier = quote(identifier, safe="/#")
+    return {"@id": identifier, "@type": "PropertyValue", "name": name, "value": value}

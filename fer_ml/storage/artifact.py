@@ -39,11 +39,13 @@ class Demands:
     """What a profile asks of artifacts: the gates of an asset, and which receipts still count.
 
     Whoever knows the profile knows whether the limits changed since a verdict was given. Without
-    ``gates`` nobody knows what is asked: such a store gives nothing to a consumer.
+    ``gates`` nobody knows what is asked: such a store gives nothing to a consumer. ``whole`` says
+    that every file of a record is there; exported evidence leaves out some.
     """
 
     gates: Callable[[str], tuple[Gate, ...]] | None = None
     counts: Callable[[Receipt], bool] = _always
+    whole: bool = True
 
     def of(self, asset: str) -> tuple[Gate, ...]:
         """The gates of an asset, as far as they are known."""
@@ -118,8 +120,10 @@ class Artifact:
             if Path(os.path.realpath(path)) != Path(os.path.realpath(self.folder), name):
                 return f"{name} is a link: a run folder holds its own bytes"
             if not path.is_file():
-                if name not in removed:
+                if name not in removed and self.demands.whole:
                     return f"{name} is missing"
+                if name not in removed:
+                    continue
                 if purged:
                     return f"{name} was purged on {self.mark().at[:10]}"
                 continue
@@ -130,6 +134,11 @@ class Artifact:
         if self.record.seal not in (None, self.record.expected_seal()):
             return f"{RECORD_FILE} was edited: its seal does not follow from its fields"
         return None
+
+    def left_out(self) -> list[str]:
+        """Its files that are not here and that no purge took."""
+        gone = self.mark().removed
+        return [n for n in self.record.files if n not in gone and not (self.folder / n).is_file()]
 
     def purged(self) -> str | None:
         """Why it is stale since something that it rests on was purged, or ``None``."""

@@ -1,6 +1,8 @@
 import json
+import shutil
 from pathlib import Path
 
+from fer_ml.storage.store import Store
 from tests.fer_assets.commands.conftest import Fer, refused
 
 
@@ -26,3 +28,27 @@ def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None
     refused(fer("claims", "verify"), "claims file cannot be read", "claims/<profile>.yaml")
     schema = json.loads(fer("claims", "schema").stdout)
     assert schema["properties"]["version"]["const"] == 2
+
+
+def test_evidence_is_exported_and_verified_elsewhere(fer: Fer, tmp_path: Path) -> None:
+    with Store(tmp_path / "outputs" / "sample", "sample").begin("label_review") as run:
+        run.write_json("counts.json", {"rows": 3})
+        run.path("review.html").write_text("<img>")
+    claim = {"id": "rows", "kind": "number", "sentence": "{value} rows.", "asset": "label_review"}
+    claim |= {"file": "counts.json", "pointer": "/rows", "expected": "3"}
+    (tmp_path / "claims").mkdir()
+    held = {"version": "2", "title": "T", "claims": [claim]}
+    (tmp_path / "claims" / "sample.yaml").write_text(json.dumps(held))
+    done = fer("claims", "export", "rows", "--out", "e.zip")
+    assert done.returncode == 0, done.stderr
+    refused(fer("claims", "export", "--out", "e.zip"), "exists already")
+    refused(fer("claims", "export", "nobody", "--out", "f.zip"), "no claim nobody", "rows")
+    for name in ("outputs", "claims"):
+        shutil.rmtree(tmp_path / name)
+    done = fer("claims", "verify", "e.zip", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["counts"]["grounded"] == 1
+    assert told["left_out"] == {"label_review": ["review.html"]}
+    (tmp_path / "e.zip").write_bytes((tmp_path / "e.zip").read_bytes()[:-30])
+    refused(fer("claims", "verify", "e.zip"), "not a zip that is whole", "fer claims export")

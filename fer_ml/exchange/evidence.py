@@ -1,0 +1,216 @@
+"""The evidence of claims as one zip, an RO-Crate, which is verified without this project's store.
+
+It holds the claims, and of each artifact that they rest on its record, its receipts and its tables.
+Weights, arrays and pages stay where they are, known by their hashes in the record; so do faces,
+unless they are asked for.
+"""
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import discard, move, temporary, write_json
+from fer_ml.base.names import require_new
+from fer_ml.base.reading import open_file, parse_json, read_json, regular, sha256_file
+from fer_ml.claims.model import ClaimsFile
+from fer_ml.claims.trace import Node, walk
+from fer_ml.claims.verify import CLAIMS_COPY, Verified, verify_folder
+from fer_ml.exchange.crate import METADATA, folder_of, metadata, stated_files
+from fer_ml.privacy.faces import shows_faces
+from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact, Demands
+from fer_ml.storage.pointer import CURRENT_FILE
+from fer_ml.storage.record import RECORD_FILE, FileEntry
+from fer_ml.storage.store import Store
+
+#: Tables and texts, which show nobody.
+KEPT = frozenset({".csv", ".j2", ".json", ".jsonl", ".log", ".md", ".txt", ".yaml"})
+#: What the report's own folder holds beyond these: it is passed on as it is, and shows nobody.
+SHOWN = frozenset({".html", ".pdf", ".png"})
+ARTIFACTS = "artifacts"
+MOST_FILES = 100_000
+MOST_BYTES = 16 << 30
+#: What Python says of a zip that is cut off or altered, or of a kind that it cannot unpack.
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError),
+    *(RuntimeError, OSError, ValueError, KeyError),
+)
+_FIX = "ask for it again, or export it again with 'fer claims export'"
+
+
+def export_evidence(
+    verified: Verified, store: Store, reports: Sequence[Node], out: Path, *, faces: bool = False
+) -> dict[str, FileEntry]:
+    """Write the zip of claims that hold, with ``reports`` beside them; the same bytes every time.
+
+    Returns its files. ``FerError`` when a claim is not grounded, or ``out`` is there.
+    """
+    require_new(out)
+    if out.suffix != ".zip":
+        raise FerError(f"no name for a zip: {out.name!r}", where=out, allowed="a name with .zip")
+    if out.exists():
+        raise FerError("it exists already", where=out, fix="name a new one")
+    red = [claim for claim in verified.claims if claim.status != "grounded"]
+    if red:
+        raise FerError(
+            "claims that are not grounded have no evidence: "
+            + ", ".join(f"{claim.claim.id} is {claim.status}" for claim in red[:5]),
+            fix="run 'fer materialize', or name the claims that hold",
+        )
+    nodes = list(walk([*(n for claim in verified.claims for n in claim.traces), *reports]))
+    if not nodes:
+        raise FerError("these claims rest on no artifact, and so have no evidence", where=out)
+    with tempfile.TemporaryDirectory() as place:
+        written = Path(place) / CLAIMS_COPY
+        written.write_text(_claims_text(verified.held), encoding="utf-8")
+        sources = {CLAIMS_COPY: written}
+        for node in nodes:
+            if node.artifact is not None:
+                sources |= _files(store, node.artifact, node in reports, faces)
+        entries = {
+            name: FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
+            for name, path in sorted(sources.items())
+        }
+        about = Path(place) / METADATA
+        write_json(about, metadata(verified.held.title, verified.claims, nodes, entries))
+        _write_zip({METADATA: about, **{name: sources[name] for name in entries}}, out)
+    return entries
+
+
+@contextmanager
+def verified_evidence(path: Path, claims: Path | None, demands: Demands) -> Iterator[Verified]:
+    """The claims of a zip, or of its folder, held against the artifacts in it; or other claims.
+
+    Every file is as its metadata says: ``FerError`` for what is cut off, altered, missing, or more
+    than it lists.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = path
+        if not path.is_dir():
+            folder = Path(place)
+            _unpack(path, folder)
+        _hold(folder)
+        yield verify_folder(folder / ARTIFACTS, claims or folder / CLAIMS_COPY, demands=demands)
+
+
+def is_evidence(path: Path) -> bool:
+    """Whether ``path`` is an exported zip or its folder, rather than an artifact folder."""
+    return path.is_file() or (path / METADATA).is_file()
+
+
+def _claims_text(held: ClaimsFile) -> str:
+    return yaml.safe_dump(
+        held.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
+    )
+
+
+def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[str, Path]:
+    """What a crate holds of an artifact, by the path there."""
+    record, base = artifact.record, folder_of(artifact)
+    home = store.home(record.asset, record.partition)
+    found = {f"{PurePosixPath(base).parent}/{CURRENT_FILE}": home / CURRENT_FILE}
+    # When the same bytes were made before: what rests on them may be older than the newest.
+    for copy in store.all(record.asset, record.partition):
+        if copy.sha256 == artifact.sha256:
+            found[f"{folder_of(copy)}/{RECORD_FILE}"] = copy.folder / RECORD_FILE
+    names = [
+        *(f"{RECEIPTS}/{path.name}" for path in (artifact.folder / RECEIPTS).glob("*.json")),
+        *(PURGED_FILE for path in (artifact.folder / PURGED_FILE,) if path.is_file()),
+        *(name for name in record.files if _kept(name, report, faces)),
+    ]
+    return found | {f"{base}/{name}": artifact.folder / name for name in names}
+
+
+def _kept(name: str, report: bool, faces: bool) -> bool:
+    suffix = PurePosixPath(name).suffix
+    if report:
+        return suffix in KEPT | SHOWN
+    if shows_faces(name) or suffix == ".html":  # Pages of rows show their faces.
+        return faces
+    return suffix in KEPT
+
+
+def _write_zip(sources: dict[str, Path], out: Path) -> None:
+    """Nothing in it says when, where or by whom it was written."""
+    partial = temporary(out)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            folders = {f"{folder}/" for name in sources for folder in PurePosixPath(name).parents}
+            for folder in sorted(folders - {"./"}):
+                archive.writestr(zipfile.ZipInfo(folder), b"")
+            for name, path in sources.items():
+                info = zipfile.ZipInfo(name)
+                info.compress_type, info.create_system = zipfile.ZIP_DEFLATED, 3
+                info.external_attr = (stat.S_IFREG | 0o644) << 16
+                with open_file(path) as source, archive.open(info, "w", force_zip64=True) as into:
+                    shutil.copyfileobj(source, into, 1 << 20)
+        move(partial, out)
+    finally:
+        discard(partial)
+
+
+def _unpack(path: Path, place: Path) -> None:
+    try:
+        with zipfile.ZipFile(regular(path)) as archive:
+            listed = archive.infolist()
+            names = [info.filename for info in listed if not info.is_dir()]
+            about = parse_json(archive.read(METADATA), METADATA) if METADATA in names else None
+            if about is None:
+                raise FerError(f"it has no {METADATA}", where=path, fix=_FIX)
+            wanted = {METADATA, *_stated(about, path)}
+            _require_same(set(names), wanted, path)
+            if len(names) > MOST_FILES or sum(info.file_size for info in listed) > MOST_BYTES:
+                raise FerError("too much in it", where=path, allowed=f"{MOST_BYTES >> 30} GiB")
+            for name in names:
+                target = place / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(name) as source, target.open("xb") as into:
+                    shutil.copyfileobj(source, into, 1 << 20)
+    except FileNotFoundError as error:
+        raise FerError("no such zip or folder", where=path) from error
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EEXIST):
+            raise  # The disk's fault.
+        raise FerError(f"not a zip that is whole: {error}", where=path, fix=_FIX) from error
+
+
+def _hold(folder: Path) -> None:
+    """Every file is there, as listed, and no other."""
+    try:
+        stated = _stated(read_json(folder / METADATA, root=folder), folder)
+    except FileNotFoundError as error:
+        raise FerError(f"it has no {METADATA}", where=folder, fix=_FIX) from error
+    here = {
+        (Path(at) / name).relative_to(folder).as_posix()
+        for at, _, names in os.walk(folder)
+        for name in names
+    }
+    _require_same(here, {METADATA, *stated}, folder)
+    for name, entry in stated.items():
+        path = folder / name
+        if path.stat().st_size != entry.bytes or sha256_file(path, root=folder) != entry.sha256:
+            raise FerError(f"{name} was altered: it is not what {METADATA} lists", where=path)
+
+
+def _stated(about: object, where: Path) -> dict[str, FileEntry]:
+    try:
+        return stated_files(about["@graph"])  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        what = f"{METADATA} lists no files as an export does: {type(error).__name__} {error}"
+        raise FerError(what, where=where, fix=_FIX) from error
+
+
+def _require_same(here: set[str], wanted: set[str], where: Path) -> None:
+    for what, names in (("missing", wanted - here), ("not listed", here - wanted)):
+        if names:
+            told = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
+            raise FerError(f"{what}: {told}", where=where, fix=_FIX)
