@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.versions import versions_of
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolved import STATUSES
 from fer_ml.claims.trace import Tracer
@@ -59,6 +60,7 @@ def test_a_copied_folder_keeps_its_claims(copied: Path) -> None:
     assert found.counts == {**dict.fromkeys(STATUSES, 0), "grounded": 2}
     assert found.not_looked_at == ["raw/a", "raw/b"]
     told = found.to_json()
+    assert told["schema_version"] == versions_of("claims.json").written
     named = {(step["asset"], step["sha256"]) for step in told["lineage"]}
     for claim in told["claims"]:
         assert {(s["asset"], s["sha256"]) for s in claim["rests_on"]} <= named
