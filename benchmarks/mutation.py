@@ -36,7 +36,10 @@ PROJECT = Path(__file__).parents[1]
 #: What is mutated, and the tests that have to notice, the file that mirrors a module first.
 ML, ASSETS = "tests/fer_ml", "tests/fer_assets"
 CLAIMS = [f"{ML}/claims/test_{name}.py" for name in ("sentences", "resolve", "trace", "verify")]
-MANIFESTS = [f"{ASSETS}/stages/test_{name}_manifest.py" for name in ("curated", "classification")]
+MANIFESTS = [
+    f"{ASSETS}/stages/test_{name}.py"
+    for name in ("curated_manifest", "classification_manifest", "manifest_validation")
+]
 ROOMS = {
     "fer_ml/storage/*.py": (
         f"{ML}/storage",

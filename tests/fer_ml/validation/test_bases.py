@@ -23,6 +23,7 @@ def found(root: Path, *paths: str | None) -> list[Base]:
     ("path", "cut"),
     [
         ("a/1.png", 0),
+        ("/a/1.png", 1),
         ("old/project/a/1.png", 2),
         ("/home/somebody/a/1.png", 3),
         ("C:\\data\\a\\1.png", 2),
