@@ -40,6 +40,7 @@ MANIFESTS = [
     f"{ASSETS}/stages/test_{name}.py"
     for name in ("curated_manifest", "classification_manifest", "manifest_validation")
 ]
+PLANTED = f"{ASSETS}/gates/test_planted_faults.py"
 ROOMS = {
     "fer_ml/storage/*.py": (
         f"{ML}/storage",
@@ -51,10 +52,10 @@ ROOMS = {
         f"{ML}/report/test_literals.py",
         f"{ML}/report/test_references.py",
     ),
-    "fer_ml/validation/manifests.py": (*MANIFESTS, f"{ML}/validation"),
+    "fer_ml/validation/manifests.py": (*MANIFESTS, f"{ML}/validation", PLANTED),
     "fer_ml/validation/*.py": (f"{ML}/validation",),
-    "fer_ml/runs/*.py": (f"{ML}/runs", f"{ASSETS}/test_gates_bite.py"),
-    "fer_assets/stages/*.py": (f"{ASSETS}/test_gates_bite.py",),
+    "fer_ml/runs/*.py": (f"{ML}/runs", PLANTED),
+    "fer_assets/stages/*.py": (PLANTED,),
 }
 #: Pages and pictures are no verdicts, and the tests of a cloud stop servers, which takes long.
 BUT = ("mirror", "object_store", "graph", "contact_sheets", "review")

@@ -37,9 +37,9 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     from fer_ml.metrics.calibration import T_BOUNDS
     from fer_ml.metrics.predictions import read_predictions
     from fer_ml.runs.gates import judge_order
-    from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+    from fer_ml.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 
-    checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
+    checkpoint = read_checkpoint(artifact.file(CHECKPOINT_FILE))
     metrics = artifact.read_json("reliabilitymetrics.json")
     _, y, logits = read_predictions(artifact.file("predictions_val.csv"))
     calibration = artifact.read_json("calibration.json")

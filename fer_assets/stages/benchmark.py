@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
+from fer_ml.base.reading import as_text
 from fer_ml.recipes.profile import CANDIDATES, Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, nothing
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 GATES = (
     Gate(
         "every_row_scored",
-        "n of each entry is the number of test rows of its manifest",
+        "n and predictions of each entry are as many as the rows of its set",
         "rows were lost: materialize the benchmark again",
     ),
     Gate(
@@ -76,10 +77,11 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
     cells = [(model, name, cell) for model, row in entries.items() for name, cell in row.items()]
     frames = _manifests(artifact, store)
     counts = [_rows(frames[c["manifest"]], c["split"], c["rows"]) for _, _, c in cells]
+    scored = [_scored(artifact, model, name) for model, name, _ in cells]
     lost = [
-        f"{model} on {name}: {cell['n']} of {count}"
-        for (model, name, cell), count in zip(cells, counts, strict=True)
-        if cell["n"] != count
+        f"{model} on {name}: n {cell['n']}, {rows} predictions, of {count}"
+        for (model, name, cell), rows, count in zip(cells, scored, counts, strict=True)
+        if not cell["n"] == rows == count
     ]
     chosen = [
         f"{model}: {what}"
@@ -129,6 +131,14 @@ def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":
             if manifest is not None:
                 frames[item.asset] = read_manifest(manifest.file(manifest_file(item.asset)))
     return frames
+
+
+def _scored(artifact: Artifact, model: str, name: str) -> int:
+    """Rows of a model's predictions on a set."""
+    import polars as pl
+
+    file = artifact.file(f"predictions/{model}__{name}.csv")
+    return pl.read_csv(as_text(file), glob=False, columns=["sample_id"]).height
 
 
 def _rows(frame: "pl.DataFrame", split: str, rows: str) -> int:

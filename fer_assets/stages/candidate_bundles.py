@@ -1,7 +1,14 @@
 """``candidate_bundles``: every student as a bundle, for the demo half of the dual gate."""
 
 from fer_assets.stage import Given, Limits, Stage, needs
-from fer_assets.stages._bundle import NETWORK_GATES, PARITY_LIMIT, CardRecipe, checkpoint_of, export
+from fer_assets.stages._bundle import (
+    NETWORK_GATES,
+    PARITY_LIMIT,
+    CardRecipe,
+    apart,
+    checkpoint_of,
+    export,
+)
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.storage.artifact import Artifact
@@ -34,7 +41,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
     files, inputs = artifact.record.files, {item.asset: item for item in artifact.record.inputs}
     cards = {name: read_card(artifact.folder / name) for name in CANDIDATES}
-    parities = [artifact.read_json(f"{name}/{PARITY_FILE}") for name in CANDIDATES]
+    parities = {name: artifact.read_json(f"{name}/{PARITY_FILE}") for name in CANDIDATES}
     wrong = {
         "card_matches": [
             name
@@ -51,9 +58,9 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     return [
         at_most(
             "torch_equals_onnx",
-            max(held["largest_logit_difference"] for held in parities),
+            max(apart(held, cards[name]) for name, held in parities.items()),
             PARITY_LIMIT,
-            f"on {parities[0]['faces']} faces",
+            f"on {parities[CANDIDATES[0]]['faces']} faces",
         ),
         *(at_most(rule, len(names), 0, "students", names) for rule, names in wrong.items()),
     ]

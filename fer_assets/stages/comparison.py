@@ -79,7 +79,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     trained = {}
     for name in comparison["experiments"]:
         item = inputs.get(asset_label("student_experiment", name)) or inputs[name]
-        made = store.find(item.asset, item.partition, item.sha256)
+        made = store.find(item.asset, item.partition, item.sha256, item.recipe_sha256)
         trained[name] = made.record if made else None
     unequal = [*_unequal(comparison, trained), *_other_data(trained)]
     rows = _rows(comparison, inputs[comparison["manifest"]].sha256, store)

@@ -42,6 +42,10 @@ GATES = (
 )
 
 
+#: The files of the rows that were left out.
+_PARTS = {"quarantined": "quarantine.csv", "excluded": "excluded.csv"}
+
+
 @dataclass(frozen=True)
 class SourceRecipe(Recipe):
     """How a source is read: its adapter, and what that is told."""
@@ -97,6 +101,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """The source is its adapter's, the report adds up, and what was quarantined is shown."""
     import polars as pl
 
+    from fer_ml.manifests.curation import manifest_file
     from fer_ml.manifests.fitting import LABELS_FILE, LABELS_SCHEMA, misfits
 
     report = artifact.read_json("clean_report.json")["reports"][0]
@@ -105,7 +110,9 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     found = misfits(labels, report["quarantined"], report["rows_in"])
     fits = report["labels"]
     others = f"; these are those of {', '.join(fits['adapters'])}" if fits["adapters"] else ""
-    parts = report["rows_kept"] + report["rows_excluded"] + report["rows_quarantined"]
+    rows = {name: _rows(artifact, file) for name, file in _PARTS.items()}
+    rows["kept"] = _rows(artifact, manifest_file(artifact.record.asset))
+    told = {name: report[f"rows_{name}"] for name in rows}
     left_out = ", ".join(f"{n} {rule}" for rule, n in sorted(report["quarantined"].items()))
     return [
         at_most(
@@ -125,13 +132,21 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
         ),
         Outcome(
             "reconciled",
-            report["rows_in"] == parts,
-            parts,
+            rows == told and sum(rows.values()) == report["rows_in"],
+            sum(rows.values()),
             report["rows_in"],
-            "rows kept + excluded + quarantined against rows listed by the publisher",
+            "rows kept + excluded + quarantined against rows listed by the publisher"
+            + ("" if rows == told else f"; in the files {rows}, by clean_report.json {told}"),
         ),
         at_most("quarantine_empty", report["rows_quarantined"], 0, left_out),
     ]
+
+
+def _rows(artifact: Artifact, name: str) -> int:
+    """How many rows a csv of the artifact has."""
+    import polars as pl
+
+    return pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False).height
 
 
 def _first_left_out(artifact: Artifact) -> tuple[str, ...]:
@@ -140,7 +155,7 @@ def _first_left_out(artifact: Artifact) -> tuple[str, ...]:
 
     left = [
         pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False)
-        for name in ("quarantine.csv", "excluded.csv")
+        for name in _PARTS.values()
     ]
     first = pl.concat(left).unique("rule", keep="first", maintain_order=True).head(5)
     rows = first.select("where", "rule", "detail").iter_rows()

@@ -21,7 +21,12 @@ GATES = (
         "the networks that answered are the teacher and, for training rows, those of its folds",
         "materialize teacher_logits again",
     ),
-    Gate("covers_manifests", "one row for each distinct face of the manifests", "make it again"),
+    Gate(
+        "covers_manifests",
+        "one row for each distinct face of hq_train_manifest, and of the other manifests' rows "
+        "outside train",
+        "make it again",
+    ),
     Gate("class_order", "the columns are in the canonical order", "make it again"),
     Gate("finite", "no logit is NaN or infinite", "look at the teacher's weights"),
 )
@@ -78,8 +83,8 @@ def stages(given: Given) -> list[Stage]:
             asset="teacher_logits",
             group="teachers",
             kinds=("numpy",),
-            describe="One teacher's logits on every distinct face of the manifests: `logits.npz`, "
-            "float16, keyed by sample_id.",
+            describe="One teacher's logits on every distinct face that is needed later: "
+            "`logits.npz`, float16, keyed by sample_id.",
             needs=(Need("teacher", "same"), *folds, *needs("hq_train_manifest", *tested)),
             partitions="teachers",
             recipe=LogitsRecipe.of,

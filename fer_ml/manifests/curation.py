@@ -21,6 +21,8 @@ LOOKED_AT = 100
 
 def manifest_file(asset: str) -> str:
     """The csv of a manifest asset. The names of the first pipeline's manifests are kept."""
+    if asset.startswith("manifest/"):
+        return f"{asset.removeprefix('manifest/')}.csv"
     if asset in (UNIFIED, "test_all_sources_manifest"):
         return f"{asset.removesuffix('_manifest') if asset != UNIFIED else asset}.csv"
     return f"{UNIFIED}_{asset.removesuffix('_manifest')}.csv"

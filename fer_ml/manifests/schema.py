@@ -44,6 +44,8 @@ SCHEMA: dict[str, pl.DataType] = {
     **dict.fromkeys(ATTRIBUTES, pl.String()),
 }
 REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "width", "height")
+#: What the unified manifest decides of a source's rows; it takes over all other cells.
+DECIDED = ("split", "group_id", "twin_in")
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 
 

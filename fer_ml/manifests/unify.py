@@ -16,8 +16,9 @@ from fer_ml.base.errors import FerError
 from fer_ml.figures.charts import class_source_heatmap
 from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report, read_thumbs, write_notes
+from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
-from fer_ml.manifests.schema import attributes_of, read_manifest, write_manifest
+from fer_ml.manifests.schema import DECIDED, attributes_of, read_manifest, write_manifest
 from fer_ml.recipes.profile import SPLITS, Draw, Near, Split
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
@@ -242,8 +243,7 @@ def unify(
     """
     files, thumbs, reports = [], [], []
     for artifact in job.inputs.values():
-        source = artifact.record.asset.removeprefix("manifest/")
-        files.append(artifact.file(f"{source}.csv"))
+        files.append(artifact.file(manifest_file(artifact.record.asset)))
         thumbs.append(read_thumbs(artifact.file(THUMBS_FILE)))
         reports += artifact.read_json("clean_report.json")["reports"]
     frame = pl.concat([read_manifest(file).select(_DECIDING) for file in files])
@@ -285,12 +285,12 @@ def unify(
 
 def _whole_rows(files: Sequence[Path], kept: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The kept rows with all of their columns, source by source; ``kept`` is sorted by row."""
-    decided = kept.select("row", "split", "group_id", "twin_in")
+    decided = kept.select("row", *DECIDED)
     start = 0
     for file in files:
         rows = read_manifest(file)
         here = decided.filter(pl.col("row").is_between(start, start + rows.height, closed="left"))
-        chosen = rows[here["row"] - start].drop("split", "group_id", "twin_in")
+        chosen = rows[here["row"] - start].drop(DECIDED)
         yield pl.concat([chosen, here.drop("row")], how="horizontal")
         start += rows.height
 

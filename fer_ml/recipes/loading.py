@@ -97,12 +97,13 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
         return Profile.from_plain(merged)
     except ValidationError as error:
         unknown = set(changes) - set(Profile.model_fields)
-        new = set(merged["experiments"]) - set(start["experiments"])
+        known = start.get("experiments", {})  # ``without`` may have taken them out.
+        new = set(merged.get("experiments", {})) - set(known)
         raise FerError(
             first_fault(error, "profiles", name),
             where="fer.toml",
             allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
-            fix=f"of {base} with this seed are {', '.join(start['experiments'])}; another "
+            fix=f"of {base} with this seed are {', '.join(known)}; another "
             "experiment states its whole recipe"
             if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
             else f"correct it under [profiles.{name}]",

@@ -17,7 +17,7 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome, at_least, at_most, not_applicable, nothing, same
 from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from fer_ml.training.models import weights_hash
 from fer_ml.training.statistics import GAP_LIMIT, RANGE_LIMIT, InferenceFit
 
@@ -30,7 +30,7 @@ def judge_run(
     complete = nothing("run_complete", missing)
     if missing:
         return [complete, *(unjudged(rule) for rule in rules if rule != complete.rule)]
-    checkpoint = load_checkpoint(artifact.file(CHECKPOINT_FILE))
+    checkpoint = read_checkpoint(artifact.file(CHECKPOINT_FILE))
     training = artifact.read_json("training.json")
     metrics = artifact.read_json("reliabilitymetrics.json")
     calibration = artifact.read_json("calibration.json")

@@ -8,7 +8,14 @@ import polars as pl
 
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
 from fer_ml.base.npz import read_npy
-from fer_ml.distillation.logits import META_FILE, VIEWS_FILE, Teacher, label_faces, read_logits
+from fer_ml.distillation.logits import (
+    IN_SAMPLE_FILE,
+    META_FILE,
+    VIEWS_FILE,
+    Teacher,
+    label_faces,
+    read_logits,
+)
 from fer_ml.manifests.curation import manifest_file, read_curated
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.packed.packing import folds_of, load_faces
@@ -118,20 +125,26 @@ def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
         if manifest is None:
             gone.append(asset)
         else:
-            wanted |= set(read_manifest(manifest.file(manifest_file(asset)))["sample_id"])
-    values = [logits.values]
-    if meta["views"]:
-        values.append(read_npy(artifact.file(VIEWS_FILE)))
+            rows = read_manifest(manifest.file(manifest_file(asset)))
+            if asset != TRAINED_ON:  # Nothing learns from the training rows of an evaluation set.
+                rows = rows.filter(pl.col("split") != "train")
+            wanted |= set(rows["sample_id"])
+    labelled = [VIEWS_FILE] * bool(meta["views"]) + [IN_SAMPLE_FILE] * bool(meta["folds"])
+    values = [logits.values, *(read_npy(artifact.file(name)) for name in labelled)]
+    lengths = [len(logits.sample_ids), *(meta["train_rows"] for _ in labelled)]
+    short = [len(value) for value in values] != lengths
     bad = sum(int((~np.isfinite(value)).sum()) for value in values)
     told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
     return [
         same("answered_by_inputs", told, _checkpoints(artifact, store)),
         Outcome(
             "covers_manifests",
-            not gone and wanted <= set(logits.sample_ids),
+            not gone and not short and wanted <= set(logits.sample_ids),
             len(set(logits.sample_ids) & wanted),
             len(wanted),
-            f"no longer here: {', '.join(gone)}" if gone else "",
+            f"no longer here: {', '.join(gone)}"
+            if gone
+            else "an array has another number of rows than faces that it is of" * short,
         ),
         same("class_order", meta["classes"], list(CLASSES)),
         at_most("finite", bad, 0),

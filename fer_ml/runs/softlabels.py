@@ -253,7 +253,12 @@ def judge_softlabels(artifact: Artifact, store: Store) -> list[Outcome]:
             (hashes["manifest_sha256"], hashes["ensemble_sha256"]),
             (inputs["hq_train_manifest"], inputs["ensemble"]),
         ),
-        Outcome("covers_train", bool(wanted) and ids == wanted, len(ids), len(wanted)),
+        Outcome(
+            "covers_train",
+            bool(wanted) and ids == wanted and len(logits) == len(ids),
+            min(len(ids), len(logits)),
+            len(wanted),
+        ),
         same("class_order", artifact.read_json("classorder.json"), list(CLASSES)),
         at_most("labels_agree", int((y != labels).sum()) if same_rows else max(len(y), 1), 0),
         at_least(

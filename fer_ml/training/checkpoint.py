@@ -67,10 +67,22 @@ def _packed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
+    """``read_checkpoint``, refusing one of other classes, or of these in another order."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.classes != CLASSES:
+        raise FerError(
+            f"class order of the checkpoint is {list(checkpoint.classes)}",
+            where=path,
+            allowed=list(CLASSES),
+        )
+    return checkpoint
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
     """Read ``best.pt`` as data; a file that is more, or no checkpoint, is refused."""
     try:
         held = upgraded("checkpoint", read_archive(path), path)
-        checkpoint = Checkpoint(
+        return Checkpoint(
             model=held["model"],
             recipe=read_recipe(held["recipe"]),
             preprocess=read_preprocess(held["preprocess"]),
@@ -90,10 +102,3 @@ def load_checkpoint(path: Path) -> Checkpoint:
             allowed="weights and plain values, as torch.save writes them",
             fix="a checkpoint of the first pipeline is converted by: fer convert FILE",
         ) from error
-    if checkpoint.classes != CLASSES:
-        raise FerError(
-            f"class order of the checkpoint is {list(checkpoint.classes)}",
-            where=path,
-            allowed=list(CLASSES),
-        )
-    return checkpoint

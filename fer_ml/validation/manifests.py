@@ -10,7 +10,7 @@ import polars as pl
 
 from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
 from fer_ml.manifests.inspection import how_checked, probe
-from fer_ml.manifests.schema import BOX, read_manifest
+from fer_ml.manifests.schema import BOX, DECIDED, SCHEMA, read_manifest
 from fer_ml.recipes.profile import Curation, Near
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
@@ -108,19 +108,20 @@ def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Referen
 
 def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) -> int:
     """How many rows the manifest lacks or has too many against what its inputs give."""
+    key = list(SCHEMA)
     if artifact.record.asset == UNIFIED:
-        given: int = sum(
-            held.read_json("clean_report.json")["reports"][0]["rows_kept"] for held in inputs
+        wanted = pl.concat(
+            [read_manifest(held.file(manifest_file(held.record.asset))) for held in inputs]
         )
+        key = [name for name in key if name not in DECIDED]
         out: int = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
-        return abs(given - out - frame.height)
-    recipe = Curation.from_plain(artifact.record.recipe)
-    unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))
-    wanted = curate(unified, recipe, artifact.record.asset)
-    key = ["image_path", "label", "split", "source", "sample_id", "group_id"]
+    else:
+        recipe = Curation.from_plain(artifact.record.recipe)
+        unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))
+        wanted, out = curate(unified, recipe, artifact.record.asset), 0
     lacking = wanted.join(frame, on=key, how="anti", nulls_equal=True).height
     added = frame.join(wanted, on=key, how="anti", nulls_equal=True).height
-    return lacking + added + abs(wanted.height - frame.height - lacking + added)
+    return abs(lacking - out) + added + abs(wanted.height - frame.height - lacking + added)
 
 
 def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | None:

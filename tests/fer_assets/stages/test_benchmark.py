@@ -1,8 +1,6 @@
-"""The benchmark's inputs, and its gates against what was measured."""
+"""The benchmark's inputs, its recipe and its limits."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,22 +30,6 @@ def measured(lineage: Any) -> Artifact:
         return lineage.made(benchmark.build, job)
 
 
-@pytest.fixture
-def edited(measured: Artifact) -> Iterator[Any]:
-    """Replace text in a file of the artifact, for one test."""
-    before: dict[Path, str] = {}
-
-    def edit(name: str, old: str, new: str) -> None:
-        path = measured.file(name)
-        text = before.setdefault(path, path.read_text())
-        path.write_text(text.replace(old, new))
-        assert path.read_text() != text
-
-    yield edit
-    for path, text in before.items():
-        path.write_text(text)
-
-
 def failed(artifact: Artifact, lineage: Any, floor: float = 0.0) -> set[str]:
     outcomes = benchmark.judge(artifact, lineage.store, BenchmarkLimits(floor))
     assert [outcome.rule for outcome in outcomes] == [gate.rule for gate in GATES]
@@ -60,25 +42,6 @@ def test_the_recipe_decides_what_is_measured(measured: Artifact, lineage: Any) -
     assert failed(measured, lineage) == set()
 
 
-def test_the_gate_counts_the_rows_again(measured: Artifact, lineage: Any, edited: Any) -> None:
-    edited("benchmark.json", '"n": 48,\n        "groups"', '"n": 47,\n        "groups"')
-    assert failed(measured, lineage) == {"every_row_scored"}
-
-
-def test_nothing_is_chosen_on_test(measured: Artifact, lineage: Any, edited: Any) -> None:
-    edited("benchmark.json", '"checkpoint": "val"', '"checkpoint": "test"')
-    assert failed(measured, lineage) == {"no_choice_on_test"}
-
-
-@pytest.mark.parametrize(("old", "new"), [("best", "0" * 64), ('"calib"', '"val"')])
-def test_a_scaling_is_of_calib_and_of_its_checkpoint(
-    measured: Artifact, lineage: Any, edited: Any, old: str, new: str
-) -> None:
-    best = lineage.held["student_ce"].record.files["best.pt"].sha256
-    edited("calibration/student_ce.json", best if old == "best" else old, new)
-    assert failed(measured, lineage) == {"calibrated_on_calib"}
-
-
 def test_the_floor_is_that_of_the_profile(measured: Artifact, lineage: Any) -> None:
     profile = sample().model_copy(update={"floor_macro_f1": 0.25})
     assert BenchmarkLimits.of(profile).recorded() == {"floor_macro_f1": 0.25}
@@ -89,16 +52,6 @@ def test_the_floor_is_that_of_the_profile(measured: Artifact, lineage: Any) -> N
     )
     assert failed(measured, lineage, 0.0) == set()
     assert failed(measured, lineage, worst + 1e-9) == {"students_above_floor"}
-
-
-def test_a_student_that_is_no_better_than_a_guesser_fails(
-    measured: Artifact, lineage: Any, edited: Any
-) -> None:
-    """However low the profile's floor is, unless it asks nothing: 0.15 is above one in seven."""
-    student = measured.read_json("benchmark.json")["entries"]["student_kd"]["test_all_sources"]
-    edited("benchmark.json", repr(student["raw"]["macro_f1"]), "0.15")
-    assert failed(measured, lineage, 1e-9) == {"students_above_floor"}
-    assert failed(measured, lineage, 0.0) == set()
 
 
 def test_a_better_model_passes_a_floor_and_a_guesser() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from demo_app.kpis import compute_kpis
 from demo_app.logs import STAGE_COLUMNS
@@ -133,23 +132,3 @@ def test_a_recorded_session_tells_by_its_manual_labels(
     assert verdicts == {"like_for_like": None, "has_truth": False}
     assert sessions.read_json(CANDIDATES_FILE)["candidates"] == {}
     assert sessions.read_json(CANDIDATES_FILE)["session"] == "imported"
-
-
-@pytest.mark.parametrize(
-    ("kind", "faces", "passed"),
-    [
-        ("clip", {"student_ce": 9, "student_kd": 9, "student_dkd": 9}, True),
-        ("clip", {"student_ce": 9, "student_kd": 8, "student_dkd": 9}, False),
-        ("clip", {"student_ce": 9, "student_kd": 9}, False),
-        ("clip", {}, False),
-        ("imported", {}, None),
-    ],
-)
-def test_sessions_of_other_faces_are_not_compared(
-    kind: str, faces: dict[str, int], passed: bool | None, tmp_path: Path
-) -> None:
-    figures = {name: {"frames": 20, "faces": n, "scored": n} for name, n in faces.items()}
-    value = {"session": kind, "candidates": figures}
-    store = Store(tmp_path, "test")
-    sessions = made(store, "candidate_sessions", lambda run: run.write_json(CANDIDATES_FILE, value))
-    assert judge(sessions, store, Limits())[0].passed is passed

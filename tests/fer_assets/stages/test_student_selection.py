@@ -1,4 +1,4 @@
-"""The selection as a file: what stands in it, what it refuses, and what its gates see."""
+"""The selection as a file: what stands in it, and what it refuses."""
 
 from typing import Any
 
@@ -158,11 +158,3 @@ def test_figures_that_speak_of_different_things_are_refused(store: Store) -> Non
     other = {**PLAYED, DKD: {**PLAYED[DKD], "student_sha256": "another one"}}
     with pytest.raises(FerError, match="speaks of student_dkd student_dkd"):
         selection(store, VAL, other)
-
-
-def test_the_gates_see_a_choice_on_test_and_one_against_the_rule(store: Store) -> None:
-    held = selection(store, VAL, PLAYED).read_json("selection.json")
-    wrong = make(store, "student_selection", "selection.json", {**held, "selected": DKD})
-    assert verdicts(wrong, store) == {"chosen_on_val": True, "selected_by_rule": False}
-    wrong = make(store, "student_selection", "selection.json", {**held, "split": "test"})
-    assert verdicts(wrong, store) == {"chosen_on_val": False, "selected_by_rule": True}

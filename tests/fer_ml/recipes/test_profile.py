@@ -296,6 +296,7 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
         ),
         ({"ensemble": {"weights": "interim_report"}}, "interim_report is for"),
         ({"without": ["experiments.nobody"]}, "the base has no experiments.nobody"),
+        ({"without": ["experiments", "comparisons"], "softlabels": {"folds": 1}}, "at least 2"),
     ],
 )
 def test_a_profile_that_would_teach_wrongly_is_refused(
