@@ -95,7 +95,7 @@ def make() -> Make:
 
 
 def wanting(pipeline: Pipeline, **demo: object) -> Pipeline:
-    changed = Demo.model_validate({**pipeline.profile.demo.model_dump(), **demo})
+    changed = Demo.from_plain({**pipeline.profile.demo.model_dump(mode="json"), **demo})
     return replace(pipeline, profile=pipeline.profile.model_copy(update={"demo": changed}))
 
 
