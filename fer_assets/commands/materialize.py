@@ -134,7 +134,7 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
         print(_failures(failed.failures, command), file=sys.stderr)
         raise typer.Exit(1)
     for part in _closing(pipeline):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))
     console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
 
 
@@ -234,7 +234,7 @@ def _failures(failed: "Failures", command: str) -> str:
 
 
 def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
-    """The benchmark, then one claim traced to its sources."""
+    """The benchmark, one claim traced to its sources, then where the report is."""
     from fer_assets.show import trace_of, trace_tree
 
     benchmark = pipeline.store.current("benchmark")
@@ -248,6 +248,9 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
             "traced:"
         )
         yield trace_tree(trace_of(pipeline, held["claims"][-1]["id"]))
+    report = pipeline.store.current("report")
+    if report is not None:
+        yield f"The report: {report.file('report.html').as_uri()}"
 
 
 def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
-from fer_ml.recipes.profile import Profile, Selection
+from fer_ml.recipes.profile import CANDIDATES, Profile, Selection
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
@@ -67,11 +67,11 @@ def stages(given: Given) -> list[Stage]:
             describe="The student that is deployed: the best on val of those that pass the dual "
             "gate, on val and on the demo session. Every figure, limit and verdict stands in "
             "`selection.json`.",
-            needs=needs("benchmark", "candidate_sessions"),
+            needs=needs("benchmark", "candidate_sessions", *CANDIDATES),
             recipe=SelectionRecipe.of,
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.reading import read_file
 from fer_ml.metrics.comparability import comparable
 from fer_ml.recipes.profile import CANDIDATES, Selection
 from fer_ml.storage.job import Job
@@ -18,6 +19,8 @@ SET = "hq_train_val"
 WEAKEST = 3
 #: A loss of exactly the limit must pass, whatever the last bit of a difference says.
 ROUNDING = 1e-9
+#: Pictures of the chosen student.
+FIGURES = ("reliability.png", "confusion.png")
 SHOWS_MORE, IS_CALM = "demo_macro_f1", "demo_flips_per_minute"
 
 
@@ -107,10 +110,24 @@ def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
+def why(
+    chosen: str, figures: Mapping[str, Figures], checks: Mapping[str, tuple[Check, ...]]
+) -> str:
+    """In words: whether the best student on val was chosen, and if not, what kept it out."""
+    best = max(figures, key=lambda name: figures[name].val_macro_f1)
+    if best == chosen:
+        return f"{chosen} is the best on val"
+    failed = [f"{c.rule}: {c.reason}" for c in checks.get(best, ()) if c.passed is False]
+    reasons = "; ".join(failed) or f"{chosen} passes the dual gate against it"
+    return f"{best} is the best on val and was not chosen: {reasons}"
+
+
 def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
     """Write ``selection.json``: the chosen student, and every figure, limit and verdict.
 
-    ``FerError`` when the students' figures may not stand beside each other.
+    Its reliability and confusion stand beside it, so that whoever cites the selection shows those
+    of the student that was chosen. ``FerError`` when the students' figures may not stand beside
+    each other.
     """
     entries = _entries(job)
     sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")
@@ -140,12 +157,16 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
             "split": entries[chosen]["split"],
             "n": entries[chosen]["n"],
             "session": sessions["session"],
+            "why": why(chosen, figures, checks),
             "outcome": "undecided" if lacking else "decided",
             "lacking": lacking,
             "session_says": "; ".join(lacking) or "decided by what each student shows",
             "candidates": candidates,
         },
     )
+    student = job.input(chosen)
+    for name in FIGURES:
+        run.path(name).write_bytes(read_file(student.file(name)))
     run.splits.update(student="val")
     run.summary.update(
         selected=chosen,

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from fer_ml.base.errors import FerError
@@ -76,6 +77,7 @@ class References:
         return {
             "title": without_numbers(self.title, "the title of the claims", self.names),
             "profile": code(self.profile),
+            "version": code(f"fer-platform {version('fer-platform')}"),
             "drawn": self.drawn,
             "claims": tuple(self.claims),
             "claim": self.claim,

@@ -12,6 +12,7 @@ from fer_ml.evaluation.selection import (
     select,
     undecided,
     weakest_f1,
+    why,
 )
 from fer_ml.recipes.profile import CANDIDATES, Selection
 
@@ -135,3 +136,16 @@ def test_a_short_session_is_undecided(short: dict[str, float], left: list[bool |
     assert select({CE: old, KD: better, DKD: better}, LIMITS)[0] == wanted
     lesser = replace(better, val_macro_f1=0.795)
     assert select({CE: old, KD: lesser, DKD: lesser}, LIMITS)[0] == CE
+
+
+def test_why_the_best_on_val_was_not_chosen_is_said() -> None:
+    best = replace(EDGE, val_macro_f1=0.90, demo_flips_per_minute=90.0)
+    figures = {CE: OLD, KD: best, DKD: replace(EDGE, val_macro_f1=0.81)}
+    chosen, checks = select(figures, LIMITS)
+    assert chosen == DKD
+    said = why(chosen, figures, checks)
+    assert said.startswith(f"{KD} is the best on val and was not chosen: demo_flips_per_minute: ")
+    assert why(KD, figures, checks) == f"{KD} is the best on val"
+    calm = {CE: replace(OLD, val_macro_f1=0.85), KD: EDGE, DKD: EDGE}
+    chosen, checks = select(calm, LIMITS)
+    assert f"{chosen} " in why(chosen, calm, checks)
