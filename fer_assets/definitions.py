@@ -1,5 +1,6 @@
 """The code location: definitions of the active profile (``FER_PROFILE``, ``fer.toml``)."""
 
+import logging
 import warnings
 
 import dagster as dg
@@ -29,6 +30,8 @@ from fer_ml.base.settings import RAY, Settings, engine
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+# It warns of a check without a result, which is how a gate that is not applicable is shown.
+logging.getLogger("dagster._core.execution.plan.active").setLevel(logging.ERROR)
 
 #: Memory that a step sets aside on its machine of a Ray cluster, in bytes.
 STEP_MEMORY = 2 * 2**30
