@@ -18,6 +18,7 @@ from fer_assets.commands.card import card
 from fer_assets.commands.convert import convert
 from fer_assets.commands.digest import digest
 from fer_assets.commands.doctor import doctor
+from fer_assets.commands.evidence import evidence
 from fer_assets.commands.export_lineage import export_lineage
 from fer_assets.commands.materialize import materialize
 from fer_assets.commands.migrate import migrate
@@ -38,7 +39,19 @@ app = typer.Typer(
 )
 # In the order of fer --help.
 for command in (
-    *(materialize, ui, validate, digest, trace, pack, adopt, export_lineage, convert, purge),
+    *(
+        materialize,
+        ui,
+        validate,
+        digest,
+        trace,
+        evidence,
+        pack,
+        adopt,
+        export_lineage,
+        convert,
+        purge,
+    ),
     *(bench, doctor, card, migrate),
 ):
     app.command()(command)

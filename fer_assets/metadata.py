@@ -10,10 +10,11 @@ from typing import Any
 import dagster as dg
 
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
-from fer_assets.pages import asset_path, link
+from fer_assets.pages import PAGES, asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
 from fer_ml.base.reading import as_text, open_text, read_file, read_text
 from fer_ml.claims.resolved import upstream_assets
+from fer_ml.evidence.address import FOLDER, FROM_REPORT, page_of
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
@@ -163,7 +164,9 @@ def _inline(artifact: Artifact, name: str) -> str:
 
 def _report(artifact: Artifact) -> str:
     """The report with its figures in place, as many as do not slow the page."""
-    text = read_text(artifact.file("report.md"))
+    text = read_text(artifact.file("report.md")).replace(
+        f"]({FROM_REPORT}{FOLDER}/", f"]({PAGES}{FOLDER}/"
+    )
     room = MAX_INLINE_BYTES
     for name, entry in artifact.record.files.items():
         if name.startswith(REPORT_FIGURES) and name.endswith(".png") and entry.bytes <= room:
@@ -255,7 +258,8 @@ def claims_links(claims: list[dict[str, Any]]) -> str:
         rests = upstream_assets(claim)
         lines.append(
             f"- {mark} **{claim['status']}** `{claim['id']}`: {claim['sentence']}\n"
-            f"  {_path_of(rests) if rests else 'It names no artifact that is here.'}"
+            f"  [Evidence]({PAGES}{page_of(claim['id'])}). "
+            f"{_path_of(rests) if rests else 'It names no artifact that is here.'}"
         )
     return "\n".join(lines)
 

@@ -28,6 +28,9 @@ DOCS = {
     "report": "docs/claims.md",
 }
 
+#: What ``fer ui`` shows of the artifact root stands below this path.
+PAGES = "/fer/"
+
 #: Claims that a page names; the page of ``report_claims`` has all.
 MAX_CLAIMS = 20
 

@@ -27,6 +27,8 @@ from fer_assets.dagster_private.webserver import (
     WorkspaceFileTarget,
     WorkspaceProcessContext,
 )
+from fer_assets.evidence import Pages
+from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.base.guard import Guard
 
@@ -48,15 +50,16 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg]
 
 
 def serve(
-    workspace: Path, listener: socket, *, token: str, names: Set[str], read_only: bool
+    pipeline: Pipeline, listener: socket, *, token: str, names: Set[str], read_only: bool
 ) -> None:
-    """Serve the UI of ``workspace`` on ``listener`` until it is interrupted.
+    """Serve the UI of a profile, and its evidence, on ``listener`` until it is interrupted.
 
     Schedules and sensors belong to the UI that can start something: it has the daemon beside it,
     and ends with it.
     """
     with ExitStack() as stack:
         instance = stack.enter_context(dg.DagsterInstance.get())
+        workspace = pipeline.settings.project / "workspace.yaml"
         target = WorkspaceFileTarget([str(workspace)])
         code = stack.enter_context(ProxyServerManager(instance, target, "warning"))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -74,7 +77,7 @@ def serve(
         port = listener.getsockname()[1]
         server = uvicorn.Server(
             uvicorn.Config(
-                Guard(app, token=token, port=port, names=names),
+                Guard(Pages(app, pipeline), token=token, port=port, names=names),
                 log_level="warning",
                 access_log=False,
                 server_header=False,

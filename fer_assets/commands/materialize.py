@@ -234,7 +234,8 @@ def _failures(failed: "Failures", command: str) -> str:
 
 
 def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
-    """The benchmark, one claim traced to its sources, then where the report is."""
+    """The benchmark, one claim traced to its sources, then where evidence and report are."""
+    from fer_assets.evidence import refresh
     from fer_assets.show import trace_of, trace_tree
 
     benchmark = pipeline.store.current("benchmark")
@@ -248,6 +249,7 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
             "traced:"
         )
         yield trace_tree(trace_of(pipeline, held["claims"][-1]["id"]))
+        yield f"The rows behind each claim: {refresh(pipeline).as_uri()}"
     report = pipeline.store.current("report")
     if report is not None:
         yield f"The report: {report.file('report.html').as_uri()}"

@@ -41,7 +41,7 @@ def ui(
             with dagster_instance() as instance:
                 pipeline.store.sweep()
                 fail_abandoned(instance)
-        from fer_assets.pages import VIEWS, view_path
+        from fer_assets.pages import PAGES, VIEWS, view_path
         from fer_assets.serving import serve
 
         token = secrets.token_urlsafe(24)
@@ -52,10 +52,10 @@ def ui(
         console.print("Open that link first; Ctrl-C ends it. Then there are these views:")
         for view, (page, selection) in VIEWS.items():
             console.print(f"  {view}: {address}{view_path(page, selection)}", soft_wrap=True)
+        console.print(f"  evidence of claims: {address}{PAGES}evidence/", soft_wrap=True)
         # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
         os.chdir(home)
         os.environ["FER_PROJECT"] = str(pipeline.settings.project)
-        workspace = pipeline.settings.project / "workspace.yaml"
-        serve(workspace, listener, token=token, names=set(name or ()), read_only=read_only)
+        serve(pipeline, listener, token=token, names=set(name or ()), read_only=read_only)
     if stopping.signal is not None:
         raise typer.Exit(128 + stopping.signal)

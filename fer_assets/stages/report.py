@@ -144,6 +144,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             looks=True,
-            code_version="3",
+            code_version="4",
         )
     ]

@@ -275,7 +275,8 @@ function face(cells, page, side) {
   const path = cells.image_path.split("/").map(encodeURIComponent).join("/");
   const picture = make("img", { src: page.root + path, alt: "", loading: "lazy" });
   const purged = (page.purged ?? {})[cells.group_id];
-  picture.onerror = () => frame.replaceChildren(purged ? `purged on ${purged}` : "purged, or not here");
+  picture.onerror = () => frame.replaceChildren(purged ? `purged on ${purged}`
+    : location.protocol === "file:" ? "purged, or not here" : "not shown here");
   picture.onload = () => {
     const { naturalWidth: width, naturalHeight: height } = picture;
     const given = cells.bbox_frame === "photo" && cells.bbox_left !== "";

@@ -22,6 +22,7 @@ from fer_ml.claims.model import ComparisonClaim, FigureClaim, NonInferiorityClai
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_ASSET, Verified
+from fer_ml.evidence.address import FOLDER
 from fer_ml.evidence.rows import Evidence, Figure, Term, evidence_of
 from fer_ml.evidence.tables import Tables
 from fer_ml.figures.page import render_page
@@ -29,8 +30,6 @@ from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Log
 from fer_ml.storage.store import Store
 
-#: The folder of the pages in an artifact root; ``claims/<id>.html`` in it is a claim's page.
-FOLDER = "evidence"
 #: Claims on one page of the index.
 INDEX_CLAIMS = 1000
 _HERE = Path(__file__).parent
@@ -76,11 +75,11 @@ def write_evidence(
     return writer.tables.images
 
 
-def replace_folder(made: Path, target: Path) -> None:
-    """Give a folder of pages its name, in the place of an earlier one of this program."""
+def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
+    """Give a folder its name, in the place of an earlier one, which has a file called ``sign``."""
     old = target.with_name(f".{owned_name()}")
     if target.exists():
-        if any(target.iterdir()) and not (target / _PARTS[0]).is_file():
+        if any(target.iterdir()) and not (target / sign).is_file():
             raise FerError("the folder holds something else", where=target, fix="name a new folder")
         move(target, old)
     move(made, target)
@@ -281,11 +280,6 @@ def _gates(node: Node) -> list[dict[str, Any]]:
     ]
     order = {False: 0, None: 2, True: 1}
     return sorted(found, key=lambda held: (order[held["passed"]], held["rule"]))
-
-
-def page_of(claim: str) -> str:
-    """The address of a claim's page, in the folder of the pages."""
-    return f"{FOLDER}/claims/{claim}.html"
 
 
 def report_of(store: Store) -> str:

@@ -32,7 +32,7 @@ FACE_FILES = frozenset({"thumbs.npy", "review.html", "error_analysis.html"})
 COPIED_FACES = re.compile(r"figures/.*(faces|findings)")
 REPORTS = ("report.html", "report.pdf")
 #: Beside the artifacts of one profile: everything in it can be made again.
-CACHES = ("cache", "unfinished")
+CACHES = ("cache", "evidence", "unfinished")
 #: Of ``fer validate``, below the artifact root.
 VALIDATE_CACHE = ".validate"
 

@@ -8,6 +8,7 @@ from fer_ml.report.citations import check_citations
 from fer_ml.report.html import html_page
 from fer_ml.report.literals import find_uncovered
 from fer_ml.report.markdown import parser
+from fer_ml.report.marks import cards
 from fer_ml.report.pdf import pdf_bytes
 from fer_ml.report.references import References
 from fer_ml.report.template import read_template, render
@@ -31,9 +32,10 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
         for given in references.given
         if given["kind"] == "figure"
     }
+    shown = cards(references.claims, references.lineage)
     run.write_text(TEMPLATE, template.source)
     run.write_text(REPORT, text)
-    run.write_text("report.html", html_page(text, pictures))
+    run.write_text("report.html", html_page(text, pictures, shown))
     run.path("report.pdf").write_bytes(pdf_bytes(text, pictures))
     run.write_json(
         GIVEN,

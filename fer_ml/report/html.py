@@ -9,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it.token import Token
+from markupsafe import Markup
 
 from fer_ml.figures.page import render_page
 from fer_ml.report.markdown import parser
+from fer_ml.report.marks import MARK, with_cards
 
 #: A caption as ``references`` writes it.
 CAPTION = re.compile(r"\*(Table|Figure) \d+\. ")
-#: The mark of a claim, or its place in the table of claims.
-MARK = re.compile(r"#(c\d+)")
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def html_page(text: str, pictures: Mapping[str, bytes]) -> str:
-    """The page; ``pictures`` are the bytes of every image by its path in ``text``."""
+def html_page(
+    text: str, pictures: Mapping[str, bytes], cards: Mapping[str, Markup] | None = None
+) -> str:
+    """The page; ``pictures`` are the bytes of every image by its path in ``text``.
+
+    ``cards`` are what a mark shows of its claim, by its id.
+    """
     markdown = parser()
     markdown.add_render_rule("table_open", _open_table)
     markdown.add_render_rule("table_close", _close_table)
@@ -30,6 +35,8 @@ def html_page(text: str, pictures: Mapping[str, bytes]) -> str:
     for token, after in itertools.pairwise(tokens):
         _mark_block(token, after)
         _mark_inline(after.children or [], pictures)
+        if after.children:
+            after.children = with_cards(after.children, cards or {})
     return render_page(
         Path(__file__).with_name("page.html.j2"),
         title=title_of(tokens),
@@ -66,11 +73,7 @@ def _mark_inline(children: list[Token], pictures: Mapping[str, bytes]) -> None:
             data = base64.b64encode(pictures[name]).decode()
             child.attrSet("src", f"data:{_TYPES[Path(name).suffix]};base64,{data}")
     for child, after in itertools.pairwise(children):
-        found = MARK.fullmatch(str(child.attrGet("href")))
-        if found and after.content == found[1]:
-            # A link to itself is the place that the marks lead to.
-            child.attrSet("id", found[1])
-        elif found:
+        if MARK.fullmatch(str(child.attrGet("href"))):
             child.attrSet("class", "mark bad" if "✗" in after.content else "mark")
 
 

@@ -18,6 +18,7 @@ from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import (
     CondPageBreak,
     Flowable,
@@ -31,8 +32,9 @@ from reportlab.platypus import (
     XPreformatted,
 )
 
-from fer_ml.report.html import CAPTION, MARK, slug, title_of
+from fer_ml.report.html import CAPTION, slug, title_of
 from fer_ml.report.markdown import parser
+from fer_ml.report.marks import MARK
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ WIDTH = A4[0] - 2 * MARGIN
 #: Points for a pixel of a plot: they are drawn at 90 dots an inch.
 PIXEL = 0.62
 INK, SOFT, LINE, SHADE = (HexColor(c) for c in ("#222222", "#666666", "#cccccc", "#f3f3f1"))
+#: In front of an address of a file beside the document: reportlab takes one without a scheme for a
+#: place in the document.
+BESIDE = "beside:"
 GOOD, BAD = "#176b2c", "#b3261e"
 
 
@@ -52,9 +57,18 @@ def pdf_bytes(text: str, pictures: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     document = _Document(buffer, title=title_of(tokens))
     document.build(
-        _Setter(tokens, pictures).blocks(), onFirstPage=_page_number, onLaterPages=_page_number
+        _Setter(tokens, pictures).blocks(),
+        onFirstPage=_page_number,
+        onLaterPages=_page_number,
+        canvasmaker=_Canvas,
     )
     return buffer.getvalue()
+
+
+class _Canvas(Canvas):  # type: ignore[misc]
+    def linkURL(self, url: str, *places: Any, **options: Any) -> None:
+        """Link to an address, which may be that of a file beside the document."""
+        super().linkURL(url.removeprefix(BESIDE), *places, **options)
 
 
 class _Document(SimpleDocTemplate):  # type: ignore[misc]
@@ -207,15 +221,14 @@ class _Setter:
 
     def _link(self, target: str, text: str) -> tuple[str, str]:
         place = MARK.fullmatch(target)
-        if place and text == place[1]:
-            return f'<a name="{place[1]}"/>', ""
+        if place:
+            colour = BAD if "✗" in text else GOOD
+            address = html.escape(BESIDE + target)
+            return f'<a href="{address}" color="{colour}"><font size="-2">', "</font></a>"
         known = target[1:] in self.anchors if target.startswith("#") else "://" in target
         if not known:
             return "", ""  # Nothing in this document, and no address of its own.
         address = html.escape(target)
-        if place:
-            colour = BAD if "✗" in text else GOOD
-            return f'<a href="{address}" color="{colour}"><font size="-2">', "</font></a>"
         return f'<a href="{address}" color="{INK.hexval()}"><u>', "</u></a>"
 
 
@@ -227,13 +240,10 @@ def _words(child: Token) -> str:
 
 
 def _anchors(tokens: Sequence[Token]) -> frozenset[str]:
-    """What a link of the document may lead to: its headings, and places of marks."""
-    headings = {
+    """What a link of the document may lead to: its headings."""
+    return frozenset(
         slug(inline.content) for token, inline in pairwise(tokens) if token.type == "heading_open"
-    }
-    links = [child for token in tokens for child in pairwise(token.children or [])]
-    marks = {after.content for link, after in links if link.attrGet("href") == f"#{after.content}"}
-    return frozenset(headings | marks)
+    )
 
 
 def _widths(lengths: Sequence[Sequence[int]]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import resolve_pointer
+from fer_ml.evidence.address import FROM_REPORT, page_of
 from fer_ml.metrics.comparability import looked_at, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
@@ -42,7 +43,8 @@ class Claim(Markdown):
     """A claim in a template: prints its sentence with its mark.
 
     ``value`` is the number at its printed precision with the mark, ``mark`` the mark alone: the
-    claim's place in the table of claims, and whether it is grounded. ``status`` is for conditions.
+    claim's number with a link to its evidence, and whether it is grounded. ``status`` is for
+    conditions.
     """
 
     value: Markdown
@@ -70,6 +72,7 @@ class References:
         held = self.input("report_claims", None).read_json("claims.json")
         self.title: str = held["title"]
         self.names: tuple[str, ...] = tuple(held.get("names", ()))
+        self.lineage: list[dict[str, Any]] = held.get("lineage", [])
         self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in held["claims"]}
 
     def helpers(self) -> dict[str, Any]:
@@ -234,7 +237,7 @@ class References:
         number = list(self.claims).index(name) + 1
         status = self.claims[name]["status"]
         sign = "✓" if status == "grounded" else f"✗ {words(status)}"
-        return Markdown(f"[c{number} {sign}](#c{number})")
+        return Markdown(f"[c{number} {sign}]({FROM_REPORT}{page_of(name)})")
 
     def _caption(self, word: str, text: str) -> str:
         self._count[word] += 1
@@ -251,7 +254,7 @@ class References:
             reason = f": {escape(held['reason'])}" if held["reason"] else ""
             rows.append(
                 (
-                    f"[c{number}](#c{number})",
+                    f"[c{number}]({FROM_REPORT}{page_of(name)})",
                     f"{escape(held['sentence'])} {code(name)}",
                     f"{sign} {words(held['status'])}{reason}{_looked(held)}",
                     place,

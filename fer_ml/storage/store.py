@@ -7,6 +7,7 @@ Layout below ``FER_HOME/<profile>``::
     <asset>[/<partition>]/current.json     which run folder is the asset now
     cleaned/                               links to the raw images, one path base for all manifests
     cache/                                 decoded faces; may be deleted at any time
+    evidence/                              pages on the claims; may be deleted at any time
     <asset>[/<partition>]/<...>/purged.json  there when something it rests on was purged
     unfinished/                            trainings that were stopped, with their state
     .partial/                              unfinished run folders, and pointers not yet moved
@@ -58,7 +59,9 @@ from fer_ml.storage.record import (
 )
 
 #: What lies beside the assets below an artifact root.
-NO_ASSETS = frozenset({"cleaned", "cache", "drawn", "unfinished", ".partial", ".uploads"})
+NO_ASSETS = frozenset(
+    {"cleaned", "cache", "drawn", "evidence", "unfinished", ".partial", ".uploads"}
+)
 
 
 @dataclass

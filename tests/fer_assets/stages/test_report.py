@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Callable
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,7 @@ from fer_ml.report.html import html_page
 from fer_ml.report.pdf import pdf_bytes
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
+from tests.fer_ml.report.conftest import HOSTILE
 
 Made = Callable[..., Artifact]
 WHOLE = """# {{ title }}
@@ -68,27 +70,48 @@ def test_the_page_needs_no_other_file(make: Made) -> None:
     assert "script.src" not in found and "link.href" not in found
     assert "default-src 'none'" in found["meta.content"][1]
     assert "<title>A *title*</title>" in html
-    ids = found["a.id"] + found["h1.id"] + found["h2.id"]
-    assert {href.removeprefix("#") for href in found["a.href"]} <= set(ids)
+    ids = found["h1.id"] + found["h2.id"]
+    marks = {f"../../evidence/claims/{name}.html" for name in ("rows", "acc", "pair", "late")}
+    assert {href.removeprefix("#") for href in found["a.href"]} <= {*ids, *marks}
 
 
 def test_marks_of_claims_that_do_not_hold_are_red(make: Made) -> None:
     html = make("{{ claim('rows') }} {{ claim('late') }}").file("report.html").read_text("utf-8")
-    assert '<a href="#c1" class="mark">c1 ✓</a>' in html
-    assert '<a href="#c4" class="mark bad">c4 ✗ stale</a>' in html
+    assert '<a href="../../evidence/claims/rows.html" class="mark">c1 ✓</a>' in html
+    assert '<a href="../../evidence/claims/late.html" class="mark bad">c4 ✗ stale</a>' in html
+
+
+def test_a_mark_has_a_card_of_what_stands_behind_it(make: Made) -> None:
+    """Sentence, status with its reason, place, bytes, gates, and the command; all as text."""
+    html = make("{{ claim('rows') }} {{ claim('late') }}").file("report.html").read_text("utf-8")
+    cards = re.findall(r'</a><span class="card" role="tooltip">(.*?)</span></span>', html)
+    lines = [re.findall(r'<span class="\w+">(.*?)(?:</span>|$)', card) for card in cards]
+    assert lines[0] == [
+        "There are 2,085 rows.",
+        "grounded",
+        "student_dkd numbers.json/rows",
+        "bytes cccccccccccc",
+        "gates on its path: 1 passed, 1 did not",
+        "fer trace rows",
+    ]
+    assert lines[1][0] == escape(HOSTILE)
+    assert lines[1][1] == "stale: x_1: a *newer* one | is current"
 
 
 def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:
     text = (
         "# Title & <b>\n\n**a *b*** `c` [d](https://e.org) [e](x.md) [f](#nowhere) [g](#title--b)\n"
-        "[c1 ✓](#c1)\n\n- a\n  - b\n\n3. c\n\n   d\n\n> q\n\n```\nx <y>\n```\n\n---\n\n"
+        "[c1 ✓](../../evidence/claims/a.html)\n\n"
+        "- a\n  - b\n\n3. c\n\n   d\n\n> q\n\n```\nx <y>\n```\n\n---\n\n"
         "#### Deep\n\n"
-        "| a | b |\n| --- | ---: |\n| [c1](#c1) | 1 |\n\n![alt](missing.png)\n"
+        "| a | b |\n| --- | ---: |\n| [c1](../../evidence/claims/a.html) | 1 |\n\n"
+        "![alt](missing.png)\n"
     )
     data = pdf_bytes(text, {})
     assert data.startswith(b"%PDF-") and data == pdf_bytes(text, {})
     # The outline holds the headings, as UTF-16 or plain; links lead out only where they can.
-    assert data.count(b"/Subtype /Link") == 3
+    assert data.count(b"/Subtype /Link") == 4
+    assert data.count(b"/URI (../../evidence/claims/a.html)") == 2
     assert data.count(b"/URI (https://e.org)") == 1
     assert len(re.findall(rb"/Type /Page\b", data)) == 1
 

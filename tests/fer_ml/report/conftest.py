@@ -135,6 +135,7 @@ def claim(name: str, sentence: str, value: Any, **more: Any) -> dict[str, Any]:
             "pointer": "/rows",
             "sha256": "c" * 64,
         },
+        "rests_on": [{"asset": "student_dkd", "sha256": "c" * 64}],
         **more,
     }
 
@@ -151,6 +152,15 @@ CLAIMS = [
         artifact={"asset": "", "partition": None, "file": "", "pointer": "", "sha256": None},
     ),
     claim("late", HOSTILE, None, status="stale", reason="x_1: a *newer* one | is current"),
+]
+
+
+LINEAGE = [
+    {
+        "asset": "student_dkd",
+        "sha256": "c" * 64,
+        "receipts": {"good": True, "of_note": False, "none": None},
+    }
 ]
 
 
@@ -208,7 +218,11 @@ def artifacts(store: Store) -> list[Artifact]:
     )
     judge(store, student, "budget", True)
     return [
-        put(store, "report_claims", {"claims.json": {"title": "A *title*", "claims": CLAIMS}}),
+        put(
+            store,
+            "report_claims",
+            {"claims.json": {"title": "A *title*", "claims": CLAIMS, "lineage": LINEAGE}},
+        ),
         put(store, "benchmark", {"benchmark.json": BENCHMARK, "pairs.csv": PAIRS.encode()}),
         student,
         put(store, "comparison/fair", {"comparison.json": COMPARISON}),

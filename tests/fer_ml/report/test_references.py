@@ -24,7 +24,9 @@ def given(report: Artifact, kind: str) -> list[dict[str, Any]]:
 def test_a_claim_prints_its_sentence_its_value_and_its_mark(make: Made) -> None:
     report = make("{{ claim('rows') }}/{{ claim('acc').value }}/{{ claim('late').mark }}")
     assert text_of(report) == (
-        "There are 2,085 rows. [c1 ✓](#c1)/0.734 [c2 ✓](#c2)/[c4 ✗ stale](#c4)"
+        "There are 2,085 rows. [c1 ✓](../../evidence/claims/rows.html)"
+        "/0.734 [c2 ✓](../../evidence/claims/acc.html)"
+        "/[c4 ✗ stale](../../evidence/claims/late.html)"
     )
     assert [item["id"] for item in given(report, "claim")] == ["rows", "acc", "late"]
 
@@ -119,7 +121,7 @@ def test_a_vanishing_p_is_not_zero(make: Made) -> None:
 
 def test_a_claim_that_says_how_it_is_shown_is_shown_so(make: Made) -> None:
     text = text_of(make("{{ claim('pair').value }}"))
-    assert text == "9.1% [c3 ✗ not comparable](#c3)"
+    assert text == "9.1% [c3 ✗ not comparable](../../evidence/claims/pair.html)"
 
 
 def test_tables_by_class_by_source_of_a_csv_and_of_files(make: Made) -> None:
@@ -195,7 +197,10 @@ def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
     text = text_of(make("{{ table('report_claims') }}"))
     assert "2 of 4 claims grounded" in text
     assert "| CE is above KD by 9.1%. `pair` | ✗ not comparable | - | `-` |" in text
-    assert "| [c1](#c1) | There are 2,085 rows. `rows` | ✓ grounded | " in text
+    assert (
+        "| [c1](../../evidence/claims/rows.html) | There are 2,085 rows. `rows` | ✓ grounded | "
+        in text
+    )
     assert "| ✗ stale: x_1: a \\*newer\\* one \\| is current | " in text
     assert "`numbers.json/rows`" in text
 

@@ -110,7 +110,8 @@ def test_macros_and_blocks_keep_what_references_gave(make: Made) -> None:
         "{{ line('acc') }}\n{% set both %}{{ claim('rows').value }}{% endset %}{{ both }}"
     )
     text = made.file("report.md").read_text(encoding="utf-8")
-    assert text == "* 0.734 [c2 ✓](#c2): \\_x\\_\n2,085 [c1 ✓](#c1)"
+    acc, rows = ("../../evidence/claims/acc.html", "../../evidence/claims/rows.html")
+    assert text == f"* 0.734 [c2 ✓]({acc}): \\_x\\_\n2,085 [c1 ✓]({rows})"
 
 
 @pytest.mark.parametrize(

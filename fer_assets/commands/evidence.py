@@ -1,0 +1,43 @@
+"""``fer evidence``: the rows behind each claim, as pages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fer_assets.commands.common import ProfileOption, console, open_pipeline
+from fer_ml.base.errors import FerError
+
+
+def evidence(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Ids of claims; without any, all of them")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to pass on, with the report; else the artifact root")
+    ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Copy the faces into it: they are personal data")
+    ] = False,
+    profile: ProfileOption = None,
+) -> None:
+    """Write a page for each claim: its gates, and every row behind its numbers.
+
+    The pages open without a server, and compute the numbers again. In the artifact root they show
+    the faces that lie there; a folder to pass on has none unless --faces asks for them. fer ui
+    serves them too.
+
+    Example: fer evidence dkd-macro-f1 --out for_a_reviewer
+    """
+    if faces and out is None:
+        raise FerError("--faces copies faces into a folder", fix="name it with --out")
+    pipeline = open_pipeline(profile)
+    from fer_assets import evidence as work
+
+    if out is None:
+        index = work.write(pipeline)
+    else:
+        index = work.export(pipeline, out, claims or (), faces=faces)
+    pages = [index.parent / "claims" / f"{claim}.html" for claim in claims or ()]
+    for page in pages or [index]:
+        console.print(f"written: {page}", soft_wrap=True)

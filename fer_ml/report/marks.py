@@ -1,0 +1,67 @@
+"""The mark of a claim: a link to the page of its evidence, with a card of what stands behind it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from fer_ml.base.visible import visible
+from fer_ml.evidence.address import FROM_REPORT, page_of
+from fer_ml.storage.record import asset_label
+
+#: Where a mark leads, and the claim that it is of.
+MARK = re.compile(re.escape(FROM_REPORT + page_of("@")).replace("@", "([a-z0-9_-]+)"))
+#: Of a card's lines, by the name of their class.
+_LINE = Markup('<span class="{}">{}</span>')
+
+
+def cards(
+    claims: Mapping[str, Mapping[str, Any]], lineage: Iterable[Mapping[str, Any]]
+) -> dict[str, Markup]:
+    """What a card says of each claim, by its id, from the entries of ``claims.json``."""
+    receipts = {(step["asset"], step["sha256"]): step["receipts"].values() for step in lineage}
+    return {name: _card(held, receipts) for name, held in claims.items()}
+
+
+def _card(
+    held: Mapping[str, Any], receipts: Mapping[tuple[str, str], Iterable[bool | None]]
+) -> Markup:
+    steps = [(step["asset"], step["sha256"]) for step in held["rests_on"]]
+    verdicts = [passed for step in steps for passed in receipts.get(step, ())]
+    passed, failed = verdicts.count(True), verdicts.count(False)
+    cited = held["artifact"]
+    place = asset_label(cited["asset"], cited["partition"])
+    lines = [
+        ("says", held["sentence"]),
+        ("why", f"{held['status'].replace('_', ' ')}{held['reason'] and ': ' + held['reason']}"),
+        ("place", f"{place} {cited['file']}{cited['pointer']}".strip()),
+        ("place", f"bytes {cited['sha256'][:12]}" if cited["sha256"] else ""),
+        ("why", f"gates on its path: {passed} passed{f', {failed} did not' if failed else ''}"),
+        ("place", f"fer trace {held['id']}"),
+    ]
+    return Markup("").join(_LINE.format(kind, visible(text)) for kind, text in lines if text)
+
+
+def with_cards(children: Sequence[Token], shown: Mapping[str, Markup]) -> list[Token]:
+    """The tokens of a line, each mark with its card beside it."""
+    found: list[Token] = []
+    card: Markup | None = None
+    for child in children:
+        mark = MARK.fullmatch(str(child.attrGet("href"))) if child.type == "link_open" else None
+        if mark:
+            card = shown.get(mark[1])
+        if mark and card is not None:
+            found.append(_raw('<span class="ref">'))
+        found.append(child)
+        if child.type == "link_close" and card is not None:
+            found.append(
+                _raw(Markup('<span class="card" role="tooltip">{}</span></span>').format(card))
+            )
+            card = None
+    return found
+
+
+def _raw(text: str) -> Token:
+    return Token("html_inline", "", 0, content=text)

@@ -1,0 +1,120 @@
+"""The evidence of a profile: up to date, passed on without faces, served behind the door."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from fer_assets import evidence
+from fer_assets.evidence import Pages
+from fer_assets.pipeline import Pipeline
+from fer_ml.base.errors import FerError
+from fer_ml.base.guard import Guard
+
+CLAIMS = """
+version: 2
+title: Rows
+claims:
+  - {id: rows, kind: number, sentence: "There are {value} rows.", asset: manifest/rafdb_basic,
+     file: clean_report.json, pointer: /reports/0/rows_kept}
+"""
+SOURCE = "manifest/rafdb_basic"
+
+
+@pytest.fixture(scope="module")
+def pipeline(project: Callable[[str], Pipeline]) -> Pipeline:
+    opened = project("tiny")
+    opened.claims_file().write_text(CLAIMS)
+    target = next(t for t in opened.targets() if t.asset == SOURCE)
+    opened.make(target)
+    opened.judge(target)
+    return opened
+
+
+def image(pipeline: Pipeline) -> str:
+    return min(
+        path.relative_to(pipeline.store.root).as_posix()
+        for path in (pipeline.store.root / "cleaned").rglob("*.jpg")
+    )
+
+
+def test_pages_are_written_again_once_something_changed(pipeline: Pipeline) -> None:
+    index = evidence.refresh(pipeline)
+    assert "There are" in (index.parent / "claims" / "rows.html").read_text()
+    kept = index.stat().st_ino
+    assert evidence.refresh(pipeline).stat().st_ino == kept
+    pipeline.claims_file().write_text(CLAIMS.replace("There are", "We have"))
+    os.utime(pipeline.claims_file(), (2**31, 2**31))
+    try:
+        evidence.refresh(pipeline)
+        assert "We have" in (index.parent / "claims" / "rows.html").read_text()
+    finally:
+        pipeline.claims_file().write_text(CLAIMS)
+
+
+def test_a_folder_to_pass_on_has_faces_only_if_asked(pipeline: Pipeline, tmp_path: Path) -> None:
+    index = evidence.export(pipeline, tmp_path / "out", (), faces=False)
+    assert index == tmp_path / "out" / "evidence" / "index.html"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evidence"]
+    evidence.export(pipeline, tmp_path / "out", (), faces=True)
+    copies = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.jpg")}
+    assert image(pipeline) in copies
+    rows = pipeline.store.current(SOURCE)
+    assert rows and len(copies) == rows.record.summary["rows"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("a")
+    with pytest.raises(FerError) as caught:
+        evidence.export(pipeline, tmp_path / "mine", (), faces=False)
+    assert caught.value.where == str(tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+@pytest.fixture
+def client(pipeline: Pipeline) -> TestClient:
+    pages = Pages(PlainTextResponse("dagster"), pipeline)
+    guarded = Guard(pages, token="t", port=80)
+    return TestClient(guarded, base_url="http://localhost", cookies={"fer-80": "t"})
+
+
+def test_the_pages_are_served_as_they_lie(client: TestClient, pipeline: Pipeline) -> None:
+    assert client.get("/assets").text == "dagster"
+    assert "There are" in client.get("/fer/evidence/").text
+    page = client.get("/fer/evidence/claims/rows.html")
+    assert page.status_code == 200 and page.headers["x-frame-options"] == "DENY"
+    script = client.get("/fer/evidence/evidence.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert client.get(f"/fer/{image(pipeline)}").status_code == 200
+
+
+def test_nothing_else_of_the_root_is_served(client: TestClient, pipeline: Pipeline) -> None:
+    held = pipeline.store.current(SOURCE)
+    assert held
+    record = f"{held.folder.relative_to(pipeline.store.root).as_posix()}/record.json"
+    for path in (
+        f"/fer/{record}",
+        f"/fer/evidence/../{record}",
+        f"/fer/evidence/%2e%2e/{record}",
+        f"/fer/evidence/..%2f{record}",
+        "/fer/",
+        "/fer/drawn/",
+        "/fer/evidence/%00",
+    ):
+        assert client.get(path).status_code in (400, 404), path
+    assert client.post("/fer/evidence/index.html").status_code == 405
+
+
+def test_the_door_is_before_the_pages(client: TestClient) -> None:
+    client.cookies.clear()
+    assert client.get("/fer/evidence/").status_code == 403
+
+
+def test_faces_of_people_are_served_only_where_they_may_be_shown(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pipeline, "shows_faces", False)
+    client = TestClient(Pages(PlainTextResponse("dagster"), pipeline))
+    assert client.get("/fer/evidence/").status_code == 200
+    assert client.get(f"/fer/{image(pipeline)}").status_code == 404
