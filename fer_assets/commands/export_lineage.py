@@ -9,8 +9,8 @@ from fer_assets.commands.common import ProfileOption, console, open_pipeline, st
 
 
 def export_lineage(
-    out: Annotated[Path, typer.Option(help="New file")],
-    format: Annotated[str, typer.Option(help="openlineage or prov")] = "openlineage",
+    out: Annotated[Path, typer.Option(help="New file; for croissant a new folder")],
+    format: Annotated[str, typer.Option(help="openlineage, prov or croissant")] = "openlineage",
     select: Annotated[
         str | None,
         typer.Option(help="Assets, partitions or groups, by commas; default: all that were made"),
@@ -20,7 +20,7 @@ def export_lineage(
     """Write the lineage for other tools: artifacts by hash, their making, gates, raw fingerprints.
 
     Every byte is verified on the way; what is stale or damaged says so in the file. It holds no
-    path of this machine.
+    path of this machine. Croissant describes the manifests among them, with their tables beside it.
 
     Example: fer export-lineage --format prov --out lineage.json --select student_bundle
     """

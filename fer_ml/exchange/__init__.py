@@ -1,4 +1,4 @@
-"""What other tools read: the lineage as OpenLineage or W3C PROV, and evidence as an RO-Crate.
+"""What other tools read: the lineage, manifests as Croissant, and evidence as an RO-Crate.
 
 The lineage names artifacts by asset and hash, and holds no path of a machine and no face.
 """
@@ -12,15 +12,16 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.names import require_new
 from fer_ml.claims.trace import Node
 
-Format = Literal["openlineage", "prov"]
+Format = Literal["openlineage", "prov", "croissant"]
 WRITERS: dict[Format, str] = {
     "openlineage": "events",
     "prov": "document",
+    "croissant": "croissant",
 }
 
 
 def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) -> None:
-    """Write ``nodes`` (of ``facts.everything``) as one file.
+    """Write ``nodes`` (of ``facts.everything``) as one file; manifests, as Croissant, as a folder.
 
     ``FerError`` when ``out`` exists, the format is unknown, or its library is not installed.
     """

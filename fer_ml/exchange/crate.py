@@ -11,7 +11,16 @@ from urllib.parse import quote, unquote
 from fer_ml.base.files import stays_below
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node
-from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
+from fer_ml.exchange.facts import (
+    LICENCE,
+    PRODUCER,
+    SOFTWARE,
+    path_of,
+    run_uuid,
+    software_version,
+    times,
+    told,
+)
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import word_of
 from fer_ml.storage.record import FileEntry
@@ -19,8 +28,6 @@ from fer_ml.storage.record import FileEntry
 METADATA = "ro-crate-metadata.json"
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
-PRODUCER = "https://pypi.org/project/fer-platform"
-LICENCE = "as the training data's; the faces of FER datasets are for research only"
 #: Of the files that a crate holds.
 MEDIA = {
     ".csv": "text/csv",

@@ -29,6 +29,7 @@ from openlineage.client.serde import Serde
 from fer_ml.base.files import write_atomic
 from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import (
+    PRODUCER,
     SOFTWARE,
     path_of,
     portable,
@@ -38,8 +39,6 @@ from fer_ml.exchange.facts import (
     told,
 )
 from fer_ml.storage.artifact import Artifact
-
-PRODUCER = "https://pypi.org/project/fer-platform"
 
 
 def write(nodes: Sequence[Node], profile: str, out: Path) -> None:

@@ -59,13 +59,7 @@ def export_evidence(
         raise FerError(f"no name for a zip: {out.name!r}", where=out, allowed="a name with .zip")
     if out.exists():
         raise FerError("it exists already", where=out, fix="name a new one")
-    red = [claim for claim in verified.claims if claim.status != "grounded"]
-    if red:
-        raise FerError(
-            "claims that are not grounded have no evidence: "
-            + ", ".join(f"{claim.claim.id} is {claim.status}" for claim in red[:5]),
-            fix="run 'fer materialize', or name the claims that hold",
-        )
+    verified.require_grounded()
     nodes = list(walk([*(n for claim in verified.claims for n in claim.traces), *reports]))
     if not nodes:
         raise FerError("these claims rest on no artifact, and so have no evidence", where=out)

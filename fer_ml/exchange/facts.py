@@ -13,6 +13,8 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 
 SOFTWARE = "fer-platform"
+PRODUCER = "https://pypi.org/project/fer-platform"
+LICENCE = "as the training data's; the faces of FER datasets are for research only"
 
 
 def software_version() -> str:

@@ -236,7 +236,7 @@ def test_what_is_in_the_way_or_unknown(tmp_path: Path, nodes: list[Node]) -> Non
     assert (tmp_path / "there").read_text() == "mine"
     with pytest.raises(FerError, match="unknown format 'ro-crate'") as caught:
         export_lineage(nodes, "sample", "ro-crate", tmp_path / "x")
-    assert caught.value.allowed == "openlineage, prov"
+    assert caught.value.allowed == "openlineage, prov, croissant"
     assert "fer claims export" in str(caught.value.fix)
 
 
