@@ -122,6 +122,28 @@ def export(
 
 
 @app.command()
+def values(
+    out: Annotated[Path, typer.Option(help="claims.tex, _variables.yml (Quarto) or claims.csv")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Artifact folder or exported zip; default: the artifacts of --profile"),
+    ] = None,
+    profile: ProfileOption = None,
+) -> None:
+    r"""Write the claims' values for a paper: LaTeX macros, variables for Quarto, or csv.
+
+    In LaTeX, \ferclaim{dkd-macro-f1} prints a value and links it to its page of the evidence.
+
+    Example: fer claims values --out claims.tex
+    """
+    from fer_ml.report.values import write_values
+
+    with verified_claims(folder, None, profile) as verified:
+        write_values(verified, out)
+    console.print(f"{len(verified.claims)} claims in {out}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a claims file, for editors.
 

@@ -1,4 +1,4 @@
-"""``fer report``: checks on Markdown reports."""
+"""``fer report``: checks on reports."""
 
 import json
 from pathlib import Path
@@ -13,39 +13,70 @@ if TYPE_CHECKING:
 
     from fer_ml.report.checklist import Finding
     from fer_ml.report.citations import Citations
+    from fer_ml.report.claimed import Covered
 
-app = typer.Typer(no_args_is_help=True, help="Checks on Markdown reports.")
+app = typer.Typer(no_args_is_help=True, help="Checks on reports.")
 
 
 @app.command()
 def check(
-    report: Annotated[Path, typer.Argument(help="Any report in Markdown")],
+    report: Annotated[Path, typer.Argument(help="Any report: .md, .tex, .docx or .ipynb")],
+    claims: Annotated[
+        Path | None,
+        typer.Option(help="Claims to hold its numbers against: artifact folder or exported zip"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a report's citations against its references, and look for the reproducibility checklist.
+    """Hold a report's citations against its references, and its numbers against claims.
 
-    Exit code 2 when a citation is not listed, or listed twice.
+    It also looks for the reproducibility checklist. Exit code 2 when a citation is not listed, or
+    listed twice, or when a claim's printed value is another. Numbers that no claim covers are told.
 
-    Example: fer report check docs/results.md
+    Example: fer report check paper.tex --claims evidence.zip
     """
+    from fer_assets.commands.claims import verified_claims
     from fer_ml.report.checklist import check_list
     from fer_ml.report.citations import check_citations
-    from fer_ml.report.markdown import read_text
+    from fer_ml.report.claimed import check_claims
+    from fer_ml.report.foreign import read_report
 
-    text = read_text(report)
+    text = read_report(report)
     citations, items = check_citations(text), check_list(text)
+    covered = None
+    if claims is not None:
+        with verified_claims(claims, None, None) as verified:
+            verified.require_grounded()
+            covered = check_claims(text, verified.claims, verified.held.names)
     if as_json:
         found = {
             "citations": citations.to_json(),
             "checklist": [item.to_json() for item in items],
+            "claims": covered.to_json() if covered else None,
         }
         print(json.dumps(found, indent=2))
     else:
         console.print(_citations(citations))
         console.print("")
         console.print(_checklist(items))
-    if not citations.sound:
+        if covered is not None:
+            console.print("")
+            console.print(_numbers(covered))
+    if not citations.sound or not (covered is None or covered.sound):
         raise typer.Exit(2)
+
+
+def _numbers(covered: "Covered") -> "Table":
+    numbers = table(title="Numbers", show_header=False)
+    told = "refers to {} claims, {} numbers are covered by none"
+    numbers.add_row("", told.format(len(covered.referred), len(covered.uncovered)), "")
+    for said in covered.wrong:
+        says = f"{said.claim} is {said.shown}, and not {said.said}"
+        if said.shown is None:
+            says = f"there is no claim {said.claim}"
+        numbers.add_row(styled(("wrong", "red")), says, f"line {said.line}")
+    for found in covered.uncovered:
+        numbers.add_row(styled(("no claim", "yellow")), found.near, f"line {found.line}")
+    return numbers
 
 
 def _citations(citations: "Citations") -> "Table":

@@ -51,6 +51,15 @@ class Verified:
         found = {n.item.key: n.artifact.left_out() for n in self.lineage if n.artifact}
         return {asset: names for asset, names in sorted(found.items()) if names}
 
+    def require_grounded(self) -> None:
+        """``FerError`` when a claim is not: nothing of it is passed on."""
+        red = [f"{c.claim.id} is {c.status}" for c in self.claims if c.status != "grounded"]
+        if red:
+            raise FerError(
+                f"only claims that are grounded are passed on: {', '.join(red[:5])}",
+                fix="run 'fer materialize', or name the claims that hold",
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; a claim's ``rests_on`` names steps of ``lineage``."""
         return {

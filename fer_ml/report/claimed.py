@@ -1,0 +1,163 @@
+r"""Any report's numbers held against claims: what it says of a claim, and what no claim covers.
+
+A report refers to a claim by a link to its page, by ``\ferclaim`` or Quarto's ``var``, or by
+saying its sentence. What is printed there has to be the claim's value. Other numbers of the same
+paragraph are covered when the claim's value rounds to them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fer_ml.claims.printed import PRINTED, printed
+from fer_ml.claims.resolved import Resolved
+from fer_ml.claims.sentences import PLACE
+from fer_ml.report.literals import Uncovered, find_uncovered
+
+#: A link to a claim's page (``claims/ID.html``), to its mark (``#ID``), or to ``ferclaim:ID``.
+_LINK = re.compile(
+    r"(?<!!)\[(?P<text>(?:[^\[\]\n]|\\[\[\]]){0,400})\]"
+    r"\((?:(?P<named>ferclaim:)|[^)\s]*?(?:claims/|\#(?:claim-)?))(?P<id>[a-z0-9][a-z0-9_-]*)"
+    r"(?:\.html)?\)(?:\{[^}\n]*\})?"
+)
+_NUMBER = re.compile(r"[-\u2212]?\d[\d,]*(?:\.\d+)?(?:\s?\\?%)?")
+#: Mark-up that may stand around a value.
+_MARKED = r"[*_`$\\\[\s]{0,4}"
+#: A sentence of fewer words than these could be said of anything.
+WORDS = 3
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a report says of a claim, which is ``shown``; ``None`` for a claim that is not there."""
+
+    line: int
+    claim: str
+    said: str
+    shown: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"line": self.line, "claim": self.claim, "said": self.said, "shown": self.shown}
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A number that no claim covers; ``near`` are the words around it."""
+
+    line: int
+    text: str
+    near: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"line": self.line, "text": self.text, "near": self.near}
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A report held against claims: ``wrong`` prints other values, ``uncovered`` has no claim.
+
+    ``referred`` are the claims that it refers to.
+    """
+
+    referred: tuple[str, ...]
+    wrong: tuple[Said, ...]
+    uncovered: tuple[Bare, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether it says nothing else of a claim than the claim."""
+        return not self.wrong
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "referred": list(self.referred),
+            "wrong": [said.to_json() for said in self.wrong],
+            "uncovered": [found.to_json() for found in self.uncovered],
+        }
+
+
+def check_claims(text: str, claims: Sequence[Resolved], names: Sequence[str]) -> Covered:
+    """Hold a report's Markdown against claims; ``names`` are words with digits, no numbers."""
+    held = {claim.claim.id: claim for claim in claims}
+    # What a template would take for its own.
+    text = re.sub(r"\{(?=[{%#])", "(", text)
+    found = [*_linked(text, held), *_sentences(text, held)]
+    wrong, referred = [], []
+    source = text
+    # From the end, so that places stay what they are.
+    for start, end, claim, said in sorted(found, key=lambda f: f[0], reverse=True):
+        known = held.get(claim)
+        line = text.count("\n", 0, start) + 1
+        wrong += [
+            Said(line, claim, number, known.shown() if known else None)
+            for number in (said if known else said or [""])
+            if known is None or not _is(known, number)
+        ]
+        if known is not None:
+            referred.append(claim)
+            kept = "\n" * text.count("\n", start, end)
+            source = f"{source[:start]}{{{{ claim('{claim}').mark }}}}{kept}{source[end:]}"
+    values: Mapping[str, Any] = {name: claim.value for name, claim in held.items()}
+    lines = source.split("\n")
+    bare = [
+        Bare(found.line, found.text, _near(lines[found.line - 1], found))
+        for found in find_uncovered(source, values, names)
+        if found.kind == "number"
+    ]
+    ordered = tuple(dict.fromkeys(reversed(referred)))
+    return Covered(ordered, tuple(reversed(wrong)), tuple(bare))
+
+
+def _near(line: str, found: Uncovered) -> str:
+    at = found.column - 1
+    around = line[max(0, at - 30) : at + 30]
+    return re.sub(r"\{\{.*?\}\}|^[^{]*\}\}|\{\{.*$", "...", around).strip()
+
+
+Found = tuple[int, int, str, list[str]]
+
+
+def _linked(text: str, held: Mapping[str, Resolved]) -> Iterator[Found]:
+    """Place, claim, and the numbers that the link's text prints."""
+    for link in _LINK.finditer(text):
+        if link["named"] or link["id"] in held:
+            yield link.start(), link.end(), link["id"], _NUMBER.findall(link["text"])
+
+
+def _sentences(text: str, held: Mapping[str, Resolved]) -> Iterator[Found]:
+    for name, claim in held.items():
+        before, _, after = claim.claim.sentence.partition(PLACE)
+        words = re.findall(r"[^\W\d_]{2,}", before + after)
+        if PLACE in after or len(words) < WORDS or not re.fullmatch(PRINTED, claim.shown()):
+            continue
+        pattern = rf"{_loose(before)}{_MARKED}(?P<value>{_NUMBER.pattern}){_MARKED}{_loose(after)}"
+        for said in re.finditer(pattern, text):
+            yield said.start("value"), said.end("value"), name, [said["value"]]
+
+
+def _loose(words: str) -> str:
+    """A pattern of words with any white space and escapes between them."""
+    return r"\s+".join(
+        "".join(rf"\\?{re.escape(sign)}" for sign in word) for word in words.strip().split()
+    )
+
+
+def _is(claim: Resolved, number: str) -> bool:
+    """Whether a printed number is one of the claim's, with as many digits as the text likes."""
+    plain = re.sub(r"[\s\\]", "", number).replace("\u2212", "-")
+    if plain in re.findall(_NUMBER, claim.shown()):
+        return True
+    values = list(_numbers(claim.value))
+    return bool(re.fullmatch(PRINTED, plain)) and any(printed(plain).holds(v) for v in values)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _numbers(inner)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value

@@ -1,0 +1,72 @@
+"""Any report as Markdown: .ipynb by its cells, .tex and .docx by pandoc, others as they are."""
+
+import re
+import subprocess
+from pathlib import Path
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.reading import parse_json, regular
+from fer_ml.report.markdown import MAX_BYTES, read_text
+
+#: How pandoc calls what it reads; it converts without looking at any other file.
+PANDOC = {".tex": "latex", ".docx": "docx"}
+SECONDS = 60
+_MACRO = re.compile(r"\\ferclaim\s*\{([^{}]*)\}")
+_VARIABLE = re.compile(r"\{\{<\s*var\s+ferclaim\.(\S+?)\s*>\}\}")
+
+
+def read_report(path: Path) -> str:
+    """The report's prose as Markdown, in which each reference to a claim is ``[](ferclaim:ID)``.
+
+    Lines are those of the file for Markdown alone. ``FerError`` for what cannot be read.
+    """
+    if path.suffix in PANDOC:
+        text = _converted(path)
+    elif path.suffix == ".ipynb":
+        text = _cells(path)
+    else:
+        text = read_text(path)
+    return _VARIABLE.sub(r"[](ferclaim:\1)", text)
+
+
+def _cells(path: Path) -> str:
+    """The Markdown cells of a notebook: what code printed is nobody's sentence."""
+    held = parse_json(read_text(path), path)
+    try:
+        sources = [cell["source"] for cell in held["cells"] if cell["cell_type"] == "markdown"]
+        return "\n\n".join(s if isinstance(s, str) else "".join(s) for s in sources) + "\n"
+    except (KeyError, TypeError) as error:
+        raise FerError("not a notebook: it has no cells", where=path) from error
+
+
+def _converted(path: Path) -> str:
+    try:
+        import pypandoc
+    except ModuleNotFoundError as error:
+        raise FerError(
+            f"{path.suffix} is read by pandoc, which is not installed",
+            where=path,
+            fix="pip install -e '.[papers]'",
+        ) from error
+    # Bounded memory, and no file but this one.
+    command = [pypandoc.get_pandoc_path(), "+RTS", "-M1G", "-RTS", "--sandbox", "--wrap=none"]
+    command += ["-f", PANDOC[path.suffix], "-t", "commonmark_x-smart"]
+    try:
+        if path.suffix == ".tex":
+            text = _MACRO.sub(r"\\href{ferclaim:\1}{}", read_text(path)).encode()
+            done = subprocess.run(
+                command, input=text, capture_output=True, timeout=SECONDS, check=False
+            )
+        else:
+            named = str(regular(path, limit=MAX_BYTES * 8).resolve())
+            done = subprocess.run(
+                [*command, named], capture_output=True, timeout=SECONDS, check=False
+            )
+    except subprocess.TimeoutExpired as error:
+        raise FerError(f"pandoc did not read it within {SECONDS} s", where=path) from error
+    except OSError as error:
+        raise FerError(f"cannot be read: {error.strerror}", where=path) from error
+    if done.returncode != 0:
+        told = done.stderr.decode(errors="replace").strip().splitlines()[:3]
+        raise FerError(f"pandoc cannot read it: {' '.join(told)}", where=path)
+    return done.stdout.decode()
