@@ -26,6 +26,7 @@ GOOD = {
         ({"weights": {"RN18": 0.3, "B3": 0.7 - 1e-6}}, {"weights_sum_to_one"}),
         ({"weights": {"RN18": -0.5, "B3": 1.5}}, {"weights_sum_to_one"}),
         ({"weights": {"RN18": 1.0, "B3": 1.0}}, {"weights_sum_to_one"}),
+        ({"weights": {"RN18": -0.5, "B3": 0.75, "CNXT": 0.75}}, {"weights_sum_to_one"}),
         ({"chosen_on": {"split": "test", "nll": 0.7}}, {"chosen_on_calib"}),
         ({"chosen_on": {"split": "calib", "nll": 0.71}}, {"not_below_best_member"}),
         ({"chosen_on": {"split": "calib", "nll": 0.6}}, set()),

@@ -108,3 +108,18 @@ def test_a_source_without_a_usable_row_is_refused_with_the_first_of_each_reason(
     rules = [example.split(": ")[1] for example in outcome.examples]
     assert rules == ["missing path", "bad label", "contempt"]
     assert outcome.examples[0].startswith("manifest.csv:2: ")
+
+
+def test_labels_of_digits_are_shown_beside_labels_of_letters(
+    store: Store, raw: dict[str, Path]
+) -> None:
+    """Rows with a bad label have numbers for labels, those that are left out on purpose words."""
+    index = raw["raw/b"] / "manifest.csv"
+    first, *rest = index.read_text().splitlines()
+    index.write_text("\n".join([first, *(line.split(",")[0] + ",99,train" for line in rest)]))
+    with index.open("a") as file:
+        file.write("\ny.png,contempt,train\n")
+    made(STAGES["manifest/b"], PROFILE, store, raw)
+    outcome = verdicts(STAGES["manifest/b"], PROFILE, store)["rows_usable"]
+    rules = [example.split(": ")[1] for example in outcome.examples]
+    assert (outcome.passed, rules) == (False, ["bad label", "contempt"])

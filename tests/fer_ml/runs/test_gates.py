@@ -14,6 +14,8 @@ from fer_ml.runs.gates import (
     above_floor,
     confidence_informs,
     judge_against_previous,
+    judge_order,
+    unjudged,
 )
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.store import Store
@@ -110,3 +112,12 @@ def test_a_student_is_held_against_the_one_before_on_the_same_manifest(
     assert artifact is not None
     found = judge_against_previous(artifact)
     assert (found.rule, found.passed, found.limit) == ("not_below_previous", passed, limit)
+
+
+def test_an_order_is_judged_by_labelled_faces_and_what_is_not_judged_fails() -> None:
+    y = np.arange(70) % 7
+    right, nobody = np.eye(7)[y] * 5, np.empty((0, 7))
+    assert judge_order("class_order", y, right).passed is True
+    assert judge_order("class_order", y, right[:, ::-1]).passed is False
+    assert judge_order("class_order", y[:0], nobody).passed is None
+    assert unjudged("finite_weights").passed is False

@@ -17,6 +17,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import owned_name, write_json
 from fer_ml.base.processes import gone, owner
 from fer_ml.base.reading import sha256_file
+from fer_ml.storage.artifact import Demands
+from fer_ml.storage.gates import Gate
 from fer_ml.storage.record import Input, Receipt, content_hash
 from fer_ml.storage.store import Store
 from tests.gates import GOOD
@@ -475,6 +477,23 @@ def test_two_processes_that_make_one_asset_at_once_mix_no_files(tmp_path: Path) 
     assert current.folder in {artifact.folder for artifact in made.values()}
     assert store.current_hash("teacher", "RN18") == current.sha256
     assert list((tmp_path / ".partial").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "judged", "refused"),
+    [(True, True, True), (True, False, True), (False, True, True), (False, False, False)],
+)
+def test_a_failed_gate_blocks_if_the_stage_or_the_receipt_says_so(
+    tmp_path: Path, declared: bool, judged: bool, refused: bool
+) -> None:
+    gate = Gate("good", "it is good", "make it good", blocking=declared)
+    store = Store(tmp_path / "home", "test", demands=Demands(lambda asset: (gate,)))
+    make(store)
+    artifact = store.current("thing")
+    assert artifact is not None
+    failed = receipt(store, passed=False).model_copy(update={"blocking": judged})
+    store.write_receipt(artifact, failed)
+    assert (artifact.unjudged() is not None) == refused
 
 
 def test_a_store_that_knows_no_gates_gives_nothing_to_a_consumer(tmp_path: Path) -> None:
