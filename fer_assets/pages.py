@@ -34,18 +34,22 @@ PAGES = "/fer/"
 #: Claims that a page names; the page of ``report_claims`` has all.
 MAX_CLAIMS = 20
 
-#: Views by name: page of the UI and asset selection. Dagster keeps no views of its own.
-VIEWS: dict[str, tuple[str, str]] = {
-    "report claims": ("graph", '+key:"report_claims" or key:"report"'),
-    "data health": ("catalog", 'group:"raw" or group:"manifests"'),
-    "trained models": ("catalog", 'kind:"pytorch" or kind:"onnx"'),
+#: Views by name: an asset selection, and the groups that the graph shows unfolded; a catalog where
+#: there are none. Dagster keeps no views of its own.
+VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "report claims": ('+key:"report_claims" or key:"report"', ("report", "evaluation")),
+    "data health": ('group:"raw" or group:"manifests"', ("raw", "manifests")),
+    "trained models": ('kind:"pytorch" or kind:"onnx"', ()),
 }
 
 
-def view_path(page: str, selection: str) -> str:
+def view_path(selection: str, unfolded: Sequence[str] = ()) -> str:
     """The path below the UI's address at which ``selection`` is shown as graph or as catalog."""
     quoted = quote(selection, safe="")
-    return f"/asset-groups~{quoted}/" if page == "graph" else f"/assets?asset-selection={quoted}"
+    if not unfolded:
+        return f"/assets?asset-selection={quoted}"
+    groups = quote(",".join(f"global@global:{group}" for group in unfolded))
+    return f"/asset-groups~{quoted}/?expanded={groups}"
 
 
 def asset_path(asset: str, partition: str | None = None) -> str:

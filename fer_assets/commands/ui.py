@@ -50,8 +50,8 @@ def ui(
             f"Dagster for profile {pipeline.profile.name}: {address}/?token={token}", soft_wrap=True
         )
         console.print("Open that link first; Ctrl-C ends it. Then there are these views:")
-        for view, (page, selection) in VIEWS.items():
-            console.print(f"  {view}: {address}{view_path(page, selection)}", soft_wrap=True)
+        for view, shown in VIEWS.items():
+            console.print(f"  {view}: {address}{view_path(*shown)}", soft_wrap=True)
         console.print(f"  evidence of claims: {address}{PAGES}evidence/", soft_wrap=True)
         # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
         os.chdir(home)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import dagster as dg
 import polars as pl
@@ -139,7 +139,7 @@ def test_the_docs_that_pages_name_are_there(sample: Pipeline) -> None:
 def test_the_views_select_what_they_say(
     sample: Pipeline, definitions: dg.Definitions, name: str
 ) -> None:
-    page, selection = VIEWS[name]
+    selection, unfolded = VIEWS[name]
     graph = definitions.resolve_asset_graph()
     found = {
         key.to_user_string() for key in dg.AssetSelection.from_string(selection).resolve(graph)
@@ -151,7 +151,9 @@ def test_the_views_select_what_they_say(
         "trained models": {s.asset for s in shown.values() if {"pytorch", "onnx"} & set(s.kinds)},
     }
     assert found == held[name]
-    assert unquote(view_path(page, selection)).rstrip("/").endswith(selection)
+    path = urlsplit(unquote(view_path(selection, unfolded)))
+    assert (path.path if unfolded else path.query).rstrip("/").endswith(selection)
+    assert set(unfolded) <= {stage.group for stage in shown.values()} | {"raw"}
 
 
 def downstream_of_claims(pipeline: Pipeline) -> set[str]:

@@ -185,6 +185,8 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     page.goto(view_path(*VIEWS["report claims"]))
     expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
+    page.goto(view_path(*VIEWS["data health"]))
+    expect(page.get_by_text("classifi…_manifest").first).to_be_visible()
 
 
 def test_everything_is_made_by_the_largest_button(
