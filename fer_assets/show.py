@@ -1,17 +1,22 @@
 """What several commands print: how many gates passed, and the path of a trace as a tree."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 from rich.tree import Tree
 
 from fer_assets.commands.common import styled
 from fer_assets.pipeline import Pipeline
+from fer_ml.base.labels import CLASSES
 from fer_ml.claims.graph import Traced, trace_what
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, Tracer
 from fer_ml.storage.artifact import Artifact
+
+if TYPE_CHECKING:
+    from fer_ml.evidence.faces import Face
 
 STATUS_COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"}
 
@@ -46,6 +51,44 @@ def trace_of(pipeline: Pipeline, what: str) -> Traced:
     path = pipeline.claims_file()
     held = read_claims(path) if path.is_file() else None
     return trace_what(Tracer(pipeline.store, pipeline.fingerprints()), held, what)
+
+
+def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
+    """The faces that ``what`` means, with all that was made of them."""
+    from fer_ml.claims.verify import verify_store
+    from fer_ml.evidence.faces import find_faces
+    from fer_ml.evidence.rows import evidence_of
+
+    store, path = pipeline.store, pipeline.claims_file()
+    held = verify_store(store, path, pipeline.fingerprints()).claims if path.is_file() else ()
+    return find_faces(store, what, evidence_of(store, held).values())
+
+
+def face_tree(face: "Face") -> Tree:
+    """A face: where it is from, who said what, and which claims rest on it."""
+    row = face.row
+    tree = Tree(styled((row["sample_id"], "bold"), f" {row['label']} of {row['source']}"))
+    tree.add(styled(("raw file ", "dim"), face.raw))
+    if row.get("votes"):
+        tree.add(styled(("votes ", "dim"), row["votes"], (f" for {', '.join(CLASSES)}", "dim")))
+    splits = tree.add("manifests")
+    for asset, split in face.splits.items():
+        splits.add(styled(asset, (f" {split}", "cyan")))
+    said = tree.add("models")
+    # Rows without a twin are answered in a file of their own too.
+    for one in {(one.model, one.says, one.confidence): one for one in face.said[::-1]}.values():
+        colour = "green" if one.right else "red"
+        words = ((one.says, colour), f" {one.confidence:.1%} ", (one.file, "dim"))
+        said.add(styled(f"{one.model} ", *words))
+    for title, counts in (
+        ("claims that count it", True),
+        ("claims made of a manifest with it", False),
+    ):
+        branch = tree.add(title)
+        for claim in face.claims:
+            if claim.counts is counts:
+                branch.add(styled(claim.id, (f" {claim.status} ", "dim"), claim.sentence))
+    return tree
 
 
 def trace_tree(traced: Traced) -> Tree:

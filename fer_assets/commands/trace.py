@@ -11,7 +11,11 @@ from fer_assets.commands.common import JsonOption, ProfileOption, console, open_
 
 def trace(
     what: Annotated[
-        str, typer.Argument(help="A claim id, an asset, a file or the first 8 digits of a hash")
+        str,
+        typer.Argument(
+            help="A claim id, an asset, a file, the first 8 digits of a hash, or a face: an image, "
+            "its path, the digits of a sample"
+        ),
     ],
     profile: ProfileOption = None,
     as_json: JsonOption = False,
@@ -24,13 +28,28 @@ def trace(
 ) -> None:
     """Follow a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
 
+    Of a face it prints source, raw file, split by manifest, what each model said, and the claims
+    that rest on it.
+
     Example: fer trace manifest-rows --html trace.html
     """
     pipeline = open_pipeline(profile)
-    from fer_assets.show import trace_of, trace_tree
+    from fer_assets.show import face_tree, faces_of, trace_of, trace_tree
     from fer_ml.claims import graph
+    from fer_ml.claims.trace import NothingToTrace
 
-    traced = trace_of(pipeline, what)
+    try:
+        traced = trace_of(pipeline, what)
+    except NothingToTrace:
+        faces = [] if as_mermaid or html else faces_of(pipeline, what)
+        if not faces:
+            raise
+        if as_json:
+            print(json.dumps([face.to_json() for face in faces], indent=2))
+        else:
+            for face in faces:
+                console.print(face_tree(face))
+        return
     if html is not None:
         from fer_ml.base.files import write_atomic
 

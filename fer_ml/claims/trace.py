@@ -221,6 +221,10 @@ class Tracer:
         return [other for other in found if other.sha256 == artifact.sha256]
 
 
+class NothingToTrace(FerError):
+    """A text that names no artifact."""
+
+
 def find_artifact(store: Store, what: str) -> Artifact:
     """The artifact meant by an asset (``teacher[RN18]``), a file, or the first digits of a hash.
 
@@ -247,11 +251,11 @@ def find_artifact(store: Store, what: str) -> Artifact:
                 allowed=", ".join(labels),
                 fix="name one of them, or more digits of the hash",
             )
-    raise FerError(
+    raise NothingToTrace(
         f"nothing to trace for {what!r}",
         where=store.root,
         allowed="a claim id, an asset such as teacher[RN18], a file in a run folder or a copy of "
-        "one, or the first 8 digits of a hash",
+        "one, the first 8 digits of a hash, or a face: an image, its path, or a sample's digits",
         fix="run 'fer materialize' first, or look at the assets with 'fer ui'",
     )
 

@@ -80,18 +80,7 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
     ``group`` takes every photo of the group: the same face under several names, in any source.
     ``FerError`` when no manifest knows it.
     """
-    path = Path(name)
-    if path.is_file():
-        from fer_ml.images.identity import photo_hash
-        from fer_ml.images.pixels import read_image  # OpenCV: a hash needs none of it.
-
-        meant = pl.col("group_id") == photo_hash(read_image(path))
-    elif re.fullmatch(r"[0-9a-f]{8,32}", name):
-        meant = pl.col("sample_id").str.starts_with(name) | (
-            pl.col("group_id").str.starts_with(name)
-        )
-    else:
-        meant = pl.col("image_path") == name
+    meant = rows_meant(name)
     # In manifest/<source> a photo is its own group; unified, groups hold several.
     prefix = "manifest/" if kind == "photo" else ""
     frames = [_rows(artifact) for store in held for artifact in _manifests(store, prefix)]
@@ -119,6 +108,20 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
             fix="give more digits, or purge each",
         )
     return Wanted(kind, photos)
+
+
+def rows_meant(name: str) -> pl.Expr:
+    """Which rows of a manifest of one source ``name`` means, as ``find_photos`` takes it."""
+    path = Path(name)
+    if path.is_file():
+        from fer_ml.images.identity import photo_hash
+        from fer_ml.images.pixels import read_image  # OpenCV: a hash needs none of it.
+
+        return pl.col("group_id") == photo_hash(read_image(path))
+    if re.fullmatch(r"[0-9a-f]{8,32}", name):
+        begins = [pl.col(column).str.starts_with(name) for column in ("sample_id", "group_id")]
+        return begins[0] | begins[1]
+    return pl.col("image_path") == name
 
 
 def find_source(held: Sequence[Store], name: str) -> Wanted:

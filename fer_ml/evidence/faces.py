@@ -1,0 +1,174 @@
+"""From a face to what was made of it: manifests, what models said, and the claims on it."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import read_file
+from fer_ml.claims.trace import walk
+from fer_ml.evidence.rows import Evidence, NoRows, Rows, manifest_file
+from fer_ml.evidence.tables import FACE, KEYS, answers_of
+from fer_ml.metrics.classification import softmax
+from fer_ml.metrics.predictions import LOGITS
+from fer_ml.privacy.purge import rows_meant
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import Store
+
+#: Faces that one name may mean: a photo with several, or the same face in several sources.
+MOST = 50
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said of a face; ``confidence`` is scaled by the model's temperature, in 0..1."""
+
+    model: str
+    file: str
+    says: str
+    confidence: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Rests:
+    """A claim on a face: ``counts`` it as a row of its number, or is made of a manifest with it."""
+
+    id: str
+    sentence: str
+    status: str
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face with its row of a manifest; ``splits`` are those of each manifest that has it."""
+
+    row: Mapping[str, str]
+    raw: str
+    splits: Mapping[str, str]
+    said: tuple[Said, ...]
+    claims: tuple[Rests, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def find_faces(store: Store, what: str, evidence: Iterable[Evidence]) -> list[Face]:
+    """Faces by a sample's or photo's hash, a path of a manifest, or an image file; none: empty."""
+    current = list(_current(store))
+    frames = [(a, _rows_of(a)) for a in current if _is_manifest(a)]
+    try:
+        meant = rows_meant(what) | (pl.col("orig_image") == what)
+    except FerError:
+        return []  # A file that is no image shows no face.
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for artifact, frame in frames:
+        # There a photo is its own group; unified, groups hold several.
+        if artifact.record.asset.startswith("manifest/"):
+            for row in frame.filter(meant).iter_rows(named=True):
+                found.setdefault((row["sample_id"], row["source"]), row)
+    if len(found) > MOST:
+        raise FerError(f"{what!r} means {len(found)} faces", fix="give more digits")
+    claims, finder = list(evidence), _Finder(store, current)
+    return [finder.face(key, row, frames, claims) for key, row in found.items()]
+
+
+class _Finder:
+    """Looks faces up; each file is read once."""
+
+    def __init__(self, store: Store, current: list[Artifact]) -> None:
+        self._answers = [(a, answers) for a in current for answers in answers_of(store, a)]
+        self._tables: dict[tuple[str, str], dict[tuple[str, str], dict[str, str]]] = {}
+
+    def face(
+        self,
+        key: tuple[str, str],
+        row: dict[str, str],
+        frames: list[tuple[Artifact, pl.DataFrame]],
+        claims: list[Evidence],
+    ) -> Face:
+        splits: dict[str, str] = {}
+        manifests = set()
+        raw = row["orig_image"]
+        for artifact, frame in frames:
+            here = frame.filter((pl.col("sample_id") == key[0]) & (pl.col("source") == key[1]))
+            if not here.is_empty():
+                splits[artifact.key] = here["split"][0]
+                manifests.add((artifact.key, artifact.sha256))
+                root = next((i.root for i in artifact.record.inputs if i.root), None)
+                raw = f"{root}/{raw}" if root else raw
+        return Face(
+            {name: value for name, value in row.items() if value is not None},
+            raw,
+            splits,
+            tuple(self._said(key, row["label"])),
+            tuple(self._rests(key, claims, manifests)),
+        )
+
+    def _said(self, key: tuple[str, str], label: str) -> Iterator[Said]:
+        for artifact, answers in self._answers:
+            row = self._table(artifact, answers.file).get(key)
+            if row is not None:
+                logits = np.array([[float(row[name]) for name in LOGITS]])
+                probs = softmax(logits, answers.temperature)[0]
+                says = CLASSES[int(probs.argmax())]
+                file = f"{artifact.key} {answers.file}"
+                yield Said(answers.model, file, says, float(probs.max()), says == label)
+
+    def _rests(
+        self, key: tuple[str, str], claims: list[Evidence], manifests: set[tuple[str, str]]
+    ) -> Iterator[Rests]:
+        for each in claims:
+            counts = any(self._counts(key, t.rows) for f in each.figures for t in f.terms)
+            steps = {node.identity for node in walk(each.resolved.traces)}
+            if counts or steps & manifests:
+                resolved = each.resolved
+                yield Rests(resolved.claim.id, resolved.sentence(), resolved.status, counts)
+
+    def _table(self, artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
+        place = (str(artifact.folder), file)
+        if place not in self._tables:
+            self._tables[place] = _by_sample(artifact, file)
+        return self._tables[place]
+
+    def _counts(self, key: tuple[str, str], rows: Rows) -> bool:
+        row = self._table(rows.artifact, rows.file).get(key)
+        if row is None or (rows.unlabelled and row.get("label") in CLASSES):
+            return False
+        return all(row[column] == text for column, text in rows.where.items())
+
+
+def _by_sample(artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The rows of a csv by sample and source; none where it names no samples."""
+    reader = csv.DictReader(io.StringIO(read_file(artifact.file(file)).decode()))
+    if not set(KEYS) <= set(reader.fieldnames or ()):
+        return {}
+    return {(row["sample_id"], row["source"]): row for row in reader}
+
+
+def _current(store: Store) -> Iterator[Artifact]:
+    places = dict.fromkeys((a.record.asset, a.record.partition) for a in store.every())
+    for asset, partition in places:
+        held = store.current(asset, partition)
+        if held is not None:
+            yield held
+
+
+def _is_manifest(artifact: Artifact) -> bool:
+    try:
+        return bool(manifest_file(artifact))
+    except NoRows:
+        return False
+
+
+def _rows_of(artifact: Artifact) -> pl.DataFrame:
+    data = read_file(artifact.file(manifest_file(artifact)))
+    return pl.read_csv(io.BytesIO(data), infer_schema=False, columns=list(FACE))
