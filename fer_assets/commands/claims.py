@@ -91,7 +91,10 @@ def export(
     ] = None,
     out: Annotated[Path, typer.Option(help="New zip")] = Path("evidence.zip"),
     faces: Annotated[
-        bool, typer.Option("--faces", help="With the contact sheets, which show people's faces")
+        bool,
+        typer.Option(
+            "--faces", help="With the faces of the rows behind the claims, and contact sheets"
+        ),
     ] = False,
     profile: ProfileOption = None,
 ) -> None:

@@ -15,6 +15,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder, write_json
 from fer_ml.base.reading import open_file, open_text
 from fer_ml.claims.trace import Node
+from fer_ml.evidence.rows import NoRows, manifest_file
 from fer_ml.exchange.facts import LICENCE, PRODUCER, path_of, times
 from fer_ml.manifests.schema import SCHEMA
 from fer_ml.storage.artifact import Artifact
@@ -97,10 +98,10 @@ def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
 
 
 def _table(made: Artifact) -> str | None:
-    """A manifest's csv: the one that has a parquet copy."""
-    files = made.record.files
-    found = [n for n in files if n.endswith(".csv") and f"{n[:-4]}.parquet" in files]
-    return found[0] if found else None
+    try:
+        return manifest_file(made)
+    except NoRows:
+        return None
 
 
 def _file(name: str, made: Artifact, table: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 It holds the claims, and of each artifact that they rest on its record, its receipts and its tables.
 Weights, arrays and pages stay where they are, known by their hashes in the record; so do faces,
-unless they are asked for.
+unless they are asked for: then those of the rows behind the claims are in it, and contact sheets.
 """
 
 import errno
@@ -19,12 +19,14 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import discard, move, temporary, write_json
+from fer_ml.base.files import discard, move, stays_below, temporary, write_json
 from fer_ml.base.names import require_new
 from fer_ml.base.reading import open_file, parse_json, read_json, regular, sha256_file
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_COPY, Verified, verify_folder
+from fer_ml.evidence.rows import evidence_of
+from fer_ml.evidence.tables import Tables
 from fer_ml.exchange.crate import METADATA, folder_of, metadata, stated_files
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact, Demands
@@ -70,6 +72,8 @@ def export_evidence(
         for node in nodes:
             if node.artifact is not None:
                 sources |= _files(store, node.artifact, node in reports, faces)
+        if faces:
+            sources |= _pictures(store, verified, Path(place))
         entries = {
             name: FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
             for name, path in sorted(sources.items())
@@ -122,6 +126,16 @@ def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[
         *(name for name in record.files if _kept(name, report, faces)),
     ]
     return found | {f"{base}/{name}": artifact.folder / name for name in names}
+
+
+def _pictures(store: Store, verified: Verified, place: Path) -> dict[str, Path]:
+    """The faces of the rows behind the claims, as far as no purge took them."""
+    tables = Tables(store, place)
+    for evidence in evidence_of(store, verified.claims).values():
+        for rows in evidence.rows:
+            tables.add(rows)
+    pictures = {name: store.root / name for name in tables.images if stays_below(name)}
+    return {f"{ARTIFACTS}/{name}": path for name, path in pictures.items() if path.is_file()}
 
 
 def _kept(name: str, report: bool, faces: bool) -> bool:
