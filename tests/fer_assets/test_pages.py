@@ -258,6 +258,16 @@ def test_a_claim_has_a_coloured_status_and_links_to_everything_it_rests_on(
         "/assets/hq_train_manifest",
         "/assets/raw/ferplus",
     ]
+    assert "[Evidence](/fer/evidence/claims/rn18.html)" in text
+
+
+def test_marks_of_the_reports_copy_lead_to_the_evidence_that_is_served(store: Store) -> None:
+    with store.begin("report", None) as run:
+        run.write_text("report.md", "It is 7. [c1 ✓](../../evidence/claims/a-1.html)\n")
+    report = store.current("report")
+    assert report
+    shown = artifact_metadata(report, faces=False)["report"]
+    assert shown.value == "It is 7. [c1 ✓](/fer/evidence/claims/a-1.html)\n"
 
 
 FLOOR = next(gate for gate in RUN_GATES if gate.rule == "above_floor")

@@ -185,6 +185,16 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     page.goto(view_path(*VIEWS["report claims"]))
     expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
+
+
+def test_a_claim_leads_to_the_rows_behind_its_number(page: Page) -> None:
+    page.goto("/assets/report_claims")
+    page.get_by_text("[Show Markdown]").first.click()
+    page.get_by_role("link", name="Evidence").last.click()
+    page.wait_for_url(re.compile("/fer/evidence/claims/teacher.html"))
+    expect(page.locator(".card.wrong img").first).to_be_visible()
+    page.get_by_role("button", name="Compute it again").click()
+    expect(page.locator("#told.good")).to_contain_text("sha256")
     page.goto(view_path(*VIEWS["data health"]))
     expect(page.get_by_text("classifi…_manifest").first).to_be_visible()
 
