@@ -26,7 +26,17 @@ COMMANDS = dict(commands_of(typer.main.get_command(app), "fer"))
 
 def test_the_commands() -> None:
     assert [name.removeprefix("fer ") for name in COMMANDS] == [
-        *("materialize", "ui", "validate", "digest", "trace", "pack", "adopt", "export-lineage"),
+        *(
+            "materialize",
+            "ui",
+            "validate",
+            "digest",
+            "trace",
+            "evidence",
+            "pack",
+            "adopt",
+            "export-lineage",
+        ),
         *("convert", "purge", "bench", "doctor", "card", "migrate"),
         *("demo play", "demo camera", "demo web", "demo photo", "demo score", "demo buffer"),
         *("report check", "claims verify", "claims export", "claims values"),
