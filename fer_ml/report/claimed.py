@@ -6,13 +6,13 @@ paragraph are covered when the claim's value rounds to them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fer_ml.claims.printed import PRINTED, printed
 from fer_ml.claims.resolved import Resolved
-from fer_ml.claims.sentences import PLACE
+from fer_ml.claims.sentences import NAMES, PLACE, spans_of_digits
 from fer_ml.report.literals import Uncovered, find_uncovered
 
 #: A link to a claim's page (``claims/ID.html``), to its mark (``#ID``), or to ``ferclaim:ID``.
@@ -24,6 +24,7 @@ _LINK = re.compile(
 _NUMBER = re.compile(r"[-\u2212]?\d[\d,]*(?:\.\d+)?(?:\s?\\?%)?")
 #: Mark-up that may stand around a value.
 _MARKED = r"[*_`$\\\[\s]{0,4}"
+_WORD = r"[^\W\d_]{2,}"
 #: A sentence of fewer words than these could be said of anything.
 WORDS = 3
 
@@ -85,22 +86,22 @@ def check_claims(text: str, claims: Sequence[Resolved], names: Sequence[str]) ->
     held = {claim.claim.id: claim for claim in claims}
     # What a template would take for its own.
     text = re.sub(r"\{(?=[{%#])", "(", text)
-    found = [*_linked(text, held), *_sentences(text, held)]
-    wrong, referred = [], []
-    source = text
-    # From the end, so that places stay what they are.
-    for start, end, claim, said in sorted(found, key=lambda f: f[0], reverse=True):
+    wrong: list[Said] = []
+    referred: dict[str, None] = {}
+    pieces, done, line, counted = [], 0, 1, 0
+    for start, end, claim, numbers in sorted(_found(text, held, NAMES.union(names))):
         known = held.get(claim)
-        line = text.count("\n", 0, start) + 1
-        wrong += [
-            Said(line, claim, number, known.shown() if known else None)
-            for number in (said if known else said or [""])
-            if known is None or not _is(known, number)
-        ]
-        if known is not None:
-            referred.append(claim)
+        line, counted = line + text.count("\n", counted, start), start
+        if known is None:
+            wrong.append(Said(line, claim, ", ".join(numbers), None))
+            continue
+        referred[claim] = None
+        wrong += [Said(line, claim, n, known.shown()) for n in numbers if not _is(known, n)]
+        if start >= done:  # Else it is inside of another reference.
             kept = "\n" * text.count("\n", start, end)
-            source = f"{source[:start]}{{{{ claim('{claim}').mark }}}}{kept}{source[end:]}"
+            pieces += [text[done:start], f"{{{{ claim('{claim}').mark }}}}{kept}"]
+            done = end
+    source = "".join([*pieces, text[done:]])
     values: Mapping[str, Any] = {name: claim.value for name, claim in held.items()}
     lines = source.split("\n")
     bare = [
@@ -108,8 +109,7 @@ def check_claims(text: str, claims: Sequence[Resolved], names: Sequence[str]) ->
         for found in find_uncovered(source, values, names)
         if found.kind == "number"
     ]
-    ordered = tuple(dict.fromkeys(reversed(referred)))
-    return Covered(ordered, tuple(reversed(wrong)), tuple(bare))
+    return Covered(tuple(referred), tuple(dict.fromkeys(wrong)), tuple(bare))
 
 
 def _near(line: str, found: Uncovered) -> str:
@@ -121,18 +121,24 @@ def _near(line: str, found: Uncovered) -> str:
 Found = tuple[int, int, str, list[str]]
 
 
-def _linked(text: str, held: Mapping[str, Resolved]) -> Iterator[Found]:
-    """Place, claim, and the numbers that the link's text prints."""
+def _found(text: str, held: Mapping[str, Resolved], names: Collection[str]) -> Iterator[Found]:
+    """Place, claim, and the numbers that the text prints of it."""
+    yield from _sentences(text, held)
     for link in _LINK.finditer(text):
         if link["named"] or link["id"] in held:
-            yield link.start(), link.end(), link["id"], _NUMBER.findall(link["text"])
+            said = link["text"]
+            numbers = [said[slice(*span)] for span in spans_of_digits(said, names)]
+            yield link.start(), link.end(), link["id"], numbers
 
 
 def _sentences(text: str, held: Mapping[str, Resolved]) -> Iterator[Found]:
+    used = set(re.findall(_WORD, text))
     for name, claim in held.items():
         before, _, after = claim.claim.sentence.partition(PLACE)
-        words = re.findall(r"[^\W\d_]{2,}", before + after)
-        if PLACE in after or len(words) < WORDS or not re.fullmatch(PRINTED, claim.shown()):
+        words = re.findall(_WORD, before + after)
+        if len(words) < WORDS or not used.issuperset(words):
+            continue
+        if PLACE in after or not re.fullmatch(PRINTED, claim.shown()):
             continue
         pattern = rf"{_loose(before)}{_MARKED}(?P<value>{_NUMBER.pattern}){_MARKED}{_loose(after)}"
         for said in re.finditer(pattern, text):

@@ -50,5 +50,19 @@ def test_evidence_is_exported_and_verified_elsewhere(fer: Fer, tmp_path: Path) -
     told = json.loads(done.stdout)
     assert told["counts"]["grounded"] == 1
     assert told["left_out"] == {"label_review": ["review.html"]}
+    for out in ("claims.tex", "_variables.yml", "claims.csv"):
+        assert fer("claims", "values", "e.zip", "--out", out).returncode == 0
+        assert "rows" in (tmp_path / out).read_text()
+    text = "\\begin{document}There are \\ferclaim{rows} rows and 3 of 17.\\end{document}"
+    (tmp_path / "paper.tex").write_text(text)
+    done = fer("report", "check", "paper.tex", "--claims", "e.zip", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["claims"]
+    assert told["referred"] == ["rows"] and told["wrong"] == []
+    assert [bare["text"] for bare in told["uncovered"]] == ["17"]
+    (tmp_path / "paper.tex").write_text(text.replace("{rows}", "{others}"))
+    done = fer("report", "check", "paper.tex", "--claims", "e.zip")
+    assert done.returncode == 2 and "no claim others" in done.stdout
+    refused(fer("report", "check", "paper.tex", "--claims", "nowhere"), "no such folder")
     (tmp_path / "e.zip").write_bytes((tmp_path / "e.zip").read_bytes()[:-30])
     refused(fer("claims", "verify", "e.zip"), "not a zip that is whole", "fer claims export")
