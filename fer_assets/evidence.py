@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fer_assets.pages import PAGES
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.files import owned_name, stays_below
+from fer_ml.base.reading import regular
 from fer_ml.evidence.address import FOLDER
 from fer_ml.privacy.log import read_log
 from fer_ml.storage.artifact import PURGED_FILE
@@ -38,13 +39,13 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
         for name in sorted(images) if faces else ():
             if stays_below(name) and (root / name).is_file():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / name, made / name)
+                shutil.copyfile(regular(root / name), made / name)
         report = pipeline.store.current("report")
         if report is not None:
             copy = made / report.folder.relative_to(root)
             copy.mkdir(parents=True)
             for name in ("report.html", "report.pdf"):
-                shutil.copyfile(report.file(name), copy / name)
+                shutil.copyfile(regular(report.file(name)), copy / name)
         replace_folder(made, folder, INDEX)
     finally:
         shutil.rmtree(made, ignore_errors=True)
