@@ -63,7 +63,7 @@ class Lineage:
 
     def __post_init__(self) -> None:
         # Whoever gets an artifact by way of this lineage is held to its gates and limits.
-        store = replace(self.store, demands=Demands(self.gates, self.counts))
+        store = replace(self.store, demands=Demands(self.gates, self.counts, self.today))
         object.__setattr__(self, "store", store)
 
     @cached_property
@@ -269,6 +269,12 @@ class Lineage:
         """Whether a verdict was given by the limits of today: of older ones they are not known."""
         stage = self.stages.get(receipt.asset)
         return stage is not None and receipt.judged_by == stage.limits(self.profile).recorded()
+
+    def today(self, asset: str, partition: str | None) -> dict[str, Any] | None:
+        """The recipe of what the profile makes; ``None`` for what it does not."""
+        stage = self.stages.get(asset)
+        made = stage and partition in (self.partitions(stage) if stage.partitions else [None])
+        return self.recipe(Target(asset, partition)) if made else None
 
     def recipe(self, target: Target) -> dict[str, Any]:
         """What decides this target besides its inputs, as its record keeps it: JSON values."""

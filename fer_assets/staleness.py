@@ -39,8 +39,9 @@ def stale(
         return unsealed
     if record.code_version != stage.code_version:
         return f"code version {record.code_version} is now {stage.code_version}"
-    if record.recipe != pipeline.recipe(target):
-        return "its recipe changed"
+    outdated = current.outdated()
+    if outdated:
+        return outdated
     held = {item.key: item.sha256 for item in record.inputs}
     now = {}
     if stage.raw is not None:

@@ -177,6 +177,7 @@ class Tracer:
             self._superseded(artifact)
             or artifact.purged()
             or artifact.unsealed()
+            or artifact.outdated()
             or artifact.unjudged()
             or self._before_its_input(artifact, inputs)
         )

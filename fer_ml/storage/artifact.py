@@ -34,18 +34,24 @@ def _always(receipt: Receipt) -> bool:
     return True
 
 
+def _any_recipe(asset: str, partition: str | None) -> dict[str, Any] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Demands:
-    """What a profile asks of artifacts: the gates of an asset, and which receipts still count.
+    """What a profile asks of artifacts: their gates, which receipts still count, and the recipe.
 
-    Whoever knows the profile knows whether the limits changed since a verdict was given. Without
-    ``gates`` nobody knows what is asked: such a store gives nothing to a consumer. ``whole`` says
-    that every file of a record is there; exported evidence leaves out some.
+    Whoever knows the profile knows whether the limits changed since a verdict was given, and by
+    which ``recipe`` an asset is made today (``None``: it says nothing). Without ``gates`` nobody
+    knows what is asked: such a store gives nothing to a consumer. ``whole`` says that every file of
+    a record is there; exported evidence leaves out some.
     """
 
     gates: Callable[[str], tuple[Gate, ...]] | None = None
     counts: Callable[[Receipt], bool] = _always
     whole: bool = True
+    recipe: Callable[[str, str | None], dict[str, Any] | None] = _any_recipe
 
     def of(self, asset: str) -> tuple[Gate, ...]:
         """The gates of an asset, as far as they are known."""
@@ -153,6 +159,14 @@ class Artifact:
         if self.record.seal is not None:
             return None
         return f"has a {RECORD_FILE} without a seal: an earlier version made it, or it was edited"
+
+    def outdated(self) -> str | None:
+        """Why today it would be made in another way, or ``None``."""
+        try:
+            today = self.demands.recipe(self.record.asset, self.record.partition)
+        except FerError as error:  # A file that decides it is gone.
+            return f"cannot be made as it was: {error.what}"
+        return None if today in (None, self.record.recipe) else "its recipe changed"
 
     def unjudged(self) -> str | None:
         """Which gate keeps others from using it, and why; ``None`` when all let it pass.

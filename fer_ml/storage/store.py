@@ -273,6 +273,13 @@ class Store:
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
         self.demands.demand(asset)
+        outdated = artifact.outdated()
+        if outdated:
+            raise FerError(
+                f"{label} is not the profile's of today: {outdated}",
+                where=artifact.folder,
+                fix=f"materialize {label} again, or restore what it was made by",
+            )
         fault = artifact.unsealed() or artifact.unjudged()
         if fault:
             raise FerError(

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +334,18 @@ def test_every_field_of_a_record_is_under_its_seal(store: Store) -> None:
         assert damaged is not None, name
     path.write_text(json.dumps(held))
     assert read_record(artifact.folder) == artifact.record
+
+
+def test_what_another_recipe_made_is_not_todays(store: Store) -> None:
+    """As after a pointer of last week was restored: all of its own bytes are sound."""
+
+    def today(epochs: int) -> Store:
+        demands = replace(GOOD, recipe=lambda asset, partition: {"epochs": epochs})
+        return replace(store, demands=demands)
+
+    assert status(today(3), "benchmark") == "grounded"
+    assert today(3).require("benchmark").record.recipe == {"epochs": 3}
+    assert status(today(20), "benchmark") == "stale"
+    with pytest.raises(FerError) as caught:
+        today(20).require("benchmark")
+    assert caught.value.where and caught.value.fix
