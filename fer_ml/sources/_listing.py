@@ -33,6 +33,8 @@ Columns = Mapping[str, pl.Expr | pl.Series]
 _SHOWN_CHARACTERS = 80
 #: No list of images has more bytes: FER2013 with all of its pixels has 300 MB.
 MAX_INDEX = 2 << 30
+#: A line of FER2013 with its pixels has 10,000 characters.
+MAX_LINE = 64 << 10
 #: Landmarks and action units of a face are some hundred.
 MAX_COLUMNS = 2_000
 _BOM = b"\xef\xbb\xbf"
@@ -156,6 +158,8 @@ def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
         try:
             if text is None:
                 raise RowFault("malformed line: not UTF-8")
+            if len(text) > MAX_LINE:
+                raise RowFault(f"malformed line: {len(text):,} characters")
             parse(row, text)
         except RowFault as fault:
             row["fault"] = str(fault)
@@ -192,7 +196,8 @@ class Lines:
         if count <= header:
             raise no_samples(path)
         lines = text.slice(header, count - header).str.strip_suffix("\r")
-        plain = lines.str.contains(plain_line(fields.values(), separator))
+        short = lines.str.len_chars() <= MAX_LINE
+        plain = short & lines.str.contains(plain_line(fields.values(), separator))
         self._is_plain = plain.to_numpy()
         cells = lines.filter(plain).str.split_exact(separator, len(fields) - 1)
         self.cells = cells.struct.rename_fields(list(fields)).struct.unnest()

@@ -4,8 +4,8 @@ Columns: ``file`` or ``image_path`` (relative to the root, folders separated by 
 backslash), ``label`` (a word), and optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0
 or more), ``neg_label`` (a class that the face does not show), ``age``, ``sex``, ``ethnicity`` (a
 group's name) and all four of ``bbox_left``, ``bbox_top``, ``bbox_right``, ``bbox_bottom``. Other
-columns are left alone. An empty cell means that there is no such value or box; a split or label
-must be given.
+columns are left alone, unless they hold what one of these would. An empty cell means that there is
+no such value or box; a split or label must be given.
 """
 
 import re
@@ -15,7 +15,13 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.labels import WORD_TABLE, LabelTable, label_of_word, split_of_word
+from fer_ml.base.labels import (
+    WORD_TABLE,
+    LabelTable,
+    label_of_word,
+    normalise_word,
+    split_of_word,
+)
 from fer_ml.sources import ATTRIBUTES, Adapter, Option
 from fer_ml.sources._listing import (
     COUNT,
@@ -43,6 +49,11 @@ from fer_ml.sources._listing import (
 INDEX = "manifest.csv"
 FILE_COLUMNS = ("file", "image_path")
 BOX_COLUMNS = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
+COLUMNS = (
+    *FILE_COLUMNS,
+    *("label", "split", "confidence", "face_id", "weight", "neg_label", *ATTRIBUTES),
+    *BOX_COLUMNS,
+)
 # label_of_word forgives blanks and punctuation, which in a table are signs of a damaged cell.
 _WORD = re.compile(r"[A-Za-z]+(?:[ _-][A-Za-z]+)*")
 # The name of a group, such as 20-29, 70+ or "South Asian".
@@ -72,6 +83,7 @@ def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.D
             fix="write into it the name of the column that holds the 1, or that most votes are for",
         )
     require_columns(index, header, (file_column, "label", *box))
+    _require_spelling(index, header)
 
     def parse(row: Row, cells: dict[str, str]) -> None:
         if cells.get("confidence"):
@@ -90,6 +102,7 @@ def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.D
         _set_word(row, cells["label"], labels)
 
     lines = csv_lines(index, header, {file_column: PATH, **_PLAIN})
+    _require_split(index, lines.cells)
     columns = _columns(lines.cells, labels, file_column, box)
     return lines.listing(columns, csv_parser(header, parse))
 
@@ -121,6 +134,33 @@ def _columns(
         "file": pl.col(file_column),
         "split": split,
     }
+
+
+def _require_spelling(index: Path, header: list[str]) -> None:
+    """``FerError`` for a column that is one of ours in other letters: it would be left alone."""
+    ours = {normalise_word(name): name for name in COLUMNS}
+    for name in header:
+        meant = ours.get(normalise_word(name), name)
+        if meant != name:
+            raise FerError(
+                f"column {name!r} would be left alone: {meant!r} is spelled otherwise",
+                where=index,
+                allowed=", ".join(COLUMNS),
+                fix=f"call it {meant}, or give it a name that is none of these",
+            )
+
+
+def _require_split(index: Path, cells: pl.DataFrame) -> None:
+    """``FerError`` where another column has the publisher's splits: all would be drawn anew."""
+    if "split" in cells.columns or cells.is_empty():
+        return
+    for name in cells.columns:
+        if name not in COLUMNS and all(map(_split, words := cells[name].unique().to_list())):
+            raise FerError(
+                f"no column 'split', and column {name!r} says {', '.join(map(repr, words))}",
+                where=index,
+                fix="call it split, or remove it where the rows are to be drawn into splits",
+            )
 
 
 def _file_column(index: Path, header: list[str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.sources import PUBLISHER_SPLITS, adapters, get_adapter, listing_schema
+from fer_ml.sources._listing import MAX_LINE
 from tests.machine import POSIX, pipe
 
 MakeTree = Callable[[str], Path]
@@ -913,3 +914,37 @@ def test_an_index_behind_a_link_out_of_the_dataset_is_not_read(tmp_path: Path) -
     with pytest.raises(FerError) as told:
         get_adapter("rafdb").listing(root)
     assert "root:x" not in str(told.value)
+
+
+@pytest.mark.parametrize("column", ["Split", " split", "SPLIT", "usage", "set"])
+def test_splits_under_another_name_are_not_drawn_anew(column: str, tmp_path: Path) -> None:
+    lines = f"file,label,{column}\na.png,Fear,train\nb.png,Happy,Test\n"
+    (tmp_path / "manifest.csv").write_text(lines)
+    with pytest.raises(FerError) as caught:
+        get_adapter("csv_manifest").listing(tmp_path)
+    assert repr(column) in caught.value.what and "split" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize("column", ["Confidence", "Face ID", "BBox-Left", "Weight", "image path"])
+def test_a_column_in_other_letters_is_not_left_alone(column: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(f"file,label,{column}\na.png,Fear,1\n")
+    with pytest.raises(FerError) as caught:
+        get_adapter("csv_manifest").listing(tmp_path)
+    assert repr(column) in caught.value.what
+
+
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    lines = "file,label,note,camera\na.png,Fear,train,1\nb.png,Happy,indoors,2\n"
+    (tmp_path / "manifest.csv").write_text(lines)
+    assert get_adapter("csv_manifest").listing(tmp_path)["split"].to_list() == ["unassigned"] * 2
+
+
+@pytest.mark.parametrize("cell", ["file", "label", "note"])
+def test_a_line_without_an_end_is_one_bad_row(cell: str, tmp_path: Path) -> None:
+    cells = {"file": "b.png", "label": "Happy", "note": "x"} | {cell: "x" * MAX_LINE}
+    text = f"file,label,note\na.png,Fear,x\n{','.join(cells.values())}\nc.png,Sad,x\n"
+    (tmp_path / "manifest.csv").write_text(text)
+    listing = get_adapter("csv_manifest").listing(tmp_path)
+    assert listing["label"].to_list() == ["Fear", None, "Sad"]
+    assert str(listing["fault"][1]).startswith("malformed line")
+    assert listing["file"][1] is None and listing["native_label"][1] is None
