@@ -1,7 +1,7 @@
 """Numbers as a report prints them, and the arithmetic that can be done on them. Needs only Python.
 
 A printed number stands for every number that rounds to it, so it holds when the artifact's number
-is no further away than half a unit of its last digit.
+is no further away than half a unit of its last digit, and not much of it is lost by that.
 """
 
 import re
@@ -28,8 +28,15 @@ class Printed:
     half: Fraction
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` rounds to the printed number; a half may go either way."""
-        return abs(exact(value) - self.value) <= self.half
+        """Whether ``value`` rounds to the printed number; a half may go either way.
+
+        A fraction that is printed as a whole number must not lose more than a tenth of itself:
+        0.734 is no 1.
+        """
+        now = exact(value)
+        off = abs(now - self.value)
+        whole = "." in self.text or (now * (100 if "%" in self.text else 1)).denominator == 1
+        return off <= self.half and (whole or 10 * off <= abs(now))
 
 
 def printed(text: str) -> Printed:

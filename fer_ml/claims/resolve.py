@@ -163,7 +163,7 @@ class Resolver:
         assert found is not None
         bound = self._find(claim.bound())
         reached = exact(bound.value) * (-1 if claim.worse == "below" else 1)
-        fault = _not_printed(claim.expected, found.value)
+        fault = _not_printed(_stated(claim, found), found.value)
         if reached >= printed(claim.margin).value:
             fault = f"its interval reaches to {bound.value:.12g}, beyond {claim.margin}"
         return _Judged(found.value, fault, (found, bound))
@@ -191,7 +191,7 @@ class Resolver:
     def _number(self, claim: NumberClaim) -> _Judged:
         found, _ = self._own(claim)
         assert found is not None, "without an artifact a number is not judged"
-        return _Judged(found.value, _not_printed(claim.expected, found.value), (found,))
+        return _Judged(found.value, _not_printed(_stated(claim, found), found.value), (found,))
 
     def _proportion(self, claim: ProportionClaim) -> _Judged:
         found, own = self._own(claim)
@@ -219,7 +219,7 @@ class Resolver:
     ) -> _Judged:
         if found is None:
             return _Judged(_plain(own.value), fault, _there(others))
-        differs = _not_printed(claim.expected, found.value)
+        differs = _not_printed(_stated(claim, found), found.value)
         return _Judged(found.value, differs or fault, _there([found, *others]))
 
     def _range(self, claim: RangeClaim) -> _Judged:
@@ -450,6 +450,15 @@ def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:
             return "drifted", reason
         worst = worst or ("stale", reason)
     return worst
+
+
+def _stated(
+    claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim, at: Found
+) -> str | None:
+    """The claim's own number as it is printed; ``None`` for one that is printed as it is."""
+    if claim.expected is not None or claim.decimals is None:
+        return claim.expected
+    return show(at.value, claim.decimals)
 
 
 def _not_printed(expected: str | None, value: Number) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from fer_ml.claims.model import Claim
@@ -62,7 +63,7 @@ class Resolved:
         if not isinstance(self.value, int | float):
             return self.text or "?"
         if not isinstance(expected, str):
-            return show(self.value, _decimals(self.claim))
+            return show(self.value, _decimals(self.claim, self.value))
         # A half may be rounded either way: then as the text does it.
         holds = printed(expected).holds(self.value)
         return show_like(float(printed(expected).value) if holds else self.value, expected)
@@ -89,7 +90,7 @@ class Resolved:
             "value": self.value,
             "shown": self.shown(),
             "expected": getattr(claim, "expected", None),
-            "decimals": _decimals(claim),
+            "decimals": _decimals(claim, self.value),
             "artifact": {
                 "asset": record.asset if record else claim.asset or "",
                 "partition": record.partition if record else claim.partition,
@@ -126,9 +127,12 @@ def upstream_assets(entry: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(step["asset"] for step in entry["rests_on"]))
 
 
-def _decimals(claim: Claim) -> int:
-    """How many decimals the claim's number is printed with."""
+def _decimals(claim: Claim, value: Value) -> int:
+    """How many decimals the claim's number is printed with: all that it has, if nothing says so."""
     expected = getattr(claim, "expected", None)
     if isinstance(expected, str):
         return len(expected.rstrip("%").partition(".")[2])
-    return getattr(claim, "decimals", None) or 0
+    decimals: int | None = getattr(claim, "decimals", None)
+    if decimals is not None or not isinstance(value, int | float):
+        return decimals or 0
+    return max(0, -int(Decimal(str(value)).normalize().as_tuple().exponent))

@@ -35,6 +35,7 @@ _UNITS = (
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen"
 )
+_PARTS = "fifth sixth seventh eighth ninth"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS: dict[str, Fraction] = {
     **{word: Fraction(number) for number, word in enumerate(_UNITS.split(), start=2)},
@@ -45,6 +46,8 @@ _WORDS: dict[str, Fraction] = {
     **dict.fromkeys(("twice", "double", "doubled", "doubles", "couple"), Fraction(2)),
     **dict.fromkeys(("thrice", "triple", "tripled", "triples"), Fraction(3)),
     **dict.fromkeys(("quadruple", "quadrupled"), Fraction(4)),
+    **dict.fromkeys(("quintuple", "quintupled"), Fraction(5)),
+    **{f"{word}s": Fraction(1, number) for number, word in enumerate(_PARTS.split(), start=5)},
     **dict.fromkeys(("tenth", "tenths"), Fraction(1, 10)),
     **dict.fromkeys(("hundredth", "hundredths"), Fraction(1, 100)),
     **dict.fromkeys(("thousandth", "thousandths"), Fraction(1, 1000)),
@@ -55,6 +58,9 @@ _WORDS: dict[str, Fraction] = {
     **dict.fromkeys(("million", "millions"), Fraction(10**6)),
     **dict.fromkeys(("billion", "billions"), Fraction(10**9)),
     **dict.fromkeys(("trillion", "trillions"), Fraction(10**12)),
+    **dict.fromkeys(("quadrillion", "quadrillions"), Fraction(10**15)),
+    **dict.fromkeys(("lakh", "lakhs"), Fraction(10**5)),
+    **dict.fromkeys(("crore", "crores"), Fraction(10**7)),
     **dict.fromkeys(("percent", "percentage", "cent"), Fraction(1, 100)),
     **dict.fromkeys(("permille", "mille"), Fraction(1, 1000)),
 }
@@ -64,17 +70,25 @@ _TOUCHED = re.compile(r"[\w.,+/^%\u2212-]\{value\}|\{value\}(?:[\w+/^-]|\{|[.,][
 #: Stands for a number from elsewhere in a text as it is seen.
 NUMBER = "\ue001"
 _UNIT = (
-    r"[%\u2030\u2031\u066a^]|per ?(?:cent|mille)\b|basis points?\b"
-    r"|(?:[kKM]|bn|thousand|million|billion|trillion|tenths?|hundredths?|thousandths?)\b"
+    r"[%\u2030\u2031\u066a^]|per ?(?:cent|mille)\b|basis points?\b|percentage points?\b|-?fold\b"
+    r"|(?:[kKM]|bn|[Mm]io|pp|ppm|bps?|dozen|hundred|thousand|lakh|crore|million|billion|trillion"
+    r"|tenths?|hundredths?|thousandths?)\b"
 )
 #: What changes such a number for whoever reads it: a unit, a sign, another number that touches it.
 CHANGED = re.compile(
     rf"{NUMBER}(?=\s?(?:{_UNIT})|[.,]?[\d{NUMBER}]|[mbBx]\b)"
-    rf"|(?<=\d)[.,]?{NUMBER}|(?<![\w)\]{NUMBER}])[-+\u2212]{NUMBER}"
+    rf"|(?<=\d)[.,]?{NUMBER}|(?<![\w)\]{NUMBER}])[-+\u2212\u221a]{NUMBER}"
     rf"|\b(?:minus|negative)\s{NUMBER}"
 )
+_ANY = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORD = re.compile(rf"(?:{_ANY})+(?:fold)?", re.IGNORECASE)
 #: Shares in words.
-SHARE = re.compile(rf"\b(?:{'|'.join(_WORDS)})[ -]?(?:per ?cent\b|%)", re.IGNORECASE)
+SHARE = re.compile(
+    rf"\b(?:{_ANY})[ -]?(?:per ?cent\b|%)|\b(?:one|{_ANY}) (?:out of|in)(?: every)? (?:{_ANY})\b"
+    rf"|\b(?:one|{_UNITS.replace(' ', '|')})[ -]"
+    rf"(?:third|quarter|{_PARTS.replace(' ', '|')}|tenth|hundredth)s?\b",
+    re.IGNORECASE,
+)
 _ENTITY = re.compile(r"&\w+;")
 _PIECE = re.compile(r"<!--.*?-->|</?[A-Za-z][^>]*>|&#?\w+;|.", re.DOTALL)
 #: Letters of other alphabets that look as Latin ones do.
@@ -85,6 +99,8 @@ _LOOK_ALIKE = str.maketrans(
     "\u0131\u0237\u0251\u0261",
     "aeopcyxijshdqwlyABEKMHOPCTXIJSDQWoviaABEZHIKMNOPTYXijag",
 )
+#: Pictures of ten and of a hundred.
+_PICTURES = "\U0001f51f\U0001f4af"
 #: Characters that Markdown does not print, and what stands for a template's code.
 _UNPRINTED = frozenset("*_`~\\$\ue000")
 
@@ -152,11 +168,11 @@ def spans_of_digits(text: str, names: Collection[str]) -> Iterator[tuple[int, in
 
 
 def _is_word(part: str) -> bool:
-    return part.lower().removesuffix("fold") in _WORDS
+    return _WORD.fullmatch(part) is not None
 
 
 def _digits(part: str) -> bool:
-    return any(unicodedata.numeric(letter, None) is not None for letter in part)
+    return any(unicodedata.numeric(c, None) is not None or c in _PICTURES for c in part)
 
 
 def _value(text: str) -> Fraction | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
+from fer_ml.claims import printed as numbers
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import Results, interval_of
 
@@ -33,7 +34,10 @@ def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
         raise FerError(f"{where} is no number and no text")
     if isinstance(held, float) and decimals is None:
         raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
-    return Markdown(f"{held:,.{decimals or 0}f}")
+    shown = f"{held:,.{decimals or 0}f}"
+    if not decimals and math.isfinite(held) and not numbers.printed(shown).holds(held):
+        raise FerError(f"{where} is {held:g}, and no {shown}", fix="print more decimals")
+    return Markdown(shown)
 
 
 def words(status: str) -> Markdown:

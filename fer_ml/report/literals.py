@@ -87,7 +87,7 @@ def find_uncovered(
     is a part of a larger one, and not covered. ``names`` are no numbers.
     """
     code, written, prose = _split(source)
-    known, unseen = NAMES.union(names), _without_code(prose)
+    known, unseen = NAMES.union(names), _without_code(written)
     found = []
     for start, end in _blocks(source):
         claimed = [

@@ -56,6 +56,9 @@ def test_line_and_column_are_those_of_the_template() -> None:
         ("## 99.9 reached\n\n99. of a hundred\n\n1. one\n3. two", ["99.9", "99", "3"]),
         ("In $99.9$ and $\\mathbf{99}$ and $x^2$; Table 99.9%", ["99.9", "99", "99.9%"]),
         ("![99.9](x.png)", ["99.9", "![99.9]"]),
+        ("![99](x.png)", ["![99]"]),
+        ("It is {{ claim('acc').value }}, or 1", ["1"]),
+        ("It is right in nine out of ten.", ["ight in nine out of"]),
     ],
 )
 def test_numbers_of_prose(source: str, numbers: list[str] | None) -> None:
