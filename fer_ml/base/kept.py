@@ -1,10 +1,11 @@
 """Files that are kept beside the artifacts to save work, and decide a result: called by their hash.
 
 No record speaks of decoded faces, looks at images or shards of labels. So each file's name says
-what it was made from and what it holds, and it is used only while its bytes are those. Others are
-made again.
+what it was made from, and ends with a hash of that and of its bytes. It is used only while both are
+so. Others are made again.
 """
 
+import hashlib
 import logging
 from contextlib import suppress
 from glob import escape
@@ -19,7 +20,7 @@ DIGITS = 32
 
 def keep(partial: Path, path: Path) -> Path:
     """Give a finished file the name ``path``, with the hash of its bytes; returns that name."""
-    named = path.with_stem(f"{path.stem}-{sha256_file(partial)[:DIGITS]}")
+    named = path.with_stem(f"{path.stem}-{_seal(path.stem, partial)}")
     move(partial, named)
     return named
 
@@ -35,9 +36,16 @@ def kept(path: Path) -> Path | None:
 
 
 def is_kept(path: Path) -> bool:
-    """Whether the bytes of a file are those that its name speaks of."""
+    """Whether a file holds what its name speaks of."""
     with suppress(OSError, Refused):
-        if sha256_file(path, root=path.parent)[:DIGITS] == path.stem.rpartition("-")[2]:
+        stem, _, seal = path.stem.rpartition("-")
+        if seal == _seal(stem, path):
             return True
     log.warning("%s is not what was kept: it is made again", path)
     return False
+
+
+def _seal(stem: str, path: Path) -> str:
+    """A hash of a file's bytes and of what it was made from."""
+    held = f"{stem} {sha256_file(path, root=path.parent)}"
+    return hashlib.sha256(held.encode(errors="surrogateescape")).hexdigest()[:DIGITS]

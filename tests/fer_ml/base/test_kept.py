@@ -42,6 +42,14 @@ def test_what_was_made_from_something_else_is_not_used(path: Path) -> None:
     assert kept(path) is None
 
 
+def test_what_was_made_from_something_else_is_not_used_under_this_name(path: Path) -> None:
+    made = make(path, b"faces")
+    other = path.with_name("faces-other.npy")
+    made.rename(made.with_stem(made.stem.replace(path.stem, other.stem)))
+    assert kept(other) is None
+    assert kept(path) is None
+
+
 @POSIX
 @pytest.mark.parametrize("form", ["pipe", "zero", "circle", "folder"])
 def test_what_is_no_file_is_not_waited_for(path: Path, form: str) -> None:
