@@ -128,15 +128,15 @@ def find_project() -> Path:
 
     ``FER_PROJECT`` names it outright.
     """
-    here = named_path("FER_PROJECT") or Path.cwd()
+    named, here = named_path("FER_PROJECT"), Path.cwd()
     checkout = Path(__file__).resolve().parents[2]
-    for folder in (here, *here.parents, checkout):
+    for folder in (named,) if named else (here, *here.parents, checkout):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster_home").is_dir():
             return folder
     raise FerError(
         "no project found: no workspace.yaml beside a dagster_home folder",
-        where=here,
-        fix="run fer inside the project's folder",
+        where=f"FER_PROJECT={named}" if named else here,
+        fix="correct FER_PROJECT, or run fer inside the project's folder without it",
     )
 
 
@@ -206,7 +206,7 @@ def settings() -> Settings:
 def _processes() -> int:
     named = os.environ.get("FER_PROCESSES") or "1"
     if not re.fullmatch(r"[1-9]\d{0,3}", named):
-        raise FerError(f"FER_PROCESSES is {named!r}", allowed="a whole number from 1")
+        raise FerError(f"FER_PROCESSES is {named!r}", allowed="a whole number, 1 to 9999")
     return int(named)
 
 

@@ -273,6 +273,17 @@ def test_no_project_is_an_error_only_away_from_the_checkout(
     assert find_project() == tmp_path
 
 
+def test_a_project_that_is_named_is_that_one_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a slip of the pen works on another project, and purges there."""
+    for place in (tmp_path, tmp_path / "none"):
+        monkeypatch.setenv("FER_PROJECT", str(place))
+        with pytest.raises(FerError) as caught:
+            find_project()
+        assert str(place) in str(caught.value.where)
+
+
 def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_path: Path) -> None:
     profile = load_profile(settings(tmp_path), "ferplus")
     assert profile.folds == {"RN18_1": ("RN18", 0), "RN18_2": ("RN18", 1)}
