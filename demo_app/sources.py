@@ -319,10 +319,13 @@ def _open_file(path: Path) -> cv2.VideoCapture:
             fix="write a part of it into a file first, for instance with ffmpeg; a camera of this "
             "machine is 'fer demo camera'",
         )
-    if not path.is_file():
-        raise FerError("no such video file", where=path, fix="check the path")
-    with open_file(path) as file:
-        start = file.read(12)
+    try:
+        with open_file(path) as file:
+            start = file.read(12)
+    except OSError as error:
+        raise FerError(
+            f"the video cannot be read: {error.strerror}", where=path, fix="check the path"
+        ) from error
     if re.match(b"|".join(CONTAINERS.values()), start, re.DOTALL):
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
             f"protocol_whitelist;file|format_whitelist;{','.join(CONTAINERS)}"

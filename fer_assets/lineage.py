@@ -63,7 +63,7 @@ class Lineage:
 
     def __post_init__(self) -> None:
         # Whoever gets an artifact by way of this lineage is held to its gates and limits.
-        store = replace(self.store, demands=Demands(self.gates, self.counts, self.today))
+        store = replace(self.store, demands=Demands(self.gates, self.counts, recipe=self.today))
         object.__setattr__(self, "store", store)
 
     @cached_property

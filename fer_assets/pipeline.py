@@ -16,7 +16,7 @@ from fer_assets.staleness import stale
 from fer_assets.tracing import span
 from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import owned_name
+from fer_ml.base.files import owned_name, readable_os_errors
 from fer_ml.base.logs import belongs_to
 from fer_ml.base.reading import read_json, sha256_file
 from fer_ml.base.settings import settings
@@ -190,7 +190,8 @@ class Pipeline(Lineage):
         }
         with belongs_to(**names, step=what), span(f"{what} {target.label}", run_id, names) as known:
             try:
-                yield known
+                with readable_os_errors(self.store.root):
+                    yield known
             except Exception:
                 log.exception("%s: failed", target.label)
                 raise

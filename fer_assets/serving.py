@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socket import socket
 
-import dagster as dg
 import uvicorn
 import yaml
 from dagster_webserver.version import __version__
@@ -29,6 +28,7 @@ from fer_assets.dagster_private.webserver import (
 )
 from fer_assets.evidence import Pages
 from fer_assets.pipeline import Pipeline
+from fer_assets.storage import dagster_home, opened
 from fer_ml.base.errors import FerError
 from fer_ml.base.guard import Guard
 
@@ -58,7 +58,7 @@ def serve(
     and ends with it.
     """
     with ExitStack() as stack:
-        instance = stack.enter_context(dg.DagsterInstance.get())
+        instance = stack.enter_context(opened(dagster_home()))
         workspace = pipeline.settings.project / "workspace.yaml"
         target = WorkspaceFileTarget([str(workspace)])
         code = stack.enter_context(ProxyServerManager(instance, target, "warning"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import dagster as dg
+import yaml
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError
@@ -156,9 +157,22 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     beside each run, which Ctrl-C ends with a traceback each.
     """
     home = dagster_home()
-    with _readable_errors(postgres_url(), home), dg.DagsterInstance.get() as instance:
+    with _readable_errors(postgres_url(), home), opened(home) as instance:
         instance._compute_log_manager = NoOpComputeLogManager()
         yield instance
+
+
+def opened(home: Path) -> dg.DagsterInstance:
+    """The instance that ``home`` describes; ``FerError`` when its ``dagster.yaml`` is not valid."""
+    try:
+        return dg.DagsterInstance.get()
+    except (dg.DagsterInvalidConfigError, yaml.YAMLError, TypeError):
+        # Their words repeat the file, which may hold what nobody should read.
+        raise FerError(
+            "dagster.yaml is not valid",
+            where=home,
+            fix="compare it with dagster_home/dagster.yaml of the project",
+        ) from None
 
 
 def described() -> str:

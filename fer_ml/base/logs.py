@@ -8,9 +8,10 @@ anything was filled into it, so it holds no data: a bundle for a maintainer has 
 import json
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,8 +84,10 @@ class DailyFile(logging.Handler):
     """Appends each line at once to the day's file, so that several processes may share it.
 
     Files older than ``KEEP_DAYS`` go when a new one begins. A disk that refuses a line stops
-    nothing: logging says so on standard error.
+    nothing: that is said once, on standard error.
     """
+
+    _told = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record to the file of the day, which is of the day in UTC."""
@@ -104,6 +107,11 @@ class DailyFile(logging.Handler):
                     os.write(descriptor, data)
                 finally:
                     os.close(descriptor)
+        except OSError as error:
+            if not self._told and sys.stderr is not None:
+                with suppress(OSError):
+                    print(f"note: the log cannot be written: {error}", file=sys.stderr)
+            self._told = True
         except Exception:  # noqa: BLE001 - a log that cannot be written stops no work
             self.handleError(record)
 

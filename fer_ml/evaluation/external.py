@@ -76,6 +76,7 @@ def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
     _demand(path, "inputs", len(inputs), 1)
     _demand(path, "outputs", len(outputs), 1)
     _demand(path, "type of its input", inputs[0].type, "tensor(float)")
+    _demand(path, "type of its output", outputs[0].type, "tensor(float)")
     _demand_shape(path, "input", inputs[0].shape, (1, 3, size, size))
     _demand_shape(path, "output", outputs[0].shape, (1, len(CLASSES)))
     try:

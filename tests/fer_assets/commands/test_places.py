@@ -27,7 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(ROOT / "dagster_home", project / "dagster_home")
     shutil.copy(ROOT / "workspace.yaml", project)
     for name in (*PATHS, "FER_CACHE", "FER_POSTGRES", "FER_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # What a test sets is taken back after it too.
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.chdir(project)
@@ -79,6 +80,18 @@ def test_a_dagster_home_without_its_settings_is_refused(
     refused(done, "dagster.yaml", str(tmp_path / name))
     assert done.returncode == 1
     assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("text", ["a: [", "foo: 1", "storage: 7"])
+def test_a_dagster_yaml_that_is_not_valid_is_one_message(
+    home: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (home / "project" / "dagster_home" / "dagster.yaml").write_text(text)
+    monkeypatch.setenv("DAGSTER_HOME", "dagster_home")
+    settings.cache_clear()
+    with pytest.raises(FerError) as caught, dagster_instance():
+        pass
+    assert caught.value.where == str(home / "project" / "dagster_home") and caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["a#b", "a%b", "a b", "a'b", 'a"b', "a&b=c", "a%(x)s", "[a]"])
