@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import to_jsonable_python
 
 from fer_ml.base.errors import FerError
 from fer_ml.claims.model import ClaimsFile
@@ -40,7 +41,7 @@ def edit(artifact: Artifact, **changes: Any) -> None:
     """Edit a record the way that somebody does who knows the format: its seal follows."""
     path = artifact.folder / "record.json"
     held = json.loads(path.read_text())
-    record = artifact.record.from_plain({**held, **changes})
+    record = artifact.record.from_plain({**held, **to_jsonable_python(changes)})
     record = record.model_copy(update={"seal": record.expected_seal()})
     path.write_text(json.dumps(record.model_dump(mode="json")))
     beside = [artifact.folder.parent / "current.json", *(artifact.folder / "receipts").iterdir()]
