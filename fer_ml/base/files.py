@@ -50,7 +50,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either the old bytes or all of the new ones."""
+    """Write ``data`` so that ``path`` holds either the old bytes or all of the new ones.
+
+    ``FerError`` for a device or a pipe, which a rename would replace by a file.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FerError("not a regular file", where=path, fix="name a file, or a new one")
     partial = temporary(path)
     try:
         with partial.open("wb") as file:

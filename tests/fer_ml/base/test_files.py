@@ -25,6 +25,7 @@ from fer_ml.base.files import (
     write_atomic,
 )
 from fer_ml.base.names import name_fault
+from tests.machine import POSIX
 
 PIECES = st.sampled_from(["a", "..", ".", "/", "\\", "C:", ":", "\0", "b.json", "//", " "])
 
@@ -155,3 +156,15 @@ def test_a_file_in_a_folders_place_and_names_that_no_disk_takes_say_so(tmp_path:
         private_folder(tmp_path / "file")
     with pytest.raises(FerError, match="too long"), readable_os_errors(tmp_path):
         (tmp_path / ("x" * 5000)).mkdir()
+
+
+@POSIX
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """As root, ``--html /dev/null`` would make a file of the machine's own device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(FerError) as caught:
+            write_atomic(tmp_path / name, b"x")
+        assert caught.value.where == str(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
