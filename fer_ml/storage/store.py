@@ -273,13 +273,6 @@ class Store:
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
         self.demands.demand(asset)
-        outdated = artifact.outdated()
-        if outdated:
-            raise FerError(
-                f"{label} is not the profile's of today: {outdated}",
-                where=artifact.folder,
-                fix=f"materialize {label} again, or restore what it was made by",
-            )
         fault = artifact.unsealed() or artifact.unjudged()
         if fault:
             raise FerError(
@@ -287,6 +280,13 @@ class Store:
                 where=artifact.folder / RECEIPTS,
                 fix=f"mend {label} and materialize it again; where a receipt is missing, run its "
                 "checks (Dagster: Execute checks; or fer materialize)",
+            )
+        outdated = artifact.outdated()
+        if outdated:
+            raise FerError(
+                f"{label} is not the profile's of today: {outdated}",
+                where=artifact.folder,
+                fix=f"materialize {label} again, or restore what it was made by",
             )
         return artifact
 
