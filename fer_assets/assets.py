@@ -17,6 +17,7 @@ from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
 from fer_assets.pipeline import Pipeline
 from fer_assets.stage import DECODING, TRAINING, Need, Stage
+from fer_assets.staleness import unjudged
 from fer_ml.base.cost import metered
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import PASSING
@@ -38,9 +39,10 @@ ADOPTED = "adopted"
 
 
 def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
-    """The partitions of a stage's asset; teachers are those of any profile."""
+    """The partitions of a stage's asset."""
     if stage.partitions == "teachers":
-        return dg.StaticPartitionsDefinition(list(BACKBONES))
+        trained = [name for name in BACKBONES if name in pipeline.profile.teachers]
+        return dg.StaticPartitionsDefinition(trained)
     if stage.partitions == "folds":
         return dg.StaticPartitionsDefinition(list(pipeline.profile.folds))
     if stage.partitions == "experiments":
@@ -124,6 +126,7 @@ def stage_asset(
         partition = context.partition_key if context.has_partition_key else None
         target = Target(stage.asset, partition)
         with _plain_failure():
+            _wait_for_gates(pipeline, target, context.instance, context.run)
             artifact = _as_asked(pipeline, context.instance, context.run).make(
                 target, run_id=context.run.run_id
             )
@@ -201,6 +204,22 @@ def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
         fail_window=timedelta(hours=2 * stage.fresh_hours),
         warn_window=timedelta(hours=stage.fresh_hours),
     )
+
+
+def _wait_for_gates(
+    pipeline: Pipeline, target: Target, instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> None:
+    """Ask for another try while another run still judges what ``target`` is made of.
+
+    A backfill starts a step when its inputs are made, which is before they are judged.
+    """
+    for need in pipeline.needed(target):
+        made = pipeline.store.current(need.asset, need.partition)
+        if made is None or made.record.run_id in (None, run.run_id):
+            continue
+        maker = instance.get_run_by_id(made.record.run_id)
+        if maker is not None and not maker.is_finished and unjudged(pipeline, need):
+            raise dg.RetryRequested(max_retries=360, seconds_to_wait=10)
 
 
 def _as_asked(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Pipeline:

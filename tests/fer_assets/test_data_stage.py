@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from fer_assets.assets import stage_asset
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
@@ -172,6 +173,27 @@ def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipe
     assert sample.store.current("teacher", "RN18") is None
     sample.judge(Target("hq_train_manifest"))
     assert sample.store.require("hq_train_manifest")
+
+
+def test_a_step_waits_while_another_run_still_judges_its_input(
+    sample: Pipeline, tmp_path: Path
+) -> None:
+    """A backfill starts it when the input is made."""
+
+    @dg.job
+    def nothing() -> None: ...
+
+    step = stage_asset(sample, sample.stage("eval_only_manifest"))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        maker = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+        sample.make(Target("classification_manifest"), run_id=maker.run_id)
+        waits = dg.materialize([step], instance=instance, raise_on_error=False)
+        assert [e.step_key for e in waits.all_events if e.is_step_up_for_retry]
+        instance.report_run_canceled(maker)
+        refused = dg.materialize([step], instance=instance, raise_on_error=False)
+        assert not any(e.is_step_up_for_retry for e in refused.all_events)
+        assert not refused.success
+    sample.judge(Target("classification_manifest"))
 
 
 def test_a_sick_manifest_turns_the_gate_red_and_green_after_the_mend(sample: Pipeline) -> None:
