@@ -62,6 +62,8 @@ from fer_ml.storage.record import (
 NO_ASSETS = frozenset(
     {"cleaned", "cache", "drawn", "evidence", "unfinished", ".partial", ".uploads"}
 )
+#: Folders from an asset's first one down to a run: the rest of its name, a partition's, the run.
+DEEPEST = 4
 
 
 @dataclass
@@ -172,12 +174,8 @@ class Store:
         if asset:
             return sorted(p.parent for p in self.home(asset, partition).glob(f"*/{RECORD_FILE}"))
         homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        return [
-            path.parent
-            for home in homes
-            if home.is_dir() and home.name not in NO_ASSETS
-            for path in sorted(home.glob(f"**/{RECORD_FILE}"))
-        ]
+        kept = (home for home in homes if home.is_dir() and home.name not in NO_ASSETS)
+        return [folder for home in kept for folder in sorted(_run_folders(home))]
 
     def open(self, folder: Path) -> Artifact:
         """Read a run folder's record; ``FerError`` when it belongs to another place.
@@ -452,6 +450,18 @@ class Store:
             # Raw folders are not ours to clear away.
             folders[:] = [n for n in folders if not (here == self.root and n == "drawn")]
         return swept
+
+
+def _run_folders(home: Path) -> Iterator[Path]:
+    """The run folders below ``home``, of assets in folders and of partitions; no link is followed.
+
+    No deeper than these are: somebody may name a folder that has no end, such as one of ``/proc``.
+    """
+    for top, folders, files in os.walk(home):
+        if RECORD_FILE in files:
+            yield Path(top)
+        if RECORD_FILE in files or len(Path(top).relative_to(home).parts) >= DEEPEST:
+            folders.clear()
 
 
 def profile_of(root: Path) -> str:

@@ -516,3 +516,14 @@ def test_a_receipt_of_something_else_does_not_count(store: Store, change: dict[s
     assert artifact.receipts() == {}
     with pytest.raises(FerError, match="no receipt"):
         store.require("thing")
+
+
+def test_a_folder_without_an_end_is_not_walked_to_its_end(tmp_path: Path) -> None:
+    store = Store(tmp_path, "p")
+    with store.begin("manifest/a", "one"):
+        pass
+    deep = tmp_path.joinpath("manifest", *"abcdefgh")
+    deep.mkdir(parents=True)
+    (deep / "record.json").write_text("{}")
+    (run,) = store.runs()
+    assert run.parent == store.home("manifest/a", "one")
