@@ -4,6 +4,7 @@ import base64
 import csv
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import dagster as dg
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.pages import PAGES, asset_path, link
 from fer_ml.adoption import ADOPTION_FILE
+from fer_ml.base.cost import COSTS
 from fer_ml.base.reading import as_text, open_text, read_file, read_text
 from fer_ml.claims.resolved import upstream_assets
 from fer_ml.evidence.address import FOLDER, FROM_REPORT, page_of
@@ -23,6 +25,10 @@ from fer_ml.storage.record import parse_label
 #: All pictures of one artifact that are kept with its events: more would slow its page, which loads
 #: them with every event that it lists. Those above the bound are named by their path.
 MAX_INLINE_BYTES = 300_000
+#: Figures that say how good an artifact is.
+KEY_FIGURES = re.compile(
+    r"macro_f1|accuracy|ece_|best_student|selected|flips_per_minute|ms_p95|parity"
+)
 #: Copies of other artifacts' pictures in the report.
 REPORT_FIGURES = "figures/"
 #: The CSV that an asset is, where it is no manifest.
@@ -39,16 +45,19 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
     Without ``faces``, pictures of faces are named and not shown: Dagster would keep them.
     """
     record = artifact.record
-    shown: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         key: _number(value)
         for key, value in record.summary.items()
         if isinstance(value, int | float | str)
     }
+    # The page shows them in this order: how good it is, then what it is, then what it took.
+    shown = {key: value for key, value in numbers.items() if KEY_FIGURES.search(key)}
+    shown |= _pictures(artifact, faces)
+    shown |= {key: value for key, value in numbers.items() if key not in COSTS}
     table = main_table(artifact)
     if table is not None:
         shown.pop("rows", None)
         shown |= _table_shape(artifact, table)
-    shown |= _pictures(artifact, faces)
     shown |= _tables(artifact)
     shown["folder"] = dg.MetadataValue.path(str(artifact.folder))
     shown["sha256"] = record.sha256
@@ -68,7 +77,7 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
             for name, entry in list(record.files.items())[:40]
         ]
     )
-    return shown
+    return shown | {key: numbers[key] for key in COSTS if key in numbers}
 
 
 def _number(value: int | float | str) -> int | float | str:

@@ -88,6 +88,7 @@ class References:
             "table": self.table,
             "figure": self.figure,
             "gate": self.gate,
+            "known": self.known,
             "stated": self.stated,
             "sources": self.sources,
         }
@@ -116,6 +117,13 @@ class References:
         shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
         self._give("value", artifact, file, pointer=pointer, printed=str(shown))
         return shown
+
+    def known(self, asset: str, file: str, pointer: str) -> bool:
+        """Whether a JSON file of an artifact has something at a pointer: for conditions."""
+        try:
+            return resolve_pointer(self._artifact(asset).read_json(file), pointer) is not None
+        except KeyError:
+            return False
 
     def gate(self, asset: str, rule: str) -> Markdown:
         """What a gate found: passed or failed with value and limit, or why it is not applicable."""

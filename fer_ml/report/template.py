@@ -24,7 +24,7 @@ from fer_ml.report.markdown import Markdown, read_text
 
 BUILT_IN = Path(__file__).parent
 #: Helpers whose first argument is an asset: these are what the report rests on.
-CITING = ("value", "table", "figure", "gate")
+CITING = ("value", "table", "figure", "gate", "known")
 #: jinja2's filters that neither make numbers nor declare a text as safe.
 FILTERS = ("first", "last", "length", "list", "lower", "reject", "select", "sort", "upper")
 #: What would make a new text of what a helper gave: a part of it, or more than it. A text that is

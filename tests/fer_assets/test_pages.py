@@ -229,6 +229,14 @@ def test_an_artifact_without_a_table_keeps_its_rows_as_a_number(tmp_path: Path) 
     assert "dagster/row_count" not in shown
 
 
+def test_a_page_says_first_how_good_it_is_and_last_what_it_took(tmp_path: Path) -> None:
+    summary = {"rows": 7, "cpu_seconds": 1.5, "val_macro_f1": 0.5}
+    artifact = made(tmp_path, {"logits.npz": b"x", "curves.png": b"\x89PNG"}, summary)
+    shown = list(artifact_metadata(artifact, faces=True))
+    assert shown[:3] == ["val_macro_f1", "curves", "rows"]
+    assert shown[-3:] == ["cpu_seconds", "peak_memory_mb", "peak_children_memory_mb"]
+
+
 def entry(status: str) -> dict[str, Any]:
     return {
         "id": "rn18",

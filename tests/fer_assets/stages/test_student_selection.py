@@ -9,6 +9,7 @@ from fer_assets.stages import student_selection
 from fer_assets.stages.student_selection import GATES, SelectionRecipe
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
+from fer_ml.evaluation.selection import FIGURES
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import CANDIDATES, Profile, Selection
 from fer_ml.storage.artifact import Artifact
@@ -53,6 +54,15 @@ def make(store: Store, asset: str, name: str, value: Any) -> Artifact:
     return made
 
 
+def student(store: Store, name: str) -> Artifact:
+    with store.begin(name) as run:
+        for picture in FIGURES:
+            run.path(picture).write_bytes(f"{picture} of {name}".encode())
+    made = store.current(name)
+    assert made is not None
+    return made
+
+
 def selection(
     store: Store,
     val: dict[str, dict[str, Any]],
@@ -74,6 +84,7 @@ def selection(
             {"session": kind, "candidates": sessions},
         ),
     }
+    inputs |= {name: student(store, name) for name in CANDIDATES}
     recipe = SelectionRecipe.of(profile, None)
     job = Job("student_selection", None, store, recipe, inputs, {})
     with store.begin("student_selection") as run:
@@ -110,6 +121,7 @@ def test_the_file_holds_every_figure_limit_and_verdict(store: Store) -> None:
     assert (held["selected"], held["sha256"]) == (KD, f"{KD}-bytes")
     assert held["limits"] == Selection().model_dump()
     assert (held["outcome"], held["lacking"]) == ("decided", [])
+    assert made.file("confusion.png").read_text() == f"confusion.png of {KD}"
     assert (held["split"], held["n"], held["session"]) == ("val", 100, "clip")
     assert {name: c["verdict"] for name, c in held["candidates"].items()} == {
         CE: "incumbent",

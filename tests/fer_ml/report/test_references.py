@@ -43,6 +43,9 @@ def test_values_come_from_a_file_of_an_artifact(make: Made) -> None:
         "{{ value('student_dkd', 'numbers.json', '/rows') }} "
         "{{ value('student_dkd', 'numbers.json', '/share', decimals=2) }} "
         "{{ value('student_dkd', 'numbers.json', '/none') }} "
+        "{% if known('student_dkd', 'numbers.json', '/none') %}x{% endif %}"
+        "{% if known('student_dkd', 'numbers.json', '/nowhere') %}x{% endif %}"
+        "{% if not known('student_dkd', 'numbers.json', '/rows') %}x{% endif %}"
         "{{ value('teacher[RN18]', 'numbers.json', '/a') }}"
     )
     assert text_of(report) == "2,085 0.12 not measured 1"
