@@ -126,7 +126,7 @@ def stage_asset(
         partition = context.partition_key if context.has_partition_key else None
         target = Target(stage.asset, partition)
         with _plain_failure():
-            _wait_for_gates(pipeline, target, context.instance, context.run)
+            wait_for_gates(pipeline, target, context.instance, context.run)
             artifact = _as_asked(pipeline, context.instance, context.run).make(
                 target, run_id=context.run.run_id
             )
@@ -206,7 +206,7 @@ def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
     )
 
 
-def _wait_for_gates(
+def wait_for_gates(
     pipeline: Pipeline, target: Target, instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> None:
     """Ask for another try while another run still judges what ``target`` is made of.

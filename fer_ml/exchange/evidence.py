@@ -25,8 +25,6 @@ from fer_ml.base.reading import open_file, parse_json, read_json, regular, sha25
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_COPY, Verified, verify_folder
-from fer_ml.evidence.rows import evidence_of
-from fer_ml.evidence.tables import Tables
 from fer_ml.exchange.crate import METADATA, folder_of, metadata, stated_files
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact, Demands
@@ -130,6 +128,10 @@ def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[
 
 def _pictures(store: Store, verified: Verified, place: Path) -> dict[str, Path]:
     """The faces of the rows behind the claims, as far as no purge took them."""
+    # These read tables with polars, which whoever verifies claims does without.
+    from fer_ml.evidence.rows import evidence_of
+    from fer_ml.evidence.tables import Tables
+
     tables = Tables(store, place)
     for evidence in evidence_of(store, verified.claims).values():
         for rows in evidence.rows:

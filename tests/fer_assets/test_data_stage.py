@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from fer_assets.assets import stage_asset
+from fer_assets.assets import wait_for_gates
 from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
@@ -183,17 +183,19 @@ def test_a_step_waits_while_another_run_still_judges_its_input(
     @dg.job
     def nothing() -> None: ...
 
-    step = stage_asset(sample, sample.stage("eval_only_manifest"))
+    made, target = Target("classification_manifest"), Target("eval_only_manifest")
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        maker = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
-        sample.make(Target("classification_manifest"), run_id=maker.run_id)
-        waits = dg.materialize([step], instance=instance, raise_on_error=False)
-        assert [e.step_key for e in waits.all_events if e.is_step_up_for_retry]
+        maker, run = (
+            instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+            for _ in range(2)
+        )
+        sample.make(made, run_id=maker.run_id)
+        with pytest.raises(dg.RetryRequested):
+            wait_for_gates(sample, target, instance, run)
+        wait_for_gates(sample, target, instance, maker)  # Its own gates are no other run's.
         instance.report_run_canceled(maker)
-        refused = dg.materialize([step], instance=instance, raise_on_error=False)
-        assert not any(e.is_step_up_for_retry for e in refused.all_events)
-        assert not refused.success
-    sample.judge(Target("classification_manifest"))
+        wait_for_gates(sample, target, instance, run)  # Nobody judges: it will be refused.
+        sample.judge(made)
 
 
 def test_a_sick_manifest_turns_the_gate_red_and_green_after_the_mend(sample: Pipeline) -> None:
