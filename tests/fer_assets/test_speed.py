@@ -58,7 +58,8 @@ def pipeline(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
     settings.cache_clear()
     pipeline = Pipeline.open("own")
-    with pipeline.store.begin("student_bundle") as run:
+    recipe = pipeline.recipe(Target("student_bundle"))
+    with pipeline.store.begin("student_bundle", recipe=recipe) as run:
         for file in SHIPPED.iterdir():
             shutil.copy(file, run.path(file.name))
     held = pipeline.store.verified("student_bundle")

@@ -24,7 +24,8 @@ PATHS = ("FER_HOME", "DAGSTER_HOME", "FER_YUNET", "FER_PROJECT")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project whose folders nothing names yet."""
     project = tmp_path / "project"
-    shutil.copytree(ROOT / "dagster_home", project / "dagster_home")
+    (project / "dagster_home").mkdir(parents=True)
+    shutil.copy(ROOT / "dagster_home" / "dagster.yaml", project / "dagster_home")
     shutil.copy(ROOT / "workspace.yaml", project)
     for name in (*PATHS, "FER_CACHE", "FER_POSTGRES", "FER_PROFILE"):
         monkeypatch.setenv(name, "")  # What a test sets is taken back after it too.
