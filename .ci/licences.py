@@ -22,6 +22,7 @@ STATED = {
     "ImageHash": "BSD-2-Clause",
     "kubernetes-validate": "Apache-2.0",
     "mlcroissant": "Apache-2.0",
+    "ply": "BSD-3-Clause",
     "psycopg2-binary": "LGPL-3.0",
     # pandoc in it is GPL-2.0-or-later, and is run as a program of its own.
     "pypandoc_binary": "MIT",
