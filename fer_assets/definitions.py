@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 
 import dagster as dg
 
@@ -39,7 +40,8 @@ STEP_MEMORY = 2 * 2**30
 
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of a pipeline."""
-    stages = pipeline.shown()
+    pipeline = replace(pipeline)  # What is shown is asked of the store now, and once.
+    stages = pipeline.shown
     flow = when_an_input_changed()
     assets = {
         name: stage_asset(pipeline, stage, flow if stage.group == "manifests" else None)

@@ -112,9 +112,11 @@ class Lineage:
         held = {name: self.store.current("adopted", name) for name in names}
         return [name for name, a in held.items() if a and "best.pt" in a.record.files]
 
+    @cached_property
     def shown(self) -> dict[str, Stage]:
         """The stages as Dagster shows them: without those that have no partition, as an input too.
 
+        The store is asked once, since a code location loads with every page of every asset.
         *Materialize all* asks for a partition, and could not be pressed where there is none.
         """
         held = {asset: stage for asset, stage in self.stages.items() if self._has_any(stage)}

@@ -83,7 +83,7 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     made_of = [need.asset for need in stage.needs]
     if stage.raw is not None:
         made_of.insert(0, f"raw/{stage.raw}")
-    shown = pipeline.shown().values()
+    shown = pipeline.shown.values()
     rests = [s.asset for s in shown if stage.asset in {need.asset for need in s.needs}]
     claims = claims_on(pipeline.stages, pipeline.claims, stage.asset)
     lines = [

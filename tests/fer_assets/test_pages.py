@@ -105,8 +105,8 @@ def test_every_page_answers_the_four_questions_and_links_to_pages_that_exist(
     sample: Pipeline,
 ) -> None:
     raw = {f"raw/{source.name}" for source in sample.profile.sources}
-    known = {asset_path(asset) for asset in (*sample.shown(), *raw)}
-    for found in sample.shown().values():
+    known = {asset_path(asset) for asset in (*sample.shown, *raw)}
+    for found in sample.shown.values():
         text = describe(sample, found)
         assert text.startswith(found.describe)
         for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:", "More:"):
@@ -144,7 +144,7 @@ def test_the_views_select_what_they_say(
     found = {
         key.to_user_string() for key in dg.AssetSelection.from_string(selection).resolve(graph)
     }
-    shown = sample.shown()
+    shown = sample.shown
     held = {
         "report claims": shown.keys() & (downstream_of_claims(sample) | {"report"}),
         "data health": {s.asset for s in shown.values() if s.group == "manifests"},
