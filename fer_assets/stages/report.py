@@ -1,6 +1,7 @@
 """``report``: rendered from a template in which every number and figure is a reference."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
@@ -58,10 +59,13 @@ class ReportRecipe(Recipe):
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The template and the plan of the comparisons by their hashes."""
+    """The template, with its parts, and the plan of the comparisons by their hashes."""
+    from fer_ml.report.template import read_template
+
+    template = read_template(around.report_template())
     plan = around.plan_file()
     return {
-        "template_sha256": sha256_file(around.report_template()),
+        "template_sha256": sha256(template.source.encode()).hexdigest(),
         "plan_sha256": sha256_file(plan) if plan.is_file() else None,
     }
 

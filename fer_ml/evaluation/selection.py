@@ -21,6 +21,7 @@ WEAKEST = 3
 ROUNDING = 1e-9
 #: Pictures of the chosen student.
 FIGURES = ("reliability.png", "confusion.png")
+UNDECIDED = "undecided: "
 SHOWS_MORE, IS_CALM = "demo_macro_f1", "demo_flips_per_minute"
 
 
@@ -105,9 +106,10 @@ def rule_text(limits: Selection) -> str:
 
 
 def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
-    """What the demo session lacks to decide, each reason once."""
+    """What the demo session lacks to decide, each thing once."""
     reasons = (check.reason for own in checks.values() for check in own if check.passed is None)
-    return list(dict.fromkeys(reasons))
+    parts = (part for reason in reasons for part in reason.removeprefix(UNDECIDED).split("; "))
+    return list(dict.fromkeys(parts))
 
 
 def why(
@@ -116,10 +118,10 @@ def why(
     """In words: whether the best student on val was chosen, and if not, what kept it out."""
     best = max(figures, key=lambda name: figures[name].val_macro_f1)
     if best == chosen:
-        return f"{chosen} is the best on val"
+        return f"{chosen} has the highest macro-F1 on val"
     failed = [f"{c.rule}: {c.reason}" for c in checks.get(best, ()) if c.passed is False]
     reasons = "; ".join(failed) or f"{chosen} passes the dual gate against it"
-    return f"{best} is the best on val and was not chosen: {reasons}"
+    return f"{best} has the highest macro-F1 on val and was not chosen: {reasons}"
 
 
 def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
@@ -160,7 +162,7 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
             "why": why(chosen, figures, checks),
             "outcome": "undecided" if lacking else "decided",
             "lacking": lacking,
-            "session_says": "; ".join(lacking) or "decided by what each student shows",
+            "session_says": f"nothing: {'; '.join(lacking)}" if lacking else "each check is decided",
             "candidates": candidates,
         },
     )
@@ -214,9 +216,7 @@ def _loses_at_most(rule: str, new: float, old: float, limit: float) -> Check:
 def _better(new: Figures, old: Figures, limits: Selection) -> Check:
     ours, theirs = new.demo_macro_f1, old.demo_macro_f1
     if ours is None or theirs is None:
-        reason = (
-            "undecided: the demo session has no face of a known expression that could be replayed"
-        )
+        reason = f"{UNDECIDED}the demo session has no face of a known expression to be replayed"
         return Check(SHOWS_MORE, ours, theirs, None, reason)
     events = min(new.demo_expressions, old.demo_expressions)
     if lacks := _lacks(new, old, events, "expressions of a face that begin", limits):
@@ -228,7 +228,7 @@ def _better(new: Figures, old: Figures, limits: Selection) -> Check:
 def _as_calm(new: Figures, old: Figures, limits: Selection) -> Check:
     ours, theirs = new.demo_flips_per_minute, old.demo_flips_per_minute
     if ours is None or theirs is None:
-        reason = "undecided: no face is followed in the demo session"
+        reason = f"{UNDECIDED}no face is followed in the demo session"
         return Check(IS_CALM, ours, None, None, reason)
     limit = (1 + limits.flips_gain) * theirs
     flips = new.demo_flips + old.demo_flips
@@ -246,7 +246,7 @@ def _lacks(new: Figures, old: Figures, events: int, what: str, limits: Selection
         lacks.append(f"{seconds:.1f} s of faces, at least {limits.least_seconds:g} s are needed")
     if events < limits.least_events:
         lacks.append(f"{events} {what}, at least {limits.least_events} are needed")
-    return f"undecided: {'; '.join(lacks)}" if lacks else ""
+    return f"{UNDECIDED}{'; '.join(lacks)}" if lacks else ""
 
 
 def _failed(checks: tuple[Check, ...]) -> list[str]:

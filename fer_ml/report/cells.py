@@ -25,16 +25,21 @@ def printed(held: Mapping[str, Any]) -> Markdown:
 
 
 def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
-    """A value of a JSON file; ``FerError`` for a fraction without ``decimals`` and for no value."""
+    """A value of a JSON file; ``decimals`` are for fractions, and leave whole numbers as they are.
+
+    ``FerError`` for a fraction without ``decimals``, and for what is no value.
+    """
     if held is None:
         return Markdown("not measured")
     if isinstance(held, str):
         return escape(held)
     if isinstance(held, bool) or not isinstance(held, int | float):
         raise FerError(f"{where} is no number and no text")
-    if isinstance(held, float) and decimals is None:
+    if isinstance(held, int):
+        return Markdown(f"{held:,}")
+    if decimals is None:
         raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
-    shown = f"{held:,.{decimals or 0}f}"
+    shown = f"{held:,.{decimals}f}"
     if not decimals and math.isfinite(held) and not numbers.printed(shown).holds(held):
         raise FerError(f"{where} is {held:g}, and no {shown}", fix="print more decimals")
     return Markdown(shown)

@@ -23,6 +23,9 @@ from fer_ml.report.literals import without_numbers
 from fer_ml.report.markdown import Markdown, read_text
 
 BUILT_IN = Path(__file__).parent
+#: What a template takes in by a line of its own: {% include 'NAME' %}.
+PARTS = BUILT_IN / "parts"
+_INCLUDE = re.compile(r"\{%-?\s*include\s+(['\"])([^'\"]*)\1\s*-?%\}\s*")
 #: Helpers whose first argument is an asset: these are what the report rests on.
 CITING = ("value", "table", "figure", "gate", "known")
 #: jinja2's filters that neither make numbers nor declare a text as safe.
@@ -38,10 +41,15 @@ _JOINED = re.compile(rf"\d[%\u2030]?{_EDGE}+[-+.,]?{_EDGE}*\d|\d[-+.,]?{_EDGE}+\
 
 @dataclass(frozen=True)
 class Template:
-    """A template's text and where it lies."""
+    """A template's text with its parts in it, and where each of its lines stands."""
 
     path: Path
     source: str
+    places: tuple[str, ...] = ()
+
+    def place(self, line: int) -> str:
+        """``file:line`` of a line of ``source``."""
+        return self.places[line - 1] if self.places else f"{self.path}:{line}"
 
 
 def template_path(project: Path, profile: str) -> Path:
@@ -52,8 +60,23 @@ def template_path(project: Path, profile: str) -> Path:
 
 
 def read_template(path: Path) -> Template:
-    """Read a template, as ``read_text`` reads it."""
-    return Template(path, read_text(path))
+    """Read a template, as ``read_text`` reads it, and the parts that it includes."""
+    lines: list[str] = []
+    places: list[str] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        place = f"{path}:{number}"
+        if (include := _INCLUDE.fullmatch(line)) is None:
+            lines.append(line)
+            places.append(place)
+            continue
+        known = sorted(part.name for part in PARTS.iterdir())
+        if include[2] not in known:
+            what = f"there is no part {include[2]!r}"
+            raise FerError(what, where=place, allowed=", ".join(known))
+        part = read_text(PARTS / include[2]).removesuffix("\n").split("\n")
+        lines += part
+        places += [f"{PARTS / include[2]}:{at}" for at in range(1, len(part) + 1)]
+    return Template(path, "\n".join(lines), tuple(places))
 
 
 def cited_assets(template: Template) -> frozenset[str]:
@@ -66,7 +89,7 @@ def cited_assets(template: Template) -> frozenset[str]:
         if not isinstance(asset, nodes.Const) or not isinstance(asset.value, str):
             raise FerError(
                 f"{call.node.name}() does not name its asset as text",
-                where=f"{template.path}:{call.lineno}",
+                where=template.place(call.lineno),
                 fix="write the asset in quotes: what a report rests on is known before it runs",
             )
         found.add(asset.value)
@@ -140,7 +163,7 @@ def _parse(template: Template) -> nodes.Template:
         if method or (isinstance(node, COMPUTING) and not isinstance(node, LOGIC)):
             raise FerError(
                 f"a template computes nothing: {type(node).__name__.lower()} is not known here",
-                where=f"{template.path}:{node.lineno}",
+                where=template.place(node.lineno),
                 allowed="helpers, names, texts, comparisons, and, or, not, macros, filters",
                 fix="write texts beside each other: {{ a }} and {{ b }}",
             )
@@ -148,9 +171,8 @@ def _parse(template: Template) -> nodes.Template:
 
 
 def _syntax(template: Template, error: jinja2.TemplateSyntaxError) -> FerError:
-    return FerError(
-        f"the template cannot be read: {error.message}", where=f"{template.path}:{error.lineno}"
-    )
+    what = f"the template cannot be read: {error.message}"
+    return FerError(what, where=template.place(error.lineno))
 
 
 def _line(template: Template, error: BaseException) -> str:
@@ -159,4 +181,4 @@ def _line(template: Template, error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == "<template>"
     ]
-    return f"{template.path}:{lines[-1]}" if lines else str(template.path)
+    return template.place(lines[-1]) if lines else str(template.path)

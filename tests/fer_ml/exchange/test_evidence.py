@@ -88,7 +88,7 @@ def test_a_zip_verifies_where_nothing_else_is(exported: Path, store: Store) -> N
         assert {c.claim.id: (c.status, c.shown()) for c in found.claims} == {
             "total": ("grounded", "7"),
             "f1": ("grounded", "0.760"),
-            "settings": ("grounded", "/training/negative = null, /training/epochs = 20"),
+            "settings": ("grounded", "negative not set and epochs = 20"),
         }
     assert told["left_out"]["student_dkd"] == ["best.pt", "curves.png", "softlabels.npz"]
     assert told["left_out"]["benchmark"] == ["model.onnx", "review.html"]
@@ -335,7 +335,7 @@ def test_other_tools_read_it(exported: Path, chain: dict[str, Artifact]) -> None
     assert {name: claim["text"] for name, claim in claims.items()} == {
         "total": "It is 7.",
         "f1": "Its macro-F1 is 0.760.",
-        "settings": "It ran with /training/negative = null, /training/epochs = 20.",
+        "settings": "It ran with negative not set and epochs = 20.",
     }
     benchmark = claims["total"]["isBasedOn"]
     assert benchmark["identifier"] == chain["benchmark"].sha256

@@ -45,6 +45,34 @@ def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
         assert caught.value.where == "t:2"
 
 
+def test_a_part_is_read_in_its_place_and_errors_name_its_own_lines(tmp_path: Path) -> None:
+    path = tmp_path / "own.md.j2"
+    path.write_text("# Mine\n\n{% include 'sources.md.j2' %}\n\n{{ 1 + 1 }}\n")
+    template = read_template(path)
+    part = (BUILT_IN / "parts" / "sources.md.j2").read_text()
+    assert template.source == f"# Mine\n\n{part}\n{{{{ 1 + 1 }}}}\n"
+    assert template.place(3) == f"{BUILT_IN / 'parts' / 'sources.md.j2'}:1"
+    with pytest.raises(FerError) as caught:
+        cited_assets(template)
+    assert caught.value.where == f"{path}:5"
+
+
+@pytest.mark.parametrize("name", ["other.md.j2", "../report.md.j2", ""])
+def test_only_parts_are_included(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "own.md.j2"
+    path.write_text(f"\n{{% include '{name}' %}}\n")
+    with pytest.raises(FerError) as caught:
+        read_template(path)
+    assert caught.value.where == f"{path}:2"
+    assert "sources.md.j2" in caught.value.allowed
+
+
+@pytest.mark.parametrize("name", ["report.md.j2", "ferplus.md.j2", "ferplus_ensemble.md.j2"])
+def test_the_built_in_templates_show_the_selected_student_by_reference(name: str) -> None:
+    cited = cited_assets(read_template(BUILT_IN / name))
+    assert {"student_selection", "student_bundle", "small_bundles", "demo_kpis"} <= cited
+
+
 def test_the_built_in_template_states_no_number_of_its_own() -> None:
     from fer_ml.report.literals import find_uncovered
 
