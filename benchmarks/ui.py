@@ -24,7 +24,7 @@ def load_seconds(link: str) -> float:
         )
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         started = time.monotonic()
-        page.goto(link.replace("/?", "/asset-groups?"), wait_until="commit")
+        page.goto(link.replace("/fer/?", "/asset-groups?"), wait_until="commit")
         # The name stands in the side bar and, once the graph is laid out, in the graph.
         page.get_by_text("deployment", exact=True).locator("visible=true").nth(1).wait_for()
         seconds = time.monotonic() - started

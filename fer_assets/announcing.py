@@ -9,6 +9,7 @@ from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
 from fer_assets.dagster_private import DATA_VERSION_TAG
 from fer_assets.metadata import outcome_metadata
 from fer_assets.pipeline import Pipeline
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome
 from fer_ml.storage.record import Receipt
 
@@ -51,8 +52,10 @@ def shown_version(
     return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)
 
 
-def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetCheckEvaluation:
-    """A receipt of an applicable gate as the check evaluation that Dagster shows."""
+def verdict_event(
+    key: dg.AssetKey, gate: Gate, receipt: Receipt, artifact: Artifact
+) -> dg.AssetCheckEvaluation:
+    """A receipt of an applicable gate on ``artifact`` as the evaluation that Dagster shows."""
     outcome = Outcome(
         receipt.rule,
         receipt.passed,
@@ -65,6 +68,6 @@ def verdict_event(key: dg.AssetKey, gate: Gate, receipt: Receipt) -> dg.AssetChe
         asset_key=key,
         check_name=receipt.rule,
         passed=bool(receipt.passed),
-        metadata=outcome_metadata(gate, outcome),
+        metadata=outcome_metadata(gate, outcome, artifact),
         severity=dg.AssetCheckSeverity.ERROR if receipt.blocking else dg.AssetCheckSeverity.WARN,
     )

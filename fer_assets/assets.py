@@ -171,6 +171,8 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
         named = {gate.rule: gate for gate in gates}
         cost = {"seconds": meter.seconds, **meter.read()}
         asked = {key.name for key in context.selected_asset_check_keys}
+        artifact = pipeline.store.current(stage.asset, partition)
+        assert artifact is not None, "it was judged just now"
         for outcome in (outcome for outcome in outcomes if outcome.rule in asked):
             if outcome.passed is None:
                 # Dagster has no word for it, and shows a check without a result as skipped: grey.
@@ -183,7 +185,7 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
                 severity=dg.AssetCheckSeverity.ERROR
                 if named[outcome.rule].blocking
                 else dg.AssetCheckSeverity.WARN,
-                metadata={**outcome_metadata(named[outcome.rule], outcome), **cost},
+                metadata={**outcome_metadata(named[outcome.rule], outcome, artifact), **cost},
             )
 
     return judge

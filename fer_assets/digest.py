@@ -104,7 +104,7 @@ class Digest:
         from fer_ml.figures.page import render_page  # Here, because a terminal needs none of it.
 
         template = Path(__file__).with_name("digest.html.j2")
-        return render_page(template, digest=self, states=STATES)
+        return render_page(template, digest=self, states=STATES, address=None)
 
     def notice(self) -> Notice:
         """The digest as news."""

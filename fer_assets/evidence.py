@@ -7,12 +7,15 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fer_assets.pages import PAGES
 from fer_assets.pipeline import Pipeline
+from fer_assets.start import Start
 from fer_ml.base.files import owned_name, stays_below
 from fer_ml.base.reading import regular
 from fer_ml.evidence.address import FOLDER
@@ -81,7 +84,7 @@ def _written(pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool
 
 
 class Pages:
-    """What the artifact root shows below ``/fer/``: evidence, reports, and faces where they may be.
+    """What stands below ``/fer/``: the start page, evidence, reports, and faces where they may be.
 
     Addresses are as in the root, so that the pages lead to each other as they do from a folder.
     Everything else is answered by ``app``.
@@ -91,22 +94,27 @@ class Pages:
         self._app = app
         self._pipeline = pipeline
         self._lock = threading.Lock()
+        self._start = Start(pipeline)
         names = [FOLDER, "report", *(["cleaned"] if pipeline.shows_faces else [])]
         root = pipeline.store.root
         mounts = [
             Mount(f"{PAGES}{n}", StaticFiles(directory=root / n, html=True, check_dir=False))
             for n in names
         ]
-        self._files = Starlette(routes=mounts)
+        self._files = Starlette(routes=[Route(PAGES, self._first), *mounts])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http" or not scope["path"].startswith(PAGES):
             await self._app(scope, receive, send)
             return
-        if scope["path"].endswith(("/", ".html")):
+        if scope["path"] != PAGES and scope["path"].endswith(("/", ".html")):
             await run_in_threadpool(self._refresh)
         await self._files(scope, receive, send)
+
+    async def _first(self, request: Request) -> HTMLResponse:
+        state, again = max(_times(self._pipeline), default=0), "again" in request.query_params
+        return HTMLResponse(await run_in_threadpool(self._start.page, state, again=again))
 
     def _refresh(self) -> None:
         with self._lock:

@@ -123,10 +123,14 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
 
 
 def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
-    """Pictures in place, as long as all of them stay below ``MAX_INLINE_BYTES``."""
+    """Pictures in place, as long as all of them stay below ``MAX_INLINE_BYTES``.
+
+    Those of the ensemble come after those of what it taught.
+    """
     shown: dict[str, Any] = {}
     left = MAX_INLINE_BYTES
-    for name, entry in artifact.record.files.items():
+    for name in sorted(artifact.record.files, key=lambda name: "/ensemble_" in name):
+        entry = artifact.record.files[name]
         # A report's figures stand in the report itself.
         if not name.endswith(".png") or name.startswith(REPORT_FIGURES):
             continue
@@ -287,9 +291,13 @@ def _item_link(item: str) -> str:
     return link(*parse_label(item))
 
 
-def outcome_metadata(gate: Gate, outcome: Outcome) -> Mapping[str, Any]:
-    """Metadata of a check: value, limit, examples, and the fix when it failed."""
+def outcome_metadata(gate: Gate, outcome: Outcome, artifact: Artifact) -> Mapping[str, Any]:
+    """Metadata of a check of ``artifact``: value, limit, examples, and the fix when it failed."""
     shown: dict[str, Any] = {"value": outcome.value, "limit": outcome.limit, "asks": gate.asks}
+    shown["folder"] = dg.MetadataValue.path(str(artifact.folder))
+    shown["sha256"] = artifact.sha256
+    if isinstance(rows := artifact.record.summary.get("rows"), int):
+        shown["rows"] = rows
     if outcome.detail:
         shown["detail"] = outcome.detail
     if outcome.examples:

@@ -58,6 +58,11 @@ def asset_path(asset: str, partition: str | None = None) -> str:
     return f"{page}?view=partitions&partition={partition}" if partition else page
 
 
+def check_path(asset: str, rule: str) -> str:
+    """The path of a gate on its asset's page."""
+    return f"/assets/{asset}?view=checks&checkDetail={rule}"
+
+
 def link(asset: str, partition: str | None = None) -> str:
     """A Markdown link to an asset's page, with the partition in its name."""
     name = f"{asset}[{partition}]" if partition else asset

@@ -210,6 +210,7 @@ def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstanc
     receipts = [each for each in judged if each.passed is not None]
     if record.partition is None:
         for receipt in receipts:
-            instance.report_runless_asset_event(verdict_event(key, gates[receipt.rule], receipt))
+            verdict = verdict_event(key, gates[receipt.rule], receipt, artifact)
+            instance.report_runless_asset_event(verdict)
     elif receipts:
         judge_in_run(pipeline, Target(record.asset, record.partition), instance)

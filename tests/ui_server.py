@@ -99,7 +99,7 @@ def _await_answer(served: Served, log: Path) -> str:
     """The link that was printed, once it leads somewhere."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and served.process.poll() is None:
-        told = re.findall(rf"{served.address}/\?token=\S+", log.read_text())
+        told = re.findall(rf"{served.address}/fer/\?token=\S+", log.read_text())
         if told:
             cookies = urllib.request.HTTPCookieProcessor()
             try:

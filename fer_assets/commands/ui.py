@@ -47,9 +47,10 @@ def ui(
         token = secrets.token_urlsafe(24)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         console.print(
-            f"Dagster for profile {pipeline.profile.name}: {address}/?token={token}", soft_wrap=True
+            f"Profile {pipeline.profile.name}: {address}{PAGES}?token={token}", soft_wrap=True
         )
-        console.print("Open that link first; Ctrl-C ends it. Then there are these views:")
+        console.print("Open that link first; Ctrl-C ends it. Then there are these pages:")
+        console.print(f"  Dagster: {address}/", soft_wrap=True)
         for view, shown in VIEWS.items():
             console.print(f"  {view}: {address}{view_path(*shown)}", soft_wrap=True)
         console.print(f"  evidence of claims: {address}{PAGES}evidence/", soft_wrap=True)

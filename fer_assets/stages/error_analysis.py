@@ -48,6 +48,7 @@ def stages(given: Given) -> list[Stage]:
         Stage(
             asset="error_analysis",
             group="evaluation",
+            code_version="2",
             kinds=("html", "csv"),
             describe="What students and ensemble get wrong on the mixed test set, for people: "
             "`error_analysis.html`, contact sheets, confusions, agreement with the ensemble, the "

@@ -128,7 +128,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
             report["rows_kept"],
             1,
             left_out,
-            () if report["rows_kept"] else _first_left_out(artifact),
+            () if report["rows_kept"] else _first_left_out(artifact, *_PARTS.values()),
         ),
         Outcome(
             "reconciled",
@@ -138,7 +138,13 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
             "rows kept + excluded + quarantined against rows listed by the publisher"
             + ("" if rows == told else f"; in the files {rows}, by clean_report.json {told}"),
         ),
-        at_most("quarantine_empty", report["rows_quarantined"], 0, left_out),
+        at_most(
+            "quarantine_empty",
+            report["rows_quarantined"],
+            0,
+            left_out,
+            _first_left_out(artifact, _PARTS["quarantined"]),
+        ),
     ]
 
 
@@ -149,13 +155,12 @@ def _rows(artifact: Artifact, name: str) -> int:
     return pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False).height
 
 
-def _first_left_out(artifact: Artifact) -> tuple[str, ...]:
-    """The first row of each reason for which rows were left out."""
+def _first_left_out(artifact: Artifact, *files: str) -> tuple[str, ...]:
+    """The first row of each reason for which rows were left out, of at most five reasons."""
     import polars as pl
 
     left = [
-        pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False)
-        for name in _PARTS.values()
+        pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False) for name in files
     ]
     first = pl.concat(left).unique("rule", keep="first", maintain_order=True).head(5)
     rows = first.select("where", "rule", "detail").iter_rows()

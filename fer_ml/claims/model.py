@@ -284,6 +284,18 @@ class ConfigurationClaim(_Claim):
     kind: Literal["configuration"]
     settings: Annotated[dict[Pointer, Scalar], Field(min_length=1)]
 
+    @property
+    def stated(self) -> str:
+        """Settings by their last names, or by their whole pointers where two have the same one."""
+        names = {pointer: pointer.rsplit("/", 1)[-1] for pointer in self.settings}
+        if len(set(names.values())) < len(names):
+            names = {pointer: pointer for pointer in self.settings}
+        stated = [
+            f"{names[pointer]} not set" if text is None else f"{names[pointer]} = {text}"
+            for pointer, text in self.settings.items()
+        ]
+        return " and ".join(filter(None, (", ".join(stated[:-1]), stated[-1])))
+
 
 class FormulaClaim(_Claim):
     """A formula as the text writes it, against the one that the run's code computes.

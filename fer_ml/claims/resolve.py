@@ -409,7 +409,7 @@ def _as_written(claim: Claim) -> str:
     """What a claim's own fields say, printed."""
     match claim:
         case ConfigurationClaim():
-            return _settings(claim.settings)
+            return claim.stated
         case FormulaClaim():
             stated = ", ".join(f"{name} = {text}" for name, text in claim.symbols.items())
             return claim.says + (stated and f" with {stated}")
@@ -419,18 +419,6 @@ def _as_written(claim: Claim) -> str:
         case FigureClaim():
             return str(claim.file)
     return ""
-
-
-def _settings(settings: Mapping[str, str | None]) -> str:
-    """Settings by their last names, or by their whole pointers where two have the same one."""
-    names = {pointer: pointer.rsplit("/", 1)[-1] for pointer in settings}
-    if len(set(names.values())) < len(names):
-        names = {pointer: pointer for pointer in settings}
-    stated = [
-        f"{names[pointer]} not set" if text is None else f"{names[pointer]} = {text}"
-        for pointer, text in settings.items()
-    ]
-    return " and ".join(filter(None, (", ".join(stated[:-1]), stated[-1])))
 
 
 def _line(row: str, columns: Iterable[str], cells: Iterable[str]) -> str:

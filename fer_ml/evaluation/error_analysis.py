@@ -32,7 +32,9 @@ def analyse_errors(run: RunFolder, job: Job[Any]) -> None:
     benchmark = job.input("benchmark")
     entries = benchmark.read_json("benchmark.json")["entries"]
     frame = evaluation_set(job, MAIN_SET).frame
-    names = [name for name in entries if name == TEACHER or not name.startswith("teacher_")]
+    # The students stand before the ensemble that taught them, the last in line first.
+    others = [name for name in entries if name != TEACHER and not name.startswith("teacher_")]
+    names = [*reversed(others), TEACHER]
     logits = {
         name: read_predictions(benchmark.file(f"predictions/{name}__{MAIN_SET}.csv"))
         for name in names

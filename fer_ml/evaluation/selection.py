@@ -162,7 +162,9 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
             "why": why(chosen, figures, checks),
             "outcome": "undecided" if lacking else "decided",
             "lacking": lacking,
-            "session_says": f"nothing: {'; '.join(lacking)}" if lacking else "each check is decided",
+            "session_says": f"nothing: {'; '.join(lacking)}"
+            if lacking
+            else "each check is decided",
             "candidates": candidates,
         },
     )

@@ -47,9 +47,9 @@ class Template:
     source: str
     places: tuple[str, ...] = ()
 
-    def place(self, line: int) -> str:
+    def place(self, line: int | None) -> str:
         """``file:line`` of a line of ``source``."""
-        return self.places[line - 1] if self.places else f"{self.path}:{line}"
+        return self.places[line - 1] if line and self.places else f"{self.path}:{line}"
 
 
 def template_path(project: Path, profile: str) -> Path:

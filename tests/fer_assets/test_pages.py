@@ -281,8 +281,9 @@ def test_marks_of_the_reports_copy_lead_to_the_evidence_that_is_served(store: St
 FLOOR = next(gate for gate in RUN_GATES if gate.rule == "above_floor")
 
 
-def test_a_check_without_a_measurement_says_so_as_text() -> None:
-    shown = outcome_metadata(FLOOR, Outcome("above_floor", False, float("nan"), 0.143, "", ()))
+def test_a_check_without_a_measurement_says_so_as_text(tmp_path: Path) -> None:
+    outcome = Outcome("above_floor", False, float("nan"), 0.143, "", ())
+    shown = outcome_metadata(FLOOR, outcome, made(tmp_path, {}))
     assert shown["value"] == "nan", "NaN cannot be stored as a number"
 
 
@@ -292,8 +293,14 @@ def test_a_claim_without_an_artifact_says_so() -> None:
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_check_shows_value_and_limit_and_the_fix_when_it_is_red(passed: bool) -> None:
-    shown = outcome_metadata(FLOOR, Outcome("above_floor", passed, 0.1234567891, 0.143, "", ()))
+def test_a_check_shows_what_it_judged_and_the_fix_when_it_is_red(
+    tmp_path: Path, passed: bool
+) -> None:
+    artifact = made(tmp_path, {}, {"rows": 7})
+    outcome = Outcome("above_floor", passed, 0.1234567891, 0.143, "", ())
+    shown = outcome_metadata(FLOOR, outcome, artifact)
+    assert shown["folder"] == dg.MetadataValue.path(str(artifact.folder))
+    assert (shown["sha256"], shown["rows"]) == (artifact.sha256, 7)
     assert (shown["value"], shown["limit"]) == (0.123457, 0.143)
     assert ("fix" in shown) is not passed
 

@@ -18,7 +18,7 @@ def test_the_link_has_a_token_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
     shutil.copy(ROOT / "workspace.yaml", tmp_path)
     shutil.copytree(ROOT / "dagster_home", tmp_path / "dagster_home")
     with serving(tmp_path / "log", "--read-only", cwd=tmp_path) as served:
-        assert served.link.startswith(f"{served.address}/?token=")
+        assert served.link.startswith(f"{served.address}/fer/?token=")
         assert len(served.link.partition("token=")[2]) >= 32
         told = served.ask("mutation { wipeAssets(assetPartitionRanges: []) { __typename } }")
         assert told["wipeAssets"]["__typename"] == "UnauthorizedError"

@@ -87,7 +87,7 @@ def test_cases_and_confusions_are_those_of_the_predictions(
     analysed: Artifact, lineage: Any
 ) -> None:
     held = analysed.read_json("error_analysis.json")
-    assert list(held["models"]) == ["ensemble", "student_ce", "student_kd", "student_dkd"]
+    assert list(held["models"]) == ["student_dkd", "student_kd", "student_ce", "ensemble"]
     assert held["models"]["ensemble"]["agreement"]["kl"] == 0
     benchmark = lineage.held["benchmark"]
     cases = pl.read_csv(analysed.file("cases.csv"))

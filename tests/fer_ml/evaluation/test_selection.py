@@ -144,7 +144,9 @@ def test_why_the_best_on_val_was_not_chosen_is_said() -> None:
     chosen, checks = select(figures, LIMITS)
     assert chosen == DKD
     said = why(chosen, figures, checks)
-    assert said.startswith(f"{KD} has the highest macro-F1 on val and was not chosen: demo_flips_per_minute: ")
+    assert said.startswith(
+        f"{KD} has the highest macro-F1 on val and was not chosen: demo_flips_per_minute: "
+    )
     assert why(KD, figures, checks) == f"{KD} has the highest macro-F1 on val"
     calm = {CE: replace(OLD, val_macro_f1=0.85), KD: EDGE, DKD: EDGE}
     chosen, checks = select(calm, LIMITS)

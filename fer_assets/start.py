@@ -1,0 +1,120 @@
+"""The page that ``fer ui`` begins with: how good the student is, what is not green, where to go."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fer_assets.digest import STATES, Digest, Entry, digest_of
+from fer_assets.pages import PAGES, VIEWS, asset_path, check_path, view_path
+from fer_assets.pipeline import Pipeline
+from fer_ml.base.errors import FerError
+from fer_ml.evidence.address import FOLDER, page_of
+from fer_ml.figures.page import render_page
+from fer_ml.storage.record import parse_label
+
+TEMPLATE = Path(__file__).with_name("start.html.j2")
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure that the page begins with, and what it goes with."""
+
+    what: str
+    value: str
+    more: str = ""
+
+
+class Start:
+    """The page of a profile. It is made once for each ``state`` of what it shows."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._lock = threading.Lock()
+        self._made: tuple[object, str] | None = None
+
+    def page(self, state: object, *, again: bool) -> str:
+        """The page; bytes are verified anew where ``state`` is another than before, or ``again``.
+
+        What nothing in ``state`` tells of, such as an image edited by hand, ``again`` finds.
+        """
+        with self._lock:
+            if again or self._made is None or self._made[0] != state:
+                self._made = state, self._write()
+            return self._made[1]
+
+    def _write(self) -> str:
+        digest = digest_of(self._pipeline)
+        return render_page(
+            TEMPLATE,
+            digest=digest,
+            states=STATES,
+            address=address,
+            figures=list(headlines(self._pipeline, digest)),
+            links=_links(self._pipeline),
+        )
+
+
+def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
+    """Three figures: the deployed student, what its demo shows, and the claims."""
+    card = _read(pipeline, "student_bundle", "card.json")
+    held = card.get("metrics", {}).get("test_all_sources")
+    if held is None:
+        yield Headline("The deployed student", "not made")
+    else:
+        low, high = held["intervals"]["macro_f1"]
+        yield Headline(
+            f"macro-F1 of {card['name']} on the test set",
+            f"{held['macro_f1']:.3f}",
+            f"95% interval {low:.3f} to {high:.3f}, n = {held['n']:,}, "
+            f"accuracy {held['accuracy']:.3f}"
+            + (", drawn faces" if pipeline.profile.drawn else ""),
+        )
+    demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
+    flips = demo.get("flips_per_minute_stabilised")
+    if flips is None:
+        yield Headline("The demo", "not measured")
+    else:
+        yield Headline(
+            "label flips a minute in the demo",
+            f"{flips:.1f}",
+            f"{demo['flips_per_minute_raw']:.1f} without stabilisation; a frame takes "
+            f"{demo['frame_ms_p95']:.0f} ms at the 95th percentile",
+        )
+    green = digest.claims - sum(entry.kind == "claim" for entry in digest.entries)
+    yield Headline("claims that hold", f"{green} of {digest.claims}" if digest.claims else "none")
+
+
+def address(entry: Entry) -> str:
+    """Where in the UI an entry of the digest is shown."""
+    match entry.kind:
+        case "claim":
+            return f"{PAGES}{FOLDER}/" if "/" in entry.name else f"{PAGES}{page_of(entry.name)}"
+        case "gate":
+            label, _, rule = entry.name.rpartition(" ")
+            return check_path(parse_label(label)[0], rule)
+        case _:
+            return asset_path(*parse_label(entry.name))
+
+
+def _links(pipeline: Pipeline) -> Mapping[str, str]:
+    """Where the page leads to, by what stands on the link."""
+    links = {}
+    report = pipeline.store.current("report")
+    if report is not None and "report.html" in report.record.files:
+        folder = report.folder.relative_to(pipeline.store.root).as_posix()
+        links["Open the report"] = f"{PAGES}{folder}/report.html"
+    links["Claims and their evidence"] = f"{PAGES}{FOLDER}/"
+    links["Make everything: Materialize all, in the graph"] = "/asset-groups/"
+    links |= {name[0].upper() + name[1:]: view_path(*shown) for name, shown in VIEWS.items()}
+    return links | {"Runs": "/runs", "Look again": "?again"}
+
+
+def _read(pipeline: Pipeline, asset: str, file: str) -> dict[str, Any]:
+    """A JSON file of an artifact; empty where it is not there. What is wrong the digest says."""
+    try:
+        artifact = pipeline.store.current(asset)
+        return dict(artifact.read_json(file)) if artifact is not None else {}
+    except FerError:
+        return {}
