@@ -1,6 +1,6 @@
 """What the demo's web path adds to a frame on loopback, and whether it grows over time.
 
-python benchmarks/demo_web.py [--bundle FOLDER] [--clips FOLDER] [--yunet FILE] [--minutes 10]
+python benchmarks/demo_web.py [--bundle FOLDER] [--clips FOLDER] [--minutes 10]
                               [--fps 30] [--json FILE]
 
 The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
@@ -26,6 +26,7 @@ from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
 from demo_app.shipped import SHIPPED
 from demo_app.web import serve
+from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import load_bundle
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
@@ -33,11 +34,11 @@ QUALITY = 85
 WARM_UP_S = 5.0
 
 
-def run_server(bundle: Path, yunet: Path, ready: Connection) -> None:
+def run_server(bundle: Path, ready: Connection) -> None:
     held = load_bundle(bundle)
     serve(
         held,
-        lambda: make_detector("yunet", yunet),
+        lambda: make_detector("yunet", settings().yunet),
         parameters_for(held.card),
         Path("nothing-is-recorded"),
         port=0,
@@ -54,9 +55,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=SHIPPED)
     parser.add_argument("--clips", type=Path, default=SHARED / "data" / "faces")
-    parser.add_argument(
-        "--yunet", type=Path, default=SHARED / "models" / "face_detection_yunet_2023mar.onnx"
-    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--fps", type=float, default=30.0)
     json_option(parser)
@@ -70,7 +68,7 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    server = context.Process(target=run_server, args=(given.bundle, given.yunet, theirs))
+    server = context.Process(target=run_server, args=(given.bundle, theirs))
     server.start()
     try:
         link = ours.recv()

@@ -1,6 +1,6 @@
 """Which square fits a detector's box, and what the demo's way to a face costs against training's.
 
-python benchmarks/framing.py --data FOLDER [--yunet FILE] [--faces N] [--bundle FOLDER]
+python benchmarks/framing.py --data FOLDER [--faces N] [--bundle FOLDER]
                              [--json FILE]
 
 FOLDER is FER+ as its authors lay it out (fer2013new.csv, data/FER2013Train, data/FER2013Valid).
@@ -12,7 +12,6 @@ with 15% of its longer side around it, squashed, in colour.
 
 import argparse
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from demo_app.embedding import embed, find
 from demo_app.faces import classify, prepare_faces
 from demo_app.shipped import SHIPPED
 from fer_ml.base.labels import CLASSES, FERPLUS_COLUMNS
+from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.pixels import apply_clahe, box_fault, prepare, read_image
@@ -136,7 +136,6 @@ def served(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--yunet", type=Path, default=os.environ.get("FER_YUNET"))
     parser.add_argument("--bundle", type=Path, default=SHIPPED)
     parser.add_argument("--faces", type=int, default=1000)
     json_option(parser)
@@ -145,8 +144,8 @@ def main() -> None:
     trained, _ = faces(given.data, "Training", given.faces)
     images, y = faces(given.data, "PublicTest", given.faces)
     figures: list[Figure] = []
-    for name in ["haar"] + ["yunet"] * (given.yunet is not None):
-        detector = make_detector(name, given.yunet)
+    for name in ("haar", "yunet"):
+        detector = make_detector(name, settings().yunet)
         figures += fitting(detector, trained)
         figures += served(detector, images, y, bundle)
     data = f"{len(images)} faces of FER+'s validation part in pictures of 640x480, one each; "

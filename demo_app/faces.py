@@ -82,6 +82,11 @@ class FrameResult:
         return max(self.faces, key=_size_and_age, default=None)
 
 
+def number_of(face: Face, among: Sequence[Face]) -> int:
+    """Which of the faces of an image it is, from 1, in the order in which they first came."""
+    return 1 + sum(other.track_id < face.track_id for other in among)
+
+
 def prepare_faces(
     image: np.ndarray, detections: Sequence[Detection], bundle: Bundle, detector: str
 ) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The desktop window: boxes on the picture, and beside it bars, a line, figures and the keys."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,13 +7,13 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from demo_app.faces import Face, FrameResult
+from demo_app.detection import HaarDetector
+from demo_app.faces import Face, FrameResult, number_of
 from demo_app.live import LINE_S, Figures, Live
 from demo_app.pipeline import Control, press
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 
-TITLE = "Facial expressions (q quits)"
 SURE_RGB = (40, 200, 80)
 UNSURE_RGB = (240, 180, 40)
 DARK_RGB = (20, 20, 20)
@@ -44,15 +42,16 @@ def annotate(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
     """
     drawn = image.copy()
     for face in faces:
-        _draw_face(drawn, face)
+        _draw_face(drawn, face, caption(face, faces))
     return drawn
 
 
-def caption(face: Face) -> str:
-    """What is written over a face, for instance ``Happy 87%`` or ``unsure``."""
+def caption(face: Face, among: Sequence[Face]) -> str:
+    """What is written over a face: ``Happy 87%``, ``unsure``, or ``1 of 2: Happy 87%``."""
+    number = f"{number_of(face, among)} of {len(among)}: " if len(among) > 1 else ""
     if face.state.status != "label" or face.state.confidence is None:
-        return face.state.status
-    return f"{face.state.label} {face.state.confidence:.0%}"
+        return number + face.state.status
+    return f"{number}{face.state.label} {face.state.confidence:.0%}"
 
 
 def panel(
@@ -61,7 +60,7 @@ def panel(
     """The side panel ``[height, PANEL_PX, 3] uint8 RGB``: bars of the main face, line, figures."""
     drawn = np.full((height, PANEL_PX, 3), DARK_RGB, np.uint8)
     main = frame.main
-    title = "no face" if main is None else caption(main)
+    title = "no face" if main is None else caption(main, frame.faces)
     _draw_text(drawn, title, (10, 22), SURE_RGB if main and _sure(main) else UNSURE_RGB)
     smoothed = main.state.smoothed if main else (0.0,) * len(CLASSES)
     for index, (name, value) in enumerate(zip(CLASSES, smoothed, strict=True)):
@@ -82,23 +81,36 @@ def panel(
 
 
 class Window:
-    """The view of a session in a window. ``FerError`` where none can be opened."""
+    """The view of a session in a window. Enter it: ``FerError`` where none can be opened."""
 
     def __init__(self) -> None:
-        check_display()
         self._live = Live()
         self._panel = True
+        self._pressed: list[str] = []
         self._clicked: str | None = None
         self._picture_px = (0, 0)
         self._started: float | None = None
 
     def __enter__(self) -> "Window":
-        cv2.namedWindow(TITLE)
-        cv2.setMouseCallback(TITLE, self._on_mouse)
+        try:
+            import tkinter
+        except ImportError as error:  # Debian's Python comes without it.
+            raise _no_window("this Python has no Tk", "install python3-tk, or ") from error
+        try:
+            self._root = tkinter.Tk()
+        except tkinter.TclError as error:
+            raise _no_window(str(error)) from error
+        self._root.title("Facial expressions (q quits)")
+        self._photo = tkinter.PhotoImage(master=self._root)
+        shown = tkinter.Label(self._root, image=self._photo, borderwidth=0)
+        shown.pack()
+        shown.bind("<Button-1>", lambda event: self._on_click(event.x, event.y))
+        self._root.bind("<Key>", lambda event: self._pressed.append(event.char))
+        self._root.protocol("WM_DELETE_WINDOW", lambda: self._pressed.append("q"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        cv2.destroyAllWindows()
+        self._root.destroy()
 
     def draw(self, frame: FrameResult) -> None:
         """Show one frame."""
@@ -112,45 +124,31 @@ class Window:
                 drawn, 0, rows - height, 0, 0, cv2.BORDER_CONSTANT, value=DARK_RGB
             )
             drawn = np.hstack([drawn, panel(frame, figures, self._live.line(frame.time_s), rows)])
-        try:
-            cv2.imshow(TITLE, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-        except cv2.error as error:
-            raise _no_window(error.err) from error
+        header = f"P6 {drawn.shape[1]} {drawn.shape[0]} 255\n".encode()  # PPM, which Tk reads.
+        self._photo.configure(data=header + drawn.tobytes())
+        self._root.update()
 
     def react(self, frame: FrameResult, control: Control) -> None:
-        """Wait until the next frame is due by the clock, and carry out a key or a click."""
-        now = time.perf_counter()
+        """Wait until the next frame is due by the clock, and carry out keys and a click."""
         if self._started is None:
-            self._started = now - frame.time_s
+            self._started = time.perf_counter() - frame.time_s
         # A frame is shown until its own time is over; one that is late is not waited for.
-        ahead_ms = 1e3 * (self._started + frame.time_s - now)
-        key = cv2.waitKey(max(1, round(ahead_ms))) & 0xFF
+        due = self._started + frame.time_s
+        self._root.update()
+        while not self._pressed and (left := due - time.perf_counter()) > 0:
+            time.sleep(min(left, 0.005))
+            self._root.update()
         if self._clicked is not None:
             control.manual_label, self._clicked = self._clicked, None
-        press(chr(key) if key != 0xFF else "", control)
-        if chr(key) == "o":
-            self._panel = not self._panel
+        for key in self._pressed:
+            press(key, control)
+            self._panel ^= key == "o"
+        self._pressed.clear()
 
-    def _on_mouse(self, event: int, x: int, y: int, flags: int, data: object) -> None:
+    def _on_click(self, x: int, y: int) -> None:
         row = (y - TOP_PX) // ROW_PX
-        if event == cv2.EVENT_LBUTTONDOWN and self._panel and x >= self._picture_px[0]:
+        if self._panel and x >= self._picture_px[0]:
             self._clicked = CLASSES[row] if 0 <= row < len(CLASSES) else None
-
-
-def check_display() -> None:
-    """``FerError`` if OpenCV cannot open a window here.
-
-    Tried in a process of its own: without a display, some of OpenCV's window libraries abort the
-    whole process, which no ``except`` can catch.
-    """
-    probe = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
-    try:
-        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=20)
-    except subprocess.TimeoutExpired:
-        raise _no_window("opening one took more than 20 s") from None
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise _no_window(lines[0] if lines else f"exit status {done.returncode}")
 
 
 def _figure_lines(frame: FrameResult, figures: Figures) -> tuple[str, ...]:
@@ -158,8 +156,9 @@ def _figure_lines(frame: FrameResult, figures: Figures) -> tuple[str, ...]:
         return "-" if value is None else f"{value:.{digits}f}{unit}"
 
     turn = frame.parameters
+    weak = " (misses faces)" if frame.detector == HaarDetector.name else ""
     return (
-        f"{shown(figures.fps, 0)} fps, {shown(figures.frame_ms, 1, ' ms')}, {frame.detector}",
+        f"{shown(figures.fps, 0)} fps, {shown(figures.frame_ms, 1, ' ms')}, {frame.detector}{weak}",
         f"flips/min {shown(figures.flips_raw, 0)} raw, {shown(figures.flips_shown, 0)} shown",
         f"reaction delay {shown(figures.delay_s, 2, ' s')}",
         f"average {turn.ema_tau_s:.2f} s, hysteresis {turn.hysteresis_delta:.2f}",
@@ -184,11 +183,11 @@ def _sure(face: Face) -> bool:
     return face.state.status == "label"
 
 
-def _draw_face(image: np.ndarray, face: Face) -> None:
+def _draw_face(image: np.ndarray, face: Face, text: str) -> None:
     left, top, right, bottom = face.box_xyxy_px
     colour = SURE_RGB if _sure(face) else UNSURE_RGB
     cv2.rectangle(image, (left, top), (right - 1, bottom - 1), colour, 2)
-    _draw_text(image, caption(face), (left, max(12, top - 6)), colour)
+    _draw_text(image, text, (left, max(12, top - 6)), colour)
     length = round((face.state.confidence or 0.0) * (right - left))
     # Above the lower edge where the box touches the bottom of the image.
     bar_top = min(bottom + 2, image.shape[0] - 6)
@@ -209,9 +208,8 @@ def _draw_text(
     cv2.putText(image, text, origin, FONT, scale, colour, 1, cv2.LINE_AA)
 
 
-def _no_window(reason: str) -> FerError:
+def _no_window(reason: str, fix: str = "") -> FerError:
     return FerError(
         f"no window can be opened: {reason}",
-        fix="pass --headless, or use 'fer demo web', or run on a desktop with opencv-python (not "
-        "opencv-python-headless)",
+        fix=f"{fix}pass --headless, use 'fer demo web', or run on a desktop",
     )

@@ -78,15 +78,15 @@ SUITE = (
     Script(
         "demo.py",
         trial=("--frames", "40", "--rounds", "1"),
-        places={"--clips": "clips", "--yunet": "yunet"},
-        needed=("clips", "yunet"),
+        places={"--clips": "clips"},
+        needed=("clips",),
     ),
     Script(
         "demo_web.py",
         arguments=("--minutes", "1.5"),
         trial=("--minutes", "0.15"),
-        places={"--clips": "clips", "--yunet": "yunet"},
-        needed=("clips", "yunet"),
+        places={"--clips": "clips"},
+        needed=("clips",),
     ),
 )
 

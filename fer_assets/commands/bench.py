@@ -32,7 +32,7 @@ def bench(
     from fer_ml.base.settings import settings
 
     here = settings()
-    given = {"faces": faces, "clips": clips, "yunet": here.yunet}
+    given = {"faces": faces, "clips": clips}
     for name, place in given.items():
         if place is not None and not place.exists():
             raise FerError(f"--{name}: there is nothing", where=place)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fer_assets.commands.common import ProfileOption, console, show_progress
+from fer_assets.commands.common import ProfileOption, console, show_progress, styled
 from fer_assets.commands.session import compare_with_recording, run_shown
 from fer_assets.commands.student import bundle_folder
 from fer_ml.base.errors import FerError
@@ -54,7 +54,8 @@ PrecisionOption = Annotated[
     typer.Option(help="With -p: fp32 (default), or fp16 or int8 where small_bundles offers it"),
 ]
 DetectorOption = Annotated[
-    str, typer.Option(help="auto (yunet where FER_YUNET or doctor has its file), haar, yunet")
+    str,
+    typer.Option(help="yunet, haar, or auto: yunet, and haar only where YuNet's file is missing"),
 ]
 DetectWidthOption = Annotated[
     int | None, typer.Option(help="Width in px at which the detector looks; default: its own")
@@ -186,8 +187,9 @@ def photo(
 
     student = _student(bundle, profile, precision)
     faces = classify_photo(photo, student, None if face else _detector(detector, detect_width))
-    for found in faces:
-        console.print(f"{found.raw_label} {max(found.probs):.2f} at {found.box_xyxy_px}")
+    for number, found in enumerate(faces, 1):
+        which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
+        console.print(f"{which}{found.raw_label} {max(found.probs):.2f} at {found.box_xyxy_px}")
     if not faces:
         console.print("no face found; where the picture is a face as a whole, add --face")
 
@@ -238,10 +240,13 @@ def _student(bundle: Path | None, profile: str | None, precision: str | None) ->
 
 
 def _detector(name: str, width: int | None) -> "Detector":
-    from demo_app.detection import make_detector
+    from demo_app.detection import make_detector, warning
     from fer_ml.base.settings import settings
 
-    return make_detector(name, settings().yunet, width)
+    detector = make_detector(name, settings().yunet, width)
+    if told := warning(detector):
+        console.print(styled((told, "yellow")))
+    return detector
 
 
 def _parameters(student: "Bundle", detect_every: int) -> "Parameters":

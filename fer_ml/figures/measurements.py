@@ -19,7 +19,15 @@ from fer_ml.base.processes import processor_name, total_memory
 
 TIMES = "times"
 #: What the figures depend on besides the project's own code.
-_LIBRARIES = ("dagster", "torch", "timm", "numpy", "polars", "opencv-python", "onnxruntime")
+_LIBRARIES = (
+    "dagster",
+    "torch",
+    "timm",
+    "numpy",
+    "polars",
+    "opencv-python-headless",
+    "onnxruntime",
+)
 
 
 class Figure(Plain):

@@ -188,7 +188,7 @@ class Demo(Frozen):
     """
 
     video: str | None = None
-    detector: Literal["haar", "yunet"] = "haar"
+    detector: Literal["haar", "yunet"] = "yunet"
     session: str | None = None
     p95_limit_ms: float = Field(default=100.0, gt=0)
     p95_blocks: bool = False

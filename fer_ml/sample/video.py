@@ -126,7 +126,7 @@ def draw_video(folder: Path, seed: int, *, seconds: float = 10.0) -> None:
         raise FerError(
             "OpenCV cannot write MJPG video here",
             where=path,
-            fix="install opencv-python as pyproject.toml asks for it; check the folder's rights",
+            fix="install this project's packages again; check the folder's rights",
         )
     try:
         with (folder / "demo_truth.csv").open("w", newline="", encoding="utf-8") as file:

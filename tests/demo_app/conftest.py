@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from importlib.metadata import distribution
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from demo_app.detection import Detection
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
+from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle, Card, load_bundle, write_card
 from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 
@@ -121,9 +123,6 @@ def clips() -> list[Path]:
 
 @pytest.fixture
 def yunet_file() -> Path:
-    named = os.environ.get("FER_YUNET")
-    default = PROJECT.parent / "shared" / "models" / "face_detection_yunet_2023mar.onnx"
-    path = Path(named) if named else default
-    if not path.is_file():
-        pytest.skip(f"no YuNet file at {path}; set FER_YUNET")
-    return path
+    """As the installed package brings it."""
+    name = YUNET_PACKAGE.partition("==")[0]
+    return Path(str(distribution(name).locate_file(f"{name}/{Path(YUNET_FILE).name}")))

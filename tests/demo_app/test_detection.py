@@ -1,21 +1,30 @@
+from itertools import combinations
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from demo_app.detection import (
+    YUNET_SHA256,
     Detection,
     Detector,
     HaarDetector,
     LookOnce,
     YuNetDetector,
     make_detector,
+    merged,
+    warning,
 )
 from demo_app.sources import Video
 from demo_app.tracking import iou
 from fer_ml.base.errors import FerError
+from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE, settings
 
+PROJECT = Path(__file__).resolve().parents[2]
 SIZES = [(1, 1), (1, 700), (700, 1), (40, 50), (480, 640), (2160, 3840)]
 
 
@@ -32,14 +41,12 @@ def test_haar_takes_any_frame(size: tuple[int, int]) -> None:
     _inside(HaarDetector(), noise)
 
 
-@pytest.mark.real_data
 @pytest.mark.parametrize("size", SIZES)
 def test_yunet_takes_any_frame(size: tuple[int, int], yunet_file: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     _inside(YuNetDetector(yunet_file), noise)
 
 
-@pytest.mark.real_data
 def test_names_are_those_asked_for(yunet_file: Path) -> None:
     assert make_detector("haar", None).name == "haar"
     assert make_detector("yunet", yunet_file).name == "yunet"
@@ -47,10 +54,70 @@ def test_names_are_those_asked_for(yunet_file: Path) -> None:
     assert make_detector("auto", None).name == "haar"
 
 
+def test_after_the_installation_yunet_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FER_HOME", str(tmp_path))
+    monkeypatch.delenv("FER_YUNET", raising=False)
+    settings.cache_clear()
+    detector = make_detector("auto", settings().yunet)
+    settings.cache_clear()
+    assert (detector.name, warning(detector)) == ("yunet", None)
+    # The version whose file has the pinned sha256 is the one that pip is asked for.
+    assert f'"{YUNET_PACKAGE}"' in (PROJECT / "pyproject.toml").read_text()
+
+
 def test_yunet_without_a_file_is_no_haar() -> None:
-    with pytest.raises(FerError, match="FER_YUNET") as caught:
+    with pytest.raises(FerError) as caught:
         make_detector("yunet", None)
-    assert caught.value.fix is not None
+    fix = str(caught.value.fix)
+    assert all(part in fix for part in (YUNET_PACKAGE, YUNET_FILE, YUNET_SHA256, "--detector-file"))
+
+
+def test_haar_in_yunets_place_says_what_it_misses() -> None:
+    told = warning(make_detector("auto", None))
+    assert told is not None and YUNET_PACKAGE in told
+
+
+BOX = st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 40)] * 2).map(
+    lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+)
+
+
+def pixels(box: tuple[int, int, int, int]) -> set[tuple[int, int]]:
+    left, top, right, bottom = box
+    return {(x, y) for x in range(left, right) for y in range(top, bottom)}
+
+
+@settings_of(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.builds(Detection, BOX, st.integers(0, 3).map(float)), max_size=6))
+def test_one_box_is_left_of_those_that_share_most_of_their_pixels(found: list[Detection]) -> None:
+    def overlap(a: Detection, b: Detection) -> bool:
+        one, other = pixels(a.box_xyxy_px), pixels(b.box_xyxy_px)
+        return len(one & other) > 0.5 * min(len(one), len(other))
+
+    kept = merged(found)
+    assert kept == merged(reversed(found))
+    assert [each.score for each in kept] == sorted((each.score for each in kept), reverse=True)
+    assert not any(overlap(a, b) for a, b in combinations(kept, 2))
+    gone = [each for each in found if each not in kept]
+    assert all(any(overlap(a, b) and b.score >= a.score for b in kept) for a in gone)
+
+
+@pytest.mark.real_data
+def test_a_class_in_plain_sight_is_found(clips: list[Path], yunet_file: Path) -> None:
+    """Four people at their desks, by OpenCV's own run of the network on whole frames too."""
+    clip = next(path for path in clips if path.stem == "classroom")
+    detector = make_detector("auto", yunet_file)
+    whole = cv2.FaceDetectorYN.create(str(yunet_file), "", (480, 270), score_threshold=0.7)
+    with Video(clip) as video:
+        frames = [frame.image for frame in video.frames()]
+    for image in frames:
+        boxes = [each.box_xyxy_px for each in detector.detect(image)]
+        assert len(boxes) >= 3
+        rows = whole.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].round().astype(int)
+        theirs = [(x, y, x + w, y + h) for x, y, w, h in rows[:, :4].tolist()]
+        assert all(max(iou(box, other) for other in theirs) > 0.5 for box in boxes)
 
 
 def test_a_picture_is_looked_at_once(scripted: type) -> None:

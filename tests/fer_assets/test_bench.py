@@ -49,9 +49,9 @@ def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
 @LINUX
 def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
     found, told = run(["demo"], {})
-    assert told == ["skip  demo.py: needs --clips and --yunet"]
+    assert told == ["skip  demo.py: needs --clips"]
     assert found.runs[0].benchmark is None
-    assert found.runs[0].skipped == "it needs `--clips` and `--yunet`"
+    assert found.runs[0].skipped == "it needs `--clips`"
 
 
 @LINUX

@@ -49,9 +49,9 @@ def test_a_session_without_frames_is_imported_as_it_is(
 @pytest.mark.parametrize(
     ("demo", "recorded"),
     [
-        (Demo(), {"detector": "haar", "imported": False}),
-        (Demo(session="s", detector="yunet"), {"detector": "yunet", "imported": True}),
-        (Demo(p95_limit_ms=1), {"detector": "haar", "imported": False}),
+        (Demo(), {"detector": "yunet", "imported": False}),
+        (Demo(session="s", detector="haar"), {"detector": "haar", "imported": True}),
+        (Demo(p95_limit_ms=1), {"detector": "yunet", "imported": False}),
     ],
 )
 def test_the_recipe(demo: Demo, recorded: dict[str, object]) -> None:
