@@ -12,7 +12,6 @@ from fer_assets.doctor import fetch_yunet
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import YUNET_FILE, settings
 
-
 Serve = Callable[[bytes], list[str]]
 
 
