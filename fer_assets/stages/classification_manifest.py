@@ -54,6 +54,6 @@ def stages(given: Given) -> list[Stage]:
             gates=MANIFEST_GATES,
             judge=judge,
             limits=ManifestLimits.of,
-            code_version="4",
+            code_version="5",
         )
     ]
