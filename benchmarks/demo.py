@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from demo_app.detection import GET_YUNET, Detector, HaarDetector, YuNetDetector
+from demo_app.detection import Detector, HaarDetector, YuNetDetector
 from demo_app.faces import prepare_faces
 from demo_app.kpis import compute_kpis
 from demo_app.logs import PER_FRAME_FILE, SessionLog
@@ -34,7 +34,6 @@ from demo_app.shipped import SHIPPED
 from demo_app.sources import Frame, Video
 from demo_app.stabilisation import step_response_s
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import MODEL_FILE, Bundle, Card, load_bundle, write_card
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.pixels import normalise
@@ -208,17 +207,17 @@ from demo_app.pipeline import Control, Pipeline
 from demo_app.sources import open_source
 from fer_ml.bundles.bundle import load_bundle
 bundle = load_bundle(Path(sys.argv[1]))
-pipeline = Pipeline(bundle, make_detector("yunet", Path(sys.argv[2])))
-with open_source(Path(sys.argv[3]), bundle) as source:
+pipeline = Pipeline(bundle, make_detector("yunet"))
+with open_source(Path(sys.argv[2]), bundle) as source:
     pipeline.process(next(source.frames()), Control(parameters_for(bundle.card)))
 print(time.perf_counter() - start)
 """
 
 
-def startup_s(bundle: Bundle, yunet: Path, clip: Path) -> float:
+def startup_s(bundle: Bundle, clip: Path) -> float:
     """From a fresh interpreter to the first labelled frame."""
     done = subprocess.run(
-        [sys.executable, "-c", STARTUP, str(bundle.folder), str(yunet), str(clip)],
+        [sys.executable, "-c", STARTUP, str(bundle.folder), str(clip)],
         capture_output=True,
         text=True,
         check=True,
@@ -272,9 +271,7 @@ def main() -> None:
     clips = sorted(given.clips.glob("*.gif"))
     if not clips:
         raise SystemExit(f"no *.gif in {given.clips}")
-    one_face, yunet_file = clips[-1], settings().yunet
-    if yunet_file is None:
-        raise SystemExit(f"YuNet is not there: {GET_YUNET}")
+    one_face = clips[-1]
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         students = [load_bundle(path) for path in given.bundle or [SHIPPED]]
@@ -283,8 +280,8 @@ def main() -> None:
         for bundle in bundles:
             size = bundle.card.preprocess.size
             for detector in (
-                YuNetDetector(yunet_file, 320),
-                YuNetDetector(yunet_file),
+                YuNetDetector(320),
+                YuNetDetector(),
                 HaarDetector(),
             ):
                 name = f"{size} px, {detector.name} at {detector._width_px} px"
@@ -293,11 +290,11 @@ def main() -> None:
             limit = {"at_most": 6.0} if bundle in students else {}
             name = f"the network of {size} px, one face on one core"
             figures.append(Figure.of(name, face_ms(bundle), "ms", **limit))
-        starts = [startup_s(bundles[-1], yunet_file, one_face) for _ in range(given.rounds)]
+        starts = [startup_s(bundles[-1], one_face) for _ in range(given.rounds)]
         figures.append(
             Figure.of("from a fresh interpreter to the first labelled frame", starts, "s")
         )
-        yunet = YuNetDetector(yunet_file)
+        yunet = YuNetDetector()
         for bundle in students:
             figures += smoothing_figures(bundle, yunet, clips)
     publish(

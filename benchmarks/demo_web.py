@@ -26,7 +26,6 @@ from demo_app.detection import make_detector
 from demo_app.parameters import parameters_for
 from demo_app.shipped import SHIPPED
 from demo_app.web import serve
-from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import load_bundle
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
@@ -38,7 +37,7 @@ def run_server(bundle: Path, ready: Connection) -> None:
     held = load_bundle(bundle)
     serve(
         held,
-        lambda: make_detector("yunet", settings().yunet),
+        lambda: make_detector("yunet"),
         parameters_for(held.card),
         Path("nothing-is-recorded"),
         port=0,

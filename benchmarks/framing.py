@@ -23,7 +23,6 @@ from demo_app.embedding import embed, find
 from demo_app.faces import classify, prepare_faces
 from demo_app.shipped import SHIPPED
 from fer_ml.base.labels import CLASSES, FERPLUS_COLUMNS
-from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 from fer_ml.images.pixels import apply_clahe, box_fault, prepare, read_image
@@ -145,7 +144,7 @@ def main() -> None:
     images, y = faces(given.data, "PublicTest", given.faces)
     figures: list[Figure] = []
     for name in ("haar", "yunet"):
-        detector = make_detector(name, settings().yunet)
+        detector = make_detector(name)
         figures += fitting(detector, trained)
         figures += served(detector, images, y, bundle)
     data = f"{len(images)} faces of FER+'s validation part in pictures of 640x480, one each; "

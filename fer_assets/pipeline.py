@@ -74,8 +74,6 @@ class Pipeline(Lineage):
             "claims": self.claims_file(),
             "report": self.report_template(),
         }
-        if self.settings.yunet is not None:
-            paths["yunet"] = self.settings.yunet
         if self.plan_file().is_file():
             paths["plan"] = self.plan_file()
         session = self.demo_session()

@@ -54,8 +54,7 @@ PrecisionOption = Annotated[
     typer.Option(help="With -p: fp32 (default), or fp16 or int8 where small_bundles offers it"),
 ]
 DetectorOption = Annotated[
-    str,
-    typer.Option(help="yunet, haar, or auto: yunet, and haar only where YuNet's file is missing"),
+    str, typer.Option(help="yunet, or haar, which misses most faces that are turned or small")
 ]
 DetectWidthOption = Annotated[
     int | None, typer.Option(help="Width in px at which the detector looks; default: its own")
@@ -80,7 +79,7 @@ def play(
     ],
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
-    detector: DetectorOption = "auto",
+    detector: DetectorOption = "yunet",
     detect_width: DetectWidthOption = None,
     detect_every: DetectEveryOption = 1,
     out: OutOption = None,
@@ -111,7 +110,7 @@ def camera(
     number: Annotated[int, typer.Option(help="Which camera of this machine")] = 0,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
-    detector: DetectorOption = "auto",
+    detector: DetectorOption = "yunet",
     detect_width: DetectWidthOption = None,
     detect_every: DetectEveryOption = 1,
     out: OutOption = None,
@@ -139,7 +138,7 @@ def web(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: a free one")] = 8765,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
-    detector: DetectorOption = "auto",
+    detector: DetectorOption = "yunet",
     detect_width: DetectWidthOption = None,
     detect_every: DetectEveryOption = 1,
     out: Annotated[
@@ -173,7 +172,7 @@ def photo(
     ] = False,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
-    detector: DetectorOption = "auto",
+    detector: DetectorOption = "yunet",
     detect_width: DetectWidthOption = None,
     profile: ProfileOption = None,
 ) -> None:
@@ -241,9 +240,8 @@ def _student(bundle: Path | None, profile: str | None, precision: str | None) ->
 
 def _detector(name: str, width: int | None) -> "Detector":
     from demo_app.detection import make_detector, warning
-    from fer_ml.base.settings import settings
 
-    detector = make_detector(name, settings().yunet, width)
+    detector = make_detector(name, width)
     if told := warning(detector):
         console.print(styled((told, "yellow")))
     return detector

@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 def doctor(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
-    fetch_detector: Annotated[
-        bool,
-        typer.Option(
-            "--fetch-detector",
-            help="Download YuNet first, the face detector, where its package is missing",
-        ),
-    ] = False,
-    detector_file: Annotated[
-        Path | None, typer.Option(help="Take YuNet from this file first, in place of a download")
-    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(help="Write a zip for a maintainer, without data, faces, names and secrets"),
@@ -42,16 +32,10 @@ def doctor(
 ) -> None:
     """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
 
-    Example: fer doctor --detector-file Downloads/face_detection_yunet_2023mar.onnx
-
     Example: fer doctor --bundle for_the_maintainer.zip
     """
-    from fer_assets.doctor import examine, fetch_yunet
-    from fer_ml.base.settings import settings
+    from fer_assets.doctor import examine
 
-    if fetch_detector or detector_file is not None:
-        print(f"YuNet is at {fetch_yunet(settings().home, detector_file)}", file=sys.stderr)
-        settings.cache_clear()
     pipeline = open_pipeline(profile)
     findings = examine(pipeline)
     if bundle is not None:

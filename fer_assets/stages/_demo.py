@@ -39,8 +39,8 @@ class DemoRecipe(Recipe):
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
     """The clip, or the session's log, by its hash; null while it is not there.
 
-    Its truth, how a session was shown and the detector's network are there where they are used. The
-    frames of a session are not: they expire, and its log says which session it is.
+    Its truth, and how a session was shown, are there where they are used. The frames of a session
+    are not: they expire, and its log says which session it is.
     """
     from fer_ml.sources.raw import ensure_raw
 
@@ -52,9 +52,6 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
         found["truth_sha256"] = sha256_file(truth_of(source))
     if session is not None and (session / "thresholds.json").is_file():
         found["thresholds_sha256"] = sha256_file(session / "thresholds.json")
-    yunet = around.settings.yunet
-    if around.profile.demo.detector == "yunet" and yunet is not None and yunet.is_file():
-        found["yunet_sha256"] = sha256_file(yunet)
     return found
 
 
@@ -77,7 +74,7 @@ def detector_of(job: Job[DemoRecipe]) -> "Detector":
     """The face detector of the recipe."""
     from demo_app.detection import make_detector
 
-    return make_detector(job.recipe.detector, job.paths.get("yunet"))
+    return make_detector(job.recipe.detector)
 
 
 def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "SessionSummary":

@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fer_assets.stage import Surroundings
-from fer_ml.base.reading import sha256_file
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most, not_applicable
 from fer_ml.storage.job import Job
@@ -41,18 +39,12 @@ SERVING_GATES = tuple(
 )
 
 
-def yunet_of(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """YuNet by its hash, where it is there: it is measured too."""
-    yunet = around.settings.yunet
-    return {"yunet_sha256": sha256_file(yunet)} if yunet is not None and yunet.is_file() else {}
-
-
 def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
     """``serving.json``: what ``bundle`` says of val faces both ways, by detector."""
     import numpy as np
     import polars as pl
 
-    from demo_app.detection import make_detector
+    from demo_app.detection import DETECTORS, make_detector
     from fer_ml.base.labels import CLASS_INDEX
     from fer_ml.images.pixels import cut_square, read_image
     from fer_ml.manifests.curation import read_curated
@@ -68,11 +60,7 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
             image = cut_square(image, box, frame, side)
         faces.append(image)
     y = np.array([CLASS_INDEX[label] for label in rows["label"]])
-    detectors = ["haar"] + ["yunet"] * ("yunet" in job.paths)
-    found = {
-        name: figures(faces, y, bundle, make_detector(name, job.paths.get("yunet")))
-        for name in detectors
-    }
+    found = {name: figures(faces, y, bundle, make_detector(name)) for name in DETECTORS}
     run.write_json(
         SERVING_FILE,
         {"schema_version": 1, "split": "val", "n": len(y), "seed": SEED, "detectors": found},

@@ -2,7 +2,7 @@
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_assets.stages._bundle import NETWORK_GATES, checkpoint_of, judge_network
-from fer_assets.stages._serving import SERVING_GATES, judge_serving, measure_serving, yunet_of
+from fer_assets.stages._serving import SERVING_GATES, judge_serving, measure_serving
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
 from fer_ml.storage.job import Job
@@ -53,7 +53,6 @@ def stages(given: Given) -> list[Stage]:
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces, and "
             "the demo's way to them with training's (`serving.json`).",
             needs=needs("student_selection", "candidate_bundles", "benchmark", "hq_train_manifest"),
-            files=yunet_of,
             build=build,
             gates=GATES,
             judge=judge,

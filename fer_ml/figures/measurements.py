@@ -19,15 +19,7 @@ from fer_ml.base.processes import processor_name, total_memory
 
 TIMES = "times"
 #: What the figures depend on besides the project's own code.
-_LIBRARIES = (
-    "dagster",
-    "torch",
-    "timm",
-    "numpy",
-    "polars",
-    "opencv-python-headless",
-    "onnxruntime",
-)
+_LIBRARIES = ("dagster", "torch", "timm", "numpy", "polars", "opencv-python", "onnxruntime")
 
 
 class Figure(Plain):

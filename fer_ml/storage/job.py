@@ -27,8 +27,8 @@ class Job(Generic[Recipe]):
 
     ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
     outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
-    ``yunet`` and ``plan`` (of the comparisons) when there is one; ``device`` is where a training
-    computes, in ``processes``;
+    ``plan`` (of the comparisons) when there is one; ``device`` is where a training computes, in
+    ``processes``;
     ``code_version`` is the stage's. ``decisions`` is what a look at its numbers could inform
     (``fer_ml.storage.looks``). ``recipe`` are the fields of the profile that decide the
     result, typed as the stage declares them, and ``recorded`` what the record keeps of them.

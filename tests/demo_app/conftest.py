@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import distribution
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from demo_app.detection import Detection
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
-from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Bundle, Card, load_bundle, write_card
 from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 
@@ -119,10 +117,3 @@ def clips() -> list[Path]:
     if not found:
         pytest.skip(f"no real clips under {data / 'faces'}; set FER_DATA")
     return found
-
-
-@pytest.fixture
-def yunet_file() -> Path:
-    """As the installed package brings it."""
-    name = YUNET_PACKAGE.partition("==")[0]
-    return Path(str(distribution(name).locate_file(f"{name}/{Path(YUNET_FILE).name}")))

@@ -9,7 +9,6 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from demo_app.detection import (
-    YUNET_SHA256,
     Detection,
     Detector,
     HaarDetector,
@@ -19,12 +18,11 @@ from demo_app.detection import (
     merged,
     warning,
 )
+from demo_app.shipped import YUNET
 from demo_app.sources import Video
 from demo_app.tracking import iou
 from fer_ml.base.errors import FerError
-from fer_ml.base.settings import YUNET_FILE, YUNET_PACKAGE, settings
 
-PROJECT = Path(__file__).resolve().parents[2]
 SIZES = [(1, 1), (1, 700), (700, 1), (40, 50), (480, 640), (2160, 3840)]
 
 
@@ -42,41 +40,15 @@ def test_haar_takes_any_frame(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_yunet_takes_any_frame(size: tuple[int, int], yunet_file: Path) -> None:
+def test_yunet_takes_any_frame(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    _inside(YuNetDetector(yunet_file), noise)
+    _inside(YuNetDetector(), noise)
 
 
-def test_names_are_those_asked_for(yunet_file: Path) -> None:
-    assert make_detector("haar", None).name == "haar"
-    assert make_detector("yunet", yunet_file).name == "yunet"
-    assert make_detector("auto", yunet_file).name == "yunet"
-    assert make_detector("auto", None).name == "haar"
-
-
-def test_after_the_installation_yunet_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FER_HOME", str(tmp_path))
-    monkeypatch.delenv("FER_YUNET", raising=False)
-    settings.cache_clear()
-    detector = make_detector("auto", settings().yunet)
-    settings.cache_clear()
-    assert (detector.name, warning(detector)) == ("yunet", None)
-    # The version whose file has the pinned sha256 is the one that pip is asked for.
-    assert f'"{YUNET_PACKAGE}"' in (PROJECT / "pyproject.toml").read_text()
-
-
-def test_yunet_without_a_file_is_no_haar() -> None:
-    with pytest.raises(FerError) as caught:
-        make_detector("yunet", None)
-    fix = str(caught.value.fix)
-    assert all(part in fix for part in (YUNET_PACKAGE, YUNET_FILE, YUNET_SHA256, "--detector-file"))
-
-
-def test_haar_in_yunets_place_says_what_it_misses() -> None:
-    told = warning(make_detector("auto", None))
-    assert told is not None and YUNET_PACKAGE in told
+def test_names_are_those_asked_for_and_haar_says_what_it_misses() -> None:
+    yunet, haar = make_detector("yunet"), make_detector("haar")
+    assert (yunet.name, warning(yunet)) == ("yunet", None)
+    assert haar.name == "haar" and warning(haar) is not None
 
 
 BOX = st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 40)] * 2).map(
@@ -105,11 +77,11 @@ def test_one_box_is_left_of_those_that_share_most_of_their_pixels(found: list[De
 
 
 @pytest.mark.real_data
-def test_a_class_in_plain_sight_is_found(clips: list[Path], yunet_file: Path) -> None:
+def test_a_class_in_plain_sight_is_found(clips: list[Path]) -> None:
     """Four people at their desks, by OpenCV's own run of the network on whole frames too."""
     clip = next(path for path in clips if path.stem == "classroom")
-    detector = make_detector("auto", yunet_file)
-    whole = cv2.FaceDetectorYN.create(str(yunet_file), "", (480, 270), score_threshold=0.7)
+    detector = make_detector("yunet")
+    whole = cv2.FaceDetectorYN.create(str(YUNET), "", (480, 270), score_threshold=0.7)
     with Video(clip) as video:
         frames = [frame.image for frame in video.frames()]
     for image in frames:
@@ -133,29 +105,28 @@ def test_a_picture_is_looked_at_once(scripted: type) -> None:
 
 
 def test_unknown_detector_names_the_known_ones() -> None:
-    with pytest.raises(FerError, match="haar, yunet"):
-        make_detector("dnn", None)
+    for name in ("dnn", "auto", ""):
+        with pytest.raises(FerError) as caught:
+            make_detector(name)
+        assert caught.value.allowed == "yunet, haar"
     with pytest.raises(FerError, match="64 to 4096"):
-        make_detector("haar", None, 0)
+        make_detector("haar", 0)
 
 
-def test_absent_yunet_file(tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="cannot be read"):
-        make_detector("yunet", tmp_path / "none.onnx")
-
-
-def test_lfs_pointer_is_refused(tmp_path: Path) -> None:
-    pointer = tmp_path / "yunet.onnx"
-    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(FerError, match="sha256") as caught:
-        make_detector("yunet", pointer)
-    assert "LFS" in str(caught.value)
+@pytest.mark.parametrize("held", [None, b"", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_another_file_in_the_place_of_yunet_is_refused(tmp_path: Path, held: bytes | None) -> None:
+    file = tmp_path / "yunet.onnx"
+    if held is not None:
+        file.write_bytes(held)
+    with pytest.raises(FerError) as caught:
+        YuNetDetector(model_path=file)
+    assert str(caught.value.where) == str(file)
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["haar", "yunet"])
-def test_boxes_are_in_px_of_the_frame(name: str, clips: list[Path], yunet_file: Path) -> None:
-    detector = make_detector(name, yunet_file)
+def test_boxes_are_in_px_of_the_frame(name: str, clips: list[Path]) -> None:
+    detector = make_detector(name)
     with Video(clips[-1]) as video:
         image = next(frame.image for frame in video.frames() if detector.detect(frame.image))
     (small,) = detector.detect(image)
@@ -166,8 +137,8 @@ def test_boxes_are_in_px_of_the_frame(name: str, clips: list[Path], yunet_file: 
 
 
 @pytest.mark.real_data
-def test_detectors_agree_where_the_face_is(clips: list[Path], yunet_file: Path) -> None:
-    haar, yunet = make_detector("haar", None), make_detector("yunet", yunet_file)
+def test_detectors_agree_where_the_face_is(clips: list[Path]) -> None:
+    haar, yunet = make_detector("haar"), make_detector("yunet")
     overlaps = []
     with Video(clips[-1]) as video:
         for frame in video.frames():

@@ -38,12 +38,12 @@ def film(clips: list[Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def link(bundle, yunet_file: Path, tmp_path: Path) -> Iterator[str]:
+def link(bundle, tmp_path: Path) -> Iterator[str]:
     listener = open_port(0)
     port = listener.getsockname()[1]
     app = make_app(
         bundle,
-        lambda: make_detector("yunet", yunet_file),
+        lambda: make_detector("yunet"),
         Parameters(unsure_below=0.1),
         tmp_path / "rec",
         token=TOKEN,

@@ -416,12 +416,12 @@ def test_the_drawn_film_is_found_and_scored(bundle: Bundle, tmp_path: Path) -> N
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["haar", "yunet"])
 def test_the_real_clips_run_end_to_end(
-    name: str, bundle: Bundle, clips: list[Path], yunet_file: Path, tmp_path: Path
+    name: str, bundle: Bundle, clips: list[Path], tmp_path: Path
 ) -> None:
     people = {"classroom": 4, "female-and-male": 2, "female": 1}
     for clip in clips:
         out = tmp_path / clip.stem
-        detector = make_detector(name, yunet_file)
+        detector = make_detector(name)
         summary = run_session(clip, bundle, detector, out, parameters_for(bundle.card))
         assert summary.ended == "end" and summary.frames == summary.frames_stated
         kpis = compute_kpis(out / "per_frame.csv", None)

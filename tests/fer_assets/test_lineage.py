@@ -33,7 +33,6 @@ def needed(folder: Path, *cited: tuple[str, str | None]) -> set[str]:
         dagster_home=folder,
         home=folder,
         profile="sample",
-        yunet=None,
         device="cpu",
         config=UserConfig(),
     )

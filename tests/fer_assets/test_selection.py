@@ -28,7 +28,6 @@ def opened(folder: Path) -> Pipeline:
         dagster_home=folder / "dagster_home",
         home=folder / "outputs",
         profile="sample",
-        yunet=None,
         device="cpu",
         config=UserConfig(),
     )

@@ -17,7 +17,7 @@ from tests.fer_assets.commands.conftest import Fer, refused
 from tests.fer_assets.folders import ROOT
 
 OWN = {k: v for k, v in os.environ.items() if not k.startswith(("FER_", "DAGSTER_"))}
-PATHS = ("FER_HOME", "DAGSTER_HOME", "FER_YUNET", "FER_PROJECT")
+PATHS = ("FER_HOME", "DAGSTER_HOME", "FER_PROJECT")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_path_takes_a_tilde_and_a_relative_path(
     home: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    fields = dict(zip(PATHS, ("home", "dagster_home", "yunet", "project"), strict=True))
+    fields = dict(zip(PATHS, ("home", "dagster_home", "project"), strict=True))
     for given, meant in (("~/project", home / "project"), ("../project", home / "project")):
         monkeypatch.setenv(variable, given)
         settings.cache_clear()

@@ -21,7 +21,6 @@ def settings(tmp_path: Path, **config: Any) -> Settings:
         dagster_home=tmp_path / "dagster_home",
         home=tmp_path / "outputs",
         profile="sample",
-        yunet=None,
         device="auto",
         config=UserConfig.from_plain(config),
     )
