@@ -68,6 +68,7 @@ SUITE = (
     Script("fusion.py", trial=("--rows", "2000", "--rounds", "1")),
     Script("bootstrap.py", trial=("--models", "2", "--rows", "500", "--resamples", "100")),
     Script("claims.py", trial=("--rounds", "1", "--megabytes", "0.01")),
+    Script("evidence.py", trial=("--rows", "500", "--large", "5000", "--rounds", "1")),
     Script("storage.py", trial=("--rounds", "1")),
     Script(
         "ray_engine.py",

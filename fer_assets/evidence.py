@@ -73,14 +73,21 @@ def _times(pipeline: Pipeline) -> Iterator[float]:
 
 
 def _written(pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool) -> set[str]:
-    from fer_ml.claims.verify import verify_store
+    from fer_ml.claims.model import read_claims
+    from fer_ml.claims.trace import Tracer
+    from fer_ml.claims.verify import verify
+    from fer_ml.evidence.numbers import numbers_of
     from fer_ml.evidence.pages import Around, report_of, write_evidence
 
     store = pipeline.store
-    verified = verify_store(store, pipeline.claims_file(), pipeline.fingerprints())
+    tracer = Tracer(store, pipeline.fingerprints())
+    verified = verify(read_claims(pipeline.claims_file()), tracer)
+    report = store.current("report")
+    numbers = numbers_of(report) if report and not only else None
     profile, log = pipeline.profile, read_log(pipeline.settings.home)
     around = Around(profile.name, profile.drawn, faces, report_of(store), log)
-    return write_evidence(base, store, verified, around, only)
+    printed = verify(numbers, tracer).claims if numbers else ()
+    return write_evidence(base, store, verified, around, only, printed)
 
 
 class Pages:

@@ -97,9 +97,10 @@ def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the report: its numbers, its figures, its citations, its checklist."""
+    from fer_ml.evidence.numbers import GIVEN
     from fer_ml.report.checklist import check_list
     from fer_ml.report.citations import check_citations
-    from fer_ml.report.document import GIVEN, REPORT, TEMPLATE, foreign_figures, images
+    from fer_ml.report.document import REPORT, TEMPLATE, foreign_figures, images
 
     held = artifact.read_json(GIVEN)
     text = read_text(artifact.file(REPORT))
@@ -148,6 +149,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             looks=True,
-            code_version="4",
+            code_version="5",
         )
     ]

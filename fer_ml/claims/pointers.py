@@ -23,3 +23,8 @@ def walk_pointer(document: Any, pointer: str) -> list[Any]:
         else:
             raise KeyError(pointer)
     return path
+
+
+def pointer_token(name: str) -> str:
+    """A key as a part of a pointer."""
+    return name.replace("~", "~0").replace("/", "~1")

@@ -4,18 +4,19 @@ const CLASSES = ["Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutra
 const PAGE = 48, READ_AT_ONCE = 20000, BINS = 15, WARM_UP = 5;
 const waiting = new Map();
 const fer = {
-  rows(table, slice, text) { waiting.get(`${table}.${slice}`)(text); },
+  rows(table, slice, text) { waiting.get(`${table}.${slice}`)?.(text); },
   index(held) { waiting.get("index")(held); },
 };
 
 /* ---- reading ---- */
 function script(source, key) {
   return new Promise((done, failed) => {
-    waiting.set(key, done);
+    const before = waiting.get(key);
+    waiting.set(key, before ? (held) => { before(held); done(held); } : done);
     const tag = document.createElement("script");
     tag.src = source;
     tag.onerror = () => failed(new Error(`${source} is not here`));
-    tag.onload = () => tag.remove();
+    tag.onload = () => { waiting.delete(key); tag.remove(); };
     document.head.append(tag);
   });
 }
@@ -24,33 +25,41 @@ function script(source, key) {
 function parse(text) {
   if (!text.includes('"')) return text.split("\n").filter(Boolean).map((line) => line.split(","));
   const rows = [];
-  let row = [], cell = "", quoted = false;
+  let row = [], cell = "", quoted = false, blank = true;
   for (let i = 0; i < text.length; i++) {
     const c = text[i];
     if (quoted && c === '"' && text[i + 1] === '"') { cell += c; i++; }
-    else if (c === '"') quoted = !quoted;
-    else if (quoted || (c !== "," && c !== "\n")) cell += c;
-    else { row.push(cell); cell = ""; if (c === "\n") { rows.push(row); row = []; } }
+    else if (c === '"') { quoted = !quoted; blank = false; }
+    else if (quoted || (c !== "," && c !== "\n")) { cell += c; blank = false; }
+    else {
+      row.push(cell);
+      cell = "";
+      if (c === ",") blank = false;
+      else { if (!blank) rows.push(row); row = []; blank = true; }
+    }
   }
-  if (row.length || cell) rows.push([...row, cell]);
+  if (!blank) rows.push([...row, cell]);
   return rows;
 }
 
 class Table {
   constructor(id, about, base) {
-    Object.assign(this, about, { id, base, slices: new Map(), texts: [] });
+    Object.assign(this, about, { id, base, slices: new Map() });
     this.place = Object.fromEntries(about.header.map((name, i) => [name, i]));
   }
   get count() { return Math.max(1, Math.ceil(this.rows / this.size)); }
+  text(k) { return script(`${this.base}data/${this.id}.${k}.js`, `${this.id}.${k}`); }
+  /** The rows of a slice; of a long table only the last ones stay in memory. */
   slice(k) {
     if (!this.slices.has(k)) {
-      this.slices.set(k, script(`${this.base}data/${this.id}.${k}.js`, `${this.id}.${k}`).then((text) => {
-        this.texts[k] = text;
-        const rows = parse(text.replaceAll("\r\n", "\n"));
-        return k ? rows : rows.slice(1);
-      }));
+      if (this.slices.size * this.size >= READ_AT_ONCE) this.slices.delete(this.slices.keys().next().value);
+      this.slices.set(k, this.text(k).then((text) => this.parsed(k, text)));
     }
     return this.slices.get(k);
+  }
+  parsed(k, text) {
+    const rows = parse(text.replaceAll("\r\n", "\n"));
+    return k ? rows : rows.slice(1);
   }
   async row(i) { return (await this.slice(Math.floor(i / this.size)))[i % this.size]; }
   /** Every row that a term means, slice by slice, so that the page stays awake. */
@@ -61,11 +70,12 @@ class Table {
       await new Promise((rest) => setTimeout(rest));
     }
   }
-  /** The sha256 of all that was loaded, which is the whole file. */
+  /** The sha256 of all slices, which are the whole file. */
   async hash() {
-    for (let k = 0; k < this.count; k++) await this.slice(k);
     if (!globalThis.crypto?.subtle || !this.sha256) return null;
-    const bytes = new TextEncoder().encode(this.texts.join(""));
+    const texts = [];
+    for (let k = 0; k < this.count; k++) texts.push(await this.text(k));
+    const bytes = new TextEncoder().encode(texts.join(""));
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     return [...digest].map((b) => b.toString(16).padStart(2, "0")).join("");
   }
@@ -90,6 +100,8 @@ function answer(table, term, row) {
 }
 
 const sum = (values) => values.reduce((a, b) => a + b, 0);
+/** Not by spreading them: a call takes some hundred thousand arguments at most. */
+const largest = (values) => values.reduce((a, b) => Math.max(a, b), 0);
 const mean = (values) => sum(values) / values.length;
 const wide = (p) => Math.min(BINS - 1, Math.max(0, Math.ceil(p * BINS) - 1));
 
@@ -153,7 +165,7 @@ function metric(key, answers) {
       return area;
     }
     case "coverage_at_risk":
-      return Math.max(0, ...curve(answers).filter((at) => at.risk <= +part).map((at) => at.coverage));
+      return largest(curve(answers).filter((at) => at.risk <= +part).map((at) => at.coverage));
   }
   throw new Error(`${key} is not known here`);
 }
@@ -230,7 +242,8 @@ async function compute(formula, tables, figures) {
   }
   const cells = [];
   for (const term of formula.plus) {
-    cells.push(...(await collected(tables, term, (t, _, row) => +row[t.place[formula.key]])));
+    const table = tables[term.table], place = table.place[formula.key];
+    await table.each(term, (row) => cells.push(+row[place]));
   }
   switch (formula.take) {
     case "count": return cells.length;
@@ -259,6 +272,12 @@ function make(tag, held = {}, ...children) {
   }
   node.append(...children.filter((child) => child !== null));
   return node;
+}
+
+/** What went wrong, in the place of what was asked for. */
+function failed(node, error) {
+  node.classList.add("bad");
+  node.textContent = `✗ ${error.message}`;
 }
 
 const percent = (p) => `${(100 * p).toFixed(1)}%`;
@@ -308,10 +327,12 @@ class Browser {
     Object.assign(this, { page, tables, node, at: 0, cell: null, read: 0 });
     this.terms = page.terms;
     this.form = node.querySelector("form");
-    this.form.addEventListener("input", (event) => this.changed(event.target.name));
-    node.querySelector(".more").addEventListener("click", () => { this.at += PAGE; this.show(true); });
-    node.querySelector(".count").addEventListener("click", () => this.readAll());
-    this.open(0);
+    const act = (work) => work.catch((error) => failed(this.node.querySelector(".told"), error));
+    this.form.addEventListener("input", (event) => act(this.changed(event.target.name)));
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+    node.querySelector(".more").addEventListener("click", () => { this.at += PAGE; act(this.show(true)); });
+    node.querySelector(".count").addEventListener("click", () => act(this.readAll()));
+    act(this.open(0));
   }
   field(name) { return this.form.elements[name].value; }
   get isAnswers() { return this.table.kind === "predictions"; }
@@ -333,31 +354,34 @@ class Browser {
   }
   async readAll() { await this.readSome(this.table.count); }
   async readSome(until) {
-    const { table, term } = this, against = this.field("against");
+    const { table, term } = this, against = this.field("against"), own = (this.reading = {});
     const other = against === "" ? null : this.terms[against];
-    for (; this.read < until && table === this.table; this.read++) {
+    while (this.read < until) {
       const k = this.read, rows = await table.slice(k);
       const others = other ? await this.tables[other.table].slice(k) : null;
-      if (table !== this.table) return;
+      if (own !== this.reading) return;  // Something else is read since.
+      this.read++;
       rows.forEach((row, j) => {
         if (!meant(table, term, row)) return;
         const told = this.isAnswers ? answer(table, term, row) : null;
         if (told && others) told.other = answer(this.tables[other.table], other, others[j]).predicted;
         this.found.push({ i: k * table.size + j, row, told });
       });
-      if (k === 0) this.show();
+      if (k === 0) await this.show();
+      else this.node.querySelector(".told").textContent = `reading … ${(this.read * table.size).toLocaleString("en")} rows`;
       await new Promise((rest) => setTimeout(rest));
+      if (own !== this.reading) return;
     }
     this.matrix();
     this.sources();
-    this.show();
+    await this.show();
   }
   async changed(name) {
+    this.node.querySelector(".told").classList.remove("bad");
     if (name === "rows") return this.open(+this.field("rows"));
-    if (name === "against") { this.found = []; this.read = 0; return this.readSome(this.table.count); }
     this.at = 0;
-    if (this.read < this.table.count && this.found.length) await this.readAll();
-    this.show();
+    if (name === "against") Object.assign(this, { found: [], read: 0 });
+    return this.readAll();
   }
   matches() {
     const [shown, source, low, text] = ["shown", "source", "confidence", "text"].map((n) => this.field(n));
@@ -383,10 +407,11 @@ class Browser {
     this.node.querySelector(".count").hidden = whole;
     this.node.querySelector(".more").hidden = this.at + PAGE >= found.length;
     const asked = (this.asked = {});
-    const cards = await Promise.all(part.map((entry) => (this.isAnswers ? this.card(entry) : this.line(entry))));
+    const columns = this.isAnswers ? [] : this.columns();
+    const cards = await Promise.all(part.map((entry) => (this.isAnswers ? this.card(entry) : this.line(entry, columns))));
     if (asked !== this.asked) return;
     if (!more) list.replaceChildren();
-    if (!this.isAnswers && !more) list.append(this.head());
+    if (!this.isAnswers && !more) list.append(this.head(columns));
     (this.isAnswers ? list : list.firstChild.tBodies[0]).append(...cards);
     list.classList.toggle("cards", this.isAnswers);
   }
@@ -406,12 +431,12 @@ class Browser {
     return this.table.header.filter((name, i) => (told(i) || some.length < 2 || name in this.term.where)
       && name !== "image_path" && !name.startsWith("bbox_") && !name.startsWith("prob_")).slice(0, 12);
   }
-  head() {
-    const cells = [...(this.table.place.image_path === undefined ? [] : ["face"]), ...this.columns()];
-    return make("table", {}, make("thead", {}, make("tr", {}, ...cells.map((name) => make("th", {}, name)))), make("tbody"));
+  head(columns) {
+    const cells = [...(this.table.place.image_path === undefined ? [] : ["face"]), ...columns];
+    return make("table", {}, make("thead", {}, make("tr", {}, ...cells.map((name) => make("th", { scope: "col" }, name)))), make("tbody"));
   }
-  async line({ i, row }) {
-    const cells = named(this.table, row), columns = this.columns(), first = this.table.place.image_path === undefined ? [] : [
+  async line({ i, row }, columns) {
+    const cells = named(this.table, row), first = this.table.place.image_path === undefined ? [] : [
       make("td", {}, make("a", { href: this.link(i), title: "this face" }, face(cells, this.page, 48)))];
     return make("tr", {}, ...first, ...columns.map((name) => make("td", {}, visible(cells[name]))));
   }
@@ -434,12 +459,12 @@ class Browser {
       return make("tr", {}, make("th", { scope: "row" }, name), ...CLASSES.map((said, p) => {
         const n = counts[y][p], share = n / all;
         const button = make("button", { type: "button", disabled: !n, title: `${n} ${name} called ${said}` }, n ? String(n) : "·");
-        button.setAttribute("aria-pressed", "false");
+        const pressed = () => String(this.cell?.[0] === y && this.cell[1] === p);
+        button.setAttribute("aria-pressed", pressed());
         button.onclick = () => {
-          const off = this.cell && this.cell[0] === y && this.cell[1] === p;
-          this.cell = off ? null : [y, p];
+          this.cell = pressed() === "true" ? null : [y, p];
           this.at = 0;
-          box.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", String(b === button && !off)));
+          box.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", String(b === button && !!this.cell)));
           this.show();
         };
         const cell = make("td", { className: y === p ? "hit" : "miss" }, button);
@@ -454,7 +479,7 @@ class Browser {
 /** What each track was called over time: raw above, stabilised below. */
 function timeline(table, found) {
   const faces = found.map(({ row }) => logged(table, row)).filter((f) => f.found);
-  const end = Math.max(...found.map(({ row }) => +row[table.place.time_sec])) || 1;
+  const end = largest(found.map(({ row }) => +row[table.place.time_sec])) || 1;
   const draw = (tag, held) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [key, value] of Object.entries(held)) node.setAttribute(key, value);
@@ -485,29 +510,29 @@ function timeline(table, found) {
   })];
 }
 
-async function computeAll(page, tables, node) {
-  node.disabled = true;
-  const told = document.querySelector("#told");
-  told.textContent = "computing …";
-  let good = true;
-  for (const [i, figure] of page.figures.entries()) {
-    if (!figure.formula) continue;
-    const cell = document.querySelector(`#again-${i}`);
+/** Compute each number that rows give, and say of how many it is the printed one, and of how many nobody knows. */
+async function computeAll(page, tables, told) {
+  const known = [...page.figures.entries()].filter(([, figure]) => figure.formula);
+  const cells = known.map(([i]) => document.querySelector(`#again-${i}`));
+  cells.forEach((cell) => Object.assign(cell, { textContent: "…", className: "n" }));
+  let other = 0;
+  for (const [place, [, figure]] of known.entries()) {
     const value = await compute(figure.formula, tables, page.figures), fits = same(value, figure);
-    cell.textContent = `${fits ? "✓" : "✗"} ${value}`;
-    cell.className = fits ? "n good" : "n bad";
-    good &&= fits;
+    Object.assign(cells[place], { textContent: `${fits ? "✓" : "✗"} ${value}`, className: fits ? "n good" : "n bad" });
+    other += !fits;
   }
-  const used = new Set(page.figures.flatMap((f) => (f.formula ? [...f.formula.plus, ...f.formula.minus] : [])).map((t) => t.table));
+  const used = new Set(known.flatMap(([, { formula }]) => [...formula.plus, ...formula.minus]).map((term) => term.table));
   const hashed = [];
   for (const id of used) hashed.push([tables[id], await tables[id].hash()]);
   const foreign = hashed.filter(([table, hash]) => hash !== null && hash !== table.sha256);
-  good &&= !foreign.length;
-  told.className = good ? "good" : "bad";
-  told.textContent = (good ? "✓ The rows give the printed number." : "✗ The rows do not give the printed number.")
-    + (foreign.length ? ` ${foreign.map(([t]) => t.file).join(", ")}: other bytes than the record's.`
-      : hashed.length && hashed.every(([, hash]) => hash) ? " Their bytes have the sha256 of the record." : "");
-  node.disabled = false;
+  const lacking = page.figures.length - known.length, from = used.size ? "rows" : "parts";
+  const words = [other ? `✗ The ${from} do not give ${other} of ${known.length} printed numbers.`
+    : known.length > 1 ? `✓ The ${from} give ${known.length} printed numbers.` : `✓ The ${from} give the printed number.`];
+  if (lacking) words.push(`${lacking} of ${page.figures.length} cannot be computed here.`);
+  if (foreign.length) words.push(`✗ ${foreign.map(([t]) => t.file).join(", ")}: other bytes than the record's.`);
+  else if (hashed.length && hashed.every(([, hash]) => hash)) words.push("Their bytes have the sha256 of the record.");
+  told.className = other || foreign.length ? "bad" : lacking ? "warn" : "good";
+  told.textContent = words.join(" ");
 }
 
 /* ---- the page of a face ---- */
@@ -518,7 +543,8 @@ async function facePage(page) {
   const cells = await cellsOf(table, tables, i), source = cells.source, root = held.roots[source];
   document.querySelector("h1").textContent = `${cells.label || cells.y_true} of ${visible(source)}`;
   const raw = root && cells.orig_image ? `${root}/${cells.orig_image}` : cells.orig_image;
-  const told = { label: cells.label || cells.y_true, split: cells.split, source, sample: cells.sample_id, group: cells.group_id, "same face in other splits": cells.twin_in, "picture of the pool": cells.image_path, "raw file": raw, "row": `${i + 1} of ${table.asset} ${table.file}` };
+  const manifests = await manifestsOf(table, i);
+  const told = { label: cells.label || cells.y_true, split: cells.split, source, sample: cells.sample_id, group: cells.group_id, "in manifests": manifests.join(", "), "same face in other splits": cells.twin_in, "picture of the pool": cells.image_path, "raw file": raw, "row": `${i + 1} of ${table.asset} ${table.file}` };
   const list = make("dl", {}, ...Object.entries(told).filter(([, v]) => v).flatMap(([k, v]) => {
     const text = visible(v);
     const linked = k === "raw file" && root && location.protocol === "file:";
@@ -530,25 +556,43 @@ async function facePage(page) {
     document.querySelector("#votes").append(make("h2", {}, "Votes"), bars(CLASSES.map((c, k) => [c, +votes[k] / all, votes[k]])));
   }
   await modelsOf(held, tables, table, i);
-  const rows = await Promise.all(Object.values(tables).map(async (other) => [other.id, await rowIn(other, table, cells)]));
-  const places = Object.fromEntries(rows.filter(([, row]) => row !== null));
+  await claimsOf(held, tables, table, i, cells, new Set(manifests.map((text) => text.split(" ")[0])));
+}
+
+/** The manifests that have the face of a row, each with its split. */
+async function manifestsOf(table, i) {
+  const id = table.faces || table.id;
+  if (!table.faces && table.place.sample_id === undefined) return [];
+  const [kinds, letters] = await script(`data/${id}.in.js`, `${id}.in`);
+  return kinds[letters.charCodeAt(i) - 0x100];
+}
+
+/** The claims on a face, after each table was looked through for it. */
+async function claimsOf(held, tables, table, i, cells, manifests) {
+  const box = document.querySelector("#claims"), places = {};
+  for (const other of Object.values(tables)) {
+    box.textContent = `looking through ${other.asset} ${other.file} …`;
+    const row = await rowIn(other, table, i, cells);
+    if (row) places[other.id] = row;
+  }
   const counts = held.claims.map((claim) => [claim, claim.terms.some((term) => places[term.table] && meant(tables[term.table], term, places[term.table]))]);
-  const upstream = table.kind === "predictions" ? table.manifest : table.asset;
   const link = (claim) => make("li", { className: claim.status === "grounded" ? "" : "bad" },
-    make("a", { href: `claims/${claim.id}.html` }, visible(claim.sentence)), claim.status === "grounded" ? "" : ` (${claim.status.replace("_", " ")})`);
+    make("a", { href: claim.page }, visible(claim.sentence)), claim.status === "grounded" ? "" : ` (${claim.status.replace("_", " ")})`);
   const say = (title, claims) => claims.length ? [make("h2", {}, `${title} (${claims.length})`), make("ul", {}, ...claims.map(link))] : [];
-  document.querySelector("#claims").append(
-    ...say("Claims that count this face", counts.filter(([, own]) => own).map(([c]) => c)),
-    ...say("Other claims made of a manifest with it", counts.filter(([c, own]) => !own && c.assets.includes(upstream)).map(([c]) => c)));
+  box.replaceChildren(
+    ...say("Claims that count this face", counts.filter(([c, own]) => own && c.claimed).map(([c]) => c)),
+    ...say("Other claims made of a manifest with it", counts.filter(([c, own]) => !own && c.claimed && c.assets.some((asset) => manifests.has(asset))).map(([c]) => c)),
+    ...say("Other numbers of the report that count it", counts.filter(([c, own]) => own && !c.claimed).map(([c]) => c)));
 }
 
 /** The row of a face in another table: at the same place, or wherever its sample stands. */
-async function rowIn(other, table, cells) {
-  const at = +new URLSearchParams(location.hash.slice(1)).get("r");
-  if (other === table || (other.faces && other.faces === table.faces)) return other.row(at);
-  if (other.place.sample_id === undefined || other.rows > READ_AT_ONCE * 5) return null;
+async function rowIn(other, table, i, cells) {
+  if (other === table || (other.faces && other.faces === table.faces)) return other.row(i);
+  if (other.place.sample_id === undefined || !cells.sample_id) return null;
   for (let k = 0; k < other.count; k++) {
-    const found = (await other.slice(k)).find((row) => row[other.place.sample_id] === cells.sample_id && row[other.place.source] === cells.source);
+    const text = await other.text(k);
+    if (!text.includes(cells.sample_id)) continue;
+    const found = other.parsed(k, text).find((row) => row[other.place.sample_id] === cells.sample_id && row[other.place.source] === cells.source);
     if (found) return found;
   }
   return null;
@@ -585,15 +629,18 @@ if (location.protocol !== "file:") {
 }
 const page = JSON.parse(document.querySelector("#page").textContent);
 if (page.kind === "face") {
-  facePage(page).catch((error) => { document.querySelector("#face").textContent = error.message; });
+  facePage(page).catch((error) => failed(document.querySelector("#face"), error));
   addEventListener("hashchange", () => location.reload());
 } else if (page.kind === "claim") {
   const tables = opened(page.tables, "../"), rows = document.querySelector("#rows"), again = document.querySelector("#again");
   if (rows) new Browser(page, tables, rows);
-  again?.addEventListener("click", () => computeAll(page, tables, again).catch((error) => {
-    document.querySelector("#told").textContent = error.message;
-    document.querySelector("#told").className = "bad";
-  }));
+  again?.addEventListener("click", async () => {
+    const told = document.querySelector("#told");
+    Object.assign(told, { className: "", textContent: "computing …" });
+    again.disabled = true;
+    await computeAll(page, tables, told).catch((error) => failed(told, error));
+    again.disabled = false;
+  });
 } else if (page.kind === "index") {
   const field = document.querySelector("#find");
   field.addEventListener("input", () => {

@@ -1,7 +1,5 @@
 """From a face to what was made of it: manifests, what models said, and the claims on it."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,10 +9,10 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.reading import read_file
+from fer_ml.base.reading import as_text
 from fer_ml.claims.trace import walk
-from fer_ml.evidence.rows import Evidence, NoRows, Rows, manifest_file
-from fer_ml.evidence.tables import FACE, KEYS, answers_of
+from fer_ml.evidence.rows import Evidence, Rows
+from fer_ml.evidence.tables import FACE, KEYS, answers_of, columns_of, current_of, is_manifest
 from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import LOGITS
 from fer_ml.privacy.purge import rows_meant
@@ -63,8 +61,8 @@ class Face:
 
 def find_faces(store: Store, what: str, evidence: Iterable[Evidence]) -> list[Face]:
     """Faces by a sample's or photo's hash, a path of a manifest, or an image file; none: empty."""
-    current = list(_current(store))
-    frames = [(a, _rows_of(a)) for a in current if _is_manifest(a)]
+    current = list(current_of(store))
+    frames = [(made, columns_of(made, FACE)) for made in filter(is_manifest, current)]
     try:
         meant = rows_meant(what) | (pl.col("orig_image") == what)
     except FerError:
@@ -77,14 +75,15 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence]) -> list[Fa
                 found.setdefault((row["sample_id"], row["source"]), row)
     if len(found) > MOST:
         raise FerError(f"{what!r} means {len(found)} faces", fix="give more digits")
-    claims, finder = list(evidence), _Finder(store, current)
+    claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in found])
     return [finder.face(key, row, frames, claims) for key, row in found.items()]
 
 
 class _Finder:
-    """Looks faces up; each file is read once."""
+    """Looks faces of these samples up; each file is read once."""
 
-    def __init__(self, store: Store, current: list[Artifact]) -> None:
+    def __init__(self, store: Store, current: list[Artifact], samples: list[str]) -> None:
+        self._samples = samples
         self._answers = [(a, answers) for a in current for answers in answers_of(store, a)]
         self._tables: dict[tuple[str, str], dict[tuple[str, str], dict[str, str]]] = {}
 
@@ -136,39 +135,19 @@ class _Finder:
     def _table(self, artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
         place = (str(artifact.folder), file)
         if place not in self._tables:
-            self._tables[place] = _by_sample(artifact, file)
+            self._tables[place] = self._rows(artifact, file)
         return self._tables[place]
+
+    def _rows(self, artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
+        """The rows of a csv that are of the samples; none where it names no samples."""
+        held = pl.scan_csv(as_text(artifact.file(file)), glob=False, infer_schema=False)
+        if not set(KEYS) <= set(held.collect_schema()):
+            return {}
+        meant = held.filter(pl.col("sample_id").is_in(self._samples)).collect().fill_null("")
+        return {(row["sample_id"], row["source"]): row for row in meant.iter_rows(named=True)}
 
     def _counts(self, key: tuple[str, str], rows: Rows) -> bool:
         row = self._table(rows.artifact, rows.file).get(key)
         if row is None or (rows.unlabelled and row.get("label") in CLASSES):
             return False
         return all(row[column] == text for column, text in rows.where.items())
-
-
-def _by_sample(artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
-    """The rows of a csv by sample and source; none where it names no samples."""
-    reader = csv.DictReader(io.StringIO(read_file(artifact.file(file)).decode()))
-    if not set(KEYS) <= set(reader.fieldnames or ()):
-        return {}
-    return {(row["sample_id"], row["source"]): row for row in reader}
-
-
-def _current(store: Store) -> Iterator[Artifact]:
-    places = dict.fromkeys((a.record.asset, a.record.partition) for a in store.every())
-    for asset, partition in places:
-        held = store.current(asset, partition)
-        if held is not None:
-            yield held
-
-
-def _is_manifest(artifact: Artifact) -> bool:
-    try:
-        return bool(manifest_file(artifact))
-    except NoRows:
-        return False
-
-
-def _rows_of(artifact: Artifact) -> pl.DataFrame:
-    data = read_file(artifact.file(manifest_file(artifact)))
-    return pl.read_csv(io.BytesIO(data), infer_schema=False, columns=list(FACE))

@@ -22,7 +22,7 @@ from fer_ml.claims.model import ComparisonClaim, FigureClaim, NonInferiorityClai
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_ASSET, Verified
-from fer_ml.evidence.address import FOLDER
+from fer_ml.evidence.address import FOLDER, NUMBERS
 from fer_ml.evidence.rows import Evidence, Figure, Term, evidence_of
 from fer_ml.evidence.tables import Tables
 from fer_ml.figures.page import render_page
@@ -52,11 +52,17 @@ class Around:
 
 
 def write_evidence(
-    base: Path, store: Store, verified: Verified, around: Around, only: Sequence[str] = ()
+    base: Path,
+    store: Store,
+    verified: Verified,
+    around: Around,
+    only: Sequence[str] = (),
+    numbers: Sequence[Resolved] = (),
 ) -> set[str]:
     """Write ``evidence/`` into ``base``, whole or not at all; the pictures that its pages show.
 
-    ``only`` are the ids of the claims that get a page, else all do.
+    ``only`` are the ids of the claims that get a page, else all do. ``numbers`` are those of the
+    report, of ``numbers_of``, which get pages of their own.
     """
     known = [resolved.claim.id for resolved in verified.claims]
     if unknown := [name for name in only if name not in known]:
@@ -64,11 +70,12 @@ def write_evidence(
     base.mkdir(parents=True, exist_ok=True)
     made = base / f".{owned_name()}"
     try:
-        for name in ("claims", "data", "trace"):
+        for name in ("claims", "data", "trace", NUMBERS):
             (made / name).mkdir(parents=True)
         writer = _Writer(made, store, around, Tables(store, made / "data"))
         found = evidence_of(store, verified.claims)
-        writer.write([found[name] for name in only or known])
+        printed = evidence_of(store, numbers)
+        writer.write([found[name] for name in only or known], list(printed.values()))
         replace_folder(made, base / FOLDER)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -95,26 +102,26 @@ class _Writer:
     around: Around
     tables: Tables
 
-    def write(self, found: Sequence[Evidence]) -> None:
-        """Every page, its data, and what they share."""
+    def write(self, found: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
+        """Every page, its data, and what they share; ``numbers`` are those of the report."""
         for name in _PARTS:
             (self.folder / name).write_bytes(read_file(_HERE / name))
         before = self._before()
-        index = []
-        for evidence in found:
-            index.append(self._claim(evidence, before.get(evidence.resolved.claim.id)))
+        index = [self._claim(e, "claims", before.get(e.resolved.claim.id)) for e in found]
+        index += [self._claim(evidence, NUMBERS) for evidence in numbers]
+        self.tables.write_manifests()
         photos = self.around.purged.photos()
         held = {
             "tables": self.tables.to_json(self.tables.known),
             "claims": index,
-            "roots": self._roots(found),
+            "roots": self._roots([*found, *numbers]),
             "faces": self.around.faces,
             "purged": {photo: at[:10] for photo, at in photos.items()},
         }
         text = f"fer.index({json.dumps(held)});\n"
         (self.folder / "data" / "index.js").write_text(text, encoding="utf-8")
         self._page("face.html", "face.html", title="A face", page={"kind": "face"}, up="")
-        self._index(found)
+        self._index(found, numbers)
 
     def _before(self) -> dict[str, dict[str, Any]]:
         """What was said of each claim when they were last kept, by its id."""
@@ -129,12 +136,14 @@ class _Writer:
         nodes = walk(node for evidence in found for node in evidence.resolved.traces)
         return {n.item.key.removeprefix("raw/"): n.item.root for n in nodes if n.item.root}
 
-    def _claim(self, evidence: Evidence, before: dict[str, Any] | None) -> dict[str, Any]:
-        """Write a claim's page; what the index of faces says of it."""
+    def _claim(
+        self, evidence: Evidence, folder: str, before: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Write the page of a claim, or of numbers; what the index of faces says of it."""
         resolved, claim = evidence.resolved, evidence.resolved.claim
         terms = [self._term(term) for figure in evidence.figures for term in figure.terms]
         terms = list({json.dumps(term): term for term in terms}.values())
-        told: dict[str, Any] = {
+        data: dict[str, Any] = {
             "kind": "claim",
             "root": "../../",
             "up": "../",
@@ -144,28 +153,29 @@ class _Writer:
             "figures": [self._figure(evidence, figure) for figure in evidence.figures],
             "terms": terms + self._others(evidence, terms),
         }
-        names = [term["table"] for term in told["terms"]]
-        told["tables"] = self.tables.to_json(names)
+        names = [term["table"] for term in data["terms"]]
+        data["tables"] = self.tables.to_json(names)
         self._page(
-            f"claims/{claim.id}.html",
+            page := f"{folder}/{claim.id}.html",
             "claim.html",
-            title=resolved.sentence(),
-            page=told,
+            title=title_of(resolved, folder),
+            claimed=folder != NUMBERS,
+            page=data,
             up="../",
             e=evidence,
             held=resolved.to_json(),
             before=before if before and before["status"] == "grounded" else None,
             short=_short,
-            computable=any(figure["formula"] for figure in told["figures"]),
+            computables=[bool(figure["formula"]) for figure in data["figures"]],
             settings=getattr(claim, "settings", {}),
-            terms=[self._label(term) for term in told["terms"]],
+            terms=[self._label(term) for term in data["terms"]],
             picture=self._picture(resolved),
             gates=[(node, _gates(node)) for node in resolved.traces],
             trace=self._trace(resolved.traces),
         )
         assets = list(dict.fromkeys(node.item.key for node in walk(resolved.traces)))
-        sentence = {"id": claim.id, "sentence": resolved.sentence(), "status": resolved.status}
-        return {**sentence, "terms": terms, "assets": assets}
+        told = {"page": page, "sentence": title_of(resolved, folder), "status": resolved.status}
+        return {**told, "claimed": folder != NUMBERS, "terms": terms, "assets": assets}
 
     def _label(self, term: dict[str, Any]) -> tuple[str, str]:
         """How a table of rows is called, and its file."""
@@ -236,7 +246,7 @@ class _Writer:
             (self.folder / name).write_text(text, encoding="utf-8")
         return name
 
-    def _index(self, found: Sequence[Evidence]) -> None:
+    def _index(self, found: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
         parts = [found[i : i + INDEX_CLAIMS] for i in range(0, len(found), INDEX_CLAIMS)]
         names = [f"index{f'-{i + 1}' if i else ''}.html" for i in range(len(parts))]
         for name, part in zip(names, parts, strict=True):
@@ -249,6 +259,7 @@ class _Writer:
                 claims=[evidence.resolved for evidence in part],
                 pages=names if len(names) > 1 else [],
                 here=name,
+                numbers=[evidence.resolved for evidence in numbers],
                 count=len(found),
                 grounded=sum(e.resolved.status == "grounded" for e in found),
             )
@@ -262,6 +273,11 @@ class _Writer:
 
 
 _SIDES = ("plus", "minus")
+
+
+def title_of(resolved: Resolved, folder: str) -> str:
+    """A claim's sentence; of numbers, what they are of."""
+    return str(resolved.claim.section) if folder == NUMBERS else resolved.sentence()
 
 
 def _short(value: float | str) -> str:

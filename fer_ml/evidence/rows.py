@@ -39,6 +39,8 @@ KPIS = (
     *("track_seconds", "flips_raw", "flips_stabilised"),
     *("flips_per_minute_raw", "flips_per_minute_stabilised", "unsure_share", "unstable_share"),
 )
+#: The set of the benchmark that students are selected on.
+VAL_SET = "hq_train_val"
 SCALINGS = ("raw", "temperature_scaled", "vector_scaled")
 
 
@@ -217,6 +219,8 @@ class Origins:
             "clean_report.json": self._cleaning,
             "curation.json": self._curation,
             "demo_kpis.json": self._session,
+            "card.json": self._card,
+            "selection.json": self._selection,
         }
 
     def formula(self, found: Found) -> Formula:
@@ -382,6 +386,30 @@ class Origins:
             case ["counts", "by_source", source]:
                 return Formula("count", (Term(Rows(manifest, name, {"source": source})),))
         raise NoRows("found by looking at each image, as `fer validate` does; no page can.")
+
+    def _card(self, found: Found, tokens: list[str]) -> Formula:
+        """A student's card repeats the benchmark's figures."""
+        card = self._document(found.artifact, "card.json")
+        match tokens:
+            case ["metrics", name, *metric]:
+                rows = self._of_benchmark(found.artifact, card["name"], name)
+                if metric == ["n"]:
+                    return Formula("count", (Term(rows),))
+                if metric == ["ece_scaled"]:
+                    return _metric(["ece"], Term(rows, card["temperature"]))
+                return _metric(metric, Term(rows))
+        raise NoRows("the card states it; no rows of predictions give it.")
+
+    def _selection(self, found: Found, tokens: list[str]) -> Formula:
+        match tokens:
+            case ["candidates", model, "val_macro_f1"]:
+                rows = self._of_benchmark(found.artifact, model, VAL_SET)
+                return _metric(["macro_f1"], Term(rows))
+        raise NoRows("the selection states it, from more than rows of predictions.")
+
+    def _of_benchmark(self, artifact: Artifact, model: str, name: str) -> Rows:
+        benchmark = self._input(artifact, "benchmark")
+        return _csv(benchmark, f"predictions/{model}__{name}.csv")
 
     def _session(self, found: Found, tokens: list[str]) -> Formula:
         if tokens[0] not in KPIS:

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from fer_ml.base.reading import as_text, read_file
-from fer_ml.evidence.rows import Rows, manifest_file
+from fer_ml.evidence.rows import NoRows, Rows, manifest_file
 from fer_ml.manifests.schema import BOX
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -28,6 +28,8 @@ FACE = (
     *("image_path", "label", "split", "source", "orig_image", *BOX, "bbox_frame"),
     *("sample_id", "group_id", "votes", "twin_in"),
 )
+#: The first letter that names a combination of manifests.
+_LETTERS = 0x100
 #: What makes a row of predictions and one of a manifest the same face.
 KEYS = ["sample_id", "source"]
 
@@ -75,6 +77,7 @@ class Tables:
         self._folder = folder
         self._manifests: dict[str, pl.DataFrame] = {}
         self._answers: dict[str, dict[str, Answers]] = {}
+        self._keys: dict[str, pl.DataFrame] = {}
 
     def to_json(self, names: Iterable[str]) -> dict[str, Any]:
         """These tables, with those of their faces."""
@@ -88,7 +91,7 @@ class Tables:
         name = hashlib.sha256(f"{artifact.key}/{file}/{entry.sha256}".encode()).hexdigest()[:20]
         if name in self.known:
             return name
-        data = read_file(artifact.file(file))
+        data = read_file(artifact.file(file), entry.bytes)
         own = self._answers_in(artifact).get(file)
         about: dict[str, Any] = {"asset": artifact.key, "file": file, "sha256": entry.sha256}
         if own is not None:
@@ -117,6 +120,33 @@ class Tables:
                     found.append(other)
         return found
 
+    def write_manifests(self) -> None:
+        """For each table of faces, which current manifests have each row, and in which split.
+
+        ``<table>.in.js`` holds every combination once, and one letter a row that names its own.
+        """
+        splits = [
+            columns_of(made, [*KEYS, "split"])
+            .unique(KEYS, keep="first")
+            .with_columns(pl.format("{} {}", pl.lit(made.key), pl.col("split")).alias(made.key))
+            .drop("split")
+            for made in filter(is_manifest, current_of(self._store))
+        ]
+        for name, rows in self._keys.items():
+            held = rows
+            for each in splits:
+                held = held.join(each, on=KEYS, how="left", maintain_order="left")
+            told = held.select(pl.concat_str(pl.exclude(KEYS), separator="\n", ignore_nulls=True))
+            kinds = {
+                kind: place
+                for place, kind in enumerate(told.to_series().unique(maintain_order=True))
+            }
+            letters = "".join(chr(_LETTERS + kinds[kind]) for kind in told.to_series())
+            held_in = [kind.split("\n") if kind else [] for kind in kinds]
+            text = json.dumps([held_in, letters], ensure_ascii=False)
+            path = self._folder / f"{name}.in.js"
+            path.write_text(f'fer.rows("{name}", "in", {text});\n', encoding="utf-8")
+
     def _answers_in(self, artifact: Artifact) -> dict[str, Answers]:
         if artifact.sha256 not in self._answers:
             found = answers_of(self._store, artifact)
@@ -136,10 +166,7 @@ class Tables:
 
     def _manifest(self, manifest: Artifact) -> pl.DataFrame:
         if manifest.sha256 not in self._manifests:
-            path = manifest.file(manifest_file(manifest))
-            held = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
-            columns = [name for name in FACE if name in held.collect_schema()]
-            rows = held.select(columns).collect().unique(KEYS, keep="first")
+            rows = columns_of(manifest, FACE).unique(KEYS, keep="first")
             self._manifests[manifest.sha256] = rows
         return self._manifests[manifest.sha256]
 
@@ -154,9 +181,38 @@ class Tables:
             text = json.dumps(b"".join(part).decode("utf-8", "replace"))
             path = self._folder / f"{name}.{place}.js"
             path.write_text(f'fer.rows("{name}", {place}, {text});\n', encoding="utf-8")
-        if "image_path" in header:
-            paths = pl.read_csv(io.BytesIO(data), infer_schema=False)["image_path"]
-            self.images |= set(paths.drop_nulls())
+        known = [column for column in ("image_path", *KEYS) if column in header]
+        if known:
+            held = pl.read_csv(io.BytesIO(data), infer_schema=False, columns=known)
+            self.images |= set(held["image_path"].drop_nulls() if "image_path" in header else ())
+            if set(KEYS) <= set(header) and about["kind"] != "predictions":
+                self._keys[name] = held.select(KEYS)
+
+
+def current_of(store: Store) -> Iterator[Artifact]:
+    """Every artifact that is the current one."""
+    for asset, partition in dict.fromkeys(
+        (a.record.asset, a.record.partition) for a in store.every()
+    ):
+        held = store.current(asset, partition)
+        if held is not None:
+            yield held
+
+
+def is_manifest(artifact: Artifact) -> bool:
+    """Whether it holds the rows of a manifest."""
+    try:
+        return bool(manifest_file(artifact))
+    except NoRows:
+        return False
+
+
+def columns_of(manifest: Artifact, columns: Iterable[str]) -> pl.DataFrame:
+    """Columns of a manifest, as far as it has them."""
+    path = manifest.file(manifest_file(manifest))
+    held = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
+    known = held.collect_schema()
+    return held.select([name for name in columns if name in known]).collect()
 
 
 def _records(data: bytes) -> list[bytes]:

@@ -1,12 +1,13 @@
 """Cells of the report's tables: one value as Markdown, and the rows of the benchmark."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.claims import printed as numbers
+from fer_ml.claims.pointers import pointer_token
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import Results, interval_of
 
@@ -67,14 +68,57 @@ def cell(text: str, decimals: int | None) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def benchmark_rows(results: Results, show: str) -> Markdown:
-    """The table of one evaluation set: its metrics, its classes or its sources."""
+def linked(text: str, address: str) -> Markdown:
+    """A text, as Markdown, that leads somewhere."""
+    return Markdown(f"[{text}]({address})")
+
+
+def benchmark_numbers(results: Results, show: str) -> Iterator[tuple[str, str]]:
+    """Pointer and text of each number that the table of one evaluation set prints of a model."""
+    for model, entry in results.entries.items():
+        for tail, text in _numbers(results, entry, show):
+            yield results.pointers[model] + tail, text
+
+
+def _numbers(results: Results, entry: Mapping[str, Any], show: str) -> Iterator[tuple[str, str]]:
+    if show == "metrics":
+        for _, part, key in results.metrics:
+            yield f"/{part}/{key}", f3(entry[part][key])
+        yield "/temperature", f3(entry["temperature"])
+    elif show == "classes":
+        for label in CLASSES:
+            yield f"/raw/per_class_f1/{label}", f3(entry["raw"]["per_class_f1"][label])
+    else:
+        for name, held in entry["by_source"].items():
+            yield f"/by_source/{pointer_token(name)}/macro_f1", f3(held["macro_f1"])
+            yield f"/by_source/{pointer_token(name)}/n", f"{held['n']:,}"
+
+
+def comparison_numbers(held: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pointer and text of each number that the table of a comparison prints."""
+    yield "/runs", str(held["runs"])
+    for arm, found in held["arms"].items():
+        yield f"/arms/{arm}/macro_f1/mean", f"{found['macro_f1']['mean']:z.3f}"
+        for metric in ("accuracy", "nll", "ece"):
+            yield f"/arms/{arm}/{metric}/mean", f3(found[metric]["mean"])
+    gaps = {f"/against_baseline/{arm}": gap for arm, gap in held["against_baseline"].items()}
+    gaps |= {f"/steps/{place}": step for place, step in enumerate(held["steps"])}
+    for pointer, gap in gaps.items():
+        yield f"{pointer}/macro_f1/difference", f"{gap['macro_f1']['difference']:z.3f}"
+
+
+def benchmark_rows(results: Results, show: str, pages: Mapping[str, str]) -> Markdown:
+    """The table of one evaluation set: its metrics, its classes or its sources.
+
+    ``pages`` are the addresses of each model's numbers.
+    """
     entries = results.entries
+    names = {model: linked(code(model), pages[model]) for model in entries}
     if show == "metrics":
         header = ["model", *(name for name, _, _ in results.metrics), "ECE by chance", "T"]
         rows = [
             [
-                code(model),
+                names[model],
                 *(_metric(e, part, key) for _, part, key in results.metrics),
                 _by_chance(e),
                 f3(e["temperature"]),
@@ -82,13 +126,13 @@ def benchmark_rows(results: Results, show: str) -> Markdown:
             for model, e in entries.items()
         ]
     elif show == "classes":
-        header = ["F1 of class", *(code(model) for model in entries)]
+        header = ["F1 of class", *names.values()]
         rows = [
             [label, *(f3(e["raw"]["per_class_f1"][label]) for e in entries.values())]
             for label in CLASSES
         ]
     else:
-        header = ["macro-F1 on", "n", *(code(model) for model in entries)]
+        header = ["macro-F1 on", linked("n", next(iter(pages.values()))), *names.values()]
         rows = [
             [code(name), f"{held['n']:,}", *_by_source(entries.values(), name)]
             for name, held in results.first["by_source"].items()

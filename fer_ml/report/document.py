@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fer_ml.base.reading import read_file, sha256_file
+from fer_ml.evidence.numbers import GIVEN
 from fer_ml.report.checklist import check_list
 from fer_ml.report.citations import check_citations
 from fer_ml.report.html import html_page
@@ -15,7 +16,7 @@ from fer_ml.report.template import read_template, render
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import RunFolder, Store
 
-REPORT, TEMPLATE, GIVEN = "report.md", "template.md.j2", "report.json"
+REPORT, TEMPLATE = "report.md", "template.md.j2"
 
 
 def write_report(run: RunFolder, source: Path, references: References) -> None:

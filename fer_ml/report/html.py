@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fer_ml.figures.page import render_page
 from fer_ml.report.markdown import parser
-from fer_ml.report.marks import MARK, with_cards
+from fer_ml.report.marks import MARK, NUMBER, with_cards
 
 #: A caption as ``references`` writes it.
 CAPTION = re.compile(r"\*(Table|Figure) \d+\. ")
@@ -37,6 +37,7 @@ def html_page(
         _mark_inline(after.children or [], pictures)
         if after.children:
             after.children = with_cards(after.children, cards or {})
+    _link_cells(tokens)
     return render_page(
         Path(__file__).with_name("page.html.j2"),
         title=title_of(tokens),
@@ -75,10 +76,34 @@ def _mark_inline(children: list[Token], pictures: Mapping[str, bytes]) -> None:
     for child, after in itertools.pairwise(children):
         if MARK.fullmatch(str(child.attrGet("href"))):
             child.attrSet("class", "mark bad" if "✗" in after.content else "mark")
+        elif NUMBER.fullmatch(str(child.attrGet("href"))):
+            child.attrSet("class", "number")
+
+
+def _link_cells(tokens: list[Token]) -> None:
+    """A number in a table leads where the name of its row does, or else that of its column."""
+    names: dict[int, str] = {}
+    row, place = "", 0
+    for token, inline in itertools.pairwise(tokens):
+        if token.type == "tr_open":
+            row, place = "", 0
+        elif token.type in ("th_open", "td_open"):
+            children = inline.children or []
+            own = next((str(c.attrGet("href")) for c in children if c.type == "link_open"), "")
+            if token.type == "th_open":
+                names[place] = own
+            elif place == 0:
+                row = own
+            elif not own and NUMBER.fullmatch(target := row or names.get(place, "")):
+                # Not one more stop of the keyboard: the name leads to the same page.
+                held: dict[str, str | int | float] = {"href": target, "class": "number"}
+                opened = Token("link_open", "a", 1, attrs=held | {"tabindex": "-1"})
+                inline.children = [opened, *children, Token("link_close", "a", -1)]
+            place += 1
 
 
 def _open_table(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
-    return '<div class="table"><table>\n'
+    return '<div class="table" tabindex="0"><table>\n'
 
 
 def _close_table(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:

@@ -8,11 +8,13 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from fer_ml.base.visible import visible
-from fer_ml.evidence.address import FROM_REPORT, page_of
+from fer_ml.evidence.address import FOLDER, FROM_REPORT, NUMBERS, page_of
 from fer_ml.storage.record import asset_label
 
 #: Where a mark leads, and the claim that it is of.
 MARK = re.compile(re.escape(FROM_REPORT + page_of("@")).replace("@", "([a-z0-9_-]+)"))
+#: Where a number that no claim states leads.
+NUMBER = re.compile(re.escape(f"{FROM_REPORT}{FOLDER}/{NUMBERS}/") + r"[a-z0-9-]+\.html")
 #: Of a card's lines, by the name of their class.
 _LINE = Markup('<span class="{}">{}</span>')
 

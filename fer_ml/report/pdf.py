@@ -34,7 +34,7 @@ from reportlab.platypus import (
 
 from fer_ml.report.html import CAPTION, slug, title_of
 from fer_ml.report.markdown import parser
-from fer_ml.report.marks import MARK
+from fer_ml.report.marks import MARK, NUMBER
 
 log = logging.getLogger(__name__)
 
@@ -225,6 +225,8 @@ class _Setter:
             colour = BAD if "✗" in text else GOOD
             address = html.escape(BESIDE + target)
             return f'<a href="{address}" color="{colour}"><font size="-2">', "</font></a>"
+        if NUMBER.fullmatch(target):
+            return f'<a href="{html.escape(BESIDE + target)}" color="{INK.hexval()}">', "</a>"
         known = target[1:] in self.anchors if target.startswith("#") else "://" in target
         if not known:
             return "", ""  # Nothing in this document, and no address of its own.

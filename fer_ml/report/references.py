@@ -10,16 +10,19 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
-from fer_ml.claims.pointers import resolve_pointer
-from fer_ml.evidence.address import FROM_REPORT, page_of
+from fer_ml.claims.pointers import pointer_token, resolve_pointer
+from fer_ml.evidence.address import FROM_REPORT, page_of, page_of_number
 from fer_ml.metrics.comparability import looked_at, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.cells import (
+    benchmark_numbers,
     benchmark_rows,
     bounded,
     cell,
+    comparison_numbers,
     f3,
+    linked,
     number_of,
     p_value,
     printed,
@@ -116,7 +119,9 @@ class References:
             raise FerError(f"{asset} {file} has nothing at {pointer!r}") from error
         shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
         self._give("value", artifact, file, pointer=pointer, printed=str(shown))
-        return shown
+        if not isinstance(held, int | float):
+            return shown
+        return linked(shown, _page(artifact, file, pointer))
 
     def known(self, asset: str, file: str, pointer: str) -> bool:
         """Whether a JSON file of an artifact has something at a pointer: for conditions."""
@@ -273,7 +278,7 @@ class References:
         text = f"{grounded} of {len(rows)} claims grounded; {_origin(artifact, 'claims.json')}."
         self._give("table", artifact, "claims.json")
         caption = self._caption("Table", text)
-        shown = table(("", "claim", "status", "from", "bytes"), rows, ())
+        shown = table(("mark", "claim", "status", "from", "bytes"), rows, ())
         return Markdown(f"{caption}\n\n{shown}")
 
     def _benchmark_table(
@@ -288,13 +293,15 @@ class References:
             raise FerError("show='paired' and to= go together", fix="name a model of the benchmark")
         if to is not None:
             return self._paired_table(artifact, found, to)
-        self._give("table", artifact, "benchmark.json", set=name, show=show)
+        numbers = dict(pair for results in found for pair in benchmark_numbers(results, show))
+        self._give("table", artifact, "benchmark.json", set=name, show=show, numbers=numbers)
         parts = []
         for results in found:
+            pages = {m: _page(artifact, "benchmark.json", p) for m, p in results.pointers.items()}
             text = self._measured_on(results, show)
             if results.apart:
                 text += f" Not to be compared with the table before: {'; '.join(results.apart)}."
-            parts += [self._caption("Table", text), str(benchmark_rows(results, show))]
+            parts += [self._caption("Table", text), str(benchmark_rows(results, show, pages))]
         return Markdown("\n\n".join(parts))
 
     def _paired_table(self, artifact: Artifact, found: list[Results], to: str) -> Markdown:
@@ -327,11 +334,12 @@ class References:
 
     def _comparison_table(self, artifact: Artifact) -> Markdown:
         held = artifact.read_json("comparison.json")
-        self._give("table", artifact, "comparison.json")
+        numbers = dict(comparison_numbers(held))
+        self._give("table", artifact, "comparison.json", numbers=numbers)
         steps = {step["arm"]: step for step in held["steps"]}
         rows = [
             [
-                code(arm),
+                linked(code(arm), _page(artifact, "comparison.json", f"/arms/{arm}")),
                 str(held["runs"]),
                 bounded(found["macro_f1"], "mean"),
                 *(f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
@@ -416,10 +424,20 @@ class References:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise FerError(f"{where} has no {unknown[0]!r}", allowed=", ".join(known))
-        self._give("table", artifact, file, pointer=pointer, columns=names)
-        rows = [
-            [code(name), *(shown_value(row.get(key), decimals, f"{where} {key}") for key in names)]
+        cells = {
+            name: [shown_value(row.get(key), decimals, f"{where} {key}") for key in names]
             for name, row in held.items()
+        }
+        numbers = {
+            f"{pointer}/{pointer_token(name)}/{pointer_token(key)}": str(text)
+            for name, texts in cells.items()
+            for key, text in zip(names, texts, strict=True)
+            if isinstance(held[name].get(key), int | float)
+        }
+        self._give("table", artifact, file, pointer=pointer, columns=names, numbers=numbers)
+        rows = [
+            [linked(code(name), _page(artifact, file, pointer)) if numbers else code(name), *texts]
+            for name, texts in cells.items()
         ]
         numeric = [
             index
@@ -430,7 +448,7 @@ class References:
         if "split" in document and "n" in document:
             measured = f", split {escape(document['split'])}, n = {document['n']:,}"
         caption = self._caption("Table", f"{_origin(artifact, file)}{measured}.")
-        return Markdown(f"{caption}\n\n{table(['', *map(escape, names)], rows, numeric)}")
+        return Markdown(f"{caption}\n\n{table(['name', *map(escape, names)], rows, numeric)}")
 
     def _csv_table(
         self,
@@ -458,6 +476,11 @@ class References:
         caption = self._caption("Table", f"{_origin(artifact, file)}, {count}.")
         shown = table([escape(name) for name in names], cells, numeric)
         return Markdown(f"{caption}\n\n{shown}")
+
+
+def _page(artifact: Artifact, file: str, pointer: str) -> str:
+    """Where the numbers at or below a pointer lead."""
+    return FROM_REPORT + page_of_number(artifact.key, file, pointer)
 
 
 def _looked(claim: dict[str, Any]) -> str:

@@ -45,6 +45,11 @@ class Results:
         return next(iter(self.entries.values()))
 
     @property
+    def pointers(self) -> dict[str, str]:
+        """Where each model's entry stands in the benchmark."""
+        return {model: f"/entries/{model}/{self.name}" for model in self.entries}
+
+    @property
     def metrics(self) -> tuple[tuple[str, str, str], ...]:
         """The columns of its table: scalings as the benchmark has them."""
         return METRICS + VECTOR_METRICS * ("vector_scaled" in self.first)

@@ -36,6 +36,8 @@ COMPUTING = (nodes.BinExpr, nodes.UnaryExpr, nodes.Concat, nodes.Getitem, nodes.
 LOGIC = (nodes.And, nodes.Or, nodes.Not)
 #: Stands on both sides of what a helper gave, until it is seen what that touches.
 _EDGE = "\ue003"
+#: A number is a link, of which its reader sees the text.
+_LINK = re.compile(r"\[([^\[\]]*)\]\([^()\s]*\)")
 _JOINED = re.compile(rf"\d[%\u2030]?{_EDGE}+[-+.,]?{_EDGE}*\d|\d[-+.,]?{_EDGE}+\d")
 
 
@@ -101,7 +103,7 @@ def render(template: Template, helpers: Mapping[str, Any]) -> str:
     _parse(template)
     try:
         text = environment(helpers).from_string(template.source).render()
-        if joined := _JOINED.search(as_seen(text)[0]):
+        if joined := _JOINED.search(as_seen(_LINK.sub(r"\1", text))[0]):
             raise FerError(
                 f"two numbers are printed as one: {joined.group().replace(_EDGE, '')!r}",
                 where=template.path,

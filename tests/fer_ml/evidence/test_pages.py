@@ -204,7 +204,7 @@ def test_the_index_of_faces_is_a_script_that_hands_it_over(home: Store, tmp_path
     write_evidence(tmp_path, home, verified(home, CE), AROUND)
     text = (tmp_path / "evidence" / "data" / "index.js").read_text()
     held = json.loads(text.removeprefix("fer.index(").removesuffix(");\n"))
-    assert held["claims"][0]["id"] == "ce"
+    assert held["claims"][0]["page"] == "claims/ce.html"
     assert {held["tables"][t["table"]]["name"] for t in held["claims"][0]["terms"]} == {
         "student_ce"
     }

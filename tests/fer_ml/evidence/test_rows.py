@@ -9,7 +9,7 @@ import pytest
 from fer_ml.evidence.rows import KPIS, METRICS, evidence_of
 from fer_ml.metrics.classification import RISKS
 from fer_ml.storage.store import Store
-from tests.fer_ml.evidence.conftest import claim, verified
+from tests.fer_ml.evidence.conftest import claim, put, verified
 
 BENCH = ("benchmark", "benchmark.json")
 OF_CE = "/entries/student_ce/mixed"
@@ -97,6 +97,52 @@ def test_the_browser_computes_what_the_lineage_wrote(
     assert "sha256" in browser.inner_text("#told")
     assert browser.locator(".numbers .good").count() == len(places)
     assert browser.faults == []
+
+
+def test_so_many_rows_that_no_call_takes_them_are_computed(
+    home: Store, pages: Callable[..., Path], browser: Any
+) -> None:
+    """And a blank line is no row, as in Python."""
+    text = "a,b\n\n" + '1,"x\n"\n' * 200_000
+    put(home, "label_review", lambda run: run.write_text("many.csv", text))
+    many = place("label_review", "many.csv", take="sum", column="a")
+    folder = pages(together(home, [many, place("label_review", "many.csv", take="count")]))
+    browser.goto((folder / "claims" / "x.html").as_uri())
+    browser.click("#again")
+    browser.wait_for_selector("#told.good, #told.bad")
+    assert browser.locator(".numbers td.good").all_inner_texts() == ["✓ 200000"] * 2
+    assert browser.faults == []
+
+
+def test_rows_are_read_once_however_often_the_filter_changes(
+    home: Store, pages: Callable[..., Path], browser: Any
+) -> None:
+    """Each change reads on, while the one before is still at it."""
+    text = "a,b\n" + "".join(f"{i},{'y' * 200}\n" for i in range(30_000))
+    put(home, "label_review", lambda run: run.write_text("many.csv", text))
+    count = claim("x", "label_review", "many.csv", take="count") | {"decimals": 0}
+    folder = pages(count)
+    browser.goto((folder / "claims" / "x.html").as_uri())
+    browser.wait_for_selector(".list tbody tr")
+    browser.locator("[name=text]").press_sequentially("1999")
+    browser.wait_for_selector("text=/^[\\d,]+ rows of 30,000$/")
+    wanted = sum("1999" in str(i) for i in range(30_000))
+    assert browser.inner_text(".told") == f"{wanted} rows of 30,000"
+    assert browser.faults == []
+
+
+def test_a_slice_that_is_missing_is_told(
+    home: Store, pages: Callable[..., Path], browser: Any
+) -> None:
+    folder = pages(claim("x", *BENCH, f"{OF_CE}/raw/accuracy"))
+    for path in (folder / "data").glob("*.0.js"):
+        path.unlink()
+    browser.goto((folder / "claims" / "x.html").as_uri())
+    browser.wait_for_selector(".told.bad >> text=is not here")
+    browser.click("#again")
+    browser.wait_for_selector("#told.bad")
+    assert browser.locator(".numbers .good").count() == 0
+    browser.faults.clear()  # Of the files that are not there.
 
 
 def test_a_changed_row_is_not_the_printed_number(

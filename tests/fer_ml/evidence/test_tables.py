@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fer_ml.base.reading import DOCUMENT
 from fer_ml.evidence import tables
 from fer_ml.evidence.rows import Rows
 from fer_ml.storage.store import Store
@@ -33,6 +34,16 @@ def test_slices_are_the_whole_file_and_each_is_short(store: Store, tmp_path: Pat
     told = [re.fullmatch(r'fer\.rows\("\w+", (\d+), (".*")\);\n', p.read_text()) for p in parts]
     assert [found and int(found[1]) for found in told] == list(range(len(parts)))
     assert "".join(json.loads(found[2]) for found in told if found) == text
+
+
+def test_a_table_may_be_larger_than_a_document(store: Store, tmp_path: Path) -> None:
+    """As a manifest of half a million rows is; no slice is much longer than its longest row."""
+    text = "a\n" + f"{'x' * 10**6}\n" * 70
+    made = put(store, "manifest/a", lambda run: run.write_text("a.csv", text))
+    assert made.record.files["a.csv"].bytes > DOCUMENT
+    held = tables.Tables(store, tmp_path)
+    assert held.known[held.add(Rows(made, "a.csv"))].rows == 70
+    assert max(path.stat().st_size for path in tmp_path.glob("*.js")) < 2_000_000
 
 
 def test_a_table_without_a_row_has_its_header(store: Store, tmp_path: Path) -> None:

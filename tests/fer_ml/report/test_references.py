@@ -1,12 +1,15 @@
 """What a template's references print, and what they refuse."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fer_ml.base.errors import FerError
+from fer_ml.evidence.numbers import numbers_of
 from fer_ml.recipes.builtin import ferplus
+from fer_ml.report.marks import NUMBER
 from fer_ml.report.results import paired_with
 from fer_ml.storage.artifact import Artifact
 
@@ -14,7 +17,9 @@ Made = Callable[..., Artifact]
 
 
 def text_of(report: Artifact) -> str:
-    return report.file("report.md").read_text(encoding="utf-8")
+    """The Markdown, without where its numbers lead."""
+    text = report.file("report.md").read_text(encoding="utf-8")
+    return re.sub(rf"\[([^\[\]]+)\]\({NUMBER.pattern}\)", r"\1", text)
 
 
 def given(report: Artifact, kind: str) -> list[dict[str, Any]]:
@@ -53,6 +58,36 @@ def test_values_come_from_a_file_of_an_artifact(make: Made) -> None:
     assert (first["asset"], first["pointer"], first["printed"]) == ("student_dkd", "/rows", "2,085")
     assert last["asset"] == "teacher[RN18]"
     assert len(first["file_sha256"]) == len(first["sha256"]) == 64
+
+
+def test_each_number_leads_to_a_page_that_has_it(make: Made) -> None:
+    """In the text itself, in a table by the name of its row or column; texts lead nowhere."""
+    report = make(
+        "{{ value('student_dkd', 'numbers.json', '/rows') }}"
+        " {{ value('student_dkd', 'numbers.json', '/text') }}\n\n"
+        "{{ table('benchmark', set='val', show='classes') }}\n\n"
+        "{{ table('benchmark', set='val', show='sources') }}\n\n"
+        "{{ table('student_dkd', 'numbers.json', pointer='/by', decimals=2) }}\n\n"
+        "{{ table('comparison/fair') }}"
+    )
+    held = numbers_of(report)
+    assert held is not None
+    pages = {f"../../evidence/numbers/{claim.id}.html": claim for claim in held.claims}
+    html = report.file("report.html").read_text(encoding="utf-8")
+    led = re.findall(r'<a href="([^"]+)" class="number"[^>]*>([^<]+)</a>', html)
+    assert {page for page, _ in led} == pages.keys()
+    for page, text in led:
+        cells = [cell for row in pages[page].expected.values() for cell in row]
+        if re.match(r"-?\d", text):
+            assert re.match(r"[-\d.,]*\d", text)[0] in cells, text  # type: ignore[index]
+    assert not re.findall(r"<td[^>]*>\s*[\d-]+[\d.]", html)
+
+
+def test_two_numbers_that_touch_are_refused_though_each_leads_to_a_page(make: Made) -> None:
+    number = "{{ value('student_dkd', 'numbers.json', '/rows') }}"
+    with pytest.raises(FerError) as caught:
+        make(number + number)
+    assert str(caught.value.where).endswith("own.md.j2")
 
 
 def test_a_table_of_the_benchmark_says_what_it_is_of_and_stays_comparable(make: Made) -> None:
@@ -149,7 +184,7 @@ def test_objects_of_a_json_file_are_a_table(make: Made) -> None:
     text = text_of(make(template))
     assert ", split val, n = 9.*" in text
     assert text.endswith(
-        "|  | f1 | note |\n| --- | ---: | --- |\n"
+        "| name | f1 | note |\n| --- | ---: | --- |\n"
         "| `a` | 0.50 | \\*x\\* |\n| `b` | not measured | y |"
     )
 

@@ -1,0 +1,55 @@
+"""The numbers of a report that no claim states, as claims on what it printed.
+
+A report keeps the place of each of its numbers. Those of one page are one table, which is held
+against the artifacts that are there now, as the claims of the claims file are.
+"""
+
+import re
+
+from fer_ml.claims.model import ClaimsFile, TableClaim
+from fer_ml.claims.places import Source
+from fer_ml.claims.printed import PRINTED
+from fer_ml.claims.sentences import numbers_of as digits_of
+from fer_ml.evidence.address import id_of_numbers, part_of
+from fer_ml.storage.artifact import Artifact
+
+GIVEN = "report.json"
+
+
+def numbers_of(report: Artifact) -> ClaimsFile | None:
+    """The tables of a report's numbers, one a page; ``section`` says of what each is."""
+    pages: dict[tuple[str, str, str], dict[str, str]] = {}
+    for given in report.read_json(GIVEN)["references"]:
+        numbers = given.get("numbers", {})
+        if given["kind"] == "value":
+            numbers = {given["pointer"]: given["printed"]}
+        for pointer, text in numbers.items():
+            if re.fullmatch(PRINTED, text):
+                part = part_of(given["file"], pointer)
+                page = pages.setdefault((given["asset"], given["file"], part), {})
+                page.setdefault(pointer.removeprefix(part), text)
+    if not pages:
+        return None
+    claims = tuple(_table(*place, numbers) for place, numbers in pages.items())
+    # Names of files' own: nobody wrote them into a sentence.
+    texts = [text for claim in claims for text in (*claim.rows, *claim.columns)]
+    names = dict.fromkeys(name for text in texts for name in digits_of(text, ()))
+    held = ClaimsFile(version="2", title="Numbers of the report", claims=claims)
+    return held.model_copy(update={"names": tuple(names)})
+
+
+def _table(label: str, file: str, part: str, numbers: dict[str, str]) -> TableClaim:
+    asset, _, partition = label.rstrip("]").partition("[")
+    row = " on ".join(part.split("/")[2:]) or f"{label} {file}"
+    return TableClaim(
+        id=id_of_numbers(label, file, part),
+        kind="table",
+        sentence="{value}",
+        section=row,
+        rows={
+            row: Source(asset=asset, partition=partition or None, file=file, pointer=part),
+        },
+        columns={pointer.removeprefix("/"): pointer for pointer in numbers},
+        expected={row: tuple(numbers.values())},
+        unequal_budgets=True,
+    )
