@@ -58,16 +58,20 @@ def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
     from fer_ml.claims.verify import verify_store
     from fer_ml.evidence.faces import find_faces
     from fer_ml.evidence.rows import evidence_of
+    from fer_ml.privacy.log import read_log
 
     store, path = pipeline.store, pipeline.claims_file()
     held = verify_store(store, path, pipeline.fingerprints()).claims if path.is_file() else ()
-    return find_faces(store, what, evidence_of(store, held).values())
+    log = read_log(pipeline.settings.home)
+    return find_faces(store, what, evidence_of(store, held).values(), log)
 
 
 def face_tree(face: "Face") -> Tree:
     """A face: where it is from, who said what, and which claims rest on it."""
     row = face.row
     tree = Tree(styled((row["sample_id"], "bold"), f" {row['label']} of {row['source']}"))
+    if face.purged:
+        tree.add(styled((f"purged on {face.purged}", "yellow"), ": no picture of it is here"))
     tree.add(styled(("raw file ", "dim"), face.raw))
     if row.get("votes"):
         tree.add(styled(("votes ", "dim"), row["votes"], (f" for {', '.join(CLASSES)}", "dim")))

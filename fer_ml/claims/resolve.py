@@ -1,6 +1,7 @@
 """Every claim against the artifacts: value, status, and the path it rests on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -86,7 +87,7 @@ class Resolver:
             return Resolved(claim, "drifted", f"{error.what}: {error.where or ''}".rstrip(": "))
         problem = _worst(traces)
         if problem is not None and problem[0] == "drifted":
-            return Resolved(claim, *problem, None, traces)
+            return Resolved(claim, *problem, None, traces, self._read(claim, traces))
         if not traces:
             return self._by_text(claim)
         try:
@@ -102,6 +103,13 @@ class Resolver:
         elif problem is not None:
             status = problem
         return Resolved(claim, *status, judged.value, traces, judged.found, judged.text)
+
+    def _read(self, claim: Claim, traces: Iterable[Node]) -> tuple[Found, ...]:
+        """The numbers of a claim that rests on damage, from artifacts that are whole themselves."""
+        with suppress(Nothing):
+            if not any(node.drifted for node in traces):
+                return self._judge(claim).found
+        return ()
 
     def _traces(self, claim: Claim) -> tuple[Node, ...]:
         artifacts = {

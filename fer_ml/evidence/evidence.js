@@ -287,15 +287,14 @@ const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "\ufffd")
 function face(cells, page, side) {
   const frame = make("span", { className: "face" });
   frame.style.width = frame.style.height = `${side}px`;
-  if (!page.faces || !cells.image_path) {
-    frame.append(page.faces ? "no picture" : "not shown");
+  const purged = page.purged[cells.sample_id] ?? page.purged[cells.group_id];
+  if (purged || !page.faces || !cells.image_path) {
+    frame.append(purged ? `purged on ${purged}` : page.faces ? "no picture" : "not shown");
     return frame;
   }
   const path = cells.image_path.split("/").map(encodeURIComponent).join("/");
   const picture = make("img", { src: page.root + path, alt: "", loading: "lazy" });
-  const purged = (page.purged ?? {})[cells.group_id];
-  picture.onerror = () => frame.replaceChildren(purged ? `purged on ${purged}`
-    : location.protocol === "file:" ? "purged, or not here" : "not shown here");
+  picture.onerror = () => frame.replaceChildren(location.protocol === "file:" ? "not here" : "not shown here");
   picture.onload = () => {
     const { naturalWidth: width, naturalHeight: height } = picture;
     const given = cells.bbox_frame === "photo" && cells.bbox_left !== "";

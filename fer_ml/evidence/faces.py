@@ -15,6 +15,7 @@ from fer_ml.evidence.rows import Evidence, Rows
 from fer_ml.evidence.tables import FACE, KEYS, answers_of, columns_of, current_of, is_manifest
 from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import LOGITS
+from fer_ml.privacy.log import Log
 from fer_ml.privacy.purge import rows_meant
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -46,9 +47,13 @@ class Rests:
 
 @dataclass(frozen=True)
 class Face:
-    """A face with its row of a manifest; ``splits`` are those of each manifest that has it."""
+    """A face with its row of a manifest; ``splits`` are those of each manifest that has it.
+
+    ``purged`` is the day on which its photo was: no picture of it is here since.
+    """
 
     row: Mapping[str, str]
+    purged: str | None
     raw: str
     splits: Mapping[str, str]
     said: tuple[Said, ...]
@@ -59,8 +64,11 @@ class Face:
         return asdict(self)
 
 
-def find_faces(store: Store, what: str, evidence: Iterable[Evidence]) -> list[Face]:
-    """Faces by a sample's or photo's hash, a path of a manifest, or an image file; none: empty."""
+def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) -> list[Face]:
+    """Faces by a sample's or photo's hash, a path of a manifest, or an image file; none: empty.
+
+    ``log`` says which photos were purged.
+    """
     current = list(current_of(store))
     frames = [(made, columns_of(made, FACE)) for made in filter(is_manifest, current)]
     try:
@@ -75,15 +83,16 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence]) -> list[Fa
                 found.setdefault((row["sample_id"], row["source"]), row)
     if len(found) > MOST:
         raise FerError(f"{what!r} means {len(found)} faces", fix="give more digits")
-    claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in found])
+    claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in found], log)
     return [finder.face(key, row, frames, claims) for key, row in found.items()]
 
 
 class _Finder:
     """Looks faces of these samples up; each file is read once."""
 
-    def __init__(self, store: Store, current: list[Artifact], samples: list[str]) -> None:
+    def __init__(self, store: Store, current: list[Artifact], samples: list[str], log: Log) -> None:
         self._samples = samples
+        self._purged = log.photos()
         self._answers = [(a, answers) for a in current for answers in answers_of(store, a)]
         self._tables: dict[tuple[str, str], dict[tuple[str, str], dict[str, str]]] = {}
 
@@ -106,6 +115,7 @@ class _Finder:
                 raw = f"{root}/{raw}" if root else raw
         return Face(
             {name: value for name, value in row.items() if value is not None},
+            (self._purged.get(row["group_id"]) or "")[:10] or None,
             raw,
             splits,
             tuple(self._said(key, row["label"])),

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +111,22 @@ class _Writer:
         index = [self._claim(e, "claims", before.get(e.resolved.claim.id)) for e in found]
         index += [self._claim(evidence, NUMBERS) for evidence in numbers]
         self.tables.write_manifests()
-        photos = self.around.purged.photos()
         held = {
             "tables": self.tables.to_json(self.tables.known),
             "claims": index,
             "roots": self._roots([*found, *numbers]),
             "faces": self.around.faces,
-            "purged": {photo: at[:10] for photo, at in photos.items()},
+            "purged": self.purged,
         }
         text = f"fer.index({json.dumps(held)});\n"
         (self.folder / "data" / "index.js").write_text(text, encoding="utf-8")
         self._page("face.html", "face.html", title="A face", page={"kind": "face"}, up="")
         self._index(found, numbers)
+
+    @cached_property
+    def purged(self) -> dict[str, str]:
+        """The day on which a face was purged, by its sample and by its photo."""
+        return self.tables.purged(self.around.purged.photos())
 
     def _before(self) -> dict[str, dict[str, Any]]:
         """What was said of each claim when they were last kept, by its id."""
@@ -148,7 +153,7 @@ class _Writer:
             "root": "../../",
             "up": "../",
             "faces": self.around.faces,
-            "purged": {p: at[:10] for p, at in self.around.purged.photos().items()},
+            "purged": self.purged,
             "compares": isinstance(claim, ComparisonClaim | NonInferiorityClaim),
             "figures": [self._figure(evidence, figure) for figure in evidence.figures],
             "terms": terms + self._others(evidence, terms),

@@ -162,7 +162,7 @@ def _why_none(resolved: Resolved, figures: Sequence[Figure]) -> str:
 
 def _figures(origins: "Origins", resolved: Resolved) -> Iterator[Figure]:
     claim = resolved.claim
-    names, prints = [claim.id], [resolved.shown()]
+    names, prints = [claim.id], [] if resolved.value is None else [resolved.shown()]
     if isinstance(claim, TableClaim):
         names = [f"{row}, {column}" for row in claim.rows for column in claim.columns]
         cells = [cell for row in claim.rows for cell in claim.expected.get(row, ())]

@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,17 @@ class Tables:
             text = json.dumps([held_in, letters], ensure_ascii=False)
             path = self._folder / f"{name}.in.js"
             path.write_text(f'fer.rows("{name}", "in", {text});\n', encoding="utf-8")
+
+    def purged(self, photos: Mapping[str, str]) -> dict[str, str]:
+        """When a face was purged, by its sample and by its photo; ``photos`` are by their hash."""
+        found = dict(photos)
+        # In the manifest of a source a photo is its own group.
+        sources = (a for a in current_of(self._store) if a.record.asset.startswith("manifest/"))
+        for made in filter(is_manifest, sources) if photos else ():
+            rows = columns_of(made, ["sample_id", "group_id"])
+            gone = rows.filter(pl.col("group_id").is_in(list(photos)))
+            found |= {sample: photos[photo] for sample, photo in gone.iter_rows()}
+        return {face: at[:10] for face, at in found.items()}
 
     def _answers_in(self, artifact: Artifact) -> dict[str, Answers]:
         if artifact.sha256 not in self._answers:

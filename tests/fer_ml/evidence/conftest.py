@@ -22,6 +22,7 @@ from fer_ml.manifests.schema import write_manifest
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.metrics.groups import metrics_by
 from fer_ml.metrics.predictions import write_predictions
+from fer_ml.privacy.log import Entry, Log
 from fer_ml.runs.logits import labels_of
 from fer_ml.sources.raw import fingerprint
 from fer_ml.storage.artifact import Artifact
@@ -249,6 +250,20 @@ def claim(name: str, asset: str, file: str, pointer: str = "", **more: Any) -> d
         "file": file,
     }
     return held | ({"pointer": pointer} if pointer else {}) | {"decimals": 6} | more
+
+
+def purged_log(photo: str) -> Log:
+    """A photo was purged."""
+    entry = Entry(
+        at="2026-02-03T00:00:00+00:00",
+        kind="photo",
+        reason="",
+        photos=(photo,),
+        sources=(),
+        files_removed=1,
+        resting=(),
+    )
+    return Log(entries=(entry,))
 
 
 def verified(store: Store, *claims: dict[str, Any]) -> Verified:

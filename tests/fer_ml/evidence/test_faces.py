@@ -13,8 +13,9 @@ from fer_ml.evidence.rows import evidence_of
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import read_predictions
+from fer_ml.privacy.log import Log
 from fer_ml.storage.store import Store
-from tests.fer_ml.evidence.conftest import MODELS, claim, verified
+from tests.fer_ml.evidence.conftest import MODELS, claim, purged_log, verified
 
 BENCH = ("benchmark", "benchmark.json")
 CLAIMS = (
@@ -26,7 +27,7 @@ CLAIMS = (
 
 
 def found(home: Store, what: str) -> list[Face]:
-    return find_faces(home, what, evidence_of(home, verified(home, *CLAIMS).claims).values())
+    return find_faces(home, what, evidence_of(home, verified(home, *CLAIMS).claims).values(), Log())
 
 
 def row_of_test(home: Store) -> dict[str, str]:
@@ -78,6 +79,13 @@ def test_the_claims_that_count_it_and_those_made_of_a_manifest_with_it(home: Sto
         "of-b": False,
         "run": False,
     }
+
+
+def test_a_purged_face_says_when(home: Store) -> None:
+    row = row_of_test(home)
+    (face,) = find_faces(home, row["sample_id"], (), purged_log(row["group_id"]))
+    assert face.purged == "2026-02-03"
+    assert found(home, row["sample_id"])[0].purged is None
 
 
 def test_what_is_no_face_is_none(home: Store, tmp_path: Path) -> None:

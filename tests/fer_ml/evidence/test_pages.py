@@ -14,9 +14,8 @@ from fer_ml.evidence import pages as made
 from fer_ml.evidence.pages import Around, report_of, write_evidence
 from fer_ml.metrics.classification import confusion_matrix
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.privacy.log import Entry, Log
 from fer_ml.storage.store import Store
-from tests.fer_ml.evidence.conftest import HOSTILE, MODELS, N, claim, put, verified
+from tests.fer_ml.evidence.conftest import HOSTILE, MODELS, N, claim, purged_log, put, verified
 
 CE = claim("ce", "benchmark", "benchmark.json", "/entries/student_ce/mixed/raw/macro_f1")
 ROWS = claim("rows", "classification_manifest", "clean_report.json", "/manifest/rows", decimals=0)
@@ -108,26 +107,36 @@ def test_a_purged_face_says_when(home: Store, browser: Any) -> None:
     assert artifact
     held = verified(home, ROWS)
     rows = artifact.file("test_all_sources.csv").read_text().splitlines()[1].split(",")
-    photo, path = rows[13], home.root / rows[0]
-    entry = Entry(
-        at="2026-02-03T00:00:00+00:00",
-        kind="photo",
-        reason="",
-        photos=(photo,),
-        sources=(),
-        files_removed=1,
-        resting=(),
-    )
-    around = Around("test", True, True, purged=Log(entries=(entry,)))
+    around = Around("test", True, True, purged=purged_log(rows[13]))
     write_evidence(home.root, home, held, around)
+    browser.goto((home.root / "evidence" / "claims" / "rows.html").as_uri())
+    browser.wait_for_selector("text=purged on 2026-02-03")
+    assert browser.locator(f"img[src$='{rows[0]}']").count() == 0
+    assert browser.locator(".list img").count() > 1
+    assert browser.faults == []
+
+
+def test_numbers_above_damage_are_shown_as_what_they_were(
+    home: Store, tmp_path: Path, browser: Any
+) -> None:
+    """A purge takes a source's pages: what was made of it is red, and its rows are whole."""
+    source = home.current("manifest/a")
+    assert source
+    path = source.file("excluded.csv")
     data = path.read_bytes()
     path.unlink()
     try:
-        browser.goto((home.root / "evidence" / "claims" / "rows.html").as_uri())
-        browser.wait_for_selector("text=purged on 2026-02-03")
+        (found,) = verified(home, CE).claims
+        assert (found.status, found.value) == ("drifted", None)
+        write_evidence(tmp_path, home, verified(home, CE), AROUND)
     finally:
         path.write_bytes(data)
-        browser.faults.clear()  # The picture is not found, and says so on the console.
+    browser.goto((tmp_path / "evidence" / "claims" / "ce.html").as_uri())
+    assert "excluded.csv" in browser.inner_text("p.bad")
+    browser.click("#again")
+    browser.wait_for_selector("#told.good")
+    assert browser.locator(".card.wrong").count() > 1
+    browser.faults.clear()
 
 
 def test_a_red_claim_says_why_and_what_it_was(home: Store, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from fer_ml.base.reading import DOCUMENT
 from fer_ml.evidence import tables
 from fer_ml.evidence.rows import Rows
-from fer_ml.storage.store import Store
+from fer_ml.manifests.schema import write_manifest
+from fer_ml.storage.store import RunFolder, Store
 from tests.fer_ml.evidence.conftest import put
 
 
@@ -44,6 +46,23 @@ def test_a_table_may_be_larger_than_a_document(store: Store, tmp_path: Path) -> 
     held = tables.Tables(store, tmp_path)
     assert held.known[held.add(Rows(made, "a.csv"))].rows == 70
     assert max(path.stat().st_size for path in tmp_path.glob("*.js")) < 2_000_000
+
+
+def test_a_purged_photo_names_the_faces_in_it(
+    store: Store, tmp_path: Path, manifest_in: Any
+) -> None:
+    """In a manifest of several sources a group is not the photo: the sample is looked up."""
+    frame = manifest_in(store.root, [{}, {"sample_id": "s" * 32, "group_id": "p" * 32}])
+
+    def fill(run: RunFolder) -> None:
+        write_manifest(frame, run.path("a.csv"))
+
+    put(store, "manifest/a", fill)
+    held = tables.Tables(store, tmp_path)
+    assert held.purged({"p" * 32: "2026-02-03T00:00:00"}) == {
+        "p" * 32: "2026-02-03",
+        "s" * 32: "2026-02-03",
+    }
 
 
 def test_a_table_without_a_row_has_its_header(store: Store, tmp_path: Path) -> None:
