@@ -12,7 +12,7 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,16 +25,18 @@ import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from demo_app.detection import Detector
-from demo_app.faces import Face, FrameResult
+from demo_app.card import card_page
+from demo_app.detection import Detector, warning
+from demo_app.faces import Face, FrameResult, number_of
 from demo_app.live import Figures, Live
 from demo_app.logs import LogError, SessionLog
 from demo_app.parameters import Parameters
 from demo_app.pipeline import Control, Pipeline, press
+from demo_app.recorded import delete, replayed, score
 from demo_app.session import summary_row
 from demo_app.sources import TIME_DIGITS, Frame
 from fer_ml.base.errors import FerError
@@ -90,9 +92,33 @@ class Press(_Command):
     key: Annotated[str, Field(pattern=r"^[1-7c\[\]\-=vbnmkl]$")]
 
 
-COMMANDS: TypeAdapter[Record | Stop | Press] = TypeAdapter(
-    Annotated[Record | Stop | Press, Field(discriminator="type")]
-)
+class Replay(_Command):
+    """Begin to see the last recording again, from its first frame."""
+
+    type: Literal["replay"]
+
+
+class Next(_Command):
+    """The next frame of the replay."""
+
+    type: Literal["next"]
+
+
+class Score(_Command):
+    """The key figures of the last recording."""
+
+    type: Literal["score"]
+
+
+class Delete(_Command):
+    """Delete the last recording; ``sure`` says that the page's question was answered with yes."""
+
+    type: Literal["delete"]
+    sure: Literal[True]
+
+
+Command = Record | Stop | Press | Replay | Next | Score | Delete
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 
 @dataclass
@@ -128,6 +154,8 @@ class Viewer:
         self._out = out
         self._control = Control(parameters)
         self._log: SessionLog | None = None
+        self._recording: Path | None = None
+        self._replay: Iterator[tuple[FrameResult, str]] = iter(())
         self._started_at = datetime.now(UTC)
         self._size_px = (0, 0)
         self._begin()
@@ -137,21 +165,34 @@ class Viewer:
         return json.dumps(self.command(text))
 
     def command(self, text: str) -> dict[str, Any]:
-        """Carry out one command; what is set then. ``FerError`` for one that is not known."""
+        """Carry out one command; its answer. ``FerError`` for one that is not known."""
         try:
             command = COMMANDS.validate_json(text)
         except ValidationError as error:
             raise FerError(
                 f"a message is no command: {error.errors()[0]['msg']}",
-                allowed="record with consent, stop, press; frames are binary messages",
+                allowed="record with consent, stop, press, replay, next, score, delete when sure; "
+                "frames are binary messages",
             ) from error
-        if isinstance(command, Press):
-            press(command.key, self._control)
-        elif isinstance(command, Stop):
-            return self.settings(self.close("stopped"))
-        elif self._log is None:
-            self._record()
-        return self.settings(self._log.out if self._log else None)
+        match command:
+            case Press():
+                press(command.key, self._control)
+            case Stop():
+                self.close("stopped")
+            case Record():
+                if self._log is None:
+                    self._record()
+            case Replay():
+                self._replay = replayed(self._finished(), self._bundle, self._detector)
+                return self._next()
+            case Next():
+                return self._next()
+            case Score():
+                return {"type": "score", "figures": score(self._finished())}
+            case Delete():
+                delete(self._finished())
+                self._recording = None
+        return self.settings()
 
     def frame(self, data: bytes, dropped: int) -> str:
         """Process one frame message; the reply as JSON. ``FerError`` for a message that is none."""
@@ -179,15 +220,31 @@ class Viewer:
             self._log.write_frame(replace(result, times_ms=times), data[_SENT.size :])
         return text
 
-    def close(self, ended: str) -> Path | None:
-        """End the recording, if there is one; its folder."""
+    def _finished(self) -> Path:
+        """The last recording of this page; ``FerError`` while there is none."""
+        if self._recording is None or self._log is not None:
+            raise FerError("there is no finished recording", fix="record and stop first")
+        return self._recording
+
+    def _next(self) -> dict[str, Any]:
+        result, picture = next(self._replay, (None, ""))
+        if result is None:
+            return {"type": "replayed"}
+        return {
+            "type": "replay",
+            "time_s": result.time_s,
+            "picture": picture,
+            **shown(result, Figures()),
+        }
+
+    def close(self, ended: str) -> None:
+        """End the recording, if there is one."""
         log, self._log = self._log, None
         if log is None:
-            return None
+            return
         width, height = self._size_px
         about = {"input": "browser", "ended": ended, "width_px": width, "height_px": height}
         log.finish(summary_row(log, self._started_at, **about))
-        return log.out
 
     def give_up(self) -> None:
         """End a recording that cannot be written any more."""
@@ -212,13 +269,15 @@ class Viewer:
             self._control.parameters,
             record=True,
         )
+        self._recording = self._log.out
 
-    def settings(self, folder: Path | None = None) -> dict[str, Any]:
-        """What is set now; ``folder`` is the recording that was begun or ended."""
+    def settings(self) -> dict[str, Any]:
+        """What is set now; ``folder`` is that of the last recording, which may still go on."""
         return {
             "type": "settings",
             "recording": self._log is not None,
-            "folder": None if folder is None else str(folder),
+            "folder": None if self._recording is None else str(self._recording),
+            "warning": warning(self._detector),
             "manual": self._control.manual_label,
             "parameters": self._control.parameters.model_dump(),
         }
@@ -261,7 +320,9 @@ def shown(result: FrameResult, figures: Figures) -> dict[str, Any]:
         "width": result.image.shape[1],
         "height": result.image.shape[0],
         "detector": result.detector,
-        "faces": [_face(face) for face in result.faces],
+        "faces": [
+            {"number": number_of(face, result.faces), **_face(face)} for face in result.faces
+        ],
         "main": None if main is None else main.track_id,
         "manual": result.manual_label,
         "frame_ms": round(result.times_ms.frame, 2),
@@ -284,6 +345,19 @@ def _face(face: Face) -> dict[str, Any]:
     }
 
 
+async def _page(request: Request) -> Response:
+    return FileResponse(STATIC / "index.html", media_type="text/html")
+
+
+async def _asset(request: Request) -> Response:
+    name = request.path_params["name"]
+    # Said here: what a machine knows of suffixes may be wrong, as Windows' registry often is.
+    kinds = {"demo.js": "text/javascript", "demo.css": "text/css"}
+    if name not in kinds:
+        return PlainTextResponse("not found\n", 404)
+    return FileResponse(STATIC / name, media_type=kinds[name])
+
+
 def make_app(
     bundle: Bundle,
     new_detector: Callable[[], Detector],
@@ -300,16 +374,11 @@ def make_app(
     """
     viewers = 0
 
-    async def page(request: Request) -> Response:
-        return FileResponse(STATIC / "index.html", media_type="text/html")
-
-    async def asset(request: Request) -> Response:
-        name = request.path_params["name"]
-        # Said here: what a machine knows of suffixes may be wrong, as Windows' registry often is.
-        kinds = {"demo.js": "text/javascript", "demo.css": "text/css"}
-        if name not in kinds:
-            return PlainTextResponse("not found\n", 404)
-        return FileResponse(STATIC / name, media_type=kinds[name])
+    async def card(request: Request) -> Response:
+        try:
+            return HTMLResponse(await asyncio.to_thread(card_page, bundle))
+        except FerError as error:
+            return PlainTextResponse(f"{error}\n", 500)
 
     async def about(request: Request) -> Response:
         return Response(
@@ -334,9 +403,10 @@ def make_app(
 
     app = Starlette(
         routes=[
-            Route("/", page),
+            Route("/", _page),
             Route("/about", about),
-            Route("/static/{name}", asset),
+            Route("/card", card),
+            Route("/static/{name}", _asset),
             WebSocketRoute("/stream", stream),
         ]
     )
@@ -409,7 +479,6 @@ def serve(
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve the page on 127.0.0.1 until it is interrupted; ``on_ready`` gets its link."""
-    new_detector()  # A detector that cannot be made is told now, not in the browser.
     listener = open_port(port)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)

@@ -23,8 +23,20 @@ const SETTINGS = {
   unsure_below: ["Unsure below", "", 2, "k", "l"],
 };
 
+// What is shown of a recording's key figures: each name, and whether it is a share.
+const FIGURES = {
+  frames: ["Frames", false], faces: ["Faces", false], tracks: ["Tracks", false],
+  face_found_rate: ["Frames with a face", true],
+  flips_per_minute_raw: ["Changes a minute, raw", false],
+  flips_per_minute_stabilised: ["Changes a minute, shown", false],
+  unsure_share: ["Unsure", true], unstable_share: ["Unstable", true],
+  manual_accuracy_raw: ["Right by your labels, raw", true],
+  manual_accuracy_stabilised: ["Right by your labels, shown", true],
+};
+
 const page = {
-  socket: null, onTheWay: false, paused: false, recording: false, classes: [], bars: [],
+  socket: null, onTheWay: false, paused: false, recording: false, replaying: false,
+  folder: null, classes: [], bars: [],
   line: [], trips: [], said: "", saidAt: 0, last: null, retries: 0,
 };
 
@@ -113,10 +125,12 @@ function connect() {
   socket.binaryType = "arraybuffer";
   page.socket = socket;
   page.onTheWay = false;
+  page.folder = null; // What was recorded before belongs to the connection that is gone.
   socket.addEventListener("open", () => { page.retries = 0; fault(""); next(); });
   socket.addEventListener("message", (event) => receive(JSON.parse(event.data)));
   socket.addEventListener("close", (event) => {
     if (page.socket !== socket) return;
+    endReplay();
     setRecording(false);
     if (event.code === 1008 || event.code === 1013 || page.retries >= 5) {
       stopped(event.reason || "The program on this computer has gone. Start 'fer demo web' again.");
@@ -130,7 +144,9 @@ function connect() {
 
 function stopped(why) {
   const socket = page.socket;
+  endReplay();
   page.socket = null;
+  byId("recorded").hidden = true;
   if (socket) socket.close();
   for (const track of video.srcObject ? video.srcObject.getTracks() : []) track.stop();
   byId("start-cover").hidden = false;
@@ -145,7 +161,7 @@ function stopped(why) {
 
 // A new picture of the camera wakes this up; a hidden page gets none, and sends none.
 function next() {
-  if (!page.socket || page.paused) return;
+  if (!page.socket || page.paused || page.replaying) return;
   if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(send);
   else requestAnimationFrame(send);
 }
@@ -154,7 +170,7 @@ const sheet = document.createElement("canvas");
 
 function send() {
   const socket = page.socket;
-  if (!socket || socket.readyState !== WebSocket.OPEN || page.onTheWay || page.paused) return;
+  if (!socket || socket.readyState !== WebSocket.OPEN || page.onTheWay || page.paused || page.replaying) return;
   const scale = Math.min(1, WIDEST_PX / Math.max(video.videoWidth, 1));
   sheet.width = Math.max(1, Math.round(video.videoWidth * scale));
   sheet.height = Math.max(1, Math.round(video.videoHeight * scale));
@@ -177,16 +193,26 @@ function receive(reply) {
     for (const [key, [, unit, digits]] of Object.entries(SETTINGS)) {
       setText(byId(`setting-${key}`), number(reply.parameters[key], digits, unit));
     }
-    if (reply.folder) byId("stored").textContent = (reply.recording ? "Recording into " : "Stored in ") + reply.folder;
+    if (!reply.folder && page.folder) setText(byId("stored"), "The recording is deleted.");
+    if (reply.folder) setText(byId("stored"), (reply.recording ? "Recording into " : "Stored in ") + reply.folder);
+    page.folder = reply.folder;
+    byId("recorded").hidden = reply.recording || !reply.folder;
+    byId("warning").hidden = !reply.warning;
+    setText(byId("warning"), reply.warning || "");
     return;
   }
+  if (reply.type === "replay") { if (page.replaying) again(reply); return; }
+  if (reply.type === "replayed") { endReplay(); return; }
+  if (reply.type === "score") { scores(reply.figures); return; }
   if (reply.type === "error") {
     fault(reply.fix ? `${reply.what}. ${reply.fix}` : reply.what);
+    endReplay();
     page.onTheWay = false;
     next();
     return;
   }
   page.onTheWay = false;
+  if (page.replaying) return; // A camera's frame that was on its way when the replay began.
   next();
   page.last = reply;
   if (reply.recording !== page.recording) setRecording(reply.recording);
@@ -197,12 +223,13 @@ function receive(reply) {
 
 function show(reply) {
   const main = reply.faces.find((face) => face.id === reply.main);
-  const others = reply.faces.length - 1;
+  const count = reply.faces.length;
   if (!main) setNow("none", "No face", "");
   else {
-    const more = others > 0 ? ` and ${others} more` : "";
-    if (main.status === "label") setNow("label", main.label, percent(main.confidence) + more);
-    else setNow(main.status, main.status === "unsure" ? "Unsure" : "Unstable", more.trim());
+    const which = count > 1 ? `face ${main.number} of ${count}` : "";
+    const beside = main.status === "label" ? [percent(main.confidence), which] : [which];
+    const said = { label: main.label, unsure: "Unsure", unstable: "Unstable" };
+    setNow(main.status, said[main.status], beside.filter(Boolean).join(" · "));
   }
   for (const [index, bar] of page.bars.entries()) {
     const value = main ? main.smoothed[index] : 0;
@@ -253,7 +280,10 @@ function draw(reply) {
   const left = (width - reply.width * scale) / 2;
   const top = (height - reply.height * scale) / 2;
   context.lineWidth = 2.5 * ratio;
-  context.font = `600 ${15 * ratio}px system-ui, sans-serif`;
+  const size = Math.min(15, Math.max(11, boxes.clientWidth / 40)) * ratio;
+  const high = 1.6 * size;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  const taken = [];
   for (const face of reply.faces) {
     const [x0, y0, x1, y1] = face.box;
     const x = left + (reply.width - x1) * scale;
@@ -262,15 +292,22 @@ function draw(reply) {
     const colour = sure ? "#4fc79a" : "#f0b44c";
     context.strokeStyle = colour;
     context.strokeRect(x, y, (x1 - x0) * scale, (y1 - y0) * scale);
-    const text = sure ? `${face.label} ${percent(face.confidence)}` : face.status;
-    const wide = context.measureText(text).width + 12 * ratio;
-    const high = 24 * ratio;
-    const above = Math.max(0, y - high);
+    const which = reply.faces.length > 1 ? `${face.number} of ${reply.faces.length}: ` : "";
+    const text = which + (sure ? `${face.label} ${percent(face.confidence)}` : face.status);
+    const wide = context.measureText(text).width + 0.8 * size;
     const start = Math.min(Math.max(0, x - context.lineWidth / 2), Math.max(0, width - wide));
+    // Where another caption is already, this one goes above it.
+    let above = y - high;
+    for (const [left, right, edge] of taken) {
+      if (start < right && left < start + wide && Math.abs(edge - above) < high) above = edge - high;
+    }
+    above = Math.max(0, above);
+    taken.push([start, start + wide, above]);
+    taken.sort((a, b) => b[2] - a[2]);
     context.fillStyle = colour;
     context.fillRect(start, above, wide, high);
     context.fillStyle = "#0c0f0e";
-    context.fillText(text, start + 6 * ratio, above + 17 * ratio);
+    context.fillText(text, start + 0.4 * size, above + 1.13 * size);
   }
 }
 
@@ -325,6 +362,59 @@ function record() {
   byId("consent").showModal();
 }
 
+// Each frame is asked for when the one before has had its time.
+function replay() {
+  if (page.replaying) { endReplay(); return; }
+  page.replaying = true;
+  page.shownAt = 0;
+  setText(byId("replay"), "Stop the replay");
+  byId("record").disabled = byId("pause").disabled = byId("delete").disabled = true;
+  command({ type: "replay" });
+}
+
+function again(reply) {
+  const wait = page.shownAt ? 1000 * (reply.time_s - page.replayedS) - (performance.now() - page.shownAt) : 0;
+  setTimeout(() => {
+    if (!page.replaying) return;
+    page.shownAt = performance.now();
+    page.replayedS = reply.time_s;
+    byId("replayed").src = reply.picture;
+    byId("replayed").hidden = byId("replay-mark").hidden = false;
+    page.last = reply;
+    show(reply);
+    command({ type: "next" });
+  }, Math.max(0, wait));
+}
+
+function endReplay() {
+  if (!page.replaying) return;
+  page.replaying = false;
+  setText(byId("replay"), "Replay");
+  byId("replayed").hidden = byId("replay-mark").hidden = true;
+  byId("record").disabled = byId("pause").disabled = byId("delete").disabled = false;
+  next();
+}
+
+function scores(figures) {
+  byId("score-figures").replaceChildren(...Object.entries(figures).map(([key, value]) => {
+    const [name, share] = FIGURES[key];
+    const row = document.createElement("div");
+    const title = document.createElement("dt");
+    const told = document.createElement("dd");
+    title.textContent = name;
+    told.textContent = share && value !== null ? percent(value) : number(value, Number.isInteger(value) ? 0 : 1);
+    row.append(title, told);
+    return row;
+  }));
+  byId("scores").showModal();
+}
+
+function askToDelete() {
+  setText(byId("doomed"), page.folder);
+  byId("deletion").returnValue = "no";
+  byId("deletion").showModal();
+}
+
 function setRecording(on) {
   page.recording = on;
   byId("recording-mark").hidden = !on;
@@ -346,7 +436,7 @@ const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1]
 function setText(node, text) { if (node.textContent !== text) node.textContent = text; }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || byId("consent").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key >= "1" && event.key <= "7") command({ type: "press", key: event.key });
   else if (event.key === "0") command({ type: "press", key: "c" });
   else if ("[]-=vbnmkl".includes(event.key)) command({ type: "press", key: event.key });
@@ -356,6 +446,12 @@ document.addEventListener("keydown", (event) => {
 byId("consent").addEventListener("close", () => {
   if (byId("consent").returnValue === "yes") command({ type: "record", consent: true });
 });
+byId("deletion").addEventListener("close", () => {
+  if (byId("deletion").returnValue === "yes") command({ type: "delete", sure: true });
+});
+byId("replay").addEventListener("click", replay);
+byId("score").addEventListener("click", () => command({ type: "score" }));
+byId("delete").addEventListener("click", askToDelete);
 byId("start").addEventListener("click", start);
 byId("record").addEventListener("click", record);
 byId("pause").addEventListener("click", pause);

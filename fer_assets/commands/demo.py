@@ -150,13 +150,15 @@ def web(
 
     Example: fer demo web
     """
+    from demo_app.detection import make_detector
     from demo_app.web import serve
     from fer_ml.base.settings import settings
 
     student = _student(bundle, profile, precision)
+    _detector(detector, detect_width)  # Its warning is printed once; each page shows it too.
     serve(
         student,
-        lambda: _detector(detector, detect_width),
+        lambda: make_detector(detector, detect_width),
         _parameters(student, detect_every),
         out or settings().home / "demo",
         port=port,

@@ -21,7 +21,7 @@ def _what(card: Card) -> Iterator[str]:
     spec = card.preprocess
     yield f"# {card.name}, profile {card.profile}, {card.precision}"
     yield ""
-    yield "| | |"
+    yield "| field | value |"
     yield "| --- | --- |"
     yield f"| network | {card.architecture}, {len(card.classes)} classes |"
     yield f"| input | one face of {spec.size} x {spec.size} px, in {_COLOURS[spec.colour]} |"
@@ -47,7 +47,7 @@ def _how_good(card: Card) -> Iterator[str]:
     yield "In brackets: 95% intervals, resampled by group. ECE is after scaling with temperature"
     yield f"{card.temperature:.3f}, which calib chose."
     yield ""
-    yield "| faces | n | accuracy | macro-F1 | ECE | |"
+    yield "| faces | n | accuracy | macro-F1 | ECE | role |"
     yield "| --- | ---: | --- | --- | --- | --- |"
     for name, held in sets.items():
         chosen = "chose the checkpoint" if held["selection_split"] else "chose nothing"

@@ -93,7 +93,8 @@ def test_a_camera_is_read_labelled_and_recorded(
 ) -> None:
     expect = sync_api.expect
     page.goto(link)
-    # By keyboard alone: the first thing in the tab order starts the camera.
+    # By keyboard alone: behind the student's card, the camera is the first thing in the tab order.
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#now[data-state=label]")).to_be_visible(timeout=15_000)
@@ -132,6 +133,35 @@ def test_a_camera_is_read_labelled_and_recorded(
     expect(page.locator("#recording-mark")).to_be_hidden()
     (folder,) = (tmp_path / "rec").iterdir()
     assert len(list((folder / "frames").glob("*.jpg"))) > 5
+    assert page.faults == []
+
+    page.get_by_role("button", name="Replay").click()
+    expect(page.locator("#replay-mark")).to_be_visible()
+    until(page, "page.last.type === 'replay' && byId('replayed').naturalWidth === 640")
+    expect(page.locator("#replay-mark")).to_be_hidden(timeout=20_000)
+    frames = len(list((folder / "frames").glob("*.jpg")))
+    assert page.evaluate("page.last.type !== 'replay' || page.last.index") in (True, frames - 1)
+    page.get_by_role("button", name="Score").click()
+    expect(page.locator("#score-figures dd").first).to_have_text(str(frames))
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Delete…").click()
+    page.keyboard.press("Enter")  # The answer that has the focus is to keep it.
+    assert folder.is_dir()
+    page.get_by_role("button", name="Delete…").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.locator("#recorded")).to_be_hidden()
+    assert not folder.exists()
+    until(page, "page.last.type === 'frame'")
+    assert page.faults == []
+
+
+def test_the_models_name_leads_to_its_card(page: "sync_api.Page", link: str, bundle) -> None:
+    page.goto(link)
+    page.get_by_role("link", name=bundle.card.name).click()
+    sync_api.expect(page.locator("h1")).to_contain_text(bundle.card.name)
+    sync_api.expect(page.locator("main")).to_contain_text(bundle.card.model_sha256)
+    page.get_by_role("link", name="Back").click()
+    sync_api.expect(page.get_by_role("button", name="Start the camera")).to_be_visible()
     assert page.faults == []
 
 

@@ -284,7 +284,7 @@ def test_the_smallest_and_the_largest_frames(bundle, size: tuple[int, int], tmp_
     for index in range(2):
         (folder / f"{index}.png").write_bytes(encode_png(np.zeros((*size, 3), np.uint8)))
     out = tmp_path / "out"
-    summary = run_session(folder, bundle, make_detector("haar", None), out, SETTINGS)
+    summary = run_session(folder, bundle, make_detector("haar"), out, SETTINGS)
     assert (summary.ended, summary.frames, summary.faces) == ("end", 2, 0)
 
 
@@ -403,7 +403,7 @@ def test_a_corrupt_bundle_is_refused(bundle_folder: Path) -> None:
 
 def test_the_drawn_film_is_found_and_scored(bundle: Bundle, tmp_path: Path) -> None:
     draw_video(tmp_path, 1, seconds=2)
-    out, detector = tmp_path / "out", make_detector("haar", None)
+    out, detector = tmp_path / "out", make_detector("haar")
     summary = run_session(tmp_path / "demo.avi", bundle, detector, out, SETTINGS)
     assert (summary.frames, summary.ended) == (50, "end")
     kpis = compute_kpis(out / "per_frame.csv", tmp_path / "demo_truth.csv")

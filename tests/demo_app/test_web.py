@@ -1,5 +1,6 @@
 """The page's server: who is let in, and what a message does. The page itself: test_page.py."""
 
+import base64
 import json
 import socket
 import struct
@@ -21,10 +22,13 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from demo_app.detection import Detection
+from demo_app.card import card_page
+from demo_app.detection import Detection, make_detector
 from demo_app.kpis import compute_kpis
 from demo_app.parameters import Parameters
 from demo_app.session import run_session
+from demo_app.shipped import SHIPPED
+from demo_app.tables import read_rows
 from demo_app.web import (
     COMMANDS,
     MAX_MESSAGE_BYTES,
@@ -36,6 +40,7 @@ from demo_app.web import (
 )
 from fer_ml.base.errors import FerError
 from fer_ml.base.ports import open_port
+from fer_ml.bundles.bundle import load_bundle
 
 PARAMETERS = Parameters(unsure_below=0.4)
 TOKEN = "t0ken"
@@ -339,6 +344,74 @@ def test_a_recording_is_whole_and_replays_to_the_same_labels(
         )
     ]
     assert rows[0] == rows[1]
+
+
+def recorded(stream: ClientConnection, frames: int) -> Path:
+    """Record a session of bright frames; its folder."""
+    ask(stream, '{"type": "record", "consent": true}')
+    for _ in range(frames):
+        ask(stream, message(BRIGHT))
+    return Path(ask(stream, '{"type": "stop"}')["folder"])
+
+
+def test_a_recording_is_seen_again_scored_and_deleted(serve: Serve, tmp_path: Path) -> None:
+    with join(serve()) as stream:
+        folder = recorded(stream, 3)
+        seen = [ask(stream, '{"type": "replay"}')]
+        while seen[-1]["type"] == "replay":
+            seen.append(ask(stream, '{"type": "next"}'))
+        assert [frame["type"] for frame in seen] == ["replay"] * 3 + ["replayed"]
+        rows = read_rows(folder / "per_frame.csv", "frame")
+        assert [frame["faces"][0]["raw"] for frame in seen[:3]] == [
+            row.value("raw_label", str) for row in rows
+        ]
+        assert [frame["time_s"] for frame in seen[:3]] == [
+            row.value("time_sec", float) for row in rows
+        ]
+        pictures = [base64.b64decode(frame["picture"].partition(",")[2]) for frame in seen[:3]]
+        assert pictures == [path.read_bytes() for path in sorted((folder / "frames").iterdir())]
+        figures = ask(stream, '{"type": "score"}')["figures"]
+        kpis = compute_kpis(folder / "per_frame.csv", None)
+        assert figures["frames"] == 3 and figures == {name: kpis[name] for name in figures}
+        assert ask(stream, '{"type": "delete"}')["type"] == "error"
+        assert folder.is_dir()
+        assert ask(stream, '{"type": "delete", "sure": true}')["folder"] is None
+        assert not folder.exists()
+        for gone in ('{"type": "replay"}', '{"type": "score"}', '{"type": "delete", "sure": true}'):
+            assert ask(stream, gone)["type"] == "error"
+        assert ask(stream, message(BRIGHT))["type"] == "frame"
+
+
+def test_only_what_this_page_recorded_and_finished_can_be_deleted(serve: Serve) -> None:
+    host = serve()
+    with join(host) as one, join(host) as other:
+        folder = recorded(one, 1)
+        assert ask(other, '{"type": "delete", "sure": true}')["type"] == "error"
+        ask(one, '{"type": "record", "consent": true}')
+        assert ask(one, '{"type": "delete", "sure": true}')["type"] == "error"
+    assert folder.is_dir()
+
+
+def test_a_weak_detector_is_told_of(bundle, tmp_path: Path) -> None:
+    viewers = [
+        Viewer(bundle, detector, PARAMETERS, tmp_path)
+        for detector in (LeftHalf(), make_detector("haar"))
+    ]
+    told = [viewer.settings()["warning"] for viewer in viewers]
+    assert told[0] is None and told[1] is not None
+
+
+def test_what_a_card_says_is_text(bundle) -> None:
+    card = bundle.card.model_copy(update={"data": "<script>alert(1)</script> | [a](javascript:b)"})
+    page = card_page(type(bundle)(bundle.folder, card, bundle.sha256, bundle.session))
+    assert "<script" not in page and 'href="javascript' not in page
+    assert bundle.card.model_sha256 in page
+
+
+def test_the_card_of_the_shipped_student_needs_no_style_that_the_page_forbids() -> None:
+    page = card_page(load_bundle(SHIPPED))
+    assert page.count("<table>") >= 4 and 'class="number"' in page
+    assert "style=" not in page and "<script" not in page
 
 
 def test_a_page_that_goes_away_leaves_a_whole_recording(serve: Serve, tmp_path: Path) -> None:
