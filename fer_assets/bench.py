@@ -44,6 +44,7 @@ class Script:
 SUITE = (
     Script("load_time.py", trial=("--rounds", "1")),
     Script("sample_run.py", trial=("--trial",)),
+    Script("clicks.py", trial=("--rounds", "1")),
     Script("validation.py", trial=("--rows", "2000", "--rounds", "1"), places={"--data": "faces"}),
     Script(
         "near_duplicates.py",

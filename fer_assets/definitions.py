@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import dagster as dg
 
+import fer_assets.dagster_private.waiting  # noqa: F401 - runs here make their steps in one process
 from fer_assets.assets import raw_asset, stage_asset, stage_checks
 from fer_assets.automation import (
     digest_job,
@@ -80,9 +81,12 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
 
 
 def _executor(here: Settings) -> dg.ExecutorDefinition:
-    """Who runs the steps: two processes of this machine, or the machines of a Ray cluster."""
+    """Who makes the steps: their run's own process, or the machines of a Ray cluster.
+
+    With a process for each, most steps would wait longer for their imports than they work.
+    """
     if engine() != RAY:
-        return dg.multiprocess_executor.configured({"max_concurrent": 2})
+        return dg.in_process_executor
     try:
         from dagster_ray import ray_executor
     except ImportError as error:
