@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from fer_assets.dagster_private import DATA_VERSION_TAG
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
@@ -24,6 +25,7 @@ from fer_ml.base.files import PASSING
 from fer_ml.base.settings import postgres_url
 from fer_ml.recipes.profile import BACKBONES
 from fer_ml.storage.gates import word_of
+from fer_ml.storage.record import Input
 
 OWNERS = ["team:fer"]
 #: On a run: files that seem unchanged are decoded again.
@@ -97,6 +99,20 @@ def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
     )
 
 
+def unseen(instance: dg.DagsterInstance, found: Input) -> dg.AssetObservation | None:
+    """The observation of a raw source to note: none where the latest one says the same."""
+    key = asset_key(found.asset)
+    latest = instance.fetch_observations(key, limit=1).records
+    noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
+    if noted == found.sha256:
+        return None
+    return dg.AssetObservation(
+        key,
+        tags={DATA_VERSION_TAG: found.sha256},
+        metadata={"root": dg.MetadataValue.path(str(found.root))},
+    )
+
+
 def stage_asset(
     pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
 ) -> dg.AssetsDefinition:
@@ -130,6 +146,12 @@ def stage_asset(
             artifact = _as_asked(pipeline, context.instance, context.run).make(
                 target, run_id=context.run.run_id
             )
+        for source in (item for item in artifact.record.inputs if item.root is not None):
+            if (seen := unseen(context.instance, source)) is not None:
+                context.log_event(seen)
+                # Else Dagster says that it was made of what was known before.
+                step = context.get_step_execution_context()
+                step.wipe_input_asset_version_info(seen.asset_key)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(artifact.sha256),
             metadata=artifact_metadata(artifact, faces=pipeline.shows_faces),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from fer_assets.dagster_private import DATA_VERSION_TAG
+from fer_assets.assets import unseen
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.stage import GROUPS
@@ -92,17 +92,8 @@ def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
             failures.note(Target(f"manifest/{source.name}"), error)
             continue
         found[source.name] = item.sha256
-        key = dg.AssetKey(item.asset.split("/"))
-        latest = instance.fetch_observations(key, limit=1).records
-        noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
-        if noted != item.sha256:
-            instance.report_runless_asset_event(
-                dg.AssetObservation(
-                    key,
-                    tags={DATA_VERSION_TAG: item.sha256},
-                    metadata={"root": dg.MetadataValue.path(str(Path(str(item.root))))},
-                )
-            )
+        if (seen := unseen(instance, item)) is not None:
+            instance.report_runless_asset_event(seen)
     return found
 
 
