@@ -1,5 +1,6 @@
 """Runs that lost their process, and what Dagster keeps of runs that are to be forgotten."""
 
+import logging
 import socket
 import sqlite3
 from collections.abc import Iterable
@@ -32,7 +33,7 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
         # A number of a process says something on its own machine alone.
         here = postgres_url() is None or run.tags.get(HOST_TAG) == socket.gethostname()
         if gone(run.tags.get(PROCESS_TAG, "")) or (here and _worker_gone(instance, run.run_id)):
-            instance.report_run_failed(run, "the process that made this run is gone")
+            _fail(instance, run)
             dead.append(run.run_id)
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids():
@@ -40,6 +41,15 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
         if held is None or held.is_finished:
             storage.free_concurrency_slots_for_run(run_id)
     return dead
+
+
+def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """End a run with the time of its last event: when its process was ended is not known."""
+    (last,) = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records or (None,)
+    gone = "the process that made this run is gone: it ended after the last event before this one"
+    failed = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message=gone)
+    at = last.event_log_entry.timestamp if last else None
+    instance.report_dagster_event(failed, run.run_id, logging.ERROR, timestamp=at)
 
 
 def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -6,7 +6,12 @@ import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
 from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
-from fer_assets.dagster_private import DATA_VERSION_TAG
+from fer_assets.dagster_private import (
+    DATA_VERSION_TAG,
+    RUNLESS_JOB_NAME,
+    RUNLESS_RUN_ID,
+    StepMaterializationData,
+)
 from fer_assets.metadata import outcome_metadata
 from fer_assets.pipeline import Pipeline
 from fer_ml.storage.artifact import Artifact
@@ -40,16 +45,35 @@ def add_partitions(
         return new
 
 
-def shown_version(
+def latest(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
-) -> str | None:
-    """The data version that Dagster shows of an asset; ``None`` for one that was never made."""
+) -> tuple[str | None, float]:
+    """Data version and time (s) of what Dagster shows of an asset; ``None`` and 0: never made."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None), limit=1
     ).records
     if not records or records[0].asset_materialization is None:
-        return None
-    return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+        return None, 0.0
+    tags = records[0].asset_materialization.tags or {}
+    return tags.get(DATA_VERSION_TAG), records[0].timestamp
+
+
+def report(
+    instance: dg.DagsterInstance,
+    event: dg.AssetMaterialization | dg.AssetCheckEvaluation,
+    at: float | None,
+) -> None:
+    """Note an event without a run, as one of the time ``at`` (s) or of now.
+
+    ``report_runless_asset_event`` knows no other time than now.
+    """
+    data: StepMaterializationData | dg.AssetCheckEvaluation
+    if isinstance(event, dg.AssetMaterialization):
+        kind, data = "ASSET_MATERIALIZATION", StepMaterializationData(event)
+    else:
+        kind, data = "ASSET_CHECK_EVALUATION", event
+    told = dg.DagsterEvent(kind, RUNLESS_JOB_NAME, event_specific_data=data)
+    instance.report_dagster_event(told, RUNLESS_RUN_ID, timestamp=at)
 
 
 def verdict_event(

@@ -7,14 +7,23 @@ stale.
 
 import logging
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import cache
 from uuid import uuid4
 
 import dagster as dg
 
 from fer_assets.abandoned import PROCESS_TAG, fail_abandoned
-from fer_assets.announcing import register_partitions, shown_version, verdict_event
-from fer_assets.dagster_private import DATA_VERSION_TAG, RunFailureReason
+from fer_assets.announcing import latest, register_partitions, report, verdict_event
+from fer_assets.dagster_private import (
+    DATA_VERSION_TAG,
+    PARTITION_TAG,
+    InMemoryJob,
+    RegisteredCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+    RunFailureReason,
+    execute_run,
+)
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
@@ -30,6 +39,8 @@ from fer_ml.storage.artifact import Artifact
 
 log = logging.getLogger(__name__)
 
+#: The code location of ``workspace.yaml``: the UI shows the runs of this one among its jobs'.
+LOCATION = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("fer"), "__repository__")
 NO_FAULT = "the run failed without a step failure; look at it in the UI"
 
 
@@ -117,19 +128,21 @@ def _run(
     job = (
         definitions()
         .resolve_job_def(work.job)
+        .with_executor_def(dg.in_process_executor)
         .get_subset(asset_selection=keys, asset_check_selection=checks)
     )
     run_id = str(uuid4())
+    partition = {PARTITION_TAG: work.partition} if work.partition else {}
     names = {"run": run_id, "job": work.job, "partition": work.partition}
     with span(f"run {work.job}", run_id, names, is_run=True) as known:
-        result = job.execute_in_process(
-            instance=instance,
+        run = instance.create_run_for_job(
+            job,
             run_id=run_id,
-            partition_key=work.partition,
-            raise_on_error=False,
-            tags={**tags, PROCESS_TAG: owner()},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags={**tags, **partition, PROCESS_TAG: owner()},
+            remote_job_origin=LOCATION.get_job_origin(work.job),
         )
+        result = execute_run(InMemoryJob(job), run, instance)
         known["success"] = result.success
     if _stopped(result):
         raise KeyboardInterrupt
@@ -138,7 +151,7 @@ def _run(
 
 
 def _note(
-    pipeline: Pipeline, work: Work, result: dg.ExecuteInProcessResult, failures: Failures
+    pipeline: Pipeline, work: Work, result: dg.JobExecutionResult, failures: Failures
 ) -> None:
     """Note what a run did not make, and why."""
     started = {*work.make, *work.judge}
@@ -165,7 +178,7 @@ def _note(
             failures.faults[target] = FerError(fault, where=where)
 
 
-def _stopped(result: dg.ExecuteInProcessResult) -> bool:
+def _stopped(result: dg.JobExecutionResult) -> bool:
     """Whether a run ended because this process, or the run, was told to stop."""
     reasons = [
         event.job_failure_data.failure_reason
@@ -195,22 +208,27 @@ def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstanc
     """
     record = artifact.record
     key = dg.AssetKey(record.asset.split("/"))
-    if shown_version(instance, key, record.partition) == artifact.sha256:
+    shown, since = latest(instance, key, record.partition)
+    if shown == artifact.sha256:
         return
-    instance.report_runless_asset_event(
+    # Told with the time of its work, if that does not put it behind what is shown.
+    timely = record.made_at.timestamp() > since
+    report(
+        instance,
         dg.AssetMaterialization(
             key,
             partition=record.partition,
             metadata=artifact_metadata(artifact, faces=pipeline.shows_faces),
             tags={DATA_VERSION_TAG: artifact.sha256},
-        )
+        ),
+        record.made_at.timestamp() if timely else None,
     )
     gates = {gate.rule: gate for gate in pipeline.gates(record.asset)}
     judged = [each for each in artifact.receipts().values() if each.rule in gates]
     receipts = [each for each in judged if each.passed is not None]
     if record.partition is None:
         for receipt in receipts:
-            verdict = verdict_event(key, gates[receipt.rule], receipt, artifact)
-            instance.report_runless_asset_event(verdict)
+            at = datetime.fromisoformat(receipt.checked_at).timestamp() if timely else None
+            report(instance, verdict_event(key, gates[receipt.rule], receipt, artifact), at)
     elif receipts:
         judge_in_run(pipeline, Target(record.asset, record.partition), instance)

@@ -37,6 +37,10 @@ def test_a_run_that_the_ui_started_ends_with_its_worker(tmp_path: Path) -> None:
         alive, dead = started(os.getpid()), started(dead_pid())
         untold = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
         assert fail_abandoned(instance) == [dead.run_id]
+        told = instance.get_records_for_run(dead.run_id).records
+        (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[dead.run_id]))
+        last = told[0].event_log_entry.timestamp
+        assert record.end_time == pytest.approx(last, abs=1e-5), "not when it was found"
         for run in (alive, untold):
             held = instance.get_run_by_id(run.run_id)
             assert held is not None

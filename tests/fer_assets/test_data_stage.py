@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 import pytest
+import yaml
 
 from fer_assets.assets import wait_for_gates
 from fer_assets.definitions import definitions_for
@@ -141,6 +142,55 @@ def test_a_full_pass_decodes_every_image_once(sample: Pipeline) -> None:
     assert unified
     # Checks and report of four manifests looked at the same images: only the first look decoded.
     assert decoded == unified.record.summary["rows"]
+
+
+def test_the_pages_of_the_ui_list_the_runs_of_the_command(sample: Pipeline) -> None:
+    """They ask for runs of their own code location, and draw them from start to end."""
+    file = yaml.safe_load((sample.settings.project / "workspace.yaml").read_text())
+    location = file["load_from"][0]["python_module"]["location_name"]
+    listed = dg.RunsFilter(tags={".dagster/repository": f"__repository__@{location}"})
+    with dg.DagsterInstance.get() as instance:
+        (record,) = instance.get_run_records(listed)
+        run, start, end = record.dagster_run, record.start_time, record.end_time
+        steps = instance.get_run_step_stats(run.run_id)
+        made = instance.get_records_for_run(
+            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+    assert (run.job_name, run.status) == ("data", dg.DagsterRunStatus.SUCCESS)
+    assert run.remote_job_origin and run.remote_job_origin.location_name == location
+    assert start and end and record.create_timestamp.timestamp() <= start < end
+    assert len(made) == sum(sample.stage(name).group == "manifests" for name in sample.stages)
+    assert all(start < event.timestamp < end for event in made)
+    assert len(steps) > len(made), "gates are steps too"
+    for step in steps:
+        assert step.start_time and step.end_time
+        assert start < step.start_time < step.end_time < end
+
+
+@pytest.mark.parametrize("where", ["by the command", "by a click"])
+def test_raw_folders_are_observed_however_their_manifest_is_made(
+    sample: Pipeline, tmp_path: Path, where: str
+) -> None:
+    """And it is made of just that: else the UI calls it stale from its first moment on."""
+    target = Target("manifest/rafdb_basic")
+    raw, made = (dg.AssetKey([group, "rafdb_basic"]) for group in ("raw", "manifest"))
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        for _ in range(2):
+            if where == "by a click":
+                job = definitions_for(sample).resolve_implicit_global_asset_job_def()
+                job = job.get_subset(asset_selection={made})
+                assert job.execute_in_process(instance=instance).success
+            else:
+                materialize(sample, instance, select=lambda t: t == target, force=True)
+        (seen,) = instance.fetch_observations(raw, limit=9).records
+        event = instance.get_latest_materialization_event(made)
+    held = sample.store.current(target.asset)
+    assert held and event and event.asset_materialization and seen.asset_observation
+    (fingerprint,) = (item for item in held.record.inputs if item.asset == "raw/rafdb_basic")
+    assert seen.asset_observation.data_version == fingerprint.sha256
+    assert seen.asset_observation.metadata["root"].value == fingerprint.root
+    tags = event.asset_materialization.tags
+    assert tags["dagster/input_data_version/raw/rafdb_basic"] == fingerprint.sha256
 
 
 def test_faces_are_shown_in_dagster_only_where_they_may(sample: Pipeline) -> None:

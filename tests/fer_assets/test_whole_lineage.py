@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,32 @@ def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:
         assert materialize(tiny, instance) == []
         event = instance.get_latest_materialization_event(dg.AssetKey("student_bundle"))
         assert event is not None
+
+
+def test_what_is_told_later_has_the_time_of_its_work(tiny: Pipeline) -> None:
+    """A new ``dagster_home`` beside a finished artifact root."""
+    key = dg.AssetKey("student_bundle")
+    bundle = current(tiny, "student_bundle")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(tiny, instance) == []
+        event = instance.get_latest_materialization_event(key)
+        assert event and event.timestamp == bundle.record.made_at.timestamp()
+        for receipt in bundle.receipts().values():
+            if receipt.passed is None:
+                continue
+            (judged,) = instance.event_log_storage.get_asset_check_execution_history(
+                dg.AssetCheckKey(key, receipt.rule), limit=9
+            )
+            checked = datetime.fromisoformat(receipt.checked_at).timestamp()
+            assert judged.event and judged.event.timestamp == checked >= event.timestamp
+        # Of another profile, made later: what is the latest must not stand below it.
+        other = dg.AssetMaterialization(key, tags={DATA_VERSION_TAG: "other"})
+        instance.report_runless_asset_event(other)
+        assert materialize(tiny, instance) == []
+        later, told = instance.fetch_materializations(key, limit=2, ascending=False).records[::-1]
+    assert told.asset_materialization and told.asset_materialization.tags
+    assert told.asset_materialization.tags[DATA_VERSION_TAG] == bundle.sha256
+    assert told.timestamp > later.timestamp
 
 
 def test_what_dagster_shows_of_another_profile_is_told_again_each_time(tiny: Pipeline) -> None:
