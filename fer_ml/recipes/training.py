@@ -260,7 +260,9 @@ class Training:
     - ``tune`` says which weights move: all, the classifier, it and the last block, or the
       normalisation layers. Statistics of BatchNorm stand still unless all move.
     - ``augment`` affine: flip, rotation, scale, shift, contrast, brightness, scaled by
-      ``strength``; crop: random resized crop, flip and colour jitter of the interim report.
+      ``strength``; crop: random resized crop, flip and colour jitter of the interim report;
+      camera: affine half as wide again, without its contrast and brightness, and then what
+      ``fer_ml.images.corruptions`` says, up to ``strength``.
       ``erase`` is the probability of a random rectangle.
     - ``targets`` votes trains on the distribution of the annotators' votes; ``row_weights`` takes
       the manifest's column ``weight``.
@@ -300,7 +302,7 @@ class Training:
     stem_stride: Literal[1, 2] = 2
     zero_init_residual: bool = False
     drop_last: bool = True
-    augment: Literal["affine", "crop"] = "affine"
+    augment: Literal["affine", "crop", "camera"] = "affine"
     strength: float = 1.0
     erase: float = 0.0
     targets: Literal["labels", "votes"] = "labels"
@@ -374,7 +376,7 @@ class Augmented(Protocol):
     """What decides how a face's views look; a ``Training`` and ``Views`` say it."""
 
     @property
-    def augment(self) -> Literal["affine", "crop"]:
+    def augment(self) -> Literal["affine", "crop", "camera"]:
         """The kind of augmentation."""
         ...
 
@@ -398,7 +400,7 @@ class Views:
 
     count: int
     seed: int
-    augment: Literal["affine", "crop"]
+    augment: Literal["affine", "crop", "camera"]
     strength: float
     erase: float
 

@@ -140,20 +140,36 @@ def views(
     ``affine``, at ``strength`` 1: flip, up to 10 degrees, 15% in size, 8% of the side, 20% in
     contrast and 0.3 in normalised brightness; 0 leaves the flip. ``crop``: an area of 70% to 100%
     with sides 3:4 to 4:3, flip, and 20% in brightness and contrast, 10% in saturation, 2% of the
-    colour circle in hue (a rotation in YIQ).
+    colour circle in hue (a rotation in YIQ). ``camera`` moves a face half as far again as
+    ``affine``, and then shows it as a camera may, up to ``strength``.
     """
     d = draws.to(device)
     pixels = _unit(images, device)
-    theta = _crop(d) if recipe.augment == "crop" else _affine(d, recipe.strength, preprocess)
+    wide = 1.5 if recipe.augment == "camera" else 1.0
+    theta = _crop(d) if recipe.augment == "crop" else _affine(d, wide * recipe.strength, preprocess)
     grid = _grid(theta, preprocess.size)
     moved = grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     if recipe.augment == "crop":
         batch = _normalise(_jitter(moved, d), preprocess)
+    elif recipe.augment == "camera":
+        batch = _normalise(_unit(_photographed(moved, draws, recipe.strength), device), preprocess)
     else:
         gain = 1 + 0.2 * recipe.strength * _signed(d[:, 5]).view(-1, 1, 1, 1)
         offset = 0.3 * recipe.strength * _signed(d[:, 6]).view(-1, 1, 1, 1)
         batch = _normalise(moved, preprocess).mul_(gain).add_(offset)
     return _erase(batch, d, recipe.erase) if recipe.erase else batch
+
+
+def _photographed(batch: torch.Tensor, draws: torch.Tensor, strength: float) -> np.ndarray:
+    """Faces ``[N, 3, S, S]`` in 0..1 as a camera may show them, ``[N, S, S, 3] uint8``."""
+    from fer_ml.images.corruptions import seen_by_a_camera  # OpenCV: other views need none.
+
+    pixels = batch.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    # Two draws that nothing else takes are 48 bits for a generator of each face's own.
+    seeds = (draws[:, 14:16].double() * (1 << 24)).long().tolist()
+    for row, seed in enumerate(seeds):
+        pixels[row] = seen_by_a_camera(pixels[row], strength, np.random.default_rng(seed))
+    return pixels
 
 
 def _grid(theta: torch.Tensor, side: int) -> torch.Tensor:

@@ -79,6 +79,7 @@ OPTIONS = {
     "smoothing": {"label_smoothing": 0.1},
     "fp16": {"precision": "fp16"},
     "crop": {"augment": "crop", "erase": 0.25},
+    "camera": {"augment": "camera", "strength": 0.7},
     "sgd": {"optimiser": "sgd", "lr": 0.05},
     "nested": {"optimiser": "nested"},
     "balanced": {"imbalance": Imbalance(sampler="balanced")},

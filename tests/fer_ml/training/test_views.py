@@ -88,7 +88,7 @@ def test_draws_are_uniform_and_independent() -> None:
     assert abs(after) < 0.15
 
 
-@pytest.mark.parametrize("kind", ["affine", "crop"])
+@pytest.mark.parametrize("kind", ["affine", "crop", "camera"])
 def test_a_view_depends_on_face_seed_and_number_alone(kind: str) -> None:
     recipe = replace(RECIPE, augment=kind, erase=0.5)
     held, keys = images(), KEYS[:32]
