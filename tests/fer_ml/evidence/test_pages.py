@@ -15,6 +15,7 @@ from fer_ml.evidence.pages import Around, report_of, write_evidence
 from fer_ml.metrics.classification import confusion_matrix
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.storage.store import Store
+from tests.axe import AXE, SCHEMES, WIDTHS, violations
 from tests.fer_ml.evidence.conftest import HOSTILE, MODELS, N, claim, purged_log, put, verified
 
 CE = claim("ce", "benchmark", "benchmark.json", "/entries/student_ce/mixed/raw/macro_f1")
@@ -89,6 +90,26 @@ def test_nothing_is_wider_than_the_screen(pages: Make, browser: Any, width: int)
         browser.wait_for_timeout(200)
         assert browser.evaluate("document.documentElement.scrollWidth") <= width, path.name
     assert browser.faults == []
+
+
+@pytest.mark.skipif(not AXE, reason="needs axe-core: AXE_CORE names its axe.min.js")
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing(pages: Make, browser: Any, scheme: str, width: int) -> None:
+    folder = pages(CE, ROWS)
+    browser.set_viewport_size({"width": width, "height": 900})
+    browser.emulate_media(color_scheme=scheme)
+    try:
+        for path in sorted(folder.rglob("*.html")):
+            browser.goto(path.as_uri())
+            browser.wait_for_timeout(200)
+            assert violations(browser) == []
+        browser.goto((folder / "claims" / "ce.html").as_uri())
+        browser.click(".card >> nth=0")
+        browser.wait_for_selector("#claims ul")
+        assert violations(browser) == []
+    finally:
+        browser.emulate_media(color_scheme="light")
 
 
 def test_no_face_is_shown_unless_it_may_be(pages: Make, browser: Any) -> None:
