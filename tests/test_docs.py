@@ -79,7 +79,12 @@ def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
         "http:///",
     ):
         assert broken(page, link), link
-    for link in ("demo.md", "#identity-and-groups", "../README.md#your-own-data", "https://x.org/a"):
+    for link in (
+        "demo.md",
+        "#identity-and-groups",
+        "../README.md#your-own-data",
+        "https://x.org/a",
+    ):
         assert not broken(page, link), link
     assert links_of("[a](b.md)\n```\n[c](d)\n```\n`[e](f)`\n[g]: h.md") == ["b.md", "h.md"]
 

@@ -41,15 +41,20 @@ def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFr
     3. sources without a val part give some train groups to val;
     4. a part of all val groups becomes calib.
 
-    A group that spans sources or classes is drawn with the first of them in sorted order.
+    A group that spans sources or classes is drawn with the rarest of them, so that each split has
+    its share of a class that is rare under one publisher's labels.
     """
     place = frame["split"].replace_strict(_PLACES, return_dtype=pl.Int64).to_numpy()
     source, label = _number(frame["source"]), _number(frame["label"])
     number = numbers_of(frame["group_id"])
     # One whole number a row, so that the least one of a group says all of its home at once.
     labels, kinds = label.max() + 1, (source.max() + 1) * (label.max() + 1)
-    stratum, splits = _by_group(number, place * kinds + source * labels + label, 1 << place)
+    pair = source * labels + label
+    rarest_first = np.argsort(np.bincount(pair, minlength=kinds), kind="stable")
+    rarity = np.argsort(rarest_first)
+    stratum, splits = _by_group(number, place * kinds + rarity[pair], 1 << place)
     home = stratum // kinds
+    stratum = home * kinds + rarest_first[stratum % kinds]
     test_rank, val_rank, calib_rank = _ranks(frame["group_id"].gather(first_rows(number)), seed)
     train = _PLACES["train"]
     final = np.where(home == _UNASSIGNED, train, home)

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_ml.base.errors import FerError
-from fer_ml.claims.model import ClaimsFile, ComparisonClaim, read_claims, schema
+from fer_ml.claims.model import (
+    ClaimsFile,
+    ComparisonClaim,
+    ConfigurationClaim,
+    read_claims,
+    schema,
+)
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CLAIM = """
@@ -203,3 +209,30 @@ def test_a_claim_is_picked_with_those_that_it_is_held_against(tmp_path: Path) ->
     assert [claim.id for claim in picked.claims] == ["one", "two", "three", "x"]
     assert isinstance(picked.claims[-1], ComparisonClaim)
     assert [claim.id for claim in read(tmp_path, text).picked("one").claims] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stated"),
+    [
+        ({"/training/epochs": "1"}, "epochs = 1"),
+        (
+            {"/training/init": "previous", "/training/seed": None},
+            "init = previous and seed not set",
+        ),
+        ({"/a/x": "1", "/a/y": "2", "/a/z": "3"}, "x = 1, y = 2 and z = 3"),
+        ({"/a/x": "1", "/b/x": "2"}, "/a/x = 1 and /b/x = 2"),
+    ],
+)
+def test_settings_are_named_as_shortly_as_they_can_be_told_apart(
+    settings: dict[str, object], stated: str
+) -> None:
+    claim = ConfigurationClaim.model_validate(
+        {
+            "id": "c",
+            "kind": "configuration",
+            "sentence": "It ran with {value}.",
+            "asset": "student_kd",
+            "settings": settings,
+        }
+    )
+    assert claim.stated == stated

@@ -172,6 +172,23 @@ def test_small_classes_are_never_absent_from_a_drawn_split() -> None:
     assert {"train", "test", "val"} <= set(kept["split"])
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_that_is_rare_in_one_of_two_labellings_is_in_each_split(seed: int) -> None:
+    """Two sources of the same faces, of whose labels those of the second are rarer."""
+    rows = [
+        row
+        for i in range(400)
+        for row in (
+            ("a", "Happy" if i % 2 else "Sad", f"g{i}", "train"),
+            ("b", "Disgust" if i < 24 else "Happy", f"g{i}", "train"),
+        )
+    ]
+    kept, leaking = assign_splits(frame(*rows), DRAW, seed)
+    assert leaking.is_empty()
+    rare = kept.filter(pl.col("label") == "Disgust")
+    assert Counter(rare["split"]) == {"train": 18, "val": 4, "calib": 2}
+
+
 def test_an_unassigned_row_joins_its_group() -> None:
     rows = frame(
         ("a", "Happy", "g", "test"), ("b", "Happy", "g", "unassigned"), ("c", "Sad", "g", "train")
