@@ -17,6 +17,7 @@ from fer_assets.cli import app
 from fer_assets.evidence import write
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
+from fer_assets.start import Start
 from tests.axe import AXE, SCHEMES, WIDTHS, violations
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -130,11 +131,12 @@ def test_each_number_of_the_report_is_computed_again_from_its_rows(page: Page, r
 
 @pytest.mark.skipif(not AXE, reason="needs axe-core: AXE_CORE names its axe.min.js")
 def test_axe_finds_nothing(browser: Browser, tiny: Pipeline, report: str, tmp_path: Path) -> None:
-    """On the pages of the evidence, a trace, the digest and the report, and on a face's."""
+    """On the start page, evidence, a trace, the digest and the report, and on a face's page."""
     folder = tiny.store.root / "evidence"
     for command in (["digest"], ["trace", "accuracy"]):
         done = CliRunner().invoke(app, [*command, "--html", str(tmp_path / f"{command[0]}.html")])
         assert (tmp_path / f"{command[0]}.html").is_file(), done.output
+    (tmp_path / "start.html").write_text(Start(tiny).page(0, again=False), encoding="utf-8")
     addresses = [
         report,
         *(path.as_uri() for path in (*tmp_path.iterdir(), *folder.rglob("*.html"))),
