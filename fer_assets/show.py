@@ -104,6 +104,8 @@ def trace_tree(traced: Traced) -> Tree:
     claim = traced.claim
     reason = f" ({claim.reason})" if claim.reason else ""
     tree = Tree(styled(status_text(claim), (reason, "dim"), f" {claim.sentence()}"))
+    if claim.looked_before:
+        tree.add(styled((claim.looked_before, "yellow")))
     cited = [source.file + source.pointer for source in claim.claim.sources()]
     seen: set[tuple[str, str]] = set()
     for root in traced.roots:

@@ -9,6 +9,7 @@ from fer_ml.claims.model import Claim
 from fer_ml.claims.printed import printed, show, show_like
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.values import Found, Number
+from fer_ml.metrics.comparability import looked_at
 from fer_ml.storage.artifact import Artifact
 
 Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted", "not_comparable"]
@@ -72,6 +73,11 @@ class Resolved:
         """What its number was measured on; ``None`` for a number that is no measurement."""
         held = self.found[0].measured_on() if self.found else {}
         return held if held.get("split") is not None else None
+
+    @property
+    def looked_before(self) -> str:
+        """What is said of a number on rows that were looked at before something was decided."""
+        return looked_at(self._measured_on() or {})
 
     def to_json(self) -> dict[str, Any]:
         """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``."""

@@ -34,6 +34,16 @@ def resolve(store: Store, claim: dict[str, Any], *others: dict[str, Any]) -> Res
     return resolve_all(store, claim, *others)[0]
 
 
+def test_a_number_on_rows_that_were_looked_at_says_so(store: Store, chain: Chain, put: Put) -> None:
+    assert resolve(store, number()).looked_before == ""
+    benchmark = copy.deepcopy(BENCHMARK)
+    mark = {"since": "2026-11-01T10:00:00Z", "decided": ["student_ce"]}
+    benchmark["entries"]["ce"]["all"]["looked_before"] = mark
+    put("benchmark", {"benchmark.json": benchmark}, [chain["student_dkd"].as_input()])
+    told = resolve(store, number()).looked_before
+    assert "2026-11-01" in told and "student_ce" in told
+
+
 def test_grounded_down_to_the_raw_folders(store: Store, chain: Chain) -> None:
     found = resolve(
         store,
