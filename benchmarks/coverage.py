@@ -52,7 +52,7 @@ class World:
 
 
 def covered(world: World, runs: int, repeats: int, seed: int) -> Iterator[dict[str, bool]]:
-    """Whether each metric's 95% interval of the difference holds zero, in every repeat."""
+    """Whether each metric's 95% interval of the difference includes zero, in every repeat."""
     rng = np.random.default_rng([seed, runs])
     for repeat in range(repeats):
         models = resampled_metrics(world.measured(rng, runs), resamples=RESAMPLES, seed=repeat)

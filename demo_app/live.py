@@ -1,4 +1,4 @@
-"""Figures of the last minute, for the eyes of whoever watches; the KPIs come from the log."""
+"""Figures of the last minute, for whoever watches the demo. The KPIs are computed from the log."""
 
 from collections import deque
 from dataclasses import dataclass

@@ -195,7 +195,10 @@ class Viewer:
         return self.settings()
 
     def frame(self, data: bytes, dropped: int) -> str:
-        """Process one frame message; the reply as JSON. ``FerError`` for a message that is none."""
+        """Process one frame message and return the reply as JSON.
+
+        Raises ``FerError`` if the message is not a valid frame.
+        """
         start = time.perf_counter()
         sent, image = decode_frame(data)
         now = round(time.perf_counter() - self._clock, TIME_DIGITS)

@@ -103,7 +103,7 @@ class Lineage:
                 yield Target(stage.asset)
 
     def partitions(self, stage: Stage) -> list[str]:
-        """The partitions of a stage, in order; of what was adopted, models are of weights alone."""
+        """The partitions of a stage, in order. Of adopted results only weights become models."""
         if stage.partitions != "adopted":
             return list(getattr(self.profile, str(stage.partitions)))
         names = self.store.pointers("adopted")
@@ -244,7 +244,7 @@ class Lineage:
                     if teacher == target.partition
                 ]
             elif need.partition == "named":
-                # A claim may name a partition that is none: it says so when it is resolved.
+                # A claim may name an unknown partition: it says so when it is resolved.
                 known = self.partitions(self.stage(need.asset))
                 found += [Target(need.asset, key) for key in need.keys if key in known]
             elif need.partition == "each":

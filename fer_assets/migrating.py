@@ -2,7 +2,7 @@
 
 What a person wrote (``fer.toml``, claims) is rewritten, with the old file kept beside it; Dagster's
 database is brought to its schema, with a copy kept. Nothing in an artifact root is: its files are
-immutable and hashed, so what an earlier version wrote is read as it is, or made again.
+immutable and hashed, so files of an earlier version are read as they are, or made again.
 """
 
 import re
@@ -26,7 +26,7 @@ from fer_ml.base.versions import upgraded, versions_of
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to bring along: what it is of, what becomes of it, and doing it."""
+    """One change of a migration: what is changed, how, and the function that does it."""
 
     where: Path
     what: str

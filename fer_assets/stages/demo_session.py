@@ -48,7 +48,7 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
 
 
 def _import(session: Path, run: RunFolder) -> None:
-    """Take over the log of a session without frames; its figures are of whoever made it."""
+    """Take over the log of a session without frames; the figures are those of its own model."""
     from demo_app.kpis import read_per_frame
     from demo_app.logs import EVENTS_FILE, PER_FRAME_FILE, SUMMARY_FILE, THRESHOLDS_FILE
 

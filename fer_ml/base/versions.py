@@ -1,4 +1,4 @@
-"""Versions of what this platform writes, and how what an earlier version wrote is read.
+"""The versions of this platform's files, and how files of earlier versions are read.
 
 A file is never rewritten to be read: ``upgraded`` turns what stands in it into what the current
 version would have written, step by step, in memory. What has no such step must be made again, and

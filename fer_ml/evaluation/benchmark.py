@@ -1,4 +1,7 @@
-"""Every model on every evaluation set, from stored predictions; numbers carry what they are of."""
+"""Every model on every evaluation set, from stored predictions.
+
+Each number states its evaluation set, split and sample count.
+"""
 
 import itertools
 from collections.abc import Callable
