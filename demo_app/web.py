@@ -42,7 +42,7 @@ from demo_app.sources import TIME_DIGITS, Frame
 from fer_ml.base.errors import FerError
 from fer_ml.base.guard import Guard
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.ports import open_port
+from fer_ml.base.ports import Server, open_port
 from fer_ml.bundles.bundle import Bundle
 from fer_ml.images.pixels import decode_as_stored, read_header
 
@@ -496,6 +496,6 @@ def serve(
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=2,
     )
-    on_ready(f"http://127.0.0.1:{port}/?token={token}")
+    link = f"http://127.0.0.1:{port}/?token={token}"
     with listener, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config, lambda: on_ready(link)).run(sockets=[listener])

@@ -7,7 +7,9 @@ that ``fer --help`` is there at once.
 import io
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,6 +17,7 @@ from fer_assets.commands import claims, demo, report
 from fer_assets.commands.adopt import adopt
 from fer_assets.commands.bench import bench
 from fer_assets.commands.card import card
+from fer_assets.commands.common import Commands
 from fer_assets.commands.convert import convert
 from fer_assets.commands.digest import digest
 from fer_assets.commands.doctor import doctor
@@ -31,12 +34,32 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import readable_os_errors
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Train facial-expression models whose numbers can be traced to the rows behind them.",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fer-platform {version('fer-platform')}")
+        raise typer.Exit
+
+
+@app.callback()
+def fer(
+    asked: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version, and exit"
+        ),
+    ] = False,
+) -> None:
+    """Train facial-expression models whose numbers can be traced to the rows behind them."""
+
+
 # In the order of fer --help.
 for command in (
     *(

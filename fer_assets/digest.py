@@ -92,7 +92,7 @@ class Digest:
             held = [entry for entry in self.entries if entry.state == state]
             lines += [f"{state} ({len(held)})"] if held else []
             for entry in held:
-                rests = f" ({entry.resting} assets rest on it)" if entry.resting else ""
+                rests = f" (assets that rest on it: {entry.resting})" if entry.resting else ""
                 lines += [f"  {entry.name}: {entry.what}{rests}", f"    fix: {entry.fix}"]
         lines.append(
             f"{self.made} artifacts and {self.claims} claims looked at; {self.not_made} not made."

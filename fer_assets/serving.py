@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socket import socket
@@ -31,6 +31,7 @@ from fer_assets.pipeline import Pipeline
 from fer_assets.storage import dagster_home, opened
 from fer_ml.base.errors import FerError
 from fer_ml.base.guard import Guard
+from fer_ml.base.ports import Server
 
 #: How often a page asks for what is new, and how long a query of a database may take.
 POLL_MS, STATEMENT_MS = 2000, 15_000
@@ -50,9 +51,17 @@ class Webserver(DagsterWebserver):  # type: ignore[type-arg]
 
 
 def serve(
-    pipeline: Pipeline, listener: socket, *, token: str, names: Set[str], read_only: bool
+    pipeline: Pipeline,
+    listener: socket,
+    *,
+    token: str,
+    names: Set[str],
+    read_only: bool,
+    on_ready: Callable[[], None],
 ) -> None:
     """Serve the UI of a profile, and its evidence, on ``listener`` until it is interrupted.
+
+    ``on_ready`` is called when its pages can be opened.
 
     Schedules and sensors belong to the UI that can start something: it has the daemon beside it,
     and ends with it.
@@ -75,15 +84,14 @@ def serve(
         )
         app = Webserver(stack.enter_context(context), live_data_poll_rate=POLL_MS).create_asgi_app()
         port = listener.getsockname()[1]
-        server = uvicorn.Server(
-            uvicorn.Config(
-                Guard(Pages(app, pipeline), token=token, port=port, names=names),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=2,
-            )
+        config = uvicorn.Config(
+            Guard(Pages(app, pipeline), token=token, port=port, names=names),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
         )
+        server = Server(config, on_ready)
         ended = stack.enter_context(_daemon(shared, server)) if not read_only else None
         server.run(sockets=[listener])
         if ended is not None and ended.is_set():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fer_assets.commands.common import (
+    Commands,
     JsonOption,
     ProfileOption,
     console,
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from fer_ml.claims.verify import Verified
 
-app = typer.Typer(no_args_is_help=True, help="Hold a report's claims against artifacts.")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Hold a report's claims against artifacts."
+)
 
 
 @app.command()
@@ -164,7 +167,7 @@ def claims_table(verified: "Verified") -> "Table":
     claims = table()
     claims.add_column("status", no_wrap=True)
     for name in ("claim", "sentence"):
-        claims.add_column(name, overflow="fold")
+        claims.add_column(name)
     for claim in verified.claims:
         sentence = styled(claim.sentence())
         if claim.reason:

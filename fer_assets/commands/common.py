@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fer_ml.base.visible import visible, visible_lines
 
@@ -26,6 +27,18 @@ ProfileOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]
 
 
+class Commands(TyperGroup):
+    """A group of commands whose help says each in its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands; their sentences go on in the next line."""
+        rows = [
+            (name, command.get_short_help_str(1_000)) for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 class _Printer:
     """rich's console, which is imported when something is printed.
 
@@ -36,11 +49,19 @@ class _Printer:
     @cached_property
     def _console(self) -> "Console":
         from rich.console import Console
+        from rich.table import Table
         from rich.text import Text
 
         class Plain(Console):
             def render_str(self, text: str, **options: Any) -> Text:
                 return super().render_str(_shown(text), **options)
+
+            def render(self, renderable: Any, options: Any = None) -> Any:
+                # What does not fit goes on in the next line: rich would end it with an ellipsis.
+                if isinstance(renderable, Table):
+                    for column in renderable.columns:
+                        column.overflow = "fold"
+                return super().render(renderable, options)
 
         # A pipe has no width of its own; tables in a log file are not squeezed into 80 columns.
         width = None if sys.stdout.isatty() else 140

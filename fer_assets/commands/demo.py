@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from fer_assets.commands.common import ProfileOption, console, show_progress, styled
+from fer_assets.commands.common import Commands, ProfileOption, console, show_progress, styled
 from fer_assets.commands.session import compare_with_recording, run_shown
 from fer_assets.commands.student import bundle_folder
 from fer_ml.base.errors import FerError
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from fer_ml.bundles.bundle import Bundle
 
 
-class _Subcommands(TyperGroup):
+class _Subcommands(Commands):
     """Says what to type where no subcommand stands first, as in ``fer demo --web``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

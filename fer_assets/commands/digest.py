@@ -1,9 +1,8 @@
 """``fer digest``: what is red, stale or unverified now."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,13 +12,7 @@ from fer_assets.commands.common import (
     console,
     open_pipeline,
     styled,
-    table,
 )
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from fer_assets.digest import Digest
 
 STATE_COLOURS = {"red": "red", "stale": "yellow", "unverified": "yellow", "warns": "dim"}
 
@@ -47,30 +40,10 @@ def digest(
     elif html is not None:
         console.print(f"written: {html}")
     else:
-        for part in _parts(found):
-            console.print(part)
+        # Soft-wrapped: a command can be copied, however narrow the terminal is.
+        for line in found.text().splitlines():
+            state = line.partition(" ")[0]
+            console.print(styled((line, STATE_COLOURS.get(state, ""))), soft_wrap=True)
+        console.print(found.headline)
     if found.counts["red"]:
         raise typer.Exit(2)
-
-
-def _parts(digest: "Digest") -> "Iterator[Table | str]":
-    """What is not green, the worst first, and how much was looked at."""
-    if digest.entries:
-        entries = table()
-        entries.add_column("", no_wrap=True)
-        for name in ("what", "found", "to do"):
-            entries.add_column(name, overflow="fold")
-        entries.add_column("rest on it", justify="right", no_wrap=True)
-        for entry in digest.entries:
-            entries.add_row(
-                styled((entry.state, STATE_COLOURS[entry.state])),
-                entry.name,
-                entry.what,
-                entry.fix,
-                str(entry.resting or ""),
-            )
-        yield entries
-    yield digest.headline
-    yield (
-        f"{digest.made} artifacts and {digest.claims} claims looked at; {digest.not_made} not made."
-    )

@@ -168,10 +168,10 @@ def _made_table(done: "list[Made]") -> "Table":
     from fer_assets.show import checks_text
 
     made_table = table()
-    made_table.add_column("asset", overflow="fold")
+    made_table.add_column("asset")
     for name in ("rows", "steps", "s", "MB"):
         made_table.add_column(name, justify="right", no_wrap=True)
-    made_table.add_column("file", overflow="fold")
+    made_table.add_column("file")
     for name in ("sha256", "checks"):
         made_table.add_column(name, no_wrap=True)
     for made in done:

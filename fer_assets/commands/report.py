@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fer_assets.commands.common import JsonOption, console, styled, table
+from fer_assets.commands.common import Commands, JsonOption, console, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fer_ml.report.citations import Citations
     from fer_ml.report.claimed import Covered
 
-app = typer.Typer(no_args_is_help=True, help="Checks on reports.")
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Hold any report to its references and claims."
+)
 
 
 @app.command()

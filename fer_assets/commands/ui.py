@@ -8,7 +8,6 @@ import typer
 
 from fer_assets.commands.common import ProfileOption, console, open_pipeline
 from fer_assets.stopping import Stopping
-from fer_ml.base.ports import open_port
 
 
 def ui(
@@ -31,6 +30,8 @@ def ui(
 
     Example: fer ui --profile sample --port 3000
     """
+    from fer_ml.base.ports import open_port
+
     with Stopping() as stopping, open_port(port) as listener:
         from fer_assets.storage import dagster_home, dagster_instance
 
@@ -41,22 +42,35 @@ def ui(
             with dagster_instance() as instance:
                 pipeline.store.sweep()
                 fail_abandoned(instance)
-        from fer_assets.pages import PAGES, VIEWS, view_path
         from fer_assets.serving import serve
 
         token = secrets.token_urlsafe(24)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        console.print(
-            f"Profile {pipeline.profile.name}: {address}{PAGES}?token={token}", soft_wrap=True
-        )
-        console.print("Open that link first; Ctrl-C ends it. Then there are these pages:")
-        console.print(f"  Dagster: {address}/", soft_wrap=True)
-        for view, shown in VIEWS.items():
-            console.print(f"  {view}: {address}{view_path(*shown)}", soft_wrap=True)
-        console.print(f"  evidence of claims: {address}{PAGES}evidence/", soft_wrap=True)
+        console.print("Dagster is loading the lineage; the links follow.")
         # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
         os.chdir(home)
         os.environ["FER_PROJECT"] = str(pipeline.settings.project)
-        serve(pipeline, listener, token=token, names=set(name or ()), read_only=read_only)
+        serve(
+            pipeline,
+            listener,
+            token=token,
+            names=set(name or ()),
+            read_only=read_only,
+            on_ready=lambda: _print_links(pipeline.profile.name, address, token),
+        )
     if stopping.signal is not None:
         raise typer.Exit(128 + stopping.signal)
+
+
+def _print_links(profile: str, address: str, token: str) -> None:
+    """Where the pages are, once they can be opened."""
+    from fer_assets.pages import PAGES, VIEWS, view_path
+
+    for line in (
+        f"Profile {profile}: {address}{PAGES}?token={token}",
+        "Open that link first; Ctrl-C ends it. Then there are these pages:",
+        f"  Dagster: {address}/",
+        *(f"  {view}: {address}{view_path(*shown)}" for view, shown in VIEWS.items()),
+        f"  evidence of claims: {address}{PAGES}evidence/",
+    ):
+        console.print(line, soft_wrap=True)

@@ -74,7 +74,7 @@ def _rules(report: dict[str, Any]) -> "Table":
     """Each rule with the number of its findings, and the first of them."""
     rules = table()
     for name in ("", "rule", "found", "first example"):
-        rules.add_column(name, overflow="fold")
+        rules.add_column(name)
     for rule, outcome in report["rules"].items():
         mark = {True: ("ok", "green"), None: ("-", "dim")}.get(
             outcome["passed"], ("note", "yellow")

@@ -1,6 +1,9 @@
 """Ports of this machine, for the pages that it serves to itself."""
 
 import socket
+from collections.abc import Callable
+
+import uvicorn
 
 from fer_ml.base.errors import FerError
 
@@ -18,3 +21,16 @@ def open_port(port: int) -> socket.socket:
             f"port {port} cannot be opened: {error}", fix="name another --port, or 0 for a free one"
         ) from error
     return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's, which calls ``on_ready`` once pages can be opened."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve, and say so."""
+        await super().startup(sockets=sockets)
+        self._on_ready()

@@ -246,9 +246,10 @@ class _Run:
     def _bar(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """The batches of ``epoch`` that are left, with their pixels read two batches ahead."""
         left = self._batches(epoch)[self.progress.step % self.steps_per_epoch :]
+        # Over all epochs, so that the time left is the training's.
         bar = tqdm(
-            total=self.steps_per_epoch,
-            initial=self.steps_per_epoch - len(left),
+            total=self.steps_per_epoch * self.recipe.epochs,
+            initial=self.steps_per_epoch * (epoch + 1) - len(left),
             desc=f"{self.name} {epoch + 1}/{self.recipe.epochs}",
             disable=None if self.ranks.first else True,
             leave=False,

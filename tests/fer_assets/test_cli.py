@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from fer_assets.cli import app
 from fer_assets.pipeline import Pipeline
@@ -50,6 +52,24 @@ def test_the_help_of_each_command_shows_an_example_of_it(name: str) -> None:
     assert examples
     for example in examples:
         assert example == name or example.startswith(f"{name} ")
+
+
+@pytest.mark.parametrize("words", [(), ("demo",), ("report",), ("claims",)])
+def test_the_help_of_a_group_says_all_of_each_command(words: tuple[str, ...]) -> None:
+    group: Any = typer.main.get_command(app)
+    for word in words:
+        group = group.commands[word]
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"}).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    said = " ".join(shown.split())
+    for command in group.commands.values():
+        first = " ".join(command.help.split("\n\n")[0].split())
+        assert first.partition(". ")[0].rstrip(".") + "." in said
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"fer-platform {version('fer-platform')}\n")
 
 
 def test_help_loads_nothing_that_a_command_alone_needs() -> None:

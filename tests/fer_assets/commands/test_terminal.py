@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.markdown import Markdown
 
 from fer_assets.commands.common import console, styled, table
 from fer_ml.base.visible import visible
@@ -44,6 +45,23 @@ def test_no_text_of_the_project_is_markup() -> None:
                 found = re.search(r"\[/\]|\[(red|green|yellow|bold|dim|cyan)\]", node.value)
                 assert not found, f"{path.name}:{node.lineno}"
     assert literals > 1000
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+def test_a_narrow_table_goes_on_in_the_next_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, markdown: bool
+) -> None:
+    long = ["the_name_of_a_set_of_faces" * 2, "candidate_sessions: its recipe changed", "x" * 70]
+    rows = table(*long)
+    rows.add_row(*long)
+    line = f"| {' | '.join(long)} |"
+    page = Markdown(f"{line}\n| --- | --- | --- |\n{line}")
+    monkeypatch.setattr(console._console, "_width", 80)
+    console.print(page if markdown else rows)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert shown.count("x") == 2 * 70
 
 
 @pytest.mark.parametrize("name", ["my [v2].csv", "-x.csv", "a :smile: b.csv", "~.csv", "{a}*?.csv"])

@@ -1,5 +1,6 @@
 """The loop trains, is deterministic, keeps rows together, and refuses what cannot train."""
 
+import io
 import logging
 import math
 import re
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from fer_ml.base.errors import FerError
 from fer_ml.recipes.preprocess import Preprocess
@@ -50,6 +52,21 @@ def test_a_tiny_network_learns_and_two_runs_give_the_same_weights(
     assert one.history[-1]["train"]["loss"] < one.history[0]["train"]["loss"]
     assert one.history[-1]["coverage"] > 0.98
     assert one.history[0]["coverage"] == pytest.approx(56 / 59)
+
+
+def test_the_time_left_is_that_of_the_whole_training(
+    recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**{**given, "file": io.StringIO(), "disable": False})
+            bars.append(self)
+
+    monkeypatch.setattr(loop, "tqdm", Bar)
+    run(recipe, faces)
+    assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 7, 14), (7, 14, 14)]
 
 
 def test_the_best_weights_are_those_of_the_best_epoch(recipe: Training, faces: Make) -> None:
