@@ -7,7 +7,6 @@ against the artifacts that are there now, as the claims of the claims file are.
 import re
 
 from fer_ml.claims.model import ClaimsFile, TableClaim
-from fer_ml.claims.places import Source
 from fer_ml.claims.printed import PRINTED
 from fer_ml.claims.sentences import numbers_of as digits_of
 from fer_ml.evidence.address import id_of_numbers, part_of
@@ -40,16 +39,18 @@ def numbers_of(report: Artifact) -> ClaimsFile | None:
 
 def _table(label: str, file: str, part: str, numbers: dict[str, str]) -> TableClaim:
     asset, _, partition = label.rstrip("]").partition("[")
+    place = {"asset": asset, "partition": partition or None, "file": file}
     row = " on ".join(part.split("/")[2:]) or f"{label} {file}"
-    return TableClaim(
-        id=id_of_numbers(label, file, part),
-        kind="table",
-        sentence="{value}",
-        section=row,
-        rows={
-            row: Source(asset=asset, partition=partition or None, file=file, pointer=part),
-        },
-        columns={pointer.removeprefix("/"): pointer for pointer in numbers},
-        expected={row: tuple(numbers.values())},
-        unequal_budgets=True,
+    return TableClaim.model_validate(
+        {
+            **(place if part else {}),
+            "id": id_of_numbers(label, file, part),
+            "kind": "table",
+            "sentence": "{value}",
+            "section": row,
+            "rows": {row: part or place},
+            "columns": {pointer.removeprefix("/"): pointer for pointer in numbers},
+            "expected": {row: tuple(numbers.values())},
+            "unequal_budgets": True,
+        }
     )

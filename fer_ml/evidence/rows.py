@@ -164,7 +164,8 @@ def _figures(origins: "Origins", resolved: Resolved) -> Iterator[Figure]:
     claim = resolved.claim
     names, prints = [claim.id], [] if resolved.value is None else [resolved.shown()]
     if isinstance(claim, TableClaim):
-        names = [f"{row}, {column}" for row in claim.rows for column in claim.columns]
+        rows = [f"{row}, " if len(claim.rows) > 1 else "" for row in claim.rows]
+        names = [row + column for row in rows for column in claim.columns]
         cells = [cell for row in claim.rows for cell in claim.expected.get(row, ())]
         prints = [
             show_like(found.value, cells[i]) if cells else show(found.value, claim.decimals)
