@@ -574,13 +574,13 @@ async function claimsOf(held, tables, table, i, cells, manifests) {
     const row = await rowIn(other, table, i, cells);
     if (row) places[other.id] = row;
   }
-  const counts = held.claims.map((claim) => [claim, claim.terms.some((term) => places[term.table] && meant(tables[term.table], term, places[term.table]))]);
+  const counts = held.claims.map((claim) => [claim, held.terms[claim.terms].some((term) => places[term.table] && meant(tables[term.table], term, places[term.table]))]);
   const link = (claim) => make("li", { className: claim.status === "grounded" ? "" : "bad" },
     make("a", { href: claim.page }, visible(claim.sentence)), claim.status === "grounded" ? "" : ` (${claim.status.replace("_", " ")})`);
   const say = (title, claims) => claims.length ? [make("h2", {}, `${title} (${claims.length})`), make("ul", {}, ...claims.map(link))] : [];
   box.replaceChildren(
     ...say("Claims that count this face", counts.filter(([c, own]) => own && c.claimed).map(([c]) => c)),
-    ...say("Other claims made of a manifest with it", counts.filter(([c, own]) => !own && c.claimed && c.assets.some((asset) => manifests.has(asset))).map(([c]) => c)),
+    ...say("Other claims made of a manifest with it", counts.filter(([c, own]) => !own && c.claimed && held.assets[c.assets].some((asset) => manifests.has(asset))).map(([c]) => c)),
     ...say("Other numbers of the report that count it", counts.filter(([c, own]) => own && !c.claimed).map(([c]) => c)));
 }
 

@@ -4,8 +4,10 @@ They refer to pictures of the pool beside them (``../cleaned``) and hold none: a
 purged is gone from every page, and a folder that is passed on shows no face unless it was asked to.
 """
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import move, owned_name
+from fer_ml.base.files import move, orphaned, owned_name
 from fer_ml.base.reading import read_file
 from fer_ml.claims.graph import Traced, page
 from fer_ml.claims.model import ComparisonClaim, FigureClaim, NonInferiorityClaim, SumClaim
@@ -84,14 +86,28 @@ def write_evidence(
 
 
 def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
-    """Give a folder its name, in the place of an earlier one, which has a file called ``sign``."""
-    old = target.with_name(f".{owned_name()}")
-    if target.exists():
-        if any(target.iterdir()) and not (target / sign).is_file():
-            raise FerError("the folder holds something else", where=target, fix="name a new folder")
-        move(target, old)
-    move(made, target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Give a folder its name, in the place of an earlier one, which has a file called ``sign``.
+
+    Of several that do so at once, the last one's stays.
+    """
+    for beside in target.parent.iterdir():
+        if orphaned(beside.name):  # Of a writer that was killed.
+            shutil.rmtree(beside, ignore_errors=True)
+    while made.exists():
+        old = target.with_name(f".{owned_name()}")
+        try:
+            if os.path.lexists(target):
+                ours = target.is_dir() and ((target / sign).is_file() or not any(target.iterdir()))
+                if not ours:
+                    what = "something else is there"
+                    raise FerError(what, where=target, fix="name a new folder")
+                move(target, old)
+            move(made, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,8 @@ class _Writer:
     store: Store
     around: Around
     tables: Tables
+    terms: dict[str, int] = field(default_factory=dict)
+    assets: dict[str, int] = field(default_factory=dict)
 
     def write(self, found: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
         """Every page, its data, and what they share; ``numbers`` are those of the report."""
@@ -114,6 +132,8 @@ class _Writer:
         held = {
             "tables": self.tables.to_json(self.tables.known),
             "claims": index,
+            "terms": [json.loads(text) for text in self.terms],
+            "assets": [json.loads(text) for text in self.assets],
             "roots": self._roots([*found, *numbers]),
             "faces": self.around.faces,
             "purged": self.purged,
@@ -180,7 +200,10 @@ class _Writer:
         )
         assets = list(dict.fromkeys(node.item.key for node in walk(resolved.traces)))
         told = {"page": page, "sentence": title_of(resolved, folder), "status": resolved.status}
-        return {**told, "claimed": folder != NUMBERS, "terms": terms, "assets": assets}
+        # Many claims share them: each is written once.
+        rows, path = self.terms.setdefault(json.dumps(terms), len(self.terms)), json.dumps(assets)
+        of = {"terms": rows, "assets": self.assets.setdefault(path, len(self.assets))}
+        return {**told, "claimed": folder != NUMBERS, **of}
 
     def _label(self, term: dict[str, Any]) -> tuple[str, str]:
         """How a table of rows is called, and its file."""

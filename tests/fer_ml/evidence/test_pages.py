@@ -2,16 +2,19 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.evidence import pages as made
-from fer_ml.evidence.pages import Around, report_of, write_evidence
+from fer_ml.evidence.pages import Around, replace_folder, report_of, write_evidence
 from fer_ml.metrics.classification import confusion_matrix
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.storage.store import Store
@@ -184,6 +187,53 @@ def test_a_folder_of_something_else_is_left_alone(home: Store, tmp_path: Path) -
     assert [path.name for path in tmp_path.rglob("*")] == ["evidence", "mine.txt"]
 
 
+def test_a_file_or_a_link_of_that_name_is_left_alone(home: Store, tmp_path: Path) -> None:
+    (tmp_path / "evidence").write_text("mine")
+    with pytest.raises(FerError) as caught:
+        write_evidence(tmp_path, home, verified(home, ROWS), AROUND)
+    assert caught.value.where == str(tmp_path / "evidence")
+    assert (tmp_path / "evidence").read_text() == "mine"
+
+
+def test_several_writers_leave_the_pages_of_one(tmp_path: Path) -> None:
+    """None of them fails, and nothing of the others stays; nor of one that was killed."""
+    killed = tmp_path / f".{socket.gethostname()}@999999999-00000000"
+    killed.mkdir()
+
+    def write(place: int) -> None:
+        for turn in range(50):
+            folder = tmp_path / f"{place}-{turn}"
+            folder.mkdir()
+            (folder / "evidence.js").write_text(f"{place}-{turn}")
+            replace_folder(folder, tmp_path / "evidence")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["evidence"]
+    assert (tmp_path / "evidence" / "evidence.js").read_text().endswith("-49")
+
+
+def test_a_template_is_read_once_for_many_claims(
+    home: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading it took nine tenths of the time of ten thousand."""
+    compiled: list[str] = []
+    compile_ = jinja2.Environment.compile
+
+    def counted(self: jinja2.Environment, source: str, name: str, *more: Any, **named: Any) -> Any:
+        compiled.append(name)
+        return compile_(self, source, name, *more, **named)
+
+    monkeypatch.setattr(jinja2.Environment, "compile", counted)
+    write_evidence(
+        tmp_path, home, verified(home, *[CE | {"id": f"c{i}"} for i in range(3)]), AROUND
+    )
+    assert len(compiled) == len(set(compiled))
+    text = (tmp_path / "evidence" / "data" / "index.js").read_text()
+    held = json.loads(text.removeprefix("fer.index(").removesuffix(");\n"))
+    assert [len(held[name]) for name in ("claims", "terms", "assets")] == [3, 1, 1]
+
+
 def test_pages_are_replaced_as_a_whole_or_not_at_all(
     home: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +285,6 @@ def test_the_index_of_faces_is_a_script_that_hands_it_over(home: Store, tmp_path
     text = (tmp_path / "evidence" / "data" / "index.js").read_text()
     held = json.loads(text.removeprefix("fer.index(").removesuffix(");\n"))
     assert held["claims"][0]["page"] == "claims/ce.html"
-    assert {held["tables"][t["table"]]["name"] for t in held["claims"][0]["terms"]} == {
-        "student_ce"
-    }
+    terms = held["terms"][held["claims"][0]["terms"]]
+    assert {held["tables"][term["table"]]["name"] for term in terms} == {"student_ce"}
     assert held["roots"].keys() == {"a"}
