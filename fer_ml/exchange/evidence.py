@@ -21,7 +21,7 @@ import yaml
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, move, stays_below, temporary, write_json
 from fer_ml.base.names import require_new
-from fer_ml.base.reading import open_file, parse_json, read_json, regular, sha256_file
+from fer_ml.base.reading import DOCUMENT, open_file, parse_json, read_json, regular, sha256_file
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_COPY, Verified, verify_folder
@@ -173,13 +173,19 @@ def _unpack(path: Path, place: Path) -> None:
         with zipfile.ZipFile(regular(path)) as archive:
             listed = archive.infolist()
             names = [info.filename for info in listed if not info.is_dir()]
+            # What is unpacked is never more than these say.
+            sizes = {info.filename: info.file_size for info in listed}
+            if (
+                len(listed) > MOST_FILES
+                or sum(sizes.values()) > MOST_BYTES
+                or sizes.get(METADATA, 0) > DOCUMENT
+            ):
+                raise FerError("too much in it", where=path, allowed=f"{MOST_BYTES >> 30} GiB")
             about = parse_json(archive.read(METADATA), METADATA) if METADATA in names else None
             if about is None:
                 raise FerError(f"it has no {METADATA}", where=path, fix=_FIX)
             wanted = {METADATA, *_stated(about, path)}
             _require_same(set(names), wanted, path)
-            if len(names) > MOST_FILES or sum(info.file_size for info in listed) > MOST_BYTES:
-                raise FerError("too much in it", where=path, allowed=f"{MOST_BYTES >> 30} GiB")
             for name in names:
                 target = place / name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from sklearn import metrics
 
+from fer_ml.base.labels import CLASSES
 from fer_ml.evidence.rows import KPIS, METRICS, evidence_of
 from fer_ml.metrics.classification import RISKS
+from fer_ml.metrics.predictions import read_predictions
 from fer_ml.storage.store import Store
 from tests.fer_ml.evidence.conftest import claim, put, verified
 
@@ -24,7 +29,7 @@ def place(asset: str, file: str, pointer: str = "", **more: Any) -> dict[str, An
     return {"asset": asset, "file": file} | ({"pointer": pointer} if pointer else {}) | more
 
 
-def metrics() -> list[dict[str, Any]]:
+def of_metrics() -> list[dict[str, Any]]:
     made = [
         place(*BENCH, f"{OF_CE}/{scaling}/{path}")
         for scaling in ("raw", "temperature_scaled", "vector_scaled")
@@ -80,7 +85,7 @@ def together(home: Store, places: list[dict[str, Any]]) -> dict[str, Any]:
     return held | {side: f"{value[side]:.9f}" for side in ("low", "high")}
 
 
-@pytest.mark.parametrize("group", [metrics, counts_and_differences, key_figures])
+@pytest.mark.parametrize("group", [of_metrics, counts_and_differences, key_figures])
 def test_the_browser_computes_what_the_lineage_wrote(
     group: Callable[[], list[dict[str, Any]]],
     home: Store,
@@ -96,6 +101,48 @@ def test_the_browser_computes_what_the_lineage_wrote(
     assert browser.inner_text("#told").startswith("✓"), browser.inner_text(".numbers")
     assert "sha256" in browser.inner_text("#told")
     assert browser.locator(".numbers .good").count() == len(places)
+    assert browser.faults == []
+
+
+def sklearn_of(y: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+    """The figures as scikit-learn has them, and the calibration error as its definition reads."""
+    probs = torch.softmax(torch.from_numpy(logits.astype(np.float64)), dim=1).numpy()
+    says, top = probs.argmax(axis=1), probs.max(axis=1)
+    bins = np.clip(np.ceil(top * 15) - 1, 0, 14)
+    gaps = [abs(((says == y) - top)[bins == b].sum()) for b in range(15)]
+    classes = list(range(len(CLASSES)))
+    by_class = metrics.f1_score(y, says, labels=classes, average=None, zero_division=0)
+    return {
+        "accuracy": metrics.accuracy_score(y, says),
+        "macro_f1": by_class.mean(),
+        "per_class_f1/Happy": by_class[CLASSES.index("Happy")],
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, says),
+        "nll": metrics.log_loss(y, probs, labels=classes),
+        "brier": ((probs - np.eye(len(CLASSES))[y]) ** 2).sum(axis=1).mean(),
+        "ece": sum(gaps) / len(y),
+    }
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_browser_agrees_with_scikit_learn_whatever_rows_are_shown(
+    home: Store, pages: Callable[..., Path], browser: Any, filtered: bool
+) -> None:
+    """A filter is for the eye: the number is computed of every row that the claim means."""
+    held = home.current("benchmark")
+    assert held
+    _, y, logits = read_predictions(held.file("predictions/student_ce__mixed.csv"))
+    wanted = sklearn_of(y, logits)
+    places = [place(*BENCH, f"{OF_CE}/raw/{name}") for name in wanted]
+    browser.goto((pages(together(home, places)) / "claims" / "x.html").as_uri())
+    browser.wait_for_selector(".card")
+    if filtered:
+        browser.select_option("[name=source]", "a")
+        browser.fill("[name=confidence]", "0.9")
+        browser.wait_for_timeout(200)
+    browser.click("#again")
+    browser.wait_for_selector("#told.good, #told.bad")
+    shown = [float(t[2:]) for t in browser.locator(".numbers td.good").all_inner_texts()]
+    assert shown == pytest.approx(list(wanted.values()), rel=1e-6)
     assert browser.faults == []
 
 

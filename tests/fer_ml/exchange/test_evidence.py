@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -276,6 +277,23 @@ def test_a_file_changed_with_its_listing_drifts(exported: Path) -> None:
 
     found = {claim.claim.id: claim.status for claim in read(rewritten(exported, change)).claims}
     assert found == {"total": "drifted", "f1": "drifted", "settings": "grounded"}
+
+
+def test_a_listing_that_would_fill_the_memory_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.zip"
+    with (
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(METADATA, "w") as into,
+    ):
+        for _ in range(65):
+            into.write(b" " * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(FerError) as caught, verified_evidence(bomb, None, PARTIAL):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert caught.value.where == str(bomb)
+    assert peak < 20 << 20
 
 
 def test_a_zip_that_is_cut_off_or_none(exported: Path, tmp_path: Path) -> None:
