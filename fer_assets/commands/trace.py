@@ -1,12 +1,17 @@
 """``fer trace``: back to the raw folders."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fer_assets.commands.common import JsonOption, ProfileOption, console, open_pipeline
+from fer_ml.base.errors import FerError
+
+if TYPE_CHECKING:
+    from fer_ml.evidence.faces import Face
 
 
 def trace(
@@ -34,21 +39,22 @@ def trace(
     Example: fer trace manifest-rows --html trace.html
     """
     pipeline = open_pipeline(profile)
-    from fer_assets.show import face_tree, faces_of, trace_of, trace_tree
+    from fer_assets.show import faces_of, trace_of, trace_tree
     from fer_ml.claims import graph
     from fer_ml.claims.trace import NothingToTrace
 
     try:
         traced = trace_of(pipeline, what)
     except NothingToTrace:
-        faces = [] if as_mermaid or html else faces_of(pipeline, what)
+        faces = faces_of(pipeline, what)
         if not faces:
             raise
-        if as_json:
-            print(json.dumps([face.to_json() for face in faces], indent=2))
-        else:
-            for face in faces:
-                console.print(face_tree(face))
+        if as_mermaid or html:
+            raise FerError(
+                f"{what} is a face, which has no graph",
+                fix="leave the option out, or open its page from those of 'fer evidence'",
+            ) from None
+        _show_faces(faces, as_json)
         return
     if html is not None:
         from fer_ml.base.files import write_atomic
@@ -64,3 +70,13 @@ def trace(
         console.print(trace_tree(traced))
     if not traced.sound:
         raise typer.Exit(2)
+
+
+def _show_faces(faces: Sequence["Face"], as_json: bool) -> None:
+    from fer_assets.show import face_tree
+
+    if as_json:
+        print(json.dumps([face.to_json() for face in faces], indent=2))
+    else:
+        for face in faces:
+            console.print(face_tree(face))

@@ -1,5 +1,6 @@
 """The evidence of a profile: up to date, passed on without faces, served behind the door."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,15 @@ from pathlib import Path
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from typer.testing import CliRunner, Result
 
 from fer_assets import evidence
+from fer_assets.cli import app
 from fer_assets.evidence import Pages
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.base.guard import Guard
+from fer_ml.claims.trace import NothingToTrace
 
 CLAIMS = """
 version: 2
@@ -70,6 +74,35 @@ def test_a_folder_to_pass_on_has_faces_only_if_asked(pipeline: Pipeline, tmp_pat
         evidence.export(pipeline, tmp_path / "mine", (), faces=False)
     assert caught.value.where == str(tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_face_is_found_by_its_pixels_and_by_no_pattern(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """A copy under any name is the same face; what only looks like a name of it is none."""
+    path = image(pipeline)
+    copy = tmp_path / "copy [x]*.jpg"
+    copy.write_bytes((pipeline.store.root / path).read_bytes())
+    told = [json.loads(traced(what, "--json").output) for what in (path, str(copy))]
+    assert told[0] == told[1]
+    (face,) = told[0]
+    assert face["row"]["image_path"] == path
+    assert face["splits"].keys() == {SOURCE}
+    assert [(claim["id"], claim["counts"]) for claim in face["claims"]] == [("rows", True)]
+    wrong = (f"{path[:-5]}*", f"{face['row']['sample_id'][:10]}[0-9a-f]", "0" * 32)
+    for what in wrong:
+        assert isinstance(traced(what).exception, NothingToTrace), what
+
+
+def test_a_face_has_no_graph(pipeline: Pipeline, tmp_path: Path) -> None:
+    done = traced(image(pipeline), "--html", str(tmp_path / "a.html"))
+    assert isinstance(done.exception, FerError)
+    assert not isinstance(done.exception, NothingToTrace)
+    assert list(tmp_path.iterdir()) == []
+
+
+def traced(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["trace", *arguments])
 
 
 @pytest.fixture
