@@ -63,13 +63,13 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     if held is None:
         yield Headline("The deployed student", "not made")
     else:
-        low, high = held["intervals"]["macro_f1"]
+        interval = held.get("intervals", {}).get("macro_f1")
+        within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
+        drawn = ", drawn faces" if pipeline.profile.drawn else ""
         yield Headline(
             f"macro-F1 of {card['name']} on the test set",
             f"{held['macro_f1']:.3f}",
-            f"95% interval {low:.3f} to {high:.3f}, n = {held['n']:,}, "
-            f"accuracy {held['accuracy']:.3f}"
-            + (", drawn faces" if pipeline.profile.drawn else ""),
+            f"{within}n = {held['n']:,}, accuracy {held['accuracy']:.3f}{drawn}",
         )
     demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
     flips = demo.get("flips_per_minute_stabilised")
