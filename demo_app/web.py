@@ -98,16 +98,10 @@ class Replay(_Command):
     type: Literal["replay"]
 
 
-class Next(_Command):
-    """The next frame of the replay."""
+class Ask(_Command):
+    """The next frame of the replay, or the key figures of the last recording."""
 
-    type: Literal["next"]
-
-
-class Score(_Command):
-    """The key figures of the last recording."""
-
-    type: Literal["score"]
+    type: Literal["next", "score"]
 
 
 class Delete(_Command):
@@ -117,7 +111,7 @@ class Delete(_Command):
     sure: Literal[True]
 
 
-Command = Record | Stop | Press | Replay | Next | Score | Delete
+Command = Record | Stop | Press | Replay | Ask | Delete
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 
 
@@ -185,9 +179,9 @@ class Viewer:
             case Replay():
                 self._replay = replayed(self._finished(), self._bundle, self._detector)
                 return self._next()
-            case Next():
+            case Ask(type="next"):
                 return self._next()
-            case Score():
+            case Ask():
                 return {"type": "score", "figures": score(self._finished())}
             case Delete():
                 delete(self._finished())

@@ -1,8 +1,10 @@
 """The docs: links lead somewhere, pages can be found, commands do what their page shows."""
 
 import ast
+import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -343,3 +346,35 @@ def test_every_test_that_a_page_names_is_there(page: str) -> None:
     for file, test in named:
         text = (ROOT / file).read_text("utf-8")
         assert not test or f"def {test}(" in text, f"{file} has no {test}"
+
+
+# -- the site ----------------------------------------------------------------------------------
+
+
+def test_no_page_has_a_diagram_that_a_reader_would_fetch_a_program_for() -> None:
+    """The site's theme loads Mermaid from another host where a page has such a block."""
+    assert [page.name for page in PAGES if "```mermaid" in page.read_text("utf-8")] == []
+
+
+def test_the_picture_of_the_lineage_is_that_of_the_reviewed_graph() -> None:
+    drawing = runpy.run_path(str(DOCS / "lineage.py"))
+    graph = json.loads(drawing["GRAPH"].read_text("utf-8"))
+    assert drawing["PICTURE"].read_text("utf-8") == drawing["drawn"](graph)
+    # Where an edge is left out, another way leads there.
+    full, shown = nx.DiGraph(), nx.DiGraph(drawing["edges_of"](graph))
+    full.add_edges_from((need, name) for name, held in graph.items() for need in held["deps"])
+    for need, name in full.edges:
+        ends = (re.sub("^(raw|manifest)/.*", r"\1/<source>", each) for each in (need, name))
+        assert nx.has_path(shown, *ends), (need, name)
+
+
+def test_the_first_page_has_the_two_commands_of_the_readme() -> None:
+    lines = [
+        [
+            line
+            for line in path.read_text("utf-8").splitlines()
+            if line.startswith("python3 -m venv")
+        ]
+        for path in (ROOT / "README.md", DOCS / "index.md")
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 2

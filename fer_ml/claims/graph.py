@@ -159,8 +159,8 @@ class Drawing:
             for name, node in self._nodes.items()
             for below in node.inputs
         ]
-        self._layers, self._chains = _layered(list(self._nodes), self._edges)
-        _untangle(self._layers, self._chains)
+        self._layers, self._chains = layered(list(self._nodes), self._edges)
+        untangle(self._layers, self._chains)
         self._places = self._placed()
 
     @cached_property
@@ -220,7 +220,7 @@ class Drawing:
         return places
 
 
-def _layered(
+def layered(
     names: list[str], edges: list[tuple[str, str]]
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Layers of names and bends, and each edge as the chain of names and bends it runs through.
@@ -251,7 +251,7 @@ def _layered(
     return layers, chains
 
 
-def _untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
+def untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
     """Order each layer by where its neighbours are, downwards and upwards in turn."""
     above, below = defaultdict(list), defaultdict(list)
     for name, other in dict.fromkeys(p for chain in chains for p in pairwise(chain)):
