@@ -14,6 +14,7 @@ from demo_app.parameters import Parameters
 from demo_app.sources import Video
 from demo_app.web import MAX_MESSAGE_BYTES, make_app
 from fer_ml.base.ports import open_port
+from tests.axe import AXE, SCHEMES, WIDTHS, violations
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = (
@@ -182,6 +183,29 @@ def test_nothing_is_wider_than_a_phone_and_every_control_has_a_name(
     assert page.locator("h1").count() == 1
     assert page.locator("html").get_attribute("lang") == "en"
     assert page.faults == []
+
+
+@pytest.mark.skipif(AXE is None, reason="AXE_CORE names no axe.min.js")
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing(page: "sync_api.Page", link: str, width: int, scheme: str) -> None:
+    """On the page at rest, at work, with its questions open, and on the card."""
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 850})
+    page.goto(link)
+    assert violations(page) == []
+    page.get_by_role("button", name="Start the camera").click()
+    sync_api.expect(page.locator("#now[data-state=label]")).to_be_visible(timeout=15_000)
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert violations(page) == []
+    for dialog in ("consent", "scores", "deletion"):
+        page.evaluate(f"byId('{dialog}').showModal()")
+        assert violations(page) == []
+        page.evaluate(f"byId('{dialog}').close()")
+    page.locator("#model").click()
+    page.locator("h1").wait_for()
+    assert violations(page) == []
 
 
 def test_a_server_that_goes_is_told_and_the_camera_let_go(page: "sync_api.Page", link: str) -> None:
