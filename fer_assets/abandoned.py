@@ -21,6 +21,14 @@ PROCESS_TAG = "fer/process"
 PATIENCE_S = 30
 
 
+def maker(run: dg.DagsterRun) -> str:
+    """The process of a run of the command; empty for one that the UI or the daemon started.
+
+    A run that the UI makes again has the tags of the one before, and not its process.
+    """
+    return "" if run.parent_run_id else run.tags.get(PROCESS_TAG, "")
+
+
 def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
     """Fail the runs whose process on this machine is gone, and free their places in the pools.
 
@@ -32,7 +40,7 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(dg.RunsFilter(statuses=running)):
         # A number of a process says something on its own machine alone.
         here = postgres_url() is None or run.tags.get(HOST_TAG) == socket.gethostname()
-        if gone(run.tags.get(PROCESS_TAG, "")) or (here and _worker_gone(instance, run.run_id)):
+        if gone(maker(run)) or (here and _worker_gone(instance, run.run_id)):
             _fail(instance, run)
             dead.append(run.run_id)
     storage = instance.event_log_storage

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from fer_assets.abandoned import PROCESS_TAG
+from fer_assets.abandoned import maker
 from fer_assets.announcing import register_partitions
 from fer_assets.assets import FULL_PASS_TAG, asset_key
 from fer_assets.dagster_private import DATA_VERSION_TAG, UnresolvedAssetJobDefinition
@@ -303,7 +303,7 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="run_failed",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        # Runs of `fer materialize` belong to no code location.
+        # Runs of earlier versions of `fer materialize` belong to no code location.
         monitor_all_code_locations=True,
         description="Each failed run: its red gates or its fault, and the claims that rest on it, "
         "into the log, and by webhook and e-mail where they are set.",
@@ -331,7 +331,7 @@ def span_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
     def told(context: dg.RunStatusSensorContext) -> None:
         run = context.dagster_run
         record = context.instance.get_run_record_by_id(run.run_id)
-        if PROCESS_TAG in run.tags or record is None or not record.start_time:
+        if maker(run) or record is None or not record.start_time:
             return
         assert record.end_time is not None
         export(

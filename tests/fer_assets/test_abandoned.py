@@ -48,6 +48,23 @@ def test_a_run_that_the_ui_started_ends_with_its_worker(tmp_path: Path) -> None:
         assert fail_abandoned(instance) == []
 
 
+def test_a_run_of_the_command_that_the_ui_makes_again_is_not_of_its_process(
+    tmp_path: Path,
+) -> None:
+    """Dagster copies the tags."""
+    tags = {PROCESS_TAG: f"{socket.gethostname()}@{dead_pid()}"}
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        first = instance.create_run_for_job(nothing, tags=tags, status=dg.DagsterRunStatus.SUCCESS)
+        instance.create_run_for_job(
+            nothing,
+            tags=tags,
+            status=dg.DagsterRunStatus.STARTED,
+            parent_run_id=first.run_id,
+            root_run_id=first.run_id,
+        )
+        assert fail_abandoned(instance) == []
+
+
 def test_a_number_that_came_again_is_no_worker() -> None:
     now = time.time()
     assert not ended(os.getpid(), now)

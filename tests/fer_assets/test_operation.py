@@ -55,6 +55,7 @@ BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(back
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 AGAIN = """mutation($p: ReexecutionParams!) { reexecutePartitionBackfill(reexecutionParams: $p) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
 RUN = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
   ... on PartitionBackfill { status } } }"""
@@ -257,6 +258,39 @@ def test_the_lineage_is_shown_while_a_training_runs(pipeline: Pipeline) -> None:
         assert not run_of(run_id).is_finished, "it trained all the while"
     p50, p95 = np.quantile(seconds, [0.5, 0.95])
     print(f"\nthe whole lineage, 100 times beside a training: p50 {p50:.3f} s, p95 {p95:.3f} s")
+
+
+def worker(run_id: str) -> int:
+    """The process of a run: its steps are made in it."""
+    with dagster_instance() as instance:
+        records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    events = [record.event_log_entry.dagster_event for record in records.records]
+    told = [event.engine_event_data.metadata.get("pid") for event in events if event]
+    return int(str(next(pid.value for pid in told if pid is not None)))
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_run_that_is_ended_while_it_trains_gives_its_place_back(
+    pipeline: Pipeline, how: str
+) -> None:
+    def free() -> bool | None:
+        with dagster_instance() as instance:
+            held = instance.event_log_storage.get_concurrency_info("training")
+        return not held.active_run_ids or None
+
+    with serving(log_of(pipeline)) as served:
+        shutil.rmtree(pipeline.store.unfinished, ignore_errors=True)
+        run_id = launch(served, "slow")
+        until("it trains", lambda: training(pipeline) or None)
+        if how == "stopped":
+            told = served.ask(TERMINATE, id=run_id)["terminateRun"]
+            assert told["__typename"] == "TerminateRunSuccess", told
+            assert ended(run_id).status == dg.DagsterRunStatus.CANCELED
+        else:
+            os.kill(worker(run_id), signal.SIGKILL)
+            assert ended(run_id).status == dg.DagsterRunStatus.FAILURE
+        until("its place is free", free)
+        assert pipeline.store.current(EXPERIMENT, "slow") is None
 
 
 HOURS, PACE = 8, 60

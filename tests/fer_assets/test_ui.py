@@ -1,6 +1,6 @@
 """The UI in a real browser: made, judged, broken, mended and traced by clicking.
 
-Minutes, since each step of a run is a process of its own, so on demand only:
+Minutes, so on demand only:
 ``pytest -m proof tests/fer_assets/test_ui.py``.
 """
 
@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +120,8 @@ def test_the_data_group_is_made_by_one_click(page: Page, pipeline: Pipeline) -> 
     run = finished(page.get_by_role("button", name="Materialize all"))
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert pipeline.store.current("classification_manifest") is not None
+    page.goto("/assets/raw/expw_full")
+    expect(page.get_by_text("drawn/raw/")).to_be_visible()
     page.goto("/assets/classification_manifest")
     for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:"):
         expect(page.get_by_text(question).first).to_be_visible()
@@ -125,6 +129,19 @@ def test_the_data_group_is_made_by_one_click(page: Page, pipeline: Pipeline) -> 
     expect(page.get_by_text("hash of the decoded pixels and the box")).to_be_visible()
     page.get_by_text("[Show Markdown]").first.click()
     expect(page.get_by_role("img", name="classes.png")).to_be_visible()
+
+
+def test_the_home_page_shows_a_run_of_the_command_with_its_steps(page: Page) -> None:
+    fer = [sys.executable, "-c", "from fer_assets.cli import main; main()", "materialize"]
+    subprocess.run([*fer, "-p", "tiny", "--select", "label_review", "--force"], check=True)
+    with dg.DagsterInstance.get() as instance:
+        run = instance.get_runs(limit=1)[0]
+    page.goto("/")
+    page.get_by_text("data", exact=True).locator("visible=true").first.click()
+    page.get_by_role("tab", name="Runs").click()
+    page.get_by_role("link", name=run.run_id[:8]).click()
+    expect(page.get_by_text("label_review", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
 
 
 def test_one_teacher_is_made_by_its_partition(page: Page, pipeline: Pipeline) -> None:
