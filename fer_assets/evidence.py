@@ -27,7 +27,7 @@ INDEX = f"{FOLDER}/index.html"
 
 def write(pipeline: Pipeline) -> Path:
     """Write the pages into the artifact root, where they show the pictures of its pool."""
-    _written(pipeline, pipeline.store.root, (), faces=True)
+    _written(pipeline, pipeline.store.root, (), faces=True, local=True)
     return pipeline.store.root / INDEX
 
 
@@ -35,10 +35,11 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
     """Write a folder to pass on: the pages, the report, and copies of faces if asked for."""
     from fer_ml.evidence.pages import replace_folder
 
+    folder = folder.resolve()
     root, made = pipeline.store.root, folder.with_name(f".{owned_name()}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        images = _written(pipeline, made, only, faces=faces)
+        images = _written(pipeline, made, only, faces=faces, local=False)
         for name in sorted(images) if faces else ():
             if stays_below(name) and (root / name).is_file():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,9 @@ def _times(pipeline: Pipeline) -> Iterator[float]:
     yield from (path.stat().st_mtime for path in places if path.exists())
 
 
-def _written(pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool) -> set[str]:
+def _written(
+    pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool, local: bool
+) -> set[str]:
     from fer_ml.claims.model import read_claims
     from fer_ml.claims.trace import Tracer
     from fer_ml.claims.verify import verify
@@ -85,7 +88,7 @@ def _written(pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool
     report = store.current("report")
     numbers = numbers_of(report) if report and not only else None
     profile, log = pipeline.profile, read_log(pipeline.settings.home)
-    around = Around(profile.name, profile.drawn, faces, report_of(store), log)
+    around = Around(profile.name, profile.drawn, faces, report_of(store), log, local)
     printed = verify(numbers, tracer).claims if numbers else ()
     return write_evidence(base, store, verified, around, only, printed)
 

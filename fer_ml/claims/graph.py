@@ -89,10 +89,11 @@ def mermaid(traced: Traced) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(traced: Traced, title: str, script: str = "") -> str:
+def page(traced: Traced, title: str, script: str = "", *, local: bool = True) -> str:
     """The trace as one HTML page that needs no network: the graph, and every step in a table.
 
-    ``script`` is the address of the evidence pages' own, which leads steps to their assets.
+    ``script`` is the address of the evidence pages' own, which leads steps to their assets. A page
+    that is not ``local`` tells and opens no folder of this machine.
     """
     # Here, because verifying and tracing in a terminal need no templates.
     from fer_ml.figures.page import render_page
@@ -100,6 +101,7 @@ def page(traced: Traced, title: str, script: str = "") -> str:
     drawing = Drawing(traced)
     steps = [
         {"id": f"s{number}", **node.to_json(), "shade": _shade(node), "folder": _address(node)}
+        | ({} if local else {"folder": "", "root": None})
         for number, node in enumerate(traced.steps)
     ]
     return render_page(

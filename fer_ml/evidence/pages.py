@@ -44,7 +44,8 @@ class Around:
     """What the pages are told besides the claims.
 
     ``faces``: they may show pictures of the pool. ``report`` is the address of the report from the
-    folder of the pages, if there is one.
+    folder of the pages, if there is one. ``local``: they stay on this machine, whose folders they
+    may name.
     """
 
     profile: str
@@ -52,6 +53,7 @@ class Around:
     faces: bool
     report: str = ""
     purged: Log = field(default_factory=Log)
+    local: bool = True
 
 
 def write_evidence(
@@ -134,7 +136,7 @@ class _Writer:
             "claims": index,
             "terms": [json.loads(text) for text in self.terms],
             "assets": [json.loads(text) for text in self.assets],
-            "roots": self._roots([*found, *numbers]),
+            "roots": self._roots([*found, *numbers]) if self.around.local else {},
             "faces": self.around.faces,
             "purged": self.purged,
         }
@@ -270,7 +272,7 @@ class _Writer:
         name = f"trace/{hashlib.sha256(key.encode()).hexdigest()[:16]}.html"
         if not (self.folder / name).exists():
             title = f"What {', '.join(node.item.key for node in roots)} rests on"
-            text = page(Traced(roots), title, script="../evidence.js")
+            text = page(Traced(roots), title, "../evidence.js", local=self.around.local)
             (self.folder / name).write_text(text, encoding="utf-8")
         return name
 

@@ -61,8 +61,11 @@ def test_pages_are_written_again_once_something_changed(pipeline: Pipeline) -> N
 
 def test_a_folder_to_pass_on_has_faces_only_if_asked(pipeline: Pipeline, tmp_path: Path) -> None:
     index = evidence.export(pipeline, tmp_path / "out", (), faces=False)
-    assert index == tmp_path / "out" / "evidence" / "index.html"
+    assert index == (tmp_path / "out" / "evidence" / "index.html").resolve()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evidence"]
+    root = str(pipeline.store.root)
+    named = [path for path in (tmp_path / "out").rglob("*.*") if root in path.read_text()]
+    assert named == [], "a folder of this machine is named"
     evidence.export(pipeline, tmp_path / "out", (), faces=True)
     copies = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.rglob("*.jpg")}
     assert image(pipeline) in copies
@@ -72,7 +75,7 @@ def test_a_folder_to_pass_on_has_faces_only_if_asked(pipeline: Pipeline, tmp_pat
     (tmp_path / "mine" / "a.txt").write_text("a")
     with pytest.raises(FerError) as caught:
         evidence.export(pipeline, tmp_path / "mine", (), faces=False)
-    assert caught.value.where == str(tmp_path / "mine")
+    assert caught.value.where == str((tmp_path / "mine").resolve())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
