@@ -13,7 +13,7 @@ import csv
 import hashlib
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,15 @@ def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:  
             row["group_id"] = known[row["source"], row["file"]]
             rows.append(row)
     order = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
-    home: dict[str, tuple[int, str, str]] = {}
+    # Of the sources and labels of a group the rarest decides.
+    rows_of = Counter((row["source"], row["label"]) for row in rows)
+    home: dict[str, tuple[int, int, str, str]] = {}
     places: dict[str, set[str]] = defaultdict(set)
     with_val = set()
     for row in rows:
         group, split = row["group_id"], row["split"]
-        kind = (order[split], row["source"], row["label"])
+        pair = (row["source"], row["label"])
+        kind = (order[split], rows_of[pair], *pair)
         if group not in home or kind < home[group]:
             home[group] = kind
         places[group].add(split)
@@ -94,13 +97,13 @@ def plain(folder: Path, known: dict[tuple[str, str], str], out: Path) -> None:  
     take(strata(lambda g, k: k[0] == open_, lambda k: k), 0, draw.test, "test")
     take(
         strata(
-            lambda g, k: k[0] >= 3 and final[g] == "train" and k[1] not in with_val, lambda k: k
+            lambda g, k: k[0] >= 3 and final[g] == "train" and k[2] not in with_val, lambda k: k
         ),
         1,
         draw.val,
         "val",
     )
-    take(strata(lambda g, k: final[g] == "val", lambda k: k[2]), 2, draw.calib, "calib")
+    take(strata(lambda g, k: final[g] == "val", lambda k: k[3]), 2, draw.calib, "calib")
     with out.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
