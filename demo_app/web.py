@@ -185,7 +185,7 @@ class Viewer:
                 return {"type": "score", "figures": score(self._finished())}
             case Delete():
                 delete(self._finished())
-                self._recording = None
+                self._recording, self._replay = None, iter(())
         return self.settings()
 
     def frame(self, data: bytes, dropped: int) -> str:

@@ -1,14 +1,17 @@
 """The evidence of a profile's claims as pages: written, kept up to date, and served."""
 
+import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,9 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fer_assets.pages import PAGES
 from fer_assets.pipeline import Pipeline
 from fer_assets.start import Start
+from fer_ml.base.errors import FerError
 from fer_ml.base.files import owned_name, stays_below
-from fer_ml.base.reading import regular
-from fer_ml.evidence.address import FOLDER
+from fer_ml.base.reading import read_text, regular
+from fer_ml.evidence.address import FOLDER, STATE_FILE
 from fer_ml.privacy.log import read_log
 from fer_ml.storage.artifact import PURGED_FILE
 
@@ -27,28 +31,34 @@ INDEX = f"{FOLDER}/index.html"
 
 def write(pipeline: Pipeline) -> Path:
     """Write the pages into the artifact root, where they show the pictures of its pool."""
-    _written(pipeline, pipeline.store.root, (), faces=True, local=True)
-    return pipeline.store.root / INDEX
+    root, state = pipeline.store.root, state_of(pipeline)
+    _written(pipeline, root, (), faces=True, sheets=pipeline.shows_faces, local=True, state=state)
+    return root / INDEX
 
 
 def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool) -> Path:
-    """Write a folder to pass on: the pages, the report, and copies of faces if asked for."""
+    """Write a folder to pass on: the pages, and copies of faces if asked for.
+
+    With all claims comes the report, if its bytes are those that its record names. ``FerError``
+    for a folder of the artifact root, or one with anything else in it.
+    """
     from fer_ml.evidence.pages import replace_folder
 
-    folder = folder.resolve()
-    root, made = pipeline.store.root, folder.with_name(f".{owned_name()}")
+    folder, root = folder.resolve(), pipeline.store.root
+    _require_other(folder, root.resolve())
+    made = folder.with_name(f".{owned_name()}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        images = _written(pipeline, made, only, faces=faces, local=False)
+        images = _written(pipeline, made, only, faces=faces, sheets=faces, local=False)
         for name in sorted(images) if faces else ():
             if stays_below(name) and (root / name).is_file():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(regular(root / name), made / name)
         report = pipeline.store.current("report")
-        if report is not None:
+        if report is not None and not only and report.damage() is None:
             copy = made / report.folder.relative_to(root)
             copy.mkdir(parents=True)
-            for name in ("report.html", "report.pdf"):
+            for name in {"report.html", "report.pdf"} & report.record.files.keys():
                 shutil.copyfile(regular(report.file(name)), copy / name)
         replace_folder(made, folder, INDEX)
     finally:
@@ -56,25 +66,43 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
     return folder / INDEX
 
 
+def _require_other(folder: Path, root: Path) -> None:
+    """``FerError`` for a folder that holds, or is held by, the artifact root or a user's files."""
+    if folder == root or root in folder.parents or folder in root.parents:
+        raise FerError("the artifact root is there", where=folder, fix="name a new folder")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(held - {FOLDER, "report", "cleaned"}):
+        raise FerError(f"{others[0]} is there too", where=folder, fix="name a new folder")
+
+
 def refresh(pipeline: Pipeline) -> Path:
     """Write the pages again where something that they show was made or judged since."""
     index = pipeline.store.root / INDEX
-    if not index.is_file() or index.stat().st_mtime < max(_times(pipeline)):
+    held = index.with_name(STATE_FILE)
+    if not held.is_file() or read_text(held) != state_of(pipeline):
         write(pipeline)
     return index
 
 
-def _times(pipeline: Pipeline) -> Iterator[float]:
-    """When what the pages show was changed."""
-    root = pipeline.store.root
+def state_of(pipeline: Pipeline) -> str:
+    """A hash of when each thing that the pages show was changed."""
     places = [pipeline.claims_file(), pipeline.settings.home / PURGED_FILE]
-    for depth in ("*", "*/*"):
-        places += [*root.glob(f"{depth}/current.json"), *root.glob(f"{depth}/*/receipts")]
-    yield from (path.stat().st_mtime for path in places if path.exists())
+    for target in pipeline.targets():
+        home = pipeline.store.home(target.asset, target.partition)
+        places += [home / "current.json", *home.glob("*/receipts")]
+    times = [(str(path), path.stat().st_mtime_ns) for path in places if path.exists()]
+    return sha256(json.dumps(sorted(times)).encode()).hexdigest()
 
 
 def _written(
-    pipeline: Pipeline, base: Path, only: Sequence[str], *, faces: bool, local: bool
+    pipeline: Pipeline,
+    base: Path,
+    only: Sequence[str],
+    *,
+    faces: bool,
+    sheets: bool,
+    local: bool,
+    state: str = "",
 ) -> set[str]:
     from fer_ml.claims.model import read_claims
     from fer_ml.claims.trace import Tracer
@@ -86,9 +114,20 @@ def _written(
     tracer = Tracer(store, pipeline.fingerprints())
     verified = verify(read_claims(pipeline.claims_file()), tracer)
     report = store.current("report")
-    numbers = numbers_of(report) if report and not only else None
+    if report is not None and (only or report.damage() is not None):
+        report = None
+    numbers = numbers_of(report) if report else None
     profile, log = pipeline.profile, read_log(pipeline.settings.home)
-    around = Around(profile.name, profile.drawn, faces, report_of(store), log, local)
+    around = Around(
+        profile.name,
+        profile.drawn,
+        faces,
+        sheets,
+        report_of(store) if report else "",
+        log,
+        local,
+        state,
+    )
     printed = verify(numbers, tracer).claims if numbers else ()
     return write_evidence(base, store, verified, around, only, printed)
 
@@ -118,14 +157,33 @@ class Pages:
         if scope["type"] != "http" or not scope["path"].startswith(PAGES):
             await self._app(scope, receive, send)
             return
-        if scope["path"] != PAGES and scope["path"].endswith(("/", ".html")):
-            await run_in_threadpool(self._refresh)
+        shows = scope["path"].startswith(f"{PAGES}{FOLDER}/")
+        if shows and scope["path"].endswith(("/", ".html")):
+            try:
+                await run_in_threadpool(self._refresh)
+            except (FerError, OSError) as error:
+                await PlainTextResponse(f"{error}\n", 500)(scope, receive, send)
+                return
         await self._files(scope, receive, send)
 
     async def _first(self, request: Request) -> HTMLResponse:
-        state, again = max(_times(self._pipeline), default=0), "again" in request.query_params
-        return HTMLResponse(await run_in_threadpool(self._start.page, state, again=again))
+        return HTMLResponse(
+            await run_in_threadpool(self._begin, again="again" in request.query_params)
+        )
+
+    def _begin(self, *, again: bool) -> str:
+        """The start page; ``again`` verifies every byte anew, for the evidence too."""
+        if again:
+            # What cannot be written is told on the start page, by what it rests on.
+            with self._lock, suppress(FerError, OSError):
+                write(self._pipeline)
+        return self._start.page(state_of(self._pipeline), again=again)
 
     def _refresh(self) -> None:
-        with self._lock:
-            refresh(self._pipeline)
+        # Whoever comes while the pages are written is shown those of before.
+        known = (self._pipeline.store.root / INDEX).is_file()
+        if self._lock.acquire(blocking=not known):
+            try:
+                refresh(self._pipeline)
+            finally:
+                self._lock.release()

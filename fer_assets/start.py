@@ -61,7 +61,7 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     card = _read(pipeline, "student_bundle", "card.json")
     held = card.get("metrics", {}).get("test_all_sources")
     if held is None:
-        yield Headline("The deployed student", "not made")
+        yield Headline("The deployed student", "none", "not made, or not sound")
     else:
         interval = held.get("intervals", {}).get("macro_f1")
         within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
@@ -74,13 +74,14 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
     flips = demo.get("flips_per_minute_stabilised")
     if flips is None:
-        yield Headline("The demo", "not measured")
+        yield Headline("The demo", "none", "not measured, or not sound")
     else:
+        p95 = demo.get("frame_ms_p95")
+        took = f"; a frame takes {p95:.0f} ms at the 95th percentile" if p95 is not None else ""
         yield Headline(
             "label flips a minute in the demo",
             f"{flips:.1f}",
-            f"{demo['flips_per_minute_raw']:.1f} without stabilisation; a frame takes "
-            f"{demo['frame_ms_p95']:.0f} ms at the 95th percentile",
+            f"{demo['flips_per_minute_raw']:.1f} without stabilisation{took}",
         )
     green = digest.claims - sum(entry.kind == "claim" for entry in digest.entries)
     yield Headline("claims that hold", f"{green} of {digest.claims}" if digest.claims else "none")
@@ -112,9 +113,8 @@ def _links(pipeline: Pipeline) -> Mapping[str, str]:
 
 
 def _read(pipeline: Pipeline, asset: str, file: str) -> dict[str, Any]:
-    """A JSON file of an artifact; empty where it is not there. What is wrong the digest says."""
+    """A JSON file of an artifact that passed its gates, else empty: the digest says why."""
     try:
-        artifact = pipeline.store.current(asset)
-        return dict(artifact.read_json(file)) if artifact is not None else {}
-    except FerError:
+        return dict(pipeline.store.require(asset).read_json(file))
+    except (FerError, OSError):
         return {}

@@ -35,7 +35,7 @@ const FIGURES = {
 };
 
 const page = {
-  socket: null, onTheWay: false, paused: false, recording: false, replaying: false,
+  socket: null, onTheWay: false, paused: false, recording: false, replaying: false, asked: 0,
   folder: null, classes: [], bars: [],
   line: [], trips: [], said: "", saidAt: 0, last: null, retries: 0,
 };
@@ -124,6 +124,7 @@ function connect() {
   const socket = new WebSocket(`ws://${location.host}/stream`);
   socket.binaryType = "arraybuffer";
   page.socket = socket;
+  page.asked = 0;
   page.onTheWay = false;
   page.folder = null; // What was recorded before belongs to the connection that is gone.
   socket.addEventListener("open", () => { page.retries = 0; fault(""); next(); });
@@ -146,6 +147,7 @@ function stopped(why) {
   const socket = page.socket;
   endReplay();
   page.socket = null;
+  page.asked = 0;
   byId("recorded").hidden = true;
   if (socket) socket.close();
   for (const track of video.srcObject ? video.srcObject.getTracks() : []) track.stop();
@@ -201,11 +203,17 @@ function receive(reply) {
     setText(byId("warning"), reply.warning || "");
     return;
   }
-  if (reply.type === "replay") { if (page.replaying) again(reply); return; }
-  if (reply.type === "replayed") { endReplay(); return; }
+  if (reply.type === "replay" || reply.type === "replayed") {
+    page.asked = Math.max(0, page.asked - 1);
+    if (page.asked) return; // Of a replay that was stopped meanwhile.
+    if (reply.type === "replayed") endReplay();
+    else if (page.replaying) again(reply);
+    return;
+  }
   if (reply.type === "score") { scores(reply.figures); return; }
   if (reply.type === "error") {
     fault(reply.fix ? `${reply.what}. ${reply.fix}` : reply.what);
+    if (page.replaying) page.asked = Math.max(0, page.asked - 1);
     endReplay();
     page.onTheWay = false;
     next();
@@ -369,6 +377,7 @@ function replay() {
   page.shownAt = 0;
   setText(byId("replay"), "Stop the replay");
   byId("record").disabled = byId("pause").disabled = byId("delete").disabled = true;
+  page.asked += 1;
   command({ type: "replay" });
 }
 
@@ -382,6 +391,7 @@ function again(reply) {
     byId("replayed").hidden = byId("replay-mark").hidden = false;
     page.last = reply;
     show(reply);
+    page.asked += 1;
     command({ type: "next" });
   }, Math.max(0, wait));
 }

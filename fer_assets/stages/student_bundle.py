@@ -56,6 +56,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="3",
+            code_version="4",
         )
     ]

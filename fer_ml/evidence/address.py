@@ -7,6 +7,8 @@ import re
 FOLDER = "evidence"
 #: From a run folder of the report to what its root is.
 FROM_REPORT = "../../"
+#: Tells pages from those of another time.
+STATE_FILE = "state"
 #: What a page of numbers that no claim states is called in ``FOLDER``.
 NUMBERS = "numbers"
 

@@ -25,7 +25,7 @@ from fer_ml.claims.model import ComparisonClaim, FigureClaim, NonInferiorityClai
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node, walk
 from fer_ml.claims.verify import CLAIMS_ASSET, Verified
-from fer_ml.evidence.address import FOLDER, NUMBERS
+from fer_ml.evidence.address import FOLDER, NUMBERS, STATE_FILE
 from fer_ml.evidence.rows import Evidence, Figure, Term, evidence_of
 from fer_ml.evidence.tables import Tables
 from fer_ml.figures.page import render_page
@@ -43,17 +43,20 @@ _PARTS = ("evidence.js", "evidence.css")
 class Around:
     """What the pages are told besides the claims.
 
-    ``faces``: they may show pictures of the pool. ``report`` is the address of the report from the
-    folder of the pages, if there is one. ``local``: they stay on this machine, whose folders they
-    may name.
+    ``faces``: they may show pictures of the pool; ``sheets``: copies of contact sheets lie beside
+    them. ``report`` is the address of the report from the folder of the pages, if there is one.
+    ``local``: they stay on this machine, whose folders they may name. ``state`` tells them from
+    pages of another time.
     """
 
     profile: str
     drawn: bool
     faces: bool
+    sheets: bool = False
     report: str = ""
     purged: Log = field(default_factory=Log)
     local: bool = True
+    state: str = ""
 
 
 def write_evidence(
@@ -106,6 +109,8 @@ def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
                 move(target, old)
             move(made, target)
         except OSError as error:
+            if os.path.lexists(old) and not os.path.lexists(target):
+                move(old, target)
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
@@ -127,6 +132,7 @@ class _Writer:
         """Every page, its data, and what they share; ``numbers`` are those of the report."""
         for name in _PARTS:
             (self.folder / name).write_bytes(read_file(_HERE / name))
+        (self.folder / STATE_FILE).write_text(self.around.state, encoding="utf-8")
         before = self._before()
         index = [self._claim(e, "claims", before.get(e.resolved.claim.id)) for e in found]
         index += [self._claim(evidence, NUMBERS) for evidence in numbers]
@@ -153,7 +159,7 @@ class _Writer:
     def _before(self) -> dict[str, dict[str, Any]]:
         """What was said of each claim when they were last kept, by its id."""
         kept = self.store.current(CLAIMS_ASSET) if self.store.root.is_dir() else None
-        if kept is None or "claims.json" not in kept.record.files:
+        if kept is None or "claims.json" not in kept.record.files or kept.damage() is not None:
             return {}
         at = {"at": kept.record.created_at[:16].replace("T", " ")}
         return {entry["id"]: entry | at for entry in kept.read_json("claims.json")["claims"]}
@@ -218,7 +224,7 @@ class _Writer:
         if not isinstance(claim, FigureClaim) or artifact is None or resolved.status != "grounded":
             return ""
         name = str(claim.file)
-        if not name.endswith((".png", ".jpg")) or (shows_faces(name) and not self.around.faces):
+        if not name.endswith((".png", ".jpg")) or (shows_faces(name) and not self.around.sheets):
             return ""
         copy = f"data/{artifact.record.files[name].sha256[:20]}{name[-4:]}"
         (self.folder / copy).write_bytes(read_file(artifact.file(name)))

@@ -9,12 +9,14 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from fer_ml.base.errors import FerError
 from fer_ml.base.reading import as_text, read_file
 from fer_ml.evidence.rows import NoRows, Rows, manifest_file
 from fer_ml.manifests.schema import BOX
@@ -130,7 +132,7 @@ class Tables:
             .unique(KEYS, keep="first")
             .with_columns(pl.format("{} {}", pl.lit(made.key), pl.col("split")).alias(made.key))
             .drop("split")
-            for made in filter(is_manifest, current_of(self._store))
+            for made in manifests_of(self._store)
         ]
         for name, rows in self._keys.items():
             held = rows
@@ -151,8 +153,8 @@ class Tables:
         """When a face was purged, by its sample and by its photo; ``photos`` are by their hash."""
         found = dict(photos)
         # In the manifest of a source a photo is its own group.
-        sources = (a for a in current_of(self._store) if a.record.asset.startswith("manifest/"))
-        for made in filter(is_manifest, sources) if photos else ():
+        made_of = manifests_of(self._store) if photos else ()
+        for made in (held for held in made_of if held.record.asset.startswith("manifest/")):
             rows = columns_of(made, ["sample_id", "group_id"])
             gone = rows.filter(pl.col("group_id").is_in(list(photos)))
             found |= {sample: photos[photo] for sample, photo in gone.iter_rows()}
@@ -205,9 +207,14 @@ def current_of(store: Store) -> Iterator[Artifact]:
     for asset, partition in dict.fromkeys(
         (a.record.asset, a.record.partition) for a in store.every()
     ):
-        held = store.current(asset, partition)
-        if held is not None:
-            yield held
+        with suppress(FerError):  # What is wrong with it the claims on it say.
+            if (held := store.current(asset, partition)) is not None:
+                yield held
+
+
+def manifests_of(store: Store) -> Iterator[Artifact]:
+    """Every current manifest whose bytes are those that its record names."""
+    return (held for held in current_of(store) if is_manifest(held) and held.damage() is None)
 
 
 def is_manifest(artifact: Artifact) -> bool:

@@ -79,6 +79,19 @@ def test_a_folder_to_pass_on_has_faces_only_if_asked(pipeline: Pipeline, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
 
 
+def test_no_folder_with_something_else_is_replaced(pipeline: Pipeline, tmp_path: Path) -> None:
+    evidence.write(pipeline)
+    root = pipeline.store.root
+    evidence.export(pipeline, tmp_path / "paper", (), faces=False)
+    (tmp_path / "paper" / "main.tex").write_text("mine")
+    for folder in (root, root / "evidence", root / "new", root.parent, tmp_path / "paper"):
+        with pytest.raises(FerError) as caught:
+            evidence.export(pipeline, folder, (), faces=False)
+        assert caught.value.where == str(folder.resolve())
+    assert pipeline.store.current(SOURCE) is not None
+    assert (tmp_path / "paper" / "main.tex").read_text() == "mine"
+
+
 def test_a_face_is_found_by_its_pixels_and_by_no_pattern(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -123,6 +136,38 @@ def test_the_pages_are_served_as_they_lie(client: TestClient, pipeline: Pipeline
     script = client.get("/fer/evidence/evidence.js")
     assert script.headers["content-type"].startswith("text/javascript")
     assert client.get(f"/fer/{image(pipeline)}").status_code == 200
+
+
+def test_a_broken_claims_file_breaks_no_other_page(client: TestClient, pipeline: Pipeline) -> None:
+    pipeline.claims_file().write_text("claims: [")
+    try:
+        told = client.get("/fer/evidence/")
+        assert told.status_code == 500 and pipeline.claims_file().name in told.text
+        start = client.get("/fer/")
+        assert start.status_code == 200 and pipeline.claims_file().name in start.text
+    finally:
+        pipeline.claims_file().write_text(CLAIMS)
+    assert client.get("/fer/evidence/").status_code == 200
+
+
+def test_who_looks_again_sees_in_the_evidence_what_nothing_told_of(
+    client: TestClient, pipeline: Pipeline
+) -> None:
+    page = "/fer/evidence/claims/rows.html"
+    assert "grounded" in client.get(page).text
+    held = pipeline.store.current(SOURCE)
+    assert held
+    report = held.file("clean_report.json")
+    data, times = report.read_bytes(), report.stat()
+    report.write_bytes(data.replace(b"rows_kept", b"rows_kepT"))
+    try:
+        assert "drifted" not in client.get(page).text, "every byte is not read for each page"
+        assert "/fer/evidence/claims/rows.html" in client.get("/fer/?again").text
+        assert "drifted" in client.get(page).text
+    finally:
+        report.write_bytes(data)
+        os.utime(report, ns=(times.st_atime_ns, times.st_mtime_ns))
+        client.get("/fer/?again")
 
 
 def test_nothing_else_of_the_root_is_served(client: TestClient, pipeline: Pipeline) -> None:

@@ -62,9 +62,16 @@ def test_what_is_not_made_is_said_and_claims_that_do_not_hold_are_counted(
 ) -> None:
     digest = digest_of(pipeline)
     told = [(figure.what, figure.value) for figure in headlines(pipeline, digest)]
-    assert [value for _, value in told] == ["not made", "not measured", "0 of 1"]
+    assert [value for _, value in told] == ["none", "none", "0 of 1"]
     held = replace(digest, entries=())
     assert list(headlines(pipeline, held))[-1].value == "1 of 1"
+
+
+def test_a_bundle_that_no_gate_has_passed_has_no_headline(pipeline: Pipeline) -> None:
+    card = {"name": "x", "metrics": {"test_all_sources": {"macro_f1": 0.99}}}
+    with pipeline.store.begin("student_bundle") as run:
+        run.write_json("card.json", card)
+    assert next(headlines(pipeline, digest_of(pipeline))).value == "none"
 
 
 @pytest.mark.parametrize(
