@@ -84,7 +84,8 @@ class Resolver:
         except Nothing as error:
             return Resolved(claim, "ungrounded", str(error))
         except FerError as error:
-            return Resolved(claim, "drifted", f"{error.what}: {error.where or ''}".rstrip(": "))
+            where = (error.where or "").removeprefix(str(self.tracer.store.root))  # Passed on.
+            return Resolved(claim, "drifted", f"{error.what}: {where}".rstrip(": "))
         problem = _worst(traces)
         if problem is not None and problem[0] == "drifted":
             return Resolved(claim, *problem, None, traces, self._read(claim, traces))
@@ -422,8 +423,7 @@ def _as_written(claim: Claim) -> str:
             stated = ", ".join(f"{name} = {text}" for name, text in claim.symbols.items())
             return claim.says + (stated and f" with {stated}")
         case TableClaim():
-            lines = (_line(row, claim.columns, cells) for row, cells in claim.expected.items())
-            return "; ".join(lines)
+            return "; ".join(_line(r, claim.columns, cells) for r, cells in claim.expected.items())
         case FigureClaim():
             return str(claim.file)
     return ""

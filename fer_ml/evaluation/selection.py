@@ -117,7 +117,7 @@ def why(
 ) -> str:
     """In words: whether the best student on val was chosen, and if not, what kept it out."""
     best = max(figures, key=lambda name: figures[name].val_macro_f1)
-    if best == chosen:
+    if figures[chosen].val_macro_f1 == figures[best].val_macro_f1:
         return f"{chosen} has the highest macro-F1 on val"
     failed = [f"{c.rule}: {c.reason}" for c in checks.get(best, ()) if c.passed is False]
     reasons = "; ".join(failed) or f"{chosen} passes the dual gate against it"

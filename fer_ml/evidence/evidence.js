@@ -539,7 +539,7 @@ async function facePage(page) {
   const held = await script("data/index.js", "index"), at = new URLSearchParams(location.hash.slice(1));
   const tables = opened(held.tables, ""), table = tables[at.get("t")], i = +at.get("r"), box = document.querySelector("#face");
   if (!table || !(i < table.rows)) { box.textContent = "No such row here: open a face from the page of a claim."; return; }
-  const cells = await cellsOf(table, tables, i), source = cells.source, root = held.roots[source];
+  const cells = await cellsOf(table, tables, i), source = cells.source ?? cells.source_a ?? "", root = held.roots[source];
   document.querySelector("h1").textContent = `${cells.label || cells.y_true} of ${visible(source)}`;
   const raw = root && cells.orig_image ? `${root}/${cells.orig_image}` : cells.orig_image;
   const manifests = await manifestsOf(table, i);
@@ -561,7 +561,7 @@ async function facePage(page) {
 /** The manifests that have the face of a row, each with its split. */
 async function manifestsOf(table, i) {
   const id = table.faces || table.id;
-  if (!table.faces && table.place.sample_id === undefined) return [];
+  if (!table.faces && (table.place.sample_id === undefined || table.place.source === undefined)) return [];
   const [kinds, letters] = await script(`data/${id}.in.js`, `${id}.in`);
   return kinds[letters.charCodeAt(i) - 0x100];
 }

@@ -12,7 +12,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import as_text
 from fer_ml.claims.trace import walk
 from fer_ml.evidence.rows import Evidence, Rows
-from fer_ml.evidence.tables import FACE, KEYS, answers_of, columns_of, current_of, is_manifest
+from fer_ml.evidence.tables import FACE, KEYS, answers_of, columns_of, current_of, manifests_of
 from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import LOGITS
 from fer_ml.privacy.log import Log
@@ -70,7 +70,7 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) 
     ``log`` says which photos were purged.
     """
     current = list(current_of(store))
-    frames = [(made, columns_of(made, FACE)) for made in filter(is_manifest, current)]
+    frames = [(made, columns_of(made, FACE)) for made in manifests_of(store)]
     try:
         meant = rows_meant(what) | (pl.col("orig_image") == what)
     except FerError:

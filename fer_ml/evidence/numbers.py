@@ -19,10 +19,7 @@ def numbers_of(report: Artifact) -> ClaimsFile | None:
     """The tables of a report's numbers, one a page; ``section`` says of what each is."""
     pages: dict[tuple[str, str, str], dict[str, str]] = {}
     for given in report.read_json(GIVEN)["references"]:
-        numbers = given.get("numbers", {})
-        if given["kind"] == "value":
-            numbers = {given["pointer"]: given["printed"]}
-        for pointer, text in numbers.items():
+        for pointer, text in given.get("numbers", {}).items():
             if re.fullmatch(PRINTED, text):
                 part = part_of(given["file"], pointer)
                 page = pages.setdefault((given["asset"], given["file"], part), {})

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -109,12 +110,14 @@ def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
                 move(target, old)
             move(made, target)
         except OSError as error:
-            if os.path.lexists(old) and not os.path.lexists(target):
-                move(old, target)
+            if not os.path.lexists(target):
+                with suppress(OSError):  # Another's pages took the place, or there were none.
+                    move(old, target)
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
         finally:
-            shutil.rmtree(old, ignore_errors=True)
+            if os.path.lexists(target):
+                shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.claims.model import ComparisonClaim, TableClaim
 from fer_ml.claims.printed import show, show_like
@@ -428,11 +427,17 @@ def manifest_file(artifact: Artifact) -> str:
     return named[0]
 
 
+def is_whole(artifact: Artifact, name: str) -> bool:
+    """Whether a file of an artifact is there, as long as its record says."""
+    path, entry = artifact.folder / name, artifact.record.files.get(name)
+    return entry is not None and path.is_file() and path.stat().st_size == entry.bytes
+
+
 def _csv(artifact: Artifact, name: str) -> Rows:
-    try:
-        artifact.file(name)
-    except FerError as error:
-        raise NoRows(f"{artifact.key} kept no {name}.") from error
+    if name not in artifact.record.files:
+        raise NoRows(f"{artifact.key} kept no {name}.")
+    if not is_whole(artifact, name):
+        raise NoRows(f"{name} of {artifact.key} is not what its record says.")
     return Rows(artifact, name)
 
 

@@ -18,7 +18,7 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import as_text, read_file
-from fer_ml.evidence.rows import NoRows, Rows, manifest_file
+from fer_ml.evidence.rows import NoRows, Rows, is_whole, manifest_file
 from fer_ml.manifests.schema import BOX
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -115,7 +115,8 @@ class Tables:
         count = self.known[own].rows
         for file in held:
             # Only one of as many rows can be of the same; the join tells.
-            if file.rpartition("__")[2] == rows.file.rpartition("__")[2]:
+            alike = file.rpartition("__")[2] == rows.file.rpartition("__")[2]
+            if alike and is_whole(rows.artifact, file):
                 other = self.add(Rows(rows.artifact, file))
                 same = self.known[other].faces == self.known[own].faces
                 if other != own and same and self.known[other].rows == count:
@@ -138,7 +139,11 @@ class Tables:
             held = rows
             for each in splits:
                 held = held.join(each, on=KEYS, how="left", maintain_order="left")
-            told = held.select(pl.concat_str(pl.exclude(KEYS), separator="\n", ignore_nulls=True))
+            told = held.select(
+                pl.concat_str(
+                    pl.lit(None, pl.String), pl.exclude(KEYS), separator="\n", ignore_nulls=True
+                )
+            )
             kinds = {
                 kind: place
                 for place, kind in enumerate(told.to_series().unique(maintain_order=True))
@@ -204,10 +209,13 @@ class Tables:
 
 def current_of(store: Store) -> Iterator[Artifact]:
     """Every artifact that is the current one."""
-    for asset, partition in dict.fromkeys(
-        (a.record.asset, a.record.partition) for a in store.every()
-    ):
+    places = {}
+    for folder in store.runs():
         with suppress(FerError):  # What is wrong with it the claims on it say.
+            record = store.open(folder).record
+            places[record.asset, record.partition] = record
+    for asset, partition in places:
+        with suppress(FerError):
             if (held := store.current(asset, partition)) is not None:
                 yield held
 
@@ -255,7 +263,9 @@ def answers_of(store: Store, artifact: Artifact) -> Iterator[Answers]:
     for file, model, manifest, temperature in _told(artifact):
         item = held.get(manifest)
         found = store.find(item.asset, item.partition, item.sha256) if item else None
-        if file in artifact.record.files and found is not None:
+        if file not in artifact.record.files or found is None:
+            continue
+        if is_whole(found, manifest_file(found)):
             yield Answers(file, model, found, temperature)
 
 

@@ -39,6 +39,7 @@ SHOWN = frozenset({".html", ".pdf", ".png"})
 ARTIFACTS = "artifacts"
 MOST_FILES = 100_000
 MOST_BYTES = 16 << 30
+_MOST = f"{MOST_FILES:,} files of {MOST_BYTES >> 30} GiB in all"
 #: What Python says of a zip that is cut off or altered, or of a kind that it cannot unpack.
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError),
@@ -72,6 +73,13 @@ def export_evidence(
                 sources |= _files(store, node.artifact, node in reports, faces)
         if faces:
             sources |= _pictures(store, verified, Path(place))
+        if len(sources) > MOST_FILES:
+            raise FerError(
+                f"{len(sources):,} files are more than a reader takes",
+                where=out,
+                allowed=_MOST,
+                fix="export fewer claims, or without faces",
+            )
         entries = {
             name: FileEntry(sha256=sha256_file(path), bytes=path.stat().st_size)
             for name, path in sorted(sources.items())
@@ -180,7 +188,7 @@ def _unpack(path: Path, place: Path) -> None:
                 or sum(sizes.values()) > MOST_BYTES
                 or sizes.get(METADATA, 0) > DOCUMENT
             ):
-                raise FerError("too much in it", where=path, allowed=f"{MOST_BYTES >> 30} GiB")
+                raise FerError("too much in it", where=path, allowed=_MOST)
             about = parse_json(archive.read(METADATA), METADATA) if METADATA in names else None
             if about is None:
                 raise FerError(f"it has no {METADATA}", where=path, fix=_FIX)

@@ -53,6 +53,11 @@ def title_of(tokens: list[Token]) -> str:
     return "Report"
 
 
+def seen(inline: Token) -> str:
+    """What a reader sees of a line: no address of a link."""
+    return "".join(child.content for child in inline.children or [])
+
+
 def slug(text: str) -> str:
     """The name under which a heading can be linked to, as code hosts make it."""
     return re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-")
@@ -60,7 +65,7 @@ def slug(text: str) -> str:
 
 def _mark_block(token: Token, after: Token) -> None:
     if token.type == "heading_open":
-        token.attrSet("id", slug(after.content))
+        token.attrSet("id", slug(seen(after)))
     elif token.type == "paragraph_open" and CAPTION.match(after.content):
         token.attrSet("class", "caption")
     elif token.type == "td_open" and after.content[:1] in "✓✗":
@@ -90,10 +95,12 @@ def _link_cells(tokens: list[Token]) -> None:
         elif token.type in ("th_open", "td_open"):
             children = inline.children or []
             own = next((str(c.attrGet("href")) for c in children if c.type == "link_open"), "")
+            # Only a name leads its row or column: a number leads to its own page alone.
+            named = any(c.type == "code_inline" for c in children) or inline.content[:3] == "[n]"
             if token.type == "th_open":
-                names[place] = own
+                names[place] = own if named else ""
             elif place == 0:
-                row = own
+                row = own if named else ""
             elif not own and NUMBER.fullmatch(target := row or names.get(place, "")):
                 # Not one more stop of the keyboard: the name leads to the same page.
                 held: dict[str, str | int | float] = {"href": target, "class": "number"}

@@ -32,7 +32,7 @@ from reportlab.platypus import (
     XPreformatted,
 )
 
-from fer_ml.report.html import CAPTION, slug, title_of
+from fer_ml.report.html import CAPTION, seen, slug, title_of
 from fer_ml.report.markdown import parser
 from fer_ml.report.marks import MARK, NUMBER
 
@@ -148,7 +148,7 @@ class _Setter:
         # An outline must not skip a level on its way down.
         self.level = min(int(token.tag[1:]), self.level + 1)
         text = "".join(child.content for child in inline.children or ())
-        heading = _Heading(self._markup(inline), text, self.level, slug(inline.content))
+        heading = _Heading(self._markup(inline), text, self.level, slug(seen(inline)))
         return [CondPageBreak(80), heading]
 
     def _paragraph(self) -> list[Flowable]:
@@ -244,7 +244,7 @@ def _words(child: Token) -> str:
 def _anchors(tokens: Sequence[Token]) -> frozenset[str]:
     """What a link of the document may lead to: its headings."""
     return frozenset(
-        slug(inline.content) for token, inline in pairwise(tokens) if token.type == "heading_open"
+        slug(seen(inline)) for token, inline in pairwise(tokens) if token.type == "heading_open"
     )
 
 

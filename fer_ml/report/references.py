@@ -118,9 +118,11 @@ class References:
         except KeyError as error:
             raise FerError(f"{asset} {file} has nothing at {pointer!r}") from error
         shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
-        self._give("value", artifact, file, pointer=pointer, printed=str(shown))
+        given = {"pointer": pointer, "printed": str(shown)}
         if not isinstance(held, int | float):
+            self._give("value", artifact, file, **given)
             return shown
+        self._give("value", artifact, file, **given, numbers={pointer: str(shown)})
         return linked(shown, _page(artifact, file, pointer))
 
     def known(self, asset: str, file: str, pointer: str) -> bool:

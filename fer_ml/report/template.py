@@ -25,7 +25,7 @@ from fer_ml.report.markdown import Markdown, read_text
 BUILT_IN = Path(__file__).parent
 #: What a template takes in by a line of its own: {% include 'NAME' %}.
 PARTS = BUILT_IN / "parts"
-_INCLUDE = re.compile(r"\{%-?\s*include\s+(['\"])([^'\"]*)\1\s*-?%\}\s*")
+_INCLUDE = re.compile(r"\s*\{%[-+]?\s*include\s+(['\"])([^'\"]*)\1\s*-?%\}\s*")
 #: Helpers whose first argument is an asset: these are what the report rests on.
 CITING = ("value", "table", "figure", "gate", "known")
 #: jinja2's filters that neither make numbers nor declare a text as safe.
@@ -160,6 +160,12 @@ def _parse(template: Template) -> nodes.Template:
         tree = environment({}).parse(template.source)
     except jinja2.TemplateSyntaxError as error:
         raise _syntax(template, error) from error
+    for other in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        raise FerError(
+            "a part is included by a line of its own, with its name in quotes",
+            where=template.place(other.lineno),
+            allowed=", ".join(sorted(part.name for part in PARTS.iterdir())),
+        )
     for node in tree.find_all((*COMPUTING, nodes.Call)):
         method = isinstance(node, nodes.Call) and not isinstance(node.node, nodes.Name)
         if method or (isinstance(node, COMPUTING) and not isinstance(node, LOGIC)):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from fer_ml.base.errors import FerError
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Augmented
 
@@ -162,7 +163,13 @@ def views(
 
 def _photographed(batch: torch.Tensor, draws: torch.Tensor, strength: float) -> np.ndarray:
     """Faces ``[N, 3, S, S]`` in 0..1 as a camera may show them, ``[N, S, S, 3] uint8``."""
-    from fer_ml.images.corruptions import seen_by_a_camera  # OpenCV: other views need none.
+    try:
+        from fer_ml.images.corruptions import seen_by_a_camera
+    except ModuleNotFoundError as error:  # A packed training runs where only torch may be.
+        raise FerError(
+            f"augment = 'camera' needs OpenCV, and there is no {error.name}",
+            fix="pip install opencv-python",
+        ) from error
 
     pixels = batch.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     # Two draws that nothing else takes are 48 bits for a generator of each face's own.

@@ -148,6 +148,8 @@ def test_why_the_best_on_val_was_not_chosen_is_said() -> None:
         f"{KD} has the highest macro-F1 on val and was not chosen: demo_flips_per_minute: "
     )
     assert why(KD, figures, checks) == f"{KD} has the highest macro-F1 on val"
+    equal = {CE: replace(OLD, val_macro_f1=0.1), KD: EDGE, DKD: EDGE}
+    assert why(DKD, equal, {}) == f"{DKD} has the highest macro-F1 on val"
     calm = {CE: replace(OLD, val_macro_f1=0.85), KD: EDGE, DKD: EDGE}
     chosen, checks = select(calm, LIMITS)
     assert f"{chosen} " in why(chosen, calm, checks)

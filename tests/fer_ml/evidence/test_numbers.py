@@ -27,7 +27,9 @@ def printed(home: Store, *references: dict[str, Any]) -> tuple[Resolved, ...]:
 
 def value(asset: str, file: str, pointer: str, text: str) -> dict[str, Any]:
     held = {"kind": "value", "asset": asset, "file": file}
-    return held | {"pointer": pointer, "printed": text}
+    # As ``References.value`` keeps them: of a text there is no number.
+    numbers = {} if text.isalpha() else {pointer: text}
+    return held | {"pointer": pointer, "printed": text, "numbers": numbers}
 
 
 def accuracy(home: Store) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.evidence import pages as made
+from fer_ml.evidence.address import FOLDER
 from fer_ml.evidence.pages import Around, replace_folder, report_of, write_evidence
 from fer_ml.metrics.classification import confusion_matrix
 from fer_ml.metrics.predictions import read_predictions
@@ -161,6 +163,23 @@ def test_numbers_above_damage_are_shown_as_what_they_were(
     browser.wait_for_selector("#told.good")
     assert browser.locator(".card.wrong").count() > 1
     browser.faults.clear()
+
+
+def test_there_are_pages_whatever_file_is_missing(home: Store, tmp_path: Path) -> None:
+    with_card = claim("card", "student_bundle", "card.json", "/metrics/mixed/accuracy")
+    claims = [CE, ROWS, with_card]
+    for number, path in enumerate(sorted(home.root.glob("*/**/*.*"))):
+        if not path.is_file() or FOLDER in path.relative_to(home.root).parts:
+            continue
+        data = path.read_bytes()
+        path.unlink()
+        try:
+            out = tmp_path / str(number)
+            write_evidence(out, home, verified(home, *claims), AROUND)
+            assert (out / FOLDER / "claims" / "ce.html").is_file(), path
+        finally:
+            path.write_bytes(data)
+        shutil.rmtree(out)
 
 
 def test_a_red_claim_says_why_and_what_it_was(home: Store, tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_only_parts_are_included(tmp_path: Path, name: str) -> None:
     assert "sources.md.j2" in caught.value.allowed
 
 
+@pytest.mark.parametrize(
+    "line", ["See {% include 'header.md.j2' %}", "{% include part %}", "{% import 'a' as b %}"]
+)
+def test_a_part_that_does_not_stand_alone_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "own.md.j2"
+    path.write_text(f"\n{line}\n")
+    with pytest.raises(FerError) as caught:
+        cited_assets(read_template(path))
+    assert caught.value.where == f"{path}:2"
+    path.write_text("  {%+ include 'header.md.j2' %}\n")
+    assert "student_selection" in cited_assets(read_template(path))
+
+
 @pytest.mark.parametrize("name", ["report.md.j2", "ferplus.md.j2", "ferplus_ensemble.md.j2"])
 def test_the_built_in_templates_show_the_selected_student_by_reference(name: str) -> None:
     cited = cited_assets(read_template(BUILT_IN / name))
