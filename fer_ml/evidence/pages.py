@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from fer_ml.storage.store import Store
 #: Claims on one page of the index.
 INDEX_CLAIMS = 1000
 _HERE = Path(__file__).parent
+#: Looks at a folder before it is somebody's: another writer may take it away in between.
+LOOKS = 5
 _PARTS = ("evidence.js", "evidence.css")
 
 
@@ -103,21 +106,30 @@ def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
         old = target.with_name(f".{owned_name()}")
         try:
             if os.path.lexists(target):
-                ours = target.is_dir() and ((target / sign).is_file() or not any(target.iterdir()))
-                if not ours:
+                if not _ours(target, sign):
                     what = "something else is there"
                     raise FerError(what, where=target, fix="name a new folder")
                 move(target, old)
             move(made, target)
         except OSError as error:
-            if not os.path.lexists(target):
-                with suppress(OSError):  # Another's pages took the place, or there were none.
-                    move(old, target)
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                if os.path.lexists(old):  # The earlier pages stay.
+                    move(old, target)
                 raise
-        finally:
-            if os.path.lexists(target):
-                shutil.rmtree(old, ignore_errors=True)
+        # They are older than those that are there now, of whichever writer.
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _ours(target: Path, sign: str) -> bool:
+    """Whether a folder is one of these, or empty, or in the hands of another writer."""
+    for _ in range(LOOKS):
+        if not os.path.lexists(target) or (target / sign).is_file():
+            return True
+        with suppress(OSError):
+            if not any(target.iterdir()):
+                return True
+        time.sleep(0.001)
+    return False
 
 
 @dataclass(frozen=True)
