@@ -214,10 +214,10 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
 
 
 def _detectors(pipeline: Pipeline) -> Iterator[Finding]:
-    from demo_app.detection import make_detector
+    from demo_app.detection import DETECTORS, make_detector
 
     wanted = pipeline.profile.demo.detector
-    for name in ("haar", "yunet"):
+    for name in DETECTORS:
         try:
             make_detector(name)
             yield Finding("ok", f"detector {name}", "ready")

@@ -42,7 +42,7 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
     With all claims comes the report, if its bytes are those that its record names. ``FerError``
     for a folder of the artifact root, or one with anything else in it.
     """
-    from fer_ml.evidence.pages import replace_folder
+    from fer_ml.evidence.pages import replace_folder, whole_current
 
     folder, root = folder.resolve(), pipeline.store.root
     _require_other(folder, root.resolve())
@@ -54,8 +54,8 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
             if stays_below(name) and (root / name).is_file():
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(regular(root / name), made / name)
-        report = pipeline.store.current("report")
-        if report is not None and not only and report.damage() is None:
+        report = None if only else whole_current(pipeline.store, "report")
+        if report is not None:
             copy = made / report.folder.relative_to(root)
             copy.mkdir(parents=True)
             for name in {"report.html", "report.pdf"} & report.record.files.keys():
@@ -108,25 +108,23 @@ def _written(
     from fer_ml.claims.trace import Tracer
     from fer_ml.claims.verify import verify
     from fer_ml.evidence.numbers import numbers_of
-    from fer_ml.evidence.pages import Around, report_of, write_evidence
+    from fer_ml.evidence.pages import Around, report_of, whole_current, write_evidence
 
     store = pipeline.store
     tracer = Tracer(store, pipeline.fingerprints())
     verified = verify(read_claims(pipeline.claims_file()), tracer)
-    report = store.current("report")
-    if report is not None and (only or report.damage() is not None):
-        report = None
+    report = None if only else whole_current(store, "report")
     numbers = numbers_of(report) if report else None
     profile, log = pipeline.profile, read_log(pipeline.settings.home)
     around = Around(
         profile.name,
         profile.drawn,
         faces,
-        sheets,
-        report_of(store) if report else "",
-        log,
-        local,
-        state,
+        sheets=sheets,
+        report=report_of(store) if report else "",
+        purged=log,
+        local=local,
+        state=state,
     )
     printed = verify(numbers, tracer).claims if numbers else ()
     return write_evidence(base, store, verified, around, only, printed)

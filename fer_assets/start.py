@@ -11,6 +11,7 @@ from fer_assets.pages import PAGES, VIEWS, asset_path, check_path, view_path
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.evidence.address import FOLDER, page_of
+from fer_ml.evidence.pages import report_of
 from fer_ml.figures.page import render_page
 from fer_ml.storage.record import parse_label
 
@@ -102,10 +103,8 @@ def address(entry: Entry) -> str:
 def _links(pipeline: Pipeline) -> Mapping[str, str]:
     """Where the page leads to, by what stands on the link."""
     links = {}
-    report = pipeline.store.current("report")
-    if report is not None and "report.html" in report.record.files:
-        folder = report.folder.relative_to(pipeline.store.root).as_posix()
-        links["Open the report"] = f"{PAGES}{folder}/report.html"
+    if report := report_of(pipeline.store):
+        links["Open the report"] = f"{PAGES}{report.removeprefix('../')}"
     links["Claims and their evidence"] = f"{PAGES}{FOLDER}/"
     links["Make everything: Materialize all, in the graph"] = "/asset-groups/"
     links |= {name[0].upper() + name[1:]: view_path(*shown) for name, shown in VIEWS.items()}

@@ -42,7 +42,7 @@ from fer_ml.metrics.resampling import (
 )
 from fer_ml.metrics.risk import risk_coverage
 from fer_ml.metrics.vector_scaling import fit_vector_scaling
-from fer_ml.recipes.profile import CANDIDATES
+from fer_ml.recipes.profile import CANDIDATES, VAL_SET
 from fer_ml.runs.logits import labels_of
 from fer_ml.sources import ATTRIBUTES
 from fer_ml.storage.job import Job
@@ -51,8 +51,6 @@ from fer_ml.storage.store import RunFolder
 
 #: The set whose numbers are compared first, and drawn.
 MAIN_SET = "test_all_sources"
-#: The val rows that trainings are selected on; any other set is the test rows of its manifest.
-VAL_SET = "hq_train_val"
 #: All rows of a split, or those without a twin in another split.
 Rows = Literal["official", "deduplicated"]
 ROWS: tuple[Rows, ...] = ("official", "deduplicated")

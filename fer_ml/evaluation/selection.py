@@ -11,11 +11,10 @@ from typing import Any
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import read_file
 from fer_ml.metrics.comparability import comparable
-from fer_ml.recipes.profile import CANDIDATES, Selection
+from fer_ml.recipes.profile import CANDIDATES, VAL_SET, Selection
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
-SET = "hq_train_val"
 WEAKEST = 3
 #: A loss of exactly the limit must pass, whatever the last bit of a difference says.
 ROUNDING = 1e-9
@@ -183,7 +182,7 @@ def _entries(job: Job[Any]) -> dict[str, dict[str, Any]]:
     """The val cell of every student; ``FerError`` when they may not stand beside each other."""
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
     sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")["candidates"]
-    entries = {name: benchmark[name][SET] for name in CANDIDATES}
+    entries = {name: benchmark[name][VAL_SET] for name in CANDIDATES}
     for name, entry in entries.items():
         reasons = comparable(entries[CANDIDATES[0]], entry)
         if reasons:

@@ -11,6 +11,7 @@ from fer_ml.claims.printed import PRINTED
 from fer_ml.claims.sentences import numbers_of as digits_of
 from fer_ml.evidence.address import id_of_numbers, part_of
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.record import parse_label
 
 GIVEN = "report.json"
 
@@ -35,8 +36,8 @@ def numbers_of(report: Artifact) -> ClaimsFile | None:
 
 
 def _table(label: str, file: str, part: str, numbers: dict[str, str]) -> TableClaim:
-    asset, _, partition = label.rstrip("]").partition("[")
-    place = {"asset": asset, "partition": partition or None, "file": file}
+    asset, partition = parse_label(label)
+    place = {"asset": asset, "partition": partition, "file": file}
     row = " on ".join(part.split("/")[2:]) or f"{label} {file}"
     return TableClaim.model_validate(
         {

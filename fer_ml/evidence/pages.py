@@ -33,6 +33,7 @@ from fer_ml.evidence.tables import Tables
 from fer_ml.figures.page import render_page
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.privacy.log import Log
+from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 
 #: Claims on one page of the index.
@@ -173,8 +174,8 @@ class _Writer:
 
     def _before(self) -> dict[str, dict[str, Any]]:
         """What was said of each claim when they were last kept, by its id."""
-        kept = self.store.current(CLAIMS_ASSET) if self.store.root.is_dir() else None
-        if kept is None or "claims.json" not in kept.record.files or kept.damage() is not None:
+        kept = whole_current(self.store, CLAIMS_ASSET)
+        if kept is None or "claims.json" not in kept.record.files:
             return {}
         at = {"at": kept.record.created_at[:16].replace("T", " ")}
         return {entry["id"]: entry | at for entry in kept.read_json("claims.json")["claims"]}
@@ -349,9 +350,17 @@ def _gates(node: Node) -> list[dict[str, Any]]:
     return sorted(found, key=lambda held: (order[held["passed"]], held["rule"]))
 
 
+def whole_current(store: Store, asset: str) -> Artifact | None:
+    """The current artifact of an asset, if its bytes are those that its record names."""
+    with suppress(FerError):
+        held = store.current(asset) if store.root.is_dir() else None
+        return held if held is None or held.damage() is None else None
+    return None
+
+
 def report_of(store: Store) -> str:
     """The address of the current report from the folder of the pages, or an empty text."""
-    held = store.current("report")
+    held = whole_current(store, "report")
     if held is None or "report.html" not in held.record.files:
         return ""
     return f"../{held.folder.relative_to(store.root).as_posix()}/report.html"

@@ -13,6 +13,7 @@ from fer_ml.claims.model import ComparisonClaim, TableClaim
 from fer_ml.claims.printed import show, show_like
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.values import Found, Number
+from fer_ml.recipes.profile import VAL_SET
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 
@@ -38,8 +39,6 @@ KPIS = (
     *("track_seconds", "flips_raw", "flips_stabilised"),
     *("flips_per_minute_raw", "flips_per_minute_stabilised", "unsure_share", "unstable_share"),
 )
-#: The set of the benchmark that students are selected on.
-VAL_SET = "hq_train_val"
 SCALINGS = ("raw", "temperature_scaled", "vector_scaled")
 
 

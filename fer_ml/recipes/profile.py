@@ -34,9 +34,11 @@ SEED = 1337
 CANDIDATES: tuple[str, ...] = tuple(f"student_{stage}" for stage in STUDENTS)
 
 
+#: The val rows that trainings and students are selected on; any other set is of test rows.
+VAL_SET = "hq_train_val"
 _CURATED = ("hq_train", "eval_only", "test_all_sources")
 #: Names that a curation of the user's own must not have: other manifests and evaluation sets.
-_TAKEN = (*_CURATED, "classification", "hq_train_val")
+_TAKEN = (*_CURATED, "classification", VAL_SET)
 
 
 class Frozen(Plain):
@@ -342,7 +344,7 @@ class Profile(Frozen):
                 f"{where}.varies: {sorted(wrong)} cannot vary; fields of a training can,"
                 f" but not its seed or its budget {list(BUDGET)}"
             )
-        sets = ["hq_train_val", *self.tested]
+        sets = [VAL_SET, *self.tested]
         if comparison.evaluation not in sets:
             raise ValueError(f"{where}.evaluation: one of {sets}")
         known_trainings = {*self.experiments, *(f"student_{stage}" for stage in STUDENTS)}

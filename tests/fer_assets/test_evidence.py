@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,22 @@ def test_a_broken_claims_file_breaks_no_other_page(client: TestClient, pipeline:
     finally:
         pipeline.claims_file().write_text(CLAIMS)
     assert client.get("/fer/evidence/").status_code == 200
+
+
+def test_a_report_that_cannot_be_read_breaks_no_page(
+    client: TestClient, pipeline: Pipeline
+) -> None:
+    with pipeline.store.begin("report") as run:
+        run.write_text("report.html", "mine")
+    pointer = pipeline.store.home("report") / "current.json"
+    assert ">Open the report<" in client.get("/fer/?again").text
+    pointer.write_text("{")
+    try:
+        start = client.get("/fer/?again")
+        assert start.status_code == 200 and ">Open the report<" not in start.text
+        assert client.get("/fer/evidence/").status_code == 200
+    finally:
+        shutil.rmtree(pointer.parent)
 
 
 def test_who_looks_again_sees_in_the_evidence_what_nothing_told_of(
