@@ -28,6 +28,8 @@ from fer_ml.storage.record import FileEntry
 METADATA = "ro-crate-metadata.json"
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
+#: RO-Crate 1.1 has no term for a hash; this is the one that the profiles of workflow runs give it.
+HASH_TERM = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 #: Of the files that a crate holds.
 MEDIA = {
     ".csv": "text/csv",
@@ -98,7 +100,7 @@ def metadata(
     }
     listed = [_file(name, entry) for name, entry in files.items()]
     return {
-        "@context": f"{CRATE}/context",
+        "@context": [f"{CRATE}/context", HASH_TERM],
         "@graph": [ABOUT, root, *FIXED, _software(), *graph, *stated, *listed],
     }
 
