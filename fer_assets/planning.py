@@ -73,7 +73,13 @@ class StageFailed(FerError):
 
     def __init__(self, failures: Failures, done: Sequence[Made] = ()) -> None:
         first = next(iter(failures.faults.values()))
-        super().__init__(first.what, where=first.where, allowed=first.allowed, fix=first.fix)
+        super().__init__(
+            first.what,
+            code=first.code,
+            where=first.where,
+            allowed=first.allowed,
+            fix=first.fix,
+        )
         self.failures = failures
         self.done = list(done)
 

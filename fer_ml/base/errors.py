@@ -11,15 +11,24 @@ if TYPE_CHECKING:
 class FerError(Exception):
     """A fault that the user can mend.
 
-    ``what`` states the fault, ``where`` the file, field or key it was found at, ``allowed`` the
-    values that would have been accepted, ``fix`` the next thing to do. The text of the exception
-    holds all four, so that it reads the same in a terminal, in a log and in Dagster. What the text
-    quotes may be anybody's, so it is made ``visible``; what and fix may have several lines.
+    ``what`` states the fault in one sentence, ``where`` the file, field or key it was found at,
+    ``allowed`` the values that would have been accepted, ``fix`` the next thing to do. ``code``
+    names the kind of fault, in lower-case words joined by hyphens: wordings change, a code does
+    not. The text of the exception holds all five, so that it reads the same in a terminal, in a log
+    and in Dagster. What the text quotes may be anybody's, so it is made ``visible``; what and fix
+    may have several lines.
     """
 
     def __init__(
-        self, what: str, *, where: object = None, allowed: object = None, fix: str | None = None
+        self,
+        what: str,
+        *,
+        code: str = "",
+        where: object = None,
+        allowed: object = None,
+        fix: str | None = None,
     ) -> None:
+        self.code = code
         self.what = visible_lines(what)
         self.where = None if where is None else visible(str(where))
         self.allowed = None if allowed is None else visible(str(allowed))
@@ -31,6 +40,8 @@ class FerError(Exception):
             parts.append(f"allowed: {self.allowed}")
         if self.fix:
             parts.append(f"fix: {self.fix}")
+        if self.code:
+            parts.append(f"code: {self.code}")
         super().__init__("\n  ".join(parts))
 
     def __reduce__(self) -> tuple[object, ...]:
