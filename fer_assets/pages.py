@@ -11,7 +11,7 @@ from fer_assets.pipeline import Pipeline
 from fer_assets.stage import Stage
 from fer_ml.claims.model import Claim, ComparisonClaim
 
-#: Where a group of assets is explained; the keys of every file stand in ``docs/artifacts.md``.
+#: Where a group of assets is explained; the keys of every file stand in ``docs/reference.md``.
 DOCS = {
     "raw": "docs/data.md",
     "manifests": "docs/data.md",
@@ -97,8 +97,8 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
         f"**Made of:** {_links(made_of)}, by `{stage.module}`.",
         f"**Rests on it:** {_links(rests)}.",
         f"**Claims on it:** {_claims_line(claims)}",
-        f"**More:** `{DOCS.get(stage.group, 'docs/artifacts.md')}`; every file of it and its keys: "
-        "`docs/artifacts.md`.",
+        f"**More:** `{DOCS.get(stage.group, 'docs/reference.md')}`; every file of it and its keys: "
+        "`docs/reference.md`.",
     ]
     return "\n\n".join(lines)
 

@@ -256,20 +256,12 @@ def test_what_a_page_shows_is_compared_in_order() -> None:
 # -- tables and quotations ---------------------------------------------------------------------
 
 
-def between(text: str, mark: str) -> str:
-    return text.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0]
-
-
-def test_the_table_of_gates_is_that_of_the_code() -> None:
-    # After a wanted change: python -m fer_assets.gate_tables docs/gates.md
-    done = subprocess.run(
-        [sys.executable, "-m", "fer_assets.gate_tables"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    assert between((DOCS / "gates.md").read_text("utf-8"), "gates") == done.stdout
+def test_the_generated_parts_of_the_reference_are_those_of_the_code() -> None:
+    """After a wanted change: python docs/reference.py."""
+    reference = runpy.run_path(str(DOCS / "reference.py"))
+    page = (DOCS / "reference.md").read_text("utf-8")
+    assert [part[1] for part in reference["PART"].findall(page)] == list(reference["PARTS"])
+    assert page == reference["written"](page)
 
 
 def texts_of_code() -> list[str]:

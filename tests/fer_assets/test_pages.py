@@ -131,7 +131,7 @@ def test_a_page_names_the_claims_that_rest_on_it_and_no_more_than_it_can_show(
 
 def test_the_docs_that_pages_name_are_there(sample: Pipeline) -> None:
     assert {s.group for s in sample.stages.values()} <= set(DOCS)
-    for path in (*DOCS.values(), "docs/artifacts.md"):
+    for path in (*DOCS.values(), "docs/reference.md"):
         assert (ROOT / path).is_file(), path
 
 
