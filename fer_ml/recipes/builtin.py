@@ -188,7 +188,8 @@ def ferplus(seed: int = SEED) -> Profile:
         lr=0.1,
         weight_decay=5e-4,
         precision="auto",
-        strength=0.5,
+        augment="camera",
+        strength=0.6,
     )
     teacher = Training(
         architecture=BACKBONES["RN18"],
@@ -199,7 +200,8 @@ def ferplus(seed: int = SEED) -> Profile:
         batch_size=64,
         lr=1e-3,
         precision="auto",
-        strength=0.5,
+        augment="camera",
+        strength=0.6,
     )
     # Weights that sum to 1 leave the step as long as CE's: at 1 and 1 it is twice as long.
     halves = KD(ce_weight=0.5, kd_weight=0.5)
