@@ -15,16 +15,16 @@ from fer_ml.claims.model import Claim, ComparisonClaim
 DOCS = {
     "raw": "docs/data.md",
     "manifests": "docs/data.md",
-    "folds": "docs/distillation.md",
+    "folds": "docs/training.md",
     "teachers": "docs/training.md",
-    "distillation": "docs/distillation.md",
+    "distillation": "docs/training.md",
     "students": "docs/training.md",
     "experiments": "docs/training.md",
     "evaluation": "docs/evaluation.md",
     "models": "docs/evaluation.md",
     "comparisons": "docs/evaluation.md",
     "deployment": "docs/demo.md",
-    "adopted": "docs/adopt.md",
+    "adopted": "docs/training.md",
     "report": "docs/claims.md",
 }
 
