@@ -1,7 +1,7 @@
-"""Write the generated parts of docs/reference.md from the code: python docs/reference.py
+"""Write the generated parts of the pages in docs/ from the code: python docs/reference.py
 
 A part stands between ``<!-- generated: NAME -->`` and ``<!-- end of generated -->``; what stands
-outside is written by hand. A test compares the page with what this writes.
+outside is written by hand. A test compares the pages with what this writes.
 """
 
 import inspect
@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 from fer_assets.cli import app
 from fer_assets.stage import Stage, in_order
 from fer_assets.stages import stages_of_all_profiles
+from fer_ml.claims.formulas import FORMULAS
+from fer_ml.claims.model import Claim, Measured
+from fer_ml.report.references import References
 from fer_ml.storage.gates import Gate
 from fer_ml.validation.gates import MANIFEST_GATES
 
-PAGE = Path(__file__).parent / "reference.md"
+DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end of generated -->)", re.DOTALL)
 
 
@@ -106,15 +110,73 @@ def _family(stage: Stage) -> str:
     return "*_manifest" if stage.gates == MANIFEST_GATES else stage.asset
 
 
-# -- the page ----------------------------------------------------------------------------------
+# -- claims ------------------------------------------------------------------------------------
 
-PARTS: dict[str, Callable[[], str]] = {"commands": commands, "gates": gates}
+
+def kinds() -> str:
+    """Every kind of claim: the fields that it alone has, and when it is grounded."""
+    union, _ = typing.get_args(Claim)
+    return table(("kind", "fields", "grounded when"), map(_kind, typing.get_args(union)))
+
+
+def _kind(kind: type[BaseModel]) -> tuple[str, str, str]:
+    own = [name for name in kind.model_fields if name not in Measured.model_fields]
+    own.remove("kind")
+    (name,) = typing.get_args(kind.model_fields["kind"].annotation)
+    return f"`{name}`", ", ".join(f"`{each}`" for each in own), _said(kind)
+
+
+def formulas() -> str:
+    """Every formula that a text may state, with its terms."""
+    rows = (
+        (
+            f"`{name}`",
+            f"`{held.expression}`",
+            "; ".join(f"`{k}`: {v}" for k, v in held.terms.items()),
+        )
+        for name, held in FORMULAS.items()
+    )
+    return table(("name", "what the code computes", "terms"), rows)
+
+
+def helpers() -> str:
+    """Every function that a template may call."""
+    held = inspect.getmembers(References, inspect.isfunction)
+    named = [(name, each) for name, each in held if not name.startswith("_") and name != "helpers"]
+    rows = ((f"`{name}{_call(each)}`", _said(each)) for name, each in named)
+    return table(("in a template", "prints"), rows)
+
+
+def _call(function: Callable[..., object]) -> str:
+    """``(asset, file, decimals=)``."""
+    _, *given = inspect.signature(function).parameters.values()
+    return f"({', '.join(each.name + '=' * (each.kind is each.KEYWORD_ONLY) for each in given)})"
+
+
+def _said(held: object) -> str:
+    """A docstring in one line of a table."""
+    text = re.sub(r"\n+- ", "<br>", inspect.getdoc(held) or "")
+    return " ".join(text.split()).replace("``", "`")
+
+
+# -- the pages ---------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "gates": gates,
+    "kinds": kinds,
+    "formulas": formulas,
+    "helpers": helpers,
+}
 
 
 def written(page: str) -> str:
-    """The page with its generated parts as the code has them now."""
+    """A page with its generated parts as the code has them now."""
     return PART.sub(lambda part: f"{part[1]}{PARTS[part[2]]()}\n{part[3]}", page)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text("utf-8")), "utf-8")
+    for path in DOCS.glob("*.md"):
+        text = path.read_text("utf-8")
+        if PART.search(text):
+            path.write_text(written(text), "utf-8")

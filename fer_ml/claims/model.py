@@ -77,7 +77,7 @@ class _Claim(FromYaml):
 RECORD = "record.json"
 
 
-class _Measured(_Claim):
+class Measured(_Claim):
     """A claim on numbers: where its own one stands, what it was measured on, what it may meet.
 
     ``unequal_budgets`` says that models of different epochs stand beside each other on purpose.
@@ -93,7 +93,7 @@ class _Measured(_Claim):
     unequal_budgets: Flag = False
 
     @model_validator(mode="after")
-    def _whole_source(self) -> "_Measured":
+    def _whole_source(self) -> "Measured":
         check_way(self.take, self.pointer, self.column, bool(self.where))
         if (self.file is None) != (self.asset is None):
             raise ValueError("asset and file go together")
@@ -135,7 +135,7 @@ class _Measured(_Claim):
         yield from (place for place in places if place is not None)
 
     @model_validator(mode="after")
-    def _places(self) -> "_Measured":
+    def _places(self) -> "Measured":
         for operand in self.operands():
             self.place(operand)
         pointers = [o for o in self.operands() if isinstance(o, str) and o.startswith("/")]
@@ -144,7 +144,7 @@ class _Measured(_Claim):
         return self
 
 
-class _Printed(_Measured):
+class _Printed(Measured):
     """A claim on one number.
 
     ``expected`` is the number as printed; the artifact's must round to it. Without it the claim
@@ -164,17 +164,17 @@ class _Printed(_Measured):
 
 
 class NumberClaim(_Printed):
-    """A number that an artifact holds."""
+    """The artifact's number rounds to ``expected``. With ``decimals`` the claim prints it."""
 
     kind: Literal["number"]
 
 
 class NonInferiorityClaim(_Printed):
-    """A difference that is worse by less than ``margin``, with its interval.
+    """The number is a ``difference``, and its confidence bound is within ``margin``.
 
-    Its number is the ``difference`` of a comparison, or of a row of ``pairs.csv``; the bound on
-    the ``worse`` side of zero stands beside it, as ``low`` or ``high``. A difference without an
-    interval shows nothing.
+    The bound is ``low`` where ``worse`` is ``below``, and else ``high``; it stands beside the
+    ``difference`` of a comparison or of a row of ``pairs.csv``. Without an interval the claim is
+    ungrounded.
     """
 
     kind: Literal["non_inferiority"]
@@ -201,7 +201,7 @@ class NonInferiorityClaim(_Printed):
 
 
 class ProportionClaim(_Printed):
-    """A share: it must be k/n for a whole k."""
+    """As ``number``; the number is also k/n for a whole number k."""
 
     kind: Literal["proportion"]
     n: Operand
@@ -212,7 +212,7 @@ class ProportionClaim(_Printed):
 
 
 class SumClaim(_Printed):
-    """A number that must be the sum of ``parts``."""
+    """As ``number``; ``parts`` also add up to it. Rounded decimals may differ by their rounding."""
 
     kind: Literal["sum"]
     parts: Annotated[tuple[Operand, ...], Field(min_length=1)]
@@ -222,8 +222,8 @@ class SumClaim(_Printed):
         return self.parts
 
 
-class RangeClaim(_Measured):
-    """The smallest and the largest of the numbers ``over``, as printed."""
+class RangeClaim(Measured):
+    """The smallest number of ``over`` rounds to ``low``, and the largest to ``high``."""
 
     kind: Literal["range"]
     over: Annotated[tuple[Operand, ...], Field(min_length=1)]
@@ -245,11 +245,12 @@ class RangeClaim(_Measured):
         return None
 
 
-class TableClaim(_Measured):
-    """A table: a cell stands at its row's place followed by its column's pointer.
+class TableClaim(Measured):
+    """Every cell rounds to the one expected.
 
-    All rows must be comparable, when they are entries of the benchmark. ``expected`` has for each
-    row its cells as printed, in the order of the columns.
+    ``rows`` maps a label to a place, ``columns`` a label to a pointer; a cell is at its row's place
+    followed by its column's pointer. ``expected`` maps a row to its cells as printed. Rows that are
+    benchmark entries must be comparable.
     """
 
     kind: Literal["table"]
@@ -279,7 +280,7 @@ class TableClaim(_Measured):
 
 
 class ConfigurationClaim(_Claim):
-    """Settings that a run was made with: pointers into the recipe of its record."""
+    """Each value of ``settings`` (pointer to value) equals that in the recipe of the run."""
 
     kind: Literal["configuration"]
     settings: Annotated[dict[Pointer, Scalar], Field(min_length=1)]
@@ -298,9 +299,9 @@ class ConfigurationClaim(_Claim):
 
 
 class FormulaClaim(_Claim):
-    """A formula as the text writes it, against the one that the run's code computes.
+    """``says`` states what the run's code computes.
 
-    ``says`` is written with the names of the formula (``docs/claims.md``) and own ``symbols``.
+    It is written with the names of the formula (``docs/claims.md``) and its own ``symbols``.
     """
 
     kind: Literal["formula"]
@@ -324,7 +325,7 @@ class FormulaClaim(_Claim):
 
 
 class FigureClaim(_Claim):
-    """A figure that is a file of an artifact, byte for byte; ``sha256`` is that of the copy."""
+    """The artifact has this file, with the hash ``sha256``."""
 
     kind: Literal["figure"]
     file: Annotated[str, Field(min_length=1)] | None = None
@@ -338,9 +339,9 @@ class FigureClaim(_Claim):
 
 
 class ComparisonClaim(_Claim):
-    """Two claims of this file held against each other, where they may be.
+    """The claims ``left`` and ``right`` are grounded and comparable, and the relation holds.
 
-    ``by`` is left minus right, as printed.
+    Left minus right rounds to ``by``.
     """
 
     kind: Literal["comparison"]
@@ -421,7 +422,7 @@ class ClaimsFile(FromYaml):
 def _partners(claim: Claim) -> tuple[str, ...]:
     if isinstance(claim, ComparisonClaim):
         return (claim.left, claim.right)
-    return claim.comparable_with if isinstance(claim, _Measured) else ()
+    return claim.comparable_with if isinstance(claim, Measured) else ()
 
 
 def read_claims(path: Path) -> ClaimsFile:

@@ -97,7 +97,11 @@ class References:
         }
 
     def claim(self, name: str) -> Claim:
-        """One claim of the claims file."""
+        """The sentence of a claim with its mark.
+
+        ``.value`` is the number with its mark, ``.mark`` the mark alone, and ``.status`` is for
+        conditions.
+        """
         if name not in self.claims:
             raise FerError(f"no claim {name!r}", allowed=", ".join(self.claims))
         held = self.claims[name]
@@ -126,14 +130,14 @@ class References:
         return linked(shown, _page(artifact, file, pointer))
 
     def known(self, asset: str, file: str, pointer: str) -> bool:
-        """Whether a JSON file of an artifact has something at a pointer: for conditions."""
+        """Whether a JSON file of an artifact has something at a pointer, for conditions."""
         try:
             return resolve_pointer(self._artifact(asset).read_json(file), pointer) is not None
         except KeyError:
             return False
 
     def gate(self, asset: str, rule: str) -> Markdown:
-        """What a gate found: passed or failed with value and limit, or why it is not applicable."""
+        """What a gate found, with value and limit, or why it is not applicable."""
         artifact = self._artifact(asset)
         receipts = artifact.receipts()
         if rule not in receipts:
@@ -186,15 +190,16 @@ class References:
         decimals: int | None = None,
         pointer: str = "",
     ) -> Markdown:
-        """A table of an artifact, with a caption that says what it is of.
+        """A table of an artifact, with a caption that states its contents.
 
-        ``benchmark`` needs ``set`` and shows ``metrics``, ``classes`` (F1 by class), ``sources``
-        (macro-F1 by source) or what the models are ``paired`` with the one called ``to``, on the
-        same faces; models that cannot be compared stand in tables apart.
-        ``report_claims`` is the table of claims, ``comparison/<name>`` that of its arms. Of any
-        other asset a csv ``file`` is shown, with ``columns``, first ``rows`` and ``decimals`` of
-        fractions as asked for; of a JSON ``file`` the objects by name at ``pointer``; without
-        ``file``, the artifact's files.
+        - ``'benchmark'`` needs ``set``. ``show`` is ``metrics``, ``classes`` (F1 by class),
+          ``sources`` (macro-F1 by source), or ``paired``: each model less the model ``to`` on the
+          same faces, with intervals. Models that may not be compared get separate tables.
+        - ``'comparison/NAME'`` shows the arms, with their means and differences.
+        - ``'report_claims'`` shows all claims.
+        - A csv ``file`` of any asset is shown with the given ``columns``, first ``rows`` and
+          ``decimals``; a JSON ``file`` as the objects by name at ``pointer``. Without ``file`` the
+          artifact's files are listed.
         """
         artifact = self._artifact(asset)
         if asset == "report_claims" and file is None:
@@ -210,7 +215,7 @@ class References:
         return self._csv_table(artifact, file, columns, rows, decimals)
 
     def sources(self) -> Markdown:
-        """The artifacts that the report refers to up to here, and what is stated by hand."""
+        """Every artifact referred to so far with its hash, and what is stated by hand."""
         used: dict[tuple[str, str], dict[str, int]] = {}
         for given in self.given:
             if "asset" in given:
