@@ -5,18 +5,21 @@ outside is written by hand. A test compares the pages with what this writes.
 """
 
 import inspect
+import json
 import re
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from fer_assets.cli import app
 from fer_assets.stage import Stage, in_order
 from fer_assets.stages import stages_of_all_profiles
+from fer_ml.base.settings import Environment, UserConfig
 from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
 from fer_ml.report.references import References
@@ -75,6 +78,52 @@ def _parameter(held: Any) -> tuple[str, str, str, str]:
     if held.default not in (None, False):
         default = f"`{held.default}`"
     return name, takes + ", several" * several, default, held.help
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """The variables of the environment, and the keys of ``fer.toml``."""
+    return f"{_fields(Environment)}\n\nKeys of `fer.toml`:\n\n{_fields(UserConfig)}"
+
+
+def _fields(kind: type[BaseModel]) -> str:
+    rows = [
+        (f"`{name}`", takes(field.annotation), _default(field.default), field.description or "")
+        for name, field in kind.model_fields.items()
+    ]
+    return table(("name", "takes", "default", "meaning"), rows)
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "", {}) else f"`{json.dumps(value)}`"
+
+
+#: What stands in a table for a type.
+KINDS = {
+    bool: "true or false",
+    str: "text",
+    SecretStr: "text",
+    int: "whole number",
+    float: "number",
+    Path: "path",
+    Any: "value",
+}
+
+
+def takes(hint: Any) -> str:
+    """What a field of this type takes, in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return takes(parts[0])
+    if origin is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin in (Union, types.UnionType):
+        return " or ".join(takes(part) for part in parts if part is not type(None))
+    if origin is dict:
+        return f"table of {takes(parts[1])}"
+    return KINDS[hint]
 
 
 # -- gates -------------------------------------------------------------------------------------
@@ -163,6 +212,7 @@ def _said(held: object) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "settings": settings,
     "gates": gates,
     "kinds": kinds,
     "formulas": formulas,

@@ -12,7 +12,7 @@ from fer_assets.assets import HOST_TAG
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard
 from fer_ml.base.processes import ended, gone
-from fer_ml.base.settings import postgres_url
+from fer_ml.base.settings import environment
 from fer_ml.privacy.faces import shows_faces
 
 #: On a run: the process that makes it, as ``host@pid``.
@@ -39,7 +39,7 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
     running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for run in instance.get_runs(dg.RunsFilter(statuses=running)):
         # A number of a process says something on its own machine alone.
-        here = postgres_url() is None or run.tags.get(HOST_TAG) == socket.gethostname()
+        here = environment().FER_POSTGRES is None or run.tags.get(HOST_TAG) == socket.gethostname()
         if gone(maker(run)) or (here and _worker_gone(instance, run.run_id)):
             _fail(instance, run)
             dead.append(run.run_id)

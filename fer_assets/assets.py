@@ -22,7 +22,7 @@ from fer_assets.staleness import unjudged
 from fer_ml.base.cost import metered
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import PASSING
-from fer_ml.base.settings import postgres_url
+from fer_ml.base.settings import environment
 from fer_ml.recipes.profile import BACKBONES
 from fer_ml.storage.gates import word_of
 from fer_ml.storage.record import Input
@@ -247,7 +247,9 @@ def wait_for_gates(
 
 
 def _as_asked(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Pipeline:
-    if postgres_url() is not None:  # Other machines see this run, and cannot see its process.
+    if (
+        environment().FER_POSTGRES is not None
+    ):  # Other machines see this run, and cannot see its process.
         instance.add_run_tags(run.run_id, {HOST_TAG: socket.gethostname()})
     if FULL_PASS_TAG not in run.tags:
         return pipeline

@@ -27,7 +27,7 @@ from fer_assets.automation import (
 from fer_assets.pipeline import Pipeline
 from fer_ml.base import logs
 from fer_ml.base.errors import FerError
-from fer_ml.base.settings import RAY, Settings, engine
+from fer_ml.base.settings import RAY, Settings, environment
 
 # Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -85,7 +85,7 @@ def _executor(here: Settings) -> dg.ExecutorDefinition:
 
     With a process for each, most steps would wait longer for their imports than they work.
     """
-    if engine() != RAY:
+    if environment().FER_ENGINE != RAY:
         return dg.in_process_executor
     try:
         from dagster_ray import ray_executor

@@ -30,7 +30,7 @@ from fer_assets.dagster_private.sqlite import (
 )
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import private_folder
-from fer_ml.base.settings import postgres_url, settings
+from fer_ml.base.settings import environment, settings
 
 #: Folders of ``DAGSTER_HOME`` in which Dagster keeps what it is told.
 STORED = ("history", "schedules", "storage")
@@ -109,7 +109,7 @@ class Storage(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData, config_value: SqliteStorageConfig
     ) -> DagsterStorage:
         """The storage that the environment asks for; ``FerError`` when it does not answer."""
-        url = postgres_url()
+        url = environment().FER_POSTGRES
         if url is None:
             return cls.from_local(inst_data=inst_data, **config_value)
         try:
@@ -138,7 +138,7 @@ def dagster_home() -> Path:
             fix="copy the project's dagster_home/dagster.yaml there, or unset DAGSTER_HOME",
         )
     # Dagster makes an address of the path without escaping what means something there.
-    if postgres_url() is None and make_url(f"sqlite:///{home}").database != str(home):
+    if environment().FER_POSTGRES is None and make_url(f"sqlite:///{home}").database != str(home):
         raise FerError(
             "Dagster cannot keep its database in a folder of this name",
             where=home,
@@ -157,7 +157,7 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
     beside each run, which Ctrl-C ends with a traceback each.
     """
     home = dagster_home()
-    with _readable_errors(postgres_url(), home), opened(home) as instance:
+    with _readable_errors(environment().FER_POSTGRES, home), opened(home) as instance:
         instance._compute_log_manager = NoOpComputeLogManager()
         yield instance
 
@@ -177,7 +177,7 @@ def opened(home: Path) -> dg.DagsterInstance:
 
 def described() -> str:
     """What is used, without user and password."""
-    url = postgres_url()
+    url = environment().FER_POSTGRES
     return "SQLite in DAGSTER_HOME" if url is None else f"Postgres, {_place(url)}"
 
 

@@ -5,10 +5,19 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.plain import Plain
@@ -16,36 +25,136 @@ from fer_ml.base.reading import read_file
 from fer_ml.base.versions import upgraded
 
 CONFIG_FILE = "fer.toml"
-LOCAL, RAY = "local", "ray"
+RAY = "ray"
 WINDOWS_PATH = "write a path of Windows with /, or in single quotes: 'C:\\faces'"
 #: OpenTelemetry's own variables: where spans go, as it reads them itself.
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class UserConfig(Plain):
-    """``fer.toml``: the user's own roots, default profile and profiles. Unknown keys are refused.
+    """``fer.toml``: the roots of sources, and own profiles. Unknown keys are refused."""
 
-    ``roots`` maps a source to the folder its publisher's files lie in; ``profiles`` holds own
-    profiles, each with a ``base`` and the fields that differ. ``faces_in_ui`` lets Dagster show
-    contact sheets of real faces, and keep them in its event log. Recorded frames of the demo are
-    deleted ``keep_recordings_days`` after their session; without it they stay.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     version: int = 3
+    """Version of this file."""
     profile: str | None = None
+    """Active profile, where `FER_PROFILE` names none."""
     roots: dict[str, str] = {}
+    """By source: the folder of its publisher's files."""
     faces_in_ui: bool = False
+    """Dagster shows contact sheets of real faces, and keeps them in its event log."""
     keep_recordings_days: int | None = Field(default=None, ge=0)
+    """Recorded frames of the demo are deleted so many days after their session; default: never."""
     profiles: dict[str, dict[str, Any]] = {}
+    """By name: a profile of your own, with its `base` and the fields that differ."""
+
+
+def _absolute(text: object) -> Path:
+    """``~`` is the user's home, as no shell expands it in a unit file or a ``.env``."""
+    try:
+        return Path(str(text)).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:  # ~nobody, or a NUL.
+        raise ValueError(f"{text!r} is no path: {error}") from error
+
+
+def _root(text: str) -> str:
+    if "://" not in text:
+        return str(_absolute(text))
+    if not re.fullmatch(r"s3://[^/@:]+(/[^/]+)*/*", text):
+        raise ValueError("neither a folder nor s3://BUCKET/PREFIX")
+    return text.rstrip("/")
+
+
+def _of(*schemes: str) -> AfterValidator:
+    """An address of one of ``schemes``; what is wrong with one is told without repeating it."""
+
+    def checked(held: SecretStr) -> SecretStr:
+        allowed = " or ".join(f"{scheme}://HOST..." for scheme in schemes)
+        try:
+            parts = urlsplit(held.get_secret_value())
+            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError(f"not an address as {allowed}")
+        return held
+
+    return AfterValidator(checked)
+
+
+Absolute = Annotated[Path, BeforeValidator(_absolute)]
+
+
+class Environment(BaseModel):
+    """The variables that this project reads. One that is empty is not set. Secrets never print."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
+
+    FER_HOME: Annotated[str, AfterValidator(_root)] | None = None
+    """Artifact root: a folder, or `s3://BUCKET/PREFIX`; default: `outputs` in the project."""
+    FER_CACHE: Absolute | None = None
+    """Where artifacts of an object store are cached; default: `outputs` in the project."""
+    FER_PROFILE: str | None = None
+    """Active profile; default: `profile` of `fer.toml`, else `sample`."""
+    FER_PROJECT: Absolute | None = None
+    """Project folder; default: the nearest folder above with `workspace.yaml`."""
+    FER_DEVICE: str = "auto"
+    """Where trainings compute: `cpu`, `cuda`, or `auto`, a GPU where there is one."""
+    FER_PROCESSES: int = Field(default=1, ge=1, le=9999)
+    """Number of processes that share one training: the number of GPUs."""
+    FER_ENGINE: Literal["local", "ray"] = "local"
+    """What computes shards and steps: `local` processes, or a `ray` cluster."""
+    RAY_ADDRESS: str | None = None
+    """The Ray cluster, as `HOST:PORT`; default: the one on this machine."""
+    FER_WEBHOOK: Annotated[SecretStr, _of("http", "https")] | None = None
+    """Address to which failed runs, red gates and the digest are posted, as JSON."""
+    FER_SMTP: Annotated[SecretStr, _of("smtp", "smtps")] | None = None
+    """Mail server for the same: `smtps://USER:PASSWORD@HOST:PORT`, or `smtp://` for STARTTLS."""
+    FER_MAIL_TO: str = ""
+    """Addresses that get the mail, separated by commas."""
+    FER_MAIL_FROM: str | None = None
+    """Sender of the mail."""
+    FER_LOG: Literal["text", "json"] = "text"
+    """Form of the lines on standard error."""
+    OTEL_EXPORTER_OTLP_ENDPOINT: str | None = None
+    """Where OpenTelemetry sends spans; needs `pip install 'fer-platform[otel]'`."""
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: str | None = None
+    """The same, for spans alone."""
+    DAGSTER_HOME: Absolute | None = None
+    """Dagster's own folder; default: `dagster_home` in the project."""
+    FER_POSTGRES: Annotated[SecretStr, _of("postgresql")] | None = None
+    """Dagster's database: `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`; default: SQLite."""
+
+    @model_validator(mode="after")
+    def _told_by_mail(self) -> Self:
+        if bool(self.FER_SMTP) != bool(self.mail_to):
+            raise ValueError("FER_SMTP and FER_MAIL_TO belong together: set both, or neither")
+        return self
+
+    @property
+    def mail_to(self) -> tuple[str, ...]:
+        """The addresses of ``FER_MAIL_TO``."""
+        return tuple(each.strip() for each in self.FER_MAIL_TO.split(",") if each.strip())
+
+
+def environment() -> Environment:
+    """The variables as they are now. Needs no project: processes of Dagster's own may have none."""
+    held = {name: os.environ.get(name) for name in Environment.model_fields}
+    try:
+        return Environment.model_validate({name: text for name, text in held.items() if text})
+    except ValidationError as error:
+        field = Environment.model_fields.get(str(next(iter(error.errors()[0]["loc"]), "")))
+        raise FerError(
+            first_fault(error),
+            code="setting-invalid",
+            where="variables of the environment",
+            allowed=field and field.description,
+        ) from None
 
 
 class Notifiers(BaseModel):
-    """Where news goes besides the log. Addresses with a password in them never print.
-
-    ``webhook`` (``FER_WEBHOOK``) is an http or https URL; ``smtp`` (``FER_SMTP``) a mail server as
-    ``smtps://USER:PASSWORD@HOST:PORT``, or ``smtp://`` for STARTTLS; ``mail_to`` (``FER_MAIL_TO``)
-    addresses separated by commas, ``mail_from`` (``FER_MAIL_FROM``) the sender.
-    """
+    """Where news goes besides the log. Addresses with a password in them never print."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,17 +170,10 @@ class Notifiers(BaseModel):
 
 
 class Settings(BaseModel):
-    """What the environment says: paths are absolute.
+    """What follows from the environment and ``fer.toml``: paths are absolute.
 
-    ``project`` holds ``workspace.yaml``; ``dagster_home`` (``DAGSTER_HOME``) is Dagster's own
-    folder, in the project where nothing is named; ``home`` (``FER_HOME``) is the artifact root;
-    where that is an object store, ``bucket`` is its address and ``home`` the local cache
-    (``FER_CACHE``); ``profile`` (``FER_PROFILE``) the active recipe; ``device``
-    (``FER_DEVICE``) where trainings compute: ``cpu``, ``cuda``, or ``auto``, a GPU where there is
-    one; ``processes`` (``FER_PROCESSES``) how many processes share a training, 1 if it is not said;
-    ``notify`` where news goes; ``json_log`` (``FER_LOG=json``) whether standard error is for
-    programs; ``tracing`` (``OTEL_EXPORTER_OTLP_ENDPOINT``, or the same of traces) whether spans are
-    exported.
+    ``home`` is the artifact root; where that is an object store, ``bucket`` is its address and
+    ``home`` the local cache. ``tracing`` says whether spans are exported.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -101,20 +203,8 @@ class Settings(BaseModel):
             "FER_PROFILE": self.profile,
             "FER_DEVICE": self.device,
             "FER_PROCESSES": str(self.processes),
-            "FER_ENGINE": engine(),
+            "FER_ENGINE": environment().FER_ENGINE,
         }
-
-
-def named_path(variable: str) -> Path | None:
-    """The path that a variable of the environment holds, absolute; ``None`` where it holds none.
-
-    ``~`` is the user's home, as no shell expands it in a unit file or a ``.env``.
-    """
-    held = os.environ.get(variable)
-    try:
-        return Path(held).expanduser().resolve() if held else None
-    except (RuntimeError, ValueError) as error:  # ~nobody, or a NUL.
-        raise FerError(f"{variable} is no path: {error}", where=repr(held)) from error
 
 
 def find_project() -> Path:
@@ -122,7 +212,7 @@ def find_project() -> Path:
 
     ``FER_PROJECT`` names it outright.
     """
-    named, here = named_path("FER_PROJECT"), Path.cwd()
+    named, here = environment().FER_PROJECT, Path.cwd()
     checkout = Path(__file__).resolve().parents[2]
     for folder in (named,) if named else (here, *here.parents, checkout):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster_home").is_dir():
@@ -173,54 +263,33 @@ def _refuse_control(held: Any, path: Path, key: str = "") -> None:
 @cache
 def settings() -> Settings:
     """The settings of this process. Changes of the environment need ``settings.cache_clear()``."""
-    project = find_project()
+    project, held = find_project(), environment()
     config = read_config(project / CONFIG_FILE)
-    named = os.environ.get("FER_HOME")
-    bucket = named.rstrip("/") if named and "://" in named else None
-    if bucket and not re.fullmatch(r"s3://[^/@:]+(/[^/]+)*", bucket):
-        raise FerError("FER_HOME is no artifact root", allowed="a folder, or s3://BUCKET/PREFIX")
-    home = named_path("FER_CACHE" if bucket else "FER_HOME") or project / "outputs"
+    bucket = held.FER_HOME if held.FER_HOME and "://" in held.FER_HOME else None
+    home = held.FER_CACHE if bucket else held.FER_HOME
     return Settings(
         project=project,
-        dagster_home=named_path("DAGSTER_HOME") or project / "dagster_home",
-        home=home,
+        dagster_home=held.DAGSTER_HOME or project / "dagster_home",
+        home=Path(home or project / "outputs"),
         bucket=bucket,
-        profile=os.environ.get("FER_PROFILE") or config.profile or "sample",
-        device=os.environ.get("FER_DEVICE") or "auto",
-        processes=_processes(),
+        profile=held.FER_PROFILE or config.profile or "sample",
+        device=held.FER_DEVICE,
+        processes=held.FER_PROCESSES,
         config=config,
-        notify=_notifiers(),
-        json_log=_json_log(),
-        tracing=any(os.environ.get(name) for name in OTLP_ENDPOINTS),
+        notify=Notifiers(
+            webhook=held.FER_WEBHOOK,
+            smtp=held.FER_SMTP,
+            mail_to=held.mail_to,
+            mail_from=held.FER_MAIL_FROM,
+        ),
+        json_log=held.FER_LOG == "json",
+        tracing=any(getattr(held, name) for name in OTLP_ENDPOINTS),
     )
-
-
-def _processes() -> int:
-    named = os.environ.get("FER_PROCESSES") or "1"
-    if not re.fullmatch(r"[1-9]\d{0,3}", named):
-        raise FerError(f"FER_PROCESSES is {named!r}", allowed="a whole number, 1 to 9999")
-    return int(named)
-
-
-def postgres_url() -> SecretStr | None:
-    """``FER_POSTGRES``: Dagster's database as ``postgresql://USER:PASSWORD@HOST:PORT/DATABASE``.
-
-    Not one of ``Settings``: processes of Dagster's own need it, which may run outside the project.
-    """
-    return _address("FER_POSTGRES", "postgresql")
-
-
-def engine() -> str:
-    """Who computes shards and steps (``FER_ENGINE``): ``local`` processes, or a ``ray`` cluster."""
-    named = os.environ.get("FER_ENGINE") or LOCAL
-    if named not in (LOCAL, RAY):
-        raise FerError(f"FER_ENGINE is {named!r}", allowed=f"{LOCAL}, {RAY}")
-    return named
 
 
 def ray_address() -> tuple[str, int] | None:
     """Host and port that ``RAY_ADDRESS`` names, if any: ``HOST:PORT`` or ``ray://HOST:PORT``."""
-    named = os.environ.get("RAY_ADDRESS")
+    named = environment().RAY_ADDRESS
     if not named or named == "auto":
         return None
     try:
@@ -231,45 +300,3 @@ def ray_address() -> tuple[str, int] | None:
     if place[0] is None or place[1] is None:
         raise FerError(f"RAY_ADDRESS is {named!r}", allowed="HOST:PORT")
     return place[0], place[1]
-
-
-def _json_log() -> bool:
-    held = os.environ.get("FER_LOG") or "text"
-    if held not in ("text", "json"):
-        raise FerError(f"FER_LOG is {held!r}", allowed="text, json")
-    return held == "json"
-
-
-def _notifiers() -> Notifiers:
-    mail_to = [a.strip() for a in (os.environ.get("FER_MAIL_TO") or "").split(",") if a.strip()]
-    webhook = _address("FER_WEBHOOK", "http", "https")
-    smtp = _address("FER_SMTP", "smtp", "smtps")
-    if bool(smtp) != bool(mail_to):
-        raise FerError(
-            "FER_SMTP and FER_MAIL_TO belong together: one of them is not set",
-            fix="set both to be told by e-mail, or neither",
-        )
-    return Notifiers(
-        webhook=webhook,
-        smtp=smtp,
-        mail_to=tuple(mail_to),
-        mail_from=os.environ.get("FER_MAIL_FROM") or None,
-    )
-
-
-def _address(variable: str, *schemes: str) -> SecretStr | None:
-    """The variable's URL, or ``None``; what is wrong with one is told without repeating it."""
-    held = os.environ.get(variable)
-    if not held:
-        return None
-    try:
-        parts = urlsplit(held)
-        good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise FerError(
-            f"{variable} is not such an address",
-            allowed=" or ".join(f"{scheme}://HOST..." for scheme in schemes),
-        )
-    return SecretStr(held)

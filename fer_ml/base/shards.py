@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.processes import processors
-from fer_ml.base.settings import RAY, engine, ray_address
+from fer_ml.base.settings import RAY, environment, ray_address
 
 Shard = TypeVar("Shard")
 Result = TypeVar("Result")
@@ -40,7 +40,7 @@ def map_shards(
     or when the cluster is gone; a shard of a worker of the cluster that died is computed again. An
     exception of ``function`` is raised here.
     """
-    if workers != 1 and engine() == RAY:
+    if workers != 1 and environment().FER_ENGINE == RAY:
         return _on_ray(function, shards)
     workers = processors() if workers is None else workers
     return in_processes(function, shards, workers)
@@ -58,7 +58,7 @@ def map_sharing(
     Here it is done by threads, for a ``function`` that leaves Python's lock to others; on a cluster
     each machine holds ``shared`` once.
     """
-    if engine() == RAY:
+    if environment().FER_ENGINE == RAY:
         return _on_ray(function, shards, shared)
     return in_threads(partial(function, shared), shards, workers)
 
