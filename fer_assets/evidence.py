@@ -25,6 +25,7 @@ from fer_ml.base.reading import read_text, regular
 from fer_ml.evidence.address import FOLDER, STATE_FILE
 from fer_ml.privacy.log import read_log
 from fer_ml.storage.artifact import PURGED_FILE
+from fer_ml.storage.logs import logs_of
 
 INDEX = f"{FOLDER}/index.html"
 
@@ -86,7 +87,7 @@ def refresh(pipeline: Pipeline) -> Path:
 
 def state_of(pipeline: Pipeline) -> str:
     """A hash of when each thing that the pages show was changed."""
-    places = [pipeline.claims_file(), pipeline.settings.home / PURGED_FILE]
+    places = [pipeline.claims_file(), *logs_of(pipeline.settings.home, PURGED_FILE)]
     for target in pipeline.targets():
         home = pipeline.store.home(target.asset, target.partition)
         places += [home / "current.json", *home.glob("*/receipts")]

@@ -14,6 +14,7 @@ from fer_ml.base.plain import Plain
 from fer_ml.base.reading import Refused, read_file
 from fer_ml.base.versions import known_version
 from fer_ml.storage.artifact import PURGED_FILE
+from fer_ml.storage.logs import logs_of
 
 Kind = Literal["photo", "group", "source", "session"]
 
@@ -52,11 +53,16 @@ class Log(Plain):
 
 
 def read_log(home: Path) -> Log:
-    """The purge log of an artifact root; empty where nothing was purged.
+    """The purge logs of an artifact root, of all machines; empty where nothing was purged.
 
-    ``FerError`` when it cannot be read: then nobody knows what must be kept out.
+    ``FerError`` when one cannot be read: then nobody knows what must be kept out.
     """
-    path = home / PURGED_FILE
+    found = [entry for path in logs_of(home, PURGED_FILE) for entry in read_own(path).entries]
+    return Log(entries=tuple(sorted(dict.fromkeys(found), key=lambda entry: entry.at)))
+
+
+def read_own(path: Path) -> Log:
+    """One machine's purge log; empty where it purged nothing."""
     try:
         return Log.model_validate_json(read_file(path), context=path)
     except FileNotFoundError:

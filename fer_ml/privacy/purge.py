@@ -21,7 +21,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
 from fer_ml.base.reading import as_text
 from fer_ml.privacy.faces import shows_faces
-from fer_ml.privacy.log import Entry, Kind, Log, read_log
+from fer_ml.privacy.log import Entry, Kind, Log, read_own
 from fer_ml.privacy.retention import FRAMES, links_below
 from fer_ml.storage.artifact import PURGED_FILE, Artifact
 from fer_ml.storage.store import Store
@@ -216,7 +216,7 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
         files_removed=len(removed),
         resting=tuple(sorted({f"{p.store.profile}/{a.key}" for p in found for a in p.resting})),
     )
-    log = read_log(home)
+    log = read_own(home / PURGED_FILE)
     # First of all: from here on nothing takes it in again, and nothing that rested on it is green.
     write_json(home / PURGED_FILE, Log(entries=(*log.entries, entry)).model_dump(mode="json"))
     for part in found[:1]:  # They share one log.

@@ -1,10 +1,11 @@
 """The ledger of looks: which evaluation sets were looked at when, and what had been decided then.
 
 ``looks.jsonl`` of the artifact root has a line for each time that metrics on a set were made
-visible, in any profile. Lines are only appended, each with the hash of the line before it. A set is
-known by its faces, so another name or profile does not make it a new one. Numbers on faces that
-were looked at while something was decided otherwise are marked wherever they are printed: the
-decision could have been informed by that look.
+visible, in any profile. Lines are only appended, each with the hash of the line before it; where
+machines share an object store, each has its own file. A set is known by its faces, so another name
+or profile does not make it a new one. Numbers on faces that were looked at while something was
+decided otherwise are marked wherever they are printed: the decision could have been informed by
+that look.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from fer_ml.base.errors import FerError, first_fault
 from fer_ml.base.plain import Plain
 from fer_ml.base.reading import read_file
 from fer_ml.base.versions import known_version
+from fer_ml.storage.logs import logs_of
 from fer_ml.storage.record import Time
 
 LOOKS_FILE = "looks.jsonl"
@@ -62,12 +64,13 @@ def read_looks(home: Path) -> list[Look]:
 
     ``FerError`` for one that was edited: then nobody knows what was looked at.
     """
-    path = home / LOOKS_FILE
-    try:
-        lines = read_file(path, LEDGER).splitlines()
-    except FileNotFoundError:
-        return []
-    found, after = [], ""
+    found = [look for path in logs_of(home, LOOKS_FILE) for look in _read(path)]
+    return sorted(found, key=lambda look: look.at)
+
+
+def _read(path: Path) -> list[Look]:
+    found, after = list[Look](), ""
+    lines = read_file(path, LEDGER).splitlines()
     for number, line in enumerate(lines, 1):
         try:
             look = Look.model_validate_json(line, context=path)
@@ -93,10 +96,10 @@ def looked_before(
     ``since`` is the first look at any of them while something was decided otherwise, ``decided``
     what differs between then, or a later look, and now.
     """
-    wanted, held = set(faces), dict[str, set[str]]()
+    wanted, looks = set(faces), read_looks(home)
+    held = {name: set(ids) for look in looks for name, ids in look.faces.items()}
     since, decided = None, set[str]()
-    for look in read_looks(home):
-        held |= {name: set(ids) for name, ids in look.faces.items()}
+    for look in looks:
         if look.decisions == decisions or not any(wanted & held[s] for s in look.sets.values()):
             continue
         since = since or look.at
@@ -126,7 +129,7 @@ def note_look(
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / f".{LOOKS_FILE}.lock"):
         looks, path = read_looks(home), home / LOOKS_FILE
-        last = read_file(path, LEDGER).splitlines()[-1] if looks else None
+        last = read_file(path, LEDGER).splitlines()[-1] if path.is_file() else None
         known = {name for look in looks for name in look.faces}
         hashes = {name: _set_hash(faces) for name, faces in sets.items()}
         look = Look(

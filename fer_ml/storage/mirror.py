@@ -26,6 +26,7 @@ from fer_ml.base.files import (
 )
 from fer_ml.base.reading import read_file
 from fer_ml.base.settings import Settings
+from fer_ml.storage import logs
 from fer_ml.storage.artifact import PURGED_FILE, RECEIPTS, Artifact
 from fer_ml.storage.looks import LOOKS_FILE
 from fer_ml.storage.object_store import Bucket, Entry
@@ -35,6 +36,7 @@ from fer_ml.storage.store import Store
 
 #: A half upload that nobody went on with for so long is cleared away: its machine may be another.
 ABANDONED = timedelta(days=1)
+_LOGS = (PURGED_FILE, LOOKS_FILE)
 
 
 def open_store(settings: Settings, profile: str) -> Store:
@@ -112,17 +114,12 @@ class MirroredStore(Store):
 
     def fetch_log(self) -> None:
         """Take over the logs of all machines: of purges, and of looks at evaluation sets."""
-        for name in (PURGED_FILE, LOOKS_FILE):
-            data, path = self._above.read(name), self.root.parent / name
-            if data is not None and not (path.is_file() and read_file(path) == data):
-                private_folder(path.parent)
-                write_atomic(path, data)
+        private_folder(self.root.parent)
+        logs.fetch(self.root.parent, self._above, _LOGS)
 
     def share_log(self) -> None:
-        """Upload the logs of purges and of looks."""
-        for path in (self.root.parent / name for name in (PURGED_FILE, LOOKS_FILE)):
-            if path.is_file():
-                self._above.write(path.name, read_file(path))
+        """Upload this machine's logs of purges and of looks."""
+        logs.share(self.root.parent, self._above, _LOGS)
 
     def sweep(self, now: datetime | None = None) -> int:
         """As of a ``Store``; and upload what waits for it, and clear half uploads away.

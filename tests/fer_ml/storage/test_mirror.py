@@ -15,6 +15,8 @@ import pytest
 import fer_ml.storage.object_store as object_store
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
+from fer_ml.privacy.log import Entry, Log, read_log
+from fer_ml.storage.looks import face_ids, note_look, read_looks
 from fer_ml.storage.mirror import MirroredStore, open_store, stores
 from fer_ml.storage.object_store import Bucket
 from fer_ml.storage.record import Receipt
@@ -236,7 +238,8 @@ def test_a_purge_reaches_the_bucket_and_the_other_cache(
 ) -> None:
     make(one)
     theirs, mine = two.verified("thing"), one.verified("thing")
-    (one.root.parent / "purged.json").write_text("{}")
+    log = Log(entries=(purge("a"),))
+    (one.root.parent / "purged.json").write_text(log.model_dump_json())
     one.share_log()
     mine.mark_purged("2026-11-27T00:00:00+00:00", ["a.txt"])
     one.marked(mine)
@@ -244,10 +247,74 @@ def test_a_purge_reaches_the_bucket_and_the_other_cache(
     assert theirs.file("a.txt").is_file()
     two.sweep()
     assert not theirs.file("a.txt").exists()
-    assert (two.root.parent / "purged.json").read_text() == "{}"
+    assert read_log(two.root.parent) == log
     fresh = replace(two, root=two.root.with_name("fresh")).current("thing")
     assert fresh is not None
     assert fresh.damage() == "a.txt was purged on 2026-11-27"
+
+
+def purge(photo: str) -> Entry:
+    return Entry(
+        at="2026-11-27T00:00:00+00:00",
+        kind="photo",
+        reason="asked for",
+        photos=(photo,),
+        sources=("source",),
+        files_removed=1,
+        resting=(),
+    )
+
+
+def test_logs_that_two_machines_write_at_once_are_read_whole(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    for store, name in ((one, "a"), (two, "b")):
+        home = store.root.parent
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "purged.json").write_text(Log(entries=(purge(name),)).model_dump_json())
+        for asset in (name, name * 2):
+            note_look(
+                home,
+                {"test": face_ids([name])},
+                profile="p",
+                asset=asset,
+                run_id=None,
+                decisions={},
+                plan=None,
+            )
+    for store in (one, two, one):
+        store.share_log()
+    third = replace(one, root=one.root.parent.with_name("three") / "test")
+    for store in (one, two, third):
+        store.fetch_log()
+        assert read_log(store.root.parent).photos().keys() == {"a", "b"}
+        looks = read_looks(store.root.parent)
+        assert sorted(look.asset for look in looks) == ["a", "aa", "b", "bb"]
+    note_look(
+        third.root.parent,
+        {"test": face_ids("b")},
+        profile="p",
+        asset="c",
+        run_id=None,
+        decisions={},
+        plan=None,
+    )
+    third.share_log()
+    two.fetch_log()
+    assert {look.asset for look in read_looks(two.root.parent)} == {"a", "aa", "b", "bb", "c"}
+
+
+def test_a_log_that_an_earlier_version_shared_still_counts(
+    one: MirroredStore, two: MirroredStore
+) -> None:
+    earlier, own = Log(entries=(purge("a"),)), Log(entries=(purge("a"), purge("b")))
+    Bucket(one.bucket.url.rpartition("/")[0]).write(
+        "purged.json", earlier.model_dump_json().encode()
+    )
+    two.fetch_log()
+    assert read_log(two.root.parent) == earlier
+    (two.root.parent / "purged.json").write_text(own.model_dump_json())
+    assert read_log(two.root.parent) == own
 
 
 def test_half_uploads_of_a_machine_that_is_gone_are_cleared_after_a_day(

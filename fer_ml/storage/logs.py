@@ -1,0 +1,69 @@
+"""Logs of an artifact root that several machines write: each its own file, read together.
+
+A machine appends to ``<name>.<ext>`` alone. Where an object store is shared, the bucket has it as
+``<name>.<machine>.<ext>``, and so has the cache of every other machine. So two that write at once
+lose nothing, and no line of one depends on what another has read.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from fer_ml.base.files import write_atomic
+from fer_ml.base.reading import read_file
+from fer_ml.storage.object_store import Bucket
+
+MACHINE_FILE = ".machine"
+#: Whose log one is that has no machine in its name in a bucket: earlier versions shared one file.
+EARLIER = "earlier"
+
+
+def logs_of(home: Path, name: str) -> list[Path]:
+    """The log ``name`` of an artifact root as each machine wrote it, this one's first."""
+    own = home / name
+    return [path for path in (own, *sorted(home.glob(_of_machine(name, "*")))) if path.is_file()]
+
+
+def fetch(home: Path, above: Bucket, names: Iterable[str]) -> None:
+    """Take over what other machines have written to the logs ``names`` in a bucket."""
+    own = _machine(home)
+    for name in names:
+        for there, machine in _in_bucket(above, name):
+            data = above.read(there)
+            path = home / _of_machine(name, machine)
+            if machine == own or data is None or (path.is_file() and read_file(path) == data):
+                continue
+            write_atomic(path, data)
+
+
+def share(home: Path, above: Bucket, names: Iterable[str]) -> None:
+    """Upload what this machine has written to the logs ``names``."""
+    for name in names:
+        if (home / name).is_file():
+            above.write(_of_machine(name, _machine(home)), read_file(home / name))
+
+
+def _in_bucket(above: Bucket, name: str) -> Iterator[tuple[str, str]]:
+    """The objects of a log, each with its machine."""
+    stem, _, suffix = name.rpartition(".")
+    for there in above.names():
+        if there == name:
+            yield there, EARLIER
+        elif there.startswith(f"{stem}.") and there.endswith(f".{suffix}"):
+            yield there, there.removeprefix(f"{stem}.").removesuffix(f".{suffix}")
+
+
+def _of_machine(name: str, machine: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{machine}.{suffix}"
+
+
+def _machine(home: Path) -> str:
+    """What tells this artifact root from those of other machines; made when first asked for."""
+    path = home / MACHINE_FILE
+    try:
+        with path.open("x") as file:
+            file.write(uuid.uuid4().hex)
+    except FileExistsError:
+        pass
+    return read_file(path).decode()
