@@ -1,12 +1,14 @@
 """The asset: its files, the same bytes for the same inputs, and its gates."""
 
 import base64
+import io
 import re
 from collections.abc import Callable
 from html import escape
 from html.parser import HTMLParser
 
 import pytest
+from pypdf import PdfReader
 
 from fer_assets.stage import Limits
 from fer_assets.stages.report import GATES, judge
@@ -108,12 +110,33 @@ def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:
         "![alt](missing.png)\n"
     )
     data = pdf_bytes(text, {})
-    assert data.startswith(b"%PDF-") and data == pdf_bytes(text, {})
-    # The outline holds the headings, as UTF-16 or plain; links lead out only where they can.
-    assert data.count(b"/Subtype /Link") == 4
-    assert data.count(b"/URI (../../evidence/claims/a.html)") == 2
-    assert data.count(b"/URI (https://e.org)") == 1
-    assert len(re.findall(rb"/Type /Page\b", data)) == 1
+    assert data == pdf_bytes(text, {})
+    read = PdfReader(io.BytesIO(data))
+    (page,) = read.pages
+    assert read.metadata is not None and read.metadata.title == "Title & <b>"
+    # An outline does not skip a level.
+    assert [[str(each.title)] for each in read.outline[:1]] == [["Title & <b>"]]
+    assert [str(each.title) for each in read.outline[1]] == ["Deep"]
+    # Links lead out only where they can: two marks, an address, and a place in the document.
+    actions = [note.get_object().get("/A", {}) for note in page["/Annots"]]
+    addresses = sorted(str(action["/URI"]) for action in actions if "/URI" in action)
+    assert addresses == [*["../../evidence/claims/a.html"] * 2, "https://e.org"]
+    assert len(actions) == 4
+    words = page.extract_text()
+    assert all(word in words for word in ("e", "f", "q", "x <y>", "missing.png", "3."))
+
+
+@pytest.mark.parametrize("text", ["#panic()", "$x$ @who <tag> `#eval(1)`", "\\ // /* ] ) *"])
+def test_words_of_a_report_are_no_commands_of_the_typesetter(text: str) -> None:
+    (page,) = PdfReader(io.BytesIO(pdf_bytes(f"# {text}\n\n{text}\n", {}))).pages
+    assert page.extract_text().count(text.replace("`", "").replace("\\\\", "\\")) == 2
+
+
+def test_a_long_table_goes_on_with_its_head(make: Made) -> None:
+    rows = "".join(f"| row_{number} | {number} |\n" for number in range(90))
+    read = PdfReader(io.BytesIO(pdf_bytes(f"| name | value |\n| --- | ---: |\n{rows}", {})))
+    assert len(read.pages) > 1
+    assert all("name" in page.extract_text() for page in read.pages)
 
 
 def test_glyphs_that_the_pdf_lacks_are_told(caplog: pytest.LogCaptureFixture) -> None:
