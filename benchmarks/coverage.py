@@ -1,12 +1,12 @@
-"""Do intervals over runs and faces hold the truth as often as they say? A simulation.
+"""How often intervals over runs and faces contain the truth: a simulation.
 
-python benchmarks/coverage.py [--repeats 2000] [--page FILE]
+python benchmarks/coverage.py [--repeats 2000] [--docs FILE]
 
 Two methods that are equally good are trained several times each and measured on the same faces,
 again and again: the true difference of every metric is zero. Faces come in groups of near copies;
 some are harder than others, some suit one method better than the other, and runs of one method
-differ in how they lean, how sharp they are, and face by face. ``--page`` writes
-``docs/coverage.md``.
+differ in how they lean, how sharp they are, and face by face. ``--docs`` writes the part
+``coverage`` of that page.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_ml.base.files import write_atomic
+from fer_ml.figures.measurements import write_part
 from fer_ml.metrics.resampling import group_sums, resampled_metrics
 from fer_ml.metrics.runs import over_runs
 
@@ -67,18 +67,14 @@ def shares(world: World, runs: int, repeats: int, seed: int = 0) -> dict[str, fl
 
 
 def page(repeats: int) -> str:
-    """``docs/coverage.md``."""
+    """The part of ``docs/evaluation.md`` on coverage."""
     lines = [
-        "# How often the intervals over runs and faces hold the truth",
+        "Written by `python benchmarks/coverage.py --docs docs/evaluation.md`: two equally good",
+        "methods, trained several times and measured on the same simulated faces. The table",
+        f"gives the share of {repeats:,} repeats whose 95% interval contains the true difference,",
+        "which is zero. *Spread* is that of the runs, in logits; *sd* is that of their macro-F1.",
         "",
-        "Written by `python benchmarks/coverage.py --page docs/coverage.md`; nothing on this page "
-        "is written by hand. Two equally good methods are trained several times and measured on "
-        "the same simulated faces, in groups of near copies. The true difference is zero; the "
-        f"table gives the share of {repeats:,} repeats whose 95% interval holds it. The spread is "
-        "that of what differs between runs, in logits; beside it stands the standard deviation of "
-        "macro-F1 over runs that it gives.",
-        "",
-        "| groups | spread | sd of macro-F1 | runs a side | accuracy | macro-F1 | NLL | ECE |",
+        "| groups | spread | sd | runs of each | accuracy | macro-F1 | NLL | ECE |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for world in (World(spread=0.05), World(), World(spread=0.3), World(groups=150)):
@@ -96,11 +92,11 @@ def page(repeats: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=2000)
-    parser.add_argument("--page", type=Path)
+    parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
     text = page(given.repeats)
-    if given.page:
-        write_atomic(given.page, text.encode())
+    if given.docs:
+        write_part(given.docs, "coverage", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does the sample learn on any machine, with any seed? Its trainings over a grid of both.
 
-python benchmarks/learning.py FOLDER [--few | --held] [--page FILE] [--json FILE]
+python benchmarks/learning.py FOLDER [--few | --held] [--docs FILE] [--json FILE]
 
 A point of the grid is a seed, which decides the faces that are drawn, the splits and the first
 weights, and a machine: this one as it is, or this one held to another instruction set or number of
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fer_ml.base.files import write_atomic, write_json
-from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.base.files import write_json
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish, write_part
 from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import STUDENTS
 from fer_ml.storage.store import Store
@@ -46,13 +46,10 @@ FEW = (("as it is", 101), ("torch avx2", 102), ("oneDNN AVX2", 103))
 TRAININGS = ("teacher_RN18", "teacher_B3", "teacher_CNXT", *(f"student_{s}" for s in STUDENTS))
 MODELS = (*TRAININGS[:3], "ensemble", *TRAININGS[3:])
 VAL, TEST = "hq_train_val", "test_all_sources"
-INTRODUCTION = """# Does the sample learn everywhere?
-
-Written by `python benchmarks/learning.py FOLDER --page docs/learning.md`; nothing on this page is
-written by hand. The faces are drawn (synthetic): the scores show that the machinery learns, and are
-never results. A seed decides the faces, the splits and the first weights. The machines are one
-processor held to other instruction sets and numbers of threads by the environment, as
-`benchmarks/learning.py` lists them.
+INTRODUCTION = """\
+Written by `python benchmarks/learning.py FOLDER --docs docs/performance.md`. A seed decides the
+faces, the splits and the first weights. The machines are one processor that the environment
+limits to other instruction sets and numbers of threads.
 """
 
 
@@ -167,7 +164,7 @@ def figures(points: list[Point]) -> list[Figure]:
 
 
 def page(points: list[Point]) -> str:
-    """``docs/learning.md``: every point of the grid."""
+    """The part of ``docs/performance.md`` on learning: every point of the grid."""
     rows = [
         f"| {p.machine} | {p.seed} | "
         + " | ".join(f"{p.scores[name][VAL]:.3f}" for name in TRAININGS)
@@ -225,7 +222,7 @@ def main() -> None:
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--few", action="store_true")
     some.add_argument("--held", action="store_true")
-    parser.add_argument("--page", type=Path, help="write the page there")
+    parser.add_argument("--docs", type=Path, help="write the part `learning` of that page")
     json_option(parser)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -233,8 +230,8 @@ def main() -> None:
     if given.held:
         chosen = [point for point in chosen if kept(given.folder, *point).is_file()]
     points = run(chosen, given.folder)
-    if given.page is not None:
-        write_atomic(given.page, page(points).encode())
+    if given.docs is not None:
+        write_part(given.docs, "learning", page(points))
     found = figures(points)
     publish(
         Benchmark(

@@ -4,7 +4,7 @@ python benchmarks/sizing.py MEASUREMENTS [--rows 1000000000] [--memory-gib 16] [
 
 MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage that was measured at 466,284 and
 at 4,662,840 rows grows by the exponent between the two; far above them that is an extrapolation.
-``--docs`` writes the tables between the marks of that file.
+``--docs`` writes the tables into the part ``sizing`` of that page.
 """
 
 import argparse
@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_ml.figures.measurements import Measurements
+from fer_ml.figures.measurements import Measurements, write_part
 
 SMALL, LARGE = 466_284, 4_662_840
 DAY = 86_400
 #: Bytes on disk for each image: 3 P^2 of a packed face, 576 of a thumb.
 DISK = {"packed faces of 48 px": 3 * 48**2, "packed faces of 224 px": 3 * 224**2, "thumbs": 576}
 NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
-BEGIN, END = "<!-- sizing -->\n", "<!-- /sizing -->"
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,7 @@ def main() -> None:
     text = "\n".join(tables(Figures(given.measurements), given.rows, given.memory_gib)) + "\n"
     print(text)
     if given.docs:
-        before, begin, rest = given.docs.read_text("utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            raise SystemExit(f"{given.docs} has no marks {BEGIN.strip()} and {END}")
-        given.docs.write_text(before + begin + text + end + after, "utf-8")
+        write_part(given.docs, "sizing", text)
 
 
 if __name__ == "__main__":

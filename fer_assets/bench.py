@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.files import write_atomic
 from fer_ml.base.processes import on_linux
-from fer_ml.base.reading import read_file
-from fer_ml.figures.measurements import Benchmark, Measurements, Run, machine, page
+from fer_ml.base.reading import read_file, read_text
+from fer_ml.figures.measurements import Benchmark, Measurements, Run, machine, page, write_part
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 
@@ -180,5 +179,5 @@ def keep(measured: Measurements, home: Path) -> Artifact:
 
 
 def publish(artifact: Artifact, file: Path) -> None:
-    """Write the page of kept figures to ``file``."""
-    write_atomic(file, read_file(artifact.file(PAGE)))
+    """Write the kept figures into the part ``bench`` of the page ``file``."""
+    write_part(file, "bench", read_text(artifact.file(PAGE)))

@@ -19,7 +19,7 @@ def bench(
     clips: Annotated[
         Path | None, typer.Option(help="Clips with a face (*.gif), for the demo's figures")
     ] = None,
-    docs: Annotated[Path | None, typer.Option(help="Write the page of figures there too")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Write the figures into this page too")] = None,
     trial: Annotated[
         bool, typer.Option("--trial", help="Seconds instead of minutes: do the scripts work?")
     ] = False,

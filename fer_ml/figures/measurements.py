@@ -13,9 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fer_ml.base.files import write_json
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import write_atomic, write_json
 from fer_ml.base.plain import Plain
 from fer_ml.base.processes import processor_name, total_memory
+from fer_ml.base.reading import read_text
 
 TIMES = "times"
 #: What the figures depend on besides the project's own code.
@@ -115,16 +117,13 @@ def publish(benchmark: Benchmark, file: Path | None) -> None:
 
 
 def page(measurements: Measurements) -> str:
-    """``docs/performance.md``: every figure with its target, and the machine."""
+    """The part on speed of ``docs/performance.md``: every figure, its target, and the machine."""
     benchmarks = [run.benchmark for run in measurements.runs if run.benchmark]
     judged = [(b.title, f) for b in benchmarks for f in b.figures if f.met is not None]
     missed = [(title, figure) for title, figure in judged if not figure.met]
     lines = [
-        "# Performance",
-        "",
-        "Written by `fer bench`, all in one run on one machine; nothing on this page is written by",
-        "hand. A ratio is to a floor or a peer that was measured in the same rounds. How good the",
-        "models are is in [results.md](results.md).",
+        "Written by `fer bench`, all in one run on one machine. A ratio is to a floor or a peer",
+        "that was measured in the same rounds.",
         "",
         f"{len(judged)} figures have a target; {len(judged) - len(missed)} reach it.",
         *_missed(missed),
@@ -146,6 +145,20 @@ def page(measurements: Measurements) -> str:
             *_table(run.benchmark),
         ]
     return "\n".join(lines) + "\n"
+
+
+def write_part(file: Path, name: str, text: str) -> None:
+    """Put ``text`` between the marks of the measured part ``name`` of a page; the rest stays."""
+    begin, end = f"<!-- measured: {name} -->\n", "<!-- end of measured -->"
+    before, mark, rest = read_text(file).partition(begin)
+    _, close, after = rest.partition(end)
+    if not mark or not close:
+        raise FerError(
+            f"the page has no measured part {name}",
+            where=file,
+            fix=f"put the lines {begin.strip()} and {end} where it belongs",
+        )
+    write_atomic(file, f"{before}{begin}{text}{end}{after}".encode())
 
 
 def _missed(missed: list[tuple[str, Figure]]) -> list[str]:

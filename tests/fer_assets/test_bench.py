@@ -42,8 +42,15 @@ def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     assert only.benchmark is not None and len(only.benchmark.figures) >= 3
     artifact = bench.keep(found, tmp_path)
     assert artifact.damage() is None
-    bench.publish(artifact, tmp_path / "performance.md")
-    assert f"## {only.benchmark.title}" in (tmp_path / "performance.md").read_text()
+    docs = tmp_path / "performance.md"
+    docs.write_text("By hand.\n<!-- measured: bench -->\nold\n<!-- end of measured -->\nAfter.\n")
+    bench.publish(artifact, docs)
+    text = docs.read_text()
+    assert f"## {only.benchmark.title}" in text and "\nold\n" not in text
+    assert text.startswith("By hand.\n") and text.endswith("\nAfter.\n")
+    docs.write_text("By hand.\n")
+    with pytest.raises(FerError, match="no measured part bench"):
+        bench.publish(artifact, docs)
 
 
 @LINUX
