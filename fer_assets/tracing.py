@@ -8,17 +8,22 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import OTLP_ENDPOINTS, settings
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.trace import Tracer
 
 EXTRA = "fer-platform[otel]"
+#: The run whose own span is being started.
+_ROOT: ContextVar[str | None] = ContextVar("run", default=None)
 
 
 def check_tracing() -> None:
@@ -59,32 +64,66 @@ def export(
     """Export one span that ended, where spans are asked for; what has no value is left out."""
     if not settings().tracing:
         return
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+    from opentelemetry.trace import Status, StatusCode
 
-    trace = UUID(run_id).int if run_id else uuid4().int
+    token = _ROOT.set(run_id if is_run else None)
+    try:
+        made = _tracer().start_span(
+            name,
+            None if is_run else _below(run_id),
+            attributes={f"fer.{k}": value for k, value in attributes.items() if value is not None},
+            start_time=times_ns[0],
+        )
+    finally:
+        _ROOT.reset(token)
+    made.set_status(Status(StatusCode.ERROR, error) if error else Status(StatusCode.OK))
+    made.end(times_ns[1])
 
-    def context(span_id: bytes) -> SpanContext:
-        number = int.from_bytes(span_id[:8], "big")
-        return SpanContext(trace, number, is_remote=False, trace_flags=TraceFlags(1))
 
-    # The same for every process of a run, none of which needs to hear it from another.
-    of_run = context(hashlib.sha256(f"run {run_id}".encode()).digest())
-    _exporter().export(
-        [
-            ReadableSpan(
-                name,
-                of_run if is_run else context(uuid4().bytes[8:]),
-                None if is_run or run_id is None else of_run,
-                Resource({"service.name": "fer-platform"}).merge(OTELResourceDetector().detect()),
-                {f"fer.{key}": value for key, value in attributes.items() if value is not None},
-                status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.OK),
-                start_time=times_ns[0],
-                end_time=times_ns[1],
-            )
-        ]
+def _ids(run_id: str) -> tuple[int, int]:
+    """Trace and span of a run: the same in each of its processes, none of which asks another."""
+    digest = hashlib.sha256(f"run {run_id}".encode()).digest()
+    return UUID(run_id).int, int.from_bytes(digest[:8], "big")
+
+
+def _below(run_id: str | None) -> "Context | None":
+    """Where the steps of a run are: below its span, which another process may hold."""
+    from opentelemetry.trace import (
+        NonRecordingSpan,
+        SpanContext,
+        TraceFlags,
+        set_span_in_context,
     )
+
+    if run_id is None:
+        return None
+    trace, span_id = _ids(run_id)
+    flags = TraceFlags(TraceFlags.SAMPLED)
+    return set_span_in_context(NonRecordingSpan(SpanContext(trace, span_id, True, flags)))
+
+
+@cache
+def _tracer() -> "Tracer":
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+
+    class OfRuns(RandomIdGenerator):
+        """Ids by chance, but those of a run's own span."""
+
+        def generate_trace_id(self) -> int:
+            run = _ROOT.get()
+            return _ids(run)[0] if run else super().generate_trace_id()
+
+        def generate_span_id(self) -> int:
+            run = _ROOT.get()
+            return _ids(run)[1] if run else super().generate_span_id()
+
+    named = Resource({"service.name": "fer-platform"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=named, id_generator=OfRuns())
+    provider.add_span_processor(SimpleSpanProcessor(_exporter()))
+    return provider.get_tracer("fer-platform")
 
 
 @cache

@@ -54,6 +54,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
     settings.cache_clear()
     tracing._exporter.cache_clear()
+    tracing._tracer.cache_clear()
     yield received
     server.shutdown()
     thread.join()
