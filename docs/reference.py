@@ -4,6 +4,7 @@ A part stands between ``<!-- generated: NAME -->`` and ``<!-- end of generated -
 outside is written by hand. A test compares the pages with what this writes.
 """
 
+import ast
 import inspect
 import json
 import re
@@ -20,6 +21,7 @@ from fer_assets.cli import app
 from fer_assets.stage import Stage, in_order
 from fer_assets.stages import stages_of_all_profiles
 from fer_ml.base.settings import Environment, UserConfig
+from fer_ml.base.versions import VERSIONS
 from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
 from fer_ml.report.references import References
@@ -208,6 +210,60 @@ def _said(held: object) -> str:
     return " ".join(text.split()).replace("``", "`")
 
 
+# -- tests -------------------------------------------------------------------------------------
+
+
+def threats() -> str:
+    """Every threat, what stops it, and the tests that show it."""
+    return _table_of_tests("threat", "what stops it")
+
+
+def faults() -> str:
+    """Every fault of a machine or a process, what it leads to, and the tests that show it."""
+    return _table_of_tests("fault", "what happens")
+
+
+def _table_of_tests(marker: str, outcome: str) -> str:
+    rows = (
+        (what, " ".join(outcomes), "<br>".join(f"`{test}`" for test in tests))
+        for what, outcomes, tests in shown_by_tests(marker)
+    )
+    return table((marker, outcome, "tests"), rows)
+
+
+def shown_by_tests(marker: str) -> list[tuple[str, list[str], list[str]]]:
+    """What tests show by ``@pytest.mark.<marker>(what, outcome)``, with outcomes and tests.
+
+    Only the first test of each has an ``outcome``.
+    """
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for path in sorted((DOCS.parent / "tests").rglob("test_*.py")):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            for call in getattr(node, "decorator_list", ()):
+                if ast.unparse(call).startswith(f"pytest.mark.{marker}("):
+                    what, *outcome = map(ast.literal_eval, call.args)
+                    outcomes, tests = found.setdefault(what, ([], []))
+                    outcomes += outcome
+                    tests.append(f"{path.relative_to(DOCS.parent).as_posix()}::{node.name}")
+    return sorted((what, *held) for what, held in found.items())
+
+
+# -- versions ----------------------------------------------------------------------------------
+
+
+def versions() -> str:
+    """Every kind of file that has had more than one version."""
+    rows = (
+        (
+            f"`{kind}`" if "." in kind else kind,
+            str(held.written),
+            f"{held.oldest} to {held.written}",
+        )
+        for kind, held in sorted(VERSIONS.items())
+    )
+    return table(("file", "written", "read"), rows)
+
+
 # -- the pages ---------------------------------------------------------------------------------
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -217,6 +273,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "kinds": kinds,
     "formulas": formulas,
     "helpers": helpers,
+    "threats": threats,
+    "faults": faults,
+    "versions": versions,
 }
 
 

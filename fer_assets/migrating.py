@@ -81,7 +81,7 @@ def _text(
         raise FerError(
             f"{kind} of version {version} cannot be rewritten by itself",
             where=path,
-            fix="it is read as it is; to change it, follow docs/upgrades.md by hand",
+            fix="it is read as it is; to change it, follow docs/operate.md#upgrades by hand",
         )
 
     def carry_out() -> None:

@@ -277,11 +277,11 @@ def texts_of_code() -> list[str]:
     return found
 
 
-def test_every_message_that_troubleshooting_explains_is_one_of_the_code() -> None:
-    text = (DOCS / "troubleshooting.md").read_text("utf-8")
+def test_every_message_that_a_heading_explains_is_one_of_the_code() -> None:
+    text = (DOCS / "operate.md").read_text("utf-8")
     headings = [line for line in text.splitlines() if line.startswith("### `")]
     messages = [message for line in headings for message in re.findall(r"`([^`]+)`", line)]
-    assert len(messages) > 30
+    assert len(messages) > 20
     texts = texts_of_code()
     for message in messages:
         pieces = [piece.strip() for piece in message.split("...") if len(piece.strip(" :")) > 2]
@@ -327,13 +327,21 @@ def test_every_cell_about_a_tool_names_its_source() -> None:
 # -- tests that a page names -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", ["security.md", "faults.md"])
-def test_every_test_that_a_page_names_is_there(page: str) -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (DOCS / page).read_text("utf-8"))
-    assert named
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8"))
+    assert named or page.name != "operate.md"
     for file, test in named:
         text = (ROOT / file).read_text("utf-8")
         assert not test or f"def {test}(" in text, f"{file} has no {test}"
+
+
+def test_every_threat_and_fault_says_once_what_becomes_of_it() -> None:
+    reference = runpy.run_path(str(DOCS / "reference.py"))
+    for marker in ("threat", "fault"):
+        shown = reference["shown_by_tests"](marker)
+        assert len(shown) > 15
+        assert [what for what, outcomes, _ in shown if len(outcomes) != 1] == []
 
 
 # -- the site ----------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The image recipe and the chart's values: what they name is there, and Kubernetes would take it.
 
-Neither was run on a cluster: see docs/kubernetes.md.
+Neither was run on a cluster: see docs/operate.md#kubernetes.
 """
 
 import json

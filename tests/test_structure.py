@@ -138,6 +138,7 @@ def sources() -> list[tuple[str, ast.Module]]:
     ]
 
 
+@pytest.mark.threat("a file runs code when it is read")
 def test_no_file_is_read_as_a_program() -> None:
     """No pickle, no YAML with tags, no network or archive past its one door."""
     seen: dict[str, int] = dict.fromkeys(SAFE_CALLS, 0)
@@ -161,6 +162,10 @@ def test_no_file_is_read_as_a_program() -> None:
     assert all(seen.values()), f"the test looks for calls that nobody makes: {seen}"
 
 
+@pytest.mark.threat(
+    "a file name is a pattern, such as `fer [copy]`",
+    "polars is told that a path is not a pattern.",
+)
 def test_a_path_is_no_pattern_to_polars_and_no_archive() -> None:
     """Else a folder called ``fer [copy]`` is not found, and ``a*`` reads other folders too.
 
@@ -183,6 +188,10 @@ def test_a_path_is_no_pattern_to_polars_and_no_archive() -> None:
     assert calls > 5
 
 
+@pytest.mark.threat(
+    "a name contains mark-up",
+    "Every page escapes what it shows, and its policy allows no script from elsewhere.",
+)
 def test_every_page_escapes_what_it_shows() -> None:
     """Templates are made with ``autoescape``, and none lets a value past it."""
     made = 0

@@ -24,7 +24,7 @@ def ui(
 ) -> None:
     """Open Dagster's web UI on this machine, for the given profile.
 
-    It listens on 127.0.0.1 alone, and lets in whoever has the printed link; docs/security.md says
+    It listens on 127.0.0.1 alone, and lets in whoever has the printed link; docs/operate.md says
     how to let others in. Runs that a killed process or a restart of the machine left started are
     ended first.
 

@@ -235,7 +235,7 @@ def read_config(path: Path) -> UserConfig:
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        fix = "correct that line; docs/faq.md and the README show what fer.toml holds"
+        fix = "correct that line; docs/reference.md#settings shows what fer.toml holds"
         if isinstance(error, UnicodeDecodeError) or "\0" in text:
             fix = "save it as UTF-8"
         elif "\\" in text:

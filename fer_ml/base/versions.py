@@ -2,7 +2,7 @@
 
 A file is never rewritten to be read: ``upgraded`` turns what stands in it into what the current
 version would have written, step by step, in memory. What has no such step must be made again, and
-what is of a newer version is refused. The guide is ``docs/upgrades.md``.
+what is of a newer version is refused. The guide is ``docs/operate.md#upgrades``.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fer_ml.base.errors import FerError
 
 Values = dict[str, Any]
-GUIDE = "docs/upgrades.md"
+GUIDE = "docs/operate.md#upgrades"
 
 
 class OtherVersion(FerError):

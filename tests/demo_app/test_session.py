@@ -374,6 +374,7 @@ except FerError as error:
 
 
 @POSIX
+@pytest.mark.fault("the disk is full")
 def test_a_full_disk_is_one_clear_error_after_a_whole_log(
     bundle_folder: Path, write_video, tmp_path: Path
 ) -> None:

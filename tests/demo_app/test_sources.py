@@ -138,6 +138,11 @@ def lists(address: str, file: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif", ".avi", ".m3u8", ".ffconcat", ".sdp"])
+@pytest.mark.threat(
+    "a video is a list of other files or addresses, or has giant frames",
+    "Known containers only, by their first bytes and by FFmpeg's own lists; at most 40 million "
+    "px a frame.",
+)
 def test_lists_of_other_files_and_addresses_are_not_followed(tmp_path: Path, suffix: str) -> None:
     shutil.copy(VIDEOS / "uneven.mp4", tmp_path / "other.mp4")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -176,6 +181,7 @@ def test_a_name_is_no_address_and_no_pattern(
         assert video.frames_stated == 50 != other.frames_stated
 
 
+@pytest.mark.threat("a video is a list of other files or addresses, or has giant frames")
 def test_a_small_file_of_giant_frames_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     picture = b"\x21\xf9\4\0\5\0\0\0\x2c" + struct.pack("<4H", 0, 0, 1, 1) + b"\0\2\2D\1\0"
     path = tmp_path / "giant.gif"

@@ -137,6 +137,7 @@ def test_a_frame_is_answered_with_its_faces(serve: Serve) -> None:
     ("token", "origin"),
     [("wrong", None), ("", None), (TOKEN, "http://evil.example"), (TOKEN, "null")],
 )
+@pytest.mark.threat("strangers, or a foreign page in the user's browser, use the UI or the demo")
 def test_strangers_are_refused(serve: Serve, token: str, origin: str | None) -> None:
     with pytest.raises(InvalidStatus) as caught, join(serve(), token=token, origin=origin):
         pass
@@ -214,6 +215,7 @@ def test_a_bad_message_is_told_and_the_stream_goes_on(
 
 
 @pytest.mark.parametrize("side", [5000, 65500])
+@pytest.mark.threat("a small file unpacks to a huge one")
 def test_pixels_are_counted_before_decoding(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     # A few kB of JPEG may say that they hold 65,500 x 65,500 px, which would take 12 GiB.
     data = bytearray(message(np.zeros((16, 16, 3), np.uint8)))

@@ -24,6 +24,7 @@ from fer_ml.base.processes import ended
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.fault("a Dagster run stays *Started* after a kill or a restart")
 def test_a_run_that_the_ui_started_ends_with_its_worker(tmp_path: Path) -> None:
     """After a restart of the machine, of which Dagster's launcher notices nothing."""
 
@@ -100,6 +101,7 @@ def test_another_process_may_make_the_same_partitions_known_first(
         assert set(instance.get_dynamic_partitions("students")) == {"a", "b"}
 
 
+@pytest.mark.fault("Dagster's SQLite is locked", "The process waits.")
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         dead = instance.create_run_for_job(
@@ -130,6 +132,11 @@ def dead_pid() -> int:
 
 
 @pytest.mark.parametrize("alive", [True, False])
+@pytest.mark.fault(
+    "a Dagster run stays *Started* after a kill or a restart",
+    "Its process is known by number and start time. The run is ended and its place in the pool "
+    "freed.",
+)
 def test_a_killed_run_is_failed_and_gives_its_place_back(tmp_path: Path, alive: bool) -> None:
     config = {"concurrency": {"pools": {"default_limit": 1}}}
     with dg.instance_for_test(temp_dir=str(tmp_path), overrides=config) as instance:

@@ -196,6 +196,15 @@ def wipe(pipeline: Pipeline) -> None:
         pytest.param(200, STAGES, 1, id="200", marks=pytest.mark.proof),
     ],
 )
+@pytest.mark.threat(
+    "a secret appears in metadata, logs or run configuration",
+    "Secrets are read from the environment where they are used, and written nowhere.",
+)
+@pytest.mark.fault(
+    "a run is killed at any moment",
+    "The next `fer materialize` continues: finished assets stay, and missing ones are made "
+    "once, with the same hash.",
+)
 def test_kills_leave_no_trace(
     project: Callable[[str], Pipeline],
     tmp_path: Path,

@@ -153,6 +153,10 @@ def services(served: Served) -> list[int]:
 @pytest.mark.parametrize(
     ("partition", "how"), [("alone", signal.SIGTERM), ("first", getattr(signal, "SIGKILL", None))]
 )
+@pytest.mark.fault(
+    "`fer ui` is stopped while a run works",
+    "The worker finishes, and the next `fer ui` shows it.",
+)
 def test_a_restart_of_the_ui_leaves_a_run_alone(
     pipeline: Pipeline, partition: str, how: signal.Signals
 ) -> None:
@@ -187,6 +191,10 @@ def over(served: Served, backfill: str) -> str:
     return until("the backfill ends", look)
 
 
+@pytest.mark.fault(
+    "the machine goes down in a backfill",
+    "Re-executed from failure, the backfill makes only what is missing.",
+)
 def test_a_backfill_that_a_power_cut_stopped_is_resumed(pipeline: Pipeline) -> None:
     shutil.rmtree(pipeline.store.root / EXPERIMENT)
     with serving(log_of(pipeline)) as served:
@@ -225,6 +233,10 @@ def test_a_backfill_that_a_power_cut_stopped_is_resumed(pipeline: Pipeline) -> N
     check_nothing_is_left(pipeline)
 
 
+@pytest.mark.fault(
+    "a run is killed before its process reports",
+    "Dagster's monitor ends it after ten minutes.",
+)
 def test_a_run_that_was_killed_before_it_started_is_ended(pipeline: Pipeline) -> None:
     """Dagster knows no process of it yet: its monitor ends it after a while."""
     config = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
@@ -431,6 +443,7 @@ class Limited:
         return int(words["oom_kill"])
 
 
+@pytest.mark.fault("the kernel kills a training for memory", "The next `fer materialize` makes it.")
 def test_a_training_that_the_kernel_kills_for_memory_goes_on_after_it(pipeline: Pipeline) -> None:
     shutil.rmtree(pipeline.store.root / EXPERIMENT, ignore_errors=True)
     fer = "import sys; from fer_assets.cli import main; sys.argv[0] = 'fer'; main()"

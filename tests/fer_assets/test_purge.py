@@ -315,6 +315,7 @@ def test_a_session_goes_with_what_a_buffer_took_from_it(own: Pipeline, tmp_path:
 PICTURE = re.compile(rb"(faces|findings)[^\x00]{0,60}\]\(data:image")
 
 
+@pytest.mark.threat("other users of this machine look at faces")
 def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(
     own: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def ask(instance: dg.DagsterInstance, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.threat("strangers, or a foreign page in the user's browser, use the UI or the demo")
 def test_a_query_comes_by_post_only(ask: Ask, instance: dg.DagsterInstance, method: str) -> None:
     for document in MUTATION:
         sent = urlencode(

@@ -159,6 +159,10 @@ main()
 
 
 @pytest.mark.proof  # Dagster tries for minutes before it gives up.
+@pytest.mark.fault(
+    "Postgres goes away and comes back",
+    "One clear error names the setting. Afterwards only what is missing is made.",
+)
 def test_a_server_that_goes_away_loses_nothing_and_nothing_is_made_twice(
     tiny: Pipeline, postgres: Server
 ) -> None:

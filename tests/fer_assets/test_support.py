@@ -92,6 +92,11 @@ def pipeline(
     return Pipeline.open("own")
 
 
+@pytest.mark.threat(
+    "a support bundle holds a secret, a face or a person's name",
+    "Its content is chosen, not filtered. Every byte is then compared with this machine's "
+    "secrets and folders.",
+)
 def test_a_bundle_helps_and_holds_no_secret_name_or_image(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -138,6 +143,7 @@ def test_a_bundle_helps_and_holds_no_secret_name_or_image(
         write_bundle(pipeline, [], path)
 
 
+@pytest.mark.threat("a support bundle holds a secret, a face or a person's name")
 def test_a_secret_that_got_in_stops_it(
     pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,6 +250,7 @@ def sent(url: str, **headers: str) -> int:
             return error.code
 
 
+@pytest.mark.threat("strangers, or a foreign page in the user's browser, use the UI or the demo")
 def test_a_page_elsewhere_starts_nothing_and_reads_nothing(served: Served) -> None:
     """With the browser's own cookie, which it sends along."""
     graphql, mine = f"{served.address}/graphql", {"Cookie": served.cookie}

@@ -212,6 +212,11 @@ def counts(few: int, many: int) -> pytest.MarkDecorator:
 
 
 @counts(40, 10_000)
+@pytest.mark.threat(
+    "any other damage",
+    "Mutated files give a result or one clear error, within bounded time and memory. A changed "
+    "artifact root grounds no claim.",
+)
 def test_manifests(tmp_path: Path, manifest_in: Callable[..., pl.DataFrame], count: int) -> None:
     root = tmp_path / "root"
     plain = manifest_in(root, 6)
@@ -259,6 +264,7 @@ def look_and_read(path: Path) -> None:
 
 
 @counts(150, 2_000)
+@pytest.mark.threat("any other damage")
 def test_images(tmp_path: Path, count: int) -> None:
     ended = attack(tmp_path, pictures(), "any.png", look_and_read, count)
     assert min(ended["read"], ended["refused"]) > 0
@@ -432,6 +438,7 @@ def test_npz(tmp_path: Path, count: int) -> None:
     assert min(ended["read"], ended["refused"]) > 0
 
 
+@pytest.mark.threat("a small file unpacks to a huge one")
 def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros(10_000_000, np.float32))
     assert (tmp_path / "bomb.npz").stat().st_size < 100_000

@@ -180,6 +180,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.threat("any other damage")
 def test_no_claim_is_grounded_on_what_is_not_its_artifact(
     made: Path, tmp_path: Path, damage: str
 ) -> None:

@@ -72,6 +72,7 @@ def test_a_file_is_named_as_it_is_called(fer: Fer, tmp_path: Path, name: str) ->
     assert f"{name}: 1 rows" in done.stdout.splitlines()[0]
 
 
+@pytest.mark.threat("a name or label steers a terminal")
 def test_labels_and_names_steer_no_terminal(fer: Fer, tmp_path: Path) -> None:
     red = "\x1b[2K\x1b[1GFit for use.\x1b[8m"
     (tmp_path / "x.png").write_bytes(encode_png(noise(1)))

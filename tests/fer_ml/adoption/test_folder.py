@@ -50,6 +50,7 @@ def test_several_manifests_are_not_guessed_between(tmp_path: Path) -> None:
     assert caught.value.allowed == "a.csv, b.csv"
 
 
+@pytest.mark.threat("a path leads out of its folder")
 def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
     outside = old.student_run(tmp_path / "outside")
     folder = old.student_run(tmp_path / "run")

@@ -102,6 +102,11 @@ def test_another_token_is_refused(port: int, token: str) -> None:
     assert ask(port, "GET", "/?token=no", here, cookie(port))[0] == 403
 
 
+@pytest.mark.threat(
+    "strangers, or a foreign page in the user's browser, use the UI or the demo",
+    "The guard: loopback, Host, Origin and a token; GraphQL queries by POST only; `fer ui "
+    "--read-only` for guests.",
+)
 def test_only_this_machine_and_named_proxies_are_its_host(port: int) -> None:
     good = ["127.0.0.1", "localhost", "[::1]", "LOCALHOST", PROXY, PROXY.upper()]
     for name in (*good, *(host(port, name) for name in good), "localhost:9999"):
@@ -119,6 +124,7 @@ def test_only_this_machine_and_named_proxies_are_its_host(port: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.threat("strangers, or a foreign page in the user's browser, use the UI or the demo")
 def test_what_may_change_something_comes_from_these_pages(port: int, method: str) -> None:
     here, mine = ("Host", host(port)), cookie(port)
     assert ask(port, method, "/", here, mine)[0] == 200, "a program says no origin"

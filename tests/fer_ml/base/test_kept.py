@@ -28,6 +28,10 @@ def test_what_was_kept_is_found(path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"Faces", b"face", b"faces!", b""])
+@pytest.mark.threat(
+    "caches or snapshots are exchanged or damaged",
+    "Each is named by the hash of its bytes or ends with it.",
+)
 def test_other_bytes_are_not_used_and_go(path: Path, data: bytes) -> None:
     made = make(path, b"faces")
     made.write_bytes(data)

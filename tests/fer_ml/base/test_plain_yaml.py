@@ -65,6 +65,10 @@ def test_what_is_refused(text: str, message: str) -> None:
         read_plain(text.encode())
 
 
+@pytest.mark.threat(
+    "YAML expands or builds objects",
+    "One reader refuses anchors, aliases, tags and repeated keys; at most 20 levels and 4 MiB.",
+)
 def test_aliases_that_would_fill_the_memory_are_refused_at_the_first() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20)]
@@ -73,6 +77,7 @@ def test_aliases_that_would_fill_the_memory_are_refused_at_the_first() -> None:
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: "])
+@pytest.mark.threat("YAML expands or builds objects")
 def test_depth_is_bounded(opening: str) -> None:
     # libyaml, which reads ahead, has a limit of its own.
     with pytest.raises(ValueError, match=f"deeper than {MAX_DEPTH} levels|maximum nesting depth"):

@@ -59,6 +59,7 @@ READERS: list[Callable[[Path], object]] = [
 @posix
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("what", ["pipe", "folder", "socket", "circle", "device", "device behind"])
+@pytest.mark.threat("a pipe, a device or a circle of links stands in for a file")
 def test_what_is_no_file_is_refused_and_not_waited_for(
     tmp_path: Path, reader: Callable[[Path], object], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_large_limit_takes_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+@pytest.mark.threat("a small file unpacks to a huge one")
 def test_a_compressed_table_is_no_text(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"a,b\n1,2\n")

@@ -46,6 +46,7 @@ def test_an_error_of_a_shard_is_raised_whole(workers: int) -> None:
     assert (caught.value.where, caught.value.fix) == ("here", "leave it out")
 
 
+@pytest.mark.fault("a worker process is killed for memory", "One clear error.")
 def test_a_killed_worker_is_told() -> None:
     with pytest.raises(FerError, match="a worker process died"):
         list(map_shards(die, range(30), workers=2))
@@ -77,6 +78,7 @@ def test_an_engine_that_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert "`local`" in str(told.value.allowed) and "`ray`" in str(told.value.allowed)
 
 
+@pytest.mark.fault("all machines of a Ray cluster are gone, or its address is wrong")
 def test_a_cluster_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("FER_ENGINE", "ray")

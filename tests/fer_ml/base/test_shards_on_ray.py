@@ -122,6 +122,10 @@ def test_near_identical_faces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("small_shards")
+@pytest.mark.fault(
+    "a machine of a Ray cluster is killed",
+    "Its shards are computed on another machine, with the same bytes.",
+)
 def test_a_manifest_and_its_validation_are_the_same_though_a_machine_is_killed(
     cluster: "Cluster", raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +155,10 @@ def test_a_manifest_and_its_validation_are_the_same_though_a_machine_is_killed(
     assert here.record.summary["rows"] == FACES - 2
 
 
+@pytest.mark.fault(
+    "all machines of a Ray cluster are gone, or its address is wrong",
+    "One clear error.",
+)
 def test_without_a_machine_left_it_says_so(
     cluster: "Cluster", monkeypatch: pytest.MonkeyPatch
 ) -> None:

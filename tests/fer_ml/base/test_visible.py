@@ -28,6 +28,11 @@ def obeyed(text: str) -> set[str]:
 
 
 @given(ANYTHING)
+@pytest.mark.threat(
+    "a name or label steers a terminal",
+    "Control characters, direction marks and characters without width are shown as escapes such"
+    " as `\\x1b`.",
+)
 def test_nothing_is_left_that_is_obeyed(text: str) -> None:
     assert obeyed(visible(text)) == set() and "\n" not in visible(text)
     assert obeyed(visible_lines(text)) == set()

@@ -65,6 +65,11 @@ def test_a_plain_network_runs() -> None:
         (helper.make_node("StringNormalizer", ["input"], ["a"]), "StringNormalizer"),
     ],
 )
+@pytest.mark.threat(
+    "a network runs unwanted operations",
+    "`bundles/network.py` reads ONNX only, with a list of allowed operators, without loops, "
+    "branches, unknown fields or tensors in other files.",
+)
 def test_operators_outside_the_list_are_refused(node: onnx.NodeProto, told: str) -> None:
     with pytest.raises(FerError, match=f"operators that are not run: {told}\n"):
         check_network(network([node]), HERE)
@@ -98,6 +103,7 @@ def test_functions_of_the_network_are_read_through() -> None:
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute", "sparse"])
+@pytest.mark.threat("a network runs unwanted operations")
 def test_tensors_in_other_files_are_refused(place: str) -> None:
     tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
     tensor.ClearField("raw_data")
@@ -117,6 +123,7 @@ def test_tensors_in_other_files_are_refused(place: str) -> None:
         check_network(data, HERE)
 
 
+@pytest.mark.threat("a network fills the memory or computes without end")
 def test_memory_is_bounded_while_it_runs() -> None:
     """Two hundred bytes that ask for seven terabytes, past the door."""
     size = numpy_helper.from_array(np.array([10**10, 3, 8, 8]), "size")
@@ -180,6 +187,11 @@ GIANTS: dict[str, tuple[list[onnx.NodeProto], list[onnx.TensorProto]]] = {
 
 
 @pytest.mark.parametrize("kind", GIANTS)
+@pytest.mark.threat(
+    "a network fills the memory or computes without end",
+    "Sizes, copies of constants and multiplications for one face are computed before it is "
+    "opened; all sessions of a process share 4 GiB.",
+)
 def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
     nodes, tensors = GIANTS[kind]
     data = network(nodes, tensors)
@@ -279,6 +291,7 @@ def test_sizes_that_follow_from_the_input_are_found_out() -> None:
 
 
 @pytest.mark.parametrize("form", ["flatbuffer", "both", "unknown field", "empty", "no nodes"])
+@pytest.mark.threat("a network runs unwanted operations")
 def test_the_format_is_not_guessed(tmp_path: Path, form: str) -> None:
     """ONNX Runtime's own format is read by it, and seen by nobody before."""
     plain = network([NODE("Relu", ["input"], ["a"])])

@@ -134,6 +134,11 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("kind", BOMBS)
 @pytest.mark.parametrize("read", [decode, decode_as_stored])
+@pytest.mark.threat(
+    "a small file unpacks to a huge one",
+    "Images: at most 40 million px and 200 MB, counted before decoding. Archives of arrays: at "
+    "most 50 times their size. Compressed tables are refused; adopted JSON has at most 16 MiB.",
+)
 def test_bombs_are_refused_without_decoding(
     monkeypatch: pytest.MonkeyPatch, kind: str, read: Callable[..., object]
 ) -> None:

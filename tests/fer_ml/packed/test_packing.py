@@ -101,6 +101,7 @@ def test_folds_are_of_groups_alone_and_of_like_size() -> None:
 
 
 @pytest.mark.parametrize("form", ["black", "swapped", "torn"])
+@pytest.mark.threat("caches or snapshots are exchanged or damaged")
 def test_faces_that_are_not_those_that_were_packed_are_packed_again(
     make_manifest: Make, tmp_path: Path, form: str
 ) -> None:

@@ -101,6 +101,10 @@ ARCFACE = {
 
 
 @pytest.mark.parametrize("changes", [STATEFUL, ARCFACE])
+@pytest.mark.fault(
+    "a training is killed",
+    "It continues from its last snapshot, identical to the bit.",
+)
 def test_a_kill_leaves_no_trace(job_of: Job, tmp_path: Path, changes: dict[str, Any]) -> None:
     job = job_of({"epochs": 12, **changes})
     finish(job, tmp_path / "whole")
@@ -133,6 +137,7 @@ def test_kills_across_ce_kd_and_dkd_leave_no_trace(
 
 
 @POSIX
+@pytest.mark.fault("the disk is full")
 def test_a_disk_that_ends_during_a_save_leaves_the_state_before(
     job_of: Job, tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ def test_steps_may_be_run_one_by_one_in_the_order_in_which_they_rest_on_each_oth
 
 
 @pytest.mark.parametrize("name", ["train/images.npy", "val/rows.npz"])
+@pytest.mark.threat("bytes differ from those that were judged")
 def test_a_flipped_byte_is_refused_before_anything_trains(
     job_of: Job, tmp_path: Path, name: str
 ) -> None:
@@ -171,6 +172,7 @@ def test_rows_that_unpack_to_far_more_or_are_others_are_refused(
 
 
 @pytest.mark.parametrize("where", ["file", "step"])
+@pytest.mark.threat("a path leads out of its folder")
 def test_a_job_that_leads_out_of_its_folder_is_refused(
     job_of: Job, tmp_path: Path, where: str
 ) -> None:

@@ -272,6 +272,7 @@ def test_gates_statements_and_sources(make: Made) -> None:
     assert report.read_json("report.json")["uncovered"] == []
 
 
+@pytest.mark.threat("a name contains mark-up")
 def test_text_of_artifacts_stays_text(make: Made) -> None:
     report = make("{{ value('student_dkd', 'numbers.json', '/text') }} {{ claim('late') }}")
     html = report.file("report.html").read_text(encoding="utf-8")

@@ -130,6 +130,7 @@ def test_the_built_in_template_states_no_number_of_its_own() -> None:
         "figure('student_kd', 'curves.png', 'it reaches 99.9')",
     ],
 )
+@pytest.mark.threat("a report template runs code", "Templates are rendered in jinja2's sandbox.")
 def test_no_expression_prints_a_number_or_leaves_the_sandbox(make: Made, expression: str) -> None:
     with pytest.raises(FerError) as caught:
         made = make("{{ " + expression + " }}")

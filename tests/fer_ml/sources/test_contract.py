@@ -872,6 +872,11 @@ def test_a_folder_too_high_or_too_low_is_told(name: str, make_tree: MakeTree) ->
 @POSIX
 @pytest.mark.parametrize("place", ["train/zzz", "zzz", "train/Happy/zzz", "train/Happy"])
 @pytest.mark.parametrize("adapter", ["split_folders", "class_folders"])
+@pytest.mark.threat(
+    "a path leads out of its folder",
+    "Absolute paths, `..` and links that leave the root are refused or reported in manifests, "
+    "records, packed trainings and adopted folders.",
+)
 def test_a_link_out_of_the_dataset_is_not_walked(
     tmp_path: Path, images: Callable[..., None], place: str, adapter: str
 ) -> None:

@@ -58,6 +58,10 @@ needs_unshare = pytest.mark.skipif(shutil.which("unshare") is None, reason="no u
 
 
 @needs_unshare
+@pytest.mark.fault(
+    "the disk is read-only, or permissions are removed",
+    "One clear error; what was current stays.",
+)
 def test_a_read_only_disk(tmp_path: Path) -> None:
     store = Store(tmp_path / "home", "test")
     make(store, "before")
@@ -72,6 +76,7 @@ def test_a_read_only_disk(tmp_path: Path) -> None:
 
 
 @needs_unshare
+@pytest.mark.fault("the disk is full", "One clear error; what was current stays.")
 def test_a_full_disk(tmp_path: Path) -> None:
     root = tmp_path / "home"
     root.mkdir()
@@ -83,6 +88,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can become somebody else"
 )
+@pytest.mark.fault("the disk is read-only, or permissions are removed")
 def test_permissions_that_were_taken_away(tmp_path: Path) -> None:
     store = Store(tmp_path / "home", "test")
     make(store, "before")
@@ -97,6 +103,10 @@ def test_permissions_that_were_taken_away(tmp_path: Path) -> None:
     assert store.verified("thing").file("a.txt").read_text() == "before"
 
 
+@pytest.mark.fault(
+    "a mount vanishes while it is read",
+    "One clear error names the file. Dagster retries once.",
+)
 def test_a_folder_that_goes_away_while_it_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "home", "test")
     make(store, "before")
@@ -115,6 +125,11 @@ def test_a_folder_that_goes_away_while_it_is_read(tmp_path: Path) -> None:
 
 
 @POSIX
+@pytest.mark.threat(
+    "other users of this machine look at faces",
+    "Folders with faces are created for their user alone (0700; on Windows from Python 3.12.4 "
+    "on). Existing folders keep their permissions; `fer doctor` reports open ones.",
+)
 def test_folders_that_hold_faces_are_this_users_alone(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:

@@ -90,6 +90,11 @@ def in_place_of(store: Store, source: str, target: str) -> None:
         ("benchmark", "manifest/a", "manifest/a", None),
     ],
 )
+@pytest.mark.threat(
+    "another artifact stands in this one's place",
+    "A record must name its own asset, partition and profile; its hash and seal must be those "
+    "in `current.json`.",
+)
 def test_a_folder_in_anothers_place_is_used_nowhere(
     store: Store, source: str, target: str, asset: str, partition: str | None, tmp_path: Path
 ) -> None:
@@ -314,6 +319,7 @@ def test_a_mark_that_is_none_is_told(store: Store, text: str) -> None:
     assert status(store, "manifest/a") == "drifted"
 
 
+@pytest.mark.threat("another artifact stands in this one's place")
 def test_every_field_of_a_record_is_under_its_seal(store: Store) -> None:
     artifact = store.require("benchmark")
     path = artifact.folder / "record.json"

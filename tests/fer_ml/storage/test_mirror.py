@@ -104,6 +104,10 @@ def test_what_is_current_follows_whoever_made_it_last(
     assert two.pointers("adopted") == ["mine"]
 
 
+@pytest.mark.fault(
+    "two machines make one asset at once",
+    "Their files never mix; the first one stays current.",
+)
 def test_two_machines_that_make_one_asset_at_once_mix_no_files(
     one: MirroredStore, two: MirroredStore
 ) -> None:
@@ -120,6 +124,10 @@ def test_two_machines_that_make_one_asset_at_once_mix_no_files(
         assert len(list(store.all("thing"))) == 2
 
 
+@pytest.mark.fault(
+    "the object store or the process dies during an upload",
+    "The artifact is finished locally, and the next command uploads it.",
+)
 def test_nothing_half_uploaded_can_be_found_and_the_next_command_ends_it(
     one: MirroredStore, two: MirroredStore, seaweed: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +162,7 @@ def test_nothing_half_uploaded_can_be_found_and_the_next_command_ends_it(
     assert not list(one.uploads.iterdir())
 
 
+@pytest.mark.fault("the object store or the process dies during an upload")
 def test_a_kill_during_the_upload_loses_nothing(one: MirroredStore, two: MirroredStore) -> None:
     make(one, "first")
     script = f"""
@@ -193,6 +202,10 @@ def gone(*_: object) -> None:
     raise FerError("gone")
 
 
+@pytest.mark.fault(
+    "the object store is slow or never answers",
+    "Ten tries of up to 20 seconds, then one clear error.",
+)
 def test_a_server_that_is_slow_is_waited_for(
     one: MirroredStore, two: MirroredStore, seaweed: Server
 ) -> None:
@@ -204,6 +217,7 @@ def test_a_server_that_is_slow_is_waited_for(
     later.join()
 
 
+@pytest.mark.fault("the object store is slow or never answers")
 def test_a_server_that_never_answers_is_one_clear_error(
     two: MirroredStore, seaweed: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +232,7 @@ def test_a_server_that_never_answers_is_one_clear_error(
 
 
 @pytest.mark.parametrize("name", ["a.txt", "deep/b.txt"])
+@pytest.mark.fault("bytes in the object store changed", "Refused with both hashes.")
 def test_changed_bytes_in_the_bucket_are_never_loaded(
     one: MirroredStore, two: MirroredStore, name: str
 ) -> None:

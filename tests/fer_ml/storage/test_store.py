@@ -189,6 +189,10 @@ def test_an_unreadable_receipt_is_no_receipt(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "history.json"])
+@pytest.mark.threat(
+    "bytes differ from those that were judged",
+    "Every file of an input, bundle, detector or packed training is hashed before it is read.",
+)
 def test_one_flipped_byte_is_refused(store: Store, name: str) -> None:
     make(store)
     artifact = store.current("thing")
@@ -241,6 +245,7 @@ def test_what_a_killed_process_left_is_swept_and_what_a_live_one_holds_is_not(
     assert {path.name for path in store.partial.iterdir()} == left - {mine}
 
 
+@pytest.mark.fault("a process number is used again", "The start time tells the processes apart.")
 def test_a_number_that_came_again_is_another_process() -> None:
     """After a restart of a container the same program has the same number."""
     host, _, process = owner().rpartition("@")
@@ -251,6 +256,7 @@ def test_a_number_that_came_again_is_another_process() -> None:
 
 
 @POSIX
+@pytest.mark.fault("a process number is used again")
 def test_a_process_that_ended_and_that_nobody_waited_for_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -260,6 +266,10 @@ def test_a_process_that_ended_and_that_nobody_waited_for_is_gone() -> None:
 
 
 @pytest.mark.parametrize("at", ["rename", "pointer", "spent"])
+@pytest.mark.fault(
+    "a kill between the rename of a run directory and its pointer",
+    "A note was written before; the next sweep finishes the work.",
+)
 def test_a_kill_during_the_commit_loses_nothing(store: Store, at: str) -> None:
     """Before the rename there is nothing; after it the run folder is current."""
     make(store, "first")
@@ -332,6 +342,10 @@ def test_a_note_never_leads_out_of_the_root(store: Store, tmp_path: Path, field:
     assert list(store.partial.iterdir()) == []
 
 
+@pytest.mark.fault(
+    "the clock goes back",
+    "`current.json` decides which run directory counts, not times in names.",
+)
 def test_a_clock_that_went_back_does_not_change_which_one_is_current(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +365,10 @@ def test_a_clock_that_went_back_does_not_change_which_one_is_current(
 
 
 @LINUX
+@pytest.mark.fault(
+    "the power fails",
+    "Files and folders are synced before they get their names; the pointer comes last.",
+)
 def test_bytes_are_on_the_disk_before_a_name_says_that_they_are(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +397,7 @@ def test_bytes_are_on_the_disk_before_a_name_says_that_they_are(
 
 
 @pytest.mark.parametrize("name", ["../b.txt", "/etc/passwd", "a/../../b", "", "."])
+@pytest.mark.threat("a path leads out of its folder")
 def test_a_record_that_names_files_elsewhere_is_refused(store: Store, name: str) -> None:
     make(store)
     artifact = store.current("thing")

@@ -293,6 +293,11 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40), st.booleans())
+@pytest.mark.threat(
+    "a file runs code when it is read",
+    "No pickle is loaded. `training/archive.py` reads checkpoints as plain values and dense "
+    "tensors; `base/npz.py` reads arrays; `fer convert` works in a process of its own.",
+)
 def test_any_pickle_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], inert: bool
 ) -> None:
@@ -322,6 +327,10 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.threat(
+    "a checkpoint names a hub, a folder or a giant as its architecture",
+    "Only names in timm's own list are built. Weights are compared with the shapes first.",
+)
 def test_only_names_of_timms_own_list_are_built(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def asked(*_: object, **__: object) -> NoReturn:
         raise AssertionError("timm was asked for it")
@@ -335,6 +344,7 @@ def test_only_names_of_timms_own_list_are_built(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("task", [CE(), ArcFace(embedding=8192)])
+@pytest.mark.threat("a checkpoint names a hub, a folder or a giant as its architecture")
 def test_a_giant_is_refused_before_it_is_built(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: CE | ArcFace
 ) -> None:

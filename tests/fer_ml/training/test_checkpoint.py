@@ -92,6 +92,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.threat("a file runs code when it is read")
 def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path, zipped: bool) -> None:
     source, target, path = tmp_path / "x", tmp_path / "pwned", tmp_path / "best.pt"
     source.write_text("x")

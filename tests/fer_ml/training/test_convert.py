@@ -63,6 +63,7 @@ def old_file(tmp_path: Path, model: nn.Module) -> tuple[Path, Path]:
     return tmp_path / "old.pt", target
 
 
+@pytest.mark.threat("a file runs code when it is read")
 def test_a_teacher_is_converted_and_its_code_is_not_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = OldTeacher().eval()
