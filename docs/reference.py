@@ -11,8 +11,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import MISSING, asdict, is_dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 import typer
 from pydantic import BaseModel, SecretStr
@@ -24,6 +26,8 @@ from fer_ml.base.settings import Environment, UserConfig
 from fer_ml.base.versions import VERSIONS
 from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
+from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.training import Within
 from fer_ml.report.references import References
 from fer_ml.storage.gates import Gate
 from fer_ml.validation.gates import MANIFEST_GATES
@@ -90,16 +94,96 @@ def settings() -> str:
     return f"{_fields(Environment)}\n\nKeys of `fer.toml`:\n\n{_fields(UserConfig)}"
 
 
-def _fields(kind: type[BaseModel]) -> str:
+# -- recipes -----------------------------------------------------------------------------------
+
+
+def recipes() -> str:
+    """Every table of a profile, with its fields."""
+    found = [Profile]
+    for kind in found:
+        found += dict.fromkeys(part for part in _parts(kind) if part not in found)
+    return "\n\n".join(
+        f"### {_heading(kind)}\n\n{_said(kind)}\n\n{_fields(kind)}" for kind in found
+    )
+
+
+def _heading(kind: type) -> str:
+    return f"{kind.__name__} fields"
+
+
+def _parts(kind: type) -> Iterator[type]:
+    """The tables that a recipe's fields take."""
+    left = list(typing.get_type_hints(kind).values())
+    while left:
+        hint = left.pop(0)
+        left = [*typing.get_args(hint), *left]
+        if _is_recipe(hint):
+            yield hint
+
+
+def _is_recipe(hint: Any) -> bool:
+    return isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, BaseModel))
+
+
+def _fields(kind: type) -> str:
+    """The fields of a model or dataclass: below each in its source stands what it means."""
+    said, hints = {}, typing.get_type_hints(kind, include_extras=True)
+    for each in reversed(kind.__mro__):
+        if each.__module__.startswith("fer_"):
+            (body,) = ast.parse(inspect.getsource(each)).body
+            said |= _below(body.body)
     rows = [
-        (f"`{name}`", takes(field.annotation), _default(field.default), field.description or "")
-        for name, field in kind.model_fields.items()
+        (f"`{name}`", takes(hint), _default(kind, name), _range(kind, name, hint), said[name])
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is not ClassVar
     ]
-    return table(("name", "takes", "default", "meaning"), rows)
+    ranged = any(row[3] for row in rows)
+    head = ("name", "takes", "default", *("range",) * ranged, "meaning")
+    return table(head, (row if ranged else (*row[:3], row[4]) for row in rows))
 
 
-def _default(value: object) -> str:
-    return "" if value in (None, "", {}) else f"`{json.dumps(value)}`"
+def _below(body: list[ast.stmt]) -> dict[str, str]:
+    """The text below each field."""
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def _default(kind: type, name: str) -> str:
+    if issubclass(kind, BaseModel):
+        field = kind.model_fields[name]
+        value = MISSING if field.is_required() else field.default
+    else:
+        value = kind.__dataclass_fields__[name].default
+    if value is MISSING:
+        return "required"
+    if value in (None, "", {}, ()) or (is_dataclass(value) or isinstance(value, BaseModel)):
+        return ""
+    return f"`{json.dumps(value, default=asdict)}`"
+
+
+#: Limits of a number, as pydantic and ``Within`` name them.
+LIMITS = {
+    "ge": "at least",
+    "low": "at least",
+    "gt": "above",
+    "le": "at most",
+    "high": "at most",
+    "lt": "below",
+}
+
+
+def _range(kind: type, name: str, hint: Any) -> str:
+    of_model = issubclass(kind, BaseModel)
+    held = kind.model_fields[name].metadata if of_model else getattr(hint, "__metadata__", ())
+    found = (
+        (words, getattr(each, limit, None)) for each in held for limit, words in LIMITS.items()
+    )
+    return ", ".join(
+        f"{words} {value}" for words, value in found if value not in (None, Within(0).high)
+    )
 
 
 #: What stands in a table for a type.
@@ -125,6 +209,11 @@ def takes(hint: Any) -> str:
         return " or ".join(takes(part) for part in parts if part is not type(None))
     if origin is dict:
         return f"table of {takes(parts[1])}"
+    if origin is tuple:
+        several = "" if parts[-1] is Ellipsis else f"{len(parts)} times "
+        return f"list of {several}{takes(parts[0])}"
+    if _is_recipe(hint):
+        return f"[{hint.__name__}](#{_heading(hint).lower().replace(' ', '-')})"
     return KINDS[hint]
 
 
@@ -269,6 +358,7 @@ def versions() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
+    "recipes": recipes,
     "gates": gates,
     "kinds": kinds,
     "formulas": formulas,

@@ -2,36 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from fer_ml.base.versions import with_frame
-from fer_ml.recipes.training import STRICT, read_plain
-
-
-def _within(held: Any, limits: Mapping[str, tuple[float, float]]) -> None:
-    for name, (low, high) in limits.items():
-        value = getattr(held, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name} = {value} is outside {low} to {high}")
+from fer_ml.recipes.training import Ranged, Within, read_plain
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The square that is cut for a face, told by a box about the face.
+class Frame(Ranged):
+    """The square that is cut for a face, told by a box about the face, in heights of the box."""
 
-    ``side`` is its side and ``down`` how far its centre lies below that of the box, both in heights
-    of the box.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    side: float = 1.0
-    down: float = 0.0
-
-    def __post_init__(self) -> None:
-        # The centre stays in the box, and so in the picture.
-        _within(self, {"side": (0.2, 5), "down": (-0.4, 0.4)})
+    side: Annotated[float, Within(0.2, 5)] = 1.0
+    """Side of the square."""
+    # The centre stays in the box, and so in the picture.
+    down: Annotated[float, Within(-0.4, 0.4)] = 0.0
+    """How far the centre of the square lies below that of the box."""
 
 
 #: By detector: the square that FER's publishers would have cut, as ``benchmarks/framing.py`` finds
@@ -40,39 +26,29 @@ FRAMES: dict[str, Frame] = {"haar": Frame(1.01, 0.0), "yunet": Frame(0.92, -0.01
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """How a face becomes a network input. Frozen, hashed, and stored with every model.
+class Preprocess(Ranged):
+    """How a face becomes a network input. Frozen, hashed, and stored with every model."""
 
-    ``size`` is the side of the square input in px. ``frame`` is the square about an annotated box;
-    a published crop is a square already. ``colour`` grey takes the colour away, as from faces that
-    are grey from the start. ``oversize`` is the side to which the square is resized, as a multiple
-    of ``size``, before the centre ``size`` px are cut out. ``clahe_clip`` 0 switches CLAHE off; it
-    has ``clahe_tiles`` tiles a side, or fewer where they would be under ``clahe_tile_px`` px.
-    ``mean`` and ``std`` are for RGB in 0..1.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    size: int
+    size: Annotated[int, Within(16, 1024)]
+    """Side of the square input in px."""
     frame: Frame = Frame()
+    """The square about an annotated box; a published crop is a square already."""
     colour: Literal["grey", "rgb"] = "rgb"
-    oversize: float = 1.0
-    clahe_clip: float = 2.0
-    clahe_tiles: int = 8
-    #: A tile of 16 px has as many pixels as there are greys: below that, OpenCV raises every clip
-    #: limit to the same one.
-    clahe_tile_px: int = 16
+    """`grey` takes the colour away, as from faces that are grey from the start."""
+    oversize: Annotated[float, Within(1, 2)] = 1.0
+    """Side to which the square is resized before its centre is cut out, as a multiple of `size`."""
+    clahe_clip: Annotated[float, Within(0, 40)] = 2.0
+    """Clip limit of CLAHE; 0 switches it off."""
+    clahe_tiles: Annotated[int, Within(1, 32)] = 8
+    """Tiles of CLAHE a side, or fewer where they would be under `clahe_tile_px`."""
+    # A tile of 16 px has as many pixels as there are greys: below that, OpenCV raises every clip
+    # limit to the same one.
+    clahe_tile_px: Annotated[int, Within(1, 1024)] = 16
+    """Least side of a tile in px."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green and blue in 0 to 1; it is subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    def __post_init__(self) -> None:
-        limits = {
-            "size": (16, 1024),
-            "oversize": (1, 2),
-            "clahe_clip": (0, 40),
-            "clahe_tiles": (1, 32),
-            "clahe_tile_px": (1, 1024),
-        }
-        _within(self, limits)
+    """Of the same; the rest is divided by it."""
 
     @property
     def packed_size(self) -> int:

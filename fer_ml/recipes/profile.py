@@ -48,21 +48,22 @@ class Frozen(Plain):
 
 
 class Source(Frozen):
-    """One raw dataset: the manifest's ``source`` value, its adapter, and its splits' meaning.
-
-    ``splits`` maps the publisher's split to ours where they differ; ``options`` go to the adapter.
-    ``labels`` say what the publisher's labels mean, in place of the adapter's table: each is one of
-    ``CLASSES``, or a reason for leaving the row out. ``root`` is a folder, or null for ``[roots]``
-    of fer.toml, or else ``data/<name>`` in the project.
-    """
+    """One raw dataset: how it is called in manifests, where it lies, and what its files mean."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Value of the manifest's column `source`."""
     adapter: str
+    """What reads the publisher's files: [data](data.md)."""
     title: str = ""
+    """Name for people."""
     root: str | None = None
+    """Its folder; null: that of `[roots]` in fer.toml, or else `data/<name>` in the project."""
     splits: dict[str, Split] = {}
+    """By the publisher's split: ours, where they differ."""
     options: dict[str, str] = {}
+    """Options of the adapter."""
     labels: dict[str, str] = {}
+    """By the publisher's label, in place of the adapter's: a class, or a reason to leave it out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Source":
@@ -79,28 +80,27 @@ class Source(Frozen):
 
 
 class Draw(Frozen):
-    """Fractions that are drawn by group and class where the publisher gives no split.
-
-    ``val`` of train for sources without a val part; ``calib`` of val; ``test`` of sources with no
-    split at all.
-    """
+    """Fractions that are drawn by group and class where the publisher gives no split."""
 
     val: float = Field(default=0.1, gt=0, lt=1)
+    """Of train, for sources without a val part."""
     calib: float = Field(default=0.4, gt=0, lt=1)
+    """Of val."""
     test: float = Field(default=0.1, gt=0, lt=1)
+    """Of sources with no split at all."""
 
 
 class Near(Frozen):
-    """When two faces are copies of one photo (``fer_ml.manifests.near``): correlations, at least.
-
-    ``code`` of codes that tell faces apart, ``view`` of coarse views, ``detail`` of fine detail
-    once one face lies on the other. Or ``grey`` of the 24x24 greys as they lie.
-    """
+    """Least correlations at which two faces are copies of one photo (``fer_ml.manifests.near``)."""
 
     code: float = Field(default=0.64, gt=0, le=1)
+    """Of codes that tell faces apart."""
     view: float = Field(default=0.8, gt=0, le=1)
+    """Of coarse views."""
     detail: float = Field(default=0.88, gt=0, le=1)
+    """Of fine detail, once one face lies on the other."""
     grey: float = Field(default=0.98, gt=0, le=1)
+    """Of the 24x24 greys as they lie, in place of `view` and `detail`."""
 
 
 #: Drawn faces share their maker's few shapes: what makes photos copies does not make these ones.
@@ -108,21 +108,22 @@ DRAWN_NEAR = Near(code=0.9, view=0.95, detail=0.97)
 
 
 class Curation(Frozen):
-    """A curated manifest: which rows of the unified one it takes.
-
-    ``labels`` are classes (empty: all); ``min_confidence`` by source, in the publisher's unit;
-    ``min_side`` in px of the face's shorter side; ``one_per`` keeps the first row of each sample,
-    or of each group (near-identical faces too), in the order of ``sources``; ``drop_twins`` leaves
-    out test rows of which publishers have a twin in another split (a de-duplicated benchmark).
-    """
+    """A curated manifest: which rows of the unified one it takes."""
 
     sources: tuple[str, ...] = Field(min_length=1)
+    """Sources whose rows it takes, in the order of precedence."""
     splits: tuple[Split, ...] = SPLITS
+    """Splits whose rows it takes."""
     labels: tuple[str, ...] = ()
+    """Classes whose rows it takes; empty: all."""
     min_confidence: dict[str, float] = {}
+    """By source: the least confidence, in the publisher's unit."""
     min_side: int = Field(default=0, ge=0)
+    """Least length in px of the face's shorter side."""
     one_per: Literal["row", "sample", "group"] = "row"
+    """Keeps the first row of each sample, or of each group (near-identical faces too)."""
     drop_twins: bool = False
+    """Leaves out test rows of which publishers have a twin in another split."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Curation":
@@ -135,66 +136,57 @@ class Curation(Frozen):
 
 
 class Ensemble(Frozen):
-    """How teachers are fused.
-
-    ``weights`` null searches on calib: a simplex grid of ``step``, then a convex fit of the NLL
-    where it is convex (not for ``probabilities``). Others are given, one for each teacher, or asked
-    for by name: ``interim_report`` is 0.4 RN18, 0.4 B3, 0.2 CNXT.
-    """
+    """How teachers are fused."""
 
     fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
+    """What is averaged; `calibrated`: logits that each teacher's temperature divides."""
     weights: tuple[float, ...] | Literal["interim_report"] | None = None
+    """One for each teacher; null searches on calib; `interim_report`: 0.4, 0.4, 0.2."""
     step: float = Field(default=0.1, gt=0, le=0.5)
+    """Step of the searched grid, before a convex fit of the NLL (not of `probabilities`)."""
 
 
 class SoftLabels(Frozen):
-    """How the teachers label the training rows.
-
-    ``target_entropy`` is the mean entropy (nats) that they should have once softened; it decides
-    the KD temperature. ``folds`` parts of the training rows, by group, are each labelled by
-    teachers that were trained on the others; 0 lets teachers label what they were trained on.
-    ``views`` of each row, augmented as ``students.kd`` augments, are labelled and shown to the
-    students again; 0 labels the centre alone.
-    """
+    """How the teachers label the training rows."""
 
     target_entropy: float = Field(default=1.0, gt=0, lt=1.9)
+    """Mean entropy in nats of the softened labels, which decides the KD temperature."""
     folds: int = Field(default=0, ge=0, le=20)
+    """Parts of the training rows, each labelled by teachers trained on the others; 0: in-sample."""
     views: int = Field(default=0, ge=0, le=1000)
+    """Augmented views of each row that are labelled, as `students.kd` augments; 0: the centre."""
 
 
 class Selection(Frozen):
-    """Limits of the dual gate that a student must pass to replace the first one.
-
-    ``macro_f1_loss`` is the most macro-F1 that it may lose on val, ``weakest_f1_loss`` the most
-    that the mean F1 of the three weakest classes may. ``flips_gain`` is by how much flips a minute
-    may rise on the demo session, as a share: 0.1 is 10 %. The session decides nothing with less
-    than ``least_seconds`` of faces in it, nor with fewer than ``least_events``: expressions that
-    begin, for its F1, and flips of both students together, for their rate.
-    """
+    """Limits of the dual gate that a student must pass to replace the first one."""
 
     macro_f1_loss: float = Field(default=0.01, ge=0, le=1)
+    """Macro-F1 that it may lose on val."""
     weakest_f1_loss: float = Field(default=0.02, ge=0, le=1)
+    """Mean F1 of the three weakest classes that it may lose on val."""
     flips_gain: float = Field(default=0.1, ge=0)
+    """Share by which flips a minute may rise on the demo session."""
     least_seconds: float = Field(default=60.0, ge=0)
+    """Seconds of faces below which the session decides nothing."""
     least_events: int = Field(default=10, ge=0)
+    """Expressions (for F1) and flips (for their rate) below which the session decides nothing."""
 
 
 class Demo(Frozen):
-    """The demo session: a video (null: the one that the sample draws) and a face detector.
-
-    ``session`` is the folder of a logged session that is imported instead: a recorded one is
-    replayed through the student that is deployed, and compared with what it showed then.
-    ``p95_limit_ms`` is what 95 of 100 frames may take; 33 keeps up with 30 frames a second.
-    Whether they do depends on the machine and its load: it is warned of, unless ``p95_blocks``.
-    ``frames`` says by detector which square its box stands for; it goes onto the bundles' cards.
-    """
+    """The demo session: a video and a face detector."""
 
     video: str | None = None
+    """The video; null: the one that the sample draws."""
     detector: Literal["haar", "yunet"] = "yunet"
+    """What finds faces."""
     session: str | None = None
+    """Folder of a recorded session, which is replayed through the deployed student instead."""
     p95_limit_ms: float = Field(default=100.0, gt=0)
+    """What 95 of 100 frames may take; 33 keeps up with 30 frames a second."""
     p95_blocks: bool = False
+    """A slower machine blocks; else it is warned of."""
     frames: dict[str, Frame] = FRAMES
+    """By detector: the square that its box stands for, for the cards of bundles."""
 
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
@@ -202,60 +194,73 @@ BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
 
 
 class Comparison(Frozen):
-    """A fair comparison: ``arms`` of trainings that are one recipe over the same seeds.
+    """A fair comparison of trainings that are one recipe over the same seeds.
 
-    Arms may differ in their task and in the fields of a training that ``varies`` names, in nothing
-    else, and never in the budget. ``evaluation`` is the set on which they are compared (one of the
-    benchmark's), official or deduplicated ``rows``. Arms in an order in which each changes one
-    thing are an ablation: each is also compared with the one before it. A training is one of the
-    experiments, or a student (``student_kd``). ``seeds`` is how many an arm has at least; with
-    fewer than three an interval knows nothing of a training's luck.
+    Arms may differ in their task and in what ``varies`` names, in nothing else, and never in the
+    budget. A training is an experiment or a student.
     """
 
     arms: dict[str, tuple[str, ...]] = Field(min_length=2)
+    """By arm: its trainings. In an order in which each changes one thing they are an ablation."""
     baseline: str
+    """The arm that the others are compared with."""
     varies: tuple[str, ...] = ()
+    """Fields of a training that may differ, besides its task."""
     evaluation: str = "test_all_sources"
+    """Evaluation set of the benchmark on which they are compared."""
     rows: Literal["official", "deduplicated"] = "official"
+    """Rows of the set."""
     seeds: int = Field(default=3, ge=1)
+    """Least number of seeds an arm; with fewer than 3 an interval knows nothing of luck."""
 
 
 class Profile(Frozen):
-    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` below.
-
-    ``near`` says when two faces are copies (null: by limits for photos, or for drawn faces where
-    ``drawn``). ``curations`` are curated manifests of the user's own, each an asset
-    ``<name>_manifest``; ``experiments`` are further trainings, each a partition of
-    ``student_experiment``.
-    ``comparisons`` say which of these are held against each other, each an asset
-    ``comparison/<name>``. ``models`` are models from elsewhere that the benchmark measures too: a
-    bundle's folder, a checkpoint ``.pt`` or an ``.onnx`` file by name. ``calibration`` vector shows
-    a vector scaling of each model beside its temperature. ``floor_macro_f1`` is asked of every
-    training and student, who must be above a guesser as well; 0 asks neither, for a rehearsal.
-    """
+    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` of ``builtin``."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Name of the profile, and of its folder."""
     seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
+    """Seed of splits and trainings."""
     drawn: bool = False
+    """The sources are drawn by the project itself."""
     sources: tuple[Source, ...] = Field(min_length=1)
+    """Raw datasets."""
     near: Near | None = None
+    """When two faces are copies; null: limits for photos, or for drawn faces."""
     draw: Draw = Draw()
+    """Fractions of drawn splits."""
     hq_train: Curation
+    """Manifest for training, selecting and calibrating."""
     eval_only: Curation
+    """Manifest of sources set apart for evaluation."""
     test_all_sources: Curation
+    """Manifest of the mixed benchmark."""
     curations: dict[str, Curation] = {}
+    """By name: manifests of your own, each an asset `<name>_manifest`."""
     preprocess: Preprocess
+    """How a face becomes an input."""
     teachers: dict[str, Training]
+    """By `RN18`, `B3` or `CNXT`: the teachers."""
     ensemble: Ensemble = Ensemble()
+    """How teachers are fused."""
     calibration: Literal["temperature", "vector"] = "temperature"
+    """`vector` shows a vector scaling of each model beside its temperature."""
     softlabels: SoftLabels = SoftLabels()
+    """How teachers label."""
     students: dict[str, Training]
+    """`ce`, `kd` and `dkd`, in this order."""
     experiments: dict[str, Training] = {}
+    """By name: further trainings, each a partition of `student_experiment`."""
     models: dict[str, str] = {}
+    """By name: a bundle's folder, a `.pt` or an `.onnx` that the benchmark measures too."""
     comparisons: dict[str, Comparison] = {}
+    """By name: trainings that are compared, each an asset `comparison/<name>`."""
     selection: Selection = Selection()
+    """Limits of the dual gate."""
     demo: Demo = Demo()
+    """The demo session."""
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
+    """Least macro-F1 of each training and student, above a guesser's as well; 0 asks neither."""
 
     @property
     def near_rule(self) -> Near:

@@ -8,132 +8,136 @@ profiles, refuses unknown keys by ``__pydantic_config__``.
 import types
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from fer_ml.base.errors import FerError
 
-#: What pydantic is told when a recipe is part of a profile.
-STRICT = {"extra": "forbid", "strict": True}
 
+@dataclass(frozen=True)
+class Within:
+    """The least and the greatest value of a number; null is outside of it."""
 
-def _demand(recipe: object, **limits: tuple[float, float]) -> None:
-    """Each named number lies in ``[low, high]``; ``None`` passes."""
-    for name, (low, high) in limits.items():
-        value = getattr(recipe, name)
-        if value is not None and not low <= value <= high:
-            raise ValueError(f"{name} = {value} is outside {low} to {high}")
-
-
-_BIG = 1e9
+    low: float
+    high: float = 1e9
 
 
 @dataclass(frozen=True)
-class CE:
+class Ranged:
+    """A part of a recipe: below each field stands its meaning, beside its type its range."""
+
+    #: What pydantic is told when it is part of a profile.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for limit in getattr(hint, "__metadata__", ()):
+                if value is not None and not limit.low <= value <= limit.high:
+                    raise ValueError(f"{name} = {value} is outside {limit.low} to {limit.high}")
+
+
+@dataclass(frozen=True)
+class CE(Ranged):
     """Cross-entropy with the labels, or with the annotators' votes (``Training.targets``)."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["ce"] = "ce"
+    """Name of the task."""
 
 
 @dataclass(frozen=True)
-class ArcFace:
-    """Additive angular margin (Deng et al. 2019) after a plain-logit warmup.
+class ArcFace(Ranged):
+    """Additive angular margin (Deng et al. 2019) after a plain-logit warmup."""
 
-    The plain linear head trains for ``plain_epochs``; then the margin rises linearly from 0 to
-    ``margin`` (radians) until ``ramp_end``, at scale ``scale``.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["arcface"] = "arcface"
-    embedding: int = 512
-    dropout: float = 0.2
-    scale: float = 30.0
-    margin: float = 0.35
-    plain_epochs: float = 5
-    ramp_end: float = 15
+    """Name of the task."""
+    embedding: Annotated[int, Within(8, 8192)] = 512
+    """Numbers that describe a face, whose angle to each class is compared."""
+    dropout: Annotated[float, Within(0, 0.95)] = 0.2
+    """Share of the embedding that is dropped in training."""
+    scale: Annotated[float, Within(1e-3, 1e3)] = 30.0
+    """Factor from cosines to logits."""
+    margin: Annotated[float, Within(0, 1.5)] = 0.35
+    """Angle in radians by which the true class must be closer."""
+    plain_epochs: Annotated[float, Within(0)] = 5
+    """Epochs in which the plain linear head trains, before the margin."""
+    ramp_end: Annotated[float, Within(0)] = 15
+    """Epoch until which the margin rises linearly from 0."""
 
     def __post_init__(self) -> None:
-        _demand(self, embedding=(8, 8192), dropout=(0, 0.95), scale=(1e-3, 1e3), margin=(0, 1.5))
-        _demand(self, plain_epochs=(0, _BIG), ramp_end=(self.plain_epochs, _BIG))
+        super().__post_init__()
+        if self.ramp_end < self.plain_epochs:
+            raise ValueError(f"ramp_end = {self.ramp_end} is before plain_epochs")
 
 
 @dataclass(frozen=True)
-class KD:
-    """ce_weight * CE + kd_weight * T^2 * KL(teacher || student) (Hinton et al. 2015).
+class KD(Ranged):
+    """ce_weight * CE + kd_weight * T^2 * KL(teacher || student) (Hinton et al. 2015)."""
 
-    ``temperature`` null takes the one that the soft labels derived from their sharpness;
-    ``distill_warmup`` are the epochs in which the teacher's terms rise linearly from 0.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["kd"] = "kd"
-    ce_weight: float = 1.0
-    kd_weight: float = 1.0
-    temperature: float | None = None
-    distill_warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        _demand(self, ce_weight=(0, _BIG), kd_weight=(1e-9, _BIG), temperature=(1e-2, 1e3))
-        _demand(self, distill_warmup=(0, _BIG))
+    """Name of the task."""
+    ce_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the cross-entropy with the labels."""
+    kd_weight: Annotated[float, Within(1e-9)] = 1.0
+    """Weight of the divergence from the teacher."""
+    temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
+    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    distill_warmup: Annotated[float, Within(0)] = 0.0
+    """Epochs in which the teacher's terms rise linearly from 0."""
 
 
 @dataclass(frozen=True)
-class DKD:
-    """ce_weight * CE + T^2 * (tckd_weight * TCKD + nckd_weight * NCKD) (Zhao et al. 2022).
+class DKD(Ranged):
+    """ce_weight * CE + T^2 * (tckd_weight * TCKD + nckd_weight * NCKD) (Zhao et al. 2022)."""
 
-    Both weights stand in front of their own term and nothing multiplies them.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["dkd"] = "dkd"
-    ce_weight: float = 1.0
-    tckd_weight: float = 1.0
-    nckd_weight: float = 2.0
-    temperature: float | None = None
-    distill_warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        _demand(self, ce_weight=(0, _BIG), tckd_weight=(0, _BIG), nckd_weight=(0, _BIG))
-        _demand(self, temperature=(1e-2, 1e3), distill_warmup=(0, _BIG))
+    """Name of the task."""
+    ce_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the cross-entropy with the labels."""
+    tckd_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the true class against all others."""
+    nckd_weight: Annotated[float, Within(0)] = 2.0
+    """Weight of the other classes among themselves. Nothing multiplies it."""
+    temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
+    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    distill_warmup: Annotated[float, Within(0)] = 0.0
+    """Epochs in which the teacher's terms rise linearly from 0."""
 
 
 @dataclass(frozen=True)
-class DIST:
+class DIST(Ranged):
     """ce_weight * CE + inter_weight * inter + intra_weight * intra (Huang et al. 2022).
 
-    One minus Pearson's correlation between the classes of a row, and between the rows of a class.
+    Each term is one minus Pearson's correlation of the student with the teacher.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["dist"] = "dist"
-    ce_weight: float = 1.0
-    inter_weight: float = 1.0
-    intra_weight: float = 1.0
-    temperature: float | None = None
-    distill_warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        _demand(self, ce_weight=(0, _BIG), inter_weight=(0, _BIG), intra_weight=(0, _BIG))
-        _demand(self, temperature=(1e-2, 1e3), distill_warmup=(0, _BIG))
+    """Name of the task."""
+    ce_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the cross-entropy with the labels."""
+    inter_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the correlation between the classes of a row."""
+    intra_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the correlation between the rows of a class."""
+    temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
+    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    distill_warmup: Annotated[float, Within(0)] = 0.0
+    """Epochs in which the teacher's terms rise linearly from 0."""
 
 
 @dataclass(frozen=True)
-class StandardizedKD:
-    """KD on z-scored logits of both sides (Sun et al. 2024).
+class StandardizedKD(Ranged):
+    """KD on z-scored logits of both sides (Sun et al. 2024)."""
 
-    With seven classes a z-score is at most 2.27, so 1 is a soft temperature already.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     kind: Literal["standardized_kd"] = "standardized_kd"
-    ce_weight: float = 1.0
-    kd_weight: float = 1.0
-    temperature: float = 1.0
-    distill_warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        _demand(self, ce_weight=(0, _BIG), kd_weight=(1e-9, _BIG), temperature=(1e-2, 1e3))
-        _demand(self, distill_warmup=(0, _BIG))
+    """Name of the task."""
+    ce_weight: Annotated[float, Within(0)] = 1.0
+    """Weight of the cross-entropy with the labels."""
+    kd_weight: Annotated[float, Within(1e-9)] = 1.0
+    """Weight of the divergence from the teacher."""
+    temperature: Annotated[float, Within(1e-2, 1e3)] = 1.0
+    """With seven classes a z-score is at most 2.27, so 1 is soft already."""
+    distill_warmup: Annotated[float, Within(0)] = 0.0
+    """Epochs in which the teacher's terms rise linearly from 0."""
 
 
 Task = CE | ArcFace | KD | DKD | DIST | StandardizedKD
@@ -142,24 +146,24 @@ Distilling = KD | DKD | DIST | StandardizedKD
 
 
 @dataclass(frozen=True)
-class Imbalance:
-    """Corrections of class imbalance. Two at once correct twice, so that needs ``several``.
+class Imbalance(Ranged):
+    """Corrections of class imbalance. Two at once correct twice, so that needs ``several``."""
 
-    ``sampler`` balanced draws classes uniformly; ``class_weights`` by the effective number of
-    samples (Cui et al. 2019, ``beta``); ``focal_gamma`` 0 is off (Lin et al. 2017);
-    ``logit_adjustment`` is tau, 0 is off (Menon et al. 2021).
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """`balanced` draws classes uniformly."""
     class_weights: Literal["none", "effective_number"] = "none"
-    beta: float = 0.9999
-    focal_gamma: float = 0.0
-    logit_adjustment: float = 0.0
+    """Weights by the effective number of samples (Cui et al. 2019)."""
+    beta: Annotated[float, Within(0, 0.999999999)] = 0.9999
+    """Parameter of the effective number."""
+    focal_gamma: Annotated[float, Within(0, 20)] = 0.0
+    """Focal loss (Lin et al. 2017); 0 is off."""
+    logit_adjustment: Annotated[float, Within(0, 20)] = 0.0
+    """Tau of logit adjustment (Menon et al. 2021); 0 is off."""
     several: bool = False
+    """Allows two corrections at once."""
 
     def __post_init__(self) -> None:
-        _demand(self, beta=(0, 0.999999999), focal_gamma=(0, 20), logit_adjustment=(0, 20))
+        super().__post_init__()
         used = self.used()
         if len(used) > 1 and not self.several:
             raise ValueError(
@@ -182,54 +186,48 @@ class Imbalance:
 
 
 @dataclass(frozen=True)
-class Negative:
-    """Complementary-label learning, -log(1 - p) of a class that a face does not show.
+class Negative(Ranged):
+    """Complementary-label learning: -log(1 - p) of a class that a face does not show."""
 
-    ``source`` random draws a wrong class for a fraction ``ratio`` of the rows; manifest takes the
-    column ``neg_label``. Only rows whose prediction has a normalised entropy of at least
-    ``entropy_gate`` count.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    weight: float = 0.05
-    ratio: float = 1.0
-    entropy_gate: float = 0.0
+    weight: Annotated[float, Within(1e-9)] = 0.05
+    """Weight of this term."""
+    ratio: Annotated[float, Within(0, 1)] = 1.0
+    """Fraction of the rows for which a wrong class is drawn."""
+    entropy_gate: Annotated[float, Within(0, 1)] = 0.0
+    """Only rows whose prediction has at least this normalised entropy count."""
     source: Literal["random", "manifest"] = "random"
-
-    def __post_init__(self) -> None:
-        _demand(self, weight=(1e-9, _BIG), ratio=(0, 1), entropy_gate=(0, 1))
+    """`manifest` takes the column `neg_label`."""
 
 
 @dataclass(frozen=True)
-class Prototype:
-    """A slow memory of each class: features are drawn to their class's moving average.
+class Prototype(Ranged):
+    """A slow memory of each class: features are drawn to their class's moving average."""
 
-    ``gate`` threshold counts rows further than ``value`` (1 - cos, 0..2) from their prototype;
-    top_fraction counts the furthest ``value`` (0..1) of the batch, and at least one.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    weight: float = 0.1
-    dim: int = 32
-    momentum: float = 0.9
+    weight: Annotated[float, Within(1e-9)] = 0.1
+    """Weight of this term."""
+    dim: Annotated[int, Within(2, 4096)] = 32
+    """Numbers in a prototype, to which features are projected."""
+    momentum: Annotated[float, Within(0, 0.99999)] = 0.9
+    """Share of the old prototype in the new one."""
     gate: Literal["threshold", "top_fraction"] = "threshold"
-    value: float = 0.0
+    """Which rows count: those further than `value`, or the furthest `value` of the batch."""
+    value: Annotated[float, Within(0, 2)] = 0.0
+    """A distance from the prototype (1 - cos), or a share of the batch, up to 1."""
 
     def __post_init__(self) -> None:
-        _demand(self, weight=(1e-9, _BIG), dim=(2, 4096), momentum=(0, 0.99999))
-        _demand(self, value=(0, 2) if self.gate == "threshold" else (0, 1))
+        super().__post_init__()
+        if self.gate == "top_fraction" and self.value > 1:
+            raise ValueError(f"value = {self.value} is outside 0 to 1")
 
 
 @dataclass(frozen=True)
-class Locality:
-    """Locality-preserving loss (Li et al. 2017): features near their ``neighbours`` in class."""
+class Locality(Ranged):
+    """Locality-preserving loss (Li et al. 2017): features near their neighbours in class."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-    weight: float = 0.01
-    neighbours: int = 20
-
-    def __post_init__(self) -> None:
-        _demand(self, weight=(1e-9, _BIG), neighbours=(1, 4096))
+    weight: Annotated[float, Within(1e-9)] = 0.01
+    """Weight of this term."""
+    neighbours: Annotated[int, Within(1, 4096)] = 20
+    """Number of nearest faces of the same class in the batch."""
 
 
 #: Fields of a training that came after records were written.
@@ -237,96 +235,93 @@ _LATER = ("precise_bn", "zero_init_residual", "init_package")
 
 
 @dataclass(frozen=True)
-class Training:
-    """One training: architecture (a timm name), task, budget, data treatment and optimiser.
+class Training(Ranged):
+    """One training: architecture, task, budget, data treatment and optimiser."""
 
-    - ``init`` says where the weights come from: ``none`` (random), ``imagenet`` (timm's hub; an
-      error without a network), ``package`` (``init_file`` of the installed package
-      ``init_package``, which brings weights and runs no code), ``file`` (``init_file``),
-      ``previous`` (the training before this one). ``init_sha256`` pins them: other weights are
-      refused. A package's are always pinned.
-    - ``epochs`` are those of this training alone, additional to whatever came before.
-    - ``seed`` null is the profile's.
-    - ``first_stage`` is trained before, and its best weights start this one.
-    - ``size`` is the side of the input in px; null is the profile's.
-    - ``batch_size`` rows make one optimiser step, in ``accumulate`` equal parts.
-    - ``optimiser``: ``adamw``; ``sgd`` with Nesterov momentum 0.9; ``nested``, AdamW with a second,
-      slow momentum (``nested.MultiTimescale``).
-    - ``clip_norm`` 0 does not clip; ``ema`` 0 keeps no moving average of the weights.
-    - ``precise_bn`` is the number of training faces over which BatchNorm's statistics are measured
-      anew before each measurement on val (Wu and Johnson 2021); 0 keeps the running averages, which
-      lag behind weights that move fast.
-    - ``precision`` auto is bf16 where the processor computes in it, else fp16 on a GPU, else fp32.
-    - ``tune`` says which weights move: all, the classifier, it and the last block, or the
-      normalisation layers. Statistics of BatchNorm stand still unless all move.
-    - ``augment`` affine: flip, rotation, scale, shift, contrast, brightness, scaled by
-      ``strength``; crop: random resized crop, flip and colour jitter of the interim report;
-      camera: affine half as wide again, without its contrast and brightness, and then what
-      ``fer_ml.images.corruptions`` says, up to ``strength``.
-      ``erase`` is the probability of a random rectangle.
-    - ``targets`` votes trains on the distribution of the annotators' votes; ``row_weights`` takes
-      the manifest's column ``weight``.
-    - ``soft_labels`` standard are those of the profile; three others are for ablations: centre has
-      one view of a face only, in_sample is that view by the teachers that trained on it, and raw
-      is in_sample before calibration: the teachers' logits as they are, as in the interim report.
-    - ``stem_stride`` 1 keeps the resolution of small faces; ``zero_init_residual`` starts random
-      residual blocks as the identity (Goyal et al. 2017), so that a deep network learns at once.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
     architecture: str
+    """Name of the network in timm."""
     task: Task
+    """What is minimised: a table with its `kind`."""
     init: Literal["none", "imagenet", "package", "file", "previous"]
-    epochs: int
+    """First weights: random, from timm's hub, of a package or a file, or of the training before."""
+    epochs: Annotated[int, Within(1, 100_000)]
+    """Epochs of this training alone, additional to whatever came before."""
     init_file: str | None = None
+    """File of the first weights; of a package, its name in the package."""
     init_package: str | None = None
+    """Installed package that brings weights; none of its code is run."""
     init_sha256: str | None = None
-    seed: int | None = None
+    """Pins the first weights: others are refused. A package needs it."""
+    seed: Annotated[int | None, Within(0, (1 << 63) - 1)] = None
+    """Null: that of the profile."""
     first_stage: "Training | None" = None
-    size: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
+    """A training before, whose best weights start this one."""
+    size: Annotated[int | None, Within(16, 1024)] = None
+    """Side of the input in px; null: that of the profile."""
+    batch_size: Annotated[int, Within(2, 1 << 20)] = 64
+    """Rows that make one step of the optimiser."""
+    accumulate: Annotated[int, Within(1)] = 1
+    """Equal parts in which the rows of a step are computed; up to half of `batch_size`."""
     optimiser: Literal["adamw", "sgd", "nested"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: float = 1.0
-    min_lr: float = 1e-5
-    clip_norm: float = 5.0
-    ema: float = 0.0
-    precise_bn: int = 0
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
+    """`sgd` has Nesterov momentum 0.9; `nested` is AdamW with a second, slow momentum."""
+    lr: Annotated[float, Within(1e-12, 1e3)] = 1e-3
+    """Highest learning rate."""
+    weight_decay: Annotated[float, Within(0, 10)] = 0.05
+    """Decoupled weight decay."""
+    warmup_epochs: Annotated[float, Within(0)] = 1.0
+    """Epochs in which the learning rate rises linearly."""
+    min_lr: Annotated[float, Within(0, 1e3)] = 1e-5
+    """Learning rate at the end of the cosine."""
+    clip_norm: Annotated[float, Within(0)] = 5.0
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: Annotated[float, Within(0, 0.999999)] = 0.0
+    """Decay of the moving average of the weights; 0 keeps none."""
+    precise_bn: Annotated[int, Within(0)] = 0
+    """Training faces over which BatchNorm is measured anew before val (Wu and Johnson 2021)."""
+    label_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
+    """Share of the target that all classes get alike."""
+    mixup: Annotated[float, Within(0, 100)] = 0.0
+    """Alpha of mixup; 0 is off. Only with the task `ce`."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    """`auto`: bf16 where the processor computes in it, else fp16 on a GPU, else fp32."""
     compile: bool = False
+    """Whether torch compiles the network."""
     tune: Literal["all", "head", "last_block", "norm"] = "all"
+    """Weights that move; `last_block` includes the head. BatchNorm stands still unless all move."""
     stem_stride: Literal[1, 2] = 2
+    """1 keeps the resolution of small faces."""
     zero_init_residual: bool = False
+    """Random residual blocks start as the identity (Goyal et al. 2017)."""
     drop_last: bool = True
+    """Leaves out the rows of an epoch that do not fill a step."""
     augment: Literal["affine", "crop", "camera"] = "affine"
-    strength: float = 1.0
-    erase: float = 0.0
+    """`affine`: flip, rotate, scale, shift, contrast, brightness; `crop`: of the interim report;
+    `camera`: wider `affine` without its light, then corruptions (`fer_ml.images.corruptions`)."""
+    strength: Annotated[float, Within(0, 1)] = 1.0
+    """Scale of `affine` and `camera`; 0 changes nothing."""
+    erase: Annotated[float, Within(0, 1)] = 0.0
+    """Probability of a random erased rectangle."""
     targets: Literal["labels", "votes"] = "labels"
+    """`votes` trains on the distribution of the annotators' votes."""
     soft_labels: Literal["standard", "centre", "in_sample", "raw"] = "standard"
+    """For ablations: one view; that by teachers that trained on it; the same before calibration."""
     row_weights: bool = False
+    """Takes the manifest's column `weight`."""
     imbalance: Imbalance = Imbalance()
+    """Corrections of class imbalance."""
     negative: Negative | None = None
+    """Auxiliary term; null is off."""
     prototype: Prototype | None = None
+    """Auxiliary term; null is off."""
     locality: Locality | None = None
+    """Auxiliary term; null is off."""
 
     def __post_init__(self) -> None:
-        _demand(
-            self,
-            epochs=(1, 100_000),
-            seed=(0, (1 << 63) - 1),
-            size=(16, 1024),
-            batch_size=(2, 1 << 20),
-        )
-        _demand(self, accumulate=(1, self.batch_size // 2), lr=(1e-12, 1e3), min_lr=(0, 1e3))
-        _demand(self, weight_decay=(0, 10), warmup_epochs=(0, _BIG), clip_norm=(0, _BIG))
-        _demand(
-            self, precise_bn=(0, _BIG), ema=(0, 0.999999), label_smoothing=(0, 0.99), mixup=(0, 100)
-        )
-        _demand(self, strength=(0, 1), erase=(0, 1))
+        super().__post_init__()
+        if self.accumulate > self.batch_size // 2:
+            raise ValueError(
+                f"accumulate = {self.accumulate} is outside 1 to {self.batch_size // 2}"
+            )
         if (self.init in ("file", "package")) != (self.init_file is not None):
             raise ValueError("init = 'file' or 'package' and init_file go together")
         if (self.init == "package") != (self.init_package is not None):
