@@ -42,7 +42,12 @@ def fuse(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> np.ndarray:
-    """One array of logits ``[N, C] float64`` from those of K members."""
+    """One array of logits ``[N, C] float64`` from those of K members.
+
+    >>> both = [np.array([[2.0, 0.0]]), np.array([[0.0, 4.0]])]
+    >>> fuse(both, (0.5, 0.5), "logits", (1.0, 1.0)).tolist()
+    [[1.0, 2.0]]
+    """
     return _mix(_terms(logits, fusion, temperatures), np.asarray(weights, np.float64), fusion)
 
 
@@ -68,7 +73,11 @@ def _mix(terms: np.ndarray, weights: np.ndarray, fusion: Fusion) -> np.ndarray:
 
 
 def named_weights(name: str, members: Sequence[str]) -> tuple[float, ...]:
-    """The weights of ``NAMED_WEIGHTS[name]`` in the order of ``members``, which must be its own."""
+    """The weights of ``NAMED_WEIGHTS[name]`` in the order of ``members``, which must be its own.
+
+    >>> named_weights("interim_report", ["CNXT", "B3", "RN18"])
+    (0.2, 0.4, 0.4)
+    """
     if name not in NAMED_WEIGHTS:
         raise FerError(f"no weights are named {name!r}", allowed=", ".join(NAMED_WEIGHTS))
     weights = NAMED_WEIGHTS[name]
@@ -81,7 +90,11 @@ def named_weights(name: str, members: Sequence[str]) -> tuple[float, ...]:
 
 
 def simplex(members: int, step: float) -> list[tuple[float, ...]]:
-    """Every weight vector of ``members`` multiples of ``step`` that sums to 1."""
+    """Every weight vector of ``members`` multiples of ``step`` that sums to 1.
+
+    >>> simplex(2, 0.5)
+    [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+    """
     parts = round(1 / step)
     grid = []
     for cuts in itertools.combinations_with_replacement(range(parts + 1), members - 1):
@@ -157,6 +170,10 @@ def search_weights(
     ``logits``: K members' ``[N, C]`` on the rows of calib; ``y [N]``; ``temperatures`` of each
     member, which ``logits`` does not use. A candidate without a finite T is scored at the bound
     (the table shows it); ``FerError`` where the best one is such a candidate.
+
+    >>> good, y = np.log([[3.0, 1.0]] * 4), np.array([0, 0, 0, 1])
+    >>> search_weights([good, -good], y, "probabilities", (1.0, 1.0), 0.5).weights
+    (1.0, 0.0)
     """
     rows = _rows(logits, y, fusion, temperatures)
     candidates = np.array(simplex(len(logits), step))
@@ -199,7 +216,12 @@ def score_weights(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> WeightSearch:
-    """Given weights with their T and NLL on these rows, as a search with one candidate."""
+    """Given weights with their T and NLL on these rows, as a search with one candidate.
+
+    >>> good, y = np.log([[3.0, 1.0]] * 4), np.array([0, 0, 0, 1])
+    >>> round(score_weights((1.0,), [good], y, "logits", (1.0,)).temperature, 6)
+    1.0
+    """
     candidate = np.array([weights], dtype=np.float64)
     margin = _rows(logits, y, fusion, temperatures).margin(candidate[0])
     beta, inside = search_inverse(margin)
@@ -313,6 +335,12 @@ def weight_intervals(
     The other arguments are those that ``search`` came from. A convex fit is repeated on each
     resample by one Newton step from the fit on all rows (one-step bootstrap; Schucany and Wang
     1991), a grid by choosing again among its candidates at the T that each has on all rows.
+
+    >>> good, y = np.log([[3.0, 1.0]] * 40), np.arange(40) % 4 // 3
+    >>> held = ([good, -good], y, "probabilities", (1.0, 1.0))
+    >>> search = search_weights(*held, 0.5)
+    >>> weight_intervals(search, *held[:2], np.arange(40), *held[2:])[1].value
+    0.0
     """
     rows = _rows(logits, y, fusion, temperatures)
     codes, count = group_codes(groups)

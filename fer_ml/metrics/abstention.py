@@ -58,6 +58,11 @@ def abstention(
 
     ``confidence [N]``, ``correct [N] bool``, ``groups [N]`` ids that are resampled as one; the
     bound takes each row for itself. ``FerError`` where no threshold has such a bound.
+
+    >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
+    >>> held = abstention(sure, right, np.arange(200), 0.05)
+    >>> held.accepted, held.bound <= 0.05
+    (184, True)
     """
     curve = risk_coverage(confidence, correct)
     bounds = upper_bounds(curve)
@@ -94,7 +99,12 @@ def abstention(
 
 
 def upper_bounds(curve: RiskCoverage) -> np.ndarray:
-    """``[K]``: at each threshold of the curve, the upper bound of its risk, 0..1."""
+    """``[K]``: at each threshold of the curve, the upper bound of its risk, 0..1.
+
+    >>> curve = risk_coverage(np.array([0.9, 0.9]), np.array([True, True]))
+    >>> upper_bounds(curve).round(4).tolist(), round(1 - 0.05**0.5, 4)
+    ([0.7764], 0.7764)
+    """
     accepted = curve.rows.cumsum()
     errors = np.rint(curve.risk * accepted)
     with np.errstate(invalid="ignore"):
@@ -108,6 +118,9 @@ def most_wrong(rows: int, risk: float) -> np.ndarray:
 
     -1 where even none are too many. The bound is at most the risk exactly if so few errors, or
     fewer, have a chance of at most 1 - ``SURE`` at that risk.
+
+    >>> most_wrong(3, 0.7).tolist()  # 0.3**2 > 0.05 >= 0.3**3
+    [-1.0, -1.0, -1.0, 0.0]
     """
     counts = np.arange(1, rows + 1)
     most = binom.ppf(1 - SURE, counts, risk)
@@ -118,7 +131,12 @@ def most_wrong(rows: int, risk: float) -> np.ndarray:
 def thresholds(
     confidence: np.ndarray, correct: np.ndarray, groups: np.ndarray
 ) -> dict[float, Abstention | None]:
-    """``abstention`` for each of ``RISKS``; ``None`` where no threshold has that bound."""
+    """``abstention`` for each of ``RISKS``; ``None`` where no threshold has that bound.
+
+    >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
+    >>> [(risk, held.accepted) for risk, held in thresholds(sure, right, np.arange(200)).items()]
+    [(0.05, 184), (0.1, 192), (0.2, 200)]
+    """
     least = upper_bounds(risk_coverage(confidence, correct)).min()
     return {
         risk: abstention(confidence, correct, groups, risk) if least <= risk else None

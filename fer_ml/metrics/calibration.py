@@ -13,7 +13,11 @@ T_BOUNDS = (0.02, 200.0)
 
 
 def nll(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
-    """Mean negative log-likelihood in nats of ``logits [N, C] / temperature``."""
+    """Mean negative log-likelihood in nats of ``logits [N, C] / temperature``.
+
+    >>> round(float(np.exp(nll(np.log([[3.0, 1.0]]), np.array([0]), 1.0))), 6)  # 1 / (3/4)
+    1.333333
+    """
     return float(-log_softmax(logits, temperature)[np.arange(len(y)), y].mean())
 
 
@@ -21,6 +25,9 @@ def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Each class's logit minus the true class's, ``[C, N] float64``: all that the NLL depends on.
 
     Classes come first because numpy sums over a first axis several times faster.
+
+    >>> margins(np.array([[2.0, 5.0]]), np.array([0])).T.tolist()
+    [[0.0, 3.0]]
     """
     values = np.asarray(logits, dtype=np.float64)
     return np.ascontiguousarray((values - values[np.arange(len(y)), y][:, None]).T)
@@ -31,6 +38,10 @@ def slope(margin: np.ndarray, beta: float) -> tuple[float, float]:
 
     They are the means over rows of the expectation and of the variance of the margin under that
     softmax; the second is never negative, so the first only rises.
+
+    >>> margin = margins(np.array([[0.0, 1.0]]), np.array([0]))
+    >>> slope(margin, 0.0)  # both classes are as likely: p (1 - p) of a margin of 1
+    (0.5, 0.25)
     """
     top = margin.max(axis=0)
     weight = np.exp(beta * (margin - top))
@@ -46,6 +57,11 @@ def search_inverse(margin: np.ndarray, start: float = 1.0) -> tuple[float, bool]
     ``margin [C, N]`` as ``margins`` gives it. The NLL is convex in beta (Guo et al. 2017), so the
     signs of its slope at both bounds decide exactly whether a minimum lies between them. It is
     found by Newton's method, which halves the bracket where a step would leave it.
+
+    >>> logits, y = np.log([[3.0, 1.0]] * 10), np.array([0] * 9 + [1])
+    >>> beta, inside = search_inverse(margins(logits, y))
+    >>> round(3**beta, 6), inside  # nine to one
+    (9.0, True)
     """
     low, high = 1 / T_BOUNDS[1], 1 / T_BOUNDS[0]
     if not slope(margin, low)[0] < 0:
@@ -67,6 +83,9 @@ def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
 
     It is a bound for a set that is separated perfectly, and for one whose labels contradict the
     logits or know nothing of them.
+
+    >>> search_temperature(np.array([[1.0, 0.0]]), np.array([0]))  # separated: the bound
+    (0.02, False)
     """
     require_predictions(y, logits)
     beta, inside = search_inverse(margins(logits, y))
@@ -74,7 +93,12 @@ def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
 
 
 def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """The T of ``search_temperature``; ``FerError`` when the minimum lies on a bound."""
+    """The T of ``search_temperature``; ``FerError`` when the minimum lies on a bound.
+
+    >>> logits, y = np.log([[9.0, 1.0]] * 4), np.array([0, 0, 0, 1])
+    >>> round(fit_temperature(logits, y), 6)  # 9**(1/2) to 1 is three to one
+    2.0
+    """
     temperature, inside = search_temperature(logits, y)
     if not inside:
         raise on_bound(temperature)
@@ -82,7 +106,11 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def on_bound(temperature: float) -> FerError:
-    """The error of a fit that ends on a bound of T."""
+    """The error of a fit that ends on a bound of T.
+
+    >>> on_bound(200.0).what
+    'the temperature fit ends on its bound: T = 200'
+    """
     return FerError(
         f"the temperature fit ends on its bound: T = {temperature:.3g}",
         allowed=f"strictly inside {T_BOUNDS}",

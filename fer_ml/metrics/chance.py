@@ -26,6 +26,10 @@ def guessed(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Chance:
 
     Of one who guesses every class alike and one who knows the classes' shares, the better. Groups
     of the same labels are drawn at once, so that it is exact and quick for any number of rows.
+
+    >>> guess = guessed(np.arange(700) % 7, np.arange(700))
+    >>> 1 / 7 < guess.macro_f1 < 1 / 5
+    True
     """
     codes, count = group_codes(groups)
     held = np.zeros((count, _C))

@@ -32,6 +32,11 @@ def fit_order(y: np.ndarray, logits: np.ndarray) -> OrderFit:
 
     The best order has the highest mean recall (Kuhn 1955), so that a model that answers with one
     class alone fits no other order better.
+
+    >>> y = np.arange(70) % 7
+    >>> fit = fit_order(y, np.roll(np.eye(7), 1, axis=1)[y])
+    >>> fit.accuracy, fit.best
+    (0.0, 1.0)
     """
     answers = logits.argmax(axis=1)
     counts = np.zeros((len(CLASSES), len(CLASSES)))

@@ -18,7 +18,10 @@ RISKS = (0.01, 0.05, 0.1)
 
 
 def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
-    """``FerError`` unless there is a row, a label for each row, and each logit is finite."""
+    """``FerError`` unless there is a row, a label for each row, and each logit is finite.
+
+    >>> require_predictions(np.array([0]), np.array([[1.0, 0.0]]))
+    """
     if len(y) == 0 or len(y) != len(logits):
         raise FerError(f"metrics of {len(logits)} predictions for {len(y)} labels")
     if not np.isfinite(logits).all():
@@ -30,19 +33,31 @@ def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities ``[N, C] float64`` of ``logits / temperature``."""
+    """Probabilities ``[N, C] float64`` of ``logits / temperature``.
+
+    >>> softmax(np.log([[9.0, 1.0]]), temperature=2.0).round(6).tolist()
+    [[0.75, 0.25]]
+    """
     return np.exp(log_softmax(logits, temperature))
 
 
 def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Log-probabilities ``[N, C] float64`` of ``logits / temperature``."""
+    """Log-probabilities ``[N, C] float64`` of ``logits / temperature``.
+
+    >>> np.exp(log_softmax(np.log([[3.0, 1.0]]))).round(6).tolist()
+    [[0.75, 0.25]]
+    """
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     scaled = scaled - scaled.max(axis=1, keepdims=True)
     return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
 
 
 def confusion_matrix(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """``[C, C] int64``; rows are the truth, columns the prediction."""
+    """``[C, C] int64``; rows are the truth, columns the prediction.
+
+    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
+    [[1, 1], [0, 1]]
+    """
     return np.bincount(y * classes + predicted, minlength=classes * classes).reshape(
         classes, classes
     )
@@ -52,6 +67,9 @@ def f1_scores(matrix: np.ndarray) -> np.ndarray:
     """F1 of each class from confusion matrices ``[..., C, C]``, as ``[..., C]``.
 
     0 where a class is neither there nor predicted.
+
+    >>> f1_scores(np.array([[1, 1], [0, 2]])).round(4).tolist()  # 2/3 and 4/5
+    [0.6667, 0.8]
     """
     hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     size = matrix.sum(axis=-2) + matrix.sum(axis=-1)
@@ -59,7 +77,11 @@ def f1_scores(matrix: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Mean recall over the classes that are there, from ``[..., C, C]``, as ``[...]``."""
+    """Mean recall over the classes that are there, from ``[..., C, C]``, as ``[...]``.
+
+    >>> float(balanced_accuracy(np.array([[1, 1], [0, 2]])))  # of 1/2 and 1
+    0.75
+    """
     hits = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
     support = matrix.sum(axis=-1)
     recall = np.divide(hits, support, out=np.zeros_like(hits), where=support > 0)
@@ -67,7 +89,11 @@ def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
 
 
 def equal_width_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """Bin ``0..bins-1`` of each probability: equal width, right-closed ``(lo, hi]``, 0 in bin 0."""
+    """Bin ``0..bins-1`` of each probability: equal width, right-closed ``(lo, hi]``, 0 in bin 0.
+
+    >>> equal_width_bins(np.array([0.0, 0.5, 0.51, 1.0]), bins=2).tolist()
+    [0, 0, 1, 1]
+    """
     return np.clip(np.ceil(probability * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
@@ -75,6 +101,9 @@ def equal_mass_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray
     """Bin ``0..bins-1`` of each probability ``[N]``: as many rows in each as can be.
 
     The bin is floor(bins x rows strictly below / N), so equal probabilities share one.
+
+    >>> equal_mass_bins(np.array([0.9, 0.91, 0.92, 0.93]), bins=2).tolist()
+    [0, 0, 1, 1]
     """
     below = np.searchsorted(np.sort(probability), probability, side="left")
     return below * bins // len(probability)
@@ -86,6 +115,10 @@ def reliability_bins(
     """Equal-width bins of the top probability, right-closed ``(lo, hi]``.
 
     Each is ``{"confidence", "accuracy", "count"}`` with the means over its rows.
+
+    >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
+    >>> reliability_bins(np.array([0, 0]), probs, bins=1)
+    [{'confidence': 0.75, 'accuracy': 0.5, 'count': 2}]
     """
     confidence = probs.max(axis=1)
     index = equal_width_bins(confidence, bins)
@@ -118,7 +151,12 @@ def _calibration_error(probability: np.ndarray, hit: np.ndarray, index: np.ndarr
 
 
 def expected_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """ECE of the top probability in equal-width bins, in 0..1 (Guo et al. 2017)."""
+    """ECE of the top probability in equal-width bins, in 0..1 (Guo et al. 2017).
+
+    >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
+    >>> expected_calibration_error(np.array([0, 0]), probs)  # |1/2 - 3/4|
+    0.25
+    """
     top, predicted = _top(probs)
     return _calibration_error(top, predicted == y, equal_width_bins(top, bins))
 
@@ -131,6 +169,9 @@ def calibration_error_by_chance(
     In each draw every row is right with the probability that it states (consistency resampling,
     Broecker and Smith 2007); ``high`` is the 95th percentile. An ECE at or below it is one that a
     perfectly calibrated model has too.
+
+    >>> calibration_error_by_chance(np.array([[0.75, 0.25]]))["high"]  # one row: right or wrong
+    0.75
     """
     rng = np.random.default_rng(seed)
     top = probs.max(axis=1)
@@ -140,13 +181,23 @@ def calibration_error_by_chance(
 
 
 def adaptive_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """ECE of the top probability in equal-mass bins, in 0..1 (Nguyen and O'Connor 2015)."""
+    """ECE of the top probability in equal-mass bins, in 0..1 (Nguyen and O'Connor 2015).
+
+    >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
+    >>> adaptive_calibration_error(np.array([0, 0]), probs, bins=1)  # |1/2 - 3/4|
+    0.25
+    """
     top = probs.max(axis=1)
     return _calibration_error(top, probs.argmax(axis=1) == y, equal_mass_bins(top, bins))
 
 
 def classwise_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean over classes of the equal-width ECE of that class's probability (Kull et al. 2019)."""
+    """Mean over classes of the equal-width ECE of that class's probability (Kull et al. 2019).
+
+    >>> probs = np.array([[0.75, 0.25]])
+    >>> classwise_calibration_error(np.array([0]), probs)  # |1 - 3/4| and |0 - 1/4|
+    0.25
+    """
     index = equal_width_bins(probs, bins)
     return float(
         np.mean(
@@ -167,6 +218,10 @@ def classification_metrics(
     classes present; ``brier`` the mean over rows of the summed squared error, in 0..2; ``nll`` in
     nats; ``aurc``, ``augrc`` and ``coverage_at_risk`` rank rows by their top probability.
     ``FerError`` when there is no row or a logit is not finite.
+
+    >>> held = classification_metrics(np.array([0, 1]), np.eye(7)[[0, 0]])
+    >>> held["n"], held["accuracy"], held["balanced_accuracy"]
+    (2, 0.5, 0.5)
     """
     require_predictions(y, logits)
     log_p = log_softmax(logits, temperature)

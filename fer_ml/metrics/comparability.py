@@ -23,6 +23,9 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
     A longer training makes any method look better: whoever shows such numbers beside each other
     says so.
+
+    >>> unequal_budgets({"ce": {"epochs": 10}, "kd": {"epochs": 20}})
+    'unequal budgets, in epochs: ce 10, kd 20'
     """
     held = {name: entry["epochs"] for name, entry in entries.items() if entry.get("epochs")}
     if len(set(held.values())) < 2:
@@ -31,7 +34,12 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Why two entries must not share a table; an empty list when they may."""
+    """Why two entries must not share a table; an empty list when they may.
+
+    >>> here = dict.fromkeys(KEYS, 1)
+    >>> comparable(here, {**here, "n": 2})
+    ['n: 1 and 2']
+    """
     return [f"{key}: {a[key]} and {b[key]}" for key in KEYS if a[key] != b[key]]
 
 
@@ -47,6 +55,10 @@ def split_tables(entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """The fewest tables that hold all ``entries``, in order of their first one.
 
     ``why_apart`` compares a table with the first one, which has no reason to be apart.
+
+    >>> here = dict.fromkeys(KEYS, 1)
+    >>> [table.names for table in split_tables({"a": here, "b": {**here, "n": 2}, "c": here})]
+    [('a', 'c'), ('b',)]
     """
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, entry in entries.items():
@@ -59,7 +71,10 @@ def split_tables(entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """``FerError`` with the reasons unless all ``entries`` may share one table."""
+    """``FerError`` with the reasons unless all ``entries`` may share one table.
+
+    >>> require_one_table({"a": dict.fromkeys(KEYS, 1), "b": dict.fromkeys(KEYS, 1)})
+    """
     first, *others = split_tables(entries)
     if others:
         raise FerError(
@@ -80,6 +95,11 @@ def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``(caption, cell by model)`` of each table of a ``benchmark.json``.
 
     A deduplicated set that has every row of the official one is not told twice.
+
+    >>> cell = {**dict.fromkeys(KEYS, ""), "split": "test", "n": 9}
+    >>> held = {"tables": {"t": []}, "same_rows": [], "entries": {"ce": {"t": cell}}}
+    >>> [name for name, _ in tables_of(held)]
+    ['t: test, n = 9']
     """
     for name in held["tables"]:
         if name in held["same_rows"]:
@@ -94,7 +114,11 @@ def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def caption(name: str, entry: Mapping[str, Any]) -> str:
-    """What the numbers of a table or chart are of, and whether these rows chose any of it."""
+    """What the numbers of a table or chart are of, and whether these rows chose any of it.
+
+    >>> caption("faces", {"split": "val", "n": 1200, "selection_split": True})
+    'faces: val, n = 1,200; models were selected on these rows'
+    """
     note = "; models were selected on these rows" if entry["selection_split"] else ""
     looked = looked_at(entry)
     note += f"; {looked}" * bool(looked)
@@ -102,7 +126,11 @@ def caption(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def looked_at(entry: Mapping[str, Any]) -> str:
-    """What is said of numbers on rows that were looked at before something was decided."""
+    """What is said of numbers on rows that were looked at before something was decided.
+
+    >>> looked_at({"looked_before": {"since": "2026-01-02T03:04", "decided": ["ensemble"]}})
+    'looked at before (since 2026-01-02): ensemble decided after'
+    """
     held = entry.get("looked_before")
     if not held:
         return ""

@@ -31,7 +31,11 @@ NO_VALUE = "(none)"
 
 
 def value_rows(values: Sequence[object]) -> dict[str, np.ndarray]:
-    """Row numbers of each value of a column, by its text and in its order; null is ``(none)``."""
+    """Row numbers of each value of a column, by its text and in its order; null is ``(none)``.
+
+    >>> {name: rows.tolist() for name, rows in value_rows(["f", "m", "f", None]).items()}
+    {'(none)': [3], 'f': [0, 2], 'm': [1]}
+    """
     rows: dict[str, list[int]] = {}
     for index, value in enumerate(values):
         rows.setdefault(NO_VALUE if value is None else str(value), []).append(index)
@@ -41,7 +45,12 @@ def value_rows(values: Sequence[object]) -> dict[str, np.ndarray]:
 def metrics_by(
     y: np.ndarray, logits: np.ndarray, values: Sequence[object], temperature: float = 1.0
 ) -> dict[str, dict[str, Any]]:
-    """``classification_metrics`` of the rows of each value of a column ``values [N]``."""
+    """``classification_metrics`` of the rows of each value of a column ``values [N]``.
+
+    >>> held = metrics_by(np.array([0, 1]), np.eye(7)[[0, 0]], ["f", "m"])
+    >>> {name: metrics["accuracy"] for name, metrics in held.items()}
+    {'f': 1.0, 'm': 0.0}
+    """
     _require_values(y, values)
     return {
         name: classification_metrics(y[rows], logits[rows], temperature)
@@ -105,6 +114,11 @@ def fairness_table(
     over resamples of the range over values of (resampled - observed). The pair is picked because
     its gap is the largest, so an interval for one fixed pair would be too narrow. Where it reaches
     below zero, the data do not tell the two values apart.
+
+    >>> y, sex = np.arange(200) % 7, np.repeat(["f", "m"], 100)
+    >>> table = fairness_table(y, np.eye(7)[y * (sex == "f")], sex, np.arange(200))
+    >>> table.gaps["accuracy"].highest, table.gaps["accuracy"].lowest
+    ('f', 'm')
     """
     _require_values(y, values)
     if min_groups < LEAST_GROUPS:

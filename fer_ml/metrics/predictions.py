@@ -16,6 +16,13 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
     """Write sample_id, source, y_true, y_pred and the raw logits of each row of ``frame``.
 
     ``logits [N, C]`` in the rows' order; float32 in nine digits, which is exact.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> faces = pl.DataFrame({"sample_id": ["a"], "source": ["s"], "label": ["Happy"]})
+    >>> with TemporaryDirectory() as folder:
+    ...     write_predictions(Path(folder) / "val.csv", faces, np.eye(7)[:1])
+    ...     (Path(folder) / "val.csv").read_text().splitlines()[1]
+    'a,s,Happy,Angry,1.0,0.0,0.0,0.0,0.0,0.0,0.0'
     """
     if frame.height != len(logits):
         raise FerError(f"{len(logits)} predictions for {frame.height} rows", where=path)
@@ -28,7 +35,15 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
 
 
 def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """``(table, y [N], logits [N, C])`` of a predictions file."""
+    """``(table, y [N], logits [N, C])`` of a predictions file.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> faces = pl.DataFrame({"sample_id": ["a"], "source": ["s"], "label": ["Happy"]})
+    >>> with TemporaryDirectory() as folder:
+    ...     write_predictions(Path(folder) / "val.csv", faces, np.eye(7)[:1])
+    ...     read_predictions(Path(folder) / "val.csv")[2].argmax(axis=1)
+    array([0])
+    """
     table = pl.read_csv(
         as_text(path), glob=False, schema_overrides=dict.fromkeys(LOGITS, pl.Float32)
     )

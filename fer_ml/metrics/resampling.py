@@ -58,7 +58,12 @@ class Difference(Interval):
 
 
 def group_codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
-    """``(codes [N], G)``: each row's group as a number below G, in the order of the sorted ids."""
+    """``(codes [N], G)``: each row's group as a number below G, in the order of the sorted ids.
+
+    >>> codes, count = group_codes(np.array(["b", "a", "b"]))
+    >>> codes.tolist(), count
+    ([1, 0, 1], 2)
+    """
     ids, codes = np.unique(groups, return_inverse=True)
     return codes, len(ids)
 
@@ -70,6 +75,10 @@ def group_sums(
 
     ``y [N]`` class indices, ``logits [N, 7]``, ``groups [N]`` ids of any sortable kind. Models
     that are measured on the same rows have the same groups in the same order.
+
+    >>> sums = group_sums(np.array([0, 0, 1]), np.eye(7)[[0, 0, 0]], np.array(["a", "a", "b"]))
+    >>> sums.shape == (2, COLUMNS), sums[0, 0].item()  # two rows of class 0 are right
+    (True, 2.0)
     """
     require_predictions(y, logits)
     if len(groups) != len(y):
@@ -87,7 +96,12 @@ def group_sums(
 
 
 def confusion_of_sums(sums: np.ndarray) -> np.ndarray:
-    """The confusion matrices ``[..., C, C]`` in sums ``[..., COLUMNS]``; rows are the truth."""
+    """The confusion matrices ``[..., C, C]`` in sums ``[..., COLUMNS]``; rows are the truth.
+
+    >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 0]], np.array(["a", "b"]))
+    >>> confusion_of_sums(sums.sum(axis=0))[:2, :2].tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
     return sums[..., :_NLL].reshape(*sums.shape[:-1], _C, _C)
 
 
@@ -96,6 +110,10 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
 
     accuracy, macro_f1, f1_<class>, balanced_accuracy, nll, brier and ece, defined as in
     ``metrics.classification_metrics``.
+
+    >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 0]], np.array(["a", "b"]))
+    >>> float(metrics_of_sums(sums.sum(axis=0))["accuracy"])
+    0.5
     """
     matrix = confusion_of_sums(sums)
     rows = matrix.sum(axis=(-2, -1))
@@ -112,14 +130,22 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The resamples, one at a time: ``[G]`` group numbers drawn with replacement."""
+    """The resamples, one at a time: ``[G]`` group numbers drawn with replacement.
+
+    >>> [len(drawn) for drawn in draws(groups=3, resamples=2, seed=0)]
+    [3, 3]
+    """
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         yield rng.integers(groups, size=groups)
 
 
 def draw_counts(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order."""
+    """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order.
+
+    >>> [block.sum(axis=1).tolist() for block in draw_counts(groups=3, resamples=2, seed=0)]
+    [[3.0, 3.0]]
+    """
     counts = _counts(groups, resamples, seed) if groups * resamples <= KEPT else None
     drawn = draws(groups, resamples, seed)
     for start in range(0, resamples, BLOCK):
@@ -146,13 +172,20 @@ def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> n
     """Sums over each resample of ``values [..., G, S]``, as ``[..., resamples, S]``.
 
     All leading entries see the same draws, so that differences between them are paired.
+
+    >>> resample(np.ones((5, 1)), resamples=2).tolist()  # five draws of 1
+    [[5.0], [5.0]]
     """
     blocks = [counts @ values for counts in draw_counts(values.shape[-2], resamples, seed)]
     return np.concatenate(blocks, axis=-2)
 
 
 def interval(value: float, resampled: np.ndarray, level: float = LEVEL) -> Interval:
-    """The percentile interval (Efron 1979) of ``value`` from its resampled values ``[B]``."""
+    """The percentile interval (Efron 1979) of ``value`` from its resampled values ``[B]``.
+
+    >>> interval(50.0, np.arange(101), level=0.5)
+    Interval(value=50.0, low=25.0, high=75.0)
+    """
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))
 
@@ -167,6 +200,10 @@ def intervals_of_sums(
     percentile interval of a calibrated model lies above the truth nearly always. The ECE cannot
     differ from the true one by more than the gaps of all bins together do; so its lower bound is
     value - q, at least 0, where q is the same quantile of that sum of differences.
+
+    >>> sums = group_sums(np.array([0]), np.eye(7)[[0]], np.array([0])).sum(axis=0)
+    >>> intervals_of_sums(sums, np.stack([sums, sums]))["accuracy"]
+    Interval(value=1.0, low=1.0, high=1.0)
     """
     value, again = metrics_of_sums(total), metrics_of_sums(resampled)
     found = {name: interval(float(value[name]), again[name], level) for name in value}
@@ -186,7 +223,12 @@ def _bin_gaps(sums: np.ndarray) -> np.ndarray:
 def metric_intervals(
     sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[dict[str, Interval]]:
-    """Intervals of every metric of M models on the same rows; ``sums [M, G, COLUMNS]``."""
+    """Intervals of every metric of M models on the same rows; ``sums [M, G, COLUMNS]``.
+
+    >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 1]], np.array([0, 1]))
+    >>> metric_intervals(sums[None])[0]["accuracy"]  # all are right in every resample
+    Interval(value=1.0, low=1.0, high=1.0)
+    """
     _require_same_rows(sums)
     again = resample(sums, resamples, seed)
     return [
@@ -204,7 +246,13 @@ class Resampled(NamedTuple):
 
 
 def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
-    """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws."""
+    """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws.
+
+    >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 1]], np.array([0, 1]))
+    >>> held = resampled_metrics(sums[None], resamples=9)
+    >>> held.value["accuracy"].tolist(), held.again["accuracy"].shape, held.groups
+    ([1.0], (1, 9), 2)
+    """
     _require_same_rows(sums)
     return Resampled(
         metrics_of_sums(sums.sum(axis=-2)),
@@ -221,6 +269,11 @@ def paired_difference(
     It is about these very networks; ``runs.over_runs`` is about methods. p is twice the smaller
     share of resamples at or beyond zero on one side, the estimate counted among them (Davison and
     Hinkley 1997, ch. 4).
+
+    >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 1]], np.array([0, 1]))
+    >>> same = resampled_metrics(np.stack([sums, sums]), resamples=9)
+    >>> paired_difference(same, 0, 1)["accuracy"]
+    Difference(value=0.0, low=0.0, high=0.0, p_value=1.0)
     """
     found = {}
     for name, value in models.value.items():
@@ -233,7 +286,11 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979), in the order that they came in."""
+    """P values corrected for their number (Holm 1979), in the order that they came in.
+
+    >>> holm([0.01, 0.04, 0.03])  # 3 x 0.01, then 2 x 0.03, and never less than that
+    [0.03, 0.06, 0.06]
+    """
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     found, least = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
@@ -266,6 +323,9 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
 
     The exact binomial p for any number of discordant rows, so no approximation has to be chosen.
     It takes rows as independent: with twins among them prefer ``paired_difference``.
+
+    >>> mcnemar(np.array([True] * 5), np.array([False] * 5))  # 2 / 2**5
+    McNemar(only_a=5, only_b=0, p_value=0.0625)
     """
     if len(correct_a) != len(correct_b):
         raise FerError(f"{len(correct_a)} rows of one model, {len(correct_b)} of the other")

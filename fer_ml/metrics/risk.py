@@ -22,7 +22,12 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """The risk-coverage curve (El-Yaniv and Wiener 2010) of rows that are right or wrong."""
+    """The risk-coverage curve (El-Yaniv and Wiener 2010) of rows that are right or wrong.
+
+    >>> curve = risk_coverage(np.array([0.9, 0.8]), np.array([True, False]))
+    >>> curve.coverage.tolist(), curve.risk.tolist()
+    ([0.5, 1.0], [0.0, 0.5])
+    """
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
@@ -41,6 +46,9 @@ def aurc(curve: RiskCoverage) -> float:
 
     The mean over rows of the risk at the row's own confidence (Geifman and El-Yaniv 2017;
     Geifman, Uziel and El-Yaniv 2019), so the order of tied rows does not matter.
+
+    >>> aurc(risk_coverage(np.array([0.9, 0.8]), np.array([True, False])))  # of 0 and 1/2
+    0.25
     """
     return float((curve.risk * curve.rows).sum() / curve.rows.sum())
 
@@ -51,11 +59,19 @@ def augrc(curve: RiskCoverage) -> float:
     The generalised risk is the share of all rows that are accepted and wrong: coverage x risk. The
     trapezoid rule from (0, 0) gives exactly (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2, where
     AUROC is that of the confidence for telling right from wrong (Traub et al. 2024).
+
+    >>> augrc(risk_coverage(np.array([0.9, 0.8]), np.array([True, False])))  # (1/2)^2 / 2
+    0.125
     """
     coverage = np.append(0.0, curve.coverage)
     return float(np.trapezoid(np.append(0.0, curve.coverage * curve.risk), coverage))
 
 
 def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
-    """The largest coverage with at most this risk; 0 where no threshold attains it."""
+    """The largest coverage with at most this risk; 0 where no threshold attains it.
+
+    >>> curve = risk_coverage(np.array([0.9, 0.8]), np.array([True, False]))
+    >>> coverage_at_risk(curve, 0.1), coverage_at_risk(curve, 0.5)
+    (0.5, 1.0)
+    """
     return float(curve.coverage[curve.risk <= risk].max(initial=0.0))

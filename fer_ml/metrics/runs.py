@@ -35,6 +35,11 @@ def over_runs(
     Both are places in ``models``, which were measured on the same faces. The interval is
     value -+ t x error with Satterthwaite's degrees of freedom (1946); p is that of the value being
     zero. ``FerError`` with fewer than two runs a side.
+
+    >>> again = np.full((2, 9), 0.5)
+    >>> held = Resampled({"accuracy": np.array([0.4, 0.6])}, {"accuracy": again}, 10)
+    >>> over_runs(held, [0, 1])["accuracy"].value
+    0.5
     """
     sides = [list(runs), *([list(against)] if len(against) else [])]
     few = min(len(side) for side in sides)

@@ -33,6 +33,12 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
     trust region starts from the temperature fit, so the result is never worse than that on these
     rows. ``FerError`` where the rows do not determine it: a class without a row, or one that is
     separated perfectly.
+
+    >>> rng = np.random.default_rng(0)
+    >>> logits, y = rng.normal(size=(2000, 2)), rng.integers(2, size=2000)
+    >>> scaling = fit_vector_scaling(logits + 3 * np.eye(2)[y], y)
+    >>> scaling.weights.round().tolist()  # of unit variances 3 apart
+    [3.0, 3.0]
     """
     temperature = fit_temperature(logits, y)
     rows, classes = logits.shape

@@ -20,12 +20,20 @@ ROUNDING = 8
 
 
 def widened(values: Tensor) -> Tensor:
-    """``values`` in float32, or as they are where they are wider."""
+    """``values`` in float32, or as they are where they are wider.
+
+    >>> widened(torch.zeros(1, dtype=torch.float16)).dtype
+    torch.float32
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def is_class(y: Tensor, classes: int) -> Tensor:
-    """``[N, C] bool``, true where the column is the row's class; -1 gives a row of false."""
+    """``[N, C] bool``, true where the column is the row's class; -1 gives a row of false.
+
+    >>> is_class(torch.tensor([1, -1]), classes=2).tolist()
+    [[False, True], [False, False]]
+    """
     return y[:, None] == torch.arange(classes, device=y.device)
 
 
@@ -34,6 +42,10 @@ def cross_entropy_rows(logits: Tensor, target: Tensor) -> Tensor:
 
     ``target [N, C]`` are probabilities: one-hot, smoothed, or the shares of votes. A class of
     probability zero contributes nothing, also where its logit is -inf.
+
+    >>> logits = torch.tensor([[3.0, 1.0]]).log()
+    >>> cross_entropy_rows(logits, torch.tensor([[1.0, 0.0]])).exp()  # 1 / (3/4)
+    tensor([1.3333])
     """
     log_p = log_softmax(widened(logits), dim=1)
     return -(target * log_p.masked_fill(target == 0, 0.0)).sum(dim=1)
@@ -44,6 +56,10 @@ def focal_rows(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
     Lin et al.: Focal Loss for Dense Object Detection, ICCV 2017, its softmax form for a one-hot
     ``target [N, C]``; for other targets the sum over classes is its plain extension.
+
+    >>> logits, target = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[1.0, 0.0]])
+    >>> focal_rows(logits, target, gamma=2) / cross_entropy_rows(logits, target)  # (1/4)^2
+    tensor([0.0625])
     """
     odds = _log_odds(widened(logits))
     focus = torch.exp(gamma * logsigmoid(-odds))
@@ -56,6 +72,9 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     ``counts [C]`` are the rows n of each class, ``beta`` is in 0 <= beta < 1: 0 weights all classes
     alike, and close to 1 the weights approach 1 / n. Cui et al.: Class-Balanced Loss Based on
     Effective Number of Samples, CVPR 2019. Reads ``counts``: meant for once in a training.
+
+    >>> effective_number_weights(torch.tensor([1, 2]), beta=0.5)  # 1 : 2/3, of mean 1
+    tensor([1.2000, 0.8000])
     """
     if not 0 <= beta < 1:
         raise FerError(f"beta is {beta}", where="class-balanced weights", allowed="0 <= beta < 1")
@@ -78,6 +97,9 @@ def logit_adjusted(logits: Tensor, class_counts: Tensor, tau: float) -> Tensor:
     logit adjustment, ICLR 2021. A prediction is made from the plain logits, which then aim at the
     balanced error. A class without rows gets -inf: it is impossible in the loss, and a target with
     a share in it gives an infinite loss.
+
+    >>> logit_adjusted(torch.zeros(1, 2), torch.tensor([3, 1]), tau=1).exp()
+    tensor([[0.7500, 0.2500]])
     """
     counts = widened(class_counts)
     return widened(logits) + tau * torch.log(counts / counts.sum())
@@ -87,6 +109,10 @@ def kl_rows(teacher_log_p: Tensor, student_log_p: Tensor) -> Tensor:
     """KL(teacher || student) of log-probabilities ``[N, C]``; ``[N]`` in nats, at least 0.
 
     The teacher may hold -inf: a class of probability zero contributes nothing.
+
+    >>> p, q = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])
+    >>> kl_rows(p.log(), q.log()).exp()  # log 2
+    tensor([2.])
     """
     gap = (teacher_log_p - student_log_p).masked_fill(teacher_log_p.isneginf(), 0.0)
     return (teacher_log_p.exp() * gap).sum(dim=1)
@@ -98,6 +124,10 @@ def kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015. T^2 keeps the size
     of the gradient when T changes. ``teacher`` may be log-probabilities: a constant added to a row
     changes nothing.
+
+    >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[4.0, 0.0]])
+    >>> kd_rows(student, teacher, 2.0) == 4 * kd_rows(student, teacher / 2, 1.0)
+    tensor([True])
     """
     return temperature**2 * kl_rows(
         log_softmax(widened(teacher) / temperature, dim=1),
@@ -115,6 +145,10 @@ def dkd_rows(
     target is masked out of the logits, not divided out of the probabilities, so that a teacher that
     is sure of the target still has a proper distribution over the others. A teacher that gives all
     others probability zero has none, and its NCKD is 0.
+
+    >>> teacher = torch.tensor([[3.0, 2.0, 1.0]]); y = torch.tensor([0])
+    >>> dkd_rows(torch.tensor([[0.0, 2.0, 1.0]]), teacher, y, 1.0)[1] < 1e-6  # others agree
+    tensor([True])
     """
     of_student, of_teacher = widened(student) / temperature, widened(teacher) / temperature
     tckd = kl_rows(_target_or_not(of_teacher, y), _target_or_not(of_student, y))
@@ -127,6 +161,9 @@ def standardized(logits: Tensor) -> Tensor:
 
     Sun et al.: Logit Standardization in Knowledge Distillation, CVPR 2024, with the deviation over
     C - 1 as in its code. A row of equal logits gives zeros.
+
+    >>> standardized(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).tolist()
+    [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
     values = widened(logits)
     deviation = values.std(dim=1, keepdim=True).clamp(min=1e-7)
@@ -140,6 +177,10 @@ def std_kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     of 7 classes is at most 6 / sqrt(7) = 2.27, and the others are then -0.38: a teacher that is
     sure says at most 0.385 at T = 2, 0.70 at T = 1 and 0.97 at T = 0.5. The gradient grows as the
     student's deviation shrinks. Both inputs must be finite.
+
+    >>> logits = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> std_kd_rows(10 * logits, logits, 1.0) < 1e-6  # the scale does not count
+    tensor([True])
     """
     return kd_rows(standardized(student), standardized(teacher), temperature)
 
@@ -151,6 +192,10 @@ def dist_parts(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
     (inter) and between the columns of the batch (intra). Huang et al.: Knowledge Distillation from
     A Stronger Teacher, NeurIPS 2022. A constant row or column counts as correlation 0, without a
     gradient.
+
+    >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> [part.item() < 1e-5 for part in dist_parts(teacher, teacher, 1.0)]
+    [True, True]
     """
     p_student = torch.softmax(widened(student) / temperature, dim=1)
     p_teacher = torch.softmax(widened(teacher) / temperature, dim=1)
@@ -165,6 +210,10 @@ def arcface_logits(cosine: Tensor, y: Tensor, margin: float, scale: float) -> Te
     ``cosine [N, C]`` in -1..1, ``margin`` in radians. Deng et al.: ArcFace, CVPR 2019. Where
     theta + margin passes pi the cosine would rise again; there the published linear continuation
     cos(theta) - margin * sin(margin) is taken.
+
+    >>> cosine = torch.tensor([[0.0, 0.5]])
+    >>> arcface_logits(cosine, torch.tensor([0]), margin=math.pi / 6, scale=10.0)
+    tensor([[-5.0000,  5.0000]])
     """
     cosine = widened(cosine)
     if margin == 0:
@@ -184,12 +233,19 @@ def negative_rows(logits: Tensor, negative: Tensor) -> Tensor:
 
     ``negative [N]`` are class indices. Kim et al.: NLNL: Negative Learning for Noisy Labels, ICCV
     2019, equation 2. A step down its gradient lowers the probability of the negative class.
+
+    >>> negative_rows(torch.tensor([[3.0, 1.0]]).log(), torch.tensor([1])).exp()  # 1 / (3/4)
+    tensor([1.3333])
     """
     return -logsigmoid(-_log_odds_of(widened(logits), negative))
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) over log C, ``[N]`` in 0..1: 1 is uniform, 0 is sure."""
+    """Entropy of softmax(logits) over log C, ``[N]`` in 0..1: 1 is uniform, 0 is sure.
+
+    >>> normalised_entropy(torch.tensor([[0.0, 0.0], [999.0, 0.0]])).abs()
+    tensor([1., 0.])
+    """
     log_p = log_softmax(widened(logits), dim=1)
     entropy = -(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0.0)).sum(dim=1)
     # Rounding takes a uniform row past 1, and a gate at 1 compares with it.
@@ -203,6 +259,10 @@ def locality_rows(features: Tensor, y: Tensor, k: int) -> Tensor:
     Locality-Preserving Learning, CVPR 2017. Neighbours are sought in the batch by Euclidean
     distance; a class with fewer than k other rows gives all of them, and a row alone in its class
     contributes 0. As in the published gradient, x - mean, the mean is a constant.
+
+    >>> features = torch.tensor([[0.0], [2.0], [9.0]])
+    >>> locality_rows(features, torch.tensor([0, 0, 1]), k=1)  # 2^2 / 2, and one alone
+    tensor([2., 2., 0.])
     """
     values = widened(features)
     with torch.no_grad():
