@@ -17,6 +17,7 @@ MODULES = [
             f"fer_ml.metrics.{found.name}"
             for found in pkgutil.iter_modules(fer_ml.metrics.__path__)
         ),
+        "fer_ml.training.auxiliary",
         "fer_ml.training.losses",
         "fer_ml.distillation.fusion",
         "fer_ml.distillation.sharpness",

@@ -33,6 +33,10 @@ def negative_learning(
 
     ``generator`` draws on its own device and both draws are always made, so equal generators give
     equal draws; ``None`` is torch's own.
+
+    >>> logits, shown = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[True, False]])
+    >>> negative_learning(logits, shown, Negative())[0].exp()  # of the only other class: 1 / (3/4)
+    tensor([1.3333])
     """
     device = "cpu" if generator is None else generator.device
     uniform, place = torch.rand(2, len(logits), generator=generator, device=device).to(
