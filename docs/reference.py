@@ -5,9 +5,11 @@ outside is written by hand. A test compares the pages with what this writes.
 """
 
 import ast
+import importlib
 import inspect
 import json
 import re
+import runpy
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +22,13 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from fer_assets.cli import app
-from fer_assets.stage import Stage, in_order
-from fer_assets.stages import stages_of_all_profiles
+from fer_assets.stage import Given, Stage, in_order
+from fer_assets.stages import all_stages, stages_of_all_profiles
 from fer_ml.base.settings import Environment, UserConfig
 from fer_ml.base.versions import VERSIONS
 from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
+from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Within
 from fer_ml.report.references import References
@@ -244,10 +247,7 @@ def gates() -> str:
 
 def _family(stage: Stage) -> str:
     """The name of all assets that one declaration makes."""
-    for start, name in (("manifest/", "source"), ("comparison/", "name")):
-        if stage.asset.startswith(start):
-            return f"{start}<{name}>"
-    return "*_manifest" if stage.gates == MANIFEST_GATES else stage.asset
+    return "*_manifest" if stage.gates == MANIFEST_GATES else _named(stage.asset)
 
 
 # -- claims ------------------------------------------------------------------------------------
@@ -337,6 +337,49 @@ def shown_by_tests(marker: str) -> list[tuple[str, list[str], list[str]]]:
     return sorted((what, *held) for what, held in found.items())
 
 
+# -- rooms and stages --------------------------------------------------------------------------
+
+
+def rooms() -> str:
+    """Every room of the code in the order of its imports, by the first line of its docstring."""
+    structure = runpy.run_path(str(DOCS.parent / "tests" / "test_structure.py"))
+    rows = []
+    for room in structure["STREAM"]:
+        name = room if room.partition(".")[0] in structure["FORBIDDEN"] else f"fer_ml.{room}"
+        said = importlib.import_module(name).__doc__ or ""
+        rows.append((f"`{name}`", said.partition("\n")[0].replace("``", "`")))
+    return table(("room", "contents"), rows)
+
+
+def stages() -> str:
+    """Every stage of the built-in profiles: its inputs, and the module that declares it."""
+    rows: dict[str, tuple[str, list[str]]] = {}
+    for profile in PROFILES.values():
+        for stage in in_order(all_stages(Given(profile())).values()):
+            _, inputs = rows.setdefault(_named(stage.asset), (stage.module, []))
+            named = ["`raw/<source>`"] if stage.raw else []
+            named += [
+                f"`{_named(need.asset)}`" + f" [{need.partition}]" * (need.partition != "one")
+                for need in stage.needs
+            ]
+            inputs += [name for name in dict.fromkeys(named) if name not in inputs]
+    return table(
+        ("asset", "inputs", "module"),
+        (
+            (f"`{name}`", ", ".join(inputs), f"`{module.rpartition('.')[2]}`")
+            for name, (module, inputs) in rows.items()
+        ),
+    )
+
+
+def _named(asset: str) -> str:
+    """One name for the manifests of all sources, and one for all comparisons."""
+    for start, name in (("manifest/", "source"), ("comparison/", "name")):
+        if asset.startswith(start):
+            return f"{start}<{name}>"
+    return asset
+
+
 # -- versions ----------------------------------------------------------------------------------
 
 
@@ -366,6 +409,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "threats": threats,
     "faults": faults,
     "versions": versions,
+    "rooms": rooms,
+    "stages": stages,
 }
 
 

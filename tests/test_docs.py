@@ -1,7 +1,6 @@
 """The docs: links lead somewhere, pages can be found, commands do what their page shows."""
 
 import ast
-import json
 import os
 import re
 import runpy
@@ -352,16 +351,18 @@ def test_no_page_has_a_diagram_that_a_reader_would_fetch_a_program_for() -> None
     assert [page.name for page in PAGES if "```mermaid" in page.read_text("utf-8")] == []
 
 
-def test_the_picture_of_the_lineage_is_that_of_the_reviewed_graph() -> None:
-    drawing = runpy.run_path(str(DOCS / "lineage.py"))
-    graph = json.loads(drawing["GRAPH"].read_text("utf-8"))
-    assert drawing["PICTURE"].read_text("utf-8") == drawing["drawn"](graph)
-    # Where an edge is left out, another way leads there.
-    full, shown = nx.DiGraph(), nx.DiGraph(drawing["edges_of"](graph))
-    full.add_edges_from((need, name) for name, held in graph.items() for need in held["deps"])
-    for need, name in full.edges:
-        ends = (re.sub("^(raw|manifest)/.*", r"\1/<source>", each) for each in (need, name))
-        assert nx.has_path(shown, *ends), (need, name)
+def test_the_pictures_are_those_of_the_graph_and_of_the_imports() -> None:
+    """After a wanted change: python docs/pictures.py."""
+    drawing = runpy.run_path(str(DOCS / "pictures.py"))
+    for name, (edges_of, title) in drawing["PICTURES"].items():
+        edges = edges_of()
+        shown = drawing["shown"](edges)
+        picture = (DOCS / "pictures" / name).read_text("utf-8")
+        assert picture == drawing["drawn"](shown, title), name
+        # Where an edge is left out, another way leads there.
+        graph = nx.DiGraph(shown)
+        for above, below in edges:
+            assert nx.has_path(graph, above, below), (above, below)
 
 
 def test_the_first_page_has_the_two_commands_of_the_readme() -> None:

@@ -1,4 +1,4 @@
-"""What makes and judges each asset: a module a stage, or a family of stages of the same kind.
+"""One module for each stage, or for a family of stages, that makes and judges assets.
 
 A module here defines ``stages(given)`` and is found by that. It imports no Dagster, and what is
 heavy (torch, polars, OpenCV) only inside the functions that make and judge.

@@ -1,1 +1,1 @@
-"""What everything else rests on: errors, labels, names, files, processes, settings, logs."""
+"""Foundations of all other rooms: errors, labels, names, files, processes, settings, logs."""

@@ -1,1 +1,1 @@
-"""From teachers to soft labels: cached logits, their fusion, and what a student is given."""
+"""From teachers to soft labels: cached logits, their fusion, and the labels of a student."""

@@ -1,1 +1,1 @@
-"""The benchmark of stored predictions, comparisons, the selection, and what is measured."""
+"""The benchmark of stored predictions, comparisons, selection, and models from elsewhere."""

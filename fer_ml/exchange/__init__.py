@@ -1,4 +1,4 @@
-"""What other tools read: the lineage, manifests as Croissant, and evidence as an RO-Crate.
+"""Formats of other tools: the lineage, manifests as Croissant, evidence as an RO-Crate.
 
 The lineage names artifacts by asset and hash, and holds no path of a machine and no face.
 """

@@ -1,1 +1,1 @@
-"""Manifests: what is in a dataset, row by row. Cleaned, unified, split and curated."""
+"""Manifests: one row for each face, cleaned, unified, split and curated."""

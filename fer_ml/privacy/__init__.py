@@ -1,1 +1,1 @@
-"""Taking people out again: purges, their log, and how long recordings are kept."""
+"""Removing people: purges, their log, and how long recordings are kept."""

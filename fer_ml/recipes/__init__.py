@@ -1,1 +1,1 @@
-"""What a person chooses: profiles, recipes of trainings, preprocessing."""
+"""The choices of a person: profiles, training recipes, preprocessing."""

@@ -1,1 +1,1 @@
-"""What trainings, teachers' logits, ensembles and soft labels leave in their run folders."""
+"""Run directories of trainings, teachers' logits, ensembles and soft labels."""

@@ -1,1 +1,1 @@
-"""Bytes with hashes: run folders, records, receipts, gates, and the store of another machine."""
+"""Bytes with hashes: run directories, records, receipts, gates, and the object store."""

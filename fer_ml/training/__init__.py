@@ -1,4 +1,4 @@
-"""Training: one loop, several tasks, run folders whose metrics are those of the saved bytes."""
+"""Training: one loop, several tasks; the metrics are those of the saved weights."""
 
 #: Checklist A.4 of the interim report.
 RUN_FILES = (

@@ -1,11 +1,13 @@
-"""Draw the sample's lineage as docs/pictures/lineage.svg: python docs/lineage.py
+"""Draw docs/pictures/lineage.svg and rooms.svg: python docs/pictures.py
 
-It is drawn from the reviewed graph of tests/fer_assets/graph.json, so that it is never another one.
+The lineage is that of the reviewed graph in tests/fer_assets/graph.json, and the rooms are joined
+by the imports of the code.
 """
 
 import html
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +15,7 @@ from pathlib import Path
 from fer_ml.claims.graph import layered, untangle
 
 DOCS = Path(__file__).parent
-GRAPH = DOCS.parent / "tests" / "fer_assets" / "graph.json"
-PICTURE = DOCS / "pictures" / "lineage.svg"
+TESTS = DOCS.parent / "tests"
 HIGH, LETTER, GAP, DOWN, MARGIN = 26, 7.2, 14, 58, 8
 STYLE = """
 text { font: 12px ui-monospace, monospace; text-anchor: middle; fill: #1d2320; }
@@ -25,30 +26,41 @@ rect { fill: #ffffff; stroke: #14785a; } path { fill: none; stroke: #9aa39e; }
 """
 
 
-def edges_of(graph: dict[str, dict]) -> list[tuple[str, str]]:
-    """From each input to what is made of it, where no other way leads there.
+Edges = set[tuple[str, str]]
 
-    The sources stand for one another.
-    """
+
+def lineage() -> Edges:
+    """From each input to what is made of it. The sources stand for one another."""
+    graph = json.loads((TESTS / "fer_assets" / "graph.json").read_text("utf-8"))
     found = {("raw/<source>", "manifest/<source>")}
     for name, held in graph.items():
         for need in held["deps"]:
             pair = tuple(re.sub("^(raw|manifest)/.*", r"\1/<source>", key) for key in (need, name))
             found |= {pair} if pair[0] != pair[1] else set()
+    return found
+
+
+def rooms() -> Edges:
+    """From each room to those that import it."""
+    structure = runpy.run_path(str(TESTS / "test_structure.py"))
+    return {(there, here or "base") for here, there in structure["arrows"]()}
+
+
+def shown(edges: Edges) -> list[tuple[str, str]]:
+    """The edges, without those where another way leads there."""
     below: dict[str, set[str]] = {}
-    for above, name in found:
+    for above, name in edges:
         below.setdefault(above, set()).add(name)
 
     def reached(names: set[str]) -> set[str]:
         further = {other for name in names for other in below.get(name, ())}
         return further | reached(further) if further else further
 
-    return sorted(pair for pair in found if pair[1] not in reached(below[pair[0]]))
+    return sorted(pair for pair in edges if pair[1] not in reached(below[pair[0]]))
 
 
-def drawn(graph: dict[str, dict]) -> str:
+def drawn(edges: list[tuple[str, str]], title: str) -> str:
     """The SVG: inputs above, in as few crossings as the layouter of traces finds."""
-    edges = edges_of(graph)
     names = sorted({name for edge in edges for name in edge})
     layers, chains = layered(names, edges)
     untangle(layers, chains)
@@ -65,8 +77,9 @@ def drawn(graph: dict[str, dict]) -> str:
     size = f"{max(widths) + 2 * MARGIN:.0f} {(len(layers) - 1) * DOWN + HIGH + 2 * MARGIN}"
     parts = [*_lines(chains, places, set(names)), *(_box(n, *places[n], wide[n]) for n in names)]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" role="img">'
-    title = "<title>The lineage: from raw folders to the report</title>"
-    return "\n".join([head, title, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+    return "\n".join(
+        [head, f"<title>{title}</title>", f"<style>{STYLE}</style>", *parts, "</svg>\n"]
+    )
 
 
 def _lines(chains: list[list[str]], places: dict, names: set[str]) -> Iterator[str]:
@@ -82,5 +95,11 @@ def _box(name: str, x: float, y: float, wide: float) -> str:
     return f'{box}<text x="{x:.1f}" y="{y + 17}">{html.escape(name)}</text>'
 
 
+PICTURES = {
+    "lineage.svg": (lineage, "The lineage: from raw folders to the report"),
+    "rooms.svg": (rooms, "The rooms of the code: each imports only what stands above it"),
+}
+
 if __name__ == "__main__":
-    PICTURE.write_text(drawn(json.loads(GRAPH.read_text("utf-8"))), "utf-8")
+    for name, (edges, title) in PICTURES.items():
+        (DOCS / "pictures" / name).write_text(drawn(shown(edges()), title), "utf-8")
