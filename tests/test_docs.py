@@ -70,6 +70,20 @@ def test_the_readme_is_read_in_three_minutes() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 700
 
 
+def test_the_glossary_is_short_and_linked() -> None:
+    text = (DOCS / "index.md").read_text("utf-8").split("## Glossary\n")[1]
+    terms = re.findall(r'^- <a id="([a-z-]+)"></a>\*\*[\w ]+\*\*: [^.]+\.(?:$)', text, re.MULTILINE)
+    assert len(terms) == len(re.findall("^- ", text, re.MULTILINE)), "one sentence for each term"
+    assert 10 < len(terms) <= 30
+    linked = {
+        link.partition("#")[2]
+        for page in PAGES
+        for link in links_of(page.read_text("utf-8"))
+        if link.startswith("index.md#") or (page.name == "index.md" and link.startswith("#"))
+    }
+    assert not set(terms) - linked
+
+
 def test_the_link_check_finds_what_is_broken(tmp_path: Path) -> None:
     page = DOCS / "data.md"
     for link in (
