@@ -55,7 +55,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     ``FerError`` for a device or a pipe, which a rename would replace by a file.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise FerError("not a regular file", where=path, fix="name a file, or a new one")
+        raise FerError(
+            "not a regular file",
+            code="not-regular-file",
+            where=path,
+            fix="name a file, or a new one",
+        )
     partial = temporary(path)
     try:
         with partial.open("wb") as file:
@@ -148,23 +153,42 @@ PASSING = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV})
 @contextmanager
 def readable_os_errors(root: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one clear message."""
+    elsewhere = "free some space, or set FER_HOME elsewhere"
+    owner = "change the owner, or set FER_HOME elsewhere"
+    folder = (
+        "file-in-the-way",
+        "a file stands where a folder is needed",
+        "move it, or change FER_HOME",
+    )
     reasons = {
-        errno.ENOSPC: ("no space left on the disk", "free some space, or set FER_HOME elsewhere"),
-        errno.EDQUOT: ("disk quota exceeded", "free some space, or set FER_HOME elsewhere"),
-        errno.EFBIG: ("file size limit exceeded", "raise the limit (ulimit -f)"),
-        errno.EACCES: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
-        errno.EPERM: ("no permission to write", "change the owner, or set FER_HOME elsewhere"),
-        errno.EROFS: ("the disk is read-only", "remount it, or set FER_HOME elsewhere"),
-        errno.ENOENT: ("a file went away while it was needed", AGAIN),
-        errno.EIO: ("the disk cannot be read or written", AGAIN),
-        errno.ESTALE: ("a network folder went away", AGAIN),
-        errno.ENODEV: ("a disk went away", AGAIN),
-        errno.ENOTDIR: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
-        errno.EEXIST: ("a file stands where a folder is needed", "move it, or change FER_HOME"),
-        errno.ENAMETOOLONG: ("a name is too long for the disk", "take a shorter one"),
-        errno.ELOOP: ("links lead in a circle", "remove one of them"),
+        errno.ENOSPC: ("disk-full", "no space left on the disk", elsewhere),
+        errno.EDQUOT: ("quota-exceeded", "disk quota exceeded", elsewhere),
+        errno.EFBIG: ("file-size-limit", "file size limit exceeded", "raise the limit (ulimit -f)"),
+        errno.EACCES: ("no-write-permission", "no permission to write", owner),
+        errno.EPERM: ("no-write-permission", "no permission to write", owner),
+        errno.EROFS: (
+            "read-only-disk",
+            "the disk is read-only",
+            "remount it, or set FER_HOME elsewhere",
+        ),
+        errno.ENOENT: ("file-vanished", "a file went away while it was needed", AGAIN),
+        errno.EIO: ("disk-failure", "the disk cannot be read or written", AGAIN),
+        errno.ESTALE: ("disk-vanished", "a network folder went away", AGAIN),
+        errno.ENODEV: ("disk-vanished", "a disk went away", AGAIN),
+        errno.ENOTDIR: folder,
+        errno.EEXIST: folder,
+        errno.ENAMETOOLONG: (
+            "name-too-long",
+            "a name is too long for the disk",
+            "take a shorter one",
+        ),
+        errno.ELOOP: ("link-cycle", "links lead in a circle", "remove one of them"),
     }
-    in_use = ("another program has it open", "close that program, then start again")
+    in_use = (
+        "file-in-use",
+        "another program has it open",
+        "close that program, then start again",
+    )
     try:
         yield
     except OSError as error:
@@ -172,5 +196,5 @@ def readable_os_errors(root: Path) -> Iterator[None]:
         used = getattr(error, "winerror", None) in (32, 33, 1224)
         if not used and error.errno not in reasons:
             raise
-        what, fix = in_use if used else reasons[error.errno or 0]
-        raise FerError(what, where=error.filename or root, fix=fix) from error
+        code, what, fix = in_use if used else reasons[error.errno or 0]
+        raise FerError(what, code=code, where=error.filename or root, fix=fix) from error

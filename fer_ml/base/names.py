@@ -84,14 +84,16 @@ def require_portable(paths: Iterable[str], where: Path) -> None:
         for name in path.split("/"):
             if fault := name_fault(name):
                 raise FerError(
-                    f"{path!r} cannot be kept under its name: {fault}",
+                    f"the name {path!r} is not valid on every system: {fault}",
+                    code="unportable-name",
                     where=where,
                     allowed=ALLOWED,
                     fix="rename it",
                 )
     if pair := clashing(paths):
         raise FerError(
-            f"{pair[0]!r} and {pair[1]!r} are one file where case does not count",
+            f"{pair[0]!r} and {pair[1]!r} are the same file where case does not count",
+            code="clashing-names",
             where=where,
             fix="rename one of them",
         )
@@ -105,8 +107,10 @@ def require_new(path: Path) -> Path:
     # Neither names anything new; nor does a drive alone.
     if path.name not in ("", "..") and (fault := name_fault(path.name)):
         raise FerError(
-            f"{path.name!r} cannot name a file or folder on every system: {fault}",
+            f"the name {path.name!r} is not valid on every system: {fault}",
+            code="unportable-name",
             where=path,
             allowed=ALLOWED,
+            fix="choose another name",
         )
     return path

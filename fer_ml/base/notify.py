@@ -54,6 +54,7 @@ def send(notice: Notice, to: Notifiers) -> tuple[str, ...]:
     if failed:
         raise FerError(
             "a notice was not sent: " + "; ".join(f"{way}: {why}" for way, why in failed.items()),
+            code="notice-not-sent",
             where=notice.subject,
             fix="check FER_WEBHOOK, FER_SMTP, FER_MAIL_TO, and the servers they name; the notice "
             "itself stands in the log",

@@ -38,15 +38,20 @@ def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > limit:
             raise FerError(
-                f"{path.name} unpacks to {size:,} bytes", where=path, allowed=f"at most {limit:,}"
+                f"{path.name} unpacks to {size:,} bytes",
+                code="archive-too-large",
+                where=path,
+                allowed=f"at most {limit:,}",
+                fix="copy it again from where it was made",
             )
         with np.load(regular(path), allow_pickle=False) as held:
             found = {name: held[name] for name in held.files}
     if missing := [name for name in needed if name not in found]:
         raise FerError(
-            f"{path.name} holds {', '.join(found) or 'nothing'}",
+            f"{path.name} lacks {', '.join(missing)}",
+            code="missing-array",
             where=path,
-            allowed=f"also {', '.join(missing)}",
+            allowed=", ".join(needed),
         )
     return found
 
@@ -76,6 +81,7 @@ def _told(path: Path) -> Iterator[None]:
     ) as error:
         raise FerError(
             f"{path.name} cannot be read: {str(error)[:200] or type(error).__name__}",
+            code="damaged-npz",
             where=path,
             allowed="arrays of numbers, without pickled objects",
             fix="copy it again from where it was made",

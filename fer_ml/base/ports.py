@@ -18,7 +18,9 @@ def open_port(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise FerError(
-            f"port {port} cannot be opened: {error}", fix="name another --port, or 0 for a free one"
+            f"port {port} cannot be opened: {error}",
+            code="port-unavailable",
+            fix="name another --port, or 0 for a free one",
         ) from error
     return listener
 

@@ -49,6 +49,7 @@ def onednn_limit() -> str:
         if value and value not in ONEDNN_ISAS:
             raise FerError(
                 f"{name} is {value!r}",
+                code="invalid-setting",
                 allowed=", ".join(ONEDNN_ISAS),
                 fix="correct the variable, or unset it",
             )
@@ -67,14 +68,16 @@ def check_processor(cpuinfo: Path = _CPUINFO) -> None:
     if aten and aten not in ATEN_CAPABILITIES:
         raise FerError(
             f"ATEN_CPU_CAPABILITY is {aten!r}",
+            code="invalid-setting",
             allowed=", ".join(ATEN_CAPABILITIES),
-            fix="correct the variable, or unset it: torch would take no notice of it",
+            fix="correct the variable, or unset it: torch would ignore it",
         )
     onednn_limit()
     flags = _flags(cpuinfo)
     if flags and "sse4_1" not in flags:
         raise FerError(
             "this processor lacks SSE4.1, without which torch and ONNX Runtime do not compute",
+            code="unsupported-processor",
             where=cpuinfo,
             fix="use an x86-64 processor of 2008 or later",
         )
@@ -98,6 +101,7 @@ def _thread_count() -> int:
     if not asked.isascii() or not asked.isdigit() or not int(asked):
         raise FerError(
             f"OMP_NUM_THREADS is {asked!r}",
+            code="invalid-setting",
             allowed="a whole number, at least 1",
             fix="correct the variable, or unset it: the default is one thread a processor",
         )
@@ -116,6 +120,7 @@ def _start_threads(count: int) -> None:
     except (RuntimeError, MemoryError) as error:
         raise FerError(
             f"the system starts {len(started) + 1} of {count} threads: {error}",
+            code="too-few-threads",
             fix="set OMP_NUM_THREADS=1, or raise the limits on memory and processes (ulimit)",
         ) from error
     finally:

@@ -15,21 +15,16 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fer_ml.base.errors import FerError
 
 #: No document that is read whole (JSON, YAML, a text) needs more bytes.
 DOCUMENT = 64 << 20
-Kind = Literal["not regular", "too large", "leads out", "compressed"]
 
 
 class Refused(FerError):
     """A file that is not read, whatever it holds."""
-
-    def __init__(self, kind: Kind, what: str, where: object, allowed: str | None = None) -> None:
-        super().__init__(what, where=where, allowed=allowed)
-        self.kind = kind
 
 
 def flags(*names: str) -> int:
@@ -78,7 +73,13 @@ def as_text(path: Path | str) -> Path:
     """``path`` for polars, which unpacks what is compressed: a little becomes gigabytes."""
     with open_file(path) as file:
         if file.read(4).startswith(_COMPRESSED):
-            raise Refused("compressed", "the table is compressed", path, "a plain text; unpack it")
+            raise Refused(
+                "the table is compressed",
+                code="compressed-table",
+                where=path,
+                allowed="a plain text",
+                fix="unpack it",
+            )
     return Path(path)
 
 
@@ -100,7 +101,9 @@ def read_text(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = No
     try:
         return read_file(path, limit, root=root).decode()
     except UnicodeDecodeError as error:
-        raise FerError(f"not UTF-8: {error}", where=path) from error
+        raise FerError(
+            f"not UTF-8: {error}", code="not-utf8", where=path, fix="save it as UTF-8"
+        ) from error
 
 
 def read_json(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> Any:
@@ -113,7 +116,7 @@ def parse_json(data: bytes | str, where: object) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FerError(f"not JSON: {str(error)[:200]}", where=where) from error
+        raise FerError(f"not JSON: {str(error)[:200]}", code="invalid-json", where=where) from error
 
 
 def sha256_file(path: Path | str, *, root: Path | None = None) -> str:
@@ -195,12 +198,17 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def _not_regular(path: Path | str) -> Refused:
-    return Refused("not regular", "not a regular file", path)
+    return Refused("not a regular file", code="not-regular-file", where=path)
 
 
 def _too_large(size: int, path: Path | str, limit: int) -> Refused:
-    return Refused("too large", f"the file has {size:,} bytes", path, f"at most {limit:,}")
+    return Refused(
+        f"the file has {size:,} bytes",
+        code="file-too-large",
+        where=path,
+        allowed=f"at most {limit:,}",
+    )
 
 
 def _leads_out(path: Path | str) -> Refused:
-    return Refused("leads out", "a link leads out of the folder", path)
+    return Refused("a link leads out of the folder", code="link-leads-out", where=path)

@@ -147,9 +147,10 @@ def environment() -> Environment:
         field = Environment.model_fields.get(str(next(iter(error.errors()[0]["loc"]), "")))
         raise FerError(
             first_fault(error),
-            code="setting-invalid",
+            code="invalid-setting",
             where="variables of the environment",
             allowed=field and field.description,
+            fix="correct the variable, or unset it",
         ) from None
 
 
@@ -219,6 +220,7 @@ def find_project() -> Path:
             return folder
     raise FerError(
         "no project found: no workspace.yaml beside a dagster_home folder",
+        code="project-not-found",
         where=f"FER_PROJECT={named}" if named else here,
         fix="correct FER_PROJECT, or run fer inside the project's folder without it",
     )
@@ -240,21 +242,35 @@ def read_config(path: Path) -> UserConfig:
             fix = "save it as UTF-8"
         elif "\\" in text:
             fix = WINDOWS_PATH
-        raise FerError(f"not valid TOML: {error}", where=path, fix=fix) from error
+        raise FerError(
+            f"not valid TOML: {error}", code="invalid-toml", where=path, fix=fix
+        ) from error
     except RecursionError as error:
-        raise FerError("not valid TOML: it is nested too deep", where=path) from error
+        raise FerError(
+            "not valid TOML: it is nested too deep",
+            code="invalid-toml",
+            where=path,
+            fix="write fewer tables inside one another",
+        ) from error
     except ValidationError as error:
         raise FerError(
             first_fault(error),
+            code="invalid-config",
             where=path,
             allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
+            fix="correct that field; docs/faq.md and the README show what fer.toml holds",
         ) from error
 
 
 def _refuse_control(held: Any, path: Path, key: str = "") -> None:
     """Nobody means a control character, as TOML reads one in ``"D:/temp"`` with backslashes."""
     if isinstance(held, str) and any(character < " " for character in held):
-        raise FerError(f"{key} has a control character: {held!r}", where=path, fix=WINDOWS_PATH)
+        raise FerError(
+            f"{key} has a control character: {held!r}",
+            code="control-character",
+            where=path,
+            fix=WINDOWS_PATH,
+        )
     parts = dict(enumerate(held)) if isinstance(held, list) else held
     for name, value in parts.items() if isinstance(parts, dict) else ():
         _refuse_control(value, path, f"{key}.{name}" if key else str(name))
@@ -298,5 +314,5 @@ def ray_address() -> tuple[str, int] | None:
     except ValueError:
         place = None, None
     if place[0] is None or place[1] is None:
-        raise FerError(f"RAY_ADDRESS is {named!r}", allowed="HOST:PORT")
+        raise FerError(f"RAY_ADDRESS is {named!r}", code="invalid-setting", allowed="HOST:PORT")
     return place[0], place[1]

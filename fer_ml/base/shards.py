@@ -104,6 +104,7 @@ def _in_pool(
     except BrokenProcessPool as error:
         raise FerError(
             "a worker process died before its work was done",
+            code="worker-died",
             fix="look for the out-of-memory killer in the system's log, then start again",
         ) from error
     finally:
@@ -154,6 +155,7 @@ def _on_ray(
             raise
         raise FerError(
             f"the Ray cluster could not finish a shard: {str(error) or type(error).__name__}",
+            code="ray-failure",
             fix="look at 'ray status' and at the machine that went away, then start again",
         ) from error
 
@@ -169,7 +171,9 @@ def _cluster() -> ModuleType:
         import ray
     except ImportError as error:
         raise FerError(
-            "FER_ENGINE is ray, and Ray is not installed", fix="pip install 'fer-platform[ray]'"
+            "FER_ENGINE is ray, but Ray is not installed",
+            code="missing-package",
+            fix="pip install 'fer-platform[ray]'",
         ) from error
     if not ray.is_initialized():
         address = ray_address()
@@ -181,6 +185,7 @@ def _cluster() -> ModuleType:
         except (OSError, ValueError, RuntimeError) as error:
             raise FerError(
                 f"no Ray cluster answers: {error}",
+                code="ray-unreachable",
                 fix="start one (ray start --head), let RAY_ADDRESS name it, or unset FER_ENGINE",
             ) from error
     return ray

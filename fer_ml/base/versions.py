@@ -70,18 +70,26 @@ def upgraded(kind: str, held: Values, where: object, key: str = "schema_version"
     written, oldest = versions_of(kind)
     text = str(held.get(key, 1))
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise FerError(f"{key} is {text[:40]!r}", where=where, allowed=f"{oldest} to {written}")
+        raise FerError(
+            f"{key} {text[:40]!r} is not a version number",
+            code="invalid-version",
+            where=where,
+            allowed=f"{oldest} to {written}",
+        )
     version = int(text)
     if version > written:
         raise OtherVersion(
-            f"{kind}: version {version} is of a newer platform",
+            f"version {version} of {kind} was written by a newer platform",
+            code="newer-version",
             where=where,
             allowed=f"{oldest} to {written}",
             fix=f"upgrade the platform: see {GUIDE}",
         )
     if version < oldest:
         raise OtherVersion(
-            f"{kind}: version {version} is of an earlier platform, and cannot be carried over",
+            f"version {version} of {kind} was written by an earlier platform and cannot be "
+            "converted",
+            code="older-version",
             where=where,
             allowed=f"{oldest} to {written}",
             fix=f"make it again: fer materialize (see {GUIDE})",

@@ -194,11 +194,11 @@ def _write_thumbs(shard: Shard, thumbs: np.ndarray) -> None:
         file.write(thumbs.tobytes())
 
 
-#: What the door says of a file, as a state.
+#: The code of a file that is not read, as a state.
 _REFUSED: Mapping[str, str] = {
-    "not regular": "missing",
-    "too large": "oversized",
-    "leads out": "escapes",
+    "not-regular-file": "missing",
+    "file-too-large": "oversized",
+    "link-leads-out": "escapes",
 }
 
 
@@ -207,7 +207,7 @@ def _read(folder: Folder, name: str) -> tuple[Key, bytes]:
         status, data = folder.read(name, MAX_BYTES)
     except Refused as refused:
         detail = ", ".join(filter(None, (refused.what, refused.allowed)))
-        raise _Refused(_REFUSED[refused.kind], detail) from refused
+        raise _Refused(_REFUSED[refused.code], detail) from refused
     except OSError as error:
         raise _Refused("missing", _reason(folder, name, error)) from error
     return file_key(status, f"{folder.root}/{name}"), data

@@ -71,7 +71,8 @@ def abstention(
     if not len(allowed):
         raise FerError(
             f"no threshold keeps the risk at {wanted_risk}",
-            allowed=f"at least {bounds.min():.4f} by these {len(correct)} rows",
+            code="unreachable-risk",
+            allowed=f"at least {bounds.min():.4f} with these {len(correct)} rows",
             fix="ask for a larger risk, for more rows, or for a better model",
         )
     at = allowed[-1]

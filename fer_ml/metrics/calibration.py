@@ -113,6 +113,7 @@ def on_bound(temperature: float) -> FerError:
     """
     return FerError(
         f"the temperature fit ends on its bound: T = {temperature:.3g}",
+        code="fit-on-bound",
         allowed=f"strictly inside {T_BOUNDS}",
-        fix="the calib split is separated perfectly or not at all: give it more rows",
+        fix="add rows to the calib split: the model separates it perfectly or not at all",
     )

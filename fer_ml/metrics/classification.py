@@ -22,13 +22,25 @@ def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
 
     >>> require_predictions(np.array([0]), np.array([[1.0, 0.0]]))
     """
-    if len(y) == 0 or len(y) != len(logits):
-        raise FerError(f"metrics of {len(logits)} predictions for {len(y)} labels")
+    if len(y) == 0 and len(logits) == 0:
+        raise FerError("there are no predictions to measure", code="no-rows")
+    if len(y) != len(logits):
+        raise FerError(
+            f"{len(logits)} predictions do not match {len(y)} labels",
+            code="length-mismatch",
+            allowed="one prediction for each label",
+        )
     if not np.isfinite(logits).all():
-        raise FerError("predictions hold NaN or infinity", fix="train again with a lower lr")
+        raise FerError(
+            "the predictions contain NaN or infinity",
+            code="non-finite-predictions",
+            fix="train again with a lower lr",
+        )
     if y.min() < 0 or y.max() >= logits.shape[1]:
         raise FerError(
-            f"labels from {y.min()} to {y.max()}", allowed=f"class indices below {logits.shape[1]}"
+            f"the labels reach from {y.min()} to {y.max()}",
+            code="label-out-of-range",
+            allowed=f"class indices below {logits.shape[1]}",
         )
 
 

@@ -78,10 +78,11 @@ def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
     first, *others = split_tables(entries)
     if others:
         raise FerError(
-            "these numbers do not belong into one table: "
+            "these numbers do not belong in one table: "
             + "; ".join(
                 f"{_listed(table.names)}: {', '.join(table.why_apart)}" for table in others
             ),
+            code="not-comparable",
             where=f"compared with {_listed(first.names)}",
             fix="measure all of them on the same rows in the same way, or show them apart",
         )

@@ -122,7 +122,9 @@ def fairness_table(
     """
     _require_values(y, values)
     if min_groups < LEAST_GROUPS:
-        raise FerError(f"min_groups of {min_groups}", allowed=f"at least {LEAST_GROUPS}")
+        raise FerError(
+            f"min_groups is {min_groups}", code="invalid-value", allowed=f"at least {LEAST_GROUPS}"
+        )
     codes, count = group_codes(groups)
     rows_of = value_rows(values)
     own = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}
@@ -180,4 +182,6 @@ def _gap(observed: dict[str, float], resampled: dict[str, np.ndarray], level: fl
 
 def _require_values(y: np.ndarray, values: Sequence[object]) -> None:
     if len(values) != len(y):
-        raise FerError(f"{len(values)} values of the column for {len(y)} rows")
+        raise FerError(
+            f"the column has {len(values)} values for {len(y)} rows", code="length-mismatch"
+        )

@@ -25,7 +25,11 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
     'a,s,Happy,Angry,1.0,0.0,0.0,0.0,0.0,0.0,0.0'
     """
     if frame.height != len(logits):
-        raise FerError(f"{len(logits)} predictions for {frame.height} rows", where=path)
+        raise FerError(
+            f"{len(logits)} predictions do not match {frame.height} rows",
+            code="length-mismatch",
+            where=path,
+        )
     table = frame.select("sample_id", "source", pl.col("label").alias("y_true")).with_columns(
         pl.Series("y_pred", [CLASSES[i] for i in logits.argmax(axis=1)]),
         *(pl.Series(name, logits[:, i].astype(np.float32)) for i, name in enumerate(LOGITS)),
@@ -49,6 +53,10 @@ def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
     )
     missing = [name for name in ("sample_id", "y_true", *LOGITS) if name not in table.columns]
     if missing:
-        raise FerError(f"predictions lack the columns {', '.join(missing)}", where=path)
+        raise FerError(
+            f"the predictions lack the columns {', '.join(missing)}",
+            code="missing-column",
+            where=path,
+        )
     y = np.array([CLASS_INDEX[label] for label in table["y_true"]], dtype=np.int64)
     return table, y, table.select(LOGITS).to_numpy()

@@ -82,7 +82,9 @@ def group_sums(
     """
     require_predictions(y, logits)
     if len(groups) != len(y):
-        raise FerError(f"{len(groups)} group ids for {len(y)} rows")
+        raise FerError(
+            f"{len(groups)} group ids do not match {len(y)} rows", code="length-mismatch"
+        )
     codes, count = group_codes(groups)
     log_p = log_softmax(logits, temperature)
     probs = np.exp(log_p)
@@ -305,6 +307,7 @@ def _require_same_rows(sums: np.ndarray) -> None:
     if (truth != truth[0]).any():
         raise FerError(
             "the models were measured on different rows or labels",
+            code="different-rows",
             fix="take the predictions of one evaluation set for all of them",
         )
 
@@ -328,7 +331,11 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
     McNemar(only_a=5, only_b=0, p_value=0.0625)
     """
     if len(correct_a) != len(correct_b):
-        raise FerError(f"{len(correct_a)} rows of one model, {len(correct_b)} of the other")
+        raise FerError(
+            f"the models have {len(correct_a)} and {len(correct_b)} rows",
+            code="length-mismatch",
+            fix="use the predictions of one evaluation set for both",
+        )
     only_a = int((correct_a & ~correct_b).sum())
     only_b = int((correct_b & ~correct_a).sum())
     discordant = only_a + only_b

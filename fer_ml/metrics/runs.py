@@ -45,9 +45,10 @@ def over_runs(
     few = min(len(side) for side in sides)
     if few < LEAST_RUNS:
         raise FerError(
-            f"an interval of a method from {few} run{'s' * (few != 1)}",
+            f"a confidence interval of a method cannot come from {few} run{'s' * (few != 1)}",
+            code="too-few-runs",
             allowed=f"at least {LEAST_RUNS} runs a side",
-            fix="train it with more seeds; one run tells nothing of another",
+            fix="train the method with more seeds",
         )
     found = {}
     for name, value in models.value.items():

@@ -12,6 +12,7 @@ from fer_ml.metrics.classification import log_softmax
 
 #: Smallest curvature of the mean NLL, per unit of temperature-scaled logit, that fixes a parameter.
 MIN_CURVATURE = 1e-7
+_FIX = "give the calib split more rows, or scale by temperature alone"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
     rows, classes = logits.shape
     absent = [CLASSES[label] for label in np.flatnonzero(np.bincount(y, minlength=classes) == 0)]
     if absent:
-        raise _undetermined(f"no row of {', '.join(absent)}")
+        raise FerError(
+            f"no row of {', '.join(absent)} determines a vector scaling",
+            code="class-without-rows",
+            fix=_FIX,
+        )
     # In units of T all parameters are of a size: weights near 1.
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     truth = np.eye(classes)[y]
@@ -75,15 +80,15 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
     # The one direction without curvature is a bias that is the same for all classes.
     curvature = np.linalg.eigvalsh(hessian(found.x))[1]
     if curvature < MIN_CURVATURE:
-        raise _undetermined(f"a direction of curvature {curvature:.1e}")
+        raise FerError(
+            "the rows do not determine a vector scaling: a direction has the curvature "
+            f"{curvature:.1e}",
+            code="undetermined-fit",
+            fix=_FIX,
+        )
     if np.abs(found.jac).max() > 1e-6:
-        raise FerError(f"the vector scaling did not converge: {found.message}")
+        raise FerError(
+            f"the vector scaling did not converge: {found.message}", code="fit-not-converged"
+        )
     bias = found.x[classes:]
     return VectorScaling(found.x[:classes] / temperature, bias - bias.mean())
-
-
-def _undetermined(why: str) -> FerError:
-    return FerError(
-        f"the rows do not determine a vector scaling: {why}",
-        fix="give the calib split more rows, or scale by temperature alone",
-    )

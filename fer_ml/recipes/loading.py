@@ -25,7 +25,8 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     _check_roots(settings.config.roots, own)
     for taken in sorted(own.keys() & PROFILES.keys()):
         raise FerError(
-            f"profiles.{taken}: {taken} is a built-in profile, which always means the same",
+            f"[profiles.{taken}] changes a built-in profile",
+            code="reserved-profile-name",
             where="fer.toml",
             fix=f'choose another name: [profiles.my_{taken}] with base = "{taken}", then '
             f"fer materialize -p my_{taken}",
@@ -35,6 +36,7 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",
+            code="unknown-profile",
             allowed=", ".join([*PROFILES, *own]),
             fix="name a known profile, or add [profiles.NAME] to fer.toml",
         )
@@ -52,9 +54,10 @@ def _check_roots(roots: dict[str, str], own: dict[str, dict[str, Any]]) -> None:
     for name in sorted(roots.keys() - known):
         raise FerError(
             f"roots.{name}: no profile has a source of that name",
+            code="unknown-source",
             where="fer.toml",
             allowed=", ".join(sorted(known)),
-            fix="correct the name, or take it out",
+            fix="correct the name, or remove the line",
         )
 
 
@@ -76,8 +79,10 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
     if not isinstance(base, str) or base not in PROFILES:
         raise FerError(
             f"profiles.{name}.base: unknown profile {base!r}",
+            code="unknown-profile",
             where="fer.toml",
             allowed=", ".join(PROFILES),
+            fix=f"correct it under [profiles.{name}]",
         )
     # What is built of a seed is built of the profile's own; one that is none is refused below.
     seed = changes.get("seed")
@@ -101,10 +106,11 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
         new = set(merged.get("experiments", {})) - set(known)
         raise FerError(
             first_fault(error, "profiles", name),
+            code="invalid-profile",
             where="fer.toml",
             allowed=", ".join(("base", "without", *Profile.model_fields)) if unknown else None,
-            fix=f"of {base} with this seed are {', '.join(known)}; another "
-            "experiment states its whole recipe"
+            fix=f"name an experiment of {base} ({', '.join(known)}), or state the whole recipe "
+            "of a new one"
             if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
             else f"correct it under [profiles.{name}]",
         ) from error
@@ -116,7 +122,11 @@ def _leave_out(values: dict[str, Any], path: str, where: str) -> None:
         values = values.get(table) or {}
     if last not in values:
         raise FerError(
-            f"{where}: the base has no {path}", where="fer.toml", allowed=", ".join(values)
+            f"{where}: the base has no {path}",
+            code="unknown-field",
+            where="fer.toml",
+            allowed=", ".join(values),
+            fix="correct it, or remove it from without",
         )
     del values[last]
 

@@ -480,6 +480,7 @@ class Profile(Frozen):
                 return source
         raise FerError(
             f"unknown source {name!r}",
+            code="unknown-source",
             where=f"profile {self.name}",
             allowed=", ".join(source.name for source in self.sources),
         )

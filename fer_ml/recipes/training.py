@@ -409,18 +409,28 @@ def read_recipe(values: Any) -> Training:
 def read_plain(kind: Any, values: Any, where: str) -> Any:
     """A dataclass from JSON values. ``FerError`` names an unknown, missing or impossible field."""
     if not isinstance(values, dict):
-        raise FerError(f"{where} is {values!r}", allowed=f"a table for {kind.__name__}")
+        raise FerError(
+            f"the value {values!r} is not a table",
+            code="invalid-value",
+            where=where,
+            allowed=f"a table of {kind.__name__}",
+        )
     known = {field.name: field for field in fields(kind)}
     unknown = set(values) - set(known)
     if unknown:
-        raise FerError(f"{where} has unknown fields {sorted(unknown)}", allowed=", ".join(known))
+        raise FerError(
+            f"unknown fields {sorted(unknown)}",
+            code="unknown-field",
+            where=where,
+            allowed=", ".join(known),
+        )
     missing = [
         name
         for name, field in known.items()
         if name not in values and field.default is MISSING and field.default_factory is MISSING
     ]
     if missing:
-        raise FerError(f"{where} lacks {', '.join(missing)}")
+        raise FerError(f"missing fields {missing}", code="missing-field", where=where)
     hints = typing.get_type_hints(kind)
     try:
         return kind(
@@ -430,7 +440,7 @@ def read_plain(kind: Any, values: Any, where: str) -> Any:
             }
         )
     except (TypeError, ValueError) as error:
-        raise FerError(f"{where}: {error}") from error
+        raise FerError(str(error), code="invalid-value", where=where) from error
 
 
 def _field(hint: Any, value: Any, where: str) -> Any:
@@ -446,15 +456,27 @@ def _field(hint: Any, value: Any, where: str) -> Any:
         kinds = {fields(option)[0].default: option for option in tables}
         kind = value.get("kind") if isinstance(value, dict) else None
         if kind not in kinds:
-            raise FerError(f"{where}.kind is {kind!r}", allowed=", ".join(map(str, kinds)))
+            raise FerError(
+                f"the value {kind!r} is not allowed",
+                code="invalid-value",
+                where=f"{where}.kind",
+                allowed=", ".join(map(str, kinds)),
+            )
         return read_plain(kinds[kind], value, where)
     for option in options:
         if typing.get_origin(option) is Literal and value not in typing.get_args(option):
-            raise FerError(f"{where} is {value!r}", allowed=list(typing.get_args(option)))
+            raise FerError(
+                f"the value {value!r} is not allowed",
+                code="invalid-value",
+                where=where,
+                allowed=list(typing.get_args(option)),
+            )
         numeric = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(option)
         fits = numeric is None or (
             isinstance(value, numeric) and (option is bool or not isinstance(value, bool))
         )
         if fits or (value is None and type(None) in options):
             return tuple(value) if isinstance(value, list) else value
-    raise FerError(f"{where} is {value!r}", allowed=str(hint))
+    raise FerError(
+        f"the value {value!r} is not allowed", code="invalid-value", where=where, allowed=str(hint)
+    )

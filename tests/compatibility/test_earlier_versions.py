@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from fer_assets.migrating import changes
-from fer_ml.base.errors import FerError
 from fer_ml.base.settings import read_config, settings
 from fer_ml.base.versions import OtherVersion
 from fer_ml.bundles.bundle import load_bundle
@@ -26,6 +25,7 @@ from fer_ml.distillation.logits import read_taught
 from fer_ml.storage.store import Store
 from fer_ml.training.checkpoint import load_checkpoint
 from tests.compatibility import tiny_network
+from tests.refusals import refused
 
 HERE = Path(__file__).parent
 FIXTURES = sorted(HERE.glob("*.tar.xz"))
@@ -194,7 +194,5 @@ def test_what_a_newer_platform_wrote_is_refused(project: Path, name: str) -> Non
     path, read = places[name]
     held = json.loads(path.read_text())
     path.write_text(json.dumps({**held, "schema_version": 99}))
-    with pytest.raises(FerError, match="version 99 is of a newer platform") as caught:
+    with refused("newer-version", where=path):
         read()
-    assert caught.value.where == str(path)
-    assert caught.value.fix is not None and "upgrade the platform" in caught.value.fix

@@ -193,7 +193,7 @@ def test_a_selection_is_refused_before_anything_is_done(
 def test_a_wrong_profile_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     folder = make_project(tmp_path / "here")
     for wrong, word in (
-        ("[profiles.sample]\nseed = 2", "sample is a built-in profile"),
+        ("[profiles.sample]\nseed = 2", "code: reserved-profile-name"),
         ("[profiles.s2]\nseed = -1", "profiles.s2.seed"),
         ("[profiles.s2]\nseed = 2.5", "profiles.s2.seed"),
         ("[profiles.s2]\nsead = 2", "profiles.s2.sead"),

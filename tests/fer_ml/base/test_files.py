@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fer_ml.base import files
-from fer_ml.base.errors import FerError
 from fer_ml.base.files import (
     discard,
     linked,
@@ -26,6 +25,7 @@ from fer_ml.base.files import (
 )
 from fer_ml.base.names import name_fault
 from tests.machine import POSIX
+from tests.refusals import refused
 
 PIECES = st.sampled_from(["a", "..", ".", "/", "\\", "C:", ":", "\0", "b.json", "//", " "])
 
@@ -144,17 +144,17 @@ def test_folders_and_files_are_synced_where_that_can_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [32, 33, 1224])
 def test_what_another_program_has_open_says_so(code: int) -> None:
-    refused = PermissionError(13, "denied", "C:/x")
-    refused.winerror = code  # type: ignore[attr-defined]
-    with pytest.raises(FerError, match="another program has it open"), readable_os_errors(Path()):
-        raise refused
+    denied = PermissionError(13, "denied", "C:/x")
+    denied.winerror = code  # type: ignore[attr-defined]
+    with refused("file-in-use", where="C:/x"), readable_os_errors(Path()):
+        raise denied
 
 
 def test_a_file_in_a_folders_place_and_names_that_no_disk_takes_say_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FerError, match="a file stands where"), readable_os_errors(tmp_path):
+    with refused("file-in-the-way"), readable_os_errors(tmp_path):
         private_folder(tmp_path / "file")
-    with pytest.raises(FerError, match="too long"), readable_os_errors(tmp_path):
+    with refused("name-too-long"), readable_os_errors(tmp_path):
         (tmp_path / ("x" * 5000)).mkdir()
 
 
@@ -164,7 +164,7 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
-        with pytest.raises(FerError) as caught:
+        with refused("not-regular-file") as caught:
             write_atomic(tmp_path / name, b"x")
         assert caught.value.where == str(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import smtplib
 import socket
 from collections.abc import Iterator
 from email import message_from_bytes, policy
@@ -12,9 +13,9 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.notify import Notice, send
 from fer_ml.base.settings import Notifiers, settings
+from tests.refusals import refused
 from tests.webhook import SECRET, Hook
 
 NOTICE = Notice(
@@ -139,8 +140,9 @@ def test_a_password_is_not_sent_over_a_line_without_tls(configured: Any) -> None
     server.start()
     try:
         to = configured(FER_SMTP=f"smtp://u:{SECRET}@127.0.0.1:{server.port}", FER_MAIL_TO="a@b")
-        with pytest.raises(FerError, match="e-mail: SMTPNotSupportedError"):
+        with refused("notice-not-sent") as caught:
             send(NOTICE, to)
+        assert smtplib.SMTPNotSupportedError.__name__ in caught.value.what
     finally:
         server.stop()
     assert (asked, box.mails) == ([], [])
@@ -154,13 +156,14 @@ def test_what_failed_is_named_without_its_address_and_the_others_are_sent(
         to = configured(
             FER_WEBHOOK=hook.url, FER_SMTP=f"smtp://{address}", FER_MAIL_TO="a@example.org"
         )
-        with pytest.raises(FerError, match="webhook: the server answered 500") as caught:
+        with refused("notice-not-sent", where=NOTICE.subject) as caught:
             send(NOTICE, to)
+    assert "webhook: " in caught.value.what and "e-mail" not in caught.value.what
     assert len(box.mails) == 1
     to = configured(FER_WEBHOOK=f"http://127.0.0.1:{free_port()}/{SECRET}")
-    with pytest.raises(FerError, match="webhook: Connection refused") as refused:
+    with refused("notice-not-sent", where=NOTICE.subject) as unanswered:
         send(NOTICE, to)
-    for text in (str(caught.value), str(refused.value), caplog.text, repr(to), str(settings())):
+    for text in (str(caught.value), str(unanswered.value), caplog.text, repr(to), str(settings())):
         assert SECRET not in text
 
 
@@ -177,7 +180,7 @@ def test_what_failed_is_named_without_its_address_and_the_others_are_sent(
 def test_a_wrong_address_is_refused_at_the_door_and_not_repeated(
     configured: Any, variables: dict[str, str]
 ) -> None:
-    with pytest.raises(FerError) as caught:
+    with refused("invalid-setting") as caught:
         configured(**variables)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.processor import (
     ATEN_CAPABILITIES,
     ONEDNN_ISAS,
@@ -18,6 +17,7 @@ from fer_ml.base.processor import (
     free_threads,
     processor_facts,
 )
+from tests.refusals import refused
 
 VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OMP_NUM_THREADS")
 
@@ -68,7 +68,7 @@ def test_an_unknown_value_is_named_with_those_that_are(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(FerError) as caught:
+    with refused("invalid-setting") as caught:
         check_processor()
     assert value.upper() in str(caught.value).upper()
     assert caught.value.allowed
@@ -89,7 +89,7 @@ def test_a_processor_without_sse41_is_refused(text: str, passes: bool, tmp_path:
     if passes:
         check_processor(tmp_path / "cpuinfo")
     else:
-        with pytest.raises(FerError, match=r"SSE4\.1"):
+        with refused("unsupported-processor"):
             check_processor(tmp_path / "cpuinfo")
     check_processor(tmp_path / "no such file")
 

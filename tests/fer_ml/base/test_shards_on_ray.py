@@ -10,7 +10,6 @@ import pytest
 
 import fer_ml.manifests.cleaning as cleaning_module
 import fer_ml.manifests.inspection as probe_module
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.shards import map_shards
 from fer_ml.images.pixels import encode_png
@@ -20,6 +19,7 @@ from fer_ml.storage.store import Store
 from fer_ml.validation.report import validate_file
 from tests.fer_ml.base.test_shards import refuse, square
 from tests.ray_cluster import add_worker, kill_worker, two_workers
+from tests.refusals import refused
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -92,9 +92,8 @@ def test_results_come_in_order_from_both_machines() -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_an_error_of_a_shard_is_raised_whole() -> None:
-    with pytest.raises(FerError, match="three is refused") as caught:
+    with refused("three-refused", where="here", fix="leave it out"):
         list(map_shards(refuse, range(5)))
-    assert (caught.value.where, caught.value.fix) == ("here", "leave it out")
 
 
 @pytest.mark.usefixtures("cluster")
@@ -167,5 +166,5 @@ def test_without_a_machine_left_it_says_so(
     next(results)
     while cluster.worker_nodes:
         kill_worker(cluster)
-    with pytest.raises(FerError, match="no machine with a processor is left"):
+    with refused("ray-failure"):
         list(results)

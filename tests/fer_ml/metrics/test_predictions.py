@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.metrics.predictions import read_predictions, write_predictions
+from tests.refusals import refused
 
 N = 50
 FRAME = pl.DataFrame(
@@ -34,11 +33,12 @@ def test_round_trip_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_lost_rows_and_columns_are_refused(tmp_path: Path) -> None:
     """The first pipeline scored 6,780 of 11,890 rows and did not notice."""
-    with pytest.raises(FerError, match="49 predictions for 50 rows"):
+    with refused("length-mismatch"):
         write_predictions(tmp_path / "p.csv", FRAME, LOGITS[:-1])
     assert not (tmp_path / "p.csv").exists()
     write_predictions(tmp_path / "p.csv", FRAME, LOGITS)
     table = pl.read_csv(tmp_path / "p.csv").drop("logit_Fear", "y_true")
     table.write_csv(tmp_path / "p.csv")
-    with pytest.raises(FerError, match="lack the columns y_true, logit_Fear"):
+    with refused("missing-column", where=tmp_path / "p.csv") as caught:
         read_predictions(tmp_path / "p.csv")
+    assert "y_true, logit_Fear" in caught.value.what

@@ -8,7 +8,6 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.metrics.classification import classification_metrics, softmax
 from fer_ml.metrics.resampling import (
@@ -24,6 +23,7 @@ from fer_ml.metrics.resampling import (
     resample,
     resampled_metrics,
 )
+from tests.refusals import refused
 
 C = len(CLASSES)
 SCALARS = ("accuracy", "macro_f1", "balanced_accuracy", "nll", "brier", "ece")
@@ -192,11 +192,11 @@ def test_different_rows_are_not_compared() -> None:
     other = y.copy()
     other[0] = (other[0] + 1) % C
     a, b = group_sums(y, logits, groups), group_sums(other, logits, groups)
-    with pytest.raises(FerError, match="different rows or labels"):
+    with refused("different-rows"):
         paired_differences(a, b)
-    with pytest.raises(FerError, match="different rows or labels"):
+    with refused("different-rows"):
         metric_intervals(np.stack([a, b]))
-    with pytest.raises(FerError, match="49 group ids for 50 rows"):
+    with refused("length-mismatch"):
         group_sums(y, logits, groups[1:])
 
 
@@ -208,7 +208,7 @@ def test_mcnemar_by_hand() -> None:
     # 2 (C(6,0) + C(6,1)) / 2^6
     assert found.p_value == 14 / 64
     assert mcnemar(a, a).p_value == 1.0
-    with pytest.raises(FerError, match="10 rows of one model, 9 of the other"):
+    with refused("length-mismatch"):
         mcnemar(a, b[1:])
 
 

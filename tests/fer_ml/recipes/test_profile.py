@@ -1,5 +1,6 @@
 """Profiles and settings: refused at the door, with the field named."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.settings import Settings, UserConfig, find_project, read_config
 from fer_ml.recipes.builtin import PROFILES, sample
 from fer_ml.recipes.loading import load_profile
 from fer_ml.recipes.profile import BACKBONES, Profile
 from fer_ml.runs.ensemble import given_weights
+from tests.refusals import refused
 
 
 def settings(tmp_path: Path, **config: Any) -> Settings:
@@ -69,7 +70,7 @@ def test_any_seed_has_repetitions_of_its_own(
 @pytest.mark.parametrize("asked", ["sample", "mine"])
 def test_a_built_in_name_always_means_the_same(tmp_path: Path, asked: str) -> None:
     profiles = {"sample": {"seed": 7}, "mine": {"base": "sample"}}
-    with pytest.raises(FerError, match="sample is a built-in profile") as caught:
+    with refused("reserved-profile-name") as caught:
         load_profile(settings(tmp_path, profiles=profiles), asked)
     assert 'base = "sample"' in str(caught.value.fix)
 
@@ -77,24 +78,24 @@ def test_a_built_in_name_always_means_the_same(tmp_path: Path, asked: str) -> No
 def test_an_experiment_of_another_seed_is_told(tmp_path: Path) -> None:
     """With seed 2 the repetitions have other seeds, and so other names."""
     own = {"base": "sample", "seed": 2, "experiments": {"ce_2": {"epochs": 3}}}
-    with pytest.raises(FerError, match=r"experiments\.ce_2") as caught:
+    with refused("invalid-profile") as caught:
         load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
     assert "ce_3, ce_4" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field"),
     [
-        ({"sead": 1}, "profiles.mine.sead: there is no such field"),
+        ({"sead": 1}, "profiles.mine.sead"),
         ({"seed": -1}, "profiles.mine.seed"),
         ({"seed": 2.0}, "profiles.mine.seed"),
         ({"seed": "2"}, "profiles.mine.seed"),
         ({"seed": True}, "profiles.mine.seed"),
         ({"seed": 2**63}, "profiles.mine.seed"),
-        ({"experiments": {"ce_2": {"seed": -1}}}, r"profiles.mine.experiments.ce_2: seed = -1"),
-        ({"seed": 5, "experiments": {"ce_2": {"seed": 5}}}, "ce and ce_2 have the same seed 5"),
+        ({"experiments": {"ce_2": {"seed": -1}}}, "profiles.mine.experiments.ce_2"),
+        ({"seed": 5, "experiments": {"ce_2": {"seed": 5}}}, "experiments.ce_2.seed"),
         ({"demo": {"p95_block": True}}, "profiles.mine.demo.p95_block"),
-        ({"preprocess": {"size": 8}}, "profiles.mine.preprocess: size = 8 is outside 16 to 1024"),
+        ({"preprocess": {"size": 8}}, "profiles.mine.preprocess"),
         ({"teachers": {"RN18": {"lrr": 1}}}, "profiles.mine.teachers.RN18.lrr"),
         ({"students": {"ce": {"task": {"kind": "kdd"}}}}, "profiles.mine.students.ce.task"),
         ({"experiments": {"a b": {}}}, "profiles.mine.experiments"),
@@ -104,37 +105,44 @@ def test_an_experiment_of_another_seed_is_told(tmp_path: Path) -> None:
         ({"curations": {"hq_train": {"sources": ["ferplus"]}}}, "curations.hq_train"),
         ({"teachers": {"VGG": {}}}, "teachers"),
         ({"selection": {"flips_gain": -0.1}}, "profiles.mine.selection.flips_gain"),
-        ({"base": "nothing"}, "unknown profile 'nothing'"),
-        ({"base": ["sample"]}, "unknown profile"),
         ({"ensemble": {"weights": [1.0]}}, "ensemble.weights"),
     ],
 )
-def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(FerError, match=message):
+def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    with refused("invalid-profile", where="fer.toml") as caught:
         load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
+    assert field in caught.value.what
+
+
+@pytest.mark.parametrize("base", ["nothing", ["sample"]])
+def test_an_unknown_base_is_refused_with_the_known_ones(tmp_path: Path, base: object) -> None:
+    with refused("unknown-profile", where="fer.toml", allowed=", ".join(PROFILES)):
+        load_profile(settings(tmp_path, profiles={"mine": {"base": base}}), "mine")
 
 
 TRAINING = {"architecture": "resnet18", "task": {"kind": "ce"}, "init": "none", "epochs": 1}
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field"),
     [
-        ({"experiments": {"nul": TRAINING}}, r"experiments\.nul: .* a device of Windows"),
-        ({"experiments": {"KD": TRAINING}}, "experiments: kd and KD differ only in case"),
-        ({"models": {"Com1": "x.pt"}}, r"models\.Com1"),
-        ({"curations": {"aux": {"sources": ["ferplus"]}}}, r"curations\.aux"),
-        ({"sources": [{"name": "con", "adapter": "split_folders"}]}, r"sources\.con"),
+        ({"experiments": {"nul": TRAINING}}, "experiments.nul"),
+        ({"experiments": {"KD": TRAINING}}, "experiments: kd and KD"),
+        ({"models": {"Com1": "x.pt"}}, "models.Com1"),
+        ({"curations": {"aux": {"sources": ["ferplus"]}}}, "curations.aux"),
+        ({"sources": [{"name": "con", "adapter": "split_folders"}]}, "sources.con"),
     ],
 )
 def test_names_that_some_file_system_refuses(
-    tmp_path: Path, changes: dict[str, Any], message: str
+    tmp_path: Path, changes: dict[str, Any], field: str
 ) -> None:
     """They name folders, and an artifact root may be copied to any machine."""
-    with pytest.raises(FerError, match=message):
+    with refused("invalid-profile") as caught:
         load_profile(settings(tmp_path, profiles={"mine": {"base": "sample", **changes}}), "mine")
-    with pytest.raises(FerError, match=r"profiles\.prn"):
+    assert field in caught.value.what
+    with refused("invalid-profile") as caught:
         load_profile(settings(tmp_path, profiles={"prn": {"base": "sample"}}), "prn")
+    assert "profiles.prn" in caught.value.what
 
 
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"])
@@ -154,18 +162,18 @@ def test_fer_toml_from_any_editor(tmp_path: Path, start: bytes, end: bytes) -> N
 
 def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Path) -> None:
     (tmp_path / "fer.toml").write_bytes(b'[roots]\r\nfaces = "C:\\data\\faces"\r\n')
-    with pytest.raises(FerError, match="not valid TOML") as caught:
+    with refused("invalid-toml") as caught:
         read_config(tmp_path / "fer.toml")
     assert caught.value.fix and "single quotes" in caught.value.fix
     (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16"))
-    with pytest.raises(FerError, match="not valid TOML") as caught:
+    with refused("invalid-toml") as caught:
         read_config(tmp_path / "fer.toml")
     assert caught.value.fix == "save it as UTF-8"
     (tmp_path / "fer.toml").write_bytes(b"a = " + b"[" * 100_000)
-    with pytest.raises(FerError, match="too deep"):
+    with refused("invalid-toml"):
         read_config(tmp_path / "fer.toml")
     (tmp_path / "fer.toml").write_bytes('profile = "mine"'.encode("utf-16-le"))
-    with pytest.raises(FerError, match="not valid TOML") as caught:
+    with refused("invalid-toml") as caught:
         read_config(tmp_path / "fer.toml")
     assert caught.value.fix == "save it as UTF-8"
 
@@ -182,16 +190,17 @@ def test_a_windows_path_in_double_quotes_is_told_how_to_be_written(tmp_path: Pat
 def test_a_control_character_is_refused_and_not_a_path(tmp_path: Path, line: str, key: str) -> None:
     """TOML reads a line break in "C:\\new", and nobody meant that."""
     (tmp_path / "fer.toml").write_text(line)
-    with pytest.raises(FerError) as caught:
+    with refused("control-character") as caught:
         read_config(tmp_path / "fer.toml")
-    assert caught.value.what.startswith(f"{key} has a control character")
+    assert caught.value.what.startswith(f"{key} ")
     assert caught.value.fix and "single quotes" in caught.value.fix
 
 
 def test_keys_that_stand_twice_and_blanks(tmp_path: Path) -> None:
     (tmp_path / "fer.toml").write_text("profile = 'a'\nprofile = 'b'\n")
-    with pytest.raises(FerError, match="line 2"):
+    with refused("invalid-toml") as caught:
         read_config(tmp_path / "fer.toml")
+    assert "line 2" in caught.value.what
     (tmp_path / "fer.toml").write_text("\tprofile\t=\t'a'\t# c\r\n\r\n[roots]\r\n\tb\t= 'c'")
     assert read_config(tmp_path / "fer.toml").roots == {"b": "c"}
 
@@ -230,7 +239,7 @@ OF_MINE: dict[str, Any] = {
 def test_a_setting_that_does_nothing_is_refused(
     tmp_path: Path, changes: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(FerError) as caught:
+    with refused("invalid-profile") as caught:
         load_profile(settings(tmp_path, profiles={"mine": {**OF_MINE, **changes}}), "mine")
     assert field in caught.value.what
 
@@ -243,21 +252,29 @@ def test_a_folder_is_for_a_source_of_some_profile(tmp_path: Path) -> None:
         if known:
             assert load_profile(here, "mine").name == "mine"
         else:
-            with pytest.raises(FerError, match=r"roots\.mien") as caught:
+            with refused("unknown-source") as caught:
                 load_profile(here, "sample")
             assert "mine" in str(caught.value.allowed)
 
 
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="sample, ferplus, ferplus_ensemble, paper"):
+    with refused("unknown-profile", allowed="sample, ferplus, ferplus_ensemble, paper"):
         load_profile(settings(tmp_path), "samplle")
 
 
-@pytest.mark.parametrize("text", ["profile = ", "colour = 'red'", "[roots]\nx = 3", "\xff"])
-def test_a_wrong_fer_toml_is_one_clear_error(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("profile = ", "invalid-toml"),
+        ("\xff", "invalid-toml"),
+        ("colour = 'red'", "invalid-config"),
+        ("[roots]\nx = 3", "invalid-config"),
+    ],
+)
+def test_a_wrong_fer_toml_is_one_clear_error(tmp_path: Path, text: str, code: str) -> None:
     path = tmp_path / "fer.toml"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(FerError, match=r"fer\.toml"):
+    with refused(code, where=path):
         read_config(path)
 
 
@@ -278,7 +295,7 @@ def test_a_project_that_is_named_is_that_one_or_none(
     """Else a slip of the pen works on another project, and purges there."""
     for place in (tmp_path, tmp_path / "none"):
         monkeypatch.setenv("FER_PROJECT", str(place))
-        with pytest.raises(FerError) as caught:
+        with refused("project-not-found") as caught:
             find_project()
         assert str(place) in str(caught.value.where)
 
@@ -294,26 +311,36 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "field"),
     [
-        ({"softlabels": {"folds": 1}}, "at least 2"),
-        ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength is 0.9"),
-        ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size is 64"),
-        ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size is 64: .* of 48 px"),
+        ({"softlabels": {"folds": 1}}, "softlabels.folds"),
+        ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength"),
+        ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size"),
+        ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size"),
         (
             {"softlabels": {"folds": 0}, "experiments": {"kd": {"soft_labels": "in_sample"}}},
-            "they are in-sample",
+            "experiments.kd.soft_labels",
         ),
-        ({"ensemble": {"weights": "interim_report"}}, "interim_report is for"),
-        ({"without": ["experiments.nobody"]}, "the base has no experiments.nobody"),
-        ({"without": ["experiments", "comparisons"], "softlabels": {"folds": 1}}, "at least 2"),
+        ({"ensemble": {"weights": "interim_report"}}, "ensemble.weights"),
+        (
+            {"without": ["experiments", "comparisons"], "softlabels": {"folds": 1}},
+            "softlabels.folds",
+        ),
     ],
 )
 def test_a_profile_that_would_teach_wrongly_is_refused(
-    tmp_path: Path, change: dict[str, Any], why: str
+    tmp_path: Path, change: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(FerError, match=why):
+    with refused("invalid-profile", where="fer.toml") as caught:
         load_profile(settings(tmp_path, profiles={"mine": {"base": "ferplus", **change}}), "mine")
+    assert field in caught.value.what
+
+
+def test_what_the_base_has_not_cannot_be_left_out(tmp_path: Path) -> None:
+    own = {"base": "ferplus", "without": ["experiments.nobody"]}
+    with refused("unknown-field", where="fer.toml") as caught:
+        load_profile(settings(tmp_path, profiles={"mine": own}), "mine")
+    assert "experiments.nobody" in caught.value.what
 
 
 def test_what_the_base_has_can_be_left_out(tmp_path: Path) -> None:
@@ -343,6 +370,15 @@ def fair(**changes: Any) -> Profile:
     return Profile.model_validate({**dict(base), "experiments": experiments})
 
 
+def assert_fault(make: Callable[[], object], *words: str) -> None:
+    """``make`` is refused by one rule of the profile, whose message names ``words``."""
+    with pytest.raises(ValidationError) as caught:
+        make()
+    (fault,) = caught.value.errors()
+    assert fault["type"] == "value_error"
+    assert all(word in fault["msg"] for word in words), fault["msg"]
+
+
 def test_a_fair_comparison_is_accepted() -> None:
     assert fair().comparisons["distillation"].baseline == "ce"
 
@@ -350,35 +386,33 @@ def test_a_fair_comparison_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"epochs": 9}, r"arms\.kd: epochs is 2 in kd and 9 in kd_2"),
-        ({"batch_size": 32}, r"arms\.kd: batch_size is 16 in kd and 32"),
-        ({"strength": 0.9}, r"arms\.kd: strength is"),
-        ({"seed": 3}, r"arms\.kd: kd_2 and kd_3 .* seed 3, .* experiments\.kd_3\.seed"),
-        ({"seed": 1337}, r"arms\.kd: kd and kd_2 .* seed 1337, .* experiments\.kd_2\.seed"),
-        (
-            {"seed": 4},
-            r"arms\.kd: .* \[1337, 4, 3\], .* ce \[1337, 2, 3\]; .*experiments\.kd_2\.seed",
-        ),
+        ({"epochs": 9}, ("epochs", "kd_2")),
+        ({"batch_size": 32}, ("batch_size", "kd_2")),
+        ({"strength": 0.9}, ("strength", "kd_2")),
+        ({"seed": 3}, ("kd_2", "experiments.kd_3.seed")),
+        ({"seed": 1337}, ("kd_2", "experiments.kd_2.seed")),
+        ({"seed": 4}, ("[1337, 4, 3]", "[1337, 2, 3]", "experiments.kd_2.seed")),
     ],
 )
-def test_runs_of_an_arm_differ_in_their_seed_alone(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
-        fair(**changes)
+def test_runs_of_an_arm_differ_in_their_seed_alone(
+    changes: dict[str, Any], told: tuple[str, ...]
+) -> None:
+    assert_fault(lambda: fair(**changes), "arms.kd", *told)
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"baseline": "dkd"}, "baseline: one of"),
-        ({"varies": ("epochs",)}, r"varies: \['epochs'\] cannot vary"),
-        ({"varies": ("seed",)}, r"varies: \['seed'\] cannot vary"),
-        ({"varies": ("colour",)}, r"varies: \['colour'\] cannot vary"),
-        ({"evaluation": "hq_train"}, "evaluation: one of"),
-        ({"arms": {"ce": ("ce", "ce_2", "ce_3"), "x": ("no", "kd_2", "kd_3")}}, "no experiments"),
-        ({"arms": {"ce": ("ce", "ce_2"), "kd": ("kd", "kd_2")}}, "at least 3"),
+        ({"baseline": "dkd"}, "baseline"),
+        ({"varies": ("epochs",)}, "varies: ['epochs']"),
+        ({"varies": ("seed",)}, "varies: ['seed']"),
+        ({"varies": ("colour",)}, "varies: ['colour']"),
+        ({"evaluation": "hq_train"}, "evaluation"),
+        ({"arms": {"ce": ("ce", "ce_2", "ce_3"), "x": ("no", "kd_2", "kd_3")}}, "arms: "),
+        ({"arms": {"ce": ("ce", "ce_2"), "kd": ("kd", "kd_2")}}, "arms"),
         (
             {"arms": {"ce": ("ce", "ce_2", "ce_3"), "v": ("votes", "votes_2", "votes_3")}},
-            r"arms\.v: targets is votes in votes and labels in ce",
+            "arms.v: targets",
         ),
     ],
 )
@@ -387,8 +421,8 @@ def test_what_a_comparison_must_declare(changes: dict[str, Any], told: str) -> N
     votes = {f"votes_{s}": replace(base.experiments["votes"], seed=s) for s in (2, 3)}
     given = {**dict(base), "experiments": {**base.experiments, **votes}}
     held = {**dict(base.comparisons["distillation"]), **changes}
-    with pytest.raises(ValidationError, match=told):
-        Profile.model_validate({**given, "comparisons": {"distillation": held}})
+    wrong = {**given, "comparisons": {"distillation": held}}
+    assert_fault(lambda: Profile.model_validate(wrong), told)
     if "v" in changes.get("arms", {}):
         Profile.model_validate({**given, "comparisons": {"a": {**held, "varies": ("targets",)}}})
 

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import (
@@ -21,6 +20,7 @@ from fer_ml.recipes.training import (
     read_plain,
     read_recipe,
 )
+from tests.refusals import refused
 
 BASE = Training(architecture="resnet18", task=CE(), init="none", epochs=3)
 
@@ -63,58 +63,58 @@ def held(**changes: object) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "code", "where"),
     [
-        ({"learning_rate": 1}, r"unknown fields \['learning_rate'\]"),
-        ({"epochs": "3"}, r"recipe.epochs is '3'"),
-        ({"epochs": True}, r"recipe.epochs is True"),
-        ({"epochs": 0}, r"epochs = 0 is outside 1 to"),
-        ({"lr": None}, r"recipe.lr is None"),
-        ({"optimiser": "adam"}, r"recipe.optimiser is 'adam'"),
-        ({"task": {"kind": "kdd"}}, r"recipe.task.kind is 'kdd'"),
-        ({"task": "ce"}, r"recipe.task.kind is None"),
-        ({"task": {"kind": "kd", "alpha": 1}}, r"recipe.task has unknown fields"),
-        ({"imbalance": 3}, r"recipe.imbalance is 3"),
-        ({"first_stage": {}}, r"recipe.first_stage lacks architecture"),
+        ({"learning_rate": 1}, "unknown-field", "recipe"),
+        ({"epochs": "3"}, "invalid-value", "recipe.epochs"),
+        ({"epochs": True}, "invalid-value", "recipe.epochs"),
+        ({"epochs": 0}, "invalid-value", "recipe"),
+        ({"lr": None}, "invalid-value", "recipe.lr"),
+        ({"optimiser": "adam"}, "invalid-value", "recipe.optimiser"),
+        ({"task": {"kind": "kdd"}}, "invalid-value", "recipe.task.kind"),
+        ({"task": "ce"}, "invalid-value", "recipe.task.kind"),
+        ({"task": {"kind": "kd", "alpha": 1}}, "unknown-field", "recipe.task"),
+        ({"imbalance": 3}, "invalid-value", "recipe.imbalance"),
+        ({"first_stage": {}}, "missing-field", "recipe.first_stage"),
     ],
 )
-def test_a_wrong_field_is_named(changes: dict, message: str) -> None:
-    with pytest.raises(FerError, match=message):
+def test_a_wrong_field_is_named(changes: dict, code: str, where: str) -> None:
+    with refused(code, where=where):
         read_recipe(held(**changes))
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(FerError, match="lacks epochs"):
+    with refused("missing-field", where="recipe"):
         read_recipe({key: value for key, value in held().items() if key != "epochs"})
 
 
 def test_two_corrections_of_imbalance_need_saying_so() -> None:
     """Class-uniform sampling and class weights corrected the first teachers twice."""
-    with pytest.raises(ValueError, match="the balanced sampler and class_weights correct the same"):
+    with pytest.raises(ValueError, match="class_weights"):
         Imbalance(sampler="balanced", class_weights="effective_number")
     both = Imbalance(sampler="balanced", class_weights="effective_number", several=True)
     assert both.used() == ["the balanced sampler", "class_weights"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field"),
     [
-        ({"mixup": 0.2, "task": KD()}, "mixup with task kd"),
-        ({"mixup": 0.2, "task": ArcFace()}, "mixup with task arcface"),
-        ({"init": "file"}, "init_file go together"),
-        ({"init_file": "a.pt"}, "init_file go together"),
-        ({"first_stage": BASE}, "init must be 'previous'"),
-        ({"batch_size": 8, "accumulate": 5}, "accumulate = 5 is outside 1 to 4"),
-        ({"negative": None, "erase": 2.0}, "erase = 2.0"),
+        ({"mixup": 0.2, "task": KD()}, "mixup"),
+        ({"mixup": 0.2, "task": ArcFace()}, "mixup"),
+        ({"init": "file"}, "init_file"),
+        ({"init_file": "a.pt"}, "init_file"),
+        ({"first_stage": BASE}, "init"),
+        ({"batch_size": 8, "accumulate": 5}, "accumulate"),
+        ({"negative": None, "erase": 2.0}, "erase"),
         ({"accumulate": 2, "task": DIST()}, "task.intra_weight"),
         ({"accumulate": 2, "locality": Locality()}, "locality"),
         ({"accumulate": 2, "prototype": Prototype()}, "prototype"),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_what_does_not_go_together_is_refused(changes: dict, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"\b{field}\b"):
         replace(BASE, **changes)
-    with pytest.raises(ValueError, match="ratio = 2"):
+    with pytest.raises(ValueError, match="ratio"):
         Negative(ratio=2)
 
 
