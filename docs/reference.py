@@ -260,7 +260,8 @@ def kinds() -> str:
 
 
 def _kind(kind: type[BaseModel]) -> tuple[str, str, str]:
-    own = [name for name in kind.model_fields if name not in Measured.model_fields]
+    shared = Measured if issubclass(kind, Measured) else Measured.__base__
+    own = [name for name in kind.model_fields if name not in shared.model_fields]
     own.remove("kind")
     (name,) = typing.get_args(kind.model_fields["kind"].annotation)
     return f"`{name}`", ", ".join(f"`{each}`" for each in own), _said(kind)
