@@ -74,7 +74,8 @@ def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
     taken = list(_spaced(_candidates(session / PER_FRAME_FILE, rule), rule))
     if not taken:
         raise FerError(
-            f"no face of the session qualifies by {asdict(rule)}",
+            f"no face of the session fulfils {asdict(rule)}",
+            code="no-qualifying-face",
             where=session,
             fix="label the session with the keys 1 to 7, or record a longer one",
         )
@@ -84,7 +85,12 @@ def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
         try:
             (out / folder).mkdir(parents=True)
         except FileExistsError as error:
-            raise FerError("the folder is there already", where=out, fix="name another") from error
+            raise FerError(
+                "the output folder exists already",
+                code="output-exists",
+                where=out,
+                fix="name a new folder",
+            ) from error
         for index in sorted({face.frame for face in taken}):
             shutil.copyfile(regular(files[index]), out / folder / files[index].name)
         rows = [

@@ -76,6 +76,7 @@ class HaarDetector:
         if self._cascade.empty():
             raise FerError(
                 "the Haar cascade cannot be loaded",
+                code="cascade-unavailable",
                 where=path,
                 fix="reinstall opencv-python 4 (version 5 has dropped the cascades)",
             )
@@ -110,6 +111,7 @@ class YuNetDetector:
         except OSError as error:
             raise FerError(
                 f"the YuNet file cannot be read: {error.strerror}",
+                code="unreadable-file",
                 where=model_path,
                 fix="reinstall fer-platform, which brings it",
             ) from error
@@ -117,6 +119,7 @@ class YuNetDetector:
         if digest != YUNET_SHA256:
             raise FerError(
                 f"the YuNet file has sha256 {digest[:12]} and {len(data)} bytes",
+                code="detector-changed",
                 where=model_path,
                 allowed=f"sha256 {YUNET_SHA256} ({YUNET_BYTES} bytes)",
                 fix="reinstall fer-platform, which brings it",
@@ -167,9 +170,15 @@ def make_detector(name: str, width_px: int | None = None) -> Detector:
     ``FerError`` for an unknown name, or where the file of YuNet is damaged.
     """
     if name not in DETECTORS:
-        raise FerError(f"no detector is called {name!r}", allowed=", ".join(DETECTORS))
+        raise FerError(
+            f"unknown detector {name!r}", code="unknown-detector", allowed=", ".join(DETECTORS)
+        )
     if width_px is not None and not 64 <= width_px <= 4096:
-        raise FerError(f"a detector cannot look at {width_px} px", allowed="64 to 4096 px")
+        raise FerError(
+            f"the width of the detector's picture is {width_px} px",
+            code="invalid-value",
+            allowed="64 to 4096 px",
+        )
     if name == HaarDetector.name:
         return HaarDetector(width_px or HAAR_WIDTH_PX)
     return YuNetDetector(width_px or YUNET_WIDTH_PX)

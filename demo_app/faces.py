@@ -109,7 +109,8 @@ def classify(faces: np.ndarray, bundle: Bundle) -> list[tuple[float, ...]]:
     probs = bundle.probabilities(faces)  # [N, 7]
     if not np.isfinite(probs).all():
         raise FerError(
-            "the network's output holds values that are not finite",
+            "the network returned values that are not finite",
+            code="output-not-finite",
             where=bundle.folder,
             fix="export the bundle again",
         )

@@ -285,7 +285,12 @@ def score(
     """
     relevant = [face for face in truth if face.frame in logged]
     if not relevant:
-        raise FerError("no true face lies in a logged frame", where=f"{where}, frame_index")
+        raise FerError(
+            "no face of the ground truth lies in a logged frame",
+            code="no-true-face",
+            where=f"{where}, frame_index",
+            fix="give the ground truth of the frames that the session logged",
+        )
     pairs = _pair(relevant, faces)
     labels = [true.label for true, _ in pairs]
     raw = [face.raw for _, face in pairs]
@@ -361,8 +366,10 @@ def read_box(row: TableRow) -> Box:
     left, top, right, bottom = (row.value(column, int) for column in BOX_COLUMNS)
     if left >= right or top >= bottom:
         raise FerError(
-            f"box {(left, top, right, bottom)} is empty",
+            f"the box {(left, top, right, bottom)} is empty",
+            code="empty-box",
             where=f"{row.path}, line {row.line}, columns {', '.join(BOX_COLUMNS)}",
+            allowed="left < right and top < bottom",
         )
     return left, top, right, bottom
 

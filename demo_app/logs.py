@@ -124,7 +124,8 @@ class SessionLog:
                 self._file = (out / PER_FRAME_FILE).open("xb", buffering=0)
             except FileExistsError as error:
                 raise FerError(
-                    "the folder holds the log of another session",
+                    "the folder already holds the log of a session",
+                    code="output-exists",
                     where=out / PER_FRAME_FILE,
                     fix="name another folder",
                 ) from error
@@ -252,7 +253,8 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
     files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.*")}
     if not files:
         raise FerError(
-            "the session holds no frames: it was logged, not recorded",
+            "the session was logged without its frames",
+            code="session-not-recorded",
             where=folder / FRAMES_FOLDER,
             fix="record a session with 'fer demo camera --record', or in the browser",
         )
@@ -269,14 +271,16 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
         file = files.get(f"{index:06d}")
         if file is None:
             raise FerError(
-                f"frame {index} is logged and was not recorded",
+                f"the picture of the logged frame {index} is missing",
+                code="missing-frame",
                 where=folder / FRAMES_FOLDER,
-                fix="restore the file; a replay of fewer frames is no replay",
+                fix="restore the file: a replay needs every frame",
             )
         now = parameters.get(row.value("parameters_sha256", str))
         if now is None:
             raise FerError(
-                f"frame {index} was made by parameters that {THRESHOLDS_FILE} does not hold",
+                f"{THRESHOLDS_FILE} lacks the parameters of frame {index}",
+                code="unknown-parameters",
                 where=folder / THRESHOLDS_FILE,
                 fix="restore the file as the session wrote it",
             )
@@ -308,11 +312,15 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
         return {**held, "bundle_sha256": str(held["bundle_sha256"]), "used": used}
     except OSError as error:
         raise FerError(
-            f"no parameters here: {error.strerror}", where=path, fix="name the folder of a session"
+            f"the folder has no readable {THRESHOLDS_FILE}: {error.strerror}",
+            code="missing-session",
+            where=path,
+            fix="name the folder of a session",
         ) from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise FerError(
-            "not the thresholds of a session",
+            f"{THRESHOLDS_FILE} is not as a session writes it",
+            code="invalid-thresholds",
             where=path,
             fix="restore the file as the session wrote it",
         ) from error
@@ -367,6 +375,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise LogError(
             f"the log cannot be written: {error.strerror}",
+            code="log-not-written",
             where=path,
             fix="free some space, or name a folder that can be written to",
         ) from error

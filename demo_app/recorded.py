@@ -59,6 +59,7 @@ def delete(folder: Path) -> None:
     except OSError as error:
         raise FerError(
             f"the recording cannot be deleted: {error.strerror}",
+            code="recording-not-deleted",
             where=folder,
             fix="delete the folder by hand",
         ) from error

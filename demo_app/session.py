@@ -87,7 +87,11 @@ def run_session(
     log cannot be written.
     """
     if max_frames is not None and max_frames < 1:
-        raise FerError(f"max_frames is {max_frames}", allowed="1 or more, or none for all frames")
+        raise FerError(
+            f"max_frames is {max_frames}",
+            code="invalid-value",
+            allowed="1 or more, or none for all frames",
+        )
     with open_source(video, bundle) as source:
         log = SessionLog(out, bundle, detector.name, parameters, record=record)
         started = datetime.now(UTC)

@@ -178,7 +178,12 @@ class Video:
         try:
             ok, image = self._capture.read()
         except cv2.error as error:
-            raise FerError(f"a frame cannot be decoded: {error.err}", where=self.name) from error
+            raise FerError(
+                f"a frame of the video cannot be decoded: {error.err}",
+                code="frame-not-decoded",
+                where=self.name,
+                fix="write the video again, for instance with ffmpeg",
+            ) from error
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if ok else None
 
     def _position_s(self) -> float:
@@ -188,8 +193,9 @@ class Video:
     def _interval_s(self) -> float:
         if not 0 < self._rate <= MAX_FPS:  # also refuses NaN
             raise FerError(
-                "the video's frames have no times, and it states a frame rate of "
-                f"{self._rate:g} instead",
+                f"the video gives no times for its frames, and states {self._rate:g} frames per "
+                "second",
+                code="unknown-frame-rate",
                 where=self.name,
                 allowed=f"more than 0 and at most {MAX_FPS:g} frames per second",
                 fix="write the video again, for instance with ffmpeg",
@@ -205,10 +211,16 @@ class Video:
         if self.is_camera:
             return FerError(
                 "the camera opens but gives no frame",
+                code="camera-without-frames",
                 where=self.name,
                 fix="close other programs that use it, or try another --number",
             )
-        return FerError("the video has no frame that can be decoded", where=self.name)
+        return FerError(
+            "the video has no frame that can be decoded",
+            code="video-without-frames",
+            where=self.name,
+            fix="write the video again, for instance with ffmpeg",
+        )
 
 
 class ImageFolder:
@@ -226,6 +238,7 @@ class ImageFolder:
         if not self._files:
             raise FerError(
                 "the folder holds neither images nor a recorded session",
+                code="folder-without-frames",
                 where=folder,
                 allowed=f"images ({', '.join(sorted(suffixes))}), or {PER_FRAME_FILE} beside "
                 f"{FRAMES_FOLDER}/",
@@ -266,7 +279,8 @@ class Recording:
         self._frames = recorded_frames(folder)
         if session_id(folder) in bundle.card.sessions:
             raise FerError(
-                f"{bundle.card.name} has learned from this session: what it shows is no measure",
+                f"{bundle.card.name} was trained on this session, so a replay measures nothing",
+                code="session-in-training-data",
                 where=folder,
                 fix="replay another session",
             )
@@ -314,7 +328,8 @@ def _open_file(path: Path) -> cv2.VideoCapture:
     if stream := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)):
         # The rest of it may hold a password.
         raise FerError(
-            f"the address of a stream ({stream[1]}) is no video file",
+            f"an address of a stream ({stream[1]}) is not a video file",
+            code="stream-not-supported",
             allowed="a video file, an animated GIF, a folder of images or a recorded session",
             fix="write a part of it into a file first, for instance with ffmpeg; a camera of this "
             "machine is 'fer demo camera'",
@@ -324,7 +339,10 @@ def _open_file(path: Path) -> cv2.VideoCapture:
             start = file.read(12)
     except OSError as error:
         raise FerError(
-            f"the video cannot be read: {error.strerror}", where=path, fix="check the path"
+            f"the video cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=path,
+            fix="check the path",
         ) from error
     if re.match(b"|".join(CONTAINERS.values()), start, re.DOTALL):
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = (
@@ -340,14 +358,16 @@ def _open_file(path: Path) -> cv2.VideoCapture:
             capture.release()
             raise FerError(
                 f"the video's frames have {width}x{height} px",
+                code="frame-too-large",
                 where=path,
                 allowed=f"at most {MAX_PIXELS:,} px",
-                fix="write it again smaller, for instance with ffmpeg",
+                fix="write the video again with smaller frames, for instance with ffmpeg",
             )
         if capture.isOpened():
             return capture
     raise FerError(
         "the video cannot be opened: it is damaged, or not a video",
+        code="video-not-opened",
         where=path,
         allowed="MP4 or MOV, AVI, MKV or WebM, animated GIF, H.264 without a container",
     )
@@ -358,6 +378,7 @@ def _open_camera(index: int) -> cv2.VideoCapture:
     if not capture.isOpened():
         raise FerError(
             f"camera {index} cannot be opened",
+            code="camera-not-opened",
             fix="check that it is plugged in and free, try another --number, or name a video file",
         )
     return capture

@@ -26,14 +26,23 @@ class TableRow:
         """The cell of ``column`` by ``convert``; ``FerError`` where that gives ``ValueError``."""
         where = f"{self.path}, line {self.line}, column {column}"
         if column not in self.values:
-            raise FerError(f"there is no column {column}", where=self.path)
+            raise FerError(
+                f"the csv has no column {column}",
+                code="missing-column",
+                where=self.path,
+                allowed=", ".join(self.values),
+            )
         text = self.values[column]
         if text is None:
-            raise FerError(f"the row ends before column {column}", where=where)
+            raise FerError(
+                f"the row ends before column {column}", code="row-too-short", where=where
+            )
         try:
             return convert(text)
         except ValueError as error:
-            raise FerError(f"column {column} holds {text!r}: {error}", where=where) from error
+            raise FerError(
+                f"column {column} holds {text!r}: {error}", code="invalid-cell", where=where
+            ) from error
 
 
 def read_rows(path: Path, meaning: str) -> list[TableRow]:
@@ -45,16 +54,21 @@ def read_rows(path: Path, meaning: str) -> list[TableRow]:
     except OSError as error:
         raise FerError(
             f"the csv cannot be read: {error.strerror}",
+            code="unreadable-file",
             where=path,
             fix="check the path; the demo logs a session into outputs/demo, or where --out says",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise FerError(
-            f"the csv cannot be read: {error}", where=path, fix="restore it; it is UTF-8, by commas"
+            f"the csv cannot be read: {error}",
+            code="invalid-csv",
+            where=path,
+            fix="restore the file: UTF-8, separated by commas",
         ) from error
     if not rows:
         raise FerError(
             f"the csv holds no {meaning}",
+            code="empty-csv",
             where=f"{path}, column frame_index",
             fix="run a longer session",
         )

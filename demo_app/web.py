@@ -66,6 +66,7 @@ MAX_VIEWERS = 4
 SEND_TIMEOUT_S = 5.0
 #: A frame is the browser's own time in ms, which is sent back as it came, and then the JPEG.
 _SENT = struct.Struct("<d")
+MESSAGE = "frame message"
 
 
 class _Command(BaseModel):
@@ -164,9 +165,9 @@ class Viewer:
             command = COMMANDS.validate_json(text)
         except ValidationError as error:
             raise FerError(
-                f"a message is no command: {error.errors()[0]['msg']}",
-                allowed="record with consent, stop, press, replay, next, score, delete when sure; "
-                "frames are binary messages",
+                f"the message is not a command: {error.errors()[0]['msg']}",
+                code="invalid-command",
+                allowed="record with consent, stop, press, replay, next, score, delete when sure",
             ) from error
         match command:
             case Press():
@@ -220,7 +221,9 @@ class Viewer:
     def _finished(self) -> Path:
         """The last recording of this page; ``FerError`` while there is none."""
         if self._recording is None or self._log is not None:
-            raise FerError("there is no finished recording", fix="record and stop first")
+            raise FerError(
+                "no finished recording", code="no-recording", fix="record and stop first"
+            )
         return self._recording
 
     def _next(self) -> dict[str, Any]:
@@ -286,27 +289,28 @@ def decode_frame(data: bytes) -> tuple[float, np.ndarray]:
     The picture's size is read from its header and judged before anything is decoded. ``FerError``
     for whatever is not a time and a JPEG of at most ``MAX_PIXELS``.
     """
-    where = "frame message"
-    if len(data) <= _SENT.size:
-        raise FerError("a frame is too short", where=where, allowed="8 bytes of time, then a JPEG")
-    (sent,) = _SENT.unpack_from(data)
-    if not math.isfinite(sent):
-        raise FerError("a frame's time is not a number", where=where)
     jpeg = data[_SENT.size :]
     if jpeg[:3] != b"\xff\xd8\xff":
-        raise FerError("a frame is not a JPEG", where=where, allowed="8 bytes of time, then a JPEG")
-    header = read_header(jpeg, where=where)
+        raise _invalid("the frame is not a JPEG")
+    (sent,) = _SENT.unpack_from(data)
+    if not math.isfinite(sent):
+        raise _invalid("the time of the frame is not a finite number")
+    header = read_header(jpeg, where=MESSAGE)
     if header.width * header.height > MAX_PIXELS:
-        raise FerError(
-            f"a frame has {header.width}x{header.height} px",
-            where=where,
-            allowed=f"at most {MAX_PIXELS:,} px",
-        )
+        size = f"the frame has {header.width}x{header.height} px"
+        most = f"at most {MAX_PIXELS:,} px"
+        raise FerError(size, code="frame-too-large", where=MESSAGE, allowed=most)
     if header.coerced:
-        raise FerError(f"a frame is no plain picture: {header.coerced}", where=where)
-    image = decode_as_stored(jpeg, where=where)
+        raise _invalid(f"the frame is not a plain picture: {header.coerced}")
+    image = decode_as_stored(jpeg, where=MESSAGE)
     colour = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return sent, cv2.cvtColor(image, colour)
+
+
+def _invalid(what: str) -> FerError:
+    return FerError(
+        what, code="invalid-frame", where=MESSAGE, allowed="8 bytes of time, then a JPEG"
+    )
 
 
 def shown(result: FrameResult, figures: Figures) -> dict[str, Any]:
@@ -462,7 +466,8 @@ async def _reply(
     except FerError as error:
         if isinstance(error, LogError):
             await asyncio.to_thread(viewer.give_up)
-        text = json.dumps({"type": "error", "what": error.what, "fix": error.fix})
+        told = {"type": "error", "code": error.code, "what": error.what, "fix": error.fix}
+        text = json.dumps(told)
     await asyncio.wait_for(socket.send_text(text), SEND_TIMEOUT_S)
 
 

@@ -215,6 +215,7 @@ def _draw_text(
 def _no_window(reason: str) -> FerError:
     return FerError(
         f"no window can be opened: {reason}",
+        code="window-not-opened",
         fix="pass --headless, or use 'fer demo web', or run on a desktop with opencv-python (not "
         "opencv-python-headless)",
     )

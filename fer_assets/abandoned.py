@@ -127,9 +127,10 @@ def _forget_free_pages(database: Path) -> None:
             raise sqlite3.OperationalError("a reader keeps its log")
     except sqlite3.OperationalError as error:
         raise FerError(
-            f"pictures were deleted, and their bytes still lie in Dagster's database: {error}",
+            f"the deleted pictures could not be erased from Dagster's database: {error}",
+            code="database-in-use",
             where=database,
-            fix="end what has it open, such as fer ui, and start the purge again",
+            fix="end the programs that have it open, such as fer ui, and start the purge again",
         ) from error
     finally:
         connection.close()

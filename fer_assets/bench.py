@@ -97,7 +97,11 @@ def scripts(names: Sequence[str]) -> tuple[Script, ...]:
     known = {script.name.removesuffix(".py"): script for script in SUITE}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise FerError(f"no benchmark {', '.join(unknown)}", allowed=", ".join(known))
+        raise FerError(
+            f"unknown benchmark {', '.join(unknown)}",
+            code="unknown-benchmark",
+            allowed=", ".join(known),
+        )
     return tuple(known[name] for name in names or known)
 
 
@@ -113,12 +117,15 @@ def measure(
     folder = project / FOLDER
     if not folder.is_dir():
         raise FerError(
-            "the benchmarks are not here: they are in the checkout, not in the installed package",
+            "the folder of the benchmarks is missing: it is in the checkout, not in the package",
+            code="missing-benchmarks",
             where=folder,
             fix="clone the project and run fer bench inside it",
         )
     if not on_linux():
-        raise FerError("the benchmarks read memory from /proc", allowed="Linux")
+        raise FerError(
+            "the benchmarks read memory from /proc", code="unsupported-system", allowed="Linux"
+        )
     facts = machine()
     return Measurements(
         machine=facts,
@@ -159,7 +166,11 @@ def _run(
         seconds = time.monotonic() - started
         if done.returncode != 0 or not out.is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-15:]
-            raise FerError(f"{shown} failed:\n" + "\n".join(last), where=folder / script.name)
+            raise FerError(
+                f"{shown} failed:\n" + "\n".join(last),
+                code="benchmark-failed",
+                where=folder / script.name,
+            )
         benchmark = Benchmark.model_validate_json(read_file(out))
     for figure in benchmark.figures:
         verdict = {True: "reached", False: "MISSED", None: ""}[figure.met]

@@ -110,7 +110,8 @@ def _require_output(error: OSError) -> None:
         print(flush=True)
     except OSError as refused:
         raise FerError(
-            f"what is printed cannot be written: {str(refused.strerror).lower()}",
+            f"the output cannot be written: {str(refused.strerror).lower()}",
+            code="output-not-written",
             where="standard output",
             fix="send it to a terminal, or to a file on a disk with free space",
         ) from error

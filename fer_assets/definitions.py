@@ -92,6 +92,7 @@ def _executor(here: Settings) -> dg.ExecutorDefinition:
     except ImportError as error:
         raise FerError(
             "FER_ENGINE is ray, and dagster-ray is not installed",
+            code="missing-package",
             fix="pip install 'fer-platform[ray]'",
         ) from error
     return ray_executor.configured(

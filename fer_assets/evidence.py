@@ -70,10 +70,20 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
 def _require_other(folder: Path, root: Path) -> None:
     """``FerError`` for a folder that holds, or is held by, the artifact root or a user's files."""
     if folder == root or root in folder.parents or folder in root.parents:
-        raise FerError("the artifact root is there", where=folder, fix="name a new folder")
+        raise FerError(
+            "the folder is, holds or lies in the artifact root",
+            code="output-exists",
+            where=folder,
+            fix="name a new folder",
+        )
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if others := sorted(held - {FOLDER, "report", "cleaned"}):
-        raise FerError(f"{others[0]} is there too", where=folder, fix="name a new folder")
+        raise FerError(
+            f"the folder holds other files, such as {others[0]}",
+            code="output-exists",
+            where=folder,
+            fix="name a new folder",
+        )
 
 
 def refresh(pipeline: Pipeline) -> Path:

@@ -85,6 +85,7 @@ class Lineage:
         if asset not in self.stages:
             raise FerError(
                 f"profile {self.profile.name} has no asset {asset!r}",
+                code="unknown-asset",
                 allowed=", ".join(self.stages),
             )
         return self.stages[asset]
@@ -183,6 +184,7 @@ class Lineage:
         if name not in self.profile.models:
             raise FerError(
                 f"profile {self.profile.name} has no models.{name}",
+                code="not-in-profile",
                 allowed=", ".join(self.profile.models),
                 fix=f"add models.{name} to the profile",
             )

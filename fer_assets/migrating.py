@@ -79,9 +79,10 @@ def _text(
     new = rewrite(text)
     if upgraded(kind, parse(new), path, "version") != wanted or parse(new).get("version") is None:
         raise FerError(
-            f"{kind} of version {version} cannot be rewritten by itself",
+            f"the file ({kind}, version {version}) cannot be rewritten automatically",
+            code="not-rewritable",
             where=path,
-            fix="it is read as it is; to change it, follow docs/operate.md#upgrades by hand",
+            fix="use it as it is: earlier versions are read; or see docs/operate.md#upgrades",
         )
 
     def carry_out() -> None:
@@ -123,7 +124,11 @@ def _frame(found: re.Match[str]) -> str:
 def _parse_claims(text: str) -> dict[str, Any]:
     held = read_plain(text.encode())
     if not isinstance(held, dict):
-        raise FerError("not a claims file: no keys", allowed="version, title, claims")
+        raise FerError(
+            "the claims file is not a mapping of keys to values",
+            code="invalid-claims-file",
+            allowed="version, title, claims",
+        )
     return {**held, "version": int(held["version"])}
 
 

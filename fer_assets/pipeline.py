@@ -107,6 +107,7 @@ class Pipeline(Lineage):
             return
         raise FerError(
             f"profile {self.profile.name} has no {table}.{target.partition}",
+            code="not-in-profile",
             allowed=", ".join(self.partitions(stage)),
             fix=f"add {table}.{target.partition} to the profile",
         )
@@ -215,7 +216,9 @@ class Pipeline(Lineage):
         gates = {gate.rule: gate for gate in stage.gates_by(self.profile)}
         if sorted(gates) != sorted(outcome.rule for outcome in outcomes):
             raise FerError(
-                f"{target.label} was judged by {sorted(o.rule for o in outcomes)}",
+                f"the stage of {target.label} judged other gates than it declares: "
+                f"{sorted(o.rule for o in outcomes)}",
+                code="gates-mismatch",
                 allowed=", ".join(sorted(gates)),
             )
         for outcome in outcomes:

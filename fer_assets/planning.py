@@ -50,7 +50,8 @@ class Failures:
         """``target`` has failed, be it that the system refuses to read what is there."""
         if isinstance(error, OSError):
             error = FerError(
-                f"cannot be read: {error.strerror or error}",
+                f"a file cannot be read: {error.strerror or error}",
+                code="unreadable-file",
                 where=error.filename,
                 fix="make it readable again (disk, network folder, permissions)",
             )

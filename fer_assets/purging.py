@@ -90,7 +90,8 @@ def _session(settings: Settings, held: list[Store], named: Path) -> purge.Wanted
     folder = next((f for f in (named, settings.home / SESSIONS / named) if f.is_dir()), None)
     if folder is None or not (folder / PER_FRAME_FILE).is_file():
         raise FerError(
-            "no session here",
+            "there is no such session",
+            code="missing-session",
             where=folder or named,
             allowed=f"a folder with {PER_FRAME_FILE}, or its name below {settings.home / SESSIONS}",
         )

@@ -29,6 +29,7 @@ def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> Non
     if other or not targets:
         raise FerError(
             f"{', '.join(other) or 'nothing'} cannot be packed",
+            code="not-packable",
             allowed=", ".join(stage.asset for stage in pipeline.stages.values() if stage.part),
         )
     require_new(folder)
@@ -49,14 +50,17 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
     told = step_of(folder)
     if told["profile"] != pipeline.profile.name:
         raise FerError(
-            f"the run is of profile {told['profile']}, this one is {pipeline.profile.name}",
+            f"the run is of profile {told['profile']}, not of {pipeline.profile.name}",
+            code="profile-mismatch",
             where=folder,
             fix=f"fer adopt --profile {told['profile']} {folder}",
         )
     target = Target(told["asset"], told["partition"])
     stage = pipeline.stage(target.asset)
     if stage.part is None:
-        raise FerError(f"{target.label} is no part of a packed job", where=folder)
+        raise FerError(
+            f"{target.label} is not an asset that can be packed", code="not-packable", where=folder
+        )
     artifact = pipeline.make(target, build=lambda run, job: take_in(run, _part(stage, job), folder))
     register_partitions(pipeline, instance)
     announce(pipeline, artifact, instance)
@@ -90,8 +94,9 @@ def adopt_foreign(
         raise FerError(
             f"{target.label} is taken: it holds the {held.record.summary['adopted']} that came as "
             f"{held.record.summary['origin']!r}",
+            code="name-taken",
             where=held.folder,
-            fix="name it: --as OTHER, or put it in that one's place: --replace",
+            fix="choose another name: --as OTHER, or replace the earlier result: --replace",
         )
     artifact = pipeline.make(
         target,

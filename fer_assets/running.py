@@ -167,7 +167,8 @@ def _note(
             faults.setdefault(steps.get(str(event.step_key)), step_fault(event))
     # Of a red gate its step says no more than that it failed; the first one is told.
     for gate in reversed(list(red_gates(result.all_events))):
-        faults[targets[gate.asset_key.to_user_string()]] = gate_fault(gate)
+        fault = f"{gate_fault(gate)}\n  code: gate-failed"
+        faults[targets[gate.asset_key.to_user_string()]] = fault
     for target in targets.values():
         missing = target in work.make and target.asset not in made
         if target not in faults and not missing:
@@ -175,7 +176,11 @@ def _note(
         if not leave_out(failures, target, pipeline.needed(target)):
             fault = faults.get(target) or faults.get(None) or NO_FAULT
             where = f"job {work.job}, run {result.run_id}"
-            failures.faults[target] = FerError(fault, where=where)
+            # A step's fault is the text of its error, and so ends with its code.
+            what, told, code = fault.rpartition("\n  code: ")
+            failures.faults[target] = FerError(
+                what if told else fault, code=code if told else "step-failed", where=where
+            )
 
 
 def _stopped(result: dg.JobExecutionResult) -> bool:

@@ -51,7 +51,7 @@ def read_selection(pipeline: Lineage, text: str) -> Selection:
     names = _names(pipeline)
     parts = {part: frozenset(names.get(part) or _resolve(pipeline, part)) for part in _split(text)}
     if not parts:
-        raise FerError("select: nothing is named", allowed=SYNTAX)
+        raise FerError("the selection is empty", code="empty-selection", allowed=SYNTAX)
     return Selection(text, parts)
 
 
@@ -79,7 +79,9 @@ def require_inputs(pipeline: Lineage, selection: Selection, *, force: bool = Fal
     more = f"; and {len(others)} more: {named}" if others else ""
     text = ",".join(wanted.get(part, part) for part in selection.parts)
     command = pipeline.command(select=text)
-    raise FerError(f"{what}{more}", fix=f"{fix}; then {command}" if fix else command)
+    raise FerError(
+        f"{what}{more}", code="inputs-not-ready", fix=f"{fix}; then {command}" if fix else command
+    )
 
 
 def _unusable(
@@ -122,19 +124,24 @@ def _resolve(pipeline: Lineage, part: str) -> set[Target]:
     graph = _Graph(pipeline)
     found = graph.meant(_translated(graph, part))
     if found is None:
-        raise FerError(f"select: {part[:80]!r} is no selection", allowed=SYNTAX)
+        raise FerError(
+            f"the selection {part[:80]!r} is not valid", code="invalid-selection", allowed=SYNTAX
+        )
     targets = {graph.nodes[key] for key in found if key in graph.nodes}
     # What rests on a raw folder may be selected by its name; the folder alone may not.
     made = {f"raw/{pipeline.stage(target.asset).raw}" for target in targets}
     raw = sorted({graph.raw[key] for key in found if key in graph.raw} - made)
     if raw:
         raise FerError(
-            f"select: nothing makes {', '.join(raw)}: a raw folder is the publisher's, and is only "
-            "looked at",
-            fix=f"select what is made of it: {', '.join(raw).replace('raw/', 'manifest/')}",
+            f"the selection names {', '.join(raw)}: raw folders belong to their publishers, and "
+            "are never made",
+            code="selects-raw",
+            fix=f"select the assets made from it: {', '.join(raw).replace('raw/', 'manifest/')}",
         )
     if not targets:
-        raise FerError(f"select: {part[:80]!r} matches nothing", allowed=SYNTAX)
+        raise FerError(
+            f"the selection {part[:80]!r} matches nothing", code="empty-selection", allowed=SYNTAX
+        )
     return targets
 
 
@@ -145,7 +152,8 @@ def _translated(graph: "_Graph", part: str) -> str:
         token = TOKEN.match(part, place)
         if token is None:
             raise FerError(
-                f"select: {part[:80]!r} cannot be read from {part[place:][:20]!r} on",
+                f"the selection {part[:80]!r} is not valid from {part[place:][:20]!r} on",
+                code="invalid-selection",
                 allowed=SYNTAX,
             )
         place = token.end()
@@ -210,8 +218,9 @@ class _Graph:
         """A name of this project, as an expression of the graph."""
         if "*" in name:
             raise FerError(
-                f"select: {name!r} could mean names, or what rests on something",
-                allowed=f"key:{name} for names, NAME+ for what rests on NAME",
+                f"the selection {name!r} is ambiguous: names, or everything that depends on a name",
+                code="invalid-selection",
+                allowed=f"key:{name} for names, NAME+ for what depends on NAME",
             )
         keys = self._keys(lambda target: target in self._names.get(name, ()))
         keys += [key for key, raw in self.raw.items() if name in (raw, "raw")]
@@ -219,26 +228,34 @@ class _Graph:
             asset, partition = parse_label(name)
             if ("[" in name) != name.endswith("]") or name.count("[") != name.count("]"):
                 raise FerError(
-                    f"select: the brackets of {name} do not close", allowed="NAME[PARTITION]"
+                    f"the selection {name} has an unclosed bracket",
+                    code="invalid-selection",
+                    allowed="NAME[PARTITION]",
                 )
             stage = self._pipeline.stages.get(asset)
             if stage is not None and stage.partitions:
                 known = self._pipeline.partitions(stage)
                 adopts = "fer adopt FOLDER makes one" if asset.startswith("adopted") else None
                 raise FerError(
-                    f"select: {asset} has no partition {partition or 'yet'}",
+                    f"{asset} has no partition {partition or 'yet'}",
+                    code="unknown-partition",
                     where=f"profile {self._pipeline.profile.name}",
                     allowed=", ".join(known) or None,
                     fix=None if known else adopts or "name one in the profile",
                 )
-            raise FerError(f"select: unknown {name}", allowed=", ".join(sorted(self._names)))
+            raise FerError(
+                f"unknown asset {name}",
+                code="unknown-asset",
+                allowed=", ".join(sorted(self._names)),
+            )
         return _or(keys)
 
     def leaf(self, attribute: str, value: str) -> str:
         """One ``attribute:value``, as an expression of the graph."""
         if attribute not in ATTRIBUTES:
             raise FerError(
-                f"select: {attribute}: says nothing here",
+                f"unknown attribute {attribute}: in the selection",
+                code="unknown-attribute",
                 allowed=", ".join(f"{name}:" for name in ATTRIBUTES),
             )
         if (attribute, value) == ("group", "raw"):
@@ -259,7 +276,8 @@ class _Graph:
                 "kind": {kind for stage in stages for kind in stage.kinds},
             }
             raise FerError(
-                f"select: {attribute}:{value} matches nothing",
+                f"the selection {attribute}:{value} matches nothing",
+                code="empty-selection",
                 allowed=", ".join(sorted(known.get(attribute, ()))) or None,
             )
         return text

@@ -95,7 +95,9 @@ def serve(
         ended = stack.enter_context(_daemon(shared, server)) if not read_only else None
         server.run(sockets=[listener])
         if ended is not None and ended.is_set():
-            raise FerError("Dagster's daemon ended by itself", fix="its words stand above")
+            raise FerError(
+                "the daemon of Dagster ended", code="daemon-ended", fix="read its messages above"
+            )
 
 
 @contextmanager

@@ -222,7 +222,9 @@ class Stage:
     def __post_init__(self) -> None:
         rules = [gate.rule for gate in self.gates]
         if len(set(rules)) < len(rules):
-            raise FerError(f"{self.asset}: a gate stands twice in {', '.join(rules)}")
+            raise FerError(
+                f"{self.asset} declares a gate twice: {', '.join(rules)}", code="duplicate-gate"
+            )
 
     def gates_by(self, profile: Profile) -> tuple[Gate, ...]:
         """The gates as ``profile`` wants them: some block in one profile and warn in another."""
@@ -243,7 +245,9 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
     for stage in left:
         if stage.group not in places:
             raise FerError(
-                f"{stage.asset}: unknown group {stage.group!r}", allowed=", ".join(places)
+                f"{stage.asset} names an unknown group {stage.group!r}",
+                code="unknown-group",
+                allowed=", ".join(places),
             )
     left.sort(key=lambda stage: places[stage.group])
     made: list[Stage] = []
@@ -252,16 +256,18 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
         free = next((s for s in left if not any(n.asset in waiting for n in s.needs)), None)
         if free is None:
             raise FerError(
-                f"stages need each other in a circle: {', '.join(sorted(waiting))}",
+                f"the needs of these stages form a cycle: {', '.join(sorted(waiting))}",
+                code="stage-cycle",
                 where="fer_assets.stages",
-                fix="take one of them out of the other's needs",
+                fix="remove one of the needs",
             )
         left.remove(free)
         made.append(free)
     for before, after in pairwise(made):
         if places[after.group] < places[before.group]:
             raise FerError(
-                f"{after.asset} of group {after.group} needs something of a later group",
+                f"{after.asset} of group {after.group} needs an asset of a later group",
+                code="group-order",
                 where=f"groups in their order: {', '.join(places)}",
                 fix="declare it in the group of what it needs, or in a later one",
             )

@@ -117,6 +117,7 @@ class Storage(DagsterSqliteStorage):
         except ImportError as error:
             raise FerError(
                 "FER_POSTGRES is set, and dagster-postgres is not installed",
+                code="missing-package",
                 fix="pip install -e '.[postgres]', or unset FER_POSTGRES",
             ) from error
         # Without a driver's name SQLAlchemy takes another one than dagster-postgres brings along.
@@ -134,13 +135,15 @@ def dagster_home() -> Path:
     if not (home / "dagster.yaml").is_file():
         raise FerError(
             "DAGSTER_HOME holds no dagster.yaml",
+            code="missing-dagster-yaml",
             where=home,
             fix="copy the project's dagster_home/dagster.yaml there, or unset DAGSTER_HOME",
         )
     # Dagster makes an address of the path without escaping what means something there.
     if environment().FER_POSTGRES is None and make_url(f"sqlite:///{home}").database != str(home):
         raise FerError(
-            "Dagster cannot keep its database in a folder of this name",
+            "Dagster cannot keep its database in a folder with this name",
+            code="invalid-dagster-home",
             where=home,
             allowed="a path without ?, and without % before two hexadecimal digits",
             fix="rename the folder, or set DAGSTER_HOME elsewhere",
@@ -170,6 +173,7 @@ def opened(home: Path) -> dg.DagsterInstance:
         # Their words repeat the file, which may hold what nobody should read.
         raise FerError(
             "dagster.yaml is not valid",
+            code="invalid-dagster-yaml",
             where=home,
             fix="compare it with dagster_home/dagster.yaml of the project",
         ) from None
@@ -203,8 +207,10 @@ def _readable_errors(url: SecretStr | None, home: Path) -> Iterator[None]:
         told = str(getattr(cause, "orig", None) or error).strip().splitlines()[0]
         raise FerError(
             f"Postgres does not answer: {told}",
+            code="postgres-unavailable",
             where=f"FER_POSTGRES, {_place(url)}",
-            fix="start it or correct FER_POSTGRES, then start again: what is finished stays",
+            fix="start Postgres or correct FER_POSTGRES, then start again: finished assets are "
+            "kept",
         ) from error
 
 
@@ -219,6 +225,7 @@ def _readable_sqlite(home: Path) -> Iterator[None]:
         what, fix = REFUSALS[code & 0xFF]
         raise FerError(
             f"Dagster's database cannot be used: {what}",
+            code="database-unusable",
             where=home,
-            fix=f"{fix}; then start again: what is finished stays",
+            fix=f"{fix}; then start again: finished assets are kept",
         ) from error

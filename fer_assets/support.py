@@ -68,7 +68,9 @@ def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) 
     folder of this machine would be in it.
     """
     if path.exists():
-        raise FerError("the file exists", where=path, fix="name a new one")
+        raise FerError(
+            "the output exists already", code="output-exists", where=path, fix="name a new file"
+        )
     held = {
         "versions.json": ("versions of Python and packages", _versions()),
         "findings.json": ("what fer doctor found", _findings(findings)),
@@ -278,5 +280,6 @@ def _refuse_secrets(pipeline: Pipeline, files: Mapping[str, bytes]) -> None:
             if held.encode() in data or json.dumps(held)[1:-1].encode() in data:
                 raise FerError(
                     f"{name} would hold the value of {what}",
+                    code="secret-in-support-file",
                     fix="nothing was written; please tell the maintainers which file it was",
                 )

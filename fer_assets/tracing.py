@@ -132,7 +132,8 @@ def _exporter() -> "OTLPSpanExporter":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ModuleNotFoundError as error:
         raise FerError(
-            f"spans are to be exported, and {error.name} is not installed",
+            f"spans cannot be exported, because {error.name} is not installed",
+            code="missing-package",
             where=" or ".join(OTLP_ENDPOINTS),
             fix=f"pip install '{EXTRA}', or unset the variable",
         ) from error

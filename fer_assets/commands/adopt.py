@@ -57,7 +57,8 @@ def adopt(
     packed = (path / "job.json").is_file()
     if packed and (name or checkpoint or root or replace):
         raise FerError(
-            "a run of a packed training becomes the asset that it was packed for",
+            "a run of a packed training is always adopted as the asset it was packed for",
+            code="options-conflict",
             where=path,
             fix="leave out --as, --checkpoint, --root and --replace",
         )

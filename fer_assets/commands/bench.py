@@ -35,10 +35,16 @@ def bench(
     given = {"faces": faces, "clips": clips}
     for name, place in given.items():
         if place is not None and not place.exists():
-            raise FerError(f"--{name}: there is nothing", where=place)
+            raise FerError(
+                f"--{name} names a path that does not exist", code="missing-file", where=place
+            )
     places = {name: place.resolve() for name, place in given.items() if place is not None}
     if trial and docs is not None:
-        raise FerError("a trial's figures say nothing: --trial and --docs exclude each other")
+        raise FerError(
+            "--trial and --docs exclude each other: a trial measures nothing",
+            code="options-conflict",
+            fix="leave one of them out",
+        )
     measured = suite.measure(
         here.project,
         suite.scripts(names or []),

@@ -84,7 +84,7 @@ def verified_claims(
         yield verify_folder(folder, claims, demands=Demands(gates_of))
     else:
         fix = "name a profile's artifact folder, or what 'fer claims export' wrote"
-        raise FerError("no such folder or zip", where=folder, fix=fix)
+        raise FerError("there is no such folder or zip", code="missing-file", where=folder, fix=fix)
 
 
 @app.command()

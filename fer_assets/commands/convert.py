@@ -24,7 +24,9 @@ def convert(
     from fer_ml.training.convert import convert_apart
 
     if new.exists():
-        raise FerError("the file exists", where=new, fix="name a new one")
+        raise FerError(
+            "the output exists already", code="output-exists", where=new, fix="name a new file"
+        )
     options = ["--architecture", architecture, "--size", str(size)]
     options += ["--clahe-clip", str(clahe_clip), *(["--teacher"] if teacher else [])]
     convert_apart(old, new, *options)

@@ -252,5 +252,5 @@ def _parameters(student: "Bundle", detect_every: int) -> "Parameters":
     from demo_app.parameters import parameters_for
 
     if not 1 <= detect_every <= 30:
-        raise FerError(f"--detect-every is {detect_every}", allowed="1 to 30")
+        raise FerError(f"--detect-every is {detect_every}", code="invalid-value", allowed="1 to 30")
     return parameters_for(student.card).model_copy(update={"detect_every": detect_every})

@@ -30,7 +30,11 @@ def evidence(
     Example: fer evidence dkd-macro-f1 --out for_a_reviewer
     """
     if faces and out is None:
-        raise FerError("--faces copies faces into a folder", fix="name it with --out")
+        raise FerError(
+            "--faces needs a folder to copy the faces into",
+            code="missing-option",
+            fix="name the folder with --out",
+        )
     pipeline = open_pipeline(profile)
     from fer_assets import evidence as work
 

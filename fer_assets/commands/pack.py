@@ -25,7 +25,9 @@ def pack(
     from fer_assets.selection import require_inputs
 
     if folder.exists() and any(folder.iterdir()):
-        raise FerError("the folder is not empty", where=folder, fix="name a new one")
+        raise FerError(
+            "the folder is not empty", code="output-exists", where=folder, fix="name a new folder"
+        )
     pipeline = open_pipeline(profile)
     chosen = pipeline.named(select)
     require_inputs(pipeline, chosen, force=True)

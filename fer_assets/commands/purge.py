@@ -50,7 +50,9 @@ def purge(
     chosen = {kind: value for kind, value in named.items() if value is not None}
     if len(chosen) != 1:
         raise FerError(
-            f"{len(chosen)} things to purge are named", allowed="one of " + _options(named)
+            f"exactly one thing to purge must be named, not {len(chosen)}",
+            code="options-conflict",
+            allowed="one of " + _options(named),
         )
     ((kind, value),) = chosen.items()
     plan = purging.plan(settings(), kind, str(value))

@@ -10,13 +10,19 @@ def bundle_folder(bundle: Path | None, profile: str | None, precision: str | Non
     if profile is None:
         if precision is not None:
             raise FerError(
-                "--precision is of a profile's student", fix="name the profile too: -p NAME"
+                "--precision needs --profile",
+                code="missing-option",
+                fix="name the profile: -p NAME",
             )
         from demo_app.shipped import SHIPPED
 
         return bundle or SHIPPED
     if bundle is not None:
-        raise FerError("--bundle and --profile name two students", fix="give one of them")
+        raise FerError(
+            "--bundle and --profile exclude each other",
+            code="options-conflict",
+            fix="leave one of them out",
+        )
     return _bundle_of_profile(profile, precision or "fp32")
 
 
@@ -33,6 +39,7 @@ def _bundle_of_profile(profile: str, precision: str) -> Path:
             f"precision {precision!r} is not offered: macro-F1 lost "
             f"{small.record.summary.get(f'{precision}_macro_f1_lost')}, latency "
             f"{small.record.summary.get(f'{precision}_latency_ratio')} times that of fp32",
+            code="precision-not-offered",
             where=small.folder,
             allowed=", ".join(("fp32", *offered)),
         )

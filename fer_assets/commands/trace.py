@@ -52,7 +52,8 @@ def trace(
         if as_mermaid or html:
             raise FerError(
                 f"{what} is a face, which has no graph",
-                fix="leave the option out, or open its page from those of 'fer evidence'",
+                code="options-conflict",
+                fix="leave the option out, or open the page of the face from 'fer evidence'",
             ) from None
         _show_faces(faces, as_json)
         return

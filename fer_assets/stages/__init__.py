@@ -67,6 +67,7 @@ def _modules() -> Iterator[ModuleType]:
         if not hasattr(module, "stages"):
             raise FerError(
                 f"{module.__name__} declares no stage",
+                code="missing-stage",
                 where=module.__file__,
                 fix="define stages(given) in it, or begin its name with an underscore",
             )
@@ -78,12 +79,18 @@ def _check(stages: Sequence[Stage]) -> None:
     names = [stage.asset for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise FerError(f"two stages make {', '.join(twice)}", where=__name__)
+        raise FerError(
+            f"two stages make {', '.join(twice)}",
+            code="duplicate-asset",
+            where=__name__,
+            fix="rename one of them",
+        )
     for stage in stages:
         unknown = sorted({need.asset for need in stage.needs} - set(names))
         if unknown:
             raise FerError(
                 f"{stage.asset} needs {', '.join(unknown)}, which no stage makes",
+                code="unknown-asset",
                 where=__name__,
                 allowed=", ".join(names),
             )

@@ -88,7 +88,9 @@ def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "Se
     summary = run_session(source, bundle, detector, out, parameters_for(bundle.card))
     if summary.ended != "end":
         raise FerError(
-            f"the session ended with {summary.ended!r} after {summary.frames} frames", where=source
+            f"the session ended with {summary.ended!r} after {summary.frames} frames",
+            code="session-incomplete",
+            where=source,
         )
     return summary
 

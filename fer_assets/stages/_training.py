@@ -101,6 +101,7 @@ class TrainingRecipe(Recipe):
         if str(name) not in trainings:
             raise FerError(
                 f"profile {profile.name} has no {table}.{name}",
+                code="not-in-profile",
                 allowed=", ".join(trainings),
                 fix=f"add {table}.{name} to the profile",
             )

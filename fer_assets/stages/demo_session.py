@@ -58,6 +58,7 @@ def _import(session: Path, run: RunFolder) -> None:
         except OSError as error:
             raise FerError(
                 f"the session lacks {name}: {error.strerror}",
+                code="session-incomplete",
                 where=session,
                 fix="let demo.session name a folder that fer demo wrote",
             ) from error

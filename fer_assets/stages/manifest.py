@@ -80,8 +80,9 @@ def build(run: RunFolder, job: Job[SourceRecipe]) -> None:
     if whole is not None:
         raise FerError(
             f"source {source} was purged on {whole[:10]}",
+            code="source-purged",
             where=home / PURGED_FILE,
-            fix="take it out of the profile's sources",
+            fix="remove it from the sources of the profile",
         )
     clean_source(
         run,

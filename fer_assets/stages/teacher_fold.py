@@ -32,7 +32,9 @@ def recipe(profile: Profile, partition: str | None) -> FoldRecipe:
     """``RN18_1`` is ``teachers.RN18`` of the profile without the first fold."""
     if str(partition) not in profile.folds:
         raise FerError(
-            f"profile {profile.name} has no fold {partition}", allowed=", ".join(profile.folds)
+            f"profile {profile.name} has no fold {partition}",
+            code="not-in-profile",
+            allowed=", ".join(profile.folds),
         )
     teacher, fold = profile.folds[str(partition)]
     whole = TrainingRecipe.of(profile, "teachers", teacher)

@@ -60,7 +60,11 @@ def build_foreign(
     if foreign.kind == "run":
         foreign, weights = _take_weights(run, foreign, checkpoint)
     elif checkpoint is not None:
-        raise FerError(f"--checkpoint goes with a run folder, and this is: {foreign.kind}")
+        raise FerError(
+            f"--checkpoint needs a run folder, and this is a {foreign.kind}",
+            code="options-conflict",
+            fix="leave --checkpoint out",
+        )
     for name, path in foreign.files.items():
         if not (run.folder / name).exists():
             shutil.copyfile(regular(path), run.path(name))
@@ -74,12 +78,14 @@ def build_again(run: RunFolder, job: Job[Any]) -> None:
     held = job.store.current(ADOPTED, job.partition)
     if held is None:
         raise FerError(
-            f"nothing was adopted as {job.partition}",
+            f"nothing is adopted as {job.partition}",
+            code="asset-not-made",
             fix=f"fer adopt FOLDER --as {job.partition}",
         )
     if damage := held.damage():
         raise FerError(
             f"{held.key} is damaged: {damage}",
+            code="artifact-changed",
             where=held.folder,
             fix=f"fer adopt FOLDER --as {job.partition} --replace",
         )
@@ -100,7 +106,8 @@ def _check_inputs(foreign: Foreign, job: Job[Any]) -> None:
     for artifact in job.inputs.values():
         if not named & {entry.sha256 for entry in artifact.record.files.values()}:
             raise FerError(
-                f"{job.label} was made from another {artifact.key} than the one that is current",
+                f"{job.label} was made from another {artifact.key} than the current one",
+                code="manifest-mismatch",
                 allowed=f"a csv with sha256 {', '.join(sorted(named))}",
                 fix=f"adopt that manifest again, or: fer adopt FOLDER --as {job.partition} "
                 "--replace",
@@ -147,14 +154,16 @@ def _refuse_pickle(target: Path, path: Path, foreign: Foreign) -> None:
             first = file.read(1)
         if not zipfile.is_zipfile(regular(path)) and first != b"\x80":
             raise FerError(
-                f"{path.name} is damaged: no checkpoint of any program",
+                f"{path.name} is damaged: it is not a checkpoint of any program",
+                code="damaged-checkpoint",
                 where=path,
                 fix="copy the folder again",
             ) from error
         folder, new = path.parent, f"{foreign.origin}.pt"
         raise FerError(
-            f"{path.name} is a checkpoint of the first pipeline: a pickle, which may hold code, "
-            "and is not opened here",
+            f"{path.name} is a checkpoint of the first pipeline: a pickle, which can run code "
+            "when it is opened",
+            code="pickled-checkpoint",
             where=path,
             fix=f"{_convert(path, new, foreign)}\n"
             f"  then: fer adopt {shlex.quote(str(folder))} --checkpoint {shlex.quote(new)}",
@@ -181,7 +190,11 @@ def _examine(
     found = Findings()
     known = bool(job.inputs)
     if roots and foreign.kind != "manifest":
-        raise FerError(f"--root goes with a manifest, and this is: {foreign.kind}")
+        raise FerError(
+            f"--root needs a manifest, and this is a {foreign.kind}",
+            code="options-conflict",
+            fix="leave --root out",
+        )
     if foreign.kind == "run":
         examine_run(folder, found, weights, manifest_known=known)
         if foreign.converted_from is not None:

@@ -73,7 +73,7 @@ def recognise(path: Path) -> Foreign:
     if path.is_file():
         return _single(path)
     if not path.is_dir():
-        raise FerError("no such folder or file", where=path)
+        raise FerError("there is no such folder or file", code="missing-file", where=path)
     present = {entry.name: entry for entry in sorted(path.iterdir())}
     kind = next((kind for kind, names in SIGNS if any(n in present for n in names)), None)
     if kind is None:
@@ -92,9 +92,10 @@ def _tables(folder: Path, present: Mapping[str, Path]) -> Foreign:
     if len(manifests) > 1 or (not manifests and len(reports) > 1):
         raise FerError(
             "the folder holds several manifests or reports",
+            code="several-manifests",
             where=folder,
             allowed=", ".join(manifests or reports),
-            fix="name the file instead of the folder, one after the other",
+            fix="name one file instead of the folder, one after the other",
         )
     if manifests:
         # A report that speaks of another manifest is no companion of this one.
@@ -103,7 +104,8 @@ def _tables(folder: Path, present: Mapping[str, Path]) -> Foreign:
     if reports:
         return _foreign("validation", folder, {reports[0]: present[reports[0]]}, present)
     raise FerError(
-        "nothing to adopt here",
+        "the folder holds nothing that can be adopted",
+        code="nothing-to-adopt",
         where=folder,
         allowed="a run folder (best.pt, history.json, ...), an evaluation (eval_meta.json, "
         "preds.csv), a soft-label export (softlabels.npz, ...), a manifest csv, a "
@@ -117,10 +119,11 @@ def _single(path: Path) -> Foreign:
     if path.suffix == ".json" and "rows_total" in _keys(path):
         return _foreign("validation", path, {path.name: path}, {})
     raise FerError(
-        "neither a manifest nor a validation report",
+        "the file is neither a manifest nor a validation report",
+        code="nothing-to-adopt",
         where=path,
         allowed=f"a csv with the columns {', '.join(NEEDED)}, or a manifest_validation*.json",
-        fix="of other results, name the folder",
+        fix="name the folder for other results",
     )
 
 
@@ -143,20 +146,30 @@ def guard(root: Path, path: Path) -> None:
         real = path.resolve(strict=True)
         size = real.stat().st_size
     except (OSError, RuntimeError) as error:
-        raise FerError("the file cannot be read, or is a link to nothing", where=path) from error
+        raise FerError(
+            "the file cannot be read, or is a broken link", code="unreadable-file", where=path
+        ) from error
     if not real.is_relative_to(root):
         raise FerError(
             f"{path.name} is a link that leads out of the folder",
+            code="link-leads-out",
             where=path,
-            fix="put the file itself there: what is outside is not part of the result",
+            fix="replace the link by the file itself",
         )
     if not real.is_file():
-        raise FerError(f"{path.name} is no regular file", where=path)
+        raise FerError(f"{path.name} is not a regular file", code="not-regular-file", where=path)
     limit = MAX_JSON if path.suffix == ".json" else MAX_OTHER
     if size > limit:
-        raise FerError(f"{path.name} has {size:,} bytes", where=path, allowed=f"at most {limit:,}")
+        raise FerError(
+            f"{path.name} has {size:,} bytes",
+            code="file-too-large",
+            where=path,
+            allowed=f"at most {limit:,}",
+        )
     if size == 0:
-        raise FerError(f"{path.name} is empty", where=path, fix="copy the folder again")
+        raise FerError(
+            f"{path.name} is empty", code="empty-file", where=path, fix="copy the folder again"
+        )
 
 
 def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> str:
@@ -168,8 +181,9 @@ def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> st
     pair = clashing([*taken, name])
     if not NAME.fullmatch(name) or name_fault(name) or pair:
         raise FerError(
-            f"{name!r} cannot name an adopted result"
+            f"{name!r} is not a valid name for an adopted result"
             + (f" beside {pair[0]!r}: they differ only in case" if pair else ""),
+            code="invalid-adopted-name",
             allowed="letters, digits, '-' and '_', at most 100, the first a letter or digit; "
             "no device of Windows (CON, NUL, COM1, ...)",
             fix="name it: --as NAME",
@@ -210,7 +224,10 @@ def parse_json(path: Path) -> Any:
         return json.loads(read_file(path, MAX_JSON))
     except (ValueError, RecursionError) as error:
         raise FerError(
-            f"{path.name} is damaged: {str(error)[:200]}", where=path, fix="copy the folder again"
+            f"{path.name} is damaged: {str(error)[:200]}",
+            code="invalid-json",
+            where=path,
+            fix="copy the folder again",
         ) from error
 
 
@@ -220,7 +237,10 @@ def parse_as(path: Path, model: type[Model]) -> Model:
         return model.model_validate(parse_json(path))
     except ValidationError as error:
         raise FerError(
-            f"{path.name} is none of the first pipeline: {first_fault(error)}", where=path
+            f"{path.name} does not have the fields that the first pipeline wrote: "
+            f"{first_fault(error)}",
+            code="unexpected-content",
+            where=path,
         ) from error
 
 

@@ -94,7 +94,9 @@ def read_names(path: Path) -> list[str]:
     """A JSON list of classes."""
     held = parse_json(path)
     if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
-        raise FerError(f"{path.name} is no list of classes", where=path)
+        raise FerError(
+            f"{path.name} is not a list of class names", code="unexpected-content", where=path
+        )
     return held
 
 
@@ -103,13 +105,18 @@ def read_history(folder: Path) -> list[Entry]:
     path = folder / "history.json"
     held = parse_json(path)
     if not isinstance(held, list):
-        raise FerError("history.json is no list of epochs", where=path)
+        raise FerError(
+            "history.json is not a list of epochs", code="unexpected-content", where=path
+        )
     try:
         entries = History.model_validate({"epochs": held}).epochs
         _ = [entry.metrics for entry in entries]
     except ValueError as error:
         raise FerError(
-            f"history.json is none of the first pipeline: {str(error).splitlines()[1]}", where=path
+            f"history.json does not have the fields that the first pipeline wrote: "
+            f"{str(error).splitlines()[1]}",
+            code="unexpected-content",
+            where=path,
         ) from error
     return entries
 
@@ -121,7 +128,9 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
             as_text(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False
         )
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise FerError(f"preds.csv is damaged: {str(error)[:200]}", where=path) from error
+        raise FerError(
+            f"preds.csv is damaged: {str(error)[:200]}", code="invalid-csv", where=path
+        ) from error
     index = {name: i for i, name in enumerate(CLASSES)} | {str(i): i for i in range(len(CLASSES))}
     columns = []
     for name in ("y_true", "y_pred"):
@@ -129,7 +138,10 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
         wrong = next((cell for cell in cells if cell not in index), None)
         if wrong is not None:
             raise FerError(
-                f"preds.csv has {name} {wrong!r}", where=path, allowed="0 to 6, or a class"
+                f"preds.csv has the {name} {wrong!r}",
+                code="unknown-class",
+                where=path,
+                allowed="0 to 6, or a class",
             )
         columns.append(np.array([index[cell] for cell in cells], dtype=np.int64))
     return columns[0], columns[1]

@@ -67,7 +67,9 @@ def examine_evaluation(folder: Path, found: Findings) -> None:
     report = read_file(folder, "reliabilitymetrics.json", Reliability)
     meta = parse_json(folder / "eval_meta.json") if (folder / "eval_meta.json").is_file() else {}
     if not isinstance(meta, dict):
-        raise FerError("eval_meta.json is none of the first pipeline", where=folder)
+        raise FerError(
+            "eval_meta.json is not a JSON object", code="unexpected-content", where=folder
+        )
     predictions = folder / "preds.csv"
     n = read_predictions(predictions)[0].size if predictions.is_file() else None
     if n is not None and isinstance(meta.get("counts"), int):

@@ -41,7 +41,11 @@ def examine_softlabels(folder: Path, found: Findings, *, manifest_known: bool) -
     if (folder / "classorder.json").is_file():
         held = parse_json(folder / "classorder.json")
         if not isinstance(held, list):
-            raise FerError("classorder.json is no list of classes", where=folder)
+            raise FerError(
+                "classorder.json is not a list of class names",
+                code="unexpected-content",
+                where=folder,
+            )
         check_class_order(found, "classorder", map(str, held))
     else:
         found.cannot("the order of the logits' columns: classorder.json is missing")
@@ -72,17 +76,26 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     held = read_npz(path)
     if not {"logits", "y"} <= held.keys():
         raise FerError(
-            f"{path.name} holds {', '.join(held) or 'nothing'}",
+            f"{path.name} holds the arrays {', '.join(held) or 'none'}",
+            code="missing-array",
             where=path,
             allowed="arrays 'logits' and 'y'",
         )
     logits, y = held["logits"], held["y"]
     if logits.ndim != 2 or logits.shape[1] != len(CLASSES) or logits.dtype.kind != "f":
         raise FerError(
-            f"logits are {logits.dtype} {logits.shape}", where=path, allowed="float [N, 7]"
+            f"the array logits is {logits.dtype} {logits.shape}",
+            code="invalid-array",
+            where=path,
+            allowed="float [N, 7]",
         )
     if y.ndim != 1 or y.dtype.kind not in "iu" or (y < 0).any():
-        raise FerError(f"y is {y.dtype} {y.shape}", where=path, allowed="whole numbers from 0, [N]")
+        raise FerError(
+            f"the array y is {y.dtype} {y.shape}",
+            code="invalid-array",
+            where=path,
+            allowed="whole numbers from 0, [N]",
+        )
     return logits, y.astype(np.int64)
 
 
@@ -95,7 +108,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     raise ValueError("no object")
             except (ValueError, RecursionError) as error:
                 raise FerError(
-                    f"{path.name}, line {number}: {str(error)[:200]}",
+                    f"line {number} of {path.name} is damaged: {str(error)[:200]}",
+                    code="invalid-json",
                     where=path,
                     fix="copy the folder again",
                 ) from error
@@ -129,7 +143,7 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
     held = parse_json(path)
     if not isinstance(held, dict):
-        raise FerError(f"{path.name} is no JSON object", where=path)
+        raise FerError(f"{path.name} is not a JSON object", code="unexpected-content", where=path)
     return held
 
 

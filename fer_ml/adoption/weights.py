@@ -23,6 +23,7 @@ def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     except FerError as error:
         raise FerError(
             f"{path.name}: {error.what}",
+            code=error.code,
             where=path,
             allowed=error.allowed,
             fix="convert or copy the checkpoint again",
@@ -37,7 +38,12 @@ def read_weights(path: Path) -> Checkpoint:
             metadata = held.metadata() or {}
             state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise FerError(f"{path.name} is damaged: {error}", where=path) from error
+        raise FerError(
+            f"{path.name} is damaged: {error}",
+            code="damaged-checkpoint",
+            where=path,
+            fix="copy the checkpoint again",
+        ) from error
     try:
         facts = parse_json(metadata["fer"], path)
         checkpoint = Checkpoint(
@@ -50,6 +56,7 @@ def read_weights(path: Path) -> Checkpoint:
     except (KeyError, ValueError, TypeError) as error:
         raise FerError(
             f"{path.name} does not say which network it holds",
+            code="unknown-network",
             where=path,
             allowed="safetensors with this platform's facts under 'fer' in the metadata",
             fix="convert the run's .pt instead: fer convert --help",

@@ -82,9 +82,11 @@ class Card(Plain):
         """The square that is cut by a box of ``detector``; ``FerError`` where it is not known."""
         if detector not in self.frames:
             raise FerError(
-                f"the bundle does not say how a box of {detector!r} becomes a square",
+                f"the card of the bundle has no frame for boxes of {detector!r}",
+                code="unknown-frame",
                 where="card field frames",
                 allowed=", ".join(self.frames),
+                fix="use a detector that the card names",
             )
         return self.frames[detector]
 
@@ -123,13 +125,18 @@ def _card_and_hash(folder: Path) -> tuple[Card, str]:
         return Card.from_plain(values, path), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise FerError(
-            "no bundle here",
+            "the folder is not a bundle",
+            code="missing-bundle",
             where=path,
             allowed=f"a folder with {MODEL_FILE} and {CARD_FILE}",
             fix="run 'fer materialize', or pass --bundle FOLDER",
         ) from error
     except ValidationError as error:
-        raise FerError(f"card field {first_fault(error)}", where=path) from error
+        raise FerError(
+            f"the card of the bundle is invalid: {first_fault(error)}",
+            code="invalid-card",
+            where=path,
+        ) from error
 
 
 def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
@@ -140,7 +147,8 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
     card, sha256 = _card_and_hash(folder)
     if card.classes != CLASSES:
         raise FerError(
-            f"class order of the bundle is {list(card.classes)}",
+            f"the bundle orders its classes as {list(card.classes)}",
+            code="class-order-mismatch",
             where=folder / CARD_FILE,
             allowed=list(CLASSES),
         )
@@ -149,14 +157,18 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
-            f"bundle lacks {MODEL_FILE}: {error.strerror}", where=folder, fix="export it again"
+            f"the bundle lacks {MODEL_FILE}: {error.strerror}",
+            code="bundle-incomplete",
+            where=folder,
+            fix="export it again",
         ) from error
     digest = hashlib.sha256(data).hexdigest()
     if digest != card.model_sha256:
         raise FerError(
             f"{MODEL_FILE} has sha256 {digest[:12]}, its card says {card.model_sha256[:12]}",
+            code="bundle-changed",
             where=folder,
-            fix="export the bundle again; these bytes are not what was measured",
+            fix="export the bundle again: these are not the bytes that were measured",
         )
     check_network(data, path, card.preprocess.size)
     session = open_network(data, path, threads=threads)

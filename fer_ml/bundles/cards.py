@@ -159,7 +159,9 @@ def export_training(
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
     if table["sample_id"].to_list() != calib["sample_id"].to_list():
         raise FerError(
-            f"predictions_calib.csv of {trained.key} is of other rows than hq_train_manifest",
+            f"predictions_calib.csv of {trained.key} does not hold the calib rows of "
+            "hq_train_manifest",
+            code="predictions-outdated",
             fix=f"materialize {trained.key} again",
         )
     about = _About(

@@ -85,12 +85,13 @@ def _trace(network: torch.nn.Module, size: int) -> torch.onnx.ONNXProgram:
         optimize=False,
     )
     if program is None:
-        raise FerError("torch.onnx.export gave no program")
+        raise FerError("torch.onnx.export returned no program", code="export-failed")
     unknown = set(program.model.graph.initializers) - set(network.state_dict())
     if unknown:
         # A constant that was computed from weights would be those of another network.
         raise FerError(
-            f"torch.onnx.export made constants of its own: {', '.join(sorted(unknown)[:5])}"
+            f"torch.onnx.export added constants: {', '.join(sorted(unknown)[:5])}",
+            code="export-failed",
         )
     return program
 

@@ -69,7 +69,9 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
             for attribute in node.attribute
         )
     except Exception as error:  # Foreign bytes: protobuf raises whatever they lead it to.
-        raise FerError(f"not an ONNX file: {_first(error)}", where=where) from error
+        raise FerError(
+            f"the file is not an ONNX network: {_first(error)}", code="invalid-onnx", where=where
+        ) from error
     faults = {
         f"{foreign} bytes are of no known field": foreign,
         "it has no operators": not model.graph.node,
@@ -78,14 +80,16 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
     }
     if told := [fault for fault, found in faults.items() if found]:
         raise FerError(
-            f"not a plain ONNX network: {', '.join(told)}",
+            f"the network is not a plain one: {', '.join(told)}",
+            code="unsupported-network",
             where=where,
             allowed="an ONNX protobuf of operators and dense tensors",
             fix="export a plain image classifier",
         )
     if odd:
         raise FerError(
-            f"the network has operators that are not run: {', '.join(odd[:5])}",
+            f"the network has unsupported operators: {', '.join(odd[:5])}",
+            code="unsupported-operators",
             where=where,
             allowed=", ".join(sorted(OPERATORS)),
             fix="export a plain image classifier",
@@ -94,9 +98,10 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
     if outside:
         raise FerError(
             f"{len(outside)} tensors of the network are in other files, first {outside[0]!r}",
+            code="external-tensors",
             where=where,
             allowed="one file that holds everything",
-            fix="save it again without external data",
+            fix="save the network again without external data",
         )
     require_bounded(model, where, size)
 
@@ -131,7 +136,9 @@ def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.I
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no documented base class
         raise FerError(
-            f"not a network that ONNX Runtime can run: {_first(error)}", where=where
+            f"ONNX Runtime cannot run the network: {_first(error)}",
+            code="network-not-runnable",
+            where=where,
         ) from error
 
 

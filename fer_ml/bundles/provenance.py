@@ -77,7 +77,9 @@ def chain_of(nodes: Iterable[Node], place: str) -> Chain:
         item = node.item
         named = Named(asset=item.asset, partition=item.partition, sha256=item.sha256)
         if node.problem:
-            raise FerError(f"{item.key}: {node.problem}", fix="materialize it again")
+            raise FerError(
+                f"{item.key}: {node.problem}", code="lineage-broken", fix="materialize it again"
+            )
         if node.artifact is None:
             raw.append(named)
             continue
@@ -107,12 +109,17 @@ def read_chain(folder: Path) -> Chain:
         return Chain.model_validate_json(read_file(path, MAX_CHAIN), context=path)
     except FileNotFoundError as error:
         raise FerError(
-            "this bundle has no chain beside it",
+            f"the bundle has no {CHAIN_FILE}, which holds its lineage",
+            code="missing-lineage",
             where=path,
-            fix="a bundle of your own is traced in its artifact root: fer trace student_bundle",
+            fix="trace a bundle of your own in its artifact root: fer trace student_bundle",
         ) from error
     except ValidationError as error:
-        raise FerError(f"field {first_fault(error)}", where=path) from error
+        raise FerError(
+            f"the lineage of the bundle is invalid: {first_fault(error)}",
+            code="invalid-lineage",
+            where=path,
+        ) from error
 
 
 def verify_chain(bundle: Bundle) -> Chain:
@@ -122,8 +129,9 @@ def verify_chain(bundle: Bundle) -> Chain:
     if faults:
         raise FerError(
             "; ".join(faults[:3]),
+            code="bundle-changed",
             where=bundle.folder / CHAIN_FILE,
-            fix="these files are not the ones that were published: install the package again",
+            fix="install the package again: these are not the files that were published",
         )
     return chain
 

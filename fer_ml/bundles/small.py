@@ -49,7 +49,12 @@ def to_fp16(source: Path, target: Path) -> None:
         if values.dtype != np.float32 or values.size < LARGE:
             continue
         if np.abs(values).max() > np.finfo(np.float16).max:
-            raise FerError(f"weights of {tensor.name} are outside the range of fp16", where=source)
+            raise FerError(
+                f"weights of {tensor.name} are outside the range of fp16",
+                code="weights-out-of-range",
+                where=source,
+                allowed=f"at most {np.finfo(np.float16).max}",
+            )
         stored = f"{tensor.name}.fp16"
         casts.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))

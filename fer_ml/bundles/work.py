@@ -59,7 +59,11 @@ def require_bounded(model: onnx.ModelProto, where: Path, size: int) -> None:
         raise
     except Exception as error:  # Foreign bytes: shape inference raises whatever they lead it to.
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise FerError(f"the network's sizes cannot be told: {reason}", where=where) from error
+        raise FerError(
+            f"the sizes inside the network cannot be computed: {reason}",
+            code="unknown-network-cost",
+            where=where,
+        ) from error
     if elements > MAX_ELEMENTS or products > MAX_PRODUCTS:
         raise _unbounded(f"{elements:,} computed elements, {products:,} products", where)
 
@@ -67,10 +71,11 @@ def require_bounded(model: onnx.ModelProto, where: Path, size: int) -> None:
 def _unbounded(what: str, where: Path) -> FerError:
     return FerError(
         f"one face could cost too much: {what}",
+        code="network-too-costly",
         where=where,
         allowed=f"sizes that follow from the input's, at most {MAX_TENSOR:,} elements in a tensor, "
         f"{MAX_ELEMENTS:,} in all, and {MAX_PRODUCTS:,} products",
-        fix="export a plain image classifier with a fixed size of its input",
+        fix="export a plain image classifier with a fixed input size",
     )
 
 
@@ -100,6 +105,7 @@ def _require_few(model: onnx.ModelProto, where: Path) -> None:
     if found > MAX_NODES or len(bodies) < len(model.functions):
         raise FerError(
             f"the network runs {found:,} operators, or names a function twice",
+            code="network-too-costly",
             where=where,
             allowed=f"at most {MAX_NODES:,}",
         )

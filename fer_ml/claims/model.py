@@ -411,7 +411,9 @@ class ClaimsFile(FromYaml):
         claims = {claim.id: claim for claim in self.claims}
         wanted = set(names)
         if unknown := sorted(wanted - set(claims)):
-            raise FerError(f"no claim {', '.join(unknown)}", allowed=", ".join(claims))
+            raise FerError(
+                f"unknown claim {unknown[0]}", code="unknown-claim", allowed=", ".join(claims)
+            )
         while more := {o for key in wanted for o in _partners(claims[key])} - wanted:
             wanted |= more
         return self.model_copy(
@@ -429,18 +431,28 @@ def read_claims(path: Path) -> ClaimsFile:
     """Read and check a claims file; ``FerError`` names the claim and field."""
     held = _read(path)
     if "version" not in held:
-        raise FerError("claims file without a version", where=path, fix="begin it with: version: 2")
+        raise FerError(
+            "the claims file states no version",
+            code="missing-claims-version",
+            where=path,
+            fix="begin it with: version: 2",
+        )
     try:
         held = upgraded("claims", held, path, "version")
         held["version"] = str(held["version"])
     except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
-        raise FerError(f"not a claims file of version 1: {error}", where=path) from error
+        raise FerError(
+            f"the claims file is not valid in version 1: {error}",
+            code="invalid-claims-file",
+            where=path,
+        ) from error
     try:
         return ClaimsFile.model_validate(held)
     except ValidationError as error:
         first = error.errors()[0]
         raise FerError(
             f"{_place(held, first['loc'])}{first['msg'].removeprefix('Value error, ')}",
+            code="invalid-claims-file",
             where=path,
             allowed=f"see {GUIDE}, or let an editor check it with claims/schema.json",
         ) from error
@@ -451,16 +463,24 @@ def _read(path: Path) -> dict[str, Any]:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
-            f"claims file cannot be read: {error.strerror}",
+            f"the claims file cannot be read: {error.strerror}",
+            code="unreadable-file",
             where=path,
             fix="write claims/<profile>.yaml; claims/sample.yaml is an example",
         ) from error
     try:
         held = read_plain(data)
     except ValueError as error:
-        raise FerError(f"not a claims file: {error}", where=path) from error
+        raise FerError(
+            f"the claims file is not valid YAML: {error}", code="invalid-claims-file", where=path
+        ) from error
     if not isinstance(held, dict):
-        raise FerError("not a claims file: no keys", where=path, allowed="version, title, claims")
+        raise FerError(
+            "the claims file is not a mapping of keys to values",
+            code="invalid-claims-file",
+            where=path,
+            allowed="version, title, claims",
+        )
     return held
 
 

@@ -135,9 +135,17 @@ class Tracer:
 
     def _node(self, item: Input, above: tuple[str, ...]) -> Node:
         if item.key in above:
-            raise FerError(f"the lineage runs in a circle: {' <- '.join([*above, item.key])}")
+            raise FerError(
+                f"the recorded lineage has a cycle: {' <- '.join([*above, item.key])}",
+                code="lineage-cycle",
+                fix=f"restore the run folders of {item.key}, or materialize it again",
+            )
         if len(above) > MAX_DEPTH:
-            raise FerError(f"the lineage is deeper than {MAX_DEPTH} steps")
+            raise FerError(
+                f"the recorded lineage of {item.key} is too deep",
+                code="lineage-too-deep",
+                allowed=f"at most {MAX_DEPTH} steps",
+            )
         if item not in self._nodes:
             self._nodes[item] = (
                 self._raw(item) if item.root is not None else self._found(item, above)
@@ -177,6 +185,7 @@ class Tracer:
             self._superseded(artifact)
             or artifact.purged()
             or artifact.unsealed()
+            or artifact.failed()
             or artifact.unjudged()
             or artifact.outdated()
             or self._before_its_input(artifact, inputs)
@@ -248,12 +257,14 @@ def find_artifact(store: Store, what: str) -> Artifact:
             return found[-1]
         if labels:
             raise FerError(
-                f"several assets have bytes of hash {digits[:12]}",
+                f"several assets have files with the hash {digits[:12]}",
+                code="ambiguous-name",
                 allowed=", ".join(labels),
                 fix="name one of them, or more digits of the hash",
             )
     raise NothingToTrace(
-        f"nothing to trace for {what!r}",
+        f"{what!r} names nothing that can be traced",
+        code="nothing-to-trace",
         where=store.root,
         allowed="a claim id, an asset such as teacher[RN18], a file in a run folder or a copy of "
         "one, the first 8 digits of a hash, or a face: an image, its path, or a sample's digits",

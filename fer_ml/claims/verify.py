@@ -1,6 +1,7 @@
 """Claims held against an artifact folder: needs the folder and nothing else of this program."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from fer_ml.claims.resolve import Resolver
 from fer_ml.claims.resolved import STATUSES, Resolved
 from fer_ml.claims.trace import Node, Tracer, walk
 from fer_ml.storage.artifact import Demands
-from fer_ml.storage.store import Store, profile_of
+from fer_ml.storage.record import read_record
+from fer_ml.storage.store import Store
 
 #: The asset that keeps a copy of the claims file it was made from, and that copy.
 CLAIMS_ASSET = "report_claims"
@@ -56,8 +58,9 @@ class Verified:
         red = [f"{c.claim.id} is {c.status}" for c in self.claims if c.status != "grounded"]
         if red:
             raise FerError(
-                f"only claims that are grounded are passed on: {', '.join(red[:5])}",
-                fix="run 'fer materialize', or name the claims that hold",
+                f"only grounded claims can be exported: {', '.join(red[:5])}",
+                code="claims-not-grounded",
+                fix="run 'fer materialize', or name the claims that are grounded",
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -114,7 +117,8 @@ def _kept_claims(store: Store) -> Path:
     kept = store.current(CLAIMS_ASSET) if store.root.is_dir() else None
     if kept is None or CLAIMS_COPY not in kept.record.files:
         raise FerError(
-            "the folder keeps no claims",
+            "the folder holds no claims",
+            code="no-claims-kept",
             where=store.root,
             allowed="the artifact folder of a profile in which report_claims was made",
             fix="name a claims file with --claims, or the folder of one profile, such as "
@@ -122,5 +126,30 @@ def _kept_claims(store: Store) -> Path:
         )
     damage = kept.damage()
     if damage:
-        raise FerError(f"the claims that the folder keeps are damaged: {damage}", where=kept.folder)
+        raise FerError(
+            f"the claims in the folder were changed: {damage}",
+            code="artifact-changed",
+            where=kept.folder,
+            fix="run 'fer materialize', or restore the folder",
+        )
     return kept.file(CLAIMS_COPY)
+
+
+def profile_of(root: Path) -> str:
+    """The profile of which the artifacts below ``root`` are; ``FerError`` for several.
+
+    Records that cannot be read do not say: whoever opens them is told.
+    """
+    found = set()
+    for folder in Store(root, "").runs():
+        with suppress(FerError):
+            found.add(read_record(folder).profile)
+    if len(found) > 1:
+        raise FerError(
+            f"the folder holds artifacts of several profiles: {', '.join(sorted(found))}",
+            code="several-profiles",
+            where=root,
+            allowed="the artifact folder of one profile",
+            fix="take out what was put there from another one",
+        )
+    return found.pop() if found else root.name

@@ -79,11 +79,14 @@ def named_weights(name: str, members: Sequence[str]) -> tuple[float, ...]:
     (0.2, 0.4, 0.4)
     """
     if name not in NAMED_WEIGHTS:
-        raise FerError(f"no weights are named {name!r}", allowed=", ".join(NAMED_WEIGHTS))
+        raise FerError(
+            f"unknown weights {name!r}", code="unknown-weights", allowed=", ".join(NAMED_WEIGHTS)
+        )
     weights = NAMED_WEIGHTS[name]
     if sorted(members) != sorted(weights):
         raise FerError(
-            f"the weights {name!r} are not for the members {', '.join(members)}",
+            f"the weights {name!r} do not fit the members {', '.join(members)}",
+            code="weights-mismatch",
             allowed=", ".join(weights),
         )
     return tuple(weights[member] for member in members)

@@ -49,6 +49,7 @@ class Logits:
         if missing:
             raise FerError(
                 f"{len(missing)} of {len(sample_ids)} faces have no logits, first {missing[0]}",
+                code="missing-logits",
                 fix="materialize teacher_logits again, after the manifests",
             )
         rows = [index[sample_id] for sample_id in sample_ids]
@@ -95,10 +96,12 @@ class Teacher:
         different = [name for name in own if own[name] != given[name]]
         if different:
             raise FerError(
-                "a teacher was trained on faces prepared otherwise than those it should label: "
+                "the teacher was trained on faces prepared in another way than those it should "
+                "label: "
                 + ", ".join(f"{name} {own[name]} and {given[name]}" for name in different),
+                code="preprocess-mismatch",
                 where=f"checkpoint {self.checkpoint_sha256[:12]}",
-                fix="train or adopt it with the profile's preprocess",
+                fix="train or adopt the teacher with the profile's preprocess",
             )
 
 

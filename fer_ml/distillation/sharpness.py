@@ -34,6 +34,7 @@ def derive_temperature(logits: np.ndarray, target: float) -> float:
     if not mean_entropy(logits, low) < target < mean_entropy(logits, high):
         raise FerError(
             f"no temperature gives these soft labels a mean entropy of {target} nats",
+            code="entropy-unreachable",
             allowed=f"{mean_entropy(logits, low):.3f} to {mean_entropy(logits, high):.3f}",
             fix="change softlabels.target_entropy in the profile",
         )

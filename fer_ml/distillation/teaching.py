@@ -60,11 +60,16 @@ def soften(
     for member in members[1:]:
         if member.train_ids != first.train_ids or member.train.shape != first.train.shape:
             raise FerError(
-                "the teachers labelled other training rows or views",
+                "the teachers labelled different training rows or views",
+                code="teacher-rows-differ",
                 fix="materialize teacher_logits of all teachers again",
             )
         if (member.fold != first.fold).any():
-            raise FerError("the teachers' folds differ", fix="materialize teacher_logits again")
+            raise FerError(
+                "the teachers were trained with different folds",
+                code="teacher-folds-differ",
+                fix="materialize teacher_logits of all teachers again",
+            )
     rows = len(first.train)
     found = {
         STANDARD: [member.train for member in members],

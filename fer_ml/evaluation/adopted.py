@@ -30,9 +30,10 @@ def measure_adopted_model(run: RunFolder, job: Job[Any]) -> None:
     adopted = job.input("adopted", job.partition)
     if CHECKPOINT_FILE not in adopted.record.files:
         raise FerError(
-            f"{adopted.key} is a {adopted.record.summary['adopted']} without weights",
+            f"{adopted.key} is a {adopted.record.summary['adopted']}, and has no weights",
+            code="missing-weights",
             where=adopted.folder,
-            allowed="a run folder with its best.pt",
+            allowed=f"a run folder with its {CHECKPOINT_FILE}",
         )
     shutil.copyfile(regular(adopted.file(CHECKPOINT_FILE)), run.path(CHECKPOINT_FILE))
     checkpoint = load_checkpoint(run.path(CHECKPOINT_FILE))

@@ -82,7 +82,12 @@ def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
     try:
         found = _logits(session, np.zeros((1, 3, size, size), np.float32))
     except Exception as error:
-        raise FerError(f"it fails on a face of {size} px: {error}", where=path) from error
+        raise FerError(
+            f"the network fails on a face of {size} px: {error}",
+            code="network-failed",
+            where=path,
+            fix="export the network again for faces of this size",
+        ) from error
     _demand(path, "shape of the logits of one face", found.shape, (1, len(CLASSES)))
     return session
 
@@ -99,11 +104,12 @@ def _demand_shape(path: Path, what: str, found: Sequence[Any], wanted: tuple[int
 def _demand(path: Path, what: str, found: object, wanted: object) -> None:
     if found != wanted:
         raise FerError(
-            f"the network's {what}: {found}",
+            f"the {what} of the network: {found}",
+            code="network-mismatch",
             where=path,
             allowed=str(wanted),
-            fix="export one input of prepared faces and one output of seven logits; a bundle's "
-            "card can say another size",
+            fix="export one input of prepared faces and one output of seven logits; the card of a "
+            "bundle can state another size",
         )
 
 

@@ -127,7 +127,8 @@ def _teacher(job: Job[Any], key: str) -> Model:
     teacher = job.store.find("teacher", key, made_from.sha256)
     if teacher is None:
         raise FerError(
-            f"teacher[{key}], of which {logits.key} are, is no longer here",
+            f"the teacher[{key}] that made {logits.key} is no longer here",
+            code="missing-artifact",
             where=job.store.home("teacher", key),
             fix=f"materialize teacher[{key}] and teacher_logits[{key}] again",
         )

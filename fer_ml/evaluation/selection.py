@@ -186,12 +186,17 @@ def _entries(job: Job[Any]) -> dict[str, dict[str, Any]]:
     for name, entry in entries.items():
         reasons = comparable(entries[CANDIDATES[0]], entry)
         if reasons:
-            raise FerError(f"{CANDIDATES[0]} and {name} cannot be compared: {'; '.join(reasons)}")
+            raise FerError(
+                f"{CANDIDATES[0]} and {name} cannot be compared: {'; '.join(reasons)}",
+                code="not-comparable",
+                fix="materialize benchmark again",
+            )
         played = sessions.get(name, {}).get("student_sha256", entry["model_sha256"])
         if played != entry["model_sha256"]:
             raise FerError(
-                f"the benchmark speaks of {name} {entry['model_sha256'][:12]}, the demo session of "
-                f"{played[:12]}",
+                f"the benchmark measured {name} {entry['model_sha256'][:12]}, and the demo session "
+                f"played {played[:12]}",
+                code="networks-differ",
                 fix="materialize benchmark, candidate_bundles and candidate_sessions again",
             )
     return entries

@@ -82,7 +82,11 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) 
             for row in frame.filter(meant).iter_rows(named=True):
                 found.setdefault((row["sample_id"], row["source"]), row)
     if len(found) > MOST:
-        raise FerError(f"{what!r} means {len(found)} faces", fix="give more digits")
+        raise FerError(
+            f"{what!r} matches {len(found)} faces",
+            code="ambiguous-name",
+            fix="give more digits of the hash",
+        )
     claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in found], log)
     return [finder.face(key, row, frames, claims) for key, row in found.items()]
 

@@ -79,7 +79,9 @@ def write_evidence(
     """
     known = [resolved.claim.id for resolved in verified.claims]
     if unknown := [name for name in only if name not in known]:
-        raise FerError(f"no claim {unknown[0]!r}", allowed=", ".join(known))
+        raise FerError(
+            f"unknown claim {unknown[0]!r}", code="unknown-claim", allowed=", ".join(known)
+        )
     base.mkdir(parents=True, exist_ok=True)
     made = base / f".{owned_name()}"
     try:
@@ -108,8 +110,12 @@ def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
         try:
             if os.path.lexists(target):
                 if not _ours(target, sign):
-                    what = "something else is there"
-                    raise FerError(what, where=target, fix="name a new folder")
+                    raise FerError(
+                        "the folder exists, and holds no pages of evidence",
+                        code="output-exists",
+                        where=target,
+                        fix="name a new folder",
+                    )
                 move(target, old)
             move(made, target)
         except OSError as error:

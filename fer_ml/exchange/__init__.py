@@ -28,11 +28,14 @@ def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) 
     if format not in get_args(Format):
         raise FerError(
             f"unknown format {format!r}",
+            code="unknown-format",
             allowed=", ".join(get_args(Format)),
-            fix="an RO-Crate, with the files in it, is what 'fer claims export' writes",
+            fix="use 'fer claims export' for an RO-Crate with the files in it",
         )
     if out.exists():
-        raise FerError("it exists already", where=out, fix="name a new one")
+        raise FerError(
+            "the output exists already", code="output-exists", where=out, fix="name a new one"
+        )
     require_new(out)
     name = f"fer_ml.exchange.{WRITERS[format]}"  # type: ignore[index]
     try:
@@ -40,6 +43,7 @@ def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) 
     except ModuleNotFoundError as error:
         raise FerError(
             f"format {format} needs the library {error.name}, which is not installed",
+            code="missing-package",
             fix="pip install -e '.[lineage]'",
         ) from error
     writer.write(nodes, profile, out)

@@ -69,7 +69,10 @@ def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
     manifests = [(name, made, table) for name, made in tables if (table := _table(made))]
     if not manifests:
         raise FerError(
-            "no manifest was selected", where=out, fix="--select classification_manifest"
+            "no manifest was selected",
+            code="no-manifest-selected",
+            where=out,
+            fix="add --select classification_manifest",
         )
     private_folder(out)
     distribution, sets = [], []

@@ -22,7 +22,12 @@ FORMATS = {".json": "json", ".jsonld": "jsonld", ".provn": "provn"}
 def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
     """Write the document that ``out``'s suffix names."""
     if out.suffix not in FORMATS:
-        raise FerError(f"unknown suffix {out.suffix!r}", where=out, allowed=", ".join(FORMATS))
+        raise FerError(
+            f"unknown suffix {out.suffix!r}",
+            code="unknown-suffix",
+            where=out,
+            allowed=", ".join(FORMATS),
+        )
     text = document(nodes, profile).serialize(format=FORMATS[out.suffix])
     write_atomic(out, str(text).encode())
 

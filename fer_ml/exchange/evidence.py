@@ -57,13 +57,25 @@ def export_evidence(
     """
     require_new(out)
     if out.suffix != ".zip":
-        raise FerError(f"no name for a zip: {out.name!r}", where=out, allowed="a name with .zip")
+        raise FerError(
+            f"the name of the export, {out.name!r}, does not end with .zip",
+            code="unknown-suffix",
+            where=out,
+            allowed="a name that ends with .zip",
+        )
     if out.exists():
-        raise FerError("it exists already", where=out, fix="name a new one")
+        raise FerError(
+            "the output exists already", code="output-exists", where=out, fix="name a new one"
+        )
     verified.require_grounded()
     nodes = list(walk([*(n for claim in verified.claims for n in claim.traces), *reports]))
     if not nodes:
-        raise FerError("these claims rest on no artifact, and so have no evidence", where=out)
+        raise FerError(
+            "the selected claims cite no artifact, so there is nothing to export",
+            code="no-evidence",
+            where=out,
+            fix="name claims that cite an artifact",
+        )
     with tempfile.TemporaryDirectory() as place:
         written = Path(place) / CLAIMS_COPY
         written.write_text(_claims_text(verified.held), encoding="utf-8")
@@ -75,7 +87,8 @@ def export_evidence(
             sources |= _pictures(store, verified, Path(place))
         if len(sources) > MOST_FILES:
             raise FerError(
-                f"{len(sources):,} files are more than a reader takes",
+                f"the export would hold {len(sources):,} files",
+                code="too-many-files",
                 where=out,
                 allowed=_MOST,
                 fix="export fewer claims, or without faces",
@@ -188,10 +201,17 @@ def _unpack(path: Path, place: Path) -> None:
                 or sum(sizes.values()) > MOST_BYTES
                 or sizes.get(METADATA, 0) > DOCUMENT
             ):
-                raise FerError("too much in it", where=path, allowed=_MOST)
+                raise FerError(
+                    "the zip holds too many or too large files",
+                    code="archive-too-large",
+                    where=path,
+                    allowed=_MOST,
+                )
             about = parse_json(archive.read(METADATA), METADATA) if METADATA in names else None
             if about is None:
-                raise FerError(f"it has no {METADATA}", where=path, fix=_FIX)
+                raise FerError(
+                    f"the export has no {METADATA}", code="missing-metadata", where=path, fix=_FIX
+                )
             wanted = {METADATA, *_stated(about, path)}
             _require_same(set(names), wanted, path)
             for name in names:
@@ -200,11 +220,13 @@ def _unpack(path: Path, place: Path) -> None:
                 with archive.open(name) as source, target.open("xb") as into:
                     shutil.copyfileobj(source, into, 1 << 20)
     except FileNotFoundError as error:
-        raise FerError("no such zip or folder", where=path) from error
+        raise FerError("there is no such zip or folder", code="missing-file", where=path) from error
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EEXIST):
             raise  # The disk's fault.
-        raise FerError(f"not a zip that is whole: {error}", where=path, fix=_FIX) from error
+        raise FerError(
+            f"the zip is damaged: {error}", code="invalid-zip", where=path, fix=_FIX
+        ) from error
 
 
 def _hold(folder: Path) -> None:
@@ -212,7 +234,9 @@ def _hold(folder: Path) -> None:
     try:
         stated = _stated(read_json(folder / METADATA, root=folder), folder)
     except FileNotFoundError as error:
-        raise FerError(f"it has no {METADATA}", where=folder, fix=_FIX) from error
+        raise FerError(
+            f"the export has no {METADATA}", code="missing-metadata", where=folder, fix=_FIX
+        ) from error
     here = {
         (Path(at) / name).relative_to(folder).as_posix()
         for at, _, names in os.walk(folder)
@@ -222,19 +246,33 @@ def _hold(folder: Path) -> None:
     for name, entry in stated.items():
         path = folder / name
         if path.stat().st_size != entry.bytes or sha256_file(path, root=folder) != entry.sha256:
-            raise FerError(f"{name} was altered: it is not what {METADATA} lists", where=path)
+            raise FerError(
+                f"{name} differs from its hash in {METADATA}",
+                code="export-changed",
+                where=path,
+                fix=_FIX,
+            )
 
 
 def _stated(about: object, where: Path) -> dict[str, FileEntry]:
     try:
         return stated_files(about["@graph"])  # type: ignore[index]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        what = f"{METADATA} lists no files as an export does: {type(error).__name__} {error}"
-        raise FerError(what, where=where, fix=_FIX) from error
+        raise FerError(
+            f"{METADATA} lists no files as an export does: {type(error).__name__} {error}",
+            code="invalid-metadata",
+            where=where,
+            fix=_FIX,
+        ) from error
 
 
 def _require_same(here: set[str], wanted: set[str], where: Path) -> None:
     for what, names in (("missing", wanted - here), ("not listed", here - wanted)):
         if names:
             told = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
-            raise FerError(f"{what}: {told}", where=where, fix=_FIX)
+            raise FerError(
+                f"files of the export are {what}: {told}",
+                code="export-changed",
+                where=where,
+                fix=_FIX,
+            )

@@ -1,5 +1,6 @@
 """What is told of each artifact, whatever the format."""
 
+import re
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -43,7 +44,10 @@ def everything(
         add(tracer.trace(artifact))
     if not found:
         raise FerError(
-            "nothing has been made yet", where=store.root, fix="run 'fer materialize' first"
+            "nothing has been made yet",
+            code="asset-not-made",
+            where=store.root,
+            fix="run 'fer materialize' first",
         )
     return list(found.values())
 
@@ -66,7 +70,7 @@ def run_uuid(artifact: Artifact, what: str = "") -> str:
 
 def told(node: Node) -> dict[str, str]:
     """Short facts of an artifact as text: version of the code, splits, adoption, faults."""
-    facts = {"problem": node.problem} if node.problem else {}
+    facts = {"problem": _PATH.sub(_last_part, node.problem)} if node.problem else {}
     if node.artifact is None:
         return facts
     record = node.artifact.record
@@ -77,6 +81,14 @@ def told(node: Node) -> dict[str, str]:
         facts["unverified"] = str(record.summary["unverified"])
         facts["contradictions"] = str(record.summary["contradictions"])
     return facts
+
+
+#: An absolute path inside a sentence.
+_PATH = re.compile(r"(?<![^\s('\"])(?:~|[A-Za-z]:)?[/\\]\S+")
+
+
+def _last_part(found: re.Match[str]) -> str:
+    return PureWindowsPath(found.group()).name
 
 
 def portable(value: Any) -> Any:

@@ -207,7 +207,11 @@ def weight_search_chart(
     ``losses [S]``; ``marks`` are weights to be pointed out, by name, such as those chosen.
     """
     if len(members) != 3:
-        raise FerError(f"a triangle of the weights of {len(members)} members", allowed="three")
+        raise FerError(
+            f"the chart of weights shows three members, not {len(members)}",
+            code="wrong-member-count",
+            allowed=3,
+        )
     figure = Figure(figsize=(4.8, 4.0))
     axes = figure.subplots()
     axes.plot(*np.vstack([_CORNERS, _CORNERS[:1]]).T, color="#999999", linewidth=1, zorder=0)

@@ -155,6 +155,7 @@ def write_part(file: Path, name: str, text: str) -> None:
     if not mark or not close:
         raise FerError(
             f"the page has no measured part {name}",
+            code="missing-part",
             where=file,
             fix=f"put the lines {begin.strip()} and {end} where it belongs",
         )

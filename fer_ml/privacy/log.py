@@ -70,6 +70,7 @@ def read_own(path: Path) -> Log:
     except (OSError, Refused, ValidationError) as error:
         raise FerError(
             "the purge log cannot be read",
+            code="invalid-purge-log",
             where=path,
-            fix="restore it: it says which photos must be kept out",
+            fix="restore the file from a backup: it lists the photos that must be kept out",
         ) from error

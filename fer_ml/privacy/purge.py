@@ -96,16 +96,18 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
     photos = _photos_of(held, pl.col("sample_id").is_in(list(samples)))
     if not photos:
         raise FerError(
-            f"no manifest knows the {kind} {name!r}",
+            f"no manifest contains the {kind} {name!r}",
+            code="unknown-photo",
             where=", ".join(str(store.root) for store in held) or "an empty artifact root",
             allowed="the hash of a sample or a photo (8 digits or more), an image_path of a "
             "manifest, or an image file",
         )
     if kind == "photo" and len(photos) > 1:
         raise FerError(
-            f"{name!r} means {len(photos)} photos",
+            f"{name!r} matches {len(photos)} photos",
+            code="ambiguous-name",
             allowed=", ".join(sorted(photos)[:5]),
-            fix="give more digits, or purge each",
+            fix="give more digits of the hash, or purge each photo",
         )
     return Wanted(kind, photos)
 
@@ -129,7 +131,11 @@ def find_source(held: Sequence[Store], name: str) -> Wanted:
     known = {a.record.asset for store in held for a in _manifests(store)}
     sources = sorted(a.removeprefix("manifest/") for a in known if a.startswith("manifest/"))
     if name not in sources:
-        raise FerError(f"no manifest of a source {name!r} is here", allowed=", ".join(sources))
+        raise FerError(
+            f"there is no manifest of a source {name!r}",
+            code="unknown-source",
+            allowed=", ".join(sources),
+        )
     return Wanted("source", frozenset(), frozenset({name}))
 
 
@@ -190,7 +196,8 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
         busy = list(partial.iterdir()) if partial.is_dir() else []
         if busy:
             raise FerError(
-                "something is being made of this profile",
+                "another process is making an asset of this profile",
+                code="work-in-progress",
                 where=busy[0],
                 fix="wait until it is done, or stop it; then start again",
             )
@@ -203,9 +210,10 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
     for path in (*removed, *folders):
         if links := links_below(path):
             raise FerError(
-                "a link stands where pixels are to be removed, and what it leads to would stay",
+                "the files to remove contain a link, and its target would remain",
+                code="linked-pixels",
                 where=f"{links[0]}, which leads to {links[0].resolve()}",
-                fix="delete what it leads to, and the link; then start again",
+                fix="delete the target and the link; then start again",
             )
     entry = Entry(
         at=at,

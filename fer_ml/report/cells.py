@@ -1,13 +1,17 @@
 """Cells of the report's tables: one value as Markdown, and the rows of the benchmark."""
 
+import csv
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
+from fer_ml.base.reading import open_text
 from fer_ml.claims import printed as numbers
-from fer_ml.claims.pointers import pointer_token
+from fer_ml.claims.pointers import pointer_token, resolve_pointer
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import Results, interval_of
 
@@ -35,14 +39,22 @@ def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
     if isinstance(held, str):
         return escape(held)
     if isinstance(held, bool) or not isinstance(held, int | float):
-        raise FerError(f"{where} is no number and no text")
+        raise FerError(f"{where} is neither a number nor a text", code="value-not-printable")
     if isinstance(held, int):
         return Markdown(f"{held:,}")
     if decimals is None:
-        raise FerError(f"{where} is a fraction", fix="say how many decimals to print: decimals=3")
+        raise FerError(
+            f"{where} is a fraction",
+            code="missing-decimals",
+            fix="say how many decimals to print: decimals=3",
+        )
     shown = f"{held:,.{decimals}f}"
     if not decimals and math.isfinite(held) and not numbers.printed(shown).holds(held):
-        raise FerError(f"{where} is {held:g}, and no {shown}", fix="print more decimals")
+        raise FerError(
+            f"{where} is {held:g}, which would be printed as {shown}",
+            code="too-few-decimals",
+            fix="print more decimals",
+        )
     return Markdown(shown)
 
 
@@ -179,3 +191,40 @@ def p_value(value: float) -> Markdown:
 def f3(value: float | None) -> str:
     """A figure with three decimals, ``-`` for none."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def objects_at(
+    document: Any, pointer: str, columns: Sequence[str] | None, where: str
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The objects by name at a pointer, and the fields to show of each."""
+    try:
+        held = resolve_pointer(document, pointer)
+    except KeyError as error:
+        raise FerError(f"{where} does not exist", code="unknown-pointer") from error
+    if not isinstance(held, dict) or not all(isinstance(o, dict) for o in held.values()):
+        raise FerError(f"{where} does not hold objects by name", code="not-a-table")
+    return held, _columns(
+        columns, dict.fromkeys(key for row in held.values() for key in row), where
+    )
+
+
+def rows_of(
+    path: Path, columns: Sequence[str] | None, most: int | None
+) -> tuple[list[str], list[list[str]], int]:
+    """The columns to show of a csv, its first rows, and how many more it has."""
+    with open_text(path) as lines:
+        reader = csv.DictReader(lines)
+        names = _columns(columns, reader.fieldnames or (), path.name)
+        held = [[row[name] or "" for name in names] for row in itertools.islice(reader, most)]
+        return names, held, sum(1 for _ in reader)
+
+
+def _columns(wanted: Sequence[str] | None, known: Iterable[str], where: str) -> list[str]:
+    known = list(known)
+    if unknown := [name for name in wanted or () if name not in known]:
+        raise FerError(
+            f"{where} has no column {unknown[0]!r}",
+            code="unknown-column",
+            allowed=", ".join(known),
+        )
+    return list(wanted or known)

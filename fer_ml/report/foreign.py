@@ -36,7 +36,7 @@ def _cells(path: Path) -> str:
         sources = [cell["source"] for cell in held["cells"] if cell["cell_type"] == "markdown"]
         return "\n\n".join(s if isinstance(s, str) else "".join(s) for s in sources) + "\n"
     except (KeyError, TypeError) as error:
-        raise FerError("not a notebook: it has no cells", where=path) from error
+        raise FerError("the notebook has no cells", code="invalid-notebook", where=path) from error
 
 
 def _converted(path: Path) -> str:
@@ -44,7 +44,8 @@ def _converted(path: Path) -> str:
         import pypandoc
     except ModuleNotFoundError as error:
         raise FerError(
-            f"{path.suffix} is read by pandoc, which is not installed",
+            f"pandoc, which reads {path.suffix}, is not installed",
+            code="missing-package",
             where=path,
             fix="pip install -e '.[papers]'",
         ) from error
@@ -63,10 +64,22 @@ def _converted(path: Path) -> str:
                 [*command, named], capture_output=True, timeout=SECONDS, check=False
             )
     except subprocess.TimeoutExpired as error:
-        raise FerError(f"pandoc did not read it within {SECONDS} s", where=path) from error
+        raise FerError(
+            f"pandoc needed more than {SECONDS} s to read the file",
+            code="conversion-failed",
+            where=path,
+            fix="convert the file to Markdown by hand",
+        ) from error
     except OSError as error:
-        raise FerError(f"cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"the file cannot be read: {error.strerror}", code="unreadable-file", where=path
+        ) from error
     if done.returncode != 0:
         told = done.stderr.decode(errors="replace").strip().splitlines()[:3]
-        raise FerError(f"pandoc cannot read it: {' '.join(told)}", where=path)
+        raise FerError(
+            f"pandoc cannot read the file: {' '.join(told)}",
+            code="conversion-failed",
+            where=path,
+            fix="convert the file to Markdown by hand",
+        )
     return done.stdout.decode()

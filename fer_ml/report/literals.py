@@ -69,7 +69,8 @@ def without_numbers(text: str, what: str, names: Collection[str] = ()) -> Markdo
     """A text of the template's or the claims file's own, escaped; ``FerError`` for a number."""
     if any(_number_spans(text, NAMES.union(names))) or SHARE.search(as_seen(text)[0]):
         raise FerError(
-            f"{what} prints {text[:60]!r}, and no reference gave that number",
+            f"{what} prints {text[:60]!r}, a number without a reference",
+            code="unreferenced-number",
             fix="use claim, value, table, figure or gate, or stated(text, why=...); a name with a "
             "digit stands in names of the claims file",
         )

@@ -38,11 +38,13 @@ def read_text(path: Path) -> str:
     try:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
-        raise FerError(f"cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"the report cannot be read: {error.strerror}", code="unreadable-file", where=path
+        ) from error
     try:
         return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise FerError(f"not UTF-8: {error}", where=path) from error
+        raise FerError(f"the report is not UTF-8: {error}", code="not-utf8", where=path) from error
 
 
 def escape(text: object) -> Markdown:

@@ -1,7 +1,6 @@
 """What a template may refer to. Everything that a report shows of the run comes through here."""
 
 import csv
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,10 @@ from fer_ml.report.cells import (
     f3,
     linked,
     number_of,
+    objects_at,
     p_value,
     printed,
+    rows_of,
     shown_value,
     tested,
     words,
@@ -103,7 +104,9 @@ class References:
         conditions.
         """
         if name not in self.claims:
-            raise FerError(f"no claim {name!r}", allowed=", ".join(self.claims))
+            raise FerError(
+                f"unknown claim {name!r}", code="unknown-claim", allowed=", ".join(self.claims)
+            )
         held = self.claims[name]
         self.given.append({"kind": "claim", "id": name, "status": held["status"]})
         mark = self._mark(name)
@@ -120,7 +123,9 @@ class References:
         try:
             held = resolve_pointer(artifact.read_json(file), pointer)
         except KeyError as error:
-            raise FerError(f"{asset} {file} has nothing at {pointer!r}") from error
+            raise FerError(
+                f"the file {file} of {asset} has no value at {pointer!r}", code="unknown-pointer"
+            ) from error
         shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
         given = {"pointer": pointer, "printed": str(shown)}
         if not isinstance(held, int | float):
@@ -141,7 +146,9 @@ class References:
         artifact = self._artifact(asset)
         receipts = artifact.receipts()
         if rule not in receipts:
-            raise FerError(f"{asset} has no receipt of {rule!r}", allowed=", ".join(receipts))
+            raise FerError(
+                f"{asset} has no gate {rule!r}", code="unknown-gate", allowed=", ".join(receipts)
+            )
         held = receipts[rule]
         self._give("gate", artifact, None, rule=rule, passed=held.passed)
         if held.passed is None:
@@ -155,7 +162,7 @@ class References:
     def stated(self, text: str, *, why: str) -> Markdown:
         """Text with numbers that no artifact holds, such as a date; the reason is kept."""
         if not why.strip():
-            raise FerError(f"stated({text!r}) gives no reason", fix="say why in why=")
+            raise FerError(f"stated({text!r}) has an empty why=", code="missing-reason")
         self.given.append({"kind": "stated", "text": text, "why": why})
         return escape(text)
 
@@ -164,11 +171,14 @@ class References:
         artifact = self._artifact(asset)
         source = artifact.file(file)
         if source.suffix not in PICTURES:
-            raise FerError(f"{file} is no picture", allowed=", ".join(PICTURES))
+            raise FerError(
+                f"{file} is not a picture", code="unknown-suffix", allowed=", ".join(PICTURES)
+            )
         shown = without_numbers(caption, "the caption", self.names)
         if shows_faces(file) and not self.drawn:
             raise FerError(
-                f"{file} shows people's faces",
+                f"{file} shows faces of people",
+                code="faces-in-report",
                 fix="leave it out: a report is passed on, and faces are personal data",
             )
         name = f"figures/{re.sub(r'[^A-Za-z0-9.]+', '_', f'{asset}_{file}')}"
@@ -244,7 +254,11 @@ class References:
     def _artifact(self, label: str) -> Artifact:
         found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", label)
         if found is None:
-            raise FerError(f"{label!r} names no asset", allowed="asset, or asset[partition]")
+            raise FerError(
+                f"{label!r} is not the name of an asset",
+                code="invalid-asset-label",
+                allowed="asset, or asset[partition]",
+            )
         return self.input(found[1], found[2])
 
     def _give(self, kind: str, artifact: Artifact, file: str | None, **more: Any) -> None:
@@ -291,13 +305,13 @@ class References:
     def _benchmark_table(
         self, artifact: Artifact, name: str | None, show: str, to: str | None
     ) -> Markdown:
-        if name is None or show not in SHOWS:
+        if name is None or show not in SHOWS or (show == "paired") != (to is not None):
             raise FerError(
-                "table('benchmark') needs set= and one of show=", allowed=", ".join(SHOWS)
+                "table('benchmark') needs set=, one of show=, and to= for show='paired' alone",
+                code="invalid-table-arguments",
+                allowed=f"show of {', '.join(SHOWS)}; to of a model of the benchmark",
             )
         found = results_of(artifact.read_json("benchmark.json"), name)
-        if (show == "paired") != (to is not None):
-            raise FerError("show='paired' and to= go together", fix="name a model of the benchmark")
         if to is not None:
             return self._paired_table(artifact, found, to)
         numbers = dict(pair for results in found for pair in benchmark_numbers(results, show))
@@ -316,7 +330,9 @@ class References:
         results = next((each for each in found if to in each.entries), None)
         if results is None:
             known = ", ".join(model for each in found for model in each.entries)
-            raise FerError(f"{found[0].name} has no model {to!r}", allowed=known)
+            raise FerError(
+                f"{found[0].name} has no model {to!r}", code="unknown-model", allowed=known
+            )
         with open_text(artifact.file(PAIRS_FILE)) as lines:
             pairs = paired_with(csv.DictReader(lines), results.name, to)
         self._give("table", artifact, PAIRS_FILE, set=results.name, show="paired", to=to)
@@ -420,17 +436,7 @@ class References:
     ) -> Markdown:
         document = artifact.read_json(file)
         where = f"{artifact.key} {file} {pointer}"
-        try:
-            held = resolve_pointer(document, pointer)
-        except KeyError as error:
-            raise FerError(f"{where}: there is nothing") from error
-        if not isinstance(held, dict) or not all(isinstance(o, dict) for o in held.values()):
-            raise FerError(f"{where}: no objects by name")
-        known = list(dict.fromkeys(key for row in held.values() for key in row))
-        names = list(columns or known)
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise FerError(f"{where} has no {unknown[0]!r}", allowed=", ".join(known))
+        held, names = objects_at(document, pointer, columns, where)
         cells = {
             name: [shown_value(row.get(key), decimals, f"{where} {key}") for key in names]
             for name, row in held.items()
@@ -465,15 +471,7 @@ class References:
         rows: int | None,
         decimals: int | None,
     ) -> Markdown:
-        with open_text(artifact.file(file)) as lines:
-            reader = csv.DictReader(lines)
-            known = list(reader.fieldnames or ())
-            names = list(columns or known)
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise FerError(f"{file} has no column {unknown[0]!r}", allowed=", ".join(known))
-            held = [[row[name] or "" for name in names] for row in itertools.islice(reader, rows)]
-            more = sum(1 for _ in reader)
+        names, held, more = rows_of(artifact.file(file), columns, rows)
         self._give("table", artifact, file, columns=names, rows=len(held))
         count = (
             f"first {len(held):,} of {len(held) + more:,} rows" if more else f"{len(held):,} rows"

@@ -60,7 +60,11 @@ def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
     entries = {model: sets[name] for model, sets in benchmark["entries"].items() if name in sets}
     if not entries:
         known = dict.fromkeys(name for sets in benchmark["entries"].values() for name in sets)
-        raise FerError(f"the benchmark has no set {name!r}", allowed=", ".join(known))
+        raise FerError(
+            f"the benchmark has no test set {name!r}",
+            code="unknown-test-set",
+            allowed=", ".join(known),
+        )
     return [
         Results(name, {model: entries[model] for model in table.names}, table.why_apart)
         for table in split_tables(entries)

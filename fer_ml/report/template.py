@@ -73,8 +73,12 @@ def read_template(path: Path) -> Template:
             continue
         known = sorted(part.name for part in PARTS.iterdir())
         if include[2] not in known:
-            what = f"there is no part {include[2]!r}"
-            raise FerError(what, where=place, allowed=", ".join(known))
+            raise FerError(
+                f"unknown part {include[2]!r}",
+                code="unknown-part",
+                where=place,
+                allowed=", ".join(known),
+            )
         part = read_text(PARTS / include[2]).removesuffix("\n").split("\n")
         lines += part
         places += [f"{PARTS / include[2]}:{at}" for at in range(1, len(part) + 1)]
@@ -90,9 +94,10 @@ def cited_assets(template: Template) -> frozenset[str]:
         asset = call.args[0] if call.args else None
         if not isinstance(asset, nodes.Const) or not isinstance(asset.value, str):
             raise FerError(
-                f"{call.node.name}() does not name its asset as text",
+                f"the asset of {call.node.name}() is not a text in quotes",
+                code="asset-not-literal",
                 where=template.place(call.lineno),
-                fix="write the asset in quotes: what a report rests on is known before it runs",
+                fix="write the asset in quotes: the inputs of a report are known before it runs",
             )
         found.add(asset.value)
     return frozenset(found)
@@ -105,14 +110,20 @@ def render(template: Template, helpers: Mapping[str, Any]) -> str:
         text = environment(helpers).from_string(template.source).render()
         if joined := _JOINED.search(as_seen(_LINK.sub(r"\1", text))[0]):
             raise FerError(
-                f"two numbers are printed as one: {joined.group().replace(_EDGE, '')!r}",
+                "two numbers are printed without a space between them: "
+                f"{joined.group().replace(_EDGE, '')!r}",
+                code="joined-numbers",
                 where=template.path,
-                fix="set a blank or a word between them, in loops too",
+                fix="put a space or a word between them, in loops too",
             )
         return text.replace(_EDGE, "")
     except FerError as error:
         raise FerError(
-            error.what, where=_line(template, error), allowed=error.allowed, fix=error.fix
+            error.what,
+            code=error.code,
+            where=_line(template, error),
+            allowed=error.allowed,
+            fix=error.fix,
         ) from error
     except jinja2.TemplateSyntaxError as error:
         raise _syntax(template, error) from error
@@ -125,8 +136,11 @@ def render(template: Template, helpers: Mapping[str, Any]) -> str:
         TypeError,
         ValueError,
     ) as error:
-        what = f"the template fails: {type(error).__name__}: {error}"
-        raise FerError(what, where=_line(template, error)) from error
+        raise FerError(
+            f"the template fails: {type(error).__name__}: {error}",
+            code="template-failed",
+            where=_line(template, error),
+        ) from error
 
 
 def environment(helpers: Mapping[str, Any]) -> ImmutableSandboxedEnvironment:
@@ -162,7 +176,8 @@ def _parse(template: Template) -> nodes.Template:
         raise _syntax(template, error) from error
     for other in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
         raise FerError(
-            "a part is included by a line of its own, with its name in quotes",
+            "a part must be included on a line of its own, with its name in quotes",
+            code="invalid-include",
             where=template.place(other.lineno),
             allowed=", ".join(sorted(part.name for part in PARTS.iterdir())),
         )
@@ -170,7 +185,8 @@ def _parse(template: Template) -> nodes.Template:
         method = isinstance(node, nodes.Call) and not isinstance(node.node, nodes.Name)
         if method or (isinstance(node, COMPUTING) and not isinstance(node, LOGIC)):
             raise FerError(
-                f"a template computes nothing: {type(node).__name__.lower()} is not known here",
+                f"a template must not compute: {type(node).__name__.lower()} is not allowed",
+                code="template-computes",
                 where=template.place(node.lineno),
                 allowed="helpers, names, texts, comparisons, and, or, not, macros, filters",
                 fix="write texts beside each other: {{ a }} and {{ b }}",
@@ -179,8 +195,11 @@ def _parse(template: Template) -> nodes.Template:
 
 
 def _syntax(template: Template, error: jinja2.TemplateSyntaxError) -> FerError:
-    what = f"the template cannot be read: {error.message}"
-    return FerError(what, where=template.place(error.lineno))
+    return FerError(
+        f"the template cannot be read: {error.message}",
+        code="invalid-template",
+        where=template.place(error.lineno),
+    )
 
 
 def _line(template: Template, error: BaseException) -> str:

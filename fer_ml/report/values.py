@@ -105,6 +105,11 @@ def write_values(verified: Verified, out: Path) -> None:
     ``FerError`` when a claim is not grounded.
     """
     if out.suffix not in WRITERS:
-        raise FerError(f"unknown suffix {out.suffix!r}", where=out, allowed=", ".join(WRITERS))
+        raise FerError(
+            f"unknown suffix {out.suffix!r}",
+            code="unknown-suffix",
+            where=out,
+            allowed=", ".join(WRITERS),
+        )
     verified.require_grounded()
     write_atomic(require_new(out), WRITERS[out.suffix](verified).encode())

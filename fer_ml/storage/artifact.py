@@ -61,7 +61,9 @@ class Demands:
         """``FerError`` if nobody knows the gates of an asset."""
         if self.gates is None:
             raise FerError(
-                f"nothing says which gates {asset} has to pass: this store was opened without them",
+                f"this store was opened without gates, so it does not know which gates {asset} "
+                "has to pass",
+                code="store-without-gates",
                 fix="take the store of a pipeline: Pipeline.open(profile).store",
             )
 
@@ -94,6 +96,7 @@ class Artifact:
         if name not in self.record.files:
             raise FerError(
                 f"{self.key} has no file {name!r}",
+                code="unknown-file",
                 where=self.folder,
                 allowed=", ".join(self.record.files),
             )
@@ -168,27 +171,34 @@ class Artifact:
             return f"cannot be made as it was: {error.what}"
         return None if today in (None, self.record.recipe) else "its recipe changed"
 
-    def unjudged(self) -> str | None:
-        """Which gate keeps others from using it, and why; ``None`` when all let it pass.
+    def failed(self) -> str | None:
+        """Which gate it failed, and how; ``None`` when it failed none.
 
-        Where nothing says which gates there are, only a failed one is known.
+        Where nothing says which gates there are, those with a receipt count.
         """
-        receipts = self.receipts()
-        gates = {gate.rule: gate.blocking for gate in self.demands.of(self.record.asset)}
-        if self.demands.gates is None:
-            gates = dict.fromkeys(receipts, False)
-        for rule, blocks in gates.items():
-            receipt = receipts.get(rule)
-            if receipt is None and blocks:
-                return (
-                    f"has no receipt of gate '{rule}' for its bytes {self.sha256[:12]} and today's "
-                    "limits"
-                )
+        for rule, blocks, receipt in self._verdicts():
             # Whether it blocks may be up to the profile, which the receipt knew.
             if receipt is not None and receipt.passed is False and (blocks or receipt.blocking):
                 found = f"{receipt.value} (limit {receipt.limit}). {receipt.detail}"
                 return f"failed gate '{rule}': {found}".rstrip()
         return None
+
+    def unjudged(self) -> str | None:
+        """Which gate has still to judge it before others may use it, or ``None``."""
+        for rule, blocks, receipt in self._verdicts():
+            if receipt is None and blocks:
+                return (
+                    f"has no verdict of gate '{rule}' for its bytes {self.sha256[:12]} and the "
+                    "current limits"
+                )
+        return None
+
+    def _verdicts(self) -> list[tuple[str, bool, Receipt | None]]:
+        receipts = self.receipts()
+        gates = {gate.rule: gate.blocking for gate in self.demands.of(self.record.asset)}
+        if self.demands.gates is None:
+            gates = dict.fromkeys(receipts, False)
+        return [(rule, blocks, receipts.get(rule)) for rule, blocks in gates.items()]
 
     def mark_purged(self, at: str, removed: Iterable[str]) -> None:
         """Note that something it rests on was purged, and which of its files went with it."""
@@ -203,7 +213,12 @@ class Artifact:
         except FileNotFoundError:
             return Mark()
         except ValidationError as error:
-            raise FerError(f"not a mark of a purge: {first_fault(error)}", where=path) from error
+            raise FerError(
+                f"the note of what was purged is invalid: {first_fault(error)}",
+                code="invalid-purge-mark",
+                where=path,
+                fix="restore the file from a backup, or materialize the asset again",
+            ) from error
 
     def receipts(self) -> dict[str, Receipt]:
         """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""

@@ -35,7 +35,11 @@ class Gate:
     def __post_init__(self) -> None:
         # Its receipt is a file of that name, on every file system.
         if not re.fullmatch(r"[a-z0-9_]+", self.rule):
-            raise FerError(f"{self.rule!r} is no name of a gate", allowed="a to z, 0 to 9 and _")
+            raise FerError(
+                f"{self.rule!r} is not a valid name of a gate",
+                code="invalid-gate-name",
+                allowed="a to z, 0 to 9 and _",
+            )
 
 
 Word = Literal["passed", "failed", "not applicable"]

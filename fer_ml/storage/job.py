@@ -56,7 +56,10 @@ class Job(Generic[Recipe]):
         key = asset_label(asset, partition)
         if key not in self.inputs:
             raise FerError(
-                f"{self.label} does not declare the input {key}", allowed=", ".join(self.inputs)
+                f"{self.label} does not declare the input {key}",
+                code="undeclared-input",
+                allowed=", ".join(self.inputs),
+                fix="add it to the needs of the stage",
             )
         return self.inputs[key]
 
@@ -83,6 +86,7 @@ class Job(Generic[Recipe]):
         except Timeout as error:
             raise FerError(
                 f"another process is making {self.label}",
+                code="work-in-progress",
                 where=home,
                 fix="wait for it, or stop it; then start again",
             ) from error

@@ -79,9 +79,11 @@ def _read(path: Path) -> list[Look]:
             fault = first_fault(error)
         if fault:
             raise FerError(
-                f"the ledger of looks is broken: {fault}",
+                f"{LOOKS_FILE}, the record of who looked at which evaluation set, is damaged: "
+                f"{fault}",
+                code="invalid-looks-ledger",
                 where=f"{path}:{number}",
-                fix="restore the file: it is only ever appended to",
+                fix="restore the file from a backup: lines are only ever appended to it",
             )
         after = hashlib.sha256(line).hexdigest()
         found.append(look)

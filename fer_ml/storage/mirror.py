@@ -260,10 +260,11 @@ class MirroredStore(Store):
                 damage = Artifact(partial, record).damage(purged=False)
                 if damage:
                     raise FerError(
-                        f"damaged in the object store: {damage}",
+                        f"a file in the object store differs from its record: {damage}",
+                        code="object-changed",
                         where=f"{self.bucket.url}/{key}",
-                        fix="nothing is computed from changed bytes: put the right file there, "
-                        f"or delete {CURRENT_FILE} above it and materialize the asset again",
+                        fix=f"upload the right file, or delete {CURRENT_FILE} above it and "
+                        "materialize the asset again",
                     )
                 for path in partial.rglob("*"):
                     sync(path)

@@ -122,6 +122,7 @@ class Bucket:
         except ImportError as error:
             raise FerError(
                 "FER_HOME is an object store, and s3fs is not installed",
+                code="missing-package",
                 where=self.url,
                 fix="pip install -e '.[s3]', or set FER_HOME to a folder",
             ) from error
@@ -145,10 +146,11 @@ class Bucket:
             bucket, _, key = self._name(name).partition("/")
             raise FerError(
                 f"the object store failed: {str(error) or type(error).__name__}",
+                code="object-store-failed",
                 where=f"bucket {bucket}, key {key}",
-                fix="look at the store and at AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, then start again: what is finished is kept here, and "
-                "uploaded then",
+                fix="check the store, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, then "
+                "start again: what is finished is kept here and uploaded then",
             ) from error
 
 

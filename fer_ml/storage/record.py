@@ -153,10 +153,18 @@ def read_record(folder: Path) -> Record:
         return Record.model_validate_json(read_file(path, root=folder), context=path)
     except OSError as error:
         raise FerError(
-            "no run folder here", where=folder, fix="materialize the asset again"
+            f"the run folder has no {RECORD_FILE}",
+            code="missing-record",
+            where=folder,
+            fix="materialize the asset again",
         ) from error
     except ValidationError as error:
-        raise FerError(f"record cannot be read: {first_fault(error)}", where=path) from error
+        raise FerError(
+            f"the record of the run folder is invalid: {first_fault(error)}",
+            code="invalid-record",
+            where=path,
+            fix="restore the file from a backup, or materialize the asset again",
+        ) from error
 
 
 def asset_label(asset: str, partition: str | None) -> str:

@@ -23,7 +23,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +141,8 @@ class Store:
         named = (held.sha256, held.seal or artifact.record.seal)
         if named != (artifact.sha256, artifact.record.seal):
             raise FerError(
-                f"{CURRENT_FILE} was edited, or {RECORD_FILE} was: they name other hashes",
+                f"{CURRENT_FILE} and {RECORD_FILE} name different hashes: one of them was edited",
+                code="record-changed",
                 where=artifact.folder,
                 fix=_restored(asset, partition),
             )
@@ -159,8 +160,12 @@ class Store:
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            what = f"not a pointer to a run folder: {first_fault(error)}"
-            raise FerError(what, where=path, fix=_restored(asset, partition)) from error
+            raise FerError(
+                f"{CURRENT_FILE} does not name a run folder: {first_fault(error)}",
+                code="invalid-pointer",
+                where=path,
+                fix=_restored(asset, partition),
+            ) from error
 
     def _pointer_bytes(self, path: Path) -> bytes:
         return read_file(path, root=path.parent)
@@ -191,9 +196,10 @@ class Store:
         if folder.parent != home or record.profile != self.profile:
             label = asset_label(record.asset, record.partition)
             raise FerError(
-                f"another artifact lies here: {label} of profile {record.profile}",
+                f"the run folder belongs to another artifact: {label} of profile {record.profile}",
+                code="foreign-artifact",
                 where=folder,
-                allowed=f"what was made for this place, of profile {self.profile}",
+                allowed=f"an artifact of profile {self.profile} that was made in this folder",
                 fix=f"restore the right folder, or remove it with the {CURRENT_FILE} above it and "
                 "materialize it again",
             )
@@ -250,14 +256,18 @@ class Store:
         artifact = self.current(asset, partition)
         if artifact is None:
             raise FerError(
-                f"{label} has not been made yet", where=self.root, fix=f"materialize {label} first"
+                f"{label} has not been made yet",
+                code="asset-not-made",
+                where=self.root,
+                fix=f"materialize {label} first",
             )
         damage = artifact.damage()
         if damage:
             raise FerError(
                 f"{label} is damaged: {damage}",
+                code="artifact-changed",
                 where=artifact.folder,
-                fix=f"materialize {label} again; nothing is computed from changed bytes",
+                fix=f"materialize {label} again",
             )
         return artifact
 
@@ -271,20 +281,34 @@ class Store:
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
         self.demands.demand(asset)
-        fault = artifact.unsealed() or artifact.unjudged()
-        if fault:
+        if unsealed := artifact.unsealed():
             raise FerError(
-                f"{label} {fault}",
+                f"{label} {unsealed}",
+                code="record-unsealed",
+                where=artifact.folder,
+                fix=f"materialize {label} again",
+            )
+        if failed := artifact.failed():
+            raise FerError(
+                f"{label} {failed}",
+                code="gate-failed",
                 where=artifact.folder / RECEIPTS,
-                fix=f"mend {label} and materialize it again; where a receipt is missing, run its "
-                "checks (Dagster: Execute checks; or fer materialize)",
+                fix=f"mend {label} and materialize it again",
+            )
+        if unjudged := artifact.unjudged():
+            raise FerError(
+                f"{label} {unjudged}",
+                code="gate-not-judged",
+                where=artifact.folder / RECEIPTS,
+                fix="run its checks: fer materialize, or Execute checks in Dagster",
             )
         outdated = artifact.outdated()
         if outdated:
             raise FerError(
-                f"{label} is not the profile's of today: {outdated}",
+                f"{label} was made by another recipe than the profile's current one: {outdated}",
+                code="artifact-outdated",
                 where=artifact.folder,
-                fix=f"materialize {label} again, or restore what it was made by",
+                fix=f"materialize {label} again, or restore the recipe that made it",
             )
         return artifact
 
@@ -462,25 +486,6 @@ def _run_folders(home: Path) -> Iterator[Path]:
             yield Path(top)
         if RECORD_FILE in files or len(Path(top).relative_to(home).parts) >= DEEPEST:
             folders.clear()
-
-
-def profile_of(root: Path) -> str:
-    """The profile of which the artifacts below ``root`` are; ``FerError`` for several.
-
-    Records that cannot be read do not say: whoever opens them is told.
-    """
-    found = set()
-    for folder in Store(root, "").runs():
-        with suppress(FerError):
-            found.add(read_record(folder).profile)
-    if len(found) > 1:
-        raise FerError(
-            f"the folder holds artifacts of several profiles: {', '.join(sorted(found))}",
-            where=root,
-            allowed="the artifact folder of one profile",
-            fix="take out what was put there from another one",
-        )
-    return found.pop() if found else root.name
 
 
 def _restored(asset: str, partition: str | None) -> str:

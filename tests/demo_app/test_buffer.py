@@ -13,10 +13,10 @@ from demo_app.logs import session_id
 from demo_app.parameters import Parameters
 from demo_app.pipeline import Control
 from demo_app.session import run_session
-from fer_ml.base.errors import FerError
 from fer_ml.bundles.bundle import load_bundle, read_card, write_card
 from fer_ml.images.pixels import read_image
 from fer_ml.sources import get_adapter
+from tests.refusals import refused
 
 SETTINGS = Parameters(unsure_below=0.1, ema_tau_s=0, vote_s=0)
 BOX = (8, 8, 56, 56)
@@ -96,7 +96,7 @@ def test_a_bundle_is_never_scored_on_a_session_that_it_learned_from(
     assert name == session_id(session)
     write_card(bundle_folder, read_card(bundle_folder).model_copy(update={"sessions": (name,)}))
     learned = load_bundle(bundle_folder)
-    with pytest.raises(FerError, match="learned from this session"):
+    with refused("session-in-training-data"):
         run_session(session, learned, scripted([]), tmp_path / "out", SETTINGS)
     # Relabelling changes the log, and not who was in front of the camera.
     log = session / "per_frame.csv"
@@ -108,12 +108,12 @@ def test_what_cannot_become_a_buffer(
     session: Path, bundle, scripted, write_video, tmp_path: Path
 ) -> None:
     build_buffer(session, tmp_path / "buffer", BufferRule())
-    with pytest.raises(FerError, match="there already"):
+    with refused("output-exists"):
         build_buffer(session, tmp_path / "buffer", BufferRule())
-    with pytest.raises(FerError, match="no face of the session qualifies"):
+    with refused("no-qualifying-face"):
         build_buffer(session, tmp_path / "none", BufferRule(labels="self", sure=1.0, doubtful=1.0))
     assert not (tmp_path / "none").exists()
     video = write_video([np.zeros((64, 96, 3), np.uint8)] * 3, name="short.avi")
     run_session(video, bundle, scripted([[]] * 3), tmp_path / "plain", SETTINGS)
-    with pytest.raises(FerError, match="not recorded"):
+    with refused("session-not-recorded"):
         build_buffer(tmp_path / "plain", tmp_path / "none", BufferRule())

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fer_assets import bench
-from fer_ml.base.errors import FerError
 from fer_ml.figures.measurements import Measurements
 from tests.machine import LINUX
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 #: Scripts that look at a UI which is running already, that compute from what was measured, that
@@ -49,7 +49,7 @@ def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     assert f"## {only.benchmark.title}" in text and "\nold\n" not in text
     assert text.startswith("By hand.\n") and text.endswith("\nAfter.\n")
     docs.write_text("By hand.\n")
-    with pytest.raises(FerError, match="no measured part bench"):
+    with refused("missing-part", where=docs):
         bench.publish(artifact, docs)
 
 
@@ -65,7 +65,7 @@ def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
 def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "load_time.py").write_text("raise SystemExit('no floor today')")
-    with pytest.raises(FerError, match="no floor today"):
+    with refused("benchmark-failed"):
         bench.measure(
             tmp_path, bench.scripts(["load_time"]), {}, trial=True, tell=lambda line: None
         )
@@ -73,14 +73,14 @@ def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> N
 
 def test_elsewhere_than_on_linux_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "on_linux", lambda: False)
-    with pytest.raises(FerError, match="read memory from /proc"):
+    with refused("unsupported-system"):
         run(["fusion"], {})
 
 
 def test_unknown_names_and_an_installed_package_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="no benchmark fast"):
+    with refused("unknown-benchmark"):
         bench.scripts(["fast"])
-    with pytest.raises(FerError, match="not in the installed package"):
+    with refused("missing-benchmarks"):
         bench.measure(tmp_path, bench.scripts([]), {}, trial=True, tell=lambda line: None)
 
 

@@ -166,12 +166,15 @@ def test_the_command_says_what_failed_what_was_not_made_and_how_to_go_on(project
 @pytest.mark.parametrize(
     ("select", "words"),
     [
-        ("teacher[B3]", ("needs hq_train_manifest", "--select '+teacher[B3]'")),
-        ("student_ce,teacher[B3]", ("hq_train_manifest", "--select '+student_ce,+teacher[B3]'")),
-        ("raw/ferplus", ("nothing makes raw/ferplus", "manifest/ferplus")),
-        ("group:nobody", ("group:nobody matches nothing", "teachers")),
-        ("teacher or", ("is no selection",)),
-        ("", ("nothing is named",)),
+        ("teacher[B3]", ("code: inputs-not-ready", "--select '+teacher[B3]'")),
+        (
+            "student_ce,teacher[B3]",
+            ("code: inputs-not-ready", "--select '+student_ce,+teacher[B3]'"),
+        ),
+        ("raw/ferplus", ("code: selects-raw", "manifest/ferplus")),
+        ("group:nobody", ("code: empty-selection", "teachers")),
+        ("teacher or", ("code: invalid-selection",)),
+        ("", ("code: empty-selection",)),
     ],
 )
 @pytest.mark.parametrize("command", ["materialize", "pack"])

@@ -15,13 +15,13 @@ from fer_assets.pipeline import Pipeline
 from fer_assets.planning import Made, StageFailed
 from fer_assets.running import materialize
 from fer_assets.stages import gates_of
-from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
 from fer_ml.claims.trace import Tracer
 from fer_ml.recipes.profile import Demo
 from fer_ml.sample.video import draw_video
 from fer_ml.storage.record import Receipt
 from tests.gates import blocking_rules
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[2]
 SESSION, KPIS = Target("demo_session"), Target("demo_kpis")
@@ -133,7 +133,7 @@ def test_a_profile_may_ask_it_to_block(pipeline: Pipeline, make: Make) -> None:
     assert list(caught.value.failures.faults) == [KPIS]
     assert receipt(strict).blocking
     assert f"failed gate '{RULE}'" in str(problem(strict))
-    with pytest.raises(FerError, match=RULE):
+    with refused("gate-failed"):
         strict.store.require("demo_kpis")
     before = strict.store.current_hash("demo_session")
     with pytest.raises(StageFailed):

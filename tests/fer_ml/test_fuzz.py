@@ -38,6 +38,7 @@ from fer_ml.sources.affectnet_yolo import class_names
 from fer_ml.storage.store import Store
 from fer_ml.validation.report import validate_file
 from tests.machine import POSIX
+from tests.refusals import refused
 
 resource = pytest.importorskip("resource", reason="time and memory are limited as POSIX does")
 pytestmark = POSIX
@@ -442,7 +443,7 @@ def test_npz(tmp_path: Path, count: int) -> None:
 def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", logits=np.zeros(10_000_000, np.float32))
     assert (tmp_path / "bomb.npz").stat().st_size < 100_000
-    with pytest.raises(FerError, match="unpacks to 40,000"):
+    with refused("archive-too-large"):
         read_npz(tmp_path / "bomb.npz")
 
 
@@ -452,7 +453,7 @@ def test_a_header_that_numpy_only_warns_of_is_refused(tmp_path: Path) -> None:
     header = buffer.getvalue().replace(b"(3,), }  ", b"(3L,), } ")
     with zipfile.ZipFile(tmp_path / "any.npz", "w") as archive:
         archive.writestr("logits.npy", header)
-    with pytest.raises(FerError, match="created on Python 2"):
+    with refused("damaged-npz"):
         read_npz(tmp_path / "any.npz")
 
 
@@ -462,6 +463,6 @@ def test_objects_in_an_archive_are_not_made(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)
 
     np.savez(tmp_path / "any.npz", logits=np.array([Attack()], dtype=object))
-    with pytest.raises(FerError, match="Object arrays cannot be loaded"):
+    with refused("damaged-npz"):
         read_npz(tmp_path / "any.npz")
     assert not (tmp_path / "ran").exists()

@@ -23,9 +23,9 @@ def test_claims_are_verified_without_a_project(fer: Fer, tmp_path: Path) -> None
     refused(
         fer("claims", "verify", "folder", "--claims", str(newer)), "version 3", "allowed: 1 to 2"
     )
-    refused(fer("claims", "verify", "folder"), "keeps no claims", "--claims")
-    refused(fer("claims", "verify", "nowhere"), "no such folder")
-    refused(fer("claims", "verify"), "claims file cannot be read", "claims/<profile>.yaml")
+    refused(fer("claims", "verify", "folder"), "code: no-claims-kept", "--claims")
+    refused(fer("claims", "verify", "nowhere"), "code: missing-file")
+    refused(fer("claims", "verify"), "code: unreadable-file", "claims/<profile>.yaml")
     schema = json.loads(fer("claims", "schema").stdout)
     assert schema["properties"]["version"]["const"] == 2
 
@@ -41,8 +41,13 @@ def test_evidence_is_exported_and_verified_elsewhere(fer: Fer, tmp_path: Path) -
     (tmp_path / "claims" / "sample.yaml").write_text(json.dumps(held))
     done = fer("claims", "export", "rows", "--out", "e.zip")
     assert done.returncode == 0, done.stderr
-    refused(fer("claims", "export", "--out", "e.zip"), "exists already")
-    refused(fer("claims", "export", "nobody", "--out", "f.zip"), "no claim nobody", "rows")
+    refused(fer("claims", "export", "--out", "e.zip"), "code: output-exists")
+    refused(
+        fer("claims", "export", "nobody", "--out", "f.zip"),
+        "nobody",
+        "allowed: rows",
+        "code: unknown-claim",
+    )
     for name in ("outputs", "claims"):
         shutil.rmtree(tmp_path / name)
     done = fer("claims", "verify", "e.zip", "--json")
@@ -63,6 +68,6 @@ def test_evidence_is_exported_and_verified_elsewhere(fer: Fer, tmp_path: Path) -
     (tmp_path / "paper.tex").write_text(text.replace("{rows}", "{others}"))
     done = fer("report", "check", "paper.tex", "--claims", "e.zip")
     assert done.returncode == 2 and "no claim others" in done.stdout
-    refused(fer("report", "check", "paper.tex", "--claims", "nowhere"), "no such folder")
+    refused(fer("report", "check", "paper.tex", "--claims", "nowhere"), "code: missing-file")
     (tmp_path / "e.zip").write_bytes((tmp_path / "e.zip").read_bytes()[:-30])
-    refused(fer("claims", "verify", "e.zip"), "not a zip that is whole", "fer claims export")
+    refused(fer("claims", "verify", "e.zip"), "code: invalid-zip", "fer claims export")

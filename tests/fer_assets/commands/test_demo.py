@@ -44,7 +44,7 @@ def test_a_session_is_played_recorded_replayed_scored_and_learned_from(
         assert json.loads(fer("demo", "score", log).stdout)["frames"] == FRAMES
     for flags, labels in (([], "manual"), (["--self-labelled"], "self")):
         done = fer("demo", "buffer", "log", "new", *flags)
-        refused(done, "no face of the session qualifies", f"'labels': '{labels}'")
+        refused(done, "code: no-qualifying-face", f"'labels': '{labels}'")
 
 
 def test_frames_are_limited_and_the_log_has_its_place(
@@ -66,7 +66,11 @@ def test_a_photo_without_a_face(fer: Fer, images: Path) -> None:
 
 
 def test_a_camera_that_is_not_there(fer: Fer) -> None:
-    refused(fer("demo", "camera", "--number", "87", "--headless"), "camera 87 cannot be opened")
+    refused(
+        fer("demo", "camera", "--number", "87", "--headless"),
+        "camera 87",
+        "code: camera-not-opened",
+    )
 
 
 def test_the_page_is_served_on_loopback(fer: Fer, tmp_path: Path) -> None:
@@ -99,21 +103,26 @@ def test_a_port_that_is_taken(fer: Fer) -> None:
 def test_a_student_that_is_not_there(fer: Fer) -> None:
     refused(
         fer("demo", "play", "x.avi", "-p", "sample", "--headless"),
-        "student_bundle has not been made yet",
+        "student_bundle",
+        "code: asset-not-made",
     )
     for given in (["play", "x.avi"], ["camera"], ["web"], ["photo", "x.png"]):
-        refused(fer("demo", *given, "--precision", "int8"), "--precision is of a profile's student")
-    refused(fer("demo", "camera", "-p", "sample", "--bundle", "b"), "name two students")
+        refused(fer("demo", *given, "--precision", "int8"), "-p NAME", "code: missing-option")
+    refused(fer("demo", "camera", "-p", "sample", "--bundle", "b"), "code: options-conflict")
 
 
 def test_numbers_out_of_range(fer: Fer) -> None:
-    refused(fer("demo", "camera", "--detect-every", "31"), "--detect-every is 31", "1 to 30")
-    refused(fer("demo", "web", "--detect-every", "0"), "--detect-every is 0", "1 to 30")
+    refused(
+        fer("demo", "camera", "--detect-every", "31"),
+        "allowed: 1 to 30",
+        "code: invalid-value",
+    )
+    refused(fer("demo", "web", "--detect-every", "0"), "allowed: 1 to 30", "code: invalid-value")
 
 
 def test_sessions_that_cannot_be_scored_or_learned_from(fer: Fer, tmp_path: Path) -> None:
-    refused(fer("demo", "score", "nowhere"), "per_frame.csv", "cannot be read")
-    refused(fer("demo", "buffer", "nowhere", "new"), "not recorded", "--record")
+    refused(fer("demo", "score", "nowhere"), "per_frame.csv", "code: unreadable-file")
+    refused(fer("demo", "buffer", "nowhere", "new"), "code: session-not-recorded", "--record")
     assert not (tmp_path / "new").exists()
 
 

@@ -50,7 +50,9 @@ def test_an_unknown_source_adapter(fer: Fer, tmp_path: Path) -> None:
 
 def test_an_unknown_profile_and_an_unknown_selection(fer: Fer) -> None:
     refused(fer("materialize", "-p", "smaple"), "unknown profile 'smaple'", "sample, ferplus")
-    refused(fer("materialize", "--select", "techer"), "select: unknown techer", "teacher[RN18]")
+    refused(
+        fer("materialize", "--select", "techer"), "techer", "teacher[RN18]", "code: unknown-asset"
+    )
 
 
 def test_an_artifact_root_that_cannot_be_written(fer: Fer, tmp_path: Path) -> None:

@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
-from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_json
 from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import read_card, write_card
@@ -25,6 +23,7 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import Input
 from fer_ml.storage.store import RunFolder, Store
 from fer_ml.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.refusals import refused
 
 
 @dataclass
@@ -133,7 +132,7 @@ def red_with(pipeline: Pipeline, target: Target, *plants: Plant) -> set[str]:
         copied(pipeline, before, undo, *plants)
         found = {o.rule for o in pipeline.judge(target) if o.passed is False}
         if any(gate.blocking and gate.rule in found for gate in pipeline.gates(target.asset)):
-            with pytest.raises(FerError, match="failed gate"):
+            with refused("gate-failed"):
                 pipeline.store.require(target.asset, target.partition)
         else:
             pipeline.store.require(target.asset, target.partition)

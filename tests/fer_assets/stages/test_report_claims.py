@@ -4,12 +4,9 @@ import csv
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from fer_assets.stage import Limits
 from fer_assets.stages import report_claims
 from fer_assets.stages.report_claims import ClaimsRecipe, judge
-from fer_ml.base.errors import FerError
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.verify import verify_folder
 from fer_ml.recipes.builtin import sample
@@ -18,6 +15,7 @@ from fer_ml.storage.job import Job
 from fer_ml.storage.record import Input
 from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import PNG
+from tests.refusals import refused
 
 FIGURE = f"curves.png ({hashlib.sha256(PNG).hexdigest()[:12]})"
 CLAIMS = """
@@ -103,6 +101,6 @@ def test_the_gate_passes_only_when_every_claim_is_grounded(
 def test_a_missing_claims_file_leaves_nothing(store: Store, tmp_path: Path) -> None:
     recipe = ClaimsRecipe.of(sample(), None)
     job = Job("report_claims", None, store, recipe, {}, {"claims": tmp_path / "no.yaml"})
-    with pytest.raises(FerError, match="cannot be read"), store.begin("report_claims") as run:
+    with refused("unreadable-file"), store.begin("report_claims") as run:
         report_claims.build(run, job)
     assert store.current("report_claims") is None

@@ -15,6 +15,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Card, load_bundle, read_card, write_card
 from fer_ml.images.pixels import normalise
 from fer_ml.recipes.preprocess import Preprocess
+from tests.refusals import refused
 
 SPEC = Preprocess(size=16)
 WEIGHT = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
@@ -92,14 +93,14 @@ def test_one_flipped_byte_anywhere_in_the_network_is_refused(folder: Path) -> No
         data = bytearray(good)
         data[position] ^= 1
         (folder / MODEL_FILE).write_bytes(data)
-        with pytest.raises(FerError, match="its card says") as caught:
+        with refused("bundle-changed") as caught:
             load_bundle(folder)
         assert caught.value.where == str(folder)
 
 
 def test_another_class_order_is_refused(folder: Path) -> None:
     edit(folder, classes=list(CLASSES[::-1]))
-    with pytest.raises(FerError, match="class order"):
+    with refused("class-order-mismatch"):
         load_bundle(folder)
 
 
@@ -116,8 +117,9 @@ def test_another_class_order_is_refused(folder: Path) -> None:
 )
 def test_a_wrong_card_names_the_field(folder: Path, changes: dict[str, Any], field: str) -> None:
     edit(folder, **changes)
-    with pytest.raises(FerError, match=f"card field {field}"):
+    with refused("invalid-card", where=folder / CARD_FILE) as caught:
         load_bundle(folder)
+    assert field in caught.value.what
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
@@ -130,16 +132,16 @@ def test_a_card_that_is_no_card(folder: Path, text: str) -> None:
 
 def test_missing_files(folder: Path, tmp_path: Path) -> None:
     (folder / MODEL_FILE).unlink()
-    with pytest.raises(FerError, match=f"lacks {MODEL_FILE}"):
+    with refused("bundle-incomplete"):
         load_bundle(folder)
-    with pytest.raises(FerError, match="no bundle here"):
+    with refused("missing-bundle"):
         load_bundle(tmp_path / "nowhere")
 
 
 def test_bytes_that_are_no_network(folder: Path) -> None:
     (folder / MODEL_FILE).write_bytes(b"no network")
     edit(folder, model_sha256=hashlib.sha256(b"no network").hexdigest())
-    with pytest.raises(FerError, match="not an ONNX file"):
+    with refused("invalid-onnx"):
         load_bundle(folder)
 
 

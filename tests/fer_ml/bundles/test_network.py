@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fer_ml.base.errors import FerError
 from fer_ml.bundles.network import check_network, open_network, read_network
 from tests.machine import pipe
+from tests.refusals import refused
 
 HERE = Path("any.onnx")
 FACE = np.zeros((1, 3, 8, 8), np.float32)
@@ -71,13 +72,14 @@ def test_a_plain_network_runs() -> None:
     "branches, unknown fields or tensors in other files.",
 )
 def test_operators_outside_the_list_are_refused(node: onnx.NodeProto, told: str) -> None:
-    with pytest.raises(FerError, match=f"operators that are not run: {told}\n"):
+    with refused("unsupported-operators", where=HERE) as caught:
         check_network(network([node]), HERE)
+    assert caught.value.what.endswith(f": {told}")
 
 
 def test_a_name_that_is_no_text_is_refused() -> None:
     data = network([helper.make_node("Relu", ["input"], ["a"])])
-    with pytest.raises(FerError, match="not run"):
+    with refused("unsupported-operators"):
         check_network(data.replace(b"Relu", b"Rel\xff"), HERE)
 
 
@@ -98,7 +100,7 @@ def test_functions_of_the_network_are_read_through() -> None:
         return held.SerializeToString()
 
     check_network(model("Relu"), HERE)
-    with pytest.raises(FerError, match="operators that are not run: NonZero"):
+    with refused("unsupported-operators"):
         check_network(model("NonZero"), HERE)
 
 
@@ -116,10 +118,7 @@ def test_tensors_in_other_files_are_refused(place: str) -> None:
     else:
         sparse = onnx.SparseTensorProto(values=tensor, dims=[4])
         data = network([helper.make_node("Constant", [], ["a"], sparse_value=sparse)])
-    told = (
-        "sparse" if place == "sparse" else "1 tensors of the network are in other files, first 'w'"
-    )
-    with pytest.raises(FerError, match=told):
+    with refused("unsupported-network" if place == "sparse" else "external-tensors"):
         check_network(data, HERE)
 
 
@@ -196,9 +195,10 @@ def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
     nodes, tensors = GIANTS[kind]
     data = network(nodes, tensors)
     assert len(data) < 4000
-    # Where onnx itself counts past what its numbers hold, the sizes cannot be told.
-    with pytest.raises(FerError, match=r"could cost too much|negative size"):
+    with pytest.raises(FerError) as caught:
         check_network(data, HERE, 8)
+    # Where onnx itself counts past what its numbers hold, the sizes cannot be computed.
+    assert caught.value.code in ("network-too-costly", "unknown-network-cost")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_what_costs_too_much_is_refused_before_it_is_opened(kind: str) -> None:
 def test_a_tensor_is_made_once(again: list[onnx.NodeProto]) -> None:
     """Else it has the size of one maker, and the other's gigabytes are computed."""
     nodes = [NODE("Shape", ["input"], ["e"]), *again, NODE("Relu", ["input"], ["a"])]
-    with pytest.raises(FerError, match="made twice"):
+    with refused("unknown-network-cost"):
         check_network(network(nodes, [number(1), number(1, 1, 10**4, 10**4)]), HERE, 8)
 
 
@@ -250,7 +250,7 @@ def test_the_constants_of_a_function_are_counted_once_a_call() -> None:
     held = onnx.load_model_from_string(functions(1, 100))
     big = numpy_helper.from_array(np.zeros(1_000_000, np.uint8))
     held.functions[0].node.append(NODE("Constant", [], ["c"], value=big))
-    with pytest.raises(FerError, match="could cost too much"):
+    with refused("network-too-costly"):
         check_network(held.SerializeToString(), HERE, 8)
 
 
@@ -265,14 +265,14 @@ def test_texts_are_refused_wherever_they_come_from() -> None:
         ([NODE("Cast", ["input"], ["text"], to=TensorProto.STRING)], [count]),
     ]
     for nodes, tensors in ways:
-        with pytest.raises(FerError, match="holds texts"):
+        with refused("unknown-network-cost"):
             check_network(network([*nodes, NODE("Relu", ["input"], ["b"])], tensors), HERE, 8)
 
 
 def test_a_function_that_calls_itself_is_refused() -> None:
     held = onnx.load_model_from_string(functions(1, 1))
     held.functions[0].node[0].op_type, held.functions[0].node[0].domain = "f1", "mine"
-    with pytest.raises(FerError, match="calls itself"):
+    with refused("network-too-costly"):
         check_network(held.SerializeToString(), HERE, 8)
 
 
@@ -308,10 +308,11 @@ def test_the_format_is_not_guessed(tmp_path: Path, form: str) -> None:
         "empty": b"",
         "no nodes": onnx.ModelProto(ir_version=9).SerializeToString(),
     }[form]
-    with pytest.raises(FerError, match=r"not an? (plain )?ONNX"):
+    with pytest.raises(FerError) as caught:
         check_network(data, HERE, 8)
+    assert caught.value.code in ("invalid-onnx", "unsupported-network")
     if form == "flatbuffer":
-        with pytest.raises(FerError, match="not a network that ONNX Runtime can run"):
+        with refused("network-not-runnable"):
             open_network(data, HERE)
 
 
@@ -327,7 +328,7 @@ def test_a_version_of_the_operators_that_is_not_known_is_refused() -> None:
 def test_steps_of_a_training_are_refused() -> None:
     held = onnx.load_model_from_string(network([NODE("Relu", ["input"], ["a"])]))
     held.training_info.add().algorithm.node.append(NODE("Loop", ["", ""], ["b"], body=body()))
-    with pytest.raises(FerError, match="steps of a training"):
+    with refused("unsupported-network"):
         check_network(held.SerializeToString(), HERE, 8)
 
 
@@ -336,8 +337,8 @@ def test_what_is_no_file_or_too_large_is_not_read(
 ) -> None:
     (tmp_path / "x.onnx").write_bytes(b"x" * 11)
     monkeypatch.setattr("fer_ml.bundles.network.MAX_BYTES", 10)
-    with pytest.raises(FerError, match="11 bytes"):
+    with refused("file-too-large", where=tmp_path / "x.onnx"):
         read_network(tmp_path / "x.onnx")
     pipe(tmp_path / "pipe.onnx")
-    with pytest.raises(FerError, match="not a regular file"):
+    with refused("not-regular-file", where=tmp_path / "pipe.onnx"):
         read_network(tmp_path / "pipe.onnx")

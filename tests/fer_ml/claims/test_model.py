@@ -17,6 +17,7 @@ from fer_ml.claims.model import (
     read_claims,
     schema,
 )
+from tests.refusals import refused
 
 ROOT = Path(__file__).parent.parent.parent.parent
 CLAIM = """
@@ -71,10 +72,10 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
     [
         (GOOD.replace("two", "one"), "ids stand twice: one"),
         (GOOD.replace("version: 2", "version: 3"), "newer platform"),
-        (GOOD.replace("version: 2\n", ""), "claims file without a version"),
-        (OLD.replace("0.74", "1e999999999"), "not a claims file of version 1"),
-        (OLD.replace("0.74", "x"), "not a claims file of version 1"),
-        ("version: 1\ntitle: T\nclaims: [1]\n", "not a claims file of version 1"),
+        (GOOD.replace("version: 2\n", ""), "begin it with: version: 2"),
+        (OLD.replace("0.74", "1e999999999"), "is not valid in version 1"),
+        (OLD.replace("0.74", "x"), "is not valid in version 1"),
+        ("version: 1\ntitle: T\nclaims: [1]\n", "is not valid in version 1"),
         (GOOD + "    colour: red\n", "claims.1 (two) colour: Extra inputs"),
         (GOOD + "extra: 1\n", "extra"),
         (GOOD.replace("pointer: /a/b", "pointer: a/b"), "claims.0 (one) pointer"),
@@ -131,11 +132,11 @@ def test_the_projects_own_files_are_good(path: Path) -> None:
             f"{HEAD}\n{START}kind: comparison\n    left: a\n    right: b\n    relation: above",
             "x is held against 'a'",
         ),
-        ("", "no keys"),
-        ("- 1", "no keys"),
-        ("a: [", "not a claims file"),
+        ("", "version, title, claims"),
+        ("- 1", "version, title, claims"),
+        ("a: [", "is not valid YAML"),
         ("a: &x [1]\nb: *x", "anchors and aliases are not allowed"),
-        (b"\xff\xfe\xfd", "not a claims file"),
+        (b"\xff\xfe\xfd", "is not valid YAML"),
         (b"#" * 2_000_001, "at most 2,000,000"),
     ],
 )
@@ -147,7 +148,7 @@ def test_what_is_refused(tmp_path: Path, text: str | bytes, message: str) -> Non
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="cannot be read") as caught:
+    with refused("unreadable-file") as caught:
         read_claims(tmp_path / "no.yaml")
     assert caught.value.where == str(tmp_path / "no.yaml")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.versions import versions_of
 from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolved import STATUSES
@@ -19,6 +18,7 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import Input
 from fer_ml.storage.store import Store
 from tests.fer_ml.claims.conftest import Put
+from tests.refusals import refused
 
 Chain = dict[str, Artifact]
 
@@ -87,12 +87,12 @@ def test_other_claims_can_be_held_against_it(copied: Path, tmp_path: Path) -> No
 
 def test_what_is_no_folder_with_claims(copied: Path, store: Store, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nothing", copied / "benchmark"):
-        with pytest.raises(FerError, match="the folder keeps no claims"):
+        with refused("no-claims-kept"):
             verify_folder(folder)
     kept = Store(copied, "test").current(CLAIMS_ASSET)
     assert kept is not None
     (kept.folder / CLAIMS_COPY).write_text(CLAIMS.replace("expected: 7", ""))
-    with pytest.raises(FerError, match="are damaged: claims"):
+    with refused("artifact-changed"):
         verify_folder(copied)
 
 

@@ -25,6 +25,7 @@ from fer_ml.sources.raw import model_files
 from fer_ml.storage.artifact import Artifact
 from fer_ml.training.views import FaceSet, to_input
 from tests.fer_ml.evaluation.conftest import SPEC
+from tests.refusals import refused
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3 * 16 * 16, 7)).astype(np.float32) / 10
 
@@ -90,19 +91,19 @@ def test_an_onnx_file_answers_for_prepared_faces(save: Save, batch: int | str) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "code", "allowed"),
     [
-        ({"external": True}, r"1 tensors of the network are in other files, first 'w'"),
-        ({"classes": 6}, r"shape of its output: \['N', 6\]"),
-        ({"outputs": 2}, "outputs: 2"),
-        ({"side": 32}, r"shape of its input: \['N', 3, 32, 32\]"),
-        ({"batch": 4}, r"shape of its input: \[4, 3, 16, 16\]"),
+        ({"external": True}, "external-tensors", "one file that holds everything"),
+        ({"classes": 6}, "network-mismatch", "['N', 7]"),
+        ({"outputs": 2}, "network-mismatch", "1"),
+        ({"side": 32}, "network-mismatch", "['N', 3, 16, 16]"),
+        ({"batch": 4}, "network-mismatch", "['N', 3, 16, 16]"),
     ],
 )
 def test_unsafe_and_wrong_networks_are_refused(
-    save: Save, changes: dict[str, Any], told: str
+    save: Save, changes: dict[str, Any], code: str, allowed: str
 ) -> None:
-    with pytest.raises(FerError, match=told):
+    with refused(code, allowed=allowed):
         open_model(save(**changes), SPEC)
 
 
@@ -126,7 +127,7 @@ def test_tensors_cannot_hide_in_a_branch(tmp_path: Path) -> None:
         helper.make_node("If", ["flag"], ["unused"], then_branch=branch, else_branch=branch)
     )
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(FerError, match="operators that are not run: If"):
+    with refused("unsupported-operators"):
         open_model(tmp_path / "x.onnx", SPEC)
 
 
@@ -134,7 +135,7 @@ def test_other_bytes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a network")
     (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
     torch.save({"model": Path}, tmp_path / "code.pt")
-    with pytest.raises(FerError, match=r"not an ONNX file|cannot run it"):
+    with refused("invalid-onnx"):
         open_model(tmp_path / "x.onnx", SPEC)
     for name in ("x.pt", "code.pt"):
         with pytest.raises(FerError, match="not a checkpoint of this platform"):
@@ -200,7 +201,7 @@ def test_bundles_and_checkpoints_bring_their_own_preprocessing(
     opened = open_model(folder, SPEC)
     assert (opened.preprocess, opened.assumed) == (spec, ())
     write_card(folder, card.model_copy(update={"model_sha256": "0" * 64}))
-    with pytest.raises(FerError, match="these bytes are not what was measured"):
+    with refused("bundle-changed"):
         open_model(folder, SPEC)
     best = lineage.held["student_ce"].file("best.pt")
     artifact = kept(lineage, "copy", best)

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.exchange import export_lineage
 from fer_ml.exchange.facts import everything
 from fer_ml.manifests.schema import SCHEMA, write_manifest
 from fer_ml.storage.store import Store
 from tests.conftest import ManifestIn
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -90,6 +90,6 @@ def test_a_table_that_was_changed_is_refused_by_its_reader(tmp_path: Path, store
 
 
 def test_without_a_manifest_there_is_nothing_to_describe(tmp_path: Path, store: Store) -> None:
-    with pytest.raises(FerError, match="no manifest was selected"):
+    with refused("no-manifest-selected"):
         exported(store, tmp_path / "out", "label_review")
     assert not (tmp_path / "out").exists()

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.figures import charts as plots
 from fer_ml.metrics.classification import reliability_bins, softmax
 from fer_ml.metrics.groups import fairness_table
 from fer_ml.metrics.resampling import Interval
 from fer_ml.metrics.risk import risk_coverage
+from tests.refusals import refused
 
 #: What the asset's page shows in place.
 MAX_INLINE_BYTES = 60_000
@@ -183,7 +183,7 @@ def test_a_weight_search_has_every_candidate_in_its_place(drawn: list[Figure]) -
 
 def test_a_weight_search_of_equal_losses_can_be_drawn() -> None:
     assert plots.weight_search_chart(["A", "B", "C"], np.eye(3), np.ones(3), {})
-    with pytest.raises(FerError, match="2 members"):
+    with refused("wrong-member-count"):
         plots.weight_search_chart(["A", "B"], np.eye(2), np.ones(2), {})
 
 

@@ -4,12 +4,11 @@ import re
 from html import unescape
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_ml.base.errors import FerError
 from fer_ml.report.markdown import MAX_BYTES, code, escape, parser, read_text, table
+from tests.refusals import refused
 
 HOSTILE = "".join(sorted("`*_[]()<>&|~!#+-=\\$^:/.1a \n\t\u202e\u2028"))
 
@@ -54,6 +53,10 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * (MAX_BYTES + 1))
     (tmp_path / "dos").write_bytes(b"\xef\xbb\xbfa\r\nb\rc")
     assert read_text(tmp_path / "dos") == "a\nb\nc"
-    for name, message in (("latin", "UTF-8"), ("large", "bytes"), ("none", "No such file")):
-        with pytest.raises(FerError, match=message):
+    for name, kind in (
+        ("latin", "not-utf8"),
+        ("large", "file-too-large"),
+        ("none", "unreadable-file"),
+    ):
+        with refused(kind, where=tmp_path / name):
             read_text(tmp_path / name)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.report.results import interval_of, results_of
+from tests.refusals import refused
 
 BASE = {
     "manifest_sha256": "a",
@@ -27,7 +27,7 @@ def test_models_that_differ_in_what_they_are_measured_on_stand_apart(key: str) -
 
 
 def test_an_unknown_set_names_the_known_ones() -> None:
-    with pytest.raises(FerError, match="no set 'x'") as caught:
+    with refused("unknown-test-set") as caught:
         results_of({"entries": {"a": {"s": BASE, "t": BASE}}}, "x")
     assert caught.value.allowed == "s, t"
 

@@ -15,6 +15,7 @@ from fer_ml.report.template import (
     template_path,
 )
 from fer_ml.storage.artifact import Artifact
+from tests.refusals import refused
 
 Made = Callable[..., Artifact]
 
@@ -40,7 +41,7 @@ def test_a_report_rests_on_what_its_template_refers_to() -> None:
 
 def test_an_asset_that_is_not_named_as_text_is_refused() -> None:
     for call in ("value(x, 'f', '/p')", "table()", "figure(x, 'f', 'c')"):
-        with pytest.raises(FerError, match="does not name its asset as text") as caught:
+        with refused("asset-not-literal") as caught:
             cited_assets(Template(Path("t"), "\n{{ " + call + " }}"))
         assert caught.value.where == "t:2"
 

@@ -16,6 +16,7 @@ from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import Verified, verify
 from fer_ml.report.values import escape_latex, latex, table, variables, write_values
 from fer_ml.storage.store import Store
+from tests.refusals import refused
 
 HOSTILE = r"""\input{/etc/passwd}$x_1^2$ 100% & #1 ~{}|<b>`?`!`"' -- \write18{touch x}"""
 CLAIMS = f"""
@@ -130,7 +131,7 @@ def test_csv_has_no_formula_for_a_spreadsheet(hostile: Verified) -> None:
 
 def test_only_what_holds_is_written(tmp_path: Path, verified: Verified, hostile: Verified) -> None:
     assert verified.claims[2].status != "grounded"
-    with pytest.raises(FerError, match="hostile is"):
+    with refused("claims-not-grounded"):
         write_values(verified, tmp_path / "claims.tex")
     with pytest.raises(FerError) as caught:
         write_values(hostile, tmp_path / "claims.doc")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.storage.gates import Gate, at_least, at_most, not_applicable, nothing, same, word_of
+from tests.refusals import refused
 
 A, B = "a1" * 32, "b2" * 32
 
@@ -54,6 +54,6 @@ def test_a_verdict_has_one_of_three_words() -> None:
 
 @pytest.mark.parametrize("rule", ["", "a b", "A", "a/b", "a.json"])
 def test_a_gate_is_named_as_a_file_can_be(rule: str) -> None:
-    with pytest.raises(FerError):
+    with refused("invalid-gate-name"):
         Gate(rule, "asks", "fix")
     assert Gate("a_1", "asks", "fix").blocking

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.storage.looks import (
     LOOKS_FILE,
     face_ids,
@@ -15,6 +14,7 @@ from fer_ml.storage.looks import (
     planned_before,
     read_looks,
 )
+from tests.refusals import refused
 
 TEST = face_ids(f"face {number}" for number in range(40))
 OTHER = face_ids(f"other {number}" for number in range(40))
@@ -105,10 +105,10 @@ def test_a_line_that_is_taken_out_or_changed_is_seen(tmp_path: Path, taken: int)
     path = tmp_path / LOOKS_FILE
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(line for number, line in enumerate(lines) if number != taken))
-    with pytest.raises(FerError) as caught:
+    with refused("invalid-looks-ledger") as caught:
         looked_before(tmp_path, TEST, BEFORE)
     assert caught.value.where == f"{path}:{taken + 1}"
     lines[taken] = lines[taken].replace(b'"benchmark"', b'"something"')
     path.write_bytes(b"".join(lines))
-    with pytest.raises(FerError):
+    with refused("invalid-looks-ledger"):
         look(tmp_path)

@@ -79,7 +79,7 @@ def test_the_other_machine_finds_the_artifact_with_its_receipts(
 ) -> None:
     assert two.current("thing") is None
     make(one)
-    with pytest.raises(FerError, match="no receipt of gate 'good'"):
+    with refused("gate-not-judged"):
         two.require("thing")
     judge(one)
     found = two.require("thing")
@@ -87,7 +87,7 @@ def test_the_other_machine_finds_the_artifact_with_its_receipts(
     assert found.file("deep/b.txt").read_text() == "hellohello"
     assert found.record == one.verified("thing").record
     judge(one, passed=False)
-    with pytest.raises(FerError, match="failed gate 'good'"):
+    with refused("gate-failed"):
         two.require("thing")
     assert not list(one.uploads.iterdir())
 
@@ -145,13 +145,13 @@ def test_nothing_half_uploaded_can_be_found_and_the_next_command_ends_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(Bucket, "put", dying)
-        with pytest.raises(FerError, match="the object store failed") as told:
+        with refused("object-store-failed") as told:
             make(one, "after")
     assert "bucket faces, key " in str(told.value)
     assert SECRET not in str(told.value)
-    with pytest.raises(FerError, match="the object store failed"):
+    with refused("object-store-failed"):
         two.current("thing")
-    with pytest.raises(FerError, match="the object store failed"):
+    with refused("object-store-failed"):
         one.sweep()
     # What waits for its upload is current here, and is not asked for there.
     assert one.verified("thing").file("a.txt").read_text() == "after"
@@ -190,7 +190,7 @@ with MirroredStore(Path({str(one.root)!r}), "test", bucket=bucket).begin("thing"
 def test_what_another_machine_made_current_meanwhile_stays(
     one: MirroredStore, two: MirroredStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(FerError, match="gone"):
+    with monkeypatch.context() as patch, refused("gone-away"):
         patch.setattr(MirroredStore, "_push", gone)
         make(one, "waits")
     make(two, "meanwhile")
@@ -200,7 +200,7 @@ def test_what_another_machine_made_current_meanwhile_stays(
 
 
 def gone(*_: object) -> None:
-    raise FerError("gone")
+    raise FerError("gone", code="gone-away")
 
 
 @pytest.mark.fault(
@@ -226,7 +226,7 @@ def test_a_server_that_never_answers_is_one_clear_error(
     monkeypatch.setattr(object_store, "TRIES", 2)
     seaweed.hold()
     try:
-        with pytest.raises(FerError, match="the object store failed"):
+        with refused("object-store-failed"):
             two.current("thing")
     finally:
         seaweed.go_on()
@@ -243,7 +243,7 @@ def test_changed_bytes_in_the_bucket_are_never_loaded(
     data = bytearray(one.bucket.read(key) or b"")
     data[0] ^= 1
     one.bucket.write(key, bytes(data))
-    with pytest.raises(FerError) as told:
+    with refused("object-changed") as told:
         two.current("thing")
     assert name in told.value.what
     assert not list(two.root.rglob("a.txt"))
@@ -362,7 +362,7 @@ def test_the_settings_and_stores(
     assert Bucket("s3://faces/of/settings").names() == ["mine"]
     monkeypatch.setenv("FER_HOME", "s3://no-such-bucket/x")
     settings.cache_clear()
-    with pytest.raises(FerError, match="bucket no-such-bucket"):
+    with refused("object-store-failed"):
         open_store(settings(), "mine").sweep()
     for wrong in ("gs://faces/x", "s3://", "s3://key:secret@faces/x"):
         monkeypatch.setenv("FER_HOME", wrong)
