@@ -1,4 +1,4 @@
-"""``fer pack``: a training that runs where only torch, timm and numpy are installed."""
+"""``fer pack``: a training that runs where only torch, timm, numpy and pydantic are installed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def pack(
     folder: Annotated[Path, typer.Argument(help="New folder")],
     profile: ProfileOption = None,
 ) -> None:
-    """Pack a training into a folder that trains where only torch, timm and numpy are installed.
+    """Pack a training into a folder that needs only torch, timm, numpy and pydantic.
 
     Students that follow each other may be packed together; each starts from the best of the one
     before it.

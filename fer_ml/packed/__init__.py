@@ -1,1 +1,1 @@
-"""A training as a folder: its format, its runner and its launcher; torch, timm, numpy alone."""
+"""A training as a folder: format, runner, launcher; torch, timm, numpy and pydantic alone."""

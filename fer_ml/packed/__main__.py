@@ -1,6 +1,6 @@
 """``python -m fer_ml.packed FOLDER --out RUNS``: run a packed training.
 
-Needs torch, timm and numpy, and nothing else of this project's dependencies. On several processes:
+Of this project's dependencies it needs torch, timm, numpy and pydantic alone. On several processes:
 ``torchrun --nproc-per-node 2 -m fer_ml.packed FOLDER --out RUNS``.
 """
 

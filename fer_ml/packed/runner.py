@@ -1,6 +1,6 @@
 """Running a packed training: train, save, then measure the saved bytes.
 
-Needs torch, timm and numpy, and nothing else of this project's dependencies.
+Needs torch, timm, numpy and pydantic, and nothing else of this project's dependencies.
 """
 
 import importlib.metadata

@@ -1,14 +1,16 @@
-"""Recipes of a training: frozen dataclasses that need nothing but Python.
+"""Recipes of a training: frozen dataclasses that need pydantic alone.
 
 Profiles are made of them, and so is the ``job.json`` of a packed training that runs where the rest
-of this project is not installed. Ranges are checked on construction; pydantic, which reads
-profiles, refuses unknown keys by ``__pydantic_config__``.
+of this project is not installed. Ranges are checked on construction; pydantic, which reads both,
+refuses unknown keys by ``__pydantic_config__``.
 """
 
-import types
+import json
 import typing
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from fer_ml.base.errors import FerError
 
@@ -31,7 +33,8 @@ class Ranged:
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
-            for limit in getattr(hint, "__metadata__", ()):
+            limits = (m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Within))
+            for limit in limits:
                 if value is not None and not limit.low <= value <= limit.high:
                     raise ValueError(f"{name} = {value} is outside {limit.low} to {limit.high}")
 
@@ -140,7 +143,7 @@ class StandardizedKD(Ranged):
     """Epochs in which the teacher's terms rise linearly from 0."""
 
 
-Task = CE | ArcFace | KD | DKD | DIST | StandardizedKD
+Task = Annotated[CE | ArcFace | KD | DKD | DIST | StandardizedKD, Discriminator("kind")]
 #: Tasks that learn from a teacher.
 Distilling = KD | DKD | DIST | StandardizedKD
 
@@ -407,76 +410,27 @@ def read_recipe(values: Any) -> Training:
 
 
 def read_plain(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass from JSON values. ``FerError`` names an unknown, missing or impossible field."""
-    if not isinstance(values, dict):
-        raise FerError(
-            f"the value {values!r} is not a table",
-            code="invalid-value",
-            where=where,
-            allowed=f"a table of {kind.__name__}",
-        )
-    known = {field.name: field for field in fields(kind)}
-    unknown = set(values) - set(known)
-    if unknown:
-        raise FerError(
-            f"unknown fields {sorted(unknown)}",
-            code="unknown-field",
-            where=where,
-            allowed=", ".join(known),
-        )
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in values and field.default is MISSING and field.default_factory is MISSING
-    ]
-    if missing:
-        raise FerError(f"missing fields {missing}", code="missing-field", where=where)
-    hints = typing.get_type_hints(kind)
+    """A dataclass from JSON values. ``FerError`` names an unknown, missing or impossible field.
+
+    pydantic reads profiles too, so a packed job and ``fer.toml`` are held to one rule.
+    """
     try:
-        return kind(
-            **{
-                name: _field(hints[name], value, f"{where}.{name}")
-                for name, value in values.items()
-            }
-        )
-    except (TypeError, ValueError) as error:
-        raise FerError(str(error), code="invalid-value", where=where) from error
+        # Lists are tuples in JSON alone.
+        return TypeAdapter(kind).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        limits = first.get("ctx", {})
+        raise FerError(
+            first["msg"].removeprefix("Value error, "),
+            code=_CODES.get(first["type"], "invalid-value"),
+            where=".".join([where, *(str(part) for part in first["loc"] if part not in _TASKS)]),
+            allowed=limits.get("expected") or limits.get("expected_tags"),
+        ) from error
 
 
-def _field(hint: Any, value: Any, where: str) -> Any:
-    options = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (typing.Union, types.UnionType)
-        else (hint,)
-    )
-    tables = [option for option in options if is_dataclass(option)]
-    if tables and value is not None:
-        if len(tables) == 1:
-            return read_plain(tables[0], value, where)
-        kinds = {fields(option)[0].default: option for option in tables}
-        kind = value.get("kind") if isinstance(value, dict) else None
-        if kind not in kinds:
-            raise FerError(
-                f"the value {kind!r} is not allowed",
-                code="invalid-value",
-                where=f"{where}.kind",
-                allowed=", ".join(map(str, kinds)),
-            )
-        return read_plain(kinds[kind], value, where)
-    for option in options:
-        if typing.get_origin(option) is Literal and value not in typing.get_args(option):
-            raise FerError(
-                f"the value {value!r} is not allowed",
-                code="invalid-value",
-                where=where,
-                allowed=list(typing.get_args(option)),
-            )
-        numeric = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(option)
-        fits = numeric is None or (
-            isinstance(value, numeric) and (option is bool or not isinstance(value, bool))
-        )
-        if fits or (value is None and type(None) in options):
-            return tuple(value) if isinstance(value, list) else value
-    raise FerError(
-        f"the value {value!r} is not allowed", code="invalid-value", where=where, allowed=str(hint)
-    )
+_TASKS = {task.kind for task in (CE, ArcFace, KD, DKD, DIST, StandardizedKD)}
+_CODES = {
+    "extra_forbidden": "unknown-field",
+    "unexpected_keyword_argument": "unknown-field",
+    "missing": "missing-field",
+}

@@ -202,7 +202,7 @@ def test_a_step_that_distils_without_soft_labels_is_refused(job_of: Job, tmp_pat
 #: Dependencies of this project that are not there where a packed training runs.
 BARE = """
 import runpy, sys
-for name in ("dagster", "polars", "cv2", "sklearn", "scipy", "pydantic", "onnxruntime",
+for name in ("dagster", "polars", "cv2", "sklearn", "scipy", "onnxruntime",
              "matplotlib", "typer", "onnx", "onnxscript", "fer_assets"):
     sys.modules[name] = None
 sys.argv = ["fer_ml.packed", *sys.argv[1:]]
@@ -214,7 +214,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_it_trains_where_only_torch_timm_and_numpy_are(
+def test_it_trains_where_only_torch_timm_numpy_and_pydantic_are(
     job_of: Job, soft_of: Soft, tmp_path: Path
 ) -> None:
     job = job_of({}, {"task": KD(), "init": "previous", "epochs": 1}, soft=soft_of(2))
