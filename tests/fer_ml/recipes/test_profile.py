@@ -317,10 +317,7 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
         ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength"),
         ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size"),
         ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size"),
-        (
-            {"softlabels": {"folds": 0}, "experiments": {"kd": {"soft_labels": "in_sample"}}},
-            "experiments.kd.soft_labels",
-        ),
+        ({"softlabels": {"folds": 0}}, "experiments.kd_calibrated.soft_labels"),
         ({"ensemble": {"weights": "interim_report"}}, "ensemble.weights"),
         (
             {"without": ["experiments", "comparisons"], "softlabels": {"folds": 1}},
