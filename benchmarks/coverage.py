@@ -69,9 +69,9 @@ def shares(world: World, runs: int, repeats: int, seed: int = 0) -> dict[str, fl
 def page(repeats: int) -> str:
     """The part of ``docs/evaluation.md`` on coverage."""
     lines = [
-        "Written by `python benchmarks/coverage.py --docs docs/evaluation.md`: two equally good",
-        "methods, trained several times and measured on the same simulated faces. The table",
-        f"gives the share of {repeats:,} repeats whose 95% interval contains the true difference,",
+        f"Written by `python benchmarks/coverage.py --repeats {repeats} --docs docs/evaluation.md`:",
+        "two equally good methods, trained several times and measured on the same simulated faces.",
+        "The table gives the share of repeats whose 95% interval contains the true difference,",
         "which is zero. *Spread* is that of the runs, in logits; *sd* is that of their macro-F1.",
         "",
         "| groups | spread | sd | runs of each | accuracy | macro-F1 | NLL | ECE |",
