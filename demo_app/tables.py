@@ -35,13 +35,19 @@ class TableRow:
         text = self.values[column]
         if text is None:
             raise FerError(
-                f"the row ends before column {column}", code="row-too-short", where=where
+                f"the row ends before column {column}",
+                code="row-too-short",
+                where=where,
+                fix="restore the file as the session wrote it",
             )
         try:
             return convert(text)
         except ValueError as error:
             raise FerError(
-                f"column {column} holds {text!r}: {error}", code="invalid-cell", where=where
+                f"column {column} holds {text!r}: {error}",
+                code="invalid-cell",
+                where=where,
+                fix="correct the value, or restore the file",
             ) from error
 
 

@@ -170,6 +170,7 @@ def _run(
                 f"{shown} failed:\n" + "\n".join(last),
                 code="benchmark-failed",
                 where=folder / script.name,
+                fix="run the script alone to find the cause",
             )
         benchmark = Benchmark.model_validate_json(read_file(out))
     for figure in benchmark.figures:

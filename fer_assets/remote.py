@@ -59,7 +59,10 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
     stage = pipeline.stage(target.asset)
     if stage.part is None:
         raise FerError(
-            f"{target.label} is not an asset that can be packed", code="not-packable", where=folder
+            f"{target.label} is not an asset that can be packed",
+            code="not-packable",
+            where=folder,
+            fix="pack again with this version",
         )
     artifact = pipeline.make(target, build=lambda run, job: take_in(run, _part(stage, job), folder))
     register_partitions(pipeline, instance)

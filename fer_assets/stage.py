@@ -223,7 +223,9 @@ class Stage:
         rules = [gate.rule for gate in self.gates]
         if len(set(rules)) < len(rules):
             raise FerError(
-                f"{self.asset} declares a gate twice: {', '.join(rules)}", code="duplicate-gate"
+                f"{self.asset} declares a gate twice: {', '.join(rules)}",
+                code="duplicate-gate",
+                fix="rename one of them",
             )
 
     def gates_by(self, profile: Profile) -> tuple[Gate, ...]:

@@ -36,7 +36,10 @@ def bench(
     for name, place in given.items():
         if place is not None and not place.exists():
             raise FerError(
-                f"--{name} names a path that does not exist", code="missing-file", where=place
+                f"--{name} names a path that does not exist",
+                code="missing-file",
+                where=place,
+                fix="correct the path",
             )
     places = {name: place.resolve() for name, place in given.items() if place is not None}
     if trial and docs is not None:

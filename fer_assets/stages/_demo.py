@@ -91,6 +91,7 @@ def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "Se
             f"the session ended with {summary.ended!r} after {summary.frames} frames",
             code="session-incomplete",
             where=source,
+            fix="check the clip, then materialize again",
         )
     return summary
 

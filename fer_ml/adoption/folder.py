@@ -73,7 +73,12 @@ def recognise(path: Path) -> Foreign:
     if path.is_file():
         return _single(path)
     if not path.is_dir():
-        raise FerError("there is no such folder or file", code="missing-file", where=path)
+        raise FerError(
+            "there is no such folder or file",
+            code="missing-file",
+            where=path,
+            fix="correct the path",
+        )
     present = {entry.name: entry for entry in sorted(path.iterdir())}
     kind = next((kind for kind, names in SIGNS if any(n in present for n in names)), None)
     if kind is None:
@@ -147,7 +152,10 @@ def guard(root: Path, path: Path) -> None:
         size = real.stat().st_size
     except (OSError, RuntimeError) as error:
         raise FerError(
-            "the file cannot be read, or is a broken link", code="unreadable-file", where=path
+            "the file cannot be read, or is a broken link",
+            code="unreadable-file",
+            where=path,
+            fix="copy the folder again, with its files",
         ) from error
     if not real.is_relative_to(root):
         raise FerError(
@@ -157,7 +165,12 @@ def guard(root: Path, path: Path) -> None:
             fix="replace the link by the file itself",
         )
     if not real.is_file():
-        raise FerError(f"{path.name} is not a regular file", code="not-regular-file", where=path)
+        raise FerError(
+            f"{path.name} is not a regular file",
+            code="not-regular-file",
+            where=path,
+            fix="replace it by the file itself",
+        )
     limit = MAX_JSON if path.suffix == ".json" else MAX_OTHER
     if size > limit:
         raise FerError(
@@ -241,6 +254,7 @@ def parse_as(path: Path, model: type[Model]) -> Model:
             f"{first_fault(error)}",
             code="unexpected-content",
             where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
         ) from error
 
 

@@ -95,7 +95,10 @@ def read_names(path: Path) -> list[str]:
     held = parse_json(path)
     if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
         raise FerError(
-            f"{path.name} is not a list of class names", code="unexpected-content", where=path
+            f"{path.name} is not a list of class names",
+            code="unexpected-content",
+            where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
         )
     return held
 
@@ -106,7 +109,10 @@ def read_history(folder: Path) -> list[Entry]:
     held = parse_json(path)
     if not isinstance(held, list):
         raise FerError(
-            "history.json is not a list of epochs", code="unexpected-content", where=path
+            "history.json is not a list of epochs",
+            code="unexpected-content",
+            where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
         )
     try:
         entries = History.model_validate({"epochs": held}).epochs
@@ -117,6 +123,7 @@ def read_history(folder: Path) -> list[Entry]:
             f"{str(error).splitlines()[1]}",
             code="unexpected-content",
             where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
         ) from error
     return entries
 
@@ -129,7 +136,10 @@ def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FerError(
-            f"preds.csv is damaged: {str(error)[:200]}", code="invalid-csv", where=path
+            f"preds.csv is damaged: {str(error)[:200]}",
+            code="invalid-csv",
+            where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
         ) from error
     index = {name: i for i, name in enumerate(CLASSES)} | {str(i): i for i in range(len(CLASSES))}
     columns = []

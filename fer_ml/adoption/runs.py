@@ -68,7 +68,10 @@ def examine_evaluation(folder: Path, found: Findings) -> None:
     meta = parse_json(folder / "eval_meta.json") if (folder / "eval_meta.json").is_file() else {}
     if not isinstance(meta, dict):
         raise FerError(
-            "eval_meta.json is not a JSON object", code="unexpected-content", where=folder
+            "eval_meta.json is not a JSON object",
+            code="unexpected-content",
+            where=folder,
+            fix="copy the folder again, as the first pipeline wrote it",
         )
     predictions = folder / "preds.csv"
     n = read_predictions(predictions)[0].size if predictions.is_file() else None

@@ -45,6 +45,7 @@ def examine_softlabels(folder: Path, found: Findings, *, manifest_known: bool) -
                 "classorder.json is not a list of class names",
                 code="unexpected-content",
                 where=folder,
+                fix="copy the folder again, as the first pipeline wrote it",
             )
         check_class_order(found, "classorder", map(str, held))
     else:
@@ -143,7 +144,12 @@ def _object(path: Path) -> dict[str, Any]:
         return {}
     held = parse_json(path)
     if not isinstance(held, dict):
-        raise FerError(f"{path.name} is not a JSON object", code="unexpected-content", where=path)
+        raise FerError(
+            f"{path.name} is not a JSON object",
+            code="unexpected-content",
+            where=path,
+            fix="copy the folder again, as the first pipeline wrote it",
+        )
     return held
 
 

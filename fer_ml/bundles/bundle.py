@@ -136,6 +136,7 @@ def _card_and_hash(folder: Path) -> tuple[Card, str]:
             f"the card of the bundle is invalid: {first_fault(error)}",
             code="invalid-card",
             where=path,
+            fix="export the bundle again",
         ) from error
 
 

@@ -85,13 +85,18 @@ def _trace(network: torch.nn.Module, size: int) -> torch.onnx.ONNXProgram:
         optimize=False,
     )
     if program is None:
-        raise FerError("torch.onnx.export returned no program", code="export-failed")
+        raise FerError(
+            "torch.onnx.export returned no program",
+            code="export-failed",
+            fix="export a network that torch.onnx can trace",
+        )
     unknown = set(program.model.graph.initializers) - set(network.state_dict())
     if unknown:
         # A constant that was computed from weights would be those of another network.
         raise FerError(
             f"torch.onnx.export added constants: {', '.join(sorted(unknown)[:5])}",
             code="export-failed",
+            fix="keep computed constants out of the network's forward pass",
         )
     return program
 

@@ -70,7 +70,10 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
         )
     except Exception as error:  # Foreign bytes: protobuf raises whatever they lead it to.
         raise FerError(
-            f"the file is not an ONNX network: {_first(error)}", code="invalid-onnx", where=where
+            f"the file is not an ONNX network: {_first(error)}",
+            code="invalid-onnx",
+            where=where,
+            fix="export the network again as ONNX",
         ) from error
     faults = {
         f"{foreign} bytes are of no known field": foreign,
@@ -139,6 +142,7 @@ def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.I
             f"ONNX Runtime cannot run the network: {_first(error)}",
             code="network-not-runnable",
             where=where,
+            fix="export the network again for the installed ONNX Runtime",
         ) from error
 
 

@@ -119,6 +119,7 @@ def read_chain(folder: Path) -> Chain:
             f"the lineage of the bundle is invalid: {first_fault(error)}",
             code="invalid-lineage",
             where=path,
+            fix="install the package again",
         ) from error
 
 

@@ -63,6 +63,7 @@ def require_bounded(model: onnx.ModelProto, where: Path, size: int) -> None:
             f"the sizes inside the network cannot be computed: {reason}",
             code="unknown-network-cost",
             where=where,
+            fix="export a plain image classifier with a fixed input size",
         ) from error
     if elements > MAX_ELEMENTS or products > MAX_PRODUCTS:
         raise _unbounded(f"{elements:,} computed elements, {products:,} products", where)

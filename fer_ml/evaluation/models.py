@@ -127,7 +127,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
     teacher = job.store.find("teacher", key, made_from.sha256)
     if teacher is None:
         raise FerError(
-            f"the teacher[{key}] that made {logits.key} is no longer here",
+            f"the teacher[{key}] that made {logits.key} does not exist any more",
             code="missing-artifact",
             where=job.store.home("teacher", key),
             fix=f"materialize teacher[{key}] and teacher_logits[{key}] again",

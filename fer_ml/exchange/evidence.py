@@ -220,7 +220,12 @@ def _unpack(path: Path, place: Path) -> None:
                 with archive.open(name) as source, target.open("xb") as into:
                     shutil.copyfileobj(source, into, 1 << 20)
     except FileNotFoundError as error:
-        raise FerError("there is no such zip or folder", code="missing-file", where=path) from error
+        raise FerError(
+            "there is no such zip or folder",
+            code="missing-file",
+            where=path,
+            fix="correct the path",
+        ) from error
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EEXIST):
             raise  # The disk's fault.

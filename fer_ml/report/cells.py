@@ -39,7 +39,11 @@ def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
     if isinstance(held, str):
         return escape(held)
     if isinstance(held, bool) or not isinstance(held, int | float):
-        raise FerError(f"{where} is neither a number nor a text", code="value-not-printable")
+        raise FerError(
+            f"{where} is neither a number nor a text",
+            code="value-not-printable",
+            fix="print a number or a text of the file",
+        )
     if isinstance(held, int):
         return Markdown(f"{held:,}")
     if decimals is None:
@@ -200,9 +204,15 @@ def objects_at(
     try:
         held = resolve_pointer(document, pointer)
     except KeyError as error:
-        raise FerError(f"{where} does not exist", code="unknown-pointer") from error
+        raise FerError(
+            f"{where} does not exist", code="unknown-pointer", fix="correct the pointer"
+        ) from error
     if not isinstance(held, dict) or not all(isinstance(o, dict) for o in held.values()):
-        raise FerError(f"{where} does not hold objects by name", code="not-a-table")
+        raise FerError(
+            f"{where} does not hold objects by name",
+            code="not-a-table",
+            fix="let the pointer lead to objects by name",
+        )
     return held, _columns(
         columns, dict.fromkeys(key for row in held.values() for key in row), where
     )

@@ -36,7 +36,12 @@ def _cells(path: Path) -> str:
         sources = [cell["source"] for cell in held["cells"] if cell["cell_type"] == "markdown"]
         return "\n\n".join(s if isinstance(s, str) else "".join(s) for s in sources) + "\n"
     except (KeyError, TypeError) as error:
-        raise FerError("the notebook has no cells", code="invalid-notebook", where=path) from error
+        raise FerError(
+            "the notebook has no cells",
+            code="invalid-notebook",
+            where=path,
+            fix="open it in Jupyter and save it again",
+        ) from error
 
 
 def _converted(path: Path) -> str:
@@ -72,7 +77,10 @@ def _converted(path: Path) -> str:
         ) from error
     except OSError as error:
         raise FerError(
-            f"the file cannot be read: {error.strerror}", code="unreadable-file", where=path
+            f"the file cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=path,
+            fix="correct the path, or make the file readable",
         ) from error
     if done.returncode != 0:
         told = done.stderr.decode(errors="replace").strip().splitlines()[:3]

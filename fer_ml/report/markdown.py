@@ -39,12 +39,17 @@ def read_text(path: Path) -> str:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
         raise FerError(
-            f"the report cannot be read: {error.strerror}", code="unreadable-file", where=path
+            f"the report cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=path,
+            fix="correct the path, or make the file readable",
         ) from error
     try:
         return re.sub(r"\r\n?", "\n", data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise FerError(f"the report is not UTF-8: {error}", code="not-utf8", where=path) from error
+        raise FerError(
+            f"the report is not UTF-8: {error}", code="not-utf8", where=path, fix="save it as UTF-8"
+        ) from error
 
 
 def escape(text: object) -> Markdown:

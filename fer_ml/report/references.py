@@ -124,7 +124,9 @@ class References:
             held = resolve_pointer(artifact.read_json(file), pointer)
         except KeyError as error:
             raise FerError(
-                f"the file {file} of {asset} has no value at {pointer!r}", code="unknown-pointer"
+                f"the file {file} of {asset} has no value at {pointer!r}",
+                code="unknown-pointer",
+                fix="correct the pointer",
             ) from error
         shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
         given = {"pointer": pointer, "printed": str(shown)}

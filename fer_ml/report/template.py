@@ -199,6 +199,7 @@ def _syntax(template: Template, error: jinja2.TemplateSyntaxError) -> FerError:
         f"the template cannot be read: {error.message}",
         code="invalid-template",
         where=template.place(error.lineno),
+        fix="correct the syntax of the template",
     )
 
 

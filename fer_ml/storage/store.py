@@ -293,7 +293,7 @@ class Store:
                 f"{label} {failed}",
                 code="gate-failed",
                 where=artifact.folder / RECEIPTS,
-                fix=f"mend {label} and materialize it again",
+                fix=f"correct the cause and materialize {label} again",
             )
         if unjudged := artifact.unjudged():
             raise FerError(
