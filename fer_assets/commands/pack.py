@@ -26,7 +26,10 @@ def pack(
 
     if folder.exists() and any(folder.iterdir()):
         raise FerError(
-            "the folder is not empty", code="output-exists", where=folder, fix="name a new folder"
+            "the folder is not empty",
+            code="folder-not-empty",
+            where=folder,
+            fix="name a new folder",
         )
     pipeline = open_pipeline(profile)
     chosen = pipeline.named(select)

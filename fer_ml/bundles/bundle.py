@@ -149,7 +149,7 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
     if card.classes != CLASSES:
         raise FerError(
             f"the bundle orders its classes as {list(card.classes)}",
-            code="class-order-mismatch",
+            code="wrong-class-order",
             where=folder / CARD_FILE,
             allowed=list(CLASSES),
         )

@@ -100,7 +100,7 @@ def test_one_flipped_byte_anywhere_in_the_network_is_refused(folder: Path) -> No
 
 def test_another_class_order_is_refused(folder: Path) -> None:
     edit(folder, classes=list(CLASSES[::-1]))
-    with refused("class-order-mismatch"):
+    with refused("wrong-class-order"):
         load_bundle(folder)
 
 
