@@ -69,7 +69,8 @@ def shares(world: World, runs: int, repeats: int, seed: int = 0) -> dict[str, fl
 def page(repeats: int) -> str:
     """The part of ``docs/evaluation.md`` on coverage."""
     lines = [
-        f"Written by `python benchmarks/coverage.py --repeats {repeats} --docs docs/evaluation.md`:",
+        f"Written by `python benchmarks/coverage.py --repeats {repeats} --docs "
+        "docs/evaluation.md`:",
         "two equally good methods, trained several times and measured on the same simulated faces.",
         "The table gives the share of repeats whose 95% interval contains the true difference,",
         "which is zero. *Spread* is that of the runs, in logits; *sd* is that of their macro-F1.",
