@@ -247,7 +247,8 @@ def thumb(grey: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
     """
     if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
         raise FerError(
-            f"no thumb of a face of shape {grey.shape} and type {grey.dtype}",
+            f"a thumbnail cannot be made of shape {grey.shape} and type {grey.dtype}",
+            code="invalid-array",
             allowed="[H, W] uint8, not empty",
         )
     how = cv2.INTER_AREA if max(grey.shape) > THUMB_SIDE else cv2.INTER_LINEAR

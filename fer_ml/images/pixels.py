@@ -78,7 +78,9 @@ def read_header(data: bytes, *, where: object) -> Header:
     A file without its end is refused too: decoders may fill up the missing part with grey.
     """
     if not data:
-        raise FerError("image file is empty", where=where, fix="replace the file")
+        raise FerError(
+            "image file is empty", code="empty-image", where=where, fix="replace the file"
+        )
     size = plain_png_size(data)
     if size is not None:
         return Header("PNG", *size, _PNG_MODES[data[25]])
@@ -127,6 +129,7 @@ def _pillow_header(data: bytes, where: object) -> Header:
     except Exception as error:
         raise FerError(
             "image cannot be decoded: no readable header",
+            code="undecodable-image",
             where=where,
             allowed=", ".join(FORMATS),
             fix="replace the file",
@@ -137,7 +140,12 @@ def decode(data: bytes, *, where: object) -> np.ndarray:
     """Decode image bytes to ``[H, W, 3] uint8 RGB``; ``FerError`` when it cannot be done."""
     oversized = read_header(data, where=where).oversized
     if oversized:
-        raise FerError(f"image is too large: {oversized}", where=where, fix="replace the file")
+        raise FerError(
+            f"image is too large: {oversized}",
+            code="oversized-image",
+            where=where,
+            fix="replace the file",
+        )
     image = decode_as_stored(data, where=where)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
 
@@ -152,10 +160,15 @@ def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR)
     except cv2.error as error:
         raise FerError(
-            f"image cannot be decoded: {error.err}", where=where, fix="replace the file"
+            f"image cannot be decoded: {error.err}",
+            code="undecodable-image",
+            where=where,
+            fix="replace the file",
         ) from error
     if image is None:
-        raise FerError("image cannot be decoded", where=where, fix="replace the file")
+        raise FerError(
+            "image cannot be decoded", code="undecodable-image", where=where, fix="replace the file"
+        )
     return image
 
 
@@ -164,7 +177,9 @@ def read_image(path: Path) -> np.ndarray:
     try:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
-        raise FerError(f"image cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"image cannot be read: {error.strerror}", code="unreadable-file", where=path
+        ) from error
     return decode(data, where=path)
 
 
@@ -173,7 +188,7 @@ def encode_png(image: np.ndarray) -> bytes:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, buffer = cv2.imencode(".png", bgr)
     if not ok:
-        raise FerError("OpenCV could not encode a PNG")
+        raise FerError("OpenCV could not encode a PNG", code="encoding-failed")
     return buffer.tobytes()
 
 
@@ -203,7 +218,11 @@ def crop_face(image: np.ndarray, box: Box | None) -> np.ndarray:
         return image
     fault = box_fault(box, image.shape[1], image.shape[0])
     if fault:
-        raise FerError(fault, fix="boxes are (left, top, right, bottom) in px of this image")
+        raise FerError(
+            fault,
+            code="invalid-box",
+            fix="boxes are (left, top, right, bottom) in px of this image",
+        )
     left, top, right, bottom = box
     return image[top:bottom, left:right]
 

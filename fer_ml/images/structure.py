@@ -42,7 +42,12 @@ def require_cheap(data: bytes, *, where: object) -> None:
     except (IndexError, OverflowError, struct.error):
         fault = "image is truncated"
     if fault:
-        raise FerError(f"image cannot be decoded: {fault}", where=where, fix="replace the file")
+        raise FerError(
+            f"image cannot be decoded: {fault}",
+            code="undecodable-image",
+            where=where,
+            fix="replace the file",
+        )
 
 
 def _png(data: bytes) -> str | None:

@@ -321,7 +321,11 @@ def _look(
 ) -> Probe:
     inline = rows["inline_path"].is_not_null()
     if inline.any() and not inline.all():
-        raise FerError(f"source {source} gives some rows as files and some as pixels")
+        raise FerError(
+            f"source {source} has some rows as image files and some as pixels",
+            code="mixed-pixel-storage",
+            fix="give all rows of the source in one way",
+        )
     names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
     return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
 

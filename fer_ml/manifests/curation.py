@@ -46,12 +46,14 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
             if rows.is_empty():
                 raise FerError(
                     f"{name}: {what} leaves no row of source {source!r}",
+                    code="filter-without-rows",
                     where=f"splits {list(recipe.splits)}",
                     fix="correct this filter in the profile",
                 )
         if rows.is_empty():
             raise FerError(
                 f"{name}: source {source!r} matches no row",
+                code="source-without-rows",
                 where=f"splits {list(recipe.splits)}",
                 allowed=f"sources with rows: {', '.join(sorted(frame['source'].unique()))}",
                 fix="correct this curation in the profile",

@@ -89,7 +89,9 @@ def near_groups(
     """
     if thumbs.ndim != 2 or thumbs.shape[1] != THUMB_SIZE or thumbs.dtype != np.uint8:
         raise FerError(
-            f"thumbs of shape {thumbs.shape} and type {thumbs.dtype}", allowed="[N, 576] uint8"
+            f"thumbnails have the shape {thumbs.shape} and type {thumbs.dtype}",
+            code="invalid-array",
+            allowed="[N, 576] uint8",
         )
     workers = workers or os.cpu_count() or 1
     digest = _Digest(np.asarray(thumbs), rule or Near())

@@ -87,22 +87,35 @@ def read_manifest(csv: Path) -> pl.DataFrame:
     try:
         frame = pl.read_csv(as_text(csv), glob=False, infer_schema=False)
     except FileNotFoundError as error:
-        raise FerError("no manifest here", where=csv) from error
+        raise FerError(
+            "no manifest here",
+            code="missing-manifest",
+            where=csv,
+            fix="correct the path, or make the manifest: fer materialize",
+        ) from error
     except pl.exceptions.PolarsError as error:
-        raise FerError(f"not a readable CSV: {error}", where=csv) from error
+        raise FerError(
+            f"not a readable CSV: {error}", code="invalid-csv", where=csv, fix="replace the file"
+        ) from error
     absent = [name for name in ATTRIBUTES if name not in frame.columns]
     frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
     missing = [name for name in SCHEMA if name not in frame.columns]
     if missing:
         raise FerError(
             f"manifest lacks the columns {', '.join(missing)}",
+            code="missing-column",
             where=csv,
             allowed=", ".join(SCHEMA),
         )
     try:
         return frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
     except pl.exceptions.PolarsError as error:
-        raise FerError(f"a column has values of another type: {error}", where=csv) from error
+        raise FerError(
+            f"a column has values of the wrong type: {error}",
+            code="invalid-column-type",
+            where=csv,
+            fix="correct the values",
+        ) from error
 
 
 def boxes(frame: pl.DataFrame) -> list[tuple[int, int, int, int] | None]:

@@ -206,6 +206,7 @@ def publisher_splits(
         if source not in held:
             raise FerError(
                 f"source {source} has no rows in the unified manifest",
+                code="source-without-rows",
                 where="sources of the profile",
                 fix="materialize its manifest, or take it out of the profile's sources",
             )
@@ -213,9 +214,10 @@ def publisher_splits(
         for theirs in sorted(set(splits) - named):
             raise FerError(
                 f"source {source}: splits.{theirs} does nothing, since no row is in that split",
+                code="unused-split",
                 where="sources of the profile",
                 allowed=", ".join(sorted(named)),
-                fix="take it out; words that no adapter knows are in the source's quarantine.csv",
+                fix="remove it; words that no adapter knows are in the source's quarantine.csv",
             )
         if splits:
             here = pl.col("source") == source

@@ -122,9 +122,8 @@ def fairness_table(
     """
     _require_values(y, values)
     if min_groups < LEAST_GROUPS:
-        raise FerError(
-            f"min_groups is {min_groups}", code="invalid-value", allowed=f"at least {LEAST_GROUPS}"
-        )
+        allowed = f"at least {LEAST_GROUPS}"
+        raise FerError(f"min_groups is {min_groups}", code="invalid-value", allowed=allowed)
     codes, count = group_codes(groups)
     rows_of = value_rows(values)
     own = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}

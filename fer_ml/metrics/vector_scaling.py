@@ -45,11 +45,8 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
     rows, classes = logits.shape
     absent = [CLASSES[label] for label in np.flatnonzero(np.bincount(y, minlength=classes) == 0)]
     if absent:
-        raise FerError(
-            f"no row of {', '.join(absent)} determines a vector scaling",
-            code="class-without-rows",
-            fix=_FIX,
-        )
+        what = f"no row of {', '.join(absent)} determines a vector scaling"
+        raise FerError(what, code="class-without-rows", fix=_FIX)
     # In units of T all parameters are of a size: weights near 1.
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     truth = np.eye(classes)[y]
@@ -80,15 +77,10 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
     # The one direction without curvature is a bias that is the same for all classes.
     curvature = np.linalg.eigvalsh(hessian(found.x))[1]
     if curvature < MIN_CURVATURE:
-        raise FerError(
-            "the rows do not determine a vector scaling: a direction has the curvature "
-            f"{curvature:.1e}",
-            code="undetermined-fit",
-            fix=_FIX,
-        )
+        what = f"the rows leave a direction of a vector scaling open: curvature {curvature:.1e}"
+        raise FerError(what, code="undetermined-fit", fix=_FIX)
     if np.abs(found.jac).max() > 1e-6:
-        raise FerError(
-            f"the vector scaling did not converge: {found.message}", code="fit-not-converged"
-        )
+        what = f"the vector scaling did not converge: {found.message}"
+        raise FerError(what, code="fit-not-converged")
     bias = found.x[classes:]
     return VectorScaling(found.x[:classes] / temperature, bias - bias.mean())

@@ -144,7 +144,12 @@ class PackedJob:
                 fold=held.get("fold"),
             )
         except (TypeError, ValueError, AttributeError) as error:
-            raise FerError(f"not the faces of a packed training: {error}", where=path) from error
+            raise FerError(
+                f"the file does not hold the faces of a packed training: {error}",
+                code="damaged-packed-training",
+                where=path,
+                fix="copy the folder again",
+            ) from error
 
 
 def soft_file(kind: str) -> str:
@@ -155,7 +160,12 @@ def soft_file(kind: str) -> str:
 def read_soft_targets(path: Path) -> SoftTargets:
     """Soft labels for the training rows, as ``write_soft_targets`` left them."""
     if not path.is_file():
-        raise FerError("a step distils, and there are no soft labels for it", where=path)
+        raise FerError(
+            "a step distils, but there are no soft labels for it",
+            code="missing-soft-labels",
+            where=path,
+            fix="copy the folder again",
+        )
     held = read_npz(path)
     try:
         seed = int(held["view_seed"])
@@ -165,7 +175,12 @@ def read_soft_targets(path: Path) -> SoftTargets:
             None if seed < 0 else seed,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise FerError(f"not the soft labels of a packed training: {error}", where=path) from error
+        raise FerError(
+            f"the file does not hold the soft labels of a packed training: {error}",
+            code="damaged-packed-training",
+            where=path,
+            fix="copy the folder again",
+        ) from error
 
 
 def write_soft_targets(path: Path, soft: SoftTargets) -> None:
@@ -252,6 +267,7 @@ def read_job(folder: Path) -> PackedJob:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FerError(
             f"not a packed training: {type(error).__name__}: {str(error)[:200]}",
+            code="not-a-packed-training",
             where=path,
             fix="make one with: fer pack ASSET FOLDER",
         ) from error
@@ -264,22 +280,36 @@ def read_about(path: Path) -> dict[str, dict[str, Any]]:
         if not all(isinstance(origin, dict) for origin in about.values()):
             raise ValueError("an origin is no JSON object")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FerError(f"job.json is damaged: {str(error)[:200]}", where=path) from error
+        raise FerError(
+            f"job.json is damaged: {str(error)[:200]}",
+            code="damaged-packed-training",
+            where=path,
+            fix="copy the folder again",
+        ) from error
     return dict(about)
 
 
 def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
     if held.get("classes") != list(CLASSES):
         raise FerError(
-            f"class order of the job is {held.get('classes')}", where=path, allowed=list(CLASSES)
+            f"class order of the job is {held.get('classes')}",
+            code="wrong-class-order",
+            where=path,
+            allowed=list(CLASSES),
         )
     for name, digest in held["files"].items():
         if not stays_below(name):
-            raise FerError(f"{name!r} leads out of the folder", where=path)
+            raise FerError(
+                f"the path {name!r} leads out of the folder",
+                code="path-leaves-root",
+                where=path,
+                allowed="paths inside the folder",
+            )
         file = folder / name
         if not file.is_file() or sha256_file(file) != digest:
             raise FerError(
                 f"{name} is {'damaged' if file.is_file() else 'missing'}",
+                code="damaged-packed-training",
                 where=folder,
                 fix="copy the folder again",
             )
@@ -287,11 +317,21 @@ def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
     for number, entry in enumerate(held["steps"]):
         kind = entry.pop("kind")
         if kind not in _KINDS:
-            raise FerError(f"step {number} is a {kind!r}", where=path, allowed=", ".join(_KINDS))
+            raise FerError(
+                f"step {number} has the unknown kind {kind!r}",
+                code="unknown-step-kind",
+                where=path,
+                allowed=", ".join(_KINDS),
+            )
         steps.append(read_plain(_KINDS[kind], entry, f"steps.{number}"))
         # Its results go into a folder of this name.
         if not stays_below(steps[-1].folder) or "/" in steps[-1].folder:
-            raise FerError(f"step {number} is called {steps[-1].name!r}", where=path)
+            raise FerError(
+                f"step {number} has the name {steps[-1].name!r}, which cannot name a folder",
+                code="invalid-step-name",
+                where=path,
+                fix="pack the training again",
+            )
     return PackedJob(
         folder=folder,
         steps=tuple(steps),

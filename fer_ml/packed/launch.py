@@ -56,7 +56,8 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
         # An exception of Python is a table, a signal a sentence.
         told = held["message"] if isinstance(held, dict) else held
         raise FerError(
-            f"process {rank} of the training: {told.removeprefix('FerError: ')}"
+            f"process {rank} of the training: {told.removeprefix('FerError: ')}",
+            code="process-failed",
         ) from error
     finally:
         for number, handler in handlers.items():
@@ -74,9 +75,10 @@ def _require_gpus(device: str, processes: int) -> None:
     here = torch.cuda.device_count() if choose_device(device).type == "cuda" else processes
     if processes > here:
         raise FerError(
-            f"{processes} processes, and {here} GPUs here",
+            f"{processes} processes need a GPU each, and {here} are here",
+            code="too-few-gpus",
             allowed=f"FER_PROCESSES: 1 to {here}",
-            fix="each process of a training has a GPU of its own",
+            fix="lower FER_PROCESSES",
         )
 
 

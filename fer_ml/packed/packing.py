@@ -27,7 +27,7 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
     the manifest was written about is refused.
     """
     if frame.is_empty():
-        raise FerError("no rows to load faces from")
+        raise FerError("there are no rows to load faces from", code="no-rows")
     return faces_of(frame, packed_faces(frame, root, preprocess, cache), preprocess)
 
 
@@ -80,6 +80,7 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
             if sample_hash(photo_hash(image), box) != sample_id:
                 raise FerError(
                     "the image is not the one that the manifest was written about",
+                    code="changed-image",
                     where=root / name,
                     fix="materialize the manifests again; nothing trains on changed pixels",
                 )

@@ -112,6 +112,7 @@ def _is_finished(folder: Path, job: PackedJob) -> bool:
     if held != {"job": job.key, "files": _hashes(folder)}:
         raise FerError(
             "these results were changed, or are those of another job",
+            code="changed-results",
             where=folder,
             fix="name another folder for the results, or remove this one to make them again",
         )
@@ -132,7 +133,10 @@ def _chosen(job: PackedJob, only: Sequence[str]) -> list[AnyStep]:
     unknown = [name for name in only if name not in known]
     if unknown:
         raise FerError(
-            f"the job has no step {', '.join(unknown)}", where=job.folder, allowed=", ".join(known)
+            f"the job has no step {', '.join(unknown)}",
+            code="unknown-step",
+            where=job.folder,
+            allowed=", ".join(known),
         )
     return [step for step in job.steps if not only or step.name in only]
 
@@ -151,7 +155,8 @@ def _demand_finished(job: PackedJob, step: AnyStep, out: Path) -> None:
     for other in job.steps:
         if other.name in needed and not _is_finished(out / other.folder, job):
             raise FerError(
-                f"{step.name} rests on {other.name}, which is not finished",
+                f"{step.name} needs {other.name}, which is not finished",
+                code="unfinished-step",
                 where=out,
                 fix=f"run that first: --only '{other.name}'",
             )

@@ -113,6 +113,7 @@ def pack(parts: Sequence[Part], folder: Path, *, copy: bool = False) -> None:
     if not trained and not labelled:
         raise FerError(
             f"nothing to pack: {', '.join(part.job.label for part in parts)}",
+            code="nothing-to-pack",
             fix="name a training or the logits of a teacher too",
         )
     base = (trained or labelled)[0].preprocess
@@ -184,6 +185,7 @@ def _demand_steps(job: Job[Any], wanted: list[str], before: list[AnyStep]) -> No
     if missing:
         raise FerError(
             f"{job.label} in a packed job needs {', '.join(missing)} before it, in the same job",
+            code="missing-step",
             fix=f'fer pack "{",".join([*(s.name for s in before), *missing, job.label])}" FOLDER',
         )
 

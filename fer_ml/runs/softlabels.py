@@ -227,6 +227,7 @@ def _agree(what: str, theirs: object, ours: object, artifact: Artifact) -> None:
     if theirs != ours:
         raise FerError(
             f"soft labels do not fit this training: {what}: soft labels {theirs}, training {ours}",
+            code="soft-labels-mismatch",
             where=artifact.folder,
             fix="materialize softlabels again, after the manifest",
         )

@@ -43,6 +43,7 @@ def step_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FerError(
             "not the results of a packed training: job.json missing",
+            code="not-training-results",
             where=folder,
             fix="name a folder below --out of: python -m fer_ml.packed FOLDER --out RUNS",
         )
@@ -52,6 +53,7 @@ def step_of(folder: Path) -> dict[str, Any]:
             return {"label": label, **origin}
     raise FerError(
         f"{folder.name} is no step of its job",
+        code="unknown-step",
         where=path,
         allowed=", ".join(step_folder(label) for label in about),
     )
@@ -68,7 +70,8 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
     for what in ("asset", "partition", "recipe", "inputs"):
         if told[what] != here[what]:
             raise FerError(
-                f"the run was made from other {what}: it says {told[what]}, here: {here[what]}",
+                f"the run was made from other {what}: it has {told[what]}, not {here[what]}",
+                code="origin-mismatch",
                 where=folder,
                 fix="pack and train again; a run counts only for what it was made from",
             )
@@ -77,7 +80,8 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
         return
     if not isinstance(part, Trained):
         raise FerError(
-            "soft labels are not taken in: they follow from the logits",
+            "soft labels are not adopted: they are computed from the logits",
+            code="not-adoptable",
             where=folder,
             fix='fer materialize --select "ensemble,softlabels"',
         )
@@ -101,19 +105,26 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
     here = [teacher.checkpoint_sha256 for teacher in (own, *folds)]
     if told != here:
         raise FerError(
-            f"the logits are of the checkpoints {told}, here: {here}",
+            f"the logits come from the checkpoints {told}, but the profile has {here}",
+            code="checkpoint-mismatch",
             where=folder,
             fix="adopt the teachers of the same packed job first",
         )
     train, others = faces_to_label(job, part.preprocess, part.folds)
     taught = read_taught(folder)
     if taught.centre.sample_ids != (*train.sample_ids, *others.sample_ids):
-        raise FerError("the logits are of other faces", where=folder, fix="pack and run again")
+        raise FerError(
+            "the logits belong to other faces",
+            code="different-rows",
+            where=folder,
+            fix="pack and run again",
+        )
     again = predict(own.network, replace(others, images=others.images[:AGAIN], y=others.y[:AGAIN]))
     away = float(np.abs(taught.centre.values[len(train) :][:AGAIN] - again).max())
     if not away <= FAR:
         raise FerError(
             f"the teacher does not give these logits: one differs by {away:.3g}",
+            code="prediction-mismatch",
             where=folder,
             allowed=f"at most {FAR}",
             fix="copy the run folder again",
@@ -143,8 +154,9 @@ def _check_taught(part: Trained, told: dict[str, Any], folder: Path) -> None:
         and abs(theirs.kd_temperature / ours.kd_temperature - 1) < 1e-3
     ):
         raise FerError(
-            "the student was taught other soft labels than those here: a logit differs by "
+            "the student was trained on other soft labels than the profile's: a logit differs by "
             f"{away:.3g}, T {theirs.kd_temperature:.4f} and {ours.kd_temperature:.4f}",
+            code="soft-labels-mismatch",
             where=folder,
             fix="adopt teachers and teacher_logits of the same packed job, then: fer materialize "
             '--select "ensemble,softlabels"',
@@ -160,7 +172,9 @@ def _check_start(part: Trained, told: dict[str, Any], folder: Path) -> None:
     held = job.input(previous).read_json(TRAINING_FILE)["best_weights_sha256"]
     if facts["init_sha256"] != held:
         raise FerError(
-            f"the run started from weights {facts['init_sha256'][:12]}, {previous} is {held[:12]}",
+            f"the run started from weights {facts['init_sha256'][:12]}, not from {previous}: "
+            f"{held[:12]}",
+            code="start-mismatch",
             where=folder,
             fix=f"adopt {previous} of the same packed training first",
         )
@@ -176,12 +190,18 @@ def _check_predictions(job: Job[Any], folder: Path) -> None:
     faces = load_faces(frame, job.store.root, checkpoint.preprocess, job.store.root / "cache")
     logits = read_npz(folder / LOGITS_FILE).get("val", np.empty(0))
     if logits.shape != (len(faces), len(CLASSES)):
-        raise FerError(f"the run has logits {logits.shape} for {len(faces)} val rows", where=folder)
+        raise FerError(
+            f"the run has logits of shape {logits.shape} for {len(faces)} val rows",
+            code="prediction-mismatch",
+            where=folder,
+            fix="copy the run folder again",
+        )
     some = replace(faces, images=faces.images[:AGAIN], y=faces.y[:AGAIN])
     away = float(np.abs(predict(checkpoint.network(), some) - logits[:AGAIN]).max())
     if not away <= FAR:
         raise FerError(
             f"best.pt does not give the run's own predictions: a logit differs by {away:.3g}",
+            code="prediction-mismatch",
             where=folder,
             allowed=f"at most {FAR}",
             fix="copy the run folder again",
@@ -191,7 +211,8 @@ def _check_predictions(job: Job[Any], folder: Path) -> None:
     digest = sha256_file(folder / CHECKPOINT_FILE)
     if told["checkpoint_sha256"] != digest or abs(told["raw"]["macro_f1"] - raw["macro_f1"]) > 1e-6:
         raise FerError(
-            "the run's metrics are not those of its predictions and of its best.pt",
+            "the metrics of the run do not match its predictions and its best.pt",
+            code="metrics-mismatch",
             where=folder,
             fix="copy the run folder again",
         )

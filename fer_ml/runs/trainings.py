@@ -66,7 +66,8 @@ def take(run: RunFolder, part: Trained, folder: Path) -> None:
     missing = [name for name in (*TAKEN, LOGITS_FILE) if not (folder / name).is_file()]
     if missing:
         raise FerError(
-            f"not the results of a finished training: {', '.join(missing)} missing",
+            f"the folder does not hold a finished training: {', '.join(missing)} missing",
+            code="unfinished-training",
             where=folder,
             fix="run it to its end: python -m fer_ml.packed FOLDER --out RUNS",
         )

@@ -44,6 +44,7 @@ def _is_current(root: Path, seed: int) -> bool:
         if root.exists() and any(root.iterdir()):
             raise FerError(
                 "this folder holds something other than a drawn sample",
+                code="folder-not-empty",
                 where=root,
                 fix="name an empty or new folder for the sample",
             )
@@ -52,10 +53,12 @@ def _is_current(root: Path, seed: int) -> bool:
         found = read_json(truth)
         made = (found["schema"], found["drawing_version"], found["seed"])
     except (FerError, KeyError, TypeError) as error:
+        reason = error.what if isinstance(error, FerError) else repr(error)
         raise FerError(
-            f"the sample's description cannot be read: {error}",
+            f"the sample's description cannot be read: {reason}",
+            code="damaged-sample",
             where=truth,
-            fix="delete the sample's folder; it is drawn again",
+            fix="delete the folder of the sample; it is drawn again",
         ) from error
     return made == (TRUTH_SCHEMA, DRAWING_VERSION, seed)
 

@@ -139,7 +139,7 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
-        raise FerError("OpenCV could not encode a JPEG")
+        raise FerError("OpenCV could not encode a JPEG", code="encoding-failed")
     return data.tobytes()
 
 

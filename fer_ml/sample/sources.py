@@ -333,7 +333,9 @@ def _take_good(source: DrawnSource, split: str, label: str) -> tuple[str, Row]:
     for index, (_, row) in enumerate(source.good):
         if row.split == split and row.label == label:
             return source.good.pop(index)
-    raise FerError(f"no good {split} row of {label} to repeat", where=source.name)
+    raise FerError(
+        f"no good {split} row of {label} to repeat", code="missing-row", where=source.name
+    )
 
 
 def draw_source(root: Path, seed: int, name: str, share: float = 1.0) -> DrawnSource:

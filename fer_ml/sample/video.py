@@ -125,6 +125,7 @@ def draw_video(folder: Path, seed: int, *, seconds: float = 10.0) -> None:
     if not writer.isOpened():
         raise FerError(
             "OpenCV cannot write MJPG video here",
+            code="video-not-written",
             where=path,
             fix="install this project's packages again; check the folder's rights",
         )

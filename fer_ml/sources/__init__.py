@@ -72,7 +72,9 @@ class Adapter:
             if not hint:
                 raise
             fix = "; ".join(filter(None, (error.fix, hint)))
-            raise FerError(error.what, where=error.where, allowed=error.allowed, fix=fix) from error
+            raise FerError(
+                error.what, code=error.code, where=error.where, allowed=error.allowed, fix=fix
+            ) from error
 
     def table(self, own: Mapping[str, str] | None = None) -> LabelTable | None:
         """What labels mean: by the adapter, or by the profile's ``own`` in its place."""
@@ -80,9 +82,10 @@ class Adapter:
             return self.labels
         if self.labels is None:
             raise FerError(
-                "labels cannot be given: a label is what most votes are for",
+                "this adapter takes no labels: it derives each label from the votes",
+                code="labels-not-allowed",
                 where=f"source adapter {self.name}",
-                fix="take labels out of the source in the profile or fer.toml",
+                fix="remove labels from the source in the profile or fer.toml",
             )
         return LabelTable(own)
 
@@ -93,7 +96,11 @@ class Adapter:
         if not self.fits(root, **options):
             hint = _looks(root, self) or ["point the source at the folder that holds it"]
             raise FerError(
-                f"this is not {self.layout}", where=root, fix="; ".join(hint), allowed=self.name
+                f"this is not {self.layout}",
+                code="wrong-adapter",
+                where=root,
+                allowed=self.name,
+                fix="; ".join(hint),
             )
 
     def check_options(self, options: Mapping[str, str]) -> None:
@@ -102,6 +109,7 @@ class Adapter:
             if name not in self.options:
                 raise FerError(
                     f"unknown option {name!r}",
+                    code="unknown-option",
                     where=f"source adapter {self.name}",
                     allowed=", ".join(sorted(self.options)) or "no option at all",
                     fix="correct the source's options in the profile or fer.toml",
@@ -110,6 +118,7 @@ class Adapter:
             if not isinstance(value, str) or not re.fullmatch(option.pattern, value):
                 raise FerError(
                     f"option {name} cannot be {value!r}",
+                    code="invalid-option",
                     where=f"source adapter {self.name}",
                     allowed=option.allowed,
                     fix="correct the source's options in the profile or fer.toml",
@@ -177,6 +186,7 @@ def get_adapter(name: str) -> Adapter:
     if name not in known:
         raise FerError(
             f"unknown source adapter {name!r}",
+            code="unknown-adapter",
             allowed=", ".join(sorted(known)),
             fix="correct the adapter in the profile or fer.toml, or add a module to fer_ml/sources",
         )

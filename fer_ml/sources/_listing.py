@@ -71,11 +71,13 @@ def require_root(root: Path) -> Path:
     root = Path(root)
     fix = "correct the folder of this source, or unpack the dataset there"
     if not root.exists():
-        raise FerError("dataset folder is missing", where=root, fix=fix)
+        raise FerError("dataset folder is missing", code="missing-folder", where=root, fix=fix)
     if not root.is_dir():
-        raise FerError("dataset folder is not a directory", where=root, fix=fix)
+        raise FerError(
+            "dataset folder is not a directory", code="not-a-folder", where=root, fix=fix
+        )
     if next(folder_names(root), None) is None:
-        raise FerError("dataset folder is empty", where=root, fix=fix)
+        raise FerError("dataset folder is empty", code="empty-folder", where=root, fix=fix)
     return root
 
 
@@ -86,7 +88,12 @@ def folder_names(folder: Path) -> Iterator[str]:
             for entry in entries:
                 yield entry.name
     except OSError as error:
-        raise FerError(f"folder cannot be read: {error.strerror}", where=folder) from error
+        raise FerError(
+            f"folder cannot be read: {error.strerror}",
+            code="unreadable-folder",
+            where=folder,
+            fix="grant read access",
+        ) from error
 
 
 def require_file(root: Path, *names: str) -> Path:
@@ -96,6 +103,7 @@ def require_file(root: Path, *names: str) -> Path:
             return regular(root / name, root=root)
     raise FerError(
         f"index file {names[0]} is missing",
+        code="missing-index-file",
         where=root,
         allowed=", ".join(names),
         fix="point the source at the folder that holds this file",
@@ -118,6 +126,7 @@ def require_folder(root: Path, *names: str) -> str:
             return name
     raise FerError(
         "image folder is missing",
+        code="missing-image-folder",
         where=root,
         allowed=", ".join(names),
         fix="unpack the images of this dataset into one of these folders",
@@ -147,7 +156,12 @@ def _decoded(raw: bytes) -> str | None:
 
 
 def _unreadable(path: Path, error: OSError) -> FerError:
-    return FerError(f"index file cannot be read: {error.strerror}", where=path)
+    return FerError(
+        f"index file cannot be read: {error.strerror}",
+        code="unreadable-file",
+        where=path,
+        fix="grant read access, or copy the file again",
+    )
 
 
 def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
@@ -169,7 +183,9 @@ def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
 
 def no_samples(path: Path) -> FerError:
     """The error for an index file without a line."""
-    return FerError("index file lists no samples", where=path, fix="replace the file")
+    return FerError(
+        "index file lists no samples", code="empty-index-file", where=path, fix="replace the file"
+    )
 
 
 class Lines:
@@ -256,12 +272,16 @@ def csv_header(path: Path) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise FerError(
             "header is not a line of distinct column names",
+            code="invalid-csv-header",
             where=path,
             fix="the first line of a csv names its columns, in UTF-8",
         )
     if len(names) > MAX_COLUMNS:
         raise FerError(
-            f"the csv has {len(names):,} columns", where=path, allowed=f"at most {MAX_COLUMNS:,}"
+            f"the csv has {len(names):,} columns",
+            code="too-many-columns",
+            where=path,
+            allowed=f"at most {MAX_COLUMNS:,}",
         )
     return names
 
@@ -272,6 +292,7 @@ def require_columns(path: Path, header: Sequence[str], needed: Sequence[str]) ->
     if missing:
         raise FerError(
             f"missing column: {', '.join(map(repr, missing))}",
+            code="missing-column",
             where=f"{path}, which has the columns {', '.join(map(repr, header))}",
             allowed=f"a header with {', '.join(map(repr, needed))}, spelled exactly so",
             fix="correct the header line",

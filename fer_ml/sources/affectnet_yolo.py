@@ -64,6 +64,7 @@ def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
     if not any(map(_kind, files)):
         raise FerError(
             "no folder of images or labels here",
+            code="missing-image-folder",
             where=root,
             allowed="<split>/images and <split>/labels, or images/<split> and labels/<split>",
             fix=f"point the source at the folder that holds {INDEX} and these folders",
@@ -74,7 +75,12 @@ def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
         rows += _rows_of_folder(root, folder, counterparts, names, labels)
         rows += [_faulty(folder, name, odd_fault(name)) for name in folder.odd]
     if not rows:
-        raise FerError("dataset folder holds no images", where=root, fix="unpack the dataset there")
+        raise FerError(
+            "dataset folder holds no images",
+            code="no-images",
+            where=root,
+            fix="unpack the dataset there",
+        )
     return make_listing(rows)
 
 
@@ -83,15 +89,23 @@ def class_names(index: Path) -> dict[str, str]:
     try:
         content = read_plain(read_file(index, MAX_INDEX))
     except OSError as error:
-        raise FerError(f"{INDEX} cannot be read: {error.strerror}", where=index) from error
+        raise FerError(
+            f"{INDEX} cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=index,
+            fix="grant read access, or copy the file again",
+        ) from error
     except ValueError as error:
-        raise FerError(f"{INDEX} is not YAML", where=index, fix="replace the file") from error
+        raise FerError(
+            f"{INDEX} is not YAML", code="invalid-yaml", where=index, fix="replace the file"
+        ) from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         names = [names.get(str(place)) for place in range(len(names))]
     if not names or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise FerError(
             f"{INDEX} does not name the classes",
+            code="invalid-class-names",
             where=index,
             allowed="names: a list of words, or a word for each number from 0",
             fix="take the file that came with the dataset",
@@ -99,6 +113,7 @@ def class_names(index: Path) -> dict[str, str]:
     if content.get("nc", str(len(names))) != str(len(names)):
         raise FerError(
             f"{INDEX} says nc: {shown(str(content['nc']))} and has {len(names)} names",
+            code="class-count-mismatch",
             where=index,
             fix="correct the one that is wrong",
         )

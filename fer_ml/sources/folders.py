@@ -65,7 +65,12 @@ def _list(root: Path, labels: LabelTable, levels: int) -> pl.DataFrame:
     verdicts = make_listing([_judge(folder.parts, labels, levels) for folder in folders])
     files = _files(folders)
     if files.is_empty():
-        raise FerError("dataset folder holds no images", where=root, fix="unpack the dataset there")
+        raise FerError(
+            "dataset folder holds no images",
+            code="no-images",
+            where=root,
+            fix="unpack the dataset there",
+        )
     usable = pl.col("path_fault").is_null()
     rows = verdicts[files["folder"]].with_columns(files["where"], files["path_fault"])
     return rows.with_columns(
@@ -101,7 +106,12 @@ def walk(root: Path, levels: int) -> Iterator[Folder]:
                     elif not entry.name.startswith("."):
                         waiting.append((*parts, entry.name))
         except OSError as error:
-            raise FerError(f"folder cannot be read: {error.strerror}", where=path) from error
+            raise FerError(
+                f"folder cannot be read: {error.strerror}",
+                code="unreadable-folder",
+                where=path,
+                fix="grant read access",
+            ) from error
         yield Folder(parts, _samples(files, has_images), _samples(odd, has_images))
 
 
@@ -128,6 +138,7 @@ def _require_known_folder(
         names = ", ".join(map(shown, found[:20])) or "none"
         raise FerError(
             f"no {kind} folder here; folders found: {names}",
+            code="unknown-folders",
             where=root,
             allowed=allowed,
             fix=f"point the source at the folder that holds the {kind} folders; links out of it "

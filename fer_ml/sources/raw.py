@@ -36,6 +36,7 @@ def raw_root(settings: Settings, profile: Profile, store: Store, source: str) ->
     if not root.is_dir():
         raise FerError(
             f"source {source} ({spec.title or spec.adapter}) has no data root",
+            code="missing-folder",
             where=root,
             fix=f"put the publisher's files there, or set {source} under [roots] in {CONFIG_FILE}",
         )
@@ -65,7 +66,9 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int]]:
                     stat = entry.stat(follow_symlinks=False)
                     found.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
     except PermissionError as error:
-        raise FerError("folder cannot be read", where=folder, fix="grant read access") from error
+        raise FerError(
+            "folder cannot be read", code="unreadable-folder", where=folder, fix="grant read access"
+        ) from error
     return found
 
 
@@ -81,6 +84,7 @@ def model_files(path: Path) -> tuple[ModelKind, dict[str, Path]]:
         return "onnx", {"model.onnx": path}
     raise FerError(
         "no model here" if path.exists() else "the model is not there",
+        code="missing-model",
         where=path,
         allowed="a folder with model.onnx and card.json, a checkpoint .pt, or an .onnx file",
         fix="correct its path under models in the profile",

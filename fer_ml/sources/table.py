@@ -78,9 +78,10 @@ def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.D
     if "label" not in header and len(classes) > 1:
         raise FerError(
             f"no column 'label', and one for each class: {', '.join(map(repr, classes))}",
+            code="one-hot-labels",
             where=index,
             allowed="a column label with the word for the class",
-            fix="write into it the name of the column that holds the 1, or that most votes are for",
+            fix="write a column label: the name of the column with the 1, or with the most votes",
         )
     require_columns(index, header, (file_column, "label", *box))
     _require_spelling(index, header)
@@ -143,7 +144,8 @@ def _require_spelling(index: Path, header: list[str]) -> None:
         meant = ours.get(normalise_word(name), name)
         if meant != name:
             raise FerError(
-                f"column {name!r} would be left alone: {meant!r} is spelled otherwise",
+                f"column {name!r} would be ignored: its name differs from {meant!r} in spelling",
+                code="misnamed-column",
                 where=index,
                 allowed=", ".join(COLUMNS),
                 fix=f"call it {meant}, or give it a name that is none of these",
@@ -158,8 +160,9 @@ def _require_split(index: Path, cells: pl.DataFrame) -> None:
         if name not in COLUMNS and all(map(_split, words := cells[name].unique().to_list())):
             raise FerError(
                 f"no column 'split', and column {name!r} says {', '.join(map(repr, words))}",
+                code="misnamed-column",
                 where=index,
-                fix="call it split, or remove it where the rows are to be drawn into splits",
+                fix="call it split, or remove it if the rows are to be split anew",
             )
 
 
@@ -170,6 +173,7 @@ def _file_column(index: Path, header: list[str]) -> str:
     if len(named) > 1:
         raise FerError(
             "two columns name the image",
+            code="ambiguous-image-column",
             where=index,
             allowed=" or ".join(FILE_COLUMNS),
             fix="remove one of them",

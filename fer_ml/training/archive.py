@@ -94,7 +94,9 @@ def parse_archive(data: bytes, path: Path, *, inert: bool = False) -> Any:
     except FerError:
         raise
     except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
-        raise FerError(f"the file is damaged: {_reason(error)}", where=path) from error
+        raise FerError(
+            f"the file is damaged: {_reason(error)}", code="damaged-checkpoint", where=path
+        ) from error
     _judge_values(held, path)
     return held
 
@@ -108,7 +110,9 @@ def _read_old(data: bytes, path: Path) -> Any:
     try:
         held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
-        raise FerError(f"the file is damaged: {_reason(error)}", where=path) from error
+        raise FerError(
+            f"the file is damaged: {_reason(error)}", code="damaged-checkpoint", where=path
+        ) from error
     _judge_values(held, path)
     return held
 
@@ -129,6 +133,7 @@ def _parts(data: bytes, where: Path) -> dict[str, bytes]:
     if not data.startswith(b"PK\3\4"):
         raise FerError(
             f"not a file of torch.save: {_looks_like(data)}",
+            code="not-torch-save",
             where=where,
             allowed="the zip that torch.save writes since torch 1.6",
             fix=_AGAIN,
@@ -142,13 +147,16 @@ def _parts(data: bytes, where: Path) -> dict[str, bytes]:
             odd = [e.filename for e in entries if e.compress_type or e.flag_bits & 1]
             if odd or sum(entry.file_size for entry in entries) > len(data):
                 raise FerError(
-                    f"the archive is packed: {odd[:1] or 'its entries overlap'}",
+                    f"the archive is compressed: {odd[:1] or 'its entries overlap'}",
+                    code="compressed-archive",
                     where=where,
                     allowed="entries as torch.save stores them, without compression",
                 )
             if len(set(inside)) < len(inside) or "data.pkl" not in inside:
                 raise FerError(
-                    "not a file of torch.save: no data.pkl, or a name twice", where=where
+                    "not a file of torch.save: no data.pkl, or a name twice",
+                    code="not-torch-save",
+                    where=where,
                 )
             taken = zip(entries, inside, strict=True)
             return {n: archive.read(e) for e, n in taken if _PARTS.fullmatch(n)}
@@ -156,7 +164,9 @@ def _parts(data: bytes, where: Path) -> dict[str, bytes]:
         *(zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError),
         *(ValueError, OverflowError, MemoryError, zlib.error),
     ) as error:
-        raise FerError(f"the archive is damaged: {first_line(error)}", where=where) from error
+        raise FerError(
+            f"the archive is damaged: {first_line(error)}", code="damaged-checkpoint", where=where
+        ) from error
 
 
 def _looks_like(data: bytes) -> str:
@@ -168,6 +178,7 @@ def _looks_like(data: bytes) -> str:
 def _script(where: Path) -> FerError:
     return FerError(
         "a TorchScript archive: a program with weights, which would run when it is loaded",
+        code="torchscript-archive",
         where=where,
         allowed="weights and plain values",
         fix=_AGAIN,
@@ -181,11 +192,17 @@ def _names(pickle: IO[bytes], where: Path) -> set[str]:
         for opcode, argument, place in pickletools.genops(pickle):
             if (place or 0) - begin > MAX_PICKLE:
                 raise FerError(
-                    f"its pickle has more than {MAX_PICKLE:,} bytes", where=where, fix=_AGAIN
+                    f"the pickle of the file has more than {MAX_PICKLE:,} bytes",
+                    code="checkpoint-too-complex",
+                    where=where,
+                    fix=_AGAIN,
                 )
             if opcode.name not in _OPCODES:
                 raise FerError(
-                    f"its pickle has the instruction {opcode.name}", where=where, fix=_AGAIN
+                    f"the pickle of the file has the unsafe instruction {opcode.name}",
+                    code="unsafe-checkpoint",
+                    where=where,
+                    fix=_AGAIN,
                 )
             if opcode.name == "GLOBAL":
                 module, _, name = str(argument).partition(" ")
@@ -194,12 +211,17 @@ def _names(pickle: IO[bytes], where: Path) -> set[str]:
     except FerError:
         raise
     except Exception as error:  # pickletools raises nearly anything on hostile bytes.
-        raise FerError(f"its pickle is damaged: {first_line(error)}", where=where) from error
+        raise FerError(
+            f"the pickle of the file is damaged: {first_line(error)}",
+            code="damaged-checkpoint",
+            where=where,
+        ) from error
     if any(name.startswith("__torch__") for name in names):
         raise _script(where)
     if calls > MAX_CALLS or len(names) > MAX_NAMES:
         raise FerError(
-            f"its pickle builds {calls:,} things of {len(names)} kinds",
+            f"the pickle of the file builds {calls:,} objects of {len(names)} kinds",
+            code="checkpoint-too-complex",
             where=where,
             allowed=f"at most {MAX_CALLS:,} of {MAX_NAMES}",
             fix=_AGAIN,
@@ -217,7 +239,8 @@ def _judge_names(named: set[str], unknown: set[str], inert: bool, where: Path) -
     if odd or (unknown and not inert):
         told = sorted(odd or unknown)
         raise FerError(
-            f"it is more than weights and plain values: it names {', '.join(told[:3])}",
+            f"the file holds more than weights and plain values: it names {', '.join(told[:3])}",
+            code="unsafe-checkpoint",
             where=where,
             allowed="dense tensors, numbers, texts, lists and tables",
             fix="a checkpoint of the first pipeline is converted by: fer convert FILE",
@@ -240,15 +263,21 @@ def _judge_values(held: Any, where: Path) -> None:
         seen += 1 + (len(value) // 64 if isinstance(value, str | bytes) else 0)
         if seen > MAX_VALUES or depth > MAX_DEPTH:
             raise FerError(
-                "its values are too many or too deep",
+                "the values of the file are too many or too deep",
+                code="checkpoint-too-complex",
                 where=where,
                 allowed=f"at most {MAX_VALUES:,} values, at most {MAX_DEPTH} deep",
+                fix=_AGAIN,
             )
         if isinstance(value, torch.Tensor):
             dense = value.layout is torch.strided and value.device.type == "cpu"
             if not dense or value.is_quantized or value.__dict__ or _repeats(value):
                 raise FerError(
-                    "it has a tensor that is not plain", where=where, allowed="dense tensors"
+                    "the file has a tensor that is not dense and plain",
+                    code="unsafe-checkpoint",
+                    where=where,
+                    allowed="dense tensors",
+                    fix=_AGAIN,
                 )
 
 

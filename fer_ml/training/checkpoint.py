@@ -72,6 +72,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if checkpoint.classes != CLASSES:
         raise FerError(
             f"class order of the checkpoint is {list(checkpoint.classes)}",
+            code="wrong-class-order",
             where=path,
             allowed=list(CLASSES),
         )
@@ -92,12 +93,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except OtherVersion:
         raise
     except OSError as error:
-        raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"checkpoint cannot be read: {error.strerror}", code="unreadable-file", where=path
+        ) from error
     # A fault of the file keeps its own advice; of its values nothing is known yet.
     except (FerError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = error.what if isinstance(error, FerError) else first_line(error)
+        reason = first_line(error)
+        if isinstance(error, FerError):
+            field = "" if error.where in (None, str(path)) else f"{error.where}: "
+            reason = field + error.what
         raise FerError(
             f"not a checkpoint of this platform: {reason}",
+            code="invalid-checkpoint",
             where=path,
             allowed="weights and plain values, as torch.save writes them",
             fix="a checkpoint of the first pipeline is converted by: fer convert FILE",

@@ -32,13 +32,16 @@ def read_old(path: Path) -> tuple[State, int]:
     try:
         held = read_archive(path, inert=True)
     except OSError as error:
-        raise FerError(f"checkpoint cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"checkpoint cannot be read: {error.strerror}", code="unreadable-file", where=path
+        ) from error
     held = held if isinstance(held, dict) else {}
     state = next((held[key] for key in KEYS if isinstance(held.get(key), dict)), held)
     tensors = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
     if not tensors:
         raise FerError(
-            "no checkpoint: it has no tensors by name",
+            "the file has no tensors by name",
+            code="no-weights",
             where=path,
             allowed=f"a state dict, or a table with one under {', '.join(KEYS)}",
             fix="save the network's state_dict() with torch.save",
@@ -88,14 +91,16 @@ def _misfit(
     ]
     if wrong and wrong == sorted(head) and not rest:
         raise FerError(
-            f"it tells {len(found[wrong[0]])} classes apart, and here are {len(CLASSES)}",
+            f"the network of the file has {len(found[wrong[0]])} classes instead of {len(CLASSES)}",
+            code="wrong-class-count",
             where=where,
             allowed=f"a head for {', '.join(CLASSES)}, in this order",
-            fix="keep the rows of these classes in its last layer, in this order, or train it anew",
+            fix="keep the rows of these classes in its last layer, in this order, or train again",
         )
     raise FerError(
         f"the weights do not fit: {len(wrong)} missing or of another shape "
         f"({', '.join(wrong[:3])}), {len(rest)} left over ({', '.join(sorted(rest)[:3])})",
+        code="weights-do-not-fit",
         where=where,
         fix="name the --architecture that it was trained with"
         + ("" if isinstance(network, ArcFaceNet) else ", and --teacher if it has the ArcFace head"),
@@ -108,7 +113,8 @@ def _prefix(state: State, names: set[str], where: Path) -> str:
     fitting = [p for p in ends[:100] if sum(p + name in state for name in names) > len(names) // 2]
     if not fitting:
         raise FerError(
-            "no backbone of this architecture among its tensors",
+            "the tensors of the file have no backbone of this architecture",
+            code="weights-do-not-fit",
             where=where,
             fix="name the --architecture that it was trained with",
         )
@@ -135,7 +141,12 @@ def _head(rest: State, own: State, where: Path) -> dict[str, torch.Tensor]:
             continue
         found.update({target + part: tensor for part, tensor in parts.items()})
     if "arc" not in found:
-        raise FerError("no ArcFace matrix among its tensors", where=where)
+        raise FerError(
+            "the tensors of the file have no ArcFace matrix",
+            code="missing-arcface-head",
+            where=where,
+            fix="leave out --teacher, unless the network has an ArcFace head",
+        )
     return found
 
 
@@ -163,7 +174,10 @@ def convert_apart(old: Path, new: Path, *options: str) -> None:
     )
     if done.returncode:
         raise FerError(
-            (done.stderr.strip() or f"it ended with code {done.returncode}").removeprefix("error: ")
+            (done.stderr.strip() or f"it ended with code {done.returncode}").removeprefix(
+                "error: "
+            ),
+            code="conversion-failed",
         )
 
 

@@ -109,6 +109,7 @@ def train(
         raise FerError(
             f"{name}: out of memory with {recipe.batch_size // recipe.accumulate} rows of "
             f"{train_faces.preprocess.size} px in one pass",
+            code="out-of-memory",
             fix=f"accumulate = {recipe.accumulate * 2} in the recipe ({half} rows a pass, the same "
             "rows a step), or a smaller batch_size",
         ) from error
@@ -152,6 +153,7 @@ class _Run:
         if self.steps_per_epoch == 0:
             raise FerError(
                 f"{name}: {len(train_faces)} training rows give no batch of {recipe.batch_size}",
+                code="too-few-rows",
                 fix="lower batch_size in the recipe, or give more rows",
             )
         device = ranks.device
@@ -373,6 +375,7 @@ class _Run:
         if not math.isfinite(value):
             raise FerError(
                 f"{self.name}: the loss is {value} by step {self.progress.step}",
+                code="loss-not-finite",
                 fix="lower lr, or set precision = 'fp32', in the recipe",
             )
 

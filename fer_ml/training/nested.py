@@ -67,7 +67,12 @@ class MultiTimescale(torch.optim.Optimizer):
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or more"),
         ):
             if not fits:
-                raise FerError(f"{name} is {value}", where="MultiTimescale", allowed=allowed)
+                raise FerError(
+                    f"{name} is {value}",
+                    code="invalid-value",
+                    where="MultiTimescale",
+                    allowed=allowed,
+                )
         super().__init__(
             params,
             {

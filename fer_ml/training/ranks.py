@@ -51,12 +51,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     ``FerError`` when ``cuda`` is asked for and absent: nothing trains on a slower device unasked.
     """
     if name not in ("auto", "cpu", "cuda"):
-        raise FerError(f"unknown device {name!r}", allowed="auto, cpu, cuda (--device, FER_DEVICE)")
+        raise FerError(
+            f"unknown device {name!r}",
+            code="unknown-device",
+            allowed="auto, cpu, cuda (--device, FER_DEVICE)",
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise FerError(
             "no CUDA device here",
+            code="missing-gpu",
             allowed="device: auto, cpu",
             fix="use --device cpu, or FER_DEVICE=cpu",
         )

@@ -95,11 +95,14 @@ def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | N
         )
     except (FerError, OSError, KeyError, ValueError, TypeError) as error:
         reason = first_line(error)
-        raise FerError(f"snapshot cannot be read: {reason}", where=path, fix=again) from error
+        raise FerError(
+            f"snapshot cannot be read: {reason}", code="damaged-snapshot", where=path, fix=again
+        ) from error
     if found != key:
         raise FerError(
             f"snapshot is of training {found[:12]}, this one is {key[:12]}: "
             "its recipe, seed or rows differ",
+            code="snapshot-mismatch",
             where=path,
             fix=again,
         )

@@ -82,10 +82,13 @@ class Objective(nn.Module):
         self.temperature = temperature
         task = recipe.task
         if isinstance(task, ArcFace) != isinstance(network, ArcFaceNet):
-            raise FerError(f"task {task.kind} does not fit a {type(network).__name__}")
+            raise FerError(
+                f"task {task.kind} does not fit a {type(network).__name__}", code="task-mismatch"
+            )
         if isinstance(task, KD | DKD | DIST) and temperature is None:
             raise FerError(
                 f"task {task.kind} has no temperature",
+                code="missing-temperature",
                 fix="give task.temperature, or let the soft labels derive it",
             )
         self.register_buffer("class_counts", class_counts.float(), persistent=False)
@@ -155,7 +158,10 @@ class Objective(nn.Module):
         """Name to (weight, value) of what the teacher asks for: a value by row, or of the batch."""
         teacher = batch.teacher
         if teacher is None:
-            raise FerError("distillation needs soft labels, and this training has none")
+            raise FerError(
+                "distillation needs soft labels, but this training has none",
+                code="missing-soft-labels",
+            )
         if isinstance(task, StandardizedKD):
             rows = std_kd_rows(logits, teacher, task.temperature)
             return {"kd": (task.kd_weight, rows)}
@@ -197,6 +203,7 @@ def require_whole_steps(recipe: Training, processes: int, name: str) -> None:
         raise FerError(
             f"{name}: {' and '.join(recipe.compares_rows)} compares the rows of one step with each "
             f"other, and {processes} processes share a step",
+            code="needs-one-process",
             fix="train with one process, or without this term",
         )
 
@@ -210,7 +217,8 @@ def _given(batch: Batch, recipe: Negative) -> torch.Tensor | None:
     """The manifest's negative labels, where the recipe takes those."""
     if recipe.source == "manifest" and batch.negative is None:
         raise FerError(
-            "negative.source is 'manifest', and no row of the manifest has a neg_label",
+            "negative.source is 'manifest', but no row of the manifest has a neg_label",
+            code="missing-negative-labels",
             fix="give rows a neg_label, or set negative.source = 'random'",
         )
     return batch.negative if recipe.source == "manifest" else None

@@ -167,7 +167,8 @@ def _photographed(batch: torch.Tensor, draws: torch.Tensor, strength: float) -> 
         from fer_ml.images.corruptions import seen_by_a_camera
     except ModuleNotFoundError as error:  # A packed training runs where only torch may be.
         raise FerError(
-            f"augment = 'camera' needs OpenCV, and there is no {error.name}",
+            f"augment = 'camera' needs OpenCV, but {error.name} is not installed",
+            code="missing-package",
             fix="pip install opencv-python",
         ) from error
 

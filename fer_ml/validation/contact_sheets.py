@@ -51,18 +51,18 @@ def read_face(root: Path, image_path: str | None, box: Box | None) -> np.ndarray
     Reads regular files below ``root`` only, links followed. ``box`` as in ``crop_face``.
     """
     if not image_path:
-        raise FerError("no image path")
+        raise FerError("no image path", code="missing-image-path")
     try:
         path = (root / image_path).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise FerError("path leaves the root")
+            raise FerError("path leaves the root", code="path-leaves-root")
         if not path.exists():
-            raise FerError("no such file")
+            raise FerError("no such file", code="missing-image")
         if not path.is_file():
-            raise FerError("not a regular file")
+            raise FerError("not a regular file", code="not-regular-file")
     # A NUL, a name that is too long, a loop of links.
     except (ValueError, OSError, RuntimeError) as error:
-        raise FerError("path cannot be followed") from error
+        raise FerError("path cannot be followed", code="invalid-path") from error
     return crop_face(read_image(path), box)
 
 

@@ -117,10 +117,17 @@ def validate_file(
     """
     table = read_table(csv)
     if table.frame.is_empty() and table.malformed.is_empty():
-        raise FerError("manifest has no rows", where=csv)
+        raise FerError(
+            "manifest has no rows", code="no-rows", where=csv, fix="name a manifest with rows"
+        )
     for root in roots:
         if not root.is_dir():
-            raise FerError("no such folder for the images", where=root, fix="pass --root FOLDER")
+            raise FerError(
+                "no such folder for the images",
+                code="missing-folder",
+                where=root,
+                fix="pass --root FOLDER",
+            )
     bases = find_bases(table.frame["image_path"], roots)
     frame = apply_bases(table.frame, bases)
     looks = _probe_bases(frame, roots, cache / "probe", since)

@@ -137,6 +137,7 @@ def _vote_shares(rows: pl.DataFrame) -> np.ndarray:
         path, text = wrong.select("image_path", "votes").row(0)
         raise FerError(
             f"votes are not {len(CLASSES)} numbers from 0: {text!r}",
+            code="invalid-votes",
             where=path,
             allowed="one number for each class in their order, joined by ';'",
             fix="clean the source again",
@@ -221,12 +222,14 @@ def _check_probs(sample_ids: Sequence[str], probs: np.ndarray, held_out: np.ndar
     if probs.shape != (count, classes) or held_out.shape != (count,) or held_out.dtype != bool:
         raise FerError(
             f"probs {list(probs.shape)} and held_out {list(held_out.shape)} {held_out.dtype} "
-            f"do not belong to {count} samples",
+            f"do not match {count} samples",
+            code="invalid-array",
             allowed=f"probs [{count}, {classes}], held_out [{count}] bool",
         )
     if not held_out.all():
         raise FerError(
             f"{np.count_nonzero(~held_out):,} of {count:,} samples were not held out",
+            code="not-held-out",
             where=f"sample {sample_ids[int(held_out.argmin())]}",
             fix="predict each fold with a model trained on the others, and pass held-out rows only",
         )
@@ -235,7 +238,8 @@ def _check_probs(sample_ids: Sequence[str], probs: np.ndarray, held_out: np.ndar
     if not sound.all():
         first = int(sound.argmin())
         raise FerError(
-            f"{np.count_nonzero(~sound):,} of {count:,} rows are no probabilities",
+            f"{np.count_nonzero(~sound):,} of {count:,} rows are not probabilities",
+            code="invalid-probabilities",
             where=f"sample {sample_ids[first]}: {probs[first].tolist()}",
             allowed=f"numbers in 0..1 whose sum is 1 within {SUM_TOLERANCE}",
             fix="pass softmax outputs, not logits",
@@ -249,7 +253,8 @@ def _labels_and_places(
     wrong = frame.filter(~pl.col("label").is_in(CLASSES).fill_null(False))
     if wrong.height:
         raise FerError(
-            f"label {wrong['label'][0]!r} is none of the classes",
+            f"label {wrong['label'][0]!r} is not one of the classes",
+            code="unknown-label",
             where=wrong["image_path"][0],
             allowed=", ".join(CLASSES),
         )
@@ -257,14 +262,17 @@ def _labels_and_places(
     twice = given.filter(pl.col("sample_id").is_duplicated())
     if twice.height:
         raise FerError(
-            "a sample has several probabilities", where=f"sample {twice['sample_id'][0]}"
+            "a sample has several probabilities",
+            code="duplicate-sample",
+            where=f"sample {twice['sample_id'][0]}",
         )
     lacking = frame.join(given, on="sample_id", how="anti")
     foreign = given.join(frame, on="sample_id", how="anti")
     if lacking.height or foreign.height:
         raise FerError(
             f"{lacking.height:,} rows have no probabilities, and {foreign.height:,} probabilities "
-            "are of samples without a row",
+            "have no row",
+            code="different-rows",
             where=f"sample {pl.concat([lacking['sample_id'], foreign['sample_id']])[0]}",
             fix="pass the rows and the probabilities of the same samples",
         )
@@ -285,7 +293,11 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
         (k for k in _KINDS if k.label in table.columns and k.against in table.columns), None
     )
     if kind is None:
-        raise FerError("not a table of disagreements", allowed="review.csv of label_review")
+        raise FerError(
+            "not a table of disagreements",
+            code="not-a-review-table",
+            allowed="review.csv of label_review",
+        )
     shown = table.head(MAX_SHOWN)
     often = (
         table.group_by(kind.label, kind.against)

@@ -49,9 +49,16 @@ def read_table(path: Path) -> Table:
         with open_file(path) as file:
             return _read(path, file)
     except FileNotFoundError as error:
-        raise FerError("no such manifest", where=path) from error
+        raise FerError(
+            "no such manifest", code="missing-manifest", where=path, fix="correct the path"
+        ) from error
     except OSError as error:
-        raise FerError(f"manifest cannot be read: {error.strerror}", where=path) from error
+        raise FerError(
+            f"manifest cannot be read: {error.strerror}",
+            code="unreadable-file",
+            where=path,
+            fix="grant read access, or copy the file again",
+        ) from error
 
 
 def _read(path: Path, file: io.BufferedReader) -> Table:
@@ -86,19 +93,27 @@ def _header(path: Path, line: bytes) -> list[str]:
     try:
         names = next(csv.reader([line.decode().rstrip("\r\n")], strict=True), [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FerError(f"not a readable CSV: its header is damaged: {error}", where=path) from error
+        raise FerError(
+            f"not a readable CSV: its header is damaged: {error}",
+            code="invalid-csv-header",
+            where=path,
+        ) from error
     if len(line) >= _HEADER_BYTES or len(names) > _COLUMNS:
         raise FerError(
             f"not a manifest: its header has {len(names):,} columns in {len(line):,} bytes",
+            code="too-many-columns",
             where=path,
             allowed=f"at most {_COLUMNS} columns in {_HEADER_BYTES:,} bytes",
         )
     if not any(names):
-        raise FerError("not a readable CSV: it has no header", where=path)
+        raise FerError(
+            "not a readable CSV: it has no header", code="invalid-csv-header", where=path
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FerError(
             f"header names a column twice: {', '.join(map(repr, twice))}",
+            code="duplicate-column",
             where=path,
             fix="keep one of them",
         )
@@ -106,6 +121,7 @@ def _header(path: Path, line: bytes) -> list[str]:
     if missing:
         raise FerError(
             f"manifest lacks the column {', '.join(missing)}",
+            code="missing-column",
             where=path,
             allowed=f"found: {', '.join(map(repr, names[:20]))}",
             fix=f"a manifest needs {', '.join(NEEDED)}, separated by commas",

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import normalize
 
-from fer_ml.base.errors import FerError
 from fer_ml.images.pixels import (
     crop_face,
     cut_square,
@@ -24,6 +23,7 @@ from fer_ml.images.pixels import (
 )
 from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.training.views import to_input
+from tests.refusals import refused
 
 PLAIN = Preprocess(size=32, clahe_clip=0)
 
@@ -67,16 +67,14 @@ def test_alpha_is_dropped_and_16_bit_is_scaled_to_8() -> None:
     [b"", b"not an image", b"\x89PNG\r\n\x1a\n", png(photo())[:60], png(photo())[:20], b"\0" * 500],
 )
 def test_what_is_no_image_is_refused_by_name(data: bytes) -> None:
-    with pytest.raises(FerError) as caught:
+    with refused("undecodable-image" if data else "empty-image", where="faces/7.png"):
         decode(data, where="faces/7.png")
-    assert caught.value.where == "faces/7.png"
 
 
 def test_an_absent_file_or_a_folder_is_refused_by_name(tmp_path) -> None:
-    for path in (tmp_path / "no.png", tmp_path):
-        with pytest.raises(FerError, match=r"cannot be read|not a regular file") as caught:
+    for path, code in ((tmp_path / "no.png", "unreadable-file"), (tmp_path, "not-regular-file")):
+        with refused(code, where=path):
             read_image(path)
-        assert caught.value.where == str(path)
 
 
 INSIDE = (0, 0, 40, 30)
@@ -97,9 +95,9 @@ INSIDE = (0, 0, 40, 30)
     ],
 )
 def test_a_box_outside_the_photo_is_never_clamped(box: tuple[int, int, int, int]) -> None:
-    with pytest.raises(FerError, match=r"no area|outside its 40x30"):
+    with refused("invalid-box"):
         crop_face(photo(), box)
-    with pytest.raises(FerError, match=r"no area|outside its 40x30"):
+    with refused("invalid-box"):
         prepare(photo(), box, PLAIN)
 
 
@@ -234,6 +232,6 @@ def test_a_chunk_that_claims_more_than_the_file_has_is_refused_before_decoding()
     # OpenCV's decoder would take a gigabyte for it first.
     whole = encode_png(np.zeros((4, 5), np.uint8))
     overlong = (10**9).to_bytes(4, "big") + b"IDAT" + b"name"
-    with pytest.raises(FerError, match="a chunk is longer than the file"):
+    with refused("undecodable-image"):
         decode(whole[:-12] + overlong + whole[-12:], where="a.png")
     assert decode(whole + b"what a camera appends", where="a.png").shape == (4, 5, 3)

@@ -16,6 +16,7 @@ from PIL import Image
 from fer_ml.base.errors import FerError
 from fer_ml.images.pixels import decode, decode_as_stored, read_header
 from fer_ml.images.structure import MAX_PIECES, MAX_SCANS, MAX_TEXTS, PNG
+from tests.refusals import refused
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (48, 40, 3), np.uint8)
 
@@ -103,32 +104,29 @@ def jpeg_in_tiff() -> bytes:
 
 
 SHARED = [(40_000 + k, 1, 1_000_000) for k in range(1900)]
-BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "scans of a small picture": (lambda: scans(MAX_SCANS, 32), "scans"),
-    "scans of a large picture": (lambda: scans(40, 6300), "scans"),
-    "comments": (lambda: segments(b"\xff\xfe"), "segments"),
-    "application data": (lambda: segments(b"\xff\xe1"), "segments"),
-    "filling before a segment": (lambda: filled(b"\xff"), "between two segments"),
-    "zeros before a segment": (lambda: filled(b"\0"), "between two segments"),
-    "tables": (lambda: segments(b"\xff\xdb"), "segments"),
-    "texts after": (lambda: png(after=[text(b"zTXt")] * (MAX_TEXTS + 1)), "packed texts"),
-    "texts before": (lambda: png(before=[text(b"zTXt")] * (MAX_TEXTS + 1)), "packed texts"),
-    "international texts": (
-        lambda: png(after=[text(b"iTXt", b"\1\0\0\0")] * (MAX_TEXTS + 1)),
-        "packed texts",
-    ),
-    "chunks": (lambda: png(after=[chunk(b"tEXt", b"k\0v")] * 100_000), "chunks"),
-    "parts of the pixels": (lambda: png(after=[chunk(b"IDAT", b"")] * 100_000), "chunks"),
-    "comments of a GIF": (lambda: gif(b"\x21\xfe\0" * (MAX_PIECES + 1)), "blocks"),
-    "parts of a comment": (lambda: gif(b"\x21\xfe" + b"\1a" * (MAX_PIECES + 1) + b"\0"), "parts"),
-    "no block of a GIF": (lambda: gif(b"\1" * 100_000), "no picture"),
-    "chunks of a WebP": (webp, "chunks"),
-    "pages": (lambda: several("TIFF"), "several pages"),
-    "tags on the same bytes": (lambda: tiff(tags=SHARED) + bytes(1_000_000), "tags hold more"),
-    "tags of a BigTIFF": (lambda: tiff(True, ">", SHARED) + bytes(1_000_000), "tags hold more"),
-    "tags": (lambda: tiff(tags=[(40_000 + k, 1, 1) for k in range(2000)]), "2,000 tags"),
-    "a JPEG in a TIFF": (jpeg_in_tiff, "compression 7"),
-    "many pages": (lambda: several("TIFF", 300), "several pages"),
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "scans of a small picture": lambda: scans(MAX_SCANS, 32),
+    "scans of a large picture": lambda: scans(40, 6300),
+    "comments": lambda: segments(b"\xff\xfe"),
+    "application data": lambda: segments(b"\xff\xe1"),
+    "filling before a segment": lambda: filled(b"\xff"),
+    "zeros before a segment": lambda: filled(b"\0"),
+    "tables": lambda: segments(b"\xff\xdb"),
+    "texts after": lambda: png(after=[text(b"zTXt")] * (MAX_TEXTS + 1)),
+    "texts before": lambda: png(before=[text(b"zTXt")] * (MAX_TEXTS + 1)),
+    "international texts": lambda: png(after=[text(b"iTXt", b"\1\0\0\0")] * (MAX_TEXTS + 1)),
+    "chunks": lambda: png(after=[chunk(b"tEXt", b"k\0v")] * 100_000),
+    "parts of the pixels": lambda: png(after=[chunk(b"IDAT", b"")] * 100_000),
+    "comments of a GIF": lambda: gif(b"\x21\xfe\0" * (MAX_PIECES + 1)),
+    "parts of a comment": lambda: gif(b"\x21\xfe" + b"\1a" * (MAX_PIECES + 1) + b"\0"),
+    "no block of a GIF": lambda: gif(b"\1" * 100_000),
+    "chunks of a WebP": webp,
+    "pages": lambda: several("TIFF"),
+    "tags on the same bytes": lambda: tiff(tags=SHARED) + bytes(1_000_000),
+    "tags of a BigTIFF": lambda: tiff(True, ">", SHARED) + bytes(1_000_000),
+    "tags": lambda: tiff(tags=[(40_000 + k, 1, 1) for k in range(2000)]),
+    "a JPEG in a TIFF": jpeg_in_tiff,
+    "many pages": lambda: several("TIFF", 300),
 }
 
 
@@ -142,11 +140,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_bombs_are_refused_without_decoding(
     monkeypatch: pytest.MonkeyPatch, kind: str, read: Callable[..., object]
 ) -> None:
-    make, told = BOMBS[kind]
-    data = make()
+    data = BOMBS[kind]()
     assert len(data) < 4_000_000
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(FerError, match=told):
+    with refused("undecodable-image", where="x"):
         read(data, where="x")
 
 
@@ -169,7 +166,7 @@ def test_the_end_of_a_small_picture_in_the_header_is_not_the_end() -> None:
     thumb = saved("JPEG", PIXELS[:8, :8])
     data = saved("JPEG", exif=b"Exif\0\0" + thumb)
     assert decode(data, where="x").shape == PIXELS.shape
-    with pytest.raises(FerError, match="no EOI"):
+    with refused("undecodable-image"):
         read_header(data[:-40], where="x")
 
 
@@ -229,7 +226,7 @@ def test_a_png_is_walked_to_its_end_and_no_further() -> None:
 def test_a_png_without_its_whole_end_is_refused(made: bytes, cut: int) -> None:
     assert decode(made, where="x").shape == (16, 16, 3)
     for data in (made[:-cut], made[:-cut] + bytes(cut)):
-        with pytest.raises(FerError):
+        with refused("undecodable-image"):
             decode(data, where="x")
 
 
@@ -241,5 +238,5 @@ def test_a_tiff_of_either_kind_and_order_is_read(large: bool, order: str) -> Non
 @pytest.mark.parametrize("place", [8, 1 << 40, (1 << 64) - 1])
 def test_a_directory_beyond_the_end_is_refused(place: int) -> None:
     data = b"II+\0\x08\0\0\0" + struct.pack("<Q", place)
-    with pytest.raises(FerError, match="truncated"):
+    with refused("undecodable-image"):
         decode(data, where="x")

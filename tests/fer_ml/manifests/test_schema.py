@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from fer_ml.base.errors import FerError
 from fer_ml.manifests.schema import SCHEMA, attributes_of, read_manifest, write_manifest
 from fer_ml.sources import ATTRIBUTES
+from tests.refusals import refused
 
 
 def test_what_is_written_is_read(
@@ -49,8 +49,9 @@ def test_a_missing_column_is_named(
     make_manifest: Callable[..., pl.DataFrame], tmp_path: Path
 ) -> None:
     make_manifest(1).drop("twin_in").write_csv(tmp_path / "m.csv")
-    with pytest.raises(FerError, match="lacks the columns twin_in"):
+    with refused("missing-column") as caught:
         read_manifest(tmp_path / "m.csv")
+    assert "twin_in" in caught.value.what
 
 
 @pytest.mark.parametrize("name", ["fer [copy]", "a*b", "q?", "{x,y}", "~", "a%20b", "-d", "s3:x"])

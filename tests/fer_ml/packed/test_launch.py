@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings
 from fer_ml.packed.launch import launch
@@ -54,8 +53,9 @@ def test_a_fault_of_one_process_is_told(job_of: Job, tmp_path: Path) -> None:
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 0xFF
     damaged.write_bytes(data)
-    with pytest.raises(FerError, match=r"process \d of the training: .*\n.*where: "):
+    with refused("process-failed") as caught:
         launch(job, tmp_path / "runs", "cpu", 2)
+    assert "code: damaged-packed-training" in caught.value.what
 
 
 @POSIX
@@ -125,7 +125,7 @@ def test_more_processes_than_gpus_are_refused(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(FerError, match="2 processes, and 1 GPUs here"):
+    with refused("too-few-gpus", allowed="FER_PROCESSES: 1 to 1"):
         launch(tmp_path, tmp_path, "cuda", 2)
 
 

@@ -9,6 +9,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.sample import drawing
 from fer_ml.sample.sources import SOURCES, draw_source, draw_sources
 from fer_ml.sample.video import draw_video
+from tests.refusals import refused
 
 
 def _few(root: Path, seed: int, part: str) -> object:
@@ -41,7 +42,7 @@ def test_the_number_of_processes_changes_no_byte(
 
 def _no_room(root: Path, seed: int, part: str) -> None:
     if part == drawing.FILM:
-        raise FerError("no room for the film")
+        raise FerError("no room for the film", code="no-room")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -50,6 +51,6 @@ def test_a_part_that_fails_is_told(
 ) -> None:
     monkeypatch.setattr(drawing, "processors", lambda: processes)
     monkeypatch.setattr(drawing, "_draw", _no_room)
-    with pytest.raises(FerError, match="no room"):
+    with refused("no-room"):
         drawing.draw_sample(tmp_path, 3)
     assert not (tmp_path / "truth.json").exists()

@@ -10,6 +10,7 @@ import pytest
 import fer_ml.sample
 from fer_ml.base.errors import FerError
 from fer_ml.sample import DRAWING_VERSION, ensure_sample
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def _fails(root: Path, seed: int) -> None:
     root.mkdir()
-    raise FerError("no room for the film")
+    raise FerError("no room for the film", code="no-room")
 
 
 def test_it_is_drawn_once(tmp_path: Path, drawn: list[int]) -> None:
@@ -60,7 +61,7 @@ def test_a_failure_keeps_the_older_sample_and_leaves_nothing_else(
 ) -> None:
     root = ensure_sample(tmp_path / "sample", 1)
     monkeypatch.setattr("fer_ml.sample.drawing.draw_sample", _fails)
-    with pytest.raises(FerError, match="no room"):
+    with refused("no-room"):
         ensure_sample(root, 2)
     assert _folders(tmp_path) == ["sample"]
     assert json.loads((root / "truth.json").read_text())["seed"] == 1
@@ -78,13 +79,15 @@ def _garbled(root: Path) -> None:
     (root / "truth.json").write_text("{")
 
 
-@pytest.mark.parametrize("fill", [_foreign, _garbled])
+@pytest.mark.parametrize(
+    ("fill", "code"), [(_foreign, "folder-not-empty"), (_garbled, "damaged-sample")]
+)
 def test_a_folder_that_is_no_sample_is_refused(
-    tmp_path: Path, drawn: list[int], fill: Callable[[Path], None]
+    tmp_path: Path, drawn: list[int], fill: Callable[[Path], None], code: str
 ) -> None:
     fill(tmp_path)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(FerError, match="fix: "):
+    with refused(code):
         ensure_sample(tmp_path, 1)
     assert sorted(tmp_path.iterdir()) == before
     assert drawn == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fer_ml.base.errors import FerError
 from fer_ml.sources import _listing, get_adapter, listing_schema
+from tests.refusals import refused
 
 INDEX = {
     "ferplus_votes": "fer2013new.csv",
@@ -226,7 +227,8 @@ def test_usual_lines_are_plain(name: str, make_tree: Callable[[str], Path]) -> N
 @pytest.mark.parametrize("adapter", sorted(HAS_HEADER))
 def test_a_csv_of_columns_without_end_is_refused(tmp_path: Path, adapter: str) -> None:
     index = tmp_path / INDEX[adapter]
+    (tmp_path / "FER2013Train").mkdir()  # Where ferplus_votes looks for the images first.
     header = HEADERS[adapter] + b"".join(b",more%d" % k for k in range(50_000))
     index.write_bytes(header + b"\n" + b"," * header.count(b",") + b"\n")
-    with pytest.raises(FerError, match="columns"):
+    with refused("too-many-columns"):
         get_adapter(adapter).listing(tmp_path)

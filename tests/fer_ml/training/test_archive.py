@@ -31,6 +31,7 @@ from fer_ml.training.archive import MAX_CALLS, MAX_PICKLE, read_archive
 from fer_ml.training.checkpoint import Checkpoint, load_checkpoint
 from fer_ml.training.convert import convert
 from fer_ml.training.models import build_model, first_weights, shape_of
+from tests.refusals import refused
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
 PLAIN: dict[str, Any] = {"teacher": False, "size": 64, "clahe_clip": 2.0}
@@ -117,7 +118,7 @@ def test_torchscript_is_refused_and_not_run(
         lambda p: convert(p, tmp_path / "new", architecture="test_resnet", **PLAIN),
         lambda _: first_weights(build_model(recipe), recipe),
     ):
-        with pytest.raises(FerError, match="TorchScript"):
+        with refused("invalid-checkpoint" if read is load_checkpoint else "torchscript-archive"):
             read(path)
         assert not ran.exists()
 
@@ -142,27 +143,26 @@ def twice() -> bytes:
 
 
 FORMS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "tar": (tar, "a tar"),
-    "before 1.6": (legacy, "a bare pickle"),
-    "bare pickle": (lambda: pickle.dumps({"model": {}}), "a bare pickle"),
+    "tar": (tar, "not-torch-save"),
+    "before 1.6": (legacy, "not-torch-save"),
+    "bare pickle": (lambda: pickle.dumps({"model": {}}), "not-torch-save"),
     "packed": (
         lambda: rewritten(saved(STATE), lambda *entry: entry, compression=zipfile.ZIP_DEFLATED),
-        "is packed",
+        "compressed-archive",
     ),
-    "a name twice": (twice, "a name twice"),
-    "no pickle": (lambda: rewritten(saved(STATE), lambda n, h: (f"{n}x", h)), "no data.pkl"),
-    "no end": (lambda: saved(STATE)[:-30], "is damaged"),
+    "a name twice": (twice, "not-torch-save"),
+    "no pickle": (lambda: rewritten(saved(STATE), lambda n, h: (f"{n}x", h)), "not-torch-save"),
+    "no end": (lambda: saved(STATE)[:-30], "damaged-checkpoint"),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("inert", [False, True])
 def test_other_formats_are_refused_by_name(tmp_path: Path, form: str, inert: bool) -> None:
-    make, told = FORMS[form]
+    make, code = FORMS[form]
     (tmp_path / "x.pt").write_bytes(make())
-    with pytest.raises(FerError, match=told) as caught:
+    with refused(code, where=tmp_path / "x.pt"):
         read_archive(tmp_path / "x.pt", inert=inert)
-    assert caught.value.where == str(tmp_path / "x.pt")
 
 
 class Calls:
@@ -201,48 +201,62 @@ def claimed() -> bytes:
 
 
 TRICKS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "protocol 4": (lambda: saved(STATE, pickle_protocol=4), "the instruction FRAME"),
-    "a global from the stack": (lambda: with_pickle(b"\x80\x04\x8c\x02os\x8c\x06system\x93."), "S"),
-    "an extension": (lambda: with_pickle(b"\x80\x02\x82\x01."), "the instruction EXT1"),
-    "an instance": (lambda: with_pickle(b"(ios\nsystem\n."), "the instruction INST"),
-    "the system": (lambda: with_pickle(b"\x80\x02cos\nsystem\nX\1\0\0\0x\x85R."), "os.system"),
-    "bytes without an end": (lambda: with_pickle(b"\x80\x02X\xff\xff\xff\x7fab."), "damaged"),
+    "protocol 4": (lambda: saved(STATE, pickle_protocol=4), "unsafe-checkpoint"),
+    "a global from the stack": (
+        lambda: with_pickle(b"\x80\x04\x8c\x02os\x8c\x06system\x93."),
+        "unsafe-checkpoint",
+    ),
+    "an extension": (lambda: with_pickle(b"\x80\x02\x82\x01."), "unsafe-checkpoint"),
+    "an instance": (lambda: with_pickle(b"(ios\nsystem\n."), "unsafe-checkpoint"),
+    "the system": (
+        lambda: with_pickle(b"\x80\x02cos\nsystem\nX\1\0\0\0x\x85R."),
+        "unsafe-checkpoint",
+    ),
+    "bytes without an end": (
+        lambda: with_pickle(b"\x80\x02X\xff\xff\xff\x7fab."),
+        "damaged-checkpoint",
+    ),
     "much memory": (
         lambda: with_pickle(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
-        "it names builtins.bytearray",
+        "unsafe-checkpoint",
     ),
     "an empty tensor": (
         lambda: with_pickle(b"\x80\x02ctorch\nFloatTensor\nJ\xff\xff\xff\x7f\x85R."),
-        "it names torch.FloatTensor",
+        "unsafe-checkpoint",
     ),
-    "no bytes": (lambda: saved(torch.zeros(3, device="meta")), "_rebuild_meta_tensor"),
-    "few bytes, often": (lambda: saved(torch.zeros(1).expand(10**12)), "not plain"),
-    "more than its bytes": (claimed, "damaged|not plain"),
-    "sparse": (lambda: saved(torch.eye(3).to_sparse()), "_rebuild_sparse_tensor"),
-    "attributes": (lambda: saved(subclass()), "_rebuild_from_type_v2"),
+    "no bytes": (lambda: saved(torch.zeros(3, device="meta")), "unsafe-checkpoint"),
+    "few bytes, often": (lambda: saved(torch.zeros(1).expand(10**12)), "unsafe-checkpoint"),
+    "more than its bytes": (claimed, "damaged-checkpoint"),
+    "sparse": (lambda: saved(torch.eye(3).to_sparse()), "unsafe-checkpoint"),
+    "attributes": (lambda: saved(subclass()), "unsafe-checkpoint"),
     "many calls": (
         lambda: with_pickle(
             b"\x80\x02" + b"ccollections\nOrderedDict\n)R" * (MAX_CALLS + 1) + b"."
         ),
-        "builds 20,001",
+        "checkpoint-too-complex",
     ),
     "many names": (
         lambda: with_pickle(b"\x80\x02" + b"".join(b"ca\nb%d\n" % n for n in range(99)) + b"."),
-        "of 99 kinds",
+        "checkpoint-too-complex",
     ),
-    "a long pickle": (lambda: with_pickle(b"\x80\x02" + b"N" * MAX_PICKLE + b"."), "bytes"),
-    "shared": (lambda: saved(shared(60)), "too many"),
-    "deep": (lambda: saved(nested(300)), "too deep"),
-    "a long text, often": (lambda: saved(["x" * 100_000] * 100_000), "too many"),
+    "a long pickle": (
+        lambda: with_pickle(b"\x80\x02" + b"N" * MAX_PICKLE + b"."),
+        "checkpoint-too-complex",
+    ),
+    "shared": (lambda: saved(shared(60)), "checkpoint-too-complex"),
+    "deep": (lambda: saved(nested(300)), "checkpoint-too-complex"),
+    "a long text, often": (lambda: saved(["x" * 100_000] * 100_000), "checkpoint-too-complex"),
 }
 
 
 @pytest.mark.parametrize("trick", TRICKS)
 @pytest.mark.parametrize("inert", [False, True])
 def test_tricks_of_pickles_are_refused(tmp_path: Path, trick: str, inert: bool) -> None:
-    make, told = TRICKS[trick]
+    make, code = TRICKS[trick]
+    if inert and trick == "the system":
+        code = "damaged-checkpoint"  # A placeholder stands for it, and cannot be called.
     (tmp_path / "x.pt").write_bytes(make())
-    with pytest.raises(FerError, match=told) as caught:
+    with refused(code) as caught:
         read_archive(tmp_path / "x.pt", inert=inert)
     assert len(str(caught.value)) < 2000
 
@@ -255,7 +269,7 @@ def test_objects_become_placeholders_on_request(tmp_path: Path) -> None:
         "epoch": 3,
     }
     (tmp_path / "x.pt").write_bytes(saved(held))
-    with pytest.raises(FerError, match="more than weights"):
+    with refused("unsafe-checkpoint"):
         read_archive(tmp_path / "x.pt")
     found = read_archive(tmp_path / "x.pt", inert=True)
     assert found["epoch"] == 3
@@ -338,7 +352,7 @@ def test_only_names_of_timms_own_list_are_built(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(timm, "create_model", asked)
     recipe = replace(RECIPE, architecture=name)
     for build in (build_model, shape_of):
-        with pytest.raises(FerError, match="timm has no model") as caught:
+        with refused("unknown-architecture") as caught:
             build(recipe)
         assert len(str(caught.value)) < 1000
 
@@ -359,9 +373,9 @@ def test_a_giant_is_refused_before_it_is_built(
     recipe = replace(RECIPE, architecture="vit_7b_patch16_dinov3", task=task)
     state = OrderedDict(x=torch.zeros(1))
     given = Checkpoint(state, recipe, Preprocess(size=32), CLASSES, 1)
-    with pytest.raises(FerError, match="do not fit"):
+    with refused("weights-do-not-fit"):
         given.network()
-    with pytest.raises(FerError, match="do not fit") as caught:
+    with pytest.raises(FerError) as caught:
         fitting(given, tmp_path / "best.pt")
     assert caught.value.where == str(tmp_path / "best.pt")
 
@@ -373,13 +387,13 @@ def test_published_weights_of_before_torch_1_6_are_data_too(tmp_path: Path) -> N
     assert torch.equal(found["model"]["w"], STATE["model"]["w"])
     ran = tmp_path / "ran"
     evil = {**STATE, "evil": Calls(shutil.copyfile, __file__, str(ran))}
-    for data in (
-        saved(evil, _use_new_zipfile_serialization=False),
-        pickle.dumps(evil["evil"], 2),
-        legacy()[:-5],
-        legacy().replace(b"K\x03", b"K\x40"),
+    for data, code in (
+        (saved(evil, _use_new_zipfile_serialization=False), "unsafe-checkpoint"),
+        (pickle.dumps(evil["evil"], 2), "unsafe-checkpoint"),
+        (legacy()[:-5], "damaged-checkpoint"),
+        (legacy().replace(b"K\x03", b"K\x40"), "damaged-checkpoint"),
     ):
         path.write_bytes(data)
-        with pytest.raises(FerError):
+        with refused(code):
             read_archive(path, old=True)
     assert not ran.exists()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fer_ml.training.models import build_model, weights_hash
+from tests.refusals import refused
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="imagenet", epochs=1)
 SPEC = Preprocess(size=32)
@@ -101,7 +101,7 @@ def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path, zipped: bo
         torch.save(held, path)
     else:
         path.write_bytes(pickle.dumps(held, protocol=2))
-    with pytest.raises(FerError, match="not a checkpoint") as caught:
+    with refused("invalid-checkpoint") as caught:
         load_checkpoint(path)
     assert caught.value.where == str(path)
     assert not target.exists()
@@ -111,7 +111,7 @@ def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path, zipped: bo
 def test_another_class_order_is_refused(tmp_path: Path, classes: tuple[str, ...]) -> None:
     one = checkpoint()
     save_checkpoint(tmp_path / "a.pt", Checkpoint(one.model, RECIPE, SPEC, classes, 0))
-    with pytest.raises(FerError, match="class order") as caught:
+    with refused("wrong-class-order") as caught:
         load_checkpoint(tmp_path / "a.pt")
     assert str(list(CLASSES)) == caught.value.allowed
 
@@ -126,14 +126,14 @@ def test_a_missing_part_is_refused(tmp_path: Path, key: str) -> None:
     parts = held(tmp_path)
     del parts[key]
     torch.save(parts, tmp_path / "a.pt")
-    with pytest.raises(FerError, match="not a checkpoint"):
+    with refused("invalid-checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("change", [{"recipe": {"epochs": 1}}, {"preprocess": {"size": 1}}])
 def test_a_wrong_part_is_refused(tmp_path: Path, change: dict) -> None:
     torch.save(held(tmp_path) | change, tmp_path / "a.pt")
-    with pytest.raises(FerError, match="not a checkpoint"):
+    with refused("invalid-checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
 
 
@@ -147,18 +147,18 @@ def test_a_wrong_part_is_refused(tmp_path: Path, change: dict) -> None:
 )
 def test_other_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(data)
-    with pytest.raises(FerError, match="not a checkpoint"):
+    with refused("invalid-checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
 
 
 def test_a_lone_tensor_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "a.pt")
-    with pytest.raises(FerError, match="not a checkpoint"):
+    with refused("invalid-checkpoint"):
         load_checkpoint(tmp_path / "a.pt")
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FerError):
+    with refused("unreadable-file"):
         load_checkpoint(tmp_path / "no.pt")
 
 
@@ -166,5 +166,5 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.pt", checkpoint())
     data = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(data[: len(data) // 2])
-    with pytest.raises(FerError, match="not a checkpoint"):
+    with refused("invalid-checkpoint"):
         load_checkpoint(tmp_path / "a.pt")

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fer_ml.base.errors import FerError
 from fer_ml.training.nested import MultiTimescale
+from tests.refusals import refused
 
 SHAPES = ((5, 3), (7,), (2, 3, 2, 2))
 Maker = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -221,5 +221,6 @@ def test_it_trains_a_small_network_on_digits() -> None:
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(FerError, match=f"{next(iter(wrong))} is"):
+    with refused("invalid-value", where="MultiTimescale") as caught:
         MultiTimescale(weights(), **wrong)
+    assert next(iter(wrong)) in caught.value.what

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fer_ml.base.errors import FerError
 from fer_ml.validation import table as table_module
 from fer_ml.validation.table import Table, read_table
+from tests.refusals import refused
 
 HEADER = "image_path,label,split,source,width,confidence"
 GOOD = "a.png,Happy,train,s,48,0.5"
@@ -94,26 +94,26 @@ def test_other_dialects_are_read_and_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "message"),
+    ("header", "code"),
     [
-        ("", "no header"),
-        ("image_path,label,split", "lacks the column source"),
-        ("image_path;label;split;source", "lacks the column"),
-        (" image_path,label,split,source", "lacks the column image_path"),
-        ("image_path,label,split,source,label", "names a column twice: 'label'"),
-        ('"image_path,label,split,source', "header is damaged"),
+        ("", "invalid-csv-header"),
+        ("image_path,label,split", "missing-column"),
+        ("image_path;label;split;source", "missing-column"),
+        (" image_path,label,split,source", "missing-column"),
+        ("image_path,label,split,source,label", "duplicate-column"),
+        ('"image_path,label,split,source', "invalid-csv-header"),
     ],
 )
-def test_a_header_that_is_none(tmp_path: Path, header: str, message: str) -> None:
-    with pytest.raises(FerError, match=message):
+def test_a_header_that_is_none(tmp_path: Path, header: str, code: str) -> None:
+    with refused(code):
         read(tmp_path, f"{header}\n{GOOD}\n")
 
 
 @pytest.mark.parametrize("header", [",".join(f"c{k}" for k in range(100_000)), "x" * (1 << 17)])
 def test_a_header_without_end_is_refused_at_once(tmp_path: Path, header: str) -> None:
-    with pytest.raises(FerError, match="not a manifest") as refused:
+    with refused("too-many-columns") as caught:
         read(tmp_path, header)
-    assert len(str(refused.value)) < 1000
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fer_ml.base.errors import FerError
 from fer_ml.images.pixels import encode_png
 from fer_ml.manifests.schema import write_manifest
 from fer_ml.validation.report import validate_file
+from tests.refusals import refused
 
 Make = Callable[..., pl.DataFrame]
 NEEDED = ["image_path", "label", "split", "source"]
@@ -110,13 +110,13 @@ def test_a_wrong_root_reports_every_row(good: pl.DataFrame, tmp_path: Path) -> N
 
 
 def test_a_file_without_rows_or_folder(good: pl.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(FerError, match="no such manifest"):
+    with refused("missing-manifest"):
         validate_file(tmp_path / "no.csv", [tmp_path], tmp_path)
     good.write_csv(tmp_path / "m.csv")
-    with pytest.raises(FerError, match="no such folder"):
+    with refused("missing-folder"):
         validate_file(tmp_path / "m.csv", [tmp_path / "no"], tmp_path)
     (tmp_path / "empty.csv").write_text(",".join(NEEDED) + "\n")
-    with pytest.raises(FerError, match="no rows"):
+    with refused("no-rows"):
         validate_file(tmp_path / "empty.csv", [tmp_path], tmp_path)
 
 
