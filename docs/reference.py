@@ -22,17 +22,27 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from fer_assets.cli import app
+from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
 from fer_assets.stage import Given, Stage, in_order
 from fer_assets.stages import all_stages, stages_of_all_profiles
 from fer_ml.base.settings import Environment, UserConfig
 from fer_ml.base.versions import VERSIONS
+from fer_ml.bundles.bundle import Card
+from fer_ml.bundles.provenance import Chain
 from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
+from fer_ml.claims.resolved import Resolved
+from fer_ml.claims.trace import Node
+from fer_ml.evaluation.benchmark import _Measured
+from fer_ml.privacy.log import Log
 from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.profile import Profile
 from fer_ml.recipes.training import Within
 from fer_ml.report.references import References
 from fer_ml.storage.gates import Gate
+from fer_ml.storage.looks import Look
+from fer_ml.storage.pointer import Pointer
+from fer_ml.storage.record import Receipt, Record, is_volatile
 from fer_ml.validation.gates import MANIFEST_GATES
 
 DOCS = Path(__file__).parent
@@ -116,7 +126,12 @@ def _heading(kind: type) -> str:
 
 def _parts(kind: type) -> Iterator[type]:
     """The tables that a recipe's fields take."""
-    left = list(typing.get_type_hints(kind).values())
+    for hint in typing.get_type_hints(kind).values():
+        yield from _parts_of(hint)
+
+
+def _parts_of(hint: Any) -> Iterator[type]:
+    left = [hint]
     while left:
         hint = left.pop(0)
         left = [*typing.get_args(hint), *left]
@@ -218,6 +233,92 @@ def takes(hint: Any) -> str:
     if _is_recipe(hint):
         return f"[{hint.__name__}](#{_heading(hint).lower().replace(' ', '-')})"
     return KINDS[hint]
+
+
+# -- artifacts ---------------------------------------------------------------------------------
+
+
+def artifacts() -> str:
+    """Each asset: what it is, what it is made of, and what the files of its run folder hold."""
+    modules: dict[str, list[Stage]] = {}
+    for stage in in_order(stages_of_all_profiles().values()):
+        modules.setdefault(stage.module, []).append(stage)
+    same_files: dict[int, str] = {}
+    parts = []
+    for name, found in modules.items():
+        held = id(found[0].holds)
+        parts.append(_asset(name, found, same_files.get(held)))
+        same_files.setdefault(held, found[0].asset)
+    return "\n\n".join(parts)
+
+
+def _asset(module: str, stages: list[Stage], alike: str | None) -> str:
+    first = stages[0]
+    names = list(dict.fromkeys(_named(stage.asset) for stage in stages))
+    parts = f", a partition for each of `{first.partitions}`" if first.partitions else ""
+    needed = dict.fromkeys(_named(need.asset) for stage in stages for need in stage.needs)
+    made = ", ".join(f"`{name}`" for name in (["raw/<source>"] if first.raw else list(needed)))
+    said = first.describe if len(stages) == 1 else _said(importlib.import_module(module))
+    files = ((f"`{name}`" + "\\*" * is_volatile(name), text) for name, text in first.holds.items())
+    held = f"Files: as of [{alike}](#{alike})." if alike else table(("file", "holds"), files)
+    else_of = "its claims" if first.group == "report" else "`fer adopt`"
+    return "\n\n".join(
+        (
+            f"### {', '.join(names).replace('<', '&lt;').replace('>', '&gt;')}",
+            said,
+            f"Group `{first.group}`{parts}. Made of {made or else_of}, by `{module}`.",
+            held,
+        )
+    )
+
+
+def _named(asset: str) -> str:
+    return re.sub("^(manifest|comparison)/.*", lambda kind: f"{kind[1]}/<name>", asset)
+
+
+def schemas() -> str:
+    """The files that a type or a function declares."""
+    return "\n\n".join(f"### {name}\n\n{_schema(held)}" for name, held in SCHEMAS.items())
+
+
+def _schema(held: Any) -> str:
+    return f"{_said(held)}{f' Fields: {_keys(held)}.' if _is_recipe(held) else ''}"
+
+
+def _keys(kind: type) -> str:
+    hints = typing.get_type_hints(kind)
+    return ", ".join(
+        f"`{name}`" + "".join(f" ({_keys(part)})" for part in _parts_of(hint))
+        for name, hint in hints.items()
+        if typing.get_origin(hint) is not ClassVar
+    )
+
+
+#: Files beside those of the assets, and what declares them.
+SCHEMAS: dict[str, Any] = {
+    "record.json": Record,
+    "receipts/&lt;rule&gt;.json": Receipt,
+    "current.json": Pointer,
+    "purged.json": Log,
+    "looks.jsonl": Look,
+    "card.json": Card,
+    "lineage.json": Chain,
+    "Entries of benchmark.json": _Measured,
+    "Entries of claims.json": Resolved.to_json,
+    "Lineage of claims.json": Node.to_json,
+}
+
+
+# -- columns -----------------------------------------------------------------------------------
+
+
+def columns() -> str:
+    """What the columns of tables mean."""
+    parts = []
+    for name, held in {"a manifest": MANIFEST_COLUMNS, **COLUMNS}.items():
+        rows = ((f"`{column}`", text.replace("<", "&lt;")) for column, text in held.items())
+        parts.append(f"Of {name}:\n\n{table(('column', 'meaning'), rows)}")
+    return "\n\n".join(parts)
 
 
 # -- gates -------------------------------------------------------------------------------------
@@ -403,6 +504,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "recipes": recipes,
+    "artifacts": artifacts,
+    "schemas": schemas,
+    "columns": columns,
     "gates": gates,
     "kinds": kinds,
     "formulas": formulas,

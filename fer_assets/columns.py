@@ -76,8 +76,21 @@ COLUMNS = {
         "abstain": "1 where a face has no label to show",
         "face_found": "1 or 0",
         "track_id": "the person, as far as the tracker can tell",
+        "bbox_left": "px of the frame",
+        "bbox_top": "px of the frame",
+        "bbox_right": "px of the frame, exclusive",
+        "bbox_bottom": "px of the frame, exclusive",
         "score": "the detector's own figure",
+        "detector_looked": "0 where the tracker expects the face and the detector was not asked",
+        "capture_ms": "time until the frame was there",
+        **{
+            f"{name}_ms": "time of this stage; empty where it did not run"
+            for name in ("detect", "align", "classify", "smooth", "draw")
+        },
         "frame_ms": "all stages but capture_ms",
+        "temperature": "of the card",
+        "bundle_sha256": "first 12 digits of the card's hash",
+        "parameters_sha256": "first 12 digits of the hash of the parameters of this frame",
     },
     "review.csv": {
         "sample_id": "the face in doubt",

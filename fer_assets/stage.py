@@ -5,8 +5,8 @@ its inputs, what makes it, and its gates with what judges them.
 """
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -195,6 +195,7 @@ class Stage:
     ``module`` is the one that declares it, and noted where it is found.
     ``looks`` says that its result shows numbers on evaluation sets: the ledger notes it.
     ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
+    ``holds`` says what each file of its run folder is, and its keys; ``<...>`` stands for a name.
     """
 
     asset: str
@@ -218,6 +219,7 @@ class Stage:
     part: Callable[[Job[Any]], Any] | None = None
     module: str = ""
     looks: bool = False
+    holds: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rules = [gate.rule for gate in self.gates]

@@ -33,6 +33,16 @@ NETWORK_GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+NETWORK_FILES = {
+    "model.onnx": (
+        "ONNX, opset 18: `input` float32 [N, 3, S, S], normalised, to `logits` float32 [N, 7]"
+    ),
+    "card.json": "a [card](#cardjson)",
+    "parity.json": "`faces`, `largest_logit_difference`, `limit`, `checkpoint_sha256`",
+}
+
+
 @dataclass(frozen=True)
 class CardRecipe(Recipe):
     """What a card says of the profile.

@@ -23,6 +23,28 @@ TRUTH_FILE = "truth.csv"
 BEFORE_FILE = "before_per_frame.csv"
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+SESSION_FILES = {
+    "per_frame.csv": "a row for each face, or one for a frame without a face",
+    "events.csv": (
+        "`label`, `start_frame`, `end_frame`, `start_time_sec`, `end_time_sec`, `source`, "
+        "`track_id`: stretches in which a track shows one label (`stabilised`), or a person gives "
+        "one (`manual`, without a track)"
+    ),
+    "demoresultssummary.csv": (
+        "one row: what ran, on what, how fast, and the parameters at the start; `ema_alpha`, "
+        "`vote_window` and `vote_min_count` belong to the old log and stay empty"
+    ),
+    "thresholds.json": (
+        "the parameters at the start (`ema_tau_s`, `hysteresis_delta`, `vote_s`, `vote_share`, "
+        "`unsure_below`, `gap_s`, `detect_every`), `parameters_sha256`, `detector`, `model`, "
+        "`model_sha256`, `bundle_sha256`, `checkpoint_sha256`, `temperature`, `preprocess`, "
+        "`preprocess_digest`, `changes` (`frame_index`, `time_sec`, `parameters_sha256` and the "
+        "parameters from there on)"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class DemoRecipe(Recipe):
     """The detector, and whether a logged session is played in the clip's place."""

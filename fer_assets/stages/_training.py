@@ -86,6 +86,52 @@ NOT_BELOW_PREVIOUS = Gate(
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+RUN_FILES = {
+    "best.pt": (
+        "`schema_version`, `model` (weights), `recipe`, `preprocess`, `classes`, `epoch`; read "
+        "without running code"
+    ),
+    "best.safetensors": "the same weights; the rest as JSON in its metadata, under `fer`",
+    "history.json": (
+        "by epoch: `epoch`, `train` (`loss` and its parts), `val` (metrics), `lr`, `steps` so far,"
+        " `inference` (`nll_stored`, `nll_batch`, `feature_range`: training faces with BatchNorm's"
+        " stored statistics and with their own), `coverage` of the training rows, `timing` "
+        "(`epoch_sec`, `threads`)"
+    ),
+    "reliabilitymetrics.json": (
+        "`epoch`, `split`, `n`, `checkpoint_sha256`, `manifest_sha256`, metrics as `raw` and "
+        "`temperature_scaled` (with `mode` and `global_temperature`)"
+    ),
+    "calibration.json": (
+        "`mode`, `global_temperature`, `inside_bounds` (the search did not end on a bound), "
+        "`fitted_on`, `n`, `checkpoint_sha256`, `manifest_sha256`"
+    ),
+    "training.json": (
+        "`steps`, `epochs_planned`, `epochs_run`, `best_epoch`, `coverage`, `init`, `init_from`, "
+        "`init_sha256` (of the first weights' file), `initial_weights_sha256`, "
+        "`best_weights_sha256`, `kd_temperature`, `baseline` (the student before: `asset`, "
+        "`sha256`, `split`, `manifest_sha256`, `macro_f1`), `precision`, `emulation` (time of a "
+        "step over that in fp32), `device`, `processes`, `parameters`"
+    ),
+    "predictions_val.csv": "[predictions](#predictions)",
+    "predictions_calib.csv": "[predictions](#predictions)",
+    "classorder.json": "list of the classes",
+    "alignmentreport.json": (
+        "`time`, `paths`, `seed`, `model`, `data`, `protocol`, `optim`, `batching`, `aug`, "
+        "`calibration`, `init`: keys of the first pipeline"
+    ),
+    "environment.json": (
+        "`python`, `platform`, `device`, `instruction_set`, `onednn_limit`, `threads`, `packages`,"
+        " `finished_at`"
+    ),
+    "curves.png": "loss and metrics by epoch",
+    "confusion.png": "confusion matrix on val",
+    "reliability.png": "reliability diagram on val",
+    "stage_1/<file>": "Only with a `first_stage`: the same files of it",
+}
+
+
 @dataclass(frozen=True)
 class TrainingRecipe(Recipe):
     """One training: how, on faces prepared in which way, and the seed of what it draws."""

@@ -35,6 +35,17 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<file>": "what was taken in, under its own name",
+    "adoption.json": (
+        "`adopted` (true), `kind`, `origin` (the name it came under), `files` (`sha256`, `bytes`),"
+        " `missing` (of checklist A.4), `left_out`, `converted_from` (`file`, `sha256`, `bytes`), "
+        "`checks` (`check`, `holds`, `detail`), `unverified`, `facts`"
+    ),
+}
+
+
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Examine the adopted result again, from the copies in the store.
 
@@ -79,6 +90,7 @@ def stages(given: Given) -> list[Stage]:
             "verified. Made again, the copies in the store are examined anew.",
             partitions="adopted",
             on_request=True,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

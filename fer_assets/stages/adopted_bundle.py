@@ -1,7 +1,13 @@
 """``adopted_bundle``: an adopted run as an ONNX file with its card, for the demo."""
 
 from fer_assets.stage import Given, Need, Stage, needs
-from fer_assets.stages._bundle import NETWORK_GATES, CardRecipe, export_measured, judge_network
+from fer_assets.stages._bundle import (
+    NETWORK_FILES,
+    NETWORK_GATES,
+    CardRecipe,
+    export_measured,
+    judge_network,
+)
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -24,6 +30,7 @@ def stages(given: Given) -> list[Stage]:
             partitions="adopted",
             on_request=True,
             recipe=CardRecipe.of,
+            holds=NETWORK_FILES,
             build=build,
             gates=NETWORK_GATES,
             judge=judge_network,

@@ -25,6 +25,25 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "best.pt": (
+        "`schema_version`, `model` (weights), `recipe`, `preprocess`, `classes`, `epoch`; read "
+        "without running code"
+    ),
+    "reliabilitymetrics.json": (
+        "`epoch`, `split`, `n`, `checkpoint_sha256`, `manifest_sha256`, metrics as `raw` and "
+        "`temperature_scaled` (with `mode` and `global_temperature`)"
+    ),
+    "calibration.json": (
+        "`mode`, `global_temperature`, `inside_bounds` (the search did not end on a bound), "
+        "`fitted_on`, `n`, `checkpoint_sha256`, `manifest_sha256`"
+    ),
+    "predictions_val.csv": "[predictions](#predictions)",
+    "predictions_calib.csv": "[predictions](#predictions)",
+}
+
+
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Predictions on val and calib, a temperature from calib, and metrics of val."""
     from fer_ml.evaluation.adopted import measure_adopted_model
@@ -79,6 +98,7 @@ def stages(given: Given) -> list[Stage]:
             "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
             "known which of these rows it was trained or selected on.",
             needs=(Need("adopted", "same"), *needs("hq_train_manifest")),
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

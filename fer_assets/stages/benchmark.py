@@ -37,6 +37,42 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "benchmark.json": (
+        "`entries` by model and set (an [entry](#entries-of-benchmarkjson)), `tables` by set: "
+        "comparable tables (`names`, `why_apart`), `same_rows` (deduplicated sets that lack no "
+        "row), `sets_without_rows`"
+    ),
+    "benchmark.csv": (
+        "a row for each cell, figures with `_low` and `_high`; `_scaled` by temperature, `_vector`"
+        " by vector scaling"
+    ),
+    "slices.csv": (
+        "`model`, `set`, `selection_split`, `by` (class, source, brightness, age, sex, ethnicity),"
+        " `value`, `n`, `metric`, `figure`, `low`, `high`"
+    ),
+    "pairs.csv": (
+        "each two models of a table: `difference` (a - b), `low`, `high`, `p_value`, `p_holm`, and"
+        " McNemar's test"
+    ),
+    "ledger.json": (
+        "`models`: `checkpoint_sha256`, and `chosen`: `split`, `manifest`, `manifest_sha256`, "
+        "`recorded_in` of each choice"
+    ),
+    "calibration/<model>.json": (
+        "`mode`, `global_temperature`, with vector scaling `weights` and `bias`, `fitted_on`, `n`,"
+        " `nll` on calib, `checkpoint_sha256`, `manifest_sha256`"
+    ),
+    "predictions/<model>__<set>.csv": "[predictions](#predictions)",
+    "matrix.png": "figures by model and set",
+    "reliability.png": "reliability diagrams",
+    "risk_coverage.png": "risk by coverage",
+    "by_source.png": "figures by source",
+    "by_brightness.png": "figures by brightness",
+}
+
+
 @dataclass(frozen=True)
 class BenchmarkRecipe(Recipe):
     """What is measured beside each model's temperature; which models and sets, the inputs say."""
@@ -166,6 +202,7 @@ def stages(given: Given) -> list[Stage]:
                 *needs("ensemble", *CANDIDATES, *manifests),
             ),
             recipe=BenchmarkRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -22,6 +22,16 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<student>/model.onnx": (
+        "ONNX, opset 18: `input` float32 [N, 3, S, S], normalised, to `logits` float32 [N, 7]"
+    ),
+    "<student>/card.json": "a [card](#cardjson)",
+    "<student>/parity.json": "`faces`, `largest_logit_difference`, `limit`, `checkpoint_sha256`",
+}
+
+
 def build(run: RunFolder, job: Job[CardRecipe]) -> None:
     """Export every student into a folder of its own."""
     from fer_ml.bundles.export import Exporter
@@ -77,6 +87,7 @@ def stages(given: Given) -> list[Stage]:
             "and ONNX compared on faces. One of them becomes `student_bundle`.",
             needs=needs(*CANDIDATES, "hq_train_manifest"),
             recipe=CardRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -6,7 +6,15 @@ So they are compared before one of them is deployed.
 from typing import TYPE_CHECKING, Any
 
 from fer_assets.stage import Given, Limits, Stage, needs
-from fer_assets.stages._demo import DemoRecipe, copy_truth, detector_of, files, play, source_of
+from fer_assets.stages._demo import (
+    SESSION_FILES,
+    DemoRecipe,
+    copy_truth,
+    detector_of,
+    files,
+    play,
+    source_of,
+)
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_least, not_applicable
@@ -31,6 +39,22 @@ GATES = (
         blocking=False,
     ),
 )
+
+
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "candidate_sessions.json": (
+        "`session` (clip, recorded or imported), `candidates` by student: `student_sha256`, "
+        "`model_sha256`, `frames`, `faces`, `scored`, `expressions`, `seconds`, `flips`, "
+        "`macro_f1_raw`, `macro_f1_stabilised`, `flips_per_minute_raw`, "
+        "`flips_per_minute_stabilised` (null where the session cannot tell)"
+    ),
+    # Their times are no measurements: the detector looked once for all students.
+    **{f"<student>/{file}": text for file, text in SESSION_FILES.items()},
+    "truth.csv": (
+        "Only of a clip with a `<stem>_truth.csv`: `frame_index`, `face_id`, `label` and its box"
+    ),
+}
 
 
 def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
@@ -122,6 +146,7 @@ def stages(given: Given) -> list[Stage]:
             needs=needs("candidate_bundles"),
             recipe=DemoRecipe.of,
             files=files,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -9,6 +9,26 @@ from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.validation.gates import MANIFEST_GATES
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<name>.csv": "the [manifest](data.md#the-manifest)",
+    "<name>.parquet": "the same rows",
+    "quarantine.csv": "rows with a twin in a split that takes precedence, as of `manifest`",
+    "clean_report.json": (
+        "`canonical`, `mode`, `apply`, `out_root`, `reports` (by source: `type` of the adapter, "
+        "`dataset`, `source`, `output`, `source_root`, `splits`, `excluded` and `quarantined` by "
+        "rule, `missing_images`, `rows_in`, `rows_kept`, `rows_excluded`, `rows_quarantined`, "
+        "`notes`), `warnings`, `manifest`"
+    ),
+    "leakage.json": (
+        "`test_twins` by source (`test_rows`, `with_twin`, `share`), `test_twins_by_kind`, "
+        "`groups` (`photos`, `groups`, `joined_by_nearness`, `largest_group_rows`, "
+        "`largest_group_photos`), `overlaps` (`a`, `b`, `samples`, `same_label`, "
+        "`share_of_smaller`)"
+    ),
+    "classes.png": "rows by class and source",
+}
+
 
 @dataclass(frozen=True)
 class UnifiedRecipe(Recipe):
@@ -50,6 +70,7 @@ def stages(given: Given) -> list[Stage]:
             "`leakage.json` says how many test rows had a twin in training.",
             needs=needs(*(f"manifest/{source.name}" for source in given.profile.sources)),
             recipe=UnifiedRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=MANIFEST_GATES,
             judge=judge,

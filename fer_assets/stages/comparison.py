@@ -26,6 +26,22 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "comparison.json": (
+        "what it is of (`evaluation`, `manifest`, `manifest_sha256`, `split`, `rows`, `n`, "
+        "`preprocess_sha256`, `views`, `selection_split`, `caption`), `baseline`, `varies`, "
+        "`experiments` (hashes, `seed`, `temperature`, metrics), `arms` (`experiments`, `differs`,"
+        " by metric `mean`, `spread`, `low`, `high`), `against_baseline` and `steps` (`before`, "
+        "`arm`) by metric (`difference`, `low`, `high`, `p_value`, `p_holm`, `verdict`), `tests`, "
+        "`level`"
+    ),
+    "comparison.csv": "a row for each arm and metric",
+    "predictions/<experiment>.csv": "[predictions](#predictions)",
+    "comparison.png": "means and differences with their intervals",
+}
+
+
 @dataclass(frozen=True)
 class ComparisonRecipe(Recipe):
     """A ``Comparison`` of the profile, the order of its arms, its trainings with their seeds."""
@@ -159,6 +175,7 @@ def stages(given: Given) -> list[Stage]:
             "against the arm before it: `comparison.json`.",
             needs=_needs(given.profile, comparison),
             recipe=partial(ComparisonRecipe.of, name),
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

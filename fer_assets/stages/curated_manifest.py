@@ -32,6 +32,19 @@ COLOUR = Gate(
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<name>.csv": "the [manifest](data.md#the-manifest)",
+    "<name>.parquet": "the same rows",
+    "colours.json": (
+        "Only of `hq_train_manifest`: `by_source` with `rows`, `looked_at`, `grey` of its training"
+        " faces"
+    ),
+    "curation.json": "`recipe`, `from` (manifest and hash), `rows_in`, `rows`, `by_source_split`",
+    "classes.png": "rows by class and source",
+}
+
+
 @dataclass(frozen=True)
 class TrainedOnLimits(ManifestLimits):
     """Those of every manifest, and in which colour the network is given faces."""
@@ -99,6 +112,7 @@ def _stage(name: str) -> Stage:
         describe=DESCRIBED.get(name, f"Curated by the recipe `curations.{name}` of the profile."),
         needs=needs("classification_manifest"),
         recipe=partial(CuratedRecipe.of, name),
+        holds=HOLDS,
         build=build,
         gates=(*manifest_gates(f"{name}_manifest"), *(COLOUR,) * trained_on),
         judge=judge_trained_on if trained_on else judge,

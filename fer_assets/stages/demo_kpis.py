@@ -45,6 +45,24 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "demo_kpis.json": (
+        "counts (`frames`, `faces`, `tracks`, `face_found_rate`); speed after the warm-up "
+        "(`warm_up_frames`, `frames_timed`, `frames_missing`, `processed_fps`, `*_ms_mean`, "
+        "`*_ms_p50`, `*_ms_p95`, `*_ms_p99`); flips of a track's labels (`track_seconds`, "
+        "`flips_*`); lasting changes of the raw label (`lasting_changes`, "
+        "`lasting_changes_missed`, `reaction_delay_s_*`); `unsure_share`, `unstable_share`; "
+        "`manual_*` with manual labels; with a `truth.csv` `truth_*`, `faces_without_truth`, "
+        "`detection_recall`, `accuracy_*`, `macro_f1_present_*`, `support`, `expressions`; "
+        "`before`: the same of a replayed session's own log"
+    ),
+    "demo_kpis.csv": "the single values",
+    "latency.png": "frame times by stage",
+    "labels.png": "labels by time",
+}
+
+
 @dataclass(frozen=True)
 class KpiRecipe(Recipe):
     """The limit that the chart of the frame times shows, in ms."""
@@ -154,6 +172,7 @@ def stages(given: Given) -> list[Stage]:
             "from its log alone, with plots.",
             needs=needs("demo_session"),
             recipe=KpiRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

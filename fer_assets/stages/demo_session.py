@@ -10,6 +10,7 @@ from pathlib import Path
 from fer_assets.stage import Given, Stage, needs
 from fer_assets.stages._demo import (
     BEFORE_FILE,
+    SESSION_FILES,
     DemoRecipe,
     copy_truth,
     detector_of,
@@ -21,6 +22,15 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.reading import regular
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
+
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "truth.csv": (
+        "Only of a clip with a `<stem>_truth.csv`: `frame_index`, `face_id`, `label` and its box"
+    ),
+    "frames/<index>.<kind>": "Only where they were recorded: the raw frames, PNG or JPEG",
+    "before_per_frame.csv": "Only of a replayed session: the log that was recorded",
+}
 
 
 def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
@@ -78,6 +88,7 @@ def stages(given: Given) -> list[Stage]:
             needs=needs("student_bundle"),
             recipe=DemoRecipe.of,
             files=files,
+            holds={**SESSION_FILES, **HOLDS},
             build=build,
             code_version="2",
         )

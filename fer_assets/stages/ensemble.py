@@ -27,6 +27,22 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "logits.npy": "fused logits, as of `teacher_logits`",
+    "rows.npz": "as of `teacher_logits`",
+    "ensemble.json": (
+        "`classes`, `fusion`, `weights` by teacher, `weight_sum`, `weights_from` (recipe, name, "
+        "grid or convex fit), `weight_intervals` (95% over groups of calib), `chosen_on` (`split`,"
+        " `n`, `nll`), `temperature`, `members` (input, `temperature`, `calib_nll`), "
+        "`preprocess_sha256`, `manifests`"
+    ),
+    "search.csv": "a weight for each teacher, `calib_nll`, `temperature`; best first",
+    "search.png": "Only with three teachers and a search: the triangle of their weights",
+    "ensemble_metrics.json": "`split` (val) and its metrics, scaled",
+}
+
+
 @dataclass(frozen=True)
 class EnsembleRecipe(Recipe):
     """How the teachers are fused, and which they are: see ``Ensemble`` of the profile."""
@@ -99,6 +115,7 @@ def stages(given: Given) -> list[Stage]:
             "temperature, and the fused logits of every face.",
             needs=(Need("teacher_logits", "each"), *needs("hq_train_manifest")),
             recipe=EnsembleRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

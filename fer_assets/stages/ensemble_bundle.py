@@ -1,7 +1,13 @@
 """``ensemble_bundle``: the ensemble as one ONNX file with its card."""
 
 from fer_assets.stage import Given, Need, Stage, needs
-from fer_assets.stages._bundle import NETWORK_GATES, PARITY_LIMIT, CardRecipe, judge_network
+from fer_assets.stages._bundle import (
+    NETWORK_FILES,
+    NETWORK_GATES,
+    PARITY_LIMIT,
+    CardRecipe,
+    judge_network,
+)
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -28,6 +34,7 @@ def stages(given: Given) -> list[Stage]:
                 *needs("ensemble", "hq_train_manifest"),
             ),
             recipe=CardRecipe.of,
+            holds=NETWORK_FILES,
             build=build,
             gates=NETWORK_GATES,
             judge=judge_network,

@@ -16,6 +16,25 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "error_analysis.json": (
+        "`set`, `caption`, `manifest_sha256`, `n`, `selection_split`, `teacher`, `models` "
+        "(`accuracy`, `mistakes`, `most_confused`, `highest_rate`, `agreement`, `worst_source`), "
+        "`label_noise`"
+    ),
+    "error_analysis.html": "one page with faces, without scripts",
+    "cases.csv": (
+        "the faces that are shown: `model`, `kind`, the row, `predicted`, `confidence`, `second`, "
+        "`margin`"
+    ),
+    "confusions.csv": "`model`, `label`, `predicted`, `count`, `rate` (of the label's rows)",
+    "review.csv": "labels that the ensemble contradicts, as of `prediction_review`",
+    "review.html": "the same with faces",
+    "faces/<model>_<kind>.png": "contact sheets of confident mistakes and ambiguous faces",
+}
+
+
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Tables, contact sheets and one page on every student and the ensemble."""
     from fer_ml.evaluation.error_analysis import analyse_errors
@@ -54,6 +73,7 @@ def stages(given: Given) -> list[Stage]:
             "`error_analysis.html`, contact sheets, confusions, agreement with the ensemble, the "
             "worst source, and labels in doubt (`review.csv`).",
             needs=needs("benchmark", "test_all_sources_manifest"),
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

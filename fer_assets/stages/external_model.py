@@ -25,6 +25,23 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "model.onnx": "Only of a bundle or an ONNX file: the model's own",
+    "card.json": "Only of a bundle: its own",
+    "best.pt": "Only of a checkpoint: its own",
+    "model.json": (
+        "`kind` (bundle, checkpoint, onnx), `checkpoint_sha256`, `files`, `preprocess`, `classes`,"
+        " `assumed` (what its files do not say)"
+    ),
+    "calibration.json": (
+        "`mode`, `global_temperature`, `inside_bounds` (the search did not end on a bound), "
+        "`fitted_on`, `n`, `checkpoint_sha256`, `manifest_sha256`"
+    ),
+    "predictions_calib.csv": "[predictions](#predictions)",
+}
+
+
 @dataclass(frozen=True)
 class ExternalRecipe(Recipe):
     """How faces are prepared for a model whose files do not say."""
@@ -86,6 +103,7 @@ def stages(given: Given) -> list[Stage]:
             needs=needs("hq_train_manifest"),
             recipe=ExternalRecipe.of,
             files=files,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

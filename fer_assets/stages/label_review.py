@@ -4,6 +4,16 @@ from fer_assets.stage import Given, Recipe, Stage, needs
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "review.csv": (
+        "the most suspicious first: the row in doubt (`sample_id`, `image_path`, `source_a`, "
+        "`label_a`), its witness (`source_b`, `label_b`), `votes`, `support_a`, `support_b`, "
+        "`score`"
+    ),
+    "review.html": "the first 200 rows with faces, in one file without scripts",
+}
+
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Rank the disagreements, the most suspicious first."""
@@ -27,6 +37,7 @@ def stages(given: Given) -> list[Stage]:
             describe="Faces that two rows label differently, the most suspicious first: by "
             "annotators' votes where there are some. `review.csv`, and `review.html` with faces.",
             needs=needs("classification_manifest"),
+            holds=HOLDS,
             build=build,
         )
     ]

@@ -46,6 +46,27 @@ GATES = (
 _PARTS = {"quarantined": "quarantine.csv", "excluded": "excluded.csv"}
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<name>.csv": "the [manifest](data.md#the-manifest)",
+    "<name>.parquet": "the same rows",
+    "labels.csv": "`native_label` of the publisher, what it `means`, `rows`, `refused`, `where`",
+    "thumbs.npy": "grey thumbs of the faces, uint8 [rows, 576], in the order of the csv",
+    "excluded.csv": (
+        "rows left out: `source`, `where`, `file`, `native_label`, `split`, `rule`, `detail`"
+    ),
+    "quarantine.csv": (
+        "rows left out: `source`, `where`, `file`, `native_label`, `split`, `rule`, `detail`"
+    ),
+    "clean_report.json": (
+        "`canonical`, `mode`, `apply`, `out_root`, `reports` (by source: `type` of the adapter, "
+        "`dataset`, `source`, `output`, `source_root`, `splits`, `excluded` and `quarantined` by "
+        "rule, `missing_images`, `rows_in`, `rows_kept`, `rows_excluded`, `rows_quarantined`, "
+        "`notes`), `warnings`, `manifest`"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class SourceRecipe(Recipe):
     """How a source is read: its adapter, and what that is told."""
@@ -182,6 +203,7 @@ def stages(given: Given) -> list[Stage]:
             raw=source.name,
             recipe=partial(SourceRecipe.of, source.name),
             files=partial(files, source.name),
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

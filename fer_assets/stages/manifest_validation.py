@@ -19,6 +19,26 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "manifest_validation_<name>.json": (
+        "a report: `manifest`, `out_root`, `rows_total`, `rows_valid` (without a fault of their "
+        "own), `bad_labels`, `missing_paths`, `decode` (`attempted`, `ok`, `fail`), `counts`, "
+        "`test_twins` by source (`test_rows`, `with_twin`), `canonical`, `rules` (`passed`, "
+        "`blocking`, `value`, `limit`, `detail`, `examples`), `passed`, `manifest_sha256`"
+    ),
+    "findings.csv": (
+        "every finding: `manifest`, `rule`, `line` (the header is 1), `image_path`, `detail`"
+    ),
+    "classes.png": "heatmap of classes by source",
+    "faces.png": "contact sheet of each class and source",
+    "findings.png": "Only with findings: examples of each",
+    "timing.json": (
+        "`validated_at`; `checked` by manifest: rows `decoded` now, rows `unchanged` since when"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class ValidationRecipe(Recipe):
     """The profile's name, by which reports call the images' folder; when faces are copies."""
@@ -71,6 +91,7 @@ def stages(given: Given) -> list[Stage]:
             "`findings.csv`, with pictures.",
             needs=needs("classification_manifest", *curated),
             recipe=ValidationRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -8,6 +8,16 @@ from fer_ml.storage.store import RunFolder
 HELD_OUT = ("val", "calib", "test")
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "review.csv": (
+        "the least likely first: the row, `predicted`, `self_confidence`, `normalised_margin`, "
+        "`likely_error`"
+    ),
+    "review.html": "the first 200 rows with faces, in one file without scripts",
+}
+
+
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Rank the held-out rows of ``hq_train``, the least likely label first."""
     import numpy as np
@@ -43,6 +53,7 @@ def stages(given: Given) -> list[Stage]:
             describe="Labels that the ensemble contradicts, on faces that its members never "
             "trained on, the least likely first. `review.csv`, and `review.html` with faces.",
             needs=needs("ensemble", "hq_train_manifest"),
+            holds=HOLDS,
             build=build,
         )
     ]

@@ -45,6 +45,22 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "report.md": "the report",
+    "report.html": "the same, figures inside",
+    "report.pdf": "the same, figures inside",
+    "figures/<asset>_<file>": "Only with figures: copies of artifacts' pictures",
+    "template.md.j2": "the template it was rendered from",
+    "report.json": (
+        "`references` (`kind`, and as it has one `asset`, `sha256`, `file`, `file_sha256`, "
+        "`pointer`, `printed`, `id`, `status`, `copy`, `rule`, `passed`, `text`, `why`), "
+        "`uncovered` (`line`, `column`, `kind`, `text`), `citations` (`listed`, `used`, `missing`,"
+        " `uncited`, `twice`, `first_line`), `checklist` (`item`, `asks`, `stated`, `lines`)"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class ReportRecipe(Recipe):
     """What the report says of the profile: its name, and whether its faces are drawn."""
@@ -145,6 +161,7 @@ def stages(given: Given) -> list[Stage]:
             cites=given.reported,
             recipe=ReportRecipe.of,
             files=files,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

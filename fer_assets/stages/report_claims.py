@@ -25,6 +25,18 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "claims.json": (
+        "`title`, `profile`, `synthetic` (the profile is drawn), `names`, `counts` by status, "
+        "`not_looked_at` (raw folders), `left_out`, `claims` and `lineage` "
+        "([entries](#entries-of-claimsjson))"
+    ),
+    "claims.csv": "a row for each claim",
+    "claims.yaml": "the claims file, so that the folder can be verified elsewhere",
+}
+
+
 @dataclass(frozen=True)
 class ClaimsRecipe(Recipe):
     """What the claims say of themselves: the profile's name, and whether its faces are drawn."""
@@ -103,6 +115,7 @@ def stages(given: Given) -> list[Stage]:
             cites=given.claimed,
             recipe=ClaimsRecipe.of,
             files=files,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

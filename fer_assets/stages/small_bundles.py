@@ -35,6 +35,17 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "<precision>/model.onnx": "Only of a precision that is offered: as of `student_bundle`",
+    "<precision>/card.json": "Only of a precision that is offered: a [card](#cardjson)",
+    "small_bundles.json": (
+        "`split`, `n`, `precisions` (`macro_f1`, `macro_f1_lost`, `same_label`, `bytes`, `offered`)"
+    ),
+    "timing.json": "`rounds`, `latency` by precision: `ms_p50` of one face, `ratio` to fp32",
+}
+
+
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Try every precision; ``<precision>/`` holds a bundle where both limits are kept."""
     from fer_ml.bundles.small import try_precisions
@@ -74,6 +85,7 @@ def stages(given: Given) -> list[Stage]:
             "where it keeps its accuracy and is as fast on this machine: `small_bundles.json`, "
             "`timing.json`.",
             needs=needs("student_bundle", "hq_train_manifest"),
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -27,6 +27,36 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "softlabels.npz": (
+        "`logits` float16 [N, V, 7], `y` uint8, `sample_id` S32, `fold` int8 (-1: in-sample), "
+        "`view_seed` (-1: one centre view); the training rows in their order"
+    ),
+    "softlabels_centre.npz": "the same with one view",
+    "softlabels_in_sample.npz": (
+        "Only with `softlabels.folds`: the same by teachers that trained on the rows"
+    ),
+    "softlabels_raw.npz": "the same before calibration",
+    "softlabels_index.jsonl": "by row: `i`, `image_path`, `source`, `y`, `sample_id`, `fold`",
+    "classorder.json": "list of the classes",
+    "hash_manifest.json": (
+        "`manifest`, `sha256` (of the csv), `manifest_sha256`, `ensemble_sha256`, `teachers` "
+        "(`sha256`, `checkpoint_sha256`, `folds`, `temperature`, `fold_temperatures`), "
+        "`out_of_fold`, `views`, `preprocess_sha256`"
+    ),
+    "sharpness.json": (
+        "`kd_temperature`, `target_entropy`, `mean_max_probability`, `by_temperature` "
+        "(`temperature`, `mean_entropy` in nats); the same for each of `kinds`"
+    ),
+    "ensemble_metrics.json": "`split` (train), `out_of_fold`, `view` and its metrics, scaled",
+    "alignmentreport.json": (
+        "`time`, `manifest`, `manifest_sha256`, `split`, `rows`, `image_size`, `use_clahe`, "
+        "`clahe_clip`, `clahe_tile`, `ensemble`, `logits_kind`, `ensemble_space`, `note`"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class SoftLabelsRecipe(Recipe):
     """How the teachers label the training rows: see ``SoftLabels`` of the profile."""
@@ -74,6 +104,7 @@ def stages(given: Given) -> list[Stage]:
             "index, hashes, sharpness by temperature, and the KD temperature derived from it.",
             needs=(Need("teacher_logits", "each"), *needs("ensemble", "hq_train_manifest")),
             recipe=SoftLabelsRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fer_assets.stage import TRAINING, Given, Stage, needs
 from fer_assets.stages._training import (
     NOT_BELOW_PREVIOUS,
+    RUN_FILES,
     RUN_GATES,
     TrainingLimits,
     TrainingRecipe,
@@ -69,6 +70,7 @@ def stages(given: Given) -> list[Stage]:
                 needs=needs("hq_train_manifest", *taught),
                 recipe=recipe_of(name),
                 files=first_weights_of(recipe_of(name)),
+                holds=RUN_FILES,
                 build=partial(build, previous=previous),
                 gates=RUN_GATES if previous is None else (*RUN_GATES, NOT_BELOW_PREVIOUS),
                 judge=judge if previous is None else judge_next,

@@ -1,7 +1,7 @@
 """``student_bundle``: the selected student, ready to be deployed."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
-from fer_assets.stages._bundle import NETWORK_GATES, checkpoint_of, judge_network
+from fer_assets.stages._bundle import NETWORK_FILES, NETWORK_GATES, checkpoint_of, judge_network
 from fer_assets.stages._serving import SERVING_GATES, judge_serving, measure_serving
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, same
@@ -13,6 +13,15 @@ GATES = (
     Gate("is_selected", "the checkpoint is the one that was selected", "export again"),
     *SERVING_GATES,
 )
+
+
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "serving.json": (
+        "`split`, `n`, `seed`, `detectors` (`found`; `direct` and `shown` with `accuracy` and "
+        "`ece`)"
+    ),
+}
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
@@ -53,6 +62,7 @@ def stages(given: Given) -> list[Stage]:
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces, and "
             "the demo's way to them with training's (`serving.json`).",
             needs=needs("student_selection", "candidate_bundles", "benchmark", "hq_train_manifest"),
+            holds={**NETWORK_FILES, **HOLDS},
             build=build,
             gates=GATES,
             judge=judge,

@@ -19,6 +19,20 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "selection.json": (
+        "`selected` and its `sha256`, `incumbent`, `rule`, `limits`, `split` and `n` of the "
+        "offline gate, `session`, `why`, `outcome` (decided, or undecided where the session is too"
+        " short), `lacking` (list) and `session_says` (sentence), `candidates` by student: figures"
+        " on val and in the demo, `verdict`, `checks` (`rule`, `value`, `limit`, `passed`, "
+        "`reason`)"
+    ),
+    "confusion.png": "confusion matrix of the selected student",
+    "reliability.png": "its reliability diagram",
+}
+
+
 @dataclass(frozen=True)
 class SelectionRecipe(Recipe):
     """The limits of the dual gate: see ``Selection`` of the profile."""
@@ -69,6 +83,7 @@ def stages(given: Given) -> list[Stage]:
             "`selection.json`.",
             needs=needs("benchmark", "candidate_sessions", *CANDIDATES),
             recipe=SelectionRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

@@ -2,6 +2,7 @@
 
 from fer_assets.stage import TRAINING, Given, Stage, needs
 from fer_assets.stages._training import (
+    RUN_FILES,
     RUN_GATES,
     TrainingLimits,
     TrainingRecipe,
@@ -31,6 +32,7 @@ def stages(given: Given) -> list[Stage]:
             partitions="teachers",
             recipe=recipe,
             files=first_weights_of(recipe),
+            holds=RUN_FILES,
             build=build,
             gates=RUN_GATES,
             judge=judge,

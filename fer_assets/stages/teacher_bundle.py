@@ -1,7 +1,13 @@
 """``teacher_bundle``: one teacher as an ONNX file with its card, for the demo."""
 
 from fer_assets.stage import Given, Need, Stage, needs
-from fer_assets.stages._bundle import NETWORK_GATES, CardRecipe, export_measured, judge_network
+from fer_assets.stages._bundle import (
+    NETWORK_FILES,
+    NETWORK_GATES,
+    CardRecipe,
+    export_measured,
+    judge_network,
+)
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
@@ -23,6 +29,7 @@ def stages(given: Given) -> list[Stage]:
             needs=(Need("teacher", "same"), *needs("hq_train_manifest")),
             partitions="teachers",
             recipe=CardRecipe.of,
+            holds=NETWORK_FILES,
             build=build,
             gates=NETWORK_GATES,
             judge=judge_network,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fer_assets.stage import TRAINING, Given, Stage, needs
 from fer_assets.stages._training import (
+    RUN_FILES,
     RUN_GATES,
     TrainingLimits,
     TrainingRecipe,
@@ -77,6 +78,7 @@ def stages(given: Given) -> list[Stage]:
             partitions="folds",
             recipe=recipe,
             files=first_weights_of(recipe),
+            holds=RUN_FILES,
             build=build,
             gates=RUN_GATES,
             judge=judge,

@@ -32,6 +32,27 @@ GATES = (
 )
 
 
+#: What its run folder holds, by file; ``<...>`` stands for a name.
+HOLDS = {
+    "logits.npy": (
+        "float16 [N, 7], the centre of each face; training rows first, each by the network that "
+        "left its fold out"
+    ),
+    "views.npy": (
+        "Only with `softlabels.views`: float16 [T, V, 7], the augmented views of the training rows"
+    ),
+    "in_sample.npy": (
+        "Only with `softlabels.folds`: float16 [T, 7], the training rows by the teacher itself"
+    ),
+    "rows.npz": "`sample_id` S32 [N], `fold` int8 [N] (-1: the teacher itself)",
+    "logits.json": (
+        "`classes`, `rows`, `train_rows`, `teacher` (input), `checkpoint_sha256`, `temperature`, "
+        "`folds` (`checkpoint_sha256`, `temperature`), `out_of_fold`, `views` (`count`, `seed`, "
+        "`augment`, `strength`, `erase`), `preprocess_sha256`, `manifests` (asset to hash)"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class LogitsRecipe(Recipe):
     """The views of each training face that are labelled, and by whom.
@@ -84,10 +105,11 @@ def stages(given: Given) -> list[Stage]:
             group="teachers",
             kinds=("numpy",),
             describe="One teacher's logits on every distinct face that is needed later: "
-            "`logits.npz`, float16, keyed by sample_id.",
+            "`logits.npy`, float16, and `rows.npz` with their sample ids.",
             needs=(Need("teacher", "same"), *folds, *needs("hq_train_manifest", *tested)),
             partitions="teachers",
             recipe=LogitsRecipe.of,
+            holds=HOLDS,
             build=build,
             gates=GATES,
             judge=judge,

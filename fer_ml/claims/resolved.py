@@ -80,7 +80,13 @@ class Resolved:
         return looked_at(self._measured_on() or {})
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``."""
+        """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``.
+
+        ``value`` is a number; of a table by row and column, of a range ``low`` and ``high``, of a
+        comparison ``left`` and ``right``. ``shown`` is the number as printed, ``artifact`` what is
+        cited, ``measured_on`` the evaluation set, ``rests_on`` all artifacts below, ``raw`` the
+        fingerprints of raw folders, and ``splits`` the choices of the whole path.
+        """
         claim, artifact = self.claim, self.artifact
         name = getattr(claim, "file", None)
         record = artifact.record if artifact else None

@@ -63,7 +63,11 @@ class Node:
         return tuple(walk([self]))
 
     def to_json(self) -> dict[str, Any]:
-        """The step as JSON values, without the steps below it: ``inputs`` names them."""
+        """The step as JSON values, without the steps below it: ``inputs`` names them.
+
+        ``state`` is sound, drifted, stale or elsewhere, ``problem`` why; ``receipts`` say by rule
+        whether it passed. ``fer trace --json`` prints the same as ``steps``.
+        """
         record = self.artifact.record if self.artifact else None
         return {
             "asset": self.item.key,

@@ -31,7 +31,9 @@ SETS_FILE = "looks.json"
 
 
 class Look(Plain):
-    """One look. ``decisions`` are hashes of the profile's recipes, by what they decide.
+    """One look at an evaluation set, for all profiles of an artifact root.
+
+    ``decisions`` are hashes of the profile's recipes, by what they decide.
 
     ``sets`` gives the hash of each set's faces, and ``faces`` those of sets that no line before
     had. ``plan`` is the hash of the written plan of the comparisons, ``after`` that of the line

@@ -71,8 +71,9 @@ Time = Annotated[str, AfterValidator(_is_time)]
 
 
 class Record(Plain):
-    """``record.json``: what a run folder holds and what it was made from.
+    """``record.json``: what a run folder holds and what it was made from; written last.
 
+    ``recipe`` is the part of the profile that decided it, ``sha256`` the content hash.
     ``splits`` lists which splits each choice of this artifact touched, such as
     ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
     what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
@@ -116,8 +117,7 @@ class Record(Plain):
 class Receipt(Plain):
     """One gate's outcome for exactly the bytes ``artifact_sha256``.
 
-    ``passed`` is ``None`` where there was nothing to judge.
-
+    ``passed`` is ``None`` where there was nothing to judge; ``examples`` are at most five.
     ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``seal`` is
     that of the record beside which it was judged. Each is ``None`` in receipts that were written
     before it was noted.
@@ -178,11 +178,16 @@ def parse_label(label: str) -> tuple[str, str | None]:
     return asset, rest.removesuffix("]") or None
 
 
+def is_volatile(name: str) -> bool:
+    """Whether a file is not part of the content hash."""
+    return Path(name).name in VOLATILE_FILES or name.endswith(VOLATILE_SUFFIXES)
+
+
 def content_hash(files: dict[str, FileEntry]) -> str:
     """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
     lines = [
         f"{name}\0{entry.sha256}\n"
         for name, entry in sorted(files.items())
-        if Path(name).name not in VOLATILE_FILES and not name.endswith(VOLATILE_SUFFIXES)
+        if not is_volatile(name)
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from fer_assets.planning import StageFailed
 from fer_assets.remote import adopt_run, pack_targets
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
+from fer_assets.stage import Stage
 from fer_assets.stages import gates_of
 from fer_assets.staleness import stale, unjudged
 from fer_ml.base.errors import FerError
@@ -33,6 +36,7 @@ from fer_ml.claims.model import read_claims
 from fer_ml.claims.resolved import resting_on
 from fer_ml.claims.trace import Tracer
 from fer_ml.claims.verify import verify_folder
+from fer_ml.metrics.classification import classification_metrics
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.profile import CANDIDATES, STUDENTS, Selection
 from fer_ml.report.markdown import escape
@@ -62,6 +66,47 @@ def current(pipeline: Pipeline, asset: str, partition: str | None = None) -> Art
     artifact = pipeline.store.current(asset, partition)
     assert artifact is not None, asset
     return artifact
+
+
+def declared(stage: Stage, name: str) -> str | None:
+    """What the stage says of a file of its run folder."""
+    if name in stage.holds:
+        return stage.holds[name]
+    patterns = ((re.sub(r"<\w+>", "*", file), text) for file, text in stage.holds.items())
+    return next((text for file, text in patterns if fnmatch(name, file)), None)
+
+
+def test_every_file_and_key_of_an_artifact_is_one_that_its_stage_declares(tiny: Pipeline) -> None:
+    """``looks.json`` is the ledger's own. Metrics stand in docs/evaluation.md; ``By``: names."""
+    metrics = set(classification_metrics(np.array([0]), np.eye(7)[:1]))
+    undeclared, seen = [], set()
+    for target in filter(tiny.standard, tiny.targets()):
+        artifact, stage = current(tiny, target.asset, target.partition), tiny.stage(target.asset)
+        for name in artifact.record.files.keys() - {SETS_FILE}:
+            text = declared(stage, name)
+            if text is None:
+                undeclared.append(f"{target.asset}: {name}")
+                continue
+            seen |= {(stage.module, file) for file, held in stage.holds.items() if held is text}
+            held = json.loads(artifact.file(name).read_bytes()) if name.endswith(".json") else {}
+            named = re.findall(r"`([\w*]+)`", text)
+            known = {"schema_version"} | (metrics if "metrics" in text else set())
+            undeclared += [
+                f"{target.asset}: {name}: {key}"
+                for key in (held if isinstance(held, dict) and "[card]" not in text else ())
+                if key not in known and not any(fnmatch(key, pattern) for pattern in named)
+            ]
+    assert undeclared == []
+    unwritten = [
+        f"{stage.asset}: {file}"
+        for stage in {
+            tiny.stage(target.asset).module: tiny.stage(target.asset)
+            for target in filter(tiny.standard, tiny.targets())
+        }.values()
+        for file, text in stage.holds.items()
+        if not text.startswith("Only") and (stage.module, file) not in seen
+    ]
+    assert unwritten == []
 
 
 def test_dagster_shows_every_artifact_by_its_content_hash(tiny: Pipeline) -> None:
