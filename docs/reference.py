@@ -33,7 +33,6 @@ from fer_ml.claims.formulas import FORMULAS
 from fer_ml.claims.model import Claim, Measured
 from fer_ml.claims.resolved import Resolved
 from fer_ml.claims.trace import Node
-from fer_ml.evaluation.benchmark import _Measured
 from fer_ml.privacy.log import Log
 from fer_ml.recipes.builtin import PROFILES
 from fer_ml.recipes.profile import Profile
@@ -303,7 +302,6 @@ SCHEMAS: dict[str, Any] = {
     "looks.jsonl": Look,
     "card.json": Card,
     "lineage.json": Chain,
-    "Entries of benchmark.json": _Measured,
     "Entries of claims.json": Resolved.to_json,
     "Lineage of claims.json": Node.to_json,
 }

@@ -40,9 +40,14 @@ GATES = (
 #: What its run folder holds, by file; ``<...>`` stands for a name.
 HOLDS = {
     "benchmark.json": (
-        "`entries` by model and set (an [entry](#entries-of-benchmarkjson)), `tables` by set: "
-        "comparable tables (`names`, `why_apart`), `same_rows` (deduplicated sets that lack no "
-        "row), `sets_without_rows`"
+        "`entries` by model and set: what it is of (hashes, `split`, `rows` official or "
+        "deduplicated, `n`, `groups`, `views`), what chose the model (`chosen_on` by choice, "
+        "`selection_split`, `chosen_here` by these rows), `epochs` with those of what it goes on "
+        "from, metrics as `raw`, `temperature_scaled` and `vector_scaled` with `intervals`, "
+        "`ece_by_chance` (the ECE if every confidence were true), `by_source` and `by` (source, "
+        "brightness, age, sex, ethnicity) with `gaps`, `looked_before`. `tables` by set: "
+        "comparable tables (`names`, `why_apart`); `same_rows`: deduplicated sets that lack no "
+        "row; `sets_without_rows`"
     ),
     "benchmark.csv": (
         "a row for each cell, figures with `_low` and `_high`; `_scaled` by temperature, `_vector`"

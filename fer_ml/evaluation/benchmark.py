@@ -255,16 +255,7 @@ def _calibrate(
 
 @dataclass(frozen=True)
 class _Measured:
-    """All that is known of one set: a cell and fairness tables for each model, and all pairs.
-
-    A cell says what it is of (hashes, set, ``split``, ``rows`` official or deduplicated, ``n``,
-    ``groups``, ``views``), what chose the model (``chosen_on`` by choice, ``selection_split``,
-    ``chosen_here`` by these very rows), and its ``epochs`` with those of what it goes on from. Its
-    metrics are ``raw``, ``temperature_scaled`` and ``vector_scaled``, each with ``intervals``.
-    ``ece_by_chance`` is the ECE if every confidence were true; ``by_source`` and ``by`` (source,
-    brightness, age, sex, ethnicity) have the same by value, with ``gaps``. ``looked_before`` says
-    what was decided after these rows were looked at.
-    """
+    """All that is known of one set: a cell and fairness tables for each model, and all pairs."""
 
     part: EvaluationSet
     cells: dict[str, dict[str, Any]]

@@ -116,9 +116,8 @@ def fairness_table(
     below zero, the data do not tell the two values apart.
 
     >>> y, sex = np.arange(200) % 7, np.repeat(["f", "m"], 100)
-    >>> table = fairness_table(y, np.eye(7)[y * (sex == "f")], sex, np.arange(200))
-    >>> table.gaps["accuracy"].highest, table.gaps["accuracy"].lowest
-    ('f', 'm')
+    >>> fairness_table(y, np.eye(7)[y * (sex == "f")], sex, np.arange(200)).gaps["accuracy"].highest
+    'f'
     """
     _require_values(y, values)
     if min_groups < LEAST_GROUPS:
