@@ -349,6 +349,42 @@ def _family(stage: Stage) -> str:
     return "*_manifest" if stage.gates == MANIFEST_GATES else _named(stage.asset)
 
 
+# -- errors ------------------------------------------------------------------------------------
+
+
+def errors() -> str:
+    """Every code of an error: its message where it stands first, and the modules that raise it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for package in ("fer_ml", "fer_assets", "demo_app"):
+        for path in sorted((DOCS.parent / package).rglob("*.py")):
+            module = ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
+            for code, message in _raised(ast.parse(path.read_text("utf-8"))):
+                found.setdefault(code, (message, []))[1].append(f"`{module}`")
+    rows = (
+        (f"`{code}`", message.replace("<", "&lt;"), ", ".join(dict.fromkeys(modules)))
+        for code, (message, modules) in sorted(found.items())
+    )
+    return table(("code", "such as", "raised by"), rows)
+
+
+def _raised(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and node.args:
+            codes = [word.value for word in node.keywords if word.arg == "code"]
+            for code in codes:
+                if isinstance(code, ast.Constant):
+                    yield code.value, _message(node.args[0])
+
+
+def _message(node: ast.expr) -> str:
+    """A message as it is written, with ``...`` for what is put into it."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(_message, node.values))
+    if isinstance(node, ast.BinOp):
+        return _message(node.left) + _message(node.right)
+    return " ".join(str(node.value).split("\n")) if isinstance(node, ast.Constant) else "..."
+
+
 # -- claims ------------------------------------------------------------------------------------
 
 
@@ -506,6 +542,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "schemas": schemas,
     "columns": columns,
     "gates": gates,
+    "errors": errors,
     "kinds": kinds,
     "formulas": formulas,
     "helpers": helpers,
