@@ -10,7 +10,7 @@ import pytest
 
 import fer_assets.stages
 from fer_assets.stage import Given, Stage, in_order, needs
-from fer_assets.stages import all_stages
+from fer_assets.stages import all_stages, stages_of_all_profiles
 from fer_ml.recipes.builtin import sample
 from fer_ml.storage.gates import Gate
 from tests.refusals import refused
@@ -103,3 +103,8 @@ def test_first_weights_count_by_their_bytes(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     assert files(around, "RN18") != before
     assert files(SimpleNamespace(profile=sample()), "RN18") == {}
+
+
+def test_every_stage_says_what_its_files_are() -> None:
+    stages = stages_of_all_profiles()
+    assert [name for name, stage in stages.items() if not stage.holds] == []

@@ -77,7 +77,7 @@ def declared(stage: Stage, name: str) -> str | None:
 
 
 def test_every_file_and_key_of_an_artifact_is_one_that_its_stage_declares(tiny: Pipeline) -> None:
-    """``looks.json`` is the ledger's own. Metrics stand in docs/evaluation.md; ``By``: names."""
+    """``looks.json`` is the ledger's own, and docs/evaluation.md has the keys of metrics."""
     metrics = set(classification_metrics(np.array([0]), np.eye(7)[:1]))
     undeclared, seen = [], set()
     for target in filter(tiny.standard, tiny.targets()):
