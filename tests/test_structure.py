@@ -227,3 +227,51 @@ def test_what_is_logged_is_a_template() -> None:
                 calls += 1
                 assert isinstance(node.args[0], ast.Constant), f"{name}:{node.lineno}"
     assert calls > 10
+
+
+CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+){1,4}")
+#: Who looks a code up: of an error that arrived as a text, and of what the system or pydantic said.
+LOOKED_UP = {"fer_assets/running.py", "fer_ml/base/files.py", "fer_ml/recipes/training.py"}
+
+
+def error_types() -> set[str]:
+    """``FerError`` and the classes below it, by name."""
+    found = {"FerError"}
+    for _ in range(2):
+        for _, tree in sources():
+            classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+            found |= {c.name for c in classes if found & {ast.unparse(base) for base in c.bases}}
+    return found
+
+
+def test_every_error_has_a_code_that_can_be_searched_for() -> None:
+    """One written there, or that of the error that is passed on."""
+    kinds, codes = error_types(), set()
+    own = set()  # Those that are told no code: they give one to ``super()``.
+    for _, tree in sources():
+        for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            if kind.name in kinds - {"FerError"} and "super().__init__(" in ast.unparse(kind):
+                own.add(kind.name)
+    for name, tree in sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in kinds - own:
+                continue
+            code = next((word.value for word in node.keywords if word.arg == "code"), None)
+            if isinstance(code, ast.Constant):
+                assert CODE.fullmatch(str(code.value)), f"{name}:{node.lineno}: {code.value}"
+                codes.add(code.value)
+            else:
+                passed_on = code is not None and ast.unparse(code).endswith(".code")
+                assert passed_on or name in LOOKED_UP, f"{name}:{node.lineno}: no code"
+    assert len(codes) > 100
+
+
+def test_no_test_asserts_the_wording_of_an_error() -> None:
+    """Its code and its fields: ``tests.refusals.refused``."""
+    kinds = error_types()
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises":
+                words = {word.arg for word in node.keywords}
+                told = node.args and ast.unparse(node.args[0]) in kinds and "match" in words
+                assert not told, f"{path.relative_to(ROOT)}:{node.lineno}"

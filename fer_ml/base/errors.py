@@ -23,7 +23,7 @@ class FerError(Exception):
         self,
         what: str,
         *,
-        code: str = "",
+        code: str,
         where: object = None,
         allowed: object = None,
         fix: str | None = None,
@@ -40,9 +40,7 @@ class FerError(Exception):
             parts.append(f"allowed: {self.allowed}")
         if self.fix:
             parts.append(f"fix: {self.fix}")
-        if self.code:
-            parts.append(f"code: {self.code}")
-        super().__init__("\n  ".join(parts))
+        super().__init__("\n  ".join([*parts, f"code: {self.code}"]))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Arguments of subclasses, and keyword-only ones, do not survive the default pickling across

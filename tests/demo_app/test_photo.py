@@ -5,8 +5,8 @@ import pytest
 
 from demo_app.detection import Detection
 from demo_app.photo import classify_photo
-from fer_ml.base.errors import FerError
 from fer_ml.images.pixels import encode_png, prepare
+from tests.refusals import refused
 
 
 def test_every_face_is_classified_with_the_bundles_own_preprocessing(
@@ -37,7 +37,7 @@ def test_a_photo_without_a_face_has_none(bundle, scripted, tmp_path: Path) -> No
 def test_a_file_that_is_no_photo(bundle, scripted, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_text("no image")
-    with pytest.raises(FerError, match="decoded"):
+    with refused("undecodable-image", where=path):
         classify_photo(path, bundle, scripted([[]]))
 
 

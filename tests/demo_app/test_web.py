@@ -194,8 +194,8 @@ def test_it_listens_on_loopback_alone() -> None:
         (struct.pack("<d", float("nan")) + jpeg(BRIGHT), "invalid-frame"),
         (struct.pack("<d", 1.0) + jpeg(BRIGHT, ".png"), "invalid-frame"),
         (struct.pack("<d", 1.0) + b"GIF89a" * 9, "invalid-frame"),
-        (message(BRIGHT)[:-40], ""),
-        (struct.pack("<d", 1.0) + b"\xff\xd8\xff" + bytes(500), ""),
+        (message(BRIGHT)[:-40], "undecodable-image"),
+        (struct.pack("<d", 1.0) + b"\xff\xd8\xff" + bytes(500), "undecodable-image"),
         ("a frame, as text", "invalid-command"),
         ('{"type": "record"}', "invalid-command"),
         ('{"type": "record", "consent": false}', "invalid-command"),
@@ -223,8 +223,9 @@ def test_pixels_are_counted_before_decoding(monkeypatch: pytest.MonkeyPatch, sid
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", side, side)
     monkeypatch.setattr("demo_app.web.decode_as_stored", pytest.fail)
-    with pytest.raises(FerError, match=r"at most 9,437,184 px|over 4,290,250,000 px"):
+    with pytest.raises(FerError) as caught:
         decode_frame(bytes(data))
+    assert caught.value.code in ("frame-too-large", "undecodable-image")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (2160, 3840)])

@@ -87,7 +87,7 @@ def pipeline(
         "other: {db_password: 42424242, port: 5432}\n"
     )
     try:
-        raise FerError("Jane Roe's photo is missing", where=root)
+        raise FerError("Jane Roe's photo is missing", code="missing-photo", where=root)
     except FerError:
         logging.getLogger("fer_ml.sources.raw").exception("%s: failed", root)
     return Pipeline.open("own")

@@ -414,7 +414,7 @@ def run_network(path: Path) -> None:
     try:
         session.run(None, {inputs[0].name: np.zeros((1, 3, 16, 16), np.float32)})
     except Exception as error:  # Whoever runs one says what it fails on: see external.
-        raise FerError(str(error)) from error
+        raise FerError(str(error), code="network-failed") from error
 
 
 @counts(60, 500)

@@ -52,7 +52,7 @@ def test_escapes_are_those_of_python() -> None:
 
 @given(ANYTHING, ANYTHING)
 def test_an_error_cannot_be_painted_over(what: str, where: str) -> None:
-    error = FerError(what, where=where, allowed=where, fix=what)
+    error = FerError(what, code="any-fault", where=where, allowed=where, fix=what)
     assert obeyed(str(error)) == set()
     assert "\n" not in str(error.where) and "\n" not in str(error.allowed)
     again = pickle.loads(pickle.dumps(error))
