@@ -1,10 +1,10 @@
-"""Publish a finished run: python docs/publish.py -p PROFILE --page PAGE [--student]
+"""Publish a finished run: python docs/publish.py -p PROFILE [--student]
 
-Writes ``docs/PAGE.md`` with its figures, which is the text of the asset ``report``; with
-``--student`` also the student that ships, ``demo_app/student``: the profile's fp16 bundle with its
-chain and its card for people. Nothing is written by hand but corrections of a page whose run was
-not made again. A page of these docs knows its anchors by ``<a id>``, the report by the table of its
-claims.
+Writes the profile's part of ``docs/results.md``, which is the text of the asset ``report``, and its
+figures; with ``--student`` also the student that ships, ``demo_app/student``: the profile's fp16
+bundle with its chain and its card for people. Nothing in a part is written by hand but corrections
+of a run that was not made again. The page knows the anchors of claims by ``<a id>``, the report by
+the table of its claims.
 """
 
 import argparse
@@ -19,19 +19,28 @@ from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, load_bundle
 from fer_ml.bundles.model_card import as_markdown
 from fer_ml.bundles.provenance import CHAIN_FILE, chain_of, verify_chain
 from fer_ml.exchange.facts import everything
+from fer_ml.figures.measurements import write_part
 
 DOCS = Path(__file__).parent
+PAGE = DOCS / "results.md"
 PRECISION = "fp16"
 
 
-def publish_report(run: Path, page: Path) -> None:
-    """Write ``page``, and its pictures to ``figures/<page>/``, from the run of ``report``."""
-    text = (run / "report.md").read_text("utf-8")
-    text = re.sub(r"^\| \[(c\d+)\]\(#\1\)", r'| <a id="\1"></a>\1', text, flags=re.MULTILINE)
-    figures = page.parent / "figures" / page.stem
+def publish_report(run: Path, profile: str, page: Path = PAGE) -> None:
+    """Write the part ``profile`` of ``page``, and its pictures, from the run of ``report``."""
+    figures = page.parent / "figures" / profile
     shutil.rmtree(figures, ignore_errors=True)
     shutil.copytree(run / "figures", figures)
-    page.write_text(text.replace("](figures/", f"](figures/{page.stem}/"), "utf-8")
+    write_part(page, profile, as_part((run / "report.md").read_text("utf-8"), profile))
+
+
+def as_part(text: str, profile: str) -> str:
+    """A report as a part of a page: its headings one level lower, its anchors its own."""
+    text = re.sub(r"^#(?=#* )", "##", text, flags=re.MULTILINE)
+    text = text.replace("](figures/", f"](figures/{profile}/")
+    mark = rf'| <a id="{profile}-\1"></a>\1'
+    text = re.sub(r"^\| \[(c\d+)\]\(#\1\)", mark, text, flags=re.MULTILINE)
+    return re.sub(r"\]\(#(c\d+)\)", rf"](#{profile}-\1)", text)
 
 
 def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
@@ -51,12 +60,11 @@ def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-p", "--profile", required=True)
-    parser.add_argument("--page", required=True, help="such as results")
     parser.add_argument("--student", action="store_true", help="its student is to ship")
     given = parser.parse_args()
     pipeline = Pipeline.open(given.profile)
     report = pipeline.store.require("report")
-    publish_report(report.folder, DOCS / f"{given.page}.md")
+    publish_report(report.folder, given.profile)
     if given.student:
         publish_student(pipeline)
 
