@@ -83,6 +83,12 @@ def _of(*schemes: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
+def _whole(text: str) -> str:
+    if not re.fullmatch("[0-9]+", text):
+        raise ValueError("not a whole number")  # pydantic would read 2.0 and 1_0 as well.
+    return text
+
+
 Absolute = Annotated[Path, BeforeValidator(_absolute)]
 
 
@@ -101,7 +107,7 @@ class Environment(BaseModel):
     """Project folder; default: the nearest folder above with `workspace.yaml`."""
     FER_DEVICE: str = "auto"
     """Where trainings compute: `cpu`, `cuda`, or `auto`, a GPU where there is one."""
-    FER_PROCESSES: int = Field(default=1, ge=1, le=9999)
+    FER_PROCESSES: Annotated[int, BeforeValidator(_whole)] = Field(default=1, ge=1, le=9999)
     """Number of processes that share one training: the number of GPUs."""
     FER_ENGINE: Literal["local", "ray"] = "local"
     """What computes shards and steps: `local` processes, or a `ray` cluster."""

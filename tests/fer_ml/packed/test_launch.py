@@ -129,7 +129,7 @@ def test_more_processes_than_gpus_are_refused(
         launch(tmp_path, tmp_path, "cuda", 2)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "99999"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2.0", "1_0", "99999"])
 def test_another_number_of_processes_is_refused(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
