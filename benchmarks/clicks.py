@@ -59,7 +59,7 @@ def by_command(home: Path, *arguments: str) -> float:
 
 def by_click(served: Served, job: str, **selector: Any) -> float:
     """Seconds from the request of a button until its run has ended."""
-    place = {"repositoryName": "__repository__", "repositoryLocationName": "fer"}
+    place = {"repositoryName": "sample", "repositoryLocationName": "fer"}
     asked = {"selector": {**place, "jobName": job, **selector}, "mode": "default"}
     started = time.perf_counter()
     told = served.ask(LAUNCH, p=asked)["launchRun"]
@@ -86,7 +86,10 @@ def measured(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
             yield "data, click", by_click(served, "data")
             one = ["--select", ASSET, "--force"]
             yield "one, command", by_command(homes["command"], *one)
-            yield "one, click", by_click(served, "data", assetSelection=[{"path": [ASSET]}])
+            yield (
+                "one, click",
+                by_click(served, "data", assetSelection=[{"path": ["sample", ASSET]}]),
+            )
 
 
 def main() -> None:

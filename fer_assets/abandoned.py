@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from fer_assets.assets import HOST_TAG
+from fer_assets.keys import asset_of
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard
 from fer_ml.base.processes import ended, gone
@@ -79,7 +80,8 @@ def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
 def forget_pictures(assets: Iterable[str]) -> None:
     """Delete the events of those of these assets with pictures of faces in them, and their runs.
 
-    ``report`` is one of them only where its figures show faces.
+    Of every profile, and of before a key named its profile. ``report`` is one of them only where
+    its figures show faces.
     """
     # These take a third of the time in which a code location loads, and it never comes here.
     from fer_assets.dagster_private.sqlite import INDEX_SHARD_NAME, SqliteEventLogStorage
@@ -87,8 +89,14 @@ def forget_pictures(assets: Iterable[str]) -> None:
 
     with dagster_instance() as instance:
         storage = instance.event_log_storage
-        for key in (dg.AssetKey(asset.split("/")) for asset in assets):
-            records = instance.fetch_materializations(key, limit=10_000).records
+        wanted = set(assets)
+        # All of them are looked for first: with a run go the events of its other assets.
+        found = {
+            key: instance.fetch_materializations(key, limit=10_000).records
+            for key in instance.get_asset_keys()
+            if {key.to_user_string(), asset_of(key)} & wanted
+        }
+        for key, records in found.items():
             if not any(_shows_faces(record) for record in records):
                 continue
             for run_id in {record.run_id for record in records if record.run_id}:
@@ -96,14 +104,18 @@ def forget_pictures(assets: Iterable[str]) -> None:
                     instance.delete_run(run_id)
                 if isinstance(storage, SqliteEventLogStorage):
                     # Its rows are deleted, and their bytes still lie in the files of the run.
-                    database = storage.path_for_shard(run_id)
-                    for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
-                        if file.exists():
-                            file.write_bytes(b"")  # Another process may have it open.
-                            discard(file)
+                    _discard(storage.path_for_shard(run_id))
             instance.wipe_assets([key])
         if isinstance(storage, SqliteEventLogStorage):
             _forget_free_pages(Path(storage.path_for_shard(INDEX_SHARD_NAME)))
+
+
+def _discard(database: str) -> None:
+    """Delete a database of SQLite, with its log."""
+    for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
+        if file.exists():
+            file.write_bytes(b"")  # Another process may have it open.
+            discard(file)
 
 
 def _shows_faces(record: dg.EventLogRecord) -> bool:

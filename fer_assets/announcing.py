@@ -5,13 +5,14 @@ from collections.abc import Iterable
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
 
-from fer_assets.assets import ADOPTED, EXPERIMENTS, MODELS
+from fer_assets.assets import DYNAMIC
 from fer_assets.dagster_private import (
     DATA_VERSION_TAG,
     RUNLESS_JOB_NAME,
     RUNLESS_RUN_ID,
     StepMaterializationData,
 )
+from fer_assets.keys import table_of
 from fer_assets.metadata import outcome_metadata
 from fer_assets.pipeline import Pipeline
 from fer_ml.storage.artifact import Artifact
@@ -21,11 +22,14 @@ from fer_ml.storage.record import Receipt
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
     """Make experiments, models and adopted results known to Dagster; returns the new ones."""
-    profile = pipeline.profile
-    adopted = pipeline.partitions(pipeline.stage("adopted"))
-    tables = ((EXPERIMENTS, profile.experiments), (MODELS, profile.models), (ADOPTED, adopted))
     return [
-        name for definition, names in tables for name in add_partitions(instance, definition, names)
+        name
+        for asset in DYNAMIC.values()
+        for name in add_partitions(
+            instance,
+            table_of(pipeline.profile.name, asset),
+            pipeline.partitions(pipeline.stage(asset)),
+        )
     ]
 
 

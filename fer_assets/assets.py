@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from fer_assets.dagster_private import DATA_VERSION_TAG
+from fer_assets.keys import asset_key, table_of
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata, outcome_metadata
 from fer_assets.pages import describe, describe_source
@@ -32,12 +33,12 @@ OWNERS = ["team:fer"]
 FULL_PASS_TAG = "fer/full_pass"
 #: On a run in Postgres: the machine that it is on.
 HOST_TAG = "fer/host"
-#: Name of the dynamic partitions of ``student_experiment``.
-EXPERIMENTS = "student_experiments"
-#: Name of the dynamic partitions of ``external_model``.
-MODELS = "external_models"
-#: Name of the dynamic partitions of ``adopted``.
-ADOPTED = "adopted"
+#: Assets whose partitions become known as they are named, or adopted, by the kind of these.
+DYNAMIC = {
+    "experiments": "student_experiment",
+    "models": "external_model",
+    "adopted": "adopted",
+}
 
 
 def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
@@ -47,12 +48,9 @@ def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[A
         return dg.StaticPartitionsDefinition(trained)
     if stage.partitions == "folds":
         return dg.StaticPartitionsDefinition(list(pipeline.profile.folds))
-    if stage.partitions == "experiments":
-        return dg.DynamicPartitionsDefinition(name=EXPERIMENTS)
-    if stage.partitions == "models":
-        return dg.DynamicPartitionsDefinition(name=MODELS)
-    if stage.partitions == "adopted":
-        return dg.DynamicPartitionsDefinition(name=ADOPTED)
+    if stage.partitions is not None:
+        table = table_of(pipeline.profile.name, DYNAMIC[stage.partitions])
+        return dg.DynamicPartitionsDefinition(name=table)
     return None
 
 
@@ -70,16 +68,11 @@ def mapping_of(pipeline: Pipeline, need: Need) -> dg.PartitionMapping | None:
     return None
 
 
-def asset_key(asset: str) -> dg.AssetKey:
-    """The Dagster key of an asset of the lineage: ``manifest/ferplus`` has two parts."""
-    return dg.AssetKey(asset.split("/"))
-
-
 def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
     """``raw/<source>``: an external folder, observed by its fingerprint."""
 
     @dg.observable_source_asset(
-        key=asset_key(f"raw/{source}"),
+        key=asset_key(pipeline.profile.name, f"raw/{source}"),
         group_name="raw",
         description=describe_source(pipeline, source),
         tags={"dagster/kind/file": ""},
@@ -99,9 +92,11 @@ def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
     )
 
 
-def unseen(instance: dg.DagsterInstance, found: Input) -> dg.AssetObservation | None:
+def unseen(
+    pipeline: Pipeline, instance: dg.DagsterInstance, found: Input
+) -> dg.AssetObservation | None:
     """The observation of a raw source to note: none where the latest one says the same."""
-    key = asset_key(found.asset)
+    key = asset_key(pipeline.profile.name, found.asset)
     latest = instance.fetch_observations(key, limit=1).records
     noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
     if noted == found.sha256:
@@ -117,15 +112,16 @@ def stage_asset(
     pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
 ) -> dg.AssetsDefinition:
     """The asset of one stage; ``condition`` says when it is made without a person."""
+    profile = pipeline.profile.name
     deps = [
-        dg.AssetDep(asset_key(need.asset), partition_mapping=mapping_of(pipeline, need))
+        dg.AssetDep(asset_key(profile, need.asset), partition_mapping=mapping_of(pipeline, need))
         for need in stage.needs
     ]
     if stage.raw is not None:
-        deps.append(dg.AssetDep(asset_key(f"raw/{stage.raw}")))
+        deps.append(dg.AssetDep(asset_key(profile, f"raw/{stage.raw}")))
 
     @dg.asset(
-        key=asset_key(stage.asset),
+        key=asset_key(profile, stage.asset),
         deps=deps,
         group_name=stage.group,
         kinds=set(stage.kinds),
@@ -147,7 +143,7 @@ def stage_asset(
                 target, run_id=context.run.run_id
             )
         for source in (item for item in artifact.record.inputs if item.root is not None):
-            if (seen := unseen(context.instance, source)) is not None:
+            if (seen := unseen(pipeline, context.instance, source)) is not None:
                 context.log_event(seen)
                 # Else Dagster says that it was made of what was known before.
                 step = context.get_step_execution_context()
@@ -162,7 +158,7 @@ def stage_asset(
 
 def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
     """The gates of one stage as asset checks, judged together."""
-    key = asset_key(stage.asset)
+    key = asset_key(pipeline.profile.name, stage.asset)
     gates = pipeline.gates(stage.asset)
 
     @dg.multi_asset_check(

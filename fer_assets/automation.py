@@ -13,9 +13,10 @@ from pydantic import Field
 
 from fer_assets.abandoned import maker
 from fer_assets.announcing import register_partitions
-from fer_assets.assets import FULL_PASS_TAG, asset_key
+from fer_assets.assets import FULL_PASS_TAG
 from fer_assets.dagster_private import DATA_VERSION_TAG, UnresolvedAssetJobDefinition
 from fer_assets.digest import digest_of
+from fer_assets.keys import asset_key
 from fer_assets.notices import notice_of
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
@@ -40,12 +41,15 @@ def stage_jobs(groups_here: Set[str]) -> list[UnresolvedAssetJobDefinition]:
     ]
 
 
-def revalidate_jobs(manifests: Sequence[dg.AssetsDefinition]) -> list[UnresolvedAssetJobDefinition]:
+def revalidate_jobs(
+    pipeline: Pipeline, manifests: Sequence[dg.AssetsDefinition]
+) -> list[UnresolvedAssetJobDefinition]:
     """Judge all manifests again: new reports, new receipts, no new manifests.
 
     ``revalidate`` decodes what changed on disk; ``revalidate_fully`` decodes everything.
     """
-    selection = dg.AssetSelection.assets("manifest_validation") | (
+    reports = asset_key(pipeline.profile.name, "manifest_validation")
+    selection = dg.AssetSelection.assets(reports) | (
         dg.AssetSelection.checks_for_assets(*manifests)
     )
     return [
@@ -255,7 +259,9 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
             skip_reason=None if new else "no raw folder changed",
             cursor=json.dumps(now),
             asset_events=[
-                dg.AssetObservation(asset_key(asset), tags={DATA_VERSION_TAG: sha256})
+                dg.AssetObservation(
+                    asset_key(pipeline.profile.name, asset), tags={DATA_VERSION_TAG: sha256}
+                )
                 for asset, sha256 in new.items()
             ],
         )
@@ -303,10 +309,8 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="run_failed",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        # Runs of earlier versions of `fer materialize` belong to no code location.
-        monitor_all_code_locations=True,
-        description="Each failed run: its red gates or its fault, and the claims that rest on it, "
-        "into the log, and by webhook and e-mail where they are set.",
+        description="Each failed run of the profile: its red gates or its fault, and the claims "
+        "that rest on it, into the log, and by webhook and e-mail where they are set.",
     )
     def run_failed(context: dg.RunFailureSensorContext) -> None:
         records = context.instance.get_records_for_run(

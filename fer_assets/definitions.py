@@ -1,111 +1,21 @@
-"""The code location: definitions of the active profile (``FER_PROFILE``, ``fer.toml``)."""
+"""The code location. Each profile is an attribute of this module: its repository of definitions.
 
-import logging
-import warnings
-from dataclasses import replace
-
-import dagster as dg
-
-import fer_assets.dagster_private.waiting  # noqa: F401 - runs here make their steps in one process
-from fer_assets.assets import raw_asset, stage_asset, stage_checks
-from fer_assets.automation import (
-    digest_job,
-    digest_schedule,
-    everything_job,
-    experiments_sensor,
-    failure_sensor,
-    flow_sensor,
-    raw_sensor,
-    retention_job,
-    retention_schedule,
-    revalidate_jobs,
-    revalidations,
-    span_sensors,
-    stage_jobs,
-    when_an_input_changed,
-)
-from fer_assets.pipeline import Pipeline
-from fer_ml.base import logs
-from fer_ml.base.errors import FerError
-from fer_ml.base.settings import RAY, Settings, environment
-
-# Partitioned checks are a preview feature; the version bounds in pyproject.toml answer for it.
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-# It warns of a check without a result, which is how a gate that is not applicable is shown.
-logging.getLogger("dagster._core.execution.plan.active").setLevel(logging.ERROR)
-
-#: Memory that a step sets aside on its machine of a Ray cluster, in bytes.
-STEP_MEMORY = 2 * 2**30
+A run's origin holds the attribute, so whoever makes its steps opens the profile that it was started
+for. Nothing else is in this module, lest a profile be called as something that is. Without an
+attribute Dagster finds the default profile (``FER_PROFILE``, ``fer.toml``).
+"""
 
 
-def definitions_for(pipeline: Pipeline) -> dg.Definitions:
-    """All assets, checks, jobs, schedules and sensors of a pipeline."""
-    pipeline = replace(pipeline)  # What is shown is asked of the store now, and once.
-    stages = pipeline.shown
-    flow = when_an_input_changed()
-    assets = {
-        name: stage_asset(pipeline, stage, flow if stage.group == "manifests" else None)
-        for name, stage in stages.items()
-    }
-    validated = [assets[name] for name, stage in stages.items() if stage.group == "manifests"]
-    revalidate = revalidate_jobs(validated)
-    digest, retention = digest_job(pipeline), retention_job(pipeline)
-    return dg.Definitions(
-        assets=[
-            *(raw_asset(pipeline, source.name) for source in pipeline.profile.sources),
-            *assets.values(),
-        ],
-        asset_checks=[stage_checks(pipeline, stage) for stage in stages.values() if stage.gates],
-        jobs=[
-            everything_job(pipeline),
-            *stage_jobs({stage.group for stage in stages.values()}),
-            *revalidate,
-            digest,
-            retention,
-        ],
-        schedules=[
-            retention_schedule(pipeline, retention),
-            *revalidations(pipeline, revalidate),
-            digest_schedule(pipeline, digest),
-        ],
-        sensors=[
-            raw_sensor(pipeline),
-            flow_sensor(),
-            failure_sensor(pipeline),
-            experiments_sensor(pipeline),
-            *(span_sensors(pipeline) if pipeline.settings.tracing else ()),
-        ],
-        executor=_executor(pipeline.settings),
-    )
+def __getattr__(name: str) -> object:
+    """The repository of the profile ``name``."""
+    if name.startswith("__") and name.endswith("__"):
+        raise AttributeError(name)
+    from fer_assets.repository import opened
+
+    return opened(name)
 
 
-def _executor(here: Settings) -> dg.ExecutorDefinition:
-    """Who makes the steps: their run's own process, or the machines of a Ray cluster.
+def __dir__() -> list[str]:
+    from fer_ml.base.settings import settings
 
-    With a process for each, most steps would wait longer for their imports than they work.
-    """
-    if environment().FER_ENGINE != RAY:
-        return dg.in_process_executor
-    try:
-        from dagster_ray import ray_executor
-    except ImportError as error:
-        raise FerError(
-            "FER_ENGINE is ray, and dagster-ray is not installed",
-            code="missing-package",
-            fix="pip install 'fer-platform[ray]'",
-        ) from error
-    return ray_executor.configured(
-        {
-            "ray": {
-                # A step takes memory, its shards take processors: steps that wait for their shards
-                # never keep them from being computed.
-                "memory": STEP_MEMORY,
-                "env_vars": [f"{name}={value}" for name, value in here.environment().items()],
-            }
-        }
-    )
-
-
-logs.start()
-defs = definitions_for(Pipeline.open())
+    return [settings().profile]

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fer_assets.pages import PAGES
+from fer_assets.pages import PAGES, asset_path
 from fer_assets.pipeline import Pipeline
 from fer_assets.start import Start
 from fer_ml.base.errors import FerError
@@ -159,7 +160,13 @@ class Pages:
             Mount(f"{PAGES}{n}", StaticFiles(directory=root / n, html=True, check_dir=False))
             for n in names
         ]
-        self._files = Starlette(routes=[Route(PAGES, self._first), *mounts])
+        self._files = Starlette(
+            routes=[
+                Route(PAGES, self._first),
+                Route(f"{PAGES}assets/{{asset:path}}", self._asset),
+                *mounts,
+            ]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -179,6 +186,11 @@ class Pages:
         return HTMLResponse(
             await run_in_threadpool(self._begin, again="again" in request.query_params)
         )
+
+    async def _asset(self, request: Request) -> RedirectResponse:
+        """To an asset's page: what lies in the root does not know how Dagster calls it."""
+        profile, asset = self._pipeline.profile.name, request.path_params["asset"]
+        return RedirectResponse(quote(asset_path(profile, asset)))
 
     def _begin(self, *, again: bool) -> str:
         """The start page; ``again`` verifies every byte anew, for the evidence too."""

@@ -153,7 +153,7 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
     if "claims.csv" in record.files:
         claims = artifact.read_json("claims.json")["claims"]
         shown["claims_table"] = _claims_table(claims)
-        shown["claims_with_links"] = dg.MetadataValue.md(claims_links(claims))
+        shown["claims_with_links"] = dg.MetadataValue.md(claims_links(record.profile, claims))
     if ADOPTION_FILE in record.files:
         shown |= _adoption(artifact)
     if "clean_report.json" in record.files:
@@ -263,7 +263,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> Any:
     )
 
 
-def claims_links(claims: list[dict[str, Any]]) -> str:
+def claims_links(profile: str, claims: list[dict[str, Any]]) -> str:
     """The claims of ``claims.json`` as Markdown: each with links to every asset it rests on."""
     lines = []
     for claim in claims:
@@ -272,23 +272,19 @@ def claims_links(claims: list[dict[str, Any]]) -> str:
         lines.append(
             f"- {mark} **{claim['status']}** `{claim['id']}`: {claim['sentence']}\n"
             f"  [Evidence]({PAGES}{page_of(claim['id'])}). "
-            f"{_path_of(rests) if rests else 'It names no artifact that is here.'}"
+            f"{_path_of(profile, rests) if rests else 'It names no artifact that is here.'}"
         )
     return "\n".join(lines)
 
 
-def _path_of(rests: list[str]) -> str:
+def _path_of(profile: str, rests: list[str]) -> str:
     """Links from the artifact that a claim cites, the first, to all it rests on."""
-    cited, *upstream = rests
-    path = asset_path(parse_label(cited)[0])
+    path = asset_path(profile, parse_label(rests[0])[0])
+    cited, *made_of = (link(profile, *parse_label(item)) for item in rests)
     return (
-        f"Cites {_item_link(cited)} ([graph]({path}?view=lineage&lineageScope=upstream)), "
-        f"made of {', '.join(map(_item_link, upstream)) or 'nothing'}."
+        f"Cites {cited} ([graph]({path}?view=lineage&lineageScope=upstream)), "
+        f"made of {', '.join(made_of) or 'nothing'}."
     )
-
-
-def _item_link(item: str) -> str:
-    return link(*parse_label(item))
 
 
 def outcome_metadata(gate: Gate, outcome: Outcome, artifact: Artifact) -> Mapping[str, Any]:

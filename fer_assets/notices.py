@@ -5,6 +5,7 @@ from itertools import chain
 
 import dagster as dg
 
+from fer_assets.keys import asset_of, step_of
 from fer_assets.pages import claims_on
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.notify import Notice
@@ -59,13 +60,13 @@ def notice_of(
     faults = [e for e in events if e.event_type_value == "STEP_FAILURE"]
     if gates:
         told = [gate_fault(gate) for gate in gates]
-        assets = {gate.asset_key.to_user_string() for gate in gates}
+        assets = {asset_of(gate.asset_key) for gate in gates}
         what = "red gate " + ", ".join(f"{_label(gate)} {gate.check_name}" for gate in gates)
     else:
         told = [f"{fault.step_key}: {step_fault(fault)}" for fault in faults] or [last_word]
         # The step that makes an asset has the asset's name.
         steps = {fault.step_key for fault in faults}
-        assets = {asset for asset in pipeline.stages if asset.replace("/", "__") in steps}
+        assets = {a for a in pipeline.stages if step_of(pipeline.profile.name, a) in steps}
         partition = run.tags.get("dagster/partition")
         labels = (asset_label(asset, partition) for asset in sorted(assets))
         what = f"failed: {', '.join(labels) or run.job_name}"
@@ -99,4 +100,4 @@ def _not_grounded(pipeline: Pipeline) -> list[str]:
 
 
 def _label(evaluation: dg.AssetCheckEvaluation) -> str:
-    return asset_label(evaluation.asset_key.to_user_string(), evaluation.partition)
+    return asset_label(asset_of(evaluation.asset_key), evaluation.partition)

@@ -7,6 +7,7 @@ it, with links; the figures and pictures of its materializations are in ``metada
 from collections.abc import Iterable, Mapping, Sequence, Set
 from urllib.parse import quote
 
+from fer_assets.keys import LOCATION, repository_name
 from fer_assets.pipeline import Pipeline
 from fer_assets.stage import Stage
 from fer_ml.claims.model import Claim, ComparisonClaim
@@ -37,7 +38,7 @@ MAX_CLAIMS = 20
 #: Views by name: an asset selection, and the groups that the graph shows unfolded; a catalog where
 #: there are none. Dagster keeps no views of its own.
 VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "report claims": ('+key:"report_claims" or key:"report"', ("report", "evaluation")),
+    "report claims": ('+key:"*/report_claims" or key:"*/report"', ("report", "evaluation")),
     "data health": ('group:"raw" or group:"manifests"', ("raw", "manifests")),
     "trained models": ('kind:"pytorch" or kind:"onnx"', ()),
 }
@@ -52,21 +53,27 @@ def view_path(selection: str, unfolded: Sequence[str] = ()) -> str:
     return f"/asset-groups~{quoted}/?expanded={groups}"
 
 
-def asset_path(asset: str, partition: str | None = None) -> str:
+def asset_path(profile: str, asset: str, partition: str | None = None) -> str:
     """The path of an asset's page, or of one partition of it."""
-    page = f"/assets/{asset}"
+    page = f"/assets/{profile}/{asset}"
     return f"{page}?view=partitions&partition={partition}" if partition else page
 
 
-def check_path(asset: str, rule: str) -> str:
+def check_path(profile: str, asset: str, rule: str) -> str:
     """The path of a gate on its asset's page."""
-    return f"/assets/{asset}?view=checks&checkDetail={rule}"
+    return f"{asset_path(profile, asset)}?view=checks&checkDetail={rule}"
 
 
-def link(asset: str, partition: str | None = None) -> str:
+def runs_path(profile: str) -> str:
+    """The path of the runs of a profile; Dagster lists those of all of them."""
+    of_profile = f"tag:.dagster/repository={repository_name(profile)}@{LOCATION}"
+    return f"/runs?q[0]={quote(of_profile, safe='')}"
+
+
+def link(profile: str, asset: str, partition: str | None = None) -> str:
     """A Markdown link to an asset's page, with the partition in its name."""
     name = f"{asset}[{partition}]" if partition else asset
-    return f"[`{name}`]({asset_path(asset, partition)})"
+    return f"[`{name}`]({asset_path(profile, asset, partition)})"
 
 
 def describe_source(pipeline: Pipeline, source: str) -> str:
@@ -77,7 +84,7 @@ def describe_source(pipeline: Pipeline, source: str) -> str:
         [
             f"{spec.title or source}, as its publisher lays it out (adapter `{spec.adapter}`). The "
             "data version is a fingerprint of its files' path, size and time.",
-            f"**Rests on it:** {_links(consumers)}.",
+            f"**Rests on it:** {_links(pipeline, consumers)}.",
             f"**More:** `{DOCS['raw']}`.",
         ]
     )
@@ -94,9 +101,9 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     lines = [
         stage.describe,
         f"**Is it good?** {_gates(pipeline, stage.asset)}",
-        f"**Made of:** {_links(made_of)}, by `{stage.module}`.",
-        f"**Rests on it:** {_links(rests)}.",
-        f"**Claims on it:** {_claims_line(claims)}",
+        f"**Made of:** {_links(pipeline, made_of)}, by `{stage.module}`.",
+        f"**Rests on it:** {_links(pipeline, rests)}.",
+        f"**Claims on it:** {_claims_line(pipeline, claims)}",
         f"**More:** `{DOCS.get(stage.group, 'docs/reference.md')}`; every file of it and its keys: "
         "`docs/reference.md`.",
     ]
@@ -130,8 +137,9 @@ def downstream(stages: Mapping[str, Stage], asset: str) -> set[str]:
     return found
 
 
-def _links(assets: Iterable[str]) -> str:
-    return ", ".join(link(asset) for asset in dict.fromkeys(assets)) or "nothing"
+def _links(pipeline: Pipeline, assets: Iterable[str]) -> str:
+    profile = pipeline.profile.name
+    return ", ".join(link(profile, asset) for asset in dict.fromkeys(assets)) or "nothing"
 
 
 def _gates(pipeline: Pipeline, asset: str) -> str:
@@ -139,15 +147,16 @@ def _gates(pipeline: Pipeline, asset: str) -> str:
     if not gates:
         return "No gate of its own: what it passes on was judged before."
     blocking = sum(gate.blocking for gate in gates)
+    page = asset_path(pipeline.profile.name, asset)
     return (
-        f"Its [gates]({asset_path(asset)}?view=checks) say so: {len(gates)}, of which {blocking} "
+        f"Its [gates]({page}?view=checks) say so: {len(gates)}, of which {blocking} "
         "must pass before anything is made of it."
     )
 
 
-def _claims_line(claims: list[str]) -> str:
+def _claims_line(pipeline: Pipeline, claims: list[str]) -> str:
     if not claims:
         return "none."
     ids = ", ".join(f"`{claim}`" for claim in claims[:MAX_CLAIMS])
     more = f" and {len(claims) - MAX_CLAIMS} more" if len(claims) > MAX_CLAIMS else ""
-    return f"{len(claims)} in {link('report_claims')}: {ids}{more}."
+    return f"{len(claims)} in {link(pipeline.profile.name, 'report_claims')}: {ids}{more}."

@@ -99,7 +99,7 @@ def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
             failures.note(Target(f"manifest/{source.name}"), error)
             continue
         found[source.name] = item.sha256
-        if (seen := unseen(instance, item)) is not None:
+        if (seen := unseen(pipeline, instance, item)) is not None:
             instance.report_runless_asset_event(seen)
     return found
 

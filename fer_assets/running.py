@@ -19,11 +19,10 @@ from fer_assets.dagster_private import (
     DATA_VERSION_TAG,
     PARTITION_TAG,
     InMemoryJob,
-    RegisteredCodeLocationOrigin,
-    RemoteRepositoryOrigin,
     RunFailureReason,
     execute_run,
 )
+from fer_assets.keys import asset_key, asset_of, origin_of, step_of
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
 from fer_assets.notices import gate_fault, red_gates, step_fault
@@ -39,8 +38,6 @@ from fer_ml.storage.artifact import Artifact
 
 log = logging.getLogger(__name__)
 
-#: The code location of ``workspace.yaml``: the UI shows the runs of this one among its jobs'.
-LOCATION = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("fer"), "__repository__")
 NO_FAULT = "the run failed without a step failure; look at it in the UI"
 
 
@@ -100,7 +97,7 @@ def _definitions(pipeline: Pipeline) -> Callable[[], dg.Definitions]:
 
     @cache
     def definitions() -> dg.Definitions:
-        from fer_assets.definitions import definitions_for
+        from fer_assets.repository import definitions_for
 
         return definitions_for(pipeline)
 
@@ -119,9 +116,10 @@ def _run(
 
     ``KeyboardInterrupt`` when it was stopped.
     """
-    keys = {dg.AssetKey(target.asset.split("/")) for target in work.make}
+    profile = pipeline.profile.name
+    keys = {asset_key(profile, target.asset) for target in work.make}
     checks = {
-        dg.AssetCheckKey(dg.AssetKey(target.asset.split("/")), gate.rule)
+        dg.AssetCheckKey(asset_key(profile, target.asset), gate.rule)
         for target in (*work.make, *work.judge)
         for gate in pipeline.stage(target.asset).gates
     }
@@ -140,7 +138,7 @@ def _run(
             run_id=run_id,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             tags={**tags, **partition, PROCESS_TAG: owner()},
-            remote_job_origin=LOCATION.get_job_origin(work.job),
+            remote_job_origin=origin_of(profile, work.job),
         )
         result = execute_run(InMemoryJob(job), run, instance)
         known["success"] = result.success
@@ -156,19 +154,19 @@ def _note(
     """Note what a run did not make, and why."""
     started = {*work.make, *work.judge}
     targets = {target.asset: target for target in pipeline.targets() if target in started}
-    steps = {asset.replace("/", "__"): target for asset, target in targets.items()}
+    steps = {step_of(pipeline.profile.name, a): target for a, target in targets.items()}
     steps |= {f"gates_{asset.replace('/', '_')}": target for asset, target in targets.items()}
     made: set[str] = set()
     faults: dict[Target | None, str] = {}
     for event in result.all_events:
         if event.event_type_value == "ASSET_MATERIALIZATION" and event.asset_key is not None:
-            made.add(event.asset_key.to_user_string())
+            made.add(asset_of(event.asset_key))
         elif event.event_type_value == "STEP_FAILURE":
             faults.setdefault(steps.get(str(event.step_key)), step_fault(event))
     # Of a red gate its step says no more than that it failed; the first one is told.
     for gate in reversed(list(red_gates(result.all_events))):
         fault = f"{gate_fault(gate)}\n  code: gate-failed"
-        faults[targets[gate.asset_key.to_user_string()]] = fault
+        faults[targets[asset_of(gate.asset_key)]] = fault
     for target in targets.values():
         missing = target in work.make and target.asset not in made
         if target not in faults and not missing:
@@ -209,10 +207,10 @@ def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstanc
 def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstance) -> None:
     """Tell Dagster of an artifact, and of its verdicts, that it does not show as the latest.
 
-    That is so when another profile, another instance or a notebook made the last one.
+    That is so when another instance or a notebook made the last one.
     """
     record = artifact.record
-    key = dg.AssetKey(record.asset.split("/"))
+    key = asset_key(pipeline.profile.name, record.asset)
     shown, since = latest(instance, key, record.partition)
     if shown == artifact.sha256:
         return

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socket import socket
 
+import dagster as dg
 import uvicorn
 import yaml
 from dagster_webserver.version import __version__
@@ -22,11 +23,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from fer_assets.dagster_private.webserver import (
+    ModuleTarget,
     ProxyServerManager,
     WorkspaceFileTarget,
     WorkspaceProcessContext,
+    serialize_value,
 )
 from fer_assets.evidence import Pages
+from fer_assets.keys import LOCATION
 from fer_assets.pipeline import Pipeline
 from fer_assets.storage import dagster_home, opened
 from fer_ml.base.errors import FerError
@@ -68,8 +72,7 @@ def serve(
     """
     with ExitStack() as stack:
         instance = stack.enter_context(opened(dagster_home()))
-        workspace = pipeline.settings.project / "workspace.yaml"
-        target = WorkspaceFileTarget([str(workspace)])
+        target = ModuleTarget("fer_assets.definitions", pipeline.profile.name, None, LOCATION)
         code = stack.enter_context(ProxyServerManager(instance, target, "warning"))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         shared = Path(folder) / "workspace.yaml"
@@ -92,7 +95,7 @@ def serve(
             timeout_graceful_shutdown=2,
         )
         server = Server(config, on_ready)
-        ended = stack.enter_context(_daemon(shared, server)) if not read_only else None
+        ended = stack.enter_context(_daemon(instance, shared, server)) if not read_only else None
         server.run(sockets=[listener])
         if ended is not None and ended.is_set():
             raise FerError(
@@ -101,11 +104,15 @@ def serve(
 
 
 @contextmanager
-def _daemon(workspace: Path, server: uvicorn.Server) -> Iterator[threading.Event]:
+def _daemon(
+    instance: dg.DagsterInstance, workspace: Path, server: uvicorn.Server
+) -> Iterator[threading.Event]:
     """Dagster's daemon beside ``server``, which stops when it ends; whether it did by itself."""
+    ref = serialize_value(instance.get_ref())
     command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
+    command += ["--instance-ref", ref, "--log-level", "info"]
     group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    process = subprocess.Popen([*command, "--log-level", "info"], creationflags=group)
+    process = subprocess.Popen(command, creationflags=group)
     stopping, ended = threading.Event(), threading.Event()
 
     def watch() -> None:

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fer_assets.digest import STATES, Digest, Entry, digest_of
-from fer_assets.pages import PAGES, VIEWS, asset_path, check_path, view_path
+from fer_assets.pages import PAGES, VIEWS, asset_path, check_path, runs_path, view_path
 from fer_assets.pipeline import Pipeline
 from fer_ml.base.errors import FerError
 from fer_ml.evidence.address import FOLDER, page_of
@@ -51,7 +52,7 @@ class Start:
             TEMPLATE,
             digest=digest,
             states=STATES,
-            address=address,
+            address=partial(address, self._pipeline.profile.name),
             figures=list(headlines(self._pipeline, digest)),
             links=_links(self._pipeline),
         )
@@ -88,16 +89,16 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     yield Headline("claims that hold", f"{green} of {digest.claims}" if digest.claims else "none")
 
 
-def address(entry: Entry) -> str:
+def address(profile: str, entry: Entry) -> str:
     """Where in the UI an entry of the digest is shown."""
     match entry.kind:
         case "claim":
             return f"{PAGES}{FOLDER}/" if "/" in entry.name else f"{PAGES}{page_of(entry.name)}"
         case "gate":
             label, _, rule = entry.name.rpartition(" ")
-            return check_path(parse_label(label)[0], rule)
+            return check_path(profile, parse_label(label)[0], rule)
         case _:
-            return asset_path(*parse_label(entry.name))
+            return asset_path(profile, *parse_label(entry.name))
 
 
 def _links(pipeline: Pipeline) -> Mapping[str, str]:
@@ -108,7 +109,7 @@ def _links(pipeline: Pipeline) -> Mapping[str, str]:
     links["Claims and their evidence"] = f"{PAGES}{FOLDER}/"
     links["Make everything: Materialize all, in the graph"] = "/asset-groups/"
     links |= {name[0].upper() + name[1:]: view_path(*shown) for name, shown in VIEWS.items()}
-    return links | {"Runs": "/runs", "Look again": "?again"}
+    return links | {"Runs": runs_path(pipeline.profile.name), "Look again": "?again"}
 
 
 def _read(pipeline: Pipeline, asset: str, file: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 environment and nothing else. The address is in no file, and in none of Dagster's own descriptions.
 """
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from fer_assets.dagster_private.sqlite import (
     ConfigurableClassData,
     DagsterSqliteStorage,
     DagsterStorage,
+    InstanceRef,
     NoOpComputeLogManager,
     SqliteEventLogStorage,
     SqliteStorageConfig,
@@ -127,10 +127,7 @@ class Storage(DagsterSqliteStorage):
 
 
 def dagster_home() -> Path:
-    """Dagster's folder, which the processes that are started from here on find too.
-
-    ``FerError`` for one that Dagster would take for another, or could not use.
-    """
+    """Dagster's folder; ``FerError`` for one that it would take for another, or could not use."""
     home = settings().dagster_home
     if not (home / "dagster.yaml").is_file():
         raise FerError(
@@ -148,7 +145,6 @@ def dagster_home() -> Path:
             allowed="a path without ?, and without % before two hexadecimal digits",
             fix="rename the folder, or set DAGSTER_HOME elsewhere",
         )
-    os.environ["DAGSTER_HOME"] = str(home)
     return home
 
 
@@ -166,9 +162,17 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
 
 
 def opened(home: Path) -> dg.DagsterInstance:
-    """The instance that ``home`` describes; ``FerError`` when its ``dagster.yaml`` is not valid."""
+    """The instance that ``home`` describes; ``FerError`` when its ``dagster.yaml`` is not valid.
+
+    Processes that Dagster starts for it are given this description, with the folder in it in place
+    of ``DAGSTER_HOME``.
+    """
     try:
-        return dg.DagsterInstance.get()
+        ref = InstanceRef.from_dir(str(home))
+        if ref.storage_data is not None and ref.storage_data.module_name == __name__:
+            ours = {"module": __name__, "class": "Storage", "config": {"base_dir": str(home)}}
+            ref = InstanceRef.from_dir(str(home), overrides={"storage": {"custom": ours}})
+        return dg.DagsterInstance.from_ref(ref)
     except (dg.DagsterInvalidConfigError, yaml.YAMLError, TypeError):
         # Their words repeat the file, which may hold what nobody should read.
         raise FerError(

@@ -91,9 +91,31 @@ def test_imports_between_rooms_follow_the_stream() -> None:
         assert STREAM.index(there) < STREAM.index(here or "base"), f"{here} imports {there}"
 
 
+def test_nothing_is_handed_on_by_changing_the_environment() -> None:
+    """A process is started for a profile by what it is given, which others cannot change."""
+    changes = {"setdefault", "update", "pop", "popitem", "clear"}
+    read = 0
+    for path in (ROOT / "fer_assets").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        for node in nodes:
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute) and node.attr in ("putenv", "unsetenv"):
+                raise AssertionError(where)
+            for part in ast.iter_child_nodes(node):
+                if not ast.unparse(part).endswith("environ"):
+                    continue
+                read += 1
+                held = isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)
+                held |= isinstance(node, ast.Attribute) and node.attr in changes
+                held |= isinstance(node, ast.Assign | ast.AugAssign | ast.alias | ast.Delete)
+                assert not held, where
+    assert read
+
+
 def test_the_code_location_loads_without_heavy_libraries() -> None:
     script = (
         "import sys, fer_assets.definitions\n"
+        "fer_assets.definitions.sample\n"
         "heavy = {'torch', 'timm', 'cv2', 'polars', 'scipy', 'sklearn', 'onnxruntime',"
         " 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"

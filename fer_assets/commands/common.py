@@ -1,7 +1,6 @@
 """What the commands share: the console, their options, the pipeline of a profile."""
 
 import logging
-import os
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,15 +111,10 @@ def table(*columns: str, title: "str | Text | None" = None, show_header: bool = 
 
 
 def open_pipeline(profile: str | None) -> "Pipeline":
-    """The pipeline of a profile, which child processes then find active too."""
+    """The pipeline of a profile."""
     from fer_assets.pipeline import Pipeline
-    from fer_ml.base.settings import settings
 
-    pipeline = Pipeline.open(profile)
-    os.environ["FER_PROFILE"] = pipeline.profile.name
-    settings.cache_clear()
-    os.environ["DAGSTER_HOME"] = str(pipeline.settings.dagster_home)
-    return pipeline
+    return Pipeline.open(profile)
 
 
 class _TqdmHandler(logging.Handler):

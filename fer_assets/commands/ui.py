@@ -31,11 +31,14 @@ def ui(
     Example: fer ui --profile sample --port 3000
     """
     from fer_ml.base.ports import open_port
+    from fer_ml.base.settings import require_whole_paths
 
     with Stopping() as stopping, open_port(port) as listener:
         from fer_assets.storage import dagster_home, dagster_instance
 
-        pipeline, home = open_pipeline(profile), dagster_home()
+        require_whole_paths()
+        pipeline = open_pipeline(profile)
+        dagster_home()
         if not read_only:
             from fer_assets.abandoned import fail_abandoned
 
@@ -47,9 +50,9 @@ def ui(
         token = secrets.token_urlsafe(24)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         console.print("Dagster is loading the lineage; the links follow.")
-        # Started inside DAGSTER_HOME, so that the project's .env cannot point it elsewhere.
-        os.chdir(home)
-        os.environ["FER_PROJECT"] = str(pipeline.settings.project)
+        # Dagster's processes start here: inside the project, which they look for, and not beside
+        # its .env, which could point them elsewhere.
+        os.chdir(pipeline.settings.project / "dagster_home")
         serve(
             pipeline,
             listener,

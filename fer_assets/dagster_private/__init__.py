@@ -8,10 +8,15 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.definitions.unresolved_asset_job_definition import (
     UnresolvedAssetJobDefinition,
 )
+from dagster._core.definitions.utils import is_valid_name
 from dagster._core.events import RunFailureReason, StepMaterializationData
 from dagster._core.execution.api import execute_run
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.storage.tags import PARTITION_NAME_TAG as PARTITION_TAG
 
 __all__ = [
@@ -27,6 +32,7 @@ __all__ = [
     "InMemoryJob",
     # ... where a run belongs, ...
     "RegisteredCodeLocationOrigin",
+    "RemoteJobOrigin",
     "RemoteRepositoryOrigin",
     # A run that was told to stop fails with a reason, and no public field tells it from a fault.
     "RunFailureReason",
@@ -36,4 +42,6 @@ __all__ = [
     "UnresolvedAssetJobDefinition",
     # ... and its run. ``execute_in_process`` makes a run that belongs nowhere: no page shows it.
     "execute_run",
+    # Which names Dagster takes: it keeps some for itself.
+    "is_valid_name",
 ]

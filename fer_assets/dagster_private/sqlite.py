@@ -4,6 +4,7 @@ Apart from the rest because it takes a third of the time in which a code locatio
 code location does not need it.
 """
 
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
@@ -27,6 +28,8 @@ __all__ = [
     "ConfigurableClassData",
     "DagsterSqliteStorage",
     "DagsterStorage",
+    # What describes an instance to processes that it starts: the public way asks the environment.
+    "InstanceRef",
     # Output of steps is in our own logs: nothing is kept twice.
     "NoOpComputeLogManager",
     # Where the rows of a purged run lie, which have to go with their bytes.

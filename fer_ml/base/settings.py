@@ -207,11 +207,23 @@ class Settings(BaseModel):
             **home,
             # A step looks its run up in Dagster's own storage.
             "DAGSTER_HOME": str(self.dagster_home),
-            "FER_PROFILE": self.profile,
             "FER_DEVICE": self.device,
             "FER_PROCESSES": str(self.processes),
             "FER_ENGINE": environment().FER_ENGINE,
         }
+
+
+def require_whole_paths() -> None:
+    """``FerError`` where a variable holds a relative path, for processes that start elsewhere."""
+    for variable in ("DAGSTER_HOME", "FER_CACHE", "FER_HOME", "FER_PROJECT"):
+        text = os.environ.get(variable, "")
+        if text and "://" not in text and not Path(text).expanduser().is_absolute():
+            raise FerError(
+                f"{variable} is relative, and Dagster's processes start in another folder",
+                code="setting-invalid",
+                where=text,
+                fix=f"{variable}={_absolute(text)}",
+            )
 
 
 def find_project() -> Path:

@@ -624,7 +624,7 @@ const opened = (tables, base) => Object.fromEntries(Object.entries(tables).map((
 
 /* Served beside Dagster, a step leads to its asset's page: a browser opens no file from there. */
 if (location.protocol !== "file:") {
-  document.querySelectorAll("a[data-asset]").forEach((a) => { a.href = `/assets/${a.dataset.asset}`; });
+  document.querySelectorAll("a[data-asset]").forEach((a) => { a.href = `/fer/assets/${a.dataset.asset}`; });
 }
 const page = JSON.parse(document.querySelector("#page").textContent);
 if (page.kind === "face") {

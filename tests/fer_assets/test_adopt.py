@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from fer_assets.cli import app
+from fer_assets.keys import asset_key
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.remote import adopt_foreign
@@ -23,7 +24,7 @@ from fer_ml.metrics.predictions import read_predictions
 from tests.fer_ml.adoption import first_pipeline as old
 from tests.refusals import refused
 
-KEY = dg.AssetKey("adopted")
+KEY = asset_key("tiny", "adopted")
 
 
 @pytest.fixture(scope="module")

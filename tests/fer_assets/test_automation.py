@@ -12,10 +12,11 @@ import pytest
 from pydantic import SecretStr
 
 from fer_assets.automation import BEHIND_PEOPLE
-from fer_assets.definitions import definitions_for
 from fer_assets.digest import digest_of
+from fer_assets.keys import asset_key, asset_of
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
+from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_assets.stages import gates_of
 from fer_assets.staleness import stale
@@ -62,12 +63,12 @@ def look(
 
 
 def requested(result: dg.EvaluateAutomationConditionsResult) -> set[str]:
-    return {r.key.to_user_string() for r in result.results if r.true_subset.size}
+    return {asset_of(r.key) for r in result.results if r.true_subset.size}
 
 
 def make(definitions: dg.Definitions, instance: dg.DagsterInstance, assets: set[str]) -> None:
     """Make what a tick requested, with its checks, as the daemon's run does."""
-    keys = {dg.AssetKey(asset.split("/")) for asset in assets}
+    keys = {asset_key("tiny", asset) for asset in assets}
     job = definitions.resolve_job_def("data").get_subset(asset_selection=keys)
     assert job.execute_in_process(instance=instance).success
 
@@ -91,7 +92,7 @@ def test_everything_that_is_safe_is_on(tiny: Pipeline) -> None:
 def test_only_manifests_are_made_without_a_person(tiny: Pipeline) -> None:
     graph = definitions_for(tiny).resolve_asset_graph()
     alone = {
-        key.to_user_string()
+        asset_of(key)
         for key in graph.materializable_asset_keys
         if graph.get(key).automation_condition is not None
     }
@@ -108,7 +109,7 @@ def test_a_changed_source_flows_up_to_the_gates_and_no_further(
     begun = look(definitions, instance, None)
     assert begun.asset_events == [], "nothing is noted before the conditions had their first look"
     seen = look(definitions, instance, begun.cursor)
-    assert [e.asset_key.to_user_string() for e in seen.asset_events] == [f"raw/{SOURCE}"]
+    assert [e.asset_key for e in seen.asset_events] == [asset_key("tiny", f"raw/{SOURCE}")]
     again = look(definitions, instance, seen.cursor)
     assert again.asset_events == [], "one change is noted once"
     tick = dg.evaluate_automation_conditions(definitions, instance, cursor=first.cursor)
@@ -150,7 +151,7 @@ def test_a_red_gate_stops_the_flow_and_a_mended_one_lets_it_on(
 ) -> None:
     definitions = definitions_for(tiny)
     tick = dg.evaluate_automation_conditions(definitions, instance)
-    key = dg.AssetKey(["manifest", SOURCE])
+    key = asset_key("tiny", f"manifest/{SOURCE}")
     graph = definitions.resolve_asset_graph()
     checks = [check for check in graph.asset_check_keys if check.asset_key == key]
 
@@ -251,7 +252,7 @@ def test_a_claim_that_does_not_hold_is_named(tiny: Pipeline, instance: dg.Dagste
     try:
         pipeline = replace(tiny)
         job = definitions_for(pipeline).resolve_job_def("reporting")
-        job = job.get_subset(asset_selection={dg.AssetKey("report_claims")})
+        job = job.get_subset(asset_selection={asset_key("tiny", "report_claims")})
         result = job.execute_in_process(instance=instance, raise_on_error=False)
         (sent,) = failure_told(pipeline, instance, result)
     finally:
@@ -265,7 +266,7 @@ def test_a_run_that_fails_without_a_gate_is_told_with_its_fault(
     tiny: Pipeline, instance: dg.DagsterInstance
 ) -> None:
     job = definitions_for(tiny).resolve_job_def("teachers")
-    job = job.get_subset(asset_selection={dg.AssetKey("teacher_logits")})
+    job = job.get_subset(asset_selection={asset_key("tiny", "teacher_logits")})
     result = job.execute_in_process(instance=instance, partition_key="RN18", raise_on_error=False)
     (sent,) = failure_told(tiny, instance, result)
     assert (sent["kind"], sent["assets"]) == ("run_failed", ["teacher_logits"])

@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from fer_assets.assets import wait_for_gates
-from fer_assets.definitions import definitions_for
+from fer_assets.keys import asset_key
 from fer_assets.lineage import Target
 from fer_assets.metadata import artifact_metadata
 from fer_assets.pipeline import Pipeline
+from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_assets.staleness import stale
 from fer_ml.manifests.schema import read_manifest
@@ -145,10 +146,10 @@ def test_a_full_pass_decodes_every_image_once(sample: Pipeline) -> None:
 
 
 def test_the_pages_of_the_ui_list_the_runs_of_the_command(sample: Pipeline) -> None:
-    """They ask for runs of their own code location, and draw them from start to end."""
+    """They ask for runs of their own repository, and draw them from start to end."""
     file = yaml.safe_load((sample.settings.project / "workspace.yaml").read_text())
     location = file["load_from"][0]["python_module"]["location_name"]
-    listed = dg.RunsFilter(tags={".dagster/repository": f"__repository__@{location}"})
+    listed = dg.RunsFilter(tags={".dagster/repository": f"sample@{location}"})
     with dg.DagsterInstance.get() as instance:
         (record,) = instance.get_run_records(listed)
         run, start, end = record.dagster_run, record.start_time, record.end_time
@@ -173,7 +174,7 @@ def test_raw_folders_are_observed_however_their_manifest_is_made(
 ) -> None:
     """And it is made of just that: else the UI calls it stale from its first moment on."""
     target = Target("manifest/rafdb_basic")
-    raw, made = (dg.AssetKey([group, "rafdb_basic"]) for group in ("raw", "manifest"))
+    raw, made = (asset_key("sample", f"{group}/rafdb_basic") for group in ("raw", "manifest"))
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         for _ in range(2):
             if where == "by a click":
@@ -190,7 +191,7 @@ def test_raw_folders_are_observed_however_their_manifest_is_made(
     assert seen.asset_observation.data_version == fingerprint.sha256
     assert seen.asset_observation.metadata["root"].value == fingerprint.root
     tags = event.asset_materialization.tags
-    assert tags["dagster/input_data_version/raw/rafdb_basic"] == fingerprint.sha256
+    assert tags["dagster/input_data_version/sample/raw/rafdb_basic"] == fingerprint.sha256
 
 
 def test_faces_are_shown_in_dagster_only_where_they_may(sample: Pipeline) -> None:
@@ -204,7 +205,7 @@ def test_faces_are_shown_in_dagster_only_where_they_may(sample: Pipeline) -> Non
 
 def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipeline) -> None:
     """Dagster lets a run skip the checks; the receipt beside the bytes is what stops the next."""
-    key = dg.AssetKey("hq_train_manifest")
+    key = asset_key("sample", "hq_train_manifest")
     definitions = definitions_for(sample)
     with dg.DagsterInstance.get() as instance:
         job = definitions.resolve_job_def("data").get_subset(
@@ -214,7 +215,7 @@ def test_a_launch_without_checks_gives_bytes_that_no_consumer_takes(sample: Pipe
         with refused("gate-not-judged"):
             sample.store.require("hq_train_manifest")
         teachers = definitions.resolve_job_def("teachers").get_subset(
-            asset_selection={dg.AssetKey("teacher")}
+            asset_selection={asset_key("sample", "teacher")}
         )
         run = teachers.execute_in_process(
             instance=instance, partition_key="RN18", raise_on_error=False

@@ -1,5 +1,6 @@
 """The graph that Dagster shows: loadable, complete, and unchanged unless on purpose."""
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from fer_assets.definitions import definitions_for
+from fer_assets import definitions as location
+from fer_assets.keys import asset_key, asset_of
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
+from fer_assets.repository import definitions_for, opened
 from fer_assets.stages import gates_of
 from fer_ml.base.reading import sha256_file
 from tests.refusals import refused
@@ -23,11 +26,29 @@ def definitions(project: Callable[[str], Pipeline]) -> dg.Definitions:
     return definitions_for(project("sample"))
 
 
+def test_each_profile_is_a_repository_of_the_code_location(
+    project: Callable[[str], Pipeline],
+) -> None:
+    project("tiny")
+    opened.cache_clear()
+    assert [name for name, _ in inspect.getmembers(location)] == ["tiny"], "the default"
+    for profile in ("tiny", "sample"):
+        repository = getattr(location, profile)
+        assert isinstance(repository, dg.RepositoryDefinition) and repository.name == profile
+        keys = repository.asset_graph.get_all_asset_keys()
+        assert keys and {key.path[0] for key in keys} == {profile}
+        repository.load_all_definitions()
+    for other in ("logs", "dg", "opened"):
+        with refused("unknown-profile"):
+            getattr(location, other)
+    opened.cache_clear()
+
+
 def graph_of(definitions: dg.Definitions) -> dict[str, dict[str, object]]:
     graph = definitions.resolve_asset_graph()
     return {
-        key.to_user_string(): {
-            "deps": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
+        asset_of(key): {
+            "deps": sorted(asset_of(parent) for parent in graph.get(key).parent_keys),
             "group": graph.get(key).group_name,
             "partitions": bool(graph.get(key).partitions_def),
             # What follows is the hash of the profile's part.
@@ -54,11 +75,11 @@ def test_an_asset_without_a_partition_is_not_shown(project: Callable[[str], Pipe
     """Else the button that makes everything asks for one."""
     pipeline = project("tiny")
     shown = definitions_for(pipeline).resolve_asset_graph().get_all_asset_keys()
-    assert not {"adopted", "external_model"} & {key.to_user_string() for key in shown}
+    assert not {"adopted", "external_model"} & {asset_of(key) for key in shown}
     with pipeline.store.begin("adopted", "one"):
         pass
     shown = definitions_for(pipeline).resolve_asset_graph().get_all_asset_keys()
-    assert dg.AssetKey("adopted") in shown
+    assert asset_key("tiny", "adopted") in shown
 
 
 def test_steps_go_to_ray_where_it_is_the_engine(
@@ -70,7 +91,7 @@ def test_steps_go_to_ray_where_it_is_the_engine(
     pipeline = project("sample")
     job = definitions_for(pipeline).resolve_job_def("students")
     assert job.executor_def.name == "ray"
-    asked = configs.RayExecutionConfig.from_tags(job.get_node_named("student_ce").tags)
+    asked = configs.RayExecutionConfig.from_tags(job.get_node_named("sample__student_ce").tags)
     assert asked.num_gpus == 1
     # Whoever reads the cluster's dashboard reads them.
     assert "pw" not in str(pipeline.settings.environment())
@@ -91,7 +112,7 @@ def test_gates_are_blocking_checks_by_partition_where_the_asset_has_them(
     definitions: dg.Definitions,
 ) -> None:
     graph = definitions.resolve_asset_graph()
-    keys = {(k.asset_key.to_user_string(), k.name): k for k in graph.asset_check_keys}
+    keys = {(asset_of(k.asset_key), k.name): k for k in graph.asset_check_keys}
     for asset in ("teacher", "softlabels", "student_dkd", "student_bundle", "hq_train_manifest"):
         for gate in gates_of(asset):
             node = graph.get(keys[(asset, gate.rule)])
@@ -155,8 +176,8 @@ def test_a_model_from_elsewhere_is_known_by_its_bytes(
 
 def code_versions(pipeline: Pipeline) -> dict[str, str | None]:
     graph = definitions_for(pipeline).resolve_asset_graph()
-    keys = [key for key in graph.get_all_asset_keys() if key.path[0] != "raw"]
-    return {key.to_user_string(): graph.get(key).code_version for key in keys}
+    keys = [key for key in graph.get_all_asset_keys() if key.path[1] != "raw"]
+    return {asset_of(key): graph.get(key).code_version for key in keys}
 
 
 def test_a_changed_profile_shows_as_changed_code(project: Callable[[str], Pipeline]) -> None:
@@ -174,7 +195,7 @@ def test_a_partition_is_made_of_the_partitions_that_its_stage_names(
     graph = definitions_for(project("tiny")).resolve_asset_graph()
 
     def mapping(asset: str, need: str) -> object:
-        return graph.get(dg.AssetKey(asset)).partition_mappings.get(dg.AssetKey(need))
+        return graph.get(asset_key("tiny", asset)).partition_mappings.get(asset_key("tiny", need))
 
     assert isinstance(mapping("teacher_logits", "teacher"), dg.IdentityPartitionMapping)
     assert isinstance(mapping("ensemble", "teacher_logits"), dg.AllPartitionMapping)

@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.planning import StageFailed
+from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_ml.base.reading import sha256_file
 from fer_ml.base.settings import settings

@@ -66,7 +66,7 @@ SECRET = "s3cret-5f2b9c"
 #: What a run imports, once: a kill then lands in its work, and not in its start.
 PRELOAD = [
     "fer_assets.running",
-    "fer_assets.definitions",
+    "fer_assets.repository",
     "fer_ml.manifests.cleaning",
     "fer_ml.manifests.unify",
     "fer_ml.validation.manifests",

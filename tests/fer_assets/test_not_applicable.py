@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fer_assets.assets import asset_key, stage_asset, stage_checks
+from fer_assets.assets import stage_asset, stage_checks
 from fer_assets.digest import digest_of
+from fer_assets.keys import asset_key
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.show import checks_text
@@ -74,7 +75,7 @@ def test_a_failed_one_still_stops_what_rests_on_it(pipeline: Pipeline) -> None:
 def test_dagster_shows_it_as_skipped_and_goes_on(pipeline: Pipeline) -> None:
     stage = pipeline.stages[TARGET.asset]
 
-    @dg.asset(deps=[asset_key(TARGET.asset)])
+    @dg.asset(deps=[asset_key(pipeline.profile.name, TARGET.asset)])
     def after() -> None: ...
 
     definitions = dg.Definitions(

@@ -48,7 +48,7 @@ epochs = {epochs}
 batch_size = 16
 seed = {seed}
 """
-SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "fer"}
+SELECTOR = {"repositoryName": "tiny", "repositoryLocationName": "fer"}
 LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
@@ -97,7 +97,7 @@ def launch(served: Served, partition: str) -> str:
         "selector": {
             **SELECTOR,
             "jobName": "experiments",
-            "assetSelection": [{"path": [EXPERIMENT]}],
+            "assetSelection": [{"path": ["tiny", EXPERIMENT]}],
         },
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
         "mode": "default",
@@ -198,7 +198,10 @@ def over(served: Served, backfill: str) -> str:
 def test_a_backfill_that_a_power_cut_stopped_is_resumed(pipeline: Pipeline) -> None:
     shutil.rmtree(pipeline.store.root / EXPERIMENT)
     with serving(log_of(pipeline)) as served:
-        parameters = {"assetSelection": [{"path": [EXPERIMENT]}], "partitionNames": list(NAMES)}
+        parameters = {
+            "assetSelection": [{"path": ["tiny", EXPERIMENT]}],
+            "partitionNames": list(NAMES),
+        }
         told = served.ask(BACKFILL, p=parameters)["launchPartitionBackfill"]
         assert told["__typename"] == "LaunchBackfillSuccess", told
         first = told["backfillId"]

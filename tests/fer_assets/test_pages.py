@@ -15,7 +15,7 @@ import pytest
 
 from fer_assets.automation import Everything
 from fer_assets.columns import COLUMNS, MANIFEST_COLUMNS
-from fer_assets.definitions import definitions_for
+from fer_assets.keys import asset_of
 from fer_assets.metadata import (
     MAX_INLINE_BYTES,
     artifact_metadata,
@@ -34,6 +34,7 @@ from fer_assets.pages import (
     view_path,
 )
 from fer_assets.pipeline import Pipeline
+from fer_assets.repository import definitions_for
 from fer_assets.stage import Need, Stage
 from fer_assets.stages._training import RUN_GATES
 from fer_ml.claims.model import ComparisonClaim
@@ -105,7 +106,7 @@ def test_every_page_answers_the_four_questions_and_links_to_pages_that_exist(
     sample: Pipeline,
 ) -> None:
     raw = {f"raw/{source.name}" for source in sample.profile.sources}
-    known = {asset_path(asset) for asset in (*sample.shown, *raw)}
+    known = {asset_path("sample", asset) for asset in (*sample.shown, *raw)}
     for found in sample.shown.values():
         text = describe(sample, found)
         assert text.startswith(found.describe)
@@ -141,9 +142,7 @@ def test_the_views_select_what_they_say(
 ) -> None:
     selection, unfolded = VIEWS[name]
     graph = definitions.resolve_asset_graph()
-    found = {
-        key.to_user_string() for key in dg.AssetSelection.from_string(selection).resolve(graph)
-    }
+    found = {asset_of(key) for key in dg.AssetSelection.from_string(selection).resolve(graph)}
     shown = sample.shown
     held = {
         "report claims": shown.keys() & (downstream_of_claims(sample) | {"report"}),
@@ -258,13 +257,13 @@ def entry(status: str) -> dict[str, Any]:
 def test_a_claim_has_a_coloured_status_and_links_to_everything_it_rests_on(
     status: str, mark: str
 ) -> None:
-    text = claims_links([entry(status)])
+    text = claims_links("own", [entry(status)])
     assert text.startswith(f"- {mark} **{status}** `rn18`: The teacher has 0.808.")
     assert re.findall(r"\((/assets[^)]*)\)", text) == [
-        "/assets/teacher?view=partitions&partition=RN18",
-        "/assets/teacher?view=lineage&lineageScope=upstream",
-        "/assets/hq_train_manifest",
-        "/assets/raw/ferplus",
+        "/assets/own/teacher?view=partitions&partition=RN18",
+        "/assets/own/teacher?view=lineage&lineageScope=upstream",
+        "/assets/own/hq_train_manifest",
+        "/assets/own/raw/ferplus",
     ]
     assert "[Evidence](/fer/evidence/claims/rn18.html)" in text
 
@@ -288,7 +287,7 @@ def test_a_check_without_a_measurement_says_so_as_text(tmp_path: Path) -> None:
 
 
 def test_a_claim_without_an_artifact_says_so() -> None:
-    text = claims_links([{**entry("ungrounded"), "rests_on": []}])
+    text = claims_links("own", [{**entry("ungrounded"), "rests_on": []}])
     assert text.endswith("It names no artifact that is here.") and "🟡" in text
 
 

@@ -18,7 +18,9 @@ import polars as pl
 import pytest
 
 from fer_assets import abandoned, purging
+from fer_assets.dagster_private import StepMaterializationData
 from fer_assets.digest import digest_of
+from fer_assets.keys import asset_key
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
@@ -328,11 +330,19 @@ def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(
     shutil.copy(ROOT / "dagster_home" / "dagster.yaml", kept)
     config = own.settings.config.model_copy(update={"faces_in_ui": True})
     showing = replace(own, settings=own.settings.model_copy(update={"config": config}))
-    key, photo = dg.AssetKey("manifest_validation"), unified(own)["sample_id"][0]
+    asset, photo = "manifest_validation", unified(own)["sample_id"][0]
+    key, earlier = asset_key("own", asset), dg.AssetKey(asset)
     other = dg.AssetMaterialization("student_kd")
     with dagster_instance() as instance:
-        materialize(showing, instance, select=lambda t: t.asset == key.to_user_string(), force=True)
+        materialize(showing, instance, select=lambda t: t.asset == asset, force=True)
         (record,) = instance.fetch_materializations(key, limit=9).records
+        # Before keys named their profile.
+        shown = record.asset_materialization
+        assert shown is not None
+        again = dg.AssetMaterialization(earlier, metadata=shown.metadata)
+        data = StepMaterializationData(again)
+        told = dg.DagsterEvent("ASSET_MATERIALIZATION", "data", event_specific_data=data)
+        instance.report_dagster_event(told, record.run_id)
         instance.report_runless_asset_event(other)
 
     def pictures() -> int:
@@ -353,7 +363,8 @@ def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(
     assert pictures() == 0
     assert not list(kept.rglob(f"{record.run_id}.db"))
     with dagster_instance() as instance:
-        assert instance.fetch_materializations(key, limit=9).records == []
+        for forgotten in (key, earlier):
+            assert instance.fetch_materializations(forgotten, limit=9).records == []
         assert len(instance.fetch_materializations(other.asset_key, limit=9).records) == 1
 
 

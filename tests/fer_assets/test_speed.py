@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from demo_app.shipped import SHIPPED
-from fer_assets.definitions import definitions_for
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.planning import Made, StageFailed
+from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_assets.stages import gates_of
 from fer_ml.base.settings import settings

@@ -46,15 +46,21 @@ def test_it_leads_to_what_is_not_green_and_is_kept_until_something_changes(
     try:
         assert client.get("/fer/").text == first.text
         again = client.get("/fer/?again").text
-        assert f"/assets/{SOURCE}" in links(again) - links(first.text)
+        assert f"/assets/tiny/{SOURCE}" in links(again) - links(first.text)
     finally:
         image.write_bytes(data)
     shutil.rmtree(held.folder / "receipts")
     try:
         unjudged = client.get("/fer/").text
-        assert f"/assets/{SOURCE}?view=checks&checkDetail=quarantine_empty" in links(unjudged)
+        assert f"/assets/tiny/{SOURCE}?view=checks&checkDetail=quarantine_empty" in links(unjudged)
     finally:
         pipeline.judge(next(t for t in pipeline.targets() if t.asset == SOURCE))
+
+
+def test_what_lies_in_the_root_leads_to_an_asset_by_its_name_alone(pipeline: Pipeline) -> None:
+    client = TestClient(Pages(PlainTextResponse("dagster"), pipeline), follow_redirects=False)
+    answer = client.get(f"/fer/assets/{SOURCE}")
+    assert (answer.is_redirect, answer.headers["location"]) == (True, f"/assets/tiny/{SOURCE}")
 
 
 def test_what_is_not_made_is_said_and_claims_that_do_not_hold_are_counted(
@@ -77,16 +83,20 @@ def test_a_bundle_that_no_gate_has_passed_has_no_headline(pipeline: Pipeline) ->
 @pytest.mark.parametrize(
     ("kind", "name", "leads"),
     [
-        ("asset", "student_ce", "/assets/student_ce"),
-        ("asset", "teacher[B3]", "/assets/teacher?view=partitions&partition=B3"),
-        ("gate", "teacher[B3] above_floor", "/assets/teacher?view=checks&checkDetail=above_floor"),
-        ("raw", "raw/ferplus", "/assets/raw/ferplus"),
+        ("asset", "student_ce", "/assets/own/student_ce"),
+        ("asset", "teacher[B3]", "/assets/own/teacher?view=partitions&partition=B3"),
+        (
+            "gate",
+            "teacher[B3] above_floor",
+            "/assets/own/teacher?view=checks&checkDetail=above_floor",
+        ),
+        ("raw", "raw/ferplus", "/assets/own/raw/ferplus"),
         ("claim", "dkd-macro-f1", "/fer/evidence/claims/dkd-macro-f1.html"),
         ("claim", "claims/sample.yaml", "/fer/evidence/"),
     ],
 )
 def test_an_entry_leads_to_its_page(kind: str, name: str, leads: str) -> None:
-    assert address(Entry("red", kind, name, "", "")) == leads  # type: ignore[arg-type]
+    assert address("own", Entry("red", kind, name, "", "")) == leads  # type: ignore[arg-type]
 
 
 def test_a_digest_that_is_sent_leads_nowhere(pipeline: Pipeline) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from fer_assets.keys import asset_key
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
 from tests.ray_cluster import two_workers
@@ -52,7 +53,7 @@ def test_a_step_on_the_cluster_gives_the_same_bytes(
         command = ["dagster", "asset", "materialize", "-m", "fer_assets.definitions"]
         chosen = ["--partition", partition] if partition else []
         done = subprocess.run(
-            [*command, "--select", asset, *chosen],
+            [*command, "--select", f"{profile}/{asset}", *chosen],
             capture_output=True,
             text=True,
         )
@@ -62,7 +63,8 @@ def test_a_step_on_the_cluster_gives_the_same_bytes(
         starting = dg.DagsterEventType.STEP_WORKER_STARTING
         began = instance.all_logs(run.run_id, of_type=starting)
     told = [event.message for event in began]
-    assert any(f'{asset.replace("/", "__")}" in Ray job' in message for message in told), told
+    step = asset_key(profile, asset).to_python_identifier()
+    assert any(f'{step}" in Ray job' in message for message in told), told
     there = pipeline.store.current(asset, partition)
     assert here and there
     assert there.folder != here.folder

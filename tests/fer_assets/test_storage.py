@@ -16,6 +16,7 @@ from dagster._core.events import EngineEventData
 from fer_assets.abandoned import PROCESS_TAG, fail_abandoned
 from fer_assets.assets import HOST_TAG
 from fer_assets.doctor import examine
+from fer_assets.keys import asset_key
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
 from fer_assets.staleness import unjudged
@@ -52,7 +53,7 @@ def test_a_part_of_the_lineage_with_its_events_and_verdicts(tiny: Pipeline) -> N
             "manifest/rafdb_basic",
             "manifest/expw_full",
         ]
-        key = dg.AssetKey(["manifest", "expw_full"])
+        key = asset_key("tiny", "manifest/expw_full")
         (event,) = instance.fetch_materializations(key, limit=9).records
         (run,) = instance.get_runs()
         assert event.run_id == run.run_id
@@ -187,7 +188,7 @@ def test_a_server_that_goes_away_loses_nothing_and_nothing_is_made_twice(
     with dagster_instance() as instance:
         both = tiny.named("manifest/affectnet_full_balanced,manifest/expw_full")
         materialize(tiny, instance, select=both)
-        key = dg.AssetKey(["manifest", "affectnet_full_balanced"])
+        key = asset_key("tiny", "manifest/affectnet_full_balanced")
         assert instance.fetch_materializations(key, limit=9).records, "it is told to Dagster now"
         started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
         assert instance.get_runs(started) == [], "the run that lost its database is ended"

@@ -100,12 +100,12 @@ def finished(button: Locator) -> dg.DagsterRun:
 
 def judged(page: Page, asset: str) -> dg.DagsterRun:
     """Click 'Execute all' on the checks of an asset."""
-    page.goto(f"/assets/{asset}?view=checks")
+    page.goto(f"/assets/tiny/{asset}?view=checks")
     return finished(page.get_by_role("button", name="Execute all"))
 
 
 def check_page(page: Page, asset: str, rule: str) -> None:
-    page.goto(f"/assets/{asset}?view=checks&checkDetail={rule}")
+    page.goto(f"/assets/tiny/{asset}?view=checks&checkDetail={rule}")
     expect(page.get_by_text("Evaluation result")).to_be_visible()
 
 
@@ -116,13 +116,13 @@ def test_the_graph_shows_the_groups(page: Page) -> None:
 
 
 def test_the_data_group_is_made_by_one_click(page: Page, pipeline: Pipeline) -> None:
-    page.goto("/locations/fer/asset-groups/manifests")
+    page.goto("/locations/tiny@fer/asset-groups/manifests")
     run = finished(page.get_by_role("button", name="Materialize all"))
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert pipeline.store.current("classification_manifest") is not None
-    page.goto("/assets/raw/expw_full")
+    page.goto("/assets/tiny/raw/expw_full")
     expect(page.get_by_text("drawn/raw/")).to_be_visible()
-    page.goto("/assets/classification_manifest")
+    page.goto("/assets/tiny/classification_manifest")
     for question in ("Is it good?", "Made of:", "Rests on it:", "Claims on it:"):
         expect(page.get_by_text(question).first).to_be_visible()
     expect(page.get_by_text("Row count", exact=True)).to_be_visible()
@@ -145,7 +145,7 @@ def test_the_home_page_shows_a_run_of_the_command_with_its_steps(page: Page) -> 
 
 
 def test_one_teacher_is_made_by_its_partition(page: Page, pipeline: Pipeline) -> None:
-    page.goto("/assets/teacher")
+    page.goto("/assets/tiny/teacher")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_text("Select a partition").click()
     # Each name stands in the list twice: once to be measured, once to be read.
@@ -155,7 +155,7 @@ def test_one_teacher_is_made_by_its_partition(page: Page, pipeline: Pipeline) ->
     assert run.status == dg.DagsterRunStatus.SUCCESS
     teacher = pipeline.store.current("teacher", "RN18")
     assert teacher and all(r.passed for r in teacher.receipts().values() if r.blocking)
-    page.goto("/assets/teacher?view=partitions&partition=RN18")
+    page.goto("/assets/tiny/teacher?view=partitions&partition=RN18")
     expect(page.get_by_text("val_macro_f1").first).to_be_visible()
 
 
@@ -191,21 +191,21 @@ def test_a_planted_fault_is_red_with_value_limit_and_fix_and_green_once_mended(
 
 
 def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
-    page.goto("/assets/report_claims")
+    page.goto("/assets/tiny/report_claims")
     run = finished(page.get_by_role("button", name="Materialize").first)
     assert run.status == dg.DagsterRunStatus.SUCCESS
-    page.goto("/assets/report_claims")
+    page.goto("/assets/tiny/report_claims")
     expect(page.get_by_text("🟢 grounded")).to_have_count(2)
     page.get_by_text("[Show Markdown]").first.click()
     page.get_by_role("link", name="teacher[RN18]").click()
-    expect(page).to_have_url(re.compile(r"/assets/teacher\?.*partition=RN18"))
+    expect(page).to_have_url(re.compile(r"/assets/tiny/teacher\?.*partition=RN18"))
     page.goto(view_path(*VIEWS["report claims"]))
     expect(page.get_by_text("teachers", exact=True).first).to_be_visible()
     expect(page.get_by_text("deployment", exact=True)).to_have_count(0)
 
 
 def test_a_claim_leads_to_the_rows_behind_its_number(page: Page) -> None:
-    page.goto("/assets/report_claims")
+    page.goto("/assets/tiny/report_claims")
     page.get_by_text("[Show Markdown]").first.click()
     page.get_by_role("link", name="Evidence").last.click()
     page.wait_for_url(re.compile("/fer/evidence/claims/teacher.html"))
@@ -234,7 +234,7 @@ def test_everything_is_made_by_the_largest_button(
 
 BACKFILLS = """{ partitionBackfillsOrError { ... on PartitionBackfills { results { status } } } }"""
 LAUNCH = """mutation { launchRun(executionParams: {mode: "default", runConfigData: "{}", selector: {
-  jobName: "retention", repositoryLocationName: "fer", repositoryName: "__repository__"}})
+  jobName: "retention", repositoryLocationName: "fer", repositoryName: "tiny"}})
   { __typename } }"""
 FOLLOW = "subscription($id: ID!) { pipelineRunLogs(runId: $id) { __typename } }"
 

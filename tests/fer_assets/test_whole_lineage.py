@@ -19,11 +19,12 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from fer_assets.cli import app
-from fer_assets.definitions import definitions_for
+from fer_assets.keys import asset_key
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.planning import StageFailed
 from fer_assets.remote import adopt_run, pack_targets
+from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_assets.stage import Stage
@@ -112,7 +113,7 @@ def test_dagster_shows_every_artifact_by_its_content_hash(tiny: Pipeline) -> Non
     with dg.DagsterInstance.get() as instance:
         for target in filter(tiny.standard, tiny.targets()):
             wanted = dg.AssetRecordsFilter(
-                dg.AssetKey(target.asset.split("/")),
+                asset_key("tiny", target.asset),
                 asset_partitions=[target.partition] if target.partition else None,
             )
             (record,) = instance.fetch_materializations(wanted, limit=1).records
@@ -271,7 +272,7 @@ def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_a
         assert told.startswith("stale"), told
         shown = definitions_for(strict).resolve_implicit_global_asset_job_def()
         with dg.DagsterInstance.get() as instance:
-            job = shown.get_subset(asset_selection={dg.AssetKey("student_kd")})
+            job = shown.get_subset(asset_selection={asset_key("tiny", "student_kd")})
             assert not job.execute_in_process(instance=instance, raise_on_error=False).success
             with pytest.raises(StageFailed) as caught:
                 materialize(strict, instance)
@@ -437,13 +438,13 @@ def test_the_users_own_template_decides_what_the_report_rests_on(tiny: Pipeline)
 def test_a_lost_event_log_is_told_again(tiny: Pipeline) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert materialize(tiny, instance) == []
-        event = instance.get_latest_materialization_event(dg.AssetKey("student_bundle"))
+        event = instance.get_latest_materialization_event(asset_key("tiny", "student_bundle"))
         assert event is not None
 
 
 def test_what_is_told_later_has_the_time_of_its_work(tiny: Pipeline) -> None:
     """A new ``dagster_home`` beside a finished artifact root."""
-    key = dg.AssetKey("student_bundle")
+    key = asset_key("tiny", "student_bundle")
     bundle = current(tiny, "student_bundle")
     with dg.DagsterInstance.ephemeral() as instance:
         assert materialize(tiny, instance) == []
@@ -457,7 +458,7 @@ def test_what_is_told_later_has_the_time_of_its_work(tiny: Pipeline) -> None:
             )
             checked = datetime.fromisoformat(receipt.checked_at).timestamp()
             assert judged.event and judged.event.timestamp == checked >= event.timestamp
-        # Of another profile, made later: what is the latest must not stand below it.
+        # Of something else, told later: what is the latest must not stand below it.
         other = dg.AssetMaterialization(key, tags={DATA_VERSION_TAG: "other"})
         instance.report_runless_asset_event(other)
         assert materialize(tiny, instance) == []
@@ -467,9 +468,9 @@ def test_what_is_told_later_has_the_time_of_its_work(tiny: Pipeline) -> None:
     assert told.timestamp > later.timestamp
 
 
-def test_what_dagster_shows_of_another_profile_is_told_again_each_time(tiny: Pipeline) -> None:
+def test_what_dagster_shows_of_something_else_is_told_again_each_time(tiny: Pipeline) -> None:
     teacher = current(tiny, "teacher", "RN18")
-    key = dg.AssetKey("teacher")
+    key = asset_key("tiny", "teacher")
     with dg.DagsterInstance.get() as instance:
         for _ in range(2):
             instance.report_runless_asset_event(
@@ -493,10 +494,10 @@ def test_an_experiment_is_a_partition_made_on_request(tiny: Pipeline) -> None:
     target = Target("student_experiment", "negative")
     assert tiny.store.current(target.asset, target.partition) is None, "not made with the rest"
     with dg.DagsterInstance.get() as instance:
-        assert "negative" in instance.get_dynamic_partitions("student_experiments")
+        assert "negative" in instance.get_dynamic_partitions("tiny/student_experiment")
         (done,) = materialize(tiny, instance, select=lambda t: t == target)
         assert done.target == target
-        event = instance.get_latest_materialization_event(dg.AssetKey("student_experiment"))
+        event = instance.get_latest_materialization_event(asset_key("tiny", "student_experiment"))
     assert event is not None and event.asset_materialization is not None
     assert event.asset_materialization.partition == "negative"
     run = current(tiny, "student_experiment", "negative")

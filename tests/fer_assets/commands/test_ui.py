@@ -37,6 +37,15 @@ def test_the_link_has_a_token_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize("variable", ["DAGSTER_HOME", "FER_HOME", "FER_PROJECT"])
+def test_a_relative_path_is_refused_since_its_processes_start_elsewhere(
+    fer: Fer, variable: str
+) -> None:
+    done = fer("ui", **{variable: "."})
+    refused(done, "code: setting-invalid", variable)
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("port", [None, 70000])
 def test_a_port_that_cannot_be_opened_is_told_before_anything_starts(
     fer: Fer, port: int | None
