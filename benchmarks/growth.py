@@ -136,7 +136,7 @@ def run_stage(name: str, store: Store) -> None:
 def _judge(store: Store) -> None:
     from fer_ml.manifests.inspection import Probe
     from fer_ml.recipes.profile import Near
-    from fer_ml.validation.report import report, see
+    from fer_ml.validation.report import gather_evidence, report
     from fer_ml.validation.rules import judge_manifest
     from fer_ml.validation.table import read_table
 
@@ -153,7 +153,7 @@ def _judge(store: Store) -> None:
         pl.col("sample_id").alias("face"),
         "brightness",
     )
-    evidence = see(table, Probe(looks, ()), store.near_cache, Near())
+    evidence = gather_evidence(table, Probe(looks, ()), store.near_cache, Near())
     verdict = judge_manifest(evidence, UNIFIED)
     found = report(evidence, verdict, asset=UNIFIED, manifest="", root="")
     assert found["passed"], found["rules"]

@@ -88,11 +88,11 @@ class HaarDetector:
         boxes, votes = self._cascade.detectMultiScale2(
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(24, 24)
         )
-        found = (
+        detections = (
             _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, float(score), image)
             for (x, y, w, h), score in zip(boxes, votes, strict=True)
         )
-        return merged(found)
+        return merged(detections)
 
 
 class YuNetDetector:
@@ -141,11 +141,11 @@ class YuNetDetector:
         if rows is None:
             return []
         # A row is x, y, width, height, five points as x, y, and the score.
-        found = (
+        detections = (
             _detection(x * scale_x, y * scale_y, w * scale_x, h * scale_y, score, image)
             for (x, y, w, h, *_, score) in rows.tolist()
         )
-        return merged(found)
+        return merged(detections)
 
 
 class LookOnce:
@@ -227,7 +227,7 @@ def _detection(
     return Detection(box, score)
 
 
-def merged(found: Iterable[Detection | None]) -> list[Detection]:
+def merged(detections: Iterable[Detection | None]) -> list[Detection]:
     """The highest score first, without boxes that share more than ``MAX_SHARED`` with a surer one.
 
     What is shared is measured by the smaller box: a cascade also finds a face inside of a face,
@@ -235,7 +235,7 @@ def merged(found: Iterable[Detection | None]) -> list[Detection]:
     """
     # The box breaks ties, so that track ids do not depend on the order in which OpenCV answers.
     ordered = sorted(
-        (detection for detection in found if detection is not None),
+        (detection for detection in detections if detection is not None),
         key=lambda detection: (-detection.score, detection.box_xyxy_px),
     )
     kept: list[Detection] = []

@@ -71,8 +71,8 @@ def _enlarged(face: np.ndarray, side: int) -> np.ndarray:
 
 def find(picture: np.ndarray, box: Box, detector: Detector) -> Detection | None:
     """The surest detection of the face in ``box``, or ``None`` where it is missed."""
-    found = detector.detect(picture)
-    return next((each for each in found if iou(each.box_xyxy_px, box) >= MIN_IOU), None)
+    detections = detector.detect(picture)
+    return next((each for each in detections if iou(each.box_xyxy_px, box) >= MIN_IOU), None)
 
 
 def both_ways(
@@ -82,10 +82,10 @@ def both_ways(
     rows, direct, shown = [], [], []
     for row, face in enumerate(faces):
         picture, box = embed(face, (seed, row))
-        found = find(picture, box, detector)
-        if found is None:
+        detection = find(picture, box, detector)
+        if detection is None:
             continue
-        seen = prepare_faces(picture, [found], bundle, detector.name)
+        seen = prepare_faces(picture, [detection], bundle, detector.name)
         direct += classify(prepare(face, None, bundle.card.preprocess)[None], bundle)
         shown += classify(seen, bundle)
         rows.append(row)

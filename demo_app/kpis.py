@@ -417,10 +417,10 @@ def _by_track(faces: Iterable[LoggedFace]) -> list[list[LoggedFace]]:
     return list(tracks.values())
 
 
-def _stretches(found: Iterable[TrueFace]) -> int:
+def _stretches(true_faces: Iterable[TrueFace]) -> int:
     """How often a face that was found begins to show an expression."""
     faces: dict[str, list[str]] = defaultdict(list)
-    for face in found:
+    for face in true_faces:
         faces[face.face_id].append(face.label)
     return sum(1 + _changes(labels) for labels in faces.values())
 
@@ -433,11 +433,11 @@ def _pair(
         logged[face.frame].append(face)
     pairs = []
     for index, group in groupby(sorted(truth, key=lambda t: t.frame), key=lambda t: t.frame):
-        true, found = list(group), logged[index]
+        true, logged_faces = list(group), logged[index]
         matched = greedy_pairs(
-            [t.box_xyxy_px for t in true], [f.box_xyxy_px for f in found], MATCH_IOU
+            [t.box_xyxy_px for t in true], [f.box_xyxy_px for f in logged_faces], MATCH_IOU
         )
-        pairs += [(true[i], found[j]) for i, j in matched.items()]
+        pairs += [(true[i], logged_faces[j]) for i, j in matched.items()]
     return pairs
 
 
@@ -446,8 +446,8 @@ def _changes(labels: Iterable[str | None]) -> int:
 
 
 def _quantiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    found = {f"{name}_mean": float(np.mean(values)) if values else None}
+    figures = {f"{name}_mean": float(np.mean(values)) if values else None}
     for key, least in LEAST.items():
         enough = len(values) >= least
-        found[f"{name}_{key}"] = float(np.percentile(values, int(key[1:]))) if enough else None
-    return found
+        figures[f"{name}_{key}"] = float(np.percentile(values, int(key[1:]))) if enough else None
+    return figures

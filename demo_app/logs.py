@@ -260,13 +260,13 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
         )
     used = read_thresholds(folder)["used"]
     parameters = {entry.digest()[:HASH_DIGITS]: entry for entry in used}
-    found: dict[int, RecordedFrame] = {}
+    by_index: dict[int, RecordedFrame] = {}
     for row in read_rows(folder / PER_FRAME_FILE, "frame"):
         index = row.value("frame_index", int)
         label = row.value("manual_label", lambda text: known_label(text) if text else None)
-        if index in found:
-            if label and not found[index].manual_label:
-                found[index] = replace(found[index], manual_label=label)
+        if index in by_index:
+            if label and not by_index[index].manual_label:
+                by_index[index] = replace(by_index[index], manual_label=label)
             continue
         file = files.get(f"{index:06d}")
         if file is None:
@@ -284,8 +284,8 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
                 where=folder / THRESHOLDS_FILE,
                 fix="restore the file as the session wrote it",
             )
-        found[index] = RecordedFrame(file, index, row.value("time_sec", finite), now, label)
-    return list(found.values())
+        by_index[index] = RecordedFrame(file, index, row.value("time_sec", finite), now, label)
+    return list(by_index.values())
 
 
 def session_id(folder: Path) -> str:
@@ -303,13 +303,13 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
     """``thresholds.json`` of a session, with ``used``: its parameters, in order of their use."""
     path = folder / THRESHOLDS_FILE
     try:
-        held = read_json(path)
+        document = read_json(path)
         names = Parameters.model_fields
         used = [
             Parameters.model_validate({name: entry[name] for name in names})
-            for entry in (held, *held["changes"])
+            for entry in (document, *document["changes"])
         ]
-        return {**held, "bundle_sha256": str(held["bundle_sha256"]), "used": used}
+        return {**document, "bundle_sha256": str(document["bundle_sha256"]), "used": used}
     except OSError as error:
         raise FerError(
             f"the folder has no readable {THRESHOLDS_FILE}: {error.strerror}",

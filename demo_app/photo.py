@@ -30,6 +30,6 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> lis
     settings = parameters_for(bundle.card)
     probs = classify(faces, bundle)
     return [
-        Face(index, found.box_xyxy_px, found.score, values, step(START, values, 0.0, settings))
-        for index, (found, values) in enumerate(zip(detections, probs, strict=True))
+        Face(index, region.box_xyxy_px, region.score, values, step(START, values, 0.0, settings))
+        for index, (region, values) in enumerate(zip(detections, probs, strict=True))
     ]

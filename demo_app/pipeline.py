@@ -53,26 +53,26 @@ class Pipeline:
         start = time.perf_counter()
         looked = self._frames % parameters.detect_every == 0
         self._frames += 1
-        found, ids = self._locate(frame, parameters, looked)
+        detections, ids = self._locate(frame, parameters, looked)
         located = time.perf_counter()
         probs: list[tuple[float, ...]] = []
         aligned = located
-        if found:
-            faces = prepare_faces(frame.image, found, self.bundle, self.detector.name)
+        if detections:
+            faces = prepare_faces(frame.image, detections, self.bundle, self.detector.name)
             aligned = time.perf_counter()
             probs = classify(faces, self.bundle)
         classified = time.perf_counter()
         self._follow(dict(zip(ids, probs, strict=True)), frame.time_s, parameters)
         shown = tuple(
             Face(track_id, face.box_xyxy_px, face.score, values, self._states[track_id])
-            for track_id, face, values in zip(ids, found, probs, strict=True)
+            for track_id, face, values in zip(ids, detections, probs, strict=True)
         )
         smoothed = time.perf_counter()
         times = StageTimes(
             capture=capture_ms,
             detect=1e3 * (located - start),
-            align=1e3 * (aligned - located) if found else None,
-            classify=1e3 * (classified - aligned) if found else None,
+            align=1e3 * (aligned - located) if detections else None,
+            classify=1e3 * (classified - aligned) if detections else None,
             smooth=1e3 * (smoothed - classified),
         )
         return FrameResult(
@@ -92,15 +92,15 @@ class Pipeline:
     ) -> tuple[list[Detection], list[int]]:
         size_px = (frame.image.shape[1], frame.image.shape[0])
         if not look:
-            self._tracks, found, ids = coast(
+            self._tracks, detections, ids = coast(
                 self._tracks, frame.time_s, size_px, lost_after_s=parameters.gap_s
             )
-            return found, ids
-        found = self.detector.detect(frame.image)
+            return detections, ids
+        detections = self.detector.detect(frame.image)
         self._tracks, ids = match_tracks(
-            self._tracks, found, frame.time_s, size_px, lost_after_s=parameters.gap_s
+            self._tracks, detections, frame.time_s, size_px, lost_after_s=parameters.gap_s
         )
-        return found, ids
+        return detections, ids
 
     def _follow(
         self, seen: dict[int, tuple[float, ...]], time_s: float, parameters: Parameters

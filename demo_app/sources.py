@@ -233,7 +233,7 @@ class ImageFolder:
         suffixes = {suffix for group in FORMATS.values() for suffix in group}
         self._files = sorted(
             (p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "."),
-            key=natural,
+            key=natural_key,
         )
         if not self._files:
             raise FerError(
@@ -284,8 +284,8 @@ class Recording:
                 where=folder,
                 fix="replay another session",
             )
-        own = read_thresholds(folder)["bundle_sha256"] == bundle.sha256
-        self._limit = {} if own else {"unsure_below": bundle.card.unsure_below}
+        same_bundle = read_thresholds(folder)["bundle_sha256"] == bundle.sha256
+        self._limit = {} if same_bundle else {"unsure_below": bundle.card.unsure_below}
         self.name = str(folder)
         self.fps: float | None = None
         self.frames_stated: int | None = len(self._frames)
@@ -318,10 +318,10 @@ class Recording:
         return frames < len(self._frames)
 
 
-def natural(path: Path) -> tuple[list[tuple[str, int]], str]:
+def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
     """What names sort by as people count: each text with the number behind it, then the name."""
-    found = re.findall(r"([^0-9]*)([0-9]*)", path.stem)
-    return [(text, int(number or -1)) for text, number in found], path.name
+    pieces = re.findall(r"([^0-9]*)([0-9]*)", path.stem)
+    return [(text, int(number or -1)) for text, number in pieces], path.name
 
 
 def _open_file(path: Path) -> cv2.VideoCapture:

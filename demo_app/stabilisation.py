@@ -89,14 +89,14 @@ def step(
         first = CLASSES[_argmax(seen)]
         # The first leader counts as if it had always led: there is nothing to vote against it.
         state = StabiliserState(label=first, smoothed=seen, leads=((-math.inf, first),))
-        held = 1.0
+        lead_share = 1.0
     else:
         smoothed = ema(state.smoothed, seen, time_s - state.face_time_s, settings.ema_tau_s)
         leads = lead(state, smoothed, time_s, settings.hysteresis_delta)
-        winner, held = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
+        winner, lead_share = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
         recent = _recent(leads, time_s - settings.vote_s)
         state = replace(state, label=winner, smoothed=smoothed, leads=recent)
-    status = _status(max(seen), held, settings)
+    status = _status(max(seen), lead_share, settings)
     return replace(state, status=status, time_s=time_s, face_time_s=time_s)
 
 
@@ -142,9 +142,9 @@ def vote(
         led[name] = led.get(name, 0.0) + max(0.0, until - begin) / vote_s
         until = min(until, begin)
     # The tolerance is far below a frame: sums of frame times must not miss the share by rounding.
-    for name, held in led.items():
-        if held >= share - 1e-9:
-            return name, held
+    for name, lead_share in led.items():
+        if lead_share >= share - 1e-9:
+            return name, lead_share
     return label, led.get(label, 0.0)
 
 
@@ -164,10 +164,10 @@ def step_response_s(settings: StabiliserSettings, confidence: float = 0.9) -> fl
     return None
 
 
-def _status(best: float, held: float, settings: StabiliserSettings) -> Status:
+def _status(best: float, lead_share: float, settings: StabiliserSettings) -> Status:
     if best < settings.unsure_below:
         return "unsure"
-    return "label" if held >= settings.vote_share - 1e-9 else "unstable"
+    return "label" if lead_share >= settings.vote_share - 1e-9 else "unstable"
 
 
 def _recent(leads: tuple[tuple[float, str], ...], since_s: float) -> tuple[tuple[float, str], ...]:

@@ -18,7 +18,7 @@ from fer_ml.base.files import write_json
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, load_bundle
 from fer_ml.bundles.model_card import as_markdown
 from fer_ml.bundles.provenance import CHAIN_FILE, chain_of, verify_chain
-from fer_ml.exchange.facts import everything
+from fer_ml.exchange.facts import lineage_nodes
 from fer_ml.figures.measurements import write_part
 
 DOCS = Path(__file__).parent
@@ -50,7 +50,7 @@ def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
     folder.mkdir()
     for name in (MODEL_FILE, CARD_FILE):
         shutil.copyfile(small.file(f"{PRECISION}/{name}"), folder / name)
-    nodes = everything(pipeline.store, [small], pipeline.fingerprints())
+    nodes = lineage_nodes(pipeline.store, [small], pipeline.fingerprints())
     write_json(folder / CHAIN_FILE, chain_of(nodes, PRECISION).model_dump())
     bundle = load_bundle(folder)
     page = as_markdown(bundle.card, verify_chain(bundle))

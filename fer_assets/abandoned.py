@@ -40,14 +40,14 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
     running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for run in instance.get_runs(dg.RunsFilter(statuses=running)):
         # A number of a process says something on its own machine alone.
-        here = environment().FER_POSTGRES is None or run.tags.get(HOST_TAG) == socket.gethostname()
-        if gone(maker(run)) or (here and _worker_gone(instance, run.run_id)):
+        local = environment().FER_POSTGRES is None or run.tags.get(HOST_TAG) == socket.gethostname()
+        if gone(maker(run)) or (local and _worker_gone(instance, run.run_id)):
             _fail(instance, run)
             dead.append(run.run_id)
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids():
-        held = instance.get_run_by_id(run_id)
-        if held is None or held.is_finished:
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
             storage.free_concurrency_slots_for_run(run_id)
     return dead
 
@@ -71,9 +71,9 @@ def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
         run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20, ascending=True
     ).records:
         event = record.event_log_entry.dagster_event
-        told = event.engine_event_data.metadata.get("pid") if event else None
-        if told is not None:
-            return ended(int(str(told.value)), record.event_log_entry.timestamp)
+        pid = event.engine_event_data.metadata.get("pid") if event else None
+        if pid is not None:
+            return ended(int(str(pid.value)), record.event_log_entry.timestamp)
     return False
 
 

@@ -76,8 +76,8 @@ def report(
         kind, data = "ASSET_MATERIALIZATION", StepMaterializationData(event)
     else:
         kind, data = "ASSET_CHECK_EVALUATION", event
-    told = dg.DagsterEvent(kind, RUNLESS_JOB_NAME, event_specific_data=data)
-    instance.report_dagster_event(told, RUNLESS_RUN_ID, timestamp=at)
+    dagster_event = dg.DagsterEvent(kind, RUNLESS_JOB_NAME, event_specific_data=data)
+    instance.report_dagster_event(dagster_event, RUNLESS_RUN_ID, timestamp=at)
 
 
 def verdict_event(

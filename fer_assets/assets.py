@@ -85,26 +85,26 @@ def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
 
 def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
     """What is there now of a raw source."""
-    found = pipeline.raw_input(source)
+    raw_input = pipeline.raw_input(source)
     return dg.ObserveResult(
-        data_version=dg.DataVersion(found.sha256),
-        metadata={"root": dg.MetadataValue.path(str(found.root))},
+        data_version=dg.DataVersion(raw_input.sha256),
+        metadata={"root": dg.MetadataValue.path(str(raw_input.root))},
     )
 
 
 def unseen(
-    pipeline: Pipeline, instance: dg.DagsterInstance, found: Input
+    pipeline: Pipeline, instance: dg.DagsterInstance, raw_input: Input
 ) -> dg.AssetObservation | None:
     """The observation of a raw source to note: none where the latest one says the same."""
-    key = asset_key(pipeline.profile.name, found.asset)
+    key = asset_key(pipeline.profile.name, raw_input.asset)
     latest = instance.fetch_observations(key, limit=1).records
     noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
-    if noted == found.sha256:
+    if noted == raw_input.sha256:
         return None
     return dg.AssetObservation(
         key,
-        tags={DATA_VERSION_TAG: found.sha256},
-        metadata={"root": dg.MetadataValue.path(str(found.root))},
+        tags={DATA_VERSION_TAG: raw_input.sha256},
+        metadata={"root": dg.MetadataValue.path(str(raw_input.root))},
     )
 
 

@@ -166,8 +166,8 @@ def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
 
     @dg.op(description="Delete recorded frames older than keep_recordings_days; logs stay.")
     def delete_recordings(context: dg.OpExecutionContext) -> None:
-        here = pipeline.settings
-        deleted = delete_expired(here.home, here.config.keep_recordings_days)
+        settings = pipeline.settings
+        deleted = delete_expired(settings.home, settings.config.keep_recordings_days)
         context.add_output_metadata({"sessions": len(deleted)})
 
     @dg.job(name="retention", description="Delete recorded frames that were kept long enough.")
@@ -250,9 +250,9 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         now = {}
         for asset, sha256 in pipeline.fingerprints().items():
             made = pipeline.store.current(f"manifest/{asset.removeprefix('raw/')}")
-            held = {item.asset: item.sha256 for item in made.record.inputs} if made else {}
+            inputs = {item.asset: item.sha256 for item in made.record.inputs} if made else {}
             # Without a manifest nothing follows from a change: the first one is made by people.
-            if made is not None and held.get(asset) != sha256:
+            if made is not None and inputs.get(asset) != sha256:
                 now[asset] = sha256
         new = {asset: sha256 for asset, sha256 in now.items() if noted.get(asset) != sha256}
         return dg.SensorResult(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from fer_assets.lineage import Target
 from fer_assets.pages import downstream
 from fer_assets.pipeline import Pipeline
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_ml.base.errors import FerError
 from fer_ml.base.notify import Notice
 from fer_ml.claims.verify import verify_store
@@ -67,10 +67,10 @@ class Digest:
     def headline(self) -> str:
         """One line: the counts, or that all that was made is green; and what is not made."""
         counts = {**self.counts, "not made": self.not_made}
-        told = [f"{n} {state}" for state, n in counts.items() if n]
+        parts = [f"{n} {state}" for state, n in counts.items() if n]
         if not self.entries:
-            told.insert(0, "all green" if self.made else "nothing looked at")
-        return f"fer {self.profile}: {', '.join(told)}"
+            parts.insert(0, "all green" if self.made else "nothing looked at")
+        return f"fer {self.profile}: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -89,9 +89,9 @@ class Digest:
         """For a mail or a log."""
         lines = []
         for state in STATES:
-            held = [entry for entry in self.entries if entry.state == state]
-            lines += [f"{state} ({len(held)})"] if held else []
-            for entry in held:
+            entries = [entry for entry in self.entries if entry.state == state]
+            lines += [f"{state} ({len(entries)})"] if entries else []
+            for entry in entries:
                 rests = f" (assets that rest on it: {entry.resting})" if entry.resting else ""
                 lines += [f"  {entry.name}: {entry.what}{rests}", f"    fix: {entry.fix}"]
         lines.append(
@@ -132,9 +132,9 @@ def digest_of(pipeline: Pipeline, now: datetime | None = None) -> Digest:
     entries += _raw(pipeline, fingerprints)
     claims = 0
     if pipeline.claims_file().is_file() and made:
-        found = list(_claims(pipeline, fingerprints))
-        claims = len(found)
-        entries += [entry for entry in found if entry is not None]
+        claim_entries = list(_claims(pipeline, fingerprints))
+        claims = len(claim_entries)
+        entries += [entry for entry in claim_entries if entry is not None]
     return Digest(
         pipeline.profile.name,
         now,
@@ -156,9 +156,12 @@ def _asset(
     resting = len(downstream(pipeline.stages, target.asset)) - 1
     make = f"fer materialize -p {pipeline.profile.name} --select {shlex.quote(target.label)}"
     # A folder that is not here has not changed as far as anybody can tell; it is told apart.
-    held = {item.asset: item.sha256 for item in artifact.record.inputs if item.root}
-    raw = {asset.removeprefix("raw/"): sha256 for asset, sha256 in {**held, **fingerprints}.items()}
-    reason = stale(pipeline, target, raw)
+    raw_inputs = {item.asset: item.sha256 for item in artifact.record.inputs if item.root}
+    raw = {
+        asset.removeprefix("raw/"): sha256
+        for asset, sha256 in {**raw_inputs, **fingerprints}.items()
+    }
+    reason = stale_reason(pipeline, target, raw)
     if reason is not None:
         state: State = "red" if reason.startswith("damaged") else "stale"
         yield Entry(state, "asset", target.label, reason, make, resting)
@@ -168,8 +171,8 @@ def _asset(
         if receipt is None:
             yield Entry("unverified", "gate", name, "has not judged these bytes", make, resting)
         elif receipt.passed is False:
-            found = f"{_figure(receipt.value)}, limit {_figure(receipt.limit)}"
-            what = f"{found}. {receipt.detail}" if receipt.detail else found
+            figures = f"{_figure(receipt.value)}, limit {_figure(receipt.limit)}"
+            what = f"{figures}. {receipt.detail}" if receipt.detail else figures
             yield Entry(
                 "red" if gate.blocking else "warns",
                 "gate",
@@ -214,12 +217,12 @@ def _raw(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry]
 def _claims(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry | None]:
     """An entry for each claim, ``None`` for a grounded one."""
     try:
-        found = verify_store(pipeline.store, pipeline.claims_file(), fingerprints)
+        verification = verify_store(pipeline.store, pipeline.claims_file(), fingerprints)
     except FerError as error:
         name = f"claims/{pipeline.claims_file().name}"
         yield Entry("red", "claim", name, error.what, error.fix or "mend the claims file")
         return
-    for claim in found.claims:
+    for claim in verification.claims:
         state = STATE_OF_CLAIM.get(claim.status)
         what = f"{claim.status.replace('_', ' ')}: {claim.reason}"
         fix = f"fer trace -p {pipeline.profile.name} {claim.claim.id}"

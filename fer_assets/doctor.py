@@ -89,13 +89,13 @@ def _machine() -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     missing = []
-    found = []
+    versions = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-    yield Finding("ok", "packages", ", ".join(found))
+    yield Finding("ok", "packages", ", ".join(versions))
     if missing:
         yield Finding("blocks", "packages", f"missing {', '.join(missing)}", "pip install -e .")
 
@@ -134,13 +134,13 @@ def _storage(pipeline: Pipeline) -> Iterator[Finding]:
         yield Finding("blocks", "artifact root", f"{error.what}, {error.where}", error.fix or "")
         return
     yield Finding("ok", "half-written runs", f"{left} swept up" if left else "none")
-    torn = pipeline.store.torn()
-    count = len(pipeline.store.runs()) if not torn else 0
+    faults = pipeline.store.faults()
+    count = len(pipeline.store.runs()) if not faults else 0
     yield Finding(
-        "note" if torn else "ok",
+        "note" if faults else "ok",
         "artifacts",
-        "; ".join(torn[:3]) if torn else f"{count}, each with its record",
-        "fer materialize makes them again" if torn else "",
+        "; ".join(faults[:3]) if faults else f"{count}, each with its record",
+        "fer materialize makes them again" if faults else "",
     )
 
 
@@ -158,23 +158,23 @@ def _dagster_storage() -> Finding:
 def _recordings(pipeline: Pipeline) -> Iterator[Finding]:
     from fer_ml.privacy.retention import recordings
 
-    held = list(recordings(pipeline.settings.home))
-    if not held:
+    sessions = list(recordings(pipeline.settings.home))
+    if not sessions:
         yield Finding("ok", "recordings", "none")
         return
     now = datetime.now(UTC)
-    oldest = max(recording.age(now).days for recording in held)
-    found = f"frames of {len(held)} sessions, the oldest {oldest} days old"
+    oldest = max(recording.age(now).days for recording in sessions)
+    summary = f"frames of {len(sessions)} sessions, the oldest {oldest} days old"
     days = pipeline.settings.config.keep_recordings_days
     if days is None:
         fix = f"set keep_recordings_days in {CONFIG_FILE}, or keep them on purpose"
-        yield Finding("note", "recordings", f"{found}; nothing deletes them", fix)
+        yield Finding("note", "recordings", f"{summary}; nothing deletes them", fix)
         return
-    due = sum(recording.age(now) > timedelta(days=days) for recording in held)
+    due = sum(recording.age(now) > timedelta(days=days) for recording in sessions)
     yield Finding(
         "ok" if not due else "note",
         "recordings",
-        f"{found}; kept for {days} days, {due} are due",
+        f"{summary}; kept for {days} days, {due} are due",
         "the schedule nightly_retention and the next fer demo delete them" if due else "",
     )
 
@@ -193,8 +193,8 @@ def _sources(pipeline: Pipeline) -> Iterator[Finding]:
             adapter.check(root, source.labels, source.options)
             yield Finding("ok", f"data {source.name}", f"{adapter.layout} in {root}")
         except FerError as error:
-            found = f"{error.what}: {error.where or error.allowed}"
-            yield Finding("blocks", f"data {source.name}", found, error.fix or "")
+            reason = f"{error.what}: {error.where or error.allowed}"
+            yield Finding("blocks", f"data {source.name}", reason, error.fix or "")
 
 
 def _files(pipeline: Pipeline) -> Iterator[Finding]:

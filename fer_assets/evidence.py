@@ -77,8 +77,8 @@ def _require_other(folder: Path, root: Path) -> None:
             where=folder,
             fix="name a new folder",
         )
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if others := sorted(held - {FOLDER, "report", "cleaned"}):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(names - {FOLDER, "report", "cleaned"}):
         raise FerError(
             f"the folder holds other files, such as {others[0]}",
             code="output-exists",
@@ -90,8 +90,8 @@ def _require_other(folder: Path, root: Path) -> None:
 def refresh(pipeline: Pipeline) -> Path:
     """Write the pages again where something that they show was made or judged since."""
     index = pipeline.store.root / INDEX
-    held = index.with_name(STATE_FILE)
-    if not held.is_file() or read_text(held) != state_of(pipeline):
+    state_file = index.with_name(STATE_FILE)
+    if not state_file.is_file() or read_text(state_file) != state_of(pipeline):
         write(pipeline)
     return index
 

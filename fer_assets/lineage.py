@@ -110,20 +110,20 @@ class Lineage:
         names = self.store.pointers("adopted")
         if stage.asset == "adopted":
             return names
-        held = {name: self.store.current("adopted", name) for name in names}
-        return [name for name, a in held.items() if a and "best.pt" in a.record.files]
+        artifacts = {name: self.store.current("adopted", name) for name in names}
+        return [name for name, a in artifacts.items() if a and "best.pt" in a.record.files]
 
     @cached_property
-    def shown(self) -> dict[str, Stage]:
+    def dagster_stages(self) -> dict[str, Stage]:
         """The stages as Dagster shows them: without those that have no partition, as an input too.
 
         The store is asked once, since a code location loads with every page of every asset.
         *Materialize all* asks for a partition, and could not be pressed where there is none.
         """
-        held = {asset: stage for asset, stage in self.stages.items() if self._has_any(stage)}
+        stages = {asset: stage for asset, stage in self.stages.items() if self._has_any(stage)}
         return {
-            name: replace(stage, needs=tuple(need for need in stage.needs if need.asset in held))
-            for name, stage in held.items()
+            name: replace(stage, needs=tuple(need for need in stage.needs if need.asset in stages))
+            for name, stage in stages.items()
         }
 
     def _has_any(self, stage: Stage) -> bool:
@@ -146,13 +146,13 @@ class Lineage:
         return target in self._above(Target("report"))
 
     def _above(self, target: Target) -> set[Target]:
-        found: set[Target] = set()
+        targets: set[Target] = set()
         left = [target]
         while left:
-            new = [need for need in self.needed(left.pop()) if need not in found]
-            found.update(new)
+            new = [need for need in self.needed(left.pop()) if need not in targets]
+            targets.update(new)
             left += new
-        return found
+        return targets
 
     def named(self, names: str) -> "Selection":
         """Whether a target is meant by ``names``, as ``fer_assets.selection`` reads them."""
@@ -200,13 +200,13 @@ class Lineage:
 
     def decisions(self) -> dict[str, str]:
         """Hashes of all recipes that a look at an evaluation set could inform, by their target."""
-        found = {}
+        hashes = {}
         for target in self.targets():
             stage = self.stage(target.asset)
             if (stage.group in DECIDING or stage.asset in DECIDING) and stage.asset not in TOLD:
                 text = json.dumps(self.recipe(target), sort_keys=True)
-                found[target.label] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return found
+                hashes[target.label] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashes
 
     def report_template(self) -> Path:
         """The project's own ``report/<profile>.md.j2`` where it is, else a built-in template."""
@@ -222,25 +222,25 @@ class Lineage:
 
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of the raw folders that are there, by asset. Makes nothing."""
-        found = {}
+        by_asset = {}
         for source in self.profile.sources:
             with contextlib.suppress(FerError):
                 root = raw_root(self.settings, self.profile, self.store, source.name)
-                found[f"raw/{source.name}"] = fingerprint(root)
-        return found
+                by_asset[f"raw/{source.name}"] = fingerprint(root)
+        return by_asset
 
     def needed(self, target: Target) -> list[Target]:
         """The inputs of a target, partitions spelled out.
 
         Those of an adopted result are what it was found to name by hash.
         """
-        held = (
+        artifact = (
             self.store.current("adopted", target.partition) if target.asset == "adopted" else None
         )
-        found = [Target(i.asset, i.partition) for i in held.record.inputs] if held else []
+        targets = [Target(i.asset, i.partition) for i in artifact.record.inputs] if artifact else []
         for need in self.stage(target.asset).needs:
             if need.partition == "folds":
-                found += [
+                targets += [
                     Target(need.asset, name)
                     for name, (teacher, _) in self.profile.folds.items()
                     if teacher == target.partition
@@ -248,14 +248,14 @@ class Lineage:
             elif need.partition == "named":
                 # A claim may name an unknown partition: it says so when it is resolved.
                 known = self.partitions(self.stage(need.asset))
-                found += [Target(need.asset, key) for key in need.keys if key in known]
+                targets += [Target(need.asset, key) for key in need.keys if key in known]
             elif need.partition == "each":
                 keys = self.partitions(self.stage(need.asset))
-                found += [Target(need.asset, key) for key in keys]
+                targets += [Target(need.asset, key) for key in keys]
             elif need.partition != "distilled" or self._distils(target):
                 same = target.partition if need.partition == "same" else None
-                found.append(Target(need.asset, same))
-        return found
+                targets.append(Target(need.asset, same))
+        return targets
 
     def _distils(self, target: Target) -> bool:
         training = self.profile.experiments.get(str(target.partition))
@@ -285,8 +285,8 @@ class Lineage:
         stage = self.stage(target.asset)
         recipe = stage.recipe(self.profile, target.partition).recorded()
         files = stage.files(self, target.partition)
-        found: dict[str, Any] = json.loads(json.dumps({**recipe, **files}))
-        return found
+        json_values: dict[str, Any] = json.loads(json.dumps({**recipe, **files}))
+        return json_values
 
     def code_version(self, stage: Stage) -> str:
         """The version of a stage's code and of the profile's part, of all its partitions."""

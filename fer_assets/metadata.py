@@ -92,8 +92,8 @@ def main_table(artifact: Artifact) -> str | None:
     """The CSV that the asset is: a manifest, or one of ``MAIN_TABLES``; ``None`` without one."""
     files = artifact.record.files
     manifests = [name for name in files if name.removesuffix(".csv") + ".parquet" in files]
-    found = [name for name in (*manifests, *MAIN_TABLES) if name in files]
-    return found[0] if found else None
+    tables = [name for name in (*manifests, *MAIN_TABLES) if name in files]
+    return tables[0] if tables else None
 
 
 def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
         shown["sources_table"] = _sources_table(artifact)
     if "leakage.json" in record.files:
         twins = artifact.read_json("leakage.json")["test_twins"]
-        shown["test_twins"] = _table([{"source": name, **held} for name, held in twins.items()])
+        shown["test_twins"] = _table([{"source": name, **counts} for name, counts in twins.items()])
     if "findings.csv" in record.files:
         shown["rules_table"] = _rules_table(artifact)
     for name in ("quarantine.csv", "review.csv", "findings.csv", "comparison.csv"):
@@ -190,17 +190,19 @@ def _report(artifact: Artifact) -> str:
 
 def _adoption(artifact: Artifact) -> dict[str, Any]:
     """The checks of an adopted result, and what had to be taken on trust."""
-    told = artifact.read_json(ADOPTION_FILE)
+    examination = artifact.read_json(ADOPTION_FILE)
     marks = {True: "🟢", False: "🔴"}
     return {
         "checks_table": _table(
             [
                 {"": marks[c["holds"]], "check": c["check"], "why": c["detail"]}
-                for c in told["checks"]
+                for c in examination["checks"]
             ]
         ),
-        "not_verified": dg.MetadataValue.md("\n".join(f"- {what}" for what in told["unverified"])),
-        "missing": ", ".join(told["missing"]) or "nothing",
+        "not_verified": dg.MetadataValue.md(
+            "\n".join(f"- {what}" for what in examination["unverified"])
+        ),
+        "missing": ", ".join(examination["missing"]) or "nothing",
     }
 
 

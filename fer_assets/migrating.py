@@ -50,12 +50,12 @@ def made_again(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     Neither bytes nor raw folders are looked at: ``fer materialize`` does that.
     """
     for target in pipeline.targets():
-        held = pipeline.store.current(target.asset, target.partition)
-        if held is None:
+        artifact = pipeline.store.current(target.asset, target.partition)
+        if artifact is None:
             continue
         now = pipeline.stage(target.asset).code_version
-        if held.record.code_version != now:
-            yield target.label, f"code version {held.record.code_version} is now {now}"
+        if artifact.record.code_version != now:
+            yield target.label, f"code version {artifact.record.code_version} is now {now}"
 
 
 def _text(
@@ -71,10 +71,10 @@ def _text(
     if not path.is_file():
         return
     text = read_file(path).decode("utf-8-sig")
-    held = parse(text)
-    wanted = upgraded(kind, held, path, "version")
-    version, written = str(held.get("version", 1)), versions_of(kind).written
-    if version == str(written) or wanted == {**held, "version": written}:
+    document = parse(text)
+    wanted = upgraded(kind, document, path, "version")
+    version, written = str(document.get("version", 1)), versions_of(kind).written
+    if version == str(written) or wanted == {**document, "version": written}:
         return
     new = rewrite(text)
     if upgraded(kind, parse(new), path, "version") != wanted or parse(new).get("version") is None:
@@ -117,19 +117,19 @@ _MARGIN = (
 )
 
 
-def _frame(found: re.Match[str]) -> str:
-    return f"{found[1]}frame = {{ side = {round(1 + 2 * float(found[2]), 10)} }}"
+def _frame(match: re.Match[str]) -> str:
+    return f"{match[1]}frame = {{ side = {round(1 + 2 * float(match[2]), 10)} }}"
 
 
 def _parse_claims(text: str) -> dict[str, Any]:
-    held = read_plain(text.encode())
-    if not isinstance(held, dict):
+    document = read_plain(text.encode())
+    if not isinstance(document, dict):
         raise FerError(
             "the claims file is not a mapping of keys to values",
             code="invalid-claims-file",
             allowed="version, title, claims",
         )
-    return {**held, "version": int(held["version"])}
+    return {**document, "version": int(document["version"])}
 
 
 def _new_claims(text: str) -> str:
@@ -162,7 +162,7 @@ def _dagster(home: Path) -> Iterator[Change]:
             instance.schedule_storage,
         )
         versions = [store.alembic_version() for store in stores if store is not None]
-    if all(held is None or held[0] == held[1] for held in versions):
+    if all(version is None or version[0] == version[1] for version in versions):
         return
     kept = home / f"before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 

@@ -35,9 +35,9 @@ def red_gates(events: Iterable[dg.DagsterEvent]) -> Iterator[dg.AssetCheckEvalua
     """The blocking gates among a run's events that did not pass."""
     for event in events:
         if event.event_type_value == "ASSET_CHECK_EVALUATION":
-            found = event.asset_check_evaluation_data
-            if not found.passed and found.severity == dg.AssetCheckSeverity.ERROR:
-                yield found
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+                yield evaluation
 
 
 def step_fault(event: dg.DagsterEvent) -> str:
@@ -59,11 +59,11 @@ def notice_of(
     gates = list(red_gates(events))
     faults = [e for e in events if e.event_type_value == "STEP_FAILURE"]
     if gates:
-        told = [gate_fault(gate) for gate in gates]
+        reasons = [gate_fault(gate) for gate in gates]
         assets = {asset_of(gate.asset_key) for gate in gates}
         what = "red gate " + ", ".join(f"{_label(gate)} {gate.check_name}" for gate in gates)
     else:
-        told = [f"{fault.step_key}: {step_fault(fault)}" for fault in faults] or [last_word]
+        reasons = [f"{fault.step_key}: {step_fault(fault)}" for fault in faults] or [last_word]
         # The step that makes an asset has the asset's name.
         steps = {fault.step_key for fault in faults}
         assets = {a for a in pipeline.stages if step_of(pipeline.profile.name, a) in steps}
@@ -73,7 +73,7 @@ def notice_of(
     failed = _not_grounded(pipeline) if CLAIMS_ASSET in assets else []
     claims = (claims_on(pipeline.stages, pipeline.claims, asset) for asset in sorted(assets))
     resting = list(dict.fromkeys([*failed, *chain.from_iterable(claims)]))
-    lines = [*told, f"run {run.run_id}, job {run.job_name}"]
+    lines = [*reasons, f"run {run.run_id}, job {run.job_name}"]
     if resting:
         more = f" and {len(resting) - MAX_CLAIMS} more" if len(resting) > MAX_CLAIMS else ""
         lines.append(f"claims on it: {', '.join(resting[:MAX_CLAIMS])}{more}")
@@ -94,8 +94,8 @@ def notice_of(
 
 def _not_grounded(pipeline: Pipeline) -> list[str]:
     """The claims that hold the report up; the gate's examples name only the first of them."""
-    held = pipeline.store.current(CLAIMS_ASSET)
-    claims = held.read_json("claims.json")["claims"] if held else []
+    artifact = pipeline.store.current(CLAIMS_ASSET)
+    claims = artifact.read_json("claims.json")["claims"] if artifact else []
     return [claim["id"] for claim in claims if claim["status"] != "grounded"]
 
 

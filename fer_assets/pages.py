@@ -95,7 +95,7 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
     made_of = [need.asset for need in stage.needs]
     if stage.raw is not None:
         made_of.insert(0, f"raw/{stage.raw}")
-    shown = pipeline.shown.values()
+    shown = pipeline.dagster_stages.values()
     rests = [s.asset for s in shown if stage.asset in {need.asset for need in s.needs}]
     claims = claims_on(pipeline.stages, pipeline.claims, stage.asset)
     lines = [
@@ -117,24 +117,24 @@ def claims_on(stages: Mapping[str, Stage], claims: Sequence[Claim], asset: str) 
 
 def claims_citing(claims: Sequence[Claim], assets: Set[str]) -> list[str]:
     """The ids of the claims that cite one of ``assets``, in the file's order."""
-    held = {claim.id for claim in claims if claim.assets & assets}
+    citing_ids = {claim.id for claim in claims if claim.assets & assets}
     # A comparison names no asset: it rests on what its two claims rest on.
     return [
         claim.id
         for claim in claims
-        if claim.id in held
-        or (isinstance(claim, ComparisonClaim) and {claim.left, claim.right} & held)
+        if claim.id in citing_ids
+        or (isinstance(claim, ComparisonClaim) and {claim.left, claim.right} & citing_ids)
     ]
 
 
 def downstream(stages: Mapping[str, Stage], asset: str) -> set[str]:
     """``asset`` and everything that is made of it, at any distance."""
-    found = {asset}
+    assets = {asset}
     # The table's order follows the inputs, so one pass is enough.
     for stage in stages.values():
-        if any(need.asset in found for need in stage.needs):
-            found.add(stage.asset)
-    return found
+        if any(need.asset in assets for need in stage.needs):
+            assets.add(stage.asset)
+    return assets
 
 
 def _links(pipeline: Pipeline, assets: Iterable[str]) -> str:

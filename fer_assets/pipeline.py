@@ -12,7 +12,7 @@ from typing import Any
 
 from fer_assets.lineage import Lineage, Target
 from fer_assets.stage import Stage
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_assets.tracing import span
 from fer_ml.base.cost import COSTS
 from fer_ml.base.errors import FerError
@@ -39,9 +39,9 @@ class Pipeline(Lineage):
     @classmethod
     def open(cls, profile: str | None = None) -> "Pipeline":
         """The pipeline that the environment and ``fer.toml`` describe."""
-        here = settings()
-        loaded = load_profile(here, profile)
-        return cls(here, loaded, open_store(here, loaded.name))
+        current_settings = settings()
+        loaded = load_profile(current_settings, profile)
+        return cls(current_settings, loaded, open_store(current_settings, loaded.name))
 
     def looking_again(self, since: float) -> "Pipeline":
         """The pipeline for a full pass: looks at files before ``since`` (s) do not count."""
@@ -148,14 +148,14 @@ class Pipeline(Lineage):
 
     def _note_look(self, run: RunFolder, job: Job[Any], run_id: str | None) -> None:
         """Note in the ledger which sets the numbers of ``run`` are of: its own, or its inputs'."""
-        held = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
-        own = run.folder / SETS_FILE
-        if not own.is_file():
-            run.write_json(SETS_FILE, {name: ids for sets in held for name, ids in sets.items()})
+        files = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
+        sets_file = run.folder / SETS_FILE
+        if not sets_file.is_file():
+            run.write_json(SETS_FILE, {name: ids for sets in files for name, ids in sets.items()})
         plan = self.plan_file()
         note_look(
             self.store.root.parent,
-            read_json(own),
+            read_json(sets_file),
             profile=self.profile.name,
             asset=job.label,
             run_id=run_id,
@@ -168,8 +168,8 @@ class Pipeline(Lineage):
         """Link the images of manifests that another machine made, out of the raw folders here."""
         for source in self.profile.sources:
             target = Target(f"manifest/{source.name}")
-            here = (self.store.root / "cleaned" / source.name).is_dir()
-            if here or source.name not in raw or stale(self, target, raw) is not None:
+            is_placed = (self.store.root / "cleaned" / source.name).is_dir()
+            if is_placed or source.name not in raw or stale_reason(self, target, raw) is not None:
                 continue
             log.info("placing the images of %s", source.name)
             again = RunFolder(self.store.partial / owned_name())

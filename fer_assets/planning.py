@@ -10,7 +10,7 @@ from fer_assets.assets import unseen
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.stage import GROUPS
-from fer_assets.staleness import stale, too_slow, unjudged
+from fer_assets.staleness import stale_reason, too_slow, unjudged
 from fer_ml.base.errors import FerError
 from fer_ml.sources.raw import ensure_raw
 from fer_ml.storage.artifact import Artifact
@@ -59,8 +59,8 @@ class Failures:
 
     def below(self, needed: Iterable[Target]) -> list[Target]:
         """Those that failed among ``needed`` and what these are made of."""
-        found = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
-        return list(dict.fromkeys(target for targets in found for target in targets))
+        causes = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
+        return list(dict.fromkeys(target for targets in causes for target in targets))
 
     def __contains__(self, target: Target) -> bool:
         return target in self.faults or target in self.lost
@@ -91,17 +91,17 @@ def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
     The manifest of a source that is not there has failed.
     """
     ensure_raw(pipeline.profile, pipeline.store)
-    found = {}
+    fingerprints = {}
     for source in pipeline.profile.sources:
         try:
             item = pipeline.raw_input(source.name)
         except (FerError, OSError) as error:
             failures.note(Target(f"manifest/{source.name}"), error)
             continue
-        found[source.name] = item.sha256
+        fingerprints[source.name] = item.sha256
         if (seen := unseen(pipeline, instance, item)) is not None:
             instance.report_runless_asset_event(seen)
-    return found
+    return fingerprints
 
 
 def batches(pipeline: Pipeline, selected: Iterable[Target]) -> list[list[Target]]:
@@ -133,7 +133,7 @@ def plan(
             needed = pipeline.needed(target)
             if target in failures or leave_out(failures, target, needed):
                 continue
-            reason = "forced" if force else stale(pipeline, target, raw, damages)
+            reason = "forced" if force else stale_reason(pipeline, target, raw, damages)
             above = [need.label for need in needed if need in make]
             reason = reason or (f"follows {', '.join(above)}" if above else None)
             reason = reason or too_slow(pipeline, target)

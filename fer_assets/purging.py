@@ -21,28 +21,31 @@ class Plan:
     """What a purge removes and what rests on it, by profile. ``claims`` are by profile too."""
 
     wanted: purge.Wanted
-    found: tuple[purge.Found, ...]
+    holdings: tuple[purge.Holding, ...]
     claims: dict[str, list[str]]
 
     @property
     def files(self) -> list[Path]:
         """Every file and folder that goes."""
         faces = (
-            folder / name for f in self.found for folder, names in f.faces.items() for name in names
+            folder / name
+            for f in self.holdings
+            for folder, names in f.faces.items()
+            for name in names
         )
-        folders = (folder for part in self.found for folder in part.caches)
-        pool = (path for part in self.found for path in part.pool)
+        folders = (folder for part in self.holdings for folder in part.caches)
+        pool = (path for part in self.holdings for path in part.pool)
         return [*self.wanted.folders, *pool, *faces, *folders]
 
     @property
     def raw(self) -> list[Path]:
         """Raw files that hold it still: they are the user's, and stay."""
-        return [path for part in self.found for path in part.raw]
+        return [path for part in self.holdings for path in part.raw]
 
     @property
     def resting(self) -> list[str]:
         """Assets whose current or former run folders rest on it, by profile."""
-        return sorted({f"{p.store.profile}/{a.key}" for p in self.found for a in p.resting})
+        return sorted({f"{p.store.profile}/{a.key}" for p in self.holdings for a in p.resting})
 
     def to_json(self, *, carried_out: bool) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -51,7 +54,7 @@ class Plan:
             "carried_out": carried_out,
             "kind": self.wanted.kind,
             "photos": sorted(self.wanted.photos),
-            "samples": {part.store.profile: part.samples for part in self.found},
+            "samples": {part.store.profile: part.samples for part in self.holdings},
             "removed": [str(path) for path in self.files],
             "still_in_raw": [str(path) for path in self.raw],
             "resting": self.resting,
@@ -61,15 +64,15 @@ class Plan:
 
 def plan(settings: Settings, kind: str, name: str) -> Plan:
     """Look for it in every profile below the artifact root. Changes nothing."""
-    held = stores(settings)
+    profile_stores = stores(settings)
     if kind == "source":
-        wanted = purge.find_source(held, name)
+        wanted = purge.find_source(profile_stores, name)
     elif kind == "session":
-        wanted = _session(settings, held, Path(name))
+        wanted = _session(settings, profile_stores, Path(name))
     else:
-        wanted = purge.find_photos(held, "photo" if kind == "photo" else "group", name)
-    found = tuple(purge.examine(store, wanted) for store in held)
-    return Plan(wanted, found, dict(_claims(found)))
+        wanted = purge.find_photos(profile_stores, "photo" if kind == "photo" else "group", name)
+    holdings = tuple(purge.examine(store, wanted) for store in profile_stores)
+    return Plan(wanted, holdings, dict(_claims(holdings)))
 
 
 def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
@@ -79,12 +82,12 @@ def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
     """
     from fer_assets.abandoned import forget_pictures
 
-    purge.carry_out(settings.home, plan.wanted, plan.found, reason)
-    resting = (artifact for part in plan.found for artifact in part.resting)
+    purge.carry_out(settings.home, plan.wanted, plan.holdings, reason)
+    resting = (artifact for part in plan.holdings for artifact in part.resting)
     forget_pictures({artifact.record.asset for artifact in resting if purge.face_files(artifact)})
 
 
-def _session(settings: Settings, held: list[Store], named: Path) -> purge.Wanted:
+def _session(settings: Settings, profile_stores: list[Store], named: Path) -> purge.Wanted:
     from demo_app.logs import FRAMES_FOLDER, PER_FRAME_FILE, session_id
 
     folder = next((f for f in (named, settings.home / SESSIONS / named) if f.is_dir()), None)
@@ -96,16 +99,16 @@ def _session(settings: Settings, held: list[Store], named: Path) -> purge.Wanted
             allowed=f"a folder with {PER_FRAME_FILE}, or its name below {settings.home / SESSIONS}",
         )
     return purge.find_session(
-        held,
+        profile_stores,
         folder,
         session_id=session_id(folder) if (folder / FRAMES_FOLDER).is_dir() else None,
         log_sha256=sha256_file(folder / PER_FRAME_FILE),
     )
 
 
-def _claims(found: tuple[purge.Found, ...]) -> Iterator[tuple[str, list[str]]]:
+def _claims(holdings: tuple[purge.Holding, ...]) -> Iterator[tuple[str, list[str]]]:
     """The claims of each profile that rest on current run folders; old profiles have none."""
-    for part in found:
+    for part in holdings:
         try:
             pipeline = Pipeline.open(part.store.profile)
         except FerError:

@@ -47,15 +47,15 @@ def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) ->
     """Make a run that was trained elsewhere the current artifact of its asset, and judge it."""
     from fer_ml.runs.taking_in import step_of, take_in
 
-    told = step_of(folder)
-    if told["profile"] != pipeline.profile.name:
+    step = step_of(folder)
+    if step["profile"] != pipeline.profile.name:
         raise FerError(
-            f"the run is of profile {told['profile']}, not of {pipeline.profile.name}",
+            f"the run is of profile {step['profile']}, not of {pipeline.profile.name}",
             code="profile-mismatch",
             where=folder,
-            fix=f"fer adopt --profile {told['profile']} {folder}",
+            fix=f"fer adopt --profile {step['profile']} {folder}",
         )
-    target = Target(told["asset"], told["partition"])
+    target = Target(step["asset"], step["partition"])
     stage = pipeline.stage(target.asset)
     if stage.part is None:
         raise FerError(
@@ -92,13 +92,13 @@ def adopt_foreign(
     taken = pipeline.partitions(pipeline.stage("adopted"))
     target = Target("adopted", adopted_name(name, path, taken))
     foreign = recognise(path)
-    held = pipeline.store.current(target.asset, target.partition)
-    if held is not None and not replace:
+    other = pipeline.store.current(target.asset, target.partition)
+    if other is not None and not replace:
         raise FerError(
-            f"{target.label} is taken: it holds the {held.record.summary['adopted']} that came as "
-            f"{held.record.summary['origin']!r}",
+            f"{target.label} is taken: it holds the {other.record.summary['adopted']} that came as "
+            f"{other.record.summary['origin']!r}",
             code="name-taken",
-            where=held.folder,
+            where=other.folder,
             fix="choose another name: --as OTHER, or replace the earlier result: --replace",
         )
     artifact = pipeline.make(
@@ -114,18 +114,18 @@ def adopt_foreign(
 
 def manifests_of(pipeline: Pipeline, hashes: set[str]) -> list[Target]:
     """The current manifests, made here or adopted, that hold a csv with one of these sha256."""
-    found = []
+    targets = []
     for target in pipeline.targets():
         if target.asset != "adopted" and pipeline.stage(target.asset).group != "manifests":
             continue
-        held = pipeline.store.current(target.asset, target.partition)
-        if held is None or not any(
+        artifact = pipeline.store.current(target.asset, target.partition)
+        if artifact is None or not any(
             entry.sha256 in hashes and name.endswith(".csv")
-            for name, entry in held.record.files.items()
+            for name, entry in artifact.record.files.items()
         ):
             continue
         # One that is damaged or failed its gates is no evidence for anything.
         with contextlib.suppress(FerError):
             pipeline.store.require(target.asset, target.partition)
-            found.append(target)
-    return found
+            targets.append(target)
+    return targets

@@ -60,7 +60,7 @@ def opened(profile: str) -> dg.RepositoryDefinition:
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
     """All assets, checks, jobs, schedules and sensors of a pipeline."""
     pipeline = replace(pipeline)  # What is shown is asked of the store now, and once.
-    stages = pipeline.shown
+    stages = pipeline.dagster_stages
     flow = when_an_input_changed()
     assets = {
         name: stage_asset(pipeline, stage, flow if stage.group == "manifests" else None)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fer_assets.lineage import Lineage, Target
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_ml.base.errors import FerError
 from fer_ml.storage.record import parse_label
 
@@ -88,15 +88,15 @@ def _unusable(
     pipeline: Lineage, target: Target, need: Target, force: bool
 ) -> tuple[str, str | None] | None:
     """Why nothing can be made of ``need`` as it is, and what to do first, or ``None``."""
-    held = pipeline.store.current(need.asset, need.partition)
-    if held is None:
+    artifact = pipeline.store.current(need.asset, need.partition)
+    if artifact is None:
         return "which has not been made yet", None
-    receipts = held.receipts()
+    receipts = artifact.receipts()
     for gate in pipeline.gates(need.asset):
         receipt = receipts.get(gate.rule)
         if not gate.blocking or (receipt is not None and receipt.passed is not False):
             continue
-        if not force and stale(pipeline, target, {}) is None:
+        if not force and stale_reason(pipeline, target, {}) is None:
             return None  # It is up to date, and nothing is made of it.
         if receipt is None:
             return f"which gate '{gate.rule}' has not judged yet", None
@@ -122,15 +122,15 @@ def _names(pipeline: Lineage) -> dict[str, list[Target]]:
 def _resolve(pipeline: Lineage, part: str) -> set[Target]:
     """What an expression means, by Dagster's own parser."""
     graph = _Graph(pipeline)
-    found = graph.meant(_translated(graph, part))
-    if found is None:
+    keys = graph.meant(_translated(graph, part))
+    if keys is None:
         raise FerError(
             f"the selection {part[:80]!r} is not valid", code="invalid-selection", allowed=SYNTAX
         )
-    targets = {graph.nodes[key] for key in found if key in graph.nodes}
+    targets = {graph.nodes[key] for key in keys if key in graph.nodes}
     # What rests on a raw folder may be selected by its name; the folder alone may not.
     made = {f"raw/{pipeline.stage(target.asset).raw}" for target in targets}
-    raw = sorted({graph.raw[key] for key in found if key in graph.raw} - made)
+    raw = sorted({graph.raw[key] for key in keys if key in graph.raw} - made)
     if raw:
         raise FerError(
             f"the selection names {', '.join(raw)}: raw folders belong to their publishers, and "
@@ -209,10 +209,10 @@ class _Graph:
 
         try:
             with warnings.catch_warnings(action="ignore", category=dg.BetaWarning):
-                found = dg.AssetSelection.from_string(text).resolve(self._graph)
+                keys = dg.AssetSelection.from_string(text).resolve(self._graph)
         except dg.DagsterError:
             return None
-        return {key.to_user_string() for key in found}
+        return {key.to_user_string() for key in keys}
 
     def name(self, name: str) -> str:
         """A name of this project, as an expression of the graph."""

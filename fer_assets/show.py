@@ -49,8 +49,8 @@ def status_text(claim: Resolved) -> Text:
 def trace_of(pipeline: Pipeline, what: str) -> Traced:
     """Trace a claim of the profile's claims file by its id, an asset, a file or a hash."""
     path = pipeline.claims_file()
-    held = read_claims(path) if path.is_file() else None
-    return trace_what(Tracer(pipeline.store, pipeline.fingerprints()), held, what)
+    claims = read_claims(path) if path.is_file() else None
+    return trace_what(Tracer(pipeline.store, pipeline.fingerprints()), claims, what)
 
 
 def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
@@ -61,9 +61,9 @@ def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
     from fer_ml.privacy.log import read_log
 
     store, path = pipeline.store, pipeline.claims_file()
-    held = verify_store(store, path, pipeline.fingerprints()).claims if path.is_file() else ()
+    claims = verify_store(store, path, pipeline.fingerprints()).claims if path.is_file() else ()
     log = read_log(pipeline.settings.home)
-    return find_faces(store, what, evidence_of(store, held).values(), log)
+    return find_faces(store, what, evidence_of(store, claims).values(), log)
 
 
 def face_tree(face: "Face") -> Tree:
@@ -126,8 +126,8 @@ def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
 
 def _short(path: str) -> str:
     """A path relative to here where that is shorter to read."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+    folder = Path.cwd()
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 
 
 def _label(node: Node) -> Text:

@@ -70,8 +70,8 @@ class Recipe:
     def recorded(self) -> dict[str, Any]:
         """The recipe as JSON values, as the artifact's record keeps it."""
         values = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-        found: dict[str, Any] = json.loads(json.dumps(values))
-        return found
+        json_values: dict[str, Any] = json.loads(json.dumps(values))
+        return json_values
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, dict):
-        return {str(key): _plain(held) for key, held in value.items()}
+        return {str(key): _plain(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(held) for held in value]
+        return [_plain(element) for element in value]
     return value
 
 

@@ -12,7 +12,7 @@ from fer_ml.base.shards import in_threads
 from fer_ml.storage.artifact import Artifact
 
 
-def stale(
+def stale_reason(
     pipeline: Lineage,
     target: Target,
     raw: Mapping[str, str],
@@ -42,14 +42,14 @@ def stale(
     outdated = current.outdated()
     if outdated:
         return outdated
-    held = {item.key: item.sha256 for item in record.inputs}
+    inputs = {item.key: item.sha256 for item in record.inputs}
     now = {}
     if stage.raw is not None:
         now[f"raw/{stage.raw}"] = raw[stage.raw]
     for need in pipeline.needed(target):
         upstream = pipeline.store.current(need.asset, need.partition)
         now[need.label] = upstream.sha256 if upstream else "missing"
-    changed = [key for key in {**held, **now} if held.get(key) != now.get(key)]
+    changed = [key for key in {**inputs, **now} if inputs.get(key) != now.get(key)]
     return f"changed input: {', '.join(changed)}" if changed else None
 
 
@@ -93,16 +93,16 @@ def damages(pipeline: Lineage, targets: Iterable[Target]) -> dict[Path, str | No
     It is hashed on all processors at once, which is most of what looking at a profile takes.
     What cannot be read is left out: who looks at it alone is told.
     """
-    held = []
+    artifacts = []
     for target in targets:
         with contextlib.suppress(FerError, OSError):
-            held.append(pipeline.store.current(target.asset, target.partition))
-    made = [artifact for artifact in held if artifact is not None]
-    found: dict[Path, str | None] = {}
+            artifacts.append(pipeline.store.current(target.asset, target.partition))
+    made = [artifact for artifact in artifacts if artifact is not None]
+    by_folder: dict[Path, str | None] = {}
     for artifact, look in zip(made, in_threads(_damage, made, processors()), strict=True):
         if look is not None:
-            found[artifact.folder] = look[0]
-    return found
+            by_folder[artifact.folder] = look[0]
+    return by_folder
 
 
 def _damage(artifact: Artifact) -> tuple[str | None] | None:

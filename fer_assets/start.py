@@ -61,17 +61,17 @@ class Start:
 def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     """Three figures: the deployed student, what its demo shows, and the claims."""
     card = _read(pipeline, "student_bundle", "card.json")
-    held = card.get("metrics", {}).get("test_all_sources")
-    if held is None:
+    scores = card.get("metrics", {}).get("test_all_sources")
+    if scores is None:
         yield Headline("The deployed student", "none", "not made, or not sound")
     else:
-        interval = held.get("intervals", {}).get("macro_f1")
+        interval = scores.get("intervals", {}).get("macro_f1")
         within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
         drawn = ", drawn faces" if pipeline.profile.drawn else ""
         yield Headline(
             f"macro-F1 of {card['name']} on the test set",
-            f"{held['macro_f1']:.3f}",
-            f"{within}n = {held['n']:,}, accuracy {held['accuracy']:.3f}{drawn}",
+            f"{scores['macro_f1']:.3f}",
+            f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}",
         )
     demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
     flips = demo.get("flips_per_minute_stabilised")

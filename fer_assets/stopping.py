@@ -63,9 +63,9 @@ class Stopping:
             self._came += [number for number in self._reading.recv(64) if number in SIGNALS]
         return self._came
 
-    def _ignored(self, told: "sys.UnraisableHookArgs") -> None:
-        if issubclass(told.exc_type, Exception) or not self._asked():
-            self._told(told)
+    def _ignored(self, hook_args: "sys.UnraisableHookArgs") -> None:
+        if issubclass(hook_args.exc_type, Exception) or not self._asked():
+            self._told(hook_args)
         else:
             threading.Timer(AGAIN, _interrupt, (self._came[-1],)).start()
 

@@ -208,9 +208,9 @@ def _readable_errors(url: SecretStr | None, home: Path) -> Iterator[None]:
         yield
     except (DBAPIError, DagsterPostgresException) as error:
         cause = error if isinstance(error, DBAPIError) else error.__cause__
-        told = str(getattr(cause, "orig", None) or error).strip().splitlines()[0]
+        message = str(getattr(cause, "orig", None) or error).strip().splitlines()[0]
         raise FerError(
-            f"Postgres does not answer: {told}",
+            f"Postgres does not answer: {message}",
             code="postgres-unavailable",
             where=f"FER_POSTGRES, {_place(url)}",
             fix="start Postgres or correct FER_POSTGRES, then start again: finished assets are "

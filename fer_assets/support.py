@@ -71,7 +71,7 @@ def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) 
         raise FerError(
             "the output exists already", code="output-exists", where=path, fix="name a new file"
         )
-    held = {
+    parts = {
         "versions.json": ("versions of Python and packages", _versions()),
         "findings.json": ("what fer doctor found", _findings(findings)),
         "settings.json": ("which settings are set, and the profile", _settings(pipeline)),
@@ -83,18 +83,18 @@ def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) 
     adopted = [t.partition for t in pipeline.targets() if t.asset == "adopted" and t.partition]
     files = {
         name: _unnamed(json.dumps(value, indent=1), adopted).encode()
-        for name, (_, value) in held.items()
+        for name, (_, value) in parts.items()
     }
-    told = {
+    manifest = {
         "schema_version": 1,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": {
-            name: {"holds": held[name][0], "bytes": len(data), "sha256": sha256(data).hexdigest()}
+            name: {"holds": parts[name][0], "bytes": len(data), "sha256": sha256(data).hexdigest()}
             for name, data in files.items()
         },
         "left_out": LEFT_OUT,
     }
-    files = {"manifest.json": json.dumps(told, indent=1).encode(), **files}
+    files = {"manifest.json": json.dumps(manifest, indent=1).encode(), **files}
     _refuse_secrets(pipeline, files)
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -105,11 +105,11 @@ def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) 
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "system": platform.system()}
+    versions = {"python": platform.python_version(), "system": platform.system()}
     for name in ("fer-platform", *PACKAGES, "opentelemetry-sdk"):
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _findings(findings: Collection[Finding]) -> list[dict[str, str]]:
@@ -149,26 +149,28 @@ def _graph(pipeline: Pipeline) -> list[dict[str, Any]]:
 
 
 def _artifacts(pipeline: Pipeline) -> list[dict[str, Any]]:
-    words, found = _words(pipeline), []
+    words, entries = _words(pipeline), []
     for target in pipeline.targets():
         try:
-            held = pipeline.store.current(target.asset, target.partition)
+            artifact = pipeline.store.current(target.asset, target.partition)
         except FerError:
-            found.append({"asset": target.asset, "partition": target.partition, "unreadable": True})
+            entries.append(
+                {"asset": target.asset, "partition": target.partition, "unreadable": True}
+            )
             continue
-        if held is not None:
-            found.append(_artifact(held, words))
-    return found
+        if artifact is not None:
+            entries.append(_artifact(artifact, words))
+    return entries
 
 
-def _artifact(held: Artifact, words: Collection[str]) -> dict[str, Any]:
-    record = held.record
+def _artifact(artifact: Artifact, words: Collection[str]) -> dict[str, Any]:
+    record = artifact.record
     plain = record.model_dump(mode="json", exclude={"files", "inputs", "recipe", "summary"})
-    own = record.asset.startswith(NAMED_BY_PEOPLE)
+    named_by_people = record.asset.startswith(NAMED_BY_PEOPLE)
     return {
         **plain,
         "files": {
-            f"{number}{Path(name).suffix}" if own else name: entry.model_dump()
+            f"{number}{Path(name).suffix}" if named_by_people else name: entry.model_dump()
             for number, (name, entry) in enumerate(record.files.items())
         },
         "inputs": [item.model_dump(exclude={"root"}) for item in record.inputs],
@@ -186,7 +188,7 @@ def _artifact(held: Artifact, words: Collection[str]) -> dict[str, Any]:
                 "checked_at": receipt.checked_at,
                 "run_id": receipt.run_id,
             }
-            for receipt in held.receipts().values()
+            for receipt in artifact.receipts().values()
         ],
     }
 
@@ -202,9 +204,9 @@ def _dagster_yaml(pipeline: Pipeline) -> Any:
 def _shape(value: Any, key: str = "") -> Any:
     """A YAML value; of text only what is a number, yes or no, or stands at ``SHOWN_YAML``."""
     if isinstance(value, dict):
-        return {name: _shape(held, name) for name, held in value.items()}
+        return {name: _shape(element, name) for name, element in value.items()}
     if isinstance(value, list):
-        return [_shape(held, key) for held in value]
+        return [_shape(element, key) for element in value]
     plain = value is None or re.fullmatch(r"-?\d+(\.\d+)?|true|false", value)
     shown = key in SHOWN_YAML or (plain and not SECRET.search(key.upper()))
     return value if shown else "<text>"
@@ -215,8 +217,8 @@ def _log_lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     lines = chain.from_iterable(read_text(path).splitlines() for path in files)
     for line in list(lines)[-LOG_LINES:]:
         try:
-            held = json.loads(line)
-            yield {name: held[name] for name in LOG_FIELDS if held.get(name) is not None}
+            record = json.loads(line)
+            yield {name: record[name] for name in LOG_FIELDS if record.get(name) is not None}
         except (ValueError, AttributeError):
             yield {"unreadable": True}  # Half a line, of a process that was killed.
 
@@ -247,11 +249,11 @@ def _harmless(value: Any, words: Collection[str]) -> Any:
         return value if value in words else "<text>"
     if isinstance(value, Mapping):
         return {
-            key if key in words else f"<text {number}>": _harmless(held, words)
-            for number, (key, held) in enumerate(value.items())
+            key if key in words else f"<text {number}>": _harmless(element, words)
+            for number, (key, element) in enumerate(value.items())
         }
     if isinstance(value, list | tuple):
-        return [_harmless(held, words) for held in value]
+        return [_harmless(element, words) for element in value]
     return value
 
 
@@ -266,18 +268,18 @@ def _unnamed(text: str, names: list[str]) -> str:
 
 def _refuse_secrets(pipeline: Pipeline, files: Mapping[str, bytes]) -> None:
     """The last look: ``FerError`` names the variable or setting, and never its value."""
-    found = {name: held for name, held in os.environ.items() if SECRET.search(name.upper())}
-    for name, held in list(found.items()):
-        if "://" in held:
-            password = urlsplit(held).password
-            found |= {f"{name} (its password)": unquote(password)} if password else {}
+    secrets = {name: secret for name, secret in os.environ.items() if SECRET.search(name.upper())}
+    for name, secret in list(secrets.items()):
+        if "://" in secret:
+            password = urlsplit(secret).password
+            secrets |= {f"{name} (its password)": unquote(password)} if password else {}
     folders = {f"roots.{name}": root for name, root in pipeline.settings.config.roots.items()}
-    found |= {**folders, "FER_HOME": str(pipeline.settings.home)}
-    for what, held in found.items():
-        if len(held) < MIN_SECRET:
+    secrets |= {**folders, "FER_HOME": str(pipeline.settings.home)}
+    for what, secret in secrets.items():
+        if len(secret) < MIN_SECRET:
             continue
         for name, data in files.items():
-            if held.encode() in data or json.dumps(held)[1:-1].encode() in data:
+            if secret.encode() in data or json.dumps(secret)[1:-1].encode() in data:
                 raise FerError(
                     f"{name} would hold the value of {what}",
                     code="secret-in-support-file",

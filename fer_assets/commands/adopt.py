@@ -97,16 +97,16 @@ def _adoption(artifact: "Artifact") -> "Iterator[Text | str]":
 
     if ADOPTION_FILE not in artifact.record.files:
         return
-    told = artifact.read_json(ADOPTION_FILE)
-    files = f"{len(told['files'])} file{'s' * (len(told['files']) > 1)}"
-    yield f"Adopted: {told['kind']}, {files}, came as {told['origin']}."
-    if told["missing"]:
-        yield styled(("missing", "yellow"), f" {', '.join(told['missing'])}")
-    if told["left_out"]:
-        yield styled((f"left out  {', '.join(told['left_out'])}", "dim"))
-    failed = [check for check in told["checks"] if not check["holds"]]
-    yield f"{len(told['checks']) - len(failed)} of {len(told['checks'])} checks hold."
+    examination = artifact.read_json(ADOPTION_FILE)
+    files = f"{len(examination['files'])} file{'s' * (len(examination['files']) > 1)}"
+    yield f"Adopted: {examination['kind']}, {files}, came as {examination['origin']}."
+    if examination["missing"]:
+        yield styled(("missing", "yellow"), f" {', '.join(examination['missing'])}")
+    if examination["left_out"]:
+        yield styled((f"left out  {', '.join(examination['left_out'])}", "dim"))
+    failed = [check for check in examination["checks"] if not check["holds"]]
+    yield f"{len(examination['checks']) - len(failed)} of {len(examination['checks'])} checks hold."
     for check in failed:
         yield styled(("against", "red"), f" {check['check']}: {check['detail']}")
-    for what in told["unverified"]:
+    for what in examination["unverified"]:
         yield styled(("unknown", "yellow"), f" {what}")

@@ -31,7 +31,7 @@ def bench(
     from fer_assets import bench as suite
     from fer_ml.base.settings import settings
 
-    here = settings()
+    current_settings = settings()
     given = {"faces": faces, "clips": clips}
     for name, place in given.items():
         if place is not None and not place.exists():
@@ -49,7 +49,7 @@ def bench(
             fix="leave one of them out",
         )
     measured = suite.measure(
-        here.project,
+        current_settings.project,
         suite.scripts(names or []),
         places,
         trial=trial,
@@ -58,7 +58,7 @@ def bench(
     if trial:
         print("The scripts work; nothing was kept.")
         return
-    artifact = suite.keep(measured, here.home)
+    artifact = suite.keep(measured, current_settings.home)
     print(f"{artifact.file(suite.PAGE)}  {artifact.sha256[:12]}")
     if docs is not None:
         suite.publish(artifact, docs)

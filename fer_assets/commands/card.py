@@ -27,15 +27,15 @@ def card(
     from fer_ml.bundles.model_card import as_markdown
     from fer_ml.bundles.provenance import CHAIN_FILE, verify_chain
 
-    held = load_bundle(bundle_folder(bundle, profile))
+    student = load_bundle(bundle_folder(bundle, profile))
     # A bundle in its artifact root has none: fer trace verifies it there.
-    chain = verify_chain(held) if (held.folder / CHAIN_FILE).is_file() else None
+    chain = verify_chain(student) if (student.folder / CHAIN_FILE).is_file() else None
     if as_json:
-        print(held.card.model_dump_json(indent=2))
+        print(student.card.model_dump_json(indent=2))
         return
     from rich.markdown import Markdown
 
-    console.print(Markdown(visible_lines(as_markdown(held.card, chain))))
+    console.print(Markdown(visible_lines(as_markdown(student.card, chain))))
     if chain is not None:
         console.print(
             f"Verified: these bytes are {chain.top.label} {chain.top.sha256[:12]}, and the hashes "

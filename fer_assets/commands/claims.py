@@ -117,10 +117,10 @@ def export(
 
     pipeline = open_pipeline(profile)
     tracer = Tracer(pipeline.store, pipeline.fingerprints())
-    held = read_claims(pipeline.claims_file())
+    claims_file = read_claims(pipeline.claims_file())
     made = [pipeline.store.current(asset) for asset in ("report_claims", "report")]
     reports = [] if claims else [tracer.trace(a) for a in made if a is not None]
-    picked = held.picked(*claims) if claims else held
+    picked = claims_file.picked(*claims) if claims else claims_file
     files = export_evidence(resolve(picked, tracer), pipeline.store, reports, out, faces=faces)
     size = sum(entry.bytes for entry in files.values())
     console.print(f"{len(picked.claims)} claims and {len(files)} files ({size:,} bytes) in {out}")

@@ -187,9 +187,11 @@ def photo(
 
     student = _student(bundle, profile, precision)
     faces = classify_photo(photo, student, None if face else _detector(detector, detect_width))
-    for number, found in enumerate(faces, 1):
+    for number, this_face in enumerate(faces, 1):
         which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
-        console.print(f"{which}{found.raw_label} {max(found.probs):.2f} at {found.box_xyxy_px}")
+        console.print(
+            f"{which}{this_face.raw_label} {max(this_face.probs):.2f} at {this_face.box_xyxy_px}"
+        )
     if not faces:
         console.print("no face found; where the picture is a face as a whole, add --face")
 
@@ -243,8 +245,8 @@ def _detector(name: str, width: int | None) -> "Detector":
     from demo_app.detection import make_detector, warning
 
     detector = make_detector(name, width)
-    if told := warning(detector):
-        console.print(styled((told, "yellow")))
+    if message := warning(detector):
+        console.print(styled((message, "yellow")))
     return detector
 
 

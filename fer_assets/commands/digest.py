@@ -30,20 +30,20 @@ def digest(
     """
     from fer_assets.digest import digest_of
 
-    found = digest_of(open_pipeline(profile))
+    overview = digest_of(open_pipeline(profile))
     if html is not None:
         from fer_ml.base.files import write_atomic
 
-        write_atomic(html, found.page().encode())
+        write_atomic(html, overview.page().encode())
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(json.dumps(overview.to_json(), indent=2))
     elif html is not None:
         console.print(f"written: {html}")
     else:
         # Soft-wrapped: a command can be copied, however narrow the terminal is.
-        for line in found.text().splitlines():
+        for line in overview.text().splitlines():
             state = line.partition(" ")[0]
             console.print(styled((line, STATE_COLOURS.get(state, ""))), soft_wrap=True)
-        console.print(found.headline)
-    if found.counts["red"]:
+        console.print(overview.headline)
+    if overview.counts["red"]:
         raise typer.Exit(2)

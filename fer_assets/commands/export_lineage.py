@@ -25,7 +25,7 @@ def export_lineage(
     Example: fer export-lineage --format prov --out lineage.json --select student_bundle
     """
     from fer_ml.exchange import export_lineage as write
-    from fer_ml.exchange.facts import everything
+    from fer_ml.exchange.facts import lineage_nodes
 
     pipeline = open_pipeline(profile)
     chosen = (lambda target: True) if select is None else pipeline.named(select)
@@ -34,7 +34,9 @@ def export_lineage(
         for target in pipeline.targets()
         if chosen(target)
     ]
-    nodes = everything(pipeline.store, [a for a in made if a is not None], pipeline.fingerprints())
+    nodes = lineage_nodes(
+        pipeline.store, [a for a in made if a is not None], pipeline.fingerprints()
+    )
     write(nodes, pipeline.profile.name, format, out)
     raw = sum(node.item.root is not None for node in nodes)
     console.print(f"{len(nodes) - raw} artifacts and {raw} raw folders in {out}")

@@ -149,8 +149,8 @@ def _rest(
         for target in pipeline.targets()
         if chosen(target)
         and (
-            (held := pipeline.store.current(target.asset, target.partition)) is None
-            or held.record.made_at < began
+            (artifact := pipeline.store.current(target.asset, target.partition)) is None
+            or artifact.record.made_at < began
         )
     ]
     return pipeline.command(select=",".join(left) or None, force=bool(left))
@@ -243,12 +243,12 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
         yield _benchmark_table(benchmark, synthetic=pipeline.profile.drawn)
     claims = pipeline.store.current("report_claims")
     if claims is not None:
-        held = claims.read_json("claims.json")
+        document = claims.read_json("claims.json")
         yield (
-            f"{held['counts']['grounded']} of {len(held['claims'])} claims grounded. One of them, "
-            "traced:"
+            f"{document['counts']['grounded']} of {len(document['claims'])} claims grounded. One "
+            "of them, traced:"
         )
-        yield trace_tree(trace_of(pipeline, held["claims"][-1]["id"]))
+        yield trace_tree(trace_of(pipeline, document["claims"][-1]["id"]))
         yield f"The rows behind each claim: {refresh(pipeline).as_uri()}"
     report = pipeline.store.current("report")
     if report is not None:
@@ -259,18 +259,18 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
     """Macro-F1 by model and evaluation set; n and split stand in the header."""
     from fer_ml.metrics.comparability import unequal_budgets
 
-    held = benchmark.read_json("benchmark.json")
-    entries = held["entries"]
+    document = benchmark.read_json("benchmark.json")
+    entries = document["entries"]
     kind = " (drawn faces: synthetic, never a result)" if synthetic else ""
     scores = table("model", title=styled("macro-F1, raw", (kind, "yellow")))
     apart: dict[tuple[str, str], str] = {}
     first = next(iter(entries.values()))
-    sets = {name: entry for name, entry in first.items() if name not in held["same_rows"]}
+    sets = {name: entry for name, entry in first.items() if name not in document["same_rows"]}
     for name, entry in sets.items():
         chosen = ", selects" if entry["selection_split"] else ""
         header = _lines([name, f"{entry['split']}{chosen}, n={entry['n']}"])
         scores.add_column(header, justify="right")
-        for other in held["tables"][name][1:]:
+        for other in document["tables"][name][1:]:
             apart |= {(model, name): ", ".join(other["why_apart"]) for model in other["names"]}
     scores.add_column(_lines(["ECE scaled", "test_all_sources"]), justify="right")
     for model, cells in entries.items():

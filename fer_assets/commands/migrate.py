@@ -23,14 +23,14 @@ def migrate(
     from fer_assets.migrating import changes, made_again
     from fer_ml.base.settings import settings
 
-    here = settings()
-    found = list(changes(here))
-    for change in found:
+    current_settings = settings()
+    pending_changes = list(changes(current_settings))
+    for change in pending_changes:
         word = "would change" if dry_run else "change"
         console.print(f"{word} {change.where}: {change.what}", soft_wrap=True)
         if not dry_run:
             change.carry_out()
-    if not found:
+    if not pending_changes:
         console.print("Nothing to migrate.")
     settings.cache_clear()
     # A profile that this version refuses must not keep the rest from being brought along.

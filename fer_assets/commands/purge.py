@@ -74,13 +74,13 @@ def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | Text | str]"
     profiles = table("profile")
     for name in ("faces", "images of the pool", "sheets, pages, thumbs", "rest on it"):
         profiles.add_column(name, justify="right")
-    for part in plan.found:
+    for part in plan.holdings:
         sheets = sum(len(names) for names in part.faces.values())
         figures = (part.samples, len(part.pool), sheets, len({a.key for a in part.resting}))
         profiles.add_row(part.store.profile, *map(str, figures))
     yield profiles
     done = "removed" if carried_out else "would be removed"
-    caches = sum(len(part.caches) for part in plan.found)
+    caches = sum(len(part.caches) for part in plan.holdings)
     recorded = "".join(f", session {folder.name}" for folder in plan.wanted.folders)
     yield f"{len(plan.files) - caches} files and {caches} caches {done}{recorded}."
     if plan.resting:

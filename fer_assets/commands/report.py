@@ -50,12 +50,12 @@ def check(
             verified.require_grounded()
             covered = check_claims(text, verified.claims, verified.held.names)
     if as_json:
-        found = {
+        findings = {
             "citations": citations.to_json(),
             "checklist": [item.to_json() for item in items],
             "claims": covered.to_json() if covered else None,
         }
-        print(json.dumps(found, indent=2))
+        print(json.dumps(findings, indent=2))
     else:
         console.print(_citations(citations))
         console.print("")
@@ -69,15 +69,15 @@ def check(
 
 def _numbers(covered: "Covered") -> "Table":
     numbers = table(title="Numbers", show_header=False)
-    told = "refers to {} claims, {} numbers are covered by none"
-    numbers.add_row("", told.format(len(covered.referred), len(covered.uncovered)), "")
+    summary = "refers to {} claims, {} numbers are covered by none"
+    numbers.add_row("", summary.format(len(covered.referred), len(covered.uncovered)), "")
     for said in covered.wrong:
         says = f"{said.claim} is {said.shown}, and not {said.said}"
         if said.shown is None:
             says = f"there is no claim {said.claim}"
         numbers.add_row(styled(("wrong", "red")), says, f"line {said.line}")
-    for found in covered.uncovered:
-        numbers.add_row(styled(("no claim", "yellow")), found.near, f"line {found.line}")
+    for number in covered.uncovered:
+        numbers.add_row(styled(("no claim", "yellow")), number.near, f"line {number.line}")
     return numbers
 
 
@@ -101,8 +101,8 @@ def _citations(citations: "Citations") -> "Table":
 
 def _checklist(items: "tuple[Finding, ...]") -> "Table":
     checklist = table(title="Reproducibility checklist", show_header=False)
-    for found in items:
-        mark = styled(("stated", "green") if found.stated else ("not stated", "yellow"))
-        lines = ", ".join(str(line) for line in sorted({*found.lines} - {0}))
-        checklist.add_row(mark, found.item.asks, f"line {lines}" if lines else "")
+    for finding in items:
+        mark = styled(("stated", "green") if finding.stated else ("not stated", "yellow"))
+        lines = ", ".join(str(line) for line in sorted({*finding.lines} - {0}))
+        checklist.add_row(mark, finding.item.asks, f"line {lines}" if lines else "")
     return checklist

@@ -83,5 +83,5 @@ def compare_with_recording(session: Path, replay: Path) -> None:
     now, before = (compute_kpis(folder / PER_FRAME_FILE, None) for folder in (replay, session))
     for outcome in replay_gate(now, before):
         marks = {True: ("ok", "green"), False: ("worse", "yellow"), None: ("-", "dim")}
-        told = f" {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
-        console.print(styled(marks[outcome.passed], told))
+        line = f" {outcome.rule}: {outcome.value} (limit {outcome.limit}; {outcome.detail})"
+        console.print(styled(marks[outcome.passed], line))

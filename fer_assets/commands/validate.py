@@ -82,8 +82,8 @@ def _rules(report: dict[str, Any]) -> "Table":
         if outcome["passed"] is False and outcome["blocking"]:
             mark = ("red", "red")
         example = outcome["examples"][0] if outcome["examples"] else outcome["detail"]
-        found = "-" if outcome["passed"] is None else f"{outcome['value']:,}"
-        rules.add_row(styled(mark), rule, found, example)
+        count = "-" if outcome["passed"] is None else f"{outcome['value']:,}"
+        rules.add_row(styled(mark), rule, count, example)
     return rules
 
 
@@ -97,14 +97,14 @@ def _verdict(report: dict[str, Any]) -> "Iterator[Text | str]":
         cut = f", its first {base['cut']} folders taken away" if base["cut"] else ""
         where = f"below {base['root']}{cut}" if base["root"] else "nowhere"
         yield f"Paths {base['start']}... ({base['rows']:,} rows): found {where}."
-    twins = sum(held["with_twin"] for held in report["test_twins"].values())
-    tests = sum(held["test_rows"] for held in report["test_twins"].values())
+    twins = sum(entry["with_twin"] for entry in report["test_twins"].values())
+    tests = sum(entry["test_rows"] for entry in report["test_twins"].values())
     if tests:
         yield f"Test rows with a twin in another split: {twins:,} of {tests:,}."
     red = [
         rule
-        for rule, held in report["rules"].items()
-        if held["blocking"] and held["passed"] is False
+        for rule, entry in report["rules"].items()
+        if entry["blocking"] and entry["passed"] is False
     ]
     for rule in red:
         fix = next(gate.fix for gate in MANIFEST_GATES if gate.rule == rule)

@@ -20,17 +20,17 @@ from fer_ml.storage.record import parse_label
 
 def all_stages(given: Given) -> dict[str, Stage]:
     """All stages of a project by asset, in an order in which each follows what it needs."""
-    found = [
+    stages = [
         replace(stage, module=module.__name__)
         for module in _modules()
         for stage in module.stages(given)
     ]
-    _check(found)
-    citable = [stage for stage in found if stage.group != "report"]
+    _check(stages)
+    citable = [stage for stage in stages if stage.group != "report"]
     return {
         stage.asset: stage
         for stage in in_order(
-            replace(stage, needs=(*stage.needs, *_cited(stage.cites, citable))) for stage in found
+            replace(stage, needs=(*stage.needs, *_cited(stage.cites, citable))) for stage in stages
         )
     }
 
@@ -38,10 +38,10 @@ def all_stages(given: Given) -> dict[str, Stage]:
 @cache
 def stages_of_all_profiles() -> dict[str, Stage]:
     """The stages of all built-in profiles together, by asset."""
-    found: dict[str, Stage] = {}
+    stages: dict[str, Stage] = {}
     for profile in PROFILES.values():
-        found = all_stages(Given(profile())) | found
-    return found
+        stages = all_stages(Given(profile())) | stages
+    return stages
 
 
 def gates_of(asset: str) -> tuple[Gate, ...]:
@@ -59,11 +59,11 @@ def gates_of(asset: str) -> tuple[Gate, ...]:
 
 
 def _modules() -> Iterator[ModuleType]:
-    for found in pkgutil.iter_modules(__path__):
+    for module_info in pkgutil.iter_modules(__path__):
         # One that begins with an underscore is shared by the others.
-        if found.name.startswith("_"):
+        if module_info.name.startswith("_"):
             continue
-        module = importlib.import_module(f"{__name__}.{found.name}")
+        module = importlib.import_module(f"{__name__}.{module_info.name}")
         if not hasattr(module, "stages"):
             raise FerError(
                 f"{module.__name__} declares no stage",

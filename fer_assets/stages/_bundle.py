@@ -96,9 +96,11 @@ def judge_network(artifact: Artifact, store: Store, limits: Limits) -> list[Outc
     from fer_ml.bundles.bundle import MODEL_FILE, PARITY_FILE, read_card
 
     card = read_card(artifact.folder)
-    held = artifact.read_json(PARITY_FILE)
+    parity = artifact.read_json(PARITY_FILE)
     return [
-        at_most("torch_equals_onnx", apart(held, card), PARITY_LIMIT, f"on {held['faces']} faces"),
+        at_most(
+            "torch_equals_onnx", apart(parity, card), PARITY_LIMIT, f"on {parity['faces']} faces"
+        ),
         same("card_matches", card.model_sha256, artifact.record.files[MODEL_FILE].sha256),
         same("class_order", list(card.classes), list(CLASSES)),
     ]
@@ -114,5 +116,5 @@ def checkpoint_of(store: Store, student: str, sha256: str) -> str | None:
     """The hash of a student's ``best.pt``; None when the store does not hold that student."""
     from fer_ml.training.checkpoint import CHECKPOINT_FILE
 
-    found = store.find(student, None, sha256)
-    return None if found is None else found.record.files[CHECKPOINT_FILE].sha256
+    artifact = store.find(student, None, sha256)
+    return None if artifact is None else artifact.record.files[CHECKPOINT_FILE].sha256

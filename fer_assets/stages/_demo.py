@@ -69,12 +69,12 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
     ensure_raw(around.profile, around.store)
     session = around.demo_session()
     source = around.demo_video() if session is None else session / "per_frame.csv"
-    found: dict[str, Any] = {"video_sha256": sha256_file(source) if source.is_file() else None}
+    hashes: dict[str, Any] = {"video_sha256": sha256_file(source) if source.is_file() else None}
     if session is None and truth_of(source).is_file():
-        found["truth_sha256"] = sha256_file(truth_of(source))
+        hashes["truth_sha256"] = sha256_file(truth_of(source))
     if session is not None and (session / "thresholds.json").is_file():
-        found["thresholds_sha256"] = sha256_file(session / "thresholds.json")
-    return found
+        hashes["thresholds_sha256"] = sha256_file(session / "thresholds.json")
+    return hashes
 
 
 def truth_of(video: Path) -> Path:

@@ -60,15 +60,15 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
             image = cut_square(image, box, frame, side)
         faces.append(image)
     y = np.array([CLASS_INDEX[label] for label in rows["label"]])
-    found = {name: figures(faces, y, bundle, make_detector(name)) for name in DETECTORS}
+    by_detector = {name: figures(faces, y, bundle, make_detector(name)) for name in DETECTORS}
     run.write_json(
         SERVING_FILE,
-        {"schema_version": 1, "split": "val", "n": len(y), "seed": SEED, "detectors": found},
+        {"schema_version": 1, "split": "val", "n": len(y), "seed": SEED, "detectors": by_detector},
     )
     run.splits.update(demo_path="val")
-    for name, held in found.items():
-        if held["found"]:
-            lost = held["direct"]["accuracy"] - held["shown"]["accuracy"]
+    for name, entry in by_detector.items():
+        if entry["found"]:
+            lost = entry["direct"]["accuracy"] - entry["shown"]["accuracy"]
             run.summary[f"{name}_accuracy_lost"] = lost
 
 
@@ -96,26 +96,29 @@ def figures(
 
 def judge_serving(artifact: Artifact) -> list[Outcome]:
     """Judge both differences of every detector that found enough faces."""
-    held = artifact.read_json(SERVING_FILE)
-    enough = {name: own for name, own in held["detectors"].items() if own["found"] >= LEAST}
-    told = "; ".join(
-        f"{name}: {own['found']} of {held['n']} faces found"
-        for name, own in held["detectors"].items()
+    document = artifact.read_json(SERVING_FILE)
+    enough = {
+        name: entry for name, entry in document["detectors"].items() if entry["found"] >= LEAST
+    }
+    summary = "; ".join(
+        f"{name}: {entry['found']} of {document['n']} faces found"
+        for name, entry in document["detectors"].items()
     )
     outcomes = []
     for metric, limit in LIMITS.items():
         rule = f"demo_path_{metric}"
         if not enough:
-            why = f"{told}; at least {LEAST} decide"
+            why = f"{summary}; at least {LEAST} decide"
             outcomes.append(not_applicable(rule, why))
             continue
         apart = {
-            name: abs(own["shown"][metric] - own["direct"][metric]) for name, own in enough.items()
+            name: abs(entry["shown"][metric] - entry["direct"][metric])
+            for name, entry in enough.items()
         }
         worst = max(apart, key=lambda name: apart[name])
         ways = enough[worst]
         detail = (
-            f"{worst}: {ways['shown'][metric]:.4f} against {ways['direct'][metric]:.4f}; {told}"
+            f"{worst}: {ways['shown'][metric]:.4f} against {ways['direct'][metric]:.4f}; {summary}"
         )
         # A difference of exactly the limit passes, whatever the last bit says.
         outcomes.append(at_most(rule, round(apart[worst], 9), limit, detail))

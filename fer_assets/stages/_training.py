@@ -175,8 +175,8 @@ def first_weights_of(
         steps = recipe(around.profile, partition).training.stages()
         # Those of a package are in the recipe already, by their hash.
         named = [step.init_file for step in steps if step.init == "file"]
-        found = {name: sha256_file(Path(name)) for name in named if name and Path(name).is_file()}
-        return {"init_files": found} if found else {}
+        hashes = {name: sha256_file(Path(name)) for name in named if name and Path(name).is_file()}
+        return {"init_files": hashes} if hashes else {}
 
     return files
 

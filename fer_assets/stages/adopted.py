@@ -60,20 +60,26 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """What the examination found, as gates. Only a wrong class order makes a result unusable."""
     from fer_ml.adoption import ADOPTION_FILE
 
-    told: dict[str, Any] = artifact.read_json(ADOPTION_FILE)
-    failed = [c for c in told["checks"] if not c["holds"]]
+    examination: dict[str, Any] = artifact.read_json(ADOPTION_FILE)
+    failed = [c for c in examination["checks"] if not c["holds"]]
     order = [c for c in failed if c["check"].startswith("class_order")]
-    named = [c for c in told["checks"] if c["check"].startswith("class_order")]
+    named = [c for c in examination["checks"] if c["check"].startswith("class_order")]
     lines = [f"{c['check']}: {c['detail']}" for c in failed]
     return [
         at_most("class_order", len(order), 0, "", [c["detail"] for c in order])
         if named
         else not_applicable("class_order", "no file names the classes"),
-        at_most("complete", len(told["missing"]), 0, ", ".join(told["missing"])),
-        at_most("consistent", len(failed), 0, f"of {len(told['checks'])} checks", lines)
-        if told["checks"]
+        at_most("complete", len(examination["missing"]), 0, ", ".join(examination["missing"])),
+        at_most("consistent", len(failed), 0, f"of {len(examination['checks'])} checks", lines)
+        if examination["checks"]
         else not_applicable("consistent", "no two files say the same"),
-        at_most("verified", len(told["unverified"]), 0, "taken on trust", told["unverified"]),
+        at_most(
+            "verified",
+            len(examination["unverified"]),
+            0,
+            "taken on trust",
+            examination["unverified"],
+        ),
     ]
 
 

@@ -7,7 +7,7 @@ from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.reading import as_text
 from fer_ml.recipes.profile import CANDIDATES, Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, nothing
+from fer_ml.storage.gates import Gate, Outcome, none_found
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -140,9 +140,9 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
     ]
     worst = min(entries[student][MAIN_SET]["raw"]["macro_f1"] for student in CANDIDATES)
     return [
-        nothing("every_row_scored", lost),
-        nothing("calibrated_on_calib", unbound),
-        nothing("no_choice_on_test", chosen),
+        none_found("every_row_scored", lost),
+        none_found("calibrated_on_calib", unbound),
+        none_found("no_choice_on_test", chosen),
         above_floor("students_above_floor", worst, limits.floor_macro_f1, _chance(frames)),
     ]
 
@@ -150,14 +150,14 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
 def _chance(frames: "dict[str, pl.DataFrame]") -> "Chance | None":
     """What a guesser reaches on the main set."""
     from fer_ml.evaluation.benchmark import MAIN_SET
-    from fer_ml.metrics.chance import guessed
+    from fer_ml.metrics.chance import guesser_scores
     from fer_ml.runs.logits import labels_of
 
     frame = frames.get(f"{MAIN_SET}_manifest")
     if frame is None:
         return None
     part = frame.filter(frame["split"] == "test")
-    return guessed(labels_of(part), part["group_id"].to_numpy())
+    return guesser_scores(labels_of(part), part["group_id"].to_numpy())
 
 
 def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":

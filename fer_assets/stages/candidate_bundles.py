@@ -68,7 +68,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     return [
         at_most(
             "torch_equals_onnx",
-            max(apart(held, cards[name]) for name, held in parities.items()),
+            max(apart(parity, cards[name]) for name, parity in parities.items()),
             PARITY_LIMIT,
             f"on {parities[CANDIDATES[0]]['faces']} faces",
         ),

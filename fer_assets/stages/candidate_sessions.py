@@ -69,7 +69,7 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
 
     source = source_of(job)
     kind = "imported" if source is None else "recorded" if job.recipe.imported else "clip"
-    found = {}
+    candidates = {}
     if source is not None:
         truth = None if kind == "recorded" else copy_truth(source, run)
         detector = LookOnce(detector_of(job))
@@ -77,11 +77,13 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
             bundle = load_bundle(job.input("candidate_bundles").folder / name)
             play(source, bundle, detector, run.path(name))
             kpis = compute_kpis(run.path(f"{name}/{PER_FRAME_FILE}"), truth)
-            found[name] = candidate_figures(bundle, kpis)
-    run.write_json(CANDIDATES_FILE, {"schema_version": 1, "session": kind, "candidates": found})
-    for name, held in found.items():
+            candidates[name] = candidate_figures(bundle, kpis)
+    run.write_json(
+        CANDIDATES_FILE, {"schema_version": 1, "session": kind, "candidates": candidates}
+    )
+    for name, figures in candidates.items():
         for key in ("macro_f1_stabilised", "flips_per_minute_stabilised"):
-            run.summary[f"{name}_{key}"] = held[key]
+            run.summary[f"{name}_{key}"] = figures[key]
 
 
 def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +112,11 @@ def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge whether the students' sessions can be compared, and whether they can tell."""
-    held = artifact.read_json(CANDIDATES_FILE)
-    figures = held["candidates"]
+    document = artifact.read_json(CANDIDATES_FILE)
+    figures = document["candidates"]
     seen = {(entry["frames"], entry["faces"], entry["scored"]) for entry in figures.values()}
     scored = min((entry["scored"] for entry in figures.values()), default=0)
-    told = "; ".join(
+    summary = "; ".join(
         f"{name}: {entry['faces']} faces in {entry['frames']} frames, {entry['scored']} scored"
         for name, entry in figures.items()
     )
@@ -122,14 +124,14 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
         Outcome(
             "like_for_like",
             tuple(figures) == CANDIDATES and len(seen) == 1,
-            told or "no candidates",
+            summary or "no candidates",
             f"the same for each of {', '.join(CANDIDATES)}",
-            f"session: {held['session']}",
+            f"session: {document['session']}",
         )
-        if figures or held["session"] != "imported"
+        if figures or document["session"] != "imported"
         else not_applicable("like_for_like", "an imported session has no frames to replay"),
         at_least(
-            "has_truth", scored, 1, f"faces of a known expression; session: {held['session']}"
+            "has_truth", scored, 1, f"faces of a known expression; session: {document['session']}"
         ),
     ]
 

@@ -9,7 +9,7 @@ from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.recipes.profile import Comparison, Profile
 from fer_ml.recipes.training import Training
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, at_most, nothing, same
+from fer_ml.storage.gates import Gate, Outcome, at_most, none_found, same
 from fer_ml.storage.job import Job
 from fer_ml.storage.record import Record, asset_label
 from fer_ml.storage.store import RunFolder, Store
@@ -112,7 +112,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     ]
     bad = sum(not math.isfinite(value) for value in figures)
     return [
-        nothing("arms_equal_as_declared", unequal),
+        none_found("arms_equal_as_declared", unequal),
         same("every_row_scored", sorted({*counted, comparison["n"]}), [rows]),
         at_most("intervals_finite", bad, 0),
     ]

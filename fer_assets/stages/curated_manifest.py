@@ -86,17 +86,19 @@ def judge_trained_on(artifact: Artifact, store: Store, limits: TrainedOnLimits) 
     """The gates of a manifest, and the colour of the faces that are trained on."""
     from fer_ml.manifests.curation import COLOURS_FILE
 
-    held = artifact.read_json(COLOURS_FILE)["by_source"]
+    by_source = artifact.read_json(COLOURS_FILE)["by_source"]
     coloured = sum(
-        own["rows"] * (own["looked_at"] - own["grey"]) / own["looked_at"] for own in held.values()
+        counts["rows"] * (counts["looked_at"] - counts["grey"]) / counts["looked_at"]
+        for counts in by_source.values()
     )
-    share = coloured / sum(own["rows"] for own in held.values())
-    told = "; ".join(
-        f"{source}: {own['grey']} of {own['looked_at']} grey" for source, own in held.items()
+    share = coloured / sum(counts["rows"] for counts in by_source.values())
+    summary = "; ".join(
+        f"{source}: {counts['grey']} of {counts['looked_at']} grey"
+        for source, counts in by_source.items()
     )
     passed = limits.colour == "grey" or share >= LEAST_COLOUR
     wanted = "-" if limits.colour == "grey" else LEAST_COLOUR
-    detail = f"share with colour; prepared as {limits.colour}; {told}"
+    detail = f"share with colour; prepared as {limits.colour}; {summary}"
     return [
         *judge(artifact, store, limits),
         Outcome(COLOUR.rule, passed, share, wanted, detail),

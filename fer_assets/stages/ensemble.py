@@ -76,9 +76,9 @@ def part(job: Job[EnsembleRecipe]) -> "Fused":
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     """Judge the fusion by what it says of itself."""
-    held = artifact.read_json("ensemble.json")
-    weights = list(held["weights"].values())
-    best = min(member["calib_nll"] for member in held["members"].values())
+    document = artifact.read_json("ensemble.json")
+    weights = list(document["weights"].values())
+    best = min(member["calib_nll"] for member in document["members"].values())
     total = sum(weights)
     return [
         Outcome(
@@ -86,18 +86,18 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
             abs(total - 1) < 1e-9 and min(weights) >= 0,
             total,
             1.0,
-            str(held["weights"]),
+            str(document["weights"]),
         ),
         same(
             "chosen_on_calib",
-            sorted({held["chosen_on"]["split"], *artifact.record.splits.values()}),
+            sorted({document["chosen_on"]["split"], *artifact.record.splits.values()}),
             ["calib"],
         ),
-        same("class_order", held["classes"], list(CLASSES)),
+        same("class_order", document["classes"], list(CLASSES)),
         Outcome(
             "not_below_best_member",
-            held["chosen_on"]["nll"] <= best + 1e-6,
-            held["chosen_on"]["nll"],
+            document["chosen_on"]["nll"] <= best + 1e-6,
+            document["chosen_on"]["nll"],
             best,
             "NLL in nats on calib",
         ),

@@ -78,8 +78,8 @@ class SourceRecipe(Recipe):
     @classmethod
     def of(cls, source: str, profile: Profile, partition: str | None) -> "SourceRecipe":
         """The profile's part on ``source``."""
-        held = profile.source(source)
-        return cls(held.adapter, held.options, held.labels)
+        profile_source = profile.source(source)
+        return cls(profile_source.adapter, profile_source.options, profile_source.labels)
 
 
 def files(source: str, around: Surroundings, partition: str | None) -> dict[str, Any]:
@@ -129,20 +129,20 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     report = artifact.read_json("clean_report.json")["reports"][0]
     labels = pl.read_csv(as_text(artifact.file(LABELS_FILE)), glob=False, schema=LABELS_SCHEMA)
     labels = labels.with_columns(pl.col("native_label").fill_null(""))
-    found = misfits(labels, report["quarantined"], report["rows_in"])
+    reasons = misfits(labels, report["quarantined"], report["rows_in"])
     fits = report["labels"]
     others = f"; these are those of {', '.join(fits['adapters'])}" if fits["adapters"] else ""
     rows = {name: _rows(artifact, file) for name, file in _PARTS.items()}
     rows["kept"] = _rows(artifact, manifest_file(artifact.record.asset))
-    told = {name: report[f"rows_{name}"] for name in rows}
+    counts = {name: report[f"rows_{name}"] for name in rows}
     left_out = ", ".join(f"{n} {rule}" for rule, n in sorted(report["quarantined"].items()))
     return [
         at_most(
             "adapter_fits",
-            len(found),
+            len(reasons),
             0,
-            f"adapter {report['type']}, which allows {fits['allowed']}{others}" if found else "",
-            found,
+            f"adapter {report['type']}, which allows {fits['allowed']}{others}" if reasons else "",
+            reasons,
         ),
         Outcome(
             "rows_usable",
@@ -154,11 +154,11 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
         ),
         Outcome(
             "reconciled",
-            rows == told and sum(rows.values()) == report["rows_in"],
+            rows == counts and sum(rows.values()) == report["rows_in"],
             sum(rows.values()),
             report["rows_in"],
             "rows kept + excluded + quarantined against rows listed by the publisher"
-            + ("" if rows == told else f"; in the files {rows}, by clean_report.json {told}"),
+            + ("" if rows == counts else f"; in the files {rows}, by clean_report.json {counts}"),
         ),
         at_most(
             "quarantine_empty",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fer_assets.stage import DECODING, Given, Limits, Recipe, Stage, needs
 from fer_ml.recipes.profile import Near, Profile
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Gate, Outcome, nothing
+from fer_ml.storage.gates import Gate, Outcome, none_found
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
@@ -66,15 +66,15 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
     failed, old = [], []
     for asset in (item.asset for item in artifact.record.inputs):
-        held = artifact.read_json(report_name(asset))
+        report = artifact.read_json(report_name(asset))
         current = store.current(asset)
-        if not held["passed"]:
+        if not report["passed"]:
             failed.append(report_name(asset))
-        if current is None or held["manifest_sha256"] != current.sha256:
+        if current is None or report["manifest_sha256"] != current.sha256:
             old.append(report_name(asset))
     return [
-        nothing("all_passed", failed),
-        nothing("of_current_manifests", old),
+        none_found("all_passed", failed),
+        none_found("of_current_manifests", old),
     ]
 
 

@@ -104,8 +104,8 @@ def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
     text = read_file(path)
     run.path("plan.md").write_bytes(text)
     digest = sha256_file(path)
-    held = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
-    sets = {name: faces for each in held for name, faces in each.items()}
+    set_files = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
+    sets = {name: faces for each in set_files for name, faces in each.items()}
     before = planned_before(job.store.root.parent, sets, digest)
     when = "before any look at its sets" if before else "or changed after a look at its sets"
     return f"The comparisons were planned in `plan.md` (`{digest[:12]}`), written {when}."
@@ -118,16 +118,16 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     from fer_ml.report.citations import check_citations
     from fer_ml.report.document import REPORT, TEMPLATE, foreign_figures, images
 
-    held = artifact.read_json(GIVEN)
+    document = artifact.read_json(GIVEN)
     text = read_text(artifact.file(REPORT))
-    bare = [f"{u['line']}:{u['column']}: {u['kind']} {u['text']}" for u in held["uncovered"]]
-    stated = sum(given["kind"] == "stated" for given in held["references"])
+    bare = [f"{u['line']}:{u['column']}: {u['kind']} {u['text']}" for u in document["uncovered"]]
+    stated = sum(given["kind"] == "stated" for given in document["references"])
     foreign = foreign_figures(artifact, store, text)
     citations = check_citations(text)
     lost = [f"[{n}] is not listed" for n in citations.missing]
     lost += [f"[{n}] is listed twice" for n in citations.twice]
     unused = [f"[{n}]" for n in citations.uncited]
-    lacking = [found.item.asks for found in check_list(text) if not found.stated]
+    lacking = [finding.item.asks for finding in check_list(text) if not finding.stated]
     return [
         _none("numbers_covered", bare, f"line:column of {TEMPLATE}; {stated} stated by hand"),
         _none("figures_from_artifacts", foreign)
@@ -143,8 +143,8 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     ]
 
 
-def _none(rule: str, found: list[str], detail: str = "") -> Outcome:
-    return Outcome(rule, not found, len(found), 0, detail, tuple(found[:5]))
+def _none(rule: str, findings: list[str], detail: str = "") -> Outcome:
+    return Outcome(rule, not findings, len(findings), 0, detail, tuple(findings[:5]))
 
 
 def stages(given: Given) -> list[Stage]:

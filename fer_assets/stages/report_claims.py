@@ -64,14 +64,14 @@ def build(run: RunFolder, job: Job[ClaimsRecipe]) -> None:
 
     path = job.paths["claims"]
     # A raw folder may have been moved since; what changed in it makes its manifest stale anyway.
-    found = verify(read_claims(path), Tracer(job.store, raw_elsewhere=True))
+    verification = verify(read_claims(path), Tracer(job.store, raw_elsewhere=True))
     run.path(CLAIMS_COPY).write_bytes(read_file(path))
     run.write_json(
         "claims.json",
-        {**found.to_json(), "profile": job.recipe.profile, "synthetic": job.recipe.drawn},
+        {**verification.to_json(), "profile": job.recipe.profile, "synthetic": job.recipe.drawn},
     )
-    _write_table(run, found.claims)
-    run.summary.update(claims=len(found.claims), **found.counts)
+    _write_table(run, verification.claims)
+    run.summary.update(claims=len(verification.claims), **verification.counts)
 
 
 def _write_table(run: RunFolder, resolved: "Sequence[Resolved]") -> None:

@@ -61,9 +61,9 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     timing = artifact.read_json("timing.json")["latency"]
     offered = [name for name in LATENCY_LIMITS if f"{name}/{MODEL_FILE}" in artifact.record.files]
     cards = [read_card(artifact.folder / name).model_sha256 for name in offered]
-    held = [artifact.record.files[f"{name}/{MODEL_FILE}"].sha256 for name in offered]
+    file_hashes = [artifact.record.files[f"{name}/{MODEL_FILE}"].sha256 for name in offered]
     outcomes = [
-        same("cards_match", cards, held, f"offered: {', '.join(offered)}")
+        same("cards_match", cards, file_hashes, f"offered: {', '.join(offered)}")
         if offered
         else not_applicable("cards_match", "no precision is offered")
     ]

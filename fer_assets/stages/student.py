@@ -33,8 +33,8 @@ def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
     """The training as part of a packed job; ``previous`` is the student before."""
     from fer_ml.runs.parts import Trained
 
-    held = job.recipe
-    return Trained(job, held.training, held.preprocess, held.seed, previous=previous)
+    recipe = job.recipe
+    return Trained(job, recipe.training, recipe.preprocess, recipe.seed, previous=previous)
 
 
 def build(run: RunFolder, job: Job[TrainingRecipe], previous: str | None) -> None:
@@ -56,11 +56,11 @@ def judge_next(artifact: Artifact, store: Store, limits: TrainingLimits) -> list
 
 def stages(given: Given) -> list[Stage]:
     """CE, which needs no teacher, then KD and DKD, which are compared with the one before."""
-    found = []
+    students = []
     before = [None, *(f"student_{name}" for name in STUDENTS)]
     for name, previous in zip(STUDENTS, before, strict=False):
         taught = () if previous is None else ("softlabels", previous)
-        found.append(
+        students.append(
             Stage(
                 asset=f"student_{name}",
                 group="students",
@@ -80,4 +80,4 @@ def stages(given: Given) -> list[Stage]:
                 pool=TRAINING,
             )
         )
-    return found
+    return students

@@ -41,8 +41,8 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     selection = store.find(chosen.asset, None, chosen.sha256)
     selected = None
     if selection is not None:
-        held = selection.read_json("selection.json")
-        selected = checkpoint_of(store, held["selected"], held["sha256"])
+        document = selection.read_json("selection.json")
+        selected = checkpoint_of(store, document["selected"], document["sha256"])
     card = read_card(artifact.folder)
     return [
         *judge_network(artifact, store, limits),

@@ -47,14 +47,14 @@ def part(job: Job[FoldRecipe]) -> "Trained":
     """The training as part of a packed job."""
     from fer_ml.runs.parts import Trained
 
-    held = job.recipe
+    fold_recipe = job.recipe
     return Trained(
         job,
-        held.training,
-        held.preprocess,
-        held.seed,
-        fold=held.without_fold,
-        folds=held.folds,
+        fold_recipe.training,
+        fold_recipe.preprocess,
+        fold_recipe.seed,
+        fold=fold_recipe.without_fold,
+        folds=fold_recipe.folds,
     )
 
 

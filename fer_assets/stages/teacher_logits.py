@@ -69,16 +69,16 @@ class LogitsRecipe(Recipe):
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "LogitsRecipe":
         """The profile's part."""
-        own = [name for name, (teacher, _) in profile.folds.items() if teacher == partition]
-        return cls(profile.views, profile.preprocess, profile.softlabels.folds, tuple(own))
+        fold_names = [name for name, (teacher, _) in profile.folds.items() if teacher == partition]
+        return cls(profile.views, profile.preprocess, profile.softlabels.folds, tuple(fold_names))
 
 
 def part(job: Job[LogitsRecipe]) -> "Labelled":
     """The labelling as part of a packed job."""
     from fer_ml.runs.parts import Labelled
 
-    held = job.recipe
-    return Labelled(job, held.preprocess, held.views, held.folds, held.by_folds)
+    recipe = job.recipe
+    return Labelled(job, recipe.preprocess, recipe.views, recipe.folds, recipe.by_folds)
 
 
 def build(run: RunFolder, job: Job[LogitsRecipe]) -> None:

@@ -27,7 +27,7 @@ from fer_ml.adoption.run_files import Alignment
 from fer_ml.adoption.runs import examine_evaluation, examine_run
 from fer_ml.adoption.softlabels import examine_softlabels
 from fer_ml.adoption.tables import Validation, examine_manifest, examine_validation
-from fer_ml.adoption.weights import fitting, read_weights
+from fer_ml.adoption.weights import in_network_order, read_weights
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_file, regular
 from fer_ml.storage.job import Job
@@ -69,33 +69,33 @@ def build_foreign(
         if not (run.folder / name).exists():
             shutil.copyfile(regular(path), run.path(name))
     _check_inputs(foreign, job)
-    found = _examine(run.folder, foreign, weights, job, roots)
-    _write(run, foreign, found)
+    findings = _examine(run.folder, foreign, weights, job, roots)
+    _write(run, foreign, findings)
 
 
 def build_again(run: RunFolder, job: Job[Any]) -> None:
     """Examine an adopted result again by today's rules, from the copies in the store."""
-    held = job.store.current(ADOPTED, job.partition)
-    if held is None:
+    artifact = job.store.current(ADOPTED, job.partition)
+    if artifact is None:
         raise FerError(
             f"nothing is adopted as {job.partition}",
             code="asset-not-made",
             fix=f"fer adopt FOLDER --as {job.partition}",
         )
-    if damage := held.damage():
+    if damage := artifact.damage():
         raise FerError(
-            f"{held.key} is damaged: {damage}",
+            f"{artifact.key} is damaged: {damage}",
             code="artifact-changed",
-            where=held.folder,
+            where=artifact.folder,
             fix=f"fer adopt FOLDER --as {job.partition} --replace",
         )
-    told = held.read_json(ADOPTION_FILE)
+    adoption = artifact.read_json(ADOPTION_FILE)
     foreign = Foreign(
-        told["kind"],
-        told["origin"],
-        {name: held.file(name) for name in told["files"]},
-        tuple(told["left_out"]),
-        told["converted_from"],
+        adoption["kind"],
+        adoption["origin"],
+        {name: artifact.file(name) for name in adoption["files"]},
+        tuple(adoption["left_out"]),
+        adoption["converted_from"],
     )
     build_foreign(run, job, foreign=foreign)
 
@@ -119,17 +119,17 @@ def _take_weights(
 ) -> tuple[Foreign, Checkpoint | None]:
     """Put a checkpoint that holds no code into the run folder; ``None`` if there is none at all."""
     files = dict(foreign.files)
-    own = files.get(CHECKPOINT_FILE)
+    checkpoint_file = files.get(CHECKPOINT_FILE)
     if given is not None:
         guard(given.resolve().parent, given)
         files.pop(WEIGHTS_FILE, None)
-        if own is not None:
+        if checkpoint_file is not None:
             foreign = replace(
                 foreign,
                 left_out=(*foreign.left_out, CHECKPOINT_FILE),
-                converted_from=describe(own),
+                converted_from=describe(checkpoint_file),
             )
-    path = given or own or files.get(WEIGHTS_FILE)
+    path = given or checkpoint_file or files.get(WEIGHTS_FILE)
     if path is None:
         return foreign, None
     target = run.path(CHECKPOINT_FILE)
@@ -138,7 +138,7 @@ def _take_weights(
     else:
         shutil.copyfile(regular(path), target)
         _refuse_pickle(target, path, foreign)
-    checkpoint = fitting(load_checkpoint(target), path)
+    checkpoint = in_network_order(load_checkpoint(target), path)
     taken = [n for n in (CHECKPOINT_FILE, WEIGHTS_FILE) if (run.folder / n).is_file()]
     return replace(foreign, files={**files, **{name: run.folder / name for name in taken}}), (
         checkpoint
@@ -187,7 +187,7 @@ def _convert(path: Path, new: str, foreign: Foreign) -> str:
 def _examine(
     folder: Path, foreign: Foreign, weights: Checkpoint | None, job: Job[Any], roots: Sequence[Path]
 ) -> Findings:
-    found = Findings()
+    findings = Findings()
     known = bool(job.inputs)
     if roots and foreign.kind != "manifest":
         raise FerError(
@@ -196,25 +196,25 @@ def _examine(
             fix="leave --root out",
         )
     if foreign.kind == "run":
-        examine_run(folder, found, weights, manifest_known=known)
+        examine_run(folder, findings, weights, manifest_known=known)
         if foreign.converted_from is not None:
-            found.cannot(
+            findings.cannot(
                 f"that best.pt holds the weights of the file that was converted "
                 f"(sha256 {foreign.converted_from['sha256'][:12]}), which is not opened here"
             )
     elif foreign.kind == "evaluation":
-        examine_evaluation(folder, found)
+        examine_evaluation(folder, findings)
     elif foreign.kind == "softlabels":
-        examine_softlabels(folder, found, manifest_known=known)
+        examine_softlabels(folder, findings, manifest_known=known)
     elif foreign.kind == "manifest":
         csv = next(name for name in foreign.files if name.endswith(".csv"))
         reports = [folder / name for name in foreign.files if name.endswith(".json")]
         cache = job.store.root / "cache" / "adopted"
-        examine_manifest(folder / csv, reports, roots, cache, found)
+        examine_manifest(folder / csv, reports, roots, cache, findings)
     else:
         (name,) = foreign.files
-        examine_validation(parse_as(folder / name, Validation), found)
-    return found
+        examine_validation(parse_as(folder / name, Validation), findings)
+    return findings
 
 
 def _missing(foreign: Foreign, folder: Path) -> list[str]:
@@ -231,12 +231,12 @@ def _of_student(folder: Path) -> bool:
     return bool(history) and "train_loss" in history[0]
 
 
-def _write(run: RunFolder, foreign: Foreign, found: Findings) -> None:
+def _write(run: RunFolder, foreign: Foreign, findings: Findings) -> None:
     missing = _missing(foreign, run.folder)
     taken = sorted(path.name for path in run.folder.iterdir())
     facts = {
         key: value
-        for key, value in found.facts.items()
+        for key, value in findings.facts.items()
         if not isinstance(value, float) or math.isfinite(value)
     }
     run.write_json(
@@ -253,8 +253,8 @@ def _write(run: RunFolder, foreign: Foreign, found: Findings) -> None:
             "missing": missing,
             "left_out": list(foreign.left_out),
             "converted_from": foreign.converted_from,
-            "checks": found.checks,
-            "unverified": found.unverified,
+            "checks": findings.checks,
+            "unverified": findings.unverified,
             "facts": facts,
         },
     )
@@ -262,8 +262,8 @@ def _write(run: RunFolder, foreign: Foreign, found: Findings) -> None:
         adopted=foreign.kind,
         origin=foreign.origin,
         files=len(taken),
-        checks=len(found.checks),
-        contradictions=len(found.contradictions),
-        unverified=len(found.unverified),
+        checks=len(findings.checks),
+        contradictions=len(findings.contradictions),
+        unverified=len(findings.unverified),
         **facts,
     )

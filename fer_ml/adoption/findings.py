@@ -46,7 +46,7 @@ def near(a: float, b: float, tolerance: float = 1e-6) -> bool:
     return abs(a - b) <= tolerance
 
 
-def check_finite(found: Findings, name: str, numbers: Mapping[str, float | None]) -> bool:
+def check_finite(findings: Findings, name: str, numbers: Mapping[str, float | None]) -> bool:
     """Whether the numbers that are there are numbers, and shares lie in 0..1."""
     bad = [
         f"{key} = {value}"
@@ -54,23 +54,23 @@ def check_finite(found: Findings, name: str, numbers: Mapping[str, float | None]
         if value is not None
         and (not math.isfinite(value) or value < 0 or (key not in ("nll", "brier") and value > 1))
     ]
-    found.check(f"{name}_in_range", not bad, ", ".join(bad) or "shares in 0..1, NLL at least 0")
+    findings.check(f"{name}_in_range", not bad, ", ".join(bad) or "shares in 0..1, NLL at least 0")
     return not bad
 
 
-def check_share(found: Findings, name: str, value: float, n: int | None, n_from: str) -> None:
+def check_share(findings: Findings, name: str, value: float, n: int | None, n_from: str) -> None:
     """An accuracy must be k/n."""
     if n is None:
-        found.cannot(f"{name} {value:.6f}: the files do not say of how many rows")
+        findings.cannot(f"{name} {value:.6f}: the files do not say of how many rows")
     elif n > MAX_N:
-        found.cannot(f"{name} {value:.6f} as k/{n}: with so many rows every such figure is one")
+        findings.cannot(f"{name} {value:.6f} as k/{n}: with so many rows every such figure is one")
     else:
         holds = n > 0 and is_share(value, n)
-        told = f"{round(value * n)}/{n}" if holds else f"not k/{n} for any whole k"
-        found.check(f"{name}_is_k_of_n", holds, f"{value:.6f} is {told} (n from {n_from})")
+        fraction = f"{round(value * n)}/{n}" if holds else f"not k/{n} for any whole k"
+        findings.check(f"{name}_is_k_of_n", holds, f"{value:.6f} is {fraction} (n from {n_from})")
 
 
-def check_class_order(found: Findings, where: str, names: Iterable[str]) -> None:
+def check_class_order(findings: Findings, where: str, names: Iterable[str]) -> None:
     """Classes that are named must be named in the canonical order."""
     listed = list(names)
-    found.check(f"class_order_of_{where}", listed == list(CLASSES), ", ".join(listed))
+    findings.check(f"class_order_of_{where}", listed == list(CLASSES), ", ".join(listed))

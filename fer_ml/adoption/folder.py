@@ -216,13 +216,13 @@ def _is_manifest(path: Path) -> bool:
 
 def _keys(path: Path) -> set[str]:
     guard(path.resolve().parent, path)
-    held = parse_json(path)
-    return set(held) if isinstance(held, dict) else set()
+    document = parse_json(path)
+    return set(document) if isinstance(document, dict) else set()
 
 
 def _speaks_of(report: Path) -> str:
-    held = parse_json(report)
-    named = held.get("manifest") if isinstance(held, dict) else None
+    document = parse_json(report)
+    named = document.get("manifest") if isinstance(document, dict) else None
     return file_name(named) if isinstance(named, str) else ""
 
 
@@ -260,7 +260,7 @@ def parse_as(path: Path, model: type[Model]) -> Model:
 
 def named_hashes(foreign: Foreign) -> set[str]:
     """sha256 of the manifests that a result says it was made from."""
-    found = set()
+    hashes = set()
     for name, pointer in (
         ("alignmentreport.json", ("paths", "manifest_sha256")),
         ("alignmentreport.json", ("manifest_sha256",)),
@@ -270,8 +270,8 @@ def named_hashes(foreign: Foreign) -> set[str]:
         for key in pointer:
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-            found.add(value)
-    return found
+            hashes.add(value)
+    return hashes
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -68,8 +68,8 @@ class Entry(_Foreign):
     @property
     def metrics(self) -> Metrics:
         """Raw val metrics."""
-        held = self.val or {}
-        return Metrics.model_validate(held.get("raw", held))
+        val = self.val or {}
+        return Metrics.model_validate(val.get("raw", val))
 
 
 class History(_Foreign):
@@ -92,22 +92,22 @@ def read_file(folder: Path, name: str, model: type[Any]) -> Any:
 
 def read_names(path: Path) -> list[str]:
     """A JSON list of classes."""
-    held = parse_json(path)
-    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+    names = parse_json(path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FerError(
             f"{path.name} is not a list of class names",
             code="unexpected-content",
             where=path,
             fix="copy the folder again, as the first pipeline wrote it",
         )
-    return held
+    return names
 
 
 def read_history(folder: Path) -> list[Entry]:
     """The epochs of ``history.json``."""
     path = folder / "history.json"
-    held = parse_json(path)
-    if not isinstance(held, list):
+    epochs = parse_json(path)
+    if not isinstance(epochs, list):
         raise FerError(
             "history.json is not a list of epochs",
             code="unexpected-content",
@@ -115,7 +115,7 @@ def read_history(folder: Path) -> list[Entry]:
             fix="copy the folder again, as the first pipeline wrote it",
         )
     try:
-        entries = History.model_validate({"epochs": held}).epochs
+        entries = History.model_validate({"epochs": epochs}).epochs
         _ = [entry.metrics for entry in entries]
     except ValueError as error:
         raise FerError(

@@ -21,46 +21,46 @@ HALF_PRECISION = 1e-3
 MAX_LINE = 1 << 16
 
 
-def examine_softlabels(folder: Path, found: Findings, *, manifest_known: bool) -> None:
+def examine_softlabels(folder: Path, findings: Findings, *, manifest_known: bool) -> None:
     """Hold an export against its own index and companions."""
     logits = y = None
     if (folder / "softlabels.npz").is_file():
         logits, y = read_arrays(folder / "softlabels.npz")
-        found.facts.update(rows=len(logits))
-        found.check(
+        findings.facts.update(rows=len(logits))
+        findings.check(
             "logits_finite",
             bool(np.isfinite(logits).all()),
             f"{len(logits)} rows of {logits.dtype}",
         )
-        found.check("logits_have_labels", len(logits) == len(y), f"{len(logits)} and {len(y)}")
-        found.check(
+        findings.check("logits_have_labels", len(logits) == len(y), f"{len(logits)} and {len(y)}")
+        findings.check(
             "labels_are_classes", bool((y < len(CLASSES)).all()), f"largest {int(y.max(initial=0))}"
         )
     if (folder / "softlabels_index.jsonl").is_file():
-        _check_index(found, folder / "softlabels_index.jsonl", logits, y)
+        _check_index(findings, folder / "softlabels_index.jsonl", logits, y)
     if (folder / "classorder.json").is_file():
-        held = parse_json(folder / "classorder.json")
-        if not isinstance(held, list):
+        class_order = parse_json(folder / "classorder.json")
+        if not isinstance(class_order, list):
             raise FerError(
                 "classorder.json is not a list of class names",
                 code="unexpected-content",
                 where=folder,
                 fix="copy the folder again, as the first pipeline wrote it",
             )
-        check_class_order(found, "classorder", map(str, held))
+        check_class_order(findings, "classorder", map(str, class_order))
     else:
-        found.cannot("the order of the logits' columns: classorder.json is missing")
+        findings.cannot("the order of the logits' columns: classorder.json is missing")
     alignment, hashes = (
         _object(folder / n) for n in ("alignmentreport.json", "hash_manifest.json")
     )
-    _check_companions(found, alignment, hashes, None if logits is None else len(logits))
+    _check_companions(findings, alignment, hashes, None if logits is None else len(logits))
     metrics = _object(folder / "ensemble_metrics.json")
     if logits is not None and y is not None and _usable(logits, y):
-        _check_metrics(found, metrics, logits, y)
+        _check_metrics(findings, metrics, logits, y)
     if not manifest_known:
-        found.cannot("that the rows are those of its manifest: no manifest with the named hash")
-    found.cannot("which checkpoints made it: the teachers' files are named, not hashed")
-    found.cannot("that it saw the faces as a student will: no hash of the preprocessing")
+        findings.cannot("that the rows are those of its manifest: no manifest with the named hash")
+    findings.cannot("which checkpoints made it: the teachers' files are named, not hashed")
+    findings.cannot("that it saw the faces as a student will: no hash of the preprocessing")
 
 
 def _usable(logits: np.ndarray, y: np.ndarray) -> bool:
@@ -74,15 +74,15 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     ``FerError`` when the file is damaged, says that it unpacks to more than is sensible, or holds
     other arrays.
     """
-    held = read_npz(path)
-    if not {"logits", "y"} <= held.keys():
+    arrays = read_npz(path)
+    if not {"logits", "y"} <= arrays.keys():
         raise FerError(
-            f"{path.name} holds the arrays {', '.join(held) or 'none'}",
+            f"{path.name} holds the arrays {', '.join(arrays) or 'none'}",
             code="missing-array",
             where=path,
             allowed="arrays 'logits' and 'y'",
         )
-    logits, y = held["logits"], held["y"]
+    logits, y = arrays["logits"], arrays["y"]
     if logits.ndim != 2 or logits.shape[1] != len(CLASSES) or logits.dtype.kind != "f":
         raise FerError(
             f"the array logits is {logits.dtype} {logits.shape}",
@@ -104,8 +104,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open_file(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), 1):
             try:
-                held = json.loads(line)
-                if not isinstance(held, dict):
+                record = json.loads(line)
+                if not isinstance(record, dict):
                     raise ValueError("no object")
             except (ValueError, RecursionError) as error:
                 raise FerError(
@@ -114,11 +114,11 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     where=path,
                     fix="copy the folder again",
                 ) from error
-            yield held
+            yield record
 
 
 def _check_index(
-    found: Findings, path: Path, logits: np.ndarray | None, y: np.ndarray | None
+    findings: Findings, path: Path, logits: np.ndarray | None, y: np.ndarray | None
 ) -> None:
     misplaced = other = lines = 0
     paths: set[str] = set()
@@ -129,10 +129,12 @@ def _check_index(
         lines += 1
     if y is not None and logits is not None:
         rows = len(logits)
-        found.check("rows_are_index_lines", rows == lines, f"{rows} rows, {lines} lines")
-        found.check("index_labels_agree", other == 0, f"{other} lines with another label than y")
-    found.check("index_in_order", misplaced == 0, f"{misplaced} lines whose i is not their place")
-    found.check(
+        findings.check("rows_are_index_lines", rows == lines, f"{rows} rows, {lines} lines")
+        findings.check("index_labels_agree", other == 0, f"{other} lines with another label than y")
+    findings.check(
+        "index_in_order", misplaced == 0, f"{misplaced} lines whose i is not their place"
+    )
+    findings.check(
         "index_paths_once",
         len(paths) == lines,
         f"{lines - len(paths)} lines repeat a path, of which a lookup by path finds the last alone",
@@ -142,59 +144,61 @@ def _check_index(
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    held = parse_json(path)
-    if not isinstance(held, dict):
+    document = parse_json(path)
+    if not isinstance(document, dict):
         raise FerError(
             f"{path.name} is not a JSON object",
             code="unexpected-content",
             where=path,
             fix="copy the folder again, as the first pipeline wrote it",
         )
-    return held
+    return document
 
 
 def _check_companions(
-    found: Findings, alignment: dict[str, Any], hashes: dict[str, Any], rows: int | None
+    findings: Findings, alignment: dict[str, Any], hashes: dict[str, Any], rows: int | None
 ) -> None:
     if isinstance(alignment.get("rows"), int) and rows is not None:
-        found.check(
+        findings.check(
             "rows_as_reported", alignment["rows"] == rows, f"told {alignment['rows']}, held {rows}"
         )
     a, b = alignment.get("manifest_sha256"), hashes.get("sha256")
     # This platform's own reports name the artifact and the csv by different hashes.
     b = hashes.get("manifest_sha256", b)
     if isinstance(a, str) and isinstance(b, str):
-        found.check("one_manifest", a == b, f"alignmentreport {a[:12]}, hash_manifest {b[:12]}")
+        findings.check("one_manifest", a == b, f"alignmentreport {a[:12]}, hash_manifest {b[:12]}")
     weights = alignment.get("ensemble")
-    held = weights.get("weights") if isinstance(weights, dict) else None
-    numbers = list(held.values()) if isinstance(held, dict) else held
+    teacher_weights = weights.get("weights") if isinstance(weights, dict) else None
+    numbers = (
+        list(teacher_weights.values()) if isinstance(teacher_weights, dict) else teacher_weights
+    )
     if isinstance(numbers, list) and all(isinstance(w, int | float) for w in numbers):
-        found.check(
+        findings.check(
             "weights_sum_to_one",
             near(sum(numbers), 1.0) and min(numbers, default=0) >= 0,
             " + ".join(f"{w:g}" for w in numbers),
         )
-        found.cannot("which rows the weights were chosen on: no file says so")
+        findings.cannot("which rows the weights were chosen on: no file says so")
 
 
 def _check_metrics(
-    found: Findings, metrics: dict[str, Any], logits: np.ndarray, y: np.ndarray
+    findings: Findings, metrics: dict[str, Any], logits: np.ndarray, y: np.ndarray
 ) -> None:
     probs = softmax(logits)
-    found.facts["mean_max_probability"] = float(probs.max(axis=1).mean())
+    findings.facts["mean_max_probability"] = float(probs.max(axis=1).mean())
     matrix = confusion_matrix(y, probs.argmax(axis=1), len(CLASSES))
     figures = {
         "accuracy": float(np.trace(matrix) / len(y)),
         "macro_f1": float(f1_scores(matrix).mean()),
     }
     for name, value in figures.items():
-        told = metrics.get(name)
-        if not isinstance(told, int | float) or isinstance(told, bool):
+        reported = metrics.get(name)
+        if not isinstance(reported, int | float) or isinstance(reported, bool):
             continue
         if name == "accuracy":
-            check_share(found, "ensemble_accuracy", told, len(y), "softlabels.npz")
-        found.check(
+            check_share(findings, "ensemble_accuracy", reported, len(y), "softlabels.npz")
+        findings.check(
             f"{name}_of_logits",
-            near(value, told, HALF_PRECISION),
-            f"{value:.6f} from the logits, told {told:.6f}",
+            near(value, reported, HALF_PRECISION),
+            f"{value:.6f} from the logits, told {reported:.6f}",
         )

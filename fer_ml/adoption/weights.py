@@ -13,13 +13,13 @@ from fer_ml.training.checkpoint import Checkpoint
 from fer_ml.training.models import fitted
 
 
-def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+def in_network_order(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """The checkpoint with its tensors in the network's order; ``FerError`` if they do not fit it.
 
     In this order the same weights give the same bytes, whichever file they were read from.
     """
     try:
-        own = fitted(checkpoint.recipe, checkpoint.model).state_dict()
+        state_dict = fitted(checkpoint.recipe, checkpoint.model).state_dict()
     except FerError as error:
         raise FerError(
             f"{path.name}: {error.what}",
@@ -28,15 +28,15 @@ def fitting(checkpoint: Checkpoint, path: Path) -> Checkpoint:
             allowed=error.allowed,
             fix="convert or copy the checkpoint again",
         ) from error
-    return replace(checkpoint, model={name: checkpoint.model[name] for name in own})
+    return replace(checkpoint, model={name: checkpoint.model[name] for name in state_dict})
 
 
 def read_weights(path: Path) -> Checkpoint:
     """A ``.safetensors`` file of this platform as a checkpoint; it can hold no code."""
     try:
-        with safe_open(regular(path), framework="pt") as held:
-            metadata = held.metadata() or {}
-            state = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+        with safe_open(regular(path), framework="pt") as tensor_file:
+            metadata = tensor_file.metadata() or {}
+            state = {name: tensor_file.get_tensor(name) for name in tensor_file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FerError(
             f"{path.name} is damaged: {error}",
@@ -61,4 +61,4 @@ def read_weights(path: Path) -> Checkpoint:
             allowed="safetensors with this platform's facts under 'fer' in the metadata",
             fix="convert the run's .pt instead: fer convert --help",
         ) from error
-    return fitting(checkpoint, path)
+    return in_network_order(checkpoint, path)

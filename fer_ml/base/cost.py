@@ -51,9 +51,9 @@ class Meter:
         seen = list(children())
         self.children_mb = max(self.children_mb, round(sum(one.memory_mb for one in seen), 1))
         self._children_cpu |= {one.pid: one.cpu_seconds for one in seen}
-        own = used() if resource is None else None
-        if own is not None:
-            self.memory_mb = max(self.memory_mb, own.memory_mb)
+        usage = used() if resource is None else None
+        if usage is not None:
+            self.memory_mb = max(self.memory_mb, usage.memory_mb)
 
     def read(self) -> dict[str, float]:
         """The figures so far.

@@ -57,7 +57,9 @@ def first_fault(error: "ValidationError", *above: str) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _rebuild(kind: type[FerError], args: tuple[object, ...], held: dict[str, object]) -> FerError:
+def _rebuild(
+    kind: type[FerError], args: tuple[object, ...], attributes: dict[str, object]
+) -> FerError:
     error = kind.__new__(kind, *args)
-    error.__dict__.update(held)
+    error.__dict__.update(attributes)
     return error

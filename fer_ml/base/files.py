@@ -141,8 +141,8 @@ _OWNED = re.compile(r"\.?(?P<owner>[^/]+@\d+(?:\.\d+)?)-[0-9a-f]{8}")
 
 def orphaned(name: str) -> bool:
     """Whether ``name`` is one of ``owned_name``, of a process of this machine that is gone."""
-    found = _OWNED.fullmatch(name)
-    return found is not None and gone(found["owner"])
+    match = _OWNED.fullmatch(name)
+    return match is not None and gone(match["owner"])
 
 
 AGAIN = "look whether its disk is still there, then start again"

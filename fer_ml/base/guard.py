@@ -72,8 +72,8 @@ class Guard:
             return "the host is not this machine's own"
         ours = origins in ([f"http://{host}"], [f"https://{host}"])
         # Browsers say where from, and programs that are none need not.
-        told = bool(origins) or scope["type"] == "websocket"
-        if told and not ours and scope.get("method") not in READING:
+        from_browser = bool(origins) or scope["type"] == "websocket"
+        if from_browser and not ours and scope.get("method") not in READING:
             return "the origin is not this page"
         given = self._given(scope) or HTTPConnection(scope).cookies.get(self._cookie, "")
         if not secrets.compare_digest(given.encode(), self._token.encode()):

@@ -27,11 +27,11 @@ def keep(partial: Path, path: Path) -> Path:
 
 def kept(path: Path) -> Path | None:
     """What was kept as ``path``, if it is still what it was."""
-    for found in sorted(path.parent.glob(f"{escape(path.stem)}-*{escape(path.suffix)}")):
-        if is_kept(found):
-            return found
+    for candidate in sorted(path.parent.glob(f"{escape(path.stem)}-*{escape(path.suffix)}")):
+        if is_kept(candidate):
+            return candidate
         with suppress(OSError):
-            discard(found)
+            discard(candidate)
     return None
 
 
@@ -47,5 +47,5 @@ def is_kept(path: Path) -> bool:
 
 def _seal(stem: str, path: Path) -> str:
     """A hash of a file's bytes and of what it was made from."""
-    held = f"{stem} {sha256_file(path, root=path.parent)}"
-    return hashlib.sha256(held.encode(errors="surrogateescape")).hexdigest()[:DIGITS]
+    text = f"{stem} {sha256_file(path, root=path.parent)}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:DIGITS]

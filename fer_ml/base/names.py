@@ -32,8 +32,8 @@ def name_fault(name: str) -> str | None:
     """Why a file cannot be called ``name`` on some system, or ``None``."""
     if name in ("", ".", ".."):
         return "no name"
-    if found := re.search(FORBIDDEN, name):
-        return f"{found[0]!r} in it"
+    if match := re.search(FORBIDDEN, name):
+        return f"{match[0]!r} in it"
     if name[-1] in ". ":
         return "a dot or a blank at its end"
     if re.fullmatch(DEVICE, name):

@@ -120,6 +120,6 @@ def _connection(server: SplitResult) -> smtplib.SMTP:
     return smtplib.SMTP(host, port, timeout=TIMEOUT_S)
 
 
-def _secret(held: SecretStr | None) -> str:
-    assert held is not None, "asked for a way that is not configured"
-    return held.get_secret_value()
+def _secret(secret: SecretStr | None) -> str:
+    assert secret is not None, "asked for a way that is not configured"
+    return secret.get_secret_value()

@@ -22,7 +22,7 @@ FREE = 1 << 20
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of an npy file, memory-mapped; ``FerError`` if it tells of more than it holds."""
-    with _told(path):
+    with _damage_as_fer_error(path):
         return open_memmap(regular(path), mode="r")
 
 
@@ -32,7 +32,7 @@ def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
     ``FerError`` when it is damaged, holds objects, lacks one that is ``needed``, or would unpack to
     far more than its size.
     """
-    with _told(path):
+    with _damage_as_fer_error(path):
         limit = MAX_RATIO * regular(path).stat().st_size + FREE
         with zipfile.ZipFile(regular(path)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -44,20 +44,20 @@ def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
                 allowed=f"at most {limit:,}",
                 fix="copy it again from where it was made",
             )
-        with np.load(regular(path), allow_pickle=False) as held:
-            found = {name: held[name] for name in held.files}
-    if missing := [name for name in needed if name not in found]:
+        with np.load(regular(path), allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in npz.files}
+    if missing := [name for name in needed if name not in arrays]:
         raise FerError(
             f"{path.name} lacks {', '.join(missing)}",
             code="missing-array",
             where=path,
             allowed=", ".join(needed),
         )
-    return found
+    return arrays
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _damage_as_fer_error(path: Path) -> Iterator[None]:
     """What numpy and zipfile raise for bytes that are no archive or no array, as ``FerError``."""
     try:
         with warnings.catch_warnings():

@@ -54,14 +54,14 @@ def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Any:
         raise ValueError(f"deeper than {MAX_DEPTH} levels{_at(event)}")
     if isinstance(event, yaml.SequenceStartEvent):
         return [_value(item, events, depth + 1) for item in _until_end(events)]
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key in _until_end(events):
         if not isinstance(key, yaml.ScalarEvent):
             raise ValueError(f"a key must be text{_at(key)}")
-        if key.value in found:
+        if key.value in mapping:
             raise ValueError(f"key {key.value!r} stands twice{_at(key)}")
-        found[key.value] = _value(next(events), events, depth + 1)
-    return found
+        mapping[key.value] = _value(next(events), events, depth + 1)
+    return mapping
 
 
 def _until_end(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:

@@ -69,16 +69,16 @@ def _root(text: str) -> str:
 def _of(*schemes: str) -> AfterValidator:
     """An address of one of ``schemes``; what is wrong with one is told without repeating it."""
 
-    def checked(held: SecretStr) -> SecretStr:
+    def checked(secret: SecretStr) -> SecretStr:
         allowed = " or ".join(f"{scheme}://HOST..." for scheme in schemes)
         try:
-            parts = urlsplit(held.get_secret_value())
+            parts = urlsplit(secret.get_secret_value())
             good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
         except ValueError:
             good = False
         if not good:
             raise ValueError(f"not an address as {allowed}")
-        return held
+        return secret
 
     return AfterValidator(checked)
 
@@ -146,9 +146,9 @@ class Environment(BaseModel):
 
 def environment() -> Environment:
     """The variables as they are now. Needs no project: processes of Dagster's own may have none."""
-    held = {name: os.environ.get(name) for name in Environment.model_fields}
+    variables = {name: os.environ.get(name) for name in Environment.model_fields}
     try:
-        return Environment.model_validate({name: text for name, text in held.items() if text})
+        return Environment.model_validate({name: text for name, text in variables.items() if text})
     except ValidationError as error:
         field = Environment.model_fields.get(str(next(iter(error.errors()[0]["loc"]), "")))
         raise FerError(
@@ -231,15 +231,15 @@ def find_project() -> Path:
 
     ``FER_PROJECT`` names it outright.
     """
-    named, here = environment().FER_PROJECT, Path.cwd()
+    named, cwd = environment().FER_PROJECT, Path.cwd()
     checkout = Path(__file__).resolve().parents[2]
-    for folder in (named,) if named else (here, *here.parents, checkout):
+    for folder in (named,) if named else (cwd, *cwd.parents, checkout):
         if (folder / "workspace.yaml").is_file() and (folder / "dagster_home").is_dir():
             return folder
     raise FerError(
         "no project found: no workspace.yaml beside a dagster_home folder",
         code="project-not-found",
-        where=f"FER_PROJECT={named}" if named else here,
+        where=f"FER_PROJECT={named}" if named else cwd,
         fix="correct FER_PROJECT, or run fer inside the project's folder without it",
     )
 
@@ -249,9 +249,9 @@ def read_config(path: Path) -> UserConfig:
     text = ""
     try:
         text = read_file(path).decode("utf-8-sig")  # Some editors put a byte order mark first.
-        held = tomllib.loads(text)
-        _refuse_control(held, path)
-        return UserConfig.from_plain(upgraded("fer.toml", held, path, "version"))
+        document = tomllib.loads(text)
+        _refuse_control(document, path)
+        return UserConfig.from_plain(upgraded("fer.toml", document, path, "version"))
     except FileNotFoundError:
         return UserConfig()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -280,16 +280,16 @@ def read_config(path: Path) -> UserConfig:
         ) from error
 
 
-def _refuse_control(held: Any, path: Path, key: str = "") -> None:
+def _refuse_control(node: Any, path: Path, key: str = "") -> None:
     """Nobody means a control character, as TOML reads one in ``"D:/temp"`` with backslashes."""
-    if isinstance(held, str) and any(character < " " for character in held):
+    if isinstance(node, str) and any(character < " " for character in node):
         raise FerError(
-            f"{key} has a control character: {held!r}",
+            f"{key} has a control character: {node!r}",
             code="control-character",
             where=path,
             fix=WINDOWS_PATH,
         )
-    parts = dict(enumerate(held)) if isinstance(held, list) else held
+    parts = dict(enumerate(node)) if isinstance(node, list) else node
     for name, value in parts.items() if isinstance(parts, dict) else ():
         _refuse_control(value, path, f"{key}.{name}" if key else str(name))
 
@@ -297,27 +297,27 @@ def _refuse_control(held: Any, path: Path, key: str = "") -> None:
 @cache
 def settings() -> Settings:
     """The settings of this process. Changes of the environment need ``settings.cache_clear()``."""
-    project, held = find_project(), environment()
+    project, variables = find_project(), environment()
     config = read_config(project / CONFIG_FILE)
-    bucket = held.FER_HOME if held.FER_HOME and "://" in held.FER_HOME else None
-    home = held.FER_CACHE if bucket else held.FER_HOME
+    bucket = variables.FER_HOME if variables.FER_HOME and "://" in variables.FER_HOME else None
+    home = variables.FER_CACHE if bucket else variables.FER_HOME
     return Settings(
         project=project,
-        dagster_home=held.DAGSTER_HOME or project / "dagster_home",
+        dagster_home=variables.DAGSTER_HOME or project / "dagster_home",
         home=Path(home or project / "outputs"),
         bucket=bucket,
-        profile=held.FER_PROFILE or config.profile or "sample",
-        device=held.FER_DEVICE,
-        processes=held.FER_PROCESSES,
+        profile=variables.FER_PROFILE or config.profile or "sample",
+        device=variables.FER_DEVICE,
+        processes=variables.FER_PROCESSES,
         config=config,
         notify=Notifiers(
-            webhook=held.FER_WEBHOOK,
-            smtp=held.FER_SMTP,
-            mail_to=held.mail_to,
-            mail_from=held.FER_MAIL_FROM,
+            webhook=variables.FER_WEBHOOK,
+            smtp=variables.FER_SMTP,
+            mail_to=variables.mail_to,
+            mail_from=variables.FER_MAIL_FROM,
         ),
-        json_log=held.FER_LOG == "json",
-        tracing=any(getattr(held, name) for name in OTLP_ENDPOINTS),
+        json_log=variables.FER_LOG == "json",
+        tracing=any(getattr(variables, name) for name in OTLP_ENDPOINTS),
     )
 
 

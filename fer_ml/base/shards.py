@@ -131,7 +131,7 @@ def _on_ray(
     function: Callable[..., Result], shards: Iterable[Any], *shared: object
 ) -> Iterator[Result]:
     ray = _cluster()
-    held = [ray.put(each) for each in shared]
+    references = [ray.put(each) for each in shared]
     task = ray.remote(_call)
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -140,12 +140,12 @@ def _on_ray(
             # Ray itself would wait for a machine for ever.
             if not ray.cluster_resources().get("CPU"):
                 raise ConnectionError("no machine with a processor is left")
-        found: Result = ray.get(reference)
-        return found
+        answer: Result = ray.get(reference)
+        return answer
 
     try:
         yield from _in_order(
-            lambda shard: task.remote(function, *held, shard), result, shards, ahead
+            lambda shard: task.remote(function, *references, shard), result, shards, ahead
         )
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None

@@ -58,17 +58,17 @@ VERSIONS: Mapping[str, Versions] = {
 
 def versions_of(kind: str) -> Versions:
     """The versions of a kind of file; a run folder's file may be named too."""
-    family = next((held for held in FAMILIES if kind.startswith(held)), PurePath(kind).name)
+    family = next((prefix for prefix in FAMILIES if kind.startswith(prefix)), PurePath(kind).name)
     return VERSIONS.get(family, Versions(1, 1))
 
 
-def upgraded(kind: str, held: Values, where: object, key: str = "schema_version") -> Values:
+def upgraded(kind: str, document: Values, where: object, key: str = "schema_version") -> Values:
     """``held`` as the current version writes it; ``FerError`` for a version that is not read.
 
     ``key`` says where the version stands; a file without one is of version 1.
     """
     written, oldest = versions_of(kind)
-    text = str(held.get(key, 1))
+    text = str(document.get(key, 1))
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise FerError(
             f"{key} {text[:40]!r} is not a version number",
@@ -95,27 +95,27 @@ def upgraded(kind: str, held: Values, where: object, key: str = "schema_version"
             fix=f"make it again: fer materialize (see {GUIDE})",
         )
     for step in range(version, written):
-        held = STEPS.get((kind, step), dict)(held)
-    return {**held, key: written} if version < written else held
+        document = STEPS.get((kind, step), dict)(document)
+    return {**document, key: written} if version < written else document
 
 
-def known_version(version: int, told: Any) -> int:
+def known_version(version: int, info: Any) -> int:
     """For a pydantic model's ``schema_version``; its validation context is the path it is of."""
-    name = getattr(told.context, "name", "file")
-    upgraded(name, {"schema_version": version}, told.context)
+    name = getattr(info.context, "name", "file")
+    upgraded(name, {"schema_version": version}, info.context)
     return version
 
 
-def _renamed(held: Values, names: Mapping[str, str]) -> Values:
-    return {names.get(key, key): value for key, value in held.items()}
+def _renamed(values: Values, names: Mapping[str, str]) -> Values:
+    return {names.get(key, key): value for key, value in values.items()}
 
 
-def _recipe(held: Values) -> Values:
+def _recipe(recipe: Values) -> Values:
     """A training's recipe: ``strength`` was ``augment``, ``precision`` was ``bf16``.
 
     Smoothing was the task's, and is the training's.
     """
-    new = dict(held)
+    new = dict(recipe)
     task = new.get("task")
     if isinstance(task, dict) and "label_smoothing" in task:
         new["label_smoothing"] = task["label_smoothing"]
@@ -127,22 +127,22 @@ def _recipe(held: Values) -> Values:
     return new
 
 
-def _checkpoint(held: Values) -> Values:
-    return {**held, "recipe": _recipe(held["recipe"])}
+def _checkpoint(checkpoint: Values) -> Values:
+    return {**checkpoint, "recipe": _recipe(checkpoint["recipe"])}
 
 
-def _packed(held: Values) -> Values:
+def _packed(document: Values) -> Values:
     """All steps were trainings, and did not say so."""
-    return {**held, "steps": [{"kind": "training", **step} for step in held["steps"]]}
+    return {**document, "steps": [{"kind": "training", **step} for step in document["steps"]]}
 
 
-def _claims(held: Values) -> Values:
+def _claims(document: Values) -> Values:
     """Claims of no kind were of one number, and ``expected`` was a number with its decimals."""
-    return {**held, "claims": [_claim(claim) for claim in held["claims"]]}
+    return {**document, "claims": [_claim(claim) for claim in document["claims"]]}
 
 
-def _claim(held: Values) -> Values:
-    new = _renamed({"kind": "number", **held}, {"n_pointer": "n"})
+def _claim(claim: Values) -> Values:
+    new = _renamed({"kind": "number", **claim}, {"n_pointer": "n"})
     if new.get("expected") is not None:
         places, value = int(new.pop("decimals", 0)), Decimal(str(new["expected"]))
         # As version 1 asked: more would be a text that fills the memory.
@@ -152,59 +152,62 @@ def _claim(held: Values) -> Values:
     return new
 
 
-def _settings(held: Values) -> Values:
+def _settings(document: Values) -> Values:
     """Recipes as above; of a face in several places one was kept by ``unique = true``."""
-    profiles = held.get("profiles")
+    profiles = document.get("profiles")
     if not isinstance(profiles, dict):
-        return held
-    return {**held, "profiles": {name: _profile(profile) for name, profile in profiles.items()}}
+        return document
+    return {**document, "profiles": {name: _profile(profile) for name, profile in profiles.items()}}
 
 
-def _profile(held: Any) -> Any:
-    if not isinstance(held, dict):
-        return held
-    new = {key: _profile(value) for key, value in _recipe(held).items()}
+def _profile(profile: Any) -> Any:
+    if not isinstance(profile, dict):
+        return profile
+    new = {key: _profile(value) for key, value in _recipe(profile).items()}
     if "unique" in new:
         new.update({"one_per": "sample"} if new.pop("unique") else {})
     return new
 
 
-def with_frame(held: Any) -> Any:
+def with_frame(preprocess: Any) -> Any:
     """A preprocessing from before the frame, which named a ``margin``; any other as it is.
 
     The margin widened annotated boxes alone, CLAHE had eight tiles a side on however small a face,
     and faces were prepared in the colour that they came in.
     """
-    if not isinstance(held, dict) or "margin" not in held:
-        return held
-    new = {"clahe_tile_px": 1, "colour": "rgb", **held}
+    if not isinstance(preprocess, dict) or "margin" not in preprocess:
+        return preprocess
+    new = {"clahe_tile_px": 1, "colour": "rgb", **preprocess}
     new["frame"] = {"side": round(1 + 2 * new.pop("margin"), 10), "down": 0.0}
     return new
 
 
-def _card(held: Values) -> Values:
+def _card(card: Values) -> Values:
     """FER's publishers give grey faces: who learned from them alone is given grey."""
-    new, told = dict(held), str(held.get("data", "")).partition(": ")[2]
-    spec = with_frame(held.get("preprocess"))
-    if isinstance(spec, dict) and all(title.startswith("FER") for title in told.split("; ")):
+    new, titles = dict(card), str(card.get("data", "")).partition(": ")[2]
+    spec = with_frame(card.get("preprocess"))
+    if isinstance(spec, dict) and all(title.startswith("FER") for title in titles.split("; ")):
         spec = {**spec, "colour": "grey"}
     return {**new, "preprocess": spec}
 
 
-def _framed(held: Values) -> Values:
+def _framed(document: Values) -> Values:
     """``preprocess.margin`` of a profile is its frame."""
-    profiles = held.get("profiles")
+    profiles = document.get("profiles")
     if not isinstance(profiles, dict):
-        return held
-    return {**held, "profiles": {name: _with_side(own) for name, own in profiles.items()}}
+        return document
+    return {
+        **document,
+        "profiles": {name: _with_side(profile) for name, profile in profiles.items()},
+    }
 
 
 def _with_side(profile: Any) -> Any:
     spec = profile.get("preprocess") if isinstance(profile, dict) else None
     if not isinstance(spec, dict) or not isinstance(spec.get("margin"), int | float):
         return profile
-    own = {key: value for key, value in spec.items() if key != "margin"}
-    return {**profile, "preprocess": {**own, "frame": {"side": round(1 + 2 * spec["margin"], 10)}}}
+    rest = {key: value for key, value in spec.items() if key != "margin"}
+    return {**profile, "preprocess": {**rest, "frame": {"side": round(1 + 2 * spec["margin"], 10)}}}
 
 
 STEPS: Mapping[tuple[str, int], Callable[[Values], Values]] = {

@@ -120,8 +120,8 @@ def _card_and_hash(folder: Path) -> tuple[Card, str]:
     path = folder / CARD_FILE
     try:
         data = read_file(path, MAX_CARD)
-        held = parse_json(data, path)
-        values = upgraded(CARD_FILE, held, path) if isinstance(held, dict) else held
+        document = parse_json(data, path)
+        values = upgraded(CARD_FILE, document, path) if isinstance(document, dict) else document
         return Card.from_plain(values, path), hashlib.sha256(data).hexdigest()
     except OSError as error:
         raise FerError(

@@ -86,15 +86,15 @@ def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit:
     ``parity_limit`` is as in ``export_training``.
     """
     ensemble = job.input("ensemble")
-    held = ensemble.read_json("ensemble.json")
-    keys = [key for key, weight in held["weights"].items() if weight > 0]
-    weights = [held["weights"][key] for key in keys]
-    temperatures = [held["members"][key]["temperature"] for key in keys]
+    ensemble_facts = ensemble.read_json("ensemble.json")
+    keys = [key for key, weight in ensemble_facts["weights"].items() if weight > 0]
+    weights = [ensemble_facts["weights"][key] for key in keys]
+    temperatures = [ensemble_facts["members"][key]["temperature"] for key in keys]
     bundles = [job.input("teacher_bundle", key) for key in keys]
     model = fuse_onnx(
         [onnx.load_model_from_string(read_network(b.file(MODEL_FILE))) for b in bundles],
         weights,
-        held["fusion"],
+        ensemble_facts["fusion"],
         temperatures,
     )
     run.path(MODEL_FILE).write_bytes(model.SerializeToString(deterministic=True))
@@ -105,14 +105,14 @@ def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit:
         name="ensemble",
         architecture=" + ".join(card.architecture for card in cards),
         preprocess=cards[0].preprocess,
-        temperature=held["temperature"],
-        abstention=_abstention(calib, logits, labels_of(calib), held["temperature"]),
+        temperature=ensemble_facts["temperature"],
+        abstention=_abstention(calib, logits, labels_of(calib), ensemble_facts["temperature"]),
         checkpoint_sha256=ensemble.sha256,
         metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
     )
     write_card(run.folder, _card(run, job, ensemble, about, origin))
     members = [load_checkpoint(job.input("teacher", key).file(CHECKPOINT_FILE)) for key in keys]
-    network = fused(members, weights, held["fusion"], temperatures)
+    network = fused(members, weights, ensemble_facts["fusion"], temperatures)
     _write_parity(run, network, _parity_faces(job, about.preprocess), about, parity_limit)
 
 
@@ -131,7 +131,7 @@ class _About:
     @property
     def unsure_below(self) -> float:
         """The threshold for ``RISK``; 1 where there is none: the model is never sure enough."""
-        chosen = next(held for held in self.abstention if held.wanted_risk == RISK)
+        chosen = next(threshold for threshold in self.abstention if threshold.wanted_risk == RISK)
         return 1.0 if chosen.threshold is None else chosen.threshold
 
 
@@ -185,21 +185,21 @@ def _abstention(
     """The thresholds of the card, from the rows of calib."""
     probs = softmax(logits, temperature)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
-    found = thresholds(confidence, correct, calib["group_id"].to_numpy())
+    by_risk = thresholds(confidence, correct, calib["group_id"].to_numpy())
     return tuple(
         Threshold(
             wanted_risk=risk,
-            threshold=held.threshold if held else None,
-            bound=held.bound if held else None,
-            coverage=_interval(held.coverage) if held else None,
-            risk=_interval(held.risk) if held else None,
+            threshold=abstention.threshold if abstention else None,
+            bound=abstention.bound if abstention else None,
+            coverage=_interval(abstention.coverage) if abstention else None,
+            risk=_interval(abstention.risk) if abstention else None,
         )
-        for risk, held in found.items()
+        for risk, abstention in by_risk.items()
     )
 
 
-def _interval(held: Interval) -> tuple[float, float, float]:
-    return held.value, held.low, held.high
+def _interval(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
 
 
 def _write_parity(
@@ -254,7 +254,9 @@ def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _bounds(intervals: dict[str, dict[str, float]], *names: str) -> dict[str, list[float]]:
     return {
-        key: [held["low"], held["high"]] for key, held in intervals.items() if key.startswith(names)
+        key: [interval["low"], interval["high"]]
+        for key, interval in intervals.items()
+        if key.startswith(names)
     }
 
 
@@ -294,5 +296,5 @@ def _card(
 
 def sessions_in(images: Sequence[str]) -> tuple[str, ...]:
     """The recorded sessions that training images come from, by the folder names of a buffer."""
-    found = (re.search(SESSION_FOLDER, name) for name in images)
-    return tuple(sorted({match.group(1) for match in found if match}))
+    matches = (re.search(SESSION_FOLDER, name) for name in images)
+    return tuple(sorted({match.group(1) for match in matches if match}))

@@ -62,10 +62,12 @@ class Exporter:
         if structure not in self._traced:
             self._traced[structure] = _trace(network, size)
         traced = self._traced[structure]
-        held = torch.onnx.ONNXProgram(traced.model.clone(), traced.exported_program)
-        held.apply_weights({k: v for k, v in weights.items() if k in held.model.graph.initializers})
-        held.optimize()
-        model = held.model_proto
+        program = torch.onnx.ONNXProgram(traced.model.clone(), traced.exported_program)
+        program.apply_weights(
+            {k: v for k, v in weights.items() if k in program.model.graph.initializers}
+        )
+        program.optimize()
+        model = program.model_proto
         _forget_origin(model)
         onnx.checker.check_model(model, full_check=True)
         path.write_bytes(model.SerializeToString(deterministic=True))

@@ -5,7 +5,7 @@ from typing import Any
 
 from fer_ml.bundles.bundle import Card
 from fer_ml.bundles.provenance import Chain
-from fer_ml.metrics.comparability import looked_at
+from fer_ml.metrics.comparability import look_note
 
 #: The benchmark's part of the card that a reader looks at first.
 MIXED = "test_all_sources"
@@ -38,7 +38,7 @@ def _what(card: Card) -> Iterator[str]:
 
 
 def _how_good(card: Card) -> Iterator[str]:
-    sets = {name: held for name, held in card.metrics.items() if "per_class_f1" in held}
+    sets = {name: entry for name, entry in card.metrics.items() if "per_class_f1" in entry}
     if not sets:
         return
     yield ""
@@ -49,22 +49,23 @@ def _how_good(card: Card) -> Iterator[str]:
     yield ""
     yield "| faces | n | accuracy | macro-F1 | ECE | role |"
     yield "| --- | ---: | --- | --- | --- | --- |"
-    for name, held in sets.items():
-        chosen = "chose the checkpoint" if held["selection_split"] else "chose nothing"
-        chosen = looked_at(held) or chosen
+    for name, entry in sets.items():
+        chosen = "chose the checkpoint" if entry["selection_split"] else "chose nothing"
+        chosen = look_note(entry) or chosen
         yield (
-            f"| {name} ({held['split']}) | {held['n']:,} | {_with(held, 'accuracy')} "
-            f"| {_with(held, 'macro_f1')} | {_with(held, 'ece_scaled', 'ece')} | {chosen} |"
+            f"| {name} ({entry['split']}) | {entry['n']:,} | {_with_interval(entry, 'accuracy')} "
+            f"| {_with_interval(entry, 'macro_f1')} "
+            f"| {_with_interval(entry, 'ece_scaled', 'ece')} | {chosen} |"
         )
     if MIXED in sets:
-        held = sets[MIXED]
+        entry = sets[MIXED]
         yield ""
         yield f"By class, on {MIXED}:"
         yield ""
         yield "| class | F1 |"
         yield "| --- | --- |"
-        for name, f1 in held["per_class_f1"].items():
-            yield f"| {name} | {_bracketed(f1, held['intervals'].get(f'f1_{name}'))} |"
+        for name, f1 in entry["per_class_f1"].items():
+            yield f"| {name} | {_bracketed(f1, entry['intervals'].get(f'f1_{name}'))} |"
     against = card.metrics.get("against_fp32")
     if against:
         yield ""
@@ -75,8 +76,8 @@ def _how_good(card: Card) -> Iterator[str]:
         )
 
 
-def _with(held: dict[str, Any], metric: str, interval: str | None = None) -> str:
-    return _bracketed(held[metric], held["intervals"].get(interval or metric))
+def _with_interval(entry: dict[str, Any], metric: str, interval: str | None = None) -> str:
+    return _bracketed(entry[metric], entry["intervals"].get(interval or metric))
 
 
 def _bracketed(value: float, interval: list[float] | None) -> str:
@@ -94,15 +95,15 @@ def _abstention(card: Card) -> Iterator[str]:
     yield ""
     yield "| wanted share of wrong answers | confidence | answered | wrong | bound, 95% sure |"
     yield "| ---: | ---: | --- | --- | ---: |"
-    for held in card.abstention:
-        if held.threshold is None or held.coverage is None or held.risk is None:
-            yield f"| {held.wanted_risk:g} | none reaches it | | | |"
+    for threshold in card.abstention:
+        if threshold.threshold is None or threshold.coverage is None or threshold.risk is None:
+            yield f"| {threshold.wanted_risk:g} | none reaches it | | | |"
             continue
         yield (
-            f"| {held.wanted_risk:g} | {held.threshold:.3f} "
-            f"| {_bracketed(held.coverage[0], list(held.coverage[1:]))} "
-            f"| {_bracketed(held.risk[0], list(held.risk[1:]))} "
-            f"| {'not known' if held.bound is None else f'{held.bound:.3f}'} |"
+            f"| {threshold.wanted_risk:g} | {threshold.threshold:.3f} "
+            f"| {_bracketed(threshold.coverage[0], list(threshold.coverage[1:]))} "
+            f"| {_bracketed(threshold.risk[0], list(threshold.risk[1:]))} "
+            f"| {'not known' if threshold.bound is None else f'{threshold.bound:.3f}'} |"
         )
 
 

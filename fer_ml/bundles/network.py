@@ -59,9 +59,9 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
         known = model.ByteSize()
         model.DiscardUnknownFields()
         foreign = known - model.ByteSize()
-        own = {(function.domain, function.name) for function in model.functions}
-        nodes = [*model.graph.node, *(node for held in model.functions for node in held.node)]
-        odd = sorted({_fault(node, own) for node in nodes} - {""})
+        functions = {(function.domain, function.name) for function in model.functions}
+        nodes = [*model.graph.node, *(node for body in model.functions for node in body.node)]
+        odd = sorted({_fault(node, functions) for node in nodes} - {""})
         tensors = [*model.graph.initializer, *(t for node in nodes for t in _of_node(node))]
         sparse = len(model.graph.sparse_initializer) + sum(
             attribute.HasField("sparse_tensor") + len(attribute.sparse_tensors)
@@ -81,9 +81,9 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
         "it has sparse tensors": sparse,
         "it has steps of a training": len(model.training_info),
     }
-    if told := [fault for fault, found in faults.items() if found]:
+    if reasons := [fault for fault, count in faults.items() if count]:
         raise FerError(
-            f"the network is not a plain one: {', '.join(told)}",
+            f"the network is not a plain one: {', '.join(reasons)}",
             code="unsupported-network",
             where=where,
             allowed="an ONNX protobuf of operators and dense tensors",
@@ -109,13 +109,13 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
     require_bounded(model, where, size)
 
 
-def _fault(node: onnx.NodeProto, own: set[tuple[str, str]]) -> str:
+def _fault(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> str:
     """The operator, when it is not one of ``OPERATORS`` or of the network's ``own`` functions."""
     # Protobuf gives bytes for what is no UTF-8.
     name = str(node.op_type) if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return name  # It runs graphs of its own, as often as it likes.
-    return "" if name in OPERATORS or (node.domain, node.op_type) in own else name
+    return "" if name in OPERATORS or (node.domain, node.op_type) in functions else name
 
 
 def _of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:

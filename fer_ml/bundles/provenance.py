@@ -150,10 +150,10 @@ def _faults(bundle: Bundle, chain: Chain) -> Iterator[str]:
                 yield f"{link.label} rests on {named.label} {named.sha256[:12]}, which is not here"
         known.add((link.label, link.sha256))
     for name in (MODEL_FILE, CARD_FILE):
-        held = chain.top.files.get(f"{chain.place}/{name}" if chain.place else name)
-        found = sha256_file(bundle.folder / name)
-        if held is None or held.sha256 != found:
+        entry = chain.top.files.get(f"{chain.place}/{name}" if chain.place else name)
+        digest = sha256_file(bundle.folder / name)
+        if entry is None or entry.sha256 != digest:
             yield (
-                f"{name} has sha256 {found[:12]}, {chain.top.label} has "
-                f"{held.sha256[:12] if held else 'no such file'}"
+                f"{name} has sha256 {digest[:12]}, {chain.top.label} has "
+                f"{entry.sha256[:12] if entry else 'no such file'}"
             )

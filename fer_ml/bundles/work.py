@@ -82,7 +82,7 @@ def _unbounded(what: str, where: Path) -> FerError:
 
 def _require_few(model: onnx.ModelProto, where: Path) -> None:
     """Count operators and their bytes without putting functions in the place of their calls."""
-    bodies = {(held.domain, held.name): held.node for held in model.functions}
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
     counts: dict[tuple[str, str], tuple[int, int]] = {}
 
     def count(key: tuple[str, str], above: tuple[tuple[str, str], ...]) -> tuple[int, int]:
@@ -102,10 +102,10 @@ def _require_few(model: onnx.ModelProto, where: Path) -> None:
             operators, size = operators + more, size + copied
         return operators, size
 
-    found, size = total(model.graph.node, ())
-    if found > MAX_NODES or len(bodies) < len(model.functions):
+    operator_count, size = total(model.graph.node, ())
+    if operator_count > MAX_NODES or len(bodies) < len(model.functions):
         raise FerError(
-            f"the network runs {found:,} operators, or names a function twice",
+            f"the network runs {operator_count:,} operators, or names a function twice",
             code="network-too-costly",
             where=where,
             allowed=f"at most {MAX_NODES:,}",
@@ -123,21 +123,21 @@ def _shapes(
     far as it is small, since later sizes follow from it.
     """
     _require_one_maker(graph)
-    held = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
         value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
         if node.op_type == "Constant" and value is not None:
-            held[node.output[0]] = value
+            tensors[node.output[0]] = value
         else:
             nodes.append(node)
-    kinds = {name: (tensor.data_type, list(tensor.dims)) for name, tensor in held.items()}
+    kinds = {name: (tensor.data_type, list(tensor.dims)) for name, tensor in tensors.items()}
     _require_numbers(kinds)
-    inputs = [_face(each, size) for each in graph.input if each.name not in held]
+    inputs = [_face(each, size) for each in graph.input if each.name not in tensors]
     inputs += [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
     known = {
         name: numpy_helper.to_array(tensor)
-        for name, tensor in held.items()
+        for name, tensor in tensors.items()
         if 0 <= prod(tensor.dims) <= SMALL
     }
     # What the graph declares of its tensors is left out: it is not believed.
@@ -149,12 +149,12 @@ def _shapes(
         light.graph.node.extend(node for node in nodes if not known.keys() & set(node.output))
         light.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in known.items())
         # Without its propagation of data, which counts a range of 10**12 one by one.
-        found = shape_inference.infer_shapes(light, strict_mode=True).graph
+        inferred = shape_inference.infer_shapes(light, strict_mode=True).graph
         shapes = {name: tuple(dims) for name, (_, dims) in kinds.items()}
         shapes |= {name: value.shape for name, value in known.items()}
-        told = (*found.input, *found.value_info)
-        _require_numbers({each.name: (each.type.tensor_type.elem_type, []) for each in told})
-        shapes |= dict(filter(None, map(_told, told)))
+        value_infos = (*inferred.input, *inferred.value_info)
+        _require_numbers({each.name: (each.type.tensor_type.elem_type, []) for each in value_infos})
+        shapes |= dict(filter(None, map(_declared_shape, value_infos)))
         before = len(known)
         for node in light.graph.node:
             known |= _computed(node, known, shapes, opsets)
@@ -165,9 +165,11 @@ def _shapes(
 
 def _require_one_maker(graph: onnx.GraphProto) -> None:
     """A tensor that two operators make would have the size of one, and do the work of the other."""
-    held = [tensor.name for tensor in graph.initializer]
-    given = [value.name for value in graph.input if value.name not in held]
-    made = Counter([*held, *given, *(name for node in graph.node for name in node.output if name)])
+    initializers = [tensor.name for tensor in graph.initializer]
+    given = [value.name for value in graph.input if value.name not in initializers]
+    made = Counter(
+        [*initializers, *given, *(name for node in graph.node for name in node.output if name)]
+    )
     if twice := [name for name, count in made.items() if count > 1]:
         raise ValueError(f"{twice[0]!r} is made twice")
 
@@ -179,7 +181,7 @@ def _require_numbers(kinds: Mapping[str, tuple[int, list[int]]]) -> None:
         raise ValueError(f"{texts[0]!r} holds texts")
 
 
-def _told(value: onnx.ValueInfoProto) -> tuple[str, Shape] | None:
+def _declared_shape(value: onnx.ValueInfoProto) -> tuple[str, Shape] | None:
     kind = value.type.tensor_type
     if not kind.HasField("shape") or not all(d.HasField("dim_value") for d in kind.shape.dim):
         return None
@@ -211,8 +213,8 @@ def _computed(
         return {}
     versions = {each.domain: each.version for each in opsets}
     with np.errstate(all="ignore"):
-        (found,) = ReferenceEvaluator(node, opsets=versions).run(None, values)
-    return {node.output[0]: np.asarray(found)}
+        (array,) = ReferenceEvaluator(node, opsets=versions).run(None, values)
+    return {node.output[0]: np.asarray(array)}
 
 
 def _face(given: onnx.ValueInfoProto, size: int) -> onnx.ValueInfoProto:
@@ -220,11 +222,11 @@ def _face(given: onnx.ValueInfoProto, size: int) -> onnx.ValueInfoProto:
     kind = given.type.tensor_type
     dims = kind.shape.dim if kind.HasField("shape") else [onnx.TensorShapeProto.Dimension()] * 4
     usual = [1, 3, size, size]
-    told = [
+    sizes = [
         d.dim_value if d.HasField("dim_value") else usual[min(place, 3)]
         for place, d in enumerate(dims)
     ]
-    return helper.make_tensor_value_info(given.name, kind.elem_type, told)
+    return helper.make_tensor_value_info(given.name, kind.elem_type, sizes)
 
 
 def _products(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:

@@ -109,10 +109,10 @@ class Expression:
     def at(self, values: Mapping[str, float]) -> float:
         """Its value; NaN where it has none."""
         try:
-            found = _evaluate(self.tree, values)
+            number = _evaluate(self.tree, values)
         except (ArithmeticError, ValueError):
             return math.nan
-        return found if isinstance(found, float) else math.nan
+        return number if isinstance(number, float) else math.nan
 
 
 def parse(text: str, names: Set[str]) -> Expression:

@@ -54,11 +54,13 @@ class Traced:
         }
 
 
-def trace_what(tracer: Tracer, held: ClaimsFile | None, what: str) -> Traced:
+def trace_what(tracer: Tracer, claims_file: ClaimsFile | None, what: str) -> Traced:
     """Trace a claim by its id, or whatever ``find_artifact`` understands."""
-    if held is not None and any(claim.id == what for claim in held.claims):
-        found = next(r for r in Resolver(tracer).all(held.picked(what)) if r.claim.id == what)
-        return Traced(found.traces, found)
+    if claims_file is not None and any(claim.id == what for claim in claims_file.claims):
+        resolved = next(
+            r for r in Resolver(tracer).all(claims_file.picked(what)) if r.claim.id == what
+        )
+        return Traced(resolved.traces, resolved)
     return Traced((tracer.trace(find_artifact(tracer.store, what)),))
 
 
@@ -268,11 +270,11 @@ def untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
 
 
 def _sort(layer: list[str], near: Mapping[str, list[str]], place: Mapping[str, float]) -> None:
-    own = {name: index / max(1, len(layer) - 1) for index, name in enumerate(layer)}
+    positions = {name: index / max(1, len(layer) - 1) for index, name in enumerate(layer)}
 
     def middle(name: str) -> float:
         around = [place[other] for other in near.get(name, ()) if other in place]
-        return sum(around) / len(around) if around else own[name]
+        return sum(around) / len(around) if around else positions[name]
 
     layer.sort(key=middle)
 

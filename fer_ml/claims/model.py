@@ -115,7 +115,7 @@ class Measured(_Claim):
             raise ValueError(f"pointer {operand} needs the claim's asset and file")
         return Source(asset=self.asset, partition=self.partition, file=self.file, pointer=operand)
 
-    def own(self) -> Source | None:
+    def own_source(self) -> Source | None:
         """Where its own number stands."""
         if self.asset is None or self.file is None:
             return None
@@ -131,7 +131,7 @@ class Measured(_Claim):
 
     def sources(self) -> Iterator[Source]:
         """Every source that it cites."""
-        places = (self.own(), *(self.place(operand) for operand in self.operands()))
+        places = (self.own_source(), *(self.place(operand) for operand in self.operands()))
         yield from (place for place in places if place is not None)
 
     @model_validator(mode="after")
@@ -139,7 +139,7 @@ class Measured(_Claim):
         for operand in self.operands():
             self.place(operand)
         pointers = [o for o in self.operands() if isinstance(o, str) and o.startswith("/")]
-        if self.asset is not None and self.own() is None and not pointers:
+        if self.asset is not None and self.own_source() is None and not pointers:
             raise ValueError("no pointer reads the claim's asset and file")
         return self
 
@@ -193,11 +193,11 @@ class NonInferiorityClaim(_Printed):
 
     def bound(self) -> Source:
         """Where the bound of its difference stands that decides it."""
-        own, name = self.own(), "low" if self.worse == "below" else "high"
-        assert own is not None
-        if own.take is not None:
-            return own.model_copy(update={"column": name})
-        return own.model_copy(update={"pointer": own.pointer.removesuffix("difference") + name})
+        place, name = self.own_source(), "low" if self.worse == "below" else "high"
+        assert place is not None
+        if place.take is not None:
+            return place.model_copy(update={"column": name})
+        return place.model_copy(update={"pointer": place.pointer.removesuffix("difference") + name})
 
 
 class ProportionClaim(_Printed):
@@ -240,7 +240,7 @@ class RangeClaim(Measured):
             raise ValueError(f"low {self.low} is above high {self.high}")
         return self
 
-    def own(self) -> Source | None:
+    def own_source(self) -> Source | None:
         """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
         return None
 
@@ -274,7 +274,7 @@ class TableClaim(Measured):
         """The places of its rows."""
         return tuple(self.rows.values())
 
-    def own(self) -> Source | None:
+    def own_source(self) -> Source | None:
         """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
         return None
 
@@ -429,8 +429,8 @@ def _partners(claim: Claim) -> tuple[str, ...]:
 
 def read_claims(path: Path) -> ClaimsFile:
     """Read and check a claims file; ``FerError`` names the claim and field."""
-    held = _read(path)
-    if "version" not in held:
+    document = _read(path)
+    if "version" not in document:
         raise FerError(
             "the claims file states no version",
             code="missing-claims-version",
@@ -438,8 +438,8 @@ def read_claims(path: Path) -> ClaimsFile:
             fix="begin it with: version: 2",
         )
     try:
-        held = upgraded("claims", held, path, "version")
-        held["version"] = str(held["version"])
+        document = upgraded("claims", document, path, "version")
+        document["version"] = str(document["version"])
     except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
         raise FerError(
             f"the claims file is not valid in version 1: {error}",
@@ -447,11 +447,11 @@ def read_claims(path: Path) -> ClaimsFile:
             where=path,
         ) from error
     try:
-        return ClaimsFile.model_validate(held)
+        return ClaimsFile.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise FerError(
-            f"{_place(held, first['loc'])}{first['msg'].removeprefix('Value error, ')}",
+            f"{_place(document, first['loc'])}{first['msg'].removeprefix('Value error, ')}",
             code="invalid-claims-file",
             where=path,
             allowed=f"see {GUIDE}, or let an editor check it with claims/schema.json",
@@ -469,27 +469,27 @@ def _read(path: Path) -> dict[str, Any]:
             fix="write claims/<profile>.yaml; claims/sample.yaml is an example",
         ) from error
     try:
-        held = read_plain(data)
+        document = read_plain(data)
     except ValueError as error:
         raise FerError(
             f"the claims file is not valid YAML: {error}", code="invalid-claims-file", where=path
         ) from error
-    if not isinstance(held, dict):
+    if not isinstance(document, dict):
         raise FerError(
             "the claims file is not a mapping of keys to values",
             code="invalid-claims-file",
             where=path,
             allowed="version, title, claims",
         )
-    return held
+    return document
 
 
-def _place(held: dict[str, Any], loc: tuple[int | str, ...]) -> str:
+def _place(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
     """``claims.3 (student-ce) expected: `` for a fault's place; the kind says nothing new there."""
     if len(loc) < 2 or loc[0] != "claims":
         return f"{'.'.join(map(str, loc))}: " if loc else ""
     number, rest = int(loc[1]), loc[3:]
-    named = held["claims"][number]
+    named = document["claims"][number]
     name = named.get("id") if isinstance(named, dict) else None
     return f"claims.{number} ({name}) {'.'.join(map(str, rest))}: "
 

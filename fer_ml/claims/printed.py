@@ -92,11 +92,11 @@ def not_the_sum(
     Printed integers are exact. Printed decimals may each be off by their half unit, so only a sum
     that no numbers behind them can have is refused.
     """
-    found = sum((value for value, _ in parts), Fraction(0))
-    slack = half + sum((own for _, own in parts), Fraction(0))
-    if abs(found - total) <= max(slack, _FLOAT_SUM):
+    parts_sum = sum((value for value, _ in parts), Fraction(0))
+    slack = half + sum((part_half for _, part_half in parts), Fraction(0))
+    if abs(parts_sum - total) <= max(slack, _FLOAT_SUM):
         return None
-    return f"the parts add up to {_plain(found)}, not {_plain(total)}"
+    return f"the parts add up to {_plain(parts_sum)}, not {_plain(total)}"
 
 
 def of_count(number: Printed) -> Fraction:

@@ -38,7 +38,7 @@ from fer_ml.claims.printed import (
 from fer_ml.claims.resolved import Resolved, Status, Value
 from fer_ml.claims.sentences import unbound
 from fer_ml.claims.trace import Node, Tracer, walk
-from fer_ml.claims.values import Found, Nothing, Number, Reader, misfit
+from fer_ml.claims.values import Nothing, Number, Reader, SourcedNumber, misfit
 from fer_ml.metrics.comparability import comparable, unequal_budgets
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import asset_label
@@ -55,7 +55,7 @@ class _Judged:
 
     value: Value = None
     fault: str | None = None
-    found: tuple[Found, ...] = ()
+    numbers: tuple[SourcedNumber, ...] = ()
     comparable: str | None = None
     text: str = ""
 
@@ -67,15 +67,15 @@ class Resolver:
     tracer: Tracer
     reader: Reader = field(default_factory=Reader)
 
-    def all(self, held: ClaimsFile) -> list[Resolved]:
+    def all(self, claims_file: ClaimsFile) -> list[Resolved]:
         """Every claim of a file, in its order."""
-        done = {c.id: self.one(c) for c in held.claims if not isinstance(c, ComparisonClaim)}
-        for claim in held.claims:
+        done = {c.id: self.one(c) for c in claims_file.claims if not isinstance(c, ComparisonClaim)}
+        for claim in claims_file.claims:
             if isinstance(claim, ComparisonClaim):
                 done[claim.id] = compare(claim, done[claim.left], done[claim.right])
-        for claim in held.claims:
-            done[claim.id] = _bound(_guarded(done[claim.id], done), held.names)
-        return [done[claim.id] for claim in held.claims]
+        for claim in claims_file.claims:
+            done[claim.id] = _bound(_guarded(done[claim.id], done), claims_file.names)
+        return [done[claim.id] for claim in claims_file.claims]
 
     def one(self, claim: Claim) -> Resolved:
         """One claim on its own: hold it against its artifacts and walk their lineage."""
@@ -103,13 +103,13 @@ class Resolver:
             status = ("contradicted", fault)
         elif problem is not None:
             status = problem
-        return Resolved(claim, *status, judged.value, traces, judged.found, judged.text)
+        return Resolved(claim, *status, judged.value, traces, judged.numbers, judged.text)
 
-    def _read(self, claim: Claim, traces: Iterable[Node]) -> tuple[Found, ...]:
+    def _read(self, claim: Claim, traces: Iterable[Node]) -> tuple[SourcedNumber, ...]:
         """The numbers of a claim that rests on damage, from artifacts that are whole themselves."""
         with suppress(Nothing):
             if not any(node.drifted for node in traces):
-                return self._judge(claim).found
+                return self._judge(claim).numbers
         return ()
 
     def _traces(self, claim: Claim) -> tuple[Node, ...]:
@@ -164,72 +164,72 @@ class Resolver:
         }
         return judges[type(claim)](claim)
 
-    def _find(self, source: Source) -> Found:
+    def _find(self, source: Source) -> SourcedNumber:
         return self.reader.number(self._artifact(source), source)
 
     def _non_inferiority(self, claim: NonInferiorityClaim) -> _Judged:
-        found, _ = self._own(claim)
-        assert found is not None
+        number, _ = self._own(claim)
+        assert number is not None
         bound = self._find(claim.bound())
         reached = exact(bound.value) * (-1 if claim.worse == "below" else 1)
-        fault = _not_printed(_stated(claim, found), found.value)
+        fault = _not_printed(_stated(claim, number), number.value)
         if reached >= printed(claim.margin).value:
             fault = f"its interval reaches to {bound.value:.12g}, beyond {claim.margin}"
-        return _Judged(found.value, fault, (found, bound))
+        return _Judged(number.value, fault, (number, bound))
 
     def _own(
         self, claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim
-    ) -> tuple[Found | None, Printed]:
+    ) -> tuple[SourcedNumber | None, Printed]:
         """The claim's own number and its exact value: the artifact's, or else as printed."""
-        place = claim.own()
+        place = claim.own_source()
         if place is None:
             return None, printed(str(claim.expected))
-        found = self._find(place)
-        return found, Printed(str(found.value), exact(found.value), Fraction(0))
+        number = self._find(place)
+        return number, Printed(str(number.value), exact(number.value), Fraction(0))
 
     def _operand(
         self, claim: ProportionClaim | SumClaim | RangeClaim, operand: str | Source
-    ) -> tuple[Found | None, Printed]:
+    ) -> tuple[SourcedNumber | None, Printed]:
         place = claim.place(operand)
         if place is None:
             assert isinstance(operand, str)
             return None, printed(operand)
-        found = self._find(place)
-        return found, Printed(str(found.value), exact(found.value), Fraction(0))
+        number = self._find(place)
+        return number, Printed(str(number.value), exact(number.value), Fraction(0))
 
     def _number(self, claim: NumberClaim) -> _Judged:
-        found, _ = self._own(claim)
-        assert found is not None, "without an artifact a number is not judged"
-        return _Judged(found.value, _not_printed(_stated(claim, found), found.value), (found,))
+        number, _ = self._own(claim)
+        assert number is not None, "without an artifact a number is not judged"
+        return _Judged(number.value, _not_printed(_stated(claim, number), number.value), (number,))
 
     def _proportion(self, claim: ProportionClaim) -> _Judged:
-        found, own = self._own(claim)
+        number, share = self._own(claim)
         of, n = self._operand(claim, claim.n)
-        fault = not_a_share(own.value, own.half, n.value)
-        return self._with_own(claim, found, own, fault, [of])
+        fault = not_a_share(share.value, share.half, n.value)
+        return self._with_own(claim, number, share, fault, [of])
 
     def _sum(self, claim: SumClaim) -> _Judged:
-        found, own = self._own(claim)
+        number, total = self._own(claim)
         parts = [self._operand(claim, part) for part in claim.parts]
         fault = not_the_sum(
-            own.value,
-            of_count(own) if found is None else own.half,
+            total.value,
+            of_count(total) if number is None else total.half,
             [(part.value, of_count(part)) for _, part in parts],
         )
-        return self._with_own(claim, found, own, fault, [place for place, _ in parts])
+        return self._with_own(claim, number, total, fault, [place for place, _ in parts])
 
     def _with_own(
         self,
         claim: ProportionClaim | SumClaim,
-        found: Found | None,
-        own: Printed,
+        number: SourcedNumber | None,
+        figure: Printed,
         fault: str | None,
-        others: Sequence[Found | None],
+        others: Sequence[SourcedNumber | None],
     ) -> _Judged:
-        if found is None:
-            return _Judged(_plain(own.value), fault, _there(others))
-        differs = _not_printed(_stated(claim, found), found.value)
-        return _Judged(found.value, differs or fault, _there([found, *others]))
+        if number is None:
+            return _Judged(_plain(figure.value), fault, _present_numbers(others))
+        differs = _not_printed(_stated(claim, number), number.value)
+        return _Judged(number.value, differs or fault, _present_numbers([number, *others]))
 
     def _range(self, claim: RangeClaim) -> _Judged:
         places = [self._operand(claim, operand) for operand in claim.over]
@@ -241,13 +241,13 @@ class Resolver:
                 fault = fault or f"the {name} is {now:.12g}, the claim says {wanted}"
         value: Value = {"low": low, "high": high}
         text = f"{show_like(low, claim.low)} to {show_like(high, claim.high)}"
-        return _Judged(value, fault, _there([p for p, _ in places]), text=text)
+        return _Judged(value, fault, _present_numbers([p for p, _ in places]), text=text)
 
     def _table(self, claim: TableClaim) -> _Judged:
         if not claim.rows:
             raise Nothing("its rows name no place in an artifact")
         value: dict[str, dict[str, Number]] = {}
-        found: list[Found] = []
+        cells: list[SourcedNumber] = []
         fault, lines = None, []
         for row, operand in claim.rows.items():
             place = claim.place(operand)
@@ -257,7 +257,7 @@ class Resolver:
             for (column, pointer), expected in zip(claim.columns.items(), wanted, strict=True):
                 cell = self._find(place.model_copy(update={"pointer": place.pointer + pointer}))
                 value[row][column] = cell.value
-                found.append(cell)
+                cells.append(cell)
                 differs = _not_printed(expected, cell.value)
                 fault = fault or (differs and f"{row}, {column}: {differs}")
             shown = (
@@ -266,7 +266,7 @@ class Resolver:
             )
             lines.append(_line(row, claim.columns, shown))
         return _Judged(
-            value, fault, tuple(found), _rows_apart(found, claim.unequal_budgets), "; ".join(lines)
+            value, fault, tuple(cells), _rows_apart(cells, claim.unequal_budgets), "; ".join(lines)
         )
 
     def _configuration(self, claim: ConfigurationClaim) -> _Judged:
@@ -289,14 +289,14 @@ class Resolver:
     def _formula(self, claim: FormulaClaim) -> _Judged:
         formula = formulas.FORMULAS[claim.formula]
         try:
-            held = resolve_pointer(self._recipe(claim), formula.recipe)
+            recipe = resolve_pointer(self._recipe(claim), formula.recipe)
         except KeyError as error:
             raise Nothing(f"the run's recipe has nothing at {formula.recipe}") from error
-        if held is None or held.get("kind", claim.formula) != claim.formula:
-            return _Judged(None, f"the run's recipe has {_text(held and held['kind'])} there")
-        values = {name: float(held[name]) for name in formula.settings}
+        if recipe is None or recipe.get("kind", claim.formula) != claim.formula:
+            return _Judged(None, f"the run's recipe has {_text(recipe and recipe['kind'])} there")
+        values = {name: float(recipe[name]) for name in formula.settings}
         if formula.warm:
-            values["T"] = self._temperature(claim, held["temperature"])
+            values["T"] = self._temperature(claim, recipe["temperature"])
         symbols = {name: float(printed(text).value) for name, text in claim.symbols.items()}
         fault = formulas.differs(claim.expression(), formula, values, symbols)
         held_by = ", ".join(f"{name} = {value:g}" for name, value in values.items())
@@ -328,8 +328,10 @@ class Resolver:
         stated: Evaluation | None = getattr(claim, "evaluation", None)
         if stated is None:
             return None
-        own = judged.found if isinstance(claim, RangeClaim | TableClaim) else judged.found[:1]
-        return next((fault for found in own if (fault := misfit(found, stated))), None)
+        numbers = (
+            judged.numbers if isinstance(claim, RangeClaim | TableClaim) else judged.numbers[:1]
+        )
+        return next((fault for number in numbers if (fault := misfit(number, stated))), None)
 
 
 def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved:
@@ -356,7 +358,7 @@ def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved
 def _half(side: Resolved) -> Fraction:
     """How far a side's number may be off: half a unit where only the text gives it."""
     expected = getattr(side.claim, "expected", None)
-    return Fraction(0) if side.found or expected is None else printed(expected).half
+    return Fraction(0) if side.numbers or expected is None else printed(expected).half
 
 
 def _not_so(claim: ComparisonClaim, difference: Fraction, slack: Fraction) -> str | None:
@@ -383,8 +385,8 @@ def apart_by(left: Resolved, right: Resolved, unequal: bool) -> str | None:
     Their budgets must be equal, unless they are said to be ``unequal``. What stands in the text
     alone goes by the evaluation sets that the two claims state.
     """
-    if left.found and right.found:
-        a, b = left.found[0].entry, right.found[0].entry
+    if left.numbers and right.numbers:
+        a, b = left.numbers[0].entry, right.numbers[0].entry
         if a is None or b is None:
             which = (left if a is None else right).claim.id
             return f"{which} is not an entry of the benchmark: it does not say what it compares to"
@@ -434,10 +436,10 @@ def _line(row: str, columns: Iterable[str], cells: Iterable[str]) -> str:
     return f"{row}: {pairs}"
 
 
-def _rows_apart(found: Sequence[Found], unequal: bool) -> str | None:
+def _rows_apart(cells: Sequence[SourcedNumber], unequal: bool) -> str | None:
     """Why a table's rows must not share it: entries of the benchmark that do not agree."""
     return _apart(
-        {cell.source.pointer: cell.entry for cell in found if cell.entry is not None}, unequal
+        {cell.source.pointer: cell.entry for cell in cells if cell.entry is not None}, unequal
     )
 
 
@@ -461,7 +463,7 @@ def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:
 
 
 def _stated(
-    claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim, at: Found
+    claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim, at: SourcedNumber
 ) -> str | None:
     """The claim's own number as it is printed; ``None`` for one that is printed as it is."""
     if claim.expected is not None or claim.decimals is None:
@@ -479,8 +481,8 @@ def _plain(value: Fraction) -> Number:
     return int(value) if value.denominator == 1 else float(value)
 
 
-def _there(found: Sequence[Found | None]) -> tuple[Found, ...]:
-    return tuple(one for one in found if one is not None)
+def _present_numbers(numbers: Sequence[SourcedNumber | None]) -> tuple[SourcedNumber, ...]:
+    return tuple(one for one in numbers if one is not None)
 
 
 def _is_setting(now: Any, wanted: str | None) -> bool:

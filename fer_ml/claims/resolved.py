@@ -8,8 +8,8 @@ from typing import Any, Literal
 from fer_ml.claims.model import Claim
 from fer_ml.claims.printed import printed, show, show_like
 from fer_ml.claims.trace import Node, walk
-from fer_ml.claims.values import Found, Number
-from fer_ml.metrics.comparability import looked_at
+from fer_ml.claims.values import Number, SourcedNumber
+from fer_ml.metrics.comparability import look_note
 from fer_ml.storage.artifact import Artifact
 
 Status = Literal["grounded", "drifted", "stale", "ungrounded", "contradicted", "not_comparable"]
@@ -37,7 +37,7 @@ class Resolved:
     - ``contradicted``: the artifact holds something else, or the numbers do not fit together
     - ``not_comparable``: it holds numbers against each other that were measured differently
 
-    ``traces`` are the artifacts it cites, its own first. ``found`` are the numbers it read.
+    ``traces`` are the artifacts it cites, its own first. ``numbers`` are those it read.
     ``text`` is how a value that is no single number is printed.
     """
 
@@ -46,7 +46,7 @@ class Resolved:
     reason: str = ""
     value: Value = None
     traces: tuple[Node, ...] = ()
-    found: tuple[Found, ...] = ()
+    numbers: tuple[SourcedNumber, ...] = ()
     text: str = ""
 
     @property
@@ -71,13 +71,13 @@ class Resolved:
 
     def _measured_on(self) -> dict[str, Any] | None:
         """What its number was measured on; ``None`` for a number that is no measurement."""
-        held = self.found[0].measured_on() if self.found else {}
-        return held if held.get("split") is not None else None
+        evaluation = self.numbers[0].measured_on() if self.numbers else {}
+        return evaluation if evaluation.get("split") is not None else None
 
     @property
     def looked_before(self) -> str:
         """What is said of a number on rows that were looked at before something was decided."""
-        return looked_at(self._measured_on() or {})
+        return look_note(self._measured_on() or {})
 
     def to_json(self) -> dict[str, Any]:
         """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``.

@@ -112,13 +112,13 @@ def unbound(claim: Claim, names: Collection[str]) -> str | None:
     shown, _ = as_seen(claim.sentence.replace(PLACE, NUMBER))
     if _TOUCHED.search(claim.sentence) or CHANGED.search(shown):
         return f"its sentence adds to the number at {PLACE}, which stands there as it is printed"
-    known, held = NAMES.union(names), set(_checked(claim))
+    known, values = NAMES.union(names), set(_checked(claim))
     texts = [claim.sentence.replace(PLACE, " ")]
     if isinstance(claim, TableClaim):
         texts += [*claim.rows, *claim.expected, *claim.columns]
     for text in texts:
         for number in numbers_of(text, known):
-            if _value(number) not in held:
+            if _value(number) not in values:
                 return f"{number!r} is written by hand, and nothing of the claim is held to it"
     return None
 
@@ -126,9 +126,9 @@ def unbound(claim: Claim, names: Collection[str]) -> str | None:
 def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
     """Every number of a text, in digits of any script or in words; ``names`` are none."""
     yield from (text[start:end] for start, end in spans_of_digits(text, names))
-    for found in _TOKEN.finditer(as_seen(text)[0]):
+    for match in _TOKEN.finditer(as_seen(text)[0]):
         # A word of a compound stands for itself: 'ninety-nine', 'three-fold'.
-        yield from filter(_is_word, found.group().rstrip(".,").split("-"))
+        yield from filter(_is_word, match.group().rstrip(".,").split("-"))
 
 
 def as_seen(text: str) -> tuple[str, list[int]]:
@@ -138,8 +138,8 @@ def as_seen(text: str) -> tuple[str, list[int]]:
     """
     letters: list[str] = []
     places: list[int] = []
-    for found in _PIECE.finditer(text):
-        piece = found.group()
+    for match in _PIECE.finditer(text):
+        piece = match.group()
         piece = "" if len(piece) > 1 and piece[0] == "<" else html.unescape(piece)
         for letter in unicodedata.normalize("NFKD", piece).translate(_LOOK_ALIKE):
             kind = unicodedata.category(letter)
@@ -148,7 +148,7 @@ def as_seen(text: str) -> tuple[str, list[int]]:
             shown = " " if letter.isspace() else "-" if kind == "Pd" else letter
             if shown != " " or letters[-1:] != [" "]:
                 letters.append(shown)
-                places.append(found.start())
+                places.append(match.start())
     return "".join(letters), places
 
 
@@ -157,12 +157,12 @@ def spans_of_digits(text: str, names: Collection[str]) -> Iterator[tuple[int, in
 
     An HTML entity counts as what it stands for.
     """
-    for found in _ENTITY.finditer(text):
-        if _digits(html.unescape(found.group())) and not _digits(found.group()):
-            yield found.span()
-    for found in _TOKEN.finditer(text):
-        token = found.group().rstrip(".,")
-        start = found.start() + len(token) - len(token := token.lstrip(","))
+    for match in _ENTITY.finditer(text):
+        if _digits(html.unescape(match.group())) and not _digits(match.group()):
+            yield match.span()
+    for match in _TOKEN.finditer(text):
+        token = match.group().rstrip(".,")
+        start = match.start() + len(token) - len(token := token.lstrip(","))
         if token not in names and any(_digits(p) and p not in names for p in token.split("-")):
             yield start, start + len(token)
 

@@ -170,9 +170,9 @@ class Tracer:
 
     def _found(self, item: Input, above: tuple[str, ...]) -> Node:
         try:
-            held = item.asset, item.partition, item.sha256
-            artifact = self.store.find(*held, item.recipe_sha256)
-            if artifact is None and self.store.find(*held) is not None:
+            identity = item.asset, item.partition, item.sha256
+            artifact = self.store.find(*identity, item.recipe_sha256)
+            if artifact is None and self.store.find(*identity) is not None:
                 return Node(item, None, "its recipe is not that of when it was used", drifted=True)
         except FerError as error:
             return Node(item, None, error.what, drifted=True)
@@ -229,10 +229,10 @@ class Tracer:
         """The run folders of these bytes: the same may have been made again, later."""
         record = artifact.record
         try:
-            found = list(self.store.all(record.asset, record.partition))
+            artifacts = list(self.store.all(record.asset, record.partition))
         except FerError:
             return []
-        return [other for other in found if other.sha256 == artifact.sha256]
+        return [other for other in artifacts if other.sha256 == artifact.sha256]
 
 
 class NothingToTrace(FerError):
@@ -255,10 +255,10 @@ def find_artifact(store: Store, what: str) -> Artifact:
             return store.open(store.root / folder.relative_to(root))
     digits = sha256_file(path) if path.is_file() else what
     if len(digits) >= 8 and all(ch in "0123456789abcdef" for ch in digits):
-        found = list(_with_hash(store, digits))
-        labels = sorted({artifact.key for artifact in found})
+        matches = list(_with_hash(store, digits))
+        labels = sorted({artifact.key for artifact in matches})
         if len(labels) == 1:
-            return found[-1]
+            return matches[-1]
         if labels:
             raise FerError(
                 f"several assets have files with the hash {digits[:12]}",

@@ -24,7 +24,7 @@ class Nothing(Exception):
 
 
 @dataclass(frozen=True)
-class Found:
+class SourcedNumber:
     """A number, where it stands, and the objects around it, nearest first."""
 
     value: Number
@@ -34,12 +34,14 @@ class Found:
 
     def says(self, key: str) -> Any:
         """What the nearest object around the number says under ``key``, or ``None``."""
-        return next((held[key] for held in self.around if key in held), None)
+        return next((mapping[key] for mapping in self.around if key in mapping), None)
 
     @cached_property
     def entry(self) -> Mapping[str, Any] | None:
         """The entry of the benchmark that it is a part of, with every key of the guard."""
-        return next((held for held in self.around if all(key in held for key in KEYS)), None)
+        return next(
+            (mapping for mapping in self.around if all(key in mapping for key in KEYS)), None
+        )
 
     def measured_on(self) -> dict[str, Any]:
         """``manifest``, ``manifest_sha256``, ``split`` and ``n``, as far as the artifact says."""
@@ -56,11 +58,11 @@ class Found:
         }
 
 
-def misfit(found: Found, stated: Evaluation) -> str | None:
+def misfit(number: SourcedNumber, stated: Evaluation) -> str | None:
     """Where a claim's evaluation set and the artifact's differ; ``Nothing`` if it states none."""
-    held = found.measured_on()
+    measured = number.measured_on()
     for key, wanted in stated.model_dump().items():
-        now = held[key]
+        now = measured[key]
         if now is None:
             raise Nothing(f"the artifact does not say on which {key} it was measured")
         if str(now) != str(wanted):
@@ -74,7 +76,7 @@ class Reader:
     def __init__(self) -> None:
         self._parsed: dict[Path, Any] = {}
 
-    def number(self, artifact: Artifact, source: Source) -> Found:
+    def number(self, artifact: Artifact, source: Source) -> SourcedNumber:
         """The number at ``source``; ``Nothing`` says why there is none."""
         if source.take is not None:
             return self._aggregate(artifact, source)
@@ -85,7 +87,9 @@ class Reader:
         value = path[-1]
         if isinstance(value, bool) or not isinstance(value, int | float) or not finite(value):
             raise Nothing(f"{source.file} has no number at {source.pointer}")
-        return Found(value, artifact, source, tuple(p for p in path[::-1] if isinstance(p, dict)))
+        return SourcedNumber(
+            value, artifact, source, tuple(p for p in path[::-1] if isinstance(p, dict))
+        )
 
     def document(self, artifact: Artifact, name: str) -> Any:
         """One of its JSON files."""
@@ -99,17 +103,17 @@ class Reader:
                 raise Nothing(f"{name}: {error.what}") from error
         return self._parsed[path]
 
-    def _aggregate(self, artifact: Artifact, source: Source) -> Found:
+    def _aggregate(self, artifact: Artifact, source: Source) -> SourcedNumber:
         chosen = self._rows(artifact, source)
         value: Number = len(chosen)
         if source.take != "count":
             cells = [_cell(row, str(source.column), source.file) for row in chosen]
             if not cells:
                 raise Nothing(f"no row of {source.file} matches")
-            value = _taken(str(source.take), cells)
+            value = _aggregate(str(source.take), cells)
         columns = [key for key in (chosen[0] if chosen else {}) if isinstance(key, str)]
         alike = {key: chosen[0][key] for key in columns if len({row[key] for row in chosen}) == 1}
-        return Found(value, artifact, source, (alike,))
+        return SourcedNumber(value, artifact, source, (alike,))
 
     def _rows(self, artifact: Artifact, source: Source) -> list[dict[str, str]]:
         path = _file(artifact, source.file)
@@ -157,7 +161,7 @@ def _cell(row: Mapping[str, str], column: str, name: str) -> Decimal:
     return value
 
 
-def _taken(take: str, cells: list[Decimal]) -> Number:
+def _aggregate(take: str, cells: list[Decimal]) -> Number:
     total = sum(cells, Decimal(0))
-    found = {"sum": total, "mean": total / len(cells), "min": min(cells), "max": max(cells)}[take]
-    return int(found) if found == found.to_integral_value() else float(found)
+    number = {"sum": total, "mean": total / len(cells), "min": min(cells), "max": max(cells)}[take]
+    return int(number) if number == number.to_integral_value() else float(number)

@@ -50,8 +50,8 @@ class Verified:
     @property
     def left_out(self) -> dict[str, list[str]]:
         """Files that exported evidence does not hold, by asset: known by their hashes alone."""
-        found = {n.item.key: n.artifact.left_out() for n in self.lineage if n.artifact}
-        return {asset: names for asset, names in sorted(found.items()) if names}
+        by_asset = {n.item.key: n.artifact.left_out() for n in self.lineage if n.artifact}
+        return {asset: names for asset, names in sorted(by_asset.items()) if names}
 
     def require_grounded(self) -> None:
         """``FerError`` when a claim is not: nothing of it is passed on."""
@@ -77,9 +77,9 @@ class Verified:
         }
 
 
-def verify(held: ClaimsFile, tracer: Tracer) -> Verified:
+def verify(claims_file: ClaimsFile, tracer: Tracer) -> Verified:
     """Resolve every claim of a file."""
-    return Verified(held, tuple(Resolver(tracer).all(held)))
+    return Verified(claims_file, tuple(Resolver(tracer).all(claims_file)))
 
 
 def verify_folder(

@@ -308,7 +308,7 @@ def _nonnegative_minimum(hessian: np.ndarray, linear: np.ndarray) -> np.ndarray:
     that are not negative.
     """
     batch, members = linear.shape
-    best, found = np.zeros(batch), np.zeros((batch, members))
+    best, argmin = np.zeros(batch), np.zeros((batch, members))
     for size in range(1, members + 1):
         for support in map(list, itertools.combinations(range(members), size)):
             part = hessian[:, support][:, :, support]
@@ -316,9 +316,9 @@ def _nonnegative_minimum(hessian: np.ndarray, linear: np.ndarray) -> np.ndarray:
             value = -(linear[:, support] * x).sum(axis=1) / 2
             better = (x >= 0).all(axis=1) & (value < best)
             best[better] = value[better]
-            found[better] = 0.0
-            found[np.ix_(better, support)] = x[better]
-    return found
+            argmin[better] = 0.0
+            argmin[np.ix_(better, support)] = x[better]
+    return argmin
 
 
 def weight_intervals(

@@ -86,19 +86,19 @@ class Teacher:
         """The teacher of a run folder."""
         path = folder / CHECKPOINT_FILE
         calibration = read_json(folder / "calibration.json")
-        held = load_checkpoint(path)
+        checkpoint = load_checkpoint(path)
         temperature = calibration["global_temperature"]
-        return cls(held.network(), temperature, sha256_file(path), held.preprocess)
+        return cls(checkpoint.network(), temperature, sha256_file(path), checkpoint.preprocess)
 
     def demand(self, preprocess: Preprocess) -> None:
         """``FerError`` unless the teacher was trained on faces prepared by ``preprocess``."""
-        own, given = self.preprocess.plain(), preprocess.plain()
-        different = [name for name in own if own[name] != given[name]]
+        expected, given = self.preprocess.plain(), preprocess.plain()
+        different = [name for name in expected if expected[name] != given[name]]
         if different:
             raise FerError(
                 "the teacher was trained on faces prepared in another way than those it should "
                 "label: "
-                + ", ".join(f"{name} {own[name]} and {given[name]}" for name in different),
+                + ", ".join(f"{name} {expected[name]} and {given[name]}" for name in different),
                 code="preprocess-mismatch",
                 where=f"checkpoint {self.checkpoint_sha256[:12]}",
                 fix="train or adopt the teacher with the profile's preprocess",
@@ -185,15 +185,15 @@ def _kept(path: Path, ask: _Ask, rows: slice) -> np.ndarray:
     earlier = kept(path)
     if earlier is not None:
         return np.array(read_npy(earlier))
-    found = _answers(ask, np.arange(len(ask.faces))[rows])
+    answers = _answers(ask, np.arange(len(ask.faces))[rows])
     partial = temporary(path)
     try:
         with partial.open("wb") as file:
-            np.save(file, found)
+            np.save(file, answers)
         keep(partial, path)
     finally:
         discard(partial)
-    return found
+    return answers
 
 
 def _answers(ask: _Ask, rows: np.ndarray) -> np.ndarray:
@@ -204,9 +204,11 @@ def _answers(ask: _Ask, rows: np.ndarray) -> np.ndarray:
     out = np.empty((len(rows), heads, len(CLASSES)), dtype=np.float16)
     for number, teacher in enumerate(ask.teachers):
         device = next(teacher.network.parameters()).device
-        own = np.flatnonzero(ask.fold[rows] == number) if ask.fold is not None else rows - rows[0]
-        for start in range(0, len(own), BATCH):
-            at = own[start : start + BATCH]
+        positions = (
+            np.flatnonzero(ask.fold[rows] == number) if ask.fold is not None else rows - rows[0]
+        )
+        for start in range(0, len(positions), BATCH):
+            at = positions[start : start + BATCH]
             images = faces.images[rows[at]]
             centre = to_input(images, faces.preprocess, device)
             out[at, 0] = _logits(teacher, centre)
@@ -255,18 +257,18 @@ def read_taught(folder: Path) -> Taught:
     """Read what ``label_faces`` wrote."""
     meta = read_json(folder / META_FILE)
     meta = upgraded("labels of a teacher", meta, folder)
-    held, rows = read_logits(folder), meta["train_rows"]
+    logits, rows = read_logits(folder), meta["train_rows"]
     fold = read_npz(folder / ROWS_FILE, "fold")["fold"][:rows]
-    values = held.values.astype(np.float32)
+    values = logits.values.astype(np.float32)
     scale = np.ones(rows, dtype=np.float32)
     in_sample = values[:rows]
     if meta["folds"]:
-        own = np.array([each["temperature"] for each in meta["folds"]], dtype=np.float32)
-        scale = (np.float32(meta["temperature"]) / own)[fold]
+        temperatures = np.array([each["temperature"] for each in meta["folds"]], dtype=np.float32)
+        scale = (np.float32(meta["temperature"]) / temperatures)[fold]
         in_sample = read_npy(folder / IN_SAMPLE_FILE).astype(np.float32)
         values[:rows] *= scale[:, None]
     train = values[:rows, None]
     if meta["views"]:
         train = read_npy(folder / VIEWS_FILE) * scale[:, None, None]
-    centre = Logits(values, held.sample_ids)
+    centre = Logits(values, logits.sample_ids)
     return Taught(centre, train, in_sample, fold, meta["temperature"], meta)

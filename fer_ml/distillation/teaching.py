@@ -71,7 +71,7 @@ def soften(
                 fix="materialize teacher_logits of all teachers again",
             )
     rows = len(first.train)
-    found = {
+    by_kind = {
         STANDARD: [member.train for member in members],
         CENTRE: [member.centre.values[:rows, None] for member in members],
         IN_SAMPLE: [member.in_sample[:, None] for member in members],
@@ -79,11 +79,11 @@ def soften(
     temperatures = [member.temperature for member in members]
     kinds = {
         kind: _soft(values, weights, fusion, temperatures, target_entropy)
-        for kind, values in found.items()
+        for kind, values in by_kind.items()
     }
     return {
         **kinds,
-        RAW: _soft(found[IN_SAMPLE], weights, "logits", temperatures, target_entropy),
+        RAW: _soft(by_kind[IN_SAMPLE], weights, "logits", temperatures, target_entropy),
     }
 
 

@@ -142,15 +142,15 @@ def measure_models(
     measured: dict[str, _Measured] = {}
     same_rows: dict[str, str] = {}
     for part in sets:
-        own = {model.name: logits[model.name][part.name] for model in models}
-        for name, values in own.items():
+        part_logits = {model.name: logits[model.name][part.name] for model in models}
+        for name, values in part_logits.items():
             write_predictions(run.path(f"predictions/{name}__{part.name}.csv"), part.frame, values)
         official = measured.get(part.name.removesuffix(DEDUPLICATED))
         if official and official.part.frame.height == part.frame.height:
             measured[part.name] = official.as_rows_of(part)
             same_rows[part.name] = official.part.name
         else:
-            measured[part.name] = _measure(job, part, models, own, scalings)
+            measured[part.name] = _measure(job, part, models, part_logits, scalings)
     entries = _write_tables(run, models, measured, same_rows, empty)
     main = measured.get(MAIN_SET)
     if main is not None:
@@ -174,27 +174,29 @@ def _write_tables(
 ) -> dict[str, dict[str, Any]]:
     """Every figure as JSON and csv, and the matrix chart; returns the cells by model and set."""
     entries = {
-        model.name: {name: found.cells[model.name] for name, found in measured.items()}
+        model.name: {name: measurement.cells[model.name] for name, measurement in measured.items()}
         for model in models
     }
-    held = {
+    benchmark = {
         "schema_version": 2,
         "entries": entries,
         "tables": {
-            name: [asdict(table) for table in split_tables(found.cells)]
-            for name, found in measured.items()
+            name: [asdict(table) for table in split_tables(measurement.cells)]
+            for name, measurement in measured.items()
         },
         "same_rows": same_rows,
         "sets_without_rows": empty,
     }
-    run.write_json("benchmark.json", held)
+    run.write_json("benchmark.json", benchmark)
     run.write_json("ledger.json", {"schema_version": 1, "models": ledger(models)})
     _write_csv(run, "benchmark.csv", [_row(m, s, e) for m, s, e in _each(entries)])
     _write_csv(run, "slices.csv", [r for m, s, e in _each(entries) for r in _slices(m, s, e)])
-    _write_csv(run, "pairs.csv", [row for found in measured.values() for row in found.pairs])
+    _write_csv(
+        run, "pairs.csv", [row for measurement in measured.values() for row in measurement.pairs]
+    )
     charted = {
         title: {model: _figures(cell) for model, cell in cells.items()}
-        for title, cells in tables_of(held)
+        for title, cells in tables_of(benchmark)
     }
     run.path("matrix.png").write_bytes(figures_chart(charted, tuple(CHARTED)))
     return entries
@@ -207,11 +209,11 @@ def _predict(models: list[Model], sets: list[EvaluationSet]) -> dict[str, dict[s
     )
     place = {sample: row for row, sample in enumerate(every["sample_id"])}
     rows = {part.name: [place[sample] for sample in part.frame["sample_id"]] for part in sets}
-    found = {}
+    logits = {}
     for model in models:
         values = model.predict(every)
-        found[model.name] = {name: values[where] for name, where in rows.items()}
-    return found
+        logits[model.name] = {name: values[where] for name, where in rows.items()}
+    return logits
 
 
 #: By name, how raw logits become those whose softmax (T = 1) is calibrated.
@@ -232,17 +234,17 @@ def _calibrate(
         "raw": lambda values: values,
         "temperature_scaled": lambda values: values.astype(np.float64) / model.temperature,
     }
-    held: dict[str, Any] = {"mode": mode, "global_temperature": model.temperature}
+    calibration: dict[str, Any] = {"mode": mode, "global_temperature": model.temperature}
     if mode == "vector":
         fitted = fit_vector_scaling(logits, y)
         scalings["vector_scaled"] = fitted.apply
-        held["weights"] = dict(zip(CLASSES, fitted.weights.tolist(), strict=True))
-        held["bias"] = dict(zip(CLASSES, fitted.bias.tolist(), strict=True))
+        calibration["weights"] = dict(zip(CLASSES, fitted.weights.tolist(), strict=True))
+        calibration["bias"] = dict(zip(CLASSES, fitted.bias.tolist(), strict=True))
     run.write_json(
         f"calibration/{model.name}.json",
         {
             "schema_version": 1,
-            **held,
+            **calibration,
             "fitted_on": calib.split,
             "n": len(y),
             "nll": {name: nll(scale(logits), y, 1.0) for name, scale in scalings.items()},
@@ -283,8 +285,8 @@ def _measure(
         for kind, scale in scalings[model.name].items()
     }
     sums = {key: group_sums(y, values, groups) for key, values in scaled.items()}
-    found = metric_intervals(np.stack(list(sums.values())))
-    intervals = {key: _bounds(bounds) for key, bounds in zip(sums, found, strict=True)}
+    metric_bounds = metric_intervals(np.stack(list(sums.values())))
+    intervals = {key: _bounds(bounds) for key, bounds in zip(sums, metric_bounds, strict=True)}
     by = {m.name: _by(part, y, logits[m.name], groups, m.temperature) for m in models}
     cells = {}
     for model in models:
@@ -335,8 +337,8 @@ def _by(
     }
 
 
-def _bounds(found: dict[str, Interval]) -> dict[str, dict[str, float]]:
-    return {name: {"low": bounds.low, "high": bounds.high} for name, bounds in found.items()}
+def _bounds(intervals: dict[str, Interval]) -> dict[str, dict[str, float]]:
+    return {name: {"low": bounds.low, "high": bounds.high} for name, bounds in intervals.items()}
 
 
 def _pairs(
@@ -419,7 +421,7 @@ def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
 def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of ``slices.csv``: figures by class, and by value of every column."""
     head = {"model": model, "set": name, "selection_split": entry["selection_split"]}
-    found = [
+    rows = [
         {
             **head,
             "by": "class",
@@ -435,7 +437,7 @@ def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]
         for row in table["rows"]:
             for metric, figure in row["metrics"].items():
                 bounds = row["intervals"].get(metric, {"low": None, "high": None})
-                found.append(
+                rows.append(
                     {
                         **head,
                         "by": column,
@@ -447,7 +449,7 @@ def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]
                         "high": bounds["high"],
                     }
                 )
-    return found
+    return rows
 
 
 def _write_csv(run: RunFolder, name: str, rows: list[dict[str, Any]]) -> None:
@@ -475,9 +477,9 @@ def _write_main_charts(
     bins = {
         name: {
             kind.removesuffix("_scaled"): reliability_bins(y, softmax(scale(logits[name])))
-            for kind, scale in own.items()
+            for kind, scale in model_scalings.items()
         }
-        for name, own in scalings.items()
+        for name, model_scalings in scalings.items()
     }
     run.path("reliability.png").write_bytes(reliability_grid(bins, title))
     curves = {
@@ -489,7 +491,7 @@ def _write_main_charts(
     }
     run.path("risk_coverage.png").write_bytes(risk_coverage_chart(curves, title))
     for column in next(iter(main.by.values())):
-        tables = {name: found[column] for name, found in main.by.items()}
+        tables = {name: by_column[column] for name, by_column in main.by.items()}
         run.path(f"by_{column}.png").write_bytes(fairness_chart(tables, column, title))
 
 

@@ -73,7 +73,7 @@ def compare_arms(
     looked = job.looked_before(faces) if part.split == "test" else None
     about = {**cells[names[0]], "looked_before": looked}
     differences = _differences(comparison, resampled)
-    held = {
+    report = {
         "schema_version": 2,
         "name": job.asset.removeprefix("comparison/"),
         "evaluation": comparison.evaluation,
@@ -88,14 +88,14 @@ def compare_arms(
         "arms": _arms(trainings, comparison, resampled),
         **_shown(comparison, differences),
     }
-    run.write_json("comparison.json", held)
-    run.write_text("comparison.csv", _table(held).write_csv())
-    run.path("comparison.png").write_bytes(_chart(held))
+    run.write_json("comparison.json", report)
+    run.write_text("comparison.csv", _table(report).write_csv())
+    run.path("comparison.png").write_bytes(_chart(report))
     run.summary.update(
         n=len(y),
         arms=len(comparison.arms),
         runs=len(names),
-        **{f"{arm}_macro_f1": found["macro_f1"]["mean"] for arm, found in held["arms"].items()},
+        **{f"{arm}_macro_f1": entry["macro_f1"]["mean"] for arm, entry in report["arms"].items()},
     )
 
 
@@ -127,16 +127,19 @@ def _arms(
     null of one run.
     """
     baseline = trainings[comparison.arms[comparison.baseline][0]]
-    found = {}
+    figures = {}
     for arm, names in comparison.arms.items():
-        own = _places(comparison)[arm]
-        bounds = over_runs(runs, own) if len(own) >= LEAST_RUNS else {}
-        found[arm] = {
+        places = _places(comparison)[arm]
+        bounds = over_runs(runs, places) if len(places) >= LEAST_RUNS else {}
+        figures[arm] = {
             "experiments": list(names),
             "differs": differing(baseline, trainings[names[0]]),
-            **{metric: _figure(runs.value[metric][own], bounds.get(metric)) for metric in METRICS},
+            **{
+                metric: _figure(runs.value[metric][places], bounds.get(metric))
+                for metric in METRICS
+            },
         }
-    return found
+    return figures
 
 
 def _places(comparison: Comparison) -> dict[str, list[int]]:
@@ -175,20 +178,22 @@ def _differences(comparison: Comparison, runs: Resampled) -> Differences:
     asked = [(arm, comparison.baseline) for arm in arms if arm != comparison.baseline]
     asked += [(arm, before) for before, arm in itertools.pairwise(arms)]
     pairs = list({frozenset(pair): pair for pair in reversed(asked)})
-    found: Differences = {}
+    differences: Differences = {}
     if len(places[comparison.baseline]) < LEAST_RUNS:
         for arm, other in asked:
             gaps = {m: runs.value[m][places[arm]] - runs.value[m][places[other]] for m in METRICS}
-            found[arm, other] = {metric: _one_run(float(gap[0])) for metric, gap in gaps.items()}
-        return found
+            differences[arm, other] = {
+                metric: _one_run(float(gap[0])) for metric, gap in gaps.items()
+            }
+        return differences
     made = {(arm, other): over_runs(runs, places[arm], places[other]) for arm, other in asked}
-    own = {frozenset(pair): gaps for pair, gaps in made.items()}
+    by_pair = {frozenset(pair): gaps for pair, gaps in made.items()}
     for metric in METRICS:
-        corrected = dict(zip(pairs, holm([own[p][metric].p_value for p in pairs]), strict=True))
+        corrected = dict(zip(pairs, holm([by_pair[p][metric].p_value for p in pairs]), strict=True))
         for pair, gaps in made.items():
             shown = _gap(gaps[metric], corrected[frozenset(pair)])
-            found.setdefault(pair, {})[metric] = shown
-    return found
+            differences.setdefault(pair, {})[metric] = shown
+    return differences
 
 
 def _design(comparison: Comparison, differences: Differences) -> dict[str, Any]:
@@ -214,13 +219,13 @@ def _shown(comparison: Comparison, differences: Differences) -> dict[str, Any]:
     }
 
 
-def _gap(found: Difference, p_holm: float) -> dict[str, Any]:
-    verdict = "higher" if found.value > 0 else "lower"
+def _gap(difference: Difference, p_holm: float) -> dict[str, Any]:
+    verdict = "higher" if difference.value > 0 else "lower"
     return {
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p_value": found.p_value,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "p_value": difference.p_value,
         "p_holm": p_holm,
         "verdict": verdict if p_holm < 1 - LEVEL else "undecided",
     }
@@ -231,16 +236,19 @@ def _one_run(difference: float) -> dict[str, Any]:
     return {"difference": difference, **unknown, "verdict": ONE_RUN}
 
 
-def _table(held: dict[str, Any]) -> pl.DataFrame:
+def _table(report: dict[str, Any]) -> pl.DataFrame:
     """``comparison.csv``: a row for each arm and metric, in the arms' order."""
-    before = {step["arm"]: step for step in held["steps"]}
+    before = {step["arm"]: step for step in report["steps"]}
     rows = []
-    for arm, found in held["arms"].items():
+    for arm, figures in report["arms"].items():
         for metric in METRICS:
-            row = {"arm": arm, "metric": metric, **found[metric], "n": held["n"]}
-            row |= {"runs": len(found["experiments"]), "selection_split": held["selection_split"]}
+            row = {"arm": arm, "metric": metric, **figures[metric], "n": report["n"]}
+            row |= {
+                "runs": len(figures["experiments"]),
+                "selection_split": report["selection_split"],
+            }
             for name, gaps in (
-                ("baseline", held["against_baseline"].get(arm, {})),
+                ("baseline", report["against_baseline"].get(arm, {})),
                 ("previous", before.get(arm, {})),
             ):
                 for key in ("difference", "low", "high", "p_value", "p_holm", "verdict"):
@@ -249,25 +257,28 @@ def _table(held: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _chart(held: dict[str, Any]) -> bytes:
+def _chart(report: dict[str, Any]) -> bytes:
     """Means of the arms, and their differences to the baseline, as dots with intervals."""
     means = {
-        f"{arm} ({held['runs']} seed{'s' * (held['runs'] > 1)})": _drawn(found, "mean")
-        for arm, found in held["arms"].items()
+        f"{arm} ({report['runs']} seed{'s' * (report['runs'] > 1)})": _drawn(figures, "mean")
+        for arm, figures in report["arms"].items()
     }
     gaps = {
-        f"{arm} - {held['baseline']}": _drawn(found, "difference")
-        for arm, found in held["against_baseline"].items()
+        f"{arm} - {report['baseline']}": _drawn(figures, "difference")
+        for arm, figures in report["against_baseline"].items()
     }
-    title = f"difference to {held['baseline']}, paired"
-    return figures_chart({held["caption"]: means, title: gaps}, METRICS, zero=(title,))
+    title = f"difference to {report['baseline']}, paired"
+    return figures_chart({report["caption"]: means, title: gaps}, METRICS, zero=(title,))
 
 
-def _drawn(found: dict[str, Any], key: str) -> dict[str, Interval]:
+def _drawn(figures: dict[str, Any], key: str) -> dict[str, Interval]:
     """Figures as dots; one without an interval is a dot alone."""
     return {
         metric: Interval(
-            *(held[key] if held[each] is None else held[each] for each in (key, "low", "high"))
+            *(
+                figure[key] if figure[each] is None else figure[each]
+                for each in (key, "low", "high")
+            )
         )
-        for metric, held in ((metric, found[metric]) for metric in METRICS)
+        for metric, figure in ((metric, figures[metric]) for metric in METRICS)
     }

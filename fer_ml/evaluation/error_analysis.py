@@ -48,7 +48,7 @@ def analyse_errors(run: RunFolder, job: Job[Any]) -> None:
     cases = {name: _cases(frame, y, log_p) for name, log_p in scaled.items()}
     doubts = _doubts(frame, scaled[TEACHER])
     about = entries[TEACHER][MAIN_SET]
-    held = {
+    report = {
         "schema_version": 1,
         "set": MAIN_SET,
         "caption": caption(MAIN_SET, about),
@@ -64,18 +64,18 @@ def analyse_errors(run: RunFolder, job: Job[Any]) -> None:
             "file": "review.csv",
         },
     }
-    run.write_json("error_analysis.json", held)
+    run.write_json("error_analysis.json", report)
     run.write_text("cases.csv", _case_table(cases))
     run.write_text("confusions.csv", _confusion_table(y, scaled))
     write_review(run, doubts, job.store.root, "Test labels that the ensemble contradicts")
     for name, table in cases.items():
         for kind, rows in _kinds(table):
             run.path(f"faces/{name}_{kind}.png").write_bytes(_sheet(rows, job.store.root))
-    run.write_text("error_analysis.html", _page(held, cases, job.store.root))
+    run.write_text("error_analysis.html", _page(report, cases, job.store.root))
     run.summary.update(
         n=len(y),
-        likely_label_errors=held["label_noise"]["likely_errors"],
-        **{f"{name}_mistakes": found["mistakes"] for name, found in models.items()},
+        likely_label_errors=report["label_noise"]["likely_errors"],
+        **{f"{name}_mistakes": figures["mistakes"] for name, figures in models.items()},
     )
 
 
@@ -97,7 +97,7 @@ def _model(
 def _pairs(y: np.ndarray, log_p: np.ndarray) -> list[dict[str, Any]]:
     """Confusions, the most frequent first; ``rate`` is the share of the true class's rows."""
     matrix = confusion_matrix(y, log_p.argmax(axis=1), len(CLASSES))
-    found = [
+    confusions = [
         {
             "label": CLASSES[a],
             "predicted": CLASSES[b],
@@ -107,7 +107,7 @@ def _pairs(y: np.ndarray, log_p: np.ndarray) -> list[dict[str, Any]]:
         for a, b in zip(*np.nonzero(matrix), strict=True)
         if a != b
     ]
-    return sorted(found, key=lambda pair: (-pair["count"], -pair["rate"], pair["label"]))
+    return sorted(confusions, key=lambda pair: (-pair["count"], -pair["rate"], pair["label"]))
 
 
 def agreement(log_p: np.ndarray, teacher: np.ndarray) -> dict[str, float | None]:
@@ -144,14 +144,14 @@ def worst_source(
         return None
     right = predicted == y
     name = min(names, key=lambda source: right[sources == source].mean())
-    here = sources == name
+    in_source = sources == name
     expected = 0.0
-    for label in np.unique(y[here]):
+    for label in np.unique(y[in_source]):
         of_class = y == label
-        elsewhere = right[of_class & ~here]
-        recall = elsewhere.mean() if len(elsewhere) else right[of_class & here].mean()
-        expected += (of_class & here).sum() / here.sum() * recall
-    accuracy, others = right[here].mean(), right[~here].mean()
+        elsewhere = right[of_class & ~in_source]
+        recall = elsewhere.mean() if len(elsewhere) else right[of_class & in_source].mean()
+        expected += (of_class & in_source).sum() / in_source.sum() * recall
+    accuracy, others = right[in_source].mean(), right[~in_source].mean()
     side = frame.select(
         pl.min_horizontal(
             pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
@@ -161,15 +161,15 @@ def worst_source(
     brightness = frame["brightness"].cast(pl.Float64)
     return {
         "source": str(name),
-        "n": int(here.sum()),
+        "n": int(in_source.sum()),
         "accuracy": float(accuracy),
         "accuracy_elsewhere": float(others),
         "by_class_mix": float(others - expected),
         "unexplained": float(expected - accuracy),
-        "brightness": brightness.filter(pl.Series(here)).mean(),
-        "brightness_elsewhere": brightness.filter(pl.Series(~here)).mean(),
-        "median_side_px": side.filter(pl.Series(here)).median(),
-        "median_side_px_elsewhere": side.filter(pl.Series(~here)).median(),
+        "brightness": brightness.filter(pl.Series(in_source)).mean(),
+        "brightness_elsewhere": brightness.filter(pl.Series(~in_source)).mean(),
+        "median_side_px": side.filter(pl.Series(in_source)).median(),
+        "median_side_px_elsewhere": side.filter(pl.Series(~in_source)).median(),
     }
 
 

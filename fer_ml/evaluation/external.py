@@ -80,7 +80,7 @@ def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
     _demand_shape(path, "input", inputs[0].shape, (1, 3, size, size))
     _demand_shape(path, "output", outputs[0].shape, (1, len(CLASSES)))
     try:
-        found = _logits(session, np.zeros((1, 3, size, size), np.float32))
+        logits = _logits(session, np.zeros((1, 3, size, size), np.float32))
     except Exception as error:
         raise FerError(
             f"the network fails on a face of {size} px: {error}",
@@ -88,23 +88,23 @@ def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
             where=path,
             fix="export the network again for faces of this size",
         ) from error
-    _demand(path, "shape of the logits of one face", found.shape, (1, len(CLASSES)))
+    _demand(path, "shape of the logits of one face", logits.shape, (1, len(CLASSES)))
     return session
 
 
-def _demand_shape(path: Path, what: str, found: Sequence[Any], wanted: tuple[int, ...]) -> None:
+def _demand_shape(path: Path, what: str, shape: Sequence[Any], wanted: tuple[int, ...]) -> None:
     """Sizes that the network leaves open fit; so does a batch of one."""
-    fits = len(found) == len(wanted) and all(
-        not isinstance(side, int) or side == want for side, want in zip(found, wanted, strict=True)
+    fits = len(shape) == len(wanted) and all(
+        not isinstance(side, int) or side == want for side, want in zip(shape, wanted, strict=True)
     )
     if not fits:
-        _demand(path, f"shape of its {what}", list(found), ["N", *wanted[1:]])
+        _demand(path, f"shape of its {what}", list(shape), ["N", *wanted[1:]])
 
 
-def _demand(path: Path, what: str, found: object, wanted: object) -> None:
-    if found != wanted:
+def _demand(path: Path, what: str, actual: object, wanted: object) -> None:
+    if actual != wanted:
         raise FerError(
-            f"the {what} of the network: {found}",
+            f"the {what} of the network: {actual}",
             code="network-mismatch",
             where=path,
             allowed=str(wanted),
@@ -114,8 +114,8 @@ def _demand(path: Path, what: str, found: object, wanted: object) -> None:
 
 
 def _logits(session: onnxruntime.InferenceSession, images: np.ndarray) -> np.ndarray:
-    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
-    return found.astype(np.float32)
+    logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return logits.astype(np.float32)
 
 
 def _run(session: onnxruntime.InferenceSession, faces: FaceSet) -> np.ndarray:

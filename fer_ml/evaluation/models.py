@@ -81,15 +81,15 @@ def epochs_of(store: Store, artifact: Artifact) -> int | None:
     stages = [artifact.read_json(name) for name in files]
     if any("epochs_run" not in stage or "init" not in stage for stage in stages):
         return None
-    own = sum(stage["epochs_run"] for stage in stages)
+    epochs = sum(stage["epochs_run"] for stage in stages)
     # The first stage of several lies in a folder of its own.
     first = next((s for name, s in zip(files, stages, strict=True) if "/" in name), stages[-1])
     if first["init"] != "previous":
-        return int(own)
+        return int(epochs)
     made_from = next((i for i in artifact.record.inputs if i.key == first["init_from"]), None)
     before = made_from and store.find(made_from.asset, made_from.partition, made_from.sha256)
     earlier = epochs_of(store, before) if before else None
-    return None if earlier is None else int(own + earlier)
+    return None if earlier is None else int(epochs + earlier)
 
 
 def benchmark_models(job: Job[Any]) -> Iterator[Model]:
@@ -146,7 +146,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
 
 def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
     ensemble = job.input("ensemble")
-    held = ensemble.read_json("ensemble.json")
+    ensemble_facts = ensemble.read_json("ensemble.json")
     members = {
         f"checkpoint of {teacher.name}": teacher.chosen["checkpoint"] for teacher in teachers
     }
@@ -154,8 +154,8 @@ def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
         name="ensemble",
         artifact=ensemble,
         checkpoint_sha256=ensemble.sha256,
-        temperature=held["temperature"],
-        preprocess_sha256=held["preprocess_sha256"],
+        temperature=ensemble_facts["temperature"],
+        preprocess_sha256=ensemble_facts["preprocess_sha256"],
         predict=_looked_up(ensemble),
         chosen={**choices(ensemble), **members},
     )

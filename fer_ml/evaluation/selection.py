@@ -84,8 +84,10 @@ def select(
     old = figures[incumbent]
     checks = {name: dual_gate(figures[name], old, limits) for name in others}
     passing = [name for name in others if not _failed(checks[name])]
-    told = [check.passed for name in others for check in checks[name] if check.rule == SHOWS_MORE]
-    if None in told or not passing:
+    verdicts = [
+        check.passed for name in others for check in checks[name] if check.rule == SHOWS_MORE
+    ]
+    if None in verdicts or not passing:
         passing.insert(0, incumbent)
     return max(passing, key=lambda name: figures[name].val_macro_f1), checks
 
@@ -106,7 +108,12 @@ def rule_text(limits: Selection) -> str:
 
 def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
     """What the demo session lacks to decide, each thing once."""
-    reasons = (check.reason for own in checks.values() for check in own if check.passed is None)
+    reasons = (
+        check.reason
+        for student_checks in checks.values()
+        for check in student_checks
+        if check.passed is None
+    )
     parts = (part for reason in reasons for part in reason.removeprefix(UNDECIDED).split("; "))
     return list(dict.fromkeys(parts))
 
@@ -140,11 +147,11 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
     lacking = undecided(checks)
     candidates = {
         name: {
-            **asdict(held),
+            **asdict(candidate),
             "verdict": _verdict(checks.get(name)),
             "checks": [asdict(check) for check in checks.get(name, ())],
         }
-        for name, held in figures.items()
+        for name, candidate in figures.items()
     }
     run.write_json(
         "selection.json",
@@ -174,7 +181,7 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
     run.summary.update(
         selected=chosen,
         val_macro_f1=figures[chosen].val_macro_f1,
-        **{name: held["verdict"] for name, held in candidates.items()},
+        **{name: candidate["verdict"] for name, candidate in candidates.items()},
     )
 
 

@@ -75,20 +75,20 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) 
         meant = rows_meant(what) | (pl.col("orig_image") == what)
     except FerError:
         return []  # A file that is no image shows no face.
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for artifact, frame in frames:
         # There a photo is its own group; unified, groups hold several.
         if artifact.record.asset.startswith("manifest/"):
             for row in frame.filter(meant).iter_rows(named=True):
-                found.setdefault((row["sample_id"], row["source"]), row)
-    if len(found) > MOST:
+                rows.setdefault((row["sample_id"], row["source"]), row)
+    if len(rows) > MOST:
         raise FerError(
-            f"{what!r} matches {len(found)} faces",
+            f"{what!r} matches {len(rows)} faces",
             code="ambiguous-name",
             fix="give more digits of the hash",
         )
-    claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in found], log)
-    return [finder.face(key, row, frames, claims) for key, row in found.items()]
+    claims, finder = list(evidence), _Finder(store, current, [sample for sample, _ in rows], log)
+    return [finder.face(key, row, frames, claims) for key, row in rows.items()]
 
 
 class _Finder:
@@ -111,9 +111,9 @@ class _Finder:
         manifests = set()
         raw = row["orig_image"]
         for artifact, frame in frames:
-            here = frame.filter((pl.col("sample_id") == key[0]) & (pl.col("source") == key[1]))
-            if not here.is_empty():
-                splits[artifact.key] = here["split"][0]
+            matches = frame.filter((pl.col("sample_id") == key[0]) & (pl.col("source") == key[1]))
+            if not matches.is_empty():
+                splits[artifact.key] = matches["split"][0]
                 manifests.add((artifact.key, artifact.sha256))
                 root = next((i.root for i in artifact.record.inputs if i.root), None)
                 raw = f"{root}/{raw}" if root else raw
@@ -154,10 +154,10 @@ class _Finder:
 
     def _rows(self, artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
         """The rows of a csv that are of the samples; none where it names no samples."""
-        held = pl.scan_csv(as_text(artifact.file(file)), glob=False, infer_schema=False)
-        if not set(KEYS) <= set(held.collect_schema()):
+        frame = pl.scan_csv(as_text(artifact.file(file)), glob=False, infer_schema=False)
+        if not set(KEYS) <= set(frame.collect_schema()):
             return {}
-        meant = held.filter(pl.col("sample_id").is_in(self._samples)).collect().fill_null("")
+        meant = frame.filter(pl.col("sample_id").is_in(self._samples)).collect().fill_null("")
         return {(row["sample_id"], row["source"]): row for row in meant.iter_rows(named=True)}
 
     def _counts(self, key: tuple[str, str], rows: Rows) -> bool:

@@ -31,8 +31,8 @@ def numbers_of(report: Artifact) -> ClaimsFile | None:
     # Names of files' own: nobody wrote them into a sentence.
     texts = [text for claim in claims for text in (*claim.rows, *claim.columns)]
     names = dict.fromkeys(name for text in texts for name in digits_of(text, ()))
-    held = ClaimsFile(version="2", title="Numbers of the report", claims=claims)
-    return held.model_copy(update={"names": tuple(names)})
+    claims_file = ClaimsFile(version="2", title="Numbers of the report", claims=claims)
+    return claims_file.model_copy(update={"names": tuple(names)})
 
 
 def _table(label: str, file: str, part: str, numbers: dict[str, str]) -> TableClaim:

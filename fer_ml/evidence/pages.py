@@ -88,9 +88,9 @@ def write_evidence(
         for name in ("claims", "data", "trace", NUMBERS):
             (made / name).mkdir(parents=True)
         writer = _Writer(made, store, around, Tables(store, made / "data"))
-        found = evidence_of(store, verified.claims)
+        by_claim = evidence_of(store, verified.claims)
         printed = evidence_of(store, numbers)
-        writer.write([found[name] for name in only or known], list(printed.values()))
+        writer.write([by_claim[name] for name in only or known], list(printed.values()))
         replace_folder(made, base / FOLDER)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -150,28 +150,28 @@ class _Writer:
     terms: dict[str, int] = field(default_factory=dict)
     assets: dict[str, int] = field(default_factory=dict)
 
-    def write(self, found: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
+    def write(self, claims: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
         """Every page, its data, and what they share; ``numbers`` are those of the report."""
         for name in _PARTS:
             (self.folder / name).write_bytes(read_file(_HERE / name))
         (self.folder / STATE_FILE).write_text(self.around.state, encoding="utf-8")
         before = self._before()
-        index = [self._claim(e, "claims", before.get(e.resolved.claim.id)) for e in found]
+        index = [self._claim(e, "claims", before.get(e.resolved.claim.id)) for e in claims]
         index += [self._claim(evidence, NUMBERS) for evidence in numbers]
         self.tables.write_manifests()
-        held = {
+        contents = {
             "tables": self.tables.to_json(self.tables.known),
             "claims": index,
             "terms": [json.loads(text) for text in self.terms],
             "assets": [json.loads(text) for text in self.assets],
-            "roots": self._roots([*found, *numbers]) if self.around.local else {},
+            "roots": self._roots([*claims, *numbers]) if self.around.local else {},
             "faces": self.around.faces,
             "purged": self.purged,
         }
-        text = f"fer.index({json.dumps(held)});\n"
+        text = f"fer.index({json.dumps(contents)});\n"
         (self.folder / "data" / "index.js").write_text(text, encoding="utf-8")
         self._page("face.html", "face.html", title="A face", page={"kind": "face"}, up="")
-        self._index(found, numbers)
+        self._index(claims, numbers)
 
     @cached_property
     def purged(self) -> dict[str, str]:
@@ -186,9 +186,9 @@ class _Writer:
         at = {"at": kept.record.created_at[:16].replace("T", " ")}
         return {entry["id"]: entry | at for entry in kept.read_json("claims.json")["claims"]}
 
-    def _roots(self, found: Sequence[Evidence]) -> dict[str, str]:
+    def _roots(self, all_evidence: Sequence[Evidence]) -> dict[str, str]:
         """Where the raw folder of each source was when it was last looked at."""
-        nodes = walk(node for evidence in found for node in evidence.resolved.traces)
+        nodes = walk(node for evidence in all_evidence for node in evidence.resolved.traces)
         return {n.item.key.removeprefix("raw/"): n.item.root for n in nodes if n.item.root}
 
     def _claim(
@@ -229,11 +229,11 @@ class _Writer:
             trace=self._trace(resolved.traces),
         )
         assets = list(dict.fromkeys(node.item.key for node in walk(resolved.traces)))
-        told = {"page": page, "sentence": title_of(resolved, folder), "status": resolved.status}
+        entry = {"page": page, "sentence": title_of(resolved, folder), "status": resolved.status}
         # Many claims share them: each is written once.
         rows, path = self.terms.setdefault(json.dumps(terms), len(self.terms)), json.dumps(assets)
         of = {"terms": rows, "assets": self.assets.setdefault(path, len(self.assets))}
-        return {**told, "claimed": folder != NUMBERS, **of}
+        return {**entry, "claimed": folder != NUMBERS, **of}
 
     def _label(self, term: dict[str, Any]) -> tuple[str, str]:
         """How a table of rows is called, and its file."""
@@ -263,10 +263,10 @@ class _Writer:
             "bias": term.bias,
         }
 
-    def _others(self, evidence: Evidence, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _others(self, evidence: Evidence, terms: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What the other models said of the same rows."""
-        used = {term["table"] for term in own}
-        found = {}
+        used = {term["table"] for term in terms}
+        others = {}
         for rows in evidence.rows:
             for name in self.tables.beside(rows)[1:]:
                 if name not in used:
@@ -277,8 +277,8 @@ class _Writer:
                         "weights": (),
                         "bias": (),
                     }
-                    found[name] = {"table": name, "temperature": table.temperature, **term}
-        return list(found.values())
+                    others[name] = {"table": name, "temperature": table.temperature, **term}
+        return list(others.values())
 
     def _figure(self, evidence: Evidence, figure: Figure) -> dict[str, Any]:
         formula: dict[str, Any] | None = None
@@ -289,7 +289,7 @@ class _Writer:
             formula = {"take": figure.formula.take, "key": figure.formula.key, **sides}
         elif isinstance(evidence.resolved.claim, SumClaim) and figure is evidence.figures[0]:
             formula = {"take": "parts", "key": "", "plus": [], "minus": []}
-        value = figure.found.value
+        value = figure.number.value
         return {"name": figure.name, "printed": figure.printed, "value": value, "formula": formula}
 
     def _trace(self, roots: tuple[Node, ...]) -> str:
@@ -304,8 +304,8 @@ class _Writer:
             (self.folder / name).write_text(text, encoding="utf-8")
         return name
 
-    def _index(self, found: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
-        parts = [found[i : i + INDEX_CLAIMS] for i in range(0, len(found), INDEX_CLAIMS)]
+    def _index(self, claims: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
+        parts = [claims[i : i + INDEX_CLAIMS] for i in range(0, len(claims), INDEX_CLAIMS)]
         names = [f"index{f'-{i + 1}' if i else ''}.html" for i in range(len(parts))]
         for name, part in zip(names, parts, strict=True):
             self._page(
@@ -318,8 +318,8 @@ class _Writer:
                 pages=names if len(names) > 1 else [],
                 here=name,
                 numbers=[evidence.resolved for evidence in numbers],
-                count=len(found),
-                grounded=sum(e.resolved.status == "grounded" for e in found),
+                count=len(claims),
+                grounded=sum(e.resolved.status == "grounded" for e in claims),
             )
 
     def _page(self, name: str, template: str, *, page: Mapping[str, Any], **values: Any) -> None:
@@ -348,25 +348,25 @@ def _gates(node: Node) -> list[dict[str, Any]]:
     if node.artifact is None:
         return []
     asked = {gate.rule: gate.asks for gate in node.artifact.demands.of(node.item.asset)}
-    found = [
+    verdicts = [
         {**receipt.model_dump(), "asks": asked.get(rule, "")}
         for rule, receipt in node.receipts.items()
     ]
     order = {False: 0, None: 2, True: 1}
-    return sorted(found, key=lambda held: (order[held["passed"]], held["rule"]))
+    return sorted(verdicts, key=lambda held: (order[held["passed"]], held["rule"]))
 
 
 def whole_current(store: Store, asset: str) -> Artifact | None:
     """The current artifact of an asset, if its bytes are those that its record names."""
     with suppress(FerError):
-        held = store.current(asset) if store.root.is_dir() else None
-        return held if held is None or held.damage() is None else None
+        artifact = store.current(asset) if store.root.is_dir() else None
+        return artifact if artifact is None or artifact.damage() is None else None
     return None
 
 
 def report_of(store: Store) -> str:
     """The address of the current report from the folder of the pages, or an empty text."""
-    held = whole_current(store, "report")
-    if held is None or "report.html" not in held.record.files:
+    report = whole_current(store, "report")
+    if report is None or "report.html" not in report.record.files:
         return ""
-    return f"../{held.folder.relative_to(store.root).as_posix()}/report.html"
+    return f"../{report.folder.relative_to(store.root).as_posix()}/report.html"

@@ -12,7 +12,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.claims.model import ComparisonClaim, TableClaim
 from fer_ml.claims.printed import show, show_like
 from fer_ml.claims.resolved import Resolved
-from fer_ml.claims.values import Found, Number
+from fer_ml.claims.values import Number, SourcedNumber
 from fer_ml.recipes.profile import VAL_SET
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -97,7 +97,7 @@ class Figure:
 
     name: str
     printed: str
-    found: Found
+    number: SourcedNumber
     formula: Formula | None
     why: str
     interval: tuple[Number, Number] | None = None
@@ -119,14 +119,14 @@ class Evidence:
     @property
     def rows(self) -> tuple[Rows, ...]:
         """Each table of rows once, in the order of the numbers."""
-        found = {
+        by_file = {
             (t.rows.artifact.sha256, t.rows.file): t.rows for f in self.figures for t in f.terms
         }
-        return tuple(found.values())
+        return tuple(by_file.values())
 
     def files(self) -> Iterator[tuple[Artifact, str]]:
         """Every file that it reads, each once: where the numbers stand, then their rows."""
-        cited = [(f.found.artifact, f.found.source.file) for f in self.figures]
+        cited = [(f.number.artifact, f.number.source.file) for f in self.figures]
         rows = [(rows.artifact, rows.file) for rows in self.rows]
         seen = set()
         for artifact, name in (*cited, *rows):
@@ -138,12 +138,15 @@ class Evidence:
 def evidence_of(store: Store, claims: Sequence[Resolved]) -> dict[str, Evidence]:
     """The evidence of each claim, by its id; a comparison has the numbers of its two sides."""
     origins = Origins(store)
-    own = {r.claim.id: tuple(_figures(origins, r)) for r in claims}
+    figures = {r.claim.id: tuple(_figures(origins, r)) for r in claims}
     for resolved in claims:
         claim = resolved.claim
         if isinstance(claim, ComparisonClaim):
-            own[claim.id] = (*own[claim.left][:1], *own[claim.right][:1])
-    return {r.claim.id: Evidence(r, own[r.claim.id], _why_none(r, own[r.claim.id])) for r in claims}
+            figures[claim.id] = (*figures[claim.left][:1], *figures[claim.right][:1])
+    return {
+        r.claim.id: Evidence(r, figures[r.claim.id], _why_none(r, figures[r.claim.id]))
+        for r in claims
+    }
 
 
 def _why_none(resolved: Resolved, figures: Sequence[Figure]) -> str:
@@ -166,37 +169,37 @@ def _figures(origins: "Origins", resolved: Resolved) -> Iterator[Figure]:
         names = [row + column for row in rows for column in claim.columns]
         cells = [cell for row in claim.rows for cell in claim.expected.get(row, ())]
         prints = [
-            show_like(found.value, cells[i]) if cells else show(found.value, claim.decimals)
-            for i, found in enumerate(resolved.found)
+            show_like(number.value, cells[i]) if cells else show(number.value, claim.decimals)
+            for i, number in enumerate(resolved.numbers)
         ]
     elif claim.kind == "range":
         names = prints = []
-    for place, found in enumerate(resolved.found):
+    for place, number in enumerate(resolved.numbers):
         formula, why = None, ""
         try:
-            formula = origins.formula(found)
+            formula = origins.formula(number)
         except NoRows as none:
             why = str(none)
-        pointer = found.source.pointer or found.source.file
+        pointer = number.source.pointer or number.source.file
         yield Figure(
             names[place] if place < len(names) else pointer.rpartition("/")[2],
-            prints[place] if place < len(prints) else f"{found.value:,.12g}",
-            found,
+            prints[place] if place < len(prints) else f"{number.value:,.12g}",
+            number,
             formula,
             why,
-            interval_of(found),
+            interval_of(number),
         )
 
 
-def interval_of(found: Found) -> tuple[Number, Number] | None:
+def interval_of(number: SourcedNumber) -> tuple[Number, Number] | None:
     """The confidence interval that the artifact holds for a number."""
-    tokens = _tokens(found)
-    if found.entry is not None and tokens[3:4] and tokens[3] in SCALINGS:
+    tokens = _tokens(number)
+    if number.entry is not None and tokens[3:4] and tokens[3] in SCALINGS:
         metric = "_".join(tokens[4:]).removeprefix("per_class_")
-        held = found.entry.get("intervals", {}).get(tokens[3], {}).get(metric, {})
+        bounds = number.entry.get("intervals", {}).get(tokens[3], {}).get(metric, {})
     else:
-        held = found.around[0] if tokens[-1:] in (["difference"], ["mean"]) else {}
-    low, high = held.get("low"), held.get("high")
+        bounds = number.around[0] if tokens[-1:] in (["difference"], ["mean"]) else {}
+    low, high = bounds.get("low"), bounds.get("high")
     both = isinstance(low, int | float) and isinstance(high, int | float)
     return (low, high) if both else None
 
@@ -211,7 +214,7 @@ class Origins:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._documents: dict[tuple[str, str], Any] = {}
-        self._known: dict[str, Callable[[Found, list[str]], Formula]] = {
+        self._known: dict[str, Callable[[SourcedNumber, list[str]], Formula]] = {
             "benchmark.json": self._benchmark,
             "reliabilitymetrics.json": self._training,
             "comparison.json": self._comparison,
@@ -222,11 +225,11 @@ class Origins:
             "selection.json": self._selection,
         }
 
-    def formula(self, found: Found) -> Formula:
+    def formula(self, number: SourcedNumber) -> Formula:
         """How rows give a number; ``NoRows`` when none do."""
-        source, artifact = found.source, found.artifact
+        source, artifact = number.source, number.artifact
         if source.file == "pairs.csv" and source.column == "difference":
-            return self._pair(found)
+            return self._pair(number)
         if source.take is not None:
             where = {column: text or "" for column, text in source.where.items()}
             rows = Rows(artifact, source.file, where)
@@ -236,7 +239,7 @@ class Origins:
         if known is None:
             raise NoRows(f"{source.file} states it; no rows of {artifact.key} give it.")
         try:
-            return known(found, _tokens(found))
+            return known(number, _tokens(number))
         except (KeyError, IndexError, ValueError, TypeError) as error:
             raise NoRows(f"{source.file} does not say of which rows it is.") from error
 
@@ -250,103 +253,105 @@ class Origins:
         """The artifact of ``asset`` that another was made of."""
         for item in artifact.record.inputs:
             if item.asset == asset:
-                held = self._store.find(item.asset, item.partition, item.sha256)
-                if held is not None:
-                    return held
+                input_artifact = self._store.find(item.asset, item.partition, item.sha256)
+                if input_artifact is not None:
+                    return input_artifact
         raise NoRows(f"the {asset} that it was made of is not here.")
 
-    def _benchmark(self, found: Found, tokens: list[str]) -> Formula:
-        if found.entry is None or len(tokens) < 4:
+    def _benchmark(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        if number.entry is None or len(tokens) < 4:
             raise NoRows("the benchmark states it; it is computed from no rows.")
         model, name, *rest = tokens[1:]
-        rows = _csv(found.artifact, f"predictions/{model}__{name}.csv")
+        rows = _csv(number.artifact, f"predictions/{model}__{name}.csv")
         match rest:
             case ["n"]:
                 return Formula("count", (Term(rows),))
             case [scaling, *metric] if scaling in SCALINGS:
-                return _metric(metric, self._scaled(found, model, scaling, rows))
+                return _metric(metric, self._scaled(number, model, scaling, rows))
             case ["by_source", value, "n"]:
                 return Formula("count", (Term(_where(rows, source=value)),))
             case ["by_source", value, *metric]:
                 return _metric(metric, Term(_where(rows, source=value)))
             case ["by", "source", "rows", place, *metric]:
-                value = found.entry["by"]["source"]["rows"][int(place)]["value"]
-                part = Term(_where(rows, source=value), found.entry["temperature"])
+                value = number.entry["by"]["source"]["rows"][int(place)]["value"]
+                part = Term(_where(rows, source=value), number.entry["temperature"])
                 return _metric(metric[1:], part) if metric != ["n"] else Formula("count", (part,))
             case ["intervals", *_]:
                 raise NoRows("an interval, from resamples by group with numpy's generator.")
         raise NoRows(f"the benchmark states {'/'.join(rest)}; no rows of predictions give it.")
 
-    def _scaled(self, found: Found, model: str, scaling: str, rows: Rows) -> Term:
+    def _scaled(self, number: SourcedNumber, model: str, scaling: str, rows: Rows) -> Term:
         if scaling == "vector_scaled":
-            held = self._document(found.artifact, f"calibration/{model}.json")
-            weights, bias = (tuple(held[k][name] for name in CLASSES) for k in ("weights", "bias"))
+            calibration = self._document(number.artifact, f"calibration/{model}.json")
+            weights, bias = (
+                tuple(calibration[k][name] for name in CLASSES) for k in ("weights", "bias")
+            )
             return Term(rows, 1.0, weights, bias)
-        assert found.entry is not None
-        return Term(rows, found.entry["temperature"] if scaling == "temperature_scaled" else 1.0)
+        assert number.entry is not None
+        return Term(rows, number.entry["temperature"] if scaling == "temperature_scaled" else 1.0)
 
-    def _training(self, found: Found, tokens: list[str]) -> Formula:
-        held = self._document(found.artifact, found.source.file)
-        rows = _csv(found.artifact, f"predictions_{held['split']}.csv")
+    def _training(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        report = self._document(number.artifact, number.source.file)
+        rows = _csv(number.artifact, f"predictions_{report['split']}.csv")
         if tokens[-1:] == ["n"]:
             return Formula("count", (Term(rows),))
-        scaled = held["temperature_scaled"] if tokens[0] == "temperature_scaled" else {}
+        scaled = report["temperature_scaled"] if tokens[0] == "temperature_scaled" else {}
         if tokens[0] not in SCALINGS or scaled.get("mode", "global") != "global":
             raise NoRows("the run states it; no rows of predictions give it.")
         return _metric(tokens[1:], Term(rows, scaled.get("global_temperature", 1.0)))
 
-    def _comparison(self, found: Found, tokens: list[str]) -> Formula:
-        held = self._document(found.artifact, "comparison.json")
+    def _comparison(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        comparison = self._document(number.artifact, "comparison.json")
 
         def runs(arm: str) -> tuple[Term, ...]:
-            return tuple(run(name) for name in held["arms"][arm]["experiments"])
+            return tuple(run(name) for name in comparison["arms"][arm]["experiments"])
 
         def run(name: str) -> Term:
-            rows = _csv(found.artifact, f"predictions/{name}.csv")
-            return Term(rows, held["experiments"][name]["temperature"])
+            rows = _csv(number.artifact, f"predictions/{name}.csv")
+            return Term(rows, comparison["experiments"][name]["temperature"])
 
         match tokens:
             case ["n"]:
-                return Formula("count", (next(iter(runs(held["baseline"]))),))
+                return Formula("count", (next(iter(runs(comparison["baseline"]))),))
             case ["experiments", name, metric]:
                 return _metric([metric], run(name))
             case ["arms", arm, metric, "mean"]:
                 return _metric([metric], *runs(arm))
             case ["against_baseline", arm, metric, "difference"]:
-                return _metric([metric], *runs(arm), minus=runs(held["baseline"]))
+                return _metric([metric], *runs(arm), minus=runs(comparison["baseline"]))
             case ["steps", place, metric, "difference"]:
-                step = held["steps"][int(place)]
+                step = comparison["steps"][int(place)]
                 return _metric([metric], *runs(step["arm"]), minus=runs(step["before"]))
         raise NoRows("the comparison states it, from resamples of runs and faces.")
 
-    def _pair(self, found: Found) -> Formula:
+    def _pair(self, number: SourcedNumber) -> Formula:
         """A difference of two models of the benchmark, on the same rows."""
-        row = found.around[0]
+        row = number.around[0]
         if not {"set", "model_a", "model_b", "metric"} <= set(row):
             raise NoRows("several rows of pairs.csv are meant.")
-        entries = self._document(found.artifact, "benchmark.json")["entries"]
+        entries = self._document(number.artifact, "benchmark.json")["entries"]
 
         def side(model: str) -> Term:
-            rows = _csv(found.artifact, f"predictions/{model}__{row['set']}.csv")
+            rows = _csv(number.artifact, f"predictions/{model}__{row['set']}.csv")
             return Term(rows, entries[model][row["set"]]["temperature"])
 
         return _metric([row["metric"]], side(row["model_a"]), minus=(side(row["model_b"]),))
 
-    def _cleaning(self, found: Found, tokens: list[str]) -> Formula:
-        artifact = found.artifact
+    def _cleaning(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        artifact = number.artifact
         match tokens:
             case ["manifest", part]:
-                own = manifest_file(artifact)
-                whole = (own, "quarantine.csv")
+                manifest_name = manifest_file(artifact)
+                whole = (manifest_name, "quarantine.csv")
                 return _count(
                     artifact,
-                    {"rows": (own,), "rows_quarantined": whole[1:], "rows_in": whole},
+                    {"rows": (manifest_name,), "rows_quarantined": whole[1:], "rows_in": whole},
                     part,
                 )
             case ["manifest", "counts", place, "rows"]:
-                held = self._document(artifact, "clean_report.json")["manifest"]["counts"]
+                counts = self._document(artifact, "clean_report.json")["manifest"]["counts"]
                 rows = Rows(
-                    artifact, manifest_file(artifact), {"source": held[int(place)]["source"]}
+                    artifact, manifest_file(artifact), {"source": counts[int(place)]["source"]}
                 )
                 return Formula("count", (Term(rows),))
             case ["reports", place, *rest]:
@@ -366,15 +371,17 @@ class Origins:
                 return _count(artifact, named, "/".join(rest))
         raise NoRows("the cleaning states it; it counted more than rows that are here.")
 
-    def _curation(self, found: Found, tokens: list[str]) -> Formula:
-        return _count(found.artifact, {"rows": (manifest_file(found.artifact),)}, "/".join(tokens))
-
-    def _validation(self, found: Found, tokens: list[str]) -> Formula:
-        name = self._document(found.artifact, found.source.file)["manifest"]
-        held = (
-            self._store.find(i.asset, i.partition, i.sha256) for i in found.artifact.record.inputs
+    def _curation(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        return _count(
+            number.artifact, {"rows": (manifest_file(number.artifact),)}, "/".join(tokens)
         )
-        manifest = next((a for a in held if a is not None and name in a.record.files), None)
+
+    def _validation(self, number: SourcedNumber, tokens: list[str]) -> Formula:
+        name = self._document(number.artifact, number.source.file)["manifest"]
+        inputs = (
+            self._store.find(i.asset, i.partition, i.sha256) for i in number.artifact.record.inputs
+        )
+        manifest = next((a for a in inputs if a is not None and name in a.record.files), None)
         if manifest is None:
             raise NoRows(f"the manifest that was judged, {name}, is not here.")
         match tokens:
@@ -386,12 +393,12 @@ class Origins:
                 return Formula("count", (Term(Rows(manifest, name, {"source": source})),))
         raise NoRows("found by looking at each image, as `fer validate` does; no page can.")
 
-    def _card(self, found: Found, tokens: list[str]) -> Formula:
+    def _card(self, number: SourcedNumber, tokens: list[str]) -> Formula:
         """A student's card repeats the benchmark's figures."""
-        card = self._document(found.artifact, "card.json")
+        card = self._document(number.artifact, "card.json")
         match tokens:
             case ["metrics", name, *metric]:
-                rows = self._of_benchmark(found.artifact, card["name"], name)
+                rows = self._of_benchmark(number.artifact, card["name"], name)
                 if metric == ["n"]:
                     return Formula("count", (Term(rows),))
                 if metric == ["ece_scaled"]:
@@ -399,10 +406,10 @@ class Origins:
                 return _metric(metric, Term(rows))
         raise NoRows("the card states it; no rows of predictions give it.")
 
-    def _selection(self, found: Found, tokens: list[str]) -> Formula:
+    def _selection(self, number: SourcedNumber, tokens: list[str]) -> Formula:
         match tokens:
             case ["candidates", model, "val_macro_f1"]:
-                rows = self._of_benchmark(found.artifact, model, VAL_SET)
+                rows = self._of_benchmark(number.artifact, model, VAL_SET)
                 return _metric(["macro_f1"], Term(rows))
         raise NoRows("the selection states it, from more than rows of predictions.")
 
@@ -410,10 +417,10 @@ class Origins:
         benchmark = self._input(artifact, "benchmark")
         return _csv(benchmark, f"predictions/{model}__{name}.csv")
 
-    def _session(self, found: Found, tokens: list[str]) -> Formula:
+    def _session(self, number: SourcedNumber, tokens: list[str]) -> Formula:
         if tokens[0] not in KPIS:
             raise NoRows("`fer demo score` computes it, from the frames and more than them.")
-        frames = _csv(self._input(found.artifact, "demo_session"), "per_frame.csv")
+        frames = _csv(self._input(number.artifact, "demo_session"), "per_frame.csv")
         return Formula("kpi", (Term(frames),), tokens[0])
 
 
@@ -456,5 +463,5 @@ def _count(artifact: Artifact, named: Mapping[str, tuple[str, ...]], part: str) 
     return Formula("count", tuple(Term(_csv(artifact, name)) for name in named[part]))
 
 
-def _tokens(found: Found) -> list[str]:
-    return [t.replace("~1", "/").replace("~0", "~") for t in found.source.pointer.split("/")[1:]]
+def _tokens(number: SourcedNumber) -> list[str]:
+    return [t.replace("~1", "/").replace("~0", "~") for t in number.source.pointer.split("/")[1:]]

@@ -94,12 +94,12 @@ class Tables:
         if name in self.known:
             return name
         data = read_file(artifact.file(file), entry.bytes)
-        own = self._answers_in(artifact).get(file)
+        answers = self._answers_in(artifact).get(file)
         about: dict[str, Any] = {"asset": artifact.key, "file": file, "sha256": entry.sha256}
-        if own is not None:
-            faces = self._faces(own, data)
-            about |= {"kind": "predictions", "name": own.model, "faces": faces}
-            about |= {"manifest": own.manifest.key, "temperature": own.temperature}
+        if answers is not None:
+            faces = self._faces(answers, data)
+            about |= {"kind": "predictions", "name": answers.model, "faces": faces}
+            about |= {"manifest": answers.manifest.key, "temperature": answers.temperature}
         else:
             about["kind"] = "session" if file == "per_frame.csv" else "rows"
         self._write(name, data, about)
@@ -107,21 +107,21 @@ class Tables:
 
     def beside(self, rows: Rows) -> list[str]:
         """The tables of every model that answered the same rows, that of ``rows`` first."""
-        own = self.add(rows)
-        held = self._answers_in(rows.artifact)
-        if rows.file not in held:
-            return [own]
-        found = [own]
-        count = self.known[own].rows
-        for file in held:
+        name = self.add(rows)
+        answers = self._answers_in(rows.artifact)
+        if rows.file not in answers:
+            return [name]
+        names = [name]
+        count = self.known[name].rows
+        for file in answers:
             # Only one of as many rows can be of the same; the join tells.
             alike = file.rpartition("__")[2] == rows.file.rpartition("__")[2]
             if alike and is_whole(rows.artifact, file):
                 other = self.add(Rows(rows.artifact, file))
-                same = self.known[other].faces == self.known[own].faces
-                if other != own and same and self.known[other].rows == count:
-                    found.append(other)
-        return found
+                same = self.known[other].faces == self.known[name].faces
+                if other != name and same and self.known[other].rows == count:
+                    names.append(other)
+        return names
 
     def write_manifests(self) -> None:
         """For each table of faces, which current manifests have each row, and in which split.
@@ -136,19 +136,19 @@ class Tables:
             for made in manifests_of(self._store)
         ]
         for name, rows in self._keys.items():
-            held = rows
+            frame = rows
             for each in splits:
-                held = held.join(each, on=KEYS, how="left", maintain_order="left")
-            told = held.select(
+                frame = frame.join(each, on=KEYS, how="left", maintain_order="left")
+            labels = frame.select(
                 pl.concat_str(
                     pl.lit(None, pl.String), pl.exclude(KEYS), separator="\n", ignore_nulls=True
                 )
             )
             kinds = {
                 kind: place
-                for place, kind in enumerate(told.to_series().unique(maintain_order=True))
+                for place, kind in enumerate(labels.to_series().unique(maintain_order=True))
             }
-            letters = "".join(chr(_LETTERS + kinds[kind]) for kind in told.to_series())
+            letters = "".join(chr(_LETTERS + kinds[kind]) for kind in labels.to_series())
             held_in = [kind.split("\n") if kind else [] for kind in kinds]
             text = json.dumps([held_in, letters], ensure_ascii=False)
             path = self._folder / f"{name}.in.js"
@@ -156,30 +156,34 @@ class Tables:
 
     def purged(self, photos: Mapping[str, str]) -> dict[str, str]:
         """When a face was purged, by its sample and by its photo; ``photos`` are by their hash."""
-        found = dict(photos)
+        dates = dict(photos)
         # In the manifest of a source a photo is its own group.
         made_of = manifests_of(self._store) if photos else ()
-        for made in (held for held in made_of if held.record.asset.startswith("manifest/")):
+        for made in (
+            manifest for manifest in made_of if manifest.record.asset.startswith("manifest/")
+        ):
             rows = columns_of(made, ["sample_id", "group_id"])
             gone = rows.filter(pl.col("group_id").is_in(list(photos)))
-            found |= {sample: photos[photo] for sample, photo in gone.iter_rows()}
-        return {face: at[:10] for face, at in found.items()}
+            dates |= {sample: photos[photo] for sample, photo in gone.iter_rows()}
+        return {face: at[:10] for face, at in dates.items()}
 
     def _answers_in(self, artifact: Artifact) -> dict[str, Answers]:
         if artifact.sha256 not in self._answers:
-            found = answers_of(self._store, artifact)
-            self._answers[artifact.sha256] = {answers.file: answers for answers in found}
+            predictions = answers_of(self._store, artifact)
+            self._answers[artifact.sha256] = {answers.file: answers for answers in predictions}
         return self._answers[artifact.sha256]
 
-    def _faces(self, own: Answers, data: bytes) -> str:
+    def _faces(self, answers: Answers, data: bytes) -> str:
         """The rows of the manifest that predictions are of, in their order."""
         asked = pl.read_csv(io.BytesIO(data), infer_schema=False).select(KEYS)
-        table = asked.join(self._manifest(own.manifest), on=KEYS, how="left", maintain_order="left")
+        table = asked.join(
+            self._manifest(answers.manifest), on=KEYS, how="left", maintain_order="left"
+        )
         text = table.write_csv().encode()
         name = f"faces-{hashlib.sha256(text).hexdigest()[:20]}"
         if name not in self.known:
-            file = manifest_file(own.manifest)
-            self._write(name, text, {"asset": own.manifest.key, "file": file, "kind": "rows"})
+            file = manifest_file(answers.manifest)
+            self._write(name, text, {"asset": answers.manifest.key, "file": file, "kind": "rows"})
         return name
 
     def _manifest(self, manifest: Artifact) -> pl.DataFrame:
@@ -201,10 +205,10 @@ class Tables:
             path.write_text(f'fer.rows("{name}", {place}, {text});\n', encoding="utf-8")
         known = [column for column in ("image_path", *KEYS) if column in header]
         if known:
-            held = pl.read_csv(io.BytesIO(data), infer_schema=False, columns=known)
-            self.images |= set(held["image_path"].drop_nulls() if "image_path" in header else ())
+            frame = pl.read_csv(io.BytesIO(data), infer_schema=False, columns=known)
+            self.images |= set(frame["image_path"].drop_nulls() if "image_path" in header else ())
             if set(KEYS) <= set(header) and about["kind"] != "predictions":
-                self._keys[name] = held.select(KEYS)
+                self._keys[name] = frame.select(KEYS)
 
 
 def current_of(store: Store) -> Iterator[Artifact]:
@@ -216,13 +220,17 @@ def current_of(store: Store) -> Iterator[Artifact]:
             places[record.asset, record.partition] = record
     for asset, partition in places:
         with suppress(FerError):
-            if (held := store.current(asset, partition)) is not None:
-                yield held
+            if (artifact := store.current(asset, partition)) is not None:
+                yield artifact
 
 
 def manifests_of(store: Store) -> Iterator[Artifact]:
     """Every current manifest whose bytes are those that its record names."""
-    return (held for held in current_of(store) if is_manifest(held) and held.damage() is None)
+    return (
+        artifact
+        for artifact in current_of(store)
+        if is_manifest(artifact) and artifact.damage() is None
+    )
 
 
 def is_manifest(artifact: Artifact) -> bool:
@@ -236,9 +244,9 @@ def is_manifest(artifact: Artifact) -> bool:
 def columns_of(manifest: Artifact, columns: Iterable[str]) -> pl.DataFrame:
     """Columns of a manifest, as far as it has them."""
     path = manifest.file(manifest_file(manifest))
-    held = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
-    known = held.collect_schema()
-    return held.select([name for name in columns if name in known]).collect()
+    frame = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
+    known = frame.collect_schema()
+    return frame.select([name for name in columns if name in known]).collect()
 
 
 def _records(data: bytes) -> list[bytes]:
@@ -246,30 +254,30 @@ def _records(data: bytes) -> list[bytes]:
     lines = io.BytesIO(data).readlines()
     if b'"' not in data:
         return lines
-    found: list[bytes] = []
+    records: list[bytes] = []
     whole = True
     for line in lines:
         if whole:
-            found.append(line)
+            records.append(line)
         else:
-            found[-1] += line
+            records[-1] += line
         whole ^= line.count(b'"') % 2 == 1
-    return found
+    return records
 
 
 def answers_of(store: Store, artifact: Artifact) -> Iterator[Answers]:
     """The files of predictions of a benchmark, a comparison or a training, as far as is known."""
-    held = {item.key: item for item in artifact.record.inputs}
-    for file, model, manifest, temperature in _told(artifact):
-        item = held.get(manifest)
-        found = store.find(item.asset, item.partition, item.sha256) if item else None
-        if file not in artifact.record.files or found is None:
+    inputs = {item.key: item for item in artifact.record.inputs}
+    for file, model, manifest, temperature in _listed_predictions(artifact):
+        item = inputs.get(manifest)
+        manifest_artifact = store.find(item.asset, item.partition, item.sha256) if item else None
+        if file not in artifact.record.files or manifest_artifact is None:
             continue
-        if is_whole(found, manifest_file(found)):
-            yield Answers(file, model, found, temperature)
+        if is_whole(manifest_artifact, manifest_file(manifest_artifact)):
+            yield Answers(file, model, manifest_artifact, temperature)
 
 
-def _told(artifact: Artifact) -> Iterator[tuple[str, str, str, float]]:
+def _listed_predictions(artifact: Artifact) -> Iterator[tuple[str, str, str, float]]:
     """File, model, manifest and temperature of every file of predictions that is told of."""
     files = artifact.record.files
     if "benchmark.json" in files:
@@ -278,10 +286,10 @@ def _told(artifact: Artifact) -> Iterator[tuple[str, str, str, float]]:
                 file = f"predictions/{model}__{name}.csv"
                 yield file, model, entry["manifest"], entry.get("temperature", 1.0)
     elif "comparison.json" in files:
-        told = artifact.read_json("comparison.json")
-        for model, run in told["experiments"].items():
-            yield f"predictions/{model}.csv", model, told["manifest"], run["temperature"]
+        report = artifact.read_json("comparison.json")
+        for model, run in report["experiments"].items():
+            yield f"predictions/{model}.csv", model, report["manifest"], run["temperature"]
     elif "reliabilitymetrics.json" in files:
-        told = artifact.read_json("reliabilitymetrics.json")
-        scaled = told["temperature_scaled"].get("global_temperature", 1.0)
-        yield f"predictions_{told['split']}.csv", artifact.key, "hq_train_manifest", scaled
+        report = artifact.read_json("reliabilitymetrics.json")
+        scaled = report["temperature_scaled"].get("global_temperature", 1.0)
+        yield f"predictions_{report['split']}.csv", artifact.key, "hq_train_manifest", scaled

@@ -15,11 +15,11 @@ from fer_ml.exchange.facts import (
     LICENCE,
     PRODUCER,
     SOFTWARE,
+    artifact_facts,
     path_of,
     run_uuid,
     software_version,
     times,
-    told,
 )
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import word_of
@@ -107,15 +107,15 @@ def metadata(
 
 def stated_files(graph: Iterable[Entity]) -> dict[str, FileEntry]:
     """The files that a crate's metadata lists; ``ValueError`` for one that it does not describe."""
-    found = {}
+    entries = {}
     for entity in graph:
         if entity["@type"] == "File":
             name = unquote(entity["@id"])
             if not stays_below(name):
                 raise ValueError(f"{name!r} is no path in a crate")
             size = int(entity["contentSize"])
-            found[name] = FileEntry(sha256=entity["sha256"], bytes=size)
-    return found
+            entries[name] = FileEntry(sha256=entity["sha256"], bytes=size)
+    return entries
 
 
 def _software() -> Entity:
@@ -147,7 +147,7 @@ def _step(node: Node, files: Mapping[str, FileEntry]) -> list[Entity]:
     base = _name(node)
     facts = [
         _value(f"#fact-{path_of(node)}-{node.item.sha256}-{name}", name, value)
-        for name, value in {**told(node), **_gates(node)}.items()
+        for name, value in {**artifact_facts(node), **_gates(node)}.items()
     ]
     record = node.artifact.record
     absent = [name for name in record.files if f"{unquote(base)}{name}" not in files]
@@ -202,8 +202,8 @@ def _claim(claim: Resolved) -> list[Entity]:
 
 def _refs(identifiers: Iterable[str]) -> Any:
     """References; a single one stands alone, as RO-Crate advises."""
-    found = [{"@id": identifier} for identifier in identifiers]
-    return found[0] if len(found) == 1 else found
+    references = [{"@id": identifier} for identifier in identifiers]
+    return references[0] if len(references) == 1 else references
 
 
 def _gates(node: Node) -> dict[str, str]:

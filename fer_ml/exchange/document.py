@@ -12,7 +12,14 @@ from prov.model import PROV_TYPE, ProvDocument
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import write_atomic
 from fer_ml.claims.trace import Node
-from fer_ml.exchange.facts import SOFTWARE, path_of, run_uuid, software_version, times, told
+from fer_ml.exchange.facts import (
+    SOFTWARE,
+    artifact_facts,
+    path_of,
+    run_uuid,
+    software_version,
+    times,
+)
 from fer_ml.storage.gates import word_of
 
 FER = Namespace("fer", "urn:fer:")
@@ -48,7 +55,10 @@ def document(nodes: Sequence[Node], profile: str) -> ProvDocument:
                 (PROV_TYPE, FER["raw" if raw else "artifact"]),
                 ("prov:label", node.item.key),
                 (FER["fingerprint" if raw else "sha256"], node.item.sha256),
-                *((FER[key.replace("/", "_")], value) for key, value in told(node).items()),
+                *(
+                    (FER[key.replace("/", "_")], value)
+                    for key, value in artifact_facts(node).items()
+                ),
                 *_files_and_gates(node),
             ],
         )

@@ -31,12 +31,12 @@ from fer_ml.claims.trace import Node
 from fer_ml.exchange.facts import (
     PRODUCER,
     SOFTWARE,
+    artifact_facts,
     path_of,
     portable,
     run_uuid,
     software_version,
     times,
-    told,
 )
 from fer_ml.storage.artifact import Artifact
 
@@ -107,7 +107,7 @@ def _dataset(node: Node, profile: str) -> dict[str, Any]:
             datasetVersion=node.item.sha256, producer=PRODUCER
         )
     }
-    facts = told(node)
+    facts = artifact_facts(node)
     if facts:
         facets["tags"] = tags_dataset.TagsDatasetFacet(
             tags=[
@@ -145,7 +145,7 @@ def _run_facets(artifact: Artifact, node: Node, profile: str) -> dict[str, RunFa
         "tags": tags_run.TagsRunFacet(
             tags=[
                 tags_run.TagsRunFacetFields(key=key, value=value, source="FER")
-                for key, value in told(node).items()
+                for key, value in artifact_facts(node).items()
             ],
             producer=PRODUCER,
         ),

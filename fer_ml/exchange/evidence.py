@@ -115,7 +115,7 @@ def verified_evidence(path: Path, claims: Path | None, demands: Demands) -> Iter
         if not path.is_dir():
             folder = Path(place)
             _unpack(path, folder)
-        _hold(folder)
+        _require_listed_files(folder)
         yield verify_folder(folder / ARTIFACTS, claims or folder / CLAIMS_COPY, demands=demands)
 
 
@@ -124,9 +124,9 @@ def is_evidence(path: Path) -> bool:
     return path.is_file() or (path / METADATA).is_file()
 
 
-def _claims_text(held: ClaimsFile) -> str:
+def _claims_text(claims_file: ClaimsFile) -> str:
     return yaml.safe_dump(
-        held.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
+        claims_file.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True
     )
 
 
@@ -134,17 +134,17 @@ def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[
     """What a crate holds of an artifact, by the path there."""
     record, base = artifact.record, folder_of(artifact)
     home = store.home(record.asset, record.partition)
-    found = {f"{PurePosixPath(base).parent}/{CURRENT_FILE}": home / CURRENT_FILE}
+    files = {f"{PurePosixPath(base).parent}/{CURRENT_FILE}": home / CURRENT_FILE}
     # When the same bytes were made before: what rests on them may be older than the newest.
     for copy in store.all(record.asset, record.partition):
         if copy.sha256 == artifact.sha256:
-            found[f"{folder_of(copy)}/{RECORD_FILE}"] = copy.folder / RECORD_FILE
+            files[f"{folder_of(copy)}/{RECORD_FILE}"] = copy.folder / RECORD_FILE
     names = [
         *(f"{RECEIPTS}/{path.name}" for path in (artifact.folder / RECEIPTS).glob("*.json")),
         *(PURGED_FILE for path in (artifact.folder / PURGED_FILE,) if path.is_file()),
         *(name for name in record.files if _kept(name, report, faces)),
     ]
-    return found | {f"{base}/{name}": artifact.folder / name for name in names}
+    return files | {f"{base}/{name}": artifact.folder / name for name in names}
 
 
 def _pictures(store: Store, verified: Verified, place: Path) -> dict[str, Path]:
@@ -234,7 +234,7 @@ def _unpack(path: Path, place: Path) -> None:
         ) from error
 
 
-def _hold(folder: Path) -> None:
+def _require_listed_files(folder: Path) -> None:
     """Every file is there, as listed, and no other."""
     try:
         stated = _stated(read_json(folder / METADATA, root=folder), folder)
@@ -242,12 +242,12 @@ def _hold(folder: Path) -> None:
         raise FerError(
             f"the export has no {METADATA}", code="missing-metadata", where=folder, fix=_FIX
         ) from error
-    here = {
+    paths = {
         (Path(at) / name).relative_to(folder).as_posix()
         for at, _, names in os.walk(folder)
         for name in names
     }
-    _require_same(here, {METADATA, *stated}, folder)
+    _require_same(paths, {METADATA, *stated}, folder)
     for name, entry in stated.items():
         path = folder / name
         if path.stat().st_size != entry.bytes or sha256_file(path, root=folder) != entry.sha256:
@@ -271,12 +271,12 @@ def _stated(about: object, where: Path) -> dict[str, FileEntry]:
         ) from error
 
 
-def _require_same(here: set[str], wanted: set[str], where: Path) -> None:
-    for what, names in (("missing", wanted - here), ("not listed", here - wanted)):
+def _require_same(present: set[str], wanted: set[str], where: Path) -> None:
+    for what, names in (("missing", wanted - present), ("not listed", present - wanted)):
         if names:
-            told = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
+            listing = ", ".join(sorted(names)[:3]) + (" ..." if len(names) > 3 else "")
             raise FerError(
-                f"files of the export are {what}: {told}",
+                f"files of the export are {what}: {listing}",
                 code="export-changed",
                 where=where,
                 fix=_FIX,

@@ -23,7 +23,7 @@ def software_version() -> str:
     return version(SOFTWARE)
 
 
-def everything(
+def lineage_nodes(
     store: Store, artifacts: Iterable[Artifact], fingerprints: dict[str, str]
 ) -> list[Node]:
     """The artifacts and all they rest on, down to the raw folders; each after its inputs.
@@ -31,25 +31,25 @@ def everything(
     Every byte is verified; what must not be trusted carries a ``problem``.
     """
     tracer = Tracer(store, fingerprints)
-    found: dict[tuple[str, str], Node] = {}
+    nodes: dict[tuple[str, str], Node] = {}
 
     def add(node: Node) -> None:
         key = (node.item.key, node.item.sha256)
-        if key not in found:
+        if key not in nodes:
             for below in node.inputs:
                 add(below)
-            found[key] = node
+            nodes[key] = node
 
     for artifact in artifacts:
         add(tracer.trace(artifact))
-    if not found:
+    if not nodes:
         raise FerError(
             "nothing has been made yet",
             code="asset-not-made",
             where=store.root,
             fix="run 'fer materialize' first",
         )
-    return list(found.values())
+    return list(nodes.values())
 
 
 def path_of(node: Node) -> str:
@@ -68,7 +68,7 @@ def run_uuid(artifact: Artifact, what: str = "") -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{artifact.key}/{artifact.folder.name}/{what}"))
 
 
-def told(node: Node) -> dict[str, str]:
+def artifact_facts(node: Node) -> dict[str, str]:
     """Short facts of an artifact as text: version of the code, splits, adoption, faults."""
     facts = {"problem": _PATH.sub(_last_part, node.problem)} if node.problem else {}
     if node.artifact is None:
@@ -94,9 +94,9 @@ def _last_part(found: re.Match[str]) -> str:
 def portable(value: Any) -> Any:
     """JSON values in which each absolute path of a machine is only its last part."""
     if isinstance(value, dict):
-        return {key: portable(held) for key, held in value.items()}
+        return {key: portable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(held) for held in value]
+        return [portable(part) for part in value]
     if isinstance(value, str):
         for kind in (PurePosixPath, PureWindowsPath):
             path = kind(value)

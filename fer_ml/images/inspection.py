@@ -134,14 +134,14 @@ def look_at(shard: Shard) -> Looks:
     cv2.setNumThreads(1)
     count = len(shard.names)
     boxes = [shard.boxes.get(index, _WHOLE) for index in range(count)]
-    file = np.repeat(np.arange(count), [len(held) for held in boxes])
+    file = np.repeat(np.arange(count), [len(file_boxes) for file_boxes in boxes])
     thumbs = np.zeros((len(file), THUMB_SIDE, THUMB_SIDE), np.uint8)
     state, format_ = bytearray(count), bytearray(count)
     keys, sizes, photos, faces, details = [], [], [], [], {}
     folder = Folder(shard.root)
     first = 0
     for index, name in enumerate(shard.names):
-        held = boxes[index]
+        file_boxes = boxes[index]
         key, size, photo = NO_KEY, (0, 0), _NO_HASH
         try:
             key, data = _read(folder, name)
@@ -154,7 +154,7 @@ def look_at(shard: Shard) -> Looks:
                 size = header.width, header.height
                 _judge(header)
             # Not always the header's size: cameras note that a photo must be turned.
-            photo, size = _decode(data, held, thumbs, first)
+            photo, size = _decode(data, file_boxes, thumbs, first)
         except _Refused as refused:
             state[index], details[index] = _STATE_CODES[refused.state], refused.detail
         except FerError as error:
@@ -162,11 +162,11 @@ def look_at(shard: Shard) -> Looks:
         keys.append(key)
         sizes.append(size)
         photos.append(photo)
-        if held is _WHOLE:
+        if file_boxes is _WHOLE:
             faces.append(photo)
         else:
-            faces += [bytes.fromhex(sample_hash(photo.hex(), box)) for box in held]
-        first += len(held)
+            faces += [bytes.fromhex(sample_hash(photo.hex(), box)) for box in file_boxes]
+        first += len(file_boxes)
     _write_thumbs(shard, thumbs)
     return Looks(
         file,

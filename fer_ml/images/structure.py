@@ -66,8 +66,8 @@ def _png(data: bytes) -> str | None:
             return f"more than {MAX_CHUNKS:,} chunks, or more than {MAX_TEXTS} packed texts"
         place += 12 + length(data, place)[0]
     # OpenCV takes as much memory as a chunk says, and only then looks for its bytes.
-    told = "a chunk is longer than the file" if place > len(data) else "no IEND"
-    return f"image is truncated: {told}"
+    fault = "a chunk is longer than the file" if place > len(data) else "no IEND"
+    return f"image is truncated: {fault}"
 
 
 def _jpeg(data: bytes) -> str | None:
@@ -77,12 +77,12 @@ def _jpeg(data: bytes) -> str | None:
     """
     place, scans, pixels, marker = 2, 0, 0, _SOI
     for _ in range(MAX_PIECES):
-        found = _MARKER.search(data, place)
-        if found is None:
+        match = _MARKER.search(data, place)
+        if match is None:
             return "image is truncated: no EOI"
-        if marker != _SOS and found.start() - place > MAX_PIECES:
+        if marker != _SOS and match.start() - place > MAX_PIECES:
             return f"more than {MAX_PIECES:,} bytes between two segments"
-        marker, place = data[found.end() - 1], found.end()
+        marker, place = data[match.end() - 1], match.end()
         if marker == _EOI:
             return None
         if marker == _SOI:
@@ -142,12 +142,12 @@ def _tiff(data: bytes) -> str | None:
         return "several pages: only the first would be seen"
     if entries > MAX_PIECES:
         return f"more than {MAX_PIECES:,} tags"
-    told = 0
+    tag_bytes = 0
     for start in range(place, place + entries * size, size):
         tag, kind, number = struct.unpack_from(f"{order}{entry}", data, start)
-        told += number * _TIFF_BYTES.get(kind, 8)
+        tag_bytes += number * _TIFF_BYTES.get(kind, 8)
         if tag == _COMPRESSION:
             (way,) = struct.unpack_from(f"{order}H", data, start + size - struct.calcsize(offset))
             if way not in _COMPRESSIONS:
                 return f"compression {way}, allowed: none, LZW, deflate, PackBits"
-    return "its tags hold more than the file" if told > len(data) else None
+    return "its tags hold more than the file" if tag_bytes > len(data) else None

@@ -135,9 +135,9 @@ def _step(one: np.ndarray, other: np.ndarray, moves: np.ndarray) -> np.ndarray:
     # Slopes are four times too large (two pictures, two px), and the first two eight times.
     unit = np.array([8.0, 8.0, 4.0, 4.0])
     table = table / (unit[:, None] * unit) + np.diag(_DAMP) * _LEVEL**2
-    found = _solved(table, goal / unit)
+    changes = _solved(table, goal / unit)
     limit = np.array([0.1, 0.1, 1.5, 1.5])
-    return np.clip(found, -limit, limit)
+    return np.clip(changes, -limit, limit)
 
 
 def _solved(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
@@ -149,13 +149,13 @@ def _solved(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
             part = table[:, j, i] / table[:, i, i]
             table[:, j] -= part[:, None] * table[:, i]
             goal[:, j] -= part * goal[:, i]
-    found = np.zeros_like(goal)
+    solution = np.zeros_like(goal)
     for i in reversed(range(size)):
         rest = goal[:, i].copy()
         for j in range(i + 1, size):
-            rest -= table[:, i, j] * found[:, j]
-        found[:, i] = rest / table[:, i, i]
-    return found
+            rest -= table[:, i, j] * solution[:, j]
+        solution[:, i] = rest / table[:, i, i]
+    return solution
 
 
 def _composed(moves: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -192,8 +192,8 @@ _LEVEL = 256
 def _levelled(faces: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Whole faces with mean 0 and deviation 256 over what is inside, rounded; 0 elsewhere."""
     count = np.maximum(inside.sum((1, 2)), 1)[:, None, None]
-    held = faces * inside
-    wide = (held * count - held.sum((1, 2))[:, None, None]) * inside
+    masked_faces = faces * inside
+    wide = (masked_faces * count - masked_faces.sum((1, 2))[:, None, None]) * inside
     square = (wide * wide).sum((1, 2))[:, None, None]
     return np.rint(wide * (_LEVEL / np.sqrt(np.maximum(square / count, 1))))
 

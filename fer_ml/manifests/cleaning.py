@@ -84,11 +84,11 @@ def clean_source(
     excluded = _notes(_excluded(rows), source)
     rows = _place_inline(rows.filter(pl.col("excluded").is_null()), source, pool_base)
     looks = _look(rows, root, pool_base, cache, since, source)
-    found = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
-    found, kept_out = _keep_out(found, purged or {})
+    faces = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
+    faces, kept_out = _keep_out(faces, purged or {})
     refused.append(kept_out)
-    refused.append(_split_fault(found.filter(_look_fault().is_not_null()), _look_fault()))
-    kept = _name(found.filter(_look_fault().is_null()), source).sort(
+    refused.append(_split_fault(faces.filter(_look_fault().is_not_null()), _look_fault()))
+    kept = _name(faces.filter(_look_fault().is_null()), source).sort(
         "image_path", "face_id", "bbox_left", "row"
     )
     quarantined = pl.concat([_notes(part, source) for part in refused]).sort("row")
@@ -238,14 +238,14 @@ def _refuse_repetitions(rows: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, p
         *map(_differing, _STATED),
     )
     says = pl.concat_str(_STATED, separator="; ", ignore_nulls=True).alias("says")
-    told = again.join(
+    repeats = again.join(
         lines.select(*face, "first", "lines", says),
         on=face,
         nulls_equal=True,
         maintain_order="left",
     )
     conflict = pl.col("says") != ""
-    told = told.filter(conflict | (pl.col("where") != pl.col("first"))).with_columns(
+    repeats = repeats.filter(conflict | (pl.col("where") != pl.col("first"))).with_columns(
         pl.when(conflict)
         .then(pl.lit("conflicting rows"))
         .otherwise(pl.lit("duplicate row"))
@@ -255,14 +255,14 @@ def _refuse_repetitions(rows: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, p
         .otherwise(pl.format("{} is listed before, with the same box: {}", "file", "first"))
         .alias("detail"),
     )
-    return rows.filter(~pl.col("row").is_in(told["row"].implode())).drop("place"), told
+    return rows.filter(~pl.col("row").is_in(repeats["row"].implode())).drop("place"), repeats
 
 
 def _differing(name: str) -> pl.Expr:
     """The values of a column, where a group has several."""
     values = pl.col(name).cast(pl.String).fill_null("none").unique(maintain_order=True)
-    told = pl.format(f"{name} {{}}", values.str.join(", "))
-    return pl.when(pl.col(name).n_unique() > 1).then(told).alias(name)
+    statement = pl.format(f"{name} {{}}", values.str.join(", "))
+    return pl.when(pl.col(name).n_unique() > 1).then(statement).alias(name)
 
 
 def _places(files: pl.Series, root: Path) -> pl.Series:
@@ -330,14 +330,14 @@ def _look(
     return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
 
 
-def _keep_out(found: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _keep_out(faces: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows without those of purged photos, and these with their reason."""
     is_purged = pl.col("photo").is_in(list(purged)).fill_null(False)
     at = pl.col("photo").replace_strict(purged, default="", return_dtype=pl.String)
-    out = found.filter(is_purged).with_columns(
+    out = faces.filter(is_purged).with_columns(
         pl.lit("purged").alias("rule"), pl.format("purged on {}", at.str.head(10)).alias("detail")
     )
-    return found.filter(~is_purged), out
+    return faces.filter(~is_purged), out
 
 
 def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> None:
@@ -430,15 +430,15 @@ def _link_all(shard: tuple[str, str, list[str], list[str]]) -> int:
 def _link(original: str, target: str) -> bool:
     """Make ``target`` another name of ``original``, or else a copy of it; returns if it is one."""
     original = os.path.realpath(original) if os.path.islink(original) else original  # noqa: PTH114
-    here = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
+    origin = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
     try:
-        there = os.lstat(target)
+        present = os.lstat(target)
         # Some file systems number no files: there only a copy is known.
-        if here.st_ino and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+        if origin.st_ino and (present.st_dev, present.st_ino) == (origin.st_dev, origin.st_ino):
             return False
         # A copy keeps the time of its original.
-        apart = there.st_dev != here.st_dev or not here.st_ino
-        if apart and (there.st_size, there.st_mtime_ns) == (here.st_size, here.st_mtime_ns):
+        apart = present.st_dev != origin.st_dev or not origin.st_ino
+        if apart and (present.st_size, present.st_mtime_ns) == (origin.st_size, origin.st_mtime_ns):
             return True
     except FileNotFoundError:
         pass

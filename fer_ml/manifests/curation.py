@@ -72,17 +72,17 @@ def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
         pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
         pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
     )
-    found = {}
+    filters = {}
     if recipe.labels:
-        found[f"labels {list(recipe.labels)}"] = pl.col("label").is_in(list(recipe.labels))
+        filters[f"labels {list(recipe.labels)}"] = pl.col("label").is_in(list(recipe.labels))
     if source in recipe.min_confidence:
         floor = recipe.min_confidence[source]
-        found[f"min_confidence {floor}"] = pl.col("confidence") >= floor
+        filters[f"min_confidence {floor}"] = pl.col("confidence") >= floor
     if recipe.min_side:
-        found[f"min_side {recipe.min_side}"] = side >= recipe.min_side
+        filters[f"min_side {recipe.min_side}"] = side >= recipe.min_side
     if recipe.drop_twins:
-        found["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
-    return found
+        filters["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
+    return filters
 
 
 def take(run: RunFolder, job: Job[Any], recipe: Curation) -> None:
@@ -119,14 +119,14 @@ def take(run: RunFolder, job: Job[Any], recipe: Curation) -> None:
 
 def colours(rows: pl.DataFrame, store: Store) -> dict[str, dict[str, int]]:
     """By source: its training rows, on how many of them was looked, and how many are grey."""
-    found = {}
+    by_source = {}
     for source, count, seen in looked_at(rows):
         grey = sum(
             is_grey(crop_face(read_image(store.root / name), box))
             for name, box in zip(seen["image_path"], boxes(seen), strict=True)
         )
-        found[source] = {"rows": count, "looked_at": seen.height, "grey": grey}
-    return found
+        by_source[source] = {"rows": count, "looked_at": seen.height, "grey": grey}
+    return by_source
 
 
 def looked_at(rows: pl.DataFrame) -> Iterator[tuple[str, int, pl.DataFrame]]:

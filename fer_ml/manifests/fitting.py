@@ -35,7 +35,7 @@ def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFram
     ``refused`` are those of its ``rows`` that have no meaning, ``where`` is the first one.
     """
     bad = pl.col("fault").str.starts_with("bad label").fill_null(False)
-    found = (
+    labels = (
         listing.filter(pl.col("native_label").is_not_null())
         .group_by("native_label", maintain_order=True)
         .agg(
@@ -46,11 +46,11 @@ def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFram
         )
     )
     if table is not None and not table.words:
-        absent = [label for label in table.meanings if label not in set(found["native_label"])]
+        absent = [label for label in table.meanings if label not in set(labels["native_label"])]
         rows = [(label, table.meanings[label], 0, 0, None) for label in absent]
         never = pl.DataFrame(rows, LABELS_SCHEMA, orient="row")
-        found = pl.concat([found, never], how="vertical_relaxed")
-    typed = found.select(pl.col(name).cast(dtype) for name, dtype in LABELS_SCHEMA.items())
+        labels = pl.concat([labels, never], how="vertical_relaxed")
+    typed = labels.select(pl.col(name).cast(dtype) for name, dtype in LABELS_SCHEMA.items())
     shown = pl.col("native_label", "where").map_elements(visible, return_dtype=pl.String)
     return typed.with_columns(shown).sort("native_label")
 
@@ -78,19 +78,19 @@ def misfits(labels: pl.DataFrame, left_out: Mapping[str, int], rows: int) -> lis
     rarest = min(classes.to_list(), default=1)
     if outside["refused"].sum() <= stray and (outside["refused"] < rarest).all():
         outside = outside.clear()
-    found = [
+    reasons = [
         f"label '{label}' is in no table: {refused:,} rows, the first is {where}"
         for label, refused, where in outside.select("native_label", "refused", "where").iter_rows()
     ]
-    found += [
+    reasons += [
         f"label '{label}' ({means}) is on no row"
         for label, means in labels.filter(rows=0).select("native_label", "means").iter_rows()
         if classes.len()  # Else there is no need to say more.
         if classes.len()  # Else there is no need to say more.
     ]
-    found += [
+    reasons += [
         f"{rule}: {left_out[rule]:,} rows"
         for rule in NOT_UNDERSTOOD
         if left_out.get(rule, 0) > stray
     ]
-    return found
+    return reasons

@@ -39,9 +39,9 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> p
     if known["near"].null_count() == sample_ids.null_count():
         return known["near"]
     distinct = known.drop_nulls("sample_id").unique("sample_id").sort("sample_id")
-    found = _search(distinct, thumbs, cache, rule)
-    _remember(found, cache, rule)
-    return rows.join(found, on="sample_id", how="left", maintain_order="left")["near"]
+    groups = _search(distinct, thumbs, cache, rule)
+    _remember(groups, cache, rule)
+    return rows.join(groups, on="sample_id", how="left", maintain_order="left")["near"]
 
 
 def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
@@ -56,16 +56,16 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.
     ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
     cache.mkdir(parents=True, exist_ok=True)
     file = temporary(cache / "thumbs")
-    held = None
+    mapped_thumbs = None
     try:
         # On disk, because half a million thumbs would fill the memory that the search needs.
         with file.open("wb") as out:
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
-        held = np.memmap(regular(file), np.uint8, "r", shape=(len(rows), THUMB_SIZE))
-        first = near_groups(held, fresh=fresh, rule=rule).first
+        mapped_thumbs = np.memmap(regular(file), np.uint8, "r", shape=(len(rows), THUMB_SIZE))
+        first = near_groups(mapped_thumbs, fresh=fresh, rule=rule).first
     finally:
-        held = None  # What is mapped cannot be deleted everywhere.
+        mapped_thumbs = None  # What is mapped cannot be deleted everywhere.
         discard(file)
     by_search = ids.gather(first)
     # What was known and what was found now may connect each other.
@@ -78,22 +78,22 @@ def _remembered(rows: pl.DataFrame, cache: Path, rule: Near) -> pl.DataFrame:
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
     for file in filter(is_kept, _files(cache, rule)):
         try:
-            held = pl.read_parquet(regular(file), glob=False)
+            groups = pl.read_parquet(regular(file), glob=False)
         except (OSError, Refused, pl.exceptions.PolarsError):
             continue  # Deleted: a cache may be.
-        found = rows.join(held, on="sample_id", how="left", maintain_order="left")
-        if found["near"].null_count() < best["near"].null_count():
-            best = found
+        candidate = rows.join(groups, on="sample_id", how="left", maintain_order="left")
+        if candidate["near"].null_count() < best["near"].null_count():
+            best = candidate
         if best["near"].null_count() == rows["sample_id"].null_count():
             break
     return best
 
 
-def _remember(found: pl.DataFrame, cache: Path, rule: Near) -> None:
-    digest = hashlib.sha256("\n".join(found["sample_id"]).encode()).hexdigest()[:16]
+def _remember(groups: pl.DataFrame, cache: Path, rule: Near) -> None:
+    digest = hashlib.sha256("\n".join(groups["sample_id"]).encode()).hexdigest()[:16]
     file = cache / f"{_name(rule)}-{digest}.parquet"
     partial = temporary(file)
-    found.write_parquet(partial)
+    groups.write_parquet(partial)
     keep(partial, file)
     for old in _files(cache, rule)[MAX_REMEMBERED:]:
         discard(old)
@@ -106,8 +106,8 @@ def _name(rule: Near) -> str:
 
 def _files(cache: Path, rule: Near) -> list[Path]:
     """Remembered sets, the latest first."""
-    found = cache.glob(f"{_name(rule)}-*.parquet") if cache.is_dir() else ()
-    return sorted(found, key=os.path.getmtime, reverse=True)
+    files = cache.glob(f"{_name(rule)}-*.parquet") if cache.is_dir() else ()
+    return sorted(files, key=os.path.getmtime, reverse=True)
 
 
 def numbers_of(hashes: pl.Series) -> np.ndarray:

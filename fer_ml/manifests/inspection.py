@@ -105,10 +105,10 @@ def join_probes(parts: Sequence[Probe], rows: Sequence[np.ndarray]) -> Probe:
     """Probes of disjoint rows of one manifest as one; ``rows`` are the rows of each part."""
     looks: list[pl.DataFrame] = []
     segments: list[np.ndarray] = []
-    for part, here in zip(parts, rows, strict=True):
+    for part, part_rows in zip(parts, rows, strict=True):
         looks.append(
             part.looks.with_columns(
-                pl.Series("row", here, pl.Int64), pl.col("segment") + len(segments)
+                pl.Series("row", part_rows, pl.Int64), pl.col("segment") + len(segments)
             )
         )
         segments += part.segments
@@ -162,7 +162,7 @@ def probe(
     known = memory.known(rows, files["image_path"], root, since)
     unknown = rows.join(known.select("row"), on="row", how="anti") if known.height else rows
     decoded = memory.decode(unknown, files["image_path"], root, label)
-    found = pl.concat(
+    row_looks = pl.concat(
         [
             known.with_columns(pl.lit("unchanged").alias("checked")),
             decoded.with_columns(pl.lit("decoded").alias("checked")),
@@ -179,7 +179,7 @@ def probe(
             .cast(_STATE)
             .alias("refused"),
         )
-        .join(found, on="row", how="left", maintain_order="left")
+        .join(row_looks, on="row", how="left", maintain_order="left")
         .with_columns(
             pl.coalesce("refused", "state").alias("state"),
             pl.coalesce("fault", "detail").alias("detail"),
@@ -240,18 +240,18 @@ class _Memory:
         keys = np.fromiter(
             (part for key in _stat(names, root) for part in key), np.int64, 4 * len(names)
         )
-        held = pl.DataFrame(keys.reshape(-1, 4), schema=dict.fromkeys(KEY, pl.Int64))
-        rows = pl.concat([rows.drop("file"), held[rows["file"]]], how="horizontal")
+        file_keys = pl.DataFrame(keys.reshape(-1, 4), schema=dict.fromkeys(KEY, pl.Int64))
+        rows = pl.concat([rows.drop("file"), file_keys[rows["file"]]], how="horizontal")
         whole = pl.all_horizontal(pl.col(name).is_null() for name in BOX)
         places = table.select(*KEY, *BOX).with_row_index("place")
-        found = []
+        matches = []
         # Most faces have no box, and keys of four columns are compared faster than those of eight.
         for part, key in ((whole, KEY), (~whole, (*KEY, *BOX))):
             latest = places.filter(part).unique(key, keep="last").select("place", *key)
             some = rows.filter(part).select("row", *key)
-            found.append(some.join(latest, on=key, nulls_equal=True).select("row", "place"))
+            matches.append(some.join(latest, on=key, nulls_equal=True).select("row", "place"))
         # What was found is copied once, at the end: most of it is text.
-        places = pl.concat(found)
+        places = pl.concat(matches)
         return pl.concat(
             [places.select("row"), table.select(list(_FOUND))[places["place"]]], how="horizontal"
         )
@@ -277,15 +277,17 @@ class _Memory:
         self._tables.clear()
         index = len(self._thumbs)
         self._thumbs.append(_thumbs_of(name))
-        found = rows.join(table, on=["file", *BOX], how="left", nulls_equal=True)
-        return found.with_columns(pl.lit(index, pl.Int64).alias("segment")).select("row", *_FOUND)
+        row_looks = rows.join(table, on=["file", *BOX], how="left", nulls_equal=True)
+        return row_looks.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(
+            "row", *_FOUND
+        )
 
     def _forget(self, table: pl.DataFrame) -> None:
         """Remove segments of which ``table`` looked at every face again, as a full pass does."""
         key = (*KEY, *BOX)
-        for name, held in zip(self._names, self._tables, strict=True):
-            if held.height <= table.height and (
-                held.join(table, on=key, how="anti", nulls_equal=True).is_empty()
+        for name, segment in zip(self._names, self._tables, strict=True):
+            if segment.height <= table.height and (
+                segment.join(table, on=key, how="anti", nulls_equal=True).is_empty()
             ):
                 _remove(name)
 
@@ -341,11 +343,11 @@ def _clear(folder: Path) -> None:
 
 def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarray) -> np.ndarray:
     """Thumbs ``[n, 576]`` by segment and place; black where the segment is -1."""
-    found = np.zeros((len(segment), THUMB_SIZE), np.uint8)
+    thumbs = np.zeros((len(segment), THUMB_SIZE), np.uint8)
     for index in np.unique(segment[segment >= 0]):
-        here = segment == index
-        found[here] = segments[index][thumb[here]]
-    return found
+        mask = segment == index
+        thumbs[mask] = segments[index][thumb[mask]]
+    return thumbs
 
 
 def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
@@ -370,9 +372,9 @@ def _look(
     results = map_shards(look_at, shards, workers=1 if total < PARALLEL_FROM else None)
     looks = []
     with tqdm(total=total, desc=label, disable=None) as progress:
-        for found in results:
-            looks.append(found)
-            progress.update(len(found.state))
+        for shard_looks in results:
+            looks.append(shard_looks)
+            progress.update(len(shard_looks.state))
     # One table at the end: a small one for each shard takes half as long as the decoding.
     return _table_of(join_looks(looks)).with_columns(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("thumb"),
@@ -388,10 +390,10 @@ def _shards(faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path) -> 
     boxed |= ends - starts > 1
     chosen = names.gather(files[starts])
     for first in range(0, len(starts), SHARD_FILES):
-        here = slice(first, first + SHARD_FILES)
+        span = slice(first, first + SHARD_FILES)
         boxes = {
             int(index): [_box(edges) for edges in faces[int(a) : int(b)].select(BOX).iter_rows()]
-            for index, (a, b) in enumerate(zip(starts[here], ends[here], strict=True))
+            for index, (a, b) in enumerate(zip(starts[span], ends[span], strict=True))
             if boxed[first + index]
         }
         some = chosen.slice(first, SHARD_FILES).to_list()

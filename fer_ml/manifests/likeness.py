@@ -85,22 +85,22 @@ def mirrored_histogram() -> np.ndarray:
 @cache
 def _cells() -> list[np.ndarray]:
     """Weights ``[24, cells]`` of each grid, whole."""
-    found = []
+    weights = []
     for cells, width in _GRIDS:
         centre = (np.arange(cells) - (cells - 1) / 2) * 20 / cells + (THUMB_SIDE - 1) / 2
         distance = np.arange(THUMB_SIDE)[:, None] - centre
-        found.append(np.rint(64 * np.exp(-(distance**2) / (2 * width**2))).astype(np.float32))
-    return found
+        weights.append(np.rint(64 * np.exp(-(distance**2) / (2 * width**2))).astype(np.float32))
+    return weights
 
 
 @cache
 def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean ``[416]`` and axes ``[416, 64]``, whole, and the signs ``[64]`` of mirrored ones."""
-    held = read_npz(AXES_FILE)
+    arrays = read_npz(AXES_FILE)
     return (
-        held["mean"].astype(np.float32),
-        held["axes"].astype(np.float32),
-        held["signs"].astype(np.int8),
+        arrays["mean"].astype(np.float32),
+        arrays["axes"].astype(np.float32),
+        arrays["signs"].astype(np.int8),
     )
 
 
@@ -117,9 +117,9 @@ def fit(faces: np.ndarray, copies: np.ndarray) -> dict[str, np.ndarray]:
         within = np.cov(((face - copy) @ space).T) / 2
         within += np.eye(len(within)) * 1e-3 * np.trace(within) / len(within)
         root = np.linalg.inv(np.linalg.cholesky(within))
-        ratio, found = np.linalg.eigh(root @ np.cov((face @ space).T) @ root.T)
+        ratio, vectors = np.linalg.eigh(root @ np.cov((face @ space).T) @ root.T)
         ratios.append(ratio)
-        axes.append(space @ root.T @ found)
+        axes.append(space @ root.T @ vectors)
         signs.append(np.full(len(ratio), sign))
     every, parity = np.concatenate(ratios), np.concatenate(signs)
     best = np.argsort(-every)[:CODE_SIZE]

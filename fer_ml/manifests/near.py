@@ -103,13 +103,13 @@ def near_groups(
         twins = digest.twins()
         forest = _Forest(len(thumbs))
         forest.add(twins, np.ones(len(twins)))
-        for found in map_sharing(
+        for links in map_sharing(
             partial(_search, reach=reach),
             digest,
             _cells(digest.root(twins, fresh), _TASK, reach),
             workers=workers,
         ):
-            forest.add(*found)
+            forest.add(*links)
     return forest.groups(digest.flat)
 
 
@@ -201,13 +201,13 @@ class _Digest:
 
     def likeness(self, pairs: np.ndarray) -> np.ndarray:
         """``[M] float64`` of oriented pairs: 0 for no copies."""
-        found = [np.empty(0)]
+        scores = [np.empty(0)]
         for some in _chunks(pairs, _PAIRS):
             mirrored = some[:, 1] >= len(self.thumbs)
             second = self.thumbs[some[:, 1] % len(self.thumbs)]
             second[mirrored] = flipped(second[mirrored])
-            found.append(compare(self.thumbs[some[:, 0]], second, self.rule).likeness)
-        return np.concatenate(found)
+            scores.append(compare(self.thumbs[some[:, 0]], second, self.rule).likeness)
+        return np.concatenate(scores)
 
 
 @dataclass(frozen=True)
@@ -238,9 +238,9 @@ def compare(first: np.ndarray, second: np.ndarray, rule: Near) -> Compared:
     for some in _chunks(np.arange(len(bounds) - 1), _VIEWED):
         views = alignment.views(alignment.coarse(first[bounds[some]]))
         for place, each in zip(some, views, strict=True):
-            here = slice(bounds[place], bounds[place + 1])
-            seen[here], best = alignment.best_view(each, others[here])
-            moves[here] = alignment.view_moves()[best]
+            span = slice(bounds[place], bounds[place + 1])
+            seen[span], best = alignment.best_view(each, others[span])
+            moves[span] = alignment.view_moves()[best]
     grey = alignment.grey(first, second)
     likeness = np.where(grey >= rule.grey, grey, 0)
     left = np.flatnonzero(seen >= rule.view)

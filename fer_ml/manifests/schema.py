@@ -73,10 +73,10 @@ def write_manifest(
 
 def attributes_of(csvs: Iterable[Path]) -> list[str]:
     """The ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
-    found = {
+    columns = {
         name for csv in csvs for name in pl.read_csv(as_text(csv), glob=False, n_rows=0).columns
     }
-    return [name for name in ATTRIBUTES if name in found]
+    return [name for name in ATTRIBUTES if name in columns]
 
 
 def read_manifest(csv: Path) -> pl.DataFrame:

@@ -120,9 +120,9 @@ def _ranks(groups: pl.Series, seed: int) -> np.ndarray:
     The group's own hash, mixed with the seed and the purpose by SplitMix64 (Steele et al. 2014):
     so a group's place does not depend on the order of rows, nor on the other groups.
     """
-    own = np.frombuffer(bytes.fromhex("".join(groups)), ">u8")[::2].astype(np.uint64)
+    hashes = np.frombuffer(bytes.fromhex("".join(groups)), ">u8")[::2].astype(np.uint64)
     purposes = _mix(np.arange(3, dtype=np.uint64) + np.uint64(3 * seed))
-    return _mix(own ^ purposes[:, None])
+    return _mix(hashes ^ purposes[:, None])
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
@@ -200,10 +200,10 @@ def publisher_splits(
 
     Every source of ``meanings`` must have rows: ``FerError`` names the first that has none.
     """
-    held = set(frame["source"].unique())
+    sources = set(frame["source"].unique())
     split = pl.col("split")
     for source, splits in meanings.items():
-        if source not in held:
+        if source not in sources:
             raise FerError(
                 f"source {source} has no rows in the unified manifest",
                 code="source-without-rows",
@@ -220,8 +220,8 @@ def publisher_splits(
                 fix="remove it; words that no adapter knows are in the source's quarantine.csv",
             )
         if splits:
-            here = pl.col("source") == source
-            split = pl.when(here).then(pl.col("split").replace(splits)).otherwise(split)
+            of_source = pl.col("source") == source
+            split = pl.when(of_source).then(pl.col("split").replace(splits)).otherwise(split)
     return frame.with_columns(split.alias("split"))
 
 
@@ -296,9 +296,11 @@ def _whole_rows(files: Sequence[Path], kept: pl.DataFrame) -> Iterator[pl.DataFr
     start = 0
     for file in files:
         rows = read_manifest(file)
-        here = decided.filter(pl.col("row").is_between(start, start + rows.height, closed="left"))
-        chosen = rows[here["row"] - start].drop(DECIDED)
-        yield pl.concat([chosen, here.drop("row")], how="horizontal")
+        decisions = decided.filter(
+            pl.col("row").is_between(start, start + rows.height, closed="left")
+        )
+        chosen = rows[decisions["row"] - start].drop(DECIDED)
+        yield pl.concat([chosen, decisions.drop("row")], how="horizontal")
         start += rows.height
 
 
@@ -312,11 +314,11 @@ class Stacked:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """The thumbs ``[len(rows), 576]`` of these rows."""
         part = np.searchsorted(self.starts, rows, side="right") - 1
-        found = np.empty((len(rows), THUMB_SIZE), np.uint8)
+        thumbs = np.empty((len(rows), THUMB_SIZE), np.uint8)
         for index in np.unique(part):
-            here = part == index
-            found[here] = self.parts[index][rows[here] - self.starts[index]]
-        return found
+            mask = part == index
+            thumbs[mask] = self.parts[index][rows[mask] - self.starts[index]]
+        return thumbs
 
 
 def _leak_notes(leaking: pl.DataFrame) -> pl.DataFrame:
@@ -339,7 +341,7 @@ def twin_pairs(frame: pl.DataFrame, kept: pl.DataFrame, leaking: pl.DataFrame) -
     placed = frame.select("row", "sample_id", "group_id", "split")
     test, rest = pl.col("split") == "test", ~pl.col("split").is_in(["test", "unassigned"])
     asked = kept.filter(test & pl.col("twin_in").is_not_null())
-    found = []
+    pairs = []
     for rows, others in (
         (asked.with_columns(pl.lit("rest").alias("twin")), placed.filter(rest)),
         (leaking, placed),
@@ -351,9 +353,9 @@ def twin_pairs(frame: pl.DataFrame, kept: pl.DataFrame, leaking: pl.DataFrame) -
         for key, name in (("sample_id", "same"), ("group_id", "first")):
             least = others.group_by(key, "twin").agg(pl.col("other").min().alias(name))
             wanted = wanted.join(least, on=[key, "twin"], how="left")
-        found.append(wanted)
+        pairs.append(wanted)
     return (
-        pl.concat(found)
+        pl.concat(pairs)
         .select(
             "row",
             pl.coalesce("same", "first").alias("other"),
@@ -396,8 +398,8 @@ def _kinds(pairs: pl.DataFrame, thumbs: "Stacked", near: Near) -> pl.Series:
     row, other = (pairs[name].to_numpy() for name in ("row", "other"))
     for start in range(0, len(others), _PAIRS_AT_ONCE):
         some = others[start : start + _PAIRS_AT_ONCE]
-        found = kinds(thumbs(other[some]), thumbs(row[some]), near)
-        names[some] = np.where(found == "", THROUGH_OTHERS, found)
+        batch_kinds = kinds(thumbs(other[some]), thumbs(row[some]), near)
+        names[some] = np.where(batch_kinds == "", THROUGH_OTHERS, batch_kinds)
     return pl.Series(names.tolist(), dtype=pl.String)
 
 
@@ -409,10 +411,10 @@ def twin_kinds(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
         .agg(pl.len().alias("rows"))
         .sort("source", "kind")
     )
-    found: dict[str, dict[str, int]] = {source: {} for source in sorted(kept["source"].unique())}
+    counts: dict[str, dict[str, int]] = {source: {} for source in sorted(kept["source"].unique())}
     for source, kind, rows in table.iter_rows():
-        found[source][kind] = rows
-    return found
+        counts[source][kind] = rows
+    return counts
 
 
 def group_counts(frame: pl.DataFrame) -> dict[str, int]:

@@ -110,8 +110,8 @@ def upper_bounds(curve: RiskCoverage) -> np.ndarray:
     errors = np.rint(curve.risk * accepted)
     with np.errstate(invalid="ignore"):
         bounds = beta.ppf(SURE, errors + 1, accepted - errors)
-    found: np.ndarray = np.where(errors == accepted, 1.0, bounds)
-    return found
+    risk_bounds: np.ndarray = np.where(errors == accepted, 1.0, bounds)
+    return risk_bounds
 
 
 def most_wrong(rows: int, risk: float) -> np.ndarray:

@@ -21,7 +21,7 @@ class Chance(NamedTuple):
     f1: dict[str, float]
 
 
-def guessed(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Chance:
+def guesser_scores(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Chance:
     """What a guesser reaches on labels ``y [N]``, who gives all rows of a group one answer.
 
     Of one who guesses every class alike and one who knows the classes' shares, the better. Groups
@@ -32,17 +32,17 @@ def guessed(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Chance:
     True
     """
     codes, count = group_codes(groups)
-    held = np.zeros((count, _C))
-    np.add.at(held, (codes, y), 1)
-    kinds, times = np.unique(held, axis=0, return_counts=True)
-    found = []
-    for chances in (np.full(_C, 1 / _C), held.sum(axis=0) / max(1, len(y))):
+    label_counts = np.zeros((count, _C))
+    np.add.at(label_counts, (codes, y), 1)
+    kinds, times = np.unique(label_counts, axis=0, return_counts=True)
+    quantiles = []
+    for chances in (np.full(_C, 1 / _C), label_counts.sum(axis=0) / max(1, len(y))):
         rng = np.random.default_rng(seed)
         matrix = np.zeros((GUESSERS, _C, _C))
         for kind, many in zip(kinds, times, strict=True):
             answers = rng.multinomial(many, chances, size=GUESSERS)
             matrix += kind[:, None] * answers[:, None, :]
         scores = f1_scores(matrix)
-        found.append(np.quantile(np.column_stack([scores.mean(axis=1), scores]), LEVEL, axis=0))
-    best = np.max(found, axis=0)
+        quantiles.append(np.quantile(np.column_stack([scores.mean(axis=1), scores]), LEVEL, axis=0))
+    best = np.max(quantiles, axis=0)
     return Chance(float(best[0]), dict(zip(CLASSES, best[1:].tolist(), strict=True)))

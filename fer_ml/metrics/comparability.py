@@ -27,10 +27,10 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
     >>> unequal_budgets({"ce": {"epochs": 10}, "kd": {"epochs": 20}})
     'unequal budgets, in epochs: ce 10, kd 20'
     """
-    held = {name: entry["epochs"] for name, entry in entries.items() if entry.get("epochs")}
-    if len(set(held.values())) < 2:
+    epochs = {name: entry["epochs"] for name, entry in entries.items() if entry.get("epochs")}
+    if len(set(epochs.values())) < 2:
         return ""
-    return "unequal budgets, in epochs: " + ", ".join(f"{n} {e}" for n, e in held.items())
+    return "unequal budgets, in epochs: " + ", ".join(f"{n} {e}" for n, e in epochs.items())
 
 
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -92,7 +92,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def tables_of(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``(caption, cell by model)`` of each table of a ``benchmark.json``.
 
     A deduplicated set that has every row of the official one is not told twice.
@@ -102,16 +102,16 @@ def tables_of(held: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     >>> [name for name, _ in tables_of(held)]
     ['t: test, n = 9']
     """
-    for name in held["tables"]:
-        if name in held["same_rows"]:
+    for name in benchmark["tables"]:
+        if name in benchmark["same_rows"]:
             continue
-        cells = {model: sets[name] for model, sets in held["entries"].items()}
+        cells = {model: sets[name] for model, sets in benchmark["entries"].items()}
         for table in split_tables(cells):
-            own = {model: cells[model] for model in table.names}
+            table_cells = {model: cells[model] for model in table.names}
             apart = f"; apart because of {', '.join(table.why_apart)}" if table.why_apart else ""
-            budgets = unequal_budgets(own)
-            told = f"; {budgets}" * bool(budgets)
-            yield caption(name, own[table.names[0]]) + apart + told, own
+            budgets = unequal_budgets(table_cells)
+            note = f"; {budgets}" * bool(budgets)
+            yield caption(name, table_cells[table.names[0]]) + apart + note, table_cells
 
 
 def caption(name: str, entry: Mapping[str, Any]) -> str:
@@ -121,21 +121,21 @@ def caption(name: str, entry: Mapping[str, Any]) -> str:
     'faces: val, n = 1,200; models were selected on these rows'
     """
     note = "; models were selected on these rows" if entry["selection_split"] else ""
-    looked = looked_at(entry)
+    looked = look_note(entry)
     note += f"; {looked}" * bool(looked)
     return f"{name}: {entry['split']}, n = {entry['n']:,}{note}"
 
 
-def looked_at(entry: Mapping[str, Any]) -> str:
+def look_note(entry: Mapping[str, Any]) -> str:
     """What is said of numbers on rows that were looked at before something was decided.
 
     >>> looked_at({"looked_before": {"since": "2026-01-02T03:04", "decided": ["ensemble"]}})
     'looked at before (since 2026-01-02): ensemble decided after'
     """
-    held = entry.get("looked_before")
-    if not held:
+    look = entry.get("looked_before")
+    if not look:
         return ""
-    first, more = held["decided"][:3], len(held["decided"]) - 3
+    first, more = look["decided"][:3], len(look["decided"]) - 3
     others = f" and {more} more" if more > 0 else ""
     decided = ", ".join(first) + others
-    return f"looked at before (since {held['since'][:10]}): {decided} decided after"
+    return f"looked at before (since {look['since'][:10]}): {decided} decided after"

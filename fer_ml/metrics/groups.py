@@ -125,16 +125,16 @@ def fairness_table(
         raise FerError(f"min_groups is {min_groups}", code="invalid-value", allowed=allowed)
     codes, count = group_codes(groups)
     rows_of = value_rows(values)
-    own = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}
+    groups_of = {name: np.unique(codes[rows]) for name, rows in rows_of.items()}
     sums = {
         name: group_sums(y[rows], logits[rows], codes[rows], temperature)
         for name, rows in rows_of.items()
     }
-    counted = [name for name in rows_of if name != NO_VALUE and len(own[name]) >= min_groups]
+    counted = [name for name in rows_of if name != NO_VALUE and len(groups_of[name]) >= min_groups]
     again: dict[str, list[np.ndarray]] = {name: [] for name in counted}
     for counts in draw_counts(count, resamples, seed):
         for name in counted:
-            again[name].append(counts[:, own[name]] @ sums[name])
+            again[name].append(counts[:, groups_of[name]] @ sums[name])
     resampled = {name: np.concatenate(again[name]) for name in counted}
     table = tuple(
         _row(name, sums[name], len(rows_of[name]), resampled.get(name), level) for name in rows_of
@@ -156,7 +156,7 @@ def _row(
     name: str, sums: np.ndarray, n: int, resampled: np.ndarray | None, level: float
 ) -> FairnessRow:
     total = sums.sum(axis=0)
-    found = metrics_of_sums(total)
+    metrics = metrics_of_sums(total)
     bounds = {} if resampled is None else intervals_of_sums(total, resampled, level)
     absent = confusion_of_sums(total).sum(axis=-1) == 0
     return FairnessRow(
@@ -164,7 +164,7 @@ def _row(
         n=n,
         groups=len(sums),
         absent_classes=tuple(CLASSES[label] for label in np.flatnonzero(absent)),
-        metrics={metric: float(found[metric]) for metric in FAIRNESS_METRICS},
+        metrics={metric: float(metrics[metric]) for metric in FAIRNESS_METRICS},
         intervals={metric: bounds[metric] for metric in FAIRNESS_METRICS if bounds},
     )
 

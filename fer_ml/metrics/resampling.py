@@ -208,12 +208,12 @@ def intervals_of_sums(
     Interval(value=1.0, low=1.0, high=1.0)
     """
     value, again = metrics_of_sums(total), metrics_of_sums(resampled)
-    found = {name: interval(float(value[name]), again[name], level) for name in value}
+    intervals = {name: interval(float(value[name]), again[name], level) for name in value}
     gaps, moved = _bin_gaps(total), _bin_gaps(resampled)
     reach = np.quantile(np.abs(moved - gaps).sum(axis=-1), (1 + level) / 2)
-    ece = found["ece"]
-    found["ece"] = Interval(ece.value, max(0.0, ece.value - float(reach)), ece.high)
-    return found
+    ece = intervals["ece"]
+    intervals["ece"] = Interval(ece.value, max(0.0, ece.value - float(reach)), ece.high)
+    return intervals
 
 
 def _bin_gaps(sums: np.ndarray) -> np.ndarray:
@@ -234,8 +234,8 @@ def metric_intervals(
     _require_same_rows(sums)
     again = resample(sums, resamples, seed)
     return [
-        intervals_of_sums(own.sum(axis=0), moved, level)
-        for own, moved in zip(sums, again, strict=True)
+        intervals_of_sums(model_sums.sum(axis=0), moved, level)
+        for model_sums, moved in zip(sums, again, strict=True)
     ]
 
 
@@ -277,14 +277,14 @@ def paired_difference(
     >>> paired_difference(same, 0, 1)["accuracy"]
     Difference(value=0.0, low=0.0, high=0.0, p_value=1.0)
     """
-    found = {}
+    differences = {}
     for name, value in models.value.items():
         moved = models.again[name][a] - models.again[name][b]
         tail = min((moved <= 0).sum(), (moved >= 0).sum())
         p = min(1.0, 2 * (int(tail) + 1) / (len(moved) + 1))
         bounds = interval(value[a] - value[b], moved, level)
-        found[name] = Difference(bounds.value, bounds.low, bounds.high, p)
-    return found
+        differences[name] = Difference(bounds.value, bounds.low, bounds.high, p)
+    return differences
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -294,11 +294,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    found, least = [0.0] * len(p_values), 0.0
+    corrected_p, least = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(order):
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
-        found[place] = least
-    return found
+        corrected_p[place] = least
+    return corrected_p
 
 
 def _require_same_rows(sums: np.ndarray) -> None:

@@ -50,13 +50,13 @@ def over_runs(
             allowed=f"at least {LEAST_RUNS} runs a side",
             fix="train the method with more seeds",
         )
-    found = {}
+    differences = {}
     for name, value in models.value.items():
         made = _estimate(
             [value[side] for side in sides], [models.again[name][s] for s in sides], models.groups
         )
-        found[name] = _difference(made, level)
-    return found
+        differences[name] = _difference(made, level)
+    return differences
 
 
 def _estimate(values: list[np.ndarray], again: list[np.ndarray], groups: int) -> _Estimate:

@@ -64,21 +64,21 @@ def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
         probs = parts(parameters)[1]
         # d scaled_c / d (w_c, b_c), so the covariance of p times these, block by block.
         both = np.concatenate([probs * scaled, probs], axis=1)
-        own = [probs * scaled * scaled, probs * scaled, probs]
-        ww, wb, bb = (np.diag(value.sum(axis=0)) for value in own)
+        diagonals = [probs * scaled * scaled, probs * scaled, probs]
+        ww, wb, bb = (np.diag(value.sum(axis=0)) for value in diagonals)
         return (np.block([[ww, wb], [wb, bb]]) - both.T @ both) / rows
 
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
-    found = minimize(
+    optimum = minimize(
         loss, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-9}
     )
     # The one direction without curvature is a bias that is the same for all classes.
-    curvature = np.linalg.eigvalsh(hessian(found.x))[1]
+    curvature = np.linalg.eigvalsh(hessian(optimum.x))[1]
     if curvature < MIN_CURVATURE:
         what = f"the rows leave a direction of a vector scaling open: curvature {curvature:.1e}"
         raise FerError(what, code="undetermined-fit", fix=_FIX)
-    if np.abs(found.jac).max() > 1e-6:
-        what = f"the vector scaling did not converge: {found.message}"
+    if np.abs(optimum.jac).max() > 1e-6:
+        what = f"the vector scaling did not converge: {optimum.message}"
         raise FerError(what, code="fit-not-converged")
-    bias = found.x[classes:]
-    return VectorScaling(found.x[:classes] / temperature, bias - bias.mean())
+    bias = optimum.x[classes:]
+    return VectorScaling(optimum.x[:classes] / temperature, bias - bias.mean())

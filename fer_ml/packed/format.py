@@ -131,17 +131,17 @@ class PackedJob:
         preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
         path = folder / "rows.npz"
-        held = read_npz(path, "y", "sample_id", "votes")
+        arrays = read_npz(path, "y", "sample_id", "votes")
         try:
             return FaceSet(
                 images=read_npy(folder / "images.npy"),
-                y=held["y"].astype(np.int64),
-                sample_ids=tuple(name.decode() for name in held["sample_id"]),
+                y=arrays["y"].astype(np.int64),
+                sample_ids=tuple(name.decode() for name in arrays["sample_id"]),
                 preprocess=preprocess,
-                votes=held["votes"],
-                weight=held.get("weight"),
-                negative=held["negative"].astype(np.int64) if "negative" in held else None,
-                fold=held.get("fold"),
+                votes=arrays["votes"],
+                weight=arrays.get("weight"),
+                negative=arrays["negative"].astype(np.int64) if "negative" in arrays else None,
+                fold=arrays.get("fold"),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise FerError(
@@ -166,12 +166,12 @@ def read_soft_targets(path: Path) -> SoftTargets:
             where=path,
             fix="copy the folder again",
         )
-    held = read_npz(path)
+    arrays = read_npz(path)
     try:
-        seed = int(held["view_seed"])
+        seed = int(arrays["view_seed"])
         return SoftTargets(
-            held["logits"].astype(np.float32),
-            float(held["kd_temperature"]),
+            arrays["logits"].astype(np.float32),
+            float(arrays["kd_temperature"]),
             None if seed < 0 else seed,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -194,8 +194,8 @@ def write_soft_targets(path: Path, soft: SoftTargets) -> None:
 
 
 def _resized(preprocess: Preprocess, size: int) -> Preprocess:
-    held: Preprocess = read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
-    return held
+    resized: Preprocess = read_plain(Preprocess, {**preprocess.plain(), "size": size}, "preprocess")
+    return resized
 
 
 def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:
@@ -205,18 +205,18 @@ def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:
 
 def write_rows(path: Path, faces: FaceSet) -> None:
     """``rows.npz`` of a split."""
-    held: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "y": faces.y.astype(np.uint8),
         "sample_id": np.array(faces.sample_ids, dtype="S32"),
         "votes": faces.votes,
     }
     if faces.weight is not None:
-        held["weight"] = faces.weight
+        arrays["weight"] = faces.weight
     if faces.negative is not None:
-        held["negative"] = faces.negative.astype(np.int8)
+        arrays["negative"] = faces.negative.astype(np.int8)
     if faces.fold is not None:
-        held["fold"] = faces.fold
-    np.savez(path, **held)
+        arrays["fold"] = faces.fold
+    np.savez(path, **arrays)
 
 
 def write_job(
@@ -259,11 +259,11 @@ def read_job(folder: Path) -> PackedJob:
     path = folder / JOB_FILE
     try:
         data = read_file(path, MAX_JOB)
-        held = json.loads(data)
-        if not isinstance(held, dict):
+        document = json.loads(data)
+        if not isinstance(document, dict):
             raise ValueError("no JSON object")
-        held = upgraded("packed training", held, path)
-        return _job(folder, path, held, hashlib.sha256(data).hexdigest())
+        document = upgraded("packed training", document, path)
+        return _job(folder, path, document, hashlib.sha256(data).hexdigest())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FerError(
             f"not a packed training: {type(error).__name__}: {str(error)[:200]}",
@@ -289,15 +289,15 @@ def read_about(path: Path) -> dict[str, dict[str, Any]]:
     return dict(about)
 
 
-def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
-    if held.get("classes") != list(CLASSES):
+def _job(folder: Path, path: Path, document: dict[str, Any], key: str) -> PackedJob:
+    if document.get("classes") != list(CLASSES):
         raise FerError(
-            f"class order of the job is {held.get('classes')}",
+            f"class order of the job is {document.get('classes')}",
             code="wrong-class-order",
             where=path,
             allowed=list(CLASSES),
         )
-    for name, digest in held["files"].items():
+    for name, digest in document["files"].items():
         if not stays_below(name):
             raise FerError(
                 f"the path {name!r} leads out of the folder",
@@ -314,7 +314,7 @@ def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
                 fix="copy the folder again",
             )
     steps = []
-    for number, entry in enumerate(held["steps"]):
+    for number, entry in enumerate(document["steps"]):
         kind = entry.pop("kind")
         if kind not in _KINDS:
             raise FerError(
@@ -335,9 +335,9 @@ def _job(folder: Path, path: Path, held: dict[str, Any], key: str) -> PackedJob:
     return PackedJob(
         folder=folder,
         steps=tuple(steps),
-        seed=held["seed"],
-        preprocess=read_preprocess(held["preprocess"]),
-        manifest_sha256=held["manifest_sha256"],
-        about=held["about"],
+        seed=document["seed"],
+        preprocess=read_preprocess(document["preprocess"]),
+        manifest_sha256=document["manifest_sha256"],
+        about=document["about"],
         key=key,
     )

@@ -52,11 +52,11 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
         stopped = int(asked.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        held = failure.message
+        message = failure.message
         # An exception of Python is a table, a signal a sentence.
-        told = held["message"] if isinstance(held, dict) else held
+        reason = message["message"] if isinstance(message, dict) else message
         raise FerError(
-            f"process {rank} of the training: {told.removeprefix('FerError: ')}",
+            f"process {rank} of the training: {reason.removeprefix('FerError: ')}",
             code="process-failed",
         ) from error
     finally:
@@ -72,12 +72,12 @@ def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
 
 
 def _require_gpus(device: str, processes: int) -> None:
-    here = torch.cuda.device_count() if choose_device(device).type == "cuda" else processes
-    if processes > here:
+    gpu_count = torch.cuda.device_count() if choose_device(device).type == "cuda" else processes
+    if processes > gpu_count:
         raise FerError(
-            f"{processes} processes need a GPU each, and {here} are here",
+            f"{processes} processes need a GPU each, and {gpu_count} are here",
             code="too-few-gpus",
-            allowed=f"FER_PROCESSES: 1 to {here}",
+            allowed=f"FER_PROCESSES: 1 to {gpu_count}",
             fix="lower FER_PROCESSES",
         )
 

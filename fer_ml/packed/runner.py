@@ -106,10 +106,10 @@ def _is_finished(folder: Path, job: PackedJob) -> bool:
     """
     path = folder / FINISHED_FILE
     try:
-        held = read_json(path)
+        record = read_json(path)
     except FileNotFoundError:
         return False
-    if held != {"job": job.key, "files": _hashes(folder)}:
+    if record != {"job": job.key, "files": _hashes(folder)}:
         raise FerError(
             "these results were changed, or are those of another job",
             code="changed-results",
@@ -260,10 +260,10 @@ def _run_stage(
     if not ranks.first:
         return
     # The nested first stages have folders of their own; here they would be repeated.
-    own = replace(recipe, first_stage=None)
+    stage_recipe = replace(recipe, first_stage=None)
     save_checkpoint(
         folder / CHECKPOINT_FILE,
-        Checkpoint(trained.state, own, preprocess, CLASSES, trained.best_epoch),
+        Checkpoint(trained.state, stage_recipe, preprocess, CLASSES, trained.best_epoch),
     )
     # From here on only the saved bytes are measured: the metrics are those of best.pt.
     saved = load_checkpoint(folder / CHECKPOINT_FILE)

@@ -57,8 +57,8 @@ def read_log(home: Path) -> Log:
 
     ``FerError`` when one cannot be read: then nobody knows what must be kept out.
     """
-    found = [entry for path in logs_of(home, PURGED_FILE) for entry in read_own(path).entries]
-    return Log(entries=tuple(sorted(dict.fromkeys(found), key=lambda entry: entry.at)))
+    entries = [entry for path in logs_of(home, PURGED_FILE) for entry in read_own(path).entries]
+    return Log(entries=tuple(sorted(dict.fromkeys(entries), key=lambda entry: entry.at)))
 
 
 def read_own(path: Path) -> Log:

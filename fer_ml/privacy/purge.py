@@ -53,7 +53,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Found:
+class Holding:
     """What one profile holds of it. ``faces`` are files of ``resting`` run folders."""
 
     store: Store
@@ -74,7 +74,7 @@ class Found:
         }
 
 
-def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: str) -> Wanted:
+def find_photos(stores: Sequence[Store], kind: Literal["photo", "group"], name: str) -> Wanted:
     """The photos meant by ``name``: a sample's or photo's hash, its image's path, or an image file.
 
     ``group`` takes every photo of the group: the same face under several names, in any source.
@@ -83,7 +83,7 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
     meant = rows_meant(name)
     # In manifest/<source> a photo is its own group; unified, groups hold several.
     prefix = "manifest/" if kind == "photo" else ""
-    frames = [_rows(artifact) for store in held for artifact in _manifests(store, prefix)]
+    frames = [_rows(artifact) for store in stores for artifact in _manifests(store, prefix)]
     samples = {s for frame in frames for s in frame.filter(meant)["sample_id"]}
     if kind == "group":
         groups = {
@@ -93,12 +93,12 @@ def find_photos(held: Sequence[Store], kind: Literal["photo", "group"], name: st
         }
         joined = pl.col("group_id").is_in(list(groups))
         samples |= {s for frame in frames for s in frame.filter(joined)["sample_id"]}
-    photos = _photos_of(held, pl.col("sample_id").is_in(list(samples)))
+    photos = _photos_of(stores, pl.col("sample_id").is_in(list(samples)))
     if not photos:
         raise FerError(
             f"no manifest contains the {kind} {name!r}",
             code="unknown-photo",
-            where=", ".join(str(store.root) for store in held) or "an empty artifact root",
+            where=", ".join(str(store.root) for store in stores) or "an empty artifact root",
             allowed="the hash of a sample or a photo (8 digits or more), an image_path of a "
             "manifest, or an image file",
         )
@@ -126,9 +126,9 @@ def rows_meant(name: str) -> pl.Expr:
     return pl.col("image_path") == name
 
 
-def find_source(held: Sequence[Store], name: str) -> Wanted:
+def find_source(stores: Sequence[Store], name: str) -> Wanted:
     """A whole source; ``FerError`` when no profile made a manifest of it."""
-    known = {a.record.asset for store in held for a in _manifests(store)}
+    known = {a.record.asset for store in stores for a in _manifests(store)}
     sources = sorted(a.removeprefix("manifest/") for a in known if a.startswith("manifest/"))
     if name not in sources:
         raise FerError(
@@ -140,18 +140,18 @@ def find_source(held: Sequence[Store], name: str) -> Wanted:
 
 
 def find_session(
-    held: Sequence[Store], folder: Path, *, session_id: str | None, log_sha256: str | None
+    stores: Sequence[Store], folder: Path, *, session_id: str | None, log_sha256: str | None
 ) -> Wanted:
     """A recorded session, and the photos that a buffer took from it.
 
     ``session_id`` names its frames in buffers, ``log_sha256`` its log in recipes.
     """
     inside = pl.col("orig_image").str.contains(f"session-{session_id}/", literal=True)
-    photos = _photos_of(held, inside) if session_id else frozenset()
+    photos = _photos_of(stores, inside) if session_id else frozenset()
     return Wanted("session", photos, session=log_sha256, folders=(folder,))
 
 
-def examine(store: Store, wanted: Wanted) -> Found:
+def examine(store: Store, wanted: Wanted) -> Holding:
     """What a profile holds of it; reads and changes nothing."""
     of_photos = pl.col("group_id").is_in(list(wanted.photos))
     of_sources = pl.col("source").is_in(list(wanted.sources))
@@ -172,25 +172,25 @@ def examine(store: Store, wanted: Wanted) -> Found:
     # A whole source has more in the pool than rows: what was quarantined later is there too.
     for source in wanted.sources:
         pool |= set((store.root / "cleaned" / source).rglob("*"))
-    held = pl.col("sample_id").is_in(list(samples)) | of_sources
-    return Found(
+    meant = pl.col("sample_id").is_in(list(samples)) | of_sources
+    return Holding(
         store,
         frozenset(sources),
         len(count),
         tuple(sorted(path for path in pool if path.is_file())),
         tuple(sorted(path for path in raw if path.is_file())),
-        tuple(_resting(store, held, wanted.session)),
+        tuple(_resting(store, meant, wanted.session)),
         tuple(folder for name in CACHES if (folder := store.root / name).exists()),
     )
 
 
-def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -> Entry:
+def carry_out(home: Path, wanted: Wanted, holdings: Sequence[Holding], reason: str) -> Entry:
     """Remove what was found, mark what rested on it, and note it; what was noted.
 
     It may be repeated after a power cut. ``FerError`` while anything is being made, which could
     bring pixels back, and where a link leads to pixels, which would stay.
     """
-    for part in found:
+    for part in holdings:
         part.store.sweep()
         partial = part.store.root / ".partial"
         busy = list(partial.iterdir()) if partial.is_dir() else []
@@ -202,10 +202,12 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
                 fix="wait until it is done, or stop it; then start again",
             )
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    removed = [path for part in found for path in part.pool]
-    removed += [folder / n for part in found for folder, names in part.faces.items() for n in names]
+    removed = [path for part in holdings for path in part.pool]
+    removed += [
+        folder / n for part in holdings for folder, names in part.faces.items() for n in names
+    ]
     cache = home / VALIDATE_CACHE
-    caches = [*(f for part in found for f in part.caches), *([cache] if cache.is_dir() else [])]
+    caches = [*(f for part in holdings for f in part.caches), *([cache] if cache.is_dir() else [])]
     folders = [*wanted.folders, *caches]
     for path in (*removed, *folders):
         if links := links_below(path):
@@ -220,16 +222,16 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
         kind=wanted.kind,
         reason=reason,
         photos=tuple(sorted(wanted.photos)),
-        sources=tuple(sorted({s for part in found for s in part.sources} | wanted.sources)),
+        sources=tuple(sorted({s for part in holdings for s in part.sources} | wanted.sources)),
         files_removed=len(removed),
-        resting=tuple(sorted({f"{p.store.profile}/{a.key}" for p in found for a in p.resting})),
+        resting=tuple(sorted({f"{p.store.profile}/{a.key}" for p in holdings for a in p.resting})),
     )
     log = read_own(home / PURGED_FILE)
     # First of all: from here on nothing takes it in again, and nothing that rested on it is green.
     write_json(home / PURGED_FILE, Log(entries=(*log.entries, entry)).model_dump(mode="json"))
-    for part in found[:1]:  # They share one log.
+    for part in holdings[:1]:  # They share one log.
         part.store.share_log()
-    for part in found:
+    for part in holdings:
         for artifact in part.resting:
             artifact.mark_purged(at, part.faces.get(artifact.folder, ()))
             part.store.marked(artifact)
@@ -244,14 +246,14 @@ def carry_out(home: Path, wanted: Wanted, found: Sequence[Found], reason: str) -
 def face_files(artifact: Artifact) -> list[str]:
     """Files of a run folder that show faces, whether they are there still or were purged."""
     names = list(artifact.record.files)
-    found = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
-    if any(COPIED_FACES.match(name) for name in found):
-        found += [name for name in REPORTS if name in names]
-    return found
+    files = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
+    if any(COPIED_FACES.match(name) for name in files):
+        files += [name for name in REPORTS if name in names]
+    return files
 
 
-def _resting(store: Store, held: pl.Expr, session: str | None) -> Iterable[Artifact]:
-    """Every run folder, current or not, with a row that is ``held``, or made of one that rests.
+def _resting(store: Store, meant: pl.Expr, session: str | None) -> Iterable[Artifact]:
+    """Every run folder, current or not, with a row that is ``meant``, or made of one that rests.
 
     A manifest rests on what its rows are, whatever it was cut out of.
     """
@@ -265,7 +267,7 @@ def _resting(store: Store, held: pl.Expr, session: str | None) -> Iterable[Artif
             known[key] = False  # A circle in edited records must end.
             below = (made.get((item.key, item.sha256)) for item in artifact.record.inputs)
             if _manifest_file(artifact):
-                known[key] = not _rows(artifact).filter(held).is_empty()
+                known[key] = not _rows(artifact).filter(meant).is_empty()
             elif session is not None and artifact.record.recipe.get("video_sha256") == session:
                 known[key] = True
             else:
@@ -275,9 +277,9 @@ def _resting(store: Store, held: pl.Expr, session: str | None) -> Iterable[Artif
     return [artifact for artifact in every if rests(artifact)]
 
 
-def _photos_of(held: Sequence[Store], meant: pl.Expr) -> frozenset[str]:
+def _photos_of(stores: Sequence[Store], meant: pl.Expr) -> frozenset[str]:
     """Hashes of the photos whose rows are meant; in ``manifest/<source>`` each is its own group."""
-    frames = (_rows(a) for store in held for a in _manifests(store, "manifest/"))
+    frames = (_rows(a) for store in stores for a in _manifests(store, "manifest/"))
     return frozenset(photo for frame in frames for photo in frame.filter(meant)["group_id"])
 
 

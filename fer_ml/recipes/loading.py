@@ -21,9 +21,9 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
     profile always means that one.
     """
     name = name or settings.profile
-    own = settings.config.profiles
-    _check_roots(settings.config.roots, own)
-    for taken in sorted(own.keys() & PROFILES.keys()):
+    user_profiles = settings.config.profiles
+    _check_roots(settings.config.roots, user_profiles)
+    for taken in sorted(user_profiles.keys() & PROFILES.keys()):
         raise FerError(
             f"[profiles.{taken}] changes a built-in profile",
             code="reserved-profile-name",
@@ -31,23 +31,23 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
             fix=f'choose another name: [profiles.my_{taken}] with base = "{taken}", then '
             f"fer materialize -p my_{taken}",
         )
-    if name in own:
-        return _on_its_base(name, _anchored(own[name], settings.project))
+    if name in user_profiles:
+        return _on_its_base(name, _anchored(user_profiles[name], settings.project))
     if name not in PROFILES:
         raise FerError(
             f"unknown profile {name!r}",
             code="unknown-profile",
-            allowed=", ".join([*PROFILES, *own]),
+            allowed=", ".join([*PROFILES, *user_profiles]),
             fix="name a known profile, or add [profiles.NAME] to fer.toml",
         )
     return PROFILES[name]()
 
 
-def _check_roots(roots: dict[str, str], own: dict[str, dict[str, Any]]) -> None:
+def _check_roots(roots: dict[str, str], user_profiles: dict[str, dict[str, Any]]) -> None:
     """A folder under [roots] is for a source that some profile has: else it does nothing."""
     if not roots:
         return
-    tables = (profile.get("sources") for profile in own.values())
+    tables = (profile.get("sources") for profile in user_profiles.values())
     listed = (source for table in tables if isinstance(table, list) for source in table)
     known = {str(source.get("name")) for source in listed if isinstance(source, dict)}
     known |= {source.name for make in PROFILES.values() for source in make().sources}
@@ -66,10 +66,10 @@ def _anchored(value: Any, project: Path) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: str(project / Path(held).expanduser())
-        if key == "init_file" and isinstance(held, str)
-        else _anchored(held, project)
-        for key, held in value.items()
+        key: str(project / Path(entry).expanduser())
+        if key == "init_file" and isinstance(entry, str)
+        else _anchored(entry, project)
+        for key, entry in value.items()
     }
 
 

@@ -62,8 +62,8 @@ class Preprocess(Ranged):
 
     def plain(self) -> dict[str, Any]:
         """All fields as JSON values."""
-        held: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return held
+        json_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return json_values
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of all fields."""
@@ -75,5 +75,5 @@ def read_preprocess(values: Any) -> Preprocess:
 
     ``FerError`` names the field that is wrong.
     """
-    held: Preprocess = read_plain(Preprocess, with_frame(values), "preprocess")
-    return held
+    preprocess: Preprocess = read_plain(Preprocess, with_frame(values), "preprocess")
+    return preprocess

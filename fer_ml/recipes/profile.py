@@ -358,21 +358,21 @@ class Profile(Frozen):
             raise ValueError(f"{where}.arms: no experiments {sorted(missing)}")
         seeds = {arm: self._seeds(names) for arm, names in arms.items()}
         first = next(iter(seeds))
-        for arm, own in seeds.items():
-            twice = next((seed for seed in own if own.count(seed) > 1), None)
+        for arm, numbers in seeds.items():
+            twice = next((seed for seed in numbers if numbers.count(seed) > 1), None)
             if twice is not None:
-                same = [name for name, s in zip(arms[arm], own, strict=True) if s == twice]
+                same = [name for name, s in zip(arms[arm], numbers, strict=True) if s == twice]
                 raise ValueError(
                     f"{where}.arms.{arm}: {' and '.join(same)} have the same seed {twice}, so they "
                     f"are one training; set {self._seed_of(same[-1])} to another one"
                 )
-            if len(own) < comparison.seeds:
+            if len(numbers) < comparison.seeds:
                 raise ValueError(
-                    f"{where}.arms.{arm}: seeds {own}; at least {comparison.seeds}, distinct"
+                    f"{where}.arms.{arm}: seeds {numbers}; at least {comparison.seeds}, distinct"
                 )
-            if own != seeds[first]:
+            if numbers != seeds[first]:
                 raise ValueError(
-                    f"{where}.arms.{arm}: its trainings have the seeds {own}, those of {first} "
+                    f"{where}.arms.{arm}: its trainings have the seeds {numbers}, those of {first} "
                     f"{seeds[first]}; set {', '.join(map(self._seed_of, arms[arm]))} to the same"
                 )
         self._check_equal(where, comparison)
@@ -386,11 +386,11 @@ class Profile(Frozen):
     def epochs(self, name: str) -> int:
         """Epochs of ``student(name)``, with those of its stages and of what it goes on from."""
         stages = self.student(name).stages()
-        own = sum(stage.epochs for stage in stages)
+        stage_epochs = sum(stage.epochs for stage in stages)
         if stages[0].init != "previous":
-            return own
+            return stage_epochs
         before = STUDENTS[STUDENTS.index(name.removeprefix("student_")) - 1]
-        return own + self.epochs(f"student_{before}")
+        return stage_epochs + self.epochs(f"student_{before}")
 
     def _seed_of(self, name: str) -> str:
         """Where the seed of a training stands: those of an arm are set one by one."""
@@ -399,21 +399,21 @@ class Profile(Frozen):
         return f"students.{name.removeprefix('student_')}.seed"
 
     def _seeds(self, names: tuple[str, ...]) -> list[int]:
-        own = (self.student(name).seed for name in names)
-        return [self.seed if seed is None else seed for seed in own]
+        seeds = (self.student(name).seed for name in names)
+        return [self.seed if seed is None else seed for seed in seeds]
 
     def _check_equal(self, where: str, comparison: Comparison) -> None:
         """Runs of an arm differ in their seed alone, arms also in their task and what may vary."""
         base = self.student(comparison.arms[comparison.baseline][0])
         for arm, names in comparison.arms.items():
-            own = self.student(names[0])
+            arm_training = self.student(names[0])
             free = {"seed", "task", *comparison.varies}
             for name, other, allowed in (
                 *((name, self.student(name), {"seed"}) for name in names[1:]),
                 (names[0], base, free),
             ):
                 for field in fields(Training):
-                    a, b = getattr(own, field.name), getattr(other, field.name)
+                    a, b = getattr(arm_training, field.name), getattr(other, field.name)
                     if a != b and field.name not in allowed:
                         raise ValueError(
                             f"{where}.arms.{arm}: {field.name} is {a} in {names[0]} and {b} in "
@@ -470,7 +470,7 @@ class Profile(Frozen):
     @property
     def tested(self) -> list[str]:
         """The curations whose test rows are an evaluation set; hq_train's are in the mixed one."""
-        names = [name for name, held in self.curated.items() if "test" in held.splits]
+        names = [name for name, curation in self.curated.items() if "test" in curation.splits]
         return [name for name in names if name != "hq_train"]
 
     def source(self, name: str) -> Source:

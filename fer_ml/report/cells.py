@@ -19,43 +19,43 @@ from fer_ml.report.results import Results, interval_of
 WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 
 
-def printed(held: Mapping[str, Any]) -> Markdown:
+def claim_text(claim: Mapping[str, Any]) -> Markdown:
     """A claim's value as it is printed."""
-    if "shown" in held:
-        return escape(held["shown"])
-    value = held["value"]
+    if "shown" in claim:
+        return escape(claim["shown"])
+    value = claim["value"]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Markdown(f"{value:,.{held['decimals']}f}")
+        return Markdown(f"{value:,.{claim['decimals']}f}")
     return Markdown("?") if value is None else escape(value)
 
 
-def shown_value(held: Any, decimals: int | None, where: str) -> Markdown:
+def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:
     """A value of a JSON file; ``decimals`` are for fractions, and leave whole numbers as they are.
 
     ``FerError`` for a fraction without ``decimals``, and for what is no value.
     """
-    if held is None:
+    if value is None:
         return Markdown("not measured")
-    if isinstance(held, str):
-        return escape(held)
-    if isinstance(held, bool) or not isinstance(held, int | float):
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise FerError(
             f"{where} is neither a number nor a text",
             code="value-not-printable",
             fix="print a number or a text of the file",
         )
-    if isinstance(held, int):
-        return Markdown(f"{held:,}")
+    if isinstance(value, int):
+        return Markdown(f"{value:,}")
     if decimals is None:
         raise FerError(
             f"{where} is a fraction",
             code="missing-decimals",
             fix="say how many decimals to print: decimals=3",
         )
-    shown = f"{held:,.{decimals}f}"
-    if not decimals and math.isfinite(held) and not numbers.printed(shown).holds(held):
+    shown = f"{value:,.{decimals}f}"
+    if not decimals and math.isfinite(value) and not numbers.printed(shown).holds(value):
         raise FerError(
-            f"{where} is {held:g}, which would be printed as {shown}",
+            f"{where} is {value:g}, which would be printed as {shown}",
             code="too-few-decimals",
             fix="print more decimals",
         )
@@ -105,20 +105,20 @@ def _numbers(results: Results, entry: Mapping[str, Any], show: str) -> Iterator[
         for label in CLASSES:
             yield f"/raw/per_class_f1/{label}", f3(entry["raw"]["per_class_f1"][label])
     else:
-        for name, held in entry["by_source"].items():
-            yield f"/by_source/{pointer_token(name)}/macro_f1", f3(held["macro_f1"])
-            yield f"/by_source/{pointer_token(name)}/n", f"{held['n']:,}"
+        for name, figures in entry["by_source"].items():
+            yield f"/by_source/{pointer_token(name)}/macro_f1", f3(figures["macro_f1"])
+            yield f"/by_source/{pointer_token(name)}/n", f"{figures['n']:,}"
 
 
-def comparison_numbers(held: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Pointer and text of each number that the table of a comparison prints."""
-    yield "/runs", str(held["runs"])
-    for arm, found in held["arms"].items():
-        yield f"/arms/{arm}/macro_f1/mean", f"{found['macro_f1']['mean']:z.3f}"
+    yield "/runs", str(comparison["runs"])
+    for arm, metrics in comparison["arms"].items():
+        yield f"/arms/{arm}/macro_f1/mean", f"{metrics['macro_f1']['mean']:z.3f}"
         for metric in ("accuracy", "nll", "ece"):
-            yield f"/arms/{arm}/{metric}/mean", f3(found[metric]["mean"])
-    gaps = {f"/against_baseline/{arm}": gap for arm, gap in held["against_baseline"].items()}
-    gaps |= {f"/steps/{place}": step for place, step in enumerate(held["steps"])}
+            yield f"/arms/{arm}/{metric}/mean", f3(metrics[metric]["mean"])
+    gaps = {f"/against_baseline/{arm}": gap for arm, gap in comparison["against_baseline"].items()}
+    gaps |= {f"/steps/{place}": step for place, step in enumerate(comparison["steps"])}
     for pointer, gap in gaps.items():
         yield f"{pointer}/macro_f1/difference", f"{gap['macro_f1']['difference']:z.3f}"
 
@@ -150,8 +150,8 @@ def benchmark_rows(results: Results, show: str, pages: Mapping[str, str]) -> Mar
     else:
         header = ["macro-F1 on", linked("n", next(iter(pages.values()))), *names.values()]
         rows = [
-            [code(name), f"{held['n']:,}", *_by_source(entries.values(), name)]
-            for name, held in results.first["by_source"].items()
+            [code(name), f"{figures['n']:,}", *_by_source(entries.values(), name)]
+            for name, figures in results.first["by_source"].items()
         ]
     return table(header, rows, range(1, len(header)))
 
@@ -168,8 +168,8 @@ def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
 
 def _by_chance(entry: Mapping[str, Any]) -> str:
     """Of a benchmark from before it was measured: nothing."""
-    held = entry.get("ece_by_chance")
-    return "-" if held is None else f"{held['mean']:.3f} ({held['high']:.3f})"
+    chance = entry.get("ece_by_chance")
+    return "-" if chance is None else f"{chance['mean']:.3f} ({chance['high']:.3f})"
 
 
 def bounded(figure: Mapping[str, Any], key: str) -> str:

@@ -76,5 +76,5 @@ def check_list(text: str) -> tuple[Finding, ...]:
 
 
 def _first(joined: str, text: str, pattern: str) -> int:
-    found = re.search(pattern, joined, re.IGNORECASE)
-    return text.count("\n", 0, found.start()) + 1 if found else 0
+    match = re.search(pattern, joined, re.IGNORECASE)
+    return text.count("\n", 0, match.start()) + 1 if match else 0

@@ -150,21 +150,21 @@ def _parts(text: str) -> Iterator[_Part]:
 
 def _entries(part: _Part) -> Iterator[tuple[int, int]]:
     lines = part.text.split("\n")
-    found = [(int(m.group(1)), i) for i, line in enumerate(lines) if (m := _ENTRY.match(line))]
-    if not found and part.item:
-        found = [(int(part.item), 0)]
-    yield from ((number, part.line + offset) for number, offset in found)
+    entries = [(int(m.group(1)), i) for i, line in enumerate(lines) if (m := _ENTRY.match(line))]
+    if not entries and part.item:
+        entries = [(int(part.item), 0)]
+    yield from ((number, part.line + offset) for number, offset in entries)
 
 
 def _cited(part: _Part) -> Iterator[tuple[int, int]]:
     # What is blanked keeps its lines, so that the lines of what follows stay right.
-    text = _FORMULA.sub(lambda found: "\0" + "\n" * found.group().count("\n"), part.text)
-    for found in _CITATION.finditer(text):
-        line = part.line + text.count("\n", 0, found.start())
-        first, last, group = found.groups()
+    text = _FORMULA.sub(lambda formula: "\0" + "\n" * formula.group().count("\n"), part.text)
+    for match in _CITATION.finditer(text):
+        line = part.line + text.count("\n", 0, match.start())
+        first, last, group = match.groups()
         if first:
             yield from ((number, line) for number in range(int(first), int(last) + 1))
-        elif not _is_interval(group, text[: found.start()], part.column):
+        elif not _is_interval(group, text[: match.start()], part.column):
             yield from ((number, line) for number in _numbers(group))
 
 
@@ -188,4 +188,4 @@ def _is_interval(group: str, before: str, column: str | None) -> bool:
 
 def spans_of_citations(line: str) -> list[tuple[int, int]]:
     """Where in a line something stands that reads as a citation."""
-    return [found.span() for found in _CITATION.finditer(line)]
+    return [match.span() for match in _CITATION.finditer(line)]

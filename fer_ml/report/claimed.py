@@ -30,7 +30,7 @@ WORDS = 3
 
 
 @dataclass(frozen=True)
-class Said:
+class Misquote:
     """What a report says of a claim, which is ``shown``; ``None`` for a claim that is not there."""
 
     line: int
@@ -44,7 +44,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Bare:
+class UncoveredNumber:
     """A number that no claim covers; ``near`` are the words around it."""
 
     line: int
@@ -64,8 +64,8 @@ class Covered:
     """
 
     referred: tuple[str, ...]
-    wrong: tuple[Said, ...]
-    uncovered: tuple[Bare, ...]
+    wrong: tuple[Misquote, ...]
+    uncovered: tuple[UncoveredNumber, ...]
 
     @property
     def sound(self) -> bool:
@@ -77,43 +77,43 @@ class Covered:
         return {
             "referred": list(self.referred),
             "wrong": [said.to_json() for said in self.wrong],
-            "uncovered": [found.to_json() for found in self.uncovered],
+            "uncovered": [number.to_json() for number in self.uncovered],
         }
 
 
 def check_claims(text: str, claims: Sequence[Resolved], names: Sequence[str]) -> Covered:
     """Hold a report's Markdown against claims; ``names`` are words with digits, no numbers."""
-    held = {claim.claim.id: claim for claim in claims}
+    by_id = {claim.claim.id: claim for claim in claims}
     # What a template would take for its own.
     text = re.sub(r"\{(?=[{%#])", "(", text)
-    wrong: list[Said] = []
+    wrong: list[Misquote] = []
     referred: dict[str, None] = {}
     pieces, done, line, counted = [], 0, 1, 0
-    for start, end, claim, numbers in sorted(_found(text, held, NAMES.union(names))):
-        known = held.get(claim)
+    for start, end, claim, numbers in sorted(_mentions(text, by_id, NAMES.union(names))):
+        known = by_id.get(claim)
         line, counted = line + text.count("\n", counted, start), start
         if known is None:
-            wrong.append(Said(line, claim, ", ".join(numbers), None))
+            wrong.append(Misquote(line, claim, ", ".join(numbers), None))
             continue
         referred[claim] = None
-        wrong += [Said(line, claim, n, known.shown()) for n in numbers if not _is(known, n)]
+        wrong += [Misquote(line, claim, n, known.shown()) for n in numbers if not _is(known, n)]
         if start >= done:  # Else it is inside of another reference.
             kept = "\n" * text.count("\n", start, end)
             pieces += [text[done:start], f"{{{{ claim('{claim}').mark }}}}{kept}"]
             done = end
     source = "".join([*pieces, text[done:]])
-    values: Mapping[str, Any] = {name: claim.value for name, claim in held.items()}
+    values: Mapping[str, Any] = {name: claim.value for name, claim in by_id.items()}
     lines = source.split("\n")
     bare = [
-        Bare(found.line, found.text, _near(lines[found.line - 1], found))
-        for found in find_uncovered(source, values, names)
-        if found.kind == "number"
+        UncoveredNumber(literal.line, literal.text, _near(lines[literal.line - 1], literal))
+        for literal in find_uncovered(source, values, names)
+        if literal.kind == "number"
     ]
     return Covered(tuple(referred), tuple(dict.fromkeys(wrong)), tuple(bare))
 
 
-def _near(line: str, found: Uncovered) -> str:
-    at = found.column - 1
+def _near(line: str, literal: Uncovered) -> str:
+    at = literal.column - 1
     around = line[max(0, at - 30) : at + 30]
     return re.sub(r"\{\{.*?\}\}|^[^{]*\}\}|\{\{.*$", "...", around).strip()
 
@@ -121,19 +121,19 @@ def _near(line: str, found: Uncovered) -> str:
 Found = tuple[int, int, str, list[str]]
 
 
-def _found(text: str, held: Mapping[str, Resolved], names: Collection[str]) -> Iterator[Found]:
+def _mentions(text: str, by_id: Mapping[str, Resolved], names: Collection[str]) -> Iterator[Found]:
     """Place, claim, and the numbers that the text prints of it."""
-    yield from _sentences(text, held)
+    yield from _sentences(text, by_id)
     for link in _LINK.finditer(text):
-        if link["named"] or link["id"] in held:
+        if link["named"] or link["id"] in by_id:
             said = link["text"]
             numbers = [said[slice(*span)] for span in spans_of_digits(said, names)]
             yield link.start(), link.end(), link["id"], numbers
 
 
-def _sentences(text: str, held: Mapping[str, Resolved]) -> Iterator[Found]:
+def _sentences(text: str, by_id: Mapping[str, Resolved]) -> Iterator[Found]:
     used = set(re.findall(_WORD, text))
-    for name, claim in held.items():
+    for name, claim in by_id.items():
         before, _, after = claim.claim.sentence.partition(PLACE)
         words = re.findall(_WORD, before + after)
         if len(words) < WORDS or not used.issuperset(words):

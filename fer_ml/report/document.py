@@ -42,9 +42,9 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
         GIVEN,
         {
             "schema_version": 1,
-            "uncovered": [found.to_json() for found in uncovered],
+            "uncovered": [entry.to_json() for entry in uncovered],
             "citations": check_citations(text).to_json(),
-            "checklist": [found.to_json() for found in check_list(text)],
+            "checklist": [entry.to_json() for entry in check_list(text)],
             "references": references.given,
         },
     )
@@ -54,8 +54,8 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
 
 def foreign_figures(artifact: Artifact, store: Store, text: str) -> list[str]:
     """Images of the report that are not, byte for byte, the file of the artifact they name."""
-    held = artifact.read_json(GIVEN)["references"]
-    known = {given["copy"]: given for given in held if given["kind"] == "figure"}
+    references = artifact.read_json(GIVEN)["references"]
+    known = {given["copy"]: given for given in references if given["kind"] == "figure"}
     wrong = []
     for name in images(text):
         given = known.get(name)

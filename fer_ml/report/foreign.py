@@ -31,9 +31,9 @@ def read_report(path: Path) -> str:
 
 def _cells(path: Path) -> str:
     """The Markdown cells of a notebook: what code printed is nobody's sentence."""
-    held = parse_json(read_text(path), path)
+    notebook = parse_json(read_text(path), path)
     try:
-        sources = [cell["source"] for cell in held["cells"] if cell["cell_type"] == "markdown"]
+        sources = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
         return "\n\n".join(s if isinstance(s, str) else "".join(s) for s in sources) + "\n"
     except (KeyError, TypeError) as error:
         raise FerError(
@@ -83,9 +83,9 @@ def _converted(path: Path) -> str:
             fix="correct the path, or make the file readable",
         ) from error
     if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip().splitlines()[:3]
+        messages = done.stderr.decode(errors="replace").strip().splitlines()[:3]
         raise FerError(
-            f"pandoc cannot read the file: {' '.join(told)}",
+            f"pandoc cannot read the file: {' '.join(messages)}",
             code="conversion-failed",
             where=path,
             fix="convert the file to Markdown by hand",

@@ -94,17 +94,17 @@ def _link_cells(tokens: list[Token]) -> None:
             row, place = "", 0
         elif token.type in ("th_open", "td_open"):
             children = inline.children or []
-            own = next((str(c.attrGet("href")) for c in children if c.type == "link_open"), "")
+            link = next((str(c.attrGet("href")) for c in children if c.type == "link_open"), "")
             # Only a name leads its row or column: a number leads to its own page alone.
             named = any(c.type == "code_inline" for c in children) or inline.content[:3] == "[n]"
             if token.type == "th_open":
-                names[place] = own if named else ""
+                names[place] = link if named else ""
             elif place == 0:
-                row = own if named else ""
-            elif not own and NUMBER.fullmatch(target := row or names.get(place, "")):
+                row = link if named else ""
+            elif not link and NUMBER.fullmatch(target := row or names.get(place, "")):
                 # Not one more stop of the keyboard: the name leads to the same page.
-                held: dict[str, str | int | float] = {"href": target, "class": "number"}
-                opened = Token("link_open", "a", 1, attrs=held | {"tabindex": "-1"})
+                attributes: dict[str, str | int | float] = {"href": target, "class": "number"}
+                opened = Token("link_open", "a", 1, attrs=attributes | {"tabindex": "-1"})
                 inline.children = [opened, *children, Token("link_close", "a", -1)]
             place += 1
 

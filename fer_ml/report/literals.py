@@ -89,7 +89,7 @@ def find_uncovered(
     """
     code, written, prose = _split(source)
     known, unseen = NAMES.union(names), _without_code(written)
-    found = []
+    literals = []
     for start, end in _blocks(source):
         claimed = [
             value
@@ -105,16 +105,16 @@ def find_uncovered(
             if not re.search(r"[\s\w]", text[pair[0][1] : pair[1][0]])
         }
         for span in spans:
-            held = span not in joined and any(_covers(v, text[slice(*span)]) for v in claimed)
-            if not held:
-                found.append(_at(source, start + span[0], "number", text[slice(*span)]))
+            is_covered = span not in joined and any(_covers(v, text[slice(*span)]) for v in claimed)
+            if not is_covered:
+                literals.append(_at(source, start + span[0], "number", text[slice(*span)]))
         shown, places = as_seen(written[start:end])
         for changed in (*CHANGED.finditer(shown), *SHARE.finditer(shown)):
             at = start + places[changed.start()]
-            found.append(_at(source, at, "number", source[max(0, at - 8) : at + 12].strip()))
+            literals.append(_at(source, at, "number", source[max(0, at - 8) : at + 12].strip()))
         for image in _IMAGE.finditer(unseen[start:end]):
-            found.append(_at(source, start + image.start(), "figure", image.group()))
-    return found
+            literals.append(_at(source, start + image.start(), "figure", image.group()))
+    return literals
 
 
 def _at(source: str, offset: int, kind: Literal["number", "figure"], text: str) -> Uncovered:
@@ -192,14 +192,14 @@ def _without_numbering(text: str, pattern: re.Pattern[str]) -> str:
     """The text without numbers that count its items or headings, one after the other."""
     last: tuple[int, ...] = ()
 
-    def blanked(found: re.Match[str]) -> str:
+    def blanked(match: re.Match[str]) -> str:
         nonlocal last
-        now = tuple(map(int, found[1].split(".")))
+        now = tuple(map(int, match[1].split(".")))
         next_one = (*last[: len(now) - 1], (*last, 0)[len(now) - 1] + 1) if last else (1,)
         if now not in ((1,), next_one, (*last, 1)):
-            return found.group()
+            return match.group()
         last = now
-        return _blank(found.group())
+        return _blank(match.group())
 
     return pattern.sub(blanked, text)
 
@@ -228,10 +228,10 @@ def _assigned(formula: str) -> str:
     if not re.search(r"[^\W\d]", formula):
         return formula.replace("$", " ")
     flat = formula
-    while (inner := re.sub(r"\{[^{}]*\}", lambda found: " " * len(found.group()), flat)) != flat:
+    while (inner := re.sub(r"\{[^{}]*\}", lambda match: " " * len(match.group()), flat)) != flat:
         flat = inner
     kept = [" " if letter != "\n" else letter for letter in formula]
-    for found in (*_ASSIGNED.finditer(flat), *_LONG.finditer(formula)):
-        start, end = found.span(1)
+    for match in (*_ASSIGNED.finditer(flat), *_LONG.finditer(formula)):
+        start, end = match.span(1)
         kept[start:end] = formula[start:end]
     return "".join(kept)

@@ -24,45 +24,45 @@ def cards(
 ) -> dict[str, Markup]:
     """What a card says of each claim, by its id, from the entries of ``claims.json``."""
     receipts = {(step["asset"], step["sha256"]): step["receipts"].values() for step in lineage}
-    return {name: _card(held, receipts) for name, held in claims.items()}
+    return {name: _card(claim, receipts) for name, claim in claims.items()}
 
 
 def _card(
-    held: Mapping[str, Any], receipts: Mapping[tuple[str, str], Iterable[bool | None]]
+    claim: Mapping[str, Any], receipts: Mapping[tuple[str, str], Iterable[bool | None]]
 ) -> Markup:
-    steps = [(step["asset"], step["sha256"]) for step in held["rests_on"]]
+    steps = [(step["asset"], step["sha256"]) for step in claim["rests_on"]]
     verdicts = [passed for step in steps for passed in receipts.get(step, ())]
     passed, failed = verdicts.count(True), verdicts.count(False)
-    cited = held["artifact"]
+    cited = claim["artifact"]
     place = asset_label(cited["asset"], cited["partition"])
     lines = [
-        ("says", held["sentence"]),
-        ("why", f"{held['status'].replace('_', ' ')}{held['reason'] and ': ' + held['reason']}"),
+        ("says", claim["sentence"]),
+        ("why", f"{claim['status'].replace('_', ' ')}{claim['reason'] and ': ' + claim['reason']}"),
         ("place", f"{place} {cited['file']}{cited['pointer']}".strip()),
         ("place", f"bytes {cited['sha256'][:12]}" if cited["sha256"] else ""),
         ("why", f"gates on its path: {passed} passed{f', {failed} did not' if failed else ''}"),
-        ("place", f"fer trace {held['id']}"),
+        ("place", f"fer trace {claim['id']}"),
     ]
     return Markup("").join(_LINE.format(kind, visible(text)) for kind, text in lines if text)
 
 
 def with_cards(children: Sequence[Token], shown: Mapping[str, Markup]) -> list[Token]:
     """The tokens of a line, each mark with its card beside it."""
-    found: list[Token] = []
+    tokens: list[Token] = []
     card: Markup | None = None
     for child in children:
         mark = MARK.fullmatch(str(child.attrGet("href"))) if child.type == "link_open" else None
         if mark:
             card = shown.get(mark[1])
         if mark and card is not None:
-            found.append(_raw('<span class="ref">'))
-        found.append(child)
+            tokens.append(_raw('<span class="ref">'))
+        tokens.append(child)
         if child.type == "link_close" and card is not None:
-            found.append(
+            tokens.append(
                 _raw(Markup('<span class="card" role="tooltip">{}</span></span>').format(card))
             )
             card = None
-    return found
+    return tokens
 
 
 def _raw(text: str) -> Token:

@@ -11,7 +11,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import pointer_token, resolve_pointer
 from fer_ml.evidence.address import FROM_REPORT, page_of, page_of_number
-from fer_ml.metrics.comparability import looked_at, unequal_budgets
+from fer_ml.metrics.comparability import look_note, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.cells import (
@@ -19,13 +19,13 @@ from fer_ml.report.cells import (
     benchmark_rows,
     bounded,
     cell,
+    claim_text,
     comparison_numbers,
     f3,
     linked,
     number_of,
     objects_at,
     p_value,
-    printed,
     rows_of,
     shown_value,
     tested,
@@ -73,11 +73,11 @@ class References:
     _count: dict[str, int] = field(default_factory=lambda: {"Table": 0, "Figure": 0})
 
     def __post_init__(self) -> None:
-        held = self.input("report_claims", None).read_json("claims.json")
-        self.title: str = held["title"]
-        self.names: tuple[str, ...] = tuple(held.get("names", ()))
-        self.lineage: list[dict[str, Any]] = held.get("lineage", [])
-        self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in held["claims"]}
+        document = self.input("report_claims", None).read_json("claims.json")
+        self.title: str = document["title"]
+        self.names: tuple[str, ...] = tuple(document.get("names", ()))
+        self.lineage: list[dict[str, Any]] = document.get("lineage", [])
+        self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in document["claims"]}
 
     def helpers(self) -> dict[str, Any]:
         """What stands in a template, by name."""
@@ -107,12 +107,12 @@ class References:
             raise FerError(
                 f"unknown claim {name!r}", code="unknown-claim", allowed=", ".join(self.claims)
             )
-        held = self.claims[name]
-        self.given.append({"kind": "claim", "id": name, "status": held["status"]})
+        entry = self.claims[name]
+        self.given.append({"kind": "claim", "id": name, "status": entry["status"]})
         mark = self._mark(name)
-        made = Claim(f"{escape(held['sentence'])} {mark}")
-        made.value, made.mark = Markdown(f"{printed(held)} {mark}"), mark
-        made.status = held["status"]
+        made = Claim(f"{escape(entry['sentence'])} {mark}")
+        made.value, made.mark = Markdown(f"{claim_text(entry)} {mark}"), mark
+        made.status = entry["status"]
         return made
 
     def value(
@@ -121,16 +121,16 @@ class References:
         """A number or text at a JSON pointer of an artifact's file; fractions need ``decimals``."""
         artifact = self._artifact(asset)
         try:
-            held = resolve_pointer(artifact.read_json(file), pointer)
+            target = resolve_pointer(artifact.read_json(file), pointer)
         except KeyError as error:
             raise FerError(
                 f"the file {file} of {asset} has no value at {pointer!r}",
                 code="unknown-pointer",
                 fix="correct the pointer",
             ) from error
-        shown = shown_value(held, decimals, f"{asset} {file} {pointer}")
+        shown = shown_value(target, decimals, f"{asset} {file} {pointer}")
         given = {"pointer": pointer, "printed": str(shown)}
-        if not isinstance(held, int | float):
+        if not isinstance(target, int | float):
             self._give("value", artifact, file, **given)
             return shown
         self._give("value", artifact, file, **given, numbers={pointer: str(shown)})
@@ -151,15 +151,15 @@ class References:
             raise FerError(
                 f"{asset} has no gate {rule!r}", code="unknown-gate", allowed=", ".join(receipts)
             )
-        held = receipts[rule]
-        self._give("gate", artifact, None, rule=rule, passed=held.passed)
-        if held.passed is None:
-            return Markdown(f"{word_of(None)}: {escape(held.detail)}")
+        receipt = receipts[rule]
+        self._give("gate", artifact, None, rule=rule, passed=receipt.passed)
+        if receipt.passed is None:
+            return Markdown(f"{word_of(None)}: {escape(receipt.detail)}")
         value, limit = (
             escape(side if isinstance(side, str) else f"{side:g}")
-            for side in (held.value, held.limit)
+            for side in (receipt.value, receipt.limit)
         )
-        return Markdown(f"{word_of(held.passed)}: {value}, limit {limit}")
+        return Markdown(f"{word_of(receipt.passed)}: {value}, limit {limit}")
 
     def stated(self, text: str, *, why: str) -> Markdown:
         """Text with numbers that no artifact holds, such as a date; the reason is kept."""
@@ -254,14 +254,14 @@ class References:
         return Markdown(text)
 
     def _artifact(self, label: str) -> Artifact:
-        found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", label)
-        if found is None:
+        match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]+)\])?", label)
+        if match is None:
             raise FerError(
                 f"{label!r} is not the name of an asset",
                 code="invalid-asset-label",
                 allowed="asset, or asset[partition]",
             )
-        return self.input(found[1], found[2])
+        return self.input(match[1], match[2])
 
     def _give(self, kind: str, artifact: Artifact, file: str | None, **more: Any) -> None:
         given: dict[str, Any] = {"kind": kind, "asset": artifact.key, "sha256": artifact.sha256}
@@ -281,23 +281,23 @@ class References:
 
     def _claims_table(self, artifact: Artifact) -> Markdown:
         rows = []
-        for number, (name, held) in enumerate(self.claims.items(), 1):
-            cited = held["artifact"]
+        for number, (name, claim) in enumerate(self.claims.items(), 1):
+            cited = claim["artifact"]
             label = asset_label(cited["asset"], cited["partition"])
             within = cited["file"] + cited["pointer"]
             place = " ".join(code(part) for part in (label, within) if part) or "-"
-            sign = "✓" if held["status"] == "grounded" else "✗"
-            reason = f": {escape(held['reason'])}" if held["reason"] else ""
+            sign = "✓" if claim["status"] == "grounded" else "✗"
+            reason = f": {escape(claim['reason'])}" if claim["reason"] else ""
             rows.append(
                 (
                     f"[c{number}]({FROM_REPORT}{page_of(name)})",
-                    f"{escape(held['sentence'])} {code(name)}",
-                    f"{sign} {words(held['status'])}{reason}{_looked(held)}",
+                    f"{escape(claim['sentence'])} {code(name)}",
+                    f"{sign} {words(claim['status'])}{reason}{_looked(claim)}",
                     place,
                     code((cited["sha256"] or "-")[:12]),
                 )
             )
-        grounded = sum(held["status"] == "grounded" for held in self.claims.values())
+        grounded = sum(claim["status"] == "grounded" for claim in self.claims.values())
         text = f"{grounded} of {len(rows)} claims grounded; {_origin(artifact, 'claims.json')}."
         self._give("table", artifact, "claims.json")
         caption = self._caption("Table", text)
@@ -313,13 +313,13 @@ class References:
                 code="invalid-table-arguments",
                 allowed=f"show of {', '.join(SHOWS)}; to of a model of the benchmark",
             )
-        found = results_of(artifact.read_json("benchmark.json"), name)
+        tables = results_of(artifact.read_json("benchmark.json"), name)
         if to is not None:
-            return self._paired_table(artifact, found, to)
-        numbers = dict(pair for results in found for pair in benchmark_numbers(results, show))
+            return self._paired_table(artifact, tables, to)
+        numbers = dict(pair for results in tables for pair in benchmark_numbers(results, show))
         self._give("table", artifact, "benchmark.json", set=name, show=show, numbers=numbers)
         parts = []
-        for results in found:
+        for results in tables:
             pages = {m: _page(artifact, "benchmark.json", p) for m, p in results.pointers.items()}
             text = self._measured_on(results, show)
             if results.apart:
@@ -327,13 +327,13 @@ class References:
             parts += [self._caption("Table", text), str(benchmark_rows(results, show, pages))]
         return Markdown("\n\n".join(parts))
 
-    def _paired_table(self, artifact: Artifact, found: list[Results], to: str) -> Markdown:
+    def _paired_table(self, artifact: Artifact, tables: list[Results], to: str) -> Markdown:
         """Each model less the one called ``to``, of those that may stand in a table with it."""
-        results = next((each for each in found if to in each.entries), None)
+        results = next((each for each in tables if to in each.entries), None)
         if results is None:
-            known = ", ".join(model for each in found for model in each.entries)
+            known = ", ".join(model for each in tables for model in each.entries)
             raise FerError(
-                f"{found[0].name} has no model {to!r}", code="unknown-model", allowed=known
+                f"{tables[0].name} has no model {to!r}", code="unknown-model", allowed=known
             )
         with open_text(artifact.file(PAIRS_FILE)) as lines:
             pairs = paired_with(csv.DictReader(lines), results.name, to)
@@ -358,33 +358,33 @@ class References:
         return Markdown(f"{self._caption('Table', text)}\n\n{shown}")
 
     def _comparison_table(self, artifact: Artifact) -> Markdown:
-        held = artifact.read_json("comparison.json")
-        numbers = dict(comparison_numbers(held))
+        comparison = artifact.read_json("comparison.json")
+        numbers = dict(comparison_numbers(comparison))
         self._give("table", artifact, "comparison.json", numbers=numbers)
-        steps = {step["arm"]: step for step in held["steps"]}
+        steps = {step["arm"]: step for step in comparison["steps"]}
         rows = [
             [
                 linked(code(arm), _page(artifact, "comparison.json", f"/arms/{arm}")),
-                str(held["runs"]),
-                bounded(found["macro_f1"], "mean"),
-                *(f3(found[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
+                str(comparison["runs"]),
+                bounded(metrics["macro_f1"], "mean"),
+                *(f3(metrics[metric]["mean"]) for metric in ("accuracy", "nll", "ece")),
                 *(
                     tested(gaps["macro_f1"]) if gaps else "-"
-                    for gaps in (held["against_baseline"].get(arm), steps.get(arm))
+                    for gaps in (comparison["against_baseline"].get(arm), steps.get(arm))
                 ),
             ]
-            for arm, found in held["arms"].items()
+            for arm, metrics in comparison["arms"].items()
         ]
         header = ["arm", "seeds", "macro-F1", "accuracy", "NLL", "ECE"]
-        header += [f"macro-F1 less {escape(held['baseline'])}'s", "less the arm's before"]
+        header += [f"macro-F1 less {escape(comparison['baseline'])}'s", "less the arm's before"]
         text = (
-            f"{_origin(artifact, 'comparison.json')}. {escape(held['caption'])}. NLL and ECE are "
-            "scaled with T. "
+            f"{_origin(artifact, 'comparison.json')}. {escape(comparison['caption'])}. NLL and ECE "
+            "are scaled with T. "
         )
-        if held["runs"] > 1:
+        if comparison["runs"] > 1:
             text += (
-                f"In brackets: {held['level']:.0%} intervals over runs and faces, each on its own. "
-                f"p is corrected for {held['tests']} differences (Holm)."
+                f"In brackets: {comparison['level']:.0%} intervals over runs and faces, each on "
+                f"its own. p is corrected for {comparison['tests']} differences (Holm)."
             )
         else:
             text += "One run a side: nothing is shown of the methods, and there is no verdict."
@@ -409,7 +409,7 @@ class References:
             )
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
-        looked = looked_at(entry)
+        looked = look_note(entry)
         if looked:
             text += f" These rows were {escape(looked)}."
         budgets = unequal_budgets(results.entries)
@@ -438,16 +438,16 @@ class References:
     ) -> Markdown:
         document = artifact.read_json(file)
         where = f"{artifact.key} {file} {pointer}"
-        held, names = objects_at(document, pointer, columns, where)
+        objects, names = objects_at(document, pointer, columns, where)
         cells = {
             name: [shown_value(row.get(key), decimals, f"{where} {key}") for key in names]
-            for name, row in held.items()
+            for name, row in objects.items()
         }
         numbers = {
             f"{pointer}/{pointer_token(name)}/{pointer_token(key)}": str(text)
             for name, texts in cells.items()
             for key, text in zip(names, texts, strict=True)
-            if isinstance(held[name].get(key), int | float)
+            if isinstance(objects[name].get(key), int | float)
         }
         self._give("table", artifact, file, pointer=pointer, columns=names, numbers=numbers)
         rows = [
@@ -457,7 +457,7 @@ class References:
         numeric = [
             index
             for index, key in enumerate(names, 1)
-            if all(isinstance(row.get(key), int | float | None) for row in held.values())
+            if all(isinstance(row.get(key), int | float | None) for row in objects.values())
         ]
         measured = ""
         if "split" in document and "n" in document:
@@ -473,13 +473,13 @@ class References:
         rows: int | None,
         decimals: int | None,
     ) -> Markdown:
-        names, held, more = rows_of(artifact.file(file), columns, rows)
-        self._give("table", artifact, file, columns=names, rows=len(held))
+        names, body, more = rows_of(artifact.file(file), columns, rows)
+        self._give("table", artifact, file, columns=names, rows=len(body))
         count = (
-            f"first {len(held):,} of {len(held) + more:,} rows" if more else f"{len(held):,} rows"
+            f"first {len(body):,} of {len(body) + more:,} rows" if more else f"{len(body):,} rows"
         )
-        numeric = [i for i in range(len(names)) if held and all(number_of(row[i]) for row in held)]
-        cells = [[cell(text, decimals) for text in row] for row in held]
+        numeric = [i for i in range(len(names)) if body and all(number_of(row[i]) for row in body)]
+        cells = [[cell(text, decimals) for text in row] for row in body]
         caption = self._caption("Table", f"{_origin(artifact, file)}, {count}.")
         shown = table([escape(name) for name in names], cells, numeric)
         return Markdown(f"{caption}\n\n{shown}")
@@ -491,7 +491,7 @@ def _page(artifact: Artifact, file: str, pointer: str) -> str:
 
 
 def _looked(claim: dict[str, Any]) -> str:
-    looked = looked_at(claim.get("measured_on") or {})
+    looked = look_note(claim.get("measured_on") or {})
     return f"; {escape(looked)}" if looked else ""
 
 

@@ -73,8 +73,8 @@ def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
 
 def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | None:
     """The confidence interval of a metric where the benchmark has one."""
-    held = entry.get("intervals", {}).get(part, {}).get(metric)
-    return None if held is None else (held["low"], held["high"])
+    interval = entry.get("intervals", {}).get(part, {}).get(metric)
+    return None if interval is None else (interval["low"], interval["high"])
 
 
 def paired_with(
@@ -85,7 +85,7 @@ def paired_with(
     ``pairs`` are rows of ``pairs.csv``, in which each two models stand once, in either order.
     ``mcnemar_p_holm`` is corrected for the number of models found.
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    by_model: dict[str, dict[str, dict[str, float]]] = {}
     for pair in pairs:
         if pair["set"] != name or to not in (pair["model_a"], pair["model_b"]):
             continue
@@ -93,14 +93,14 @@ def paired_with(
         model = pair["model_a"]
         if model == to:
             model, difference, low, high = pair["model_b"], -difference, -high, -low
-        found.setdefault(model, {})[pair["metric"]] = {
+        by_model.setdefault(model, {})[pair["metric"]] = {
             "difference": difference,
             "low": low,
             "high": high,
             "mcnemar_p": float(pair["mcnemar_p"]),
         }
-    for metric in dict.fromkeys(metric for gaps in found.values() for metric in gaps):
-        shown = [gaps[metric] for gaps in found.values() if metric in gaps]
+    for metric in dict.fromkeys(metric for gaps in by_model.values() for metric in gaps):
+        shown = [gaps[metric] for gaps in by_model.values() if metric in gaps]
         for gap, p in zip(shown, holm([gap["mcnemar_p"] for gap in shown]), strict=True):
             gap["mcnemar_p_holm"] = p
-    return found
+    return by_model

@@ -87,7 +87,7 @@ def read_template(path: Path) -> Template:
 
 def cited_assets(template: Template) -> frozenset[str]:
     """Every ``asset`` or ``asset[partition]`` that a template refers to."""
-    found = set()
+    assets = set()
     for call in _parse(template).find_all(nodes.Call):
         if not isinstance(call.node, nodes.Name) or call.node.name not in CITING:
             continue
@@ -99,8 +99,8 @@ def cited_assets(template: Template) -> frozenset[str]:
                 where=template.place(call.lineno),
                 fix="write the asset in quotes: the inputs of a report are known before it runs",
             )
-        found.add(asset.value)
-    return frozenset(found)
+        assets.add(asset.value)
+    return frozenset(assets)
 
 
 def render(template: Template, helpers: Mapping[str, Any]) -> str:

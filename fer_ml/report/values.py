@@ -68,8 +68,8 @@ def escape_latex(text: str) -> str:
 def variables(verified: Verified) -> str:
     """``_variables.yml``: ``{{< var ferclaim.id >}}`` in Quarto, ``ferclaim`` of a dict in YAML."""
     # Quarto reads a value as Markdown.
-    held = {claim.claim.id: str(escape(claim.shown())) for claim in verified.claims}
-    return yaml.safe_dump({"ferclaim": held}, sort_keys=False, allow_unicode=True)
+    texts = {claim.claim.id: str(escape(claim.shown())) for claim in verified.claims}
+    return yaml.safe_dump({"ferclaim": texts}, sort_keys=False, allow_unicode=True)
 
 
 def table(verified: Verified) -> str:
@@ -78,10 +78,10 @@ def table(verified: Verified) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "value", "sentence", "asset", "file", "place", "sha256"))
     for claim in verified.claims:
-        told = claim.to_json()["artifact"]
-        asset = f"{told['asset']}[{told['partition']}]" if told["partition"] else told["asset"]
-        cells = (claim.claim.id, claim.shown(), claim.sentence(), asset, told["file"])
-        row = (*cells, told["pointer"], told["sha256"] or "")
+        cited = claim.to_json()["artifact"]
+        asset = f"{cited['asset']}[{cited['partition']}]" if cited["partition"] else cited["asset"]
+        cells = (claim.claim.id, claim.shown(), claim.sentence(), asset, cited["file"])
+        row = (*cells, cited["pointer"], cited["sha256"] or "")
         writer.writerow(map(_cell, row))
     return text.getvalue()
 

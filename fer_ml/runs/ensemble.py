@@ -62,7 +62,7 @@ def fuse_teachers(
     write_logits(run.folder, fused)
     on_calib = [member.centre.of(ids) for member in members]
     _write_search(run, keys, search)
-    own = [nll(z, y, t) for z, t in zip(on_calib, temperatures, strict=True)]
+    calib_nlls = [nll(z, y, t) for z, t in zip(on_calib, temperatures, strict=True)]
     run.write_json(
         "ensemble.json",
         {
@@ -77,19 +77,19 @@ def fuse_teachers(
             "temperature": search.temperature,
             "members": {
                 key: {**entry["teacher"], "temperature": entry["temperature"], "calib_nll": value}
-                for key, entry, value in zip(keys, meta, own, strict=True)
+                for key, entry, value in zip(keys, meta, calib_nlls, strict=True)
             },
             "preprocess_sha256": meta[0]["preprocess_sha256"],
             "manifests": {TRAINED_ON: job.input(TRAINED_ON).sha256},
         },
     )
-    found = _on_val(frame, fused, search.temperature)
-    run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **found})
+    metrics = _on_val(frame, fused, search.temperature)
+    run.write_json("ensemble_metrics.json", {"schema_version": 1, "split": "val", **metrics})
     run.splits.update(weights="calib", temperature="calib")
     run.summary.update(
         rows=len(every),
-        val_macro_f1=found["macro_f1"],
-        val_accuracy=found["accuracy"],
+        val_macro_f1=metrics["macro_f1"],
+        val_accuracy=metrics["accuracy"],
         temperature=search.temperature,
         **{f"weight_{key}": weight for key, weight in zip(keys, search.weights, strict=True)},
     )
@@ -117,8 +117,8 @@ def _intervals(
     if search.method == "given" or len(keys) == 1:
         return None
     groups = calib["group_id"].to_numpy()
-    found = weight_intervals(search, on_calib, y, groups, fusion, temperatures)
-    return {key: asdict(value) for key, value in zip(keys, found, strict=True)}
+    intervals = weight_intervals(search, on_calib, y, groups, fusion, temperatures)
+    return {key: asdict(value) for key, value in zip(keys, intervals, strict=True)}
 
 
 def _write_search(run: RunFolder, keys: Sequence[str], search: WeightSearch) -> None:

@@ -10,11 +10,11 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.calibration import T_BOUNDS
-from fer_ml.metrics.chance import Chance, guessed
+from fer_ml.metrics.chance import Chance, guesser_scores
 from fer_ml.metrics.class_order import CHANCE, ORDERS, fit_order
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
-from fer_ml.storage.gates import Outcome, at_least, at_most, not_applicable, nothing, same
+from fer_ml.storage.gates import Outcome, at_least, at_most, none_found, not_applicable, same
 from fer_ml.storage.store import Store
 from fer_ml.training import RUN_FILES
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
@@ -27,7 +27,7 @@ def judge_run(
 ) -> list[Outcome]:
     """Judge a teacher's or student's run folder by ``rules``; ``floor`` is of val macro-F1."""
     missing = [name for name in RUN_FILES if name not in artifact.record.files]
-    complete = nothing("run_complete", missing)
+    complete = none_found("run_complete", missing)
     if missing:
         return [complete, *(unjudged(rule) for rule in rules if rule != complete.rule)]
     checkpoint = read_checkpoint(artifact.file(CHECKPOINT_FILE))
@@ -40,7 +40,7 @@ def judge_run(
     if manifest is not None:
         frame = read_manifest(manifest.file(manifest_file("hq_train_manifest")))
         val = frame.filter(frame["split"] == "val")
-        val_rows, chance = val.height, guessed(labels_of(val), val["group_id"].to_numpy())
+        val_rows, chance = val.height, guesser_scores(labels_of(val), val["group_id"].to_numpy())
     bad = sum(
         t.is_floating_point() and not bool(t.isfinite().all()) for t in checkpoint.model.values()
     )
@@ -104,8 +104,8 @@ def above_floor(rule: str, value: float, floor: float, chance: Chance | None) ->
     if chance is None:
         return Outcome(rule, False, value, "not known", "the rows that it is of are not here")
     passed = value >= floor and value > chance.macro_f1
-    told = f"95 of 100 guessers stay below {chance.macro_f1:.3f} on these rows; floor {floor:g}"
-    return Outcome(rule, passed, value, max(floor, chance.macro_f1), told)
+    detail = f"95 of 100 guessers stay below {chance.macro_f1:.3f} on these rows; floor {floor:g}"
+    return Outcome(rule, passed, value, max(floor, chance.macro_f1), detail)
 
 
 def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
@@ -118,16 +118,16 @@ def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
         for name, limit in chance.f1.items()
         if scores[name] <= limit
     ]
-    return nothing(rule, poor)
+    return none_found(rule, poor)
 
 
 def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:
     """Whether the kept weights answer in inference as they did in training."""
-    held = next((entry.get("inference") for entry in history if entry["epoch"] == best), None)
+    inference = next((entry.get("inference") for entry in history if entry["epoch"] == best), None)
     limit = f"gap {GAP_LIMIT} nats, range {RANGE_LIMIT:g}"
-    if held is None:
+    if inference is None:
         return Outcome("inference_fits", False, "not measured", limit, "an earlier version's run")
-    fit = InferenceFit(**held)
+    fit = InferenceFit(**inference)
     value = f"gap {fit.gap:.3f} nats, range {fit.feature_range:.3g}"
     return Outcome("inference_fits", fit.fault is None, value, limit, fit.fault or "")
 
@@ -158,9 +158,9 @@ def judge_order(rule: str, y: np.ndarray, logits: np.ndarray) -> Outcome:
         return not_applicable(rule, "no labelled face to hold the columns against")
     fit = fit_order(y, logits)
     moved = [
-        f"column {number} is taken for {name} and answers like {found}"
-        for number, (name, found) in enumerate(zip(CLASSES, fit.order, strict=True))
-        if name != found
+        f"column {number} is taken for {name} and answers like {best_class}"
+        for number, (name, best_class) in enumerate(zip(CLASSES, fit.order, strict=True))
+        if name != best_class
     ]
     wrong = fit.p < CHANCE
     return Outcome(

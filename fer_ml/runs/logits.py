@@ -51,7 +51,7 @@ def label_all(
     not see them; 0 lets the teacher label all.
     """
     teacher = job.input("teacher", job.partition)
-    others_of = [held for label, held in job.inputs.items() if label.startswith("teacher_fold[")]
+    others_of = [other for label, other in job.inputs.items() if label.startswith("teacher_fold[")]
     train, others = faces_to_label(job, preprocess, folds)
     meta = label_faces(
         run.folder,
@@ -102,12 +102,12 @@ def faces_to_label(job: Job[Any], preprocess: Preprocess, folds: int) -> tuple[F
 
 def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
     """Hashes of the checkpoints that should have answered: the teacher's, then its folds'."""
-    found = []
+    hashes = []
     for item in artifact.record.inputs:
         if item.asset in ("teacher", "teacher_fold"):
             made = store.find(item.asset, item.partition, item.sha256)
-            found.append(made.record.files[CHECKPOINT_FILE].sha256 if made else None)
-    return found
+            hashes.append(made.record.files[CHECKPOINT_FILE].sha256 if made else None)
+    return hashes
 
 
 def labels_of(frame: pl.DataFrame) -> np.ndarray:
@@ -134,9 +134,9 @@ def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
     lengths = [len(logits.sample_ids), *(meta["train_rows"] for _ in labelled)]
     short = [len(value) for value in values] != lengths
     bad = sum(int((~np.isfinite(value)).sum()) for value in values)
-    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
+    labellers = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
     return [
-        same("answered_by_inputs", told, _checkpoints(artifact, store)),
+        same("answered_by_inputs", labellers, _checkpoints(artifact, store)),
         Outcome(
             "covers_manifests",
             not gone and not short and wanted <= set(logits.sample_ids),

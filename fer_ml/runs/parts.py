@@ -175,9 +175,9 @@ def _fused(job: Job[Any], parts: Sequence[Part]) -> Fused:
     for part in parts:
         if isinstance(part, Fused):
             return part
-    held = job.input("ensemble").record.recipe
-    weights = tuple(held["weights"]) if isinstance(held["weights"], list) else held["weights"]
-    return Fused(job, tuple(held["teachers"]), held["fusion"], weights, held["step"])
+    recipe = job.input("ensemble").record.recipe
+    weights = tuple(recipe["weights"]) if isinstance(recipe["weights"], list) else recipe["weights"]
+    return Fused(job, tuple(recipe["teachers"]), recipe["fusion"], weights, recipe["step"])
 
 
 def _demand_steps(job: Job[Any], wanted: list[str], before: list[AnyStep]) -> None:
@@ -207,8 +207,8 @@ def _pack_soft_labels(parts: Sequence[Trained], frame: pl.DataFrame, folder: Pat
     for part in parts:
         recipe = part.training
         if isinstance(recipe.task, Distilling):
-            held = part.job.input(SOFTLABELS), part.job.input(MANIFEST)
-            soft = read_softlabels(*held, rows, part.preprocess, recipe)
+            artifacts = part.job.input(SOFTLABELS), part.job.input(MANIFEST)
+            soft = read_softlabels(*artifacts, rows, part.preprocess, recipe)
             write_soft_targets(folder / soft_file(recipe.soft_labels), soft)
 
 

@@ -66,7 +66,7 @@ def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: 
         "alignmentreport.json", _alignment(preprocess, manifest, fused, first.meta, len(y))
     )
     standard = kinds[STANDARD].logits[rows]
-    found = classification_metrics(y, standard[:, 0], fused["temperature"])
+    metrics = classification_metrics(y, standard[:, 0], fused["temperature"])
     run.write_json(
         "ensemble_metrics.json",
         {
@@ -74,7 +74,7 @@ def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: 
             "split": "train",
             "out_of_fold": first.meta["out_of_fold"],
             "view": "first" if first.meta["views"] else "centre",
-            **found,
+            **metrics,
         },
     )
     run.summary.update(
@@ -83,7 +83,7 @@ def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: 
         out_of_fold=first.meta["out_of_fold"],
         kd_temperature=kinds[STANDARD].kd_temperature,
         mean_entropy_at_1=mean_entropy(standard, 1.0),
-        train_accuracy=found["accuracy"],
+        train_accuracy=metrics["accuracy"],
     )
 
 
@@ -205,10 +205,10 @@ def read_softlabels(
     _agree("preprocessing", hashes["preprocess_sha256"], preprocess.digest(), artifact)
     _agree("class order", artifact.read_json("classorder.json"), list(CLASSES), artifact)
     kind = recipe.soft_labels
-    held = read_npz(artifact.file(soft_file(kind)))
-    logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
-    ids = [value.decode() for value in held["sample_id"]]
-    seed = int(held["view_seed"])
+    arrays = read_npz(artifact.file(soft_file(kind)))
+    logits, y = arrays["logits"].astype(np.float32), arrays["y"].astype(np.int64)
+    ids = [value.decode() for value in arrays["sample_id"]]
+    seed = int(arrays["view_seed"])
     _agree("rows", len(ids), train.height, artifact)
     wrong = sum(a != b for a, b in zip(ids, train["sample_id"], strict=True))
     _agree("rows out of place", wrong, 0, artifact)
@@ -238,9 +238,9 @@ def judge_softlabels(artifact: Artifact, store: Store) -> list[Outcome]:
     hashes = artifact.read_json("hash_manifest.json")
     inputs = {item.asset: item.sha256 for item in artifact.record.inputs}
     manifest = store.find("hq_train_manifest", None, inputs["hq_train_manifest"])
-    held = read_npz(artifact.file("softlabels.npz"))
-    logits, y = held["logits"].astype(np.float32), held["y"].astype(np.int64)
-    ids = [value.decode() for value in held["sample_id"]]
+    arrays = read_npz(artifact.file("softlabels.npz"))
+    logits, y = arrays["logits"].astype(np.float32), arrays["y"].astype(np.int64)
+    ids = [value.decode() for value in arrays["sample_id"]]
     wanted, labels = [], np.empty(0, dtype=np.int64)
     if manifest is not None:
         rows = read_manifest(manifest.file(manifest_file("hq_train_manifest")))

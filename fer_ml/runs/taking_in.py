@@ -65,12 +65,12 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
     ``FerError`` unless it was made from exactly these inputs by exactly this recipe, and unless its
     weights give the predictions, and its predictions the metrics, that it came with.
     """
-    job, told = part.job, step_of(folder)
-    here = origin_of(job, [name for name in job.inputs if name not in told["inputs"]])
+    job, step = part.job, step_of(folder)
+    origin = origin_of(job, [name for name in job.inputs if name not in step["inputs"]])
     for what in ("asset", "partition", "recipe", "inputs"):
-        if told[what] != here[what]:
+        if step[what] != origin[what]:
             raise FerError(
-                f"the run was made from other {what}: it has {told[what]}, not {here[what]}",
+                f"the run was made from other {what}: it has {step[what]}, not {origin[what]}",
                 code="origin-mismatch",
                 where=folder,
                 fix="pack and train again; a run counts only for what it was made from",
@@ -85,8 +85,8 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
             where=folder,
             fix='fer materialize --select "ensemble,softlabels"',
         )
-    _check_start(part, told, folder)
-    _check_taught(part, told, folder)
+    _check_start(part, step, folder)
+    _check_taught(part, step, folder)
     _check_predictions(job, folder)
     take(run, part, folder)
 
@@ -95,17 +95,17 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
     """Logits that were made elsewhere: of the checkpoints that were taken in, as they answer."""
     job = part.job
     meta = read_json(folder / META_FILE)
-    own = Teacher.load(job.input("teacher", job.partition).folder)
+    main_teacher = Teacher.load(job.input("teacher", job.partition).folder)
     folds = [
         Teacher.load(artifact.folder)
         for label, artifact in job.inputs.items()
         if label.startswith("teacher_fold[")
     ]
-    told = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
-    here = [teacher.checkpoint_sha256 for teacher in (own, *folds)]
-    if told != here:
+    labellers = [meta["checkpoint_sha256"], *(fold["checkpoint_sha256"] for fold in meta["folds"])]
+    checkpoints = [teacher.checkpoint_sha256 for teacher in (main_teacher, *folds)]
+    if labellers != checkpoints:
         raise FerError(
-            f"the logits come from the checkpoints {told}, but the profile has {here}",
+            f"the logits come from the checkpoints {labellers}, but the profile has {checkpoints}",
             code="checkpoint-mismatch",
             where=folder,
             fix="adopt the teachers of the same packed job first",
@@ -119,7 +119,9 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
             where=folder,
             fix="pack and run again",
         )
-    again = predict(own.network, replace(others, images=others.images[:AGAIN], y=others.y[:AGAIN]))
+    again = predict(
+        main_teacher.network, replace(others, images=others.images[:AGAIN], y=others.y[:AGAIN])
+    )
     away = float(np.abs(taught.centre.values[len(train) :][:AGAIN] - again).max())
     if not away <= FAR:
         raise FerError(
@@ -135,10 +137,10 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
     finish_logits(run, job, meta)
 
 
-def _check_taught(part: Trained, told: dict[str, Any], folder: Path) -> None:
+def _check_taught(part: Trained, step: dict[str, Any], folder: Path) -> None:
     """A student that was taught in its own job was taught what follows from the logits here."""
     job, recipe = part.job, part.training
-    if not isinstance(recipe.task, Distilling) or SOFTLABELS in told["inputs"]:
+    if not isinstance(recipe.task, Distilling) or SOFTLABELS in step["inputs"]:
         return
     name = soft_file(recipe.soft_labels)
     theirs = read_soft_targets(folder.parent / step_folder(SOFTLABELS) / name)
@@ -163,17 +165,17 @@ def _check_taught(part: Trained, told: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _check_start(part: Trained, told: dict[str, Any], folder: Path) -> None:
+def _check_start(part: Trained, step: dict[str, Any], folder: Path) -> None:
     """A step that started from an earlier one started from the weights that were taken in here."""
     job, previous = part.job, part.previous
     facts = read_json(folder / TRAINING_FILE)
-    if facts["init"] != "previous" or previous is None or previous in told["inputs"]:
+    if facts["init"] != "previous" or previous is None or previous in step["inputs"]:
         return
-    held = job.input(previous).read_json(TRAINING_FILE)["best_weights_sha256"]
-    if facts["init_sha256"] != held:
+    start = job.input(previous).read_json(TRAINING_FILE)["best_weights_sha256"]
+    if facts["init_sha256"] != start:
         raise FerError(
             f"the run started from weights {facts['init_sha256'][:12]}, not from {previous}: "
-            f"{held[:12]}",
+            f"{start[:12]}",
             code="start-mismatch",
             where=folder,
             fix=f"adopt {previous} of the same packed training first",
@@ -206,10 +208,13 @@ def _check_predictions(job: Job[Any], folder: Path) -> None:
             allowed=f"at most {FAR}",
             fix="copy the run folder again",
         )
-    told = read_json(folder / "reliabilitymetrics.json")
+    metrics = read_json(folder / "reliabilitymetrics.json")
     raw = classification_metrics(faces.y, logits)
     digest = sha256_file(folder / CHECKPOINT_FILE)
-    if told["checkpoint_sha256"] != digest or abs(told["raw"]["macro_f1"] - raw["macro_f1"]) > 1e-6:
+    if (
+        metrics["checkpoint_sha256"] != digest
+        or abs(metrics["raw"]["macro_f1"] - raw["macro_f1"]) > 1e-6
+    ):
         raise FerError(
             "the metrics of the run do not match its predictions and its best.pt",
             code="metrics-mismatch",

@@ -86,8 +86,8 @@ def take(run: RunFolder, part: Trained, folder: Path) -> None:
     if part.fold is not None:
         folds = folds_of(rows["train"]["group_id"], part.folds)
         rows["train"] = rows["train"].filter(pl.Series(folds != part.fold))
-    held = read_npz(folder / LOGITS_FILE)
-    logits = {split: held[split] for split in SPLITS[1:]}
+    arrays = read_npz(folder / LOGITS_FILE)
+    logits = {split: arrays[split] for split in SPLITS[1:]}
     for split, values in logits.items():
         write_predictions(run.path(f"predictions_{split}.csv"), rows[split], values)
     history = read_json(run.path("history.json"))
@@ -132,13 +132,13 @@ def _write_plots(
 
 def _baseline(previous: Artifact) -> dict[str, Any]:
     """The student before this one, and its macro-F1 on the same val rows."""
-    found = previous.read_json("reliabilitymetrics.json")
+    metrics = previous.read_json("reliabilitymetrics.json")
     return {
         "asset": previous.key,
         "sha256": previous.sha256,
-        "split": found["split"],
-        "manifest_sha256": found["manifest_sha256"],
-        "macro_f1": found["raw"]["macro_f1"],
+        "split": metrics["split"],
+        "manifest_sha256": metrics["manifest_sha256"],
+        "macro_f1": metrics["raw"]["macro_f1"],
     }
 
 

@@ -50,8 +50,8 @@ def _is_current(root: Path, seed: int) -> bool:
             )
         return False
     try:
-        found = read_json(truth)
-        made = (found["schema"], found["drawing_version"], found["seed"])
+        description = read_json(truth)
+        made = (description["schema"], description["drawing_version"], description["seed"])
     except (FerError, KeyError, TypeError) as error:
         reason = error.what if isinstance(error, FerError) else repr(error)
         raise FerError(

@@ -42,13 +42,13 @@ def _take_photo(
     slot = _PHOTO_WIDTH / len(people)
     faces = []
     for index, (label, sure) in enumerate(people):
-        own = style if sure else _unsure(style)
+        face_style = style if sure else _unsure(style)
         radius = min(slot * between(rng, (0.25, 0.35)), 62.0)
         slack = slot / 2 - 1.14 * radius - 1
         x = slot * (index + 0.5) + between(rng, (-slack, slack))
         y = between(rng, (1.05 * radius, min(_PHOTO_HEIGHT - 1.35 * radius, 1.9 * radius)))
-        person = random_face(rng, random_weights(rng, label, own), own)
-        lit = replace(camera, occlusion=random_camera(rng, own).occlusion)
+        person = random_face(rng, random_weights(rng, label, face_style), face_style)
+        lit = replace(camera, occlusion=random_camera(rng, face_style).occlusion)
         box = draw_person(photo, person, lit, x, y, radius)
         limits = (60.0, 100.0) if sure else (20.0, 59.5)
         faces.append(_PhotoFace(label, sure, box, between(rng, limits)))

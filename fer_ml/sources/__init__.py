@@ -54,15 +54,15 @@ class Adapter:
     labels: LabelTable | None = None
     options: Mapping[str, Option] = field(default_factory=dict)
 
-    def listing(self, root: Path, own: Mapping[str, str] | None = None, **options: str) -> Any:
+    def listing(self, root: Path, meanings: Mapping[str, str] | None = None, **options: str) -> Any:
         """A polars frame with exactly ``listing_schema()``.
 
-        ``own`` labels take the place of the adapter's. Raises ``FerError`` for an option that the
+        ``meanings`` take the place of the adapter's. Raises ``FerError`` for an option that the
         adapter does not have, and when the root itself is not such a dataset (missing index file,
         missing column, empty folder). Everything smaller is recorded as a row's ``fault``.
         """
         self.check_options(options)
-        table = self.table(own)
+        table = self.table(meanings)
         try:
             return (
                 self.read(root, **options) if table is None else self.read(root, table, **options)
@@ -76,9 +76,9 @@ class Adapter:
                 error.what, code=error.code, where=error.where, allowed=error.allowed, fix=fix
             ) from error
 
-    def table(self, own: Mapping[str, str] | None = None) -> LabelTable | None:
-        """What labels mean: by the adapter, or by the profile's ``own`` in its place."""
-        if not own:
+    def table(self, meanings: Mapping[str, str] | None = None) -> LabelTable | None:
+        """What labels mean: by the adapter, or by the profile's ``meanings`` in its place."""
+        if not meanings:
             return self.labels
         if self.labels is None:
             raise FerError(
@@ -87,12 +87,12 @@ class Adapter:
                 where=f"source adapter {self.name}",
                 fix="remove labels from the source in the profile or fer.toml",
             )
-        return LabelTable(own)
+        return LabelTable(meanings)
 
-    def check(self, root: Path, own: Mapping[str, str], options: Mapping[str, str]) -> None:
+    def check(self, root: Path, meanings: Mapping[str, str], options: Mapping[str, str]) -> None:
         """``FerError`` when settings or folder are not of this adapter, as a glance tells."""
         self.check_options(options)
-        self.table(own)
+        self.table(meanings)
         if not self.fits(root, **options):
             hint = _looks(root, self) or ["point the source at the folder that holds it"]
             raise FerError(
@@ -171,13 +171,13 @@ def listing_schema() -> dict[str, Any]:
 @cache
 def adapters() -> dict[str, Adapter]:
     """Every adapter of this package by name."""
-    found = {}
+    by_name = {}
     for module in pkgutil.iter_modules(__path__):
         adapter = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ADAPTER", None)
         for one in adapter if isinstance(adapter, tuple) else (adapter,):
             if isinstance(one, Adapter):
-                found[one.name] = one
-    return found
+                by_name[one.name] = one
+    return by_name
 
 
 def get_adapter(name: str) -> Adapter:
@@ -195,14 +195,14 @@ def get_adapter(name: str) -> Adapter:
 
 def _looks(root: Path, wanted: Adapter) -> list[str]:
     """What a folder looks like that ``wanted`` does not read, and where such a folder is near."""
-    found = []
+    hints = []
     if not _fits(wanted, root):
-        found = [
+        hints = [
             f"this looks like {other.layout}: adapter {other.name}?"
             for other in adapters().values()
             if _fits(other, root)
         ]
-    return found or [f"the folder may be {near}" for near in _near(root) if _fits(wanted, near)][:3]
+    return hints or [f"the folder may be {near}" for near in _near(root) if _fits(wanted, near)][:3]
 
 
 def _near(root: Path) -> Iterator[Path]:

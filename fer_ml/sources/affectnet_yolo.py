@@ -232,8 +232,8 @@ def _image_size(path: Path) -> tuple[int, int] | None:
             # Pillow warns of very large images: they are refused where they would be decoded.
             warnings.simplefilter("ignore")
             with open_file(path) as file:
-                held = io.BytesIO(file.read(_HEAD))
-            with Image.open(held, formats=tuple(FORMATS)) as image:
+                head = io.BytesIO(file.read(_HEAD))
+            with Image.open(head, formats=tuple(FORMATS)) as image:
                 width, height = image.size
                 turn = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise nearly anything on hostile bytes

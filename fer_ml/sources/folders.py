@@ -127,15 +127,15 @@ def _require_known_folder(
     root: Path, folders: list[Folder], labels: LabelTable, levels: int
 ) -> None:
     """Refuse a root one level too high or too low, where every single row would be a fault."""
-    found = sorted(folder.parts[0] for folder in folders if len(folder.parts) == 1)
+    folder_names = sorted(folder.parts[0] for folder in folders if len(folder.parts) == 1)
     if levels == 2:
         kind, allowed = "split", ", ".join(SPLIT_WORDS)
-        known = any(map(split_of_word, found))
+        known = any(map(split_of_word, folder_names))
     else:
         kind, allowed = "class", labels.allowed
-        known = any(labels(name) != (None, None) for name in found)
+        known = any(labels(name) != (None, None) for name in folder_names)
     if not known:
-        names = ", ".join(map(shown, found[:20])) or "none"
+        names = ", ".join(map(shown, folder_names[:20])) or "none"
         raise FerError(
             f"no {kind} folder here; folders found: {names}",
             code="unknown-folders",

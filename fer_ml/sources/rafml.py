@@ -70,7 +70,9 @@ def list_argmax(root: Path) -> pl.DataFrame:
 
     lines = Lines(index, {"file": NAME, **dict.fromkeys(RAFML_ORDER, _PLAIN_SHARE)})
     shares = lines.cells.select(pl.col(RAFML_ORDER).cast(pl.Float64)).to_numpy()
-    splits = {name: SPLITS.get(min(found)) for name, found in words.items() if len(found) == 1}
+    splits = {
+        name: SPLITS.get(min(entries)) for name, entries in words.items() if len(entries) == 1
+    }
     columns: Columns = {
         **vote_columns(shares, MEANINGS),
         "file": pl.col("file"),

@@ -56,28 +56,28 @@ def fingerprint(root: Path) -> str:
 
 
 def _files(folder: str, prefix: str) -> list[tuple[str, int, int]]:
-    found = []
+    files = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    found += _files(entry.path, f"{prefix}{entry.name}/")
+                    files += _files(entry.path, f"{prefix}{entry.name}/")
                 else:
                     stat = entry.stat(follow_symlinks=False)
-                    found.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+                    files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
     except PermissionError as error:
         raise FerError(
             "folder cannot be read", code="unreadable-folder", where=folder, fix="grant read access"
         ) from error
-    return found
+    return files
 
 
 def model_files(path: Path) -> tuple[ModelKind, dict[str, Path]]:
     """What kind of model lies at ``path``, and its files by the names that they are kept under."""
     if path.is_dir():
-        found = {name: path / name for name in ("model.onnx", "card.json")}
-        if all(file.is_file() for file in found.values()):
-            return "bundle", found
+        files = {name: path / name for name in ("model.onnx", "card.json")}
+        if all(file.is_file() for file in files.values()):
+            return "bundle", files
     elif path.is_file() and path.suffix == ".pt":
         return "checkpoint", {"best.pt": path}
     elif path.is_file() and path.suffix == ".onnx":

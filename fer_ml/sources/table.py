@@ -196,8 +196,8 @@ def _group(text: str, name: str) -> str:
 
 def _negative(text: str, label: str, labels: LabelTable) -> str:
     """The class that the face does not show."""
-    negative, own = (_meaning(word, labels)[0] for word in (text, label))
-    if negative is None or negative == own:
+    negative, label_class = (_meaning(word, labels)[0] for word in (text, label))
+    if negative is None or negative == label_class:
         reason = "is the label itself" if negative else "is no class"
         raise RowFault(f"bad neg_label: {shown(text)} {reason}")
     return negative

@@ -105,9 +105,9 @@ class Artifact:
     def read_json(self, name: str) -> Any:
         """Parse one of its JSON files; ``FerError`` for a version that is not read."""
         path = self.file(name)
-        held = read_json(path, root=self.folder)
-        versioned = isinstance(held, dict) and "schema_version" in held
-        return upgraded(name, held, path) if versioned else held
+        document = read_json(path, root=self.folder)
+        versioned = isinstance(document, dict) and "schema_version" in document
+        return upgraded(name, document, path) if versioned else document
 
     def as_input(self) -> Input:
         """How a downstream record refers to it."""
@@ -222,7 +222,7 @@ class Artifact:
 
     def receipts(self) -> dict[str, Receipt]:
         """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
-        found = {}
+        by_rule = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
                 data = read_file(path, root=self.folder)
@@ -230,15 +230,15 @@ class Artifact:
             except (ValidationError, Refused, FileNotFoundError):
                 continue  # An unreadable receipt is no receipt: the gate counts as not judged.
             if self._is_mine(receipt, path) and self.demands.counts(receipt):
-                found[receipt.rule] = receipt
-        return found
+                by_rule[receipt.rule] = receipt
+        return by_rule
 
     def _is_mine(self, receipt: Receipt, path: Path) -> bool:
         """Whether a receipt is of these bytes, of this record, and in the place of its rule."""
-        told = (receipt.artifact_sha256, receipt.asset, receipt.partition, path.name)
+        identity = (receipt.artifact_sha256, receipt.asset, receipt.partition, path.name)
         record = self.record
         mine = (self.sha256, record.asset, record.partition, receipt_file(receipt.rule))
-        return told == mine and receipt.seal in (None, record.seal)
+        return identity == mine and receipt.seal in (None, record.seal)
 
 
 class Mark(Plain):

@@ -74,9 +74,9 @@ def at_most(
     return Outcome(rule, value <= limit, value, limit, detail, tuple(examples[:5]))
 
 
-def nothing(rule: str, found: Sequence[str]) -> Outcome:
-    """Passes when nothing was ``found``; shows the first three."""
-    return at_most(rule, len(found), 0, "; ".join(found[:3]))
+def none_found(rule: str, findings: Sequence[str]) -> Outcome:
+    """Passes when there are no ``findings``; shows the first three."""
+    return at_most(rule, len(findings), 0, "; ".join(findings[:3]))
 
 
 def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome:
@@ -84,9 +84,9 @@ def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome
     return Outcome(rule, value >= limit, value, limit, detail)
 
 
-def same(rule: str, found: object, wanted: object, detail: str = "") -> Outcome:
+def same(rule: str, actual: object, wanted: object, detail: str = "") -> Outcome:
     """Passes when both are equal; shows both sides, hashes by their first digits."""
-    return Outcome(rule, found == wanted, _shown(found), _shown(wanted), detail)
+    return Outcome(rule, actual == wanted, _shown(actual), _shown(wanted), detail)
 
 
 def not_applicable(rule: str, why: str) -> Outcome:

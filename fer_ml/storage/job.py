@@ -93,9 +93,9 @@ class Job(Generic[Recipe]):
         run.spent.append(home.name)
         inputs = {label: artifact.sha256 for label, artifact in self.inputs.items()}
         text = json.dumps([self.recorded, inputs, self.code_version], sort_keys=True)
-        own = home / hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder = home / hashlib.sha256(text.encode()).hexdigest()[:16]
         for other in home.iterdir() if home.is_dir() else ():
-            if other != own:
+            if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
-        own.mkdir(parents=True, exist_ok=True)
-        return own
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

@@ -20,18 +20,18 @@ EARLIER = "earlier"
 
 def logs_of(home: Path, name: str) -> list[Path]:
     """The log ``name`` of an artifact root as each machine wrote it, this one's first."""
-    own = home / name
-    return [path for path in (own, *sorted(home.glob(_of_machine(name, "*")))) if path.is_file()]
+    log = home / name
+    return [path for path in (log, *sorted(home.glob(_of_machine(name, "*")))) if path.is_file()]
 
 
 def fetch(home: Path, above: Bucket, names: Iterable[str]) -> None:
     """Take over what other machines have written to the logs ``names`` in a bucket."""
-    own = _machine(home)
+    local = _machine(home)
     for name in names:
         for there, machine in _in_bucket(above, name):
             data = above.read(there)
             path = home / _of_machine(name, machine)
-            if machine == own or data is None or (path.is_file() and read_file(path) == data):
+            if machine == local or data is None or (path.is_file() and read_file(path) == data):
                 continue
             write_atomic(path, data)
 

@@ -66,12 +66,12 @@ def read_looks(home: Path) -> list[Look]:
 
     ``FerError`` for one that was edited: then nobody knows what was looked at.
     """
-    found = [look for path in logs_of(home, LOOKS_FILE) for look in _read(path)]
-    return sorted(found, key=lambda look: look.at)
+    looks = [look for path in logs_of(home, LOOKS_FILE) for look in _read(path)]
+    return sorted(looks, key=lambda look: look.at)
 
 
 def _read(path: Path) -> list[Look]:
-    found, after = list[Look](), ""
+    looks, after = list[Look](), ""
     lines = read_file(path, LEDGER).splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -88,8 +88,8 @@ def _read(path: Path) -> list[Look]:
                 fix="restore the file from a backup: lines are only ever appended to it",
             )
         after = hashlib.sha256(line).hexdigest()
-        found.append(look)
-    return found
+        looks.append(look)
+    return looks
 
 
 def looked_before(
@@ -101,10 +101,12 @@ def looked_before(
     what differs between then, or a later look, and now.
     """
     wanted, looks = set(faces), read_looks(home)
-    held = {name: set(ids) for look in looks for name, ids in look.faces.items()}
+    face_sets = {name: set(ids) for look in looks for name, ids in look.faces.items()}
     since, decided = None, set[str]()
     for look in looks:
-        if look.decisions == decisions or not any(wanted & held[s] for s in look.sets.values()):
+        if look.decisions == decisions or not any(
+            wanted & face_sets[s] for s in look.sets.values()
+        ):
             continue
         since = since or look.at
         decided |= {k for k, _ in set(look.decisions.items()) ^ set(decisions.items())}

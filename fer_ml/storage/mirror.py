@@ -49,10 +49,10 @@ def open_store(settings: Settings, profile: str) -> Store:
 
 def stores(settings: Settings) -> list[Store]:
     """The profiles below an artifact root that hold artifacts."""
-    here = {path.name for path in settings.home.iterdir()} if settings.home.is_dir() else set()
-    there = set(Bucket(settings.bucket).names()) if settings.bucket else set()
-    found = (open_store(settings, name) for name in sorted(here | there))
-    return [store for store in found if store.runs()]
+    local = {path.name for path in settings.home.iterdir()} if settings.home.is_dir() else set()
+    remote = set(Bucket(settings.bucket).names()) if settings.bucket else set()
+    candidates = (open_store(settings, name) for name in sorted(local | remote))
+    return [store for store in candidates if store.runs()]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ class MirroredStore(Store):
         """Every complete run folder, here or in the bucket."""
         home = self.home(asset, partition) if asset else self.root
         there = (Path(name) for name in self.bucket.list(self._key(home)))
-        found = {
+        remote_runs = {
             home / name.parent
             for name in there
             if name.name == RECORD_FILE and (not asset or len(name.parts) == 2)
         }
-        return sorted(found | set(super().runs(asset, partition)))
+        return sorted(remote_runs | set(super().runs(asset, partition)))
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
         """Put a gate's outcome beside the artifact, here and there."""
@@ -219,11 +219,11 @@ class MirroredStore(Store):
             self.bucket.put({f"{key}/{RECORD_FILE}": folder / RECORD_FILE})
         self.bucket.delete([f"{key}/{name}" for name in purged & set(there)])
         pointer = home / CURRENT_FILE
-        held = self.bucket.read(self._key(pointer))
-        now = Pointer.model_validate_json(held, context=pointer).folder if held else None
+        content = self.bucket.read(self._key(pointer))
+        now = Pointer.model_validate_json(content, context=pointer).folder if content else None
         if follow.before != follow.folder and now in (follow.before, follow.folder):
-            told = follow.pointer().model_dump_json(indent=2) + "\n"
-            self.bucket.write(self._key(pointer), told.encode())
+            pointer_text = follow.pointer().model_dump_json(indent=2) + "\n"
+            self.bucket.write(self._key(pointer), pointer_text.encode())
         self._note(folder).unlink(missing_ok=True)
 
     def _refresh(self, folder: Path, there: dict[str, Entry]) -> None:

@@ -82,21 +82,21 @@ class Bucket:
         """The folders and objects right below it."""
         with self._readable(""):
             try:
-                found = self._files().ls(self._name(""), detail=False)
+                keys = self._files().ls(self._name(""), detail=False)
             except FileNotFoundError:
                 return []
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in keys)
 
     def list(self, folder: str = "") -> dict[str, Entry]:
         """Every object below a folder, by its name below that folder."""
         start = self._name(folder) + "/"
         with self._readable(folder):
-            found = self._files().find(start, detail=True)
+            objects = self._files().find(start, detail=True)
         return {
             name.removeprefix(start): Entry(
-                held["size"], held["ETag"].strip('"'), held["LastModified"]
+                details["size"], details["ETag"].strip('"'), details["LastModified"]
             )
-            for name, held in found.items()
+            for name, details in objects.items()
             if name.startswith(start)
         }
 

@@ -142,8 +142,8 @@ class Receipt(Plain):
 
 def _hash_of(values: dict[str, Any]) -> str:
     # Through JSON first: read again, the same values must give the same text.
-    held = json.loads(json.dumps(values))
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+    plain_values = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(plain_values, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(folder: Path) -> Record:

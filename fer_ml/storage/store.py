@@ -134,11 +134,11 @@ class Store:
 
     def current(self, asset: str, partition: str | None = None) -> Artifact | None:
         """The current artifact, unverified, or ``None`` when nothing was made yet."""
-        held = self._pointer(asset, partition)
-        if held is None:
+        pointer = self._pointer(asset, partition)
+        if pointer is None:
             return None
-        artifact = self.open(self.home(asset, partition) / held.folder)
-        named = (held.sha256, held.seal or artifact.record.seal)
+        artifact = self.open(self.home(asset, partition) / pointer.folder)
+        named = (pointer.sha256, pointer.seal or artifact.record.seal)
         if named != (artifact.sha256, artifact.record.seal):
             raise FerError(
                 f"{CURRENT_FILE} and {RECORD_FILE} name different hashes: one of them was edited",
@@ -150,8 +150,8 @@ class Store:
 
     def current_hash(self, asset: str, partition: str | None = None) -> str | None:
         """The content hash that ``current.json`` names."""
-        held = self._pointer(asset, partition)
-        return None if held is None else held.sha256
+        pointer = self._pointer(asset, partition)
+        return None if pointer is None else pointer.sha256
 
     def _pointer(self, asset: str, partition: str | None) -> Pointer | None:
         path = self.home(asset, partition) / CURRENT_FILE
@@ -213,27 +213,27 @@ class Store:
         """Every complete run folder of every asset."""
         yield from map(self.open, self.runs())
 
-    def torn(self) -> list[str]:
+    def faults(self) -> list[str]:
         """What no run leaves: run folders without a record, and pointers that lead nowhere.
 
         Bytes are not read: whether they are those of the record is asked wherever they are used.
         """
-        found = []
+        faults = []
         homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
         for home in (h for h in homes if h.is_dir() and h.name not in NO_ASSETS):
             for path in sorted(home.glob(f"**/{CURRENT_FILE}")):
-                here = path.parent
+                folder = path.parent
                 try:
-                    asset, partition = here.relative_to(self.root).as_posix(), None
+                    asset, partition = folder.relative_to(self.root).as_posix(), None
                     self.current(asset, partition)
                 except FerError as error:
-                    found.append(f"{asset}: {error.what}")
-                found += [
+                    faults.append(f"{asset}: {error.what}")
+                faults += [
                     f"{asset}/{run.name}: no {RECORD_FILE}"
-                    for run in sorted(here.iterdir())
+                    for run in sorted(folder.iterdir())
                     if RUN_NAME.fullmatch(run.name) and not (run / RECORD_FILE).is_file()
                 ]
-        return found
+        return faults
 
     def find(
         self, asset: str, partition: str | None, sha256: str, recipe_sha256: str | None = None
@@ -422,8 +422,8 @@ class Store:
         except ValidationError:
             return
         home = self.home(follow.asset, follow.partition)
-        held = self._pointer(follow.asset, follow.partition)
-        now = held.folder if held else None
+        pointer = self._pointer(follow.asset, follow.partition)
+        now = pointer.folder if pointer else None
         if (home / follow.folder / RECORD_FILE).is_file() and now in (follow.before, follow.folder):
             self._follow(follow)
 
@@ -464,15 +464,15 @@ class Store:
                 self._follow_note(note)
                 note.unlink(missing_ok=True)
         for folder, folders, files in os.walk(self.root):
-            here = Path(folder)
+            path = Path(folder)
             for name in filter(left, files):
-                (here / name).unlink(missing_ok=True)
+                (path / name).unlink(missing_ok=True)
                 swept += 1
             for name in filter(left, folders):
-                shutil.rmtree(here / name, ignore_errors=True)
+                shutil.rmtree(path / name, ignore_errors=True)
                 swept += 1
             # Raw folders are not ours to clear away.
-            folders[:] = [n for n in folders if not (here == self.root and n == "drawn")]
+            folders[:] = [n for n in folders if not (path == self.root and n == "drawn")]
         return swept
 
 

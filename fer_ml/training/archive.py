@@ -90,15 +90,15 @@ def parse_archive(data: bytes, path: Path, *, inert: bool = False) -> Any:
         archive.seek(0)
         placeholders = [(Inert, name) for name in unknown]
         with torch.serialization.safe_globals(placeholders):  # type: ignore[arg-type]
-            held = torch.load(archive, map_location="cpu", weights_only=True)
+            content = torch.load(archive, map_location="cpu", weights_only=True)
     except FerError:
         raise
     except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
         raise FerError(
             f"the file is damaged: {_reason(error)}", code="damaged-checkpoint", where=path
         ) from error
-    _judge_values(held, path)
-    return held
+    _judge_values(content, path)
+    return content
 
 
 def _read_old(data: bytes, path: Path) -> Any:
@@ -108,13 +108,13 @@ def _read_old(data: bytes, path: Path) -> Any:
         named = _names(pickles, path)
         _judge_names(named, {name for name in named if not _OF_TORCH.fullmatch(name)}, False, path)
     try:
-        held = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # Foreign bytes: torch raises whatever they lead it to.
         raise FerError(
             f"the file is damaged: {_reason(error)}", code="damaged-checkpoint", where=path
         ) from error
-    _judge_values(held, path)
-    return held
+    _judge_values(content, path)
+    return content
 
 
 def first_line(error: Exception) -> str:
@@ -124,8 +124,8 @@ def first_line(error: Exception) -> str:
 
 def _reason(error: Exception) -> str:
     """What torch says, without its advice to run the file's code."""
-    found = re.search(r"(?<=WeightsUnpickler error:)\s*.+|Trying to load .+", str(error))
-    return found[0].strip()[:300] if found else first_line(error)
+    match = re.search(r"(?<=WeightsUnpickler error:)\s*.+|Trying to load .+", str(error))
+    return match[0].strip()[:300] if match else first_line(error)
 
 
 def _parts(data: bytes, where: Path) -> dict[str, bytes]:
@@ -237,9 +237,9 @@ def _judge_names(named: set[str], unknown: set[str], inert: bool, where: Path) -
         if _OF_TORCH.fullmatch(name) and not _is_kind(name)
     }
     if odd or (unknown and not inert):
-        told = sorted(odd or unknown)
+        names = sorted(odd or unknown)
         raise FerError(
-            f"the file holds more than weights and plain values: it names {', '.join(told[:3])}",
+            f"the file holds more than weights and plain values: it names {', '.join(names[:3])}",
             code="unsafe-checkpoint",
             where=where,
             allowed="dense tensors, numbers, texts, lists and tables",
@@ -253,13 +253,13 @@ def _is_kind(name: str) -> bool:
     return isinstance(kind, torch.dtype) or name.endswith("Storage")
 
 
-def _judge_values(held: Any, where: Path) -> None:
+def _judge_values(content: Any, where: Path) -> None:
     """Tensors are dense and have their bytes; plain values are few, however often they are shared.
 
     A few bytes can make a list of lists of themselves that nobody prints to its end.
     """
     seen = 0
-    for value, depth in _walk(held):
+    for value, depth in _walk(content):
         seen += 1 + (len(value) // 64 if isinstance(value, str | bytes) else 0)
         if seen > MAX_VALUES or depth > MAX_DEPTH:
             raise FerError(

@@ -84,8 +84,8 @@ class PrototypeMemory(nn.Module):
 
         ``features [N, D]``, ``y [N]``. A class without a prototype contributes nothing.
         """
-        own = self.prototypes[y]
-        distance = 1 - cosine_similarity(self._project(features), own, dim=1, eps=SHORT)
+        prototypes = self.prototypes[y]
+        distance = 1 - cosine_similarity(self._project(features), prototypes, dim=1, eps=SHORT)
         return distance.masked_fill(~self._gate(distance.detach(), self.seen[y]), 0.0)
 
     @torch.no_grad()

@@ -82,13 +82,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read ``best.pt`` as data; a file that is more, or no checkpoint, is refused."""
     try:
-        held = upgraded("checkpoint", read_archive(path), path)
+        content = upgraded("checkpoint", read_archive(path), path)
         return Checkpoint(
-            model=held["model"],
-            recipe=read_recipe(held["recipe"]),
-            preprocess=read_preprocess(held["preprocess"]),
-            classes=tuple(held["classes"]),
-            epoch=held["epoch"],
+            model=content["model"],
+            recipe=read_recipe(content["recipe"]),
+            preprocess=read_preprocess(content["preprocess"]),
+            classes=tuple(content["classes"]),
+            epoch=content["epoch"],
         )
     except OtherVersion:
         raise

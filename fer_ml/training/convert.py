@@ -30,13 +30,13 @@ def read_old(path: Path) -> tuple[State, int]:
     They are under one of ``KEYS``, or the file is a state dict itself.
     """
     try:
-        held = read_archive(path, inert=True)
+        content = read_archive(path, inert=True)
     except OSError as error:
         raise FerError(
             f"checkpoint cannot be read: {error.strerror}", code="unreadable-file", where=path
         ) from error
-    held = held if isinstance(held, dict) else {}
-    state = next((held[key] for key in KEYS if isinstance(held.get(key), dict)), held)
+    content = content if isinstance(content, dict) else {}
+    state = next((content[key] for key in KEYS if isinstance(content.get(key), dict)), content)
     tensors = {n: t for n, t in state.items() if isinstance(n, str) and isinstance(t, torch.Tensor)}
     if not tensors:
         raise FerError(
@@ -46,7 +46,7 @@ def read_old(path: Path) -> tuple[State, int]:
             allowed=f"a state dict, or a table with one under {', '.join(KEYS)}",
             fix="save the network's state_dict() with torch.save",
         )
-    epoch = held.get("epoch")
+    epoch = content.get("epoch")
     return tensors, epoch if type(epoch) is int and 0 <= epoch < 1 << 31 else 0
 
 
@@ -56,42 +56,42 @@ def to_network(state: State, network: Network, where: Path) -> State:
     The backbone's names are timm's, behind any prefix; the layers of the teacher's head are known
     by their shapes. ``FerError`` when a tensor is missing, left over, or not finite.
     """
-    own = network.state_dict()
-    backbone = {name for name in own if name.startswith("backbone.")}
+    template = network.state_dict()
+    backbone = {name for name in template if name.startswith("backbone.")}
     prefix = _prefix(state, {name.removeprefix("backbone.") for name in backbone}, where)
-    found: dict[str, Any] = {
+    tensors: dict[str, Any] = {
         name: state.get(prefix + name.removeprefix("backbone.")) for name in backbone
     }
     used = {prefix + name.removeprefix("backbone.") for name in backbone}
     rest = {name: tensor for name, tensor in state.items() if name not in used}
     if isinstance(network, ArcFaceNet):
-        found.update(_head(rest, own, where))
-        found["arc_in_use"] = torch.tensor(True)
+        tensors.update(_head(rest, template, where))
+        tensors["arc_in_use"] = torch.tensor(True)
         rest = {}
     wrong = sorted(
         name
-        for name, tensor in own.items()
-        if not isinstance(found.get(name), torch.Tensor) or found[name].shape != tensor.shape
+        for name, tensor in template.items()
+        if not isinstance(tensors.get(name), torch.Tensor) or tensors[name].shape != tensor.shape
     )
     if wrong or rest:
-        _misfit(network, found, own, wrong, rest, where)
-    return {name: found[name] for name in own}
+        _misfit(network, tensors, template, wrong, rest, where)
+    return {name: tensors[name] for name in template}
 
 
 def _misfit(
-    network: Network, found: State, own: State, wrong: list[str], rest: State, where: Path
+    network: Network, tensors: State, template: State, wrong: list[str], rest: State, where: Path
 ) -> NoReturn:
     """Say why: the classes are not ours, or it is another architecture."""
     head = [
         name
         for name in wrong
-        if isinstance(given := found.get(name), torch.Tensor)
-        and given.shape[1:] == own[name].shape[1:]
-        and len(own[name]) == len(CLASSES)
+        if isinstance(given := tensors.get(name), torch.Tensor)
+        and given.shape[1:] == template[name].shape[1:]
+        and len(template[name]) == len(CLASSES)
     ]
     if wrong and wrong == sorted(head) and not rest:
         raise FerError(
-            f"the network of the file has {len(found[wrong[0]])} classes instead of {len(CLASSES)}",
+            f"the network of the file has {len(tensors[wrong[0]])} classes, not {len(CLASSES)}",
             code="wrong-class-count",
             where=where,
             allowed=f"a head for {', '.join(CLASSES)}, in this order",
@@ -121,33 +121,33 @@ def _prefix(state: State, names: set[str], where: Path) -> str:
     return fitting[0]
 
 
-def _head(rest: State, own: State, where: Path) -> dict[str, torch.Tensor]:
+def _head(rest: State, template: State, where: Path) -> dict[str, torch.Tensor]:
     """The teacher's head: Linear, BatchNorm, plain Linear, ArcFace matrix."""
     stems: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in rest.items():
         stem, _, part = name.rpartition(".")
         stems.setdefault(stem, {})[part] = tensor
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for parts in stems.values():
         weight = parts.get("weight", next(iter(parts.values())))
         if "running_mean" in parts:
             target = "embed.1."
-        elif weight.shape == own["embed.0.weight"].shape:
+        elif weight.shape == template["embed.0.weight"].shape:
             target = "embed.0."
         elif "bias" in parts:
             target = "plain."
         else:
-            found["arc"] = weight
+            tensors["arc"] = weight
             continue
-        found.update({target + part: tensor for part, tensor in parts.items()})
-    if "arc" not in found:
+        tensors.update({target + part: tensor for part, tensor in parts.items()})
+    if "arc" not in tensors:
         raise FerError(
             "the tensors of the file have no ArcFace matrix",
             code="missing-arcface-head",
             where=where,
             fix="leave out --teacher, unless the network has an ArcFace head",
         )
-    return found
+    return tensors
 
 
 def convert(

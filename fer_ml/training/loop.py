@@ -240,10 +240,10 @@ class _Run:
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         order = epoch_order(self.train_faces.y, self.seed, epoch, self.recipe.imbalance.sampler)
-        found = batches(order, self.recipe.batch_size, drop_last=self.recipe.drop_last)
+        all_batches = batches(order, self.recipe.batch_size, drop_last=self.recipe.drop_last)
         # Every part of a step needs two rows for BatchNorm, on every process.
         least = 2 * self.ranks.world
-        return [rows for rows in found if len(rows) >= least]
+        return [rows for rows in all_batches if len(rows) >= least]
 
     def _bar(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """The batches of ``epoch`` that are left, with their pixels read two batches ahead."""
@@ -267,10 +267,10 @@ class _Run:
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of a step that this process takes, in equal parts."""
-        own = rows[self.ranks.rank :: self.ranks.world]
-        parts = min(self.recipe.accumulate, len(own) // 2)
+        local_rows = rows[self.ranks.rank :: self.ranks.world]
+        parts = min(self.recipe.accumulate, len(local_rows) // 2)
         # Sorted reads are sequential in the memory map; the rows of a batch have no order.
-        return [np.sort(part) for part in np.array_split(own, parts)]
+        return [np.sort(part) for part in np.array_split(local_rows, parts)]
 
     def _read(self, rows: np.ndarray) -> list[np.ndarray]:
         return [self.train_faces.images[part] for part in self._parts(rows)]
@@ -291,10 +291,10 @@ class _Run:
                 with torch.autocast(
                     device.type, TYPES[self.precision], enabled=self.precision != "fp32"
                 ):
-                    loss, found = self.step_module(batch)
+                    loss, terms = self.step_module(batch)
                 # DDP averages over processes; the parts are shares of a sum.
                 self.scaler.scale(loss * self.ranks.world).backward()
-            for key, value in {"loss": loss.detach(), **found}.items():
+            for key, value in {"loss": loss.detach(), **terms}.items():
                 sums[key] = sums[key] + value if key in sums else value
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimiser)
@@ -459,10 +459,10 @@ class _Run:
         }
 
     def _resume(self) -> None:
-        found = load_snapshot(self.place.folder, self.place.key) if self.place else None
-        if found is None:
+        snapshot = load_snapshot(self.place.folder, self.place.key) if self.place else None
+        if snapshot is None:
             return
-        self.progress, parts = found
+        self.progress, parts = snapshot
         self.network.load_state_dict(parts["network"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.scaler.load_state_dict(parts["scaler"])

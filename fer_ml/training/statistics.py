@@ -90,12 +90,12 @@ def _nll(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _statistics_of_the_batch(network: nn.Module) -> Iterator[None]:
     """BatchNorm alone behaves as in training, and its stored statistics stay as they are."""
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    held = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
+    statistics = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
     for layer in layers:
         # Without stored statistics a layer normalises by its batch's, in either mode.
         layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
     try:
         yield
     finally:
-        for layer, (tracks, mean, var) in zip(layers, held, strict=True):
+        for layer, (tracks, mean, var) in zip(layers, statistics, strict=True):
             layer.track_running_stats, layer.running_mean, layer.running_var = tracks, mean, var

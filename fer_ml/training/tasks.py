@@ -176,7 +176,7 @@ class Objective(nn.Module):
         return {"inter": (task.inter_weight, inter), "intra": (task.intra_weight, intra)}
 
     def _auxiliary(self, outputs: Outputs, batch: Batch) -> list[tuple[str, float, torch.Tensor]]:
-        recipe, found = self.recipe, []
+        recipe, terms = self.recipe, []
         features = outputs.features.float()
         if recipe.negative is not None:
             # Of the head that inference uses: ArcFace's, once it trains.
@@ -185,16 +185,16 @@ class Objective(nn.Module):
             rows, applied = negative_learning(
                 logits, batch.shown, recipe.negative, given, batch.generator
             )
-            found.append(("negative", recipe.negative.weight, _share(rows, batch)))
-            found.append(("negative_applied", 0.0, _share(applied.float(), batch)))
+            terms.append(("negative", recipe.negative.weight, _share(rows, batch)))
+            terms.append(("negative_applied", 0.0, _share(applied.float(), batch)))
         if self.memory is not None and recipe.prototype is not None:
             rows = self.memory(features, batch.y)
-            found.append(("prototype", recipe.prototype.weight, _share(rows, batch)))
+            terms.append(("prototype", recipe.prototype.weight, _share(rows, batch)))
             self.memory.update(features.detach(), batch.y)
         if recipe.locality is not None:
             rows = locality_rows(features, batch.y, recipe.locality.neighbours)
-            found.append(("locality", recipe.locality.weight, _share(rows, batch)))
-        return found
+            terms.append(("locality", recipe.locality.weight, _share(rows, batch)))
+        return terms
 
 
 def require_whole_steps(recipe: Training, processes: int, name: str) -> None:

@@ -30,8 +30,8 @@ class Selection:
     rows: np.ndarray
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        found: np.ndarray = self.array[self.rows[key]]
-        return found
+        rows: np.ndarray = self.array[self.rows[key]]
+        return rows
 
 
 @dataclass(frozen=True)

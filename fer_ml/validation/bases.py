@@ -53,12 +53,12 @@ def find_bases(paths: pl.Series, roots: Sequence[Path]) -> list[Base]:
     """The base of each beginning among ``paths``, in the order of their appearance."""
     table = pl.DataFrame({"path": paths.drop_nulls()}).with_columns(_slashes(pl.col("path")))
     table = table.with_columns(_start(pl.col("path")).alias("start"))
-    found = []
+    bases = []
     for (start,), rows in table.group_by("start", maintain_order=True):
         tried = rows["path"].gather_every(max(1, rows.height // TRIED)).head(TRIED).to_list()
         root, cut = _best(tried, roots)
-        found.append(Base(str(start), root, cut, rows.height))
-    return found
+        bases.append(Base(str(start), root, cut, rows.height))
+    return bases
 
 
 def _best(tried: list[str], roots: Sequence[Path]) -> tuple[str | None, int]:

@@ -16,7 +16,7 @@ from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.store import RunFolder, Store
 from fer_ml.validation.gates import manifest_gates
-from fer_ml.validation.report import report, see
+from fer_ml.validation.report import gather_evidence, report
 from fer_ml.validation.rules import Evidence, Reference, Verdict, judge_manifest
 from fer_ml.validation.table import read_table
 
@@ -56,16 +56,16 @@ def validate_manifests(
     for artifact in manifests:
         asset = artifact.record.asset
         evidence, verdict, how = _judge(artifact, store, near)
-        found = report(evidence, verdict, asset=asset, manifest=manifest_file(asset), root=root)
-        run.write_json(report_name(asset), {**found, "manifest_sha256": artifact.sha256})
+        document = report(evidence, verdict, asset=asset, manifest=manifest_file(asset), root=root)
+        run.write_json(report_name(asset), {**document, "manifest_sha256": artifact.sha256})
         looked[asset] = how
         findings.append(
             verdict.findings.select(pl.lit(asset).alias("manifest"), pl.all()).join(
                 evidence.rows.select("line", *BOX), on="line", how="left"
             )
         )
-        run.summary[f"{asset}_rows"] = found["rows_total"]
-        run.summary[f"{asset}_passed"] = found["passed"]
+        run.summary[f"{asset}_rows"] = document["rows_total"]
+        run.summary[f"{asset}_passed"] = document["passed"]
         if asset == UNIFIED:
             run.path("classes.png").write_bytes(class_source_heatmap(evidence.rows))
             run.path("faces.png").write_bytes(class_sheet(evidence.rows, store.root, per_cell=2))
@@ -91,14 +91,16 @@ def _judge(
     asset = artifact.record.asset
     table = read_table(artifact.file(manifest_file(asset)))
     looks = probe(table.frame, store.root, store.probe_cache, since=store.looked_since, label=asset)
-    evidence = see(table, looks, store.near_cache, near, _reference(artifact, store, table.frame))
+    evidence = gather_evidence(
+        table, looks, store.near_cache, near, _reference(artifact, store, table.frame)
+    )
     return evidence, judge_manifest(evidence, asset), looks.how()
 
 
 def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Reference:
     recipe, asset = artifact.record.recipe, artifact.record.asset
     inputs = [store.find(i.asset, i.partition, i.sha256) for i in artifact.record.inputs]
-    known = [held for held in inputs if held is not None]
+    known = [parent for parent in inputs if parent is not None]
     return Reference(
         tuple(recipe["sources"]),
         _lost_rows(artifact, known, frame) if len(known) == len(inputs) else math.inf,
@@ -111,7 +113,7 @@ def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) 
     key = list(SCHEMA)
     if artifact.record.asset == UNIFIED:
         wanted = pl.concat(
-            [read_manifest(held.file(manifest_file(held.record.asset))) for held in inputs]
+            [read_manifest(parent.file(manifest_file(parent.record.asset))) for parent in inputs]
         )
         key = [name for name in key if name not in DECIDED]
         out: int = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
@@ -127,12 +129,12 @@ def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) 
 def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | None:
     """The manifest before this one that passed all blocking gates."""
     blocking = [gate.rule for gate in manifest_gates(asset) if gate.blocking]
-    for held in store.all(asset):
-        receipts = held.receipts()
+    for candidate in store.all(asset):
+        receipts = candidate.receipts()
         if (
-            held.sha256 != artifact.sha256
-            and held.record.created_at <= artifact.record.created_at
+            candidate.sha256 != artifact.sha256
+            and candidate.record.created_at <= artifact.record.created_at
             and all(rule in receipts and receipts[rule].passed is not False for rule in blocking)
         ):
-            return read_manifest(held.file(manifest_file(asset)))
+            return read_manifest(candidate.file(manifest_file(asset)))
     return None

@@ -27,7 +27,7 @@ from fer_ml.validation.table import Table, read_table
 _SAME = ("group_id", "photo", "near")
 
 
-def see(
+def gather_evidence(
     table: Table, looks: Probe, near_cache: Path, near: Near, reference: Reference | None = None
 ) -> Evidence:
     """A manifest as read, together with what was seen behind its rows."""
@@ -92,8 +92,8 @@ def _twins(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
     test = seen.filter(pl.col("split") == "test")
     rest = seen.filter(pl.col("split") != "test")
     for key in _SAME:
-        held = test[key].is_in(rest[key].implode()).fill_null(False)
-        test = test.with_columns(pl.col("twin") | held)
+        has_twin = test[key].is_in(rest[key].implode()).fill_null(False)
+        test = test.with_columns(pl.col("twin") | has_twin)
     counted = (
         test.group_by(pl.col("source").fill_null("None"))
         .agg(pl.len().alias("test_rows"), pl.col("twin").sum().alias("with_twin"))
@@ -133,9 +133,9 @@ def validate_file(
     looks = _probe_bases(frame, roots, cache / "probe", since)
     frame = _fill_identity(frame.drop("base"), looks.looks)
     table = Table(frame, table.malformed, table.mistyped, table.dialect, table.columns)
-    evidence = see(table, looks, cache / "near", near or Near())
+    evidence = gather_evidence(table, looks, cache / "near", near or Near())
     verdict = judge_manifest(evidence, "any_manifest")
-    found = report(
+    document = report(
         evidence,
         verdict,
         asset="any_manifest",
@@ -143,7 +143,7 @@ def validate_file(
         root=", ".join(map(str, roots)),
     )
     return {
-        **found,
+        **document,
         "bases": [base.to_json() for base in bases],
         "checked": looks.how(),
         "findings": verdict.findings.to_dicts(),

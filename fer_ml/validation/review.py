@@ -180,11 +180,11 @@ def prediction_disagreements(
     _check_probs(sample_ids, probs, np.asarray(held_out))
     y, place = _labels_and_places(frame, sample_ids)
     p, every = probs[place], np.arange(frame.height)
-    own = p[every, y]
+    self_confidence = p[every, y]
     others = p.copy()
     others[every, y] = -1.0
     counts = np.bincount(y, minlength=len(CLASSES))
-    sums = np.bincount(y, weights=own, minlength=len(CLASSES))
+    sums = np.bincount(y, weights=self_confidence, minlength=len(CLASSES))
     limits = np.divide(sums, counts, out=np.full(len(CLASSES), np.inf), where=counts > 0)
     confident = np.where(p >= limits, p, -1.0)
     own_confident = confident[every, y]
@@ -194,11 +194,11 @@ def prediction_disagreements(
         frame.select("sample_id", "group_id", "image_path", "source", "label", *BOX)
         .with_columns(
             pl.Series("predicted", np.array(CLASSES)[p.argmax(axis=1)], pl.String),
-            pl.Series("self_confidence", own),
-            pl.Series("normalised_margin", (own - best_other + 1) / 2),
+            pl.Series("self_confidence", self_confidence),
+            pl.Series("normalised_margin", (self_confidence - best_other + 1) / 2),
             pl.Series("likely_error", confident.max(axis=1) > own_confident),
         )
-        .filter(pl.Series(best_other > own))
+        .filter(pl.Series(best_other > self_confidence))
         .sort("self_confidence", "normalised_margin", "sample_id", "source", "label", "image_path")
         .select(*_PREDICTION_COLUMNS, *BOX)
     )

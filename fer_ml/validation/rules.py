@@ -71,17 +71,17 @@ class Evidence:
     @cached_property
     def leaks(self) -> tuple[pl.DataFrame, "Findings"]:
         """Rows of no leaking group or photo, and the findings about the others."""
-        rows, found = self.rows, []
+        rows, findings = self.rows, []
         keys = [("group_id", "group"), ("photo", "photo")]
         if (rows["group_id"] == rows["photo"]).all():
             keys.pop()  # Each photo is a group of its own: one search says all.
         for key, what in keys:
             leaks = _in_several_splits(rows, key, what)
-            found.append(leaks)
+            findings.append(leaks)
             if not leaks.is_empty():
                 bad = rows.filter(pl.col("line").is_in(leaks["line"].implode()))[key]
                 rows = rows.filter(~pl.col(key).is_in(bad.implode()).fill_null(False))
-        return rows, pl.concat(found).sort("line")
+        return rows, pl.concat(findings).sort("line")
 
 
 def _findings(rows: pl.DataFrame, detail: pl.Expr) -> Findings:
@@ -110,11 +110,11 @@ def schema(e: Evidence) -> Findings:
     ]
     mistyped = e.mistyped.join(e.rows.select("line", "image_path"), on="line", how="left")
     # A cell of another type is null now, and one finding is enough.
-    told = mistyped.select("line", pl.col("detail").str.extract(r"^(\w+):").alias("column"))
+    cells = mistyped.select("line", pl.col("detail").str.extract(r"^(\w+):").alias("column"))
     blank = pl.concat(empty).with_columns(
         pl.col("detail").str.strip_suffix(" is empty").alias("column")
     )
-    blank = blank.join(told, on=["line", "column"], how="anti").drop("column")
+    blank = blank.join(cells, on=["line", "column"], how="anti").drop("column")
     return pl.concat([mistyped.select(FINDING_COLUMNS), blank]).sort("line", maintain_order=True)
 
 
@@ -188,13 +188,13 @@ def image_modes(e: Evidence) -> Findings:
 
 def suffixes(e: Evidence) -> Findings:
     """Files whose name does not say their format."""
-    found = []
+    findings = []
     for name, allowed in FORMATS.items():
         path = pl.col("image_path").str.to_lowercase()
         fits = pl.any_horizontal(path.str.ends_with(suffix) for suffix in allowed)
         odd = e.rows.filter(pl.col("format") == name).filter(~fits)
-        found.append(_findings(odd, pl.lit(f"is a {name} file")))
-    return pl.concat(found).sort("line")
+        findings.append(_findings(odd, pl.lit(f"is a {name} file")))
+    return pl.concat(findings).sort("line")
 
 
 def image_sizes(e: Evidence) -> Findings:
@@ -258,8 +258,8 @@ def duplicates(e: Evidence) -> Findings:
     rows = e.repeated
     again = rows.filter(~pl.struct("source", "face").is_first_distinct())
     first = rows.unique(["source", "face"], keep="first").rename({"image_path": "first"})
-    told = again.join(first, on=["source", "face"], nulls_equal=True).sort("line")
-    return _findings(told, pl.format("the same face as {} of this source", "first"))
+    repeats = again.join(first, on=["source", "face"], nulls_equal=True).sort("line")
+    return _findings(repeats, pl.format("the same face as {} of this source", "first"))
 
 
 def _in_several_splits(rows: pl.DataFrame, key: str, what: str) -> Findings:
@@ -277,9 +277,9 @@ def _in_several_splits(rows: pl.DataFrame, key: str, what: str) -> Findings:
         bits: ", ".join(sorted(split for split, n in _SPLIT_NUMBERS.items() if bits >> n & 1))
         for bits in range(1 << len(SPLITS))
     }
-    told = several.join(rows.select("line", "image_path", key), on="line").sort("line")
+    leaks = several.join(rows.select("line", "image_path", key), on="line").sort("line")
     splits = pl.col("bit").replace_strict(names, return_dtype=pl.String)
-    return _findings(told, pl.format("{} {} in {}", pl.lit(what), key, splits))
+    return _findings(leaks, pl.format("{} {} in {}", pl.lit(what), key, splits))
 
 
 _SPLIT_NUMBERS = {split: number for number, split in enumerate(SPLITS)}
@@ -300,14 +300,14 @@ def near_leakage(e: Evidence) -> Findings:
 
 def label_conflicts(e: Evidence) -> Findings:
     """Faces that carry more than one label."""
-    told = (
+    conflicts = (
         e.repeated.group_by("face")
         .agg(pl.col("line").min(), pl.col("label").drop_nulls().unique().sort())
         .filter(pl.col("label").list.len() > 1)
         .join(e.rows.select("line", "image_path"), on="line")
         .sort("line")
     )
-    return _findings(told, pl.col("label").list.join(" and "))
+    return _findings(conflicts, pl.col("label").list.join(" and "))
 
 
 #: Rules on rows, each with all that it found. Those on groups (leakage, conflicts) find each once.
@@ -354,13 +354,13 @@ ROW_FAULTS = (
 
 def class_coverage(e: Evidence) -> Outcome:
     """Classes that a split of the manifest does not have."""
-    held = set(e.rows.select("split", "label").unique().iter_rows())
+    pairs = set(e.rows.select("split", "label").unique().iter_rows())
     absent = [
         f"{split}: no {label}"
         for split in SPLITS
-        if any(split == s for s, _ in held)
+        if any(split == s for s, _ in pairs)
         for label in CLASSES
-        if (split, label) not in held
+        if (split, label) not in pairs
     ]
     return at_most("class_coverage", len(absent), 0, examples=absent)
 
@@ -381,8 +381,8 @@ def sources_present(e: Evidence) -> Outcome:
     """Sources that the recipe names and that have no row."""
     if e.reference.sources is None:
         return not_applicable("sources_present", "no recipe names sources")
-    held = set(e.rows["source"].unique())
-    absent = [name for name in e.reference.sources if name not in held]
+    sources = set(e.rows["source"].unique())
+    absent = [name for name in e.reference.sources if name not in sources]
     return at_most("sources_present", len(absent), 0, examples=absent)
 
 
@@ -449,16 +449,19 @@ class Verdict:
 
 def judge_manifest(evidence: Evidence, asset: str) -> Verdict:
     """All gates of ``asset`` for one manifest. Each value counts findings."""
-    found: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
+    by_rule: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
     outcomes = []
     for gate in manifest_gates(asset):
-        if gate.rule in found:
-            rows = found[gate.rule]
+        if gate.rule in by_rule:
+            rows = by_rule[gate.rule]
             outcomes.append(at_most(gate.rule, rows.height, 0, examples=_examples(rows)))
         else:
             outcomes.append(MEASURES[gate.rule](evidence))
     findings = pl.concat(
-        [rows.select(pl.lit(name).alias("rule"), *FINDING_COLUMNS) for name, rows in found.items()]
+        [
+            rows.select(pl.lit(name).alias("rule"), *FINDING_COLUMNS)
+            for name, rows in by_rule.items()
+        ]
     )
     return Verdict(tuple(outcomes), findings)
 

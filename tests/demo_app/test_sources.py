@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from demo_app.sources import FOLDER_FPS, Video, natural, open_source
+from demo_app.sources import FOLDER_FPS, Video, natural_key, open_source
 from fer_ml.base.errors import FerError
 from tests.refusals import refused
 
@@ -283,7 +283,7 @@ def test_a_folder_of_images_is_a_film(bundle, tmp_path: Path) -> None:
     ],
 )
 def test_names_are_in_the_order_in_which_people_count(names: tuple[str, ...]) -> None:
-    assert [p.name for p in sorted(map(Path, reversed(names)), key=natural)] == list(names)
+    assert [p.name for p in sorted(map(Path, reversed(names)), key=natural_key)] == list(names)
 
 
 def test_a_folder_without_images_and_one_with_a_broken_one(bundle, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fer_assets.pipeline import Pipeline
 from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
 from fer_assets.stages import gates_of
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_ml.base.settings import Notifiers
 from fer_ml.manifests.schema import read_manifest
 from tests.webhook import Hook
@@ -143,7 +143,7 @@ def test_another_row_flows_through_every_manifest_and_starts_no_training(
     assert made >= {"test_all_sources_manifest", "manifest_validation"}
     assert {tiny.stage(asset).group for asset in made} == {"manifests"}
     raw = {source.name: tiny.raw_input(source.name).sha256 for source in tiny.profile.sources}
-    assert not any(stale(tiny, Target(asset), raw) for asset in made)
+    assert not any(stale_reason(tiny, Target(asset), raw) for asset in made)
 
 
 def test_a_red_gate_stops_the_flow_and_a_mended_one_lets_it_on(

@@ -19,7 +19,7 @@ from fer_assets.metadata import artifact_metadata
 from fer_assets.pipeline import Pipeline
 from fer_assets.repository import definitions_for
 from fer_assets.running import materialize
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.validation.gates import MANIFEST_GATES
 from tests.refusals import refused
@@ -113,7 +113,7 @@ def test_an_unchanged_result_makes_nothing_downstream_stale(sample: Pipeline) ->
     after = sample.store.current(target.asset)
     assert before and after and before.folder != after.folder
     assert before.sha256 == after.sha256
-    assert stale(sample, Target("classification_manifest"), {}) is None
+    assert stale_reason(sample, Target("classification_manifest"), {}) is None
 
 
 def test_receipts_say_how_each_row_was_checked(sample: Pipeline) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_ml.base.names import clashing, name_fault
 from fer_ml.base.settings import settings
 from fer_ml.storage.store import Store
@@ -126,7 +126,7 @@ def test_what_was_made_there_is_up_to_date_here(
         raw = {name.removeprefix("raw/"): held for name, held in here.fingerprints().items()}
         made = [t for t in here.targets() if here.store.current(t.asset, t.partition) is not None]
         assert Target("student_ce") in made
-        assert {target.label: stale(here, target, raw) for target in made} == {
+        assert {target.label: stale_reason(here, target, raw) for target in made} == {
             target.label: None for target in made
         }
     finally:

@@ -25,7 +25,7 @@ from fer_assets.lineage import Target
 from fer_assets.pipeline import Pipeline
 from fer_assets.running import materialize
 from fer_assets.show import trace_of
-from fer_assets.staleness import stale
+from fer_assets.staleness import stale_reason
 from fer_assets.storage import dagster_instance
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import sha256_file
@@ -218,7 +218,7 @@ def test_what_rested_on_it_is_stale_and_claims_are_not_grounded(own: Pipeline) -
     carry_out(found)
     raw = {name: own.raw_input(name).sha256 for name in SOURCES}
     for label in found.resting:
-        reason = stale(own, Target(label.removeprefix("own/")), raw)
+        reason = stale_reason(own, Target(label.removeprefix("own/")), raw)
         assert reason and "purged on" in reason, label
     assert trace_of(own, "rows").claim.status != "grounded"  # type: ignore[union-attr]
     told = {e.name for e in digest_of(own).entries if e.state in ("red", "stale")}

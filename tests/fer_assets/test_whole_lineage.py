@@ -29,7 +29,7 @@ from fer_assets.running import materialize
 from fer_assets.show import trace_of
 from fer_assets.stage import Stage
 from fer_assets.stages import gates_of
-from fer_assets.staleness import stale, unjudged
+from fer_assets.staleness import stale_reason, unjudged
 from fer_ml.base.settings import settings
 from fer_ml.bundles.bundle import read_card
 from fer_ml.claims.model import read_claims
@@ -215,7 +215,7 @@ def test_a_limit_of_the_dual_gate_makes_only_the_selection_stale(tiny: Pipeline)
     other = replace(tiny, profile=tiny.profile.model_copy(update={"selection": changed}))
     raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
     made = [target for target in other.targets() if other.standard(target)]
-    changed_by = [t.asset for t in made if stale(other, t, raw) == "its recipe changed"]
+    changed_by = [t.asset for t in made if stale_reason(other, t, raw) == "its recipe changed"]
     assert changed_by == ["student_selection"]
 
 
@@ -263,7 +263,7 @@ def test_what_fails_by_a_changed_limit_is_refused_from_every_door_and_not_made_a
     try:
         strict = Pipeline.open("tiny")
         raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
-        assert stale(strict, Target("teacher", "RN18"), raw) is None
+        assert stale_reason(strict, Target("teacher", "RN18"), raw) is None
         with refused("gate-not-judged"):
             strict.job(Target("teacher_logits", "RN18"))
         command = start(tiny.settings.project, "trace", "teacher", "-p", "tiny")
@@ -381,9 +381,9 @@ def test_a_changed_raw_folder_is_stale_from_there_on(tiny: Pipeline) -> None:
     extra.write_bytes(image.read_bytes())
     try:
         raw = {s.name: tiny.raw_input(s.name).sha256 for s in tiny.profile.sources}
-        reason = stale(tiny, Target("manifest/expw_full"), raw)
+        reason = stale_reason(tiny, Target("manifest/expw_full"), raw)
         assert reason == "changed input: raw/expw_full"
-        assert stale(tiny, Target("manifest/affectnet_full_balanced"), raw) is None
+        assert stale_reason(tiny, Target("manifest/affectnet_full_balanced"), raw) is None
         assert not trace_of(tiny, "rows").sound
     finally:
         extra.unlink()

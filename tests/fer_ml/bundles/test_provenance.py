@@ -13,7 +13,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, Card, load_bundle, write_card
 from fer_ml.bundles.model_card import as_markdown
 from fer_ml.bundles.provenance import CHAIN_FILE, chain_of, read_chain, verify_chain
-from fer_ml.exchange.facts import everything
+from fer_ml.exchange.facts import lineage_nodes
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.sources.raw import fingerprint
 from fer_ml.storage.artifact import Artifact
@@ -79,7 +79,7 @@ def shipped(store: Store, tmp_path: Path) -> Path:
     write_card(folder, card)
     files = {f"fp16/{path.name}": path.read_bytes() for path in folder.iterdir()}
     small = put(store, "small_bundles", files, [rows.as_input()])
-    nodes = everything(store, [small], {"raw/a": seen.sha256})
+    nodes = lineage_nodes(store, [small], {"raw/a": seen.sha256})
     write_json(folder / CHAIN_FILE, chain_of(nodes, "fp16").model_dump())
     return folder
 
@@ -155,7 +155,7 @@ def test_what_is_not_sound_is_not_published(shipped: Path, store: Store, tmp_pat
     assert rows is not None
     shutil.rmtree(rows.folder)
     with refused("lineage-broken"):
-        chain_of(everything(store, [small], {}), "fp16")
+        chain_of(lineage_nodes(store, [small], {}), "fp16")
 
 
 def test_the_card_says_what_people_ask_for(shipped: Path) -> None:

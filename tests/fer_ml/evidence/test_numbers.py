@@ -46,9 +46,9 @@ def test_numbers_of_one_place_share_a_page_and_are_held_against_it(home: Store) 
     text = value("benchmark", "benchmark.json", f"{ENTRY}/split", "test")
     entry, teacher = printed(home, table, run, text, {"kind": "claim", "id": "x"})
     assert entry.claim.section == "student_ce on mixed"
-    assert [found.source.pointer for found in entry.found] == list(numbers)
+    assert [number.source.pointer for number in entry.numbers] == list(numbers)
     assert entry.status == teacher.status == "grounded"
-    assert [found.value for found in teacher.found] == [30]
+    assert [number.value for number in teacher.numbers] == [30]
     assert page_of_number("teacher[RN18]", "reliabilitymetrics.json", "/n").endswith(
         f"/{teacher.claim.id}.html"
     )

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from fer_ml.exchange import export_lineage
-from fer_ml.exchange.facts import everything
+from fer_ml.exchange.facts import lineage_nodes
 from fer_ml.manifests.schema import SCHEMA, write_manifest
 from fer_ml.storage.store import Store
 from tests.conftest import ManifestIn
@@ -33,7 +33,7 @@ def store(tmp_path: Path, manifest_in: ManifestIn) -> Store:
 
 def exported(store: Store, out: Path, *assets: str) -> None:
     made = [artifact for asset in assets if (artifact := store.current(asset))]
-    export_lineage(everything(store, made, {}), "mine", "croissant", out)
+    export_lineage(lineage_nodes(store, made, {}), "mine", "croissant", out)
 
 
 def records(jsonld: Path) -> tuple[Any, dict[str, list[dict[str, Any]]]]:

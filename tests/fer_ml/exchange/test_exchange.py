@@ -14,7 +14,7 @@ from prov.model import ProvActivity, ProvDerivation, ProvDocument, ProvEntity, P
 from fer_ml.claims.trace import Node
 from fer_ml.exchange import export_lineage
 from fer_ml.exchange.events import events
-from fer_ml.exchange.facts import everything, portable, times
+from fer_ml.exchange.facts import lineage_nodes, portable, times
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.record import Input, Receipt
 from fer_ml.storage.store import Store
@@ -76,7 +76,7 @@ def current(store: Store, asset: str, partition: str | None = None) -> Artifact:
 
 @pytest.fixture
 def nodes(store: Store) -> list[Node]:
-    return everything(store, [current(store, "softlabels")], {"raw/a": FINGERPRINT})
+    return lineage_nodes(store, [current(store, "softlabels")], {"raw/a": FINGERPRINT})
 
 
 def test_each_comes_after_its_inputs_and_faults_are_told(store: Store, nodes: list[Node]) -> None:
@@ -91,7 +91,7 @@ def test_each_comes_after_its_inputs_and_faults_are_told(store: Store, nodes: li
     assert nodes[2].problem is not None and "above_floor" in nodes[2].problem
     assert nodes[3].problem == "these bytes are no longer here"
     with refused("asset-not-made", where=store.root):
-        everything(store, [], {})
+        lineage_nodes(store, [], {})
 
 
 @pytest.mark.parametrize("format", ["openlineage", "prov"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_ml.base.labels import CLASSES
-from fer_ml.metrics.chance import guessed
+from fer_ml.metrics.chance import guesser_scores
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.runs.gates import (
     _above_chance,
@@ -68,7 +68,7 @@ def test_weights_that_answer_otherwise_in_inference_are_seen() -> None:
 
 def test_a_class_that_is_no_better_than_a_guess_is_seen() -> None:
     y = np.repeat(np.arange(len(CLASSES)), 40)
-    chance, scores = guessed(y, np.arange(len(y))), dict.fromkeys(CLASSES, 0.5)
+    chance, scores = guesser_scores(y, np.arange(len(y))), dict.fromkeys(CLASSES, 0.5)
     assert _above_chance(scores, chance).passed
     found = _above_chance({**scores, "Fear": 1 / 7}, chance)
     assert (found.rule, found.passed, found.value) == ("classes_above_chance", False, 1)
@@ -79,7 +79,7 @@ def test_a_class_that_is_no_better_than_a_guess_is_seen() -> None:
 
 def test_a_floor_is_reached_and_a_guesser_surpassed() -> None:
     y = np.repeat(np.arange(len(CLASSES)), 40)
-    chance = guessed(y, np.arange(len(y)))
+    chance = guesser_scores(y, np.arange(len(y)))
 
     def found(value: float, floor: float) -> tuple[bool | None, float | str, float | str]:
         told = above_floor("above_floor", value, floor, chance)

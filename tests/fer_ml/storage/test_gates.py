@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_ml.storage.gates import Gate, at_least, at_most, not_applicable, nothing, same, word_of
+from fer_ml.storage.gates import Gate, at_least, at_most, none_found, not_applicable, same, word_of
 from tests.refusals import refused
 
 A, B = "a1" * 32, "b2" * 32
@@ -37,7 +37,7 @@ def test_a_limit_itself_passes() -> None:
 
 
 def test_what_must_find_nothing_counts_and_shows_what_it_found() -> None:
-    clean, found = nothing("rule", []), nothing("rule", list("abcd"))
+    clean, found = none_found("rule", []), none_found("rule", list("abcd"))
     assert (clean.passed, clean.value, clean.limit, clean.detail) == (True, 0, 0, "")
     assert (found.passed, found.value, found.limit, found.detail) == (False, 4, 0, "a; b; c")
 

@@ -174,16 +174,16 @@ def test_a_pointer_that_is_none_is_told(store: Store, text: bytes) -> None:
     (store.home("thing") / "current.json").write_bytes(text)
     with refused("invalid-pointer") as caught:
         store.verified("thing")
-    assert store.torn() == [f"thing: {caught.value.what}"]
+    assert store.faults() == [f"thing: {caught.value.what}"]
 
 
 def test_a_run_folder_without_a_record_is_torn(store: Store) -> None:
     make(store)
-    assert store.torn() == []
+    assert store.faults() == []
     artifact = store.current("thing")
     assert artifact
     (artifact.folder / "record.json").unlink()
-    assert store.torn() == [
+    assert store.faults() == [
         "thing: the run folder has no record.json",
         f"thing/{artifact.folder.name}: no record.json",
     ]

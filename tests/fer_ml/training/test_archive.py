@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fer_ml.adoption.weights import fitting
+from fer_ml.adoption.weights import in_network_order
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.recipes.preprocess import Preprocess
@@ -376,7 +376,7 @@ def test_a_giant_is_refused_before_it_is_built(
     with refused("weights-do-not-fit"):
         given.network()
     with pytest.raises(FerError) as caught:
-        fitting(given, tmp_path / "best.pt")
+        in_network_order(given, tmp_path / "best.pt")
     assert caught.value.where == str(tmp_path / "best.pt")
 
 

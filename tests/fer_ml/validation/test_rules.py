@@ -18,7 +18,7 @@ from fer_ml.manifests.schema import SCHEMA
 from fer_ml.recipes.profile import DRAWN_NEAR, SPLITS
 from fer_ml.storage.gates import Outcome
 from fer_ml.validation.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES
-from fer_ml.validation.report import see
+from fer_ml.validation.report import gather_evidence
 from fer_ml.validation.rules import Reference, Verdict, count_labels, judge_manifest
 from fer_ml.validation.table import read_table
 
@@ -33,7 +33,7 @@ def judged(frame: pl.DataFrame, root: Path, reference: Reference | None = None) 
     table = read_table(csv)
     looks = probe(table.frame, root, root / "cache/probe")
     return judge_manifest(
-        see(table, looks, root / "cache/near", DRAWN_NEAR, reference), "any_manifest"
+        gather_evidence(table, looks, root / "cache/near", DRAWN_NEAR, reference), "any_manifest"
     )
 
 
