@@ -1,1 +1,1 @@
-"""Foundations of all other rooms: errors, labels, names, files, processes, settings, logs."""
+"""The foundations of every other package: errors, labels, files, processes, settings, logs."""

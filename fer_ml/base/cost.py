@@ -1,4 +1,4 @@
-"""What a step costs: time, processor time and memory, as the operating system counts them."""
+"""The cost of a step: elapsed time, processor time and memory, as the operating system counts."""
 
 import sys
 import threading
@@ -23,12 +23,12 @@ LOOK_EVERY = 0.25
 
 
 class Meter:
-    """Measures from its making until ``read``; the processes of a step are its own and children.
+    """Measure this process and its child processes, from construction until ``read``.
 
-    Memory is resident memory in 10^6 bytes. ``getrusage`` tells a high-water mark: the most since
-    the process began, of this process; of a child also what its parent held when it started it.
-    So the mark is set back where the system can (Linux), and children are looked at. Windows has no
-    ``getrusage``: this process is looked at too, and of children counts what was seen of them.
+    Memory is resident memory in 10^6 bytes. ``getrusage`` reports a peak since the process began,
+    and for a child also what its parent held when it was started. So the peak is reset where the
+    system can (Linux), and children are sampled by ``look``. Windows has no ``getrusage``: there
+    this process is sampled too, and children count only as far as the samples saw them.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Seconds by the clock."""
+        """Elapsed seconds since construction."""
         return round(time.monotonic() - self._started, 3)
 
     def look(self) -> None:
-        """Note what this process and its children hold now, and have used."""
+        """Sample the memory and processor time of this process and its children."""
         seen = list(children())
         self.children_mb = max(self.children_mb, round(sum(one.memory_mb for one in seen), 1))
         self._children_cpu |= {one.pid: one.cpu_seconds for one in seen}
@@ -56,12 +56,12 @@ class Meter:
             self.memory_mb = max(self.memory_mb, usage.memory_mb)
 
     def read(self) -> dict[str, float]:
-        """The figures so far.
+        """Return the measurements so far by name.
 
-        - ``cpu_seconds``: of this process, and of the children that ended meanwhile;
-        - ``peak_memory_mb``: the most that this process held; 0 where nothing tells it;
-        - ``peak_children_memory_mb``: the most that all children held at a look, pages that they
-          share counted for each; 0 where nothing tells it.
+        - ``cpu_seconds``: of this process and of the children that ended since construction;
+        - ``peak_memory_mb``: the peak of this process; 0 where the system does not report it;
+        - ``peak_children_memory_mb``: the largest sum over all children in one sample, with shared
+          pages counted once for each child; 0 where the system does not report it.
         """
         if resource is None:
             self.look()
@@ -82,7 +82,7 @@ class Meter:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """A meter that looks at the children every ``LOOK_EVERY`` seconds."""
+    """Yield a ``Meter`` that samples the child processes every ``LOOK_EVERY`` seconds."""
     meter, ended = Meter(), threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""The one error type that a user is meant to read."""
+"""The error type whose messages are written for users."""
 
 from typing import TYPE_CHECKING
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class FerError(Exception):
-    """A fault that the user can mend.
+    """A fault that the user can fix.
 
     ``what`` states the fault in one sentence, ``where`` the file, field or key it was found at,
     ``allowed`` the values that would have been accepted, ``fix`` the next thing to do. ``code``
     names the kind of fault, in lower-case words joined by hyphens: wordings change, a code does
     not. The text of the exception holds all five, so that it reads the same in a terminal, in a log
-    and in Dagster. What the text quotes may be anybody's, so it is made ``visible``; what and fix
+    and in Dagster. Quoted text may come from anywhere, so it is made ``visible``; what and fix
     may have several lines.
     """
 
@@ -49,7 +49,7 @@ class FerError(Exception):
 
 
 def first_fault(error: "ValidationError", *above: str) -> str:
-    """The first thing that pydantic found wrong, ``field.name: message``, below ``above``."""
+    """Return pydantic's first finding as ``above.field.name: message``."""
     first = error.errors()[0]
     place = ".".join(map(str, (*above, *first["loc"])))
     unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")

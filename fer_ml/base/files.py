@@ -1,9 +1,9 @@
-"""Files that are there whole or not at all, and the operating system's refusals as clear words.
+"""Atomic writing of files, and clear messages for errors of the operating system.
 
-What is not whole yet lies under a name that says which process writes it (``temporary``), so that
-what a killed process left is known from what a live one holds.
+An unfinished file has a name that says which process writes it (``temporary``). So the leftovers of
+a killed process can be told from the files of a running one.
 
-Needs nothing but Python, because a packed training writes its files with it too.
+Needs only the standard library, because a packed training writes its files with it too.
 """
 
 import errno
@@ -26,17 +26,18 @@ PATIENCE = 0.0 if hasattr(os, "fork") else 5.0
 
 
 def stays_below(name: str) -> bool:
-    """Whether ``name`` is a relative path, with ``/``, that never leaves the folder it is in.
+    """Whether ``name`` is a relative path, with ``/``, that stays inside its base folder.
 
-    On any system: a backslash and a drive or stream (``:``) lead elsewhere on Windows.
+    The answer is the same on every system: ``\\`` and ``:`` are refused, as Windows gives them
+    a meaning.
     """
     return not set("\0\\:") & set(name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that nobody else may look into, since faces are personal data.
+    """Create a folder that only its owner can read, since faces are personal data.
 
-    One that is there keeps its permissions: it may be shared on purpose.
+    An existing folder keeps its permissions: it may be shared on purpose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
@@ -75,9 +76,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, would survive a power cut.
+    """Flush a file's bytes, or a folder's list of names, to disk (fsync).
 
-    Windows opens no folders: there the names are the file system's own care.
+    Windows cannot open folders, so there the file system alone decides when names are stored.
     """
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return
@@ -90,7 +91,7 @@ def sync(path: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Give ``source`` the name ``target``, in the place of a file of that name."""
+    """Rename ``source`` to ``target``; an existing file of that name is replaced."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -103,7 +104,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def linked(source: Path | str, target: Path | str) -> bool:
-    """Make ``target`` another name of ``source``; ``False`` where the file system has none such."""
+    """Create the hard link ``target`` to ``source``; ``False`` if the file system has no links."""
     try:
         os.link(source, target)
     except FileNotFoundError:
@@ -114,10 +115,10 @@ def linked(source: Path | str, target: Path | str) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Delete a file of this process's own that is not wanted any more.
+    """Delete a file that this process wrote and no longer needs.
 
-    What Windows does not give up yet, since it is open or mapped, is left: a ``temporary`` name is
-    known to ``orphaned`` once this process is gone.
+    A file that Windows cannot delete yet, since it is open or mapped, is left: ``orphaned``
+    recognises its ``temporary`` name once this process has ended.
     """
     try:
         path.unlink(missing_ok=True)
@@ -127,12 +128,12 @@ def discard(path: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` for what will be ``path`` once it is whole."""
+    """Return a name in the folder of ``path``, to write under until the file is complete."""
     return path.with_name(f".{owned_name()}")
 
 
 def owned_name() -> str:
-    """A new name for something that is this process's own, and nothing without it."""
+    """Return a new name for a file or folder that is worthless once this process has ended."""
     return f"{owner()}-{uuid.uuid4().hex[:8]}"
 
 
@@ -140,7 +141,7 @@ _OWNED = re.compile(r"\.?(?P<owner>[^/]+@\d+(?:\.\d+)?)-[0-9a-f]{8}")
 
 
 def orphaned(name: str) -> bool:
-    """Whether ``name`` is one of ``owned_name``, of a process of this machine that is gone."""
+    """Whether ``owned_name`` made ``name`` in a process of this machine that has ended."""
     match = _OWNED.fullmatch(name)
     return match is not None and gone(match["owner"])
 
@@ -152,7 +153,7 @@ PASSING = frozenset({errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV})
 
 @contextmanager
 def readable_os_errors(root: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one clear message."""
+    """Raise an ``OSError`` of the block as a ``FerError`` with a clear message."""
     elsewhere = "free some space, or set FER_HOME elsewhere"
     owner = "change the owner, or set FER_HOME elsewhere"
     folder = (

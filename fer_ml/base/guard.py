@@ -1,4 +1,4 @@
-"""The door of the pages that this machine serves to its own user: the demo's, and Dagster's UI."""
+"""Access control for the local web pages of this machine: the demo and Dagster's UI."""
 
 import re
 import secrets
@@ -23,12 +23,12 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:]*\]|[a-z0-9.-]+)(:\d{1,5})?", re.ASCII)
 
 
 class Guard:
-    """Lets in only this server's own pages, and only with its token.
+    """ASGI middleware that admits only requests of this server's own pages, with its token.
 
-    ``Host`` must name this machine, or one of ``names``, under which a proxy shows the pages: no
-    other name can be pointed here. Its port may be another one, that of a tunnel. What may change
-    something, and every WebSocket, must come from these very pages (``Origin``). The token comes
-    with the printed link once, and from then on as a cookie of ``port``.
+    ``Host`` must name this machine, or one of ``names``, under which a proxy shows the pages: that
+    defeats DNS rebinding. Its port may differ, as behind a tunnel. A request that may change
+    something, and every WebSocket, must come from these pages (``Origin``). The token comes once,
+    with the printed link, and from then on as a cookie for ``port``.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Guard:
         self._headers = (*HEADERS, *headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass an admitted request on to the application; answer any other one with a refusal."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return

@@ -1,8 +1,8 @@
-"""Files that are kept beside the artifacts to save work, and decide a result: called by their hash.
+"""Cache files whose names hold a hash, so that a changed or damaged one is never used.
 
-No record speaks of decoded faces, looks at images or shards of labels. So each file's name says
-what it was made from, and ends with a hash of that and of its bytes. It is used only while both are
-so. Others are made again.
+Decoded faces, inspected images and shards of labels have no record of their own, yet they affect
+results. So a file's name says what it was made from, and ends with a hash of that and of its bytes.
+A file that does not match its name is made again.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ DIGITS = 32
 
 
 def keep(partial: Path, path: Path) -> Path:
-    """Give a finished file the name ``path``, with the hash of its bytes; returns that name."""
+    """Rename the finished file ``partial`` to ``path`` with its hash; return that name."""
     named = path.with_stem(f"{path.stem}-{_seal(path.stem, partial)}")
     move(partial, named)
     return named
 
 
 def kept(path: Path) -> Path | None:
-    """What was kept as ``path``, if it is still what it was."""
+    """Return the file that ``keep`` stored for ``path``; ``None`` if it is missing or changed."""
     for candidate in sorted(path.parent.glob(f"{escape(path.stem)}-*{escape(path.suffix)}")):
         if is_kept(candidate):
             return candidate
@@ -36,7 +36,7 @@ def kept(path: Path) -> Path | None:
 
 
 def is_kept(path: Path) -> bool:
-    """Whether a file holds what its name speaks of."""
+    """Whether a file still matches the hash in its name."""
     with suppress(OSError, Refused):
         stem, _, seal = path.stem.rpartition("-")
         if seal == _seal(stem, path):

@@ -118,37 +118,37 @@ def split_of_word(word: str) -> str | None:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a publisher's labels mean: one of ``CLASSES``, or why the row is left out.
+    """The mapping from a publisher's labels to ``CLASSES``, or to a reason for exclusion.
 
-    ``meanings`` has them as they are written; with ``words``, as ``normalise_word`` gives them. A
-    table that is not of words is one publisher's, and each of its labels occurs in the data: one
-    that never does shows that the data are numbered by another table.
+    The keys of ``meanings`` are labels as they are written or, with ``words``, as
+    ``normalise_word`` returns them. Without ``words`` the table belongs to one publisher, and each
+    of its labels must occur in the data: a missing one shows that another numbering was used.
     """
 
     meanings: Mapping[str, str]
     words: bool = False
 
     def __call__(self, text: str) -> tuple[str | None, str | None]:
-        """The class, or the reason for leaving it out; neither for what nobody has declared."""
+        """Return ``(class, None)`` or ``(None, reason for exclusion)``; two ``None`` if unknown."""
         meaning = self.meanings.get(normalise_word(text) if self.words else text)
         return (meaning, None) if meaning in CLASS_INDEX else (None, meaning)
 
     @property
     def allowed(self) -> str:
-        """The labels that are understood, for people."""
+        """Return the accepted labels as text for an error message."""
         if self.words:
             return f"the words {', '.join(self.meanings)}"
         return ", ".join(f"{label} {meaning}" for label, meaning in self.meanings.items())
 
     def is_of(self, labels: set[str]) -> bool:
-        """Whether ``labels`` are those of data that this table is of."""
+        """Whether data that hold these ``labels`` can be data of this table."""
         if self.words:
             return all(self(label) != (None, None) for label in labels)
         return labels == set(self.meanings)
 
 
 def numbered(ids: Mapping[int, str]) -> LabelTable:
-    """The table of ids as they are written, so that ``01`` and ``1.0`` are not ``1``."""
+    """Return a table of numeric ids, matched as text: ``01`` and ``1.0`` are not ``1``."""
     return LabelTable({str(number): label for number, label in ids.items()})
 
 
@@ -157,5 +157,5 @@ WORD_TABLE = LabelTable({**WORDS, **EXCLUDED_WORDS}, words=True)
 
 
 def label_of_word(word: str) -> tuple[str | None, str | None]:
-    """The class that a folder name or word means, or why it is left out, by ``WORD_TABLE``."""
+    """Look a word or folder name up in ``WORD_TABLE``: ``(class, reason for exclusion)``."""
     return WORD_TABLE(word)

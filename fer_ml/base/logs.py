@@ -33,7 +33,7 @@ _WHERE: ContextVar[dict[str, str | None]] = ContextVar("fer_log", default={})  #
 
 @contextmanager
 def belongs_to(**where: str | None) -> Iterator[None]:
-    """Lines that are logged inside carry these names: ``run``, ``asset``, ``partition``, ..."""
+    """Add these names (``run``, ``asset``, ``partition``, ...) to every line logged inside."""
     token = _WHERE.set({**_WHERE.get(), **where})
     try:
         yield
@@ -42,18 +42,18 @@ def belongs_to(**where: str | None) -> Iterator[None]:
 
 
 class TextLine(logging.Formatter):
-    """A record as people read it, without characters that steer a terminal."""
+    """Format a record for people, with terminal control characters escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's text, and the traceback below it."""
+        """Return the record's text, followed by its traceback if it has one."""
         return visible_lines(super().format(record))
 
 
 class JsonLine(logging.Formatter):
-    """A record as one line of JSON, without NaN or line breaks in it."""
+    """Format a record as one line of JSON, without NaN or line breaks in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON, with the names given by ``belongs_to``."""
+        """Return the record as JSON, with the names given by ``belongs_to``."""
         line: dict[str, Any] = {
             "schema_version": 1,
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -81,16 +81,16 @@ def _frames(error: BaseException) -> list[str]:
 
 
 class DailyFile(logging.Handler):
-    """Appends each line at once to the day's file, so that several processes may share it.
+    """Append each line to the file of the day, which several processes may share.
 
-    Files older than ``KEEP_DAYS`` go when a new one begins. A disk that refuses a line stops
-    nothing: that is said once, on standard error.
+    Files older than ``KEEP_DAYS`` are deleted when a new one begins. If a line cannot be written,
+    the work goes on, and standard error says so once.
     """
 
     _told = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append the record to the file of the day, which is of the day in UTC."""
+        """Append the record to the file of the current day in UTC."""
         try:
             folder = settings().home / LOG_FOLDER
             path = folder / f"{datetime.now(UTC):%Y-%m-%d}.jsonl"
@@ -118,7 +118,7 @@ class DailyFile(logging.Handler):
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """No other process appends meanwhile: Windows looks for the end first, and then writes."""
+    """Lock the file, since an append on Windows is two steps: seek to the end, then write."""
     if hasattr(os, "fork"):
         yield
         return
@@ -129,14 +129,15 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """The log files below an artifact root's ``logs``, oldest first."""
+    """Return the log files in ``folder``, the ``logs`` of an artifact root, oldest first."""
     return sorted(folder.glob("????-??-??.jsonl"))
 
 
 def start(console: logging.Handler | None = None) -> None:
-    """Log what the packages say, from INFO on; once in a process, or again with a ``console``.
+    """Start logging of this project's packages, from INFO on.
 
-    ``console`` is for people, who else read warnings alone; with ``FER_LOG=json`` programs read.
+    A second call in one process has an effect only with a ``console``. Without ``console`` only
+    warnings go to standard error; with ``FER_LOG=json`` every line goes there as JSON.
     """
     loggers = [logging.getLogger(name) for name in PACKAGES]
     started = any(isinstance(handler, DailyFile) for handler in loggers[0].handlers)

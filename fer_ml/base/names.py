@@ -1,10 +1,10 @@
-"""Names of files and folders that every file system takes: those of Linux, macOS and Windows.
+"""Portable names: those of files and folders that Linux, macOS and Windows all accept.
 
 Windows refuses some characters, a dot or blank at the end, and the names of its devices; there and
-on macOS, names that differ only in case are one. An artifact root must be readable on any of them,
-so whoever names something that becomes a file is told before it does.
+on macOS, names that differ only in case are one. An artifact root must be readable on each of them,
+so a name that becomes a file is checked before the file is made.
 
-Needs nothing but Python.
+Needs only the standard library.
 """
 
 import re
@@ -29,7 +29,7 @@ ALLOWED = (
 
 
 def name_fault(name: str) -> str | None:
-    """Why a file cannot be called ``name`` on some system, or ``None``."""
+    """Return why ``name`` is no portable file name, or ``None`` if it is one."""
     if name in ("", ".", ".."):
         return "no name"
     if match := re.search(FORBIDDEN, name):
@@ -44,21 +44,21 @@ def name_fault(name: str) -> str | None:
 
 
 def safe_name(name: str) -> str:
-    """A name made of somebody else's, that every system takes if it is short enough.
+    """Turn any text into a portable file name; its length alone is not limited.
 
-    What is forbidden in it becomes ``_``, and é is written in one way.
+    A forbidden character becomes ``_``, and accents are written in one way (Unicode NFC).
     """
     name = re.sub(FORBIDDEN, "_", unicodedata.normalize("NFC", name)).rstrip(". ")
     return f"_{name}" if re.fullmatch(DEVICE, name) else name or "_"
 
 
 def same_file(name: str) -> str:
-    """What is equal for names that some system takes for one: in case, or in how é is written."""
+    """Return a key that is equal for names that differ only in case or in how é is encoded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def clashing(names: Iterable[str]) -> tuple[str, str] | None:
-    """The first two different names that some system takes for one, or ``None``."""
+    """Return the first two different names that some system treats as the same, or ``None``."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(same_file(name), name)
@@ -68,7 +68,7 @@ def clashing(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def require_names(what: str, names: Iterable[str]) -> None:
-    """``ValueError`` when one of the ``names`` of a table cannot be a file's, or two are one."""
+    """Raise ``ValueError`` if one of a table's ``names`` is not portable, or if two clash."""
     names = list(names)
     for name in names:
         if fault := name_fault(name):
@@ -78,7 +78,7 @@ def require_names(what: str, names: Iterable[str]) -> None:
 
 
 def require_portable(paths: Iterable[str], where: Path) -> None:
-    """``FerError`` when one of these relative ``paths``, with ``/``, is none on every system."""
+    """Raise ``FerError`` if one of these relative ``paths``, with ``/``, is not portable."""
     paths = list(paths)
     for path in paths:
         for name in path.split("/"):
@@ -100,9 +100,9 @@ def require_portable(paths: Iterable[str], where: Path) -> None:
 
 
 def require_new(path: Path) -> Path:
-    """``path``, which the user names for something new; ``FerError`` unless every system takes it.
+    """Return ``path``, chosen by the user for something new; ``FerError`` if it is not portable.
 
-    Only its last part is judged: the folder that it is in is there, or made by somebody else.
+    Only its last part is checked.
     """
     # Neither names anything new; nor does a drive alone.
     if path.name not in ("", "..") and (fault := name_fault(path.name)):

@@ -1,4 +1,4 @@
-"""News for people: into the log, and where it is configured to a webhook and by e-mail.
+"""Notices to people: written to the log and, where configured, sent to a webhook and by e-mail.
 
 Addresses come from ``settings`` and hold secrets: no message, log line or error repeats them.
 """
@@ -29,7 +29,7 @@ SMTP_PORTS = {"smtp": 587, "smtps": 465}
 
 @dataclass(frozen=True)
 class Notice:
-    """One piece of news. ``facts`` are JSON values for programs; ``html`` is a page of its own."""
+    """One notice. ``facts`` are JSON values for programs; ``html`` is a complete page."""
 
     kind: Literal["run_failed", "red_gate", "digest"]
     subject: str
@@ -39,9 +39,9 @@ class Notice:
 
 
 def send(notice: Notice, to: Notifiers) -> tuple[str, ...]:
-    """Log ``notice`` and send it every way that is configured; returns these ways.
+    """Log ``notice`` and send it by every configured way; return the names of these ways.
 
-    ``FerError`` after all were tried, naming those that failed and why.
+    If some fail, the others are still tried; then ``FerError`` names those that failed and why.
     """
     log.warning("%s\n%s", notice.subject, notice.text)
     senders: dict[str, Callable[[Notice, Notifiers], None]] = {"webhook": _post, "e-mail": _mail}
@@ -63,7 +63,7 @@ def send(notice: Notice, to: Notifiers) -> tuple[str, ...]:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the address: messages of the library may quote it."""
+    """Describe the error without the library's own message, which may quote a secret address."""
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code}"
     if isinstance(error, smtplib.SMTPResponseException):

@@ -1,4 +1,4 @@
-"""The one door to arrays in npy and npz files: numbers, never objects. Needs numpy alone."""
+"""The only readers of npy and npz files: numbers, never pickled objects. Needs numpy alone."""
 
 import tokenize
 import warnings
@@ -21,16 +21,16 @@ FREE = 1 << 20
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of an npy file, memory-mapped; ``FerError`` if it tells of more than it holds."""
+    """Memory-map the array of an npy file; ``FerError`` if the file is damaged or too short."""
     with _damage_as_fer_error(path):
         return open_memmap(regular(path), mode="r")
 
 
 def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
-    """Every array of an npz file by name; nothing is unpickled.
+    """Read every array of an npz file, by name; nothing is unpickled.
 
-    ``FerError`` when it is damaged, holds objects, lacks one that is ``needed``, or would unpack to
-    far more than its size.
+    ``FerError`` when the file is damaged, holds objects, lacks one of the arrays ``needed``, or
+    would unpack to far more than its size.
     """
     with _damage_as_fer_error(path):
         limit = MAX_RATIO * regular(path).stat().st_size + FREE
@@ -58,7 +58,7 @@ def read_npz(path: Path, *needed: str) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _damage_as_fer_error(path: Path) -> Iterator[None]:
-    """What numpy and zipfile raise for bytes that are no archive or no array, as ``FerError``."""
+    """Raise what numpy and zipfile raise for an invalid archive or array as ``FerError``."""
     try:
         with warnings.catch_warnings():
             # Of a header that is not quite one, numpy warns and goes on.

@@ -1,4 +1,4 @@
-"""Models of what files hold: JSON, TOML and YAML."""
+"""The base class of pydantic models for the contents of JSON, TOML and YAML files."""
 
 import json
 from typing import Any, Self
@@ -7,15 +7,15 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Plain(BaseModel):
-    """What a file holds: frozen, without an unknown field, and no value is turned into another.
+    """A strict model of a file's contents: frozen, no unknown field, no conversion of values.
 
-    A number in quotes is no number, and ``true`` is not 1; a list stands for a tuple.
+    A number in quotes is refused, and ``true`` is not 1; a list is accepted for a tuple.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
     def from_plain(cls, values: Any, where: object = None) -> Self:
-        """The model of plain values; pydantic's ``ValidationError`` says which is at fault."""
+        """Build the model from plain values; pydantic's ``ValidationError`` names a wrong one."""
         # Lists are tuples in JSON alone. What JSON lacks, such as a date, is a text in its place.
         return cls.model_validate_json(json.dumps(values, default=repr), context=where)

@@ -1,4 +1,4 @@
-"""YAML as mappings, lists and the text that was written: nothing is guessed from a scalar's look.
+"""YAML read as mappings, lists and text: a scalar stays exactly as it was written.
 
 YAML's own rules would turn ``0.740`` into 0.74, ``no`` into false and ``2024-01-02`` into a date; a
 printed number must keep its digits. Anchors, aliases (a few bytes of them expand to gigabytes),
@@ -19,7 +19,10 @@ _NULLS = ("", "~", "null")
 
 
 def read_plain(data: bytes) -> Any:
-    """Dictionaries, lists, ``str`` and ``None`` (an unquoted ``null``); else ``ValueError``."""
+    """Parse YAML to dictionaries, lists, ``str`` and ``None`` (an unquoted ``null``).
+
+    Raises ``ValueError`` for invalid YAML and for the features that this module refuses.
+    """
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed")
     try:
@@ -34,7 +37,7 @@ def read_plain(data: bytes) -> Any:
 
 
 def _allowed(events: Iterator[yaml.Event]) -> Iterator[yaml.Event]:
-    """The events of values; what would need YAML's own rules is refused."""
+    """Yield the events of plain values; refuse anchors, aliases, tags and further documents."""
     for event in events:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise ValueError(f"anchors and aliases are not allowed{_at(event)}")

@@ -1,4 +1,4 @@
-"""Ports of this machine, for the pages that it serves to itself."""
+"""Network ports for pages that this machine serves to its own user."""
 
 import socket
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from fer_ml.base.errors import FerError
 
 
 def open_port(port: int) -> socket.socket:
-    """A listening socket on loopback; 0 takes a free port. ``FerError`` for one that is taken."""
+    """Open a listening socket on loopback; 0 picks a free port. ``FerError`` if it is in use."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -26,13 +26,13 @@ def open_port(port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which calls ``on_ready`` once pages can be opened."""
+    """A uvicorn server that calls ``on_ready`` once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve, and say so."""
+        """Start to serve, then call ``on_ready``."""
         await super().startup(sockets=sockets)
         self._on_ready()

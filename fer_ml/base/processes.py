@@ -1,7 +1,7 @@
-"""Processes of this machine: which one this is, which are still there, what they hold.
+"""Processes of this machine: their names, whether they still run, and the memory they use.
 
-Linux tells it in ``/proc``; elsewhere psutil does, which is a dependency there. Where neither is,
-as beside a packed training on Windows, a process counts as being there, and its children as none.
+The facts come from ``/proc`` on Linux and from psutil, a dependency, elsewhere. Where there is
+neither, as in a packed training on Windows, a process counts as running and has no children.
 
 Needs nothing else, because a packed training names its files with it.
 """
@@ -21,7 +21,7 @@ _sysconf: Any = getattr(os, "sysconf", None)
 
 
 class Used(NamedTuple):
-    """What a process holds now, in 10^6 bytes of resident memory, and has used, in seconds."""
+    """A process's resident memory now, in 10^6 bytes, and its processor time so far, in s."""
 
     pid: int
     memory_mb: float
@@ -29,15 +29,15 @@ class Used(NamedTuple):
 
 
 def owner() -> str:
-    """The name of this process, ``host@pid.start``.
+    """Return the name of this process, ``host@pid.start``.
 
-    Numbers of processes come again, in a container after each start; ``start`` tells them apart.
+    Process ids are reused, in a container after each start; ``start`` tells processes apart.
     """
     return f"{socket.gethostname()}@{os.getpid()}.{_began(os.getpid()) or 0}"
 
 
 def gone(name: str) -> bool:
-    """Whether ``host@pid.start`` was a process of this machine that is there no more."""
+    """Whether ``name`` (``host@pid.start``) was a process of this machine and has ended."""
     host, _, process = name.rpartition("@")
     pid, _, start = process.partition(".")
     if host != socket.gethostname():
@@ -47,7 +47,7 @@ def gone(name: str) -> bool:
 
 
 def ended(pid: int, seen: float) -> bool:
-    """Whether the process that had this number at ``seen`` (s since 1970) is there no more."""
+    """Whether the process that had this ``pid`` at ``seen`` (s since 1970) has ended."""
     began = _began(pid)
     if not began:
         return began is None
@@ -56,10 +56,9 @@ def ended(pid: int, seen: float) -> bool:
 
 
 def _began(pid: int) -> str | None:
-    """When the process of this number began, in digits whose unit is the system's.
+    """Return when the process ``pid`` began, as digits in a unit of the system's.
 
-    ``None`` when there is none, or it has ended and nobody has noticed; empty where the system does
-    not tell.
+    ``None`` when there is no such process, or only a zombie; empty where the system does not tell.
     """
     if _ASKS:
         try:
@@ -103,13 +102,13 @@ def _since_1970(began: str) -> float:
 
 
 def used() -> Used | None:
-    """What this process holds and has used, where psutil tells; ``None`` elsewhere."""
+    """Return the memory and processor time of this process; ``None`` without psutil."""
     psutil = _psutil()
     return None if psutil is None else _used(psutil.Process())
 
 
 def children() -> Iterator[Used]:
-    """What each process below this one holds and has used; who ends meanwhile is left out."""
+    """Yield memory and time of each descendant process; one that ends meanwhile is skipped."""
     if on_linux():
         yield from _children(os.getpid())
         return
@@ -121,14 +120,14 @@ def children() -> Iterator[Used]:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor_name() -> str:
-    """The processor's model, or its kind where the system does not tell."""
+    """Return the processor's model, or its architecture where the system does not tell."""
     with suppress(OSError):
         text = (_PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
@@ -138,7 +137,7 @@ def processor_name() -> str:
 
 
 def total_memory() -> int | None:
-    """The machine's memory in bytes, where the system tells."""
+    """Return the machine's memory in bytes, or ``None`` where the system does not tell."""
     if _sysconf is not None:
         return int(_sysconf("SC_PAGE_SIZE") * _sysconf("SC_PHYS_PAGES"))
     psutil = _psutil()
@@ -164,7 +163,7 @@ def _children(pid: int) -> Iterator[Used]:
 
 
 def on_linux() -> bool:
-    """Whether ``/proc`` tells of processes."""
+    """Whether process facts can be read from ``/proc``."""
     return (_PROC / "self" / "stat").exists()
 
 

@@ -1,7 +1,6 @@
-"""What the processor computes with: its instruction set, and the threads that share the work.
+"""The processor's instruction set, and the number of threads that share a computation.
 
-A packed training needs this module, so it imports nothing but torch, and that only where it asks
-torch something.
+A packed training needs this module. So its only dependency is torch, imported where it is used.
 """
 
 import os
@@ -40,9 +39,9 @@ _LOOKS, _LOOK_SECONDS = 9, 0.005
 
 
 def onednn_limit() -> str:
-    """The highest instruction set that oneDNN may use, ``DEFAULT`` where nobody limits it.
+    """Return the highest instruction set that oneDNN may use; ``DEFAULT`` without a limit.
 
-    ``FerError`` for a name that oneDNN does not know: it would take no notice of it.
+    ``FerError`` for a name that oneDNN does not know, which it would silently ignore.
     """
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         value = os.environ.get(name, "").upper()
@@ -59,7 +58,7 @@ def onednn_limit() -> str:
 
 
 def check_processor(cpuinfo: Path = _CPUINFO) -> None:
-    """Refuse what would end in a warning that nobody reads, or in a crash in mid-work.
+    """Check the processor and its settings before work starts, instead of crashing in its middle.
 
     ``FerError`` for an unknown name of an instruction set, a processor without SSE4.1 (where
     ``cpuinfo`` tells), and threads that cannot be started.
@@ -130,11 +129,11 @@ def _start_threads(count: int) -> None:
 
 
 def free_threads(asked: int, loadavg: Path = _LOADAVG) -> int:
-    """How many of ``asked`` threads have a processor of their own now, at least one.
+    """Return how many of ``asked`` threads would have a processor of their own now, at least 1.
 
     Threads that share an operation wait for the slowest of them, spinning inside oneDNN: two
-    threads on one processor took six times as long as one. What other programs keep busy is
-    looked at for a moment; ``asked`` where the system does not tell, or where
+    threads on one processor took six times as long as one. The load of other programs is measured
+    for a moment. Returns ``asked`` where the system does not tell it, or where
     ``OMP_NUM_THREADS`` fixes the number.
     """
     if asked == 1 or os.environ.get("OMP_NUM_THREADS"):
@@ -153,7 +152,7 @@ def free_threads(asked: int, loadavg: Path = _LOADAVG) -> int:
 
 
 def computes_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself, and oneDNN may let it."""
+    """Whether the processor has bf16 instructions and oneDNN is allowed to use them."""
     import torch
 
     limit = onednn_limit()
@@ -163,10 +162,10 @@ def computes_bf16() -> bool:
 
 
 def processor_facts() -> dict[str, Any]:
-    """What decides the last digits of a result here, and its speed.
+    """Return the processor facts that decide the last digits of a result, and its speed.
 
     ``instruction_set`` is that of torch's kernels, ``onednn_limit`` the highest one that oneDNN may
-    use, ``threads`` how many share an operation.
+    use, ``threads`` the number of threads that share an operation.
     """
     import torch
 

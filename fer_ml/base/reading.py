@@ -1,11 +1,10 @@
-"""The one door to files that are read: regular ones, of bounded size, and none that a link hides.
+"""The only functions that open files for reading: regular files, of bounded size.
 
 Every parser (JSON, YAML, csv, npz, images, networks, weights) is given bytes, a handle or a path
-from here; a test finds what opens files elsewhere. What is no file is refused with ``Refused``
-instead of waited for; what the system says (no such file, no permission, a broken disk) passes as
-its ``OSError``.
+from here; a test finds code that opens files elsewhere. A pipe, device or folder raises ``Refused``
+at once. Errors of the system (no such file, no permission, a broken disk) stay ``OSError``.
 
-Needs nothing but Python, because a packed training and the demo read their files with it too.
+Needs only the standard library, because a packed training and the demo use it too.
 """
 
 import errno
@@ -24,11 +23,11 @@ DOCUMENT = 64 << 20
 
 
 class Refused(FerError):
-    """A file that is not read, whatever it holds."""
+    """The path is refused: it is not a regular file, it is too large, or it leaves ``root``."""
 
 
 def flags(*names: str) -> int:
-    """Flags for ``os.open``, of those that this system has."""
+    """Combine the named flags for ``os.open``, skipping those that this system lacks."""
     return sum(getattr(os, name, 0) for name in names)
 
 
@@ -45,7 +44,7 @@ _NO_FILE = frozenset({errno.ENXIO, errno.ELOOP, errno.ENAMETOOLONG})
 def open_file(
     path: Path | str, *, limit: int | None = None, root: Path | None = None
 ) -> io.BufferedReader:
-    """A handle of a regular file of at most ``limit`` bytes.
+    """Open a regular file of at most ``limit`` bytes for reading; ``Refused`` for any other.
 
     Links are followed; with ``root`` only to files below that folder.
     """
@@ -59,18 +58,18 @@ def open_file(
 
 
 def open_text(path: Path | str, *, root: Path | None = None) -> io.TextIOWrapper:
-    """A handle of a UTF-8 text, its line ends as they are: what ``csv`` wants."""
+    """Open a UTF-8 text with its line ends unchanged, as ``csv`` expects it."""
     return io.TextIOWrapper(open_file(path, root=root), encoding="utf-8", newline="")
 
 
 def regular(path: Path | str, *, limit: int | None = None, root: Path | None = None) -> Path:
-    """``path``, for a library that opens files itself, if ``open_file`` opens it too."""
+    """Return ``path`` for a library that opens files itself, after the checks of ``open_file``."""
     open_file(path, limit=limit, root=root).close()
     return Path(path)
 
 
 def as_text(path: Path | str) -> Path:
-    """``path`` for polars, which unpacks what is compressed: a little becomes gigabytes."""
+    """Return ``path`` for polars; ``Refused`` if it is compressed, as polars would unpack it."""
     with open_file(path) as file:
         if file.read(4).startswith(_COMPRESSED):
             raise Refused(
@@ -84,7 +83,7 @@ def as_text(path: Path | str) -> Path:
 
 
 def read_file(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> bytes:
-    """All bytes of a regular file."""
+    """Read all bytes of a regular file of at most ``limit`` bytes."""
     with open_file(path, limit=limit, root=root) as file:
         # Python takes as much memory as is asked for, whatever the file has.
         size = os.fstat(file.fileno()).st_size
@@ -97,7 +96,7 @@ def read_file(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = No
 
 
 def read_text(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> str:
-    """The text of a UTF-8 file."""
+    """Read the text of a UTF-8 file of at most ``limit`` bytes."""
     try:
         return read_file(path, limit, root=root).decode()
     except UnicodeDecodeError as error:
@@ -107,12 +106,12 @@ def read_text(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = No
 
 
 def read_json(path: Path | str, limit: int = DOCUMENT, *, root: Path | None = None) -> Any:
-    """What a JSON file holds."""
+    """Read and parse a JSON file of at most ``limit`` bytes; see ``parse_json``."""
     return parse_json(read_file(path, limit, root=root), path)
 
 
 def parse_json(data: bytes | str, where: object) -> Any:
-    """JSON; ``FerError`` for damage, among it brackets nested too deep and endless numbers."""
+    """Parse JSON; ``FerError`` if it is invalid, nested too deep, or has an overlong number."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -120,20 +119,20 @@ def parse_json(data: bytes | str, where: object) -> Any:
 
 
 def sha256_file(path: Path | str, *, root: Path | None = None) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
+    """Return the sha256 of a file's bytes, hexadecimal."""
     with open_file(path, root=root) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Folder:
-    """The files of a folder, when there are many: each with ``open_file``'s care, at less cost."""
+    """Read many files of one folder, with the checks of ``open_file`` at less cost."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = os.path.realpath(root)
         self._inside: dict[str, bool] = {}
 
     def read(self, name: str, limit: int) -> tuple[os.stat_result, bytes]:
-        """All bytes of the file ``name`` (relative, with ``/``), and the system's facts of it."""
+        """Return ``(os.stat result, bytes)`` of the file ``name`` (relative, with ``/``)."""
         path = f"{self.root}/{name}"
         folder = path.rpartition("/")[0]
         if folder not in self._inside:
@@ -162,7 +161,7 @@ class Folder:
 
 
 def stays_inside(path: Path | str, root: Path) -> bool:
-    """Whether ``path``, its links followed, is ``root`` or lies below it."""
+    """Whether ``path``, with links resolved, is ``root`` or lies below it."""
     return _is_below(os.path.realpath(path), os.path.realpath(root))
 
 

@@ -1,4 +1,4 @@
-"""Where things are on this machine. The only module that reads the environment and ``fer.toml``."""
+"""Settings of this machine: the only module that reads environment variables and ``fer.toml``."""
 
 import os
 import re
@@ -32,7 +32,7 @@ OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDP
 
 
 class UserConfig(Plain):
-    """``fer.toml``: the roots of sources, and own profiles. Unknown keys are refused."""
+    """The contents of ``fer.toml``: the sources' folders and the user's own profiles, checked."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -51,7 +51,7 @@ class UserConfig(Plain):
 
 
 def _absolute(text: object) -> Path:
-    """``~`` is the user's home, as no shell expands it in a unit file or a ``.env``."""
+    """Make a path absolute and expand ``~``, which no shell does in a unit file or a ``.env``."""
     try:
         return Path(str(text)).expanduser().resolve()
     except (RuntimeError, ValueError) as error:  # ~nobody, or a NUL.
@@ -67,7 +67,7 @@ def _root(text: str) -> str:
 
 
 def _of(*schemes: str) -> AfterValidator:
-    """An address of one of ``schemes``; what is wrong with one is told without repeating it."""
+    """Accept only an address of one of ``schemes``; the error does not repeat the address."""
 
     def checked(secret: SecretStr) -> SecretStr:
         allowed = " or ".join(f"{scheme}://HOST..." for scheme in schemes)
@@ -93,7 +93,7 @@ Absolute = Annotated[Path, BeforeValidator(_absolute)]
 
 
 class Environment(BaseModel):
-    """The variables that this project reads. One that is empty is not set. Secrets never print."""
+    """The environment variables of this project. An empty one is unset. Secrets never print."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True)
 
@@ -140,12 +140,12 @@ class Environment(BaseModel):
 
     @property
     def mail_to(self) -> tuple[str, ...]:
-        """The addresses of ``FER_MAIL_TO``."""
+        """Return the addresses of ``FER_MAIL_TO``."""
         return tuple(each.strip() for each in self.FER_MAIL_TO.split(",") if each.strip())
 
 
 def environment() -> Environment:
-    """The variables as they are now. Needs no project: processes of Dagster's own may have none."""
+    """Read the environment variables as they are now; works outside a project folder too."""
     variables = {name: os.environ.get(name) for name in Environment.model_fields}
     try:
         return Environment.model_validate({name: text for name, text in variables.items() if text})
@@ -161,7 +161,7 @@ def environment() -> Environment:
 
 
 class Notifiers(BaseModel):
-    """Where news goes besides the log. Addresses with a password in them never print."""
+    """Where notices go besides the log. Addresses with a password in them never print."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -172,12 +172,12 @@ class Notifiers(BaseModel):
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """Which ways are configured: ``webhook``, ``e-mail``."""
+        """Return the names of the configured ways: ``webhook``, ``e-mail``."""
         return ("webhook",) * (self.webhook is not None) + ("e-mail",) * (self.smtp is not None)
 
 
 class Settings(BaseModel):
-    """What follows from the environment and ``fer.toml``: paths are absolute.
+    """The settings that result from the environment and ``fer.toml``. All paths are absolute.
 
     ``home`` is the artifact root; where that is an object store, ``bucket`` is its address and
     ``home`` the local cache. ``tracing`` says whether spans are exported.
@@ -198,7 +198,7 @@ class Settings(BaseModel):
     tracing: bool = False
 
     def environment(self) -> dict[str, str]:
-        """What gives a process on another machine these settings, without passwords."""
+        """Return variables that give a process elsewhere these settings, without passwords."""
         home = {"FER_HOME": self.bucket or str(self.home)}
         if self.bucket:
             home["FER_CACHE"] = str(self.home)
@@ -214,7 +214,7 @@ class Settings(BaseModel):
 
 
 def require_whole_paths() -> None:
-    """``FerError`` where a variable holds a relative path, for processes that start elsewhere."""
+    """Raise ``FerError`` if a variable holds a relative path: other processes start elsewhere."""
     for variable in ("DAGSTER_HOME", "FER_CACHE", "FER_HOME", "FER_PROJECT"):
         text = os.environ.get(variable, "")
         if text and "://" not in text and not Path(text).expanduser().is_absolute():
@@ -227,9 +227,9 @@ def require_whole_paths() -> None:
 
 
 def find_project() -> Path:
-    """The folder that holds ``workspace.yaml``: the nearest one above here, else the checkout.
+    """Return the project: the nearest folder upwards with ``workspace.yaml``, else the checkout.
 
-    ``FER_PROJECT`` names it outright.
+    ``FER_PROJECT`` overrides both.
     """
     named, cwd = environment().FER_PROJECT, Path.cwd()
     checkout = Path(__file__).resolve().parents[2]
@@ -281,7 +281,7 @@ def read_config(path: Path) -> UserConfig:
 
 
 def _refuse_control(node: Any, path: Path, key: str = "") -> None:
-    """Nobody means a control character, as TOML reads one in ``"D:/temp"`` with backslashes."""
+    """Refuse control characters, as TOML makes them of a Windows path with backslashes."""
     if isinstance(node, str) and any(character < " " for character in node):
         raise FerError(
             f"{key} has a control character: {node!r}",
@@ -296,7 +296,7 @@ def _refuse_control(node: Any, path: Path, key: str = "") -> None:
 
 @cache
 def settings() -> Settings:
-    """The settings of this process. Changes of the environment need ``settings.cache_clear()``."""
+    """Return the cached settings; after a change of a variable call ``settings.cache_clear()``."""
     project, variables = find_project(), environment()
     config = read_config(project / CONFIG_FILE)
     bucket = variables.FER_HOME if variables.FER_HOME and "://" in variables.FER_HOME else None
@@ -322,7 +322,7 @@ def settings() -> Settings:
 
 
 def ray_address() -> tuple[str, int] | None:
-    """Host and port that ``RAY_ADDRESS`` names, if any: ``HOST:PORT`` or ``ray://HOST:PORT``."""
+    """Return host and port of ``RAY_ADDRESS`` (``HOST:PORT`` or ``ray://...``), or ``None``."""
     named = environment().RAY_ADDRESS
     if not named or named == "auto":
         return None

@@ -1,7 +1,7 @@
-"""Work cut into shards, done by several processes, with the results in order.
+"""Parallel map over shards of work, with the results in order.
 
-The one place where this library starts processes. A stage hands over a function and its shards and
-knows nothing of who computes them: processes of this machine, or a Ray cluster (``FER_ENGINE``).
+The only module that starts worker processes. A stage passes a function and its shards. They are
+computed by processes of this machine or by a Ray cluster, as ``FER_ENGINE`` says.
 """
 
 import multiprocessing
@@ -32,13 +32,13 @@ _PATIENCE = 10
 def map_shards(
     function: Callable[[Shard], Result], shards: Iterable[Shard], *, workers: int | None = None
 ) -> Iterator[Result]:
-    """``function`` of every shard, in the shards' order.
+    """Yield ``function(shard)`` for every shard, in the shards' order.
 
     ``function`` and the shards are pickled. With ``workers=1`` everything stays in this process;
-    without a number, all processors of this machine or of the cluster work. Only a few shards are
-    under way at once, so memory does not follow their number. ``FerError`` when a worker dies here,
-    or when the cluster is gone; a shard of a worker of the cluster that died is computed again. An
-    exception of ``function`` is raised here.
+    ``None`` uses all processors of this machine or of the cluster. Only a few shards are in flight
+    at once, so memory does not grow with their number. ``FerError`` when a local worker dies or the
+    cluster is lost; a shard whose cluster worker died is computed again. An exception of
+    ``function`` is raised here.
     """
     if workers != 1 and environment().FER_ENGINE == RAY:
         return _on_ray(function, shards)
@@ -53,9 +53,9 @@ def map_sharing(
     *,
     workers: int,
 ) -> Iterator[Result]:
-    """``function(shared, shard)`` of every shard, in order, for a large ``shared`` that is read.
+    """Yield ``function(shared, shard)`` for every shard, in order; ``shared`` is large, read-only.
 
-    Here it is done by threads, for a ``function`` that leaves Python's lock to others; on a cluster
+    On this machine threads do the work, so ``function`` should release Python's lock; on a cluster
     each machine holds ``shared`` once.
     """
     if environment().FER_ENGINE == RAY:
@@ -66,7 +66,7 @@ def map_sharing(
 def in_threads(
     function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
 ) -> Iterator[Result]:
-    """``map`` in threads of this process that takes few items ahead."""
+    """Yield ``function(shard)`` in order, by threads of this process, with few shards in flight."""
     with ThreadPoolExecutor(workers) as pool:
         yield from _in_order(
             lambda shard: pool.submit(function, shard), Future.result, shards, 2 * workers
@@ -76,9 +76,9 @@ def in_threads(
 def in_processes(
     function: Callable[[Shard], Result], shards: Iterable[Shard], workers: int
 ) -> Iterator[Result]:
-    """``function`` of every shard, in order, in processes of this machine; with one, in this one.
+    """Yield ``function(shard)`` in order, by so many processes; 1 computes in this process.
 
-    ``FerError`` when a process dies.
+    ``FerError`` when a worker process dies.
     """
     return map(function, shards) if workers <= 1 else _in_pool(function, shards, workers)
 
@@ -113,9 +113,9 @@ def _in_pool(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C reaches this process after the block, and no process that is started in it.
+    """Delay Ctrl-C to the end of the block, and keep it from processes that are started inside.
 
-    A terminal sends it to all of them, and each would print where it was.
+    A terminal sends it to every process, and each worker would print a traceback.
     """
     if sys.platform == "win32" or not hasattr(signal, "pthread_sigmask"):
         yield

@@ -1,8 +1,8 @@
-"""The versions of this platform's files, and how files of earlier versions are read.
+"""The versions of this platform's file formats, and the reading of earlier ones.
 
-A file is never rewritten to be read: ``upgraded`` turns what stands in it into what the current
-version would have written, step by step, in memory. What has no such step must be made again, and
-what is of a newer version is refused. The guide is ``docs/operate.md#upgrades``.
+A file is never rewritten to be read: ``upgraded`` converts its contents in memory, version by
+version, to those of the current version. A file without such a conversion must be made again, and
+a newer one is refused. The guide is ``docs/operate.md#upgrades``.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ GUIDE = "docs/operate.md#upgrades"
 
 
 class OtherVersion(FerError):
-    """A file of a version that is not read here."""
+    """The file's version is too new, or too old to be converted."""
 
 
 class Versions(NamedTuple):
-    """The version that is written, and the oldest that is read."""
+    """The version that this platform writes of a format, and the oldest that it reads."""
 
     written: int
     oldest: int
@@ -57,15 +57,16 @@ VERSIONS: Mapping[str, Versions] = {
 
 
 def versions_of(kind: str) -> Versions:
-    """The versions of a kind of file; a run folder's file may be named too."""
+    """Return the versions of a format: a key of ``VERSIONS`` or a file's name in a run folder."""
     family = next((prefix for prefix in FAMILIES if kind.startswith(prefix)), PurePath(kind).name)
     return VERSIONS.get(family, Versions(1, 1))
 
 
 def upgraded(kind: str, document: Values, where: object, key: str = "schema_version") -> Values:
-    """``held`` as the current version writes it; ``FerError`` for a version that is not read.
+    """Return ``document``, the contents of a file, converted to the current version of ``kind``.
 
-    ``key`` says where the version stands; a file without one is of version 1.
+    ``key`` is the field that holds the version; without it the version is 1. ``OtherVersion`` for
+    one that is newer or too old, ``FerError`` for one that is no number.
     """
     written, oldest = versions_of(kind)
     text = str(document.get(key, 1))
@@ -100,7 +101,7 @@ def upgraded(kind: str, document: Values, where: object, key: str = "schema_vers
 
 
 def known_version(version: int, info: Any) -> int:
-    """For a pydantic model's ``schema_version``; its validation context is the path it is of."""
+    """Check ``schema_version`` of a pydantic model; the validation context is the file's path."""
     name = getattr(info.context, "name", "file")
     upgraded(name, {"schema_version": version}, info.context)
     return version
@@ -170,10 +171,10 @@ def _profile(profile: Any) -> Any:
 
 
 def with_frame(preprocess: Any) -> Any:
-    """A preprocessing from before the frame, which named a ``margin``; any other as it is.
+    """Convert an old preprocessing, with ``margin``, to one with ``frame``; keep any other as is.
 
-    The margin widened annotated boxes alone, CLAHE had eight tiles a side on however small a face,
-    and faces were prepared in the colour that they came in.
+    ``margin`` widened annotated boxes only, CLAHE had eight tiles a side on faces of any size,
+    and faces kept the colour of their file.
     """
     if not isinstance(preprocess, dict) or "margin" not in preprocess:
         return preprocess

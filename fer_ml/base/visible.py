@@ -1,15 +1,15 @@
-"""Text from elsewhere as a person may see it: in a terminal, a log, a page or a note.
+"""Escaping of foreign text before it is shown in a terminal, a log, a page or a note.
 
-A label, a file name or a sentence of somebody else's may hold characters that move the cursor,
-delete what was written, or turn the direction of a line. They are shown as what they are.
+A foreign label, file name or message may hold characters that move the cursor, delete what was
+written, or reverse the direction of a line. They are shown as escape sequences.
 """
 
 
 def visible(text: str) -> str:
-    r"""``text`` on one line: what is not printed as itself becomes ``\n``, ``\x1b``, ``\u202e``.
+    r"""Return ``text`` on one line, with escapes such as ``\n``, ``\x1b`` and ``\u202e``.
 
-    That is what ``str.isprintable`` refuses: control characters, marks of direction, characters
-    without width, blanks other than the usual one, halves of a surrogate pair.
+    Escaped is every character that is not printable by ``str.isprintable``: control characters,
+    direction marks, zero-width characters, blanks other than the space, lone surrogates.
     """
     if text.isprintable():
         return text
@@ -17,5 +17,5 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """The same of a text of several lines, which stay lines."""
+    """Return a text of several lines with each line escaped as by ``visible``."""
     return "\n".join(map(visible, text.split("\n")))
