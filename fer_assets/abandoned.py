@@ -1,4 +1,4 @@
-"""Runs that lost their process, and what Dagster keeps of runs that are to be forgotten."""
+"""Clean up in Dagster: fail runs whose process is gone, and delete events that show faces."""
 
 import logging
 import socket
@@ -23,18 +23,19 @@ PATIENCE_S = 30
 
 
 def maker(run: dg.DagsterRun) -> str:
-    """The process of a run of the command; empty for one that the UI or the daemon started.
+    """Return the process that started a run of the command; empty for the UI and the daemon.
 
-    A run that the UI makes again has the tags of the one before, and not its process.
+    A run that the UI repeats copies the tags of the earlier run, but was not started by its
+    process.
     """
     return "" if run.parent_run_id else run.tags.get(PROCESS_TAG, "")
 
 
 def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
-    """Fail the runs whose process on this machine is gone, and free their places in the pools.
+    """Fail the runs whose process on this machine is gone, and free their pool slots.
 
-    A kill, or a restart of the machine, leaves a run started for ever, and a training that waits
-    for its place in the pool would wait for ever too. Returns their ids.
+    A kill or a restart of the machine leaves such a run in the state "started" for ever, and a
+    training that waits for its pool slot would wait for ever too. Returns the ids of these runs.
     """
     dead = []
     running = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -53,7 +54,7 @@ def fail_abandoned(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """End a run with the time of its last event: when its process was ended is not known."""
+    """Fail a run at the time of its last event, because the end of its process is unknown."""
     (last,) = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records or (None,)
     gone = "the process that made this run is gone: it ended after the last event before this one"
     failed = dg.DagsterEvent(dg.DagsterEventType.RUN_FAILURE.value, run.job_name, message=gone)
@@ -62,10 +63,10 @@ def _fail(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
 
 def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether a run that the UI or the daemon started has lost its process.
+    """Whether a run that the UI or the daemon started has lost its worker process.
 
-    Its first event with a number of a process is that of the worker, which the default launcher
-    starts on this machine.
+    Its first event with a process id is that of the worker, which the default launcher starts on
+    this machine.
     """
     for record in instance.get_records_for_run(
         run_id, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=20, ascending=True
@@ -78,10 +79,10 @@ def _worker_gone(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 
 def forget_pictures(assets: Iterable[str]) -> None:
-    """Delete the events of those of these assets with pictures of faces in them, and their runs.
+    """Delete the Dagster events of ``assets`` that show pictures of faces, and their runs.
 
-    Of every profile, and of before a key named its profile. ``report`` is one of them only where
-    its figures show faces.
+    Covers all profiles, and keys of earlier versions that did not name a profile. Events of
+    ``report`` are deleted only if its figures show faces.
     """
     # These take a third of the time in which a code location loads, and it never comes here.
     from fer_assets.dagster_private.sqlite import INDEX_SHARD_NAME, SqliteEventLogStorage
@@ -111,7 +112,7 @@ def forget_pictures(assets: Iterable[str]) -> None:
 
 
 def _discard(database: str) -> None:
-    """Delete a database of SQLite, with its log."""
+    """Delete an SQLite database together with its write-ahead log."""
     for file in map(Path, (database, f"{database}-wal", f"{database}-shm")):
         if file.exists():
             file.write_bytes(b"")  # Another process may have it open.
@@ -119,7 +120,7 @@ def _discard(database: str) -> None:
 
 
 def _shows_faces(record: dg.EventLogRecord) -> bool:
-    """Whether a materialization holds a picture of faces, as ``metadata`` puts it there."""
+    """Whether a materialization's metadata (see ``metadata``) holds a picture of faces."""
     made = record.asset_materialization
     return made is not None and any(
         isinstance(value, dg.MarkdownMetadataValue)
@@ -130,7 +131,7 @@ def _shows_faces(record: dg.EventLogRecord) -> bool:
 
 
 def _forget_free_pages(database: Path) -> None:
-    """Write a database of SQLite anew, without what was deleted and still lies in its files."""
+    """Rewrite an SQLite database, so that its files no longer contain deleted rows."""
     connection = sqlite3.connect(database, timeout=PATIENCE_S, isolation_level=None)
     try:
         connection.execute("VACUUM")

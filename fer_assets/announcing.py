@@ -1,4 +1,4 @@
-"""Telling Dagster what it does not know: partitions, artifacts made elsewhere, their verdicts."""
+"""Report to Dagster partitions, artifacts made elsewhere, and verdicts of gates."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ from fer_ml.storage.record import Receipt
 
 
 def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[str]:
-    """Make experiments, models and adopted results known to Dagster; returns the new ones."""
+    """Register experiments, models and adopted results as partitions; return the new ones."""
     return [
         name
         for asset in DYNAMIC.values()
@@ -36,7 +36,7 @@ def register_partitions(pipeline: Pipeline, instance: dg.DagsterInstance) -> lis
 def add_partitions(
     instance: dg.DagsterInstance, definition: str, names: Iterable[str]
 ) -> list[str]:
-    """Add what is not known yet. Another process may add the same in the same moment."""
+    """Add the partitions that Dagster does not know yet; safe beside another process."""
     while True:
         known = set(instance.get_dynamic_partitions(definition))
         new = [name for name in names if name not in known]
@@ -52,7 +52,7 @@ def add_partitions(
 def latest(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
 ) -> tuple[str | None, float]:
-    """Data version and time (s) of what Dagster shows of an asset; ``None`` and 0: never made."""
+    """Return data version and time (s) of an asset's latest event; ``None`` and 0 without one."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None), limit=1
     ).records
@@ -67,9 +67,9 @@ def report(
     event: dg.AssetMaterialization | dg.AssetCheckEvaluation,
     at: float | None,
 ) -> None:
-    """Note an event without a run, as one of the time ``at`` (s) or of now.
+    """Record an event without a run, at the time ``at`` (s) or now.
 
-    ``report_runless_asset_event`` knows no other time than now.
+    ``report_runless_asset_event`` supports no time other than now.
     """
     data: StepMaterializationData | dg.AssetCheckEvaluation
     if isinstance(event, dg.AssetMaterialization):
@@ -83,7 +83,7 @@ def report(
 def verdict_event(
     key: dg.AssetKey, gate: Gate, receipt: Receipt, artifact: Artifact
 ) -> dg.AssetCheckEvaluation:
-    """A receipt of an applicable gate on ``artifact`` as the evaluation that Dagster shows."""
+    """Convert the receipt of an applicable gate on ``artifact`` into a Dagster check evaluation."""
     outcome = Outcome(
         receipt.rule,
         receipt.passed,

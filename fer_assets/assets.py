@@ -1,8 +1,8 @@
-"""Software-defined assets and their checks, made from the stages.
+"""Dagster's software-defined assets and asset checks, built from the stages.
 
-An asset makes its artifact through ``Pipeline.make``, which demands gated inputs; a check judges it
-through ``Pipeline.judge``, which writes the receipts that consumers demand. Both only add what
-Dagster shows.
+An asset makes its artifact through ``Pipeline.make``, which requires inputs that passed their
+gates. A check judges the artifact through ``Pipeline.judge``, which writes the receipts that
+consumers require. Asset and check themselves only add what Dagster shows.
 """
 
 import socket
@@ -42,7 +42,7 @@ DYNAMIC = {
 
 
 def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[Any] | None:
-    """The partitions of a stage's asset."""
+    """Return the partitions definition of a stage's asset; ``None`` if it is unpartitioned."""
     if stage.partitions == "teachers":
         trained = [name for name in BACKBONES if name in pipeline.profile.teachers]
         return dg.StaticPartitionsDefinition(trained)
@@ -55,7 +55,7 @@ def partitions_of(pipeline: Pipeline, stage: Stage) -> dg.PartitionsDefinition[A
 
 
 def mapping_of(pipeline: Pipeline, need: Need) -> dg.PartitionMapping | None:
-    """Which partitions of an input one partition of its consumer is made of."""
+    """Return the mapping from a consumer's partition to the partitions of one of its inputs."""
     if need.partition == "same":
         return dg.IdentityPartitionMapping()
     if need.partition == "each":
@@ -69,7 +69,7 @@ def mapping_of(pipeline: Pipeline, need: Need) -> dg.PartitionMapping | None:
 
 
 def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
-    """``raw/<source>``: an external folder, observed by its fingerprint."""
+    """Return ``raw/<source>``: an external folder whose data version is its fingerprint."""
 
     @dg.observable_source_asset(
         key=asset_key(pipeline.profile.name, f"raw/{source}"),
@@ -84,7 +84,7 @@ def raw_asset(pipeline: Pipeline, source: str) -> dg.SourceAsset:
 
 
 def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
-    """What is there now of a raw source."""
+    """Observe a raw source: its current fingerprint as data version."""
     raw_input = pipeline.raw_input(source)
     return dg.ObserveResult(
         data_version=dg.DataVersion(raw_input.sha256),
@@ -95,7 +95,7 @@ def observation(pipeline: Pipeline, source: str) -> dg.ObserveResult:
 def unseen(
     pipeline: Pipeline, instance: dg.DagsterInstance, raw_input: Input
 ) -> dg.AssetObservation | None:
-    """The observation of a raw source to note: none where the latest one says the same."""
+    """Return an observation of a raw source; ``None`` if the latest has the same fingerprint."""
     key = asset_key(pipeline.profile.name, raw_input.asset)
     latest = instance.fetch_observations(key, limit=1).records
     noted = latest[0].asset_observation.data_version if latest else None  # type: ignore[union-attr]
@@ -111,7 +111,7 @@ def unseen(
 def stage_asset(
     pipeline: Pipeline, stage: Stage, condition: dg.AutomationCondition[Any] | None = None
 ) -> dg.AssetsDefinition:
-    """The asset of one stage; ``condition`` says when it is made without a person."""
+    """Return the asset of one stage; ``condition`` decides when it is made automatically."""
     profile = pipeline.profile.name
     deps = [
         dg.AssetDep(asset_key(profile, need.asset), partition_mapping=mapping_of(pipeline, need))
@@ -157,7 +157,7 @@ def stage_asset(
 
 
 def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
-    """The gates of one stage as asset checks, judged together."""
+    """Return the gates of one stage as asset checks that are judged together."""
     key = asset_key(pipeline.profile.name, stage.asset)
     gates = pipeline.gates(stage.asset)
 
@@ -210,14 +210,14 @@ def stage_checks(pipeline: Pipeline, stage: Stage) -> dg.AssetChecksDefinition:
 
 
 def _on_ray(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
-    """What a step asks of a Ray cluster: without a GPU of its own it would see none."""
+    """Return the resources that a step requests from a Ray cluster; without a request, no GPU."""
     if stage.pool == TRAINING and pipeline.settings.device == "cuda":
         return {"dagster-ray/config": {"num_gpus": pipeline.settings.processes}}
     return {}
 
 
 def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
-    """How old a result may be: a gate that nobody looked at for two nights shows in the UI."""
+    """Return the policy that warns about a result that is too old: unjudged for two nights."""
     if stage.fresh_hours is None:
         return None
     return dg.FreshnessPolicy.time_window(
@@ -229,9 +229,9 @@ def _freshness(stage: Stage) -> dg.FreshnessPolicy | None:
 def wait_for_gates(
     pipeline: Pipeline, target: Target, instance: dg.DagsterInstance, run: dg.DagsterRun
 ) -> None:
-    """Ask for another try while another run still judges what ``target`` is made of.
+    """Ask Dagster to retry while another run still judges an input of ``target``.
 
-    A backfill starts a step when its inputs are made, which is before they are judged.
+    A backfill starts a step when its inputs are made, which is before their gates are judged.
     """
     for need in pipeline.needed(target):
         made = pipeline.store.current(need.asset, need.partition)
@@ -256,11 +256,11 @@ def _as_asked(pipeline: Pipeline, instance: dg.DagsterInstance, run: dg.DagsterR
 
 
 class _plain_failure:
-    """Turn a ``FerError`` into Dagster's own failure, so that its text stands first in the UI.
+    """Turn a ``FerError`` into a Dagster failure, so that the UI shows its message first.
 
-    A fault that the user must mend is not retried: it would fail again. What the operating system
-    refuses may pass (a network folder, a busy disk) and is tried once more; a training then goes
-    on where it was. An interrupt is neither.
+    Faults that the user must fix are not retried: they would fail again. An ``OSError`` may be
+    temporary (a network folder, a busy disk) and is retried once; a training then resumes.
+    Interrupts are passed on unchanged.
     """
 
     def __enter__(self) -> None:

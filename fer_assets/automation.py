@@ -1,7 +1,8 @@
-"""Jobs, and what runs by itself: schedules, sensors, and the conditions of the manifests.
+"""Dagster jobs, schedules, sensors and automation conditions.
 
-All of it is on when the project is installed, since none of it trains: a changed raw folder flows
-up to the manifests' gates and stops there. Nothing is made for the first time without a person.
+All of them are switched on after installation, because none of them trains. A changed raw folder
+updates the manifests up to their gates and stops there. Nothing is made for the first time
+automatically.
 """
 
 import json
@@ -31,7 +32,7 @@ BEHIND_PEOPLE = {"dagster/priority": "-1"}
 
 
 def stage_jobs(groups_here: Set[str]) -> list[UnresolvedAssetJobDefinition]:
-    """A job for each stage that the profile has: its assets with all of their checks."""
+    """Return one job per stage group of the profile: its assets with all their checks."""
     return [
         dg.define_asset_job(
             group.job, selection=dg.AssetSelection.groups(group.name), description=group.does
@@ -44,9 +45,9 @@ def stage_jobs(groups_here: Set[str]) -> list[UnresolvedAssetJobDefinition]:
 def revalidate_jobs(
     pipeline: Pipeline, manifests: Sequence[dg.AssetsDefinition]
 ) -> list[UnresolvedAssetJobDefinition]:
-    """Judge all manifests again: new reports, new receipts, no new manifests.
+    """Return the two jobs that judge all manifests again: new reports and receipts, same manifests.
 
-    ``revalidate`` decodes what changed on disk; ``revalidate_fully`` decodes everything.
+    ``revalidate`` decodes images that changed on disk; ``revalidate_fully`` decodes all images.
     """
     reports = asset_key(pipeline.profile.name, "manifest_validation")
     selection = dg.AssetSelection.assets(reports) | (
@@ -69,7 +70,7 @@ def revalidate_jobs(
 
 
 class Everything(dg.Config):
-    """The form of the job ``everything`` in the launchpad."""
+    """Run configuration of the job ``everything``, as the launchpad asks for it."""
 
     select: str = Field(
         default="",
@@ -83,10 +84,10 @@ class Everything(dg.Config):
 
 
 def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
-    """The whole lineage: what is missing or stale, stage by stage, as ``fer materialize`` does.
+    """Return the job that makes what is missing or stale, stage by stage, as ``fer materialize``.
 
-    One run cannot hold both all teachers and what follows them, since a run has one partition; so
-    this job starts the stages' own runs, which appear beside it.
+    A Dagster run has one partition, so one run cannot hold all teachers and what follows them. The
+    job therefore starts a run for each stage; these appear beside it.
     """
 
     @dg.op(description="Make what is missing or stale, in order, each stage in a run of its own.")
@@ -115,7 +116,7 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
 
 
 def digest_job(pipeline: Pipeline) -> dg.JobDefinition:
-    """Send the digest wherever news goes."""
+    """Return the job that sends the digest to the configured recipients."""
 
     @dg.op(description="Look at everything, and send what is red, stale or unverified.")
     def send_digest(context: dg.OpExecutionContext) -> None:
@@ -136,7 +137,7 @@ def digest_job(pipeline: Pipeline) -> dg.JobDefinition:
 def revalidations(
     pipeline: Pipeline, jobs: Sequence[UnresolvedAssetJobDefinition]
 ) -> list[dg.ScheduleDefinition]:
-    """Every night what changed, every week everything."""
+    """Return the schedules: changed images are validated every night, all images every week."""
     nightly, weekly = jobs
 
     def anything_made() -> str | None:
@@ -162,7 +163,7 @@ def revalidations(
 
 
 def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
-    """Delete recorded frames that are older than the setting allows."""
+    """Return the job that deletes recorded frames older than ``keep_recordings_days``."""
 
     @dg.op(description="Delete recorded frames older than keep_recordings_days; logs stay.")
     def delete_recordings(context: dg.OpExecutionContext) -> None:
@@ -178,7 +179,7 @@ def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
 
 
 def retention_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """Recordings every night, where the setting says how long they are kept."""
+    """Return the nightly schedule of the retention job; skips without ``keep_recordings_days``."""
 
     def any_due() -> str | None:
         days = pipeline.settings.config.keep_recordings_days
@@ -194,7 +195,7 @@ def retention_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.Schedule
 
 
 def digest_schedule(pipeline: Pipeline, job: dg.JobDefinition) -> dg.ScheduleDefinition:
-    """The digest every morning, where somebody is to be told."""
+    """Return the daily schedule of the digest; it skips when no recipient is configured."""
 
     def anybody_to_tell() -> str | None:
         ways = pipeline.settings.notify.ways
@@ -216,7 +217,7 @@ def _schedule(
     description: str,
     why_not: Callable[[], str | None],
 ) -> dg.ScheduleDefinition:
-    """A schedule that is on, and skips as long as ``why_not`` gives a reason."""
+    """Return a schedule that is on, and skips while ``why_not`` returns a reason."""
 
     def due(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         reason = why_not()
@@ -233,7 +234,7 @@ def _schedule(
 
 
 def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Observe the raw folders; what follows a change is decided by ``when_an_input_changed``."""
+    """Return the sensor that observes raw folders; ``when_an_input_changed`` reacts to changes."""
 
     @dg.sensor(
         name="raw_changed",
@@ -270,10 +271,10 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def when_an_input_changed() -> dg.AutomationCondition[Any]:
-    """Make a manifest again when the bytes of an input are other ones, and its gates passed.
+    """Make a manifest again when the bytes of an input changed and that input passed its gates.
 
-    An input that was made again with the same bytes changes nothing. Each step is a run of its
-    own, so a red gate below stops the flow, and so does an unchanged result.
+    An input that was made again with the same bytes changes nothing. Each step is a run of its own,
+    so a failed gate upstream or an unchanged result stops the propagation.
     """
     condition = dg.AutomationCondition
     refused = condition.any_deps_match(
@@ -292,7 +293,7 @@ def when_an_input_changed() -> dg.AutomationCondition[Any]:
 
 
 def flow_sensor() -> dg.AutomationConditionSensorDefinition:
-    """Evaluates the conditions of the manifests, the only assets that have one."""
+    """Return the sensor that evaluates the automation conditions; only manifests have one."""
     return dg.AutomationConditionSensorDefinition(
         "flow_up_to_the_gates",
         target=dg.AssetSelection.groups("manifests"),
@@ -304,7 +305,7 @@ def flow_sensor() -> dg.AutomationConditionSensorDefinition:
 
 
 def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Tell people of each failed run: the red gates of it, or its fault."""
+    """Return the sensor that notifies people of each failed run: its failed gates, or its error."""
 
     @dg.run_failure_sensor(
         name="run_failed",
@@ -330,7 +331,7 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
 
 
 def span_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
-    """Export the span of each run that the UI or the daemon started; ``plan`` exports its own."""
+    """Return sensors that export a span per run of the UI or daemon; ``plan`` exports its own."""
 
     def told(context: dg.RunStatusSensorContext) -> None:
         run = context.dagster_run
@@ -369,7 +370,7 @@ def span_sensors(pipeline: Pipeline) -> list[dg.SensorDefinition]:
 
 
 def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Keep the partitions of experiments, models and what was adopted in step. On by itself."""
+    """Return the sensor that registers partitions of experiments, models and adopted results."""
 
     @dg.sensor(
         name="experiments",

@@ -1,7 +1,8 @@
-"""``fer bench``: every performance figure that this project claims, measured in one run.
+"""``fer bench``: measure every performance figure that this project claims, in one run.
 
-Each benchmark is a script of ``benchmarks/`` in a process of its own, so that none inherits
-another's memory or threads. Their figures become one artifact, and from it the docs' page.
+Each benchmark is a script in ``benchmarks/`` and runs in a process of its own, so that none
+inherits memory or threads of another. Their figures become one artifact, from which the docs page
+is written.
 """
 
 import os
@@ -27,10 +28,10 @@ PAGE = "performance.md"
 
 @dataclass(frozen=True)
 class Script:
-    """One script: its arguments, those of a trial in seconds, and the places that it needs.
+    """One benchmark script: its arguments, those of a short trial, and the folders that it needs.
 
-    ``places`` maps an option to the name of a place; without an optional place the script draws
-    what it needs, without another one it is not run.
+    ``places`` maps an option to the name of a folder. If an optional folder is missing, the script
+    generates its data; if a required one is missing, the script is skipped.
     """
 
     name: str
@@ -93,7 +94,7 @@ SUITE = (
 
 
 def scripts(names: Sequence[str]) -> tuple[Script, ...]:
-    """The scripts of these names without ``.py``, or all; ``FerError`` for an unknown one."""
+    """Return the scripts with these names (without ``.py``), or all; ``FerError`` if unknown."""
     known = {script.name.removesuffix(".py"): script for script in SUITE}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -113,7 +114,7 @@ def measure(
     trial: bool,
     tell: Callable[[str], None],
 ) -> Measurements:
-    """Run the scripts one after the other. A script that fails stops the whole, with its words."""
+    """Run the scripts one after the other; a failing script stops all, and its output is shown."""
     folder = project / FOLDER
     if not folder.is_dir():
         raise FerError(
@@ -180,7 +181,7 @@ def _run(
 
 
 def keep(measured: Measurements, home: Path) -> Artifact:
-    """Put the figures and their page below the artifact root, hashed like any artifact."""
+    """Write the figures and their page as a hashed artifact into ``home``, and return it."""
     store = Store(home / FOLDER, FOLDER)
     with store.begin(ASSET) as run:
         run.write_json("measurements.json", measured.model_dump())
@@ -191,5 +192,5 @@ def keep(measured: Measurements, home: Path) -> Artifact:
 
 
 def publish(artifact: Artifact, file: Path) -> None:
-    """Write the kept figures into the part ``bench`` of the page ``file``."""
+    """Write the figures of ``artifact`` into the section ``bench`` of the page ``file``."""
     write_part(file, "bench", read_text(artifact.file(PAGE)))

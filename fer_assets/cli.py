@@ -1,7 +1,7 @@
-"""The ``fer`` command. It only saves typing: all of it is also there in Dagster's UI and CLI.
+"""The ``fer`` command: everything it does is also available in Dagster's UI and CLI.
 
-Each command is a module of ``fer_assets.commands``. What a command needs is imported inside it, so
-that ``fer --help`` is there at once.
+Each command is a module of ``fer_assets.commands``. Commands import their dependencies inside the
+function, so that ``fer --help`` starts at once.
 """
 
 import io
@@ -84,7 +84,7 @@ app.add_typer(claims.app, name="claims")
 
 
 def main() -> None:
-    """Entry point: a fault that the user can mend ends in one message and exit code 1."""
+    """Run the command line; a fault that the user can fix ends in one message and exit code 1."""
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         # A console or a pipe of Windows may not have every character: none stops a command.
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def _require_output(error: OSError) -> None:
-    """``FerError`` when it is the output that cannot be written: such an error names no file."""
+    """Raise ``FerError`` if standard output cannot be written; that error names no file."""
     if error.filename is not None:
         return
     try:
@@ -118,9 +118,9 @@ def _require_output(error: OSError) -> None:
 
 
 def _open_streams() -> None:
-    """Let what a caller closed (``>&-``) lead nowhere.
+    """Open the null device for each standard stream that the caller closed (``>&-``).
 
-    Else the next file that is opened would get its number, and with it what is printed.
+    Otherwise the next opened file would get its descriptor, and with it the printed text.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

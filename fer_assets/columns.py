@@ -1,4 +1,4 @@
-"""What the columns of the tables mean, as the asset pages show it. The files: docs/reference.md."""
+"""Descriptions of table columns, as asset pages show them. Files: docs/reference.md."""
 
 from fer_ml.base.labels import CLASSES
 

@@ -1,13 +1,13 @@
-"""The code location. Each profile is an attribute of this module: its repository of definitions.
+"""The code location: each profile is an attribute, and its value is the profile's repository.
 
-A run's origin holds the attribute, so whoever makes its steps opens the profile that it was started
-for. Nothing else is in this module, lest a profile be called as something that is. Without an
-attribute Dagster finds the default profile (``FER_PROFILE``, ``fer.toml``).
+The origin of a run names the attribute, so the process that executes its steps opens the same
+profile. Nothing else is defined in this module, so that no profile name can collide with it. If no
+attribute is named, Dagster finds the default profile (``FER_PROFILE``, ``fer.toml``).
 """
 
 
 def __getattr__(name: str) -> object:
-    """The repository of the profile ``name``."""
+    """Return the repository of the profile ``name``."""
     if name.startswith("__") and name.endswith("__"):
         raise AttributeError(name)
     from fer_assets.repository import opened

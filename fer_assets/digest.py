@@ -1,6 +1,6 @@
-"""The digest: what of a profile is red, stale or unverified now, and what to do about each.
+"""The digest: what in a profile is failed, stale or unverified, and what to do about each entry.
 
-It reads artifacts, receipts and claims, verifies every byte on the way, and makes nothing.
+It reads artifacts, receipts and claims, verifies every byte, and writes nothing.
 """
 
 import shlex
@@ -34,9 +34,9 @@ STATE_OF_CLAIM: Mapping[str, State] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is not green: an asset, a gate of it, a claim or a raw folder.
+    """One entry that is not green: an asset, a gate of an asset, a claim or a raw folder.
 
-    ``resting`` counts the assets of the lineage that are made of it, at any distance.
+    ``resting`` is the number of assets that depend on it, directly or indirectly.
     """
 
     state: State
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Digest:
-    """Everything that is not green of one profile, the worst first, and how much is."""
+    """All entries of one profile that are not green, the worst first, and their counts."""
 
     profile: str
     looked_at: datetime
@@ -60,12 +60,12 @@ class Digest:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many entries have each state."""
+        """Return the number of entries by state."""
         return {state: sum(e.state == state for e in self.entries) for state in STATES}
 
     @property
     def headline(self) -> str:
-        """One line: the counts, or that all that was made is green; and what is not made."""
+        """Return one line: the counts, or that all artifacts are green; and what is not made."""
         counts = {**self.counts, "not made": self.not_made}
         parts = [f"{n} {state}" for state, n in counts.items() if n]
         if not self.entries:
@@ -73,7 +73,7 @@ class Digest:
         return f"fer {self.profile}: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
+        """Return the digest as JSON values."""
         return {
             "schema_version": 1,
             "profile": self.profile,
@@ -86,7 +86,7 @@ class Digest:
         }
 
     def text(self) -> str:
-        """For a mail or a log."""
+        """Return the digest as plain text for a mail or a log."""
         lines = []
         for state in STATES:
             entries = [entry for entry in self.entries if entry.state == state]
@@ -100,19 +100,19 @@ class Digest:
         return "\n".join(lines)
 
     def page(self) -> str:
-        """One HTML page without scripts, which needs no network."""
+        """Return the digest as one HTML page without scripts; it needs no network."""
         from fer_ml.figures.page import render_page  # Here, because a terminal needs none of it.
 
         template = Path(__file__).with_name("digest.html.j2")
         return render_page(template, digest=self, states=STATES, address=None)
 
     def notice(self) -> Notice:
-        """The digest as news."""
+        """Return the digest as a notice that can be sent."""
         return Notice("digest", self.headline, self.text(), self.to_json(), self.page())
 
 
 def digest_of(pipeline: Pipeline, now: datetime | None = None) -> Digest:
-    """Look at everything that was made of a profile; ``now`` is the time that ages count to."""
+    """Examine everything made for a profile; ages are measured at ``now`` (default: now)."""
     now = now or datetime.now(UTC)
     fingerprints = pipeline.fingerprints()
     made: set[Target] = set()
@@ -195,7 +195,7 @@ def _asset(
 
 
 def _figure(value: float | str) -> str:
-    """Counts are read back from a receipt as floats."""
+    """Format a figure; counts come back from a receipt as floats."""
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value)
 
@@ -215,7 +215,7 @@ def _raw(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry]
 
 
 def _claims(pipeline: Pipeline, fingerprints: Mapping[str, str]) -> Iterator[Entry | None]:
-    """An entry for each claim, ``None`` for a grounded one."""
+    """Return an entry for each claim; ``None`` for a grounded one."""
     try:
         verification = verify_store(pipeline.store, pipeline.claims_file(), fingerprints)
     except FerError as error:

@@ -1,4 +1,4 @@
-"""``fer doctor``: what this machine has, and what to do about what is missing."""
+"""``fer doctor``: report what this machine has, and how to fix what is missing."""
 
 import importlib.metadata
 import os
@@ -43,7 +43,7 @@ MIN_FREE_GIB = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ``ok``, a ``note`` (works with less), or it ``blocks`` a run."""
+    """One finding: ``ok``, a ``note`` (a run works with less), or a state that ``blocks`` a run."""
 
     state: Literal["ok", "note", "blocks"]
     what: str
@@ -52,7 +52,7 @@ class Finding:
 
 
 def examine(pipeline: Pipeline) -> list[Finding]:
-    """Everything that a run of this profile needs from the machine."""
+    """Examine everything that a run of this profile needs from the machine."""
     return [
         *_machine(),
         *_versions(),

@@ -1,4 +1,4 @@
-"""The evidence of a profile's claims as pages: written, kept up to date, and served."""
+"""Pages with the evidence of a profile's claims: write, refresh and serve them."""
 
 import json
 import shutil
@@ -32,17 +32,17 @@ INDEX = f"{FOLDER}/index.html"
 
 
 def write(pipeline: Pipeline) -> Path:
-    """Write the pages into the artifact root, where they show the pictures of its pool."""
+    """Write the pages into the artifact root, where they show images of its image pool."""
     root, state = pipeline.store.root, state_of(pipeline)
     _written(pipeline, root, (), faces=True, sheets=pipeline.shows_faces, local=True, state=state)
     return root / INDEX
 
 
 def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool) -> Path:
-    """Write a folder to pass on: the pages, and copies of faces if asked for.
+    """Write the pages into a folder that can be passed on, with copies of faces if requested.
 
-    With all claims comes the report, if its bytes are those that its record names. ``FerError``
-    for a folder of the artifact root, or one with anything else in it.
+    If all claims are exported, the report is included, provided its bytes match its record. Raises
+    ``FerError`` for a folder of the artifact root, or a folder that contains anything else.
     """
     from fer_ml.evidence.pages import replace_folder, whole_current
 
@@ -69,7 +69,7 @@ def export(pipeline: Pipeline, folder: Path, only: Sequence[str], *, faces: bool
 
 
 def _require_other(folder: Path, root: Path) -> None:
-    """``FerError`` for a folder that holds, or is held by, the artifact root or a user's files."""
+    """Raise ``FerError`` if ``folder`` contains or is inside the artifact root or user folders."""
     if folder == root or root in folder.parents or folder in root.parents:
         raise FerError(
             "the folder is, holds or lies in the artifact root",
@@ -88,7 +88,7 @@ def _require_other(folder: Path, root: Path) -> None:
 
 
 def refresh(pipeline: Pipeline) -> Path:
-    """Write the pages again where something that they show was made or judged since."""
+    """Write the pages again if anything that they show was made or judged since."""
     index = pipeline.store.root / INDEX
     state_file = index.with_name(STATE_FILE)
     if not state_file.is_file() or read_text(state_file) != state_of(pipeline):
@@ -97,7 +97,7 @@ def refresh(pipeline: Pipeline) -> Path:
 
 
 def state_of(pipeline: Pipeline) -> str:
-    """A hash of when each thing that the pages show was changed."""
+    """Return a hash over the modification times of everything that the pages show."""
     places = [pipeline.claims_file(), *logs_of(pipeline.settings.home, PURGED_FILE)]
     for target in pipeline.targets():
         home = pipeline.store.home(target.asset, target.partition)
@@ -143,10 +143,10 @@ def _written(
 
 
 class Pages:
-    """What stands below ``/fer/``: the start page, evidence, reports, and faces where they may be.
+    """ASGI application for ``/fer/``: start page, evidence, reports, and faces where permitted.
 
-    Addresses are as in the root, so that the pages lead to each other as they do from a folder.
-    Everything else is answered by ``app``.
+    Its paths equal those in the artifact root, so links between pages work as they do in a folder.
+    All other requests are passed to ``app``.
     """
 
     def __init__(self, app: ASGIApp, pipeline: Pipeline) -> None:
@@ -169,7 +169,7 @@ class Pages:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer one request."""
         if scope["type"] != "http" or not scope["path"].startswith(PAGES):
             await self._app(scope, receive, send)
             return
@@ -188,12 +188,12 @@ class Pages:
         )
 
     async def _asset(self, request: Request) -> RedirectResponse:
-        """To an asset's page: what lies in the root does not know how Dagster calls it."""
+        """Redirect to an asset's page: files in the artifact root do not know its address."""
         profile, asset = self._pipeline.profile.name, request.path_params["asset"]
         return RedirectResponse(quote(asset_path(profile, asset)))
 
     def _begin(self, *, again: bool) -> str:
-        """The start page; ``again`` verifies every byte anew, for the evidence too."""
+        """Return the start page; ``again`` verifies every byte anew, also for the evidence."""
         if again:
             # What cannot be written is told on the start page, by what it rests on.
             with self._lock, suppress(FerError, OSError):

@@ -1,7 +1,7 @@
-"""The lineage of a profile: every asset, its inputs, and its recipe. Imports no Dagster.
+"""The lineage of a profile: every asset, its inputs and its recipe. Imports no Dagster.
 
-The stages come from ``fer_assets.stages``; here they are resolved for one profile over one artifact
-root: which targets there are, what each is made of, and which part of the profile decides it.
+The stages come from ``fer_assets.stages``. Here they are resolved for one profile over one artifact
+root: which targets exist, their inputs, and the part of the profile that determines each.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ TOLD = frozenset({"manifest_validation", "label_review", "prediction_review"})
 
 @dataclass(frozen=True)
 class Target:
-    """One thing to materialize: an asset, or one partition of it."""
+    """One thing that can be materialized: an asset, or one partition of it."""
 
     asset: str
     partition: str | None = None
 
     @property
     def label(self) -> str:
-        """``asset`` or ``asset[partition]``."""
+        """Return ``asset`` or ``asset[partition]``."""
         return asset_label(self.asset, self.partition)
 
 
@@ -68,20 +68,20 @@ class Lineage:
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
-        """All stages by asset, in order."""
+        """All stages by asset, in order of dependency."""
         claimed = claimed_assets(self.claims_file())
         return all_stages(Given(self.profile, claimed, reported_assets(self.report_template())))
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
-        """The claims of the profile's claims file; none when there is no readable file."""
+        """The claims of the profile's claims file; empty without a readable file."""
         try:
             return read_claims(self.claims_file()).claims
         except FerError:
             return ()
 
     def stage(self, asset: str) -> Stage:
-        """One stage; ``FerError`` names the known assets."""
+        """Return the stage of an asset; ``FerError`` for an unknown one lists the known assets."""
         if asset not in self.stages:
             raise FerError(
                 f"profile {self.profile.name} has no asset {asset!r}",
@@ -92,11 +92,11 @@ class Lineage:
 
     @property
     def shows_faces(self) -> bool:
-        """Whether faces may be shown in Dagster: it would keep them in its event log."""
+        """Whether Dagster may show faces; it would store them in its event log."""
         return self.profile.drawn or self.settings.config.faces_in_ui
 
     def targets(self) -> Iterator[Target]:
-        """Everything there is to materialize, in order; partitions of the profile only."""
+        """Yield every target in order of dependency, with partitions of the profile only."""
         for stage in self.stages.values():
             if stage.partitions:
                 yield from (Target(stage.asset, key) for key in self.partitions(stage))
@@ -104,7 +104,7 @@ class Lineage:
                 yield Target(stage.asset)
 
     def partitions(self, stage: Stage) -> list[str]:
-        """The partitions of a stage, in order. Of adopted results only weights become models."""
+        """Return the partitions of a stage in order; only adopted weights become models."""
         if stage.partitions != "adopted":
             return list(getattr(self.profile, str(stage.partitions)))
         names = self.store.pointers("adopted")
@@ -115,10 +115,10 @@ class Lineage:
 
     @cached_property
     def dagster_stages(self) -> dict[str, Stage]:
-        """The stages as Dagster shows them: without those that have no partition, as an input too.
+        """The stages as Dagster shows them: those with no partition are left out, also as inputs.
 
-        The store is asked once, since a code location loads with every page of every asset.
-        *Materialize all* asks for a partition, and could not be pressed where there is none.
+        *Materialize all* asks for a partition, so Dagster cannot use a stage that has none. The
+        store is queried once, because Dagster loads the code location for every asset page.
         """
         stages = {asset: stage for asset, stage in self.stages.items() if self._has_any(stage)}
         return {
@@ -135,10 +135,10 @@ class Lineage:
             return True
 
     def standard(self, target: Target) -> bool:
-        """Whether a target is made with everything else, without being named.
+        """Whether a target is made by default, without being selected by name.
 
-        What is made on request only is wanted too where the report or a claim rests on it; what
-        was adopted is there already.
+        A target that is otherwise made on request only is included if the report or a claim needs
+        it. An adopted result is not: it exists already.
         """
         stage = self.stage(target.asset)
         if not stage.on_request or stage.partitions == "adopted":
@@ -155,13 +155,13 @@ class Lineage:
         return targets
 
     def named(self, names: str) -> "Selection":
-        """Whether a target is meant by ``names``, as ``fer_assets.selection`` reads them."""
+        """Parse ``names`` into a selection of targets, as ``fer_assets.selection`` does."""
         from fer_assets.selection import read_selection
 
         return read_selection(self, names)
 
     def command(self, *, select: str | None = None, force: bool = False) -> str:
-        """The ``fer materialize`` that makes this profile's selection, to be pasted."""
+        """Return the ``fer materialize`` command line for this profile and selection."""
         # Without a name the command takes the default.
         named = self.profile.name != self.settings.profile
         parts = ["fer materialize", f"-p {self.profile.name}" if named else ""]
@@ -169,18 +169,18 @@ class Lineage:
         return " ".join(part for part in parts if part)
 
     def demo_video(self) -> Path:
-        """The clip of the demo session."""
+        """The video clip of the demo session."""
         if self.profile.demo.video is None:
             return self.store.root / SAMPLE_FOLDER / "video" / "demo.avi"
         return self.settings.project / Path(self.profile.demo.video).expanduser()
 
     def demo_session(self) -> Path | None:
-        """The logged session that the profile imports, or ``None``."""
+        """The recorded session that the profile imports, or ``None``."""
         session = self.profile.demo.session
         return None if session is None else self.settings.project / Path(session).expanduser()
 
     def model_path(self, name: str) -> Path:
-        """Where a model from elsewhere lies."""
+        """Return the path of an external model."""
         if name not in self.profile.models:
             raise FerError(
                 f"profile {self.profile.name} has no models.{name}",
@@ -191,15 +191,15 @@ class Lineage:
         return self.settings.project / Path(self.profile.models[name]).expanduser()
 
     def claims_file(self) -> Path:
-        """``claims/<profile>.yaml`` in the project."""
+        """The claims file, ``claims/<profile>.yaml`` in the project."""
         return self.settings.project / "claims" / f"{self.profile.name}.yaml"
 
     def plan_file(self) -> Path:
-        """``claims/<profile>.plan.md``: the comparisons, written down before the run."""
+        """The plan of comparisons, ``claims/<profile>.plan.md``, written before the run."""
         return self.claims_file().with_suffix(".plan.md")
 
     def decisions(self) -> dict[str, str]:
-        """Hashes of all recipes that a look at an evaluation set could inform, by their target."""
+        """Hashes, by target, of recipes that results on an evaluation set could influence."""
         hashes = {}
         for target in self.targets():
             stage = self.stage(target.asset)
@@ -209,19 +209,19 @@ class Lineage:
         return hashes
 
     def report_template(self) -> Path:
-        """The project's own ``report/<profile>.md.j2`` where it is, else a built-in template."""
+        """The project's ``report/<profile>.md.j2`` if it exists, else a built-in template."""
         from fer_ml.report.template import template_path  # jinja2: a trace needs none of it.
 
         return template_path(self.settings.project, self.profile.name)
 
     def raw_input(self, source: str) -> Input:
-        """A raw folder as an input, by its fingerprint now."""
+        """Return a raw folder as an input, with its current fingerprint."""
         ensure_raw(self.profile, self.store)
         root = raw_root(self.settings, self.profile, self.store, source)
         return Input(asset=f"raw/{source}", sha256=fingerprint(root), root=root.as_posix())
 
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the raw folders that are there, by asset. Makes nothing."""
+        """Return the fingerprints of existing raw folders by asset. Makes nothing."""
         by_asset = {}
         for source in self.profile.sources:
             with contextlib.suppress(FerError):
@@ -230,9 +230,9 @@ class Lineage:
         return by_asset
 
     def needed(self, target: Target) -> list[Target]:
-        """The inputs of a target, partitions spelled out.
+        """Return the inputs of a target, with every partition listed.
 
-        Those of an adopted result are what it was found to name by hash.
+        Inputs of an adopted result are the artifacts whose hashes its files name.
         """
         artifact = (
             self.store.current("adopted", target.partition) if target.asset == "adopted" else None
@@ -262,26 +262,26 @@ class Lineage:
         return training is not None and isinstance(training.task, Distilling)
 
     def gates(self, asset: str) -> tuple[Gate, ...]:
-        """The gates of an asset, as the profile wants them.
+        """Return the gates of an asset, with the profile's choice of which of them block.
 
-        One that the profile does not have has its gates too, and no verdict on it counts.
+        An asset that the profile does not have has gates too, but no verdict on it counts.
         """
         stage = self.stages.get(asset)
         return gates_of(asset) if stage is None else stage.gates_by(self.profile)
 
     def counts(self, receipt: Receipt) -> bool:
-        """Whether a verdict was given by the limits of today: of older ones they are not known."""
+        """Whether a verdict was given under today's limits; older receipts record no limits."""
         stage = self.stages.get(receipt.asset)
         return stage is not None and receipt.judged_by == stage.limits(self.profile).recorded()
 
     def today(self, asset: str, partition: str | None) -> dict[str, Any] | None:
-        """The recipe of what the profile makes; ``None`` for what it does not."""
+        """Return the current recipe of an asset; ``None`` if the profile does not make it."""
         stage = self.stages.get(asset)
         made = stage and partition in (self.partitions(stage) if stage.partitions else [None])
         return self.recipe(Target(asset, partition)) if made else None
 
     def recipe(self, target: Target) -> dict[str, Any]:
-        """What decides this target besides its inputs, as its record keeps it: JSON values."""
+        """Return everything besides the inputs that determines a target, as JSON values."""
         stage = self.stage(target.asset)
         recipe = stage.recipe(self.profile, target.partition).recorded()
         files = stage.files(self, target.partition)
@@ -289,7 +289,7 @@ class Lineage:
         return json_values
 
     def code_version(self, stage: Stage) -> str:
-        """The version of a stage's code and of the profile's part, of all its partitions."""
+        """Return the version of a stage's code and of the profile fields of all partitions."""
         # What was adopted is no part of the profile, and the store is not asked for a definition.
         of_profile = stage.partitions not in (None, "adopted")
         keys = self.partitions(stage) if of_profile else [None]
@@ -299,9 +299,9 @@ class Lineage:
 
 
 def claimed_assets(path: Path) -> frozenset[str]:
-    """The assets and partitions that a claims file cites; none when there is no readable file.
+    """Return the assets and partitions that a claims file cites; empty without a readable file.
 
-    The graph must load without it: that the file is missing or wrong is said by ``report_claims``.
+    The graph must load without the file; ``report_claims`` reports a missing or invalid one.
     """
     try:
         return read_claims(path).cited
@@ -310,9 +310,9 @@ def claimed_assets(path: Path) -> frozenset[str]:
 
 
 def reported_assets(path: Path) -> frozenset[str]:
-    """The assets and partitions that a report's template refers to; none when it cannot be read.
+    """Return the assets and partitions that a report template refers to; empty if unreadable.
 
-    As with the claims file, what is wrong with it is said when the report is made.
+    An invalid template is reported when the report is made.
     """
     from fer_ml.report.template import cited_assets, read_template
 

@@ -1,4 +1,4 @@
-"""What Dagster shows of an artifact: counts, plots, tables, and where it came from."""
+"""Metadata that Dagster shows of an artifact: counts, plots, tables and origin."""
 
 import base64
 import csv
@@ -40,9 +40,10 @@ MAX_TABLE_ROWS = 50
 
 
 def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
-    """Metadata of a materialization, from the artifact's record, tables and pictures.
+    """Return the metadata of a materialization, from the artifact's record, tables and pictures.
 
-    Without ``faces``, pictures of faces are named and not shown: Dagster would keep them.
+    Without ``faces``, pictures of faces are listed but not embedded, because Dagster would store
+    them.
     """
     record = artifact.record
     numbers: dict[str, Any] = {
@@ -81,7 +82,7 @@ def artifact_metadata(artifact: Artifact, *, faces: bool) -> dict[str, Any]:
 
 
 def _number(value: int | float | str) -> int | float | str:
-    """Six digits of a number are enough to read and to plot; the files have all of them."""
+    """Round a number to six digits for display; the files keep full precision."""
     if not isinstance(value, float):
         return value
     # NaN cannot be stored as a number; as text it still says that nothing was measured.
@@ -89,7 +90,7 @@ def _number(value: int | float | str) -> int | float | str:
 
 
 def main_table(artifact: Artifact) -> str | None:
-    """The CSV that the asset is: a manifest, or one of ``MAIN_TABLES``; ``None`` without one."""
+    """Return the main CSV: a manifest, or one of ``MAIN_TABLES``; ``None`` without one."""
     files = artifact.record.files
     manifests = [name for name in files if name.removesuffix(".csv") + ".parquet" in files]
     tables = [name for name in (*manifests, *MAIN_TABLES) if name in files]
@@ -97,7 +98,7 @@ def main_table(artifact: Artifact) -> str | None:
 
 
 def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
-    """Rows and columns of a CSV, as Dagster shows them on the asset's page."""
+    """Return rows and columns of a CSV for the asset's page."""
     import polars as pl
 
     from fer_ml.manifests.schema import SCHEMA
@@ -123,9 +124,9 @@ def _table_shape(artifact: Artifact, name: str) -> dict[str, Any]:
 
 
 def _pictures(artifact: Artifact, faces: bool) -> dict[str, Any]:
-    """Pictures in place, as long as all of them stay below ``MAX_INLINE_BYTES``.
+    """Return pictures to embed, up to ``MAX_INLINE_BYTES`` in total.
 
-    Those of the ensemble come after those of what it taught.
+    Pictures of the ensemble come after those of the students.
     """
     shown: dict[str, Any] = {}
     left = MAX_INLINE_BYTES
@@ -170,13 +171,13 @@ def _tables(artifact: Artifact) -> dict[str, Any]:
 
 
 def _inline(artifact: Artifact, name: str) -> str:
-    """A picture as an address that holds all of it."""
+    """Return a picture as a data URL."""
     data = base64.b64encode(read_file(artifact.file(name))).decode()
     return f"data:image/png;base64,{data}"
 
 
 def _report(artifact: Artifact) -> str:
-    """The report with its figures in place, as many as do not slow the page."""
+    """Return the report with embedded figures, as many as keep the page fast."""
     text = read_text(artifact.file("report.md")).replace(
         f"]({FROM_REPORT}{FOLDER}/", f"]({PAGES}{FOLDER}/"
     )
@@ -189,7 +190,7 @@ def _report(artifact: Artifact) -> str:
 
 
 def _adoption(artifact: Artifact) -> dict[str, Any]:
-    """The checks of an adopted result, and what had to be taken on trust."""
+    """Return the checks of an adopted result, and what could not be verified."""
     examination = artifact.read_json(ADOPTION_FILE)
     marks = {True: "🟢", False: "🔴"}
     return {
@@ -223,7 +224,7 @@ def _sources_table(artifact: Artifact) -> Any:
 
 
 def _rules_table(artifact: Artifact) -> Any:
-    """Every rule with what it found in each manifest."""
+    """Return a table of every rule with its findings in each manifest."""
     reports = {
         name.removeprefix("manifest_validation_").removesuffix(".json"): artifact.read_json(name)
         for name in artifact.record.files
@@ -266,7 +267,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> Any:
 
 
 def claims_links(profile: str, claims: list[dict[str, Any]]) -> str:
-    """The claims of ``claims.json`` as Markdown: each with links to every asset it rests on."""
+    """Return the claims of ``claims.json`` as Markdown with links to all assets they depend on."""
     lines = []
     for claim in claims:
         mark = STATUS_MARKS.get(claim["status"], "🔴")
@@ -280,7 +281,7 @@ def claims_links(profile: str, claims: list[dict[str, Any]]) -> str:
 
 
 def _path_of(profile: str, rests: list[str]) -> str:
-    """Links from the artifact that a claim cites, the first, to all it rests on."""
+    """Yield links from the cited artifact, which comes first, to everything that it depends on."""
     path = asset_path(profile, parse_label(rests[0])[0])
     cited, *made_of = (link(profile, *parse_label(item)) for item in rests)
     return (
@@ -290,7 +291,7 @@ def _path_of(profile: str, rests: list[str]) -> str:
 
 
 def outcome_metadata(gate: Gate, outcome: Outcome, artifact: Artifact) -> Mapping[str, Any]:
-    """Metadata of a check of ``artifact``: value, limit, examples, and the fix when it failed."""
+    """Return metadata of a check: value, limit, examples and, when it failed, the fix."""
     shown: dict[str, Any] = {"value": outcome.value, "limit": outcome.limit, "asks": gate.asks}
     shown["folder"] = dg.MetadataValue.path(str(artifact.folder))
     shown["sha256"] = artifact.sha256

@@ -1,8 +1,8 @@
-"""``fer migrate``: bring a project of an earlier version along.
+"""``fer migrate``: bring a project of an earlier version up to date.
 
-What a person wrote (``fer.toml``, claims) is rewritten, with the old file kept beside it; Dagster's
-database is brought to its schema, with a copy kept. Nothing in an artifact root is: its files are
-immutable and hashed, so files of an earlier version are read as they are, or made again.
+Files written by a person (``fer.toml``, claims) are rewritten, and the old file is kept beside
+each. Dagster's database is migrated to the current schema, and a copy is kept. Artifacts are never
+changed: their files are immutable and hashed, so old ones are read as they are, or made again.
 """
 
 import re
@@ -26,7 +26,7 @@ from fer_ml.base.versions import upgraded, versions_of
 
 @dataclass(frozen=True)
 class Change:
-    """One change of a migration: what is changed, how, and the function that does it."""
+    """One change of a migration: its object, a description, and the function that does it."""
 
     where: Path
     what: str
@@ -34,9 +34,9 @@ class Change:
 
 
 def changes(settings: Settings) -> Iterator[Change]:
-    """All that is behind; nothing is changed before a change is carried out.
+    """Yield all pending changes; nothing is changed until a change is carried out.
 
-    Each is whole or not there, so whatever an interrupted migration left is found again.
+    Each change is atomic, so a later migration finds whatever an interrupted one left.
     """
     yield from _text(settings.project / CONFIG_FILE, "fer.toml", _parse_toml, _new_toml)
     for path in sorted((settings.project / "claims").glob("*.yaml")):
@@ -45,9 +45,9 @@ def changes(settings: Settings) -> Iterator[Change]:
 
 
 def made_again(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    """The artifacts that this version makes again because its code or recipe is another, and why.
+    """Yield the artifacts that this version makes again because code or recipe changed, and why.
 
-    Neither bytes nor raw folders are looked at: ``fer materialize`` does that.
+    Bytes and raw folders are not checked here; ``fer materialize`` checks them.
     """
     for target in pipeline.targets():
         artifact = pipeline.store.current(target.asset, target.partition)
@@ -64,9 +64,9 @@ def _text(
     parse: Callable[[str], dict[str, Any]],
     rewrite: Callable[[str], str],
 ) -> Iterator[Change]:
-    """A file that a person wrote, rewritten line by line so that comments stay.
+    """Return the change of a file that a person wrote, line by line so that comments stay.
 
-    ``FerError`` when the new text does not mean exactly what the old one is read as.
+    Raises ``FerError`` if the new text does not mean exactly the same as the old one.
     """
     if not path.is_file():
         return
@@ -152,7 +152,7 @@ def _new_claim(text: str) -> str:
 
 
 def _dagster(home: Path) -> Iterator[Change]:
-    """Dagster's database, where there is one and its schema is not that of this Dagster."""
+    """Return the migration of Dagster's database, if there is one with an older schema."""
     if not (home / "history").is_dir():
         return
     with dagster_instance() as instance:

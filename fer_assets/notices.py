@@ -1,4 +1,4 @@
-"""What a failed run has to tell people: its red gates, or its fault, and the claims on them."""
+"""The notice about a failed run: its failed gates or its error, and the claims affected."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -17,7 +17,7 @@ MAX_CLAIMS = 10
 
 
 def gate_fault(evaluation: dg.AssetCheckEvaluation) -> str:
-    """A red gate with its value, limit, examples and fix."""
+    """Return the text of a failed gate: value, limit, examples and fix."""
     shown = {key: value.value for key, value in evaluation.metadata.items()}
     table = evaluation.metadata.get("examples")
     if isinstance(table, dg.TableMetadataValue):
@@ -32,7 +32,7 @@ def gate_fault(evaluation: dg.AssetCheckEvaluation) -> str:
 
 
 def red_gates(events: Iterable[dg.DagsterEvent]) -> Iterator[dg.AssetCheckEvaluation]:
-    """The blocking gates among a run's events that did not pass."""
+    """Yield the blocking gates that failed, from a run's events."""
     for event in events:
         if event.event_type_value == "ASSET_CHECK_EVALUATION":
             evaluation = event.asset_check_evaluation_data
@@ -41,7 +41,7 @@ def red_gates(events: Iterable[dg.DagsterEvent]) -> Iterator[dg.AssetCheckEvalua
 
 
 def step_fault(event: dg.DagsterEvent) -> str:
-    """Why a step failed, as its own message, or else as the innermost error's."""
+    """Return why a step failed: its own message, or else that of the innermost error."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
@@ -54,7 +54,7 @@ def step_fault(event: dg.DagsterEvent) -> str:
 def notice_of(
     pipeline: Pipeline, run: dg.DagsterRun, events: Iterable[dg.DagsterEvent], last_word: str
 ) -> Notice:
-    """The notice of a failed run; ``last_word`` is told when no step of it says why."""
+    """Return the notice of a failed run; ``last_word`` is used when no step says why it failed."""
     events = list(events)
     gates = list(red_gates(events))
     faults = [e for e in events if e.event_type_value == "STEP_FAILURE"]
@@ -93,7 +93,7 @@ def notice_of(
 
 
 def _not_grounded(pipeline: Pipeline) -> list[str]:
-    """The claims that hold the report up; the gate's examples name only the first of them."""
+    """Return the claims that block the report; the gate's examples name only the first ones."""
     artifact = pipeline.store.current(CLAIMS_ASSET)
     claims = artifact.read_json("claims.json")["claims"] if artifact else []
     return [claim["id"] for claim in claims if claim["status"] != "grounded"]

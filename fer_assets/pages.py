@@ -1,7 +1,7 @@
-"""What stands on an asset's page before anything is made, and the views that `fer ui` names.
+"""Descriptions of asset pages, and the addresses of views that ``fer ui`` prints.
 
-An asset's description answers what it is, whether it is good, what it is made of and what rests on
-it, with links; the figures and pictures of its materializations are in ``metadata``.
+An asset's description says what it is, how good it is, its inputs and what depends on it, with
+links. Figures and pictures of its materializations come from ``metadata``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -45,7 +45,7 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def view_path(selection: str, unfolded: Sequence[str] = ()) -> str:
-    """The path below the UI's address at which ``selection`` is shown as graph or as catalog."""
+    """Return the UI path that shows ``selection`` as a graph or as a catalog."""
     quoted = quote(selection, safe="")
     if not unfolded:
         return f"/assets?asset-selection={quoted}"
@@ -54,30 +54,30 @@ def view_path(selection: str, unfolded: Sequence[str] = ()) -> str:
 
 
 def asset_path(profile: str, asset: str, partition: str | None = None) -> str:
-    """The path of an asset's page, or of one partition of it."""
+    """Return the path of the page of an asset, or of one partition of it."""
     page = f"/assets/{profile}/{asset}"
     return f"{page}?view=partitions&partition={partition}" if partition else page
 
 
 def check_path(profile: str, asset: str, rule: str) -> str:
-    """The path of a gate on its asset's page."""
+    """Return the path of a gate on its asset's page."""
     return f"{asset_path(profile, asset)}?view=checks&checkDetail={rule}"
 
 
 def runs_path(profile: str) -> str:
-    """The path of the runs of a profile; Dagster lists those of all of them."""
+    """Return the path that lists the runs of one profile; Dagster's own lists those of all."""
     of_profile = f"tag:.dagster/repository={repository_name(profile)}@{LOCATION}"
     return f"/runs?q[0]={quote(of_profile, safe='')}"
 
 
 def link(profile: str, asset: str, partition: str | None = None) -> str:
-    """A Markdown link to an asset's page, with the partition in its name."""
+    """Return a Markdown link to an asset's page; a partition is part of the name."""
     name = f"{asset}[{partition}]" if partition else asset
     return f"[`{name}`]({asset_path(profile, asset, partition)})"
 
 
 def describe_source(pipeline: Pipeline, source: str) -> str:
-    """The page of ``raw/<source>``: what it is and what rests on it."""
+    """Return the description of ``raw/<source>``: what it is and what depends on it."""
     spec = pipeline.profile.source(source)
     consumers = [stage.asset for stage in pipeline.stages.values() if stage.raw == source]
     return "\n\n".join(
@@ -91,7 +91,7 @@ def describe_source(pipeline: Pipeline, source: str) -> str:
 
 
 def describe(pipeline: Pipeline, stage: Stage) -> str:
-    """The page of a stage's asset as Markdown: what, good, made of, rests on it, more."""
+    """Return the Markdown description of a stage's asset: content, quality, inputs, dependants."""
     made_of = [need.asset for need in stage.needs]
     if stage.raw is not None:
         made_of.insert(0, f"raw/{stage.raw}")
@@ -111,12 +111,12 @@ def describe(pipeline: Pipeline, stage: Stage) -> str:
 
 
 def claims_on(stages: Mapping[str, Stage], claims: Sequence[Claim], asset: str) -> list[str]:
-    """The ids of the claims that cite ``asset`` or something made of it, in the file's order."""
+    """Return the ids of claims that cite ``asset`` or anything made from it, in file order."""
     return claims_citing(claims, downstream(stages, asset))
 
 
 def claims_citing(claims: Sequence[Claim], assets: Set[str]) -> list[str]:
-    """The ids of the claims that cite one of ``assets``, in the file's order."""
+    """Return the ids of claims that cite one of ``assets``, in file order."""
     citing_ids = {claim.id for claim in claims if claim.assets & assets}
     # A comparison names no asset: it rests on what its two claims rest on.
     return [
@@ -128,7 +128,7 @@ def claims_citing(claims: Sequence[Claim], assets: Set[str]) -> list[str]:
 
 
 def downstream(stages: Mapping[str, Stage], asset: str) -> set[str]:
-    """``asset`` and everything that is made of it, at any distance."""
+    """Return ``asset`` and everything made from it, directly or indirectly."""
     assets = {asset}
     # The table's order follows the inputs, so one pass is enough.
     for stage in stages.values():

@@ -1,4 +1,4 @@
-"""Making and judging one target of the lineage, from gated inputs. Imports no Dagster."""
+"""Make and judge single targets of the lineage, from gated inputs. Imports no Dagster."""
 
 import contextlib
 import logging
@@ -34,17 +34,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pipeline(Lineage):
-    """A lineage that can be made."""
+    """A lineage whose targets can be made and judged."""
 
     @classmethod
     def open(cls, profile: str | None = None) -> "Pipeline":
-        """The pipeline that the environment and ``fer.toml`` describe."""
+        """Open the pipeline that the environment and ``fer.toml`` describe."""
         current_settings = settings()
         loaded = load_profile(current_settings, profile)
         return cls(current_settings, loaded, open_store(current_settings, loaded.name))
 
     def looking_again(self, since: float) -> "Pipeline":
-        """The pipeline for a full pass: looks at files before ``since`` (s) do not count."""
+        """Return a pipeline that ignores image checks remembered from before ``since`` (s)."""
         return replace(self, store=replace(self.store, looked_since=since))
 
     def job(
@@ -53,10 +53,10 @@ class Pipeline(Lineage):
         without: Collection[Target] = (),
         needs: Collection[Target] | None = None,
     ) -> tuple[Job[Any], list[Input]]:
-        """What the build function of a target is given, from gated inputs, and its inputs.
+        """Return the job for a target's build function, and its inputs, which passed their gates.
 
-        Inputs ``without`` which it must do, since they are still to be made, are left out;
-        ``needs`` take the place of those that the stage declares.
+        Inputs in ``without`` are left out because they are still to be made. ``needs`` replaces the
+        inputs that the stage declares.
         """
         stage = self.stage(target.asset)
         self.store.fetch_log()
@@ -101,7 +101,7 @@ class Pipeline(Lineage):
         return job, declared
 
     def _require_partition(self, stage: Stage, target: Target) -> None:
-        """``FerError`` for a partition that the profile does not have; one may be adopted anew."""
+        """Raise ``FerError`` for a partition that the profile lacks; adopted ones may be new."""
         table = stage.partitions
         if table in (None, "adopted") or target.partition in self.partitions(stage):
             return
@@ -119,10 +119,10 @@ class Pipeline(Lineage):
         build: Callable[[RunFolder, Job[Any]], None] | None = None,
         needs: Collection[Target] | None = None,
     ) -> Artifact:
-        """Materialize one target from gated inputs; returns the new current artifact.
+        """Materialize one target from gated inputs, and return the new current artifact.
 
-        ``build`` takes the place of the stage's own function, and ``needs`` that of its declared
-        inputs, for results made elsewhere.
+        For results made elsewhere, ``build`` replaces the stage's own function, and ``needs`` its
+        declared inputs.
         """
         stage = self.stage(target.asset)
         with self._step("make", target, run_id) as known:
@@ -147,7 +147,7 @@ class Pipeline(Lineage):
         return artifact
 
     def _note_look(self, run: RunFolder, job: Job[Any], run_id: str | None) -> None:
-        """Note in the ledger which sets the numbers of ``run`` are of: its own, or its inputs'."""
+        """Record in the ledger the evaluation sets that the numbers of ``run`` belong to."""
         files = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
         sets_file = run.folder / SETS_FILE
         if not sets_file.is_file():
@@ -165,7 +165,7 @@ class Pipeline(Lineage):
         self.store.share_log()
 
     def place_images(self, raw: dict[str, str]) -> None:
-        """Link the images of manifests that another machine made, out of the raw folders here."""
+        """Link images of manifests made on another machine, from this machine's raw folders."""
         for source in self.profile.sources:
             target = Target(f"manifest/{source.name}")
             is_placed = (self.store.root / "cleaned" / source.name).is_dir()
@@ -180,7 +180,7 @@ class Pipeline(Lineage):
 
     @contextlib.contextmanager
     def _step(self, what: str, target: Target, run_id: str | None) -> Iterator[dict[str, Any]]:
-        """One step: what is logged in it carries its names, and it is a span."""
+        """Run one step: log lines inside carry its names, and it is exported as a span."""
         names = {
             "profile": self.profile.name,
             "run": run_id,
@@ -196,7 +196,7 @@ class Pipeline(Lineage):
                 raise
 
     def judge(self, target: Target, run_id: str | None = None) -> list[Outcome]:
-        """Run the gates of a target's current artifact and write their receipts."""
+        """Run the gates of a target's current artifact, write receipts, return the outcomes."""
         with self._step("judge", target, run_id) as known:
             outcomes, sha256 = self._judge(target, run_id)
             known |= {"sha256": sha256, **{f"gate.{o.rule}": word_of(o.passed) for o in outcomes}}
@@ -245,5 +245,5 @@ class Pipeline(Lineage):
 
 
 def _finite_or_text(value: float | str) -> float | str:
-    """JSON knows no NaN and no infinity: such a value is told as text."""
+    """Replace NaN and infinity by text, because JSON has neither."""
     return value if isinstance(value, str) or math.isfinite(value) else str(value)

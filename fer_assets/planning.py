@@ -1,4 +1,4 @@
-"""What has to be made now, batch by batch, and what is left out because of what failed."""
+"""Plan what has to be made, batch by batch, and what is left out after a failure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from fer_ml.storage.artifact import Artifact
 
 @dataclass(frozen=True)
 class Work:
-    """One run to start: a stage's job, with the targets to make and those only to judge."""
+    """One run to start: a stage's job, the targets to make, and the targets only to judge."""
 
     job: str
     partition: str | None
@@ -37,17 +37,16 @@ class Made:
 
 @dataclass
 class Failures:
-    """What could not be made: the fault of each target that failed, and what rests on these.
+    """What could not be made: the error of each failed target, and the targets that depend on them.
 
-    ``lost`` are the targets that were left out, each with those that failed among what it is made
-    of, at any distance.
+    ``lost`` maps each skipped target to the failed ones among its direct and indirect inputs.
     """
 
     faults: dict[Target, FerError] = field(default_factory=dict)
     lost: dict[Target, list[Target]] = field(default_factory=dict)
 
     def note(self, target: Target, error: FerError | OSError) -> None:
-        """``target`` has failed, be it that the system refuses to read what is there."""
+        """Record that ``target`` failed, also if the operating system refuses to read a file."""
         if isinstance(error, OSError):
             error = FerError(
                 f"a file cannot be read: {error.strerror or error}",
@@ -58,7 +57,7 @@ class Failures:
         self.faults[target] = error
 
     def below(self, needed: Iterable[Target]) -> list[Target]:
-        """Those that failed among ``needed`` and what these are made of."""
+        """Return the failed targets among ``needed`` and their direct and indirect inputs."""
         causes = ([n] if n in self.faults else self.lost.get(n, []) for n in needed)
         return list(dict.fromkeys(target for targets in causes for target in targets))
 
@@ -67,9 +66,9 @@ class Failures:
 
 
 class StageFailed(FerError):
-    """Something could not be made or did not pass a gate; the first fault is its text.
+    """A target could not be made or failed a gate; the message is the first error.
 
-    ``done`` was made all the same, and ``failures`` are all that was not.
+    ``done`` lists what was made nevertheless, and ``failures`` everything that was not.
     """
 
     def __init__(self, failures: Failures, done: Sequence[Made] = ()) -> None:
@@ -86,9 +85,9 @@ class StageFailed(FerError):
 
 
 def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures) -> dict[str, str]:
-    """Fingerprint the raw folders, note each change in Dagster, and return them by source.
+    """Fingerprint the raw folders, report each change to Dagster, return fingerprints by source.
 
-    The manifest of a source that is not there has failed.
+    If a source is missing, its manifest counts as failed.
     """
     ensure_raw(pipeline.profile, pipeline.store)
     fingerprints = {}
@@ -105,7 +104,7 @@ def observe(pipeline: Pipeline, instance: dg.DagsterInstance, failures: Failures
 
 
 def batches(pipeline: Pipeline, selected: Iterable[Target]) -> list[list[Target]]:
-    """The targets grouped by stage and partition, in an order in which each follows its inputs."""
+    """Group the targets by stage and partition, each group after its inputs."""
     grouped: dict[tuple[str, str | None], list[Target]] = {}
     for target in selected:
         group = pipeline.stage(target.asset).group
@@ -122,9 +121,10 @@ def plan(
     *,
     force: bool,
 ) -> Work | None:
-    """What has to be done for one batch now, or ``None`` when it is up to date.
+    """Return what has to be done for one batch, or ``None`` if it is up to date.
 
-    What rests on something that failed is left out; a target that cannot be looked at has failed.
+    Targets that depend on a failure are left out; a target that cannot be examined counts as
+    failed.
     """
     make: dict[Target, str] = {}
     judge = []
@@ -150,7 +150,7 @@ def plan(
 
 
 def leave_out(failures: Failures, target: Target, needed: Iterable[Target]) -> bool:
-    """Note ``target`` as lost if it rests on what failed; whether it does."""
+    """Record ``target`` as lost if it depends on a failed one; return whether it does."""
     below = failures.below(needed)
     if below:
         failures.lost[target] = below

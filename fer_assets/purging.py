@@ -1,4 +1,4 @@
-"""``fer purge``: what is found in every profile, carried out on demand, with the claims on it."""
+"""``fer purge``: find data in every profile, remove it on demand, and name affected claims."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fer_ml.storage.store import Store
 
 @dataclass(frozen=True)
 class Plan:
-    """What a purge removes and what rests on it, by profile. ``claims`` are by profile too."""
+    """What a purge removes and what depends on it, by profile; ``claims`` are by profile too."""
 
     wanted: purge.Wanted
     holdings: tuple[purge.Holding, ...]
@@ -26,7 +26,7 @@ class Plan:
 
     @property
     def files(self) -> list[Path]:
-        """Every file and folder that goes."""
+        """Return every file and folder that is removed."""
         faces = (
             folder / name
             for f in self.holdings
@@ -39,16 +39,16 @@ class Plan:
 
     @property
     def raw(self) -> list[Path]:
-        """Raw files that hold it still: they are the user's, and stay."""
+        """Return raw files that still contain the data; they belong to the user and are kept."""
         return [path for part in self.holdings for path in part.raw]
 
     @property
     def resting(self) -> list[str]:
-        """Assets whose current or former run folders rest on it, by profile."""
+        """Return, by profile, assets with a current or former run directory that uses the data."""
         return sorted({f"{p.store.profile}/{a.key}" for p in self.holdings for a in p.resting})
 
     def to_json(self, *, carried_out: bool) -> dict[str, Any]:
-        """Everything as JSON values."""
+        """Return the plan as JSON values."""
         return {
             "schema_version": 1,
             "carried_out": carried_out,
@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(settings: Settings, kind: str, name: str) -> Plan:
-    """Look for it in every profile below the artifact root. Changes nothing."""
+    """Search for it in every profile below the artifact root. Changes nothing."""
     profile_stores = stores(settings)
     if kind == "source":
         wanted = purge.find_source(profile_stores, name)
@@ -76,9 +76,9 @@ def plan(settings: Settings, kind: str, name: str) -> Plan:
 
 
 def carry_out(settings: Settings, plan: Plan, reason: str) -> None:
-    """Do what was planned, and take pictures of it out of Dagster, where they were let in.
+    """Carry out the plan, and delete pictures of it from Dagster, if faces were shown there.
 
-    Repeated, it does what a first try did not come to.
+    A repeated call completes what an interrupted one left.
     """
     from fer_assets.abandoned import forget_pictures
 
@@ -107,7 +107,7 @@ def _session(settings: Settings, profile_stores: list[Store], named: Path) -> pu
 
 
 def _claims(holdings: tuple[purge.Holding, ...]) -> Iterator[tuple[str, list[str]]]:
-    """The claims of each profile that rest on current run folders; old profiles have none."""
+    """Return claims that depend on current run directories; unreadable profiles: none."""
     for part in holdings:
         try:
             pipeline = Pipeline.open(part.store.profile)

@@ -1,4 +1,4 @@
-"""Results from elsewhere: trainings packed here and taken back, and those of the first pipeline."""
+"""Results from elsewhere: trainings packed here and adopted, and those of the first pipeline."""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from fer_ml.storage.job import Job
 
 
 def pack_targets(pipeline: Pipeline, targets: list[Target], folder: Path) -> None:
-    """Pack these trainings, and the labelling between them, in their order into ``folder``."""
+    """Pack these trainings, and the labelling between them, in order, into ``folder``."""
     from fer_ml.runs.parts import pack
 
     stages = {target: pipeline.stage(target.asset) for target in targets}
@@ -44,7 +44,7 @@ def _part(stage: Stage, job: Job[Any]) -> Any:
 
 
 def adopt_run(pipeline: Pipeline, folder: Path, instance: dg.DagsterInstance) -> Artifact:
-    """Make a run that was trained elsewhere the current artifact of its asset, and judge it."""
+    """Make a packed run that was trained elsewhere its asset's current artifact, and judge it."""
     from fer_ml.runs.taking_in import step_of, take_in
 
     step = step_of(folder)
@@ -81,10 +81,10 @@ def adopt_foreign(
     roots: Sequence[Path] = (),
     replace: bool = False,
 ) -> Artifact:
-    """Take a result of the first pipeline in as a partition of ``adopted``, and judge it.
+    """Adopt a result of the first pipeline as a partition of ``adopted``, and judge it.
 
-    ``name`` is the partition, by default what is adopted is called. One that is taken already is
-    refused unless ``replace`` is set.
+    ``name`` is the partition; the default is the result's own name. An existing name is refused
+    unless ``replace`` is set.
     """
     from fer_ml.adoption.build import build_foreign
     from fer_ml.adoption.folder import adopted_name, named_hashes, recognise
@@ -113,7 +113,7 @@ def adopt_foreign(
 
 
 def manifests_of(pipeline: Pipeline, hashes: set[str]) -> list[Target]:
-    """The current manifests, made here or adopted, that hold a csv with one of these sha256."""
+    """Return the current manifests, made or adopted, with a csv of one of these sha256."""
     targets = []
     for target in pipeline.targets():
         if target.asset != "adopted" and pipeline.stage(target.asset).group != "manifests":

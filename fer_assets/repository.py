@@ -1,4 +1,4 @@
-"""The definitions of a profile, as a repository of its name."""
+"""The Dagster definitions of a profile, as a repository with the profile's name."""
 
 import logging
 import warnings
@@ -43,7 +43,7 @@ STEP_MEMORY = 2 * 2**30
 
 @cache
 def opened(profile: str) -> dg.RepositoryDefinition:
-    """The repository of a profile by its name, for a process of Dagster's own."""
+    """Return the repository of a profile by name, for a process that Dagster starts."""
     logs.start()
     held = definitions_for(Pipeline.open(profile))
     return dg.create_repository_using_definitions_args(
@@ -58,7 +58,7 @@ def opened(profile: str) -> dg.RepositoryDefinition:
 
 
 def definitions_for(pipeline: Pipeline) -> dg.Definitions:
-    """All assets, checks, jobs, schedules and sensors of a pipeline."""
+    """Return all assets, checks, jobs, schedules and sensors of a pipeline."""
     pipeline = replace(pipeline)  # What is shown is asked of the store now, and once.
     stages = pipeline.dagster_stages
     flow = when_an_input_changed()
@@ -99,9 +99,9 @@ def definitions_for(pipeline: Pipeline) -> dg.Definitions:
 
 
 def _executor(here: Settings) -> dg.ExecutorDefinition:
-    """Who makes the steps: their run's own process, or the machines of a Ray cluster.
+    """Return the executor of steps: the run's own process, or the machines of a Ray cluster.
 
-    With a process for each, most steps would wait longer for their imports than they work.
+    With one process per step, importing would take longer than the work of most steps.
     """
     if environment().FER_ENGINE != RAY:
         return dg.in_process_executor

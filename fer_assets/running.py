@@ -1,6 +1,6 @@
-"""What has to be made, and making it: the work behind ``fer materialize`` and job ``everything``.
+"""Decide what has to be made, and make it, for ``fer materialize`` and the job ``everything``.
 
-Groups of assets run one after the other, each as a Dagster run of its stage's job, in this process.
+Groups of assets run one after the other in this process, each as a Dagster run of its stage's job.
 After each run the next group is planned anew, so that an unchanged result makes no later group
 stale.
 """
@@ -52,9 +52,9 @@ def materialize(
 ) -> list[Made]:
     """Make what is missing or stale among the selected targets, and judge what was not judged.
 
-    Without ``select`` these are all but those that are made on request only. What fails stops what
-    rests on it and nothing else: ``StageFailed`` comes after the rest was made.
-    ``KeyboardInterrupt`` when it is stopped; what is finished stays.
+    Without ``select``, everything is made except what is made on request only. A failure skips only
+    the targets that depend on it; ``StageFailed`` is raised after the others are made. Raises
+    ``KeyboardInterrupt`` when stopped; finished artifacts stay.
     """
     if isinstance(select, Selection):
         require_inputs(pipeline, select, force=force)
@@ -93,7 +93,7 @@ def materialize(
 
 
 def _definitions(pipeline: Pipeline) -> Callable[[], dg.Definitions]:
-    """The definitions, made when there is something to run: they take a part of a second."""
+    """Return the Dagster definitions, built only when something runs: that is not instant."""
 
     @cache
     def definitions() -> dg.Definitions:
@@ -112,9 +112,9 @@ def _run(
     failures: Failures,
     tags: Mapping[str, str] = {},
 ) -> None:
-    """Start the run of a stage and wait for it; what it did not make is noted in ``failures``.
+    """Start the run of a stage, wait for it, and record what it did not make in ``failures``.
 
-    ``KeyboardInterrupt`` when it was stopped.
+    Raises ``KeyboardInterrupt`` if the run was stopped.
     """
     profile = pipeline.profile.name
     keys = {asset_key(profile, target.asset) for target in work.make}
@@ -151,7 +151,7 @@ def _run(
 def _note(
     pipeline: Pipeline, work: Work, result: dg.JobExecutionResult, failures: Failures
 ) -> None:
-    """Note what a run did not make, and why."""
+    """Record what a run did not make, and why."""
     started = {*work.make, *work.judge}
     targets = {target.asset: target for target in pipeline.targets() if target in started}
     steps = {step_of(pipeline.profile.name, a): target for a, target in targets.items()}
@@ -182,7 +182,7 @@ def _note(
 
 
 def _stopped(result: dg.JobExecutionResult) -> bool:
-    """Whether a run ended because this process, or the run, was told to stop."""
+    """Whether a run ended because this process or the run was told to stop."""
     reasons = [
         event.job_failure_data.failure_reason
         for event in result.all_events
@@ -195,7 +195,7 @@ def _stopped(result: dg.JobExecutionResult) -> bool:
 def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstance) -> None:
     """Judge a target's current artifact in a run of its stage's job; ``StageFailed`` if it blocks.
 
-    Dagster takes the verdict on a partition without a run once and never again.
+    Dagster accepts a verdict without a run only once for each partition.
     """
     job, failures = GROUPS[pipeline.stage(target.asset).group].job, Failures()
     work = Work(job, target.partition, {}, (target,))
@@ -205,9 +205,9 @@ def judge_in_run(pipeline: Pipeline, target: Target, instance: dg.DagsterInstanc
 
 
 def announce(pipeline: Pipeline, artifact: Artifact, instance: dg.DagsterInstance) -> None:
-    """Tell Dagster of an artifact, and of its verdicts, that it does not show as the latest.
+    """Report an artifact and its verdicts to Dagster, unless Dagster shows them as the latest.
 
-    That is so when another instance or a notebook made the last one.
+    This happens when another instance or a notebook made the latest artifact.
     """
     record = artifact.record
     key = asset_key(pipeline.profile.name, record.asset)

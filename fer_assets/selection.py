@@ -1,9 +1,9 @@
-"""What ``--select`` means: names of this project, and Dagster's own selection syntax.
+"""Interpret ``--select``: names of this project, and Dagster's selection syntax.
 
-Parts that are separated by commas are put together. A part is a name (an asset, one partition of
-it, or a group), or an expression of Dagster's syntax over such names: ``+teacher[B3]``,
-``key:student_* and not kind:onnx``. Dagster knows assets; here its parser is given each partition
-as an asset of its own, so that ``+`` follows what that partition needs.
+Commas separate parts, and the result is their union. A part is a name (an asset, one partition of
+it, or a group) or an expression in Dagster's syntax over such names: ``+teacher[B3]``,
+``key:student_* and not kind:onnx``. Dagster's parser works on assets, so it is given each partition
+as an asset of its own; ``+`` then follows the inputs of that partition only.
 """
 
 import re
@@ -36,7 +36,7 @@ TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Selection:
-    """Which targets are meant by ``text``, and by each part of it. Called, it tells of one."""
+    """The targets that ``text`` and each part of it select; call it to test one target."""
 
     text: str
     parts: dict[str, frozenset[Target]]
@@ -47,7 +47,7 @@ class Selection:
 
 
 def read_selection(pipeline: Lineage, text: str) -> Selection:
-    """The selection that ``text`` means; ``FerError`` when a part of it names nothing."""
+    """Parse ``text`` into a selection; ``FerError`` if a part of it matches nothing."""
     names = _names(pipeline)
     parts = {part: frozenset(names.get(part) or _resolve(pipeline, part)) for part in _split(text)}
     if not parts:
@@ -56,9 +56,10 @@ def read_selection(pipeline: Lineage, text: str) -> Selection:
 
 
 def require_inputs(pipeline: Lineage, selection: Selection, *, force: bool = False) -> None:
-    """``FerError`` where a selected target would be made of what is not there or not sound.
+    """Raise ``FerError`` if an input of a selected target is missing or invalid.
 
-    It names the selection that makes it. Nothing is drawn or started for the answer.
+    The error names the selection that would make it. Nothing is generated or started for this
+    check.
     """
     faults: dict[str, tuple[str, str | None]] = {}
     wanted: dict[str, str] = {}
@@ -87,7 +88,7 @@ def require_inputs(pipeline: Lineage, selection: Selection, *, force: bool = Fal
 def _unusable(
     pipeline: Lineage, target: Target, need: Target, force: bool
 ) -> tuple[str, str | None] | None:
-    """Why nothing can be made of ``need`` as it is, and what to do first, or ``None``."""
+    """Return why ``need`` cannot be used and what to do first, or ``None``."""
     artifact = pipeline.store.current(need.asset, need.partition)
     if artifact is None:
         return "which has not been made yet", None
@@ -105,13 +106,13 @@ def _unusable(
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas; one in quotes is part of a name."""
+    """Split at commas, except inside quotes."""
     parts = re.findall(r'(?:"[^"]*"|[^,"]|")+', text)
     return [part.strip() for part in parts if part.strip()]
 
 
 def _names(pipeline: Lineage) -> dict[str, list[Target]]:
-    """What each name means: an asset, one partition, or a group."""
+    """Return the targets by name: assets, single partitions and groups."""
     names: dict[str, list[Target]] = {}
     for target in pipeline.targets():
         for name in {target.asset, target.label, pipeline.stage(target.asset).group}:
@@ -120,7 +121,7 @@ def _names(pipeline: Lineage) -> dict[str, list[Target]]:
 
 
 def _resolve(pipeline: Lineage, part: str) -> set[Target]:
-    """What an expression means, by Dagster's own parser."""
+    """Return the targets that an expression selects, using Dagster's parser."""
     graph = _Graph(pipeline)
     keys = graph.meant(_translated(graph, part))
     if keys is None:
@@ -146,7 +147,7 @@ def _resolve(pipeline: Lineage, part: str) -> set[Target]:
 
 
 def _translated(graph: "_Graph", part: str) -> str:
-    """The expression in the words of the graph; ``FerError`` for a name that means nothing."""
+    """Return the expression in names of the graph; ``FerError`` for a name that matches nothing."""
     done, place = [], 0
     while place < len(part):
         token = TOKEN.match(part, place)
@@ -173,7 +174,7 @@ def _translated(graph: "_Graph", part: str) -> str:
 
 
 class _Graph:
-    """Every partition as an asset of its own, for Dagster's parser; raw folders beside them."""
+    """A graph for Dagster's parser: every partition is an asset; raw folders are included."""
 
     def __init__(self, pipeline: Lineage) -> None:
         import dagster as dg
@@ -204,7 +205,7 @@ class _Graph:
         self._graph = dg.Definitions(assets=[targets, *raw]).resolve_asset_graph()
 
     def meant(self, text: str) -> set[str] | None:
-        """The nodes that Dagster finds for ``text``, or ``None`` where it cannot be parsed."""
+        """Return the nodes that Dagster finds for ``text``, or ``None`` if it cannot be parsed."""
         import dagster as dg
 
         try:
@@ -215,7 +216,7 @@ class _Graph:
         return {key.to_user_string() for key in keys}
 
     def name(self, name: str) -> str:
-        """A name of this project, as an expression of the graph."""
+        """Return a name of this project as an expression of the graph."""
         if "*" in name:
             raise FerError(
                 f"the selection {name!r} is ambiguous: names, or everything that depends on a name",
@@ -251,7 +252,7 @@ class _Graph:
         return _or(keys)
 
     def leaf(self, attribute: str, value: str) -> str:
-        """One ``attribute:value``, as an expression of the graph."""
+        """Return one ``attribute:value`` as an expression of the graph."""
         if attribute not in ATTRIBUTES:
             raise FerError(
                 f"unknown attribute {attribute}: in the selection",
@@ -291,5 +292,5 @@ def _or(keys: list[str]) -> str:
 
 
 def _like(name: str, pattern: str) -> bool:
-    """Whether ``name`` is ``pattern``, in which ``*`` stands for anything."""
+    """Whether ``name`` matches ``pattern``, in which ``*`` matches any text."""
     return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None

@@ -1,7 +1,7 @@
-"""Dagster's webserver behind this platform's guard, and its daemon beside it: ``fer ui``.
+"""Serve Dagster's webserver behind an access guard, and run its daemon, for ``fer ui``.
 
-``dagster dev`` starts the webserver bare: any page in the browser of whoever runs it may start
-runs there, and read all of it.
+``dagster dev`` starts the webserver without protection: any web page in the user's browser could
+start runs and read everything.
 """
 
 import signal
@@ -44,10 +44,13 @@ PATIENCE = 60
 
 
 class Webserver(DagsterWebserver):  # type: ignore[type-arg]
-    """Dagster's, where a query comes by POST only: a link or an ``<img>`` cannot send one."""
+    """Dagster's webserver, which accepts GraphQL queries by POST only.
+
+    A link or an ``<img>`` on a foreign page cannot send a POST.
+    """
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
-        """Answer a query, or show the playground, whose page holds none."""
+        """Answer a query, or show the playground, whose page contains no query."""
         if request.method != "POST" and request.query_params:
             return PlainTextResponse("refused: a query comes by POST\n", 405)
         answer: Response = await super().graphql_http_endpoint(request)
@@ -63,12 +66,10 @@ def serve(
     read_only: bool,
     on_ready: Callable[[], None],
 ) -> None:
-    """Serve the UI of a profile, and its evidence, on ``listener`` until it is interrupted.
+    """Serve the UI and the evidence of a profile on ``listener`` until interrupted.
 
-    ``on_ready`` is called when its pages can be opened.
-
-    Schedules and sensors belong to the UI that can start something: it has the daemon beside it,
-    and ends with it.
+    ``on_ready`` is called when the pages can be opened. Unless the UI is read-only, Dagster's
+    daemon for schedules and sensors runs beside it; the UI ends when the daemon ends.
     """
     with ExitStack() as stack:
         instance = stack.enter_context(opened(dagster_home()))
@@ -107,7 +108,7 @@ def serve(
 def _daemon(
     instance: dg.DagsterInstance, workspace: Path, server: uvicorn.Server
 ) -> Iterator[threading.Event]:
-    """Dagster's daemon beside ``server``, which stops when it ends; whether it did by itself."""
+    """Run Dagster's daemon beside ``server`` and stop with it; whether it ended by itself."""
     ref = serialize_value(instance.get_ref())
     command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
     command += ["--instance-ref", ref, "--log-level", "info"]

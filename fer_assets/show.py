@@ -1,4 +1,4 @@
-"""What several commands print: how many gates passed, and the path of a trace as a tree."""
+"""Output that several commands share: numbers of passed gates, and traces as trees."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ STATUS_COLOURS = {"grounded": "green", "stale": "yellow", "ungrounded": "yellow"
 
 
 def checks_text(artifact: Artifact) -> Text:
-    """How many of the applicable gates passed; yellow when one warns, red when one blocks."""
+    """Return how many applicable gates passed; yellow for a warning, red for a blocking failure."""
     gates = artifact.demands.of(artifact.record.asset)
     if not gates:
         return styled(("-", "dim"))
@@ -41,20 +41,20 @@ def checks_text(artifact: Artifact) -> Text:
 
 
 def status_text(claim: Resolved) -> Text:
-    """A claim's status in its colour."""
+    """Return a claim's status in its colour."""
     colour = STATUS_COLOURS.get(claim.status, "red")
     return styled((claim.status.replace("_", " "), colour))
 
 
 def trace_of(pipeline: Pipeline, what: str) -> Traced:
-    """Trace a claim of the profile's claims file by its id, an asset, a file or a hash."""
+    """Trace a claim of the profile's claims file by its id, or an asset, a file or a hash."""
     path = pipeline.claims_file()
     claims = read_claims(path) if path.is_file() else None
     return trace_what(Tracer(pipeline.store, pipeline.fingerprints()), claims, what)
 
 
 def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
-    """The faces that ``what`` means, with all that was made of them."""
+    """Return the faces that ``what`` matches, with everything made from them."""
     from fer_ml.claims.verify import verify_store
     from fer_ml.evidence.faces import find_faces
     from fer_ml.evidence.rows import evidence_of
@@ -67,7 +67,7 @@ def faces_of(pipeline: Pipeline, what: str) -> "list[Face]":
 
 
 def face_tree(face: "Face") -> Tree:
-    """A face: where it is from, who said what, and which claims rest on it."""
+    """Return a tree about a face: its source, the predictions for it, and the claims on it."""
     row = face.row
     tree = Tree(styled((row["sample_id"], "bold"), f" {row['label']} of {row['source']}"))
     if face.purged:
@@ -96,7 +96,7 @@ def face_tree(face: "Face") -> Tree:
 
 
 def trace_tree(traced: Traced) -> Tree:
-    """The path as a tree; what was shown before is named and not unfolded again."""
+    """Return the path as a tree; a node that appeared before is named, but not expanded again."""
     if traced.claim is None:
         tree = Tree(_label(traced.roots[0]))
         _grow(tree, traced.roots[0], set())
@@ -125,7 +125,7 @@ def _grow(branch: Tree, node: Node, seen: set[tuple[str, str]]) -> None:
 
 
 def _short(path: str) -> str:
-    """A path relative to here where that is shorter to read."""
+    """Return a path relative to the current folder if that is shorter."""
     folder = Path.cwd()
     return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
 

@@ -1,7 +1,7 @@
-"""The terms in which a stage is declared. Imports no Dagster.
+"""The types with which a stage is declared. Imports no Dagster.
 
-Each module of ``fer_assets.stages`` declares one stage, or a family of the same kind: its recipe,
-its inputs, what makes it, and its gates with what judges them.
+Each module of ``fer_assets.stages`` declares one stage, or a family of similar stages: recipe,
+inputs, the function that makes it, its gates, and the function that judges them.
 """
 
 import json
@@ -29,7 +29,7 @@ TRAINING, DECODING = "training", "decoding"
 
 @dataclass(frozen=True)
 class Group:
-    """Assets that one job makes, in the order of the stream."""
+    """A group of assets that one job makes, in order of dependency."""
 
     name: str
     job: str
@@ -62,13 +62,13 @@ GROUPS: dict[str, Group] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fields of a profile that decide a stage's result, and nothing else.
+    """The fields of a profile that determine a stage's result, and no others.
 
-    A stage that the profile does not decide has this one, without fields.
+    This base class has no fields; it is for stages that no profile field determines.
     """
 
     def recorded(self) -> dict[str, Any]:
-        """The recipe as JSON values, as the artifact's record keeps it."""
+        """Return the recipe as JSON values, as the artifact's record stores it."""
         values = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
         json_values: dict[str, Any] = json.loads(json.dumps(values))
         return json_values
@@ -76,11 +76,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Limits(Recipe):
-    """The fields of a profile that a stage is judged by. Without fields: no field decides it."""
+    """The profile fields that a stage's verdicts depend on; this base class has none."""
 
 
 def _plain(value: Any) -> Any:
-    """A field's value for JSON, in the form in which its own type is recorded."""
+    """Return a field's value for JSON, in the form that its own type is recorded in."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Training):
@@ -100,9 +100,9 @@ def _plain(value: Any) -> Any:
 class Need:
     """An input: an asset, and which of its partitions.
 
-    ``one``: unpartitioned; ``same``: the consumer's own partition; ``each``: all of them;
-    ``named``: those in ``keys``; ``folds``: those of the consumer's own teacher; ``distilled``:
-    unpartitioned, and for partitions that learn from a teacher only.
+    ``one``: unpartitioned. ``same``: the consumer's partition. ``each``: all partitions. ``named``:
+    those in ``keys``. ``folds``: the folds of the consumer's teacher. ``distilled``: unpartitioned,
+    and only for partitions that learn from a teacher.
     """
 
     asset: str
@@ -111,16 +111,16 @@ class Need:
 
 
 def needs(*assets: str) -> tuple[Need, ...]:
-    """Unpartitioned inputs."""
+    """Return unpartitioned inputs."""
     return tuple(Need(asset) for asset in assets)
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the stages of a project follow from.
+    """Everything from which the stages of a project are derived.
 
-    ``claimed`` are the assets and partitions that the claims file cites, ``reported`` those that
-    the report's template refers to besides the claims.
+    ``claimed`` are the assets and partitions that the claims file cites. ``reported`` are those
+    that the report template refers to besides the claims.
     """
 
     profile: Profile
@@ -129,7 +129,7 @@ class Given:
 
 
 class Surroundings(Protocol):
-    """Where the files outside the store lie that decide a result: a ``Lineage`` tells it."""
+    """Locations of files outside the store that determine a result; ``Lineage`` implements it."""
 
     @property
     def settings(self) -> Settings:
@@ -138,7 +138,7 @@ class Surroundings(Protocol):
 
     @property
     def profile(self) -> Profile:
-        """The profile whose stages these are."""
+        """The profile that the stages belong to."""
         ...
 
     @property
@@ -155,19 +155,19 @@ class Surroundings(Protocol):
         ...
 
     def plan_file(self) -> Path:
-        """The written plan of the comparisons, where there is one."""
+        """The written plan of the comparisons; the file may be missing."""
         ...
 
     def demo_video(self) -> Path:
-        """The clip that the demo is measured on."""
+        """The clip on which the demo is measured."""
         ...
 
     def demo_session(self) -> Path | None:
-        """The imported session that takes the clip's place, if the profile names one."""
+        """The imported session that replaces the clip, if the profile names one."""
         ...
 
     def model_path(self, name: str) -> Path:
-        """The folder of an external model of the profile."""
+        """Return the folder of an external model of the profile."""
         ...
 
 
@@ -181,21 +181,20 @@ def _nothing_judged(artifact: Artifact, store: Store, limits: Any) -> list[Outco
 
 @dataclass(frozen=True)
 class Stage:
-    """One asset: presentation, inputs, recipe, what makes it, and what judges it.
+    """The declaration of one asset.
 
-    ``recipe`` picks the part of the profile that decides the result (of one partition); a change
-    there makes the asset stale. ``files`` gives the hashes of files outside the store that decide
-    it too, by what they are. ``build`` is given exactly these, and the gated inputs. ``limits``
-    picks the part of the profile that the verdicts depend on: a change there makes them void.
-    ``code_version`` changes when the same inputs and recipe would give another result.
-    ``partitions`` is the profile's table whose keys are the partitions, or ``adopted``: what was
-    adopted so far; ``on_request`` stages are made when they are selected, and not with everything
-    else. ``cites`` are assets and partitions that become inputs, however they are partitioned.
-    ``part`` says what the asset is in a packed job (``fer_ml.runs.parts``), where it can be.
-    ``module`` is the one that declares it, and noted where it is found.
-    ``looks`` says that its result shows numbers on evaluation sets: the ledger notes it.
-    ``fresh_hours`` is the age at which the UI warns; twice that age is a failure.
-    ``holds`` says what each file of its run folder is, and its keys; ``<...>`` stands for a name.
+    ``recipe`` selects the profile fields that determine the result (of one partition); a change
+    makes the asset stale. ``files`` returns hashes, by meaning, of other files outside the store
+    that do. ``build`` gets exactly these and the gated inputs. ``limits`` selects the profile
+    fields that the verdicts depend on; a change invalidates them. Increase ``code_version`` when
+    the same inputs and recipe would give another result. ``partitions`` is the profile's table
+    whose keys are the partitions, or ``adopted`` for the results adopted so far. ``on_request``
+    stages are made only when selected. ``cites`` are assets and partitions that become inputs,
+    however they are partitioned. ``part`` describes the asset in a packed job
+    (``fer_ml.runs.parts``). ``module`` is the declaring module, set when it is found. ``looks``:
+    the result shows numbers on evaluation sets, which the ledger records. ``fresh_hours`` is the
+    age at which the UI warns; twice that age is a failure. ``holds`` describes each file of the run
+    directory and its keys; ``<...>`` stands for a name.
     """
 
     asset: str
@@ -231,7 +230,7 @@ class Stage:
             )
 
     def gates_by(self, profile: Profile) -> tuple[Gate, ...]:
-        """The gates as ``profile`` wants them: some block in one profile and warn in another."""
+        """Return the gates, with the profile's choice of which of them block and which warn."""
         limits = self.limits(profile)
         return tuple(
             replace(gate, blocking=getattr(limits, gate.blocks_with)) if gate.blocks_with else gate
@@ -240,9 +239,9 @@ class Stage:
 
 
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
-    """The stages by group, each after what it needs; else as they are given.
+    """Sort the stages by group, each after its inputs, and otherwise in the given order.
 
-    ``FerError`` when that cannot be.
+    Raises ``FerError`` if there is no such order.
     """
     places = {name: place for place, name in enumerate(GROUPS)}
     left = list(stages)

@@ -1,4 +1,4 @@
-"""What has to be made or judged again, and why. Imports no Dagster."""
+"""Decide what has to be made or judged again, and why. Imports no Dagster."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,9 @@ def stale_reason(
     raw: Mapping[str, str],
     damages: Mapping[Path, str | None] = MappingProxyType({}),
 ) -> str | None:
-    """Why a target must be made (again), or ``None``. ``raw`` holds fingerprints by source.
+    """Return why a target must be made (again), or ``None``. ``raw`` has fingerprints by source.
 
-    ``damages`` is what is known already.
+    ``damages`` holds damage that is known already, by run directory.
     """
     stage = pipeline.stage(target.asset)
     current = pipeline.store.current(target.asset, target.partition)
@@ -54,9 +54,9 @@ def stale_reason(
 
 
 def too_slow(pipeline: Lineage, target: Target) -> str | None:
-    """Why what was measured here is to be measured again, or ``None``: a speed fell short.
+    """Return why a measured speed below its limit must be measured again, or ``None``.
 
-    A session that was imported was measured elsewhere.
+    An imported session was measured elsewhere and is not measured again.
     """
     current = pipeline.store.current(target.asset, target.partition)
     if current is None or "imported" in current.record.summary:
@@ -74,7 +74,7 @@ def too_slow(pipeline: Lineage, target: Target) -> str | None:
 
 
 def unjudged(pipeline: Lineage, target: Target) -> bool:
-    """Whether a gate has no passing receipt for the current bytes, or another word to say."""
+    """Whether a gate has no receipt for the current bytes, blocks, or now blocks differently."""
     current = pipeline.store.current(target.asset, target.partition)
     if current is None:
         return False
@@ -88,10 +88,10 @@ def unjudged(pipeline: Lineage, target: Target) -> bool:
 
 
 def damages(pipeline: Lineage, targets: Iterable[Target]) -> dict[Path, str | None]:
-    """What is wrong with the bytes of what was made of ``targets``, by run folder.
+    """Return the damage to the bytes of each artifact of ``targets``, by run directory.
 
-    It is hashed on all processors at once, which is most of what looking at a profile takes.
-    What cannot be read is left out: who looks at it alone is told.
+    Hashing uses all processors, because it is most of the work of examining a profile. Unreadable
+    files are left out here; the error is raised for whoever examines that artifact alone.
     """
     artifacts = []
     for target in targets:
@@ -106,7 +106,7 @@ def damages(pipeline: Lineage, targets: Iterable[Target]) -> dict[Path, str | No
 
 
 def _damage(artifact: Artifact) -> tuple[str | None] | None:
-    """What is wrong with the bytes; ``None`` where they cannot be read."""
+    """Return the damage to the bytes; ``None`` if they cannot be read."""
     try:
         return (artifact.damage(),)
     except OSError:

@@ -1,4 +1,4 @@
-"""The page that ``fer ui`` begins with: how good the student is, what is not green, where to go."""
+"""The start page of ``fer ui``: how good the student is, what is not green, and links."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).with_name("start.html.j2")
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure that the page begins with, and what it goes with."""
+    """One figure at the top of the start page, with its context."""
 
     what: str
     value: str
@@ -29,7 +29,7 @@ class Headline:
 
 
 class Start:
-    """The page of a profile. It is made once for each ``state`` of what it shows."""
+    """The start page of a profile, cached until the ``state`` of what it shows changes."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -37,9 +37,9 @@ class Start:
         self._made: tuple[object, str] | None = None
 
     def page(self, state: object, *, again: bool) -> str:
-        """The page; bytes are verified anew where ``state`` is another than before, or ``again``.
+        """Return the page; bytes are verified anew if ``state`` changed, or if ``again`` is set.
 
-        What nothing in ``state`` tells of, such as an image edited by hand, ``again`` finds.
+        ``again`` finds damage that ``state`` cannot show, such as an image edited by hand.
         """
         with self._lock:
             if again or self._made is None or self._made[0] != state:
@@ -59,7 +59,7 @@ class Start:
 
 
 def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
-    """Three figures: the deployed student, what its demo shows, and the claims."""
+    """Yield three figures: the deployed student, its demo, and the claims."""
     card = _read(pipeline, "student_bundle", "card.json")
     scores = card.get("metrics", {}).get("test_all_sources")
     if scores is None:
@@ -90,7 +90,7 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
 
 
 def address(profile: str, entry: Entry) -> str:
-    """Where in the UI an entry of the digest is shown."""
+    """Return the address in the UI of an entry of the digest."""
     match entry.kind:
         case "claim":
             return f"{PAGES}{FOLDER}/" if "/" in entry.name else f"{PAGES}{page_of(entry.name)}"
@@ -102,7 +102,7 @@ def address(profile: str, entry: Entry) -> str:
 
 
 def _links(pipeline: Pipeline) -> Mapping[str, str]:
-    """Where the page leads to, by what stands on the link."""
+    """Return the page's links by their text."""
     links = {}
     if report := report_of(pipeline.store):
         links["Open the report"] = f"{PAGES}{report.removeprefix('../')}"
@@ -113,7 +113,7 @@ def _links(pipeline: Pipeline) -> Mapping[str, str]:
 
 
 def _read(pipeline: Pipeline, asset: str, file: str) -> dict[str, Any]:
-    """A JSON file of an artifact that passed its gates, else empty: the digest says why."""
+    """Read a JSON file of an artifact that passed its gates; empty otherwise (see the digest)."""
     try:
         return dict(pipeline.store.require(asset).read_json(file))
     except (FerError, OSError):

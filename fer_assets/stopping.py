@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: which signal came, and that it is obeyed wherever it comes."""
+"""Handle Ctrl-C and SIGTERM: remember which signal came, and obey it wherever it arrives."""
 
 import _thread
 import signal
@@ -13,12 +13,12 @@ AGAIN = 0.1
 
 
 class Stopping:
-    """While inside, a signal to stop raises; it ends here, and ``signal`` says which one it was.
+    """Context manager: a stop signal raises ``KeyboardInterrupt``; ``signal`` is its number.
 
-    Dagster and trainings put handlers of their own in place, which tell nobody what they got: so
-    it is read from a socket that Python writes to as well. Dagster drops a signal that comes at the
-    end of a run, which ``obey`` makes good; and one that comes within a destructor is told as an
-    exception that is ignored, and is given again.
+    Dagster and trainings install signal handlers of their own, which report nothing. The signal is
+    therefore also read from a socket that Python writes to. Dagster drops a signal that comes at
+    the end of a run; ``obey`` raises for it afterwards. Python reports a signal within a destructor
+    as an ignored exception; it is sent again.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Stopping:
         return self
 
     def obey(self) -> None:
-        """Stop if a signal came that nobody obeyed."""
+        """Stop if a signal came that nothing has obeyed yet."""
         if self._asked():
             raise KeyboardInterrupt
 
@@ -71,7 +71,7 @@ class Stopping:
 
 
 def _interrupt(number: int) -> None:
-    """Give a signal to the main thread, also where it waits for the system."""
+    """Send a signal to the main thread, also while that waits in a system call."""
     main = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and main is not None:
         signal.pthread_kill(main, number)

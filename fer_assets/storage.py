@@ -1,7 +1,7 @@
-"""Where Dagster keeps runs, events and schedules: SQLite, or Postgres where ``FER_POSTGRES`` says.
+"""Dagster's storage of runs, events and schedules: SQLite, or Postgres if ``FER_POSTGRES`` is set.
 
-``dagster.yaml`` names ``Storage``, so each process of Dagster, however it is started, asks the
-environment and nothing else. The address is in no file, and in none of Dagster's own descriptions.
+``dagster.yaml`` names ``Storage``, so each Dagster process reads the address from the environment
+only. The address is written to no file and appears in none of Dagster's own descriptions.
 """
 
 import sqlite3
@@ -53,10 +53,10 @@ REFUSALS = {
 
 
 class EventLog(SqliteEventLogStorage):
-    """Keeps the databases open that it writes to: that of all runs, and that of the latest run.
+    """An event log that keeps open the databases it writes: all runs, and the latest run.
 
-    Dagster opens and closes one for each event. Each time SQLite then carries its log over and
-    deletes it, and SQLAlchemy compiles the statements anew.
+    Dagster opens and closes a database for each event. Each time, SQLite merges and deletes its
+    write-ahead log, and SQLAlchemy compiles the statements anew.
     """
 
     def __init__(self, base_dir: str) -> None:
@@ -65,7 +65,7 @@ class EventLog(SqliteEventLogStorage):
         super().__init__(base_dir)
 
     def store_event(self, event: dg.EventLogEntry) -> None:
-        """As Dagster's, through databases that stay open."""
+        """Store an event as Dagster does, through databases that stay open."""
         self._latest = event.run_id
         super().store_event(event)
 
@@ -86,7 +86,7 @@ class EventLog(SqliteEventLogStorage):
                 yield connection
 
     def dispose(self) -> None:
-        """As Dagster's, at the end of an instance."""
+        """Close the databases, as Dagster does at the end of an instance."""
         with self._db_lock:
             for engine in self._engines.values():
                 engine.dispose()
@@ -95,7 +95,7 @@ class EventLog(SqliteEventLogStorage):
 
 
 class Storage(DagsterSqliteStorage):
-    """What ``dagster.yaml`` names; ``base_dir`` is the folder of SQLite's files."""
+    """The storage class that ``dagster.yaml`` names; ``base_dir`` holds SQLite's files."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         # Pictures of faces may be shown there. As Dagster's own, all may read them.
@@ -108,7 +108,7 @@ class Storage(DagsterSqliteStorage):
     def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData, config_value: SqliteStorageConfig
     ) -> DagsterStorage:
-        """The storage that the environment asks for; ``FerError`` when it does not answer."""
+        """Return the storage that the environment selects; ``FerError`` if it does not answer."""
         url = environment().FER_POSTGRES
         if url is None:
             return cls.from_local(inst_data=inst_data, **config_value)
@@ -127,7 +127,7 @@ class Storage(DagsterSqliteStorage):
 
 
 def dagster_home() -> Path:
-    """Dagster's folder; ``FerError`` for one that it would take for another, or could not use."""
+    """Return Dagster's folder; ``FerError`` if it is mistakable for another or unusable."""
     home = settings().dagster_home
     if not (home / "dagster.yaml").is_file():
         raise FerError(
@@ -150,10 +150,10 @@ def dagster_home() -> Path:
 
 @contextmanager
 def dagster_instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance; ``FerError`` when its database goes away meanwhile.
+    """Yield Dagster's instance; ``FerError`` if its database becomes unavailable meanwhile.
 
-    What its runs print is for the terminal. To copy it for the UI too, Dagster would start programs
-    beside each run, which Ctrl-C ends with a traceback each.
+    Output of its runs goes to the terminal only. To copy it to the UI as well, Dagster would start
+    programs beside each run, and Ctrl-C ends each of them with a traceback.
     """
     home = dagster_home()
     with _readable_errors(environment().FER_POSTGRES, home), opened(home) as instance:
@@ -162,10 +162,10 @@ def dagster_instance() -> Iterator[dg.DagsterInstance]:
 
 
 def opened(home: Path) -> dg.DagsterInstance:
-    """The instance that ``home`` describes; ``FerError`` when its ``dagster.yaml`` is not valid.
+    """Return the instance that ``home`` describes; ``FerError`` for an invalid ``dagster.yaml``.
 
-    Processes that Dagster starts for it are given this description, with the folder in it in place
-    of ``DAGSTER_HOME``.
+    Processes that Dagster starts get this description with the folder in it, instead of
+    ``DAGSTER_HOME``.
     """
     try:
         ref = InstanceRef.from_dir(str(home))
@@ -184,7 +184,7 @@ def opened(home: Path) -> dg.DagsterInstance:
 
 
 def described() -> str:
-    """What is used, without user and password."""
+    """Return a description of the storage in use, without user and password."""
     url = environment().FER_POSTGRES
     return "SQLite in DAGSTER_HOME" if url is None else f"Postgres, {_place(url)}"
 
@@ -197,7 +197,7 @@ def _place(url: SecretStr) -> str:
 
 @contextmanager
 def _readable_errors(url: SecretStr | None, home: Path) -> Iterator[None]:
-    """Turn a database's refusals into one message. The drivers' own words hold no password."""
+    """Turn database errors into one message; the drivers' own messages hold no password."""
     if url is None:
         with _readable_sqlite(home):
             yield

@@ -1,9 +1,9 @@
 """``fer doctor --bundle``: what a maintainer needs to help, without data, faces, names or secrets.
 
-What goes in is chosen, and never what is left after removing what looks bad: numbers, hashes,
-times, what the platform itself is made of (its fields, rules, built-in recipes), and the names of
+The content is an allow-list, never the rest after removing suspicious values. It contains numbers,
+hashes, times, the platform's own definitions (fields, rules, built-in recipes), and the names of
 profiles, assets and partitions, which the graph shows to everybody. Paths, file names that people
-chose, rows, sentences, examples and messages stay here. At the end all bytes are held against the
+chose, rows, sentences, examples and messages are left out. At the end all bytes are searched for
 secrets and folders of this machine.
 """
 
@@ -62,10 +62,10 @@ LEFT_OUT = [
 
 
 def write_bundle(pipeline: Pipeline, findings: Collection[Finding], path: Path) -> list[str]:
-    """Write a zip with a ``manifest.json`` of what is in it; returns the names of its files.
+    """Write a zip with a ``manifest.json`` of its content; return the names of its files.
 
-    ``FerError``, and nothing is written, when the file is there already, or when a secret or a
-    folder of this machine would be in it.
+    Raises ``FerError``, and writes nothing, if the file exists, or if the zip would contain a
+    secret or a folder of this machine.
     """
     if path.exists():
         raise FerError(
@@ -202,7 +202,7 @@ def _dagster_yaml(pipeline: Pipeline) -> Any:
 
 
 def _shape(value: Any, key: str = "") -> Any:
-    """A YAML value; of text only what is a number, yes or no, or stands at ``SHOWN_YAML``."""
+    """Return a YAML value; text is kept only if it is a number, yes or no, or at ``SHOWN_YAML``."""
     if isinstance(value, dict):
         return {name: _shape(element, name) for name, element in value.items()}
     if isinstance(value, list):
@@ -224,7 +224,7 @@ def _log_lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
 
 
 def _words(pipeline: Pipeline) -> frozenset[str]:
-    """What may be said: fields and texts of built-in profiles, names of assets and partitions."""
+    """Return permitted texts: built-in profiles' fields and texts, asset and partition names."""
     built_in = (profile().model_dump(mode="json") for profile in PROFILES.values())
     targets = list(pipeline.targets())
     named = {name for target in targets for name in (target.asset, target.partition) if name}
@@ -244,7 +244,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _harmless(value: Any, words: Collection[str]) -> Any:
-    """``value`` with every text that is not among ``words`` taken out."""
+    """Return ``value`` without any text that is not among ``words``."""
     if isinstance(value, str):
         return value if value in words else "<text>"
     if isinstance(value, Mapping):
@@ -258,7 +258,7 @@ def _harmless(value: Any, words: Collection[str]) -> Any:
 
 
 def _unnamed(text: str, names: list[str]) -> str:
-    """The text with what was adopted called by numbers: its names may come from file names."""
+    """Return the text with adopted results numbered, because their names may be file names."""
     for number, name in enumerate(sorted(names, key=len, reverse=True)):
         text = re.sub(
             rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])", f"adopted{number}", text
@@ -267,7 +267,7 @@ def _unnamed(text: str, names: list[str]) -> str:
 
 
 def _refuse_secrets(pipeline: Pipeline, files: Mapping[str, bytes]) -> None:
-    """The last look: ``FerError`` names the variable or setting, and never its value."""
+    """Raise ``FerError`` if a secret is left; it names the variable or setting, never the value."""
     secrets = {name: secret for name, secret in os.environ.items() if SECRET.search(name.upper())}
     for name, secret in list(secrets.items()):
         if "://" in secret:

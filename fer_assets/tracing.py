@@ -1,7 +1,8 @@
-"""Spans for OpenTelemetry: a run is a trace that has the run's id, and each of its steps a span.
+"""OpenTelemetry spans: a run is a trace with the run's id, and each of its steps is a span.
 
-They are exported when they end, over OTLP (HTTP), where ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set;
-OpenTelemetry's other variables hold too. They name assets, hashes, gates and costs, and no data.
+Spans are exported when they end, over OTLP (HTTP), if ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set; other
+OpenTelemetry variables are honoured too. Spans contain names of assets, hashes, gates and costs,
+and no data.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ _ROOT: ContextVar[str | None] = ContextVar("run", default=None)
 
 
 def check_tracing() -> None:
-    """``FerError`` where spans are asked for and cannot be exported."""
+    """Raise ``FerError`` if spans are requested but cannot be exported."""
     if settings().tracing:
         _exporter()
 
@@ -36,10 +37,10 @@ def check_tracing() -> None:
 def span(
     name: str, run_id: str | None, attributes: Mapping[str, Any], *, is_run: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Export what happens inside as one span; gives a dict for what is known only at its end.
+    """Export the enclosed work as one span; yields a dict for attributes known only at its end.
 
-    Without a run it is a trace of its own. An error is told by its type alone: its text may hold
-    paths.
+    Without a run id the span is a trace of its own. Of an error only the type is exported, because
+    its text may contain paths.
     """
     check_tracing()
     known, started, error = dict(attributes), time.time_ns(), None
@@ -61,7 +62,7 @@ def export(
     *,
     is_run: bool,
 ) -> None:
-    """Export one span that ended, where spans are asked for; what has no value is left out."""
+    """Export one finished span if spans are requested; attributes without a value are left out."""
     if not settings().tracing:
         return
     from opentelemetry.trace import Status, StatusCode
@@ -81,13 +82,13 @@ def export(
 
 
 def _ids(run_id: str) -> tuple[int, int]:
-    """Trace and span of a run: the same in each of its processes, none of which asks another."""
+    """Return trace and span id of a run: all its processes compute the same ones."""
     digest = hashlib.sha256(f"run {run_id}".encode()).digest()
     return UUID(run_id).int, int.from_bytes(digest[:8], "big")
 
 
 def _below(run_id: str | None) -> "Context | None":
-    """Where the steps of a run are: below its span, which another process may hold."""
+    """Return the context of a run's steps: below its span, which another process may hold."""
     from opentelemetry.trace import (
         NonRecordingSpan,
         SpanContext,
@@ -110,7 +111,7 @@ def _tracer() -> "Tracer":
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
     class OfRuns(RandomIdGenerator):
-        """Ids by chance, but those of a run's own span."""
+        """An id generator that returns random ids, except for a run's own span."""
 
         def generate_trace_id(self) -> int:
             run = _ROOT.get()

@@ -1,4 +1,4 @@
-"""``fer adopt``: a result that was made elsewhere."""
+"""``fer adopt``: take a result that was made elsewhere into the lineage."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +92,7 @@ def _print_adopted(artifact: "Artifact") -> None:
 
 
 def _adoption(artifact: "Artifact") -> "Iterator[Text | str]":
-    """What an adopted result's examination found; nothing for one that was made here."""
+    """Yield the findings about an adopted result; nothing for one that was made here."""
     from fer_ml.adoption import ADOPTION_FILE
 
     if ADOPTION_FILE not in artifact.record.files:

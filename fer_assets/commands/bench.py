@@ -1,4 +1,4 @@
-"""``fer bench``: every performance figure of this project, measured."""
+"""``fer bench``: measure every performance figure that this project claims."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``fer card``: a student's card for people."""
+"""``fer card``: print the model card of a student for readers."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``fer claims``: a report's claims, held against artifacts."""
+"""``fer claims``: check a report's claims against artifacts, export and list them."""
 
 import json
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def verify(
 def verified_claims(
     folder: Path | None, claims: Path | None, profile: str | None
 ) -> Iterator["Verified"]:
-    """Claims held against an artifact folder, exported evidence, or the profile's artifacts."""
+    """Yield the claims, checked against an artifact folder, exported evidence or the profile."""
     from fer_assets.stages import gates_of
     from fer_ml.claims.verify import verify_folder, verify_store
     from fer_ml.exchange.evidence import is_evidence, verified_evidence
@@ -161,7 +161,7 @@ def schema() -> None:
 
 
 def claims_table(verified: "Verified") -> "Table":
-    """Every claim with its status; the reason stands below the sentence."""
+    """Return a table of every claim with its status; a reason stands below its sentence."""
     from fer_assets.show import status_text
 
     claims = table()
@@ -177,7 +177,7 @@ def claims_table(verified: "Verified") -> "Table":
 
 
 def claims_summary(verified: "Verified") -> Iterator[str]:
-    """How many claims have each status, over how many artifacts, and what was not looked at."""
+    """Yield lines: claims per status, the number of artifacts, and what was not verified."""
     counts = ", ".join(
         f"{count} {status.replace('_', ' ')}" for status, count in verified.counts.items() if count
     )

@@ -1,4 +1,4 @@
-"""What the commands share: the console, their options, the pipeline of a profile."""
+"""Code shared by the commands: the console, common options, and opening a profile's pipeline."""
 
 import logging
 import sys
@@ -27,10 +27,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help says each in its whole first sentence."""
+    """A command group whose help lists each command with its complete first sentence."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands; their sentences go on in the next line."""
+        """Write the list of commands; long sentences wrap onto the next line."""
         rows = [
             (name, command.get_short_help_str(1_000)) for name, command in self.commands.items()
         ]
@@ -39,10 +39,10 @@ class Commands(TyperGroup):
 
 
 class _Printer:
-    """rich's console, which is imported when something is printed.
+    """Rich's console, imported when something is first printed.
 
-    A text is what it says: nothing in it is markup or an emoji, and none of its characters steers
-    the terminal. What has colours is made by ``styled``.
+    Text is printed literally: it is not parsed as markup or emoji, and control characters cannot
+    steer the terminal. Colours come from ``styled`` only.
     """
 
     @cached_property
@@ -67,7 +67,7 @@ class _Printer:
         return Plain(width=width, markup=False, emoji=False)
 
     def print(self, *parts: object, **options: Any) -> None:
-        """As rich prints."""
+        """Print like rich's ``Console.print``."""
         self._console.print(*parts, **options)
 
 
@@ -82,7 +82,7 @@ def _shown(text: str) -> str:
 
 
 def styled(*parts: "str | Text | tuple[str, str]") -> "Text":
-    """A text of ``parts``, each as it is or with rich's name of a style."""
+    """Join ``parts`` into one text; a pair is a text with the name of a rich style."""
     from rich.text import Text
 
     text = Text()
@@ -96,7 +96,7 @@ def styled(*parts: "str | Text | tuple[str, str]") -> "Text":
 
 
 def table(*columns: str, title: "str | Text | None" = None, show_header: bool = True) -> "Table":
-    """A table without lines, in the style of every command."""
+    """Return an empty table without lines, in the style that all commands share."""
     from rich.table import Table
 
     return Table(
@@ -111,14 +111,14 @@ def table(*columns: str, title: "str | Text | None" = None, show_header: bool = 
 
 
 def open_pipeline(profile: str | None) -> "Pipeline":
-    """The pipeline of a profile."""
+    """Open the pipeline of a profile; ``None`` means the default profile."""
     from fer_assets.pipeline import Pipeline
 
     return Pipeline.open(profile)
 
 
 class _TqdmHandler(logging.Handler):
-    """Log lines that do not break a progress bar."""
+    """A logging handler that prints lines without breaking a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
@@ -128,7 +128,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def show_progress() -> None:
-    """Log to the file of the day, and to the terminal between the progress bars."""
+    """Log to the daily log file and, between progress bars, to the terminal."""
     from fer_ml.base import logs
 
     logs.start(_TqdmHandler())

@@ -1,4 +1,4 @@
-"""``fer convert``: a checkpoint of the first pipeline."""
+"""``fer convert``: convert a checkpoint of the first pipeline."""
 
 from pathlib import Path
 from typing import Annotated

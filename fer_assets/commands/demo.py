@@ -1,4 +1,4 @@
-"""``fer demo``: a student on a camera, a video, a photo or in the browser, and its logs."""
+"""``fer demo``: run a student on a camera, a video, a photo or in the browser; read its logs."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Subcommands(Commands):
-    """Says what to type where no subcommand stands first, as in ``fer demo --web``."""
+    """A command group that suggests a subcommand when none comes first (``fer demo --web``)."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -28,7 +28,7 @@ class _Subcommands(Commands):
         return super().parse_args(ctx, args)
 
     def _meant(self, args: list[str]) -> list[str]:
-        """The subcommands that have the name of an option, or an argument of this name, or all."""
+        """Return usages of subcommands that an option names, or its argument does; else all."""
         options = {arg.lstrip("-").partition("=")[0] for arg in args if arg.startswith("-")}
         usages, meant = [], []
         for name, command in self.commands.items():
@@ -229,7 +229,7 @@ def buffer(
 
 
 def _student(bundle: Path | None, profile: str | None, precision: str | None) -> "Bundle":
-    """The student to run; recordings that are due are deleted first."""
+    """Return the student to run, after deleting recordings whose retention time is over."""
     from fer_ml.base.settings import settings
     from fer_ml.bundles.bundle import load_bundle
     from fer_ml.privacy.retention import delete_expired

@@ -1,4 +1,4 @@
-"""``fer digest``: what is red, stale or unverified now."""
+"""``fer digest``: list what is failed, stale or unverified now."""
 
 import json
 from pathlib import Path

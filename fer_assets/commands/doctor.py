@@ -1,4 +1,4 @@
-"""``fer doctor``: what this machine has and lacks."""
+"""``fer doctor``: report what this machine has and what it lacks."""
 
 import json
 import sys

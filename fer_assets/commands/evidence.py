@@ -1,4 +1,4 @@
-"""``fer evidence``: the rows behind each claim, as pages."""
+"""``fer evidence``: write pages with the rows behind each claim."""
 
 from pathlib import Path
 from typing import Annotated

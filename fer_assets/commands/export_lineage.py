@@ -1,4 +1,4 @@
-"""``fer export-lineage``: the lineage for other tools."""
+"""``fer export-lineage``: write the lineage in formats of other tools."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``fer materialize``, and the tables that it ends with."""
+"""``fer materialize``, and the tables that it prints at the end."""
 
 import gc
 import shlex
@@ -141,7 +141,7 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
 def _rest(
     pipeline: "Pipeline", chosen: "Callable[[Target], bool]", force: bool, began: datetime
 ) -> str | None:
-    """The command that forces what was not made anew since ``began``; ``None``: the same one."""
+    """Return the command that forces what was not made since ``began``; ``None``: the same one."""
     if not force:
         return None
     left = [
@@ -164,7 +164,7 @@ def _print_made(done: "list[Made]") -> None:
 
 
 def _made_table(done: "list[Made]") -> "Table":
-    """One row for each target: rows or steps, time, peak memory, file, hash, checks."""
+    """Return a table, a row per target: rows or steps, time, peak memory, file, hash, checks."""
     from fer_assets.show import checks_text
 
     made_table = table()
@@ -194,7 +194,7 @@ def _cell(value: Any) -> str:
 
 
 def _main_file(artifact: "Artifact") -> str:
-    """The file of an artifact that people look at first."""
+    """Return the file of an artifact that readers open first."""
     for name in MAIN_FILES:
         if name in artifact.record.files:
             return name
@@ -207,7 +207,7 @@ def _main_file(artifact: "Artifact") -> str:
 
 
 def _warnings(done: "list[Made]") -> "Iterator[Text]":
-    """A line for each gate that did not pass; blocking ones never get here."""
+    """Yield a line for each failed non-blocking gate; a blocking one stops the run earlier."""
     for made in done:
         for receipt in made.artifact.receipts().values():
             if receipt.passed is False:
@@ -219,7 +219,7 @@ def _warnings(done: "list[Made]") -> "Iterator[Text]":
 
 
 def _failures(failed: "Failures", command: str) -> str:
-    """What failed and why, what was not made because of it, and how to go on."""
+    """Return text: what failed and why, what was skipped because of it, and how to continue."""
     faults: dict[str, list[str]] = {}
     for target, fault in failed.faults.items():
         faults.setdefault(str(fault), []).append(target.label)
@@ -234,7 +234,7 @@ def _failures(failed: "Failures", command: str) -> str:
 
 
 def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
-    """The benchmark, one claim traced to its sources, then where evidence and report are."""
+    """Yield the benchmark, one traced claim, and where the evidence and the report are."""
     from fer_assets.evidence import refresh
     from fer_assets.show import trace_of, trace_tree
 
@@ -256,7 +256,7 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
 
 
 def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
-    """Macro-F1 by model and evaluation set; n and split stand in the header."""
+    """Return macro-F1 by model and evaluation set; the header states n and split."""
     from fer_ml.metrics.comparability import unequal_budgets
 
     document = benchmark.read_json("benchmark.json")

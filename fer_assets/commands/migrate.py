@@ -1,4 +1,4 @@
-"""``fer migrate``: what an earlier version left."""
+"""``fer migrate``: bring files of an earlier version up to date."""
 
 from typing import Annotated
 

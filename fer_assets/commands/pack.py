@@ -1,4 +1,4 @@
-"""``fer pack``: a training that runs where only torch, timm, numpy and pydantic are installed."""
+"""``fer pack``: write a training for machines with only torch, timm, numpy and pydantic."""
 
 from pathlib import Path
 from typing import Annotated

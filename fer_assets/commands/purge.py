@@ -1,4 +1,4 @@
-"""``fer purge``: a photo, a person, a source or a session, taken out."""
+"""``fer purge``: remove a photo, a photo's group, a source or a recorded session."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -70,7 +70,7 @@ def _options(names: Iterable[str]) -> str:
 
 
 def _parts(plan: "Plan", *, carried_out: bool) -> "Iterator[Table | Text | str]":
-    """What a purge removes or removed, what is left to its user, and what rests on it."""
+    """Yield sections: what is removed, what the user must remove, and what depends on it."""
     profiles = table("profile")
     for name in ("faces", "images of the pool", "sheets, pages, thumbs", "rest on it"):
         profiles.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""``fer report``: checks on reports."""
+"""``fer report``: check any report against its references and claims."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A session of the demo, in a window or without one, and what the terminal says of it."""
+"""Run a session of the demo, with or without a window, and print its summary."""
 
 import time
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ def run_shown(
     headless: bool,
     max_frames: int | None,
 ) -> "SessionSummary":
-    """Run a session, in a window or without one, and print what came of it."""
+    """Run a session, with or without a window, print its summary and return it."""
     from demo_app.session import run_session
     from fer_ml.base.settings import settings
 
@@ -73,7 +73,7 @@ def _print_summary(summary: "SessionSummary") -> None:
 
 
 def compare_with_recording(session: Path, replay: Path) -> None:
-    """Print the replay half of the dual gate where ``session`` is a recorded one."""
+    """Print the replay half of the dual gate if ``session`` is a recorded session."""
     from demo_app.kpis import compute_kpis
     from demo_app.logs import PER_FRAME_FILE
     from fer_assets.stages.demo_kpis import replay_gate

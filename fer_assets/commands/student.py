@@ -1,4 +1,4 @@
-"""Which student a command runs: a named bundle, a profile's own, or the one that ships."""
+"""Choose the student that a command runs."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from fer_ml.base.errors import FerError
 
 
 def bundle_folder(bundle: Path | None, profile: str | None, precision: str | None = None) -> Path:
-    """The named bundle, the student of a named profile, or the one that ships."""
+    """Return the given bundle, the student of the given profile, or the one that ships."""
     if profile is None:
         if precision is not None:
             raise FerError(

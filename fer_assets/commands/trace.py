@@ -1,4 +1,4 @@
-"""``fer trace``: back to the raw folders."""
+"""``fer trace``: follow a claim, asset, file or face back to the raw folders."""
 
 import json
 from collections.abc import Sequence

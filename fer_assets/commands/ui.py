@@ -1,4 +1,4 @@
-"""``fer ui``: Dagster's web UI on this machine."""
+"""``fer ui``: serve Dagster's web UI on this machine."""
 
 import os
 import secrets
@@ -66,7 +66,7 @@ def ui(
 
 
 def _print_links(profile: str, address: str, token: str) -> None:
-    """Where the pages are, once they can be opened."""
+    """Print the links of the pages, once they can be opened."""
     from fer_assets.pages import PAGES, VIEWS, view_path
 
     for line in (

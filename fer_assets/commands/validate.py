@@ -1,4 +1,4 @@
-"""``fer validate``: any manifest CSV, judged."""
+"""``fer validate``: judge any manifest CSV."""
 
 import json
 import time
@@ -71,7 +71,7 @@ def validate(
 
 
 def _rules(report: dict[str, Any]) -> "Table":
-    """Each rule with the number of its findings, and the first of them."""
+    """Return a table of rules with the number of findings and the first finding of each."""
     rules = table()
     for name in ("", "rule", "found", "first example"):
         rules.add_column(name)
@@ -88,7 +88,7 @@ def _rules(report: dict[str, Any]) -> "Table":
 
 
 def _verdict(report: dict[str, Any]) -> "Iterator[Text | str]":
-    """How the images were checked, what the paths are relative to, and the verdict."""
+    """Yield how the images were checked, what their paths are relative to, and the verdict."""
     from fer_ml.manifests.inspection import how_checked
     from fer_ml.validation.gates import MANIFEST_GATES
 

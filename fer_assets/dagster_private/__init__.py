@@ -1,6 +1,7 @@
-"""Every name of Dagster's that is used and not public, each with its reason.
+"""Every private Dagster name that this project uses, each with its reason.
 
-Where a public way exists it is taken. ``pyproject.toml`` bounds Dagster's minor version for these.
+Public names are used wherever they exist. Because of the private ones, ``pyproject.toml`` bounds
+Dagster's minor version.
 """
 
 from dagster._core.definitions.data_version import DATA_VERSION_TAG

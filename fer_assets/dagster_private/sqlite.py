@@ -1,7 +1,7 @@
-"""Dagster's SQLite storage, which ``fer_assets.storage`` extends: it has no public base class.
+"""Dagster's SQLite storage, which ``fer_assets.storage`` extends; it has no public base class.
 
-Apart from the rest because it takes a third of the time in which a code location loads, and the
-code location does not need it.
+This is a module of its own because importing it takes a third of the time in which a code location
+loads, and the code location does not need it.
 """
 
 from dagster._core.instance.ref import InstanceRef

@@ -1,7 +1,7 @@
-"""How a run that makes its steps in its own process waits for a place in a pool, or for a retry.
+"""How a run with all steps in its own process waits for a pool slot or a retry.
 
-Importing this changes Dagster's own wait. There the time to the next look at a pool is never above
-0 (``min([0, ...])``), so a waiting run keeps a processor busy; and it hears no stop.
+Importing this module replaces Dagster's wait. Dagster's own never sleeps while it waits for a pool
+slot (``min([0, ...])``), so it keeps a processor busy, and it ignores requests to stop.
 """
 
 import time

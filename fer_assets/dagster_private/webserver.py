@@ -1,6 +1,6 @@
-"""What Dagster's webserver and daemon are started with: ``dagster dev`` gives no way in between.
+"""Parts that start Dagster's webserver and daemon; ``dagster dev`` cannot be customised.
 
-Apart from the rest because ``fer ui`` alone needs it.
+This is a module of its own because only ``fer ui`` needs it.
 """
 
 from dagster._cli.proxy_server_manager import ProxyServerManager

@@ -1,7 +1,7 @@
-"""One module for each stage, or for a family of stages, that makes and judges assets.
+"""The stages: each module declares one stage, or a family of stages, that makes and judges assets.
 
-A module here defines ``stages(given)`` and is found by that. It imports no Dagster, and what is
-heavy (torch, polars, OpenCV) only inside the functions that make and judge.
+A module here is found because it defines ``stages(given)``. It imports no Dagster. Heavy packages
+(torch, polars, OpenCV) are imported only inside the functions that make and judge.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from fer_ml.storage.record import parse_label
 
 
 def all_stages(given: Given) -> dict[str, Stage]:
-    """All stages of a project by asset, in an order in which each follows what it needs."""
+    """Return all stages of a project by asset, each after its inputs."""
     stages = [
         replace(stage, module=module.__name__)
         for module in _modules()
@@ -37,7 +37,7 @@ def all_stages(given: Given) -> dict[str, Stage]:
 
 @cache
 def stages_of_all_profiles() -> dict[str, Stage]:
-    """The stages of all built-in profiles together, by asset."""
+    """Return the stages of all built-in profiles together, by asset."""
     stages: dict[str, Stage] = {}
     for profile in PROFILES.values():
         stages = all_stages(Given(profile())) | stages
@@ -45,9 +45,9 @@ def stages_of_all_profiles() -> dict[str, Stage]:
 
 
 def gates_of(asset: str) -> tuple[Gate, ...]:
-    """The gates of an asset by its name, for who does not know its profile.
+    """Return the gates of an asset by its name, for callers that do not know its profile.
 
-    Sources, comparisons and curated manifests of any name have those of their kind.
+    Sources, comparisons and curated manifests of any name have the gates of their kind.
     """
     stages = stages_of_all_profiles()
     for start in ("manifest/", "comparison/"):
@@ -75,7 +75,7 @@ def _modules() -> Iterator[ModuleType]:
 
 
 def _check(stages: Sequence[Stage]) -> None:
-    """``FerError`` where two stages have one name, or one needs what nobody makes."""
+    """Raise ``FerError`` if two stages share a name, or if no stage makes a needed asset."""
     names = [stage.asset for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -97,7 +97,7 @@ def _check(stages: Sequence[Stage]) -> None:
 
 
 def _cited(wanted: frozenset[str], stages: Iterable[Stage]) -> Iterator[Need]:
-    """Cited stages as inputs: the partitions that are named, or all of them."""
+    """Return cited stages as inputs: the partitions named, or all of them."""
     for stage in stages:
         keys = {key for asset, key in map(parse_label, wanted) if asset == stage.asset}
         if keys and stage.partitions is None:

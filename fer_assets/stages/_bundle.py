@@ -1,4 +1,4 @@
-"""What the stages that export networks share: what a card says, and how a bundle is judged."""
+"""Code shared by stages that export networks: the card's origin, and how a bundle is judged."""
 
 import math
 from dataclasses import dataclass
@@ -45,10 +45,10 @@ NETWORK_FILES = {
 
 @dataclass(frozen=True)
 class CardRecipe(Recipe):
-    """What a card says of the profile.
+    """What a card states about the profile.
 
-    Its name, whether its faces are drawn, the titles of the sources that were trained on, in the
-    profile's order, and the squares of the detectors' boxes.
+    Its name, whether its faces are synthetic, the titles of the training sources in the profile's
+    order, and the square that each detector's box stands for.
     """
 
     profile: str
@@ -58,13 +58,13 @@ class CardRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "CardRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         trained_on = profile.hq_train.sources
         titles = tuple(each.title for each in profile.sources if each.name in trained_on)
         return cls(profile.name, profile.drawn, titles, profile.demo.frames)
 
     def origin(self) -> "Origin":
-        """The same as the library takes it."""
+        """Return the recipe as the type that the library takes."""
         from fer_ml.bundles.cards import Origin
 
         return Origin(self.profile, self.drawn, self.titles, self.frames)
@@ -77,9 +77,9 @@ def export(
     metrics: dict[str, Any],
     exporter: "Exporter | None" = None,
 ) -> None:
-    """``model.onnx``, ``card.json`` and ``parity.json`` of the network that ``trained`` holds.
+    """Write ``model.onnx``, ``card.json`` and ``parity.json`` of the network in ``trained``.
 
-    ``metrics`` are the card's, by evaluation set.
+    ``metrics`` are those of the card, by evaluation set.
     """
     from fer_ml.bundles.cards import export_training
 
@@ -87,12 +87,12 @@ def export(
 
 
 def export_measured(run: RunFolder, job: Job[CardRecipe], trained: Artifact) -> None:
-    """``export`` with the metrics on val that ``trained`` holds."""
+    """Call ``export`` with the val metrics that ``trained`` holds."""
     export(run, job, trained, {"hq_train_val": trained.read_json("reliabilitymetrics.json")})
 
 
 def judge_network(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge any bundle by ``NETWORK_GATES``: it computes what was trained, and says so."""
+    """Judge any bundle by ``NETWORK_GATES``: does it compute, and state, what was trained."""
     from fer_ml.bundles.bundle import MODEL_FILE, PARITY_FILE, read_card
 
     card = read_card(artifact.folder)
@@ -107,13 +107,13 @@ def judge_network(artifact: Artifact, store: Store, limits: Limits) -> list[Outc
 
 
 def apart(parity: dict[str, Any], card: "Card") -> float:
-    """The largest difference of a logit; infinite where it was measured on another checkpoint."""
+    """Return the largest logit difference; infinite if measured on another checkpoint."""
     of_this = parity["checkpoint_sha256"] == card.checkpoint_sha256
     return float(parity["largest_logit_difference"]) if of_this else math.inf
 
 
 def checkpoint_of(store: Store, student: str, sha256: str) -> str | None:
-    """The hash of a student's ``best.pt``; None when the store does not hold that student."""
+    """Return the hash of a student's ``best.pt``; None if the store lacks that student."""
     from fer_ml.training.checkpoint import CHECKPOINT_FILE
 
     artifact = store.find(student, None, sha256)

@@ -1,4 +1,4 @@
-"""What the stages of the demo share: what is played, and how."""
+"""Code shared by the demo's stages: the source that is played, and how."""
 
 import shutil
 from dataclasses import dataclass
@@ -47,22 +47,22 @@ SESSION_FILES = {
 
 @dataclass(frozen=True)
 class DemoRecipe(Recipe):
-    """The detector, and whether a logged session is played in the clip's place."""
+    """The detector, and whether a recorded session is played instead of the clip."""
 
     detector: Literal["haar", "yunet"]
     imported: bool
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "DemoRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.demo.detector, profile.demo.session is not None)
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The clip, or the session's log, by its hash; null while it is not there.
+    """Return hashes of the clip or of the session's log; null while the file is missing.
 
-    Its truth, and how a session was shown, are there where they are used. The frames of a session
-    are not: they expire, and its log says which session it is.
+    Also includes the truth of the clip, or ``thresholds.json`` of the session, if it exists. The
+    frames of a session are not hashed: they expire, and the log identifies the session.
     """
     from fer_ml.sources.raw import ensure_raw
 
@@ -78,12 +78,12 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
 
 
 def truth_of(video: Path) -> Path:
-    """Where the truth about a clip's faces lies, if there is one."""
+    """Return the path of the file with the true faces of a clip; the file may be missing."""
     return video.with_name(f"{video.stem}_truth.csv")
 
 
 def source_of(job: Job[DemoRecipe]) -> Path | None:
-    """What is played: the recorded session, or the clip; None for a session without frames."""
+    """Return the recorded session or the clip to play; None for a session without frames."""
     from demo_app.logs import FRAMES_FOLDER
 
     if not job.recipe.imported:
@@ -93,16 +93,16 @@ def source_of(job: Job[DemoRecipe]) -> Path | None:
 
 
 def detector_of(job: Job[DemoRecipe]) -> "Detector":
-    """The face detector of the recipe."""
+    """Return the face detector that the recipe names."""
     from demo_app.detection import make_detector
 
     return make_detector(job.recipe.detector)
 
 
 def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "SessionSummary":
-    """Run the demo over the whole of ``source`` and log it into ``out``.
+    """Run the demo over the whole of ``source`` and write its log into ``out``.
 
-    ``FerError`` when it ended before its source did.
+    Raises ``FerError`` if the demo ended before its source did.
     """
     from demo_app.parameters import parameters_for
     from demo_app.session import run_session
@@ -119,6 +119,6 @@ def play(source: Path, bundle: "Bundle", detector: "Detector", out: Path) -> "Se
 
 
 def copy_truth(video: Path, run: RunFolder) -> Path | None:
-    """Take over the truth that lies beside a clip, where there is one."""
+    """Copy the truth that lies beside a clip, if there is one."""
     truth = truth_of(video)
     return Path(shutil.copyfile(regular(truth), run.path(TRUTH_FILE))) if truth.is_file() else None

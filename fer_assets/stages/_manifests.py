@@ -1,4 +1,4 @@
-"""What judges every manifest, whichever stage makes it."""
+"""Judge any manifest, whichever stage makes it."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from fer_ml.storage.store import Store
 
 @dataclass(frozen=True)
 class ManifestLimits(Limits):
-    """When two faces are copies of one photo, which must not lie in two splits."""
+    """When two faces count as copies of one photo, which must not lie in two splits."""
 
     near: Near
 
     @classmethod
     def of(cls, profile: Profile) -> "ManifestLimits":
-        """The profile's part."""
+        """Return the limits from the profile."""
         return cls(profile.near_rule)
 
 
 def judge(artifact: Artifact, store: Store, limits: ManifestLimits) -> list[Outcome]:
-    """The gates of a manifest, on every row and every image."""
+    """Judge a manifest by its gates, on every row and every image."""
     from fer_ml.validation.manifests import manifest_outcomes
 
     return manifest_outcomes(artifact, store, limits.near)

@@ -1,4 +1,4 @@
-"""Whether the demo shows a bundle the faces that it learned: both ways to its input, compared."""
+"""Check that the demo gives a bundle the same faces as training did, by comparing both inputs."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ SERVING_GATES = tuple(
 
 
 def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
-    """``serving.json``: what ``bundle`` says of val faces both ways, by detector."""
+    """Write ``serving.json``: the bundle's results on val faces by both inputs, per detector."""
     import numpy as np
     import polars as pl
 
@@ -75,7 +75,7 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
 def figures(
     faces: "list[np.ndarray]", y: "np.ndarray", bundle: "Bundle", detector: "Detector"
 ) -> dict[str, Any]:
-    """Accuracy and ECE of both ways on the faces that ``detector`` found; zeros for none."""
+    """Return accuracy and ECE of both inputs on faces that ``detector`` found; zeros if none."""
     from demo_app.embedding import both_ways
     from fer_ml.metrics.classification import expected_calibration_error
 
@@ -95,7 +95,7 @@ def figures(
 
 
 def judge_serving(artifact: Artifact) -> list[Outcome]:
-    """Judge both differences of every detector that found enough faces."""
+    """Judge both differences for every detector that found enough faces."""
     document = artifact.read_json(SERVING_FILE)
     enough = {
         name: entry for name, entry in document["detectors"].items() if entry["found"] >= LEAST

@@ -1,4 +1,4 @@
-"""What all trainings share: their recipe, what makes them, their gates and what judges them."""
+"""Code shared by all trainings: recipe, build function, gates and judge."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ RUN_FILES = {
 
 @dataclass(frozen=True)
 class TrainingRecipe(Recipe):
-    """One training: how, on faces prepared in which way, and the seed of what it draws."""
+    """The recipe of one training: its settings, how faces are prepared, and the random seed."""
 
     training: Training
     preprocess: Preprocess
@@ -142,7 +142,7 @@ class TrainingRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, table: str, name: str | None) -> "TrainingRecipe":
-        """The recipe ``name`` in ``table`` of the profile; ``FerError`` where there is none."""
+        """Return the recipe ``name`` in ``table`` of the profile; ``FerError`` if there is none."""
         trainings: dict[str, Training] = getattr(profile, table)
         if str(name) not in trainings:
             raise FerError(
@@ -156,20 +156,20 @@ class TrainingRecipe(Recipe):
 
 @dataclass(frozen=True)
 class TrainingLimits(Limits):
-    """``floor_macro_f1`` is the least val macro-F1, 0 to 1; 0 asks nothing."""
+    """``floor_macro_f1`` is the least val macro-F1 required, 0 to 1; 0 requires nothing."""
 
     floor_macro_f1: float
 
     @classmethod
     def of(cls, profile: Profile) -> "TrainingLimits":
-        """The profile's part."""
+        """Return the limits from the profile."""
         return cls(profile.floor_macro_f1)
 
 
 def first_weights_of(
     recipe: Callable[[Profile, str | None], TrainingRecipe],
 ) -> Callable[[Surroundings, str | None], dict[str, Any]]:
-    """The ``files`` of a stage of trainings: those that first weights are read from, by hash."""
+    """Return the ``files`` function of training stages: hashes of files with initial weights."""
 
     def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
         steps = recipe(around.profile, partition).training.stages()
@@ -182,21 +182,21 @@ def first_weights_of(
 
 
 def part(job: Job[TrainingRecipe]) -> "Trained":
-    """The training as part of a packed job."""
+    """Return the training as part of a packed job."""
     from fer_ml.runs.parts import Trained
 
     return Trained(job, job.recipe.training, job.recipe.preprocess, job.recipe.seed)
 
 
 def build(run: RunFolder, job: Job[TrainingRecipe]) -> None:
-    """Train, from a packed folder, and take the results into the run folder."""
+    """Train in the form of a packed job, and move the results into the run directory."""
     from fer_ml.runs.trainings import train
 
     train(run, part(job))
 
 
 def judge(artifact: Artifact, store: Store, limits: TrainingLimits) -> list[Outcome]:
-    """Judge a run folder: a training that did nothing, or lies about itself, is stopped here."""
+    """Judge a run directory; a training that did nothing or reports falsely fails here."""
     from fer_ml.runs.gates import judge_run
 
     rules = [gate.rule for gate in RUN_GATES]

@@ -1,4 +1,4 @@
-"""``adopted``: results that were made elsewhere, each with what could not be verified of it."""
+"""``adopted``: results made elsewhere, each with a list of what could not be verified."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ HOLDS = {
 def build(run: RunFolder, job: Job[Recipe]) -> None:
     """Examine the adopted result again, from the copies in the store.
 
-    ``fer adopt`` makes the first artifact of a partition, by ``build_foreign`` of the library.
+    ``fer adopt`` makes the first artifact of a partition, with ``build_foreign`` of the library.
     """
     from fer_ml.adoption.build import build_again
 
@@ -57,7 +57,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """What the examination found, as gates. Only a wrong class order makes a result unusable."""
+    """Judge what the examination found. Only a wrong class order makes a result unusable."""
     from fer_ml.adoption import ADOPTION_FILE
 
     examination: dict[str, Any] = artifact.read_json(ADOPTION_FILE)
@@ -84,7 +84,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage; its partitions are what was adopted, and its inputs what each names."""
+    """Return the stage; its partitions are the adopted results, its inputs what each names."""
     return [
         Stage(
             asset="adopted",

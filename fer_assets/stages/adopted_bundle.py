@@ -13,12 +13,12 @@ from fer_ml.storage.store import RunFolder
 
 
 def build(run: RunFolder, job: Job[CardRecipe]) -> None:
-    """Export the adopted network; its card has the metrics that were measured here."""
+    """Export the adopted network; its card states the metrics that were measured here."""
     export_measured(run, job, job.input("adopted_model", job.partition))
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="adopted_bundle",

@@ -1,4 +1,4 @@
-"""``adopted_model``: an adopted run's weights, measured on the rows of this profile."""
+"""``adopted_model``: the weights of an adopted run, measured on the rows of this profile."""
 
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
 from fer_ml.base.labels import CLASSES
@@ -45,14 +45,14 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Predictions on val and calib, a temperature from calib, and metrics of val."""
+    """Write predictions on val and calib, a temperature fitted on calib, and metrics on val."""
     from fer_ml.evaluation.adopted import measure_adopted_model
 
     measure_adopted_model(run, job)
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge the weights as measured here."""
+    """Judge the weights by what was measured here."""
     from fer_ml.metrics.calibration import T_BOUNDS
     from fer_ml.metrics.predictions import read_predictions
     from fer_ml.runs.gates import judge_order
@@ -88,7 +88,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage; an adopted result that holds weights is a partition."""
+    """Return the stage; each adopted result with weights is a partition."""
     return [
         Stage(
             asset="adopted_model",

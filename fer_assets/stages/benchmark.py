@@ -1,4 +1,4 @@
-"""``benchmark``: every model on every evaluation set, with what each number is of."""
+"""``benchmark``: every model on every evaluation set; each number states its set and split."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -80,37 +80,37 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class BenchmarkRecipe(Recipe):
-    """What is measured beside each model's temperature; which models and sets, the inputs say."""
+    """What is measured besides each model's temperature; the inputs determine models and sets."""
 
     calibration: Literal["temperature", "vector"]
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "BenchmarkRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.calibration)
 
 
 @dataclass(frozen=True)
 class BenchmarkLimits(Limits):
-    """The least macro-F1 of a student, 0..1; 0 asks nothing."""
+    """The least macro-F1 of a student, 0..1; 0 requires nothing."""
 
     floor_macro_f1: float
 
     @classmethod
     def of(cls, profile: Profile) -> "BenchmarkLimits":
-        """The profile's part."""
+        """Return the limits from the profile."""
         return cls(profile.floor_macro_f1)
 
 
 def build(run: RunFolder, job: Job[BenchmarkRecipe]) -> None:
-    """Predictions of every model on every set, one matrix of metrics, and who beats whom."""
+    """Write predictions of every model on every set, one metrics matrix, and paired comparisons."""
     from fer_ml.evaluation.benchmark import measure_models
 
     measure_models(run, job, job.recipe.calibration)
 
 
 def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Outcome]:
-    """Judge the benchmark: nothing lost, nothing chosen on a test, students above the floor."""
+    """Judge the benchmark: all rows scored, no choice on a test split, students above the floor."""
     from fer_ml.evaluation.benchmark import MAIN_SET
     from fer_ml.runs.gates import above_floor
 
@@ -148,7 +148,7 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
 
 
 def _chance(frames: "dict[str, pl.DataFrame]") -> "Chance | None":
-    """What a guesser reaches on the main set."""
+    """Return the score that a guesser reaches on the main set."""
     from fer_ml.evaluation.benchmark import MAIN_SET
     from fer_ml.metrics.chance import guesser_scores
     from fer_ml.runs.logits import labels_of
@@ -161,7 +161,7 @@ def _chance(frames: "dict[str, pl.DataFrame]") -> "Chance | None":
 
 
 def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":
-    """The manifests that an artifact was made from, by asset."""
+    """Return the manifests that an artifact was made from, by asset."""
     from fer_ml.manifests.curation import manifest_file
     from fer_ml.manifests.schema import read_manifest
 
@@ -175,7 +175,7 @@ def _manifests(artifact: Artifact, store: Store) -> "dict[str, pl.DataFrame]":
 
 
 def _scored(artifact: Artifact, model: str, name: str) -> int:
-    """Rows of a model's predictions on a set."""
+    """Return the number of rows in a model's predictions on a set."""
     import polars as pl
 
     file = artifact.file(f"predictions/{model}__{name}.csv")
@@ -183,13 +183,13 @@ def _scored(artifact: Artifact, model: str, name: str) -> int:
 
 
 def _rows(frame: "pl.DataFrame", split: str, rows: str) -> int:
-    """Rows of a split, or of its rows without a twin in another one."""
+    """Return the number of rows in a split, or of its rows without a twin in another split."""
     frame = frame.filter(frame["split"] == split)
     return frame["twin_in"].null_count() if rows == "deduplicated" else frame.height
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     # What models are selected on, and every evaluation set.
     manifests = ("hq_train_manifest", *(f"{name}_manifest" for name in given.profile.tested))
     return [

@@ -46,7 +46,7 @@ def build(run: RunFolder, job: Job[CardRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge every student's bundle; what is deployed is one of them."""
+    """Judge every student's bundle; one of them will be deployed."""
     from fer_ml.bundles.bundle import MODEL_FILE, PARITY_FILE, read_card
 
     files, inputs = artifact.record.files, {item.asset: item for item in artifact.record.inputs}
@@ -77,7 +77,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="candidate_bundles",

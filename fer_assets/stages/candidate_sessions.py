@@ -1,6 +1,6 @@
-"""``candidate_sessions``: every student over the clip or session of ``demo_session``.
+"""``candidate_sessions``: every student on the clip or session of ``demo_session``.
 
-So they are compared before one of them is deployed.
+Students are compared here before one of them is deployed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,9 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
-    """Run every student over the clip or session of ``demo_session``: a log each, and figures.
+    """Run every student on the clip or session of ``demo_session``; write a log and figures each.
 
-    A session without frames cannot be replayed: then there are no candidates in the file.
+    A session without frames cannot be replayed; the file then lists no candidates.
     """
     from demo_app.detection import LookOnce
     from demo_app.kpis import compute_kpis
@@ -87,10 +87,10 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
 
 
 def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
-    """What the dual gate reads of one student's session; None where the session cannot tell.
+    """Return the figures of one student's session for the dual gate; None if not measurable.
 
-    ``scored`` are the faces of a known expression, by manual labels or by the clip's truth, and
-    ``expressions`` how often one of them begins to show another.
+    ``scored`` is the number of faces with a known expression, from manual labels or the clip's
+    truth. ``expressions`` counts how often one of them begins to show another expression.
     """
     manual = "manual_scored" in kpis
     f1 = f"{'manual_' if manual else ''}macro_f1_present"
@@ -111,7 +111,7 @@ def candidate_figures(bundle: "Bundle", kpis: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge whether the students' sessions can be compared, and whether they can tell."""
+    """Judge whether the students' sessions are comparable and have true labels."""
     document = artifact.read_json(CANDIDATES_FILE)
     figures = document["candidates"]
     seen = {(entry["frames"], entry["faces"], entry["scored"]) for entry in figures.values()}
@@ -137,7 +137,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="candidate_sessions",

@@ -32,9 +32,9 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class UnifiedRecipe(Recipe):
-    """The sources, in ``order``, with their publishers' splits, and how the others are drawn.
+    """The sources in ``order``, their publishers' splits, and how other rows are split.
 
-    ``near`` says when two faces are copies of one photo.
+    ``near`` defines when two faces are copies of one photo.
     """
 
     sources: dict[str, dict[str, Split]]
@@ -45,13 +45,13 @@ class UnifiedRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "UnifiedRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         sources = {source.name: source.splits for source in profile.sources}
         return cls(sources, tuple(sources), profile.near_rule, profile.draw, profile.seed)
 
 
 def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:
-    """Stack the sources, join near-identical faces into groups, and split by group."""
+    """Concatenate the sources, group near-identical faces, and split by group."""
     from fer_ml.manifests.unify import unify
 
     recipe = job.recipe
@@ -59,7 +59,7 @@ def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="classification_manifest",

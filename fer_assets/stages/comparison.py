@@ -1,4 +1,4 @@
-"""``comparison/<name>``: methods at one budget, over the same seeds, on one evaluation set."""
+"""``comparison/<name>``: methods at equal budget and seeds on one evaluation set."""
 
 import math
 from dataclasses import dataclass, replace
@@ -57,7 +57,7 @@ class ComparisonRecipe(Recipe):
 
     @classmethod
     def of(cls, name: str, profile: Profile, partition: str | None) -> "ComparisonRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         comparison = profile.comparisons[name]
         trainings = {each: profile.student(each) for each in _trainings(comparison)}
         return cls(
@@ -73,12 +73,12 @@ class ComparisonRecipe(Recipe):
 
 
 def _trainings(comparison: Comparison) -> list[str]:
-    """Of all arms, in their order."""
+    """Return the trainings of all arms, in the order of the arms."""
     return [name for names in comparison.arms.values() for name in names]
 
 
 def build(run: RunFolder, job: Job[ComparisonRecipe]) -> None:
-    """Predictions of every training, and each arm against the baseline and the arm before."""
+    """Predict with every training; compare each arm with the baseline and the previous arm."""
     from fer_ml.evaluation.comparison import compare_arms
 
     fields = {name: getattr(job.recipe, name) for name in Comparison.model_fields}
@@ -86,7 +86,7 @@ def build(run: RunFolder, job: Job[ComparisonRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge a comparison by what was really trained and really measured."""
+    """Judge whether trainings and measurements are as the comparison declares."""
     from fer_ml.evaluation.comparison import METRICS
     from fer_ml.metrics.predictions import read_predictions
 
@@ -119,7 +119,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def _other_data(trained: dict[str, Record | None]) -> list[str]:
-    """Trainings that were made from other bytes of an asset than one before them."""
+    """Return trainings made from other bytes of an asset than an earlier training."""
     seen: dict[str, str] = {}
     return [
         f"{name}: made from another {item.key}"
@@ -130,7 +130,7 @@ def _other_data(trained: dict[str, Record | None]) -> list[str]:
 
 
 def _unequal(comparison: dict[str, Any], records: dict[str, Record | None]) -> list[str]:
-    """What differs between the trainings' own records, beyond seed, task and what may vary."""
+    """Return undeclared differences between the trainings' records; seed and task may differ."""
     free = {"seed", "task", *comparison["varies"]}
     faults = [f"{name}: its training is no longer here" for name, r in records.items() if r is None]
     trained = {
@@ -151,7 +151,7 @@ def _unequal(comparison: dict[str, Any], records: dict[str, Record | None]) -> l
 
 
 def _rows(comparison: dict[str, Any], sha256: str, store: Store) -> int:
-    """Rows that the evaluation set has, counted again."""
+    """Count the rows of the evaluation set again."""
     from fer_ml.manifests.curation import manifest_file
     from fer_ml.manifests.schema import read_manifest
 
@@ -164,7 +164,7 @@ def _rows(comparison: dict[str, Any], sha256: str, store: Store) -> int:
 
 
 def stages(given: Given) -> list[Stage]:
-    """A stage for each comparison of the profile."""
+    """Return one stage for each comparison of the profile."""
     return [
         Stage(
             asset=f"comparison/{name}",
@@ -188,7 +188,7 @@ def stages(given: Given) -> list[Stage]:
 
 
 def _needs(profile: Profile, comparison: Comparison) -> tuple[Need, ...]:
-    """The trainings, which are experiments or students, and the manifest of the evaluation set."""
+    """Return the inputs: the trainings (experiments or students) and the evaluation manifest."""
     names = _trainings(comparison)
     experiments = tuple(name for name in names if name in profile.experiments)
     students = [name for name in names if name not in profile.experiments]

@@ -1,4 +1,4 @@
-"""Curated manifests: the rows of the unified one that a recipe takes. One stage for each."""
+"""Curated manifests: the rows of the unified manifest that a recipe selects, a stage each."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -47,19 +47,19 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class TrainedOnLimits(ManifestLimits):
-    """Those of every manifest, and in which colour the network is given faces."""
+    """The limits of every manifest, and the colour in which the network is given faces."""
 
     colour: Literal["grey", "rgb"]
 
     @classmethod
     def of(cls, profile: Profile) -> "TrainedOnLimits":
-        """The profile's part."""
+        """Return the limits from the profile."""
         return cls(profile.near_rule, profile.preprocess.colour)
 
 
 @dataclass(frozen=True)
 class CuratedRecipe(Recipe):
-    """Which rows are taken: see ``Curation`` of the profile."""
+    """Which rows are selected; see ``Curation`` of the profile."""
 
     sources: tuple[str, ...]
     splits: tuple[Split, ...]
@@ -71,19 +71,19 @@ class CuratedRecipe(Recipe):
 
     @classmethod
     def of(cls, name: str, profile: Profile, partition: str | None) -> "CuratedRecipe":
-        """The profile's curation ``name``."""
+        """Return the curation ``name`` of the profile."""
         return cls(**dict(profile.curated[name]))
 
 
 def build(run: RunFolder, job: Job[CuratedRecipe]) -> None:
-    """One curated manifest, with what it came from in ``curation.json``."""
+    """Write one curated manifest, and its origin as ``curation.json``."""
     from fer_ml.manifests.curation import take
 
     take(run, job, Curation(**asdict(job.recipe)))
 
 
 def judge_trained_on(artifact: Artifact, store: Store, limits: TrainedOnLimits) -> list[Outcome]:
-    """The gates of a manifest, and the colour of the faces that are trained on."""
+    """Judge a manifest by its gates, and the colour of the training faces."""
     from fer_ml.manifests.curation import COLOURS_FILE
 
     by_source = artifact.read_json(COLOURS_FILE)["by_source"]
@@ -124,5 +124,5 @@ def _stage(name: str) -> Stage:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The three of every profile, and its own ``curations``."""
+    """Return the three curated manifests of every profile, and the profile's own ``curations``."""
     return [_stage(name) for name in given.profile.curated]

@@ -65,21 +65,21 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class KpiRecipe(Recipe):
-    """The limit that the chart of the frame times shows, in ms."""
+    """The limit that the chart of frame times shows, in ms."""
 
     p95_limit_ms: float
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "KpiRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.demo.p95_limit_ms)
 
 
 @dataclass(frozen=True)
 class KpiLimits(Limits):
-    """What 95 of 100 frames may take (ms), whether that blocks, and how much more may flip.
+    """The limit of the 95th percentile of frame time (ms), whether it blocks, and of flips.
 
-    ``flips_gain`` is a share of the flips a minute: 0.1 is 10 %.
+    ``flips_gain`` is the permitted increase of flips a minute, as a share: 0.1 is 10 %.
     """
 
     p95_limit_ms: float
@@ -88,13 +88,13 @@ class KpiLimits(Limits):
 
     @classmethod
     def of(cls, profile: Profile) -> "KpiLimits":
-        """The profile's part."""
+        """Return the limits from the profile."""
         demo = profile.demo
         return cls(demo.p95_limit_ms, demo.p95_blocks, profile.selection.flips_gain)
 
 
 def build(run: RunFolder, job: Job[KpiRecipe]) -> None:
-    """``demo_kpis.json`` and ``.csv`` with plots, from the session's log and nothing else."""
+    """Write ``demo_kpis.json``, ``.csv`` and plots, computed from the session's log only."""
     from demo_app.kpis import compute_kpis, read_per_frame
     from demo_app.logs import PER_FRAME_FILE
     from demo_app.plots import label_chart, latency_chart
@@ -118,7 +118,7 @@ def build(run: RunFolder, job: Job[KpiRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: KpiLimits) -> list[Outcome]:
-    """Judge the session by its KPIs."""
+    """Judge the session by its key figures."""
     kpis = artifact.read_json("demo_kpis.json")
     raw, steady = kpis["flips_raw"], kpis["flips_stabilised"]
     p95 = kpis["frame_ms_p95"]
@@ -143,10 +143,10 @@ def replay_gate(
     before: dict[str, Any] | None,
     flips_gain: float = Selection().flips_gain,
 ) -> list[Outcome]:
-    """The replay half of the dual gate: the same session by the new bundle and by its own.
+    """Judge the same session by the new bundle and by the bundle that recorded it.
 
-    ``flips_gain`` is by how much flips a minute may rise, as a share. A session without manual
-    labels, or a clip, gives nothing to compare: then neither is applicable.
+    ``flips_gain`` is the permitted increase of flips a minute, as a share. A clip, or a session
+    without manual labels, cannot be compared; then neither gate is applicable.
     """
     key = "manual_macro_f1_present_stabilised"
     rules = ("replay_improves", "replay_is_as_calm")
@@ -162,7 +162,7 @@ def replay_gate(
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="demo_kpis",

@@ -1,7 +1,7 @@
-"""``demo_session``: the deployed student over a fixed clip, or over a recorded session.
+"""``demo_session``: the deployed student on a fixed clip, or on a recorded session.
 
-A recorded session is replayed: same frames, same manual labels, compared like for like. One
-without frames is imported as it is.
+A recorded session is replayed with the same frames and the same manual labels, so that results are
+comparable. A session without frames is imported as it is.
 """
 
 import shutil
@@ -34,7 +34,7 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
-    """Run the selected student over the profile's clip or session and keep the whole log."""
+    """Run the selected student on the profile's clip or session, and keep the whole log."""
     from demo_app.logs import PER_FRAME_FILE
     from demo_app.session import device_name
     from fer_ml.bundles.bundle import load_bundle
@@ -58,7 +58,7 @@ def build(run: RunFolder, job: Job[DemoRecipe]) -> None:
 
 
 def _import(session: Path, run: RunFolder) -> None:
-    """Take over the log of a session without frames; the figures are those of its own model."""
+    """Import the log of a session without frames; its figures describe the model that made it."""
     from demo_app.kpis import read_per_frame
     from demo_app.logs import EVENTS_FILE, PER_FRAME_FILE, SUMMARY_FILE, THRESHOLDS_FILE
 
@@ -77,7 +77,7 @@ def _import(session: Path, run: RunFolder) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="demo_session",

@@ -1,4 +1,4 @@
-"""``ensemble``: the teachers fused, with weights chosen on calib and nowhere else."""
+"""``ensemble``: the fused teachers, with weights chosen on calib only."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -45,7 +45,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class EnsembleRecipe(Recipe):
-    """How the teachers are fused, and which they are: see ``Ensemble`` of the profile."""
+    """The teachers and how they are fused; see ``Ensemble`` of the profile."""
 
     fusion: Literal["logits", "probabilities", "calibrated"]
     weights: tuple[float, ...] | Literal["interim_report"] | None
@@ -54,12 +54,12 @@ class EnsembleRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "EnsembleRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(**dict(profile.ensemble), teachers=tuple(profile.teachers))
 
 
 def build(run: RunFolder, job: Job[EnsembleRecipe]) -> None:
-    """Choose the weights on calib, fuse every face, measure on val."""
+    """Choose the weights on calib, fuse the logits of every face, measure on val."""
     from fer_ml.runs.ensemble import fuse_teachers
 
     recipe = job.recipe
@@ -67,7 +67,7 @@ def build(run: RunFolder, job: Job[EnsembleRecipe]) -> None:
 
 
 def part(job: Job[EnsembleRecipe]) -> "Fused":
-    """The fusion as part of a packed job."""
+    """Return the fusion as part of a packed job."""
     from fer_ml.runs.parts import Fused
 
     recipe = job.recipe
@@ -75,7 +75,7 @@ def part(job: Job[EnsembleRecipe]) -> "Fused":
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge the fusion by what it says of itself."""
+    """Judge the fusion by its own records."""
     document = artifact.read_json("ensemble.json")
     weights = list(document["weights"].values())
     best = min(member["calib_nll"] for member in document["members"].values())
@@ -105,7 +105,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="ensemble",

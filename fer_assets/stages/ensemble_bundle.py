@@ -13,14 +13,14 @@ from fer_ml.storage.store import RunFolder
 
 
 def build(run: RunFolder, job: Job[CardRecipe]) -> None:
-    """Join the members' networks and their fusion, and compare the whole with torch."""
+    """Join the members' networks and their fusion into one file, and compare it with torch."""
     from fer_ml.bundles.cards import export_ensemble
 
     export_ensemble(run, job, job.recipe.origin(), PARITY_LIMIT)
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="ensemble_bundle",

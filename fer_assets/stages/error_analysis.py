@@ -1,4 +1,4 @@
-"""``error_analysis``: what models get wrong, for people to look at."""
+"""``error_analysis``: the mistakes of the models, for people to look at."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_ml.base.reading import as_text
@@ -36,14 +36,14 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Tables, contact sheets and one page on every student and the ensemble."""
+    """Write tables, contact sheets and one page about every student and the ensemble."""
     from fer_ml.evaluation.error_analysis import analyse_errors
 
     analyse_errors(run, job)
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge the analysis: it counts every row of the benchmark that it is of."""
+    """Judge the analysis: its confusions add up to the wrong rows of the benchmark."""
     import polars as pl
 
     analysis = artifact.read_json("error_analysis.json")
@@ -62,7 +62,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="error_analysis",

@@ -1,4 +1,4 @@
-"""``external_model``: a model from elsewhere, its own files, checked, with a temperature."""
+"""``external_model``: a model from elsewhere: a copy of its files, checked and calibrated."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,18 +44,18 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class ExternalRecipe(Recipe):
-    """How faces are prepared for a model whose files do not say."""
+    """How faces are prepared for a model whose files do not state it."""
 
     preprocess: Preprocess
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "ExternalRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.preprocess)
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The model by the hashes of its files; null while they are not there."""
+    """Return the hashes of the model's files; null while they are missing."""
     from fer_ml.sources.raw import model_files
 
     path = around.model_path(str(partition))
@@ -66,14 +66,14 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
 
 
 def build(run: RunFolder, job: Job[ExternalRecipe]) -> None:
-    """Copy the files, check that they are a model, and fit its temperature on calib."""
+    """Copy the files, check that they form a model, and fit its temperature on calib."""
     from fer_ml.evaluation.external import keep_external_model
 
     keep_external_model(run, job, job.recipe.preprocess)
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge a model from elsewhere: the bytes that were named, and what they answered."""
+    """Judge an external model: its bytes, class order and logits."""
     import numpy as np
 
     from fer_ml.evaluation.external import ABOUT_FILE
@@ -92,7 +92,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage; a model of the profile's ``models`` is a partition."""
+    """Return the stage; each model of the profile's ``models`` is a partition."""
     return [
         Stage(
             asset="external_model",

@@ -28,7 +28,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="label_review",

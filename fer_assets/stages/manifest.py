@@ -69,7 +69,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class SourceRecipe(Recipe):
-    """How a source is read: its adapter, and what that is told."""
+    """How a source is read: its adapter, and the adapter's settings."""
 
     adapter: str
     options: dict[str, str]
@@ -77,13 +77,13 @@ class SourceRecipe(Recipe):
 
     @classmethod
     def of(cls, source: str, profile: Profile, partition: str | None) -> "SourceRecipe":
-        """The profile's part on ``source``."""
+        """Return the part of the profile about ``source``."""
         profile_source = profile.source(source)
         return cls(profile_source.adapter, profile_source.options, profile_source.labels)
 
 
 def files(source: str, around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The purged photos of ``source``, which stay out; no key where there are none."""
+    """Return the purged photos of ``source``, which stay excluded; no key if there are none."""
     from fer_ml.privacy.log import read_log
 
     purged = sorted(read_log(around.settings.home).photos(source))
@@ -91,7 +91,7 @@ def files(source: str, around: Surroundings, partition: str | None) -> dict[str,
 
 
 def build(run: RunFolder, job: Job[SourceRecipe]) -> None:
-    """Clean the source's raw folder; a source that was purged is refused."""
+    """Clean the source's raw folder; a purged source is refused."""
     from fer_ml.manifests.cleaning import clean_source
     from fer_ml.privacy.log import read_log
 
@@ -120,7 +120,7 @@ def build(run: RunFolder, job: Job[SourceRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """The source is its adapter's, the report adds up, and what was quarantined is shown."""
+    """Judge whether the adapter fits the source, row counts reconcile, and quarantine is empty."""
     import polars as pl
 
     from fer_ml.manifests.curation import manifest_file
@@ -171,14 +171,14 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def _rows(artifact: Artifact, name: str) -> int:
-    """How many rows a csv of the artifact has."""
+    """Return the number of rows of a csv of the artifact."""
     import polars as pl
 
     return pl.read_csv(as_text(artifact.file(name)), glob=False, infer_schema=False).height
 
 
 def _first_left_out(artifact: Artifact, *files: str) -> tuple[str, ...]:
-    """The first row of each reason for which rows were left out, of at most five reasons."""
+    """Return the first excluded row of each reason, for at most five reasons."""
     import polars as pl
 
     left = [
@@ -190,7 +190,7 @@ def _first_left_out(artifact: Artifact, *files: str) -> tuple[str, ...]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """One for each source."""
+    """Return one stage for each source."""
     return [
         Stage(
             asset=f"manifest/{source.name}",

@@ -1,4 +1,4 @@
-"""``manifest_validation``: a report for each manifest, and every finding in a table."""
+"""``manifest_validation``: a report on each manifest, and a table of every finding."""
 
 from dataclasses import dataclass
 
@@ -41,19 +41,19 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class ValidationRecipe(Recipe):
-    """The profile's name, by which reports call the images' folder; when faces are copies."""
+    """The profile's name, with which reports name the image folder; and when faces are copies."""
 
     profile: str
     near: Near
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "ValidationRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.name, profile.near_rule)
 
 
 def build(run: RunFolder, job: Job[ValidationRecipe]) -> None:
-    """Look at every row and every image of every manifest."""
+    """Check every row and every image of every manifest."""
     from fer_ml.validation.manifests import validate_manifests
 
     recipe, manifests = job.recipe, list(job.inputs.values())
@@ -61,7 +61,7 @@ def build(run: RunFolder, job: Job[ValidationRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """All reports passed, and each speaks of the manifest that is current now."""
+    """Judge whether all reports passed, and whether each is about the current manifest."""
     from fer_ml.validation.manifests import report_name
 
     failed, old = [], []
@@ -79,7 +79,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     curated = (f"{name}_manifest" for name in given.profile.curated)
     return [
         Stage(

@@ -1,4 +1,4 @@
-"""``prediction_review``: labels that the ensemble contradicts, on faces held out from training."""
+"""``prediction_review``: labels that the ensemble contradicts, on held-out faces."""
 
 from fer_assets.stage import Given, Recipe, Stage, needs
 from fer_ml.storage.job import Job
@@ -19,7 +19,7 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Rank the held-out rows of ``hq_train``, the least likely label first."""
+    """Rank the held-out rows of ``hq_train``; the row with the least likely label comes first."""
     import numpy as np
     import polars as pl
 
@@ -44,7 +44,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="prediction_review",

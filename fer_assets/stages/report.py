@@ -63,19 +63,19 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class ReportRecipe(Recipe):
-    """What the report says of the profile: its name, and whether its faces are drawn."""
+    """What the report states about the profile: its name, and whether its faces are synthetic."""
 
     profile: str
     drawn: bool
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "ReportRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.name, profile.drawn)
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The template, with its parts, and the plan of the comparisons by their hashes."""
+    """Return hashes of the template with its parts, and of the plan of comparisons."""
     from fer_ml.report.template import read_template
 
     template = read_template(around.report_template())
@@ -87,7 +87,7 @@ def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
 
 
 def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
-    """``report.md``, ``report.html`` and ``report.pdf``, and what they refer to."""
+    """Write ``report.md``, ``report.html`` and ``report.pdf``, and what they refer to."""
     from fer_ml.report.document import write_report
     from fer_ml.report.references import References
 
@@ -97,7 +97,7 @@ def build(run: RunFolder, job: Job[ReportRecipe]) -> None:
 
 
 def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
-    """What the report says of the plan of its comparisons, of which it keeps a copy."""
+    """Return what the report states about its plan of comparisons, of which it keeps a copy."""
     path = job.paths.get("plan")
     if path is None:
         return "No plan of the comparisons was written before the run."
@@ -112,7 +112,7 @@ def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge the report: its numbers, its figures, its citations, its checklist."""
+    """Judge the report: its numbers, figures, citations and checklist."""
     from fer_ml.evidence.numbers import GIVEN
     from fer_ml.report.checklist import check_list
     from fer_ml.report.citations import check_citations
@@ -148,7 +148,7 @@ def _none(rule: str, findings: list[str], detail: str = "") -> Outcome:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage; it rests on the claims, and on exactly what the template refers to."""
+    """Return the stage; its inputs are the claims and exactly what the template refers to."""
     return [
         Stage(
             asset="report",

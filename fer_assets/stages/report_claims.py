@@ -1,4 +1,4 @@
-"""``report_claims``: every sentence of the claims file, bound to the bytes it came from."""
+"""``report_claims``: every sentence of the claims file, bound to the bytes of its number."""
 
 import csv
 from collections.abc import Sequence
@@ -39,25 +39,25 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class ClaimsRecipe(Recipe):
-    """What the claims say of themselves: the profile's name, and whether its faces are drawn."""
+    """What the claims state about the profile: its name, and whether its faces are synthetic."""
 
     profile: str
     drawn: bool
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "ClaimsRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(profile.name, profile.drawn)
 
 
 def files(around: Surroundings, partition: str | None) -> dict[str, Any]:
-    """The claims file by its hash."""
+    """Return the hash of the claims file."""
     path = around.claims_file()
     return {"claims_sha256": sha256_file(path) if path.is_file() else None}
 
 
 def build(run: RunFolder, job: Job[ClaimsRecipe]) -> None:
-    """Resolve every claim of the profile's claims file, and keep the file with the outcome."""
+    """Resolve every claim of the profile's claims file; keep the file with the results."""
     from fer_ml.claims.model import read_claims
     from fer_ml.claims.trace import Tracer
     from fer_ml.claims.verify import CLAIMS_COPY, verify
@@ -97,14 +97,14 @@ def _write_table(run: RunFolder, resolved: "Sequence[Resolved]") -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Every claim is grounded."""
+    """Judge whether every claim is grounded."""
     claims = artifact.read_json("claims.json")["claims"]
     bad = [f"{c['id']}: {c['status']}, {c['reason']}" for c in claims if c["status"] != "grounded"]
     return [at_most("all_grounded", len(bad), 0, examples=bad)]
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage; it rests on exactly what the claims cite."""
+    """Return the stage; its inputs are exactly what the claims cite."""
     return [
         Stage(
             asset="report_claims",

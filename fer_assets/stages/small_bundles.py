@@ -1,4 +1,4 @@
-"""``small_bundles``: the student in fp16 and int8, each offered where it is as good and as fast."""
+"""``small_bundles``: the student in fp16 and int8, offered where accuracy and speed suffice."""
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, needs
 from fer_ml.storage.artifact import Artifact
@@ -47,14 +47,14 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Try every precision; ``<precision>/`` holds a bundle where both limits are kept."""
+    """Try every precision; ``<precision>/`` holds a bundle if both limits are kept."""
     from fer_ml.bundles.small import try_precisions
 
     try_precisions(run, job, ACCURACY_LIMIT, LATENCY_LIMITS)
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge each precision by both of its figures, and what is offered by its bytes."""
+    """Judge each precision by its accuracy and speed, and each offered bundle by its bytes."""
     from fer_ml.bundles.bundle import MODEL_FILE, read_card
 
     figures = artifact.read_json("small_bundles.json")["precisions"]
@@ -75,7 +75,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="small_bundles",

@@ -1,4 +1,4 @@
-"""``softlabels``: what a student is taught, with everything that it must agree with."""
+"""``softlabels``: the training targets of students, with hashes of everything they derive from."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class SoftLabelsRecipe(Recipe):
-    """How the teachers label the training rows: see ``SoftLabels`` of the profile."""
+    """How the teachers label the training rows; see ``SoftLabels`` of the profile."""
 
     target_entropy: float
     folds: int
@@ -68,19 +68,19 @@ class SoftLabelsRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "SoftLabelsRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(**dict(profile.softlabels), preprocess=profile.preprocess)
 
 
 def part(job: Job[SoftLabelsRecipe]) -> "Softened":
-    """The soft labels as part of a packed job."""
+    """Return the soft labels as part of a packed job."""
     from fer_ml.runs.parts import Softened
 
     return Softened(job, job.recipe.target_entropy)
 
 
 def build(run: RunFolder, job: Job[SoftLabelsRecipe]) -> None:
-    """Export the fused logits of the training rows, softened to the entropy that is wanted."""
+    """Export the fused logits of the training rows, softened to the target entropy."""
     from fer_ml.runs.softlabels import export_softlabels
 
     export_softlabels(run, job, job.recipe.target_entropy, job.recipe.preprocess)
@@ -94,7 +94,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="softlabels",

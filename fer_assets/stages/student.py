@@ -1,4 +1,4 @@
-"""``student_ce``, ``student_kd``, ``student_dkd``: MobileNetV3-Large, each after the one before."""
+"""``student_ce``, ``student_kd``, ``student_dkd``: MobileNetV3-Large, trained in this order."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def recipe_of(name: str) -> Callable[[Profile, str | None], TrainingRecipe]:
-    """``students.<name>`` of a profile."""
+    """Return the function that reads ``students.<name>`` of a profile."""
     return lambda profile, partition: TrainingRecipe.of(profile, "students", name)
 
 
 def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
-    """The training as part of a packed job; ``previous`` is the student before."""
+    """Return the training as part of a packed job; ``previous`` is the student before."""
     from fer_ml.runs.parts import Trained
 
     recipe = job.recipe
@@ -38,14 +38,14 @@ def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
 
 
 def build(run: RunFolder, job: Job[TrainingRecipe], previous: str | None) -> None:
-    """Train, and note how the student before was measured."""
+    """Train, and record the metrics of the student before."""
     from fer_ml.runs.trainings import train
 
     train(run, part(job, previous))
 
 
 def judge_next(artifact: Artifact, store: Store, limits: TrainingLimits) -> list[Outcome]:
-    """Judge a student after another: its run folder, and whether it lost to the one before."""
+    """Judge a later student: its run directory, and whether it scores below the one before."""
     from fer_ml.runs.gates import judge_against_previous, unjudged
 
     outcomes = judge(artifact, store, limits)
@@ -55,7 +55,7 @@ def judge_next(artifact: Artifact, store: Store, limits: TrainingLimits) -> list
 
 
 def stages(given: Given) -> list[Stage]:
-    """CE, which needs no teacher, then KD and DKD, which are compared with the one before."""
+    """Return CE, which needs no teacher, then KD and DKD, each compared with the one before."""
     students = []
     before = [None, *(f"student_{name}" for name in STUDENTS)]
     for name, previous in zip(STUDENTS, before, strict=False):

@@ -25,7 +25,7 @@ HOLDS = {
 
 
 def build(run: RunFolder, job: Job[Recipe]) -> None:
-    """Take over the selected candidate with its benchmark, and try it the demo's way."""
+    """Copy the selected candidate with its benchmark, and test it with the demo's input."""
     from fer_ml.bundles.bundle import load_bundle
     from fer_ml.bundles.cards import deploy
 
@@ -34,7 +34,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge the student's bundle, by the bytes that would be deployed."""
+    """Judge the student's bundle by the bytes that would be deployed."""
     from fer_ml.bundles.bundle import read_card
 
     chosen = next(i for i in artifact.record.inputs if i.asset == "student_selection")
@@ -52,7 +52,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="student_bundle",

@@ -1,4 +1,4 @@
-"""``student_experiment``: any further training of the profile; an ablation is a backfill."""
+"""``student_experiment``: further trainings of the profile; an ablation is a backfill."""
 
 from fer_assets.stage import TRAINING, Given, Need, Stage
 from fer_assets.stages._training import (
@@ -15,12 +15,12 @@ from fer_ml.recipes.profile import Profile
 
 
 def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
-    """``experiments.<partition>`` of the profile."""
+    """Return ``experiments.<partition>`` of the profile."""
     return TrainingRecipe.of(profile, "experiments", partition)
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage, with a partition for each experiment of the profile."""
+    """Return the stage, with a partition for each experiment of the profile."""
     return [
         Stage(
             asset="student_experiment",

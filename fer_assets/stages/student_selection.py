@@ -1,4 +1,4 @@
-"""``student_selection``: which student is deployed, by the dual gate, never on a test set."""
+"""``student_selection``: the student to deploy, chosen by the dual gate, never on a test set."""
 
 from dataclasses import asdict, dataclass
 
@@ -35,7 +35,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class SelectionRecipe(Recipe):
-    """The limits of the dual gate: see ``Selection`` of the profile."""
+    """The limits of the dual gate; see ``Selection`` of the profile."""
 
     macro_f1_loss: float
     weakest_f1_loss: float
@@ -45,19 +45,19 @@ class SelectionRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "SelectionRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         return cls(**dict(profile.selection))
 
 
 def build(run: RunFolder, job: Job[SelectionRecipe]) -> None:
-    """The chosen student, and every figure, limit and verdict."""
+    """Write the chosen student, and every figure, limit and verdict."""
     from fer_ml.evaluation.selection import select_student
 
     select_student(run, job, Selection(**asdict(job.recipe)))
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge which split the choice saw, and that what was chosen passed."""
+    """Judge which split the choice used, and that the chosen student passed."""
     selection = artifact.read_json("selection.json")
     splits = sorted({selection["split"], *artifact.record.splits.values()})
     failed = [
@@ -72,7 +72,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="student_selection",

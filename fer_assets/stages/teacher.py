@@ -1,4 +1,4 @@
-"""``teacher[RN18, B3, CNXT]``: the networks whose knowledge the students are given."""
+"""``teacher[RN18, B3, CNXT]``: the networks that the students learn from."""
 
 from fer_assets.stage import TRAINING, Given, Stage, needs
 from fer_assets.stages._training import (
@@ -15,12 +15,12 @@ from fer_ml.recipes.profile import Profile
 
 
 def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
-    """``teachers.<partition>`` of the profile."""
+    """Return ``teachers.<partition>`` of the profile."""
     return TrainingRecipe.of(profile, "teachers", partition)
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage, with a partition for each teacher of the profile."""
+    """Return the stage, with a partition for each teacher of the profile."""
     return [
         Stage(
             asset="teacher",

@@ -13,12 +13,12 @@ from fer_ml.storage.store import RunFolder
 
 
 def build(run: RunFolder, job: Job[CardRecipe]) -> None:
-    """Export the teacher; its card has the metrics of its training."""
+    """Export the teacher; its card states the metrics of its training."""
     export_measured(run, job, job.input("teacher", job.partition))
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage."""
+    """Return the stage."""
     return [
         Stage(
             asset="teacher_bundle",

@@ -1,4 +1,4 @@
-"""``teacher_fold``: teachers that did not see one fold of the training rows, which they label."""
+"""``teacher_fold``: teachers trained without one fold of the training rows, which they label."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldRecipe(TrainingRecipe):
-    """The teacher's recipe; of ``folds`` parts of the training rows, by group, one is left out."""
+    """The teacher's recipe; training rows form ``folds`` folds by group, one is left out."""
 
     without_fold: int
     folds: int
 
 
 def recipe(profile: Profile, partition: str | None) -> FoldRecipe:
-    """``RN18_1`` is ``teachers.RN18`` of the profile without the first fold."""
+    """Return the recipe of a partition: ``RN18_1`` is ``teachers.RN18`` without the first fold."""
     if str(partition) not in profile.folds:
         raise FerError(
             f"profile {profile.name} has no fold {partition}",
@@ -44,7 +44,7 @@ def recipe(profile: Profile, partition: str | None) -> FoldRecipe:
 
 
 def part(job: Job[FoldRecipe]) -> "Trained":
-    """The training as part of a packed job."""
+    """Return the training as part of a packed job."""
     from fer_ml.runs.parts import Trained
 
     fold_recipe = job.recipe
@@ -66,7 +66,7 @@ def build(run: RunFolder, job: Job[FoldRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage, where the profile has folds."""
+    """Return the stage, if the profile has folds."""
     return [
         Stage(
             asset="teacher_fold",

@@ -1,4 +1,4 @@
-"""``teacher_logits``: what each teacher says of every face that is needed later."""
+"""``teacher_logits``: the logits of one teacher for every face that later stages need."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,10 +55,11 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class LogitsRecipe(Recipe):
-    """The views of each training face that are labelled, and by whom.
+    """The labelled views of each training face, and the networks that label them.
 
-    Of ``folds`` parts of the training rows, by group, each is labelled by the teacher's training
-    without it: ``by_folds`` are its partitions of ``teacher_fold``. 0 folds: by the teacher itself.
+    The training rows form ``folds`` folds by group. Each fold is labelled by the teacher trained
+    without it; ``by_folds`` are these partitions of ``teacher_fold``. With 0 folds the teacher
+    itself labels.
     """
 
     views: Views | None
@@ -68,13 +69,13 @@ class LogitsRecipe(Recipe):
 
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "LogitsRecipe":
-        """The profile's part."""
+        """Return the recipe from the profile."""
         fold_names = [name for name, (teacher, _) in profile.folds.items() if teacher == partition]
         return cls(profile.views, profile.preprocess, profile.softlabels.folds, tuple(fold_names))
 
 
 def part(job: Job[LogitsRecipe]) -> "Labelled":
-    """The labelling as part of a packed job."""
+    """Return the labelling as part of a packed job."""
     from fer_ml.runs.parts import Labelled
 
     recipe = job.recipe
@@ -96,7 +97,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """The one stage, with a partition for each teacher of the profile."""
+    """Return the stage, with a partition for each teacher of the profile."""
     folds = (Need("teacher_fold", "folds"),) if given.profile.folds else ()
     tested = (f"{name}_manifest" for name in given.profile.tested)
     return [
