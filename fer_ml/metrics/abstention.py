@@ -1,7 +1,7 @@
-"""The confidence below which a model stays silent, so that its risk stays at a wanted one.
+"""Abstention: the confidence threshold above which a model answers with at most a given risk.
 
-The risk is kept by its upper bound (Clopper and Pearson 1934), not by what a few rows happen to
-show: a threshold that was chosen where these rows are lucky is too low for others. Needs SciPy.
+The upper confidence bound of the risk must stay below the limit (Clopper and Pearson 1934). The
+observed risk would not do: a threshold chosen on lucky rows is too low for others. Needs SciPy.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ SURE = 0.95
 
 @dataclass(frozen=True)
 class Abstention:
-    """Answer where the confidence is at least ``threshold``.
+    """The rule to answer only if the confidence is at least ``threshold``, with its figures.
 
-    ``bound`` is what the risk is at most, as sure as ``SURE``.
-    ``coverage``: of the threshold chosen again on every resample, 0 where none attains the risk.
-    ``risk``: of this very threshold on every resample in which it accepts a row.
+    ``bound`` is the upper bound of the risk at confidence level ``SURE``.
+    ``coverage`` has an interval over resamples, each with its own threshold; 0 where none exists.
+    ``risk`` has an interval for this fixed threshold, over resamples in which it accepts a row.
     """
 
     wanted_risk: float
@@ -54,10 +54,10 @@ def abstention(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Abstention:
-    """The threshold of largest coverage whose risk is bounded by ``wanted_risk`` (0..1).
+    """Find the threshold of largest coverage whose risk bound is at most ``wanted_risk`` (0..1).
 
-    ``confidence [N]``, ``correct [N] bool``, ``groups [N]`` ids that are resampled as one; the
-    bound takes each row for itself. ``FerError`` where no threshold has such a bound.
+    ``confidence [N]``, ``correct [N] bool``; ``groups [N]`` are ids whose rows are resampled
+    together; the bound treats rows as independent. ``FerError`` if no threshold has such a bound.
 
     >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
     >>> held = abstention(sure, right, np.arange(200), 0.05)
@@ -100,7 +100,7 @@ def abstention(
 
 
 def upper_bounds(curve: RiskCoverage) -> np.ndarray:
-    """``[K]``: at each threshold of the curve, the upper bound of its risk, 0..1.
+    """Return the upper bound ``[K]`` of the risk, in 0..1, at each threshold of ``curve``.
 
     >>> curve = risk_coverage(np.array([0.9, 0.9]), np.array([True, True]))
     >>> upper_bounds(curve).round(4).tolist(), round(1 - 0.05**0.5, 4)
@@ -115,10 +115,10 @@ def upper_bounds(curve: RiskCoverage) -> np.ndarray:
 
 
 def most_wrong(rows: int, risk: float) -> np.ndarray:
-    """``[rows + 1]``: among so many accepted rows, how many errors leave the bound at ``risk``.
+    """Return for n = 0..``rows`` accepted rows the most errors whose bound is at most ``risk``.
 
-    -1 where even none are too many. The bound is at most the risk exactly if so few errors, or
-    fewer, have a chance of at most 1 - ``SURE`` at that risk.
+    The array is ``[rows + 1]``; -1 means that even 0 errors are too many. A bound is at most
+    ``risk`` exactly if that many errors or fewer have probability <= 1 - ``SURE`` at that risk.
 
     >>> most_wrong(3, 0.7).tolist()  # 0.3**2 > 0.05 >= 0.3**3
     [-1.0, -1.0, -1.0, 0.0]
@@ -132,7 +132,7 @@ def most_wrong(rows: int, risk: float) -> np.ndarray:
 def thresholds(
     confidence: np.ndarray, correct: np.ndarray, groups: np.ndarray
 ) -> dict[float, Abstention | None]:
-    """``abstention`` for each of ``RISKS``; ``None`` where no threshold has that bound.
+    """Return the ``abstention`` for each risk in ``RISKS``; ``None`` where no threshold exists.
 
     >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
     >>> [(risk, held.accepted) for risk, held in thresholds(sure, right, np.arange(200)).items()]

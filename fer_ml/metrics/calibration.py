@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on the calib split, without a clamp. Needs only numpy."""
+"""Temperature scaling: one number T, fitted on the calib split, never clipped. Needs only numpy."""
 
 import math
 
@@ -13,7 +13,7 @@ T_BOUNDS = (0.02, 200.0)
 
 
 def nll(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
-    """Mean negative log-likelihood in nats of ``logits [N, C] / temperature``.
+    """Return the mean negative log-likelihood of ``logits [N, C] / temperature``, in nats.
 
     >>> round(float(np.exp(nll(np.log([[3.0, 1.0]]), np.array([0]), 1.0))), 6)  # 1 / (3/4)
     1.333333
@@ -22,7 +22,7 @@ def nll(logits: np.ndarray, y: np.ndarray, temperature: float) -> float:
 
 
 def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Each class's logit minus the true class's, ``[C, N] float64``: all that the NLL depends on.
+    """Return each class's logit minus the true class's, ``[C, N] float64``; they decide the NLL.
 
     Classes come first because numpy sums over a first axis several times faster.
 
@@ -34,10 +34,10 @@ def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def slope(margin: np.ndarray, beta: float) -> tuple[float, float]:
-    """First and second derivative of the mean NLL of ``softmax(beta * logits)`` by beta = 1/T.
+    """Return both derivatives of the mean NLL of ``softmax(beta * logits)`` by beta = 1/T.
 
-    They are the means over rows of the expectation and of the variance of the margin under that
-    softmax; the second is never negative, so the first only rises.
+    The first and second derivative are means over rows: of the margin's expectation, and of its
+    variance, under that softmax. The second is never negative, so the first never falls.
 
     >>> margin = margins(np.array([[0.0, 1.0]]), np.array([0]))
     >>> slope(margin, 0.0)  # both classes are as likely: p (1 - p) of a margin of 1
@@ -52,7 +52,7 @@ def slope(margin: np.ndarray, beta: float) -> tuple[float, float]:
 
 
 def search_inverse(margin: np.ndarray, start: float = 1.0) -> tuple[float, bool]:
-    """``(beta, inside)``: the 1/T that minimises the NLL, and whether it lies inside the bounds.
+    """Return ``(beta, inside)``: the 1/T of least NLL, and whether it lies inside the bounds.
 
     ``margin [C, N]`` as ``margins`` gives it. The NLL is convex in beta (Guo et al. 2017), so the
     signs of its slope at both bounds decide exactly whether a minimum lies between them. It is
@@ -79,10 +79,10 @@ def search_inverse(margin: np.ndarray, start: float = 1.0) -> tuple[float, bool]
 
 
 def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
-    """``(T, inside)``: the T that minimises the NLL, and whether it lies inside ``T_BOUNDS``.
+    """Return ``(T, inside)``: the T of least NLL, and whether it lies inside ``T_BOUNDS``.
 
-    It is a bound for a set that is separated perfectly, and for one whose labels contradict the
-    logits or know nothing of them.
+    T is a bound if the logits separate the classes perfectly, or if the labels contradict the
+    logits or are unrelated to them.
 
     >>> search_temperature(np.array([[1.0, 0.0]]), np.array([0]))  # separated: the bound
     (0.02, False)
@@ -93,7 +93,7 @@ def search_temperature(logits: np.ndarray, y: np.ndarray) -> tuple[float, bool]:
 
 
 def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """The T of ``search_temperature``; ``FerError`` when the minimum lies on a bound.
+    """Return the T of ``search_temperature``; ``FerError`` if the minimum lies on a bound.
 
     >>> logits, y = np.log([[9.0, 1.0]] * 4), np.array([0, 0, 0, 1])
     >>> round(fit_temperature(logits, y), 6)  # 9**(1/2) to 1 is three to one
@@ -106,7 +106,7 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def on_bound(temperature: float) -> FerError:
-    """The error of a fit that ends on a bound of T.
+    """Return the error for a temperature fit that ends on a bound of T.
 
     >>> on_bound(200.0).what
     'the temperature fit ends on its bound: T = 200'

@@ -1,4 +1,4 @@
-"""What a guesser reaches on the same rows: a model that knows anything is above it."""
+"""Chance level: the scores of random guessing on the same rows, which a useful model exceeds."""
 
 from typing import NamedTuple
 
@@ -15,19 +15,19 @@ _C = len(CLASSES)
 
 
 class Chance(NamedTuple):
-    """What 95 of 100 guessers stay below: macro-F1, and the F1 of each class."""
+    """The 95th percentile of a random guesser's macro-F1, and of its F1 for each class."""
 
     macro_f1: float
     f1: dict[str, float]
 
 
 def guesser_scores(y: np.ndarray, groups: np.ndarray, seed: int = 0) -> Chance:
-    """What a guesser reaches on labels ``y [N]``, who gives all rows of a group one answer.
+    """Return the scores of random guessing on labels ``y [N]``, with one guess for each group.
 
-    Of one who guesses every class alike and one who knows the classes' shares, the better. Groups
-    of the same labels are drawn at once, so that it is exact and quick for any number of rows.
+    Two guessers are simulated: one draws all classes alike, one by their shares; each score is
+    that of the better one. Groups with the same labels are drawn together: exact, and fast.
 
-    >>> guess = guessed(np.arange(700) % 7, np.arange(700))
+    >>> guess = guesser_scores(np.arange(700) % 7, np.arange(700))
     >>> 1 / 7 < guess.macro_f1 < 1 / 5
     True
     """

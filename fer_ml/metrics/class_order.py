@@ -1,4 +1,4 @@
-"""Whether the columns of a model are the classes that they are taken for, by labelled faces."""
+"""A test on labelled faces of whether a model's output columns are in the assumed class order."""
 
 import math
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ ORDERS, CHANCE = math.factorial(len(CLASSES)), 0.05
 
 @dataclass(frozen=True)
 class OrderFit:
-    """Accuracy with the columns as they stand, and in the order that fits the labels best.
+    """The accuracy with the columns in the assumed order, and in the best-fitting order.
 
-    ``order`` names the class of each column in that order; ``p`` is McNemar's, for the best of all
-    orders (Bonferroni).
+    ``order`` names each column's class in the best-fitting order. ``p`` is McNemar's p value of the
+    two accuracies, corrected for the number of orders (Bonferroni).
     """
 
     accuracy: float
@@ -28,7 +28,7 @@ class OrderFit:
 
 
 def fit_order(y: np.ndarray, logits: np.ndarray) -> OrderFit:
-    """Hold the columns of ``logits [N, C]`` against labels ``y [N]``.
+    """Compare the order of the columns of ``logits [N, C]`` with labels ``y [N]``.
 
     The best order has the highest mean recall (Kuhn 1955), so that a model that answers with one
     class alone fits no other order better.

@@ -18,7 +18,7 @@ RISKS = (0.01, 0.05, 0.1)
 
 
 def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
-    """``FerError`` unless there is a row, a label for each row, and each logit is finite.
+    """Raise ``FerError`` if there is no row, a row has no label, or a logit is not finite.
 
     >>> require_predictions(np.array([0]), np.array([[1.0, 0.0]]))
     """
@@ -45,7 +45,7 @@ def require_predictions(y: np.ndarray, logits: np.ndarray) -> None:
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities ``[N, C] float64`` of ``logits / temperature``.
+    """Return the probabilities ``[N, C] float64`` of ``logits / temperature``.
 
     >>> softmax(np.log([[9.0, 1.0]]), temperature=2.0).round(6).tolist()
     [[0.75, 0.25]]
@@ -54,7 +54,7 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Log-probabilities ``[N, C] float64`` of ``logits / temperature``.
+    """Return the log-probabilities ``[N, C] float64`` of ``logits / temperature``.
 
     >>> np.exp(log_softmax(np.log([[3.0, 1.0]]))).round(6).tolist()
     [[0.75, 0.25]]
@@ -65,7 +65,7 @@ def log_softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 
 
 def confusion_matrix(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """``[C, C] int64``; rows are the truth, columns the prediction.
+    """Return the confusion matrix ``[C, C] int64``; rows are the truth, columns the prediction.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
     [[1, 1], [0, 1]]
@@ -76,9 +76,9 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
 
 
 def f1_scores(matrix: np.ndarray) -> np.ndarray:
-    """F1 of each class from confusion matrices ``[..., C, C]``, as ``[..., C]``.
+    """Return the F1 of each class, ``[..., C]``, from confusion matrices ``[..., C, C]``.
 
-    0 where a class is neither there nor predicted.
+    F1 is 0 for a class that occurs neither in the truth nor in the predictions.
 
     >>> f1_scores(np.array([[1, 1], [0, 2]])).round(4).tolist()  # 2/3 and 4/5
     [0.6667, 0.8]
@@ -89,7 +89,7 @@ def f1_scores(matrix: np.ndarray) -> np.ndarray:
 
 
 def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Mean recall over the classes that are there, from ``[..., C, C]``, as ``[...]``.
+    """Return the mean recall ``[...]`` over the classes present in matrices ``[..., C, C]``.
 
     >>> float(balanced_accuracy(np.array([[1, 1], [0, 2]])))  # of 1/2 and 1
     0.75
@@ -101,7 +101,7 @@ def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
 
 
 def equal_width_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """Bin ``0..bins-1`` of each probability: equal width, right-closed ``(lo, hi]``, 0 in bin 0.
+    """Return each probability's bin ``0..bins-1``: equal width, ``(lo, hi]``, and 0 in bin 0.
 
     >>> equal_width_bins(np.array([0.0, 0.5, 0.51, 1.0]), bins=2).tolist()
     [0, 0, 1, 1]
@@ -110,7 +110,7 @@ def equal_width_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarra
 
 
 def equal_mass_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """Bin ``0..bins-1`` of each probability ``[N]``: as many rows in each as can be.
+    """Return each probability's bin ``0..bins-1``, ``[N]``: as equally many rows as possible.
 
     The bin is floor(bins x rows strictly below / N), so equal probabilities share one.
 
@@ -124,9 +124,9 @@ def equal_mass_bins(probability: np.ndarray, bins: int = ECE_BINS) -> np.ndarray
 def reliability_bins(
     y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS
 ) -> list[dict[str, float]]:
-    """Equal-width bins of the top probability, right-closed ``(lo, hi]``.
+    """Return the equal-width bins ``(lo, hi]`` of the top probability, for a reliability plot.
 
-    Each is ``{"confidence", "accuracy", "count"}`` with the means over its rows.
+    Each bin is ``{"confidence", "accuracy", "count"}``: two means over its rows, and their number.
 
     >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
     >>> reliability_bins(np.array([0, 0]), probs, bins=1)
@@ -163,7 +163,7 @@ def _calibration_error(probability: np.ndarray, hit: np.ndarray, index: np.ndarr
 
 
 def expected_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """ECE of the top probability in equal-width bins, in 0..1 (Guo et al. 2017).
+    """Return the ECE of the top probability in equal-width bins, in 0..1 (Guo et al. 2017).
 
     >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
     >>> expected_calibration_error(np.array([0, 0]), probs)  # |1/2 - 3/4|
@@ -176,11 +176,11 @@ def expected_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE
 def calibration_error_by_chance(
     probs: np.ndarray, bins: int = ECE_BINS, draws: int = 500, seed: int = 0
 ) -> dict[str, float]:
-    """ECE of a model whose confidences are all true, on so many rows: ``mean`` and ``high``, 0..1.
+    """Return the ECE that sampling noise alone gives on these rows: ``mean`` and ``high``, 0..1.
 
-    In each draw every row is right with the probability that it states (consistency resampling,
-    Broecker and Smith 2007); ``high`` is the 95th percentile. An ECE at or below it is one that a
-    perfectly calibrated model has too.
+    In each draw every row is correct with its stated top probability (consistency resampling,
+    Broecker and Smith 2007). ``high`` is the 95th percentile: an ECE at or below it is consistent
+    with a perfectly calibrated model.
 
     >>> calibration_error_by_chance(np.array([[0.75, 0.25]]))["high"]  # one row: right or wrong
     0.75
@@ -193,7 +193,7 @@ def calibration_error_by_chance(
 
 
 def adaptive_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """ECE of the top probability in equal-mass bins, in 0..1 (Nguyen and O'Connor 2015).
+    """Return the ECE of the top probability in equal-mass bins, 0..1 (Nguyen, O'Connor 2015).
 
     >>> probs = np.array([[0.75, 0.25], [0.25, 0.75]])
     >>> adaptive_calibration_error(np.array([0, 0]), probs, bins=1)  # |1/2 - 3/4|
@@ -204,7 +204,7 @@ def adaptive_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE
 
 
 def classwise_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean over classes of the equal-width ECE of that class's probability (Kull et al. 2019).
+    """Return the equal-width ECE of each class's probability, averaged (Kull et al. 2019).
 
     >>> probs = np.array([[0.75, 0.25]])
     >>> classwise_calibration_error(np.array([0]), probs)  # |1 - 3/4| and |0 - 1/4|
@@ -224,7 +224,7 @@ def classwise_calibration_error(y: np.ndarray, probs: np.ndarray, bins: int = EC
 def classification_metrics(
     y: np.ndarray, logits: np.ndarray, temperature: float = 1.0
 ) -> dict[str, Any]:
-    """Every metric of one set of predictions, by name; docs/evaluation.md defines each.
+    """Return every metric of one set of predictions, by name; docs/evaluation.md defines each.
 
     ``macro_f1`` is the mean over all seven classes; ``balanced_accuracy`` the mean recall over the
     classes present; ``brier`` the mean over rows of the summed squared error, in 0..2; ``nll`` in

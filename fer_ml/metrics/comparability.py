@@ -1,4 +1,4 @@
-"""Which numbers may stand beside each other. Needs only Python."""
+"""Rules on which evaluation results may share a table. Needs only the standard library."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ KEYS = (
 
 
 def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """The epochs of each entry that says its own, where they are not equal; else nothing.
+    """Return a note with the entries' epochs if they differ, else an empty string.
 
-    A longer training makes any method look better: whoever shows such numbers beside each other
-    says so.
+    A longer training makes any method look better, so a table of such entries shows the note.
+    Entries without ``epochs`` are ignored.
 
     >>> unequal_budgets({"ce": {"epochs": 10}, "kd": {"epochs": 20}})
     'unequal budgets, in epochs: ce 10, kd 20'
@@ -34,7 +34,7 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Why two entries must not share a table; an empty list when they may.
+    """Return the reasons why two entries must not share a table; an empty list if they may.
 
     >>> here = dict.fromkeys(KEYS, 1)
     >>> comparable(here, {**here, "n": 2})
@@ -45,16 +45,16 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """Entries that may share a table, by name, and why they are not in the first one."""
+    """The names of entries that may share a table, and why they are apart from the first table."""
 
     names: tuple[str, ...]
     why_apart: tuple[str, ...]
 
 
 def split_tables(entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """The fewest tables that hold all ``entries``, in order of their first one.
+    """Divide ``entries`` into the fewest tables, ordered by each table's first entry.
 
-    ``why_apart`` compares a table with the first one, which has no reason to be apart.
+    ``why_apart`` compares a table with the first one, and is empty for the first.
 
     >>> here = dict.fromkeys(KEYS, 1)
     >>> [table.names for table in split_tables({"a": here, "b": {**here, "n": 2}, "c": here})]
@@ -71,7 +71,7 @@ def split_tables(entries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def require_one_table(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """``FerError`` with the reasons unless all ``entries`` may share one table.
+    """Raise ``FerError`` with the reasons if ``entries`` may not all share one table.
 
     >>> require_one_table({"a": dict.fromkeys(KEYS, 1), "b": dict.fromkeys(KEYS, 1)})
     """
@@ -93,9 +93,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def tables_of(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(caption, cell by model)`` of each table of a ``benchmark.json``.
+    """Yield ``(caption, cell by model)`` for each table of a ``benchmark.json``.
 
-    A deduplicated set that has every row of the official one is not told twice.
+    A deduplicated set that has the same rows as the official one is skipped.
 
     >>> cell = {**dict.fromkeys(KEYS, ""), "split": "test", "n": 9}
     >>> held = {"tables": {"t": []}, "same_rows": [], "entries": {"ce": {"t": cell}}}
@@ -115,7 +115,7 @@ def tables_of(benchmark: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def caption(name: str, entry: Mapping[str, Any]) -> str:
-    """What the numbers of a table or chart are of, and whether these rows chose any of it.
+    """Return a caption: evaluation set, split, row count, and whether models were selected on it.
 
     >>> caption("faces", {"split": "val", "n": 1200, "selection_split": True})
     'faces: val, n = 1,200; models were selected on these rows'
@@ -127,9 +127,9 @@ def caption(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def look_note(entry: Mapping[str, Any]) -> str:
-    """What is said of numbers on rows that were looked at before something was decided.
+    """Return the warning for an evaluation set that was used before a decision; '' for any other.
 
-    >>> looked_at({"looked_before": {"since": "2026-01-02T03:04", "decided": ["ensemble"]}})
+    >>> look_note({"looked_before": {"since": "2026-01-02T03:04", "decided": ["ensemble"]}})
     'looked at before (since 2026-01-02): ensemble decided after'
     """
     look = entry.get("looked_before")

@@ -1,4 +1,4 @@
-"""Metrics by the values of a column, and how far apart these values are. Needs only numpy."""
+"""Metrics for each value of a column (such as sex), and the gaps between them. Needs only numpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ NO_VALUE = "(none)"
 
 
 def value_rows(values: Sequence[object]) -> dict[str, np.ndarray]:
-    """Row numbers of each value of a column, by its text and in its order; null is ``(none)``.
+    """Return the row numbers of each value of a column, sorted by text; null is ``(none)``.
 
     >>> {name: rows.tolist() for name, rows in value_rows(["f", "m", "f", None]).items()}
     {'(none)': [3], 'f': [0, 2], 'm': [1]}
@@ -45,7 +45,7 @@ def value_rows(values: Sequence[object]) -> dict[str, np.ndarray]:
 def metrics_by(
     y: np.ndarray, logits: np.ndarray, values: Sequence[object], temperature: float = 1.0
 ) -> dict[str, dict[str, Any]]:
-    """``classification_metrics`` of the rows of each value of a column ``values [N]``.
+    """Return the ``classification_metrics`` of each value's rows, for a column ``values [N]``.
 
     >>> held = metrics_by(np.array([0, 1]), np.eye(7)[[0, 0]], ["f", "m"])
     >>> {name: metrics["accuracy"] for name, metrics in held.items()}
@@ -60,9 +60,9 @@ def metrics_by(
 
 @dataclass(frozen=True)
 class FairnessRow:
-    """One value of the column: rows, groups, and figures by metric.
+    """One value of the column: its numbers of rows and groups, and its metrics by name.
 
-    ``intervals`` is empty where the value does not count. ``absent_classes`` have no row of it.
+    ``intervals`` is empty if the value is not compared. ``absent_classes`` lack rows of the value.
     """
 
     value: str
@@ -75,7 +75,7 @@ class FairnessRow:
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest difference of a metric between two values: that of ``highest - lowest``."""
+    """The largest difference of a metric between two values of the column: highest - lowest."""
 
     highest: str
     lowest: str
@@ -84,7 +84,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Fairness:
-    """A row for each value, and the largest gap by metric where at least two values count."""
+    """A row for each value, and the largest gap by metric if at least two values are compared."""
 
     rows: tuple[FairnessRow, ...]
     gaps: dict[str, Gap]
@@ -103,17 +103,17 @@ def fairness_table(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Fairness:
-    """Accuracy, macro-F1 and ECE by value of a column, with the largest gap of each.
+    """Return accuracy, macro-F1 and ECE for each value of a column, and the largest gap of each.
 
-    ``y [N]``, ``logits [N, 7]``, ``values [N]`` of any kind (age, sex, ethnicity), ``groups [N]``
-    ids that are resampled as one. Rows without a value, and a value with fewer than ``min_groups``
-    groups, are shown and not counted in any gap; a value that lacks a class is not counted in that
-    of macro-F1, where an absent class is 0 and would make a gap of its own.
+    ``y [N]``, ``logits [N, 7]``, ``values [N]`` of any kind (age, sex, ethnicity); ``groups [N]``
+    are ids whose rows are resampled together. Rows without a value, and values with fewer than
+    ``min_groups`` groups, are listed and left out of all gaps. A value that lacks a class is left
+    out of the gap of macro-F1, where the absent class would count as 0.
 
     The interval of a gap holds for all pairs at once: gap -+ q, where q is the ``level`` quantile
     over resamples of the range over values of (resampled - observed). The pair is picked because
-    its gap is the largest, so an interval for one fixed pair would be too narrow. Where it reaches
-    below zero, the data do not tell the two values apart.
+    its gap is the largest, so an interval for one fixed pair would be too narrow. If the interval
+    includes zero, the data show no difference between the two values.
 
     >>> y, sex = np.arange(200) % 7, np.repeat(["f", "m"], 100)
     >>> fairness_table(y, np.eye(7)[y * (sex == "f")], sex, np.arange(200)).gaps["accuracy"].highest

@@ -13,9 +13,9 @@ LOGITS = tuple(f"logit_{name}" for name in CLASSES)
 
 
 def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> None:
-    """Write sample_id, source, y_true, y_pred and the raw logits of each row of ``frame``.
+    """Write a csv: sample_id, source, y_true, y_pred and the raw logits of each row of ``frame``.
 
-    ``logits [N, C]`` in the rows' order; float32 in nine digits, which is exact.
+    ``logits [N, C]`` are in the order of the rows. Nine digits restore each float32 exactly.
 
     >>> from tempfile import TemporaryDirectory
     >>> faces = pl.DataFrame({"sample_id": ["a"], "source": ["s"], "label": ["Happy"]})
@@ -39,7 +39,7 @@ def write_predictions(path: Path, frame: pl.DataFrame, logits: np.ndarray) -> No
 
 
 def read_predictions(path: Path) -> tuple[pl.DataFrame, np.ndarray, np.ndarray]:
-    """``(table, y [N], logits [N, C])`` of a predictions file.
+    """Read a file of ``write_predictions`` as ``(table, y [N], logits [N, C])``.
 
     >>> from tempfile import TemporaryDirectory
     >>> faces = pl.DataFrame({"sample_id": ["a"], "source": ["s"], "label": ["Happy"]})

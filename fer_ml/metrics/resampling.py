@@ -1,10 +1,9 @@
-"""Intervals and paired tests by a bootstrap over groups, without a loop over rows.
+"""Confidence intervals and paired tests by a bootstrap over groups, without a loop over rows.
 
-A group is what was sampled as one: all samples of an original photo. Groups are drawn with
-replacement, as many as there are (cluster bootstrap; Field and Welsh 2007), so twins do not make
-an interval look narrower than it is. Every metric here follows from sums over rows. So each group
-is reduced to its sums once, and a resample is one product of draw counts and sums. Needs only
-numpy.
+A group is all samples of one original photo. Groups are drawn with replacement, as many as there
+are (cluster bootstrap; Field and Welsh 2007), so near-duplicates do not make an interval too
+narrow. Every metric here follows from sums over rows. So each group is reduced to its sums once,
+and a resample is one product of draw counts and sums. Needs only numpy.
 """
 
 import math
@@ -43,7 +42,7 @@ COLUMNS = _BINS + ECE_BINS
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the bounds of its bootstrap interval."""
+    """An estimate and the bounds of its bootstrap confidence interval."""
 
     value: float
     low: float
@@ -52,13 +51,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A difference a - b with its interval and the two-sided p of it being zero."""
+    """A difference a - b with its confidence interval, and the two-sided p value of zero."""
 
     p_value: float
 
 
 def group_codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
-    """``(codes [N], G)``: each row's group as a number below G, in the order of the sorted ids.
+    """Return ``(codes [N], G)``: each row's group as 0..G-1, numbered in order of the sorted ids.
 
     >>> codes, count = group_codes(np.array(["b", "a", "b"]))
     >>> codes.tolist(), count
@@ -71,10 +70,10 @@ def group_codes(groups: np.ndarray) -> tuple[np.ndarray, int]:
 def group_sums(
     y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float = 1.0
 ) -> np.ndarray:
-    """What the metrics need of each group: ``[G, COLUMNS] float64``, sums over its rows.
+    """Return the sums over each group's rows from which metrics follow: ``[G, COLUMNS] float64``.
 
-    ``y [N]`` class indices, ``logits [N, 7]``, ``groups [N]`` ids of any sortable kind. Models
-    that are measured on the same rows have the same groups in the same order.
+    ``y [N]`` class indices, ``logits [N, 7]``, ``groups [N]`` ids of any sortable type. The groups
+    are sorted by id, so models measured on the same rows have them in the same order.
 
     >>> sums = group_sums(np.array([0, 0, 1]), np.eye(7)[[0, 0, 0]], np.array(["a", "a", "b"]))
     >>> sums.shape == (2, COLUMNS), sums[0, 0].item()  # two rows of class 0 are right
@@ -98,7 +97,7 @@ def group_sums(
 
 
 def confusion_of_sums(sums: np.ndarray) -> np.ndarray:
-    """The confusion matrices ``[..., C, C]`` in sums ``[..., COLUMNS]``; rows are the truth.
+    """Return the confusion matrices ``[..., C, C]`` in ``sums [..., COLUMNS]``; rows are the truth.
 
     >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 0]], np.array(["a", "b"]))
     >>> confusion_of_sums(sums.sum(axis=0))[:2, :2].tolist()
@@ -108,9 +107,9 @@ def confusion_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics from sums ``[..., COLUMNS]`` over rows, each ``[...]``.
+    """Return the metrics that follow from ``sums [..., COLUMNS]``, each as ``[...]``.
 
-    accuracy, macro_f1, f1_<class>, balanced_accuracy, nll, brier and ece, defined as in
+    They are accuracy, macro_f1, f1_<class>, balanced_accuracy, nll, brier and ece, defined as in
     ``metrics.classification_metrics``.
 
     >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 0]], np.array(["a", "b"]))
@@ -132,7 +131,7 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """The resamples, one at a time: ``[G]`` group numbers drawn with replacement.
+    """Yield each resample: ``[G]`` group numbers drawn with replacement.
 
     >>> [len(drawn) for drawn in draws(groups=3, resamples=2, seed=0)]
     [3, 3]
@@ -143,7 +142,7 @@ def draws(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def draw_counts(groups: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each resample holds each group: blocks ``[<= BLOCK, G] float64``, in order.
+    """Yield how often each resample holds each group, in blocks ``[<= BLOCK, G] float64``.
 
     >>> [block.sum(axis=1).tolist() for block in draw_counts(groups=3, resamples=2, seed=0)]
     [[3.0, 3.0]]
@@ -171,9 +170,9 @@ def _count(drawn: Iterator[np.ndarray], groups: int, size: int) -> np.ndarray:
 
 
 def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Sums over each resample of ``values [..., G, S]``, as ``[..., resamples, S]``.
+    """Sum ``values [..., G, S]`` over the groups of each resample, to ``[..., resamples, S]``.
 
-    All leading entries see the same draws, so that differences between them are paired.
+    All leading entries use the same draws, so that differences between them are paired.
 
     >>> resample(np.ones((5, 1)), resamples=2).tolist()  # five draws of 1
     [[5.0], [5.0]]
@@ -183,7 +182,7 @@ def resample(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> n
 
 
 def interval(value: float, resampled: np.ndarray, level: float = LEVEL) -> Interval:
-    """The percentile interval (Efron 1979) of ``value`` from its resampled values ``[B]``.
+    """Return the percentile interval (Efron 1979) of ``value`` from its resampled values ``[B]``.
 
     >>> interval(50.0, np.arange(101), level=0.5)
     Interval(value=50.0, low=25.0, high=75.0)
@@ -195,13 +194,13 @@ def interval(value: float, resampled: np.ndarray, level: float = LEVEL) -> Inter
 def intervals_of_sums(
     total: np.ndarray, resampled: np.ndarray, level: float = LEVEL
 ) -> dict[str, Interval]:
-    """The interval of every metric from sums ``[COLUMNS]`` and their resamples ``[B, COLUMNS]``.
+    """Return every metric's interval from sums ``[COLUMNS]`` and resampled ``[B, COLUMNS]``.
 
-    All are percentile intervals but for the lower bound of the ECE. A sum of absolute gaps is
-    larger in a resample than in the rows, as it is larger in the rows than in truth, and the
-    percentile interval of a calibrated model lies above the truth nearly always. The ECE cannot
-    differ from the true one by more than the gaps of all bins together do; so its lower bound is
-    value - q, at least 0, where q is the same quantile of that sum of differences.
+    All are percentile intervals except for the lower bound of the ECE. A sum of absolute gaps is
+    biased upwards: in a sample against the truth, and in a resample against the sample. So the
+    percentile interval of a calibrated model would nearly always exclude the truth. The error of
+    the ECE is at most the sum over bins of the absolute errors of the gaps. So its lower bound is
+    max(0, value - q), where q is the upper quantile of that sum over the resamples.
 
     >>> sums = group_sums(np.array([0]), np.eye(7)[[0]], np.array([0])).sum(axis=0)
     >>> intervals_of_sums(sums, np.stack([sums, sums]))["accuracy"]
@@ -225,7 +224,7 @@ def _bin_gaps(sums: np.ndarray) -> np.ndarray:
 def metric_intervals(
     sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[dict[str, Interval]]:
-    """Intervals of every metric of M models on the same rows; ``sums [M, G, COLUMNS]``.
+    """Return each model's interval of every metric; ``sums [M, G, COLUMNS]`` are of the same rows.
 
     >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 1]], np.array([0, 1]))
     >>> metric_intervals(sums[None])[0]["accuracy"]  # all are right in every resample
@@ -240,7 +239,7 @@ def metric_intervals(
 
 
 class Resampled(NamedTuple):
-    """Every metric of M models: ``value [M]`` on the rows, ``again [M, B]`` on each resample."""
+    """Metrics of M models by name: ``value [M]`` on all rows, ``again [M, B]`` on each resample."""
 
     value: dict[str, np.ndarray]
     again: dict[str, np.ndarray]
@@ -248,7 +247,9 @@ class Resampled(NamedTuple):
 
 
 def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
-    """Metrics of M models on the same rows, ``sums [M, G, COLUMNS]``; all see the same draws.
+    """Return metrics and resampled metrics of M models, ``sums [M, G, COLUMNS]`` of the same rows.
+
+    All models use the same draws.
 
     >>> sums = group_sums(np.array([0, 1]), np.eye(7)[[0, 1]], np.array([0, 1]))
     >>> held = resampled_metrics(sums[None], resamples=9)
@@ -266,9 +267,9 @@ def resampled_metrics(sums: np.ndarray, *, resamples: int = RESAMPLES, seed: int
 def paired_difference(
     models: Resampled, a: int, b: int, level: float = LEVEL
 ) -> dict[str, Difference]:
-    """The difference of every metric, that of model ``a`` minus that of model ``b``.
+    """Return for every metric model ``a`` minus model ``b``, with interval and p value.
 
-    It is about these very networks; ``runs.over_runs`` is about methods. p is twice the smaller
+    It compares these two networks; ``runs.over_runs`` compares methods. p is twice the smaller
     share of resamples at or beyond zero on one side, the estimate counted among them (Davison and
     Hinkley 1997, ch. 4).
 
@@ -288,7 +289,7 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for their number (Holm 1979), in the order that they came in.
+    """Return the p values corrected for multiple tests (Holm 1979), in their given order.
 
     >>> holm([0.01, 0.04, 0.03])  # 3 x 0.01, then 2 x 0.03, and never less than that
     [0.03, 0.06, 0.06]
@@ -314,7 +315,7 @@ def _require_same_rows(sums: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Rows that only the one and only the other has right, and the two-sided exact p."""
+    """Numbers of rows that only model a, or only model b, has right; the two-sided exact p."""
 
     only_a: int
     only_b: int
@@ -322,10 +323,10 @@ class McNemar:
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> McNemar:
-    """McNemar's test (1947) of two models on the same rows, ``correct [N] bool`` of each.
+    """Test two models on the same rows (McNemar 1947), given ``correct [N] bool`` of each.
 
-    The exact binomial p for any number of discordant rows, so no approximation has to be chosen.
-    It takes rows as independent: with twins among them prefer ``paired_difference``.
+    p is exact (binomial) for any number of discordant rows. The test takes rows as independent:
+    if there are near-duplicates among them, prefer ``paired_difference``.
 
     >>> mcnemar(np.array([True] * 5), np.array([False] * 5))  # 2 / 2**5
     McNemar(only_a=5, only_b=0, p_value=0.0625)

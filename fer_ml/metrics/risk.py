@@ -1,8 +1,8 @@
-"""Selective prediction: what is gained by staying silent on the least sure rows. Needs only numpy.
+"""Selective prediction: risk and coverage when unsure rows are not answered. Needs only numpy.
 
 A row is accepted when its confidence is at or above a threshold; rows of equal confidence are
 accepted together. ``coverage`` is the share of rows accepted, ``risk`` the share of errors among
-these. ``confidence [N]`` may be any score of which more means surer; ``correct [N]`` is boolean.
+these. ``confidence [N]`` may be any score that grows with certainty; ``correct [N]`` is boolean.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """One entry for each distinct confidence, the highest first: arrays ``[K]`` of equal length."""
+    """A risk-coverage curve: arrays ``[K]``, one entry for each distinct confidence, descending."""
 
     threshold: np.ndarray
     coverage: np.ndarray
@@ -22,7 +22,7 @@ class RiskCoverage:
 
 
 def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
-    """The risk-coverage curve (El-Yaniv and Wiener 2010) of rows that are right or wrong.
+    """Return the risk-coverage curve (El-Yaniv and Wiener 2010) of correct and wrong rows.
 
     >>> curve = risk_coverage(np.array([0.9, 0.8]), np.array([True, False]))
     >>> curve.coverage.tolist(), curve.risk.tolist()
@@ -42,7 +42,7 @@ def risk_coverage(confidence: np.ndarray, correct: np.ndarray) -> RiskCoverage:
 
 
 def aurc(curve: RiskCoverage) -> float:
-    """Area under the risk-coverage curve, in 0..1; lower is better.
+    """Return the area under the risk-coverage curve, in 0..1; lower is better.
 
     The mean over rows of the risk at the row's own confidence (Geifman and El-Yaniv 2017;
     Geifman, Uziel and El-Yaniv 2019), so the order of tied rows does not matter.
@@ -54,7 +54,7 @@ def aurc(curve: RiskCoverage) -> float:
 
 
 def augrc(curve: RiskCoverage) -> float:
-    """Area under the generalised risk-coverage curve, in 0..1/2; lower is better.
+    """Return the area under the generalised risk-coverage curve, in 0..1/2; lower is better.
 
     The generalised risk is the share of all rows that are accepted and wrong: coverage x risk. The
     trapezoid rule from (0, 0) gives exactly (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2, where
@@ -68,7 +68,7 @@ def augrc(curve: RiskCoverage) -> float:
 
 
 def coverage_at_risk(curve: RiskCoverage, risk: float) -> float:
-    """The largest coverage with at most this risk; 0 where no threshold attains it.
+    """Return the largest coverage whose risk is at most ``risk``; 0 if no threshold attains it.
 
     >>> curve = risk_coverage(np.array([0.9, 0.8]), np.array([True, False]))
     >>> coverage_at_risk(curve, 0.1), coverage_at_risk(curve, 0.5)

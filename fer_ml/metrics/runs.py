@@ -1,9 +1,9 @@
-"""Intervals of methods: over the runs of a training and over faces at once. Needs SciPy.
+"""Confidence intervals of methods, which cover both other runs and other faces. Needs SciPy.
 
-A method's figure is its mean over independent runs (seeds). What would be found again with other
-runs and other faces varies for two reasons, and a bootstrap of three runs knows too little of the
-first: it draws a third of their variance away. Here both are estimated, and the fewer runs there
-are, the wider is the t distribution that the interval is taken from.
+A method's score is its mean over independent runs (seeds). It would differ with other runs and with
+other faces. A bootstrap over three runs underestimates the variance between runs by a third. Here
+both variances are estimated, and the interval comes from a t distribution, which is the wider the
+fewer runs there are.
 """
 
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ class _Estimate(NamedTuple):
 def over_runs(
     models: Resampled, runs: Sequence[int], against: Sequence[int] = (), level: float = LEVEL
 ) -> dict[str, Difference]:
-    """The mean of every metric over ``runs``, less that over the runs ``against``, by metric.
+    """Return for every metric the mean over ``runs`` minus the mean over the runs ``against``.
 
-    Both are places in ``models``, which were measured on the same faces. The interval is
-    value -+ t x error with Satterthwaite's degrees of freedom (1946); p is that of the value being
-    zero. ``FerError`` with fewer than two runs a side.
+    Both are indices of models in ``models``; without ``against`` nothing is subtracted. The
+    interval is value -+ t x error with Satterthwaite's degrees of freedom (1946); p tests that the
+    value is zero. ``FerError`` with fewer than two runs on a side.
 
     >>> again = np.full((2, 9), 0.5)
     >>> held = Resampled({"accuracy": np.array([0.4, 0.6])}, {"accuracy": again}, 10)

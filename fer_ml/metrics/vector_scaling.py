@@ -23,17 +23,17 @@ class VectorScaling:
     bias: np.ndarray
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
-        """Scaled logits ``[N, C] float64``: their softmax (T = 1) is the calibrated one."""
+        """Return scaled logits ``[N, C] float64``; their softmax (T = 1) is calibrated."""
         return np.asarray(logits, dtype=np.float64) * self.weights + self.bias
 
 
 def fit_vector_scaling(logits: np.ndarray, y: np.ndarray) -> VectorScaling:
-    """The vector scaling of least NLL (Guo et al. 2017, section 4.2), ``logits [N, C]``.
+    """Fit the vector scaling of least NLL (Guo et al. 2017, section 4.2) to ``logits [N, C]``.
 
     The NLL is convex in weights and bias: scaled logits are linear in them. Newton's method in a
     trust region starts from the temperature fit, so the result is never worse than that on these
-    rows. ``FerError`` where the rows do not determine it: a class without a row, or one that is
-    separated perfectly.
+    rows. ``FerError`` if the rows do not determine the fit: a class has no row, or is separated
+    perfectly.
 
     >>> noise, y = np.random.default_rng(0).normal(size=(2000, 2)), np.arange(2000) % 2
     >>> fit_vector_scaling(noise + 3 * np.eye(2)[y], y).weights.round().tolist()  # 3 apart

@@ -1,1 +1,1 @@
-"""A training as a folder: format, runner, launcher; torch, timm, numpy and pydantic alone."""
+"""Packed trainings (a training as a folder). Needs only torch, timm, numpy and pydantic."""

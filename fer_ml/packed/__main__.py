@@ -17,7 +17,7 @@ from fer_ml.training.ranks import join
 
 
 def main() -> int:
-    """Run the packed training that the arguments name; returns the exit code."""
+    """Run the packed training named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m fer_ml.packed",
         description="Run a packed training (made by: fer pack ASSET FOLDER). Started again, it "

@@ -44,11 +44,11 @@ OTHERS = "others"
 
 @dataclass(frozen=True)
 class Step:
-    """One training of a job: its name (an asset's label) and recipe.
+    """A step that trains: its name (an asset's label) and recipe.
 
-    ``previous`` names the training that it starts from: an earlier step, or else the one whose
-    checkpoint is ``PREVIOUS_FILE``. ``without_fold`` leaves a fold of the training rows out, for
-    soft labels by a teacher that never saw their faces.
+    ``previous`` names the training whose weights it starts from: an earlier step, or else the one
+    whose checkpoint is ``PREVIOUS_FILE``. ``without_fold`` is the fold of the training rows to
+    leave out, so that the network can label these faces without having seen them.
     """
 
     name: str
@@ -58,16 +58,16 @@ class Step:
 
     @property
     def folder(self) -> str:
-        """Where its results go, below the job's output."""
+        """The name of the step's result folder below the job's output."""
         return step_folder(self.name)
 
 
 @dataclass(frozen=True)
 class LogitsStep:
-    """A teacher's logits on every face of the job, by earlier steps.
+    """A step that computes one teacher's logits on every face of the job.
 
-    ``teacher`` is the training that answers, ``folds`` those that answer for the fold that they
-    left out; ``views`` are those of the training faces that are labelled beside the centre.
+    ``teacher`` names the earlier step whose network is used. The steps in ``folds`` each label the
+    fold that they left out. ``views`` are the augmented views to label beside the centre view.
     """
 
     name: str
@@ -77,15 +77,16 @@ class LogitsStep:
 
     @property
     def folder(self) -> str:
-        """Where its results go, below the job's output."""
+        """The name of the step's result folder below the job's output."""
         return step_folder(self.name)
 
 
 @dataclass(frozen=True)
 class SoftLabelsStep:
-    """Soft labels for the steps that follow, from the ``LogitsStep`` of each member.
+    """A step that makes soft labels from the ``LogitsStep`` of each member of the ensemble.
 
-    ``weights`` null searches them on calib, in steps of ``grid``; ``target_entropy`` is in nats.
+    If ``weights`` is null, they are searched on calib in steps of ``grid``. ``target_entropy`` is
+    in nats.
     """
 
     name: str
@@ -97,7 +98,7 @@ class SoftLabelsStep:
 
     @property
     def folder(self) -> str:
-        """Where its results go, below the job's output."""
+        """The name of the step's result folder below the job's output."""
         return step_folder(self.name)
 
 
@@ -110,13 +111,13 @@ _KINDS: dict[str, type[AnyStep]] = {
 
 
 def step_folder(name: str) -> str:
-    """The folder of a step called ``name``, an asset's label."""
+    """Return the folder name of the step ``name``, an asset's label such as ``teacher[B0]``."""
     return name.replace("[", "_").replace("]", "")
 
 
 @dataclass(frozen=True)
 class PackedJob:
-    """``job.json``, read and checked. ``about`` is for whoever takes the results back."""
+    """A checked ``job.json``. ``about`` holds facts for the later import of the results."""
 
     folder: Path
     steps: tuple[AnyStep, ...]
@@ -127,7 +128,7 @@ class PackedJob:
     key: str
 
     def faces(self, split: str, size: int | None = None) -> FaceSet:
-        """The rows of one split, at ``size`` px or the job's."""
+        """Read the faces of one split, at ``size`` px or else at the job's size."""
         preprocess = self.preprocess if size is None else _resized(self.preprocess, size)
         folder = self.folder / split_folder(split, self.preprocess, preprocess)
         path = folder / "rows.npz"
@@ -153,12 +154,12 @@ class PackedJob:
 
 
 def soft_file(kind: str) -> str:
-    """The file of one kind of soft labels, see ``Training.soft_labels``."""
+    """Return the file name of one kind of soft labels (see ``Training.soft_labels``)."""
     return SOFT_FILE if kind == "standard" else f"softlabels_{kind}.npz"
 
 
 def read_soft_targets(path: Path) -> SoftTargets:
-    """Soft labels for the training rows, as ``write_soft_targets`` left them."""
+    """Read the soft labels of the training rows, as ``write_soft_targets`` wrote them."""
     if not path.is_file():
         raise FerError(
             "a step distils, but there are no soft labels for it",
@@ -184,7 +185,7 @@ def read_soft_targets(path: Path) -> SoftTargets:
 
 
 def write_soft_targets(path: Path, soft: SoftTargets) -> None:
-    """The soft labels of a packed training; ``view_seed`` -1 means one centre view."""
+    """Write soft labels for a packed training; ``view_seed`` -1 means one centre view."""
     np.savez(
         path,
         logits=soft.logits.astype(np.float16),
@@ -199,12 +200,12 @@ def _resized(preprocess: Preprocess, size: int) -> Preprocess:
 
 
 def split_folder(split: str, base: Preprocess, used: Preprocess) -> str:
-    """``train``, or ``train_384`` where a step trains at another size than the job's."""
+    """Return a split's folder: ``train``, or ``train_384`` for a size that is not the job's."""
     return split if used.size == base.size else f"{split}_{used.size}"
 
 
 def write_rows(path: Path, faces: FaceSet) -> None:
-    """``rows.npz`` of a split."""
+    """Write the ``rows.npz`` of a split: labels, sample ids, votes, weights and folds."""
     arrays: dict[str, Any] = {
         "y": faces.y.astype(np.uint8),
         "sample_id": np.array(faces.sample_ids, dtype="S32"),
@@ -228,7 +229,7 @@ def write_job(
     manifest_sha256: str,
     about: dict[str, Any],
 ) -> None:
-    """Write ``job.json`` last: it names and hashes every file that is already in ``folder``."""
+    """Write ``job.json``, which names and hashes every file already in ``folder``; call it last."""
     files = {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted(folder.rglob("*"))
@@ -255,7 +256,7 @@ def write_job(
 
 
 def read_job(folder: Path) -> PackedJob:
-    """Read a packed training. Every byte is checked against its hash before anything is trained."""
+    """Read a packed training; ``FerError`` if it is invalid or a file does not match its hash."""
     path = folder / JOB_FILE
     try:
         data = read_file(path, MAX_JOB)
@@ -274,7 +275,7 @@ def read_job(folder: Path) -> PackedJob:
 
 
 def read_about(path: Path) -> dict[str, dict[str, Any]]:
-    """What a ``job.json`` says of where its steps are from, by label."""
+    """Return the origin of each step in a ``job.json``, by the step's label."""
     try:
         about = json.loads(read_file(path, MAX_JOB))["about"]
         if not all(isinstance(origin, dict) for origin in about.values()):

@@ -1,4 +1,4 @@
-"""A packed training in several processes of this machine, by torch's own launcher."""
+"""The launcher of a packed training in several processes of this machine, by torch's launcher."""
 
 import logging
 import signal
@@ -26,10 +26,10 @@ LAUNCHERS = tuple(
 
 
 def launch(folder: Path, out: Path, device: str, processes: int) -> list[Path]:
-    """``run_job`` in so many processes, which share each batch; returns its folders.
+    """Call ``run_job`` in several processes, which share each batch; return its result folders.
 
-    A signal to stop goes to all of them: they save, and this process then gets it. Without this
-    process they stop too. ``FerError`` with the first fault of any of them.
+    A signal to stop goes to all of them first: they save their state, then this process obeys it.
+    If this process dies, they stop too. ``FerError`` with the first fault of any of them.
     """
     _require_gpus(device, processes)
     config = LaunchConfig(
@@ -84,7 +84,7 @@ def _require_gpus(device: str, processes: int) -> None:
 
 @record
 def _work(folder: Path, out: Path, device: str) -> list[Path]:
-    """What each process does."""
+    """Run the job in one worker process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     with join(device) as ranks:
         torch.set_num_threads(max(1, processors() // ranks.world))

@@ -1,4 +1,4 @@
-"""From a manifest to packed faces: decoded once for each manifest and preprocessing."""
+"""Packed faces of a manifest, decoded once for each manifest and preprocessing and then cached."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,10 +21,10 @@ from fer_ml.training.views import FaceSet, face_keys
 
 
 def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> FaceSet:
-    """The faces of ``frame``, from the packed cache or decoded into it.
+    """Load the faces of the manifest rows ``frame``; decode them into ``cache`` if necessary.
 
-    While decoding, every face's ``sample_id`` is computed again: an image that is not the one that
-    the manifest was written about is refused.
+    While decoding, every face's ``sample_id`` is computed again: an image that changed since the
+    manifest was written is refused. ``FerError`` if there are no rows.
     """
     if frame.is_empty():
         raise FerError("there are no rows to load faces from", code="no-rows")
@@ -32,7 +32,7 @@ def load_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: P
 
 
 def faces_of(frame: pl.DataFrame, packed: Path, preprocess: Preprocess) -> FaceSet:
-    """The faces of ``frame``, which ``packed_faces`` packed."""
+    """Return the faces of ``frame`` with pixels from ``packed``, a file of ``packed_faces``."""
     images = read_npy(packed)
     labels = np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
     return FaceSet(
@@ -54,9 +54,9 @@ def _negatives(frame: pl.DataFrame) -> np.ndarray | None:
 
 
 def packed_faces(frame: pl.DataFrame, root: Path, preprocess: Preprocess, cache: Path) -> Path:
-    """The ``.npy`` of the faces of ``frame``, ``[N, P, P, 3] uint8 RGB``.
+    """Return the cached ``.npy`` of the faces of ``frame``, ``[N, P, P, 3] uint8 RGB``.
 
-    It is made when it is missing, and when its bytes are not those that were made.
+    The file is made if it is missing or its bytes have changed.
     """
     key = hashlib.sha256((preprocess.digest() + "\n".join(frame["sample_id"])).encode())
     path = cache / f"faces-{key.hexdigest()[:24]}.npy"
@@ -94,16 +94,16 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
 
 
 def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:
-    """The fold of each row ``[N] int8``, by its group's name alone: twins share one.
+    """Return the fold 0..``folds``-1 of each row, ``[N] int8``, derived from its group id alone.
 
-    It does not depend on which other rows there are.
+    So near-duplicates share a fold, and it does not depend on which other rows there are.
     """
     keys = face_keys(tuple(group_ids))
     return (keys % np.uint64(folds)).astype(np.int8)
 
 
 def vote_shares(frame: pl.DataFrame, labels: np.ndarray) -> np.ndarray:
-    """``[N, C] float32``: shares of the annotators' votes, or all on the label without votes."""
+    """Return the shares of the annotators' votes, ``[N, C] float32``; one-hot without votes."""
     shares: np.ndarray = np.eye(len(CLASSES), dtype=np.float32)[labels]
     for row, votes in enumerate(frame["votes"]):
         if votes is not None:

@@ -1,4 +1,4 @@
-"""Running a packed training: train, save, then measure the saved bytes.
+"""The runner of a packed training: train, save, then measure the saved weights.
 
 Needs torch, timm, numpy and pydantic, and nothing else of this project's dependencies.
 """
@@ -66,10 +66,10 @@ def run_job(
     only: Sequence[str] = (),
     snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> list[Path]:
-    """Run every step of a packed training, or those named; returns their folders below ``out``.
+    """Run every step of a packed training, or those in ``only``; return their result folders.
 
-    Finished steps are left alone and a stopped one goes on, so starting again is always right.
-    ``FerError`` when a step rests on one that is neither finished nor run before it.
+    Results go below ``out``. Finished steps are skipped and a stopped one is resumed, so it is
+    always safe to start again. ``FerError`` if a step needs one that is not finished.
     """
     job = read_job(folder)
     folders = []
@@ -95,14 +95,14 @@ def run_job(
 
 
 def _finish(folder: Path, job: PackedJob) -> None:
-    """Note, last of all, which files are the results of a step, and of which job."""
+    """Record the hashes of a step's result files and its job's key; written last."""
     write_json(folder / FINISHED_FILE, {"job": job.key, "files": _hashes(folder)})
 
 
 def _is_finished(folder: Path, job: PackedJob) -> bool:
-    """Whether the results of a step are there.
+    """Whether a step has finished results in ``folder``.
 
-    ``FerError`` when they are those of another job, or are not what they were.
+    ``FerError`` when they are those of another job, or were changed.
     """
     path = folder / FINISHED_FILE
     try:
@@ -128,7 +128,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _chosen(job: PackedJob, only: Sequence[str]) -> list[AnyStep]:
-    """The steps called ``only``, in the job's order; all without any."""
+    """Return the steps named in ``only``, in the job's order; all steps if it is empty."""
     known = [step.name for step in job.steps]
     unknown = [name for name in only if name not in known]
     if unknown:
@@ -142,7 +142,7 @@ def _chosen(job: PackedJob, only: Sequence[str]) -> list[AnyStep]:
 
 
 def _demand_finished(job: PackedJob, step: AnyStep, out: Path) -> None:
-    """Every step of the job that ``step`` rests on has left its results in ``out``."""
+    """Raise ``FerError`` if a step that ``step`` needs has no finished results in ``out``."""
     needed: list[str | None]
     if isinstance(step, LogitsStep):
         needed = [step.teacher, *step.folds]
@@ -210,7 +210,7 @@ def _run_training(
 
 
 def _soft_targets(job: PackedJob, step: Step, out: Path) -> SoftTargets | None:
-    """What a step that distils learns from: of this job's own step, else of its folder."""
+    """Return a distilling step's soft labels: of a step of this job, else of the job's folder."""
     if not isinstance(step.recipe.task, Distilling):
         return None
     made = next((s for s in job.steps if isinstance(s, SoftLabelsStep)), None)
@@ -292,9 +292,10 @@ def write_measures(
     logits: dict[str, np.ndarray],
     y: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Write the temperature from calib, and the metrics of val, which are returned.
+    """Fit the temperature on calib, compute the metrics on val, write both; return the metrics.
 
-    ``logits [N, 7]`` and ``y [N]`` by split are of ``checkpoint``, the ``best.pt`` in ``folder``.
+    ``logits [N, 7]`` and ``y [N]`` by split belong to ``checkpoint``, the ``best.pt`` in
+    ``folder``.
     """
     digest = sha256_file(folder / CHECKPOINT_FILE)
     # A fit on its bound must not cost the training: it is recorded, and a gate refuses the run.
@@ -355,7 +356,7 @@ def _facts(
 
 
 def environment(ranks: Ranks) -> dict[str, Any]:
-    """Versions, device and threads of this process, for the record."""
+    """Return versions, device and threads of this process, for the run's record."""
     versions = {}
     for name in ("torch", "timm", "numpy"):
         versions[name] = importlib.metadata.version(name)
