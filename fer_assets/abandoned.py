@@ -85,7 +85,11 @@ def forget_pictures(assets: Iterable[str]) -> None:
     ``report`` are deleted only if its figures show faces.
     """
     # These take a third of the time in which a code location loads, and it never comes here.
-    from fer_assets.dagster_private.sqlite import INDEX_SHARD_NAME, SqliteEventLogStorage
+    from fer_assets.dagster_private.sqlite import (
+        INDEX_SHARD_NAME,
+        RUNLESS_RUN_ID,
+        SqliteEventLogStorage,
+    )
     from fer_assets.storage import dagster_instance
 
     with dagster_instance() as instance:
@@ -97,10 +101,9 @@ def forget_pictures(assets: Iterable[str]) -> None:
             for key in instance.get_asset_keys()
             if {key.to_user_string(), asset_of(key)} & wanted
         }
-        for key, records in found.items():
-            if not any(_shows_faces(record) for record in records):
-                continue
-            for run_id in {record.run_id for record in records if record.run_id}:
+        wiped = [key for key, records in found.items() if any(map(_shows_faces, records))]
+        for key in wiped:
+            for run_id in {record.run_id for record in found[key] if record.run_id}:
                 if instance.has_run(run_id):
                     instance.delete_run(run_id)
                 if isinstance(storage, SqliteEventLogStorage):
@@ -109,6 +112,14 @@ def forget_pictures(assets: Iterable[str]) -> None:
             instance.wipe_assets([key])
         if isinstance(storage, SqliteEventLogStorage):
             _forget_free_pages(Path(storage.path_for_shard(INDEX_SHARD_NAME)))
+            # Of what was told without a run, wiping an asset deletes the index alone.
+            runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
+            if runless.is_file():
+                _forget_free_pages(runless, [key.to_string() for key in wiped])
+            # Of what was made known without a run, wiping an asset deletes the index alone.
+            runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
+            if runless.is_file():
+                _forget_free_pages(runless, [key.to_string() for key in wiped])
 
 
 def _discard(database: str) -> None:
@@ -130,10 +141,15 @@ def _shows_faces(record: dg.EventLogRecord) -> bool:
     )
 
 
-def _forget_free_pages(database: Path) -> None:
-    """Rewrite an SQLite database, so that its files no longer contain deleted rows."""
+def _forget_free_pages(database: Path, assets: Iterable[str] = ()) -> None:
+    """Rewrite an SQLite database, so that its files no longer contain deleted rows.
+
+    Events of ``assets`` (keys as Dagster stores them) are deleted first.
+    """
     connection = sqlite3.connect(database, timeout=PATIENCE_S, isolation_level=None)
     try:
+        for key in assets:
+            connection.execute("DELETE FROM event_logs WHERE asset_key = ?", (key,))
         connection.execute("VACUUM")
         ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         if busy:

@@ -5,6 +5,7 @@ loads, and the code location does not need it.
 """
 
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
@@ -24,6 +25,8 @@ event_logs_directory = _event_logs_directory
 __all__ = [
     # A storage named in dagster.yaml describes itself by it.
     "INDEX_SHARD_NAME",
+    # The file of what was told without a run.
+    "RUNLESS_RUN_ID",
     "SQLITE_BUSY_TIMEOUT_SECONDS",
     "ConfigurableClassData",
     "DagsterSqliteStorage",
