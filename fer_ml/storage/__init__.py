@@ -1,1 +1,1 @@
-"""Bytes with hashes: run directories, records, receipts, gates, and the object store."""
+"""Storage of hashed artifacts: run directories, records, receipts, gates and the object store."""

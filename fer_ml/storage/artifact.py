@@ -1,4 +1,4 @@
-"""A finished run folder: its files, its marks and receipts, and what is demanded of it."""
+"""Finished run directories: files, purge marks, gate receipts, and the checks before use."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -40,12 +40,12 @@ def _any_recipe(asset: str, partition: str | None) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a profile asks of artifacts: their gates, which receipts still count, and the recipe.
+    """The conditions a profile sets for its artifacts: gates, valid receipts, the current recipe.
 
-    Whoever knows the profile knows whether the limits changed since a verdict was given, and by
-    which ``recipe`` an asset is made today (``None``: it says nothing). Without ``gates`` nobody
-    knows what is asked: such a store gives nothing to a consumer. ``whole`` says that every file of
-    a record is there; exported evidence leaves out some.
+    They come from the profile, which knows whether a limit changed after a receipt was written.
+    ``recipe`` gives the recipe by which an asset would be made today; ``None`` skips that check. A
+    store without ``gates`` cannot hand artifacts to a consumer, because the conditions are unknown.
+    ``whole`` says that every file of a record must be present; exported evidence omits some.
     """
 
     gates: Callable[[str], tuple[Gate, ...]] | None = None
@@ -54,11 +54,11 @@ class Demands:
     recipe: Callable[[str, str | None], dict[str, Any] | None] = _any_recipe
 
     def of(self, asset: str) -> tuple[Gate, ...]:
-        """The gates of an asset, as far as they are known."""
+        """Return the gates of an asset; none when the gates are unknown."""
         return () if self.gates is None else self.gates(asset)
 
     def demand(self, asset: str) -> None:
-        """``FerError`` if nobody knows the gates of an asset."""
+        """Raise ``FerError`` if the gates of an asset are unknown."""
         if self.gates is None:
             raise FerError(
                 f"this store was opened without gates, so it does not know which gates {asset} "
@@ -69,13 +69,13 @@ class Demands:
 
 
 def receipt_file(rule: str) -> str:
-    """The name of a rule's receipt in ``receipts/``."""
+    """Return the file name of a gate's receipt in ``receipts/``; ``rule`` is the gate's name."""
     return f"{rule}.json"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete run folder and its record, with what is demanded of it."""
+    """A complete run directory with its record and the conditions (``Demands``) for its use."""
 
     folder: Path
     record: Record
@@ -83,16 +83,16 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """The content hash."""
+        """The content hash of the artifact."""
         return self.record.sha256
 
     @property
     def key(self) -> str:
-        """``asset`` or ``asset[partition]``."""
+        """The label of the artifact: ``asset`` or ``asset[partition]``."""
         return asset_label(self.record.asset, self.record.partition)
 
     def file(self, name: str) -> Path:
-        """The path of one of its files; ``FerError`` when the record does not list it."""
+        """Return the path of one file; ``FerError`` when the record does not list it."""
         if name not in self.record.files:
             raise FerError(
                 f"{self.key} has no file {name!r}",
@@ -103,14 +103,14 @@ class Artifact:
         return self.folder / name
 
     def read_json(self, name: str) -> Any:
-        """Parse one of its JSON files; ``FerError`` for a version that is not read."""
+        """Parse one JSON file of the artifact; ``FerError`` for an unsupported format version."""
         path = self.file(name)
         document = read_json(path, root=self.folder)
         versioned = isinstance(document, dict) and "schema_version" in document
         return upgraded(name, document, path) if versioned else document
 
     def as_input(self) -> Input:
-        """How a downstream record refers to it."""
+        """Return the entry by which a downstream record refers to this artifact."""
         return Input(
             asset=self.record.asset,
             partition=self.record.partition,
@@ -119,9 +119,9 @@ class Artifact:
         )
 
     def damage(self, *, purged: bool = True) -> str | None:
-        """What differs between the folder and its record, or ``None`` when every byte is there.
+        """Describe how the directory differs from its record; ``None`` when every byte matches.
 
-        Without ``purged``, what a purge took counts as there.
+        With ``purged=False`` files that a purge removed count as present.
         """
         removed = self.mark().removed
         for name, entry in self.record.files.items():
@@ -145,26 +145,27 @@ class Artifact:
         return None
 
     def left_out(self) -> list[str]:
-        """Its files that are not here and that no purge took."""
+        """Return the files in the record that are missing here although no purge removed them."""
         gone = self.mark().removed
         return [n for n in self.record.files if n not in gone and not (self.folder / n).is_file()]
 
     def purged(self) -> str | None:
-        """Why it is stale since something that it rests on was purged, or ``None``."""
+        """Say why the artifact is stale after a purge of one of its inputs; else ``None``."""
         at = self.mark().at
         return f"rests on what was purged on {at[:10]}" if at else None
 
     def unsealed(self) -> str | None:
-        """Why nobody can say that its record is as it was written, or ``None``.
+        """Say why the record cannot be verified, or return ``None`` when it has a seal.
 
-        It is of a version without seals: its bytes are read, and nothing is computed from it.
+        A record of an earlier version has no seal. Its files can be read, but nothing is computed
+        from it.
         """
         if self.record.seal is not None:
             return None
         return f"has a {RECORD_FILE} without a seal: an earlier version made it, or it was edited"
 
     def outdated(self) -> str | None:
-        """Why today it would be made in another way, or ``None``."""
+        """Say how the artifact would be made differently today, or return ``None``."""
         try:
             today = self.demands.recipe(self.record.asset, self.record.partition)
         except FerError as error:  # A file that decides it is gone.
@@ -172,9 +173,9 @@ class Artifact:
         return None if today in (None, self.record.recipe) else "its recipe changed"
 
     def failed(self) -> str | None:
-        """Which gate it failed, and how; ``None`` when it failed none.
+        """Name the gate that the artifact failed and how; ``None`` when it failed none.
 
-        Where nothing says which gates there are, those with a receipt count.
+        Where the gates of the asset are unknown, every gate with a receipt counts.
         """
         for rule, blocks, receipt in self._verdicts():
             # Whether it blocks may be up to the profile, which the receipt knew.
@@ -184,7 +185,7 @@ class Artifact:
         return None
 
     def unjudged(self) -> str | None:
-        """Which gate has still to judge it before others may use it, or ``None``."""
+        """Name a gate that must still judge the artifact before use, or return ``None``."""
         for rule, blocks, receipt in self._verdicts():
             if receipt is None and blocks:
                 return (
@@ -201,12 +202,12 @@ class Artifact:
         return [(rule, blocks, receipts.get(rule)) for rule, blocks in gates.items()]
 
     def mark_purged(self, at: str, removed: Iterable[str]) -> None:
-        """Note that something it rests on was purged, and which of its files went with it."""
+        """Record that an input was purged ``at`` a time, and which files here were removed."""
         mark = Mark(at=at, removed=tuple(sorted({*self.mark().removed, *removed})))
         write_json(self.folder / PURGED_FILE, mark.model_dump(mode="json"))
 
     def mark(self) -> "Mark":
-        """``purged.json``; an empty one where nothing was purged."""
+        """Return the content of ``purged.json``; an empty mark where nothing was purged."""
         path = self.folder / PURGED_FILE
         try:
             return Mark.model_validate_json(read_file(path, root=self.folder), context=path)
@@ -221,7 +222,7 @@ class Artifact:
             ) from error
 
     def receipts(self) -> dict[str, Receipt]:
-        """Receipts beside the artifact by rule, of these bytes and of limits that still hold."""
+        """Return the valid receipts by gate: those of these very bytes and the current limits."""
         by_rule = {}
         for path in sorted((self.folder / RECEIPTS).glob("*.json")):
             try:
@@ -234,7 +235,7 @@ class Artifact:
         return by_rule
 
     def _is_mine(self, receipt: Receipt, path: Path) -> bool:
-        """Whether a receipt is of these bytes, of this record, and in the place of its rule."""
+        """Return whether a receipt has this artifact's bytes and record, and is its gate's file."""
         identity = (receipt.artifact_sha256, receipt.asset, receipt.partition, path.name)
         record = self.record
         mine = (self.sha256, record.asset, record.partition, receipt_file(receipt.rule))
@@ -242,7 +243,7 @@ class Artifact:
 
 
 class Mark(Plain):
-    """``purged.json`` of a run folder: when what it rests on was purged, and which files went."""
+    """``purged.json`` of a run directory: when an input was purged, which files were removed."""
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     at: Time | Literal[""] = ""

@@ -1,11 +1,11 @@
 """Gates: rules that an artifact must pass before anything may be computed from it.
 
-A gate is declared beside its asset's stage; an evaluator judges all gates of one artifact
-at once and returns an ``Outcome`` for each. The outcome is written as a receipt beside the
-artifact, and ``Store.require`` refuses bytes for which a blocking gate failed or said nothing.
+A gate is declared beside its asset's stage. An evaluator judges all gates of one artifact at once
+and returns an ``Outcome`` for each. The outcome is written as a receipt beside the artifact.
+``Store.require`` refuses an artifact if a blocking gate failed or has no receipt.
 
-A gate whose question does not arise (a replay without a recorded session) is not applicable:
-neither green nor red, and counted with neither. One that lacks what it needs to answer has failed.
+A gate with nothing to judge (a replay without a recorded session) is not applicable: it counts
+neither as passed nor as failed. A gate that lacks the data it needs has failed.
 """
 
 import re
@@ -18,11 +18,11 @@ from fer_ml.base.errors import FerError
 
 @dataclass(frozen=True)
 class Gate:
-    """One rule: its name, what it asks, and what to do when it fails.
+    """One rule: its name, the question it answers, and whether a failure blocks or warns.
 
-    ``blocks_with`` names a yes-or-no field of the stage's limits: it makes a gate block which else
-    warns. ``measured_in`` is the asset that measured what is judged, where that is a speed: it
-    depends on the machine and its load, so one that was not reached is measured again.
+    ``blocks_with`` names a yes-or-no field of the stage's limits: when that is set, a gate that
+    otherwise warns blocks. ``measured_in`` is set for gates on speed and names the asset that
+    measured it. Speed depends on the machine and its load, so after a failure it is measured again.
     """
 
     rule: str
@@ -46,7 +46,7 @@ Word = Literal["passed", "failed", "not applicable"]
 
 
 def word_of(passed: bool | None) -> Word:
-    """A verdict in words; ``None`` is that of a gate with nothing to judge."""
+    """Return a verdict as a word; ``passed=None`` stands for a gate with nothing to judge."""
     if passed is None:
         return "not applicable"
     return "passed" if passed else "failed"
@@ -54,7 +54,7 @@ def word_of(passed: bool | None) -> Word:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule found: value against limit, with a few examples.
+    """The result of one gate: measured value, limit, and a few examples.
 
     ``passed`` is ``None`` where the gate is not applicable; ``detail`` then says why.
     """
@@ -70,27 +70,27 @@ class Outcome:
 def at_most(
     rule: str, value: float, limit: float, detail: str = "", examples: Sequence[str] = ()
 ) -> Outcome:
-    """Passes when ``value <= limit``."""
+    """Return an outcome that passes when ``value <= limit``."""
     return Outcome(rule, value <= limit, value, limit, detail, tuple(examples[:5]))
 
 
 def none_found(rule: str, findings: Sequence[str]) -> Outcome:
-    """Passes when there are no ``findings``; shows the first three."""
+    """Return an outcome that passes when ``findings`` is empty; it shows the first three."""
     return at_most(rule, len(findings), 0, "; ".join(findings[:3]))
 
 
 def at_least(rule: str, value: float, limit: float, detail: str = "") -> Outcome:
-    """Passes when ``value >= limit``."""
+    """Return an outcome that passes when ``value >= limit``."""
     return Outcome(rule, value >= limit, value, limit, detail)
 
 
 def same(rule: str, actual: object, wanted: object, detail: str = "") -> Outcome:
-    """Passes when both are equal; shows both sides, hashes by their first digits."""
+    """Return an outcome that passes when both are equal; it shows the first digits of hashes."""
     return Outcome(rule, actual == wanted, _shown(actual), _shown(wanted), detail)
 
 
 def not_applicable(rule: str, why: str) -> Outcome:
-    """Neither passed nor failed: there is nothing that the gate could judge."""
+    """Return an outcome that neither passes nor fails because there is nothing to judge."""
     return Outcome(rule, None, word_of(None), "-", why)
 
 

@@ -1,4 +1,4 @@
-"""What one asset's build function is given: its recipe, and its verified inputs."""
+"""The arguments of an asset's build function: its recipe, verified inputs and paths."""
 
 import hashlib
 import json
@@ -23,15 +23,17 @@ Recipe = TypeVar("Recipe", covariant=True)
 
 @dataclass(frozen=True)
 class Job(Generic[Recipe]):
-    """One materialization.
+    """The arguments of one materialization.
 
-    ``inputs`` holds gated artifacts by label, in declared order; ``paths`` says where things lie
-    outside the store: ``raw/<source>``, ``video``, ``claims``, ``report`` (its template), and
-    ``plan`` (of the comparisons) when there is one; ``device`` is where a training computes, in
-    ``processes``;
-    ``code_version`` is the stage's. ``decisions`` is what a look at its numbers could inform
-    (``fer_ml.storage.looks``). ``recipe`` are the fields of the profile that decide the
-    result, typed as the stage declares them, and ``recorded`` what the record keeps of them.
+    - ``inputs``: artifacts that passed their gates, by label, in declared order
+    - ``paths``: locations outside the store: ``raw/<source>``, ``video``, ``claims``, ``report``
+      (its template), and ``plan`` (of the comparisons) when there is one
+    - ``device``, ``processes``: the device of a training and its number of processes
+    - ``code_version``: the version of the stage's code
+    - ``decisions``: choices that a look at evaluation scores could influence
+      (``fer_ml.storage.looks``)
+    - ``recipe``: the fields of the profile that decide the result, typed as the stage declares them
+    - ``recorded``: the recipe as the record keeps it
     """
 
     asset: str
@@ -48,11 +50,11 @@ class Job(Generic[Recipe]):
 
     @property
     def label(self) -> str:
-        """``asset`` or ``asset[partition]``."""
+        """The label of the job: ``asset`` or ``asset[partition]``."""
         return asset_label(self.asset, self.partition)
 
     def input(self, asset: str, partition: str | None = None) -> Artifact:
-        """One input; ``FerError`` when the stage does not declare it."""
+        """Return one input artifact; ``FerError`` when the stage does not declare it."""
         key = asset_label(asset, partition)
         if key not in self.inputs:
             raise FerError(
@@ -64,15 +66,15 @@ class Job(Generic[Recipe]):
         return self.inputs[key]
 
     def looked_before(self, faces: list[str]) -> dict[str, Any] | None:
-        """What is printed of numbers on these ``face_ids``: see ``fer_ml.storage.looks``."""
+        """Return the mark for numbers on these ``face_ids``; see ``looked_before`` in ``looks``."""
         return looked_before(self.store.root.parent, faces, self.decisions)
 
     def kept(self, run: RunFolder) -> Path:
-        """A folder of this job's own for work that a killed process leaves to go on with.
+        """Return a private directory for resumable work, which survives when the process is killed.
 
-        It is another one for other inputs, recipe or code version, and goes when ``run`` is
-        current. Until then nobody else has it: ``FerError`` when another process does for
-        ``PATIENCE`` s.
+        Other inputs, another recipe or another code version give another directory. It is removed
+        when ``run`` becomes the current artifact. Until then it is locked: ``FerError`` when
+        another process has held it for ``PATIENCE`` s.
         """
         from filelock import FileLock, Timeout  # The demo reads jobs too, and needs no locks.
 

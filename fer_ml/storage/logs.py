@@ -1,8 +1,8 @@
-"""Logs of an artifact root that several machines write: each its own file, read together.
+"""Logs of an artifact root to which several machines write: one file per machine, read together.
 
-A machine appends to ``<name>.<ext>`` alone. Where an object store is shared, the bucket has it as
-``<name>.<machine>.<ext>``, and so has the cache of every other machine. So two that write at once
-lose nothing, and no line of one depends on what another has read.
+A machine appends to its own ``<name>.<ext>``. In a shared bucket, and in the caches of the other
+machines, that file is ``<name>.<machine>.<ext>``. So machines that write at the same time lose
+nothing, and no line depends on what another machine has read.
 """
 
 import uuid
@@ -19,13 +19,13 @@ EARLIER = "earlier"
 
 
 def logs_of(home: Path, name: str) -> list[Path]:
-    """The log ``name`` of an artifact root as each machine wrote it, this one's first."""
+    """Return the files of the log ``name`` in an artifact root, one per machine, its own first."""
     log = home / name
     return [path for path in (log, *sorted(home.glob(_of_machine(name, "*")))) if path.is_file()]
 
 
 def fetch(home: Path, above: Bucket, names: Iterable[str]) -> None:
-    """Take over what other machines have written to the logs ``names`` in a bucket."""
+    """Download the parts of the logs ``names`` that other machines wrote to a bucket."""
     local = _machine(home)
     for name in names:
         for there, machine in _in_bucket(above, name):
@@ -37,14 +37,14 @@ def fetch(home: Path, above: Bucket, names: Iterable[str]) -> None:
 
 
 def share(home: Path, above: Bucket, names: Iterable[str]) -> None:
-    """Upload what this machine has written to the logs ``names``."""
+    """Upload this machine's part of the logs ``names`` to the bucket."""
     for name in names:
         if (home / name).is_file():
             above.write(_of_machine(name, _machine(home)), read_file(home / name))
 
 
 def _in_bucket(above: Bucket, name: str) -> Iterator[tuple[str, str]]:
-    """The objects of a log, each with its machine."""
+    """Yield the objects of a log in the bucket, each with the id of its machine."""
     stem, _, suffix = name.rpartition(".")
     for there in above.names():
         if there == name:
@@ -59,7 +59,7 @@ def _of_machine(name: str, machine: str) -> str:
 
 
 def _machine(home: Path) -> str:
-    """What tells this artifact root from those of other machines; made when first asked for."""
+    """Return the id that tells this artifact root from other machines'; made on first use."""
     path = home / MACHINE_FILE
     try:
         with path.open("x") as file:

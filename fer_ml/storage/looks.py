@@ -1,11 +1,11 @@
-"""The ledger of looks: which evaluation sets were looked at when, and what had been decided then.
+"""The ledger of looks: which evaluation sets were seen when, and the decisions made by then.
 
-``looks.jsonl`` of the artifact root has a line for each time that metrics on a set were made
-visible, in any profile. Lines are only appended, each with the hash of the line before it; where
-machines share an object store, each has its own file. A set is known by its faces, so another name
-or profile does not make it a new one. Numbers on faces that were looked at while something was
-decided otherwise are marked wherever they are printed: the decision could have been informed by
-that look.
+``looks.jsonl`` of the artifact root has one line for each time that metrics on a set became
+visible, in any profile. Lines are only appended, each with the hash of the line before it. Where
+machines share an object store, each has its own file. A set is identified by its faces, so a new
+name or profile does not make it a new set. If a decision (a profile's recipe) changed after the
+metrics on a face had been seen, that look could have influenced it. Later numbers on that face are
+marked wherever they are printed.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ SETS_FILE = "looks.json"
 
 
 class Look(Plain):
-    """One look at an evaluation set, for all profiles of an artifact root.
+    """One look at evaluation sets, in the ledger that all profiles of an artifact root share.
 
-    ``decisions`` are hashes of the profile's recipes, by what they decide.
+    ``decisions`` holds hashes of the profile's recipes, by what they decide.
 
-    ``sets`` gives the hash of each set's faces, and ``faces`` those of sets that no line before
-    had. ``plan`` is the hash of the written plan of the comparisons, ``after`` that of the line
-    before.
+    ``sets`` gives the hash of each set's faces, and ``faces`` the faces of sets that no earlier
+    line lists. ``plan`` is the hash of the written plan of the comparisons, ``after`` that of the
+    previous line.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -53,7 +53,7 @@ class Look(Plain):
 
 
 def face_ids(samples: Iterable[str]) -> list[str]:
-    """The faces of a set as the ledger knows them: short hashes of their ids, in order."""
+    """Return the ids of faces in the ledger: short hashes of sample ids, sorted."""
     return sorted({hashlib.sha256(sample.encode()).hexdigest()[:12] for sample in samples})
 
 
@@ -62,9 +62,9 @@ def _set_hash(faces: Iterable[str]) -> str:
 
 
 def read_looks(home: Path) -> list[Look]:
-    """The ledger of an artifact root, oldest first; empty where nothing was looked at.
+    """Return the ledger of an artifact root, oldest look first; empty if there is none.
 
-    ``FerError`` for one that was edited: then nobody knows what was looked at.
+    Raises ``FerError`` if the ledger was edited: then the earlier looks are unknown.
     """
     looks = [look for path in logs_of(home, LOOKS_FILE) for look in _read(path)]
     return sorted(looks, key=lambda look: look.at)
@@ -95,10 +95,10 @@ def _read(path: Path) -> list[Look]:
 def looked_before(
     home: Path, faces: Iterable[str], decisions: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """What is printed of numbers on these ``faces``, or ``None``: nothing was decided after a look.
+    """Return the mark for numbers on ``faces``, or ``None`` if no decision changed after a look.
 
-    ``since`` is the first look at any of them while something was decided otherwise, ``decided``
-    what differs between then, or a later look, and now.
+    ``since`` is the time of the first look at any of the faces under other decisions. ``decided``
+    names the decisions that differ between that or a later look and now.
     """
     wanted, looks = set(faces), read_looks(home)
     face_sets = {name: set(ids) for look in looks for name, ids in look.faces.items()}
@@ -114,7 +114,7 @@ def looked_before(
 
 
 def planned_before(home: Path, sets: Mapping[str, list[str]], plan: str) -> bool:
-    """Whether every look at these sets came after the plan of this hash was written."""
+    """Return whether the plan with hash ``plan`` was written before every look at these sets."""
     wanted = {_set_hash(faces) for faces in sets.values()}
     return all(look.plan == plan for look in read_looks(home) if wanted & set(look.sets.values()))
 
@@ -129,7 +129,7 @@ def note_look(
     decisions: Mapping[str, str],
     plan: str | None,
 ) -> None:
-    """Append one look at ``sets``, each the ``face_ids`` in it."""
+    """Append one look to the ledger; ``sets`` maps each set's name to its ``face_ids``."""
     from filelock import FileLock  # Reading needs none, and the demo reads stores too.
 
     home.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""An artifact root in an object store: the same layout there, and a cache of it on this machine.
+"""An artifact root in an object store, with the same layout, and its cache on this machine.
 
-A run folder is uploaded when it is whole here: its files, then ``record.json``, then the pointer,
-so nothing that can be found there is half there. Until that is done a note below ``.uploads/`` says
-so: what it names counts here although it is not there, and the next ``sweep`` uploads it. A run
-folder that is not here is downloaded beside its place, held against its record, and renamed.
+A run directory is uploaded once it is complete here: its files, then ``record.json``, then the
+pointer, so a run directory that can be found in the bucket is complete. Until then a note below
+``.uploads/`` names it. Such an artifact counts as present here, and the next ``sweep`` uploads it.
+A run directory that is missing here is downloaded beside its final place, verified against its
+record, and renamed.
 
-Pools, caches, drawn data and unfinished trainings stay on their machine.
+Image pools, caches, derived data and unfinished trainings stay on their machine.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ _LOGS = (PURGED_FILE, LOOKS_FILE)
 
 
 def open_store(settings: Settings, profile: str) -> Store:
-    """The artifact root of a profile, in a folder or in an object store."""
+    """Open the artifact root of a profile, in a directory or in an object store."""
     root = settings.home / profile
     if settings.bucket is None:
         return Store(root, profile)
@@ -48,7 +49,7 @@ def open_store(settings: Settings, profile: str) -> Store:
 
 
 def stores(settings: Settings) -> list[Store]:
-    """The profiles below an artifact root that hold artifacts."""
+    """Return a store for each profile below an artifact root that holds artifacts."""
     local = {path.name for path in settings.home.iterdir()} if settings.home.is_dir() else set()
     remote = set(Bucket(settings.bucket).names()) if settings.bucket else set()
     candidates = (open_store(settings, name) for name in sorted(local | remote))
@@ -57,17 +58,17 @@ def stores(settings: Settings) -> list[Store]:
 
 @dataclass(frozen=True)
 class MirroredStore(Store):
-    """A ``Store`` whose artifacts are in ``bucket``; ``root`` is the cache."""
+    """A ``Store`` whose artifacts are in ``bucket``; ``root`` is the local cache."""
 
     bucket: Bucket = field(kw_only=True)
 
     @property
     def uploads(self) -> Path:
-        """Notes of what is finished here and not yet whole in the bucket."""
+        """The directory of notes on artifacts finished here but incomplete in the bucket."""
         return self.root / ".uploads"
 
     def open(self, folder: Path) -> Artifact:
-        """Read a run folder's record; what the cache lacks is downloaded and verified first."""
+        """Read a run directory's record; what the cache lacks is first downloaded and verified."""
         if not self._note(folder).is_file():
             there = self.bucket.list(self._key(folder))
             if (folder / RECORD_FILE).is_file():
@@ -77,14 +78,14 @@ class MirroredStore(Store):
         return super().open(folder)
 
     def pointers(self, asset: str) -> list[str]:
-        """The partitions of an asset that have a current artifact."""
+        """Return the partitions of an asset that have a current artifact."""
         there = (name.split("/") for name in self.bucket.list(asset))
         noted = (note.partition for note in self._notes() if note.asset == asset)
         names = {parts[0] for parts in there if parts[1:] == [CURRENT_FILE]}
         return sorted(names | {name for name in noted if name})
 
     def runs(self, asset: str = "", partition: str | None = None) -> list[Path]:
-        """Every complete run folder, here or in the bucket."""
+        """Return every complete run directory, here or in the bucket."""
         home = self.home(asset, partition) if asset else self.root
         there = (Path(name) for name in self.bucket.list(self._key(home)))
         remote_runs = {
@@ -95,7 +96,7 @@ class MirroredStore(Store):
         return sorted(remote_runs | set(super().runs(asset, partition)))
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
-        """Put a gate's outcome beside the artifact, here and there."""
+        """Write a gate's outcome beside the artifact, here and in the bucket."""
         note = self._note(artifact.folder)
         waits = note.is_file()  # With all of its folder, for the next sweep.
         if not waits:
@@ -107,13 +108,13 @@ class MirroredStore(Store):
         return path
 
     def marked(self, artifact: Artifact) -> None:
-        """Upload the mark of a purge, and delete there what goes here."""
+        """Upload a purge mark, and delete in the bucket the files that are deleted here."""
         if not self._note(artifact.folder).is_file():
             self._note_changed(artifact)
         self._push(self._read_note(self._note(artifact.folder)))
 
     def fetch_log(self) -> None:
-        """Take over the logs of all machines: of purges, and of looks at evaluation sets."""
+        """Download other machines' logs of purges and of looks at evaluation sets."""
         private_folder(self.root.parent)
         logs.fetch(self.root.parent, self._above, _LOGS)
 
@@ -122,9 +123,9 @@ class MirroredStore(Store):
         logs.share(self.root.parent, self._above, _LOGS)
 
     def sweep(self, now: datetime | None = None) -> int:
-        """As of a ``Store``; and upload what waits for it, and clear half uploads away.
+        """Sweep as a ``Store`` does, upload what is pending, and remove unfinished uploads.
 
-        Those of other machines count as half when nothing came for a day.
+        Another machine's upload counts as unfinished when nothing arrived for a day.
         """
         self.bucket.check()
         self.fetch_log()
@@ -165,7 +166,7 @@ class MirroredStore(Store):
         return Follow.model_validate_json(read_file(path, root=self.uploads))
 
     def _note_changed(self, artifact: Artifact) -> None:
-        """Note that something beside an artifact changes; its pointer does not."""
+        """Note that a file beside an artifact changed while its pointer did not."""
         self._write_note(
             Follow(
                 asset=artifact.record.asset,
@@ -197,10 +198,9 @@ class MirroredStore(Store):
         self._push(follow)
 
     def _push(self, follow: Follow) -> None:
-        """Upload what is not there of a run folder: files, record, and the pointer last of all.
+        """Upload what the bucket lacks of a run directory: files, record, and the pointer last.
 
-        The pointer stays where another machine moved it meanwhile: what is current is not made
-        another one by whoever is later.
+        If another machine moved the pointer in the meantime, its pointer is kept.
         """
         home = self.home(follow.asset, follow.partition)
         folder = home / follow.folder
@@ -227,7 +227,7 @@ class MirroredStore(Store):
         self._note(folder).unlink(missing_ok=True)
 
     def _refresh(self, folder: Path, there: dict[str, Entry]) -> None:
-        """Take over receipts and the mark of a purge; what was purged goes here too."""
+        """Download receipts and the purge mark, and delete here the files that were purged."""
         for name, entry in there.items():
             path = folder / name
             if name == PURGED_FILE or name.startswith(f"{RECEIPTS}/"):
@@ -242,7 +242,7 @@ class MirroredStore(Store):
                 (folder / name).unlink(missing_ok=True)
 
     def _download(self, folder: Path, there: dict[str, Entry]) -> None:
-        """Put a run folder into the cache: whole and as its record says, or not at all."""
+        """Download a run directory into the cache: complete and verified, or not at all."""
         key = self._key(folder)
         data = self.bucket.read(f"{key}/{RECORD_FILE}") if RECORD_FILE in there else None
         if data is None:

@@ -1,7 +1,7 @@
-"""A folder of an object store (``s3://``): bytes by name, each there whole or not at all.
+"""A directory of an object store (``s3://``): objects by name, each complete or absent.
 
-What talks to the store is fsspec's s3fs; credentials and endpoint come from the environment, as for
-AWS's own tools. It tries again on its own; what is refused after that is one ``FerError``.
+fsspec's s3fs talks to the store. Credentials and endpoint come from the environment, as for AWS's
+own tools. s3fs retries on its own; an error after that becomes one ``FerError``.
 """
 
 import errno
@@ -23,7 +23,7 @@ _OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing says of one object. ``etag`` is the md5 of its bytes in most stores."""
+    """The listing of one object. ``etag`` is the md5 of its bytes in most stores."""
 
     bytes: int
     etag: str
@@ -37,16 +37,16 @@ class Bucket:
     url: str
 
     def below(self, name: str) -> "Bucket":
-        """One of its folders."""
+        """Return the bucket of one of its directories."""
         return Bucket(f"{self.url}/{name}")
 
     def check(self) -> None:
-        """``FerError`` unless it answers."""
+        """Raise ``FerError`` unless the store answers."""
         with self._readable(""):
             self._files().ls(self._name("").split("/")[0])
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of one object, or ``None`` when there is none."""
+        """Return the bytes of one object, or ``None`` when it does not exist."""
         with self._readable(name):
             try:
                 return bytes(self._files().cat_file(self._name(name)))
@@ -54,18 +54,18 @@ class Bucket:
                 return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Put one object, in place of what was there."""
+        """Write one object; an object of that name is replaced."""
         with self._readable(name):
             self._files().pipe_file(self._name(name), data)
 
     def put(self, paths: Mapping[str, Path]) -> None:
-        """Upload files by name, several at once."""
+        """Upload files in parallel; ``paths`` maps object names to files."""
         if paths:
             with self._readable(min(paths)):
                 self._files().put([str(p) for p in paths.values()], [*map(self._name, paths)])
 
     def get(self, paths: Mapping[str, Path]) -> None:
-        """Download objects into files, several at once."""
+        """Download objects in parallel; ``paths`` maps object names to files."""
         if paths:
             for path in paths.values():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,13 +73,13 @@ class Bucket:
                 self._files().get([*map(self._name, paths)], [str(p) for p in paths.values()])
 
     def delete(self, names: list[str]) -> None:
-        """Delete objects that are there."""
+        """Delete existing objects by name."""
         if names:
             with self._readable(min(names)):
                 self._files().rm([self._name(name) for name in names])
 
     def names(self) -> list[str]:
-        """The folders and objects right below it."""
+        """Return the names of the directories and objects directly below the bucket's URL."""
         with self._readable(""):
             try:
                 keys = self._files().ls(self._name(""), detail=False)
@@ -88,7 +88,7 @@ class Bucket:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in keys)
 
     def list(self, folder: str = "") -> dict[str, Entry]:
-        """Every object below a folder, by its name below that folder."""
+        """Return every object below a directory, by its name relative to that directory."""
         start = self._name(folder) + "/"
         with self._readable(folder):
             objects = self._files().find(start, detail=True)
@@ -101,7 +101,7 @@ class Bucket:
         }
 
     def abort_uploads(self, before: datetime) -> int:
-        """Give up uploads in parts that were begun before a time and never ended; their number."""
+        """Abort multipart uploads that began before a time and never finished; return how many."""
         bucket, _, prefix = self._name("").partition("/")
         with self._readable(""):
             files = self._files()
@@ -136,7 +136,7 @@ class Bucket:
 
     @contextmanager
     def _readable(self, name: str) -> Iterator[None]:
-        """Turn what the store, or the way to it, refuses into one message."""
+        """Turn errors of the store or of the connection into one ``FerError``."""
         try:
             yield
         except Exception as error:

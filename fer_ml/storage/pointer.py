@@ -1,4 +1,4 @@
-"""Which run folder is the current one, and what a process that makes it so left to do."""
+"""Pointers: which run directory is current, and the steps still due once one has become current."""
 
 import re
 from typing import Annotated
@@ -16,9 +16,9 @@ RUN_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}")
 
 
 class Pointer(Plain):
-    """``current.json``: the run folder, its content hash, and the seal of its record.
+    """``current.json``: the current run directory, its content hash, and the seal of its record.
 
-    ``seal`` is ``None`` where an earlier version wrote it.
+    ``seal`` is ``None`` where an earlier version wrote the pointer.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -28,7 +28,7 @@ class Pointer(Plain):
 
 
 class Follow(Plain):
-    """What is to be done once a run folder has been renamed; names, never paths."""
+    """The steps after a run directory was renamed into place; it holds names, never paths."""
 
     asset: Below
     partition: Below | None
@@ -39,5 +39,5 @@ class Follow(Plain):
     spent: tuple[Below, ...]
 
     def pointer(self) -> Pointer:
-        """What ``current.json`` holds."""
+        """The content of ``current.json`` for this run directory."""
         return Pointer(folder=self.folder, sha256=self.sha256, seal=self.seal)

@@ -1,4 +1,4 @@
-"""What a run folder says of itself: its record, its content hash, and receipts of its gates."""
+"""Metadata of a run directory: its record, its content hash, and the receipts of its gates."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ Below = Annotated[str, AfterValidator(_below)]
 
 
 class FileEntry(Plain):
-    """sha256 and size of one file of a run folder."""
+    """sha256 and size in bytes of one file of a run directory."""
 
     sha256: str
     bytes: int
@@ -44,8 +44,8 @@ class FileEntry(Plain):
 class Input(Plain):
     """One input of an artifact: another artifact by content hash, or a raw folder by fingerprint.
 
-    ``root`` is set for raw folders only. ``recipe_sha256`` is the hash of the recipe in the
-    artifact's record; ``None`` for raw folders, and in records from before it was noted.
+    ``root`` is set for raw folders only. ``recipe_sha256`` is the hash of the recipe in the input's
+    record; it is ``None`` for raw folders and in records of versions that did not store it.
     """
 
     asset: str
@@ -56,7 +56,7 @@ class Input(Plain):
 
     @property
     def key(self) -> str:
-        """``asset`` or ``asset[partition]``."""
+        """The label of the input: ``asset`` or ``asset[partition]``."""
         return asset_label(self.asset, self.partition)
 
 
@@ -71,13 +71,14 @@ Time = Annotated[str, AfterValidator(_is_time)]
 
 
 class Record(Plain):
-    """``record.json``: what a run folder holds and what it was made from; written last.
+    """``record.json``: the files of a run directory and its origin; it is written last.
 
-    ``recipe`` is the part of the profile that decided it, ``sha256`` the content hash.
-    ``splits`` lists which splits each choice of this artifact touched, such as
-    ``{"checkpoint": "val", "temperature": "calib"}``. ``summary`` is for tables and plots, and says
-    what the step cost (``cost.Meter``). ``seal`` is the hash of all other fields; records that were
-    written before there were seals have none.
+    - ``recipe``: the part of the profile that decided the result.
+    - ``sha256``: the content hash.
+    - ``splits``: the splits that each choice used, such as ``{"checkpoint": "val", "temperature":
+      "calib"}``.
+    - ``summary``: figures for tables and plots, with the cost of the step (``cost.Meter``).
+    - ``seal``: the hash of all other fields; ``None`` in records of versions without seals.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -98,29 +99,29 @@ class Record(Plain):
 
     @property
     def made_at(self) -> datetime:
-        """``created_at``, to compare with."""
+        """``created_at`` as a time that can be compared."""
         return datetime.fromisoformat(self.created_at)
 
     @property
     def recipe_sha256(self) -> str:
-        """The hash of the recipe; content hashes are the same for recipes with equal results.
+        """The hash of the recipe; it tells apart recipes whose results have the same content hash.
 
-        Claims, and records of what was made from this artifact, name it beside the content hash.
+        Claims, and records of artifacts made from this one, state it beside the content hash.
         """
         return _hash_of(self.recipe)
 
     def expected_seal(self) -> str:
-        """sha256 over every other field that was written, as JSON with sorted keys."""
+        """The sha256 over all other stored fields, as JSON with sorted keys."""
         return _hash_of(self.model_dump(mode="json", exclude={"seal"}, exclude_unset=True))
 
 
 class Receipt(Plain):
     """One gate's outcome for exactly the bytes ``artifact_sha256``.
 
-    ``passed`` is ``None`` where there was nothing to judge; ``examples`` are at most five.
-    ``judged_by`` has the fields of the profile that its asset's gates read, by name; ``seal`` is
-    that of the record beside which it was judged. Each is ``None`` in receipts that were written
-    before it was noted.
+    ``passed`` is ``None`` where there was nothing to judge. ``examples`` has at most five entries.
+    ``judged_by`` holds the fields of the profile that the asset's gates read, by name. ``seal`` is
+    the seal of the record that was judged. ``judged_by`` and ``seal`` are ``None`` in receipts of
+    versions that did not store them.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -147,7 +148,7 @@ def _hash_of(values: dict[str, Any]) -> str:
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a run folder; ``FerError`` when there is none that can be read."""
+    """Read the record of a run directory; ``FerError`` when it is missing or cannot be read."""
     path = folder / RECORD_FILE
     try:
         return Record.model_validate_json(read_file(path, root=folder), context=path)
@@ -168,23 +169,23 @@ def read_record(folder: Path) -> Record:
 
 
 def asset_label(asset: str, partition: str | None) -> str:
-    """How an asset is written for people: ``teacher[RN18]``."""
+    """Return the label of an asset and partition: ``teacher[RN18]``."""
     return f"{asset}[{partition}]" if partition else asset
 
 
 def parse_label(label: str) -> tuple[str, str | None]:
-    """Asset and partition of what ``asset_label`` wrote."""
+    """Split a label of ``asset_label`` into asset and partition."""
     asset, _, rest = label.partition("[")
     return asset, rest.removesuffix("]") or None
 
 
 def is_volatile(name: str) -> bool:
-    """Whether a file is not part of the content hash."""
+    """Return whether a file is excluded from the content hash."""
     return Path(name).name in VOLATILE_FILES or name.endswith(VOLATILE_SUFFIXES)
 
 
 def content_hash(files: dict[str, FileEntry]) -> str:
-    """The content hash of a run folder: over name and sha256 of each file that is not volatile."""
+    """Return the content hash of a run directory: over name and sha256 of non-volatile files."""
     lines = [
         f"{name}\0{entry.sha256}\n"
         for name, entry in sorted(files.items())

@@ -1,22 +1,22 @@
-"""The artifact root: run folders, their records, the current one, and gate receipts.
+"""The artifact root: run directories, records, pointers to the current ones, and gate receipts.
 
 Layout below ``FER_HOME/<profile>``::
 
-    <asset>[/<partition>]/<time>-<hash>/   a run folder: files, record.json (the marker, last)
+    <asset>[/<partition>]/<time>-<hash>/   a run directory: files; record.json is written last
     <asset>[/<partition>]/<...>/receipts/  one file for each gate that judged these bytes
-    <asset>[/<partition>]/current.json     which run folder is the asset now
+    <asset>[/<partition>]/current.json     the pointer to the current run directory
     cleaned/                               links to the raw images, one path base for all manifests
     cache/                                 decoded faces; may be deleted at any time
     evidence/                              pages on the claims; may be deleted at any time
-    <asset>[/<partition>]/<...>/purged.json  there when something it rests on was purged
+    <asset>[/<partition>]/<...>/purged.json  the mark of a purge of one of its inputs
     unfinished/                            trainings that were stopped, with their state
-    .partial/                              unfinished run folders, and pointers not yet moved
+    .partial/                              unfinished run directories, and pointers not yet moved
 
-A run folder appears by one rename when it is complete and on the disk, and is never written again.
-What is to follow the rename is noted before it, so that a process killed in between loses nothing:
+A run directory appears by one rename when it is complete and on disk, and is never written again.
+The steps after the rename are noted before it, so that a process killed in between loses nothing:
 ``sweep`` does the rest. ``fer_ml.storage.mirror`` keeps the same layout in an object store. The
-*content hash* covers the names and bytes of its files, except those declared volatile (times,
-machine), so that an unchanged result has an unchanged hash. Nothing here knows Dagster.
+*content hash* covers the names and bytes of all files except those declared volatile (times,
+machine), so an unchanged result has an unchanged hash. This module does not depend on Dagster.
 """
 
 import os
@@ -68,10 +68,10 @@ DEEPEST = 4
 
 @dataclass
 class RunFolder:
-    """A run folder while it is being written. ``folder`` becomes visible only when complete.
+    """A run directory while it is being written. ``folder`` becomes visible only when complete.
 
-    Once it is the current one, ``until_current`` is closed and the folders ``spent`` below
-    ``unfinished/`` are removed; when it does not come to that, nothing of ``spent`` is touched.
+    Once it is current, ``until_current`` is closed and the ``spent`` directories below
+    ``unfinished/`` are removed. If it never becomes current, they stay.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class RunFolder:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        """The path for a new file; parents are made."""
+        """Return the path for a new file; its parent directories are created."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -99,8 +99,9 @@ class RunFolder:
 class Store:
     """The artifact root of one profile.
 
-    ``looked_since`` (s since 1970): looks at image files before it do not count. ``demands`` says
-    what is asked of an artifact before anything is computed from it; without them, nothing is.
+    ``looked_since`` (s since 1970): cached inspections of image files before it do not count.
+    ``demands`` holds the conditions an artifact must meet before use; without them none may be
+    used.
     """
 
     root: Path
@@ -110,30 +111,30 @@ class Store:
 
     @property
     def partial(self) -> Path:
-        """Run folders that are being written."""
+        """The directory of run directories that are being written."""
         return self.root / ".partial"
 
     @property
     def unfinished(self) -> Path:
-        """Work that a stopped process left to go on with."""
+        """The directory of resumable work that a stopped process left."""
         return self.root / "unfinished"
 
     @property
     def probe_cache(self) -> Path:
-        """What earlier looks at image files found; may be deleted at any time."""
+        """The cache of earlier inspections of image files; may be deleted at any time."""
         return self.root / "cache" / "probe"
 
     @property
     def near_cache(self) -> Path:
-        """Which faces were found to be near-identical; may be deleted at any time."""
+        """The cache of near-identical faces; may be deleted at any time."""
         return self.root / "cache" / "near"
 
     def home(self, asset: str, partition: str | None = None) -> Path:
-        """The folder that holds the run folders of an asset (partition)."""
+        """Return the directory that holds the run directories of an asset (partition)."""
         return self.root / asset / partition if partition else self.root / asset
 
     def current(self, asset: str, partition: str | None = None) -> Artifact | None:
-        """The current artifact, unverified, or ``None`` when nothing was made yet."""
+        """Return the current artifact, unverified, or ``None`` when none was made yet."""
         pointer = self._pointer(asset, partition)
         if pointer is None:
             return None
@@ -149,7 +150,7 @@ class Store:
         return artifact
 
     def current_hash(self, asset: str, partition: str | None = None) -> str | None:
-        """The content hash that ``current.json`` names."""
+        """Return the content hash that ``current.json`` names, or ``None`` without a pointer."""
         pointer = self._pointer(asset, partition)
         return None if pointer is None else pointer.sha256
 
@@ -171,11 +172,11 @@ class Store:
         return read_file(path, root=path.parent)
 
     def pointers(self, asset: str) -> list[str]:
-        """The partitions of an asset that have a current artifact, in order."""
+        """Return the partitions of an asset that have a current artifact, in order."""
         return sorted(path.parent.name for path in self.home(asset).glob(f"*/{CURRENT_FILE}"))
 
     def runs(self, asset: str = "", partition: str | None = None) -> list[Path]:
-        """Every complete run folder, of an asset or of all, in the order of their names."""
+        """Return every complete run directory, of one asset or of all, sorted by name."""
         if asset:
             return sorted(p.parent for p in self.home(asset, partition).glob(f"*/{RECORD_FILE}"))
         homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
@@ -183,15 +184,15 @@ class Store:
         return [folder for home in kept for folder in sorted(_run_folders(home))]
 
     def open(self, folder: Path) -> Artifact:
-        """Read a run folder's record; ``FerError`` when it belongs to another place.
+        """Read a run directory's record; ``FerError`` when it belongs to another place.
 
-        What is asked for is a place below the root: whatever lies there says by its record which
-        asset, partition and profile it is, and has to be that one.
+        The asset, partition and profile in the record must match the directory's place below the
+        root.
         """
         return Artifact(folder, self.belonging(read_record(folder), folder), self.demands)
 
     def belonging(self, record: Record, folder: Path) -> Record:
-        """``record``, if its run folder belongs where ``folder`` is."""
+        """Return ``record`` if it belongs to ``folder``; ``FerError`` otherwise."""
         home = self.home(record.asset, record.partition)
         if folder.parent != home or record.profile != self.profile:
             label = asset_label(record.asset, record.partition)
@@ -206,17 +207,17 @@ class Store:
         return record
 
     def all(self, asset: str, partition: str | None = None) -> Iterator[Artifact]:
-        """Every complete run folder of an asset, newest name first."""
+        """Yield every complete artifact of an asset, newest name first."""
         yield from map(self.open, reversed(self.runs(asset, partition)))
 
     def every(self) -> Iterator[Artifact]:
-        """Every complete run folder of every asset."""
+        """Yield every complete artifact of every asset."""
         yield from map(self.open, self.runs())
 
     def faults(self) -> list[str]:
-        """What no run leaves: run folders without a record, and pointers that lead nowhere.
+        """Describe layout faults: run directories without a record, pointers that lead nowhere.
 
-        Bytes are not read: whether they are those of the record is asked wherever they are used.
+        File contents are not read here; they are verified wherever an artifact is used.
         """
         faults = []
         homes = sorted(self.root.iterdir()) if self.root.is_dir() else []
@@ -238,9 +239,9 @@ class Store:
     def find(
         self, asset: str, partition: str | None, sha256: str, recipe_sha256: str | None = None
     ) -> Artifact | None:
-        """The run folder of an asset with this content hash, or ``None``.
+        """Return the artifact of an asset with this content hash, or ``None``.
 
-        The same bytes may have been made by several recipes: ``recipe_sha256`` says by which.
+        Several recipes may have made the same bytes: ``recipe_sha256`` selects one of them.
         """
         named = f"-{sha256[:8]}-"  # As a folder's name says, so that no other one is looked into.
         runs = reversed([run for run in self.runs(asset, partition) if named in run.name])
@@ -251,7 +252,7 @@ class Store:
         return None
 
     def verified(self, asset: str, partition: str | None = None) -> Artifact:
-        """The current artifact with every byte verified, for who judges it: no gate is asked."""
+        """Return the current artifact, every byte verified, without checking its gates."""
         label = asset_label(asset, partition)
         artifact = self.current(asset, partition)
         if artifact is None:
@@ -272,11 +273,11 @@ class Store:
         return artifact
 
     def require(self, asset: str, partition: str | None = None) -> Artifact:
-        """The current artifact with every byte verified, and no blocking gate failed or silent.
+        """Return the current artifact, every byte verified and every blocking gate passed.
 
-        This is the gate: whoever consumes an artifact gets it here, and bytes without a receipt
-        that passed, or says that there was nothing to judge, are refused however the consumer was
-        started.
+        Every consumer gets its inputs here. An artifact is refused (``FerError``) if a blocking
+        gate failed or has no receipt, however the consumer was started. A receipt that says
+        "nothing to judge" is enough.
         """
         label = asset_label(asset, partition)
         artifact = self.verified(asset, partition)
@@ -323,7 +324,7 @@ class Store:
         code_version: str = "1",
         run_id: str | None = None,
     ) -> Iterator[RunFolder]:
-        """Make a new run folder; on success it becomes the current artifact, else it is removed."""
+        """Make a new run directory; on success it becomes current, otherwise it is removed."""
         partial = self.partial / owned_name()
         with readable_os_errors(self.root), metered() as meter:
             private_folder(self.root)
@@ -409,14 +410,14 @@ class Store:
         note.unlink()
 
     def _follow(self, follow: Follow) -> None:
-        """What comes after the rename: it is the current one, and what it came from is spent."""
+        """Finish after the rename: move the pointer and remove the spent directories."""
         home = self.home(follow.asset, follow.partition)
         write_json(home / CURRENT_FILE, follow.pointer().model_dump(mode="json"))
         for name in follow.spent:
             shutil.rmtree(self.unfinished / name, ignore_errors=True)
 
     def _follow_note(self, note: Path) -> None:
-        """Do what a process that is gone left to do; another one may have gone further since."""
+        """Finish the noted steps of a process that is gone, unless another process did so since."""
         try:
             follow = Follow.model_validate_json(read_file(note, root=self.partial))
         except ValidationError:
@@ -428,16 +429,16 @@ class Store:
             self._follow(follow)
 
     def marked(self, artifact: Artifact) -> None:
-        """Called when a mark of a purge was written beside an artifact, before its files go."""
+        """Handle a new purge mark: called after it was written, before the files are deleted."""
 
     def fetch_log(self) -> None:
-        """Take over the logs of purges and looks where other machines write them too."""
+        """Download other machines' logs of purges and looks; a local store does nothing."""
 
     def share_log(self) -> None:
-        """Called when the log of purges or of looks was written."""
+        """Share the log of purges or looks after a write; a local store does nothing."""
 
     def write_receipt(self, artifact: Artifact, receipt: Receipt) -> Path:
-        """Put a gate's outcome beside the artifact; returns its file."""
+        """Write a gate's outcome beside the artifact; return the path of the receipt."""
         with readable_os_errors(self.root):
             folder = artifact.folder / RECEIPTS
             folder.mkdir(exist_ok=True)
@@ -446,14 +447,14 @@ class Store:
         return path
 
     def sweep(self) -> int:
-        """Clear away what processes that are gone left half-written; returns how many places.
+        """Clean up after processes that ended early; return how many places were cleaned.
 
-        A run folder that was complete and not yet the current one becomes it.
+        A run directory that was complete but not yet current becomes the current artifact.
         """
         return self._clear(orphaned)
 
     def sweep_own(self) -> int:
-        """The same of this process, which was stopped and writes nothing any more."""
+        """Clean up as ``sweep`` does after this process itself, once it was stopped."""
         mine = f"{owner()}-"
         return self._clear(lambda name: name.removeprefix(".").startswith(mine))
 
@@ -477,9 +478,9 @@ class Store:
 
 
 def _run_folders(home: Path) -> Iterator[Path]:
-    """The run folders below ``home``, of assets in folders and of partitions; no link is followed.
+    """Yield the run directories below ``home``, of assets and partitions, following no link.
 
-    No deeper than these are: somebody may name a folder that has no end, such as one of ``/proc``.
+    The search goes no deeper, since ``home`` could be a directory without end, such as ``/proc``.
     """
     for top, folders, files in os.walk(home):
         if RECORD_FILE in files:
