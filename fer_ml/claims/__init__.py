@@ -1,1 +1,1 @@
-"""Claims: sentences bound to the bytes they came from, traced back to the raw rows."""
+"""Claims: sentences bound to the artifacts they came from, and traced back to the raw data."""

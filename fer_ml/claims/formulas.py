@@ -1,8 +1,8 @@
-"""Formulas that the code computes, by name, and the comparison with one that a text writes.
+"""Named formulas that the code computes, and their comparison with a formula in a text.
 
 Each formula is an expression over terms (``CE``, ``KL``) and over the recipe's own settings. A test
-holds every expression against the tensors of ``fer_ml.training``; here, where no torch is needed, a
-text's expression is held against it at points that are drawn from both texts.
+compares every expression with the tensors of ``fer_ml.training``. This module needs no torch: it
+compares a text's expression with the formula at points drawn from both texts.
 """
 
 import ast
@@ -35,10 +35,10 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Formula:
-    """``expression`` over ``terms``, settings at ``recipe`` (a JSON pointer), and T if ``warm``.
+    """A formula: ``expression`` over ``terms``, settings at ``recipe`` (a JSON pointer), maybe T.
 
-    ``terms`` are named with what they mean. ``warm`` formulas have a temperature: the recipe's, or
-    else the one that the soft labels derived, which the run's ``training.json`` states.
+    ``terms`` maps each term's name to its meaning. A ``warm`` formula has a temperature T: the
+    recipe's, or else the one derived for the soft labels, which the run's ``training.json`` states.
     """
 
     expression: str
@@ -48,7 +48,7 @@ class Formula:
     warm: bool = False
 
     def names(self) -> frozenset[str]:
-        """Every name that a text may use."""
+        """Every name that a text may use for this formula."""
         return frozenset((*self.terms, *self.settings, *(("T",) if self.warm else ())))
 
 
@@ -107,7 +107,7 @@ class Expression:
     tree: ast.expr
 
     def at(self, values: Mapping[str, float]) -> float:
-        """Its value; NaN where it has none."""
+        """Return the value of the expression for these names; NaN where it is undefined."""
         try:
             number = _evaluate(self.tree, values)
         except (ArithmeticError, ValueError):
@@ -116,7 +116,7 @@ class Expression:
 
 
 def parse(text: str, names: Set[str]) -> Expression:
-    """Parse an expression (``^`` is a power) over ``names``; ``ValueError`` says what is wrong."""
+    """Parse an expression (``^`` is a power) over ``names``; ``ValueError`` states the fault."""
     try:
         tree = ast.parse(text.replace("^", "**").strip(), mode="eval").body
         _check(tree, names)
@@ -131,13 +131,13 @@ def differs(
     values: Mapping[str, float],
     symbols: Mapping[str, float],
 ) -> str | None:
-    """Where a text's expression and the code's differ, or ``None`` when they are one.
+    """Say where a text's expression and the code's differ; ``None`` when they are equal.
 
-    ``values`` are the run's settings and T. The text's ``symbols`` count for its expression only,
-    so a T that it states itself is held against the run's. Terms are drawn anew for each expression
-    that is compared, from its own text and that of the settings: one that was fitted to drawn
-    points is another text, and meets others. They are drawn near 0 and 1, near each other, and of
-    the size of losses too.
+    ``values`` are the run's settings and T. ``symbols`` are the text's own values and apply to its
+    expression only, so a T that the text states is compared with the run's. Terms are drawn anew
+    for each comparison, seeded by the text's expression and its settings. An expression fitted to
+    earlier points is another text and meets other points. Values are drawn near 0 and 1, near each
+    other, and at the size of losses.
     """
     code = parse(formula.expression, formula.names())
     seed = repr((ast.dump(says.tree), formula.expression, sorted({**values, **symbols}.items())))
@@ -152,7 +152,7 @@ def differs(
 
 
 def _drawn(draw: random.Random, name: str, point: int) -> float:
-    """A value of a term: inside its range, near an end of it, or a round number."""
+    """Draw a value of a term: inside its range, near an end of it, or a round number."""
     high, kind = HIGHEST.get(name, 20.0), point % 4
     if kind == 0:
         return draw.uniform(0, high)

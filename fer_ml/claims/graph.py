@@ -1,4 +1,4 @@
-"""A trace as JSON, as a Mermaid flowchart, and as one HTML page with the graph drawn in it."""
+"""A trace (lineage graph) as JSON, as a Mermaid flowchart, and as one HTML page with a drawing."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -21,19 +21,19 @@ SWEEPS = 8
 
 @dataclass(frozen=True)
 class Traced:
-    """A trace: the steps at its top, and the claim that it started at, if any."""
+    """A trace: its topmost steps, and the claim that it started at, if any."""
 
     roots: tuple[Node, ...]
     claim: Resolved | None = None
 
     @property
     def steps(self) -> list[Node]:
-        """Each distinct step once, nearest first."""
+        """Each distinct step once, nearest to the start first."""
         return list(walk(self.roots))
 
     @property
     def state(self) -> str:
-        """The claim's status; of another start the worst of its steps, or ``sound``."""
+        """The claim's status; without a claim the worst state of the steps, or ``sound``."""
         if self.claim is not None:
             return self.claim.status
         states = {node.state for node in self.steps}
@@ -41,11 +41,11 @@ class Traced:
 
     @property
     def sound(self) -> bool:
-        """Whether everything on the path is current, whole and gated."""
+        """Whether every step of the trace is current, complete and passed its gates."""
         return self.state in ("grounded", "sound")
 
     def to_json(self) -> dict[str, Any]:
-        """The claim and the steps; each step's ``inputs`` name the steps below it."""
+        """Return the claim and the steps; each step's ``inputs`` names the steps below it."""
         return {
             "claim": self.claim.to_json() if self.claim else None,
             "state": self.state,
@@ -55,7 +55,7 @@ class Traced:
 
 
 def trace_what(tracer: Tracer, claims_file: ClaimsFile | None, what: str) -> Traced:
-    """Trace a claim by its id, or whatever ``find_artifact`` understands."""
+    """Trace a claim by its id, or an artifact by any text that ``find_artifact`` accepts."""
     if claims_file is not None and any(claim.id == what for claim in claims_file.claims):
         resolved = next(
             r for r in Resolver(tracer).all(claims_file.picked(what)) if r.claim.id == what
@@ -65,7 +65,7 @@ def trace_what(tracer: Tracer, claims_file: ClaimsFile | None, what: str) -> Tra
 
 
 def mermaid(traced: Traced) -> str:
-    """The trace as a Mermaid flowchart, top down."""
+    """Return the trace as a Mermaid flowchart, top down."""
     names = {node.identity: f"s{number}" for number, node in enumerate(traced.steps)}
     lines = ["flowchart TD"]
     if traced.claim is not None:
@@ -92,10 +92,10 @@ def mermaid(traced: Traced) -> str:
 
 
 def page(traced: Traced, title: str, script: str = "", *, local: bool = True) -> str:
-    """The trace as one HTML page that needs no network: the graph, and every step in a table.
+    """Return the trace as one offline HTML page: the graph, and a table of all steps.
 
-    ``script`` is the address of the evidence pages' own, which leads steps to their assets. A page
-    that is not ``local`` tells and opens no folder of this machine.
+    ``script`` is the address of the evidence pages' script, which links steps to their assets. With
+    ``local=False`` the page neither names nor opens folders of this machine.
     """
     # Here, because verifying and tracing in a terminal need no templates.
     from fer_ml.figures.page import render_page
@@ -118,12 +118,12 @@ def page(traced: Traced, title: str, script: str = "", *, local: bool = True) ->
 
 
 def _shade(node: Node) -> str:
-    """The state as it is drawn: a sound step of which a gate warns is yellow."""
+    """Return the state as it is drawn: a sound step with a warning gate is yellow."""
     return "warned" if node.state == "sound" and node.warns else node.state
 
 
 def _address(node: Node) -> str:
-    """The folder of a step as an address that a browser opens, or none."""
+    """Return the folder of a step as an address that a browser opens, or an empty text."""
     if node.artifact is not None:
         return node.artifact.folder.absolute().as_uri()
     root = Path(node.item.root or "")
@@ -131,7 +131,7 @@ def _address(node: Node) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text inside a Mermaid label: its own signs as entities."""
+    """Escape text for a Mermaid label: special characters become entities."""
     signs = {"&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "#": "#35;", "`": "#96;"}
     return "".join(signs.get(sign, sign) for sign in text.replace("\n", " "))
 
@@ -149,10 +149,11 @@ class Box:
 
 
 class Drawing:
-    """The trace laid out in layers, each step below everything that rests on it.
+    """The trace laid out in layers, each step below everything that was made from it.
 
-    Layers by longest path; an edge that passes a layer gets a bend there, so that it runs between
-    the boxes; the order inside a layer is improved by barycentres (Sugiyama, Tagawa, Toda 1981).
+    Layers follow the longest path. An edge that crosses a layer gets a bend there, so that it runs
+    between the boxes. The order inside a layer is improved by barycentres (Sugiyama, Tagawa, Toda
+    1981).
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -169,16 +170,16 @@ class Drawing:
 
     @cached_property
     def width(self) -> float:
-        """In px."""
+        """The width of the drawing in px."""
         return 2 * MARGIN + max((self._layer_width(layer) for layer in self._layers), default=0)
 
     @cached_property
     def height(self) -> float:
-        """In px."""
+        """The height of the drawing in px."""
         return 2 * MARGIN + len(self._layers) * (BOX_HEIGHT + LAYER_GAP) - LAYER_GAP
 
     def boxes(self) -> Iterator[Box]:
-        """Every step."""
+        """Yield the box of every step."""
         for name, node in self._nodes.items():
             x, y = self._places[name]
             yield Box(
@@ -191,7 +192,7 @@ class Drawing:
             )
 
     def edges(self) -> Iterator[str]:
-        """Every piece of an edge, from one layer to the next, as the ``d`` of an SVG path."""
+        """Yield every piece of an edge, from one layer to the next, as the ``d`` of an SVG path."""
         for name, other in dict.fromkeys(p for chain in self._chains for p in pairwise(chain)):
             (x, y), (to_x, to_y) = self._places[name], self._places[other]
             start = y + BOX_HEIGHT
@@ -213,7 +214,7 @@ class Drawing:
         return BOX_WIDTH if name in self._nodes else BEND_WIDTH
 
     def _placed(self) -> dict[str, tuple[float, float]]:
-        """The middle of each box's upper edge."""
+        """Return the middle of each box's upper edge."""
         places: dict[str, tuple[float, float]] = {}
         for number, layer in enumerate(self._layers):
             x = (self.width - self._layer_width(layer)) / 2
@@ -227,9 +228,9 @@ class Drawing:
 def layered(
     names: list[str], edges: list[tuple[str, str]]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Layers of names and bends, and each edge as the chain of names and bends it runs through.
+    """Return layers of names and bends, and each edge as the chain of names and bends it crosses.
 
-    Edges to the same step share their bends: they join, as lines to one station do.
+    Edges to the same step share their bends.
     """
     below = defaultdict(list)
     for name, other in edges:
@@ -256,7 +257,7 @@ def layered(
 
 
 def untangle(layers: list[list[str]], chains: list[list[str]]) -> None:
-    """Order each layer by where its neighbours are, downwards and upwards in turn."""
+    """Reorder each layer in place by its neighbours' positions, downwards and upwards in turn."""
     above, below = defaultdict(list), defaultdict(list)
     for name, other in dict.fromkeys(p for chain in chains for p in pairwise(chain)):
         below[name].append(other)

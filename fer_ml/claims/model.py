@@ -1,4 +1,4 @@
-"""The claims file: sentences of a report, typed by kind, checked at the door.
+"""The claims file: typed sentences of a report, validated when they are read.
 
 Its guide is ``docs/claims.md``; ``claims/schema.json`` is made from these types.
 """
@@ -41,9 +41,9 @@ NAME = r"^[A-Za-z][A-Za-z-]*([0-9]{1,4}[A-Za-z-]+)*[0-9]{1,4}[A-Za-z-]*$"
 
 
 class _Claim(FromYaml):
-    """A sentence, where it stands in the text, and the artifact that it rests on.
+    """A sentence, its place in the text, and the artifact that it cites.
 
-    Without ``asset`` the claim is decided from the text alone, as far as that goes.
+    A claim without ``asset`` is checked against the text alone, as far as that is possible.
     """
 
     id: Id
@@ -64,11 +64,11 @@ class _Claim(FromYaml):
 
     @property
     def assets(self) -> frozenset[str]:
-        """Every asset that it cites."""
+        """Every asset that the claim cites."""
         return frozenset(source.asset for source in self.sources())
 
     def sources(self) -> Iterator[Source]:
-        """Every source that it cites; of a claim on a whole artifact, with no file."""
+        """Yield every source that the claim cites, without file for a whole artifact."""
         if self.asset is not None:
             yield Source(asset=self.asset, partition=self.partition, file=RECORD)
 
@@ -78,9 +78,9 @@ RECORD = "record.json"
 
 
 class Measured(_Claim):
-    """A claim on numbers: where its own one stands, what it was measured on, what it may meet.
+    """A claim on numbers: their source, their evaluation set, and claims to compare with.
 
-    ``unequal_budgets`` says that models of different epochs stand beside each other on purpose.
+    ``unequal_budgets`` says that models trained for different epochs are compared on purpose.
     """
 
     file: Annotated[str, Field(min_length=1)] | None = None
@@ -102,11 +102,11 @@ class Measured(_Claim):
         return self
 
     def operands(self) -> tuple[str | Source, ...]:
-        """The other numbers that it is made of."""
+        """The other numbers from which the claim's number is computed."""
         return ()
 
     def place(self, operand: str | Source) -> Source | None:
-        """Where an operand stands; ``None`` for a printed number."""
+        """Return the source of an operand; ``None`` for a printed number."""
         if isinstance(operand, Source):
             return operand
         if not operand.startswith("/"):
@@ -116,7 +116,7 @@ class Measured(_Claim):
         return Source(asset=self.asset, partition=self.partition, file=self.file, pointer=operand)
 
     def own_source(self) -> Source | None:
-        """Where its own number stands."""
+        """The source of the claim's own number."""
         if self.asset is None or self.file is None:
             return None
         return Source(
@@ -130,7 +130,7 @@ class Measured(_Claim):
         )
 
     def sources(self) -> Iterator[Source]:
-        """Every source that it cites."""
+        """Yield every source that the claim cites."""
         places = (self.own_source(), *(self.place(operand) for operand in self.operands()))
         yield from (place for place in places if place is not None)
 
@@ -147,8 +147,8 @@ class Measured(_Claim):
 class _Printed(Measured):
     """A claim on one number.
 
-    ``expected`` is the number as printed; the artifact's must round to it. Without it the claim
-    states what the artifact holds, shown with ``decimals``.
+    ``expected`` is the number as printed, to which the artifact's number must round. Without it the
+    claim states the artifact's number, shown with ``decimals``.
     """
 
     expected: PrintedText | None = None
@@ -170,10 +170,10 @@ class NumberClaim(_Printed):
 
 
 class NonInferiorityClaim(_Printed):
-    """The number is a ``difference``, and its confidence bound is within ``margin``.
+    """The number is a ``difference`` whose confidence bound lies within ``margin``.
 
-    The bound is ``low`` where ``worse`` is ``below``, and else ``high``; it stands beside the
-    ``difference`` of a comparison or of a row of ``pairs.csv``. Without an interval the claim is
+    The bound is ``low`` if ``worse`` is ``below``, else ``high``. It stands beside the
+    ``difference`` in a comparison or in a row of ``pairs.csv``. Without an interval the claim is
     ungrounded.
     """
 
@@ -192,7 +192,7 @@ class NonInferiorityClaim(_Printed):
         return self
 
     def bound(self) -> Source:
-        """Where the bound of its difference stands that decides it."""
+        """The source of the confidence bound that decides the claim."""
         place, name = self.own_source(), "low" if self.worse == "below" else "high"
         assert place is not None
         if place.take is not None:
@@ -201,24 +201,24 @@ class NonInferiorityClaim(_Printed):
 
 
 class ProportionClaim(_Printed):
-    """As ``number``; the number is also k/n for a whole number k."""
+    """Like ``number``; the number must also be k/n for a whole number k."""
 
     kind: Literal["proportion"]
     n: Operand
 
     def operands(self) -> tuple[str | Source, ...]:
-        """Its n."""
+        """The n of the proportion."""
         return (self.n,)
 
 
 class SumClaim(_Printed):
-    """As ``number``; ``parts`` also add up to it. Rounded decimals may differ by their rounding."""
+    """Like ``number``; ``parts`` must also add up to it, up to the rounding of printed decimals."""
 
     kind: Literal["sum"]
     parts: Annotated[tuple[Operand, ...], Field(min_length=1)]
 
     def operands(self) -> tuple[str | Source, ...]:
-        """Its parts."""
+        """The parts of the sum."""
         return self.parts
 
 
@@ -231,7 +231,7 @@ class RangeClaim(Measured):
     high: PrintedText
 
     def operands(self) -> tuple[str | Source, ...]:
-        """The numbers that it spans."""
+        """The numbers whose range is stated."""
         return self.over
 
     @model_validator(mode="after")
@@ -241,14 +241,14 @@ class RangeClaim(Measured):
         return self
 
     def own_source(self) -> Source | None:
-        """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
+        """Return ``None``: ``asset`` and ``file`` only complete the pointers of ``over``."""
         return None
 
 
 class TableClaim(Measured):
-    """Every cell rounds to the one expected.
+    """Every cell of a table rounds to the expected one.
 
-    ``rows`` maps a label to a place, ``columns`` a label to a pointer; a cell is at its row's place
+    ``rows`` maps a label to a place, ``columns`` a label to a pointer. A cell is at its row's place
     followed by its column's pointer. ``expected`` maps a row to its cells as printed. Rows that are
     benchmark entries must be comparable.
     """
@@ -271,11 +271,11 @@ class TableClaim(Measured):
         return self
 
     def operands(self) -> tuple[str | Source, ...]:
-        """The places of its rows."""
+        """The places of the table's rows."""
         return tuple(self.rows.values())
 
     def own_source(self) -> Source | None:
-        """It has no number of its own: ``asset`` and ``file`` are those of its pointers."""
+        """Return ``None``: ``asset`` and ``file`` only complete the pointers of the cells."""
         return None
 
 
@@ -287,7 +287,7 @@ class ConfigurationClaim(_Claim):
 
     @property
     def stated(self) -> str:
-        """Settings by their last names, or by their whole pointers where two have the same one."""
+        """The settings by their last names, or by whole pointers where two last names are equal."""
         names = {pointer: pointer.rsplit("/", 1)[-1] for pointer in self.settings}
         if len(set(names.values())) < len(names):
             names = {pointer: pointer for pointer in self.settings}
@@ -299,7 +299,7 @@ class ConfigurationClaim(_Claim):
 
 
 class FormulaClaim(_Claim):
-    """``says`` states what the run's code computes.
+    """The formula ``says`` equals the one that the run's code computes.
 
     It is written with the names of the formula (``docs/claims.md``) and its own ``symbols``.
     """
@@ -320,7 +320,7 @@ class FormulaClaim(_Claim):
         return self
 
     def expression(self) -> Expression:
-        """``says``, parsed."""
+        """The parsed formula ``says``."""
         return parse(self.says, {*FORMULAS[self.formula].names(), *self.symbols})
 
 
@@ -341,7 +341,7 @@ class FigureClaim(_Claim):
 class ComparisonClaim(_Claim):
     """The claims ``left`` and ``right`` are grounded and comparable, and the relation holds.
 
-    Left minus right rounds to ``by``.
+    Left minus right must round to ``by``.
     """
 
     kind: Literal["comparison"]
@@ -374,7 +374,7 @@ Claim = Annotated[
 
 
 class ClaimsFile(FromYaml):
-    """``claims/<profile>.yaml``. ``names`` are words with digits that its sentences may use."""
+    """``claims/<profile>.yaml``. ``names`` lists words with digits that sentences may contain."""
 
     version: Annotated[Literal["2"], WithJsonSchema({"const": 2})]
     title: str
@@ -407,7 +407,7 @@ class ClaimsFile(FromYaml):
         )
 
     def picked(self, *names: str) -> "ClaimsFile":
-        """The claims of these ids with those that they are held against, and theirs."""
+        """Return the claims with these ids and, recursively, the claims they are compared with."""
         claims = {claim.id: claim for claim in self.claims}
         wanted = set(names)
         if unknown := sorted(wanted - set(claims)):
@@ -428,7 +428,7 @@ def _partners(claim: Claim) -> tuple[str, ...]:
 
 
 def read_claims(path: Path) -> ClaimsFile:
-    """Read and check a claims file; ``FerError`` names the claim and field."""
+    """Read and validate a claims file; ``FerError`` names the claim and the field at fault."""
     document = _read(path)
     if "version" not in document:
         raise FerError(
@@ -485,7 +485,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _place(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
-    """``claims.3 (student-ce) expected: `` for a fault's place; the kind says nothing new there."""
+    """Return the place of a fault, ``claims.3 (student-ce) expected: ``, without the kind."""
     if len(loc) < 2 or loc[0] != "claims":
         return f"{'.'.join(map(str, loc))}: " if loc else ""
     number, rest = int(loc[1]), loc[3:]
@@ -495,6 +495,6 @@ def _place(document: dict[str, Any], loc: tuple[int | str, ...]) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a claims file, for editors."""
+    """Return the JSON schema of a claims file, for editors."""
     made = ClaimsFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}

@@ -1,4 +1,4 @@
-"""Where a claim's numbers stand, and what they were measured on: types of a claims file."""
+"""Types of a claims file for the source of a number and the data it was measured on."""
 
 from typing import Annotated, Literal
 
@@ -30,13 +30,13 @@ Flag = Annotated[bool, WithJsonSchema({"type": "boolean", "default": False})]
 
 
 class FromYaml(Plain):
-    """Of a claims file, whose scalars come as texts: a printed number keeps its last zeros."""
+    """Base of the claims file's types; scalars are read as text: ``0.50`` keeps its last zero."""
 
     model_config = ConfigDict(strict=False)
 
 
 class Source(FromYaml):
-    """Where a number stands: a JSON pointer (RFC 6901), or an aggregate of a csv's column.
+    """The source of a number: a JSON pointer (RFC 6901), or an aggregate of a csv column.
 
     ``take`` counts the rows that match ``where`` (column to text), or takes the sum, mean, min or
     max of their ``column``.
@@ -57,7 +57,7 @@ class Source(FromYaml):
 
 
 def check_way(take: str | None, pointer: str, column: str | None, where: bool) -> None:
-    """``ValueError`` unless a number is read from JSON, or from a csv, in one way."""
+    """Raise ``ValueError`` unless exactly one way of reading is given: from JSON, or from a csv."""
     if take is None and (column is not None or where):
         raise ValueError("column and where go with take")
     if take is not None and pointer:
@@ -88,7 +88,7 @@ RowPlace = Annotated[str, Field(pattern=r"^/")] | Source
 
 
 class Evaluation(FromYaml):
-    """What a number was measured on; checked against what the artifact says."""
+    """The evaluation set that a claim states for its number; compared with the artifact's."""
 
     manifest: str
     split: Literal["train", "val", "calib", "test"]

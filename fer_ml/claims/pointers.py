@@ -5,12 +5,12 @@ from typing import Any
 
 
 def resolve_pointer(document: Any, pointer: str) -> Any:
-    """The value at a JSON pointer (RFC 6901); ``KeyError`` when it points to nothing."""
+    """Return the value at a JSON pointer (RFC 6901); ``KeyError`` when there is none."""
     return walk_pointer(document, pointer)[-1]
 
 
 def walk_pointer(document: Any, pointer: str) -> list[Any]:
-    """Every value on the way to a JSON pointer, the document first, the value last."""
+    """Return every value along a JSON pointer, the document first, the target last."""
     path = [document]
     for raw in pointer.split("/")[1:]:
         token, value = raw.replace("~1", "/").replace("~0", "~"), path[-1]
@@ -26,5 +26,5 @@ def walk_pointer(document: Any, pointer: str) -> list[Any]:
 
 
 def pointer_token(name: str) -> str:
-    """A key as a part of a pointer."""
+    """Escape a key for use in a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")

@@ -1,7 +1,7 @@
-"""Numbers as a report prints them, and the arithmetic that can be done on them. Needs only Python.
+"""Printed numbers of a report, and exact arithmetic on them. Needs only Python.
 
-A printed number stands for every number that rounds to it, so it holds when the artifact's number
-is no further away than half a unit of its last digit, and not much of it is lost by that.
+A printed number stands for every number that rounds to it. It holds when the artifact's number
+differs by at most half a unit of the last digit and rounding did not remove much of the value.
 """
 
 import re
@@ -28,10 +28,10 @@ class Printed:
     half: Fraction
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` rounds to the printed number; a half may go either way.
+        """Return whether ``value`` rounds to the printed number; a half may go either way.
 
-        A fraction that is printed as a whole number must not lose more than a tenth of itself:
-        0.734 is no 1.
+        A fraction printed as a whole number must not lose more than a tenth of itself: 0.734 is not
+        printed as 1.
         """
         now = exact(value)
         off = abs(now - self.value)
@@ -50,27 +50,27 @@ def printed(text: str) -> Printed:
 
 
 def exact(value: float) -> Fraction:
-    """The shortest decimal that reads back as ``value``, exactly."""
+    """Return the shortest decimal that reads back as ``value``, as an exact fraction."""
     return Fraction(Decimal(str(value)))
 
 
 def show(value: float, decimals: int) -> str:
-    """``value`` with thousands separators and so many decimals."""
+    """Format ``value`` with thousands separators and ``decimals`` decimals."""
     return f"{value:,.{decimals}f}"
 
 
 def show_like(value: float, text: str) -> str:
-    """``value`` with the decimals, and the ``%``, of a number that is printed as ``text``."""
+    """Format ``value`` with the decimals, and the ``%``, of the printed number ``text``."""
     percent = "%" if text.endswith("%") else ""
     decimals = len(text.rstrip("%").partition(".")[2])
     return show(value * 100 if percent else value, decimals) + percent
 
 
 def not_a_share(value: Fraction, half: Fraction, n: Fraction) -> str | None:
-    """Why no whole k gives ``value`` = k/n within ``half``, or ``None`` when one does.
+    """Say why no whole k gives ``value`` = k/n within ``half``; ``None`` when one does.
 
-    ``half`` is half a unit of the last printed digit; 0 for a number that a program wrote, which
-    may differ by a float's rounding only.
+    ``half`` is half a unit of the last printed digit. It is 0 for a number that a program wrote,
+    which may differ only by float rounding.
     """
     if n <= 0 or n.denominator != 1:
         return f"n is {_plain(n)}, not a whole number above 0"
@@ -87,10 +87,10 @@ def not_a_share(value: Fraction, half: Fraction, n: Fraction) -> str | None:
 def not_the_sum(
     total: Fraction, half: Fraction, parts: Sequence[tuple[Fraction, Fraction]]
 ) -> str | None:
-    """Why ``parts`` (each a value and its half unit) do not add up to ``total``, or ``None``.
+    """Say why ``parts`` (pairs of value and half unit) do not sum to ``total``, or return ``None``.
 
-    Printed integers are exact. Printed decimals may each be off by their half unit, so only a sum
-    that no numbers behind them can have is refused.
+    Printed integers are exact. Printed decimals may each be off by their half unit, so a sum is
+    refused only if no numbers that round to the printed ones can have it.
     """
     parts_sum = sum((value for value, _ in parts), Fraction(0))
     slack = half + sum((part_half for _, part_half in parts), Fraction(0))
@@ -100,7 +100,7 @@ def not_the_sum(
 
 
 def of_count(number: Printed) -> Fraction:
-    """The half unit for sums: a printed integer is a count and exact."""
+    """Return the half unit for sums: 0 for a printed integer, which is an exact count."""
     return Fraction(0) if number.half == Fraction(1, 2) else number.half
 
 

@@ -1,4 +1,4 @@
-"""Every claim against the artifacts: value, status, and the path it rests on."""
+"""Check every claim against the artifacts: value, status, and the lineage it rests on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -48,9 +48,9 @@ BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 @dataclass(frozen=True)
 class _Judged:
-    """What the numbers say: the value, what they contradict, and where they were found.
+    """The outcome of the numbers: the value, contradictions, and the sources.
 
-    ``text`` is how a value that is no single number is printed.
+    ``text`` is the printed form of a value that is not a single number.
     """
 
     value: Value = None
@@ -62,13 +62,13 @@ class _Judged:
 
 @dataclass
 class Resolver:
-    """Resolves claims over one store; artifacts are verified and files parsed once."""
+    """Checks claims against one store; each artifact is verified and each file parsed once."""
 
     tracer: Tracer
     reader: Reader = field(default_factory=Reader)
 
     def all(self, claims_file: ClaimsFile) -> list[Resolved]:
-        """Every claim of a file, in its order."""
+        """Check every claim of a file, in its order."""
         done = {c.id: self.one(c) for c in claims_file.claims if not isinstance(c, ComparisonClaim)}
         for claim in claims_file.claims:
             if isinstance(claim, ComparisonClaim):
@@ -78,7 +78,7 @@ class Resolver:
         return [done[claim.id] for claim in claims_file.claims]
 
     def one(self, claim: Claim) -> Resolved:
-        """One claim on its own: hold it against its artifacts and walk their lineage."""
+        """Check one claim on its own against its artifacts and their lineage."""
         try:
             traces = self._traces(claim)
         except Nothing as error:
@@ -106,7 +106,7 @@ class Resolver:
         return Resolved(claim, *status, judged.value, traces, judged.numbers, judged.text)
 
     def _read(self, claim: Claim, traces: Iterable[Node]) -> tuple[SourcedNumber, ...]:
-        """The numbers of a claim that rests on damage, from artifacts that are whole themselves."""
+        """Return the numbers of a claim with damaged lineage, if its own artifacts are whole."""
         with suppress(Nothing):
             if not any(node.drifted for node in traces):
                 return self._judge(claim).numbers
@@ -128,7 +128,7 @@ class Resolver:
         return artifact
 
     def _by_text(self, claim: Claim) -> Resolved:
-        """A claim without an artifact: only what its own numbers say of each other."""
+        """Check a claim without an artifact: only the consistency of its own numbers."""
         decided = isinstance(claim, ProportionClaim | SumClaim | RangeClaim)
         judged = self._judge(claim) if decided else _Judged()
         status: tuple[Status, str] | None = None
@@ -143,7 +143,7 @@ class Resolver:
         return Resolved(claim, "ungrounded", "it names no artifact", value, text=_as_written(claim))
 
     def _share(self, claim: Claim) -> str:
-        """The k/n that a printed share is."""
+        """Describe a printed share as k/n."""
         if not isinstance(claim, ProportionClaim):
             return ""
         _, n = self._operand(claim, claim.n)
@@ -303,7 +303,7 @@ class Resolver:
         return _Judged(None, fault, text=formula.expression + (held_by and f" with {held_by}"))
 
     def _temperature(self, claim: Claim, given: float | None) -> float:
-        """T of the recipe, or else the one that the soft labels derived for this run."""
+        """Return T of the recipe, or else the one derived from the soft labels for this run."""
         if given is not None:
             return given
         place = Source(
@@ -324,7 +324,7 @@ class Resolver:
         return _Judged(text=f"{claim.file} ({now[:12]})")
 
     def _evaluation(self, claim: Claim, judged: _Judged) -> str | None:
-        """Where the claim's evaluation set is not the one its own numbers were measured on."""
+        """Say where the claim's evaluation set differs from its numbers', or return ``None``."""
         stated: Evaluation | None = getattr(claim, "evaluation", None)
         if stated is None:
             return None
@@ -335,7 +335,7 @@ class Resolver:
 
 
 def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved:
-    """Hold two resolved claims against each other, if the guard lets them."""
+    """Compare two checked claims, if their numbers are comparable (``apart_by``)."""
     traces = tuple({node.identity: node for node in (*left.traces, *right.traces)}.values())
     apart = apart_by(left, right, claim.unequal_budgets)
     text = f"{left.shown()}, {claim.relation.replace('_', ' ')} {right.shown()}"
@@ -356,13 +356,13 @@ def compare(claim: ComparisonClaim, left: Resolved, right: Resolved) -> Resolved
 
 
 def _half(side: Resolved) -> Fraction:
-    """How far a side's number may be off: half a unit where only the text gives it."""
+    """Return the error bound of one side: half a unit if only the text states it, else 0."""
     expected = getattr(side.claim, "expected", None)
     return Fraction(0) if side.numbers or expected is None else printed(expected).half
 
 
 def _not_so(claim: ComparisonClaim, difference: Fraction, slack: Fraction) -> str | None:
-    """What left minus right says against the claim, if it says so whatever was rounded."""
+    """Say how left minus right contradicts the claim, if it does so for every possible rounding."""
     holds = {
         "above": difference + slack > 0,
         "below": difference - slack < 0,
@@ -379,11 +379,11 @@ def _not_so(claim: ComparisonClaim, difference: Fraction, slack: Fraction) -> st
 
 
 def apart_by(left: Resolved, right: Resolved, unequal: bool) -> str | None:
-    """Why two claims' numbers must not be held against each other, or ``None``.
+    """Say why the numbers of two claims must not be compared, or return ``None``.
 
-    Numbers of artifacts must be of the benchmark, whose entries say what they were measured on.
-    Their budgets must be equal, unless they are said to be ``unequal``. What stands in the text
-    alone goes by the evaluation sets that the two claims state.
+    Numbers of artifacts must be the benchmark's, whose entries state their evaluation set. Training
+    budgets must be equal unless declared ``unequal``. Numbers that only the text states are
+    compared by the evaluation sets that the two claims state.
     """
     if left.numbers and right.numbers:
         a, b = left.numbers[0].entry, right.numbers[0].entry
@@ -399,7 +399,7 @@ def apart_by(left: Resolved, right: Resolved, unequal: bool) -> str | None:
 
 
 def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
-    """A claim that holds, against the claims that it says it is comparable with."""
+    """Compare a claim that holds with the claims that it declares comparable."""
     for other in getattr(resolved.claim, "comparable_with", ()):
         unequal = getattr(resolved.claim, "unequal_budgets", False)
         apart = apart_by(resolved, done[other], unequal)
@@ -411,13 +411,13 @@ def _guarded(resolved: Resolved, done: dict[str, Resolved]) -> Resolved:
 
 
 def _bound(resolved: Resolved, names: tuple[str, ...]) -> Resolved:
-    """A claim that holds, against what its sentence says besides."""
+    """Check the remaining numbers in the sentence of a claim that holds."""
     why = unbound(resolved.claim, names) if resolved.status == "grounded" else None
     return replace(resolved, status="ungrounded", reason=why) if why else resolved
 
 
 def _as_written(claim: Claim) -> str:
-    """What a claim's own fields say, printed."""
+    """Print the values of a claim's own fields."""
     match claim:
         case ConfigurationClaim():
             return claim.stated
@@ -437,7 +437,7 @@ def _line(row: str, columns: Iterable[str], cells: Iterable[str]) -> str:
 
 
 def _rows_apart(cells: Sequence[SourcedNumber], unequal: bool) -> str | None:
-    """Why a table's rows must not share it: entries of the benchmark that do not agree."""
+    """Say why a table's rows must not share it: benchmark entries that are not comparable."""
     return _apart(
         {cell.source.pointer: cell.entry for cell in cells if cell.entry is not None}, unequal
     )
@@ -465,7 +465,7 @@ def _worst(traces: Iterable[Node]) -> tuple[Status, str] | None:
 def _stated(
     claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim, at: SourcedNumber
 ) -> str | None:
-    """The claim's own number as it is printed; ``None`` for one that is printed as it is."""
+    """Return the printed form of the claim's own number; ``None`` prints it unrounded."""
     if claim.expected is not None or claim.decimals is None:
         return claim.expected
     return show(at.value, claim.decimals)
@@ -486,7 +486,7 @@ def _present_numbers(numbers: Sequence[SourcedNumber | None]) -> tuple[SourcedNu
 
 
 def _is_setting(now: Any, wanted: str | None) -> bool:
-    """Whether a recipe's value is the one that was written; 2 and 2.0 are one number."""
+    """Return whether a recipe's value equals the stated one; 2 and 2.0 are equal."""
     if isinstance(now, int | float) and not isinstance(now, bool) and wanted is not None:
         try:
             return Decimal(wanted) == Decimal(str(now))
@@ -496,7 +496,7 @@ def _is_setting(now: Any, wanted: str | None) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A recipe's value as YAML writes it."""
+    """Format a recipe's value as YAML does."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -1,4 +1,4 @@
-"""A claim with its status: as it is written to ``claims.json``, and read from there."""
+"""A checked claim with its status, as written to and read from ``claims.json``."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,18 +27,19 @@ Value = Number | dict[str, dict[str, Number]] | dict[str, Number] | None
 
 @dataclass(frozen=True)
 class Resolved:
-    """A claim with its value, status, the reason for it, and what it rests on.
+    """A claim with its value, status, the reason for the status, and its lineage.
 
-    - ``grounded``: it holds, and all bytes it rests on are current and gated
+    - ``grounded``: the claim holds, and all artifacts it rests on are current and passed their
+      gates
     - ``drifted``: bytes it rests on differ from their record
-    - ``stale``: something upstream changed since, or its gate has not passed
-    - ``ungrounded``: it names no artifact, there is no such artifact, file or number, or its
-      sentence says a number that nothing holds
-    - ``contradicted``: the artifact holds something else, or the numbers do not fit together
-    - ``not_comparable``: it holds numbers against each other that were measured differently
+    - ``stale``: an upstream artifact changed since, or its gate has not passed
+    - ``ungrounded``: no artifact is named, the artifact, file or number does not exist, or the
+      sentence contains a number that nothing supports
+    - ``contradicted``: the artifact holds another value, or the numbers are inconsistent
+    - ``not_comparable``: it compares numbers that were measured differently
 
-    ``traces`` are the artifacts it cites, its own first. ``numbers`` are those it read.
-    ``text`` is how a value that is no single number is printed.
+    ``traces`` are the traces of the cited artifacts, the claim's own first. ``numbers`` are those
+    that were read. ``text`` is the printed form of a value that is not a single number.
     """
 
     claim: Claim
@@ -51,15 +52,15 @@ class Resolved:
 
     @property
     def artifact(self) -> Artifact | None:
-        """The artifact that it cites, the first of several."""
+        """The cited artifact, or the first of several."""
         return self.traces[0].artifact if self.traces else None
 
     def sentence(self) -> str:
-        """The sentence with its number."""
+        """The sentence with its number filled in."""
         return self.claim.sentence.replace("{value}", self.shown())
 
     def shown(self) -> str:
-        """The value as it is printed, with the decimals that the text has; ``?`` for none."""
+        """The printed value, with the decimals of the text; ``?`` without a value."""
         expected = getattr(self.claim, "expected", None)
         if not isinstance(self.value, int | float):
             return self.text or "?"
@@ -70,22 +71,23 @@ class Resolved:
         return show_like(float(printed(expected).value) if holds else self.value, expected)
 
     def _measured_on(self) -> dict[str, Any] | None:
-        """What its number was measured on; ``None`` for a number that is no measurement."""
+        """Return the evaluation set of the number; ``None`` if it is not a measurement."""
         evaluation = self.numbers[0].measured_on() if self.numbers else {}
         return evaluation if evaluation.get("split") is not None else None
 
     @property
     def looked_before(self) -> str:
-        """What is said of a number on rows that were looked at before something was decided."""
+        """The mark of a number whose rows were seen before a decision was made, or empty text."""
         return look_note(self._measured_on() or {})
 
     def to_json(self) -> dict[str, Any]:
         """One entry of ``claims.json``; hashes, dates and receipts stand in its ``lineage``.
 
-        ``value`` is a number; of a table by row and column, of a range ``low`` and ``high``, of a
-        comparison ``left`` and ``right``. ``shown`` is the number as printed, ``artifact`` what is
-        cited, ``measured_on`` the evaluation set, ``rests_on`` all artifacts below, ``raw`` the
-        fingerprints of raw folders, and ``splits`` the choices of the whole path.
+        ``value`` is a number; for a table it is by row and column, for a range ``low`` and
+        ``high``, for a comparison ``left`` and ``right``. ``shown`` is the printed number,
+        ``artifact`` the cited artifact, ``measured_on`` the evaluation set, ``rests_on`` all
+        artifacts below, ``raw`` the fingerprints of raw folders, and ``splits`` the choices along
+        the whole lineage.
         """
         claim, artifact = self.claim, self.artifact
         name = getattr(claim, "file", None)
@@ -129,18 +131,21 @@ class Resolved:
 
 
 def resting_on(entries: Iterable[dict[str, Any]], asset: str, sha256: str) -> list[dict[str, Any]]:
-    """The entries of ``claims.json`` that rest on these bytes of ``asset`` (``teacher[RN18]``)."""
+    """Return the entries of ``claims.json`` that rest on ``asset`` with hash ``sha256``.
+
+    ``asset`` is a label such as ``teacher[RN18]``.
+    """
     wanted = {"asset": asset, "sha256": sha256}
     return [entry for entry in entries if wanted in entry["rests_on"]]
 
 
 def upstream_assets(entry: dict[str, Any]) -> list[str]:
-    """The assets, with partition, that an entry of ``claims.json`` rests on, the nearest first."""
+    """Return the labels of all assets that an entry of ``claims.json`` rests on, nearest first."""
     return list(dict.fromkeys(step["asset"] for step in entry["rests_on"]))
 
 
 def _decimals(claim: Claim, value: Value) -> int:
-    """How many decimals the claim's number is printed with: all that it has, if nothing says so."""
+    """Return the number of printed decimals: the claim's, or else all that the value has."""
     expected = getattr(claim, "expected", None)
     if isinstance(expected, str):
         return len(expected.rstrip("%").partition(".")[2])

@@ -1,11 +1,12 @@
-"""What a sentence says by itself, and what its claim holds: every number of it must be bound.
+"""The numbers in a claim's sentence: each must be bound to something that the claim is checked on.
 
-A sentence is words and the place ``{value}``, which the artifact fills. A number that is written
-into it by hand must be one that the claim itself is held to, such as the n of its evaluation set. A
-word with a digit must be a name: one of the project's, or one that the claims file declares.
+A sentence consists of words and the placeholder ``{value}``, which the artifact fills. A number
+written into it by hand must be one that the claim itself is checked on, such as the n of its
+evaluation set. A word with a digit must be a known name: one of the project's, or one that the
+claims file declares.
 
-Number words are English ones that mean nothing else: not 'one', 'a pair' or 'a score', and not
-Roman numerals in Latin letters, since CI, CV, ML and MCC are such.
+Number words are English words without another meaning. 'One', 'a pair' and 'a score' are not
+counted, nor Roman numerals in Latin letters, since CI, CV, ML and MCC would be numbers.
 """
 
 import html
@@ -106,7 +107,7 @@ _UNPRINTED = frozenset("*_`~\\$\ue000")
 
 
 def unbound(claim: Claim, names: Collection[str]) -> str | None:
-    """Why a claim's sentence says more than the claim holds, or ``None``."""
+    """Say which number in a claim's sentence is not backed by the claim, or return ``None``."""
     if PLACE not in claim.sentence:
         return f"its sentence has no place {PLACE} for what the artifact holds"
     shown, _ = as_seen(claim.sentence.replace(PLACE, NUMBER))
@@ -124,7 +125,7 @@ def unbound(claim: Claim, names: Collection[str]) -> str | None:
 
 
 def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
-    """Every number of a text, in digits of any script or in words; ``names`` are none."""
+    """Yield every number of a text, in digits of any script or in words, except in ``names``."""
     yield from (text[start:end] for start, end in spans_of_digits(text, names))
     for match in _TOKEN.finditer(as_seen(text)[0]):
         # A word of a compound stands for itself: 'ninety-nine', 'three-fold'.
@@ -132,9 +133,10 @@ def numbers_of(text: str, names: Collection[str]) -> Iterator[str]:
 
 
 def as_seen(text: str) -> tuple[str, list[int]]:
-    """A text as its reader sees it, and where each of its characters comes from.
+    """Return a text as its reader sees it, and for each character its index in the original.
 
-    Plain letters, hyphens and single spaces, whatever they were written with; no mark-up.
+    The result has plain letters, hyphens and single spaces, however they were written, and no
+    mark-up.
     """
     letters: list[str] = []
     places: list[int] = []
@@ -153,9 +155,9 @@ def as_seen(text: str) -> tuple[str, list[int]]:
 
 
 def spans_of_digits(text: str, names: Collection[str]) -> Iterator[tuple[int, int]]:
-    """Where a text has a word with a digit of any script that is neither in ``names`` nor of them.
+    """Yield the spans of words with a digit (of any script) that are not in or part of ``names``.
 
-    An HTML entity counts as what it stands for.
+    An HTML entity counts as the character it stands for.
     """
     for match in _ENTITY.finditer(text):
         if _digits(html.unescape(match.group())) and not _digits(match.group()):
@@ -182,7 +184,7 @@ def _value(text: str) -> Fraction | None:
 
 
 def _checked(claim: Claim) -> Iterator[Fraction]:
-    """The numbers that the claim states in its other fields, each of which is held to something."""
+    """Yield the numbers in the claim's other fields, each of which is checked."""
     for text in _stated(claim):
         if re.fullmatch(PRINTED, text):
             yield printed(text).value

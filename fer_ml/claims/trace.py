@@ -1,4 +1,4 @@
-"""From an artifact back to the raw folders it rests on, by content hash."""
+"""Trace an artifact back to the raw folders it was made from, by content hash."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ MAX_DEPTH = 100
 
 @dataclass(frozen=True)
 class Node:
-    """One step of a trace. ``artifact`` is ``None`` for raw folders and for bytes that are gone.
+    """One step of a trace. ``artifact`` is ``None`` for raw folders and for deleted artifacts.
 
-    ``problem`` says why it must not be trusted, or is ``None``. It is ``drifted`` when bytes are
-    not what their record says; else it is stale: not current, not gated, or not here any more.
-    ``looked`` is false for a raw folder that is on another machine: its fingerprint was not held
-    against anything.
+    ``problem`` says why the step must not be trusted, or is ``None``. With ``drifted`` the bytes
+    differ from their record; any other problem makes the step stale: not current, gates not passed,
+    or no longer here. ``looked`` is false for a raw folder on another machine, whose fingerprint
+    could not be checked.
     """
 
     item: Input
@@ -37,36 +37,36 @@ class Node:
 
     @cached_property
     def identity(self) -> tuple[str, str]:
-        """Asset and content hash: what makes two steps the same."""
+        """Asset and content hash; equal identities are the same step."""
         return (self.item.key, self.item.sha256)
 
     @property
     def state(self) -> str:
-        """``sound``, ``drifted``, ``stale``, or ``elsewhere`` when nobody looked."""
+        """The state: ``sound``, ``drifted``, ``stale``, or ``elsewhere`` when not checked."""
         if self.problem is not None:
             return "drifted" if self.drifted else "stale"
         return "sound" if self.looked else "elsewhere"
 
     @property
     def warns(self) -> list[str]:
-        """The gates of its bytes that did not pass; those that block make it a problem besides."""
+        """The gates that this artifact did not pass; blocking ones also make it a problem."""
         return [rule for rule, receipt in self.receipts.items() if receipt.passed is False]
 
     @cached_property
     def receipts(self) -> dict[str, Receipt]:
-        """The receipts of exactly these bytes, by rule."""
+        """The receipts of exactly these bytes, by gate."""
         return self.artifact.receipts() if self.artifact else {}
 
     @cached_property
     def below(self) -> tuple["Node", ...]:
-        """The node and everything that it rests on, each distinct one once, nearest first."""
+        """The node and everything it was made from, each distinct step once, nearest first."""
         return tuple(walk([self]))
 
     def to_json(self) -> dict[str, Any]:
-        """The step as JSON values, without the steps below it: ``inputs`` names them.
+        """The step as JSON values; ``inputs`` names the steps below it.
 
-        ``state`` is sound, drifted, stale or elsewhere, ``problem`` why; ``receipts`` say by rule
-        whether it passed. ``fer trace --json`` prints the same as ``steps``.
+        ``state`` is sound, drifted, stale or elsewhere, ``problem`` the reason; ``receipts`` says
+        by gate whether it passed. ``fer trace --json`` prints the same as ``steps``.
         """
         record = self.artifact.record if self.artifact else None
         return {
@@ -89,7 +89,7 @@ class Node:
 
 
 def walk(roots: Iterable[Node]) -> Iterator[Node]:
-    """All nodes from ``roots`` down, each distinct one once, nearest first."""
+    """Yield all nodes from ``roots`` down, each distinct one once, nearest first."""
     seen: set[tuple[str, str]] = set()
     layer = list(roots)
     while layer:
@@ -103,11 +103,11 @@ def walk(roots: Iterable[Node]) -> Iterator[Node]:
 
 
 class Tracer:
-    """Builds traces over one store; each artifact is read and verified once.
+    """Builds traces in one store; each artifact is read and verified once.
 
-    Raw folders are held against ``fingerprints``, by asset; without these against what is now at
-    the place that was recorded. ``raw_elsewhere`` says that a folder which is not there may be on
-    another machine, instead of being gone.
+    Raw folders are compared with ``fingerprints``, by asset; without these, with the folder that is
+    now at the recorded place. With ``raw_elsewhere`` a missing folder counts as being on another
+    machine, else as gone.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class Tracer:
         self._current: dict[tuple[str, str | None], Artifact | None] = {}
 
     def current(self, asset: str, partition: str | None) -> Artifact | None:
-        """The current artifact, looked up once; ``FerError`` when its record cannot be read."""
+        """Return the current artifact, cached; ``FerError`` when its record cannot be read."""
         key = (asset, partition)
         if key not in self._current:
             self._current[key] = self.store.current(asset, partition)
         return self._current[key]
 
     def trace(self, artifact: Artifact) -> Node:
-        """The whole path of an artifact; ``FerError`` when it runs in a circle."""
+        """Return the whole trace of an artifact; ``FerError`` when it contains a cycle."""
         item = artifact.as_input()
         if item not in self._nodes:
             self._nodes[item] = self._made(item, artifact, ())
@@ -212,7 +212,7 @@ class Tracer:
         return None if current_is_it else "a newer one is current"
 
     def _before_its_input(self, artifact: Artifact, inputs: tuple[Node, ...]) -> str | None:
-        """An artifact cannot be older than what it was made from, as far as that is still here."""
+        """Say that an artifact is older than one of its inputs (impossible), or return ``None``."""
         made = artifact.record.made_at
         for node in inputs:
             if node.artifact is None or node.artifact.record.made_at <= made:
@@ -226,7 +226,7 @@ class Tracer:
         return None
 
     def _copies(self, artifact: Artifact) -> list[Artifact]:
-        """The run folders of these bytes: the same may have been made again, later."""
+        """Return all run directories with these bytes; a result may have been made again later."""
         record = artifact.record
         try:
             artifacts = list(self.store.all(record.asset, record.partition))
@@ -236,13 +236,13 @@ class Tracer:
 
 
 class NothingToTrace(FerError):
-    """A text that names no artifact."""
+    """Raised for a text that names no artifact."""
 
 
 def find_artifact(store: Store, what: str) -> Artifact:
-    """The artifact meant by an asset (``teacher[RN18]``), a file, or the first digits of a hash.
+    """Return the artifact meant by a label (``teacher[RN18]``), a file, or a prefix of its hash.
 
-    A file in a run folder is that folder's; a copy elsewhere is known by its bytes.
+    A file in a run directory stands for that directory; a copy elsewhere is found by its bytes.
     """
     name, partition = parse_label(what)
     if name and all(part.isidentifier() for part in name.split("/")):

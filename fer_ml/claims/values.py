@@ -1,4 +1,4 @@
-"""Numbers out of artifacts, with what each says of itself: manifest, split, n, benchmark entry."""
+"""Numbers read from artifacts, with their context: manifest, split, n, benchmark entry."""
 
 import csv
 import math
@@ -20,12 +20,12 @@ Number = int | float
 
 
 class Nothing(Exception):
-    """A pointer to nothing, a file that is not there, a cell that is no number: ungrounded."""
+    """Raised when a number does not exist (no such pointer, file or number): ungrounded."""
 
 
 @dataclass(frozen=True)
 class SourcedNumber:
-    """A number, where it stands, and the objects around it, nearest first."""
+    """A number, its source, and the JSON objects around it, nearest first."""
 
     value: Number
     artifact: Artifact
@@ -33,12 +33,12 @@ class SourcedNumber:
     around: tuple[Mapping[str, Any], ...]
 
     def says(self, key: str) -> Any:
-        """What the nearest object around the number says under ``key``, or ``None``."""
+        """Return the value of ``key`` in the nearest object around the number, or ``None``."""
         return next((mapping[key] for mapping in self.around if key in mapping), None)
 
     @cached_property
     def entry(self) -> Mapping[str, Any] | None:
-        """The entry of the benchmark that it is a part of, with every key of the guard."""
+        """The benchmark entry that contains the number, if it has every key for a comparison."""
         return next(
             (mapping for mapping in self.around if all(key in mapping for key in KEYS)), None
         )
@@ -59,7 +59,7 @@ class SourcedNumber:
 
 
 def misfit(number: SourcedNumber, stated: Evaluation) -> str | None:
-    """Where a claim's evaluation set and the artifact's differ; ``Nothing`` if it states none."""
+    """Say where a claim's evaluation set and the artifact's differ; ``Nothing`` if not stated."""
     measured = number.measured_on()
     for key, wanted in stated.model_dump().items():
         now = measured[key]
@@ -77,7 +77,7 @@ class Reader:
         self._parsed: dict[Path, Any] = {}
 
     def number(self, artifact: Artifact, source: Source) -> SourcedNumber:
-        """The number at ``source``; ``Nothing`` says why there is none."""
+        """Return the number at ``source``; ``Nothing`` says why there is none."""
         if source.take is not None:
             return self._aggregate(artifact, source)
         try:
@@ -92,7 +92,7 @@ class Reader:
         )
 
     def document(self, artifact: Artifact, name: str) -> Any:
-        """One of its JSON files."""
+        """Return one parsed JSON file of an artifact."""
         path = _file(artifact, name)
         if path.suffix != ".json":
             raise Nothing(f"{name} is not JSON: a pointer needs a JSON file, take a csv")
@@ -134,7 +134,7 @@ class Reader:
 
 
 def finite(value: Number) -> bool:
-    """Whether a JSON number is a finite one; an int that no float holds is not."""
+    """Return whether a JSON number is finite; an int too large for a float is not."""
     try:
         return math.isfinite(value)
     except OverflowError:

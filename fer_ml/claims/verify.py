@@ -1,4 +1,4 @@
-"""Claims held against an artifact folder: needs the folder and nothing else of this program."""
+"""Verify claims against an artifact directory; needs nothing else of this program."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +22,7 @@ CLAIMS_COPY = "claims.yaml"
 
 @dataclass(frozen=True)
 class Verified:
-    """A claims file and what became of its claims."""
+    """A claims file and the checked claims."""
 
     held: ClaimsFile
     claims: tuple[Resolved, ...]
@@ -34,7 +34,7 @@ class Verified:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many claims have each status."""
+        """The number of claims with each status."""
         return {status: sum(c.status == status for c in self.claims) for status in STATUSES}
 
     @property
@@ -44,17 +44,17 @@ class Verified:
 
     @property
     def not_looked_at(self) -> list[str]:
-        """Raw folders that are elsewhere, so that nobody held their fingerprints against them."""
+        """Raw folders on other machines, whose fingerprints could not be checked."""
         return sorted({node.item.key for node in self.lineage if not node.looked})
 
     @property
     def left_out(self) -> dict[str, list[str]]:
-        """Files that exported evidence does not hold, by asset: known by their hashes alone."""
+        """Files that exported evidence omits, by asset; only their hashes are known."""
         by_asset = {n.item.key: n.artifact.left_out() for n in self.lineage if n.artifact}
         return {asset: names for asset, names in sorted(by_asset.items()) if names}
 
     def require_grounded(self) -> None:
-        """``FerError`` when a claim is not: nothing of it is passed on."""
+        """Raise ``FerError`` unless every claim is grounded."""
         red = [f"{c.claim.id} is {c.status}" for c in self.claims if c.status != "grounded"]
         if red:
             raise FerError(
@@ -64,7 +64,7 @@ class Verified:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; a claim's ``rests_on`` names steps of ``lineage``."""
+        """Return everything as JSON values; a claim's ``rests_on`` names steps of ``lineage``."""
         return {
             "schema_version": 2,
             "title": self.held.title,
@@ -78,7 +78,7 @@ class Verified:
 
 
 def verify(claims_file: ClaimsFile, tracer: Tracer) -> Verified:
-    """Resolve every claim of a file."""
+    """Check every claim of a file."""
     return Verified(claims_file, tuple(Resolver(tracer).all(claims_file)))
 
 
@@ -88,11 +88,11 @@ def verify_folder(
     fingerprints: Mapping[str, str] | None = None,
     demands: Demands | None = None,
 ) -> Verified:
-    """Hold ``claims``, or else the claims that the folder itself keeps, against an artifact folder.
+    """Verify ``claims``, or else the claims kept in the directory, against an artifact directory.
 
-    ``folder`` is the artifact root of one profile, wherever it was copied to. ``demands`` says
-    which gates its artifacts have to have passed; without them a failed receipt counts, and a
-    missing one cannot be told.
+    ``folder`` is the artifact root of one profile, wherever it was copied to. ``demands`` lists the
+    gates its artifacts must have passed. Without it a failed receipt counts, but a missing one
+    cannot be noticed.
     """
     return verify_store(
         Store(folder, profile_of(folder), demands=demands or Demands()), claims, fingerprints
@@ -102,10 +102,10 @@ def verify_folder(
 def verify_store(
     store: Store, claims: Path | None, fingerprints: Mapping[str, str] | None
 ) -> Verified:
-    """Hold claims against the artifacts of a store.
+    """Verify claims against the artifacts of a store.
 
-    ``fingerprints`` are those of the raw folders now; without them a raw folder is held against the
-    place that was recorded, and counts as elsewhere when it is not there.
+    ``fingerprints`` are those of the raw folders now. Without them a raw folder is compared with
+    the folder at the recorded place, and counts as elsewhere if that does not exist.
     """
     if claims is None:
         claims = _kept_claims(store)
@@ -136,9 +136,9 @@ def _kept_claims(store: Store) -> Path:
 
 
 def profile_of(root: Path) -> str:
-    """The profile of which the artifacts below ``root`` are; ``FerError`` for several.
+    """Return the profile of the artifacts below ``root``; ``FerError`` if there are several.
 
-    Records that cannot be read do not say: whoever opens them is told.
+    Records that cannot be read are skipped here; opening them raises the error.
     """
     found = set()
     for folder in Store(root, "").runs():

@@ -1,1 +1,1 @@
-"""The evidence behind claims: rows, faces and verdicts, as pages that compute numbers again."""
+"""The evidence behind claims: rows, faces and verdicts, as pages that recompute the numbers."""

@@ -1,4 +1,4 @@
-"""From a face to what was made of it: manifests, what models said, and the claims on it."""
+"""Look a face up: the manifests that contain it, the models' answers, and the claims on it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ MOST = 50
 
 @dataclass(frozen=True)
 class Said:
-    """What a model said of a face; ``confidence`` is scaled by the model's temperature, in 0..1."""
+    """A model's answer for a face; ``confidence`` is scaled by the model's temperature, in 0..1."""
 
     model: str
     file: str
@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Rests:
-    """A claim on a face: ``counts`` it as a row of its number, or is made of a manifest with it."""
+    """A claim on a face: with ``counts`` it is a row of the number, else in a manifest below it."""
 
     id: str
     sentence: str
@@ -47,9 +47,9 @@ class Rests:
 
 @dataclass(frozen=True)
 class Face:
-    """A face with its row of a manifest; ``splits`` are those of each manifest that has it.
+    """A face with its row of a manifest; ``splits`` gives its split in each manifest.
 
-    ``purged`` is the day on which its photo was: no picture of it is here since.
+    ``purged`` is the day on which its photo was purged; since then no picture of it is kept.
     """
 
     row: Mapping[str, str]
@@ -60,12 +60,12 @@ class Face:
     claims: tuple[Rests, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the face as JSON values."""
         return asdict(self)
 
 
 def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) -> list[Face]:
-    """Faces by a sample's or photo's hash, a path of a manifest, or an image file; none: empty.
+    """Find faces by a sample's or photo's hash, a manifest's path, or an image file; maybe none.
 
     ``log`` says which photos were purged.
     """
@@ -92,7 +92,7 @@ def find_faces(store: Store, what: str, evidence: Iterable[Evidence], log: Log) 
 
 
 class _Finder:
-    """Looks faces of these samples up; each file is read once."""
+    """Looks up faces by sample; each file is read once."""
 
     def __init__(self, store: Store, current: list[Artifact], samples: list[str], log: Log) -> None:
         self._samples = samples
@@ -153,7 +153,7 @@ class _Finder:
         return self._tables[place]
 
     def _rows(self, artifact: Artifact, file: str) -> dict[tuple[str, str], dict[str, str]]:
-        """The rows of a csv that are of the samples; none where it names no samples."""
+        """Return the rows of a csv that belong to the samples; none if it has no sample column."""
         frame = pl.scan_csv(as_text(artifact.file(file)), glob=False, infer_schema=False)
         if not set(KEYS) <= set(frame.collect_schema()):
             return {}

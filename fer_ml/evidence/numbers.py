@@ -1,7 +1,7 @@
-"""The numbers of a report that no claim states, as claims on what it printed.
+"""Numbers of a report that no claim states, turned into claims on what it printed.
 
-A report keeps the place of each of its numbers. Those of one page are one table, which is held
-against the artifacts that are there now, as the claims of the claims file are.
+A report keeps the source of each of its numbers. Those of one page form one table claim, which is
+checked against the current artifacts like the claims of the claims file.
 """
 
 import re
@@ -17,7 +17,7 @@ GIVEN = "report.json"
 
 
 def numbers_of(report: Artifact) -> ClaimsFile | None:
-    """The tables of a report's numbers, one a page; ``section`` says of what each is."""
+    """Return the tables of a report's numbers, one per page; ``section`` names their subject."""
     pages: dict[tuple[str, str, str], dict[str, str]] = {}
     for given in report.read_json(GIVEN)["references"]:
         for pointer, text in given.get("numbers", {}).items():

@@ -1,7 +1,7 @@
-"""The evidence as a folder of pages that opens without a server: one a claim, an index, a face.
+"""The evidence as a folder of pages without a server: a page per claim, an index, a face page.
 
-They refer to pictures of the pool beside them (``../cleaned``) and hold none: a picture that was
-purged is gone from every page, and a folder that is passed on shows no face unless it was asked to.
+They refer to pictures of the image pool beside them (``../cleaned``) and contain none. So a purged
+picture is gone from every page, and a folder that is passed on shows no face unless asked for.
 """
 
 import errno
@@ -46,12 +46,12 @@ _PARTS = ("evidence.js", "evidence.css")
 
 @dataclass(frozen=True)
 class Around:
-    """What the pages are told besides the claims.
+    """The settings of the pages besides the claims.
 
-    ``faces``: they may show pictures of the pool; ``sheets``: copies of contact sheets lie beside
-    them. ``report`` is the address of the report from the folder of the pages, if there is one.
-    ``local``: they stay on this machine, whose folders they may name. ``state`` tells them from
-    pages of another time.
+    ``faces``: pages may show pictures of the image pool; ``sheets``: copies of contact sheets lie
+    beside them. ``report`` is the address of the report relative to the pages, if there is one.
+    ``local``: the pages stay on this machine and may name its folders. ``state`` distinguishes them
+    from pages of another time.
     """
 
     profile: str
@@ -72,10 +72,10 @@ def write_evidence(
     only: Sequence[str] = (),
     numbers: Sequence[Resolved] = (),
 ) -> set[str]:
-    """Write ``evidence/`` into ``base``, whole or not at all; the pictures that its pages show.
+    """Write ``evidence/`` into ``base``, whole or not at all; return the pictures it shows.
 
-    ``only`` are the ids of the claims that get a page, else all do. ``numbers`` are those of the
-    report, of ``numbers_of``, which get pages of their own.
+    ``only`` lists the ids of claims that get a page (default: all). ``numbers`` are those of the
+    report (``numbers_of``), which get pages of their own.
     """
     known = [resolved.claim.id for resolved in verified.claims]
     if unknown := [name for name in only if name not in known]:
@@ -98,9 +98,9 @@ def write_evidence(
 
 
 def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
-    """Give a folder its name, in the place of an earlier one, which has a file called ``sign``.
+    """Rename ``made`` to ``target``, replacing an earlier one that contains a file ``sign``.
 
-    Of several that do so at once, the last one's stays.
+    If several processes do so at once, the last one's folder stays.
     """
     for beside in target.parent.iterdir():
         if orphaned(beside.name):  # Of a writer that was killed.
@@ -128,7 +128,7 @@ def replace_folder(made: Path, target: Path, sign: str = _PARTS[0]) -> None:
 
 
 def _ours(target: Path, sign: str) -> bool:
-    """Whether a folder is one of these, or empty, or in the hands of another writer."""
+    """Return whether a folder is a written one, or empty, or in use by another writer."""
     for _ in range(LOOKS):
         if not os.path.lexists(target) or (target / sign).is_file():
             return True
@@ -151,7 +151,7 @@ class _Writer:
     assets: dict[str, int] = field(default_factory=dict)
 
     def write(self, claims: Sequence[Evidence], numbers: Sequence[Evidence]) -> None:
-        """Every page, its data, and what they share; ``numbers`` are those of the report."""
+        """Write every page, its data, and shared files; ``numbers`` are those of the report."""
         for name in _PARTS:
             (self.folder / name).write_bytes(read_file(_HERE / name))
         (self.folder / STATE_FILE).write_text(self.around.state, encoding="utf-8")
@@ -179,7 +179,7 @@ class _Writer:
         return self.tables.purged(self.around.purged.photos())
 
     def _before(self) -> dict[str, dict[str, Any]]:
-        """What was said of each claim when they were last kept, by its id."""
+        """Return the last kept entry of each claim, by its id."""
         kept = whole_current(self.store, CLAIMS_ASSET)
         if kept is None or "claims.json" not in kept.record.files:
             return {}
@@ -187,14 +187,14 @@ class _Writer:
         return {entry["id"]: entry | at for entry in kept.read_json("claims.json")["claims"]}
 
     def _roots(self, all_evidence: Sequence[Evidence]) -> dict[str, str]:
-        """Where the raw folder of each source was when it was last looked at."""
+        """Return the last known raw folder of each source."""
         nodes = walk(node for evidence in all_evidence for node in evidence.resolved.traces)
         return {n.item.key.removeprefix("raw/"): n.item.root for n in nodes if n.item.root}
 
     def _claim(
         self, evidence: Evidence, folder: str, before: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Write the page of a claim, or of numbers; what the index of faces says of it."""
+        """Write the page of a claim or of numbers; return its entry in the index of faces."""
         resolved, claim = evidence.resolved, evidence.resolved.claim
         terms = [self._term(term) for figure in evidence.figures for term in figure.terms]
         terms = list({json.dumps(term): term for term in terms}.values())
@@ -236,12 +236,12 @@ class _Writer:
         return {**entry, "claimed": folder != NUMBERS, **of}
 
     def _label(self, term: dict[str, Any]) -> tuple[str, str]:
-        """How a table of rows is called, and its file."""
+        """Return the title of a table of rows, and its file."""
         table = self.tables.known[term["table"]]
         return table.name or table.asset, table.file
 
     def _picture(self, resolved: Resolved) -> str:
-        """A copy of the picture that a claim is on, where it may be shown."""
+        """Copy the picture that a claim is about, where it may be shown; return its address."""
         claim, artifact = resolved.claim, resolved.artifact
         if not isinstance(claim, FigureClaim) or artifact is None or resolved.status != "grounded":
             return ""
@@ -264,7 +264,7 @@ class _Writer:
         }
 
     def _others(self, evidence: Evidence, terms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the other models said of the same rows."""
+        """Return the other models' answers on the same rows."""
         used = {term["table"] for term in terms}
         others = {}
         for rows in evidence.rows:
@@ -293,7 +293,7 @@ class _Writer:
         return {"name": figure.name, "printed": figure.printed, "value": value, "formula": formula}
 
     def _trace(self, roots: tuple[Node, ...]) -> str:
-        """The page of a path down to the raw folders, which claims on the same bytes share."""
+        """Write the page of a trace, shared by claims on the same artifacts; return its address."""
         if not roots:
             return ""
         key = "".join(f"{asset} {sha256}" for asset, sha256 in (node.identity for node in roots))
@@ -334,17 +334,17 @@ _SIDES = ("plus", "minus")
 
 
 def title_of(resolved: Resolved, folder: str) -> str:
-    """A claim's sentence; of numbers, what they are of."""
+    """Return a claim's sentence; for numbers of a report, their subject."""
     return str(resolved.claim.section) if folder == NUMBERS else resolved.sentence()
 
 
 def _short(value: float | str) -> str:
-    """A number with six digits."""
+    """Format a number with six digits."""
     return value if isinstance(value, str) else f"{value:,.6g}"
 
 
 def _gates(node: Node) -> list[dict[str, Any]]:
-    """The verdicts on the bytes of a step, what did not pass first."""
+    """Return the verdicts on the bytes of a step, failures first."""
     if node.artifact is None:
         return []
     asked = {gate.rule: gate.asks for gate in node.artifact.demands.of(node.item.asset)}
@@ -357,7 +357,7 @@ def _gates(node: Node) -> list[dict[str, Any]]:
 
 
 def whole_current(store: Store, asset: str) -> Artifact | None:
-    """The current artifact of an asset, if its bytes are those that its record names."""
+    """Return the current artifact of an asset if its bytes match its record, else ``None``."""
     with suppress(FerError):
         artifact = store.current(asset) if store.root.is_dir() else None
         return artifact if artifact is None or artifact.damage() is None else None
@@ -365,7 +365,7 @@ def whole_current(store: Store, asset: str) -> Artifact | None:
 
 
 def report_of(store: Store) -> str:
-    """The address of the current report from the folder of the pages, or an empty text."""
+    """Return the address of the current report relative to the pages, or an empty text."""
     report = whole_current(store, "report")
     if report is None or "report.html" not in report.record.files:
         return ""

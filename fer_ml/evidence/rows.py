@@ -1,7 +1,7 @@
-"""From a number of a claim to the rows that give it, and how they do.
+"""Find the rows behind a claim's number, and the formula that computes it from them.
 
-The pages compute each formula again in the browser (``evidence.js``); its oracle is the number that
-the lineage wrote.
+The pages recompute each formula in the browser (``evidence.js``) and compare the result with the
+number stored in the artifact.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,9 +44,9 @@ SCALINGS = ("raw", "temperature_scaled", "vector_scaled")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a csv of an artifact: those whose cells are the texts of ``where``.
+    """Rows of an artifact's csv whose cells equal the texts of ``where``.
 
-    ``unlabelled`` leaves only rows whose label is none of the seven classes.
+    ``unlabelled`` keeps only rows whose label is not one of the seven classes.
     """
 
     artifact: Artifact
@@ -57,7 +57,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Term:
-    """Rows, and for logits the scaling: ``logits * weights / temperature + bias``."""
+    """Rows and, for logits, the scaling: ``logits * weights / temperature + bias``."""
 
     rows: Rows
     temperature: float = 1.0
@@ -67,11 +67,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Formula:
-    """How rows give a number.
+    """How a number is computed from rows.
 
-    ``take`` is ``count``, or ``sum``, ``mean``, ``min`` or ``max`` of the column ``key``, over all
-    rows of ``plus``; ``metric``: the mean over ``plus`` of the metric ``key``, less that over
-    ``minus``; ``kpi``: the key figure ``key`` of a session's frames.
+    - ``take`` ``count``, ``sum``, ``mean``, ``min`` or ``max``: of the column ``key``, over all
+      rows of ``plus``
+    - ``metric``: the mean over ``plus`` of the metric ``key``, less that over ``minus``
+    - ``kpi``: the key figure ``key`` of a session's frames
     """
 
     take: str
@@ -80,7 +81,7 @@ class Formula:
     minus: tuple[Term, ...] = ()
 
     def words(self) -> str:
-        """What is computed, for people."""
+        """The computation in words."""
         if self.take == "metric":
             what = METRICS[self.key.partition("/")[0]]
             runs = len(self.plus)
@@ -93,7 +94,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of a claim, and where it is from; ``why`` says why no rows give it."""
+    """One number of a claim and its source; ``why`` says why it cannot be computed from rows."""
 
     name: str
     printed: str
@@ -104,7 +105,7 @@ class Figure:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Everything that it is computed from."""
+        """Every term of the computation."""
         return (*self.formula.plus, *self.formula.minus) if self.formula else ()
 
 
@@ -125,7 +126,7 @@ class Evidence:
         return tuple(by_file.values())
 
     def files(self) -> Iterator[tuple[Artifact, str]]:
-        """Every file that it reads, each once: where the numbers stand, then their rows."""
+        """Yield every file that is read, each once: the numbers' files, then those of the rows."""
         cited = [(f.number.artifact, f.number.source.file) for f in self.figures]
         rows = [(rows.artifact, rows.file) for rows in self.rows]
         seen = set()
@@ -136,7 +137,7 @@ class Evidence:
 
 
 def evidence_of(store: Store, claims: Sequence[Resolved]) -> dict[str, Evidence]:
-    """The evidence of each claim, by its id; a comparison has the numbers of its two sides."""
+    """Return the evidence of each claim by id; a comparison has the numbers of both sides."""
     origins = Origins(store)
     figures = {r.claim.id: tuple(_figures(origins, r)) for r in claims}
     for resolved in claims:
@@ -192,7 +193,7 @@ def _figures(origins: "Origins", resolved: Resolved) -> Iterator[Figure]:
 
 
 def interval_of(number: SourcedNumber) -> tuple[Number, Number] | None:
-    """The confidence interval that the artifact holds for a number."""
+    """Return the confidence interval that the artifact stores for a number, or ``None``."""
     tokens = _tokens(number)
     if number.entry is not None and tokens[3:4] and tokens[3] in SCALINGS:
         metric = "_".join(tokens[4:]).removeprefix("per_class_")
@@ -205,11 +206,11 @@ def interval_of(number: SourcedNumber) -> tuple[Number, Number] | None:
 
 
 class NoRows(Exception):
-    """Why no rows give a number."""
+    """Raised with the reason why a number cannot be computed from rows."""
 
 
 class Origins:
-    """Finds the rows of numbers, by the file that they stand in."""
+    """Finds the rows of numbers by the file that contains the number."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -226,7 +227,7 @@ class Origins:
         }
 
     def formula(self, number: SourcedNumber) -> Formula:
-        """How rows give a number; ``NoRows`` when none do."""
+        """Return the formula of a number; ``NoRows`` when there is none."""
         source, artifact = number.source, number.artifact
         if source.file == "pairs.csv" and source.column == "difference":
             return self._pair(number)
@@ -250,7 +251,7 @@ class Origins:
         return self._documents[key]
 
     def _input(self, artifact: Artifact, asset: str) -> Artifact:
-        """The artifact of ``asset`` that another was made of."""
+        """Return the input ``asset`` of an artifact."""
         for item in artifact.record.inputs:
             if item.asset == asset:
                 input_artifact = self._store.find(item.asset, item.partition, item.sha256)
@@ -325,7 +326,7 @@ class Origins:
         raise NoRows("the comparison states it, from resamples of runs and faces.")
 
     def _pair(self, number: SourcedNumber) -> Formula:
-        """A difference of two models of the benchmark, on the same rows."""
+        """Return the formula of the difference of two benchmark models on the same rows."""
         row = number.around[0]
         if not {"set", "model_a", "model_b", "metric"} <= set(row):
             raise NoRows("several rows of pairs.csv are meant.")
@@ -394,7 +395,7 @@ class Origins:
         raise NoRows("found by looking at each image, as `fer validate` does; no page can.")
 
     def _card(self, number: SourcedNumber, tokens: list[str]) -> Formula:
-        """A student's card repeats the benchmark's figures."""
+        """Return the formula of a figure on a student's card, which repeats the benchmark's."""
         card = self._document(number.artifact, "card.json")
         match tokens:
             case ["metrics", name, *metric]:
@@ -425,7 +426,7 @@ class Origins:
 
 
 def manifest_file(artifact: Artifact) -> str:
-    """The csv of a manifest: the one with a parquet copy beside it."""
+    """Return the csv of a manifest: the one with a parquet copy beside it."""
     files = artifact.record.files
     named = [n for n in files if n.endswith(".csv") and n.removesuffix("csv") + "parquet" in files]
     if not named:
@@ -434,7 +435,7 @@ def manifest_file(artifact: Artifact) -> str:
 
 
 def is_whole(artifact: Artifact, name: str) -> bool:
-    """Whether a file of an artifact is there, as long as its record says."""
+    """Return whether a file of an artifact exists with the length in its record."""
     path, entry = artifact.folder / name, artifact.record.files.get(name)
     return entry is not None and path.is_file() and path.stat().st_size == entry.bytes
 

@@ -1,7 +1,7 @@
-"""Csv files of artifacts as the pages read them: in slices of their own lines, which a page loads.
+"""Csv files of artifacts for the evidence pages: slices of their own lines, loaded on demand.
 
-A page that is opened from a folder may load scripts and no other file, so a slice is a script that
-hands its text over. Slices joined are the whole file, whose sha256 a page holds against the record.
+A page opened from a folder may load scripts and no other file, so a slice is a script that hands
+its text over. The joined slices are the whole file; the page compares its sha256 with the record.
 """
 
 import csv
@@ -38,7 +38,7 @@ KEYS = ["sample_id", "source"]
 
 @dataclass(frozen=True)
 class Answers:
-    """A file of predictions: of which model, on rows of which manifest."""
+    """A file of predictions, with its model and the manifest of its rows."""
 
     file: str
     model: str
@@ -48,9 +48,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Table:
-    """What a page knows of a table before it loads a row; ``faces`` names that of its faces.
+    """A page's description of a table before it loads rows; ``faces`` names the table of its faces.
 
-    ``asset`` and ``file`` are where it is from; one that was joined has no ``sha256``.
+    ``asset`` and ``file`` give the source; a joined table has no ``sha256``.
     """
 
     asset: str
@@ -67,9 +67,9 @@ class Table:
 
 
 class Tables:
-    """Tables in the folder ``data`` of the pages, each written once under the name of its bytes.
+    """Tables in the folder ``data`` of the pages, each written once under the hash of its bytes.
 
-    ``images`` are the pictures of the pool that their rows name.
+    ``images`` are the pictures of the image pool that their rows name.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -82,12 +82,12 @@ class Tables:
         self._keys: dict[str, pl.DataFrame] = {}
 
     def to_json(self, names: Iterable[str]) -> dict[str, Any]:
-        """These tables, with those of their faces."""
+        """Return the descriptions of these tables and of the tables of their faces."""
         every = dict.fromkeys(n for name in names for n in (name, self.known[name].faces) if n)
         return {name: asdict(self.known[name]) for name in every}
 
     def add(self, rows: Rows) -> str:
-        """The name of the table that has these rows, which is written with its faces."""
+        """Write the table with these rows and its faces, if needed; return its name."""
         artifact, file = rows.artifact, rows.file
         entry = artifact.record.files[file]
         name = hashlib.sha256(f"{artifact.key}/{file}/{entry.sha256}".encode()).hexdigest()[:20]
@@ -106,7 +106,7 @@ class Tables:
         return name
 
     def beside(self, rows: Rows) -> list[str]:
-        """The tables of every model that answered the same rows, that of ``rows`` first."""
+        """Return the tables of every model that predicted the same rows, that of ``rows`` first."""
         name = self.add(rows)
         answers = self._answers_in(rows.artifact)
         if rows.file not in answers:
@@ -124,9 +124,10 @@ class Tables:
         return names
 
     def write_manifests(self) -> None:
-        """For each table of faces, which current manifests have each row, and in which split.
+        """Write for each table of faces which current manifests have each row, and in which split.
 
-        ``<table>.in.js`` holds every combination once, and one letter a row that names its own.
+        ``<table>.in.js`` holds every combination once, and one letter per row that names its
+        combination.
         """
         splits = [
             columns_of(made, [*KEYS, "split"])
@@ -155,7 +156,7 @@ class Tables:
             path.write_text(f'fer.rows("{name}", "in", {text});\n', encoding="utf-8")
 
     def purged(self, photos: Mapping[str, str]) -> dict[str, str]:
-        """When a face was purged, by its sample and by its photo; ``photos`` are by their hash."""
+        """Return when a face was purged, by sample and by photo; ``photos`` are keyed by hash."""
         dates = dict(photos)
         # In the manifest of a source a photo is its own group.
         made_of = manifests_of(self._store) if photos else ()
@@ -174,7 +175,7 @@ class Tables:
         return self._answers[artifact.sha256]
 
     def _faces(self, answers: Answers, data: bytes) -> str:
-        """The rows of the manifest that predictions are of, in their order."""
+        """Write the manifest's rows for predictions, in the same order; return the table's name."""
         asked = pl.read_csv(io.BytesIO(data), infer_schema=False).select(KEYS)
         table = asked.join(
             self._manifest(answers.manifest), on=KEYS, how="left", maintain_order="left"
@@ -212,7 +213,7 @@ class Tables:
 
 
 def current_of(store: Store) -> Iterator[Artifact]:
-    """Every artifact that is the current one."""
+    """Yield every current artifact."""
     places = {}
     for folder in store.runs():
         with suppress(FerError):  # What is wrong with it the claims on it say.
@@ -225,7 +226,7 @@ def current_of(store: Store) -> Iterator[Artifact]:
 
 
 def manifests_of(store: Store) -> Iterator[Artifact]:
-    """Every current manifest whose bytes are those that its record names."""
+    """Yield every current manifest whose bytes match its record."""
     return (
         artifact
         for artifact in current_of(store)
@@ -234,7 +235,7 @@ def manifests_of(store: Store) -> Iterator[Artifact]:
 
 
 def is_manifest(artifact: Artifact) -> bool:
-    """Whether it holds the rows of a manifest."""
+    """Return whether the artifact holds the rows of a manifest."""
     try:
         return bool(manifest_file(artifact))
     except NoRows:
@@ -242,7 +243,7 @@ def is_manifest(artifact: Artifact) -> bool:
 
 
 def columns_of(manifest: Artifact, columns: Iterable[str]) -> pl.DataFrame:
-    """Columns of a manifest, as far as it has them."""
+    """Return columns of a manifest, as far as it has them."""
     path = manifest.file(manifest_file(manifest))
     frame = pl.scan_csv(as_text(path), glob=False, infer_schema=False)
     known = frame.collect_schema()
@@ -250,7 +251,7 @@ def columns_of(manifest: Artifact, columns: Iterable[str]) -> pl.DataFrame:
 
 
 def _records(data: bytes) -> list[bytes]:
-    """The records of a csv with their line ends: a line break inside of quotes ends none."""
+    """Split a csv into records with their line ends; a line break inside quotes ends none."""
     lines = io.BytesIO(data).readlines()
     if b'"' not in data:
         return lines
@@ -266,7 +267,7 @@ def _records(data: bytes) -> list[bytes]:
 
 
 def answers_of(store: Store, artifact: Artifact) -> Iterator[Answers]:
-    """The files of predictions of a benchmark, a comparison or a training, as far as is known."""
+    """Yield the known files of predictions of a benchmark, a comparison or a training."""
     inputs = {item.key: item for item in artifact.record.inputs}
     for file, model, manifest, temperature in _listed_predictions(artifact):
         item = inputs.get(manifest)
@@ -278,7 +279,7 @@ def answers_of(store: Store, artifact: Artifact) -> Iterator[Answers]:
 
 
 def _listed_predictions(artifact: Artifact) -> Iterator[tuple[str, str, str, float]]:
-    """File, model, manifest and temperature of every file of predictions that is told of."""
+    """Yield file, model, manifest and temperature of every file of predictions that is listed."""
     files = artifact.record.files
     if "benchmark.json" in files:
         for model, sets in artifact.read_json("benchmark.json")["entries"].items():
