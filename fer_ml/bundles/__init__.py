@@ -1,1 +1,1 @@
-"""A network that left its artifact root: its card, its lineage, its one reader."""
+"""Deployable models outside their artifact root: their cards, lineage, and safe loading."""

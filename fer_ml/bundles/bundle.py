@@ -34,11 +34,12 @@ SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
 class Threshold(Plain):
-    """Answer at or above ``threshold``: then at most ``wanted_risk`` of the answers are wrong.
+    """A confidence threshold: of the answers at or above it, at most ``wanted_risk`` are wrong.
 
-    ``bound`` is what is 95% sure by calib; null on cards of before, whose thresholds attained the
-    risk on calib alone. ``coverage`` and ``risk`` are shares on calib: value, and both bounds of
-    its 95% interval. All four are null where no threshold has such a bound.
+    ``bound`` is the upper bound of the risk with 95% confidence, from calib. It is null on cards of
+    earlier versions, whose thresholds met the risk on calib only. ``coverage`` and ``risk`` are
+    shares on calib: the value, and both bounds of its 95% interval. All four are null where no
+    threshold has such a bound.
     """
 
     wanted_risk: float
@@ -49,13 +50,15 @@ class Threshold(Plain):
 
 
 class Card(Plain):
-    """``card.json``: what the bundle is, how to feed it, and where it comes from.
+    """``card.json``: a bundle's identity, its input format, and its origin.
 
-    ``temperature`` divides the logits before the softmax; ``unsure_below`` is the calibrated
-    confidence under which the demo says 'unsure', and one of the thresholds in ``abstention``, or 1
-    where that has none; ``frames`` says by detector which square is cut for a face, so that it is
-    the one that training saw; ``metrics`` and ``lineage`` are for reading; ``sessions`` are the
-    recorded sessions (sha256 of their log) that it learned from, on which it must not be scored.
+    - ``temperature``: divides the logits before the softmax.
+    - ``unsure_below``: the calibrated confidence under which the demo says 'unsure'; one of the
+      thresholds in ``abstention``, or 1 if there is none.
+    - ``frames``: by detector, the square that is cut for a face, so that it matches the training.
+    - ``metrics``, ``lineage``: for people to read.
+    - ``sessions``: recorded sessions (sha256 of their log) used in training, on which the model
+      must not be scored.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 2
@@ -79,7 +82,7 @@ class Card(Plain):
     sessions: tuple[str, ...] = ()
 
     def frame_of(self, detector: str) -> Frame:
-        """The square that is cut by a box of ``detector``; ``FerError`` where it is not known."""
+        """Return the square cut for a box of ``detector``; ``FerError`` for an unknown detector."""
         if detector not in self.frames:
             raise FerError(
                 f"the card of the bundle has no frame for boxes of {detector!r}",
@@ -93,7 +96,7 @@ class Card(Plain):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle, ready to run on the CPU. ``sha256`` is that of its ``card.json``."""
+    """A verified bundle, ready to run on the CPU. ``sha256`` is the hash of its ``card.json``."""
 
     folder: Path
     card: Card
@@ -101,11 +104,11 @@ class Bundle:
     session: onnxruntime.InferenceSession
 
     def logits(self, faces: np.ndarray) -> np.ndarray:
-        """``faces [N, S, S, 3] uint8`` from ``images.prepare`` to ``logits [N, C] float32``."""
+        """Map ``faces [N, S, S, 3] uint8`` from ``images.prepare`` to ``logits [N, C] float32``."""
         return self.session.run(["logits"], {"input": normalise(faces, self.card.preprocess)})[0]
 
     def probabilities(self, faces: np.ndarray) -> np.ndarray:
-        """Calibrated ``probs [N, C]``: softmax of the logits divided by the card's temperature."""
+        """Return ``probs [N, C]``: softmax of the logits divided by the card's temperature."""
         scaled = self.logits(faces) / self.card.temperature
         scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return scaled / scaled.sum(axis=1, keepdims=True)
@@ -141,7 +144,7 @@ def _card_and_hash(folder: Path) -> tuple[Card, str]:
 
 
 def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
-    """Open a bundle for inference, refusing one whose bytes differ from its card.
+    """Open a bundle for inference; ``FerError`` when its bytes differ from its card.
 
     Its network is hashed, then checked, then loaded: see ``network``.
     """

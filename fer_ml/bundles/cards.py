@@ -1,7 +1,7 @@
-"""The bundles: ONNX files with their cards, each compared with torch.
+"""Write bundles: ONNX files with their cards, each compared with torch.
 
-Every student, each teacher, and the ensemble as one network of all its members. The student that is
-deployed is one of those exports, with its benchmark on the card.
+There is one for every student, for each teacher, and for the ensemble as one network of all its
+members. The deployed student is one of those exports, with its benchmark on the card.
 """
 
 import re
@@ -49,10 +49,10 @@ RISK = 0.2
 
 @dataclass(frozen=True)
 class Origin:
-    """What a card says of the profile that trained the network.
+    """The facts on a card about the profile that trained the network.
 
-    ``drawn`` is whether its faces are synthetic; ``titles`` are those of the sources that were
-    trained on, in the profile's order; ``frames`` the squares of the detectors' boxes.
+    ``drawn`` says whether its faces are synthetic. ``titles`` are those of the training sources, in
+    the profile's order; ``frames`` are the squares of the detectors' boxes.
     """
 
     profile: str
@@ -62,7 +62,7 @@ class Origin:
 
 
 def deploy(run: RunFolder, job: Job[Any]) -> None:
-    """The selected student's bundle: its candidate's bytes, with its benchmark on the card."""
+    """Write the selected student's bundle: its candidate's bytes, the benchmark on the card."""
     name = job.input("student_selection").read_json("selection.json")["selected"]
     candidates = job.input("candidate_bundles")
     for file in (MODEL_FILE, PARITY_FILE):
@@ -81,7 +81,7 @@ def deploy(run: RunFolder, job: Job[Any]) -> None:
 
 
 def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit: float) -> None:
-    """The ensemble as one network: its members' graphs side by side, and the fusion behind them.
+    """Export the ensemble as one network: its members' graphs side by side, followed by the fusion.
 
     ``parity_limit`` is as in ``export_training``.
     """
@@ -118,7 +118,7 @@ def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit:
 
 @dataclass(frozen=True)
 class _About:
-    """What a card says beyond the bytes."""
+    """The facts on a card that are not in the network's bytes."""
 
     name: str
     architecture: str
@@ -130,7 +130,7 @@ class _About:
 
     @property
     def unsure_below(self) -> float:
-        """The threshold for ``RISK``; 1 where there is none: the model is never sure enough."""
+        """The threshold for ``RISK``; 1 where there is none, so that every answer is unsure."""
         chosen = next(threshold for threshold in self.abstention if threshold.wanted_risk == RISK)
         return 1.0 if chosen.threshold is None else chosen.threshold
 
@@ -146,10 +146,10 @@ def export_training(
 ) -> None:
     """Export the checkpoint of ``trained``, write its card, and compare both on faces.
 
-    ``metrics`` are the card's, by evaluation set. ``parity_limit`` is what a logit may differ by,
-    which ``parity.json`` states. ``exporter`` saves the tracing of networks of one structure.
-    ``job`` holds ``hq_train_manifest``; ``FerError`` when its calib rows are not those that
-    ``trained`` was calibrated on.
+    ``metrics`` are the card's, by evaluation set. ``parity_limit`` is the largest allowed
+    difference of a logit; ``parity.json`` states it. ``exporter`` reuses the trace of networks of
+    one structure. ``job`` holds ``hq_train_manifest``. Raises ``FerError`` when its calib rows are
+    not those that ``trained`` was calibrated on.
     """
     exporter = exporter or Exporter()
     checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
@@ -182,7 +182,7 @@ def export_training(
 def _abstention(
     calib: pl.DataFrame, logits: np.ndarray, y: np.ndarray, temperature: float
 ) -> tuple[Threshold, ...]:
-    """The thresholds of the card, from the rows of calib."""
+    """Compute the thresholds of the card from the rows of calib."""
     probs = softmax(logits, temperature)
     confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
     by_risk = thresholds(confidence, correct, calib["group_id"].to_numpy())
@@ -295,6 +295,6 @@ def _card(
 
 
 def sessions_in(images: Sequence[str]) -> tuple[str, ...]:
-    """The recorded sessions that training images come from, by the folder names of a buffer."""
+    """Return the recorded sessions that training images come from, by a buffer's folder names."""
     matches = (re.search(SESSION_FOLDER, name) for name in images)
     return tuple(sorted({match.group(1) for match in matches if match}))

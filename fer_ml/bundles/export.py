@@ -1,4 +1,4 @@
-"""Checkpoints as ONNX files, and the proof that torch and ONNX compute the same."""
+"""Export checkpoints as ONNX files, and measure that torch and ONNX agree."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ OPSET = 18
 
 
 class ServedHead(torch.nn.Module):
-    """An ArcFace network with the head that it answers with: the choice is no part of a graph."""
+    """An ArcFace network with only the head that answers, so that its graph has no choice."""
 
     def __init__(self, network: ArcFaceNet) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ServedHead(torch.nn.Module):
         self.arc = bool(network.arc_in_use)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """``images [N, 3, S, S]`` to ``logits [N, C]``."""
+        """Map ``images [N, 3, S, S]`` to ``logits [N, C]``."""
         outputs = self.network.outputs(images)
         if not self.arc:
             return outputs.logits
@@ -49,7 +49,7 @@ class Exporter:
         self._traced: dict[tuple[Any, ...], torch.onnx.ONNXProgram] = {}
 
     def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        """Write the network as one file, dynamic in the batch, without traces of this machine."""
+        """Write the network as one file with a dynamic batch size and no traces of this machine."""
         network: torch.nn.Module = checkpoint.network()
         if isinstance(network, ArcFaceNet):
             network = ServedHead(network).eval()
@@ -74,7 +74,7 @@ class Exporter:
 
 
 def _trace(network: torch.nn.Module, size: int) -> torch.onnx.ONNXProgram:
-    """The graph of a network as it stands: its initializers are named as its weights are."""
+    """Return the graph of a network; its initializers are named like its weights."""
     program = torch.onnx.export(
         network,
         (torch.zeros(2, 3, size, size),),
@@ -104,7 +104,7 @@ def _trace(network: torch.nn.Module, size: int) -> torch.onnx.ONNXProgram:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Take out the source paths and stack traces that the exporter notes at every node."""
+    """Remove the source paths and stack traces that the exporter stores at every node."""
     model.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:]
     for node in model.graph.node:
@@ -125,7 +125,7 @@ def fused(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> Network:
-    """The networks of ``checkpoints`` as one, in torch."""
+    """Return the networks of ``checkpoints`` fused into one torch network."""
     networks = [checkpoint.network() for checkpoint in checkpoints]
 
     def answer(images: torch.Tensor) -> np.ndarray:
@@ -135,9 +135,10 @@ def fused(
 
 
 def parity(network: Network, folder: Path, faces: FaceSet) -> float:
-    """Largest absolute difference of a logit between torch and ONNX Runtime on ``faces``.
+    """Return the largest absolute difference of a logit between torch and ONNX Runtime.
 
-    ``folder`` is the bundle that is to compute what ``network`` does.
+    Both are evaluated on ``faces``; ``folder`` is the bundle that should compute what ``network``
+    does.
     """
     bundle = load_bundle(folder)
     images = np.asarray(faces.images)
@@ -152,7 +153,7 @@ def fuse_onnx(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> onnx.ModelProto:
-    """One network ``input`` to ``logits`` that computes ``fusion.fuse`` of its members."""
+    """Return one network, ``input`` to ``logits``, that computes ``fusion.fuse`` of its members."""
     models = [
         onnx.compose.add_prefix(model, f"m{i}_", rename_inputs=False)
         for i, model in enumerate(members)

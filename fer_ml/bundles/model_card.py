@@ -13,7 +13,7 @@ _COLOURS = {"grey": "grey", "rgb": "colour"}
 
 
 def as_markdown(card: Card, chain: Chain | None) -> str:
-    """What it is, how good it is and for whom it is not; with its chain where it has one."""
+    """Return the card as Markdown: the model, its quality, its limits, and its chain if given."""
     return "\n".join([*_what(card), *_how_good(card), *_abstention(card), *_chain(chain)]) + "\n"
 
 

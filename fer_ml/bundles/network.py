@@ -1,11 +1,11 @@
-"""ONNX networks at the door: the one place that hands bytes to ONNX Runtime. Needs no torch.
+"""Check ONNX networks before use; only this module hands bytes to ONNX Runtime. Needs no torch.
 
-A network is a program. Before it runs, its operators are held against a list: those that image
-classifiers are made of, and none that loops, branches, draws numbers, or comes from elsewhere. A
-network that keeps tensors in other files is refused, since these would be read from wherever it
-says. What it costs for one face is reckoned from the file before a session is made; while it runs,
-memory is bounded too. The bytes that were judged are the bytes that run, and as ONNX: the runtime
-would also guess its own format from them.
+A network is a program. Before it runs, its operators are compared with a list of those that image
+classifiers need: none that loops, branches, draws random numbers, or is custom. A network that
+keeps tensors in other files is refused, since it could name any file. The cost for one face is
+computed from the file before a session is made; memory is also bounded at run time. The checked
+bytes are the bytes that run, and they run as ONNX, because the runtime would also accept its own
+format.
 """
 
 from collections.abc import Iterator
@@ -43,16 +43,16 @@ _STANDARD = ("", "ai.onnx")
 
 
 def read_network(path: Path, size: int = LARGEST) -> bytes:
-    """The bytes of a network that may be run; ``FerError`` says why others may not."""
+    """Return the bytes of a network that passed the check; ``FerError`` states the fault."""
     data = read_file(path, MAX_BYTES)
     check_network(data, path, size)
     return data
 
 
 def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
-    """``FerError`` unless ``data`` is a network of ``OPERATORS`` that holds all of its tensors.
+    """Raise ``FerError`` unless ``data`` uses only ``OPERATORS`` and contains all of its tensors.
 
-    Its input is a face of ``size`` px, unless the network says its own.
+    Its input is a face of ``size`` px, unless the network states its own size.
     """
     try:
         model = onnx.load_model_from_string(data)
@@ -110,7 +110,7 @@ def check_network(data: bytes, where: Path, size: int = LARGEST) -> None:
 
 
 def _fault(node: onnx.NodeProto, functions: set[tuple[str, str]]) -> str:
-    """The operator, when it is not one of ``OPERATORS`` or of the network's ``own`` functions."""
+    """Name the operator if it is neither in ``OPERATORS`` nor one of the network's functions."""
     # Protobuf gives bytes for what is no UTF-8.
     name = str(node.op_type) if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
@@ -124,7 +124,7 @@ def _of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 
 
 def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    """A session on the CPU for ``data``, which ``check_network`` let in.
+    """Return a CPU session for ``data``, which ``check_network`` must have accepted.
 
     One thread is the default because it gives the steadier latency for one face a frame.
     """
@@ -148,7 +148,7 @@ def open_network(data: bytes, where: Path, *, threads: int = 1) -> onnxruntime.I
 
 @cache
 def _bound_memory() -> None:
-    """A few bytes can ask for a tensor of terabytes: an arena for all sessions says no."""
+    """Limit the memory of all sessions: a few bytes can ask for a tensor of terabytes."""
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )

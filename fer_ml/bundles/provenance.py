@@ -1,8 +1,8 @@
-"""The chain of a bundle that left its artifact root: all that it was made from, by hash.
+"""The chain of a bundle outside its artifact root: everything it was made from, by hash.
 
-``lineage.json`` lies beside the bundle. It holds, of each artifact from the bundle down to the raw
-folders, the hash of every file, the hashes of its inputs, and its recipe, so that anybody can
-verify that the chain closes, and compare it with artifacts where they are.
+``lineage.json`` lies beside the bundle. For each artifact from the bundle down to the raw folders
+it holds the hash of every file, the hashes of its inputs, and its recipe. So anybody can verify
+that the chain is complete, and compare it with the artifacts where these exist.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,12 +34,12 @@ class Named(Plain):
 
     @property
     def label(self) -> str:
-        """``teacher[RN18]``."""
+        """The label, such as ``teacher[RN18]``."""
         return asset_label(self.asset, self.partition)
 
 
 class Link(Named):
-    """One artifact: its files, what it was made from, and how."""
+    """One artifact of a chain: its files, its inputs, and its recipe."""
 
     files: dict[str, FileEntry]
     inputs: tuple[Named, ...]
@@ -53,7 +53,7 @@ class Link(Named):
 class Chain(Plain):
     """``lineage.json``: ``links`` from the raw folders up; the last one holds the bundle.
 
-    ``place`` is the bundle's folder in that artifact, and ``raw`` the fingerprints of raw folders.
+    ``place`` is the bundle's folder in that artifact, ``raw`` the fingerprints of raw folders.
     """
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
@@ -68,7 +68,7 @@ class Chain(Plain):
 
 
 def chain_of(nodes: Iterable[Node], place: str) -> Chain:
-    """The chain of verified nodes, each after its inputs; ``FerError`` where one must not be used.
+    """Return the chain of verified nodes, inputs first; ``FerError`` if one must not be used.
 
     Paths of this machine are left out.
     """
@@ -103,7 +103,7 @@ def chain_of(nodes: Iterable[Node], place: str) -> Chain:
 
 
 def read_chain(folder: Path) -> Chain:
-    """The chain beside a bundle; ``FerError`` where there is none."""
+    """Read the chain beside a bundle; ``FerError`` where there is none."""
     path = folder / CHAIN_FILE
     try:
         return Chain.model_validate_json(read_file(path, MAX_CHAIN), context=path)
@@ -124,7 +124,7 @@ def read_chain(folder: Path) -> Chain:
 
 
 def verify_chain(bundle: Bundle) -> Chain:
-    """The chain beside a bundle, after every hash in it was found to close; else ``FerError``."""
+    """Return the chain beside a bundle with every hash checked; ``FerError`` on a mismatch."""
     chain = read_chain(bundle.folder)
     faults = list(_faults(bundle, chain))
     if faults:

@@ -1,10 +1,10 @@
-"""Smaller bundles for phones and small boards: fp16 and int8, each behind accuracy and latency.
+"""Smaller bundles for phones and small boards: fp16 and int8, limited in accuracy and latency.
 
-A precision is offered only where it keeps macro-F1 on val and the full network's time, measured
-side by side on this machine, within given limits. Its figures are kept either way. fp16 stores the
-weights in half the bytes; ONNX Runtime makes them fp32 when it loads them, so they are computed
-with as fast as before. Weights and activations in int8 follow ONNX Runtime's static quantisation
-(QDQ, one scale for each channel), with ranges from faces of calib.
+A precision is offered only if the loss of macro-F1 on val and its time relative to the full
+network, measured side by side on this machine, are within given limits. Its figures are kept either
+way. fp16 stores the weights in half the bytes; ONNX Runtime converts them to fp32 on loading, so
+they are not faster. Weights and activations in int8 follow ONNX Runtime's static quantisation (QDQ,
+one scale for each channel), with ranges from faces of calib.
 """
 
 import logging
@@ -41,7 +41,7 @@ BATCH = 32
 
 
 def to_fp16(source: Path, target: Path) -> None:
-    """Large weights are stored in fp16 and cast to float32 on loading."""
+    """Write a network whose large weights are stored in fp16 and cast to float32 on loading."""
     model = onnx.load_model_from_string(read_network(source))
     graph, casts = model.graph, []
     for tensor in graph.initializer:
@@ -66,7 +66,7 @@ def to_fp16(source: Path, target: Path) -> None:
 
 
 def to_int8(source: Path, target: Path, faces: np.ndarray) -> None:
-    """Static int8, with ranges from ``faces [N, 3, S, S] float32``, normalised."""
+    """Write a static int8 network, with ranges from ``faces [N, 3, S, S] float32``, normalised."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -92,7 +92,7 @@ def to_int8(source: Path, target: Path, faces: np.ndarray) -> None:
 
 
 class _Batches:
-    """Faces in batches, as ONNX Runtime's calibration asks for them."""
+    """Batches of faces in the form that ONNX Runtime's calibration needs."""
 
     def __init__(self, faces: np.ndarray) -> None:
         self._batches: Iterator[np.ndarray] = iter(
@@ -105,7 +105,7 @@ class _Batches:
 
 
 def latency_ratios(models: dict[str, Path], face: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Median ms of one face by model, and its ratio to the first one, timed in turn.
+    """Return the median ms for one face by model, and its ratio to the first, measured in turns.
 
     ``face [1, 3, S, S] float32``; one thread, as the demo runs.
     """
@@ -130,8 +130,8 @@ def try_precisions(
 ) -> None:
     """Try every precision; ``<precision>/`` holds a bundle where it is offered.
 
-    It is, where it loses at most ``accuracy_limit`` of macro-F1 on val, and one face takes at most
-    ``latency_limits`` times what it takes in fp32.
+    It is offered if it loses at most ``accuracy_limit`` of macro-F1 on val, and one face takes at
+    most ``latency_limits`` times the time in fp32.
     """
     artifact = job.input("student_bundle")
     full = load_bundle(artifact.folder)
@@ -165,7 +165,7 @@ def try_precisions(
 
 
 def _figures(models: dict[str, Path], full: Bundle, val: FaceSet) -> dict[str, dict[str, Any]]:
-    """What each network says of ``val`` against fp32; none of them is offered yet."""
+    """Measure each network on ``val`` against fp32; none is offered yet."""
     logits = {name: _logits(path, full, val) for name, path in models.items()}
     scores = {
         name: float(classification_metrics(val.y, values)["macro_f1"])
@@ -187,7 +187,7 @@ def _figures(models: dict[str, Path], full: Bundle, val: FaceSet) -> dict[str, d
 def _offer(
     target: Path, network: Path, full: Bundle, precision: Precision, against: dict[str, Any]
 ) -> None:
-    """Put a network and its card into a folder of their own."""
+    """Write a network and its card into a folder of their own."""
     target.write_bytes(read_network(network))
     # The benchmark is of the full network: the card says how near this one is to it.
     changes = {
@@ -204,7 +204,7 @@ def _faces(job: Job[Any], bundle: Bundle, split: str) -> FaceSet:
 
 
 def _logits(path: Path, bundle: Bundle, faces: FaceSet) -> np.ndarray:
-    """``[N, C] float32`` of all faces."""
+    """Return ``[N, C] float32`` of all faces."""
     session = open_network(read_network(path), path)
     spec = bundle.card.preprocess
     return np.concatenate(

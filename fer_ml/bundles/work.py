@@ -1,6 +1,6 @@
-"""What a network costs for one face, reckoned from its file before it is run. Needs no torch.
+"""Compute a network's cost for one face from its file, before it is run. Needs no torch.
 
-Sizes of all tensors follow from the size of the input; a network whose sizes do not is refused. A
+The sizes of all tensors must follow from the size of the input; otherwise the network is refused. A
 few bytes can ask for terabytes (a constant, a resize) or for years (functions that call each other
 twice, twice, ...).
 """
@@ -40,7 +40,7 @@ Shape = tuple[int, ...]
 
 
 def require_bounded(model: onnx.ModelProto, where: Path, size: int) -> None:
-    """``FerError`` unless ``model`` costs little for one face of ``size`` px."""
+    """Raise ``FerError`` unless ``model`` has a small, bounded cost for one face of ``size`` px."""
     _require_few(model, where)
     try:
         if model.functions:
@@ -81,7 +81,7 @@ def _unbounded(what: str, where: Path) -> FerError:
 
 
 def _require_few(model: onnx.ModelProto, where: Path) -> None:
-    """Count operators and their bytes without putting functions in the place of their calls."""
+    """Count operators and their bytes without expanding calls of functions."""
     bodies = {(function.domain, function.name): function.node for function in model.functions}
     counts: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -117,10 +117,10 @@ def _require_few(model: onnx.ModelProto, where: Path) -> None:
 def _shapes(
     graph: onnx.GraphProto, opsets: list[onnx.OperatorSetIdProto], version: int, size: int
 ) -> tuple[dict[str, Shape], list[onnx.NodeProto]]:
-    """The shape of each tensor that has one, and the operators.
+    """Return the shape of each tensor that has one, and the operators.
 
-    Large tensors are known by their shapes alone. What is computed of sizes is computed here, as
-    far as it is small, since later sizes follow from it.
+    Large tensors are known by their shapes alone. Small tensors computed from sizes are evaluated
+    here, since later sizes follow from them.
     """
     _require_one_maker(graph)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -164,7 +164,7 @@ def _shapes(
 
 
 def _require_one_maker(graph: onnx.GraphProto) -> None:
-    """A tensor that two operators make would have the size of one, and do the work of the other."""
+    """Refuse a tensor with two producers: it would have one's size and the other's work."""
     initializers = [tensor.name for tensor in graph.initializer]
     given = [value.name for value in graph.input if value.name not in initializers]
     made = Counter(
@@ -175,7 +175,7 @@ def _require_one_maker(graph: onnx.GraphProto) -> None:
 
 
 def _require_numbers(kinds: Mapping[str, tuple[int, list[int]]]) -> None:
-    """Texts have any length, and are copied outside of the arena that bounds memory."""
+    """Refuse texts: they have any length, and are copied outside of the bounded arena."""
     texts = [name for name, (kind, _) in kinds.items() if kind == onnx.TensorProto.STRING]
     if texts:
         raise ValueError(f"{texts[0]!r} holds texts")
@@ -196,7 +196,7 @@ def _computed(
     shapes: dict[str, Shape],
     opsets: list[onnx.OperatorSetIdProto],
 ) -> dict[str, np.ndarray]:
-    """The output of an operator on sizes, when its inputs are known and it is small."""
+    """Evaluate an operator on sizes, when its inputs are known and its output is small."""
     names = [name for name in node.input if name]
     if node.op_type in ("Shape", "Size") and names[0] in shapes:
         values = {names[0]: np.broadcast_to(np.zeros((), bool), shapes[names[0]])}
@@ -218,7 +218,7 @@ def _computed(
 
 
 def _face(given: onnx.ValueInfoProto, size: int) -> onnx.ValueInfoProto:
-    """An input with a number for each of its sizes: one face, three colours, ``size`` px."""
+    """Return an input with all sizes fixed: one face, three colours, ``size`` px."""
     kind = given.type.tensor_type
     dims = kind.shape.dim if kind.HasField("shape") else [onnx.TensorShapeProto.Dimension()] * 4
     usual = [1, 3, size, size]
@@ -230,7 +230,7 @@ def _face(given: onnx.ValueInfoProto, size: int) -> onnx.ValueInfoProto:
 
 
 def _products(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    """Multiplications of one operator, or what takes as long."""
+    """Return the multiplications of one operator, or an equivalent cost."""
     inputs = [shapes.get(name, ()) for name in node.input]
     out = max((prod(shapes[name]) for name in filter(None, node.output)), default=0)
     read = sum(map(prod, filter(None, inputs)))

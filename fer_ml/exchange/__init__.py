@@ -1,6 +1,6 @@
-"""Formats of other tools: the lineage, manifests as Croissant, evidence as an RO-Crate.
+"""Export to formats of other tools: the lineage, manifests as Croissant, evidence as an RO-Crate.
 
-The lineage names artifacts by asset and hash, and holds no path of a machine and no face.
+The lineage names artifacts by asset and hash, and contains no paths of a machine and no faces.
 """
 
 import importlib
@@ -21,9 +21,9 @@ WRITERS: dict[Format, str] = {
 
 
 def export_lineage(nodes: Sequence[Node], profile: str, format: str, out: Path) -> None:
-    """Write ``nodes`` (of ``facts.everything``) as one file; manifests, as Croissant, as a folder.
+    """Write ``nodes`` (of ``lineage_nodes``) as one file; for Croissant, the manifests as a folder.
 
-    ``FerError`` when ``out`` exists, the format is unknown, or its library is not installed.
+    Raises ``FerError`` when ``out`` exists, the format is unknown, or its library is not installed.
     """
     if format not in get_args(Format):
         raise FerError(

@@ -1,7 +1,7 @@
-"""What an RO-Crate says of itself (``ro-crate-metadata.json``), as a Process Run Crate.
+"""The metadata of an RO-Crate (``ro-crate-metadata.json``), as a Process Run Crate.
 
-Each file of it is a File with its hash, each artifact a Dataset of such files, its making a
-CreateAction, each claim a Claim on what it rests on. Raw folders are told by their fingerprint.
+Each file is a File with its hash, each artifact a Dataset of such files, its making a CreateAction,
+and each claim a Claim on the artifacts it rests on. Raw folders are given by their fingerprint.
 """
 
 from collections.abc import Iterable, Mapping
@@ -62,7 +62,7 @@ FIXED: tuple[Entity, ...] = (
 
 
 def folder_of(artifact: Artifact) -> str:
-    """Where an artifact stands in a crate."""
+    """Return the path of an artifact's folder inside a crate."""
     record = artifact.record
     home = "/".join(part for part in (record.asset, record.partition) if part)
     return f"artifacts/{home}/{artifact.folder.name}"
@@ -71,7 +71,7 @@ def folder_of(artifact: Artifact) -> str:
 def metadata(
     title: str, claims: Iterable[Resolved], nodes: Iterable[Node], files: Mapping[str, FileEntry]
 ) -> dict[str, Any]:
-    """The metadata of a crate of ``files``, by their paths in it.
+    """Return the metadata of a crate; ``files`` are keyed by their paths in it.
 
     ``nodes`` are all steps that the ``claims`` rest on.
     """
@@ -106,7 +106,7 @@ def metadata(
 
 
 def stated_files(graph: Iterable[Entity]) -> dict[str, FileEntry]:
-    """The files that a crate's metadata lists; ``ValueError`` for one that it does not describe."""
+    """Return the files that a crate's metadata lists; ``ValueError`` for one not described."""
     entries = {}
     for entity in graph:
         if entity["@type"] == "File":
@@ -141,7 +141,7 @@ def _file(name: str, entry: FileEntry) -> Entity:
 
 
 def _step(node: Node, files: Mapping[str, FileEntry]) -> list[Entity]:
-    """A raw folder as a value; an artifact with its facts, and its making."""
+    """Describe a step: a raw folder as a value, an artifact with its facts and its making."""
     if node.artifact is None:
         return [_value(_name(node), node.item.key, node.item.sha256)]
     base = _name(node)
@@ -201,7 +201,7 @@ def _claim(claim: Resolved) -> list[Entity]:
 
 
 def _refs(identifiers: Iterable[str]) -> Any:
-    """References; a single one stands alone, as RO-Crate advises."""
+    """Return references; a single one is not wrapped in a list, as RO-Crate advises."""
     references = [{"@id": identifier} for identifier in identifiers]
     return references[0] if len(references) == 1 else references
 

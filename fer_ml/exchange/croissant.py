@@ -1,6 +1,6 @@
-"""Manifests as a Croissant data set: ``croissant.json`` with the tables beside it (MLCommons 1.0).
+"""Manifests as a Croissant data set: ``croissant.json`` and the tables (MLCommons 1.0).
 
-The tables are copies of the manifests' csv, by hash; the pictures stay where they are.
+The tables are copies of the manifests' csv, with hashes; the pictures are not copied.
 """
 
 import csv

@@ -1,6 +1,6 @@
-"""W3C PROV: artifacts are entities, making them is an activity, gates are attributes.
+"""The lineage as W3C PROV: artifacts are entities, their making activities, gates attributes.
 
-PROV-JSON, or PROV-N or JSON-LD by the suffix of the file.
+The format is PROV-JSON, PROV-N or JSON-LD, by the suffix of the file.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ FORMATS = {".json": "json", ".jsonld": "jsonld", ".provn": "provn"}
 
 
 def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
-    """Write the document that ``out``'s suffix names."""
+    """Write the PROV document in the format of ``out``'s suffix."""
     if out.suffix not in FORMATS:
         raise FerError(
             f"unknown suffix {out.suffix!r}",
@@ -40,7 +40,7 @@ def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
 
 
 def document(nodes: Sequence[Node], profile: str) -> ProvDocument:
-    """All nodes, each after what it was made from."""
+    """Return the PROV document of all nodes, each after its inputs."""
     made = ProvDocument()
     made.add_namespace(FER)
     software = made.agent(
@@ -79,12 +79,12 @@ def document(nodes: Sequence[Node], profile: str) -> ProvDocument:
 
 
 def name_of(node: Node, profile: str) -> QualifiedName:
-    """The name of an artifact in the document: profile, asset, partition, content hash."""
+    """Return the name of an artifact in the document: profile, asset, partition, content hash."""
     return FER[f"{profile}.{path_of(node).replace('/', '.')}.{node.item.sha256}"]
 
 
 def _files_and_gates(node: Node) -> list[tuple[QualifiedName, str]]:
-    """``fer:file`` as ``name sha256``; ``fer:gate`` as ``rule verdict blocking|warning``."""
+    """Return ``fer:file`` as ``name sha256``, ``fer:gate`` as ``rule verdict blocking|warning``."""
     if node.artifact is None:
         return []
     files = [f"{name} {entry.sha256}" for name, entry in node.artifact.record.files.items()]

@@ -1,7 +1,7 @@
 """OpenLineage run events, one JSON object a line (openlineage.io, spec 2-0-2).
 
-Each artifact is a run of the job that bears its asset's name: START, and COMPLETE with its inputs
-and its output. Its gates are such a run of ``<asset>/gates``; its input carries the assertions.
+Each artifact is a run of the job named after its asset: START, and COMPLETE with its inputs and its
+output. Its gates are a run of ``<asset>/gates``, whose input carries the assertions.
 """
 
 import json
@@ -42,13 +42,13 @@ from fer_ml.storage.artifact import Artifact
 
 
 def write(nodes: Sequence[Node], profile: str, out: Path) -> None:
-    """Write all events, in the order in which the artifacts follow each other."""
+    """Write all events, each artifact's after those of its inputs."""
     lines = [Serde.to_json(event) for node in nodes for event in events(node, profile)]
     write_atomic(out, ("\n".join(lines) + "\n").encode())
 
 
 def events(node: Node, profile: str) -> Iterator[RunEvent]:
-    """The events of one artifact; none for raw folders and for bytes that are no longer here."""
+    """Yield the events of one artifact; none for raw folders and for deleted artifacts."""
     artifact = node.artifact
     if artifact is None:
         return
@@ -101,7 +101,7 @@ def _job(name: str, profile: str, kind: str) -> Job:
 
 
 def _dataset(node: Node, profile: str) -> dict[str, Any]:
-    """Arguments of a dataset: its name, and its content hash (a raw folder's fingerprint)."""
+    """Return the arguments of a dataset: name, and content hash (a raw folder's fingerprint)."""
     facets: dict[str, DatasetFacet] = {
         "version": dataset_version_dataset.DatasetVersionDatasetFacet(
             datasetVersion=node.item.sha256, producer=PRODUCER

@@ -1,8 +1,8 @@
-"""The evidence of claims as one zip, an RO-Crate, which is verified without this project's store.
+"""The evidence of claims as one zip, an RO-Crate, which can be verified without a store.
 
-It holds the claims, and of each artifact that they rest on its record, its receipts and its tables.
-Weights, arrays and pages stay where they are, known by their hashes in the record; so do faces,
-unless they are asked for: then those of the rows behind the claims are in it, and contact sheets.
+It contains the claims and, for each artifact they rest on, its record, receipts and tables.
+Weights, arrays and pages are left out; the record gives their hashes. Faces are left out too unless
+asked for: then the faces of the rows behind the claims and the contact sheets are included.
 """
 
 import errno
@@ -51,9 +51,9 @@ _FIX = "ask for it again, or export it again with 'fer claims export'"
 def export_evidence(
     verified: Verified, store: Store, reports: Sequence[Node], out: Path, *, faces: bool = False
 ) -> dict[str, FileEntry]:
-    """Write the zip of claims that hold, with ``reports`` beside them; the same bytes every time.
+    """Write the zip of grounded claims, with ``reports``; equal input gives equal bytes.
 
-    Returns its files. ``FerError`` when a claim is not grounded, or ``out`` is there.
+    Returns its files. Raises ``FerError`` when a claim is not grounded, or ``out`` exists.
     """
     require_new(out)
     if out.suffix != ".zip":
@@ -105,10 +105,10 @@ def export_evidence(
 
 @contextmanager
 def verified_evidence(path: Path, claims: Path | None, demands: Demands) -> Iterator[Verified]:
-    """The claims of a zip, or of its folder, held against the artifacts in it; or other claims.
+    """Verify an exported zip or its folder, with its own claims or other ``claims``.
 
-    Every file is as its metadata says: ``FerError`` for what is cut off, altered, missing, or more
-    than it lists.
+    Every file must match the metadata: ``FerError`` for a file that is truncated, altered, missing,
+    or not listed.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = path
@@ -120,7 +120,7 @@ def verified_evidence(path: Path, claims: Path | None, demands: Demands) -> Iter
 
 
 def is_evidence(path: Path) -> bool:
-    """Whether ``path`` is an exported zip or its folder, rather than an artifact folder."""
+    """Return whether ``path`` is an exported zip or its folder, not an artifact root."""
     return path.is_file() or (path / METADATA).is_file()
 
 
@@ -131,7 +131,7 @@ def _claims_text(claims_file: ClaimsFile) -> str:
 
 
 def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[str, Path]:
-    """What a crate holds of an artifact, by the path there."""
+    """Return the files of an artifact that a crate contains, by their path in it."""
     record, base = artifact.record, folder_of(artifact)
     home = store.home(record.asset, record.partition)
     files = {f"{PurePosixPath(base).parent}/{CURRENT_FILE}": home / CURRENT_FILE}
@@ -148,7 +148,7 @@ def _files(store: Store, artifact: Artifact, report: bool, faces: bool) -> dict[
 
 
 def _pictures(store: Store, verified: Verified, place: Path) -> dict[str, Path]:
-    """The faces of the rows behind the claims, as far as no purge took them."""
+    """Return the faces of the rows behind the claims that were not purged."""
     # These read tables with polars, which whoever verifies claims does without.
     from fer_ml.evidence.rows import evidence_of
     from fer_ml.evidence.tables import Tables
@@ -171,7 +171,7 @@ def _kept(name: str, report: bool, faces: bool) -> bool:
 
 
 def _write_zip(sources: dict[str, Path], out: Path) -> None:
-    """Nothing in it says when, where or by whom it was written."""
+    """Write a zip without times, machine or user, so that equal content gives equal bytes."""
     partial = temporary(out)
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -235,7 +235,7 @@ def _unpack(path: Path, place: Path) -> None:
 
 
 def _require_listed_files(folder: Path) -> None:
-    """Every file is there, as listed, and no other."""
+    """Require that every listed file is there and matches, and no other file."""
     try:
         stated = _stated(read_json(folder / METADATA, root=folder), folder)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What is told of each artifact, whatever the format."""
+"""Facts of an artifact that every export format states."""
 
 import re
 import uuid
@@ -19,16 +19,16 @@ LICENCE = "as the training data's; the faces of FER datasets are for research on
 
 
 def software_version() -> str:
-    """The version of this project that is installed."""
+    """Return the installed version of this project."""
     return version(SOFTWARE)
 
 
 def lineage_nodes(
     store: Store, artifacts: Iterable[Artifact], fingerprints: dict[str, str]
 ) -> list[Node]:
-    """The artifacts and all they rest on, down to the raw folders; each after its inputs.
+    """Return the artifacts and everything they rest on, down to raw folders, each after its inputs.
 
-    Every byte is verified; what must not be trusted carries a ``problem``.
+    Every byte is verified; a step that must not be trusted has a ``problem``.
     """
     tracer = Tracer(store, fingerprints)
     nodes: dict[tuple[str, str], Node] = {}
@@ -53,23 +53,26 @@ def lineage_nodes(
 
 
 def path_of(node: Node) -> str:
-    """Asset and partition as a path: ``teacher/RN18``."""
+    """Return asset and partition as a path: ``teacher/RN18``."""
     return "/".join(part for part in (node.item.asset, node.item.partition) if part)
 
 
 def times(artifact: Artifact) -> tuple[datetime, datetime]:
-    """When the making of an artifact began and ended, UTC."""
+    """Return the start and end of an artifact's making, in UTC."""
     end = datetime.fromisoformat(artifact.record.created_at).astimezone(UTC)
     return end - timedelta(seconds=artifact.record.seconds), end
 
 
 def run_uuid(artifact: Artifact, what: str = "") -> str:
-    """One id for the making of one artifact, since a Dagster run makes several; or for ``what``."""
+    """Return an id for the making of one artifact, or for its part ``what``.
+
+    The Dagster run has no such id, since one run makes several artifacts.
+    """
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{artifact.key}/{artifact.folder.name}/{what}"))
 
 
 def artifact_facts(node: Node) -> dict[str, str]:
-    """Short facts of an artifact as text: version of the code, splits, adoption, faults."""
+    """Return short facts of an artifact as text: code version, splits, adoption, faults."""
     facts = {"problem": _PATH.sub(_last_part, node.problem)} if node.problem else {}
     if node.artifact is None:
         return facts
@@ -92,7 +95,7 @@ def _last_part(found: re.Match[str]) -> str:
 
 
 def portable(value: Any) -> Any:
-    """JSON values in which each absolute path of a machine is only its last part."""
+    """Return JSON values with each absolute path reduced to its last part."""
     if isinstance(value, dict):
         return {key: portable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

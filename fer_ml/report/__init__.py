@@ -1,1 +1,1 @@
-"""The report: rendered from a template of references, and checks on any Markdown report."""
+"""The report, rendered from a template of references, and checks for any Markdown report."""

@@ -1,4 +1,4 @@
-"""Cells of the report's tables: one value as Markdown, and the rows of the benchmark."""
+"""Cells of the report's tables: values as Markdown, and the rows of benchmark tables."""
 
 import csv
 import itertools
@@ -20,7 +20,7 @@ WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 
 
 def claim_text(claim: Mapping[str, Any]) -> Markdown:
-    """A claim's value as it is printed."""
+    """Return a claim's value as Markdown, as it is printed."""
     if "shown" in claim:
         return escape(claim["shown"])
     value = claim["value"]
@@ -30,9 +30,9 @@ def claim_text(claim: Mapping[str, Any]) -> Markdown:
 
 
 def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:
-    """A value of a JSON file; ``decimals`` are for fractions, and leave whole numbers as they are.
+    """Return a value of a JSON file as Markdown; ``decimals`` applies to fractions only.
 
-    ``FerError`` for a fraction without ``decimals``, and for what is no value.
+    Raises ``FerError`` for a fraction without ``decimals``, and for an object or a list.
     """
     if value is None:
         return Markdown("not measured")
@@ -63,12 +63,12 @@ def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:
 
 
 def words(status: str) -> Markdown:
-    """A status of claims as words."""
+    """Return a status of a claim in words."""
     return escape(status.replace("_", " "))
 
 
 def number_of(text: str) -> float | None:
-    """The finite number that a cell of a csv holds, or ``None``."""
+    """Return the finite number in a cell of a csv, or ``None`` if it holds none."""
     try:
         value = float(text)
     except ValueError:
@@ -77,7 +77,7 @@ def number_of(text: str) -> float | None:
 
 
 def cell(text: str, decimals: int | None) -> str:
-    """A cell of a csv; ``decimals`` are for its fractions, and leave whole numbers as they are."""
+    """Format a cell of a csv; ``decimals`` applies to fractions, whole numbers stay as they are."""
     value = number_of(text)
     if value is None or decimals is None or "." not in text:
         return escape(text)
@@ -85,12 +85,12 @@ def cell(text: str, decimals: int | None) -> str:
 
 
 def linked(text: str, address: str) -> Markdown:
-    """A text, as Markdown, that leads somewhere."""
+    """Return ``text`` (Markdown) as a link to ``address``."""
     return Markdown(f"[{text}]({address})")
 
 
 def benchmark_numbers(results: Results, show: str) -> Iterator[tuple[str, str]]:
-    """Pointer and text of each number that the table of one evaluation set prints of a model."""
+    """Yield pointer and text of each number of a model in the table of one evaluation set."""
     for model, entry in results.entries.items():
         for tail, text in _numbers(results, entry, show):
             yield results.pointers[model] + tail, text
@@ -111,7 +111,7 @@ def _numbers(results: Results, entry: Mapping[str, Any], show: str) -> Iterator[
 
 
 def comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Pointer and text of each number that the table of a comparison prints."""
+    """Yield pointer and text of each number in the table of a comparison."""
     yield "/runs", str(comparison["runs"])
     for arm, metrics in comparison["arms"].items():
         yield f"/arms/{arm}/macro_f1/mean", f"{metrics['macro_f1']['mean']:z.3f}"
@@ -124,9 +124,9 @@ def comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str
 
 
 def benchmark_rows(results: Results, show: str, pages: Mapping[str, str]) -> Markdown:
-    """The table of one evaluation set: its metrics, its classes or its sources.
+    """Return the table of one evaluation set: by metric, by class or by source (``show``).
 
-    ``pages`` are the addresses of each model's numbers.
+    ``pages`` gives the address of each model's numbers.
     """
     entries = results.entries
     names = {model: linked(code(model), pages[model]) for model in entries}
@@ -167,20 +167,20 @@ def _metric(entry: Mapping[str, Any], part: str, key: str) -> str:
 
 
 def _by_chance(entry: Mapping[str, Any]) -> str:
-    """Of a benchmark from before it was measured: nothing."""
+    """Return the cell of the ECE expected by chance; ``-`` for a benchmark that lacks it."""
     chance = entry.get("ece_by_chance")
     return "-" if chance is None else f"{chance['mean']:.3f} ({chance['high']:.3f})"
 
 
 def bounded(figure: Mapping[str, Any], key: str) -> str:
-    """A figure with its interval, where it has one."""
+    """Format a figure with its confidence interval, where it has one."""
     if figure["low"] is None:
         return f"{figure[key]:z.3f}"
     return f"{figure[key]:z.3f} ({figure['low']:z.3f} to {figure['high']:z.3f})"
 
 
 def tested(gap: Mapping[str, Any]) -> str:
-    """A difference of a comparison, with its interval and corrected p, or why it has none."""
+    """Format a difference of a comparison with its interval and corrected p, or why it has none."""
     shown = bounded(gap, "difference")
     if gap["p_holm"] is None:
         return f"{shown}, {escape(gap['verdict'])}"
@@ -188,19 +188,19 @@ def tested(gap: Mapping[str, Any]) -> str:
 
 
 def p_value(value: float) -> Markdown:
-    """A p value with three decimals."""
+    """Format a p value with three decimals."""
     return escape("below 0.001" if value < 0.001 else f"{value:.3f}")
 
 
 def f3(value: float | None) -> str:
-    """A figure with three decimals, ``-`` for none."""
+    """Format a figure with three decimals, ``-`` for ``None``."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def objects_at(
     document: Any, pointer: str, columns: Sequence[str] | None, where: str
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The objects by name at a pointer, and the fields to show of each."""
+    """Return the named objects at a JSON pointer, and the fields to show of each."""
     try:
         held = resolve_pointer(document, pointer)
     except KeyError as error:
@@ -221,7 +221,7 @@ def objects_at(
 def rows_of(
     path: Path, columns: Sequence[str] | None, most: int | None
 ) -> tuple[list[str], list[list[str]], int]:
-    """The columns to show of a csv, its first rows, and how many more it has."""
+    """Return a csv's columns to show, its first rows, and the number of further rows."""
     with open_text(path) as lines:
         reader = csv.DictReader(lines)
         names = _columns(columns, reader.fieldnames or (), path.name)

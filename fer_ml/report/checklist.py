@@ -1,4 +1,4 @@
-"""The reproducibility checklist of the interim report (appendix A.4) on any Markdown report."""
+"""The reproducibility checklist of the interim report (appendix A.4), for any Markdown report."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fer_ml.training import RUN_FILES
 
 @dataclass(frozen=True)
 class Item:
-    """One line of the checklist: what a report has to state, as patterns that all must occur."""
+    """One line of the checklist: something a report must state, as patterns that must all occur."""
 
     name: str
     asks: str
@@ -18,18 +18,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of an item: the line (from 1) of each pattern, 0 where it does not occur."""
+    """The result for one item: the line (from 1) of each pattern, 0 where it does not occur."""
 
     item: Item
     lines: tuple[int, ...]
 
     @property
     def stated(self) -> bool:
-        """Whether all of it is in the report."""
+        """Whether every pattern of the item occurs in the report."""
         return all(self.lines)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the finding as JSON values."""
         return {
             "item": self.item.name,
             "asks": self.item.asks,
@@ -67,7 +67,7 @@ CHECKLIST = (
 
 
 def check_list(text: str) -> tuple[Finding, ...]:
-    """Which items of the checklist a report states, by its words. It does not judge the truth."""
+    """Find which checklist items a report states, by its words; their truth is not checked."""
     joined = _WRAPPED.sub(" ", text)
     return tuple(
         Finding(item, tuple(_first(joined, text, pattern) for pattern in item.patterns))

@@ -1,8 +1,8 @@
-"""Citations of a Markdown report against its list of references.
+"""Check the citations of a Markdown report against its list of references.
 
 A citation is a number in square brackets, ``[3]``, a list ``[3, 7]`` or a range ``[3-5]`` or
 ``[3]-[5]``, outside of the references. An entry is a line or a numbered list item of the section
-that is called references. Intervals, code, formulas and links are neither.
+titled references. Intervals, code, formulas and links count as neither.
 """
 
 import re
@@ -35,7 +35,7 @@ _INTERVAL_COLUMN = re.compile(r"\b(intervals?|ranges?|bounds?|limits?|CIs?|min|m
 
 @dataclass(frozen=True)
 class Citations:
-    """Numbers of references: where each is listed and first used, by line (from 1)."""
+    """Reference numbers with the lines (from 1) where each is listed and first cited."""
 
     listed: dict[int, int]
     used: dict[int, int]
@@ -43,12 +43,12 @@ class Citations:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Used and not listed."""
+        """Numbers that are cited but not listed."""
         return tuple(sorted(self.used.keys() - self.listed.keys()))
 
     @property
     def uncited(self) -> tuple[int, ...]:
-        """Listed and never used."""
+        """Numbers that are listed but never cited."""
         return tuple(sorted(self.listed.keys() - self.used.keys()))
 
     @property
@@ -57,7 +57,7 @@ class Citations:
         return not self.missing and not self.twice
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values, with the lines of what is missing."""
+        """Return the result as JSON values, with the lines of missing entries."""
         return {
             "listed": sorted(self.listed),
             "used": sorted(self.used),
@@ -97,13 +97,13 @@ class _Part:
 
 @dataclass
 class _Cells:
-    """The place in a table: the cells of its header, and the number of this cell, if it is one."""
+    """The position in a table: the cells of its header, and the index of this cell, if in one."""
 
     header: list[str] = field(default_factory=list)
     number: int | None = None
 
     def enter(self, kind: str) -> None:
-        """Follow a token of the parser."""
+        """Update the position by a token of the parser."""
         match kind:
             case "table_open":
                 self.header = []
@@ -115,7 +115,7 @@ class _Cells:
                 self.number = None
 
     def column(self, content: str) -> str | None:
-        """The header of this cell's column; ``content`` is the cell's own."""
+        """Return the header of this cell's column; ``content`` is the cell's own text."""
         if self.number is None:
             return None
         if len(self.header) <= self.number:
@@ -175,7 +175,7 @@ def _numbers(group: str) -> Iterator[int]:
 
 
 def _is_interval(group: str, before: str, column: str | None) -> bool:
-    """Whether two numbers in brackets are the ends of an interval."""
+    """Return whether two numbers in brackets are the ends of an interval."""
     pair = re.fullmatch(rf"({_NUMBER})\s*,\s*({_NUMBER})", group)
     if pair is None or int(pair.group(1)) >= int(pair.group(2)):
         return False
@@ -187,5 +187,5 @@ def _is_interval(group: str, before: str, column: str | None) -> bool:
 
 
 def spans_of_citations(line: str) -> list[tuple[int, int]]:
-    """Where in a line something stands that reads as a citation."""
+    """Return the spans of a line that read as citations."""
     return [match.span() for match in _CITATION.finditer(line)]

@@ -1,8 +1,8 @@
-r"""Any report's numbers held against claims: what it says of a claim, and what no claim covers.
+r"""Compare any report with claims: misquoted claims, and numbers that no claim covers.
 
 A report refers to a claim by a link to its page, by ``\ferclaim`` or Quarto's ``var``, or by
-saying its sentence. What is printed there has to be the claim's value. Other numbers of the same
-paragraph are covered when the claim's value rounds to them.
+repeating its sentence. The number printed there must be the claim's value. Other numbers of the
+same paragraph are covered when the claim's value rounds to them.
 """
 
 import re
@@ -31,7 +31,7 @@ WORDS = 3
 
 @dataclass(frozen=True)
 class Misquote:
-    """What a report says of a claim, which is ``shown``; ``None`` for a claim that is not there."""
+    """A wrong quotation of a claim; ``shown`` is its value, or ``None`` for an unknown claim."""
 
     line: int
     claim: str
@@ -39,26 +39,26 @@ class Misquote:
     shown: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the misquote as JSON values."""
         return {"line": self.line, "claim": self.claim, "said": self.said, "shown": self.shown}
 
 
 @dataclass(frozen=True)
 class UncoveredNumber:
-    """A number that no claim covers; ``near`` are the words around it."""
+    """A number that no claim covers; ``near`` holds the words around it."""
 
     line: int
     text: str
     near: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the number as JSON values."""
         return {"line": self.line, "text": self.text, "near": self.near}
 
 
 @dataclass(frozen=True)
 class Covered:
-    """A report held against claims: ``wrong`` prints other values, ``uncovered`` has no claim.
+    """A report compared with claims: misquotes (``wrong``) and numbers without one (``uncovered``).
 
     ``referred`` are the claims that it refers to.
     """
@@ -69,11 +69,11 @@ class Covered:
 
     @property
     def sound(self) -> bool:
-        """Whether it says nothing else of a claim than the claim."""
+        """Whether the report misquotes no claim."""
         return not self.wrong
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the result as JSON values."""
         return {
             "referred": list(self.referred),
             "wrong": [said.to_json() for said in self.wrong],
@@ -82,7 +82,7 @@ class Covered:
 
 
 def check_claims(text: str, claims: Sequence[Resolved], names: Sequence[str]) -> Covered:
-    """Hold a report's Markdown against claims; ``names`` are words with digits, no numbers."""
+    """Compare a report's Markdown with claims; words in ``names`` are not taken for numbers."""
     by_id = {claim.claim.id: claim for claim in claims}
     # What a template would take for its own.
     text = re.sub(r"\{(?=[{%#])", "(", text)
@@ -122,7 +122,7 @@ Found = tuple[int, int, str, list[str]]
 
 
 def _mentions(text: str, by_id: Mapping[str, Resolved], names: Collection[str]) -> Iterator[Found]:
-    """Place, claim, and the numbers that the text prints of it."""
+    """Yield each reference to a claim: its place, the claim, and the numbers printed there."""
     yield from _sentences(text, by_id)
     for link in _LINK.finditer(text):
         if link["named"] or link["id"] in by_id:
@@ -146,14 +146,14 @@ def _sentences(text: str, by_id: Mapping[str, Resolved]) -> Iterator[Found]:
 
 
 def _loose(words: str) -> str:
-    """A pattern of words with any white space and escapes between them."""
+    """Return a pattern for the words with any white space and escapes between them."""
     return r"\s+".join(
         "".join(rf"\\?{re.escape(sign)}" for sign in word) for word in words.strip().split()
     )
 
 
 def _is(claim: Resolved, number: str) -> bool:
-    """Whether a printed number is one of the claim's, with as many digits as the text likes."""
+    """Return whether a printed number is one of the claim's, with any number of digits."""
     plain = re.sub(r"[\s\\]", "", number).replace("\u2212", "-")
     if plain in re.findall(_NUMBER, claim.shown()):
         return True

@@ -1,4 +1,4 @@
-"""The report as files: written from its template, and its figures traced to their artifacts."""
+"""The report as files: rendered from its template, and its figures traced to their artifacts."""
 
 from pathlib import Path
 
@@ -20,9 +20,10 @@ REPORT, TEMPLATE = "report.md", "template.md.j2"
 
 
 def write_report(run: RunFolder, source: Path, references: References) -> None:
-    """``report.md``, ``report.html`` and ``report.pdf`` from a template, and ``report.json``.
+    """Write ``report.md``, ``report.html``, ``report.pdf`` and ``report.json`` from a template.
 
-    ``source`` is the template's file, ``references`` are what it may refer to, into ``run``.
+    ``source`` is the template's file, ``references`` gives the artifacts and claims it may refer
+    to. The files are written into ``run``.
     """
     template = read_template(source)
     text = render(template, references.helpers())
@@ -53,7 +54,7 @@ def write_report(run: RunFolder, source: Path, references: References) -> None:
 
 
 def foreign_figures(artifact: Artifact, store: Store, text: str) -> list[str]:
-    """Images of the report that are not, byte for byte, the file of the artifact they name."""
+    """Name images of the report that are not, byte for byte, the file of the artifact they name."""
     references = artifact.read_json(GIVEN)["references"]
     known = {given["copy"]: given for given in references if given["kind"] == "figure"}
     wrong = []
@@ -75,7 +76,7 @@ def _recorded(given: dict[str, str], artifact: Artifact, store: Store) -> str | 
 
 
 def images(text: str) -> list[str]:
-    """What the pictures of a Markdown text are called."""
+    """Return the addresses of the pictures in a Markdown text."""
     return [
         str(child.attrGet("src"))
         for token in parser().parse(text)

@@ -1,4 +1,4 @@
-"""Any report as Markdown: .ipynb by its cells, .tex and .docx by pandoc, others as they are."""
+"""Read any report as Markdown: .ipynb by its cells, .tex and .docx by pandoc, others as is."""
 
 import re
 import subprocess
@@ -16,9 +16,9 @@ _VARIABLE = re.compile(r"\{\{<\s*var\s+ferclaim\.(\S+?)\s*>\}\}")
 
 
 def read_report(path: Path) -> str:
-    """The report's prose as Markdown, in which each reference to a claim is ``[](ferclaim:ID)``.
+    """Return the report's prose as Markdown; each reference to a claim becomes ``[](ferclaim:ID)``.
 
-    Lines are those of the file for Markdown alone. ``FerError`` for what cannot be read.
+    Line numbers match the file only if it is Markdown. Raises ``FerError`` if it cannot be read.
     """
     if path.suffix in PANDOC:
         text = _converted(path)
@@ -30,7 +30,7 @@ def read_report(path: Path) -> str:
 
 
 def _cells(path: Path) -> str:
-    """The Markdown cells of a notebook: what code printed is nobody's sentence."""
+    """Return the Markdown cells of a notebook; outputs of code are not part of the prose."""
     notebook = parse_json(read_text(path), path)
     try:
         sources = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]

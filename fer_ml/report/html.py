@@ -1,4 +1,4 @@
-"""A Markdown report as one HTML file: figures inside, no scripts, nothing from the network."""
+"""A Markdown report as one HTML file: figures embedded, no scripts, no network access."""
 
 import base64
 import html
@@ -23,9 +23,9 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 def html_page(
     text: str, pictures: Mapping[str, bytes], cards: Mapping[str, Markup] | None = None
 ) -> str:
-    """The page; ``pictures`` are the bytes of every image by its path in ``text``.
+    """Return the HTML page; ``pictures`` holds the bytes of every image by its path in ``text``.
 
-    ``cards`` are what a mark shows of its claim, by its id.
+    ``cards`` holds the HTML shown at the mark of each claim, by the claim's id.
     """
     markdown = parser()
     markdown.add_render_rule("table_open", _open_table)
@@ -46,7 +46,7 @@ def html_page(
 
 
 def title_of(tokens: list[Token]) -> str:
-    """The text of the first heading."""
+    """Return the text of the first heading."""
     for token, after in itertools.pairwise(tokens):
         if token.type == "heading_open":
             return "".join(child.content for child in after.children or ())
@@ -54,12 +54,12 @@ def title_of(tokens: list[Token]) -> str:
 
 
 def seen(inline: Token) -> str:
-    """What a reader sees of a line: no address of a link."""
+    """Return the text of a line that a reader sees, without addresses of links."""
     return "".join(child.content for child in inline.children or [])
 
 
 def slug(text: str) -> str:
-    """The name under which a heading can be linked to, as code hosts make it."""
+    """Return the anchor of a heading, as code hosts make it."""
     return re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-")
 
 
@@ -86,7 +86,7 @@ def _mark_inline(children: list[Token], pictures: Mapping[str, bytes]) -> None:
 
 
 def _link_cells(tokens: list[Token]) -> None:
-    """A number in a table leads where the name of its row does, or else that of its column."""
+    """Link each number of a table to the address of its row's name, or else of its column."""
     names: dict[int, str] = {}
     row, place = "", 0
     for token, inline in itertools.pairwise(tokens):

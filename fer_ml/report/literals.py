@@ -1,9 +1,9 @@
-"""Numbers in a template's own prose, which nothing binds to an artifact.
+"""Find numbers in a template's own prose that nothing binds to an artifact.
 
-A report's numbers are references. One that stands in the text itself is found here, unless a claim
-that its paragraph refers to has that value: in any script, as an entity, in code, in parts. Left
-alone are targets of links, citations, the numbering of headings, lists, tables and figures, names
-that are known or declared, and in formulas single digits that follow no equals sign.
+A report's numbers should be references. A number written into the text is reported here, in any
+script, as an entity, in code or in parts, unless a claim in the same paragraph has that value.
+Exempt are targets of links, citations, the numbering of headings, lists, tables and figures, known
+or declared names, and in formulas single digits that follow no equals sign.
 """
 
 import re
@@ -53,7 +53,7 @@ _IMAGE = re.compile(r"!\[[^\]]*\]")
 
 @dataclass(frozen=True)
 class Uncovered:
-    """A number or figure of the prose itself. ``line`` and ``column`` count from 1."""
+    """A number or figure written into the prose. ``line`` and ``column`` count from 1."""
 
     line: int
     column: int
@@ -61,12 +61,12 @@ class Uncovered:
     text: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the finding as JSON values."""
         return {"line": self.line, "column": self.column, "kind": self.kind, "text": self.text}
 
 
 def without_numbers(text: str, what: str, names: Collection[str] = ()) -> Markdown:
-    """A text of the template's or the claims file's own, escaped; ``FerError`` for a number."""
+    """Escape a text of the template or the claims file; ``FerError`` if it contains a number."""
     if any(_number_spans(text, NAMES.union(names))) or SHARE.search(as_seen(text)[0]):
         raise FerError(
             f"{what} prints {text[:60]!r}, a number without a reference",
@@ -80,12 +80,12 @@ def without_numbers(text: str, what: str, names: Collection[str] = ()) -> Markdo
 def find_uncovered(
     source: str, values: Mapping[str, Any], names: Collection[str] = ()
 ) -> list[Uncovered]:
-    """Numbers and figures of a template's prose that no claim covers.
+    """Find numbers and figures of a template's prose that no claim covers.
 
-    ``values`` are the claims' values by id. A claim covers a number when the same paragraph, list
-    item or table row refers to it and its value rounds to the number as printed; with a per cent
-    sign, a hundred times its value. What touches another number, or one that an expression prints,
-    is a part of a larger one, and not covered. ``names`` are no numbers.
+    ``values`` holds the claims' values by id. A claim covers a number if the same paragraph, list
+    item or table row refers to the claim and its value rounds to the number as printed; with a per
+    cent sign, a hundred times its value. A number that touches another number, or one that an
+    expression prints, is part of a larger one and not covered. Words in ``names`` are not numbers.
     """
     code, written, prose = _split(source)
     known, unseen = NAMES.union(names), _without_code(written)
@@ -123,7 +123,7 @@ def _at(source: str, offset: int, kind: Literal["number", "figure"], text: str) 
 
 
 def _numbers_of(value: Any) -> Iterator[float]:
-    """The numbers of a claim: one, or those of a table, a range or a comparison."""
+    """Yield the numbers of a claim: one, or those of a table, a range or a comparison."""
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _numbers_of(inner)
@@ -132,7 +132,7 @@ def _numbers_of(value: Any) -> Iterator[float]:
 
 
 def _covers(value: float, text: str) -> bool:
-    """Whether the value rounds to the number as printed; a half may go either way."""
+    """Return whether the value rounds to the number as printed; a half may go either way."""
     return bool(re.fullmatch(PRINTED, text)) and printed(text).holds(value)
 
 
@@ -154,9 +154,9 @@ def _blocks(source: str) -> Iterator[tuple[int, int]]:
 
 
 def _split(source: str) -> tuple[str, str, str]:
-    """The template's code, its texts, and of these the prose; each with the rest blanked out.
+    """Return the template's code, its texts, and the prose in these, each at its original position.
 
-    All in the same places.
+    Everything else is blanked out.
     """
     code: list[str] = []
     texts: list[str] = []
@@ -189,7 +189,7 @@ def _blank(text: str, fill: str = " ") -> str:
 
 
 def _without_numbering(text: str, pattern: re.Pattern[str]) -> str:
-    """The text without numbers that count its items or headings, one after the other."""
+    """Blank out numbers that count items or headings consecutively."""
     last: tuple[int, ...] = ()
 
     def blanked(match: re.Match[str]) -> str:
@@ -205,7 +205,7 @@ def _without_numbering(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def _without_code(text: str) -> str:
-    """The text without its code, in which no picture is one."""
+    """Blank out the code of a text, in which no picture counts."""
     lines = text.split("\n")
     for token in parser().parse(text):
         if token.type in ("fence", "code_block") and token.map:
@@ -221,9 +221,9 @@ def _without_citations(line: str) -> str:
 
 
 def _assigned(formula: str) -> str:
-    """A formula of which only numbers after an equals sign, or of several digits, are left.
+    """Keep only the numbers of a formula after an equals sign or of several digits.
 
-    One without a letter is a number in another dress, and stays.
+    A formula without a letter is just a number and stays.
     """
     if not re.search(r"[^\W\d]", formula):
         return formula.replace("$", " ")

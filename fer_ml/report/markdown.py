@@ -1,4 +1,4 @@
-"""Markdown: one parser for checks and renderers, and foreign text made harmless in it."""
+"""Markdown: one parser for checks and renderers, and escaping of foreign text."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,19 +22,19 @@ _HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069
 
 
 class Markdown(Markup):
-    """Text that is Markdown already: what references give, and escaped foreign text.
+    """Text that is already Markdown: output of references, and escaped foreign text.
 
-    As a ``Markup`` it keeps its kind where jinja2 joins texts, in macros and blocks too.
+    As a ``Markup`` it keeps its type when jinja2 joins texts, in macros and blocks too.
     """
 
 
 def parser(*, html: bool = False) -> MarkdownIt:
-    """CommonMark with tables. Without ``html``, tags are text like any other."""
+    """Return a parser for CommonMark with tables. Without ``html``, tags are ordinary text."""
     return MarkdownIt("commonmark", {"html": html}).enable("table")
 
 
 def read_text(path: Path) -> str:
-    """A text of at most ``MAX_BYTES`` in UTF-8, lines ended by line feeds; else ``FerError``."""
+    """Read a UTF-8 text of at most ``MAX_BYTES``, line ends as line feeds; else ``FerError``."""
     try:
         data = read_file(path, MAX_BYTES)
     except OSError as error:
@@ -53,9 +53,10 @@ def read_text(path: Path) -> str:
 
 
 def escape(text: object) -> Markdown:
-    """Foreign text as Markdown that shows exactly this text, on one line.
+    """Return foreign text as Markdown that shows exactly this text, on one line.
 
-    No mark-up, link, table cell or heading of it survives, and hidden characters become visible.
+    Its mark-up, links, table cells and headings lose their effect; hidden characters become
+    visible.
     """
     line = _HIDDEN.sub("\ufffd", re.sub(r"\s+", " ", str(text)))
     line = _ACTIVE.sub(r"\\\1", line.strip()).replace("://", "\\://")
@@ -63,7 +64,7 @@ def escape(text: object) -> Markdown:
 
 
 def code(text: object) -> Markdown:
-    """Foreign text as a code span."""
+    """Return foreign text as a code span."""
     line = _HIDDEN.sub("\ufffd", str(text)) or " "
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     space = " " if line.startswith("`") or line.endswith("`") else ""
@@ -71,19 +72,19 @@ def code(text: object) -> Markdown:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int]) -> Markdown:
-    """A table of cells that are Markdown; columns ``numeric`` are set to the right."""
+    """Return a table of Markdown cells; the columns ``numeric`` are right-aligned."""
     rule = ["---:" if index in numeric else "---" for index in range(len(header))]
     lines = [" | ".join(map(_in_cell, cells)) for cells in (header, rule, *rows)]
     return Markdown("\n".join(f"| {line} |" for line in lines))
 
 
 def _in_cell(cell: str) -> str:
-    """A bar in a code span still ends its cell, unless it is escaped."""
+    """Escape bars: in a code span too, a bar would end the cell."""
     return re.sub(r"(?<!\\)[|]", r"\|", cell)
 
 
 def plain(inline: Token) -> str:
-    """The visible text of an inline token, with code, links and images left out."""
+    """Return the visible text of an inline token, without code, links and images."""
     shown, depth = [], 0
     for child in inline.children or ():
         depth += child.nesting if child.type.startswith("link_") else 0

@@ -1,4 +1,4 @@
-"""The mark of a claim: a link to the page of its evidence, with a card of what stands behind it."""
+"""The mark of a claim: a link to its evidence page, with a card that summarises the evidence."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ _LINE = Markup('<span class="{}">{}</span>')
 def cards(
     claims: Mapping[str, Mapping[str, Any]], lineage: Iterable[Mapping[str, Any]]
 ) -> dict[str, Markup]:
-    """What a card says of each claim, by its id, from the entries of ``claims.json``."""
+    """Return the card of each claim by its id, from the entries of ``claims.json``."""
     receipts = {(step["asset"], step["sha256"]): step["receipts"].values() for step in lineage}
     return {name: _card(claim, receipts) for name, claim in claims.items()}
 
@@ -47,7 +47,7 @@ def _card(
 
 
 def with_cards(children: Sequence[Token], shown: Mapping[str, Markup]) -> list[Token]:
-    """The tokens of a line, each mark with its card beside it."""
+    """Return the tokens of a line with its card inserted beside each mark."""
     tokens: list[Token] = []
     card: Markup | None = None
     for child in children:

@@ -1,7 +1,7 @@
-"""A Markdown report as PDF, set by Typst: equal text and figures give equal bytes.
+"""A Markdown report as PDF, typeset by Typst: equal text and figures give equal bytes.
 
-The document is a tree of nodes that ``report.typ`` sets. Its texts are data there and no mark-up,
-so that nothing which a report quotes is read as a command of Typst.
+The document is a tree of nodes that ``report.typ`` typesets. Its texts are data there, not mark-up,
+so nothing that a report quotes is executed as a Typst command.
 """
 
 import io
@@ -40,7 +40,7 @@ _KINDS = {
 
 
 def pdf_bytes(text: str, pictures: Mapping[str, bytes]) -> bytes:
-    """The document; ``pictures`` are the bytes of every image by its path in ``text``."""
+    """Return the PDF; ``pictures`` holds the bytes of every image by its path in ``text``."""
     tokens = parser().parse(text)
     blocks = _Blocks(pictures).of(SyntaxTreeNode(tokens))
     _warn_of_missing_glyphs(text)
@@ -57,12 +57,12 @@ def pdf_bytes(text: str, pictures: Mapping[str, bytes]) -> bytes:
 
 
 def _files(pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """A file of its own for each picture, by its path in the text."""
+    """Return a file name of its own for each picture, by its path in the text."""
     return {name: f"{number}{Path(name).suffix}" for number, name in enumerate(pictures)}
 
 
 class _Blocks:
-    """Turns parsed Markdown into the nodes of ``report.typ``."""
+    """Converts parsed Markdown into the nodes of ``report.typ``."""
 
     def __init__(self, pictures: Mapping[str, bytes]) -> None:
         self.pictures = pictures
@@ -72,7 +72,7 @@ class _Blocks:
         self.placed: set[str] = set()
 
     def of(self, root: SyntaxTreeNode) -> list[Node]:
-        """The blocks of a document."""
+        """Return the blocks of a document."""
         headings = (node for node in root.walk() if node.type == "heading")
         self.anchors = frozenset(slug(_seen(node)) for node in headings)
         return [self._block(node) for node in root.children]
@@ -157,7 +157,7 @@ class _Blocks:
 
 
 def _seen(node: SyntaxTreeNode) -> str:
-    """What a reader sees of a line: no address of a link."""
+    """Return the text of a line that a reader sees, without addresses of links."""
     leaves: Sequence[SyntaxTreeNode] = [child for child in node.walk() if not child.children]
     return "".join(child.content for child in leaves)
 

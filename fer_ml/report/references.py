@@ -1,4 +1,4 @@
-"""What a template may refer to. Everything that a report shows of the run comes through here."""
+"""Helpers for templates. Everything that a report shows of the run comes through them."""
 
 import csv
 import re
@@ -46,9 +46,8 @@ SHOWS = ("metrics", "classes", "sources", "paired")
 class Claim(Markdown):
     """A claim in a template: prints its sentence with its mark.
 
-    ``value`` is the number at its printed precision with the mark, ``mark`` the mark alone: the
-    claim's number with a link to its evidence, and whether it is grounded. ``status`` is for
-    conditions.
+    ``value`` prints the number at its precision with the mark. ``mark`` prints the mark alone: a
+    link from the claim's number to its evidence, with its status. ``status`` is for conditions.
     """
 
     value: Markdown
@@ -58,10 +57,10 @@ class Claim(Markdown):
 
 @dataclass
 class References:
-    """The helpers of one report, and a record of everything they gave.
+    """The helpers of one report, and a record of everything they returned.
 
-    ``input`` gives an artifact that the report may refer to, by asset and partition; ``profile`` is
-    its name, ``drawn`` whether its faces are, and ``plan`` what is said of the comparisons' plan.
+    ``input`` returns an artifact that the report may refer to, by asset and partition; ``profile``
+    is the profile's name, ``drawn`` whether its faces are synthetic, ``plan`` a text on the plan.
     """
 
     input: Callable[[str, str | None], Artifact]
@@ -80,7 +79,7 @@ class References:
         self.claims: dict[str, dict[str, Any]] = {c["id"]: c for c in document["claims"]}
 
     def helpers(self) -> dict[str, Any]:
-        """What stands in a template, by name."""
+        """Return the helpers by the names that a template uses."""
         return {
             "title": without_numbers(self.title, "the title of the claims", self.names),
             "profile": code(self.profile),
@@ -98,7 +97,7 @@ class References:
         }
 
     def claim(self, name: str) -> Claim:
-        """The sentence of a claim with its mark.
+        """Return the sentence of a claim with its mark.
 
         ``.value`` is the number with its mark, ``.mark`` the mark alone, and ``.status`` is for
         conditions.
@@ -118,7 +117,7 @@ class References:
     def value(
         self, asset: str, file: str, pointer: str, *, decimals: int | None = None
     ) -> Markdown:
-        """A number or text at a JSON pointer of an artifact's file; fractions need ``decimals``."""
+        """Return a number or text at a JSON pointer in an artifact; fractions need ``decimals``."""
         artifact = self._artifact(asset)
         try:
             target = resolve_pointer(artifact.read_json(file), pointer)
@@ -137,14 +136,14 @@ class References:
         return linked(shown, _page(artifact, file, pointer))
 
     def known(self, asset: str, file: str, pointer: str) -> bool:
-        """Whether a JSON file of an artifact has something at a pointer, for conditions."""
+        """Return whether a JSON file of an artifact has a value at a pointer, for conditions."""
         try:
             return resolve_pointer(self._artifact(asset).read_json(file), pointer) is not None
         except KeyError:
             return False
 
     def gate(self, asset: str, rule: str) -> Markdown:
-        """What a gate found, with value and limit, or why it is not applicable."""
+        """Return a gate's outcome with value and limit, or why it is not applicable."""
         artifact = self._artifact(asset)
         receipts = artifact.receipts()
         if rule not in receipts:
@@ -162,14 +161,14 @@ class References:
         return Markdown(f"{word_of(receipt.passed)}: {value}, limit {limit}")
 
     def stated(self, text: str, *, why: str) -> Markdown:
-        """Text with numbers that no artifact holds, such as a date; the reason is kept."""
+        """Return text with numbers that no artifact holds, such as a date; ``why`` is recorded."""
         if not why.strip():
             raise FerError(f"stated({text!r}) has an empty why=", code="missing-reason")
         self.given.append({"kind": "stated", "text": text, "why": why})
         return escape(text)
 
     def figure(self, asset: str, file: str, caption: str) -> Markdown:
-        """A picture of an artifact, copied beside the report, with a caption that says whose."""
+        """Copy an artifact's picture beside the report; return it with a caption of its source."""
         artifact = self._artifact(asset)
         source = artifact.file(file)
         if source.suffix not in PICTURES:
@@ -202,15 +201,15 @@ class References:
         decimals: int | None = None,
         pointer: str = "",
     ) -> Markdown:
-        """A table of an artifact, with a caption that states its contents.
+        """Return a table of an artifact, with a caption that states its contents.
 
         - ``'benchmark'`` needs ``set``. ``show`` is ``metrics``, ``classes`` (F1 by class),
-          ``sources`` (macro-F1 by source), or ``paired``: each model less the model ``to`` on the
+          ``sources`` (macro-F1 by source), or ``paired``: each model minus the model ``to`` on the
           same faces, with intervals. Models that may not be compared get separate tables.
         - ``'comparison/NAME'`` shows the arms, with their means and differences.
         - ``'report_claims'`` shows all claims.
         - A csv ``file`` of any asset is shown with the given ``columns``, first ``rows`` and
-          ``decimals``; a JSON ``file`` as the objects by name at ``pointer``. Without ``file`` the
+          ``decimals``; a JSON ``file`` as the named objects at ``pointer``. Without ``file`` the
           artifact's files are listed.
         """
         artifact = self._artifact(asset)
@@ -227,7 +226,7 @@ class References:
         return self._csv_table(artifact, file, columns, rows, decimals)
 
     def sources(self) -> Markdown:
-        """Every artifact referred to so far with its hash, and what is stated by hand."""
+        """Return the list of all artifacts referred to so far, with hashes, and stated texts."""
         used: dict[tuple[str, str], dict[str, int]] = {}
         for given in self.given:
             if "asset" in given:
@@ -328,7 +327,7 @@ class References:
         return Markdown("\n\n".join(parts))
 
     def _paired_table(self, artifact: Artifact, tables: list[Results], to: str) -> Markdown:
-        """Each model less the one called ``to``, of those that may stand in a table with it."""
+        """Return each model minus the one called ``to``, for models that may share its table."""
         results = next((each for each in tables if to in each.entries), None)
         if results is None:
             known = ", ".join(model for each in tables for model in each.entries)
@@ -394,7 +393,7 @@ class References:
         return Markdown(f"{self._caption('Table', text)}\n\n{shown}")
 
     def _measured_on(self, results: Results, show: str) -> str:
-        """Evaluation set, split and n, and what keeps the numbers from being test results."""
+        """Return evaluation set, split and n, and why the numbers are not test results, if so."""
         entry = results.first
         text = (
             f"{escape(results.name)}: {code(entry['manifest'])} "
@@ -486,7 +485,7 @@ class References:
 
 
 def _page(artifact: Artifact, file: str, pointer: str) -> str:
-    """Where the numbers at or below a pointer lead."""
+    """Return the address of the evidence page of the numbers at or below a pointer."""
     return FROM_REPORT + page_of_number(artifact.key, file, pointer)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark as the report needs it. The only module of the report that knows its keys."""
+"""Access to the benchmark's results; the only module of the report that knows its keys."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PAIRS_FILE = "pairs.csv"
 
 @dataclass(frozen=True)
 class Results:
-    """Models whose numbers may stand in one table, and why they stand apart from the others.
+    """Models whose numbers may share one table, and the reason they are apart from the others.
 
     ``apart`` is empty for the first table of a set.
     """
@@ -41,22 +41,22 @@ class Results:
 
     @property
     def first(self) -> Entry:
-        """Any entry: in what it is measured on it speaks for all of the table."""
+        """Any entry; the data it was measured on are the same for the whole table."""
         return next(iter(self.entries.values()))
 
     @property
     def pointers(self) -> dict[str, str]:
-        """Where each model's entry stands in the benchmark."""
+        """The JSON pointer of each model's entry in the benchmark."""
         return {model: f"/entries/{model}/{self.name}" for model in self.entries}
 
     @property
     def metrics(self) -> tuple[tuple[str, str, str], ...]:
-        """The columns of its table: scalings as the benchmark has them."""
+        """The columns of the table; the scalings are those in the benchmark."""
         return METRICS + VECTOR_METRICS * ("vector_scaled" in self.first)
 
 
 def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
-    """The tables of one evaluation set: models that cannot be compared stand in tables apart."""
+    """Return the tables of one evaluation set, a separate one for models not comparable."""
     entries = {model: sets[name] for model, sets in benchmark["entries"].items() if name in sets}
     if not entries:
         known = dict.fromkeys(name for sets in benchmark["entries"].values() for name in sets)
@@ -72,7 +72,7 @@ def results_of(benchmark: Mapping[str, Any], name: str) -> list[Results]:
 
 
 def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | None:
-    """The confidence interval of a metric where the benchmark has one."""
+    """Return the confidence interval of a metric, or ``None`` if the benchmark has none."""
     interval = entry.get("intervals", {}).get(part, {}).get(metric)
     return None if interval is None else (interval["low"], interval["high"])
 
@@ -80,9 +80,9 @@ def interval_of(entry: Entry, part: str, metric: str) -> tuple[float, float] | N
 def paired_with(
     pairs: Iterable[Mapping[str, str]], name: str, to: str
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """By model and metric: ``difference`` (model less ``to``) with ``low``, ``high``, McNemar's p.
+    """Return differences by model and metric: model minus ``to``, ``low``, ``high``, McNemar's p.
 
-    ``pairs`` are rows of ``pairs.csv``, in which each two models stand once, in either order.
+    ``pairs`` are rows of ``pairs.csv``, in which each pair of models occurs once, in either order.
     ``mcnemar_p_holm`` is corrected for the number of models found.
     """
     by_model: dict[str, dict[str, dict[str, float]]] = {}

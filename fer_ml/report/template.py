@@ -1,8 +1,7 @@
 """The template of a report: a file of the user's, or the built-in one.
 
-Templates come from the user and may still be wrong or foreign: they run in jinja2's sandbox, see
-nothing but the helpers of ``fer_ml.report.references``, and print no number that a helper did not
-give.
+Templates come from users and may be faulty or untrusted. They run in jinja2's sandbox, can use only
+the helpers of ``fer_ml.report.references``, and can print only numbers from these helpers.
 """
 
 import re
@@ -43,26 +42,26 @@ _JOINED = re.compile(rf"\d[%\u2030]?{_EDGE}+[-+.,]?{_EDGE}*\d|\d[-+.,]?{_EDGE}+\
 
 @dataclass(frozen=True)
 class Template:
-    """A template's text with its parts in it, and where each of its lines stands."""
+    """A template's text with its included parts, and the origin of each line."""
 
     path: Path
     source: str
     places: tuple[str, ...] = ()
 
     def place(self, line: int | None) -> str:
-        """``file:line`` of a line of ``source``."""
+        """Return the origin ``file:line`` of a line of ``source``."""
         return self.places[line - 1] if line and self.places else f"{self.path}:{line}"
 
 
 def template_path(project: Path, profile: str) -> Path:
-    """``report/<profile>.md.j2`` of the project, else a built-in one: the profile's, or for all."""
+    """Return the path of ``report/<profile>.md.j2`` in the project, else of a built-in template."""
     name = f"{profile}.md.j2"
     candidates = (project / "report" / name, BUILT_IN / name, BUILT_IN / "report.md.j2")
     return next(path for path in candidates if path.is_file())
 
 
 def read_template(path: Path) -> Template:
-    """Read a template, as ``read_text`` reads it, and the parts that it includes."""
+    """Read a template (as ``read_text`` does) and the parts that it includes."""
     lines: list[str] = []
     places: list[str] = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -86,7 +85,7 @@ def read_template(path: Path) -> Template:
 
 
 def cited_assets(template: Template) -> frozenset[str]:
-    """Every ``asset`` or ``asset[partition]`` that a template refers to."""
+    """Return every ``asset`` or ``asset[partition]`` that a template refers to."""
     assets = set()
     for call in _parse(template).find_all(nodes.Call):
         if not isinstance(call.node, nodes.Name) or call.node.name not in CITING:
@@ -104,7 +103,7 @@ def cited_assets(template: Template) -> frozenset[str]:
 
 
 def render(template: Template, helpers: Mapping[str, Any]) -> str:
-    """The report as Markdown; ``FerError`` names the template's line at fault."""
+    """Return the report as Markdown; ``FerError`` names the template's line at fault."""
     _parse(template)
     try:
         text = environment(helpers).from_string(template.source).render()
@@ -144,7 +143,7 @@ def render(template: Template, helpers: Mapping[str, Any]) -> str:
 
 
 def environment(helpers: Mapping[str, Any]) -> ImmutableSandboxedEnvironment:
-    """jinja2 with strict names, a sandbox, and escaping for Markdown."""
+    """Return a jinja2 environment with strict names, a sandbox, and escaping for Markdown."""
     made = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -160,9 +159,9 @@ def environment(helpers: Mapping[str, Any]) -> ImmutableSandboxedEnvironment:
 
 @jinja2.pass_context
 def _finalize(context: object, value: Any) -> Any:
-    """What an expression prints: references as they are, all else escaped and without numbers.
+    """Return the output of an expression: references as is, all else escaped, numbers refused.
 
-    It takes the context only so that jinja2 does not escape constants before it is asked.
+    It takes the context only so that jinja2 does not escape constants beforehand.
     """
     if isinstance(value, Markup):
         return Markdown(f"{_EDGE}{value}{_EDGE}")

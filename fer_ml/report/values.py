@@ -1,6 +1,6 @@
-"""The claims' values for papers: LaTeX macros, a variable file for Quarto and notebooks, csv.
+"""Export claims' values for papers: LaTeX macros, a variable file for Quarto and notebooks, csv.
 
-What a person wrote (labels of rows, sentences) is text in each of them, and nothing that acts.
+Texts written by people (labels of rows, sentences) are escaped, so none acts as a command.
 """
 
 import csv
@@ -50,7 +50,7 @@ _MACROS = r"""% The values of the claims below, written by 'fer claims values'.
 
 
 def latex(verified: Verified) -> str:
-    r"""Macros: ``\ferclaim{id}``."""
+    r"""Return LaTeX macros for all claims: ``\ferclaim{id}``."""
     lines = [
         f"\\@namedef{{ferclaim@{claim.claim.id}}}{{{escape_latex(claim.shown())}}}"
         for claim in verified.claims
@@ -59,21 +59,21 @@ def latex(verified: Verified) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escape text so that LaTeX prints it as it is."""
     if re.fullmatch(PRINTED, text) and text.startswith("-"):
         return r"\ensuremath{-}" + escape_latex(text[1:])
     return "".join(_LATEX.get(letter, letter) for letter in visible(text))
 
 
 def variables(verified: Verified) -> str:
-    """``_variables.yml``: ``{{< var ferclaim.id >}}`` in Quarto, ``ferclaim`` of a dict in YAML."""
+    """Return ``_variables.yml``: a dict ``ferclaim``, ``{{< var ferclaim.id >}}`` in Quarto."""
     # Quarto reads a value as Markdown.
     texts = {claim.claim.id: str(escape(claim.shown())) for claim in verified.claims}
     return yaml.safe_dump({"ferclaim": texts}, sort_keys=False, allow_unicode=True)
 
 
 def table(verified: Verified) -> str:
-    """A row a claim."""
+    """Return the claims as a csv, one row per claim."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", "value", "sentence", "asset", "file", "place", "sha256"))
@@ -87,7 +87,7 @@ def table(verified: Verified) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """Return a cell that no spreadsheet takes for a formula."""
     acts = text[:1] in ("=", "+", "-", "@", "\t", "\r") and not re.fullmatch(PRINTED, text)
     return f"'{text}" if acts else text
 
@@ -100,9 +100,9 @@ WRITERS: dict[str, Callable[[Verified], str]] = {
 
 
 def write_values(verified: Verified, out: Path) -> None:
-    """Write the claims' values in the form that ``out``'s suffix names, in the place of old ones.
+    """Write the claims' values in the format of ``out``'s suffix, replacing an earlier file.
 
-    ``FerError`` when a claim is not grounded.
+    Raises ``FerError`` when a claim is not grounded.
     """
     if out.suffix not in WRITERS:
         raise FerError(
