@@ -78,9 +78,7 @@ class Everything(dg.Config):
         "manifests,teacher[RN18], or Dagster's selection syntax, such as +teacher[RN18]. Empty: "
         "everything but what is made on request only.",
     )
-    force: bool = Field(
-        default=False, description="Make what is selected also where it is up to date."
-    )
+    force: bool = Field(default=False, description="Also make selected assets that are up to date.")
 
 
 def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
@@ -90,7 +88,9 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
     job therefore starts a run for each stage; these appear beside it.
     """
 
-    @dg.op(description="Make what is missing or stale, in order, each stage in a run of its own.")
+    @dg.op(
+        description="Make every missing or stale asset in order, each stage in a run of its own."
+    )
     def make_everything(context: dg.OpExecutionContext, config: Everything) -> None:
         try:
             done = materialize(
@@ -105,7 +105,7 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
         context.add_output_metadata({"made": len(done)})
 
     @dg.job(
-        description="The whole lineage: whatever is missing or stale, in order.",
+        description="The whole lineage: every missing or stale asset, in order.",
         # The launchpad opens with every field and its default filled in.
         config=dg.RunConfig(ops={"make_everything": Everything()}),
     )
@@ -118,7 +118,7 @@ def everything_job(pipeline: Pipeline) -> dg.JobDefinition:
 def digest_job(pipeline: Pipeline) -> dg.JobDefinition:
     """Return the job that sends the digest to the configured recipients."""
 
-    @dg.op(description="Look at everything, and send what is red, stale or unverified.")
+    @dg.op(description="Examine all artifacts, and send what is red, stale or unverified.")
     def send_digest(context: dg.OpExecutionContext) -> None:
         digest = digest_of(pipeline)
         context.add_output_metadata({**digest.counts, "made": digest.made})
@@ -171,7 +171,10 @@ def retention_job(pipeline: Pipeline) -> dg.JobDefinition:
         deleted = delete_expired(settings.home, settings.config.keep_recordings_days)
         context.add_output_metadata({"sessions": len(deleted)})
 
-    @dg.job(name="retention", description="Delete recorded frames that were kept long enough.")
+    @dg.job(
+        name="retention",
+        description="Delete recorded frames that are older than keep_recordings_days.",
+    )
     def retention() -> None:
         delete_recordings()
 

@@ -42,18 +42,22 @@ GROUPS: dict[str, Group] = {
     for group in (
         Group("manifests", "data", "Clean, unify, curate and validate all manifests."),
         Group("folds", "folds", "Train one backbone without one fold of the training rows."),
-        Group("teachers", "teachers", "Train one backbone and take its logits."),
+        Group("teachers", "teachers", "Train one backbone and compute its logits."),
         Group("distillation", "distillation", "Fuse the teachers and export soft labels."),
         Group("students", "students", "Train CE, KD and DKD."),
         Group("experiments", "experiments", "Train one recipe of the profile's experiments."),
-        Group("models", "models", "Take in one model from elsewhere."),
+        Group("models", "models", "Import one model from elsewhere."),
         Group(
             "adopted",
             "adoption",
-            "Measure an adopted run, export it, or examine what was adopted again.",
+            "Measure or export an adopted run, or examine an adopted result again.",
         ),
-        Group("evaluation", "evaluation", "Score every model, try every student, select one."),
-        Group("comparisons", "comparisons", "Hold experiments against each other, fairly."),
+        Group(
+            "evaluation",
+            "evaluation",
+            "Score every model, run every student in the demo, select one.",
+        ),
+        Group("comparisons", "comparisons", "Compare experiments at equal budget and seeds."),
         Group("deployment", "deployment", "Export the bundle and run the demo session."),
         Group("report", "reporting", "Resolve the claims and render the report."),
     )

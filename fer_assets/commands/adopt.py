@@ -18,8 +18,8 @@ FolderArgument = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="A run of a packed training, or of the first pipeline: a run folder, an "
-        "evaluation, a soft-label export, a manifest csv, a validation JSON",
+        help="Folder of a finished packed training; or, of the first pipeline, a run directory, "
+        "an evaluation, a soft-label export, a manifest csv or a validation JSON",
     ),
 ]
 
@@ -27,26 +27,29 @@ FolderArgument = Annotated[
 def adopt(
     path: FolderArgument,
     name: Annotated[
-        str | None, typer.Option("--as", help="Partition of `adopted`; default: its own name")
+        str | None,
+        typer.Option(
+            "--as", help="Name of the partition of `adopted`; default: that of the result"
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Of a run folder: its weights, converted by fer convert"),
+        typer.Option(help="Weights of a run directory, converted by fer convert"),
     ] = None,
     root: Annotated[
         list[Path] | None,
-        typer.Option(help="Of a manifest: folder of its images; may be given several times"),
+        typer.Option(help="Image folder of a manifest; repeatable"),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of what was adopted by this name")
+        bool, typer.Option("--replace", help="Replace the result adopted under this name")
     ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Take a result that was made elsewhere into the lineage, without training again.
+    """Add a result that was made elsewhere to the lineage, without training again.
 
-    A run of a packed training becomes the asset that it was packed for; it must have been made from
-    the inputs and the recipe that are current here. Anything of the first pipeline becomes a
-    partition of `adopted`, with what its files contradict and what could not be verified.
+    A packed training becomes the asset that it was packed for; its inputs and recipe must be those
+    that are current here. A result of the first pipeline becomes a partition of `adopted`, with a
+    list of contradictions between its files and of facts that could not be verified.
 
     Example: fer adopt runs/student_ce
 

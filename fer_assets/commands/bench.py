@@ -11,17 +11,19 @@ from fer_ml.base.errors import FerError
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Benchmarks by their script's name; default: all")
+        list[str] | None,
+        typer.Argument(help="Names of benchmark scripts, without .py; default: all"),
     ] = None,
     faces: Annotated[
-        Path | None, typer.Option(help="Real faces as PNG, at any depth; default: drawn ones")
+        Path | None, typer.Option(help="Folder tree of real faces as PNG; default: synthetic faces")
     ] = None,
     clips: Annotated[
-        Path | None, typer.Option(help="Clips with a face (*.gif), for the demo's figures")
+        Path | None,
+        typer.Option(help="Folder of clips with a face (*.gif), for the demo's figures"),
     ] = None,
-    docs: Annotated[Path | None, typer.Option(help="Write the figures into this page too")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Also write the figures into this page")] = None,
     trial: Annotated[
-        bool, typer.Option("--trial", help="Seconds instead of minutes: do the scripts work?")
+        bool, typer.Option("--trial", help="Short run that only tests whether the scripts work")
     ] = False,
 ) -> None:
     """Measure every performance figure that this project claims, on an idle machine.

@@ -17,7 +17,7 @@ def card(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a student's card for people, after verifying its bytes and the chain it came from.
+    """Print a student's model card, after verifying its bytes and the chain of artifacts behind it.
 
     Example: fer card
 

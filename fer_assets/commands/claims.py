@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fer_ml.claims.verify import Verified
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Hold a report's claims against artifacts."
+    cls=Commands, no_args_is_help=True, help="Check a report's claims against artifacts."
 )
 
 
@@ -34,21 +34,23 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Artifact folder of one profile, or exported evidence: the zip or its folder; "
+            help="Artifact root of one profile, or exported evidence (zip or unpacked folder); "
             "default: the artifacts of --profile"
         ),
     ] = None,
     claims: Annotated[
         Path | None,
-        typer.Option(help="Claims file; default: the folder's own copy, or the profile's file"),
+        typer.Option(
+            help="Claims file; default: the copy in the folder, or the file of the profile"
+        ),
     ] = None,
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hash every byte that the claims rest on, read the receipts, and judge each claim.
+    """Hash every byte that the claims depend on, read the receipts, and judge each claim.
 
-    Exit code 2 unless all are grounded. It needs an artifact folder and a claims file: no Dagster,
-    no project, no raw data. A folder that was copied here keeps its claims in report_claims.
+    Exit code 2 unless all claims are grounded. An artifact root and a claims file suffice: no
+    Dagster, no project and no raw data. A copied artifact root has its claims in report_claims.
 
     Example: fer claims verify outputs/sample
     """
@@ -90,22 +92,22 @@ def verified_claims(
 @app.command()
 def export(
     claims: Annotated[
-        list[str] | None, typer.Argument(help="Ids of claims; default: all, with the report")
+        list[str] | None, typer.Argument(help="Ids of claims; default: all claims and the report")
     ] = None,
-    out: Annotated[Path, typer.Option(help="New zip")] = Path("evidence.zip"),
+    out: Annotated[Path, typer.Option(help="Zip file to create")] = Path("evidence.zip"),
     faces: Annotated[
         bool,
         typer.Option(
-            "--faces", help="With the faces of the rows behind the claims, and contact sheets"
+            "--faces", help="Include contact sheets and the faces of the rows behind the claims"
         ),
     ] = False,
     profile: ProfileOption = None,
 ) -> None:
-    """Write the evidence of claims as one zip, which 'fer claims verify' holds against itself.
+    """Write the evidence of claims as one zip, which 'fer claims verify' can check by itself.
 
-    An RO-Crate: the claims, and the records, receipts and tables of all artifacts that they rest
-    on. Weights are left out. Tables name photos and their labels; records name raw folders by their
-    path. The same artifacts give the same bytes.
+    The zip is an RO-Crate: the claims, and the records, receipts and tables of all artifacts that
+    they depend on. Weights are left out. Tables contain names of photos and their labels; records
+    contain paths of raw folders. The same artifacts give the same bytes.
 
     Example: fer claims export dkd-macro-f1 --out evidence.zip
     """
@@ -129,10 +131,14 @@ def export(
 
 @app.command()
 def values(
-    out: Annotated[Path, typer.Option(help="claims.tex, _variables.yml (Quarto) or claims.csv")],
+    out: Annotated[
+        Path, typer.Option(help="File to write: claims.tex, _variables.yml (Quarto) or claims.csv")
+    ],
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Artifact folder or exported zip; default: the artifacts of --profile"),
+        typer.Argument(
+            help="Artifact root or exported zip; default: the artifact root of --profile"
+        ),
     ] = None,
     profile: ProfileOption = None,
 ) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 ProfileOption = Annotated[
     str | None,
     typer.Option(
-        "--profile", "-p", help="Recipe to run: sample, ferplus, ferplus_ensemble, paper or own"
+        "--profile",
+        "-p",
+        help="Profile to use: sample, ferplus, ferplus_ensemble, paper, or one of your own",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]

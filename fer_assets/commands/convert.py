@@ -12,12 +12,18 @@ from fer_ml.base.errors import FerError
 def convert(
     old: Annotated[Path, typer.Argument(help="Checkpoint of the first pipeline")],
     new: Annotated[Path, typer.Argument(help="File to write")],
-    architecture: Annotated[str, typer.Option(help="timm's name, such as resnet18")],
-    teacher: Annotated[bool, typer.Option("--teacher", help="It has the ArcFace head")] = False,
-    size: Annotated[int, typer.Option(help="Side of its input in px")] = 224,
-    clahe_clip: Annotated[float, typer.Option(help="0: trained without CLAHE")] = 2.0,
+    architecture: Annotated[
+        str, typer.Option(help="Architecture by its name in timm, such as resnet18")
+    ],
+    teacher: Annotated[
+        bool, typer.Option("--teacher", help="The checkpoint has an ArcFace head")
+    ] = False,
+    size: Annotated[int, typer.Option(help="Side of the network's input in px")] = 224,
+    clahe_clip: Annotated[
+        float, typer.Option(help="CLAHE clip limit of its training; 0: no CLAHE")
+    ] = 2.0,
 ) -> None:
-    """Turn a checkpoint of the first pipeline into this platform's. Its code is not run.
+    """Convert a checkpoint of the first pipeline to this platform's format; no code in it is run.
 
     Example: fer convert best.pt converted.pt --architecture resnet18 --teacher
     """

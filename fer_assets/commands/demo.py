@@ -46,28 +46,34 @@ app = typer.Typer(
 )
 
 BundleOption = Annotated[
-    Path | None, typer.Option(help="Bundle folder; default: the student that ships")
+    Path | None, typer.Option(help="Bundle folder; default: the student shipped with the package")
 ]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option(help="With -p: fp32 (default), or fp16 or int8 where small_bundles offers it"),
+    typer.Option(help="With -p: fp32 (default); fp16 or int8 if small_bundles offers it"),
 ]
 DetectorOption = Annotated[
-    str, typer.Option(help="yunet, or haar, which misses most faces that are turned or small")
+    str, typer.Option(help="yunet or haar; haar misses most turned or small faces")
 ]
 DetectWidthOption = Annotated[
-    int | None, typer.Option(help="Width in px at which the detector looks; default: its own")
+    int | None,
+    typer.Option(help="Width in px of the image given to the detector; default: its own"),
 ]
-DetectEveryOption = Annotated[int, typer.Option(help="Look for faces at every n-th frame")]
+DetectEveryOption = Annotated[int, typer.Option(help="Run the detector on every n-th frame")]
 OutOption = Annotated[
     Path | None, typer.Option(help="New folder for the log; default: outputs/demo/<time>")
 ]
 RecordOption = Annotated[
-    bool, typer.Option("--record", help="Keep the raw frames too, so that they can be replayed")
+    bool,
+    typer.Option("--record", help="Also keep the raw frames, so that the session can be replayed"),
 ]
-HeadlessOption = Annotated[bool, typer.Option("--headless", help="No window, only the log")]
-MaxFramesOption = Annotated[int | None, typer.Option(help="Stop after so many frames")]
-SessionArgument = Annotated[Path, typer.Argument(metavar="SESSION", help="Folder of a session")]
+HeadlessOption = Annotated[
+    bool, typer.Option("--headless", help="Open no window; write only the log")
+]
+MaxFramesOption = Annotated[int | None, typer.Option(help="Stop after this number of frames")]
+SessionArgument = Annotated[
+    Path, typer.Argument(metavar="SESSION", help="Folder of a logged session")
+]
 
 
 @app.command()
@@ -87,9 +93,9 @@ def play(
     max_frames: MaxFramesOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Run a student on a video and log every frame. A recorded session is compared with its log.
+    """Run a student on a video and log every frame; compare a recorded session with its log.
 
-    It is the student that ships with the package, or with -p that of a profile.
+    Runs the student shipped with the package, or with -p the student of a profile.
 
     Example: fer demo play clip.mp4
 
@@ -106,7 +112,7 @@ def play(
 
 @app.command()
 def camera(
-    number: Annotated[int, typer.Option(help="Which camera of this machine")] = 0,
+    number: Annotated[int, typer.Option(help="Number of the camera on this machine, from 0")] = 0,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
     detector: DetectorOption = "yunet",
@@ -134,18 +140,18 @@ def camera(
 
 @app.command()
 def web(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: a free one")] = 8765,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0: any free port")] = 8765,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
     detector: DetectorOption = "yunet",
     detect_width: DetectWidthOption = None,
     detect_every: DetectEveryOption = 1,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of recorded sessions; default: outputs/demo")
+        Path | None, typer.Option(help="Folder for recorded sessions; default: outputs/demo")
     ] = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Open a web page with the browser's camera, on this machine alone.
+    """Open a web page that uses the browser's camera; it is reachable from this machine only.
 
     Example: fer demo web
     """
@@ -167,9 +173,9 @@ def web(
 
 @app.command()
 def photo(
-    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="One photo")],
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Image file")],
     face: Annotated[
-        bool, typer.Option("--face", help="The picture is a face already: none is looked for")
+        bool, typer.Option("--face", help="The image is a cropped face; run no detector")
     ] = False,
     bundle: BundleOption = None,
     precision: PrecisionOption = None,
@@ -177,7 +183,7 @@ def photo(
     detect_width: DetectWidthOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Print the faces of one photo, each with its label and place.
+    """Print the faces of one photo, each with its label and box.
 
     Example: fer demo photo party.jpg
 
@@ -215,10 +221,10 @@ def buffer(
         Path, typer.Argument(metavar="OUT", help="New folder for the training material")
     ],
     self_labelled: Annotated[
-        bool, typer.Option("--self-labelled", help="Take the model's own labels, not the manual")
+        bool, typer.Option("--self-labelled", help="Use labels of the model, not manual ones")
     ] = False,
 ) -> None:
-    """Make training material of a recorded session's labelled faces.
+    """Make training material from the labelled faces of a recorded session.
 
     Example: fer demo buffer outputs/demo/20260101T101500 buffer
     """

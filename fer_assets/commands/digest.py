@@ -21,10 +21,10 @@ def digest(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write one page, which needs no network")
+        Path | None, typer.Option(help="Also write one HTML page, which needs no network")
     ] = None,
 ) -> None:
-    """Say what is red, stale or unverified now, and what to do about it. Exit code 2 if any is red.
+    """List what is red, stale or unverified, and what to do. Exit code 2 if anything is red.
 
     Example: fer digest --html digest.html
     """

@@ -27,10 +27,10 @@ def doctor(
     as_json: JsonOption = False,
     bundle: Annotated[
         Path | None,
-        typer.Option(help="Write a zip for a maintainer, without data, faces, names and secrets"),
+        typer.Option(help="Write a zip for a maintainer, without data, faces, names or secrets"),
     ] = None,
 ) -> None:
-    """Say what this machine has, and what to do about what is missing. Exit code 1 if it blocks.
+    """Report what this machine has and how to fix what is missing. Exit code 1 if it blocks a run.
 
     Example: fer doctor --bundle for_the_maintainer.zip
     """

@@ -10,22 +10,20 @@ from fer_ml.base.errors import FerError
 
 
 def evidence(
-    claims: Annotated[
-        list[str] | None, typer.Argument(help="Ids of claims; without any, all of them")
-    ] = None,
+    claims: Annotated[list[str] | None, typer.Argument(help="Ids of claims; default: all")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to pass on, with the report; else the artifact root")
+        Path | None,
+        typer.Option(help="New folder to pass on, with the report; default: the artifact root"),
     ] = None,
     faces: Annotated[
-        bool, typer.Option("--faces", help="Copy the faces into it: they are personal data")
+        bool, typer.Option("--faces", help="Copy the faces into the folder; they are personal data")
     ] = False,
     profile: ProfileOption = None,
 ) -> None:
     """Write a page for each claim: its gates, and every row behind its numbers.
 
-    The pages open without a server, and compute the numbers again. In the artifact root they show
-    the faces that lie there; a folder to pass on has none unless --faces asks for them. fer ui
-    serves them too.
+    The pages open without a server and recompute the numbers. In the artifact root they show its
+    faces; a folder to pass on contains faces only with --faces. fer ui serves the pages too.
 
     Example: fer evidence dkd-macro-f1 --out for_a_reviewer
     """

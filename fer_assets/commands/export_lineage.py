@@ -9,18 +9,20 @@ from fer_assets.commands.common import ProfileOption, console, open_pipeline, st
 
 
 def export_lineage(
-    out: Annotated[Path, typer.Option(help="New file; for croissant a new folder")],
-    format: Annotated[str, typer.Option(help="openlineage, prov or croissant")] = "openlineage",
+    out: Annotated[Path, typer.Option(help="File to create; for croissant a new folder")],
+    format: Annotated[
+        str, typer.Option(help="Format: openlineage, prov or croissant")
+    ] = "openlineage",
     select: Annotated[
         str | None,
-        typer.Option(help="Assets, partitions or groups, by commas; default: all that were made"),
+        typer.Option(help="Assets, partitions or groups, comma-separated; default: all that exist"),
     ] = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Write the lineage for other tools: artifacts by hash, their making, gates, raw fingerprints.
+    """Write the lineage for other tools: hashes of artifacts, how they were made, gates, raw inputs.
 
-    Every byte is verified on the way; what is stale or damaged says so in the file. It holds no
-    path of this machine. Croissant describes the manifests among them, with their tables beside it.
+    Every byte is verified, and the file marks stale or damaged artifacts. It contains no path of
+    this machine. Croissant describes only the selected manifests, with their tables beside it.
 
     Example: fer export-lineage --format prov --out lineage.json --select student_bundle
     """

@@ -55,15 +55,15 @@ def materialize(
     select: Annotated[
         str | None,
         typer.Option(
-            help="Assets, partitions or groups, by commas, or Dagster's selection syntax: "
+            help="Assets, partitions or groups, comma-separated, or Dagster's selection syntax: "
             "+NAME makes what NAME needs too; default: all"
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make also what is up to date")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also make what is up to date")] = False,
 ) -> None:
-    """Make whatever is missing or stale, in order, with all gates.
+    """Make every missing or stale asset in order of dependency, and judge all gates.
 
-    What fails stops what rests on it and nothing else. After Ctrl-C the same command goes on.
+    A failure skips only the assets that depend on it. After Ctrl-C the same command continues.
 
     Example: fer materialize --profile sample --select "manifests,teacher[RN18]"
 

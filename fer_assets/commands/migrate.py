@@ -10,13 +10,13 @@ from fer_assets.commands.common import ProfileOption, console, open_pipeline
 def migrate(
     profile: ProfileOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would change; change nothing")
+        bool, typer.Option("--dry-run", help="Print what would change, and change nothing")
     ] = False,
 ) -> None:
-    """Bring fer.toml, claims files and Dagster's database of an earlier version along.
+    """Migrate fer.toml, claims files and Dagster's database from an earlier version.
 
-    Files in the artifact root stay as they are: they are read as they are, or made again, which is
-    told. Each old file is kept beside the new one.
+    Files in the artifact root are never changed. They are read as they are; those that will be made
+    again are listed. The old version of each migrated file is kept beside the new one.
 
     Example: fer migrate --dry-run
     """

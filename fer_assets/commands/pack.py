@@ -10,13 +10,15 @@ from fer_ml.base.errors import FerError
 
 
 def pack(
-    select: Annotated[str, typer.Argument(help="A teacher, students or an experiment, by commas")],
-    folder: Annotated[Path, typer.Argument(help="New folder")],
+    select: Annotated[
+        str, typer.Argument(help="A teacher, students or an experiment, comma-separated")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to create")],
     profile: ProfileOption = None,
 ) -> None:
     """Pack a training into a folder that needs only torch, timm, numpy and pydantic.
 
-    Students that follow each other may be packed together; each starts from the best of the one
+    Consecutive students may be packed together; each starts from the best checkpoint of the one
     before it.
 
     Example: fer pack "student_ce,student_kd,student_dkd" packed

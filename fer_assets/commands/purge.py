@@ -20,24 +20,29 @@ if TYPE_CHECKING:
 def purge(
     photo: Annotated[
         str | None,
-        typer.Option(help="One photo: hash of it or of a sample, image_path, or an image file"),
+        typer.Option(help="One photo: its hash, a sample_id, an image_path, or an image file"),
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option(help="The same, with every photo of its group: near-duplicates in any source"),
+        typer.Option(help="The same, plus all photos of its group: near-duplicates in any source"),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="A whole source")] = None,
+    source: Annotated[str | None, typer.Option(help="Name of a source, removed as a whole")] = None,
     session: Annotated[
         Path | None,
-        typer.Option(help="A recorded session's folder, and photos that a buffer took from it"),
+        typer.Option(help="Folder of a recorded session; photos taken from it by a buffer go too"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Carry it out; without it nothing is")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", help="Carry out the purge; without it, only show what would be removed"
+        ),
+    ] = False,
     reason: Annotated[
-        str, typer.Option(help="For the log; name nobody in it")
+        str, typer.Option(help="Reason, kept in the log; do not name a person")
     ] = "consent withdrawn",
     as_json: JsonOption = False,
 ) -> None:
-    """Take a photo, its group, a source or a session out of every profile; say what rested on it.
+    """Remove a photo, its group, a source or a session from every profile; list what depends on it.
 
     Example: fer purge --group 3f1c9a0be2d45c77
 

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from fer_ml.report.claimed import Covered
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Hold any report to its references and claims."
+    cls=Commands, no_args_is_help=True, help="Check any report against its references and claims."
 )
 
 
 @app.command()
 def check(
-    report: Annotated[Path, typer.Argument(help="Any report: .md, .tex, .docx or .ipynb")],
+    report: Annotated[Path, typer.Argument(help="Report file: .md, .tex, .docx or .ipynb")],
     claims: Annotated[
         Path | None,
-        typer.Option(help="Claims to hold its numbers against: artifact folder or exported zip"),
+        typer.Option(help="Check the numbers against these claims: artifact root or exported zip"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a report's citations against its references, and its numbers against claims.
+    """Check a report's citations against its references, and its numbers against claims.
 
-    It also looks for the reproducibility checklist. Exit code 2 when a citation is not listed, or
-    listed twice, or when a claim's printed value is another. Numbers that no claim covers are told.
+    It also looks for the reproducibility checklist. Exit code 2 if a citation is unlisted or listed
+    twice, or if a printed value differs from its claim. Numbers that no claim covers are listed.
 
     Example: fer report check paper.tex --claims evidence.zip
     """

@@ -25,16 +25,16 @@ def trace(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
     as_mermaid: Annotated[
-        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart, for Markdown")
+        bool, typer.Option("--mermaid", help="Print a Mermaid flowchart for Markdown")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write one page with the graph, which needs no network")
+        Path | None, typer.Option(help="Write the graph as one HTML page, which needs no network")
     ] = None,
 ) -> None:
-    """Follow a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
+    """Trace a claim, an asset, a file or a hash back to the raw folders. Exit code 2 if not green.
 
-    Of a face it prints source, raw file, split by manifest, what each model said, and the claims
-    that rest on it.
+    For a face it prints source, raw file, split in each manifest, the prediction of each model, and
+    the claims that depend on it.
 
     Example: fer trace manifest-rows --html trace.html
     """

@@ -12,21 +12,23 @@ from fer_assets.stopping import Stopping
 
 def ui(
     profile: ProfileOption = None,
-    port: Annotated[int, typer.Option(help="Port on this machine; 0: a free one")] = 3000,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any free port")] = 3000,
     read_only: Annotated[
         bool,
-        typer.Option("--read-only", help="For guests: everything is shown, nothing can be started"),
+        typer.Option("--read-only", help="Show everything, but start nothing; for guests"),
     ] = False,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Name that a proxy shows it under, such as fer.example.org; repeatable"),
+        typer.Option(
+            help="Host name under which a proxy serves it, such as fer.example.org; repeatable"
+        ),
     ] = None,
 ) -> None:
     """Open Dagster's web UI on this machine, for the given profile.
 
-    It listens on 127.0.0.1 alone, and lets in whoever has the printed link; docs/operate.md says
-    how to let others in. Runs that a killed process or a restart of the machine left started are
-    ended first.
+    It listens on 127.0.0.1 only, and the printed link grants access; docs/operate.md says how to
+    give access to others. First it ends runs that are still marked as started although their
+    process was killed or the machine restarted.
 
     Example: fer ui --profile sample --port 3000
     """

@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 def validate(
-    manifest: Annotated[Path, typer.Argument(help="Manifest CSV")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest CSV to judge")],
     root: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder that the images lie below; may be given several times"),
+        typer.Option(help="Folder that contains the images; repeatable"),
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Decode also what has not changed since the last time")
+        bool, typer.Option("--full", help="Also decode images unchanged since the last validation")
     ] = False,
     findings: Annotated[
-        Path | None, typer.Option(help="Write every finding to this CSV, not only examples")
+        Path | None, typer.Option(help="Write all findings to this CSV, not only examples")
     ] = None,
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge any manifest CSV: every row, every image. Exit code 2 when a blocking gate fails.
 
-    Paths may be relative to a root or to the project, or absolute ones of another machine: which
-    base was found for which paths is told. Faces are copies of one photo by the profile's rule.
+    Paths may be relative to a root or to the project, or absolute paths of another machine; the
+    output says which base was found for them. The profile decides when faces count as copies.
 
     Example: fer validate my_manifest.csv --root my_images
     """
