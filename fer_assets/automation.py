@@ -76,7 +76,7 @@ class Everything(dg.Config):
         default="",
         description="Assets, partitions or groups, separated by commas, such as "
         "manifests,teacher[RN18], or Dagster's selection syntax, such as +teacher[RN18]. Empty: "
-        "everything but what is made on request only.",
+        "everything except assets made on request only.",
     )
     force: bool = Field(default=False, description="Also make selected assets that are up to date.")
 
@@ -243,8 +243,8 @@ def raw_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         name="raw_changed",
         minimum_interval_seconds=300,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fingerprints the raw folders every five minutes, and notes one that differs "
-        "from what its manifest was made of. Starts no run.",
+        description="Fingerprints the raw folders every five minutes, and reports a folder whose "
+        "fingerprint differs from that in its manifest. Starts no run.",
     )
     def raw_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         if context.cursor is None:
@@ -313,8 +313,8 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="run_failed",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Each failed run of the profile: its red gates or its fault, and the claims "
-        "that rest on it, into the log, and by webhook and e-mail where they are set.",
+        description="Reports each failed run of the profile: its failed gates or its error, and the "
+        "claims that depend on it. Writes to the log; sends webhook and e-mail if configured.",
     )
     def run_failed(context: dg.RunFailureSensorContext) -> None:
         records = context.instance.get_records_for_run(
@@ -379,8 +379,8 @@ def experiments_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         name="experiments",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Makes the profile's `experiments` and `models`, and what was adopted, known "
-        "as partitions; starts nothing.",
+        description="Registers the profile's `experiments` and `models`, and adopted results, as "
+        "partitions. Starts no run.",
     )
     def experiments(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         new = register_partitions(pipeline, context.instance)

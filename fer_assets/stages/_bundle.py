@@ -25,8 +25,8 @@ PARITY_LIMIT = 1e-3
 NETWORK_GATES = (
     Gate(
         "torch_equals_onnx",
-        "largest difference of a logit between torch and ONNX Runtime, on real faces",
-        "export again; a difference means another model is served than was measured",
+        "the largest logit difference between torch and ONNX Runtime on real faces",
+        "export again; a difference means that the served model is not the measured one",
     ),
     Gate("card_matches", "the card's sha256 is that of model.onnx", "export again"),
     Gate("class_order", "the card's classes are in the canonical order", "export again"),

@@ -29,31 +29,33 @@ RUN_GATES: tuple[Gate, ...] = (
     Gate("class_order", "the checkpoint's classes are in the canonical order", "train again"),
     Gate(
         "budget_as_planned",
-        "as many epochs as the recipe says, and at least one step",
+        "the training ran all epochs of the recipe, and at least one step",
         "look at the run's log: it stopped early",
     ),
     Gate(
         "init_as_promised",
-        "the first weights are those that the recipe names, with a hash unless they are random",
-        "train again; the weights came from elsewhere",
+        "the initial weights are those that the recipe names, with a hash unless they are random",
+        "train again; the initial weights came from another place",
     ),
-    Gate("weights_changed", "the best weights differ from the first ones", "check lr and the data"),
+    Gate(
+        "weights_changed", "the best weights differ from the initial ones", "check lr and the data"
+    ),
     Gate(
         "metrics_of_best",
-        "metrics and temperature carry the sha256 of best.pt, and n of the val split",
+        "metrics and temperature state the sha256 of best.pt, and n is that of the val split",
         "train again; the files come from different runs",
     ),
     Gate("finite_weights", "no weight is NaN or infinite", "lower lr, or switch bf16 off"),
     Gate(
         "temperature_in_bounds",
-        "the temperature's search ended inside its bounds",
+        "the search for the temperature ended inside its bounds",
         "the calib split is separated perfectly or not at all: give it more rows",
     ),
     Gate(
         "above_floor",
         "val macro-F1 is at least the profile's floor, and above that of 95 of 100 guessers on the "
         "same faces; a floor of 0 asks nothing",
-        "more epochs, a higher lr, or better data",
+        "train for more epochs, raise lr, or improve the data",
     ),
     Gate(
         "classes_above_chance",
@@ -81,7 +83,7 @@ RUN_GATES: tuple[Gate, ...] = (
 NOT_BELOW_PREVIOUS = Gate(
     "not_below_previous",
     "val macro-F1 is at least that of the student before, on the same rows",
-    "compare recipes; distillation that loses to CE is worth a look",
+    "compare the recipes: find out why distillation scores below CE",
     blocking=False,
 )
 

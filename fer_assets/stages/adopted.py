@@ -11,25 +11,25 @@ from fer_ml.storage.store import RunFolder, Store
 GATES = (
     Gate(
         "class_order",
-        "where the files name the classes, they are in the canonical order",
+        "if the files name the classes, the classes are in the canonical order",
         "the columns mean something else than their place says: export again, in this order",
     ),
     Gate(
         "complete",
         "the files of checklist A.4 of the interim report are there",
-        "adopt the folder again with the missing files, or know that they cannot be cited",
+        "adopt the folder again with the missing files; without them they cannot be cited",
         blocking=False,
     ),
     Gate(
         "consistent",
         "the files do not contradict each other",
-        "look at the checks in adoption.json before you cite a number of it",
+        "read the checks in adoption.json before you cite one of its numbers",
         blocking=False,
     ),
     Gate(
         "verified",
-        "nothing had to be taken on trust",
-        "train or evaluate again here: only what was made here is known down to the raw rows",
+        "every fact could be verified",
+        "train or evaluate again here: only results made here can be traced to the raw rows",
         blocking=False,
     ),
 )
@@ -90,10 +90,10 @@ def stages(given: Given) -> list[Stage]:
             asset="adopted",
             group="adopted",
             kinds=("json",),
-            describe="Results that were made elsewhere, one a partition: a run folder, an "
-            "evaluation, a soft-label export, a manifest or a validation report, taken in by "
-            "`fer adopt`. `adoption.json` says what its files contradict, and what could not be "
-            "verified. Made again, the copies in the store are examined anew.",
+            describe="Results made elsewhere, one in each partition: a run directory, an "
+            "evaluation, a soft-label export, a manifest or a validation report, added by "
+            "`fer adopt`. `adoption.json` lists contradictions between its files and what could not "
+            "be verified. Materializing it again examines the copies in the store anew.",
             partitions="adopted",
             on_request=True,
             holds=HOLDS,

@@ -17,11 +17,11 @@ GATES = (
     ),
     Gate(
         "metrics_of_best",
-        "metrics and temperature carry the sha256 of best.pt, and n of the val split",
+        "metrics and temperature state the sha256 of best.pt, and n is that of the val split",
         _FIX,
     ),
     Gate("finite_weights", "no weight is NaN or infinite", _FIX),
-    Gate("temperature_in_bounds", "the temperature's search ended inside its bounds", _FIX),
+    Gate("temperature_in_bounds", "the search for the temperature ended inside its bounds", _FIX),
 )
 
 
@@ -95,8 +95,8 @@ def stages(given: Given) -> list[Stage]:
             group="adopted",
             kinds=("pytorch",),
             describe="The weights of an adopted run, measured on the rows of this profile: "
-            "predictions on val and calib, metrics of val, and a temperature from calib. It is not "
-            "known which of these rows it was trained or selected on.",
+            "predictions on val and calib, val metrics, and a temperature fitted on calib. It is "
+            "unknown which of these rows it was trained or selected on.",
             needs=(Need("adopted", "same"), *needs("hq_train_manifest")),
             holds=HOLDS,
             build=build,

@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 GATES = (
     Gate(
         "every_row_scored",
-        "n and predictions of each entry are as many as the rows of its set",
+        "n and the number of predictions of each entry equal the rows of its evaluation set",
         "rows were lost: materialize the benchmark again",
     ),
     Gate(
         "calibrated_on_calib",
-        "every scaling was fitted on calib and carries the hash of the checkpoint it scales",
+        "every temperature was fitted on calib and states the hash of its checkpoint",
         "materialize the benchmark again",
     ),
-    Gate("no_choice_on_test", "no test split chose anything of any model", "never choose on test"),
+    Gate(
+        "no_choice_on_test", "no choice about any model used a test split", "never choose on test"
+    ),
     Gate(
         "students_above_floor",
         "every student's macro-F1 on test_all_sources is at least the profile's floor, and above "
         "that of 95 of 100 guessers on the same faces; a floor of 0 asks nothing",
-        "more epochs, or look at the training data",
+        "train for more epochs, or check the training data",
     ),
 )
 
@@ -198,8 +200,8 @@ def stages(given: Given) -> list[Stage]:
             group="evaluation",
             kinds=("csv", "json"),
             describe="Every model on every evaluation set from stored per-sample predictions, with "
-            "intervals and paired tests: `benchmark.json`, each cell with what it is of and what "
-            "chose the model; `ledger.json`, which split chose what.",
+            "intervals and paired tests: `benchmark.json`, where each cell states its set and "
+            "the split that chose the model; `ledger.json`, which split each choice used.",
             needs=(
                 Need("teacher_logits", "each"),
                 Need("external_model", "each"),

@@ -18,7 +18,11 @@ from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     *NETWORK_GATES,
-    Gate("of_their_students", "each checkpoint is that of its student", "export again"),
+    Gate(
+        "of_their_students",
+        "each bundle was exported from the checkpoint of its student",
+        "export again",
+    ),
 )
 
 

@@ -34,7 +34,7 @@ GATES = (
     ),
     Gate(
         "has_truth",
-        "the session says what its faces show, so that it can tell which student is better",
+        "the session has true labels, so that it can show which student is better",
         "let demo.session name a recorded session with manual labels",
         blocking=False,
     ),
@@ -143,8 +143,8 @@ def stages(given: Given) -> list[Stage]:
             asset="candidate_sessions",
             group="evaluation",
             kinds=("opencv", "csv"),
-            describe="Every student over the session of `demo_session`: smoothed macro-F1 and "
-            "flips a minute in `candidate_sessions.json`, and one log each.",
+            describe="Every student on the session of `demo_session`: smoothed macro-F1 and "
+            "flips a minute in `candidate_sessions.json`, and a log for each student.",
             needs=needs("candidate_bundles"),
             recipe=DemoRecipe.of,
             files=files,

@@ -17,11 +17,15 @@ from fer_ml.storage.store import RunFolder, Store
 GATES = (
     Gate(
         "arms_equal_as_declared",
-        "by their records, the trainings differ in seed, task and the declared fields alone, and "
+        "by their records, the trainings differ only in seed, task and the declared fields, and "
         "were made from the same bytes",
         "train the experiments again from the profile's recipes",
     ),
-    Gate("every_row_scored", "n of every run is that of the evaluation set", "make it again"),
+    Gate(
+        "every_row_scored",
+        "n of every training equals the rows of the evaluation set",
+        "make it again",
+    ),
     Gate("intervals_finite", "no figure or interval is NaN or infinite", "look at the predictions"),
 )
 
@@ -171,8 +175,8 @@ def stages(given: Given) -> list[Stage]:
             group="comparisons",
             kinds=("csv", "json"),
             describe=f"`comparisons.{name}` of the profile: {', '.join(comparison.arms)} over the "
-            "same seeds at one budget, on one evaluation set, each against the baseline and "
-            "against the arm before it: `comparison.json`.",
+            "same seeds at one budget, on one evaluation set. `comparison.json` compares each "
+            "with the baseline and with the arm before it.",
             needs=_needs(given.profile, comparison),
             recipe=partial(ComparisonRecipe.of, name),
             holds=HOLDS,

@@ -13,7 +13,11 @@ from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
-    Gate("frames_scored", "at least one face was found and scored", "check the video and detector"),
+    Gate(
+        "frames_scored",
+        "at least one face was found and scored",
+        "check the video and the detector",
+    ),
     Gate(
         "steadier_than_raw",
         "stabilised labels flip no more often than raw ones",
@@ -22,22 +26,23 @@ GATES = (
     ),
     Gate(
         "frame_p95",
-        "95 of 100 frames take at most demo.p95_limit_ms of the profile, after the warm-up",
-        "the next fer materialize measures again, unless the session was imported; if it stays: "
-        "an idle or faster machine, a smaller student or detector width, or an honest limit",
+        "after the warm-up, 95 of 100 frames take at most demo.p95_limit_ms of the profile",
+        "the next fer materialize measures again, unless the session was imported; if it fails "
+        "again, use an idle or faster machine, a smaller student or detector width, or a limit that "
+        "this machine can keep",
         blocking=False,
         blocks_with="p95_blocks",
         measured_in="demo_session",
     ),
     Gate(
         "replay_improves",
-        "on the recorded session, macro-F1 of what is shown is above that of the session's bundle",
+        "on the recorded session, macro-F1 of the shown labels is above that of the session's bundle",
         "keep the bundle that recorded the session",
         blocking=False,
     ),
     Gate(
         "replay_is_as_calm",
-        "on the recorded session, shown labels flip no more often than they did, by more than "
+        "on the recorded session, the flips of shown labels rise by at most "
         "selection.flips_gain of the profile",
         "look at the stabiliser's settings, or keep the bundle that recorded the session",
         blocking=False,
@@ -169,7 +174,7 @@ def stages(given: Given) -> list[Stage]:
             group="deployment",
             kinds=("json",),
             describe="Frame times by stage, flips, reaction delay and accuracy of the session, "
-            "from its log alone, with plots.",
+            "computed from its log only, with plots.",
             needs=needs("demo_session"),
             recipe=KpiRecipe.of,
             holds=HOLDS,

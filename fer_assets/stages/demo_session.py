@@ -83,7 +83,7 @@ def stages(given: Given) -> list[Stage]:
             asset="demo_session",
             group="deployment",
             kinds=("opencv", "csv"),
-            describe="The bundle run over a fixed clip, or over a recorded session: "
+            describe="The log of the bundle on a fixed clip, or on a recorded session: "
             "`per_frame.csv`, `events.csv`, `demoresultssummary.csv`, `thresholds.json`.",
             needs=needs("student_bundle"),
             recipe=DemoRecipe.of,

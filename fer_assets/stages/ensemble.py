@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 GATES = (
     Gate("weights_sum_to_one", "the weights are in 0..1 and sum to 1", "make it again"),
-    Gate("chosen_on_calib", "weights and temperature saw calib only", "never choose on test"),
+    Gate(
+        "chosen_on_calib",
+        "weights and temperature were chosen on calib only",
+        "never choose on test",
+    ),
     Gate("class_order", "the columns are in the canonical order", "make it again"),
     Gate(
         "not_below_best_member",
         "calib NLL is at most that of the best member",
-        "look at search.csv: a member may be broken",
+        "look at search.csv: one of the members may be broken",
         blocking=False,
     ),
 )
@@ -111,7 +115,7 @@ def stages(given: Given) -> list[Stage]:
             asset="ensemble",
             group="distillation",
             kinds=("numpy",),
-            describe="The teachers fused: weights searched on calib (`search.csv`), one "
+            describe="The fused teachers: weights searched on calib (`search.csv`), one "
             "temperature, and the fused logits of every face.",
             needs=(Need("teacher_logits", "each"), *needs("hq_train_manifest")),
             recipe=EnsembleRecipe.of,

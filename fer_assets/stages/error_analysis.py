@@ -69,7 +69,7 @@ def stages(given: Given) -> list[Stage]:
             group="evaluation",
             code_version="2",
             kinds=("html", "csv"),
-            describe="What students and ensemble get wrong on the mixed test set, for people: "
+            describe="Mistakes of the students and the ensemble on the mixed test set: "
             "`error_analysis.html`, contact sheets, confusions, agreement with the ensemble, the "
             "worst source, and labels in doubt (`review.csv`).",
             needs=needs("benchmark", "test_all_sources_manifest"),

@@ -15,11 +15,15 @@ from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
-    Gate("bytes_as_named", "the files are those at the path in the profile", "make it again"),
+    Gate(
+        "bytes_as_named",
+        "the files are the same as those at the path in the profile",
+        "make it again",
+    ),
     Gate(
         "class_order",
         "no other order of its columns fits the labels of calib significantly better",
-        "export the model with its classes in the canonical order: its columns mean others",
+        "export the model with its classes in the canonical order",
     ),
     Gate("finite", "no logit on calib is NaN or infinite", "look at the model's weights"),
 )

@@ -196,10 +196,10 @@ def stages(given: Given) -> list[Stage]:
             asset=f"manifest/{source.name}",
             group="manifests",
             kinds=("csv", "polars"),
-            describe=f"{source.title or source.name}, cleaned: one row a face with its label, "
-            "publisher's split, box and content identity; what was left out stands in "
-            "`quarantine.csv` and `excluded.csv` with its reason. "
-            "`labels.csv` has each label of the publisher, what it means, and on how many rows.",
+            describe=f"{source.title or source.name}, cleaned: one row for each face with its label, "
+            "publisher's split, box and content identity. `quarantine.csv` and `excluded.csv` hold "
+            "the rows left out, with reasons. "
+            "`labels.csv` has each label of the publisher, its meaning, and its number of rows.",
             raw=source.name,
             recipe=partial(SourceRecipe.of, source.name),
             files=partial(files, source.name),

@@ -13,7 +13,7 @@ GATES = (
     Gate("all_passed", "every manifest's report passed", "look at the report that failed"),
     Gate(
         "of_current_manifests",
-        "each report speaks of the manifest that is current",
+        "each report is about the current manifest",
         "materialize manifest_validation again",
     ),
 )
@@ -86,7 +86,7 @@ def stages(given: Given) -> list[Stage]:
             asset="manifest_validation",
             group="manifests",
             kinds=("json",),
-            describe="One report for each manifest, from a look at every row and every image: "
+            describe="One report for each manifest, after checking every row and every image: "
             "`manifest_validation_*.json`, with the first pipeline's keys; every finding in "
             "`findings.csv`, with pictures.",
             needs=needs("classification_manifest", *curated),

@@ -27,13 +27,13 @@ GATES = (
     ),
     Gate(
         "citations_listed",
-        "every citation leads to exactly one entry of the references",
+        "every citation matches exactly one entry of the references",
         "add the entry, or correct the number",
     ),
     Gate(
         "references_cited",
         "every entry of the references is cited",
-        "cite it, or take it out",
+        "cite it, or remove it",
         blocking=False,
     ),
     Gate(
@@ -155,8 +155,8 @@ def stages(given: Given) -> list[Stage]:
             group="report",
             kinds=("markdown",),
             describe="The report, rendered from a template in which every number, table and "
-            "figure is a reference: `report.md`, `report.html`, `report.pdf`; what it refers to "
-            "stands in `report.json`.",
+            "figure is a reference: `report.md`, `report.html`, `report.pdf`; `report.json` "
+            "lists the references.",
             needs=needs("report_claims"),
             cites=given.reported,
             recipe=ReportRecipe.of,

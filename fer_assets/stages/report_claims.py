@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GATES = (
     Gate(
         "all_grounded",
-        "every claim holds and rests on current, gated bytes",
+        "every claim is true and depends on current artifacts that passed their gates",
         "look at claims.json: correct the sentence, or materialize what is stale",
     ),
 )
@@ -110,7 +110,7 @@ def stages(given: Given) -> list[Stage]:
             asset="report_claims",
             group="report",
             kinds=("json", "csv"),
-            describe="Every sentence of the claims file bound to the bytes it came from, with its "
+            describe="Every sentence of the claims file, bound to the bytes of its number, with its "
             "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
             cites=given.claimed,
             recipe=ClaimsRecipe.of,

@@ -13,7 +13,11 @@ ACCURACY_LIMIT = 0.005
 LATENCY_LIMITS = {"fp16": 1.1, "int8": 1.0}
 
 GATES = (
-    Gate("cards_match", "the card of each offered precision is that of its bytes", "export again"),
+    Gate(
+        "cards_match",
+        "the card of each offered precision states the sha256 of its model.onnx",
+        "export again",
+    ),
     *(
         gate
         for precision, least in (("fp16", "at most 1.1 times as long"), ("int8", "no longer"))

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from fer_ml.runs.parts import Softened
 
 GATES = (
-    Gate("aligned_hashes", "index, manifest and ensemble carry the same hashes", "export again"),
-    Gate("covers_train", "one row for each training row, in its order", "export again"),
+    Gate("aligned_hashes", "index, manifest and ensemble state the same hashes", "export again"),
+    Gate("covers_train", "one row for each training row, in the same order", "export again"),
     Gate("class_order", "classorder.json is the canonical order", "export again"),
-    Gate("labels_agree", "y equals the manifest's labels", "export again"),
+    Gate("labels_agree", "the labels y equal those of the manifest", "export again"),
     Gate(
         "soft_enough",
         "mean entropy at the KD temperature, in nats: a one-hot teacher teaches nothing",
@@ -100,8 +100,8 @@ def stages(given: Given) -> list[Stage]:
             asset="softlabels",
             group="distillation",
             kinds=("numpy", "json"),
-            describe="What the students are taught: `softlabels.npz` for the training rows, its "
-            "index, hashes, sharpness by temperature, and the KD temperature derived from it.",
+            describe="Training targets of the students: `softlabels.npz` for the training rows, its "
+            "index, hashes, entropy by temperature, and the KD temperature derived from it.",
             needs=(Need("teacher_logits", "each"), *needs("ensemble", "hq_train_manifest")),
             recipe=SoftLabelsRecipe.of,
             holds=HOLDS,

@@ -66,7 +66,7 @@ def stages(given: Given) -> list[Stage]:
                 group="students",
                 kinds=("pytorch",),
                 describe=f"MobileNetV3-Large trained by {name.upper()}: `best.pt` (weights by val "
-                "macro-F1), metrics of exactly those bytes, and its temperature from calib.",
+                "macro-F1), metrics of exactly those bytes, and its temperature fitted on calib.",
                 needs=needs("hq_train_manifest", *taught),
                 recipe=recipe_of(name),
                 files=first_weights_of(recipe_of(name)),

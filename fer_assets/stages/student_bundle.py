@@ -10,7 +10,7 @@ from fer_ml.storage.store import RunFolder, Store
 
 GATES = (
     *NETWORK_GATES,
-    Gate("is_selected", "the checkpoint is the one that was selected", "export again"),
+    Gate("is_selected", "the checkpoint is that of the selected student", "export again"),
     *SERVING_GATES,
 )
 
@@ -60,7 +60,7 @@ def stages(given: Given) -> list[Stage]:
             kinds=("onnx",),
             describe="The selected student as `model.onnx` with its `card.json`: classes, "
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces, and "
-            "the demo's way to them with training's (`serving.json`).",
+            "the demo's input with that of training (`serving.json`).",
             needs=needs("student_selection", "candidate_bundles", "benchmark", "hq_train_manifest"),
             holds={**NETWORK_FILES, **HOLDS},
             build=build,

@@ -26,8 +26,8 @@ def stages(given: Given) -> list[Stage]:
             asset="student_experiment",
             group="experiments",
             kinds=("pytorch",),
-            describe="One further training a partition: any recipe of the profile's "
-            "`experiments`, from its own first weights. An ablation is a backfill.",
+            describe="Further trainings, one in each partition: a recipe of the profile's "
+            "`experiments`, from its own initial weights. An ablation is a backfill.",
             needs=(Need("hq_train_manifest"), Need("softlabels", "distilled")),
             partitions="experiments",
             recipe=recipe,

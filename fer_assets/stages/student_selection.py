@@ -13,7 +13,7 @@ GATES = (
     Gate("chosen_on_val", "the choice used val metrics only", "never choose on test"),
     Gate(
         "selected_by_rule",
-        "what is selected is the incumbent, or failed no check of the dual gate",
+        "the selected student is the incumbent, or failed no check of the dual gate",
         "materialize student_selection again",
     ),
 )
@@ -78,9 +78,9 @@ def stages(given: Given) -> list[Stage]:
             asset="student_selection",
             group="evaluation",
             kinds=("json",),
-            describe="The student that is deployed: the best on val of those that pass the dual "
-            "gate, on val and on the demo session. Every figure, limit and verdict stands in "
-            "`selection.json`.",
+            describe="The student to deploy: the best on val among those that pass the dual gate "
+            "on val and on the demo session. `selection.json` holds every figure, limit and "
+            "verdict.",
             needs=needs("benchmark", "candidate_sessions", *CANDIDATES),
             recipe=SelectionRecipe.of,
             holds=HOLDS,

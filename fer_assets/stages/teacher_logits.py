@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GATES = (
     Gate(
         "answered_by_inputs",
-        "the networks that answered are the teacher and, for training rows, those of its folds",
+        "the logits come from the teacher and, for training rows, from the networks of its folds",
         "materialize teacher_logits again",
     ),
     Gate(
@@ -105,7 +105,7 @@ def stages(given: Given) -> list[Stage]:
             asset="teacher_logits",
             group="teachers",
             kinds=("numpy",),
-            describe="One teacher's logits on every distinct face that is needed later: "
+            describe="The logits of one teacher for every distinct face that later stages need: "
             "`logits.npy`, float16, and `rows.npz` with their sample ids.",
             needs=(Need("teacher", "same"), *folds, *needs("hq_train_manifest", *tested)),
             partitions="teachers",
