@@ -1,1 +1,1 @@
-"""From teachers to soft labels: cached logits, their fusion, and the labels of a student."""
+"""Distillation: cached logits of the teachers, their fusion, and the soft labels of students."""

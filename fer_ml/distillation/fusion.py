@@ -1,4 +1,4 @@
-"""How teachers are fused, and the weights that fit best. Needs only numpy.
+"""The fusion of several teachers' logits, and the search for its weights. Needs only numpy.
 
 Three ways, of K members' logits ``[N, C]`` each and weights that sum to 1:
 
@@ -6,14 +6,14 @@ Three ways, of K members' logits ``[N, C]`` each and weights that sum to 1:
 - ``probabilities``: log of the sum of w_k softmax(z_k / T_k)
 - ``calibrated``: sum of w_k log softmax(z_k / T_k)
 
-The last two take each member by its own temperature first: a member that is too sure of itself
-would outvote the others.
+The last two first divide each member's logits by its own temperature, since an overconfident
+member would outvote the others.
 
-Weights are scored by the mean NLL in nats after the fused logits' own temperature fit, so that
-sharpness alone wins nothing. For ``logits`` and ``calibrated`` the fused logits over T are linear
-in u = w / T: the NLL is convex in u >= 0, and its one minimum gives weights and T at once. For
-``probabilities`` the NLL is convex in w at T = 1 alone, and not once T is fitted too: there only
-the grid is searched.
+Weights are scored by the mean NLL in nats after a temperature fit of the fused logits, so that
+sharpness alone has no advantage. For ``logits`` and ``calibrated`` the fused logits over T are
+linear in u = w / T: the NLL is convex in u >= 0, and its one minimum gives weights and T at once.
+For ``probabilities`` the NLL is convex in w at T = 1 alone, and not once T is fitted too: there
+only the grid is searched.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def fuse(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> np.ndarray:
-    """One array of logits ``[N, C] float64`` from those of K members.
+    """Fuse the logits ``[N, C]`` of K members into one array ``[N, C] float64``.
 
     >>> both = [np.array([[2.0, 0.0]]), np.array([[0.0, 4.0]])]
     >>> fuse(both, (0.5, 0.5), "logits", (1.0, 1.0)).tolist()
@@ -73,7 +73,9 @@ def _mix(terms: np.ndarray, weights: np.ndarray, fusion: Fusion) -> np.ndarray:
 
 
 def named_weights(name: str, members: Sequence[str]) -> tuple[float, ...]:
-    """The weights of ``NAMED_WEIGHTS[name]`` in the order of ``members``, which must be its own.
+    """Return the weights ``NAMED_WEIGHTS[name]`` in the order of ``members``.
+
+    ``FerError`` if ``members`` are not the teachers that these weights are for.
 
     >>> named_weights("interim_report", ["CNXT", "B3", "RN18"])
     (0.2, 0.4, 0.4)
@@ -93,7 +95,7 @@ def named_weights(name: str, members: Sequence[str]) -> tuple[float, ...]:
 
 
 def simplex(members: int, step: float) -> list[tuple[float, ...]]:
-    """Every weight vector of ``members`` multiples of ``step`` that sums to 1.
+    """Return every vector of ``members`` weights that are multiples of ``step`` and sum to 1.
 
     >>> simplex(2, 0.5)
     [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
@@ -108,11 +110,11 @@ def simplex(members: int, step: float) -> list[tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class WeightSearch:
-    """The chosen weights, with the whole search.
+    """The chosen weights, with all candidates of the search.
 
-    ``chosen`` is the row of the candidates that is best. ``weights``, ``temperature`` and ``nll``
-    are those of ``method``: of the chosen candidate, or of the convex fit that is never worse;
-    given weights are the only candidate.
+    ``chosen`` is the row of the best candidate. ``weights``, ``temperature`` and ``nll`` are the
+    result of ``method``: the best candidate of the grid, or the convex fit, which is never worse.
+    Weights that were given are the only candidate.
     """
 
     weights: tuple[float, ...]
@@ -168,11 +170,11 @@ def search_weights(
     temperatures: Sequence[float],
     step: float,
 ) -> WeightSearch:
-    """The weights of least NLL: the grid of ``simplex``, then the convex fit where there is one.
+    """Search the weights of least NLL: on the grid of ``simplex``, then by a convex fit if any.
 
-    ``logits``: K members' ``[N, C]`` on the rows of calib; ``y [N]``; ``temperatures`` of each
-    member, which ``logits`` does not use. A candidate without a finite T is scored at the bound
-    (the table shows it); ``FerError`` where the best one is such a candidate.
+    ``logits`` are K members' ``[N, C]`` on the rows of calib, with labels ``y [N]``; the fusion
+    ``logits`` ignores ``temperatures [K]``. A candidate without a finite T is scored at the bound
+    (the table shows it); ``FerError`` if the best one is such a candidate.
 
     >>> good, y = np.log([[3.0, 1.0]] * 4), np.array([0, 0, 0, 1])
     >>> search_weights([good, -good], y, "probabilities", (1.0, 1.0), 0.5).weights
@@ -219,7 +221,7 @@ def score_weights(
     fusion: Fusion,
     temperatures: Sequence[float],
 ) -> WeightSearch:
-    """Given weights with their T and NLL on these rows, as a search with one candidate.
+    """Score given weights: return their T and NLL on these rows, as a search of one candidate.
 
     >>> good, y = np.log([[3.0, 1.0]] * 4), np.array([0, 0, 0, 1])
     >>> round(score_weights((1.0,), [good], y, "logits", (1.0,)).temperature, 6)
@@ -333,9 +335,9 @@ def weight_intervals(
     seed: int = 0,
     level: float = LEVEL,
 ) -> tuple[Interval, ...]:
-    """A bootstrap interval of each chosen weight; ``groups [N]`` ids are resampled as one.
+    """Return a bootstrap interval of each weight; rows of one id in ``groups [N]`` stay together.
 
-    The other arguments are those that ``search`` came from. A convex fit is repeated on each
+    The other arguments are those that gave ``search``. A convex fit is repeated on each
     resample by one Newton step from the fit on all rows (one-step bootstrap; Schucany and Wang
     1991), a grid by choosing again among its candidates at the T that each has on all rows.
 

@@ -1,7 +1,7 @@
 """A teacher's logits on every face that is needed later, and the files that hold them.
 
-Needs torch and numpy alone. A training face is answered by the training that left its fold out, so
-that no soft label comes from a network that saw the face, or a near-identical one, with its label.
+Needs torch and numpy alone. With folds, the logits of training faces are out-of-fold: they come
+from a network that saw neither the face nor a near-identical one in training.
 """
 
 from collections.abc import Sequence
@@ -37,13 +37,13 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Logits:
-    """``values [N, C]`` and the sample they belong to; a lookup by ``sample_id``."""
+    """Logits ``values [N, C]`` with the sample id of each row, for lookup by ``sample_id``."""
 
     values: np.ndarray
     sample_ids: tuple[str, ...]
 
     def of(self, sample_ids: Sequence[str]) -> np.ndarray:
-        """The rows of ``sample_ids`` in that order, float32; a missing one is a ``FerError``."""
+        """Return the rows of ``sample_ids`` in that order, float32; ``FerError`` if one lacks."""
         index = {sample_id: i for i, sample_id in enumerate(self.sample_ids)}
         missing = [sample_id for sample_id in sample_ids if sample_id not in index]
         if missing:
@@ -57,23 +57,23 @@ class Logits:
 
 
 def write_logits(folder: Path, logits: Logits, **columns: np.ndarray) -> None:
-    """``logits.npy`` float16 ``[N, C]`` and ``rows.npz``: sample ids and further columns."""
+    """Write ``logits.npy``, float16 ``[N, C]``, and ``rows.npz``: sample ids and ``columns``."""
     np.save(folder / CENTRE_FILE, logits.values.astype(np.float16))
     ids = np.array(logits.sample_ids, dtype="S32")
     np.savez(folder / ROWS_FILE, sample_id=ids, **columns)  # type: ignore[arg-type]
 
 
 def read_logits(folder: Path) -> Logits:
-    """What ``write_logits`` wrote, memory-mapped; no pickled objects are read."""
+    """Read the files of ``write_logits``, memory-mapped; nothing is unpickled."""
     ids = tuple(name.decode() for name in read_npz(folder / ROWS_FILE, "sample_id")["sample_id"])
     return Logits(read_npy(folder / CENTRE_FILE), ids)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished training that answers: its network, its T from calib, its checkpoint's hash.
+    """A trained network that labels faces, with its T from calib and its checkpoint's hash.
 
-    ``preprocess`` is that of the faces that it was trained on.
+    ``preprocess`` is the preprocessing of the faces that it was trained on.
     """
 
     network: nn.Module
@@ -83,7 +83,7 @@ class Teacher:
 
     @classmethod
     def load(cls, folder: Path) -> "Teacher":
-        """The teacher of a run folder."""
+        """Load the teacher from the run directory of its training."""
         path = folder / CHECKPOINT_FILE
         calibration = read_json(folder / "calibration.json")
         checkpoint = load_checkpoint(path)
@@ -91,7 +91,7 @@ class Teacher:
         return cls(checkpoint.network(), temperature, sha256_file(path), checkpoint.preprocess)
 
     def demand(self, preprocess: Preprocess) -> None:
-        """``FerError`` unless the teacher was trained on faces prepared by ``preprocess``."""
+        """Raise ``FerError`` unless the teacher was trained on faces prepared by ``preprocess``."""
         expected, given = self.preprocess.plain(), preprocess.plain()
         different = [name for name in expected if expected[name] != given[name]]
         if different:
@@ -116,14 +116,14 @@ def label_faces(
     keep: Path,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """Write a teacher's logits into ``folder``; returns what ``logits.json`` says.
+    """Write a teacher's logits into ``folder``; return the contents of ``logits.json``.
 
-    ``train`` rows come first, each answered by ``folds[row.fold]``, or by ``teacher`` without
-    folds; ``others`` are answered by ``teacher``. A training row gets its centre and the views of
-    ``plan`` (``views.npy`` float16 ``[T, V, C]``) and, with folds, what the teacher that trained on
-    it says (``in_sample.npy`` ``[T, C]``), all in one pass over the images. Finished shards are
-    kept in ``keep`` and not computed again. ``FerError`` when a teacher knows faces prepared
-    otherwise.
+    The ``train`` rows come first, each labelled by ``folds[row.fold]``, or by ``teacher`` without
+    folds; ``others`` are labelled by ``teacher``. A training row gets logits of its centre view, of
+    the views of ``plan`` (``views.npy`` float16 ``[T, V, C]``) and, with folds, of the teacher that
+    trained on it (``in_sample.npy`` ``[T, C]``), all in one pass over the images. Finished shards
+    stay in ``keep`` and are not computed again. ``FerError`` if a teacher was trained on faces
+    with another preprocessing.
     """
     for each in (teacher, *folds):
         each.demand(train.preprocess)
@@ -232,12 +232,12 @@ def _logits(teacher: Teacher, batch: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Taught:
-    """One teacher's logits, read.
+    """One teacher's logits, as ``read_taught`` returns them.
 
-    ``centre`` has every face. Of the training rows, in their order, ``train [T, V, C] float32``
-    holds the views, or the centre as the only one, and ``in_sample [T, C]`` what the teacher that
-    trained on them says. Logits of a fold's network are scaled to the teacher's own sharpness:
-    divided by that network's T and multiplied by the teacher's, both from calib.
+    ``centre`` has the centre view of every face. For the T training rows, in their order,
+    ``train [T, V, C] float32`` has the views (or the centre view alone), and ``in_sample [T, C]``
+    the logits of the teacher that trained on them. Logits of a fold's network are scaled to the
+    teacher's sharpness: divided by that network's T, multiplied by the teacher's, both from calib.
     """
 
     centre: Logits
@@ -249,12 +249,12 @@ class Taught:
 
     @property
     def train_ids(self) -> tuple[str, ...]:
-        """The samples of ``train``."""
+        """Return the sample ids of ``train``, in its order."""
         return self.centre.sample_ids[: len(self.train)]
 
 
 def read_taught(folder: Path) -> Taught:
-    """Read what ``label_faces`` wrote."""
+    """Read a teacher's logits from a folder of ``label_faces``."""
     meta = read_json(folder / META_FILE)
     meta = upgraded("labels of a teacher", meta, folder)
     logits, rows = read_logits(folder), meta["train_rows"]

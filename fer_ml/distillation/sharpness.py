@@ -1,4 +1,4 @@
-"""How soft a teacher is, and the temperature at which it is as soft as wanted. Needs only numpy."""
+"""The mean entropy of soft labels, and the temperature for a wanted entropy. Needs only numpy."""
 
 import math
 
@@ -11,7 +11,7 @@ LOW, HIGH = 1e-2, 1e3
 
 
 def mean_entropy(logits: np.ndarray, temperature: float) -> float:
-    """Mean entropy of ``softmax(logits / temperature)`` in nats (0 to ln C); ``[..., C]``.
+    """Return the mean entropy of ``softmax(logits [..., C] / temperature)``, in nats (0 to ln C).
 
     >>> round(math.exp(mean_entropy(np.zeros((1, 7)), 1.0)), 6)  # log 7
     7.0
@@ -21,9 +21,9 @@ def mean_entropy(logits: np.ndarray, temperature: float) -> float:
 
 
 def derive_temperature(logits: np.ndarray, target: float) -> float:
-    """The T at which the mean entropy is ``target`` nats. It rises with T, so there is one.
+    """Return the T at which the mean entropy is ``target`` nats, to a relative error of 1e-6.
 
-    By bisection in log T, to a relative error of 1e-6.
+    The entropy rises with T, so the T is unique; it is found by bisection in log T.
 
     >>> logits = np.array([[2.0, 0.0]])
     >>> temperature = derive_temperature(logits, 0.5)

@@ -1,4 +1,4 @@
-"""From the teachers' logits to what students are taught. Needs only numpy.
+"""The soft labels for students, made from the teachers' logits. Needs only numpy.
 
 Used by the assets ``ensemble`` and ``softlabels``, and by a packed training that goes from the
 teachers to the students in one job.
@@ -26,7 +26,7 @@ STANDARD, CENTRE, IN_SAMPLE, RAW = "standard", "centre", "in_sample", "raw"
 
 @dataclass(frozen=True)
 class Soft:
-    """Fused logits of the training rows ``[T, V, C] float32``, and their KD temperature."""
+    """Soft labels: fused logits of the training rows ``[T, V, C] float32``, with a temperature."""
 
     logits: np.ndarray
     kd_temperature: float
@@ -40,7 +40,7 @@ def choose_weights(
     weights: Sequence[float] | None,
     grid: float,
 ) -> WeightSearch:
-    """The members' weights on calib, of which ``y [N]`` are the labels: given, or searched."""
+    """Return the members' weights, searched on calib (labels ``y [N]``) unless they are given."""
     on_calib = [member.centre.of(calib_ids) for member in members]
     temperatures = [member.temperature for member in members]
     if weights is None:
@@ -51,10 +51,10 @@ def choose_weights(
 def soften(
     members: Sequence[Taught], weights: Sequence[float], fusion: Fusion, target_entropy: float
 ) -> dict[str, Soft]:
-    """The soft labels of each kind, in the order of the members' training rows.
+    """Return each kind of soft labels by name, in the order of the members' training rows.
 
-    The KD temperature is that at which their mean entropy is ``target_entropy`` nats. The kind
-    ``raw`` is fused as the interim report did it: the weighted sum of uncalibrated logits.
+    The KD temperature is the one that gives them a mean entropy of ``target_entropy`` nats. The
+    kind ``raw`` fuses the in-sample logits as the interim report did: a weighted sum, uncalibrated.
     """
     first = members[0]
     for member in members[1:]:

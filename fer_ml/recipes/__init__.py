@@ -1,1 +1,1 @@
-"""The choices of a person: profiles, training recipes, preprocessing."""
+"""The user's choices as typed values: profiles, training recipes, preprocessing."""

@@ -34,9 +34,9 @@ from fer_ml.recipes.training import (
 
 
 def ablations(base: Training) -> dict[str, Training]:
-    """One experiment for each option of a student's training, all else as in ``base``.
+    """Return one experiment for each option of a student's training, all else as in ``base``.
 
-    Imbalance, the report's advanced directions, and every way to learn from the soft labels.
+    They cover class imbalance, the report's advanced methods, and every distillation loss.
     """
     return {
         "ce": base,
@@ -59,7 +59,7 @@ def ablations(base: Training) -> dict[str, Training]:
 
 
 def repeated(trainings: dict[str, Training], seeds: tuple[int, ...]) -> dict[str, Training]:
-    """Each training again with each seed, as ``<name>_<seed>``."""
+    """Return a copy of each training for each seed, named ``<name>_<seed>``."""
     return {
         f"{name}_{seed}": replace(training, seed=seed)
         for name, training in trainings.items()
@@ -68,13 +68,13 @@ def repeated(trainings: dict[str, Training], seeds: tuple[int, ...]) -> dict[str
 
 
 def further_seeds(seed: int) -> tuple[int, int]:
-    """The seeds of two repetitions: the first ones from 2 on that are not ``seed`` itself."""
+    """Return the seeds of two repetitions: the first ones from 2 on that differ from ``seed``."""
     first, second, *_ = (other for other in (2, 3, 4) if other != seed)
     return first, second
 
 
 def arm(name: str, seeds: tuple[int, ...], *, first: str = "") -> tuple[str, ...]:
-    """A comparison's arm: the training called ``first`` or ``name``, and ``repeated``'s of it."""
+    """Return an arm of a comparison: the training ``first`` (else ``name``) and its repetitions."""
     return (first or name, *(f"{name}_{seed}" for seed in seeds))
 
 
@@ -98,10 +98,10 @@ _UNSEEN = ("expw_full", "rafdb_compound_mapped", "rafml_argmax")
 
 
 def sample(seed: int = SEED) -> Profile:
-    """Seven drawn sources, small networks' budget, for the first minutes, tests and CI.
+    """Return the profile of seven drawn sources and small networks, for first steps and tests.
 
-    ``fer materialize`` takes about three minutes on two cores. Its numbers say that the machinery
-    works; they are never results.
+    ``fer materialize`` takes about three minutes on two cores. Its scores only show that the
+    pipeline works; they are never results.
     """
     # From random weights on 1,000 small faces: a stem of stride 1, SGD, and BatchNorm's statistics
     # measured anew, since running averages lag behind steps as large as these.
@@ -172,11 +172,11 @@ def sample(seed: int = SEED) -> Profile:
 
 
 def ferplus(seed: int = SEED) -> Profile:
-    """FER+ and FER2013 as published: real faces on a laptop, in a few hours of two cores.
+    """Return the profile of FER+ and FER2013 as published: real faces, a few hours on two cores.
 
-    The publishers' validation part is the test set, which no choice uses; val and calib are cut
-    from training by group. The experiments train equally long, from random weights, and are
-    compared; of the students, KD and DKD train for longer, and are there to be deployed.
+    The publishers' validation part is the held-out test set; val and calib are split from training
+    by group. The experiments train equally long, from random weights, and are compared. Among the
+    students, KD and DKD train for longer: they are meant for deployment.
     """
     student = Training(
         architecture="mobilenetv3_large_100",
@@ -292,11 +292,11 @@ def ferplus(seed: int = SEED) -> Profile:
 
 
 def ferplus_ensemble(seed: int = SEED) -> Profile:
-    """``ferplus`` with three teachers, and with CE and KD that train equally long.
+    """Return ``ferplus`` with three teachers, and with CE and KD that train equally long.
 
-    All train from random weights, the teachers on the annotators' votes, as long as two processor
-    cores do in a few hours; CNXT is a small ConvNeXt. FER+'s own test faces are a set of their own:
-    about the others of the publishers' validation part its annotators could not agree.
+    All train from random weights, the teachers on the annotators' votes, for a few hours on two
+    processor cores; CNXT is a small ConvNeXt. FER+'s own test faces are a separate evaluation set:
+    on the other faces of the publishers' validation part its annotators did not agree.
     """
     base = ferplus(seed)
     ce = base.students["ce"]
@@ -350,7 +350,7 @@ def ferplus_ensemble(seed: int = SEED) -> Profile:
 
 
 def paper(seed: int = SEED) -> Profile:
-    """The interim report's seven sources and its protocol, as its code ran it.
+    """Return the interim report's seven sources and its protocol, as its code ran it.
 
     224 px cut from 258, ImageNet weights; teachers 60 epochs of AdamW 3e-4 with both of its
     corrections of imbalance; students 10 (CE), 20 (KD) and 10 more epochs (DKD from KD's best).

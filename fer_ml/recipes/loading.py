@@ -12,13 +12,13 @@ from fer_ml.recipes.profile import _CURATED, Profile
 
 
 def load_profile(settings: Settings, name: str | None = None) -> Profile:
-    """The profile called ``name`` (default: the active one), with the user's own on top.
+    """Load the profile ``name`` (default: the active one): a built-in one, or one of fer.toml.
 
-    A profile in fer.toml names its ``base`` and the fields that differ; tables are merged, all
-    else is replaced, and the result is validated as a whole. Where a curation names its
-    ``sources``, the base's confidence of other sources goes with them. ``without`` lists what of
-    the base is left out first, such as ``["teachers.B3", "experiments"]``. The name of a built-in
-    profile always means that one.
+    A profile in fer.toml names its ``base`` and the fields that differ. Tables are merged, other
+    values replaced, and the result is validated as a whole. A curation that names its ``sources``
+    also drops the base's ``min_confidence`` of all other sources. ``without`` lists parts of the
+    base to remove first, such as ``["teachers.B3", "experiments"]``. The name of a built-in profile
+    always means that one. ``FerError`` for an unknown name or an invalid profile.
     """
     name = name or settings.profile
     user_profiles = settings.config.profiles

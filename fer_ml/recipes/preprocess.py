@@ -1,4 +1,4 @@
-"""The preprocessing that travels with every model: a description, which ``images`` carries out."""
+"""The description of a model's preprocessing, stored with it; ``fer_ml.images`` executes it."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from fer_ml.recipes.training import Ranged, Within, read_plain
 
 @dataclass(frozen=True)
 class Frame(Ranged):
-    """The square that is cut for a face, told by a box about the face, in heights of the box."""
+    """The square to cut around a face's box; both numbers are fractions of the box's height."""
 
     side: Annotated[float, Within(0.2, 5)] = 1.0
     """Side of the square."""
@@ -27,14 +27,14 @@ FRAMES: dict[str, Frame] = {"haar": Frame(1.01, 0.0), "yunet": Frame(0.92, -0.01
 
 @dataclass(frozen=True)
 class Preprocess(Ranged):
-    """How a face becomes a network input. Frozen, hashed, and stored with every model."""
+    """The steps from a face to a network input. Frozen, hashed, and stored with every model."""
 
     size: Annotated[int, Within(16, 1024)]
     """Side of the square input in px."""
     frame: Frame = Frame()
-    """The square about an annotated box; a published crop is a square already."""
+    """The square to cut around an annotated box; published crops need none."""
     colour: Literal["grey", "rgb"] = "rgb"
-    """`grey` takes the colour away, as from faces that are grey from the start."""
+    """`grey` removes the colour: all faces look like those of grey datasets."""
     oversize: Annotated[float, Within(1, 2)] = 1.0
     """Side to which the square is resized before its centre is cut out, as a multiple of `size`."""
     clahe_clip: Annotated[float, Within(0, 40)] = 2.0
@@ -46,32 +46,32 @@ class Preprocess(Ranged):
     clahe_tile_px: Annotated[int, Within(1, 1024)] = 16
     """Least side of a tile in px."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of red, green and blue in 0 to 1; it is subtracted."""
+    """Mean of red, green and blue in 0 to 1, which is subtracted."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of the same; the rest is divided by it."""
+    """Standard deviation of the same, by which the difference is divided."""
 
     @property
     def packed_size(self) -> int:
-        """The side in px of a packed face, of which the network sees the centre."""
+        """Return the side in px of a packed face, whose centre is the network's input."""
         return round(self.size * self.oversize)
 
     @property
     def tiles(self) -> int:
-        """CLAHE's tiles a side, on a packed face."""
+        """Return the number of CLAHE tiles along each side of a packed face."""
         return max(1, min(self.clahe_tiles, self.packed_size // self.clahe_tile_px))
 
     def plain(self) -> dict[str, Any]:
-        """All fields as JSON values."""
+        """Return all fields as JSON values."""
         json_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return json_values
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON of all fields."""
+        """Return the sha256 of the canonical JSON of all fields."""
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
 
 def read_preprocess(values: Any) -> Preprocess:
-    """A preprocessing from JSON values, also from those of before the frame.
+    """Build a preprocessing from JSON values; the older form with ``margin`` is converted.
 
     ``FerError`` names the field that is wrong.
     """

@@ -1,8 +1,8 @@
 """Profiles: typed recipes for a whole run, from the sources to the claims.
 
-A profile is a function that returns one frozen value; a variant changes a few fields. Every
-artifact records the part of the profile that made it, so that a changed field makes exactly the
-assets stale that depend on it.
+A profile is a frozen value, returned by a function; a variant changes a few fields. Every artifact
+records the part of the profile that it was made from, so a changed field makes exactly the
+dependent assets stale.
 """
 
 import re
@@ -42,28 +42,28 @@ _TAKEN = (*_CURATED, "classification", VAL_SET)
 
 
 class Frozen(Plain):
-    """A recipe's base: immutable, unknown keys refused."""
+    """The base class of the parts of a profile: immutable; unknown keys and NaN are refused."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Source(Frozen):
-    """One raw dataset: how it is called in manifests, where it lies, and what its files mean."""
+    """One raw dataset: its name in manifests, its folder, its adapter and its label meanings."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    """Value of the manifest's column `source`."""
+    """Name of the source, also in the manifest's column `source`."""
     adapter: str
-    """What reads the publisher's files: [data](data.md)."""
+    """Adapter that reads the publisher's files: [data](data.md)."""
     title: str = ""
     """Name for people."""
     root: str | None = None
-    """Its folder; null: that of `[roots]` in fer.toml, or else `data/<name>` in the project."""
+    """Its folder; null: the one of `[roots]` in fer.toml, or else `data/<name>` in the project."""
     splits: dict[str, Split] = {}
-    """By the publisher's split: ours, where they differ."""
+    """By the publisher's split: the split to use instead."""
     options: dict[str, str] = {}
     """Options of the adapter."""
     labels: dict[str, str] = {}
-    """By the publisher's label, in place of the adapter's: a class, or a reason to leave it out."""
+    """By the publisher's label: a class or a reason to exclude, in place of the adapter's table."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Source":
@@ -80,27 +80,27 @@ class Source(Frozen):
 
 
 class Draw(Frozen):
-    """Fractions that are drawn by group and class where the publisher gives no split."""
+    """Fractions of rows to split off, by group and class, where the publisher gives no split."""
 
     val: float = Field(default=0.1, gt=0, lt=1)
-    """Of train, for sources without a val part."""
+    """Fraction of train, for sources without a val part."""
     calib: float = Field(default=0.4, gt=0, lt=1)
-    """Of val."""
+    """Fraction of val that becomes calib."""
     test: float = Field(default=0.1, gt=0, lt=1)
-    """Of sources with no split at all."""
+    """Fraction of all rows, for sources with no split at all."""
 
 
 class Near(Frozen):
-    """Least correlations at which two faces are copies of one photo (``fer_ml.manifests.near``)."""
+    """Correlations from which two faces count as copies of one photo: ``fer_ml.manifests.near``."""
 
     code: float = Field(default=0.64, gt=0, le=1)
-    """Of codes that tell faces apart."""
+    """Least correlation of the codes that tell faces apart."""
     view: float = Field(default=0.8, gt=0, le=1)
-    """Of coarse views."""
+    """Least correlation of coarse views."""
     detail: float = Field(default=0.88, gt=0, le=1)
-    """Of fine detail, once one face lies on the other."""
+    """Least correlation of fine detail, after one face is aligned with the other."""
     grey: float = Field(default=0.98, gt=0, le=1)
-    """Of the 24x24 greys as they lie, in place of `view` and `detail`."""
+    """Least correlation of unaligned 24x24 greys; it replaces `view` and `detail`."""
 
 
 #: Drawn faces share their maker's few shapes: what makes photos copies does not make these ones.
@@ -108,7 +108,7 @@ DRAWN_NEAR = Near(code=0.9, view=0.95, detail=0.97)
 
 
 class Curation(Frozen):
-    """A curated manifest: which rows of the unified one it takes."""
+    """The rule for a curated manifest: which rows of the unified manifest it takes."""
 
     sources: tuple[str, ...] = Field(min_length=1)
     """Sources whose rows it takes, in the order of precedence."""
@@ -123,7 +123,7 @@ class Curation(Frozen):
     one_per: Literal["row", "sample", "group"] = "row"
     """Keeps the first row of each sample, or of each group (near-identical faces too)."""
     drop_twins: bool = False
-    """Leaves out test rows of which publishers have a twin in another split."""
+    """Leaves out test rows with a near-duplicate in another split of a publisher."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Curation":
@@ -136,57 +136,57 @@ class Curation(Frozen):
 
 
 class Ensemble(Frozen):
-    """How teachers are fused."""
+    """Fusion of the teachers and its weights."""
 
     fusion: Literal["logits", "probabilities", "calibrated"] = "calibrated"
-    """What is averaged; `calibrated`: logits that each teacher's temperature divides."""
+    """What is averaged; `calibrated`: log-probabilities at each teacher's own temperature."""
     weights: tuple[float, ...] | Literal["interim_report"] | None = None
-    """One for each teacher; null searches on calib; `interim_report`: 0.4, 0.4, 0.2."""
+    """One weight for each teacher; null: search on calib; `interim_report`: 0.4, 0.4, 0.2."""
     step: float = Field(default=0.1, gt=0, le=0.5)
-    """Step of the searched grid, before a convex fit of the NLL (not of `probabilities`)."""
+    """Step of the grid search; a convex fit of the NLL follows, but not for `probabilities`."""
 
 
 class SoftLabels(Frozen):
-    """How the teachers label the training rows."""
+    """The labelling of the training rows by the teachers."""
 
     target_entropy: float = Field(default=1.0, gt=0, lt=1.9)
     """Mean entropy in nats of the softened labels, which decides the KD temperature."""
     folds: int = Field(default=0, ge=0, le=20)
-    """Parts of the training rows, each labelled by teachers trained on the others; 0: in-sample."""
+    """Number of folds, each labelled by teachers trained on the others; 0: in-sample labels."""
     views: int = Field(default=0, ge=0, le=1000)
-    """Augmented views of each row that are labelled, as `students.kd` augments; 0: the centre."""
+    """Augmented views of each row to label, augmented as in `students.kd`; 0: the centre view."""
 
 
 class Selection(Frozen):
-    """Limits of the dual gate that a student must pass to replace the first one."""
+    """Limits of the dual gate, which a student must pass to replace the first student."""
 
     macro_f1_loss: float = Field(default=0.01, ge=0, le=1)
-    """Macro-F1 that it may lose on val."""
+    """Largest allowed loss of macro-F1 on val."""
     weakest_f1_loss: float = Field(default=0.02, ge=0, le=1)
-    """Mean F1 of the three weakest classes that it may lose on val."""
+    """Largest allowed loss on val of the mean F1 of the three weakest classes."""
     flips_gain: float = Field(default=0.1, ge=0)
-    """Share by which flips a minute may rise on the demo session."""
+    """Largest allowed relative rise of label flips per minute on the demo session."""
     least_seconds: float = Field(default=60.0, ge=0)
-    """Seconds of faces below which the session decides nothing."""
+    """Seconds with faces that the demo session needs to count in the decision."""
     least_events: int = Field(default=10, ge=0)
-    """Expressions (for F1) and flips (for their rate) below which the session decides nothing."""
+    """Expressions (for F1) and flips (for their rate) that the session needs to count."""
 
 
 class Demo(Frozen):
-    """The demo session: a video and a face detector."""
+    """The demo session: its video, its face detector and its limit of latency."""
 
     video: str | None = None
-    """The video; null: the one that the sample draws."""
+    """File of the video; null: the film drawn with the sample."""
     detector: Literal["haar", "yunet"] = "yunet"
-    """What finds faces."""
+    """Face detector."""
     session: str | None = None
-    """Folder of a recorded session, which is replayed through the deployed student instead."""
+    """Folder of a recorded session to replay through the deployed student in place of the video."""
     p95_limit_ms: float = Field(default=100.0, gt=0)
-    """What 95 of 100 frames may take; 33 keeps up with 30 frames a second."""
+    """Largest 95th percentile of the time per frame; 33 keeps up with 30 frames a second."""
     p95_blocks: bool = False
-    """A slower machine blocks; else it is warned of."""
+    """Whether exceeding the limit blocks the pipeline; else it is a warning."""
     frames: dict[str, Frame] = FRAMES
-    """By detector: the square that its box stands for, for the cards of bundles."""
+    """By detector: the square to cut around its box, written to the cards of bundles."""
 
 
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
@@ -194,43 +194,43 @@ BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
 
 
 class Comparison(Frozen):
-    """A fair comparison of trainings that are one recipe over the same seeds.
+    """A fair comparison of arms; an arm is one recipe, trained with several seeds.
 
-    Arms may differ in their task and in what ``varies`` names, in nothing else, and never in the
-    budget. A training is an experiment or a student.
+    Arms may differ only in their task and in the fields that ``varies`` names, never in the budget.
+    Each training of an arm is an experiment or a student.
     """
 
     arms: dict[str, tuple[str, ...]] = Field(min_length=2)
-    """By arm: its trainings. In an order in which each changes one thing they are an ablation."""
+    """By arm: its trainings. If each arm changes one thing of the arm before, it is an ablation."""
     baseline: str
-    """The arm that the others are compared with."""
+    """Name of the arm that the others are compared with."""
     varies: tuple[str, ...] = ()
     """Fields of a training that may differ, besides its task."""
     evaluation: str = "test_all_sources"
     """Evaluation set of the benchmark on which they are compared."""
     rows: Literal["official", "deduplicated"] = "official"
-    """Rows of the set."""
+    """Rows of the evaluation set that count."""
     seeds: int = Field(default=3, ge=1)
-    """Least number of seeds an arm; with fewer than 3 an interval knows nothing of luck."""
+    """Least number of seeds per arm; fewer than 3 say too little about chance."""
 
 
 class Profile(Frozen):
-    """Everything that decides a run. See ``sample``, ``ferplus`` and ``paper`` of ``builtin``."""
+    """All settings that decide a run's results. See the functions of ``recipes.builtin``."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Name of the profile, and of its folder."""
     seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
     """Seed of splits and trainings."""
     drawn: bool = False
-    """The sources are drawn by the project itself."""
+    """Whether the sources are drawn by this project itself."""
     sources: tuple[Source, ...] = Field(min_length=1)
     """Raw datasets."""
     near: Near | None = None
-    """When two faces are copies; null: limits for photos, or for drawn faces."""
+    """Limits for near-duplicates; null: the defaults for photos, or for drawn faces."""
     draw: Draw = Draw()
-    """Fractions of drawn splits."""
+    """Fractions of the splits that the publisher does not give."""
     hq_train: Curation
-    """Manifest for training, selecting and calibrating."""
+    """Manifest for training, model selection and calibration."""
     eval_only: Curation
     """Manifest of sources set apart for evaluation."""
     test_all_sources: Curation
@@ -238,21 +238,21 @@ class Profile(Frozen):
     curations: dict[str, Curation] = {}
     """By name: manifests of your own, each an asset `<name>_manifest`."""
     preprocess: Preprocess
-    """How a face becomes an input."""
+    """Preprocessing from a face to a network input."""
     teachers: dict[str, Training]
     """By `RN18`, `B3` or `CNXT`: the teachers."""
     ensemble: Ensemble = Ensemble()
-    """How teachers are fused."""
+    """Fusion of the teachers and its weights."""
     calibration: Literal["temperature", "vector"] = "temperature"
-    """`vector` shows a vector scaling of each model beside its temperature."""
+    """`vector` also fits a vector scaling of each model, to compare with its temperature."""
     softlabels: SoftLabels = SoftLabels()
-    """How teachers label."""
+    """Labelling by the teachers."""
     students: dict[str, Training]
-    """`ce`, `kd` and `dkd`, in this order."""
+    """The students `ce`, `kd` and `dkd`, in this order."""
     experiments: dict[str, Training] = {}
     """By name: further trainings, each a partition of `student_experiment`."""
     models: dict[str, str] = {}
-    """By name: a bundle's folder, a `.pt` or an `.onnx` that the benchmark measures too."""
+    """By name: a bundle's folder, a `.pt` or an `.onnx`, to be measured in the benchmark too."""
     comparisons: dict[str, Comparison] = {}
     """By name: trainings that are compared, each an asset `comparison/<name>`."""
     selection: Selection = Selection()
@@ -260,11 +260,11 @@ class Profile(Frozen):
     demo: Demo = Demo()
     """The demo session."""
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
-    """Least macro-F1 of each training and student, above a guesser's as well; 0 asks neither."""
+    """Least macro-F1 of each training, which must also beat chance; 0 switches both off."""
 
     @property
     def near_rule(self) -> Near:
-        """``near``, or else the one for drawn faces or for photos."""
+        """Return ``near``, or if null the default limits for drawn faces or for photos."""
         return self.near or (DRAWN_NEAR if self.drawn else Near())
 
     @model_validator(mode="after")
@@ -384,7 +384,7 @@ class Profile(Frozen):
             )
 
     def epochs(self, name: str) -> int:
-        """Epochs of ``student(name)``, with those of its stages and of what it goes on from."""
+        """Return the total epochs of ``student(name)``, with its stages and earlier trainings."""
         stages = self.student(name).stages()
         stage_epochs = sum(stage.epochs for stage in stages)
         if stages[0].init != "previous":
@@ -393,7 +393,7 @@ class Profile(Frozen):
         return stage_epochs + self.epochs(f"student_{before}")
 
     def _seed_of(self, name: str) -> str:
-        """Where the seed of a training stands: those of an arm are set one by one."""
+        """Return the profile's field that holds the seed of the training ``name``."""
         if name in self.experiments:
             return f"experiments.{name}.seed"
         return f"students.{name.removeprefix('student_')}.seed"
@@ -403,7 +403,7 @@ class Profile(Frozen):
         return [self.seed if seed is None else seed for seed in seeds]
 
     def _check_equal(self, where: str, comparison: Comparison) -> None:
-        """Runs of an arm differ in their seed alone, arms also in their task and what may vary."""
+        """Refuse runs of an arm that differ beyond the seed, and arms beyond what may vary."""
         base = self.student(comparison.arms[comparison.baseline][0])
         for arm, names in comparison.arms.items():
             arm_training = self.student(names[0])
@@ -440,14 +440,14 @@ class Profile(Frozen):
                         )
 
     def student(self, name: str) -> Training:
-        """The recipe of an experiment, or of ``student_ce`` and its like."""
+        """Return the recipe of an experiment, or of a student by its asset (``student_ce``)."""
         if name in self.experiments:
             return self.experiments[name]
         return self.students[name.removeprefix("student_")]
 
     @property
     def folds(self) -> dict[str, tuple[str, int]]:
-        """The trainings that leave one fold out, by name: the teacher's key, and the fold."""
+        """Return by name ``(teacher's key, fold)`` of each training that leaves one fold out."""
         return {
             f"{key}_{fold + 1}": (key, fold)
             for key in self.teachers
@@ -456,7 +456,7 @@ class Profile(Frozen):
 
     @property
     def views(self) -> Views | None:
-        """The views that teachers label, or ``None`` for the centre alone."""
+        """Return the augmented views that teachers label; ``None`` for the centre view alone."""
         if not self.softlabels.views:
             return None
         seen = self.students["kd"]
@@ -464,17 +464,17 @@ class Profile(Frozen):
 
     @property
     def curated(self) -> dict[str, Curation]:
-        """All curations by name: the three of every profile, then its own."""
+        """Return all curations by name: the three of every profile, then the user's own."""
         return {**{name: getattr(self, name) for name in _CURATED}, **self.curations}
 
     @property
     def tested(self) -> list[str]:
-        """The curations whose test rows are an evaluation set; hq_train's are in the mixed one."""
+        """Return the names of curations whose test rows are an evaluation set of their own."""
         names = [name for name, curation in self.curated.items() if "test" in curation.splits]
         return [name for name in names if name != "hq_train"]
 
     def source(self, name: str) -> Source:
-        """The source called ``name``."""
+        """Return the source called ``name``."""
         for source in self.sources:
             if source.name == name:
                 return source

@@ -1,8 +1,8 @@
 """Recipes of a training: frozen dataclasses that need pydantic alone.
 
-Profiles are made of them, and so is the ``job.json`` of a packed training that runs where the rest
-of this project is not installed. Ranges are checked on construction; pydantic, which reads both,
-refuses unknown keys by ``__pydantic_config__``.
+They are the parts of profiles and of the ``job.json`` of a packed training, which runs where the
+rest of this project is not installed. Ranges are checked on construction; pydantic, which reads
+both, refuses unknown keys by ``__pydantic_config__``.
 """
 
 import json
@@ -17,7 +17,7 @@ from fer_ml.base.errors import FerError
 
 @dataclass(frozen=True)
 class Within:
-    """The least and the greatest value of a number; null is outside of it."""
+    """The allowed range of a number, both ends included; it does not apply to null."""
 
     low: float
     high: float = 1e9
@@ -25,7 +25,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Ranged:
-    """A part of a recipe: below each field stands its meaning, beside its type its range."""
+    """The base class of a recipe's parts: checks on construction that each number is in range."""
 
     #: What pydantic is told when it is part of a profile.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
@@ -49,14 +49,14 @@ class CE(Ranged):
 
 @dataclass(frozen=True)
 class ArcFace(Ranged):
-    """Additive angular margin (Deng et al. 2019) after a plain-logit warmup."""
+    """ArcFace loss: additive angular margin (Deng et al. 2019) after warmup with a linear head."""
 
     kind: Literal["arcface"] = "arcface"
     """Name of the task."""
     embedding: Annotated[int, Within(8, 8192)] = 512
-    """Numbers that describe a face, whose angle to each class is compared."""
+    """Length of the embedding, whose angle to each class is compared."""
     dropout: Annotated[float, Within(0, 0.95)] = 0.2
-    """Share of the embedding that is dropped in training."""
+    """Dropout probability of the embedding."""
     scale: Annotated[float, Within(1e-3, 1e3)] = 30.0
     """Factor from cosines to logits."""
     margin: Annotated[float, Within(0, 1.5)] = 0.35
@@ -83,7 +83,7 @@ class KD(Ranged):
     kd_weight: Annotated[float, Within(1e-9)] = 1.0
     """Weight of the divergence from the teacher."""
     temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
-    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    """Temperature of student and teacher; null: the one derived with the soft labels."""
     distill_warmup: Annotated[float, Within(0)] = 0.0
     """Epochs in which the teacher's terms rise linearly from 0."""
 
@@ -99,9 +99,9 @@ class DKD(Ranged):
     tckd_weight: Annotated[float, Within(0)] = 1.0
     """Weight of the true class against all others."""
     nckd_weight: Annotated[float, Within(0)] = 2.0
-    """Weight of the other classes among themselves. Nothing multiplies it."""
+    """Weight of the other classes among themselves, whatever the teacher's confidence."""
     temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
-    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    """Temperature of student and teacher; null: the one derived with the soft labels."""
     distill_warmup: Annotated[float, Within(0)] = 0.0
     """Epochs in which the teacher's terms rise linearly from 0."""
 
@@ -122,7 +122,7 @@ class DIST(Ranged):
     intra_weight: Annotated[float, Within(0)] = 1.0
     """Weight of the correlation between the rows of a class."""
     temperature: Annotated[float | None, Within(1e-2, 1e3)] = None
-    """Of both sides; null: the one that the soft labels derived from their sharpness."""
+    """Temperature of student and teacher; null: the one derived with the soft labels."""
     distill_warmup: Annotated[float, Within(0)] = 0.0
     """Epochs in which the teacher's terms rise linearly from 0."""
 
@@ -138,7 +138,7 @@ class StandardizedKD(Ranged):
     kd_weight: Annotated[float, Within(1e-9)] = 1.0
     """Weight of the divergence from the teacher."""
     temperature: Annotated[float, Within(1e-2, 1e3)] = 1.0
-    """With seven classes a z-score is at most 2.27, so 1 is soft already."""
+    """Temperature of both; a z-score of seven classes is at most 2.27, so 1 is soft already."""
     distill_warmup: Annotated[float, Within(0)] = 0.0
     """Epochs in which the teacher's terms rise linearly from 0."""
 
@@ -150,7 +150,7 @@ Distilling = KD | DKD | DIST | StandardizedKD
 
 @dataclass(frozen=True)
 class Imbalance(Ranged):
-    """Corrections of class imbalance. Two at once correct twice, so that needs ``several``."""
+    """Corrections of class imbalance. Two at once correct twice, so they need ``several``."""
 
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     """`balanced` draws classes uniformly."""
@@ -175,7 +175,7 @@ class Imbalance(Ranged):
             )
 
     def used(self) -> list[str]:
-        """The corrections in use."""
+        """Return the names of the corrections in use."""
         return [
             name
             for name, on in {
@@ -190,7 +190,7 @@ class Imbalance(Ranged):
 
 @dataclass(frozen=True)
 class Negative(Ranged):
-    """Complementary-label learning: -log(1 - p) of a class that a face does not show."""
+    """Negative learning: the auxiliary term -log(1 - p) of a class that a face does not show."""
 
     weight: Annotated[float, Within(1e-9)] = 0.05
     """Weight of this term."""
@@ -204,18 +204,18 @@ class Negative(Ranged):
 
 @dataclass(frozen=True)
 class Prototype(Ranged):
-    """A slow memory of each class: features are drawn to their class's moving average."""
+    """Prototype term: pulls features towards the moving average of their class."""
 
     weight: Annotated[float, Within(1e-9)] = 0.1
     """Weight of this term."""
     dim: Annotated[int, Within(2, 4096)] = 32
-    """Numbers in a prototype, to which features are projected."""
+    """Length of a prototype, to which features are projected."""
     momentum: Annotated[float, Within(0, 0.99999)] = 0.9
     """Share of the old prototype in the new one."""
     gate: Literal["threshold", "top_fraction"] = "threshold"
-    """Which rows count: those further than `value`, or the furthest `value` of the batch."""
+    """Rows that count: those farther than `value`, or the farthest share `value` of the batch."""
     value: Annotated[float, Within(0, 2)] = 0.0
-    """A distance from the prototype (1 - cos), or a share of the batch, up to 1."""
+    """Distance from the prototype (1 - cos), or share of the batch, up to 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -225,7 +225,7 @@ class Prototype(Ranged):
 
 @dataclass(frozen=True)
 class Locality(Ranged):
-    """Locality-preserving loss (Li et al. 2017): features near their neighbours in class."""
+    """Locality-preserving loss (Li et al. 2017): pulls features to neighbours of their class."""
 
     weight: Annotated[float, Within(1e-9)] = 0.01
     """Weight of this term."""
@@ -244,25 +244,25 @@ class Training(Ranged):
     architecture: str
     """Name of the network in timm."""
     task: Task
-    """What is minimised: a table with its `kind`."""
+    """The loss to minimise: a table with its `kind`."""
     init: Literal["none", "imagenet", "package", "file", "previous"]
-    """First weights: random, from timm's hub, of a package or a file, or of the training before."""
+    """First weights: random, timm's, of a package or a file, or of the previous training."""
     epochs: Annotated[int, Within(1, 100_000)]
     """Epochs of this training alone, additional to whatever came before."""
     init_file: str | None = None
-    """File of the first weights; of a package, its name in the package."""
+    """File of the first weights; with `package`, its name inside the package."""
     init_package: str | None = None
     """Installed package that brings weights; none of its code is run."""
     init_sha256: str | None = None
-    """Pins the first weights: others are refused. A package needs it."""
+    """sha256 that the first weights must have; required for a package."""
     seed: Annotated[int | None, Within(0, (1 << 63) - 1)] = None
-    """Null: that of the profile."""
+    """Seed of the training; null: the profile's."""
     first_stage: "Training | None" = None
-    """A training before, whose best weights start this one."""
+    """A training to run before this one, which then starts from its best weights."""
     size: Annotated[int | None, Within(16, 1024)] = None
-    """Side of the input in px; null: that of the profile."""
+    """Side of the input in px; null: the profile's."""
     batch_size: Annotated[int, Within(2, 1 << 20)] = 64
-    """Rows that make one step of the optimiser."""
+    """Rows of one optimiser step."""
     accumulate: Annotated[int, Within(1)] = 1
     """Equal parts in which the rows of a step are computed; up to half of `batch_size`."""
     optimiser: Literal["adamw", "sgd", "nested"] = "adamw"
@@ -282,21 +282,21 @@ class Training(Ranged):
     precise_bn: Annotated[int, Within(0)] = 0
     """Training faces over which BatchNorm is measured anew before val (Wu and Johnson 2021)."""
     label_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
-    """Share of the target that all classes get alike."""
+    """Label smoothing: the share of the target that is spread evenly over all classes."""
     mixup: Annotated[float, Within(0, 100)] = 0.0
     """Alpha of mixup; 0 is off. Only with the task `ce`."""
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
-    """`auto`: bf16 where the processor computes in it, else fp16 on a GPU, else fp32."""
+    """`auto`: bf16 where the device has it in hardware, else fp16 on a GPU, else fp32."""
     compile: bool = False
     """Whether torch compiles the network."""
     tune: Literal["all", "head", "last_block", "norm"] = "all"
-    """Weights that move; `last_block` includes the head. BatchNorm stands still unless all move."""
+    """Weights to train; `last_block` includes the head. BatchNorm is frozen unless all train."""
     stem_stride: Literal[1, 2] = 2
-    """1 keeps the resolution of small faces."""
+    """Stride of the first convolution; 1 keeps the resolution of small faces."""
     zero_init_residual: bool = False
     """Random residual blocks start as the identity (Goyal et al. 2017)."""
     drop_last: bool = True
-    """Leaves out the rows of an epoch that do not fill a step."""
+    """Whether the rows of an epoch that do not fill a step are left out."""
     augment: Literal["affine", "crop", "camera"] = "affine"
     """`affine`: flip, rotate, scale, shift, contrast, brightness; `crop`: of the interim report;
     `camera`: wider `affine` without its light, then corruptions (`fer_ml.images.corruptions`)."""
@@ -307,9 +307,10 @@ class Training(Ranged):
     targets: Literal["labels", "votes"] = "labels"
     """`votes` trains on the distribution of the annotators' votes."""
     soft_labels: Literal["standard", "centre", "in_sample", "raw"] = "standard"
-    """For ablations: one view; that by teachers that trained on it; the same before calibration."""
+    """Ablations: `centre`, one view; `in_sample`, that view labelled by teachers that trained on
+    it; `raw`, the same, fused without calibration."""
     row_weights: bool = False
-    """Takes the manifest's column `weight`."""
+    """Whether rows are weighted by the manifest's column `weight`."""
     imbalance: Imbalance = Imbalance()
     """Corrections of class imbalance."""
     negative: Negative | None = None
@@ -347,7 +348,7 @@ class Training(Ranged):
 
     @property
     def compares_rows(self) -> tuple[str, ...]:
-        """The terms of the loss that compare the rows of a step with each other, by name."""
+        """Return the names of the loss terms that compare the rows of a step with each other."""
         terms = {
             "task.intra_weight": isinstance(self.task, DIST) and self.task.intra_weight > 0,
             "locality": self.locality is not None,
@@ -356,13 +357,13 @@ class Training(Ranged):
         return tuple(name for name, used in terms.items() if used)
 
     def stages(self) -> list["Training"]:
-        """The training after its first stages, in the order in which they run."""
+        """Return this training's stages in the order in which they run, itself last."""
         return [*(self.first_stage.stages() if self.first_stage else []), self]
 
     def recorded(self) -> dict[str, Any]:
-        """The recipe as a record holds it.
+        """Return the recipe as JSON values for the run's record.
 
-        A field that came later is there only where it is used: the records of before stay equal.
+        A field added by a later version is present only if used, so older records stay equal.
         """
         values = {k: v for k, v in asdict(self).items() if k not in _LATER or v}
         if self.first_stage is not None:
@@ -371,29 +372,29 @@ class Training(Ranged):
 
 
 class Augmented(Protocol):
-    """What decides how a face's views look; a ``Training`` and ``Views`` say it."""
+    """The augmentation settings of a face's views, which ``Training`` and ``Views`` both have."""
 
     @property
     def augment(self) -> Literal["affine", "crop", "camera"]:
-        """The kind of augmentation."""
+        """Return the kind of augmentation."""
         ...
 
     @property
     def strength(self) -> float:
-        """How far views differ from the face; 0 leaves it as it is."""
+        """Return how far views differ from the face; 0 leaves it unchanged."""
         ...
 
     @property
     def erase(self) -> float:
-        """The probability that a patch of a view is erased."""
+        """Return the probability that a patch of a view is erased."""
         ...
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of every training face that teachers label: ``count`` of them, by ``seed``.
+    """The augmented views that teachers label: ``count`` for each training face, from ``seed``.
 
-    A student that learns from them sees the same ones, so its augmentation is theirs.
+    A student that learns from these labels sees the same views, so it uses this augmentation.
     """
 
     count: int
@@ -404,15 +405,15 @@ class Views:
 
 
 def read_recipe(values: Any) -> Training:
-    """A training's recipe from JSON values; see ``read_plain``."""
+    """Build a training's recipe from JSON values; see ``read_plain``."""
     recipe: Training = read_plain(Training, values, "recipe")
     return recipe
 
 
 def read_plain(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass from JSON values. ``FerError`` names an unknown, missing or impossible field.
+    """Build a dataclass from JSON values; ``FerError`` names an unknown, missing or invalid field.
 
-    pydantic reads profiles too, so a packed job and ``fer.toml`` are held to one rule.
+    pydantic reads profiles too, so a packed job and ``fer.toml`` follow the same rules.
     """
     try:
         # Lists are tuples in JSON alone.
