@@ -28,8 +28,8 @@ PATIENCE = 0.0 if hasattr(os, "fork") else 5.0
 def stays_below(name: str) -> bool:
     """Whether ``name`` is a relative path, with ``/``, that stays inside its base folder.
 
-    The answer is the same on every system: ``\\`` and ``:`` are refused, as Windows gives them
-    a meaning.
+    The answer is the same on every system: a backslash and ``:`` are refused, since both lead
+    elsewhere on Windows.
     """
     return not set("\0\\:") & set(name) and not {"", ".", ".."} & set(name.split("/"))
 
