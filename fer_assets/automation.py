@@ -313,8 +313,8 @@ def failure_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="run_failed",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Reports each failed run of the profile: its failed gates or its error, and the "
-        "claims that depend on it. Writes to the log; sends webhook and e-mail if configured.",
+        description="Reports each failed run of the profile: its failed gates or its error, and "
+        "the claims that depend on it. Writes to the log; sends webhook and e-mail if configured.",
     )
     def run_failed(context: dg.RunFailureSensorContext) -> None:
         records = context.instance.get_records_for_run(

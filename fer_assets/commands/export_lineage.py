@@ -19,7 +19,7 @@ def export_lineage(
     ] = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Write the lineage for other tools: hashes of artifacts, how they were made, gates, raw inputs.
+    """Write the lineage for other tools: hashes of artifacts, how they were made, gates, inputs.
 
     Every byte is verified, and the file marks stale or damaged artifacts. It contains no path of
     this machine. Croissant describes only the selected manifests, with their tables beside it.

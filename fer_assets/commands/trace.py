@@ -18,8 +18,8 @@ def trace(
     what: Annotated[
         str,
         typer.Argument(
-            help="Id of a claim, an asset, a file, the first 8 digits of a hash, or a face (an image "
-            "file, an image_path or a sample_id)"
+            help="Id of a claim, an asset, a file, the first 8 digits of a hash, or a face (an "
+            "image file, an image_path or a sample_id)"
         ),
     ],
     profile: ProfileOption = None,

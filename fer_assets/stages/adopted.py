@@ -92,8 +92,8 @@ def stages(given: Given) -> list[Stage]:
             kinds=("json",),
             describe="Results made elsewhere, one in each partition: a run directory, an "
             "evaluation, a soft-label export, a manifest or a validation report, added by "
-            "`fer adopt`. `adoption.json` lists contradictions between its files and what could not "
-            "be verified. Materializing it again examines the copies in the store anew.",
+            "`fer adopt`. `adoption.json` lists contradictions between its files and what could "
+            "not be verified. Materializing it again examines the copies in the store anew.",
             partitions="adopted",
             on_request=True,
             holds=HOLDS,

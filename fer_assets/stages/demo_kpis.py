@@ -28,15 +28,15 @@ GATES = (
         "frame_p95",
         "after the warm-up, 95 of 100 frames take at most demo.p95_limit_ms of the profile",
         "the next fer materialize measures again, unless the session was imported; if it fails "
-        "again, use an idle or faster machine, a smaller student or detector width, or a limit that "
-        "this machine can keep",
+        "again, use an idle or faster machine, a smaller student or detector width, or a limit "
+        "that this machine can keep",
         blocking=False,
         blocks_with="p95_blocks",
         measured_in="demo_session",
     ),
     Gate(
         "replay_improves",
-        "on the recorded session, macro-F1 of the shown labels is above that of the session's bundle",
+        "on the recorded session, macro-F1 of shown labels is above that of the session's bundle",
         "keep the bundle that recorded the session",
         blocking=False,
     ),

@@ -196,9 +196,9 @@ def stages(given: Given) -> list[Stage]:
             asset=f"manifest/{source.name}",
             group="manifests",
             kinds=("csv", "polars"),
-            describe=f"{source.title or source.name}, cleaned: one row for each face with its label, "
-            "publisher's split, box and content identity. `quarantine.csv` and `excluded.csv` hold "
-            "the rows left out, with reasons. "
+            describe=f"{source.title or source.name}, cleaned: one row for each face with its "
+            "label, publisher's split, box and content identity. `quarantine.csv` and "
+            "`excluded.csv` hold the rows left out, with reasons. "
             "`labels.csv` has each label of the publisher, its meaning, and its number of rows.",
             raw=source.name,
             recipe=partial(SourceRecipe.of, source.name),

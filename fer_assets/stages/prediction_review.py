@@ -51,7 +51,8 @@ def stages(given: Given) -> list[Stage]:
             group="distillation",
             kinds=("csv", "html"),
             describe="Labels that the ensemble contradicts, on faces that its members never "
-            "trained on; the least likely label comes first. `review.csv`, and `review.html` with faces.",
+            "trained on; the least likely label comes first. `review.csv`, and `review.html` with "
+            "faces.",
             needs=needs("ensemble", "hq_train_manifest"),
             holds=HOLDS,
             build=build,

@@ -110,8 +110,8 @@ def stages(given: Given) -> list[Stage]:
             asset="report_claims",
             group="report",
             kinds=("json", "csv"),
-            describe="Every sentence of the claims file, bound to the bytes of its number, with its "
-            "status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
+            describe="Every sentence of the claims file, bound to the bytes of its number, with "
+            "its status: grounded, drifted, stale, ungrounded, contradicted or not comparable.",
             cites=given.claimed,
             recipe=ClaimsRecipe.of,
             files=files,

@@ -100,8 +100,8 @@ def stages(given: Given) -> list[Stage]:
             asset="softlabels",
             group="distillation",
             kinds=("numpy", "json"),
-            describe="Training targets of the students: `softlabels.npz` for the training rows, its "
-            "index, hashes, entropy by temperature, and the KD temperature derived from it.",
+            describe="Training targets of the students: `softlabels.npz` for the training rows, "
+            "its index, hashes, entropy by temperature, and the KD temperature derived from it.",
             needs=(Need("teacher_logits", "each"), *needs("ensemble", "hq_train_manifest")),
             recipe=SoftLabelsRecipe.of,
             holds=HOLDS,

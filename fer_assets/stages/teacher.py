@@ -26,8 +26,8 @@ def stages(given: Given) -> list[Stage]:
             asset="teacher",
             group="teachers",
             kinds=("pytorch", "timm"),
-            describe="One teacher in each partition (RN18, B3, CNXT), trained with ArcFace: `best.pt` by "
-            "val macro-F1, `history.json`, metrics and temperature of those bytes.",
+            describe="One teacher in each partition (RN18, B3, CNXT), trained with ArcFace: "
+            "`best.pt` by val macro-F1, `history.json`, metrics and temperature of those bytes.",
             needs=needs("hq_train_manifest"),
             partitions="teachers",
             recipe=recipe,
