@@ -1,1 +1,1 @@
-"""The real-time demo: it runs a bundle on a camera, a video, a folder or a recorded session."""
+"""The real-time demo: runs a bundle on a camera, a video, a folder or a recorded session."""

@@ -1,8 +1,9 @@
-"""Training material from a recorded session: faces labelled by hand, or by the model itself.
+"""Make training material from a recorded session: faces labelled by hand or by the model.
 
-Images are the session's raw frames and boxes those of the demo's own detector. The folder is a raw
-source for the adapter ``csv_manifest``; its images lie in ``session-<id>/``, so that a bundle that
-learned from it names the session on its card, and is refused when it is replayed on it.
+Images are the session's raw frames, and boxes are those of the demo's own detector. The output
+folder is a raw source for the adapter ``csv_manifest``. Its images lie in ``session-<id>/``, so the
+card of a bundle trained on it names the session, and replaying that session with the bundle is
+refused.
 """
 
 import shutil
@@ -36,12 +37,13 @@ NEGATIVE_COLUMNS = ("file", *BOX_COLUMNS, "negative_1", "negative_2", "confidenc
 
 @dataclass(frozen=True)
 class BufferRule:
-    """Which faces are taken.
+    """The rule that selects faces.
 
     ``labels`` 'manual': faces with a manual label that the first protocol scores. 'self': faces
-    whose raw and shown label agree with a probability of at least ``sure``; of those between
-    ``doubtful`` and ``sure`` the two least likely classes are taken, as what the face is not.
-    ``gap_s`` is the least time between two faces of one track, ``per_class`` the most of a class.
+    whose raw and shown labels agree with a probability of at least ``sure``; for a probability
+    between ``doubtful`` and ``sure``, the two least likely classes become negative labels.
+    ``gap_s`` is the least time between two faces of one track (s), ``per_class`` the greatest
+    number of each class.
     """
 
     labels: Literal["manual", "self"] = "manual"
@@ -53,7 +55,7 @@ class BufferRule:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A logged face with what is said of it: a ``label``, or two ``negatives``."""
+    """A logged face with its ``label``, or with two ``negatives``: classes it does not show."""
 
     frame: int
     time_s: float
@@ -65,10 +67,10 @@ class Candidate:
 
 
 def build_buffer(session: Path, out: Path, rule: BufferRule) -> dict[str, Any]:
-    """Write a buffer into the new folder ``out``; what was taken, as in its ``buffer.json``.
+    """Write a buffer into the new folder ``out``; return the content of its ``buffer.json``.
 
-    ``manifest.csv`` holds labelled faces, ``negatives.csv`` faces with two classes that they are
-    not. ``FerError`` when the session was not recorded, ``out`` exists, or nothing qualifies.
+    ``manifest.csv`` holds labelled faces, ``negatives.csv`` faces with two negative labels. Raises
+    ``FerError`` if the session was not recorded, ``out`` exists, or no face qualifies.
     """
     files = {frame.index: frame.file for frame in recorded_frames(session)}
     taken = list(_spaced(_candidates(session / PER_FRAME_FILE, rule), rule))
@@ -159,7 +161,7 @@ def _candidate(
 
 
 def _spaced(candidates: Iterator[Candidate], rule: BufferRule) -> Iterator[Candidate]:
-    """Leave out faces that follow another of their track too soon, and those over the cap."""
+    """Drop faces too soon after another face of their track, and faces above the class limit."""
     last: dict[int, float] = {}
     counts: Counter[str | None] = Counter()
     for face in candidates:

@@ -1,4 +1,4 @@
-"""A student's card as a page: the same that ``fer card`` prints."""
+"""The model card of a student as an HTML page, with the content of ``fer card``."""
 
 import html
 
@@ -28,7 +28,7 @@ _PAGE = """<!doctype html>
 
 
 def card_page(bundle: Bundle) -> str:
-    """The card as HTML; ``FerError`` where the chain beside the bundle does not hold."""
+    """Return the card as HTML; ``FerError`` if the provenance beside the bundle is invalid."""
     from markdown_it import MarkdownIt
 
     chain = verify_chain(bundle) if (bundle.folder / CHAIN_FILE).is_file() else None

@@ -1,10 +1,9 @@
 """Face detectors behind one protocol: YuNet, and the Haar cascade of the OpenCV wheel.
 
-YuNet's file ships with the package, so it needs no download. Haar is for comparison: it misses most
-faces that are turned or small, and ``warning`` says so.
-
-Both look at a small copy of the frame, which is what keeps them fast, and both give boxes in px of
-the frame itself. Which square around a face a box stands for, a bundle's card says (``frames``).
+YuNet's file ships with the package and needs no download. Haar is for comparison: it misses most
+turned or small faces, and ``warning`` says so. Both search a reduced copy of the frame, for speed,
+and return boxes in px of the original frame. The bundle's card (``frames``) defines which square
+around a face each detector's box stands for.
 """
 
 import hashlib
@@ -48,7 +47,7 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Finds faces. ``name`` is written on every row of a log."""
+    """A face detector. ``name`` is written on every row of a log."""
 
     @property
     def name(self) -> str:
@@ -56,7 +55,7 @@ class Detector(Protocol):
         ...
 
     def detect(self, image: np.ndarray) -> list[Detection]:
-        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first; may be empty."""
+        """Return the faces of ``image [H, W, 3] uint8 RGB``, highest score first; may be empty."""
         ...
 
 
@@ -64,7 +63,7 @@ class HaarDetector:
     """OpenCV's frontal-face cascade on an equalised grey copy; needs no download.
 
     Its score is the number of overlapping windows that agreed (3 or more), not a probability. It
-    looks at a copy at most ``width_px`` wide.
+    searches a copy at most ``width_px`` wide.
     """
 
     name = "haar"
@@ -82,7 +81,7 @@ class HaarDetector:
             )
 
     def detect(self, image: np.ndarray) -> list[Detection]:
-        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
+        """Return the faces of ``image [H, W, 3] uint8 RGB``, highest score first."""
         small, scale_x, scale_y = _shrink(image, self._width_px)
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         boxes, votes = self._cascade.detectMultiScale2(
@@ -96,9 +95,9 @@ class HaarDetector:
 
 
 class YuNetDetector:
-    """OpenCV Zoo's YuNet (2023mar), run from bytes whose sha256 is checked first.
+    """OpenCV Zoo's YuNet (2023mar); the sha256 of its file is checked before it runs.
 
-    Its score is a confidence in 0..1; faces under 0.7 are not reported. It looks at a copy at most
+    Its score is a confidence in 0..1; faces under 0.7 are not reported. It searches a copy at most
     ``width_px`` wide.
     """
 
@@ -134,7 +133,7 @@ class YuNetDetector:
         )
 
     def detect(self, image: np.ndarray) -> list[Detection]:
-        """Faces of ``image [H, W, 3] uint8 RGB``, the highest score first."""
+        """Return the faces of ``image [H, W, 3] uint8 RGB``, highest score first."""
         small, scale_x, scale_y = _shrink(image, self._width_px)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, rows = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
@@ -149,7 +148,7 @@ class YuNetDetector:
 
 
 class LookOnce:
-    """A detector that looks at each picture once, however many students see it."""
+    """A detector that caches its result per image, however many students use it."""
 
     def __init__(self, detector: Detector) -> None:
         self.name = detector.name
@@ -157,7 +156,7 @@ class LookOnce:
         self._found: dict[bytes, list[Detection]] = {}
 
     def detect(self, image: np.ndarray) -> list[Detection]:
-        """Faces of ``image [H, W, 3] uint8 RGB``, as the detector found them the first time."""
+        """Return the faces of ``image [H, W, 3] uint8 RGB``; searches each image only once."""
         key = hashlib.blake2b(image.tobytes()).digest() + str(image.shape).encode()
         if key not in self._found:
             self._found[key] = self._detector.detect(image)
@@ -165,9 +164,9 @@ class LookOnce:
 
 
 def make_detector(name: str, width_px: int | None = None) -> Detector:
-    """The detector called ``name``, looking at copies ``width_px`` wide (None: its own width).
+    """Return the detector called ``name``; it searches copies ``width_px`` wide (None: default).
 
-    ``FerError`` for an unknown name, or where the file of YuNet is damaged.
+    Raises ``FerError`` for an unknown name, or if YuNet's file is damaged.
     """
     if name not in DETECTORS:
         raise FerError(
@@ -185,14 +184,14 @@ def make_detector(name: str, width_px: int | None = None) -> Detector:
 
 
 def warning(detector: Detector) -> str | None:
-    """What is to be said of a detector that misses many faces; None of a good one."""
+    """Return a warning about a detector that misses many faces; None for a good one."""
     if detector.name != HaarDetector.name:
         return None
     return "Haar misses most faces that are turned or small; --detector yunet finds them"
 
 
 def _shrink(image: np.ndarray, max_width: int) -> tuple[np.ndarray, float, float]:
-    """A copy at most ``max_width`` px wide, and the factors that lead back, for x and for y."""
+    """Return a copy at most ``max_width`` px wide, and the factors from copy to original (x, y)."""
     height, width = image.shape[:2]
     if width <= max_width:
         return image, 1.0, 1.0
@@ -211,7 +210,7 @@ def _detection(
     score: float,
     image: np.ndarray,
 ) -> Detection | None:
-    """A box cut to the part that the image shows; None where it shows nothing of it."""
+    """Return a detection clipped to the image; None if the box lies outside."""
     # On a very flat image YuNet's box sizes overflow; such a box is no face.
     if not np.isfinite((left, top, width, height)).all():
         return None
@@ -228,10 +227,10 @@ def _detection(
 
 
 def merged(detections: Iterable[Detection | None]) -> list[Detection]:
-    """The highest score first, without boxes that share more than ``MAX_SHARED`` with a surer one.
+    """Return detections by descending score, without boxes that overlap a better one too much.
 
-    What is shared is measured by the smaller box: a cascade also finds a face inside of a face,
-    where the intersection over the union is small.
+    Too much is more than ``MAX_SHARED`` of the smaller box. A cascade also finds a face inside a
+    face, for which intersection over union would be small.
     """
     # The box breaks ties, so that track ids do not depend on the order in which OpenCV answers.
     ordered = sorted(
@@ -246,7 +245,7 @@ def merged(detections: Iterable[Detection | None]) -> list[Detection]:
 
 
 def _shared(a: Box, b: Box) -> float:
-    """The intersection of two boxes over the smaller one, 0..1."""
+    """Return the intersection of two boxes divided by the smaller area, 0..1."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (a, b))

@@ -1,7 +1,7 @@
-"""Published faces in larger pictures, as a camera shows them: the demo's way beside training's.
+"""Embed published faces in larger pictures, to compare the demo's input with that of training.
 
-A published crop is the square that training saw. In a picture around it, a detector has to find
-the face, and its box has to lead back to that square.
+A published crop is the square that training used. In a picture around that crop, a detector has to
+find the face, and the crop computed from its box has to match the square.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,10 @@ MIN_IOU = 0.3
 
 @dataclass(frozen=True)
 class BothWays:
-    """The faces that were found: ``rows [K]`` of those asked for, and ``probs [K, 7]`` both ways.
+    """Probabilities of the faces that were found: ``rows [K]``, and ``probs [K, 7]`` each way.
 
-    ``direct`` is training's way, from the published crop; ``shown`` the demo's, from the picture.
+    ``direct`` is from the published crop, as in training; ``shown`` is from the picture, as in the
+    demo.
     """
 
     rows: np.ndarray
@@ -36,10 +37,10 @@ class BothWays:
 
 
 def embed(face: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, Box]:
-    """``face [H, W, 3] uint8 RGB`` enlarged in a picture, and its square there.
+    """Enlarge ``face [H, W, 3] uint8 RGB`` into a picture; return it and the face's square.
 
-    Shrunk again, the enlarged face is the published one, as a camera's would be. Its edges go on
-    for a while and fade into smooth noise.
+    Reducing the square again gives the published face. The edges of the face continue into the
+    picture and fade into smooth noise.
     """
     rng, (width, height) = np.random.default_rng(seed), PICTURE_PX
     side = int(rng.integers(*FACE_PX))
@@ -60,7 +61,7 @@ def embed(face: np.ndarray, seed: Sequence[int]) -> tuple[np.ndarray, Box]:
 
 
 def _enlarged(face: np.ndarray, side: int) -> np.ndarray:
-    """A smooth ``[side, side, 3] uint8`` whose area average is ``face`` (by back-projection)."""
+    """Return a smooth ``[side, side, 3] uint8`` with area average ``face`` (back-projection)."""
     wanted = face.astype(np.float32)
     large = np.zeros((side, side, 3), np.float32)
     for _ in range(4):
@@ -70,7 +71,7 @@ def _enlarged(face: np.ndarray, side: int) -> np.ndarray:
 
 
 def find(picture: np.ndarray, box: Box, detector: Detector) -> Detection | None:
-    """The surest detection of the face in ``box``, or ``None`` where it is missed."""
+    """Return the best detection of the face in ``box``, or ``None`` if it was missed."""
     detections = detector.detect(picture)
     return next((each for each in detections if iou(each.box_xyxy_px, box) >= MIN_IOU), None)
 
@@ -78,7 +79,7 @@ def find(picture: np.ndarray, box: Box, detector: Detector) -> Detection | None:
 def both_ways(
     faces: Sequence[np.ndarray], bundle: Bundle, detector: Detector, seed: int
 ) -> BothWays:
-    """What ``bundle`` says of published ``faces``, and of the same ones found in pictures."""
+    """Predict with ``bundle`` on published ``faces``, and on the same faces found in pictures."""
     rows, direct, shown = [], [], []
     for row, face in enumerate(faces):
         picture, box = embed(face, (seed, row))

@@ -1,4 +1,4 @@
-"""A face as the demo shows it, and the one way from an image to probabilities."""
+"""A face as the demo shows it, and the only path from an image to probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from fer_ml.images.pixels import Box, prepare
 
 @dataclass(frozen=True)
 class Face:
-    """One face of one image: where it is, what the network says, and what is shown.
+    """One face of one image: its position, the network's output, and the label shown.
 
-    ``box_xyxy_px`` is in px of the whole image; ``score`` is the detector's; ``probs [7]`` are
-    this image's calibrated probabilities in the order of ``CLASSES``, not smoothed; ``state`` is
-    the stabilised view of the track. In a photo every face is a track of one step.
+    ``box_xyxy_px`` is in px of the whole image; ``score`` is the detector's; ``probs [7]`` are this
+    image's calibrated probabilities in the order of ``CLASSES``, not smoothed; ``state`` is the
+    stabilised state of the track. In a photo every face is a track of one step.
     """
 
     track_id: int
@@ -31,17 +31,17 @@ class Face:
 
     @property
     def raw_label(self) -> str:
-        """The most probable class of this image alone."""
+        """The most probable class in this image alone."""
         return CLASSES[int(np.argmax(self.probs))]
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """What the stages of one frame took, in ms.
+    """Duration of each stage of one frame, in ms.
 
-    ``capture`` gets the frame: waiting for a camera, reading a file, decoding what a browser sent.
-    ``align`` cuts and prepares the faces; it and ``classify`` are None without a face.
-    ``draw`` hands the result over: drawing on the frame, or writing the reply to a browser.
+    ``capture`` gets the frame: waiting for a camera, reading a file, or decoding what a browser
+    sent. ``align`` cuts and prepares the faces; ``align`` and ``classify`` are None without a face.
+    ``draw`` delivers the result: drawing on the frame, or writing the reply to a browser.
     """
 
     capture: float
@@ -53,7 +53,7 @@ class StageTimes:
 
     @property
     def frame(self) -> float:
-        """From the decoded frame to the picture that is shown: all stages but ``capture``."""
+        """Time from the decoded frame to the shown picture: all stages except ``capture``."""
         return self.detect + (self.align or 0) + (self.classify or 0) + self.smooth + self.draw
 
 
@@ -61,9 +61,9 @@ class StageTimes:
 class FrameResult:
     """One processed frame.
 
-    ``image [H, W, 3] uint8 RGB``; ``looked`` is False where the faces are where the tracker expects
-    them and the detector was not asked; ``parameters`` are those that made it; ``manual_label`` is
-    what a person says of the main face, None without a word.
+    ``image`` is ``[H, W, 3] uint8 RGB``. ``looked`` is False if the detector did not run and the
+    faces are the tracker's predictions. ``parameters`` are those that were used. ``manual_label``
+    is a person's label for the main face, or None.
     """
 
     index: int
@@ -78,21 +78,21 @@ class FrameResult:
 
     @property
     def main(self) -> Face | None:
-        """The largest face, which the bars, the line and the manual label speak of."""
+        """The largest face; bars, line chart and manual label are about this face."""
         return max(self.faces, key=_size_and_age, default=None)
 
 
 def number_of(face: Face, among: Sequence[Face]) -> int:
-    """Which of the faces of an image it is, from 1, in the order in which they first came."""
+    """Return the number of a face among those of an image, from 1, in order of first appearance."""
     return 1 + sum(other.track_id < face.track_id for other in among)
 
 
 def prepare_faces(
     image: np.ndarray, detections: Sequence[Detection], bundle: Bundle, detector: str
 ) -> np.ndarray:
-    """The network's faces ``[N, S, S, 3] uint8`` of ``image [H, W, 3] uint8 RGB``.
+    """Return the network's input ``[N, S, S, 3] uint8`` from ``image [H, W, 3] uint8 RGB``.
 
-    Training's own preparing, with the settings that the bundle carries, of the square that a box of
+    Prepares, with the bundle's settings and exactly as in training, the square that a box of
     ``detector`` stands for.
     """
     card = bundle.card
@@ -102,9 +102,9 @@ def prepare_faces(
 
 
 def classify(faces: np.ndarray, bundle: Bundle) -> list[tuple[float, ...]]:
-    """Calibrated ``probs [7]`` of each of ``faces [N, S, S, 3] uint8``, in one call.
+    """Return calibrated ``probs [7]`` for each of ``faces [N, S, S, 3] uint8``, in one call.
 
-    ``FerError`` if the network's output is not finite.
+    Raises ``FerError`` if the network's output is not finite.
     """
     probs = bundle.probabilities(faces)  # [N, 7]
     if not np.isfinite(probs).all():

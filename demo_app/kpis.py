@@ -1,8 +1,8 @@
-"""Key figures of a session, from its ``per_frame.csv`` alone, so that anyone can redo them.
+"""Key figures of a session, from its ``per_frame.csv`` only, so that anyone can recompute them.
 
-Rates and percentiles of time leave out the first ``WARM_UP_FRAMES`` frames, in which libraries
-still allocate. A percentile of fewer frames than ``LEAST`` says is None: the next larger value
-would decide it. Every accuracy has one denominator: the faces with a true label that were found.
+Rates and time percentiles exclude the first ``WARM_UP_FRAMES`` frames, in which libraries still
+allocate. A percentile of fewer frames than ``LEAST`` is None, because a single larger value would
+decide it. Every accuracy has the same denominator: the faces with a true label that were found.
 """
 
 from collections import Counter, defaultdict
@@ -54,7 +54,7 @@ class LoggedFace:
 
 @dataclass(frozen=True)
 class TrueFace:
-    """A row of the truth: a person's label and box in one frame."""
+    """A row of the truth file: a person's label and box in one frame."""
 
     frame: int
     face_id: str
@@ -64,10 +64,10 @@ class TrueFace:
 
 @dataclass(frozen=True)
 class LoggedFrame:
-    """What ``per_frame.csv`` says of a frame as a whole.
+    """The values of ``per_frame.csv`` that describe a frame as a whole.
 
-    ``stages_ms`` by column, without those that did not run; ``manual`` is the person's label and
-    ``labelled`` the face it speaks of, None where no face was found.
+    ``stages_ms`` maps columns to times, without stages that did not run. ``manual`` is the person's
+    label and ``labelled`` the face that it describes, None if no face was found.
     """
 
     frame: int
@@ -79,11 +79,11 @@ class LoggedFrame:
 
 
 def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
-    """Key figures as plain values, ready for JSON; None where the log cannot tell.
+    """Compute the key figures as JSON values; None where the log cannot show them.
 
     Shares and accuracies are in 0..1, times in ms unless the name says s. Keys that need manual
-    labels or a truth are absent without them. ``FerError`` names the column of a csv that cannot
-    be used.
+    labels or a truth are absent without them. Raises ``FerError`` with the column name for an
+    unusable csv.
     """
     frames, faces = read_per_frame(per_frame_csv)
     found_in = {face.frame for face in faces}
@@ -116,10 +116,11 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
 
 
 def timing(frame_ms: Sequence[float], capture_ms: Sequence[float]) -> dict[str, Any]:
-    """Frame rate and percentiles of ``frame_ms``, in the order of the frames, after the warm-up.
+    """Return frame rate and percentiles of ``frame_ms`` (in frame order), after the warm-up.
 
-    ``processed_fps`` is frames divided by the sum of all their times, getting them included, never
-    a mean of rates. ``frames_missing`` has what each percentile that is None still lacks.
+    ``processed_fps`` is the number of frames divided by the sum of their times, capture included;
+    it is never a mean of rates. ``frames_missing`` states how many frames each None percentile
+    still needs.
     """
     timed = list(frame_ms[WARM_UP_FRAMES:])
     whole = sum(timed) + sum(capture_ms[WARM_UP_FRAMES:])
@@ -134,7 +135,7 @@ def timing(frame_ms: Sequence[float], capture_ms: Sequence[float]) -> dict[str, 
 
 
 def stage_timing(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
-    """The same percentiles of each stage, over the frames in which it ran."""
+    """Return the same percentiles for each stage, over the frames in which it ran."""
     figures: dict[str, Any] = {}
     for name in STAGE_COLUMNS:
         timed = [f.stages_ms[name] for f in frames[WARM_UP_FRAMES:] if name in f.stages_ms]
@@ -143,11 +144,11 @@ def stage_timing(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
 
 
 def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
-    """Changes between successive distinct labels of a track, and their rate by track-time.
+    """Count changes between successive distinct labels of a track, and their rate by track time.
 
-    'unsure' and 'unstable' are no label: A, unsure, A is no change and A, unsure, B is one.
-    Track-time is the time between neighbouring frames that both hold the track. What happens while
-    the face is away counts neither as time nor as a change.
+    'unsure' and 'unstable' are not labels: A, unsure, A is no change; A, unsure, B is one change.
+    Track time is the time between neighbouring frames that both contain the track. While a face is
+    away, neither time nor changes count.
     """
     stretches = [part for track in _by_track(faces) for part in _seen_throughout(track)]
     seconds = sum(part[-1].time_s - part[0].time_s for part in stretches)
@@ -165,7 +166,7 @@ def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
 
 
 def _seen_throughout(track: Sequence[LoggedFace]) -> list[list[LoggedFace]]:
-    """The parts of a track in which no frame lacks it."""
+    """Return the parts of a track in which the face is present in every frame."""
     parts: list[list[LoggedFace]] = []
     for face in track:
         if not parts or face.frame != parts[-1][-1].frame + 1:
@@ -175,11 +176,11 @@ def _seen_throughout(track: Sequence[LoggedFace]) -> list[list[LoggedFace]]:
 
 
 def reaction(faces: Sequence[LoggedFace]) -> dict[str, Any]:
-    """The delay that smoothing costs: from a lasting change of the raw label until it is shown.
+    """Measure the delay of smoothing: from a lasting change of the raw label until it is shown.
 
-    A change lasts when the raw label is the new one on ``LASTING_SHARE`` of the faces of the next
-    ``LASTING_S``, and another one was shown before. Changes whose label is not shown before the
-    next lasting one are missed, and counted.
+    A change lasts if ``LASTING_SHARE`` of the faces in the next ``LASTING_S`` have the new raw
+    label, and another label was shown before. A change is counted as missed if its label is not
+    shown before the next lasting change.
     """
     delays: list[float] = []
     missed = 0
@@ -202,9 +203,9 @@ def reaction(faces: Sequence[LoggedFace]) -> dict[str, Any]:
 
 
 def _lasting(track: Sequence[LoggedFace]) -> list[list[LoggedFace]]:
-    """A track cut where its raw label changes to one that lasts; what is before lies in the first.
+    """Split a track where its raw label changes to one that lasts.
 
-    The first part begins with the track.
+    The first part begins with the track and includes everything before the first such change.
     """
     starts: list[int] = [0]
     label: str | None = None
@@ -225,11 +226,11 @@ def _until(end_s: float, face: LoggedFace) -> bool:
 
 
 def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
-    """The manual labels by the first protocol, each frame counted once.
+    """Score the manual labels by the first protocol; each frame counts once.
 
-    Segments of one label shorter than ``MIN_SEGMENT_S`` and what is within ``EDGE_S`` of a change
-    are left out. The one denominator is ``manual_scored``: what is left and has a face. Abstaining
-    is wrong. ``expressions`` are how often another label begins among them.
+    Segments of one label shorter than ``MIN_SEGMENT_S``, and frames within ``EDGE_S`` of a change,
+    are excluded. The denominator ``manual_scored`` is the remaining frames with a face. Abstaining
+    is wrong. ``expressions`` counts how often another label begins among them.
     """
     left = protocol_frames(frames)
     scored = [(frame.manual, frame.labelled) for frame in left if frame.labelled is not None]
@@ -253,10 +254,10 @@ def score_manual(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
 
 
 def protocol_frames(frames: Sequence[LoggedFrame]) -> list[LoggedFrame]:
-    """The frames with a manual label that the first protocol scores.
+    """Return the frames with a manual label that the first protocol scores.
 
-    A segment ends at the first frame of the next one. The start and the end of the session are no
-    changes of a label, and neither is the change from or to no label.
+    A segment ends at the first frame of the next segment. The start and the end of the session are
+    not changes of label, and neither is a change from or to no label.
     """
     segments = [list(group) for _, group in groupby(frames, key=lambda frame: frame.manual)]
     kept = []
@@ -277,11 +278,12 @@ def protocol_frames(frames: Sequence[LoggedFrame]) -> list[LoggedFrame]:
 def score(
     faces: Sequence[LoggedFace], truth: Sequence[TrueFace], logged: set[int], *, where: Path
 ) -> dict[str, Any]:
-    """Recall and accuracy against the truth of the ``logged`` frames.
+    """Compute recall and accuracy against the truth of the ``logged`` frames.
 
-    True and logged faces are paired in each frame by IoU, one to one, the best first. The one
-    denominator is ``truth_found``: true faces with a pair. Abstaining counts as wrong.
-    ``faces_without_truth`` are false detections if the truth lists every face of those frames.
+    True and logged faces are paired in each frame one to one by IoU, best pair first. The
+    denominator ``truth_found`` is the true faces with a pair. Abstaining counts as wrong.
+    ``faces_without_truth`` are false detections, provided the truth lists every face of those
+    frames.
     """
     relevant = [face for face in truth if face.frame in logged]
     if not relevant:
@@ -313,14 +315,14 @@ def score(
 
 
 def accuracy(labels: Sequence[str], predicted: Sequence[str | None]) -> float | None:
-    """Share of equal pairs, 0..1; None stands for unsure and is wrong. None without any label."""
+    """Return the share of equal pairs, 0..1; None in ``predicted`` is wrong. No labels: None."""
     if not labels:
         return None
     return sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels)
 
 
 def macro_f1_present(labels: Sequence[str], predicted: Sequence[str | None]) -> float | None:
-    """Mean F1 of the classes that ``labels`` holds. Unsure (None) is a miss and no false alarm."""
+    """Return the mean F1 of the classes in ``labels``; None (unsure) is a miss, no false alarm."""
     present = sorted(set(labels))
     if not present:
         return None
@@ -334,7 +336,7 @@ def macro_f1_present(labels: Sequence[str], predicted: Sequence[str | None]) -> 
 
 
 def read_per_frame(path: Path) -> tuple[list[LoggedFrame], list[LoggedFace]]:
-    """The frames and the faces of a ``per_frame.csv``, both in the order of the file."""
+    """Read the frames and the faces of a ``per_frame.csv``, both in file order."""
     frames: dict[int, LoggedFrame] = {}
     faces = []
     for row in read_rows(path, "frame"):
@@ -349,7 +351,7 @@ def read_per_frame(path: Path) -> tuple[list[LoggedFrame], list[LoggedFace]]:
 
 
 def read_truth(path: Path) -> list[TrueFace]:
-    """True faces: ``frame_index, face_id, label`` and the box, right and bottom exclusive."""
+    """Read true faces: ``frame_index, face_id, label`` and the box, right and bottom exclusive."""
     return [
         TrueFace(
             row.value("frame_index", int),
@@ -362,7 +364,7 @@ def read_truth(path: Path) -> list[TrueFace]:
 
 
 def read_box(row: TableRow) -> Box:
-    """The box of a row; ``FerError`` where it is empty."""
+    """Return the box of a row; ``FerError`` if it is empty."""
     left, top, right, bottom = (row.value(column, int) for column in BOX_COLUMNS)
     if left >= right or top >= bottom:
         raise FerError(
@@ -418,7 +420,7 @@ def _by_track(faces: Iterable[LoggedFace]) -> list[list[LoggedFace]]:
 
 
 def _stretches(true_faces: Iterable[TrueFace]) -> int:
-    """How often a face that was found begins to show an expression."""
+    """Count how often a face that was found begins to show an expression."""
     faces: dict[str, list[str]] = defaultdict(list)
     for face in true_faces:
         faces[face.face_id].append(face.label)

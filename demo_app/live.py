@@ -1,4 +1,4 @@
-"""Figures of the last minute, for whoever watches the demo. The KPIs are computed from the log."""
+"""Figures of the last minute for viewers of the demo; key figures are computed from the log."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Figures:
-    """What is shown beside the picture; None where it is not known yet.
+    """The figures beside the picture; None while a figure is unknown.
 
-    ``fps`` counts frames by their own times; ``frame_ms`` is the median of the last second or so;
-    flips are label changes a minute of the last minute; ``delay_s`` is what smoothing costs with
-    the present parameters (``step_response_s``).
+    ``fps`` is computed from the times of the frames. ``frame_ms`` is the median of about the last
+    second. Flips are label changes a minute in the last minute. ``delay_s`` is the delay of
+    smoothing with the current parameters (``step_response_s``).
     """
 
     fps: float | None = None
@@ -33,7 +33,7 @@ class Figures:
 
 
 class Live:
-    """Keeps the last minute of a stream and sums it up twice a second."""
+    """Keeps the last minute of a stream and computes its figures twice a second."""
 
     def __init__(self) -> None:
         self._faces: deque[LoggedFace] = deque()
@@ -45,7 +45,7 @@ class Live:
         self._delay_s: float | None = None
 
     def see(self, frame: FrameResult) -> Figures:
-        """Take in one frame; the figures as they are now."""
+        """Add one frame, and return the current figures."""
         now = frame.time_s
         self._times.append((now, frame.times_ms.frame))
         main = frame.main
@@ -77,7 +77,7 @@ class Live:
         return self._figures
 
     def line(self, now_s: float) -> list[tuple[float, float | None]]:
-        """The main face's confidence over the last ``LINE_S``: (seconds before now, 0..1)."""
+        """Return the main face's confidence in the last ``LINE_S``: (seconds before now, 0..1)."""
         return [(now_s - time_s, value) for time_s, value in self._line]
 
     def _sum_up(self) -> Figures:

@@ -2,7 +2,7 @@
 
 The first columns of each csv are those of the first demo, so that its readers still work; a column
 that has lost its meaning stays empty. Times are in seconds, durations in ms, boxes in px. Raw
-frames lie in ``frames/`` beside them when they were asked for.
+frames lie in ``frames/`` if recording was requested.
 """
 
 import csv
@@ -64,10 +64,10 @@ HASH_DIGITS = 12
 
 @dataclass(frozen=True)
 class Event:
-    """A stretch of one label: 'stabilised' of one track, or 'manual' (whose track is -1).
+    """A period with one label: 'stabilised' of one track, or 'manual' (whose track is -1).
 
-    Its ends are frames of the track. A stabilised stretch ends with another label, with 'unsure' or
-    'unstable', or with the track; a frame in which the face was missed does not end it.
+    It starts and ends at frames of the track. A stabilised period ends with another label, with
+    'unsure' or 'unstable', or with the track; a frame in which the face was missed does not end it.
     """
 
     label: str
@@ -80,9 +80,9 @@ class Event:
 
 
 class SessionLog:
-    """Writes a session into a folder that holds none yet.
+    """Writes a session's log into a folder that holds no session yet.
 
-    Every frame's rows reach the file whole or not at all, before the next frame is processed.
+    Each frame's rows are written completely or not at all, before the next frame is processed.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class SessionLog:
         self._write_thresholds()
 
     def write_frame(self, frame: FrameResult, encoded: bytes | None = None) -> None:
-        """Append the rows of one frame, and keep its pixels when the session is recorded.
+        """Append the rows of one frame, and store its pixels if the session is recorded.
 
-        ``encoded`` are the frame's own JPEG bytes where a browser sent it.
+        ``encoded`` is the frame's own JPEG if a browser sent it.
         """
         if frame.parameters != self._parameters:
             self._parameters = frame.parameters
@@ -164,7 +164,7 @@ class SessionLog:
         self._follow("manual", -1, frame.manual_label, frame)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write ``events.csv`` in order of time, and the one row of the summary."""
+        """Write ``events.csv`` in order of time, and the single row of the summary."""
         self.events += self._open_events.values()
         self._open_events = {}
         self.events.sort(key=lambda event: (event.start_frame, event.source, event.track_id))
@@ -236,7 +236,7 @@ class SessionLog:
 
 @dataclass(frozen=True)
 class RecordedFrame:
-    """One recorded frame: its file, index and time, and what was set when it was recorded."""
+    """One recorded frame: its file, index and time, and the settings when it was recorded."""
 
     file: Path
     index: int
@@ -246,9 +246,9 @@ class RecordedFrame:
 
 
 def recorded_frames(folder: Path) -> list[RecordedFrame]:
-    """The frames of a recorded session, one for each frame of its log.
+    """Return the frames of a recorded session, one for each frame of its log.
 
-    ``FerError`` when the session was not recorded, a frame is missing, or its files do not fit.
+    Raises ``FerError`` if the session was not recorded, a frame is missing, or its files disagree.
     """
     files = {path.stem: path for path in (folder / FRAMES_FOLDER).glob("*.*")}
     if not files:
@@ -289,7 +289,7 @@ def recorded_frames(folder: Path) -> list[RecordedFrame]:
 
 
 def session_id(folder: Path) -> str:
-    """16 hex digits that name the people in front of the camera: a hash of the recorded frames.
+    """Return 16 hex digits that identify the recording: a hash of its frames.
 
     Relabelling a session does not change it.
     """
@@ -300,7 +300,7 @@ def session_id(folder: Path) -> str:
 
 
 def read_thresholds(folder: Path) -> dict[str, Any]:
-    """``thresholds.json`` of a session, with ``used``: its parameters, in order of their use."""
+    """Read ``thresholds.json`` of a session; ``used`` lists its parameters in order of use."""
     path = folder / THRESHOLDS_FILE
     try:
         document = read_json(path)
@@ -327,7 +327,7 @@ def read_thresholds(folder: Path) -> dict[str, Any]:
 
 
 def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]]:
-    """A row for each face, or the one row of a frame without a face; ``about`` is in each."""
+    """Return a row for each face, or one row for a frame without faces; all contain ``about``."""
     times = frame.times_ms
     stages = (times.capture, times.detect, times.align, times.classify, times.smooth, times.draw)
     common = {
@@ -354,7 +354,7 @@ def frame_rows(frame: FrameResult, about: dict[str, str]) -> list[dict[str, Any]
 def csv_text(
     columns: Sequence[str], rows: Sequence[dict[str, Any]], *, header: bool = False
 ) -> bytes:
-    """The ``columns`` of ``rows`` as UTF-8 csv; missing ones stay empty."""
+    """Return the ``columns`` of ``rows`` as UTF-8 csv; missing values stay empty."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     if header:
@@ -364,12 +364,12 @@ def csv_text(
 
 
 class LogError(FerError):
-    """The log cannot be written; what it holds so far is whole."""
+    """The log cannot be written; everything written so far is complete."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an ``OSError`` into a ``LogError`` that says what could not be written."""
+    """Turn an ``OSError`` into a ``LogError`` that names the file that could not be written."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What can be turned while the demo runs, hashed so that each logged row names its parameters."""
+"""Settings that can change while the demo runs; each logged row has their hash."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from fer_ml.bundles.bundle import Card
 
 
 class Parameters(StabiliserSettings):
-    """The stabiliser's settings, and how often the detector looks: at every n-th frame."""
+    """The stabiliser's settings, and n, if the detector runs on every n-th frame."""
 
     detect_every: int = Field(default=1, ge=1, le=30)
 
     def digest(self) -> str:
-        """sha256 of the canonical JSON of all fields."""
+        """Return the sha256 of the canonical JSON of all fields."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
 
@@ -35,12 +35,12 @@ TURNS: dict[str, tuple[str, float]] = {
 
 
 def parameters_for(card: Card) -> Parameters:
-    """The defaults, with the abstention limit that was calibrated for this bundle."""
+    """Return the defaults, with the abstention limit that was calibrated for this bundle."""
     return Parameters(unsure_below=card.unsure_below)
 
 
 def turned(parameters: Parameters, key: str) -> Parameters:
-    """The parameters after one press of ``key``; unchanged at the end of a field's range."""
+    """Return the parameters after one press of ``key``; unchanged at the end of a field's range."""
     field, by = TURNS[key]
     values = parameters.model_dump() | {field: round(getattr(parameters, field) + by, 6)}
     try:

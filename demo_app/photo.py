@@ -1,4 +1,4 @@
-"""Faces of a single photo."""
+"""Classify the faces of a single photo."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ from fer_ml.images.pixels import prepare, read_image
 
 
 def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> list[Face]:
-    """Find and classify every face of a photo, the detector's surest first.
+    """Find and classify every face of a photo, ordered by the detector's score.
 
-    Without a detector the photo is one face as a whole, as training takes a cropped one. A face
-    whose best probability is below the bundle's limit has ``state.status`` 'unsure'. An empty list
-    means that no face was found; ``FerError`` when the photo cannot be read.
+    Without a detector the whole photo is one face, as training takes a cropped one. A face whose
+    best probability is below the bundle's limit has ``state.status`` 'unsure'. An empty list means
+    that no face was found; ``FerError`` if the photo cannot be read.
     """
     image = read_image(path)
     if detector is None:

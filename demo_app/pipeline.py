@@ -1,4 +1,4 @@
-"""From a frame to stabilised labels, with the running state of every track."""
+"""From a frame to stabilised labels; keeps the state of every track."""
 
 import time
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from fer_ml.bundles.bundle import Bundle
 
 @dataclass
 class Control:
-    """What a person turns while the demo runs: parameters, the manual label, and whether to stop.
+    """Settings that a person changes while the demo runs: parameters, manual label, and stop.
 
-    ``manual_label`` is one of ``CLASSES`` and holds until it is changed; None says nothing.
+    ``manual_label`` is one of ``CLASSES`` and holds until it is changed; None means no label.
     """
 
     parameters: Parameters
@@ -26,7 +26,7 @@ class Control:
 
 
 def press(key: str, control: Control) -> None:
-    """Carry out one key: a label, no label, a parameter, or the end. Other keys do nothing."""
+    """Apply one key: a label, no label, a parameter, or stop. Other keys do nothing."""
     if key == "q":
         control.stop = True
     elif key == "c":
@@ -38,7 +38,7 @@ def press(key: str, control: Control) -> None:
 
 
 class Pipeline:
-    """Detection to stabilised labels. One for each stream of frames: it holds their tracks."""
+    """From detection to stabilised labels. Each stream needs its own: it holds the tracks."""
 
     def __init__(self, bundle: Bundle, detector: Detector) -> None:
         self.bundle = bundle
@@ -48,7 +48,7 @@ class Pipeline:
         self._states: dict[int, StabiliserState] = {}
 
     def process(self, frame: Frame, control: Control, capture_ms: float = 0.0) -> FrameResult:
-        """Faces of one frame. Times must not run backwards from frame to frame."""
+        """Process one frame and return its faces. Times must not decrease from frame to frame."""
         parameters = control.parameters
         start = time.perf_counter()
         looked = self._frames % parameters.detect_every == 0

@@ -36,7 +36,7 @@ def latency_chart(kpis: dict[str, Any], limit_ms: float) -> bytes:
 
 
 def label_chart(faces: Sequence[LoggedFace]) -> bytes:
-    """What the longest track was taken for over time: raw labels as dots, the shown one as bars."""
+    """Labels of the longest track over time: raw labels as dots, the shown label as bars."""
     figure = Figure(figsize=(6.4, 2.8))
     axes = figure.subplots()
     ids = [face.track_id for face in faces]

@@ -1,4 +1,4 @@
-"""What a person does with a recording when it is done: see it again, score it, delete it."""
+"""Actions on a finished recording: replay, score, delete."""
 
 import base64
 import shutil
@@ -33,7 +33,7 @@ SHOWN = (
 
 
 def replayed(folder: Path, bundle: Bundle, detector: Detector) -> Iterator[tuple[FrameResult, str]]:
-    """Each recorded frame through the present student, and its picture as a data URL."""
+    """Yield each recorded frame processed by the current student, and its picture as a data URL."""
     pipeline = Pipeline(bundle, detector)
     control = Control(parameters_for(bundle.card))
     with Recording(folder, bundle) as recording:
@@ -47,7 +47,7 @@ def replayed(folder: Path, bundle: Bundle, detector: Detector) -> Iterator[tuple
 
 
 def score(folder: Path) -> dict[str, Any]:
-    """The key figures of a recording that a page shows, by their names in ``fer demo score``."""
+    """Return the key figures that a page shows, by their names in ``fer demo score``."""
     kpis = compute_kpis(folder / PER_FRAME_FILE, None)
     return {name: kpis[name] for name in SHOWN if name in kpis}
 

@@ -1,7 +1,7 @@
-"""A whole session: frames in, faces found, classified, tracked, stabilised, logged.
+"""A whole session: read frames; find, classify, track, stabilise and log faces.
 
-Headless; the window is a view on top of it, so that both do the same. A replay is a session whose
-source is a recording.
+This code runs without a window; a window is only a view on it, so both give the same results. A
+replay is a session whose source is a recording.
 """
 
 import time
@@ -31,23 +31,23 @@ Ended = Literal["end", "max_frames", "stopped", "interrupted", "cut_short", "err
 
 
 class View(Protocol):
-    """Shows frames while they are processed, and lets a person turn things."""
+    """Interface of a view: it shows frames during processing and lets a person change settings."""
 
     def draw(self, frame: FrameResult) -> None:
-        """Show one frame; the time that it takes is logged as the frame's ``draw_ms``."""
+        """Show one frame; the duration is logged as the frame's ``draw_ms``."""
         ...
 
     def react(self, frame: FrameResult, control: Control) -> None:
-        """Wait until it is time for the next frame, and carry out what a person asked for."""
+        """Wait until the next frame is due, and apply what the person asked for."""
         ...
 
 
 class SessionSummary(BaseModel):
-    """What a session was and how fast it ran; ``demoresultssummary.csv`` holds the same.
+    """Facts and speed of a session; ``demoresultssummary.csv`` holds the same.
 
     ``ended``: 'end' of the file, 'max_frames', 'stopped' by the view, 'interrupted' from the
-    keyboard, 'cut_short' (a file with fewer frames than it states, or a camera that went away), or
-    'error'. The times are None where there are too few frames after the warm-up.
+    keyboard, 'cut_short' (a file with fewer frames than it states, or a lost camera), or 'error'.
+    The times are None if there are too few frames after the warm-up.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -188,7 +188,7 @@ def _summary_row(source: Source, log: SessionLog, ended: str, started: datetime)
 
 
 def summary_row(log: SessionLog, started: datetime, **about: object) -> dict[str, Any]:
-    """The summary's columns that ``log`` does not know itself, with those of ``about``."""
+    """Return the summary's columns from ``log``, the start time and ``about``."""
     measured = timing(log.frame_ms, log.capture_ms)
     names = ("frame_ms_p50", "frame_ms_p95", "processed_fps")
     return {
@@ -200,5 +200,5 @@ def summary_row(log: SessionLog, started: datetime, **about: object) -> dict[str
 
 
 def device_name() -> str:
-    """The processor that a measured time belongs to, and how many cores this process may use."""
+    """Return the processor's name and the number of cores that this process may use."""
     return f"{processor_name()}, {processors()} cores"

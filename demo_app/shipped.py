@@ -1,4 +1,4 @@
-"""The networks that ship with the package, so that the demo works right after installing."""
+"""The networks shipped with the package, so that the demo runs right after installation."""
 
 from pathlib import Path
 

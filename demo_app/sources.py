@@ -1,4 +1,4 @@
-"""Frames of a video file, a camera, a folder of images or a recorded session, with their times."""
+"""Frames with times from a video file, a camera, a folder of images or a recorded session."""
 
 import math
 import os
@@ -49,8 +49,8 @@ TIME_DIGITS = 6
 class Frame:
     """``image [H, W, 3] uint8 RGB``, its index from 0, and its time in seconds from the start.
 
-    Frames of a recorded session also carry what was set when they were recorded: ``parameters``,
-    and ``manual_label`` (None where nobody said anything).
+    Frames of a recorded session also carry the settings of the time of recording: ``parameters``,
+    and ``manual_label`` (None if no label was set).
     """
 
     index: int
@@ -61,11 +61,10 @@ class Frame:
 
 
 class Source(AbstractContextManager["Source"], Protocol):
-    """Where frames come from.
+    """A source of frames.
 
-    ``fps`` is the mean rate of the frames so far, None where no media time says it;
-    ``frames_stated`` is None where nobody states it; ``size_px`` is the first frame's
-    (width, height).
+    ``fps`` is the mean rate of the frames so far, None without media times. ``frames_stated`` is
+    None if the source states no number. ``size_px`` is the first frame's (width, height).
     """
 
     name: str
@@ -73,16 +72,16 @@ class Source(AbstractContextManager["Source"], Protocol):
 
     @property
     def fps(self) -> float | None:
-        """Frames a second."""
+        """Mean rate of the frames so far, in frames a second; None without media times."""
         ...
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of the first frame."""
+        """(width, height) of the first frame."""
         ...
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in order, once."""
+        """Yield all frames in order, once."""
         ...
 
     def ended_early(self, frames: int) -> bool:
@@ -91,9 +90,9 @@ class Source(AbstractContextManager["Source"], Protocol):
 
 
 def open_source(source: Path | int, bundle: Bundle) -> Source:
-    """A camera by its number, a video file, a recorded session or a folder of images.
+    """Open a camera by its number, a video file, a recorded session or a folder of images.
 
-    ``bundle`` is the one that a recorded session is to be replayed through.
+    ``bundle`` is the bundle with which a recorded session will be replayed.
     """
     if isinstance(source, int) or not source.is_dir():
         return Video(source)
@@ -105,10 +104,10 @@ def open_source(source: Path | int, bundle: Bundle) -> Source:
 class Video:
     """An opened video file, animated GIF or camera. Use as a context manager.
 
-    A file's times are its container's, counted from the first frame, so that they are the same on
-    every machine. A frame without a time, or with one that is not after the frame before, comes as
-    long after that as the stated rate says. A camera's are read from the clock. The first frame is
-    read on opening: ``FerError`` when there is none, so a ``Video`` always has a frame.
+    Times of a file come from its container, counted from the first frame, so they are the same on
+    every machine. A frame with no time, or one not after the frame before, is placed by the stated
+    rate. Times of a camera are read from the clock. The first frame is read on opening, so a
+    ``Video`` always has a frame; ``FerError`` if there is none.
     """
 
     def __init__(self, source: Path | int) -> None:
@@ -145,12 +144,12 @@ class Video:
 
     @property
     def fps(self) -> float | None:
-        """Frames a second on the average of those so far; None of a camera or a single frame."""
+        """Mean frames a second so far; None for a camera or a single frame."""
         index, time_s = self._last
         return None if self.is_camera or index == 0 else index / time_s
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in order, once. Ends when the source gives no more of them."""
+        """Yield all frames in order, once, until the source gives no more."""
         started = time.perf_counter()
         first_s = 0.0 if self.is_camera else self._position_s()
         image, index, time_s = self._first, 0, 0.0
@@ -187,7 +186,7 @@ class Video:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if ok else None
 
     def _position_s(self) -> float:
-        """The container's time of the frame read last; 0 where it states none."""
+        """Return the container's time (s) of the frame read last; 0 if it states none."""
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3
 
     def _interval_s(self) -> float:
@@ -224,9 +223,9 @@ class Video:
 
 
 class ImageFolder:
-    """The images of a folder by the numbers in their names, as a film of ``FOLDER_FPS``.
+    """The images of a folder, ordered by the numbers in their names, as a film of ``FOLDER_FPS``.
 
-    frame8 comes before frame10. Hidden files, which macOS leaves beside each image, are none.
+    frame8 comes before frame10. Hidden files, which macOS stores beside each image, are ignored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -260,19 +259,19 @@ class ImageFolder:
         return self._first.shape[1], self._first.shape[0]
 
     def frames(self) -> Iterator[Frame]:
-        """All images in order; ``FerError`` for one that cannot be read."""
+        """Yield all images in order; ``FerError`` for one that cannot be read."""
         for index, path in enumerate(self._files):
             yield Frame(index, round(index / FOLDER_FPS, TIME_DIGITS), read_image(path))
 
     def ended_early(self, frames: int) -> bool:
-        """Whether ``frames`` is fewer than there are images."""
+        """Whether ``frames`` is fewer than the number of images."""
         return frames < len(self._files)
 
 
 class Recording:
-    """The raw frames of a recorded session, at their own times, with what a person set then.
+    """The raw frames of a recorded session, with their times and the settings of that time.
 
-    The limit of 'unsure' belongs to a bundle: through another one, that bundle's own is used.
+    The limit of 'unsure' belongs to a bundle; with another bundle, that bundle's own limit is used.
     """
 
     def __init__(self, folder: Path, bundle: Bundle) -> None:
@@ -303,7 +302,7 @@ class Recording:
         return self._first.shape[1], self._first.shape[0]
 
     def frames(self) -> Iterator[Frame]:
-        """All recorded frames in order; ``FerError`` for one that cannot be read."""
+        """Yield all recorded frames in order; ``FerError`` for one that cannot be read."""
         for frame in self._frames:
             yield Frame(
                 frame.index,
@@ -314,12 +313,12 @@ class Recording:
             )
 
     def ended_early(self, frames: int) -> bool:
-        """Whether ``frames`` is fewer than were recorded."""
+        """Whether ``frames`` is fewer than the number of recorded frames."""
         return frames < len(self._frames)
 
 
 def natural_key(path: Path) -> tuple[list[tuple[str, int]], str]:
-    """What names sort by as people count: each text with the number behind it, then the name."""
+    """Return a sort key in which numbers within names count as numbers; then the name."""
     pieces = re.findall(r"([^0-9]*)([0-9]*)", path.stem)
     return [(text, int(number or -1)) for text, number in pieces], path.name
 

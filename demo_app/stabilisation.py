@@ -1,8 +1,8 @@
-"""From probabilities that flicker to a label that a person can read. Pure functions over seconds.
+"""Turn flickering probabilities into a readable label. Pure functions of time in seconds.
 
 Four stages: an exponential moving average, hysteresis, a vote over time, and abstention. None of
-them counts frames, so the same signal gives the same labels at any frame rate: each sample stands
-for the time since the sample before it.
+them counts frames: each sample stands for the time since the previous sample. The same signal
+therefore gives the same labels at any frame rate.
 """
 
 import math
@@ -20,12 +20,12 @@ Status = Literal["label", "unsure", "unstable", "no_face"]
 class StabiliserSettings(BaseModel):
     """How calmly a label follows the probabilities.
 
-    ``ema_tau_s`` is the time constant of the average (0 switches it off). Another class leads once
-    its average is ``hysteresis_delta`` above the leader's. A leader becomes the label when it led
-    for ``vote_share`` of the last ``vote_s`` seconds (0 s switches the vote off). A label that
-    holds less than that share, with no successor yet, is 'unstable'. A face whose best probability
-    in this image is under ``unsure_below`` is 'unsure': the limit was calibrated on single images,
-    and averages over time have another distribution. A face that is away for more than ``gap_s`` is
+    ``ema_tau_s`` is the time constant of the moving average (0 switches it off). Another class
+    takes the lead once its average exceeds the leader's by ``hysteresis_delta``. A leader becomes
+    the label after leading for ``vote_share`` of the last ``vote_s`` seconds (0 s switches the vote
+    off). A label that falls below that share without a successor is 'unstable'. A face whose best
+    probability in this image is under ``unsure_below`` is 'unsure'; averages are not used, because
+    the limit was calibrated on single images. A face that is absent for more than ``gap_s`` is
     forgotten.
     """
 
@@ -41,12 +41,12 @@ class StabiliserSettings(BaseModel):
 
 @dataclass(frozen=True)
 class StabiliserState:
-    """What is known of one face after a step.
+    """The state of one face after a step.
 
-    ``status`` is what to show; ``label`` is the class that won the vote (also while unsure), None
-    before the first face; ``smoothed`` are the averages in the order of ``CLASSES``;
-    ``face_time_s`` is when the face was last seen and ``time_s`` when the last step was; ``leads``
-    are the classes that led lately and since when each did (s), the last one still leading.
+    ``status`` is what to show. ``label`` is the class that won the vote (also while unsure), None
+    before the first face. ``smoothed`` are the averages in the order of ``CLASSES``.
+    ``face_time_s`` is when the face was last seen, ``time_s`` when the last step was. ``leads`` are
+    the recent leading classes and when each took the lead (s); the last one still leads.
     """
 
     status: Status = "no_face"
@@ -72,11 +72,11 @@ def step(
     time_s: float,
     settings: StabiliserSettings,
 ) -> StabiliserState:
-    """The state after seeing ``probs [7]`` (calibrated, in the order of ``CLASSES``) at ``time_s``.
+    """Return the state after ``probs [7]`` (calibrated, in the order of ``CLASSES``) at ``time_s``.
 
-    ``None`` means that the face is not there: the status is 'no_face' at once, and after ``gap_s``
-    nothing is remembered. ``ValueError`` for a time that runs backwards or for probabilities that
-    are none.
+    ``None`` means that the face is absent: the status is 'no_face' at once, and after ``gap_s`` the
+    state is forgotten. Raises ``ValueError`` for a time before the last one or for invalid
+    probabilities.
     """
     if state.time_s is not None and time_s < state.time_s:
         raise ValueError(f"time runs backwards: {time_s} s after {state.time_s} s")
@@ -101,7 +101,7 @@ def step(
 
 
 def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -> tuple[float, ...]:
-    """Moving average after ``dt_s`` seconds of ``new``, whose weight is 1 - exp(-dt_s / tau_s)."""
+    """Return the average after ``dt_s`` s of ``new``, whose weight is 1 - exp(-dt_s / tau_s)."""
     alpha = 1.0 if tau_s == 0 else 1.0 - math.exp(-dt_s / tau_s)
     return tuple(a + alpha * (b - a) for a, b in zip(old, new, strict=True))
 
@@ -109,10 +109,10 @@ def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -
 def lead(
     state: StabiliserState, smoothed: tuple[float, ...], time_s: float, delta: float
 ) -> tuple[tuple[float, str], ...]:
-    """Hysteresis: the leads after new averages; a class leads once it is ``delta`` ahead.
+    """Apply hysteresis to new averages; a class takes the lead once it is ``delta`` ahead.
 
-    It leads since its distance passed ``delta`` on a straight line between the last sample and this
-    one: counting from the sample itself would make every wait longer at low frame rates.
+    The lead starts where the distance, interpolated linearly between the last sample and this one,
+    passed ``delta``. Starting at the sample would lengthen every wait at low frame rates.
     """
     leader, challenger = state.leads[-1][1], CLASSES[_argmax(smoothed)]
     now = _distance(smoothed, challenger, leader)
@@ -128,10 +128,10 @@ def lead(
 def vote(
     leads: Sequence[tuple[float, str]], label: str, time_s: float, vote_s: float, share: float
 ) -> tuple[str, float]:
-    """The label after a vote over the last ``vote_s`` seconds, and the share of time it led.
+    """Return the label after a vote over the last ``vote_s`` seconds, and its share of the lead.
 
-    A class with at least ``share`` (over one half, so there is at most one) wins; without one
-    ``label`` stays. Without a window the present leader wins.
+    A class with at least ``share`` (over one half, so at most one) wins; otherwise ``label`` stays.
+    Without a window the current leader wins.
     """
     if vote_s == 0:
         return leads[-1][1], 1.0
@@ -149,10 +149,10 @@ def vote(
 
 
 def step_response_s(settings: StabiliserSettings, confidence: float = 0.9) -> float | None:
-    """The delay in s that smoothing costs: from a clean change of expression to its label.
+    """Return the delay of smoothing in s, from a clean change of expression to its label.
 
-    One class at ``confidence``, the rest shared evenly, changes to another; sampled at 100 Hz. None
-    when the new label is not shown within 5 s.
+    One class at ``confidence``, with the rest shared evenly, changes to another; sampled at 100 Hz.
+    None if the new label is not shown within 5 s.
     """
     rest = (1 - confidence) / (len(CLASSES) - 1)
     old, new = ([confidence if i == at else rest for i in range(len(CLASSES))] for at in (3, 4))
@@ -171,7 +171,7 @@ def _status(best: float, lead_share: float, settings: StabiliserSettings) -> Sta
 
 
 def _recent(leads: tuple[tuple[float, str], ...], since_s: float) -> tuple[tuple[float, str], ...]:
-    """The leads that reach into the window: all but those that ended before ``since_s``."""
+    """Return the leads that overlap the window: all except those that ended before ``since_s``."""
     first = max((i for i, (begin, _) in enumerate(leads) if begin <= since_s), default=0)
     return leads[first:]
 

@@ -1,4 +1,4 @@
-"""Reading a csv so that every fault is named by its file, line and column."""
+"""Read csv files; every error names file, line and column."""
 
 import csv
 import math
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a csv that knows its place."""
+    """A row of a csv that knows its file and line."""
 
     values: dict[str, str | None]
     path: Path
     line: int
 
     def value(self, column: str, convert: Callable[[str], T]) -> T:
-        """The cell of ``column`` by ``convert``; ``FerError`` where that gives ``ValueError``."""
+        """Return the converted cell of ``column``; ``FerError`` if ``convert`` fails."""
         where = f"{self.path}, line {self.line}, column {column}"
         if column not in self.values:
             raise FerError(
@@ -52,7 +52,7 @@ class TableRow:
 
 
 def read_rows(path: Path, meaning: str) -> list[TableRow]:
-    """All rows; ``FerError`` for a file that cannot be read or that holds no ``meaning``."""
+    """Read all rows; ``FerError`` for an unreadable file or one without rows of ``meaning``."""
     try:
         with open_text(path) as file:
             reader = csv.DictReader(file)
@@ -82,7 +82,7 @@ def read_rows(path: Path, meaning: str) -> list[TableRow]:
 
 
 def finite(text: str) -> float:
-    """A finite number."""
+    """Return a finite number; ``ValueError`` otherwise."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("not a finite number")
@@ -90,7 +90,7 @@ def finite(text: str) -> float:
 
 
 def milliseconds(text: str) -> float:
-    """A finite duration of 0 or more."""
+    """Return a finite duration of 0 or more; ``ValueError`` otherwise."""
     value = finite(text)
     if value < 0:
         raise ValueError("a duration is 0 or more")
@@ -98,14 +98,14 @@ def milliseconds(text: str) -> float:
 
 
 def flag(text: str) -> bool:
-    """``0`` or ``1``."""
+    """Convert ``0`` or ``1`` to a boolean; ``ValueError`` otherwise."""
     if text not in ("0", "1"):
         raise ValueError("allowed are 0 and 1")
     return text == "1"
 
 
 def known_label(text: str) -> str:
-    """One of ``CLASSES``."""
+    """Return one of ``CLASSES``; ``ValueError`` otherwise."""
     if text not in CLASSES:
         raise ValueError(f"allowed are {', '.join(CLASSES)}")
     return text

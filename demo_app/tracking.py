@@ -1,7 +1,7 @@
-"""Which face is which from frame to frame: by overlap, then by centre. Pure functions.
+"""Match faces from frame to frame, by overlap, then by centre. Pure functions.
 
-Ids are never used twice in a session, so smoothing by id cannot mix two people of whom one has
-left. Between two looks of the detector a track moves on at its last speed.
+Ids are never reused in a session, so smoothing by id cannot mix two people when one has left.
+Between two runs of the detector a track moves on at its last speed.
 """
 
 import math
@@ -19,10 +19,10 @@ MIN_AREA_RATIO = 0.5
 
 @dataclass(frozen=True)
 class Track:
-    """One face over time: its id, when it was last detected (s), as what, and its speed in px/s.
+    """One face over time: id, time of the last detection (s), that detection, and speed in px/s.
 
-    ``found`` says whether the detector saw it when it looked last; a face that it missed is kept
-    for a while, and not shown.
+    ``found`` is whether the detector's last run saw it; a missed face is kept for a while, but not
+    shown.
     """
 
     track_id: int
@@ -34,7 +34,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Tracks:
-    """The tracks that are alive after a frame, and the id that the next new face will get."""
+    """The tracks that are alive after a frame, and the id for the next new face."""
 
     alive: tuple[Track, ...] = ()
     next_id: int = 0
@@ -51,7 +51,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def closeness(a: Box, b: Box) -> float:
-    """1 for equal centres, 0 at ``MAX_CENTRE_DISTANCE`` or for boxes of too different sizes."""
+    """Return 1 for equal centres, 0 at ``MAX_CENTRE_DISTANCE`` or if box sizes differ too much."""
     small, large = sorted((_area(a), _area(b)))
     if small < MIN_AREA_RATIO * large:
         return 0.0
@@ -66,9 +66,9 @@ def greedy_pairs(
     least: float,
     likeness: Callable[[Box, Box], float] = iou,
 ) -> dict[int, int]:
-    """Pair boxes one to one, the likest first: index in ``left`` to index in ``right``.
+    """Pair boxes one to one, most similar first: index in ``left`` to index in ``right``.
 
-    A pair has a likeness of more than 0 and at least ``least``; ties go to the lower indices.
+    A pair has a similarity of more than 0 and at least ``least``; ties go to the lower indices.
     """
     scored = [(likeness(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right)]
     pairs: dict[int, int] = {}
@@ -81,7 +81,7 @@ def greedy_pairs(
 
 
 def predicted(track: Track, time_s: float, size_px: tuple[int, int]) -> Detection:
-    """Where the face of ``track`` should be at ``time_s``, kept inside an image (width, height)."""
+    """Return the expected face of ``track`` at ``time_s``, kept inside an image (width, height)."""
     dt_s = time_s - track.seen_s
     box = track.detection.box_xyxy_px
     shift_x, shift_y = (
@@ -102,11 +102,11 @@ def match_tracks(
     *,
     lost_after_s: float,
 ) -> tuple[Tracks, list[int]]:
-    """Continue tracks with this frame's detections; returns the tracks and an id per detection.
+    """Continue tracks with this frame's detections; return the tracks and an id per detection.
 
-    A detection is the track whose predicted box overlaps it most, or else the one whose centre is
-    near; otherwise it starts a new one. A track without a detection ends when it has been lost for
-    more than ``lost_after_s``. ``size_px`` is the image's (width, height).
+    A detection belongs to the track whose predicted box overlaps it most, or else to one whose
+    centre is near; otherwise it starts a new track. A track ends when it has been lost for more
+    than ``lost_after_s``. ``size_px`` is the image's (width, height).
     """
     known = [track for track in tracks.alive if time_s - track.seen_s <= lost_after_s]
     boxes = [detection.box_xyxy_px for detection in detections]
@@ -134,9 +134,9 @@ def match_tracks(
 def coast(
     tracks: Tracks, time_s: float, size_px: tuple[int, int], *, lost_after_s: float
 ) -> tuple[Tracks, list[Detection], list[int]]:
-    """A frame without a look: the tracks, the expected faces and their ids.
+    """Process a frame on which the detector does not run: return tracks, expected faces, ids.
 
-    Only faces that the detector saw when it looked last are expected.
+    Only faces that the detector's last run saw are expected.
     """
     known = tuple(track for track in tracks.alive if time_s - track.seen_s <= lost_after_s)
     shown = [track for track in known if track.found]

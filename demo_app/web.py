@@ -1,8 +1,8 @@
-"""The demo as a web page on this machine: the browser's camera, this machine's network.
+"""The demo as a web page on this machine, with the browser's camera and this machine's network.
 
-A browser sends JPEG frames over a WebSocket and gets JSON back. Only the newest frame waits: one
-that comes while another is worked on takes the place of the one before, and what was dropped is
-counted. Frames are kept nowhere unless the person in front of the camera asks for a recording.
+A browser sends JPEG frames over a WebSocket and receives JSON. Only the newest frame waits: a frame
+that arrives during processing replaces the waiting one, and dropped frames are counted. Frames are
+stored only if the person in front of the camera asks for a recording.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class _Command(BaseModel):
 
 
 class Record(_Command):
-    """Start a recording; ``consent`` says that the page's question was answered with yes."""
+    """Start a recording; ``consent`` is the person's yes to the page's question."""
 
     type: Literal["record"]
     consent: Literal[True]
@@ -94,19 +94,19 @@ class Press(_Command):
 
 
 class Replay(_Command):
-    """Begin to see the last recording again, from its first frame."""
+    """Restart the replay of the last recording at its first frame."""
 
     type: Literal["replay"]
 
 
 class Ask(_Command):
-    """The next frame of the replay, or the key figures of the last recording."""
+    """Request the next frame of the replay, or the key figures of the last recording."""
 
     type: Literal["next", "score"]
 
 
 class Delete(_Command):
-    """Delete the last recording; ``sure`` says that the page's question was answered with yes."""
+    """Delete the last recording; ``sure`` is the person's yes to the page's question."""
 
     type: Literal["delete"]
     sure: Literal[True]
@@ -118,7 +118,7 @@ COMMANDS: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discrimina
 
 @dataclass
 class Inbox:
-    """What a browser sent and nobody has looked at yet: the newest frame, and commands in order."""
+    """Unprocessed input from a browser: the newest frame, and commands in order."""
 
     frame: bytes | None = None
     dropped: int = 0
@@ -126,20 +126,20 @@ class Inbox:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put_frame(self, data: bytes) -> None:
-        """Let ``data`` be the frame that is looked at next."""
+        """Make ``data`` the next frame to process."""
         self.dropped += self.frame is not None
         self.frame = data
         self.arrived.set()
 
     def put_command(self, text: str) -> bool:
-        """Queue a command; False when too many wait already."""
+        """Queue a command; return False if too many are waiting."""
         self.commands.append(text)
         self.arrived.set()
         return len(self.commands) <= MAX_COMMANDS
 
 
 class Viewer:
-    """One browser: its stream's tracks, its settings, and its recording while there is one."""
+    """One browser: its tracks, its settings, and its recording if one is running."""
 
     def __init__(
         self, bundle: Bundle, detector: Detector, parameters: Parameters, out: Path
@@ -156,11 +156,11 @@ class Viewer:
         self._begin()
 
     def answer(self, text: str) -> str:
-        """Carry out one command; the reply as JSON."""
+        """Carry out one command and return the reply as JSON."""
         return json.dumps(self.command(text))
 
     def command(self, text: str) -> dict[str, Any]:
-        """Carry out one command; its answer. ``FerError`` for one that is not known."""
+        """Carry out one command and return its reply. ``FerError`` for an unknown command."""
         try:
             command = COMMANDS.validate_json(text)
         except ValidationError as error:
@@ -219,7 +219,7 @@ class Viewer:
         return text
 
     def _finished(self) -> Path:
-        """The last recording of this page; ``FerError`` while there is none."""
+        """Return the last recording of this page; ``FerError`` if there is none."""
         if self._recording is None or self._log is not None:
             raise FerError(
                 "no finished recording", code="no-recording", fix="record and stop first"
@@ -247,7 +247,7 @@ class Viewer:
         log.finish(summary_row(log, self._started_at, **about))
 
     def give_up(self) -> None:
-        """End a recording that cannot be written any more."""
+        """End a recording that can no longer be written."""
         with suppress(FerError):
             self.close("error")
 
@@ -272,7 +272,7 @@ class Viewer:
         self._recording = self._log.out
 
     def settings(self) -> dict[str, Any]:
-        """What is set now; ``folder`` is that of the last recording, which may still go on."""
+        """Return the current settings; ``folder`` is that of the last or running recording."""
         return {
             "type": "settings",
             "recording": self._log is not None,
@@ -284,10 +284,10 @@ class Viewer:
 
 
 def decode_frame(data: bytes) -> tuple[float, np.ndarray]:
-    """The browser's time in ms and the picture ``[H, W, 3] uint8 RGB`` of one frame message.
+    """Decode a frame message: the browser's time in ms, and the picture ``[H, W, 3] uint8 RGB``.
 
-    The picture's size is read from its header and judged before anything is decoded. ``FerError``
-    for whatever is not a time and a JPEG of at most ``MAX_PIXELS``.
+    The picture's size is checked in its header before anything is decoded. Raises ``FerError`` if
+    the message is not a time and a JPEG of at most ``MAX_PIXELS``.
     """
     jpeg = data[_SENT.size :]
     if jpeg[:3] != b"\xff\xd8\xff":
@@ -314,7 +314,7 @@ def _invalid(what: str) -> FerError:
 
 
 def shown(result: FrameResult, figures: Figures) -> dict[str, Any]:
-    """What a page needs of one frame; boxes in px of the frame that was sent, times in ms."""
+    """Return what a page shows of one frame; boxes in px of the sent frame, times in ms."""
     main = result.main
     return {
         "index": result.index,
@@ -368,10 +368,9 @@ def make_app(
     token: str,
     port: int,
 ) -> Starlette:
-    """The page and its stream. Each browser gets a detector and tracks of its own.
+    """Return the web application. Each browser gets a detector and tracks of its own.
 
-    ``out`` is where recordings go, each into a new folder; nothing is written before one is asked
-    for.
+    ``out`` is the parent folder of recordings; nothing is written before a recording is requested.
     """
     viewers = 0
 
@@ -416,7 +415,7 @@ def make_app(
 
 
 async def serve_viewer(socket: WebSocket, viewer: Viewer) -> None:
-    """Answer one browser until it goes; its recording is closed however it goes."""
+    """Serve one browser until it disconnects; its recording is closed in every case."""
     inbox = Inbox()
     receiver = asyncio.create_task(_receive(socket, inbox))
     worker = asyncio.create_task(_answer(socket, inbox, viewer))
@@ -480,7 +479,7 @@ def serve(
     port: int,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve the page on 127.0.0.1 until it is interrupted; ``on_ready`` gets its link."""
+    """Serve the page on 127.0.0.1 until interrupted; ``on_ready`` receives its link."""
     listener = open_port(port)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)

@@ -1,4 +1,4 @@
-"""The desktop window: boxes on the picture, and beside it bars, a line, figures and the keys."""
+"""The desktop window: boxes on the picture; beside it bars, a line chart, figures and keys."""
 
 import subprocess
 import sys
@@ -38,10 +38,10 @@ KEYS = (
 
 
 def annotate(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
-    """A copy of ``image [H, W, 3] uint8 RGB`` with a box, a caption and a bar for each face.
+    """Return a copy of ``image [H, W, 3] uint8 RGB`` with box, caption and bar for each face.
 
-    The caption is the stabilised label or the state, with the average confidence; the bar under the
-    box is as long as that confidence, 0..1, of the box's width.
+    The caption is the stabilised label or the state, with the average confidence. The bar under the
+    box is as long as that confidence (0..1) times the box's width.
     """
     drawn = image.copy()
     for face in faces:
@@ -50,7 +50,7 @@ def annotate(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
 
 
 def caption(face: Face, among: Sequence[Face]) -> str:
-    """What is written over a face: ``Happy 87%``, ``unsure``, or ``1 of 2: Happy 87%``."""
+    """Return the text over a face: ``Happy 87%``, ``unsure``, or ``1 of 2: Happy 87%``."""
     number = f"{number_of(face, among)} of {len(among)}: " if len(among) > 1 else ""
     if face.state.status != "label" or face.state.confidence is None:
         return number + face.state.status
@@ -60,7 +60,7 @@ def caption(face: Face, among: Sequence[Face]) -> str:
 def panel(
     frame: FrameResult, figures: Figures, line: Sequence[tuple[float, float | None]], height: int
 ) -> np.ndarray:
-    """The side panel ``[height, PANEL_PX, 3] uint8 RGB``: bars of the main face, line, figures."""
+    """Return the panel ``[height, PANEL_PX, 3] uint8 RGB``: main face, figures."""
     drawn = np.full((height, PANEL_PX, 3), DARK_RGB, np.uint8)
     main = frame.main
     title = "no face" if main is None else caption(main, frame.faces)
@@ -84,7 +84,7 @@ def panel(
 
 
 class Window:
-    """The view of a session in a window. ``FerError`` where none can be opened."""
+    """The window view of a session. ``FerError`` if no window can be opened."""
 
     def __init__(self) -> None:
         check_display()
@@ -120,7 +120,7 @@ class Window:
             raise _no_window(error.err) from error
 
     def react(self, frame: FrameResult, control: Control) -> None:
-        """Wait until the next frame is due by the clock, and carry out a key or a click."""
+        """Wait until the next frame is due by the clock, and apply a key or a click."""
         now = time.perf_counter()
         if self._started is None:
             self._started = now - frame.time_s
@@ -140,10 +140,10 @@ class Window:
 
 
 def check_display() -> None:
-    """``FerError`` if OpenCV cannot open a window here.
+    """Raise ``FerError`` if OpenCV cannot open a window on this machine.
 
-    Tried in a process of its own: without a display, some of OpenCV's window libraries abort the
-    whole process, which no ``except`` can catch.
+    The check runs in a separate process, because without a display some of OpenCV's window
+    libraries abort the whole process, which no ``except`` can catch.
     """
     probe = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
     try:
