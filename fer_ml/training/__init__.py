@@ -1,4 +1,4 @@
-"""Training: one loop, several tasks; the metrics are those of the saved weights."""
+"""Training: one loop for several tasks; metrics are computed from the saved weights."""
 
 #: Checklist A.4 of the interim report.
 RUN_FILES = (

@@ -1,9 +1,9 @@
-"""What ``torch.save`` wrote, read as data: the one place that calls ``torch.load``.
+"""The safe reader of files of ``torch.save``: the only module that calls ``torch.load``.
 
-Such a file is a zip with a pickle and the bytes of its tensors. It is taken apart here, and only
-these parts, as_text and put together anew, reach torch: no program (TorchScript), no format of
-before 1.6, no instruction of a pickle that builds more than plain values and tensors. Time and
-memory are bounded before anything is built.
+Such a file is a zip with a pickle and the bytes of its tensors. The reader takes it apart, checks
+the parts, and gives only these to torch in a new archive. Refused are programs (TorchScript), the
+format before torch 1.6, and pickles that build more than plain values and tensors. Time and memory
+are bounded before anything is built.
 """
 
 import io
@@ -49,10 +49,10 @@ _AGAIN = "load it where it was made, and save its state dict with torch.save"
 
 
 class Inert:
-    """Stands for whatever a pickle names: built with any arguments, it does nothing."""
+    """A placeholder for any class that a pickle names; it accepts all arguments, does nothing."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
-        """A placeholder, whatever the arguments are."""
+        """Return a placeholder, whatever the arguments are."""
         return super().__new__(cls)
 
     def __init__(self, *arguments: Any, **named: Any) -> None: ...
@@ -61,11 +61,11 @@ class Inert:
 
 
 def read_archive(path: Path, *, inert: bool = False, old: bool = False) -> Any:
-    """Tensors and plain values of ``path``; ``FerError`` for whatever is more than these.
+    """Read the tensors and plain values of ``path``; ``FerError`` if it holds anything else.
 
-    ``inert`` puts a placeholder in the place of each object of an unknown class; without it the
-    file is refused. ``old`` takes the format of before torch 1.6 too, as published weights have it.
-    ``OSError`` when the system does not open it.
+    With ``inert`` each object of an unknown class becomes a placeholder; without it the file is
+    refused. ``old`` also accepts the format before torch 1.6, as published weights have it.
+    ``OSError`` if the file cannot be opened.
     """
     data = read_file(path, MAX_BYTES)
     if old and data[:1] == b"\x80":
@@ -74,7 +74,7 @@ def read_archive(path: Path, *, inert: bool = False, old: bool = False) -> Any:
 
 
 def parse_archive(data: bytes, path: Path, *, inert: bool = False) -> Any:
-    """The same of the bytes of a file."""
+    """Parse the bytes of a file as ``read_archive`` does; ``path`` is for error messages alone."""
     parts = _parts(data, path)
     del data
     named = _names(io.BytesIO(parts["data.pkl"]), path)
@@ -102,7 +102,7 @@ def parse_archive(data: bytes, path: Path, *, inert: bool = False) -> Any:
 
 
 def _read_old(data: bytes, path: Path) -> Any:
-    """Five pickles (number, version, machine, object, names of tensors), then the tensors."""
+    """Read the old format: five pickles (number, version, machine, object, keys), then tensors."""
     pickles = io.BytesIO(data)
     for _ in range(5):
         named = _names(pickles, path)
@@ -118,12 +118,12 @@ def _read_old(data: bytes, path: Path) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an exception says, or its name."""
+    """Return the first line of an exception's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _reason(error: Exception) -> str:
-    """What torch says, without its advice to run the file's code."""
+    """Return torch's message without its advice to run the file's code."""
     match = re.search(r"(?<=WeightsUnpickler error:)\s*.+|Trying to load .+", str(error))
     return match[0].strip()[:300] if match else first_line(error)
 

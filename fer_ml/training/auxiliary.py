@@ -1,7 +1,7 @@
-"""Losses beside a task's own: a class that a face does not show, and a slow memory of each class.
+"""Auxiliary losses, added to a task's own: negative learning, and prototypes of the classes.
 
-Both give one value per row, ``[N]``, and 0 for a row that a gate leaves out: the caller averages
-over all rows, so a rare gate has a small say, and several processes average as one would.
+Both return one value per row, ``[N]``, and 0 for a row that a gate leaves out. The caller averages
+over all rows, so a rarely open gate has little weight, and several processes average as one would.
 """
 
 import torch
@@ -22,17 +22,17 @@ def negative_learning(
     given: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """-log(1 - p) of a class that the face does not show, ``[N]``, and where it counts, as bool.
+    """Return -log(1 - p) of a class that each face does not show, ``[N]``, and a mask ``[N] bool``.
 
-    ``logits [N, C]``; ``shown [N, C] bool`` the classes that a face may show: its label, every
-    class with a vote, and those of the face that it is mixed with. The wrong class is drawn
-    uniformly from the others (Kim et al.: NLNL, ICCV 2019), or it is ``given [N]``: a class index,
-    -1 for none. A row counts when it has a wrong class that it does not show, when it is drawn
-    (with probability ``ratio``), and when the prediction's normalised entropy is at least
+    ``logits [N, C]``; ``shown [N, C] bool`` marks the classes that a face may show: its label,
+    every class with a vote, and those of a face mixed into it. The wrong class is drawn uniformly
+    from the others (Kim et al.: NLNL, ICCV 2019), or it is ``given [N]``: a class index, -1 for
+    none. The mask marks rows that count: a row has a wrong class that it does not show, is drawn
+    (with probability ``ratio``), and its prediction has a normalised entropy of at least
     ``entropy_gate``. The gate carries no gradient.
 
-    ``generator`` draws on its own device and both draws are always made, so equal generators give
-    equal draws; ``None`` is torch's own.
+    ``generator`` draws on its own device; both draws are always made, so equal generators give
+    equal draws. ``None`` uses torch's global generator.
 
     >>> logits, shown = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[True, False]])
     >>> negative_learning(logits, shown, Negative())[0].exp()  # of the only other class: 1 / (3/4)
@@ -59,10 +59,10 @@ def _drawn_class(among: Tensor, place: Tensor) -> Tensor:
 
 
 class PrototypeMemory(nn.Module):
-    """A prototype of each class: the moving average of its faces' projected features.
+    """A prototype for each class: the moving average of its faces' projected features.
 
-    ``features`` is their length D. The projection ``[D, dim]`` is random, fixed and the same for
-    every memory of this size; cosines survive it in expectation (Johnson, Lindenstrauss, 1984).
+    ``features`` is the length D of the features. The projection ``[D, dim]`` is random, fixed and
+    equal for equal sizes; it preserves cosines in expectation (Johnson, Lindenstrauss, 1984).
     All state is in buffers. ``forward`` reads the memory, ``update`` writes it; after an update
     the loss of before may still be differentiated. Both take all rows of a step at once.
     """
@@ -80,9 +80,9 @@ class PrototypeMemory(nn.Module):
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.bool))
 
     def forward(self, features: Tensor, y: Tensor) -> Tensor:
-        """1 - cos(projected row, its class's prototype), ``[N]``; 0 where the gate is shut.
+        """Return 1 - cos(projected row, its class's prototype), ``[N]``; 0 where the gate is shut.
 
-        ``features [N, D]``, ``y [N]``. A class without a prototype contributes nothing.
+        ``features [N, D]``, ``y [N]``. Rows of a class without a prototype yet give 0.
         """
         prototypes = self.prototypes[y]
         distance = 1 - cosine_similarity(self._project(features), prototypes, dim=1, eps=SHORT)
@@ -90,9 +90,9 @@ class PrototypeMemory(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, y: Tensor) -> None:
-        """Move each present class's prototype: m * prototype + (1 - m) * mean of its rows.
+        """Update the prototype of each class in ``y``: m * prototype + (1 - m) * mean of its rows.
 
-        The first mean of a class becomes its prototype as it is.
+        The first mean of a class becomes its prototype unchanged.
         """
         member = is_class(y, len(self.prototypes)).to(self.prototypes.dtype)
         number = member.sum(dim=0)

@@ -23,7 +23,7 @@ WEIGHTS_FILE = "best.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``best.pt``: the weights, the recipe that shaped the network, and how to feed it."""
+    """The contents of ``best.pt``: weights, recipe, preprocessing, class order and epoch."""
 
     model: State
     recipe: Training
@@ -32,7 +32,7 @@ class Checkpoint:
     epoch: int
 
     def network(self) -> Network:
-        """The network with these weights, in inference mode."""
+        """Build the network with these weights, in inference mode."""
         network = fitted(self.recipe, self.model)
         network.eval()
         return network.to(memory_format=torch.channels_last)
@@ -41,8 +41,8 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``best.pt``, and the same weights as ``best.safetensors`` beside it.
 
-    The same weights give the same bytes. ``best.pt`` is what this platform reads; the safetensors
-    file is for readers without torch and carries the facts as text.
+    Equal weights give equal bytes. This platform reads ``best.pt``; the safetensors file is for
+    readers without torch and holds the other fields as text.
     """
     # Through a buffer, because torch.save writes the file's own name into the archive.
     buffer = io.BytesIO()
@@ -62,12 +62,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _packed(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in the plain memory layout, so that the layout in training leaves no trace."""
+    """Copy a tensor to the contiguous memory layout, whatever layout the training used."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """``read_checkpoint``, refusing one of other classes, or of these in another order."""
+    """Read a checkpoint; ``FerError`` unless its classes are this platform's, in the same order."""
     checkpoint = read_checkpoint(path)
     if checkpoint.classes != CLASSES:
         raise FerError(
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read ``best.pt`` as data; a file that is more, or no checkpoint, is refused."""
+    """Read ``best.pt`` as data; ``FerError`` if it holds code or is not a checkpoint."""
     try:
         content = upgraded("checkpoint", read_archive(path), path)
         return Checkpoint(

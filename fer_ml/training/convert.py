@@ -1,7 +1,7 @@
-"""Checkpoints of the first pipeline, turned into this platform's without running their code.
+"""The converter of the first pipeline's checkpoints, which does not run their code.
 
-They are pickles that name classes (paths, argument lists), each of which becomes an inert
-placeholder, in a process of its own: ``python -m fer_ml.training.convert OLD NEW ...``.
+They are pickles that name classes (paths, argument lists). Each becomes an inert placeholder, in a
+separate process: ``python -m fer_ml.training.convert OLD NEW ...``.
 """
 
 import argparse
@@ -25,9 +25,9 @@ KEYS = ("model", "state_dict", "model_state_dict")
 
 
 def read_old(path: Path) -> tuple[State, int]:
-    """The tensors of a foreign checkpoint by name, and its epoch; 0 where it says none.
+    """Return a foreign checkpoint's tensors by name, and its epoch (0 if it does not say).
 
-    They are under one of ``KEYS``, or the file is a state dict itself.
+    The tensors are under one of ``KEYS``, or the file is a state dict itself.
     """
     try:
         content = read_archive(path, inert=True)
@@ -51,7 +51,7 @@ def read_old(path: Path) -> tuple[State, int]:
 
 
 def to_network(state: State, network: Network, where: Path) -> State:
-    """The tensors of ``state`` under this platform's names.
+    """Rename the tensors of ``state``, a foreign checkpoint, to those of ``network``.
 
     The backbone's names are timm's, behind any prefix; the layers of the teacher's head are known
     by their shapes. ``FerError`` when a tensor is missing, left over, or not finite.
@@ -81,7 +81,7 @@ def to_network(state: State, network: Network, where: Path) -> State:
 def _misfit(
     network: Network, tensors: State, template: State, wrong: list[str], rest: State, where: Path
 ) -> NoReturn:
-    """Say why: the classes are not ours, or it is another architecture."""
+    """Raise the ``FerError`` with the reason: other classes, or another architecture."""
     head = [
         name
         for name in wrong
@@ -122,7 +122,7 @@ def _prefix(state: State, names: set[str], where: Path) -> str:
 
 
 def _head(rest: State, template: State, where: Path) -> dict[str, torch.Tensor]:
-    """The teacher's head: Linear, BatchNorm, plain Linear, ArcFace matrix."""
+    """Rename the tensors of a teacher's head: Linear, BatchNorm, plain Linear, ArcFace matrix."""
     stems: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in rest.items():
         stem, _, part = name.rpartition(".")
@@ -153,7 +153,7 @@ def _head(rest: State, template: State, where: Path) -> dict[str, torch.Tensor]:
 def convert(
     old: Path, new: Path, *, architecture: str, teacher: bool, size: int, clahe_clip: float
 ) -> None:
-    """Write ``new`` with the weights of ``old``."""
+    """Convert the first pipeline's checkpoint ``old`` to this platform's checkpoint ``new``."""
     state, epoch = read_old(old)
     recipe = Training(
         architecture=architecture, task=ArcFace() if teacher else CE(), init="none", epochs=1
@@ -165,7 +165,7 @@ def convert(
 
 
 def convert_apart(old: Path, new: Path, *options: str) -> None:
-    """``convert`` in a process of its own; ``FerError`` with what it said."""
+    """Run ``convert`` in a separate process; ``FerError`` with its message if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "fer_ml.training.convert", str(old), str(new), *options],
         capture_output=True,
@@ -182,7 +182,7 @@ def convert_apart(old: Path, new: Path, *options: str) -> None:
 
 
 def main() -> int:
-    """Convert the checkpoint that the arguments name; returns the exit code."""
+    """Convert the checkpoint named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fer_ml.training.convert", description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

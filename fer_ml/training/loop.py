@@ -1,4 +1,4 @@
-"""The one training loop. It knows batches, steps and epochs, and no method."""
+"""The training loop of all methods: batches, steps, epochs, snapshots and selection on val."""
 
 import contextlib
 import copy
@@ -58,10 +58,10 @@ _GO_ON, _SAVE, _STOP = range(3)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: the best weights by val macro-F1, its epoch, and the history.
+    """The result of a training: the best weights by val macro-F1, their epoch, and the history.
 
-    ``emulation`` is how many times as long as in fp32 a step takes, where ``precision`` is emulated
-    (``None`` where it is not).
+    ``emulation`` is the duration of a step relative to fp32 if ``precision`` is emulated, and
+    ``None`` if it is not.
     """
 
     state: State
@@ -74,7 +74,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a training keeps its snapshots, under which key, and how often (s)."""
+    """Where a training keeps its snapshots, under which key, and every how many seconds."""
 
     folder: Path
     key: str
@@ -95,9 +95,9 @@ def train(
 ) -> Trained:
     """Train ``network`` and keep its best weights by macro-F1 on ``val_faces``.
 
-    With a ``place``, the state is kept there from time to time and when the process is asked to
-    stop, and a training that was stopped goes on as if it had not been. Raises ``FerError`` when no
-    step would be taken, when the loss is not finite, and when memory runs out.
+    With a ``place``, the state is saved there regularly and when the process is asked to stop; a
+    stopped training resumes with the same result as without the stop. ``FerError`` when no step
+    would be taken, when the loss is not finite, and when memory runs out.
     """
     run = _Run(network, recipe, train_faces, val_faces, seed, soft, ranks, place, name)
     try:
@@ -116,13 +116,13 @@ def train(
 
 
 class _Threads(contextlib.AbstractContextManager["_Threads"]):
-    """As many threads as have a processor of their own, of those that torch had before."""
+    """Limits torch's threads to those that have a processor of their own at the moment."""
 
     def __init__(self) -> None:
         self._asked = torch.get_num_threads()
 
     def choose(self) -> None:
-        """Look at what else runs on the machine, and take what is left."""
+        """Measure the machine's other load, and set the number of torch's threads by it."""
         torch.set_num_threads(free_threads(self._asked))
 
     def __exit__(self, *_: object) -> None:
@@ -130,7 +130,7 @@ class _Threads(contextlib.AbstractContextManager["_Threads"]):
 
 
 class _Run:
-    """One training while it runs: everything that changes from step to step."""
+    """The state of one running training: everything that changes from step to step."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Run:
             )
 
     def finish(self) -> Trained:
-        """Take the steps that are left."""
+        """Run the remaining steps; return the result."""
         total = self.recipe.epochs * self.steps_per_epoch
         saved = time.monotonic()
         with StopSignal() as stop, _Threads() as threads:
@@ -220,9 +220,9 @@ class _Run:
         )
 
     def _emulation(self) -> float | None:
-        """What the recipe's precision costs where it is emulated, told; ``None`` where it is not.
+        """Measure the factor of an emulated precision, and log it; ``None`` if it is not emulated.
 
-        Every process of a training measures, and the first one speaks.
+        Every process of a training measures; only the first one logs.
         """
         device = self.ranks.device
         if not is_emulated(self.precision, device):
@@ -246,7 +246,7 @@ class _Run:
         return [rows for rows in all_batches if len(rows) >= least]
 
     def _bar(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """The batches of ``epoch`` that are left, with their pixels read two batches ahead."""
+        """Yield the remaining batches of ``epoch``, with pixels read two batches ahead."""
         left = self._batches(epoch)[self.progress.step % self.steps_per_epoch :]
         # Over all epochs, so that the time left is the training's.
         bar = tqdm(
@@ -266,7 +266,7 @@ class _Run:
                 bar.update()
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows of a step that this process takes, in equal parts."""
+        """Return this process's rows of a step, in equal parts."""
         local_rows = rows[self.ranks.rank :: self.ranks.world]
         parts = min(self.recipe.accumulate, len(local_rows) // 2)
         # Sorted reads are sequential in the memory map; the rows of a batch have no order.
@@ -352,7 +352,7 @@ class _Run:
         )
 
     def _targets(self, rows: np.ndarray) -> torch.Tensor:
-        """What faces show by their labels or votes, ``[N, C]`` shares."""
+        """Return the target distribution of each row by labels or votes, ``[N, C]`` shares."""
         faces = self.train_faces
         if self.recipe.targets == "votes":
             assert faces.votes is not None
@@ -360,7 +360,7 @@ class _Run:
         return nn.functional.one_hot(torch.from_numpy(faces.y[rows]), len(CLASSES)).float()
 
     def _gradients_travel(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes exchange gradients once a step, with its last part."""
+        """Return a context in which processes exchange gradients only with a step's last part."""
         if isinstance(self.step_module, DistributedDataParallel) and not last:
             return self.step_module.no_sync()
         return contextlib.nullcontext()
@@ -433,12 +433,12 @@ class _Run:
             )
 
     def _some_rows(self, count: int) -> np.ndarray:
-        """``count`` training rows, the same ones in every epoch, in order."""
+        """Return ``count`` training rows in order, the same ones in every epoch."""
         order = np.random.default_rng(self.seed).permutation(len(self.train_faces))
         return np.sort(order[:count])
 
     def _centre_views(self, rows: np.ndarray) -> torch.Tensor:
-        """Training faces as inference sees them, ``[N, 3, S, S]``."""
+        """Return training faces as inference sees them, ``[N, 3, S, S]``."""
         faces = self.train_faces
         return to_input(faces.images[rows], faces.preprocess, self.ranks.device)
 
@@ -478,7 +478,7 @@ class _Run:
 
 
 def _share_statistics(network: nn.Module, device: torch.device, name: str) -> None:
-    """Let BatchNorm see the rows of all processes, where torch can."""
+    """Let BatchNorm use the rows of all processes where torch can (CUDA); warn where not."""
     if device.type == "cuda":
         convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
@@ -490,11 +490,11 @@ def _on(values: np.ndarray | None, rows: np.ndarray, device: torch.device) -> to
 
 
 def _temperature(recipe: Training, soft: SoftTargets | None) -> float | None:
-    """The recipe's KD temperature, else the one derived from the soft labels."""
+    """Return the recipe's KD temperature, else the one derived from the soft labels."""
     given: float | None = getattr(recipe.task, "temperature", None)
     return given if given is not None or soft is None else soft.kd_temperature
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:
-    """One seed of several numbers, for dropout and its like."""
+    """Combine several numbers to one seed, for dropout and similar draws."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)

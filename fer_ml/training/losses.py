@@ -1,6 +1,6 @@
 """Losses as pure functions of logits ``[N, C]``, in log space, each with its source.
 
-A loss whose name ends in ``_rows`` gives one value per row, ``[N]``, so that the caller weights and
+A loss whose name ends in ``_rows`` returns one value per row, ``[N]``; the caller weights and
 averages. Half-precision input is widened to float32 and wider input is kept, so all of them may be
 called under autocast. None but ``effective_number_weights`` reads a value back from the device.
 
@@ -20,7 +20,7 @@ ROUNDING = 8
 
 
 def widened(values: Tensor) -> Tensor:
-    """``values`` in float32, or as they are where they are wider.
+    """Return ``values`` in float32, or unchanged if they are wider.
 
     >>> widened(torch.zeros(1, dtype=torch.float16)).dtype
     torch.float32
@@ -29,7 +29,7 @@ def widened(values: Tensor) -> Tensor:
 
 
 def is_class(y: Tensor, classes: int) -> Tensor:
-    """``[N, C] bool``, true where the column is the row's class; -1 gives a row of false.
+    """Return ``[N, C] bool``, true where the column is the row's class; all false for class -1.
 
     >>> is_class(torch.tensor([1, -1]), classes=2).tolist()
     [[False, True], [False, False]]
@@ -38,10 +38,10 @@ def is_class(y: Tensor, classes: int) -> Tensor:
 
 
 def cross_entropy_rows(logits: Tensor, target: Tensor) -> Tensor:
-    """-sum_c target_c log p_c, ``[N]`` in nats.
+    """Return the cross-entropy -sum_c target_c log p_c, ``[N]`` in nats.
 
     ``target [N, C]`` are probabilities: one-hot, smoothed, or the shares of votes. A class of
-    probability zero contributes nothing, also where its logit is -inf.
+    target 0 contributes nothing, even if its logit is -inf.
 
     >>> logits = torch.tensor([[3.0, 1.0]]).log()
     >>> cross_entropy_rows(logits, torch.tensor([[1.0, 0.0]])).exp()  # 1 / (3/4)
@@ -52,10 +52,11 @@ def cross_entropy_rows(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def focal_rows(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """-sum_c target_c (1 - p_c)^gamma log p_c, ``[N]``; ``gamma`` 0 gives the cross entropy.
+    """Return the focal loss -sum_c target_c (1 - p_c)^gamma log p_c, ``[N]``.
 
-    Lin et al.: Focal Loss for Dense Object Detection, ICCV 2017, its softmax form for a one-hot
-    ``target [N, C]``; for other targets the sum over classes is its plain extension.
+    ``gamma`` 0 gives the cross-entropy. Lin et al.: Focal Loss for Dense Object Detection, ICCV
+    2017, in its softmax form for a one-hot ``target [N, C]``; for other targets the sum over
+    classes is its plain extension.
 
     >>> logits, target = torch.tensor([[3.0, 1.0]]).log(), torch.tensor([[1.0, 0.0]])
     >>> focal_rows(logits, target, gamma=2) / cross_entropy_rows(logits, target)  # (1/4)^2
@@ -67,11 +68,11 @@ def focal_rows(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
 
 
 def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
-    """Weights ``[C] float32`` of mean 1, proportional to (1 - beta) / (1 - beta^n).
+    """Return class weights ``[C] float32`` of mean 1, proportional to (1 - beta) / (1 - beta^n).
 
     ``counts [C]`` are the rows n of each class, ``beta`` is in 0 <= beta < 1: 0 weights all classes
     alike, and close to 1 the weights approach 1 / n. Cui et al.: Class-Balanced Loss Based on
-    Effective Number of Samples, CVPR 2019. Reads ``counts``: meant for once in a training.
+    Effective Number of Samples, CVPR 2019. It waits for the device, so call it once a training.
 
     >>> effective_number_weights(torch.tensor([1, 2]), beta=0.5)  # 1 : 2/3, of mean 1
     tensor([1.2000, 0.8000])
@@ -97,12 +98,11 @@ def effective_number_weights(counts: Tensor, beta: float) -> Tensor:
 
 
 def logit_adjusted(logits: Tensor, class_counts: Tensor, tau: float) -> Tensor:
-    """Adjusted logits + tau * log(share of the class), ``[N, C]``, for the training loss only.
+    """Return logits + tau * log(share of the class), ``[N, C]``, for the training loss only.
 
     ``class_counts [C]`` are the training rows of each class. Menon et al.: Long-tail learning via
-    logit adjustment, ICLR 2021. A prediction is made from the plain logits, which then aim at the
-    balanced error. A class without rows gets -inf: it is impossible in the loss, and a target with
-    a share in it gives an infinite loss.
+    logit adjustment, ICLR 2021. Predictions use the plain logits, which then minimise the balanced
+    error. A class without rows gets -inf: a target with a share in it gives an infinite loss.
 
     >>> logit_adjusted(torch.zeros(1, 2), torch.tensor([3, 1]), tau=1).exp()
     tensor([[0.7500, 0.2500]])
@@ -112,9 +112,9 @@ def logit_adjusted(logits: Tensor, class_counts: Tensor, tau: float) -> Tensor:
 
 
 def kl_rows(teacher_log_p: Tensor, student_log_p: Tensor) -> Tensor:
-    """KL(teacher || student) of log-probabilities ``[N, C]``; ``[N]`` in nats, at least 0.
+    """Return KL(teacher || student) of log-probabilities ``[N, C]``: ``[N]`` in nats, at least 0.
 
-    The teacher may hold -inf: a class of probability zero contributes nothing.
+    The teacher may hold -inf: a class of probability 0 contributes nothing.
 
     >>> p, q = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])
     >>> kl_rows(p.log(), q.log()).exp()  # log 2
@@ -125,7 +125,7 @@ def kl_rows(teacher_log_p: Tensor, student_log_p: Tensor) -> Tensor:
 
 
 def kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), ``[N]``.
+    """Return the KD loss T^2 * KL(softmax(teacher / T) || softmax(student / T)), ``[N]``.
 
     Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015. T^2 keeps the size
     of the gradient when T changes. ``teacher`` may be log-probabilities: a constant added to a row
@@ -144,7 +144,7 @@ def kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def dkd_rows(
     student: Tensor, teacher: Tensor, y: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """(T^2 TCKD, T^2 NCKD), each ``[N]``; ``y [N]`` are class indices.
+    """Return the DKD terms (T^2 TCKD, T^2 NCKD), each ``[N]``; ``y [N]`` are class indices.
 
     Zhao et al.: Decoupled Knowledge Distillation, CVPR 2022. TCKD is the KL between the binary
     distributions (target, all others); NCKD the KL between the distributions over the others. The
@@ -163,7 +163,7 @@ def dkd_rows(
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Each row minus its mean, over its sample standard deviation; ``[N, C]``, all finite.
+    """Return each row's z-score, (row - mean) / sample standard deviation, ``[N, C]``, finite.
 
     Sun et al.: Logit Standardization in Knowledge Distillation, CVPR 2024, with the deviation over
     C - 1 as in its code. A row of equal logits gives zeros.
@@ -177,9 +177,9 @@ def standardized(logits: Tensor) -> Tensor:
 
 
 def std_kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``kd_rows`` of the standardized logits with its T^2, ``[N]``; Sun et al., CVPR 2024.
+    """Return ``kd_rows`` of the standardized logits, T^2 included, ``[N]``; Sun et al., CVPR 2024.
 
-    The student is asked for the teacher's relations between classes, not for its scale. A z-score
+    The student learns the teacher's relations between classes, not its scale. A z-score
     of 7 classes is at most 6 / sqrt(7) = 2.27, and the others are then -0.38: a teacher that is
     sure says at most 0.385 at T = 2, 0.70 at T = 1 and 0.97 at T = 0.5. The gradient grows as the
     student's deviation shrinks. Both inputs must be finite.
@@ -192,7 +192,7 @@ def std_kd_rows(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def dist_parts(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(inter, intra): T^2 * (1 - mean Pearson correlation), scalars in 0..2 T^2.
+    """Return the DIST terms (inter, intra): T^2 * (1 - mean Pearson correlation), 0..2 T^2.
 
     The correlations are those of softmax(student / T) with softmax(teacher / T), between the rows
     (inter) and between the columns of the batch (intra). Huang et al.: Knowledge Distillation from
@@ -211,7 +211,7 @@ def dist_parts(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
 
 
 def arcface_logits(cosine: Tensor, y: Tensor, margin: float, scale: float) -> Tensor:
-    """Logits: scale * cos(theta + margin) for the target class, scale * cos(theta) for the others.
+    """Return scale * cos(theta + margin) for the target class, scale * cos(theta) for the others.
 
     ``cosine [N, C]`` in -1..1, ``margin`` in radians. Deng et al.: ArcFace, CVPR 2019. Where
     theta + margin passes pi the cosine would rise again; there the published linear continuation
@@ -235,7 +235,7 @@ def arcface_logits(cosine: Tensor, y: Tensor, margin: float, scale: float) -> Te
 
 
 def negative_rows(logits: Tensor, negative: Tensor) -> Tensor:
-    """-log(1 - p_negative), ``[N]``: the loss of saying 'not this class'.
+    """Return the negative-learning loss -log(1 - p_negative), ``[N]``.
 
     ``negative [N]`` are class indices. Kim et al.: NLNL: Negative Learning for Noisy Labels, ICCV
     2019, equation 2. A step down its gradient lowers the probability of the negative class.
@@ -247,7 +247,7 @@ def negative_rows(logits: Tensor, negative: Tensor) -> Tensor:
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) over log C, ``[N]`` in 0..1: 1 is uniform, 0 is sure.
+    """Return the entropy of softmax(logits) divided by log C, ``[N]``: 0 certain, 1 uniform.
 
     >>> normalised_entropy(torch.tensor([[0.0, 0.0], [999.0, 0.0]])).abs()
     tensor([1., 0.])
@@ -259,7 +259,7 @@ def normalised_entropy(logits: Tensor) -> Tensor:
 
 
 def locality_rows(features: Tensor, y: Tensor, k: int) -> Tensor:
-    """1/2 |x - mean of its k nearest rows of the same class|^2, ``[N]``.
+    """Return 1/2 |x - mean of its k nearest rows of the same class|^2, ``[N]``.
 
     ``features [N, D]``, ``y [N]`` class indices. Li, Deng, Du: Reliable Crowdsourcing and Deep
     Locality-Preserving Learning, CVPR 2017. Neighbours are sought in the batch by Euclidean

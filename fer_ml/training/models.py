@@ -1,4 +1,4 @@
-"""Networks: timm backbones, the ArcFace head, and where their first weights come from."""
+"""Networks: timm backbones, the ArcFace head, and the loading of their first weights."""
 
 import hashlib
 import re
@@ -27,10 +27,10 @@ _WEIGHTS = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a training may need of a forward pass.
+    """The results of a forward pass that losses use.
 
-    ``logits [N, C]`` of the plain head, ``features [N, D]`` before it, and the ArcFace head's
-    ``cosine [N, C]`` where there is one.
+    ``logits [N, C]`` of the linear head, its input ``features [N, D]``, and the ArcFace head's
+    ``cosine [N, C]`` (``None`` without such a head).
     """
 
     logits: torch.Tensor
@@ -39,33 +39,33 @@ class Outputs:
 
 
 class Plain(nn.Module):
-    """A timm classifier: ``[N, 3, S, S]`` to ``logits [N, C]``."""
+    """A timm classifier: images ``[N, 3, S, S]`` to ``logits [N, C]``."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def outputs(self, images: torch.Tensor) -> Outputs:
-        """Logits with the features that they are computed from."""
+        """Return the logits, and the features that they are computed from."""
         backbone = cast(Any, self.backbone)
         features = backbone.forward_head(backbone.forward_features(images), pre_logits=True)
         return Outputs(backbone.get_classifier()(features), features)
 
     def answer(self, outputs: Outputs) -> torch.Tensor:
-        """The inference logits ``[N, C]`` among ``outputs``."""
+        """Return the inference logits ``[N, C]`` among ``outputs``."""
         return outputs.logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The inference logits ``[N, C]``."""
+        """Return the inference logits ``[N, C]``."""
         return self.answer(self.outputs(images))
 
 
 class ArcFaceNet(nn.Module):
     """Backbone, embedding (Linear, BN, SiLU, dropout), a plain head and an ArcFace head.
 
-    ``forward`` gives the inference logits ``scale * cos(theta) [N, C]``, without margin, as soon as
-    the ArcFace head is in use (``arc_in_use``, stored with the weights), before that the
-    plain ones.
+    ``forward`` returns the inference logits ``scale * cos(theta) [N, C]``, without margin, once the
+    ArcFace head is in use (``arc_in_use``, stored with the weights), and those of the plain head
+    before.
     """
 
     arc_in_use: torch.Tensor
@@ -86,7 +86,7 @@ class ArcFaceNet(nn.Module):
         self.register_buffer("arc_in_use", torch.tensor(False))
 
     def outputs(self, images: torch.Tensor) -> Outputs:
-        """Plain logits, the embedding, and the cosines to the classes' centres."""
+        """Return the plain logits, the embedding, and the cosines to the class centres."""
         embedding = self.embed(self.backbone(images))
         cosine = nn.functional.linear(
             nn.functional.normalize(embedding, dim=1), nn.functional.normalize(self.arc, dim=1)
@@ -94,12 +94,12 @@ class ArcFaceNet(nn.Module):
         return Outputs(self.plain(embedding), embedding, cosine)
 
     def answer(self, outputs: Outputs) -> torch.Tensor:
-        """The inference logits ``[N, C]`` among ``outputs``."""
+        """Return the inference logits ``[N, C]`` among ``outputs``."""
         assert outputs.cosine is not None
         return self.scale * outputs.cosine if bool(self.arc_in_use) else outputs.logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The inference logits ``[N, C]``."""
+        """Return the inference logits ``[N, C]``."""
         return self.answer(self.outputs(images))
 
 
@@ -107,7 +107,7 @@ Network = Plain | ArcFaceNet
 
 
 def build_model(recipe: Training) -> Network:
-    """The network of ``recipe`` with random weights."""
+    """Build the network of ``recipe`` with random weights."""
     arcface = recipe.task if isinstance(recipe.task, ArcFace) else None
     _require_known(recipe.architecture)
     backbone = timm.create_model(
@@ -124,7 +124,7 @@ def build_model(recipe: Training) -> Network:
 
 
 def _require_known(architecture: str) -> None:
-    """``FerError`` unless timm holds the name; it would look for others on hubs and disks."""
+    """Raise ``FerError`` unless timm itself has the name; else timm would search hubs and disks."""
     plain, _, tag = architecture.partition(".")
     known = re.fullmatch(r"\w+", plain) and timm.is_model(plain)
     if known and (not tag or timm.is_model_pretrained(architecture)):
@@ -138,16 +138,16 @@ def _require_known(architecture: str) -> None:
 
 
 def shape_of(recipe: Training) -> Network:
-    """The network of ``recipe`` without any weights: names and shapes alone, whatever its size."""
+    """Build the network of ``recipe`` without memory for weights: names and shapes alone."""
     with torch.device("meta"):
         return build_model(recipe)
 
 
 def fitted(recipe: Training, state: State) -> Network:
-    """The network of ``recipe`` with the weights ``state``.
+    """Build the network of ``recipe`` with the weights ``state``.
 
-    ``FerError`` when they do not fit, before anything of the network's size is held: a few bytes
-    can name an architecture of gigabytes.
+    ``FerError`` if they do not fit. This is checked before memory for the network is taken, as a
+    short file can name an architecture of gigabytes.
     """
     template = shape_of(recipe).state_dict()
     wrong = sorted(name for name in template if not _fits(state.get(name), template[name]))
@@ -176,10 +176,10 @@ def _fits(tensor: object, template: torch.Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Start:
-    """Where first weights came from: ``init`` of the recipe, a name, and a sha256 of what was read.
+    """The origin of first weights: the recipe's ``init``, a name, and a sha256.
 
-    The name of a package's has its version and the file. The sha256 is that of the file, or of
-    ImageNet's tensors; empty for random weights.
+    For a package the name holds its version and the file. The sha256 is that of the file read, or
+    of the tensors of timm's ImageNet weights; it is empty for random weights.
     """
 
     init: str
@@ -190,10 +190,10 @@ class Start:
 def first_weights(
     network: Network, recipe: Training, previous: tuple[str, State] | None = None
 ) -> Start:
-    """Put the recipe's first weights into ``network``; say where they came from.
+    """Load the recipe's first weights into ``network``; return their origin.
 
-    ``previous`` is the training before, by name and weights. Weights that cannot be had, do not
-    fit, or differ from ``init_sha256`` are a ``FerError``: nothing starts random that should not.
+    ``previous`` is the previous training, ``(name, weights)``. ``FerError`` if weights are not
+    available, do not fit, or differ from ``init_sha256``; random weights never replace them.
     """
     if recipe.init == "none":
         start = Start("none", "random")
@@ -238,7 +238,7 @@ def _require_pinned(recipe: Training, start: Start) -> None:
 
 
 def _weights_file(recipe: Training) -> tuple[Path, str]:
-    """The file that the recipe names, and what a record calls it."""
+    """Return the weights file that the recipe names, and its name in the run's record."""
     named = Path(str(recipe.init_file))
     if recipe.init_package is None:
         path = named.expanduser()
@@ -277,10 +277,10 @@ def _hash_of(path: Path) -> str:
 
 
 def _in_order(state: State, network: Network, name: str) -> State:
-    """Weights of another implementation of the same network, under timm's names.
+    """Rename the weights of another implementation of the same network to timm's names.
 
-    Both name their tensors in the order of the layers. Every one has to be of the same kind and
-    shape as timm's in its place, the classifier apart.
+    Both list their tensors in the order of the layers. Each must have the kind and shape of timm's
+    tensor in its place, except the classifier.
     """
     backbone = cast(Any, network.backbone)
     own = {key: value.shape for key, value in backbone.state_dict().items() if _counts(key)}
@@ -307,7 +307,7 @@ def _in_order(state: State, network: Network, name: str) -> State:
 
 
 def _counts(key: str) -> bool:
-    """Whether a tensor is a weight or a statistic, and no counter of batches."""
+    """Whether a tensor is a weight or a statistic, not BatchNorm's counter of batches."""
     return not key.endswith("num_batches_tracked")
 
 
@@ -356,7 +356,7 @@ def _load_whole(network: nn.Module, state: State, name: str) -> None:
 
 
 def _load_backbone(network: Network, state: State, name: str) -> None:
-    """Weights of a timm backbone; its classifier, if it has one, stays behind."""
+    """Load the weights of a timm backbone, without its classifier."""
     backbone = cast(Any, network.backbone)
     current = backbone.state_dict()
     head = str(backbone.default_cfg.get("classifier", ""))
@@ -373,7 +373,7 @@ def _load_backbone(network: Network, state: State, name: str) -> None:
 
 
 def tuned(network: Network, recipe: Training) -> list[nn.Parameter]:
-    """The parameters that ``recipe.tune`` moves; all others are frozen."""
+    """Return the parameters that ``recipe.tune`` trains, and freeze all others."""
     backbone = cast(Any, network.backbone)
     moving: list[nn.Parameter] = []
     if recipe.tune == "all":
@@ -413,14 +413,14 @@ def tuned(network: Network, recipe: Training) -> list[nn.Parameter]:
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Put BatchNorm into inference mode: its running statistics stand still."""
+    """Put BatchNorm into inference mode, so that its running statistics stay fixed."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
 def weights_hash(state: State) -> str:
-    """sha256 over the names and bytes of all tensors."""
+    """Return the sha256 over the names and bytes of all tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(name.encode())
@@ -440,7 +440,7 @@ def _calm_head(backbone: nn.Module) -> None:
 
 
 def _keep_resolution(backbone: nn.Module, architecture: str) -> None:
-    """Give the first convolution stride 1: an ImageNet stem throws away a 48 px face."""
+    """Give the first convolution stride 1: an ImageNet stem loses too much of a 48 px face."""
     stem = getattr(backbone, "conv_stem", None) or getattr(backbone, "conv1", None)
     if not isinstance(stem, nn.Conv2d):
         raise FerError(
@@ -454,8 +454,8 @@ def _keep_resolution(backbone: nn.Module, architecture: str) -> None:
 def _start_as_identity(backbone: nn.Module, architecture: str) -> None:
     """Scale the last normalisation of each residual block by 0.
 
-    Twenty random blocks on top of each other hand on little of a face, and their BatchNorm
-    statistics multiply each other's errors; from the identity both grow with the training.
+    A stack of twenty random blocks passes on little of a face, and the errors of their BatchNorm
+    statistics multiply. Blocks that start as the identity avoid both.
     """
     scales = [
         norm.weight

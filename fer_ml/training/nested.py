@@ -12,7 +12,7 @@ _BELOW_1 = "0 <= value < 1"
 
 
 class MultiTimescale(torch.optim.Optimizer):
-    """AdamW with a second momentum that moves once in ``period`` steps.
+    """AdamW with a second, slow momentum that is updated once in ``period`` steps.
 
     With gradient g, weights w, steps t = 1, 2, ..., and all state zero at first, each step does
 
@@ -88,7 +88,7 @@ class MultiTimescale(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step for each parameter that has a gradient; gives what ``closure`` gives."""
+        """Update each parameter that has a gradient; return the value of ``closure``, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

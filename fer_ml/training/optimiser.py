@@ -10,7 +10,7 @@ from fer_ml.training.nested import MultiTimescale
 
 
 def learning_rate(recipe: Training, step: int, steps_per_epoch: int) -> float:
-    """Linear warmup over ``warmup_epochs``, then cosine from ``lr`` to ``min_lr``, by step."""
+    """Return the learning rate of a step: linear warmup, then cosine from ``lr`` to ``min_lr``."""
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup

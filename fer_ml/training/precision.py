@@ -1,4 +1,4 @@
-"""Which numbers a training computes in, and what that costs where they are emulated."""
+"""The number format of a training (fp32, bf16, fp16), and its cost where it is emulated."""
 
 import copy
 import logging
@@ -18,11 +18,11 @@ MEASURED_ROWS = 16
 
 
 def precision_of(recipe: Training, device: torch.device, network: nn.Module) -> str:
-    """What ``precision`` auto means for ``network`` on ``device``; else what the recipe says.
+    """Return the recipe's precision, with ``auto`` resolved for ``network`` on ``device``.
 
-    On a GPU bf16 where it computes in that, else fp16. On a processor bf16 where it multiplies that
-    itself, but fp32 for depthwise convolutions: there oneDNN's bf16 takes up to three times as
-    long. Elsewhere fp32, since bf16 would be emulated.
+    ``auto`` is bf16 on a GPU that computes in it, else fp16. On a processor with bf16 instructions
+    it is bf16, but fp32 for depthwise convolutions, where oneDNN's bf16 takes up to three times as
+    long. On other processors it is fp32, since bf16 would be emulated.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -32,7 +32,7 @@ def precision_of(recipe: Training, device: torch.device, network: nn.Module) -> 
 
 
 def is_emulated(precision: str, device: torch.device) -> bool:
-    """Whether ``device`` has no arithmetic of its own for ``precision``."""
+    """Whether ``device`` has no hardware arithmetic for ``precision``."""
     if precision == "fp32":
         return False
     if device.type == "cuda":
@@ -42,7 +42,7 @@ def is_emulated(precision: str, device: torch.device) -> bool:
 
 
 def emulation_factor(network: nn.Module, precision: str, size: int, device: torch.device) -> float:
-    """How many times as long as in fp32 a step of ``network`` takes, measured on a copy of it."""
+    """Return a step's duration relative to fp32, measured on a copy of ``network``."""
     copied = copy.deepcopy(network).to(device).train()
     images = torch.zeros(MEASURED_ROWS, 3, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def emulation_factor(network: nn.Module, precision: str, size: int, device: torc
 
 
 def _step_seconds(network: nn.Module, precision: str, images: torch.Tensor) -> float:
-    """Seconds of a forward and a backward pass; the first one, which prepares, does not count."""
+    """Return the seconds of a forward and a backward pass, after one warm-up pass."""
     for _ in range(2):
         started = time.perf_counter()
         with torch.autocast(images.device.type, TYPES[precision], enabled=precision != "fp32"):

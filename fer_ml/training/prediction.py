@@ -16,7 +16,7 @@ def predict(
     batch_size: int = PREDICT_ROWS,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Inference logits ``[N, C] float32`` of the centre views, in the rows' order."""
+    """Return inference logits ``[N, C] float32`` of the centre views, in the order of the rows."""
     model.eval()
     out = []
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from fer_ml.base.errors import FerError
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process among ``world`` of them, and its device."""
+    """One of the ``world`` processes of a training: its number ``rank`` and its device."""
 
     rank: int
     world: int
@@ -21,11 +21,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes, measures and speaks."""
+        """Whether this is the process that writes files, measures metrics and logs."""
         return self.rank == 0
 
     def highest(self, number: int) -> int:
-        """The largest ``number`` of all processes, so that they decide alike."""
+        """Return the largest ``number`` over all processes, so that all decide alike."""
         if self.world == 1:
             return number
         value = torch.tensor(number, device=self.device)
@@ -33,22 +33,22 @@ class Ranks:
         return int(value.item())
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of ``values`` over all processes."""
+        """Return the sum of ``values`` over all processes."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes have called this (a barrier)."""
         if self.world > 1:
             dist.barrier()
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+    """Return the device ``name``: ``cpu``, ``cuda``, or ``auto``, which prefers a GPU.
 
-    On a GPU fp32 means fp32: torch would let convolutions round their inputs to ten bits (TF32).
-    ``FerError`` when ``cuda`` is asked for and absent: nothing trains on a slower device unasked.
+    TF32 is switched off: with it torch would round the inputs of fp32 convolutions to ten bits.
+    ``FerError`` when ``cuda`` is asked for and absent: a slower device is never used unasked.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise FerError(
@@ -73,7 +73,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def join(device: str = "cpu") -> Iterator[Ranks]:
-    """The processes that ``torchrun`` started, or this one alone."""
+    """Join the processes that ``torchrun`` started, if any; yield this one's ``Ranks``."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world == 1:

@@ -1,7 +1,7 @@
-"""The state of a training between two steps, whole on disk, so that it can go on to the bit.
+"""Snapshots: the complete state of a training on disk, from which it resumes bit for bit.
 
-Views, order and dropout are decided by seed and position, so the position is all that has to be
-kept of them; there is no state of a random generator.
+Views, order and dropout follow from the seed and the step number. So the step number replaces any
+state of random generators.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ HASH_BYTES = 32
 
 @dataclass
 class Progress:
-    """Where a training is: optimiser steps taken, this epoch's sums, the past, and the best so far.
+    """Progress of a training: steps taken, this epoch's sums, the history, and the best so far.
 
-    ``seen [N] bool`` are the rows that were trained on.
+    ``seen [N] bool`` marks the rows that were trained on.
     """
 
     step: int = 0
@@ -43,9 +43,9 @@ class Progress:
 
 
 def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, Any]) -> None:
-    """Put the state into ``folder``; the one before stays until this one is whole.
+    """Save the state in ``folder``; it replaces the previous snapshot only once it is complete.
 
-    ``key`` says which training it is; ``parts`` are the state dicts of network, optimiser and so
+    ``key`` identifies the training; ``parts`` are the state dicts of network, optimiser and so
     on.
     """
     snapshot = {
@@ -72,9 +72,9 @@ def save_snapshot(folder: Path, key: str, progress: Progress, parts: dict[str, A
 
 
 def load_snapshot(folder: Path, key: str) -> tuple[Progress, dict[str, Any]] | None:
-    """``(progress, parts)`` of a training that was stopped, or ``None`` when there is none.
+    """Load the snapshot in ``folder`` as ``(progress, parts)``; ``None`` if there is none.
 
-    ``FerError`` when the file is another training's, or cannot be read.
+    ``FerError`` if it belongs to another training, or cannot be read.
     """
     path = folder / SNAPSHOT_FILE
     if not path.is_file():

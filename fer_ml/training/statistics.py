@@ -1,9 +1,8 @@
-"""Whether a network answers in inference as it does in training.
+"""A check that a network gives the same answers in inference as in training.
 
-BatchNorm divides by a batch's statistics in training and by stored ones in inference. Where the
-stored ones lag behind weights that move fast, or layers multiply the error, the network that is
-measured and saved is another one than was trained: its loss is low in training and in the hundreds
-on val.
+BatchNorm uses a batch's statistics in training and stored ones in inference. If the stored ones lag
+behind fast-moving weights, or layers multiply the error, the saved network behaves differently from
+the trained one: its loss is low in training and in the hundreds on val.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ RANGE_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class InferenceFit:
-    """One measurement on training faces.
+    """The fit of a network's inference mode to its training mode, measured on training faces.
 
     ``nll_stored`` and ``nll_batch`` are mean NLL in nats with BatchNorm's stored statistics and
     with those of the faces themselves; equal without BatchNorm. ``feature_range`` is the largest
@@ -39,12 +38,12 @@ class InferenceFit:
 
     @property
     def gap(self) -> float:
-        """How much worse the faces are answered in inference, in nats."""
+        """Return how much higher the mean NLL is in inference, in nats."""
         return self.nll_stored - self.nll_batch
 
     @property
     def fault(self) -> str | None:
-        """What is wrong, in one line, or ``None``."""
+        """Return a one-line description of the misfit, or ``None`` if there is none."""
         if not self.gap <= GAP_LIMIT:
             return (
                 f"BatchNorm's stored statistics do not fit the weights: NLL {self.nll_stored:.3g} "
@@ -59,7 +58,7 @@ class InferenceFit:
 
 
 def inference_fit(network: Network, images: torch.Tensor, y: torch.Tensor) -> InferenceFit:
-    """Answer ``images [N, 3, S, S]`` of classes ``y [N]`` in both ways. Changes nothing."""
+    """Compare both modes on ``images [N, 3, S, S]`` of classes ``y [N]``; change nothing."""
     was_training = network.training
     network.eval()
     with torch.inference_mode():
@@ -76,7 +75,7 @@ def inference_fit(network: Network, images: torch.Tensor, y: torch.Tensor) -> In
 def measure_statistics(network: Network, batches: Iterable[torch.Tensor]) -> None:
     """Replace BatchNorm's stored statistics by those of ``batches`` (images ``[N, 3, S, S]``).
 
-    Each batch counts alike, so they should be equally large.
+    Each batch has the same weight, so they should be equally large.
     """
     with torch.inference_mode():
         update_bn(batches, network)
@@ -88,7 +87,7 @@ def _nll(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _statistics_of_the_batch(network: nn.Module) -> Iterator[None]:
-    """BatchNorm alone behaves as in training, and its stored statistics stay as they are."""
+    """Let BatchNorm alone behave as in training, without changing its stored statistics."""
     layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     statistics = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
     for layer in layers:

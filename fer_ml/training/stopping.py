@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a cancelled run, taken at the next step instead of in the middle of one."""
+"""Deferral of Ctrl-C and SIGTERM to the end of the current training step."""
 
 import signal
 import threading
@@ -12,9 +12,9 @@ SIGNALS = tuple(
 
 
 class StopSignal:
-    """While inside, a signal to stop is noted; ``obey`` hands it to whoever handled it before.
+    """A context that records a signal to stop; ``obey`` passes it to the previous handler.
 
-    A second signal is not held back. Outside the main thread nothing can be caught, and nothing is.
+    A second signal takes effect at once. Outside the main thread no signal can be caught.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class StopSignal:
         self._restore()
 
     def obey(self) -> None:
-        """Raise the signal that was noted; ends in ``KeyboardInterrupt`` if nobody else acts."""
+        """Raise the recorded signal, if any; by default that is ``KeyboardInterrupt``."""
         self._restore()
         signal.raise_signal(self.asked or signal.SIGINT)
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Tasks: what a training minimises. The loop asks for a loss and its named parts, nothing else."""
+"""Tasks: the losses of trainings. The loop asks for a loss and its named parts, nothing else."""
 
 from dataclasses import dataclass
 
@@ -36,13 +36,13 @@ Parts = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one forward pass.
+    """The rows of one forward pass.
 
-    ``images [N, 3, S, S]`` normalised; ``y [N]``; ``target [N, C]`` the distribution that the
-    label's term is measured against; ``shown [N, C] bool`` the classes that a face may show;
-    ``weight [N]`` of the label's term; ``teacher [N, C]`` logits; ``negative [N]`` a class that is
-    not shown, -1 for none; ``epoch`` the progress in epochs, with its fraction; ``count`` the rows
-    of the whole optimiser step, of which these are a part.
+    ``images [N, 3, S, S]`` are normalised; ``y [N]`` are class indices; ``target [N, C]`` is the
+    target distribution of the label term, ``weight [N]`` that term's weights; ``shown [N, C] bool``
+    marks the classes that a face may show; ``teacher [N, C]`` are logits; ``negative [N]`` is a
+    class that is not shown, -1 for none; ``epoch`` is the progress in epochs, with its fraction;
+    ``count`` is the number of rows of the whole optimiser step.
     """
 
     images: torch.Tensor
@@ -58,12 +58,12 @@ class Batch:
 
 
 class Objective(nn.Module):
-    """A network with the loss that a recipe asks for.
+    """A network with the loss of a recipe.
 
-    ``forward`` gives the batch's share of the step's mean loss and of its named parts: over all
-    batches of a step, on all processes, they add up to the mean over its ``count`` rows. So neither
-    accumulation nor several processes change what is minimised. The terms of
-    ``Training.compares_rows`` are no sum over rows: they need a whole step in one batch.
+    ``forward`` returns the batch's share of the step's mean loss and of its named parts: over all
+    batches of a step, on all processes, they add up to the mean over its ``count`` rows. So the
+    result does not depend on accumulation or on the number of processes. The terms of
+    ``Training.compares_rows`` are not sums over rows: they need a whole step in one batch.
     """
 
     class_counts: torch.Tensor
@@ -101,7 +101,7 @@ class Objective(nn.Module):
             self.memory = PrototypeMemory(_features(network), len(class_counts), recipe.prototype)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Parts]:
-        """The loss of a batch, and its terms by name."""
+        """Return the loss of a batch, and its terms by name."""
         outputs = self.network.outputs(batch.images)
         loss, parts = self._task(outputs, batch)
         for name, weight, value in self._auxiliary(outputs, batch):
@@ -155,7 +155,7 @@ class Objective(nn.Module):
     def _teacher_terms(
         self, task: Distilling, logits: torch.Tensor, batch: Batch
     ) -> dict[str, tuple[float, torch.Tensor]]:
-        """Name to (weight, value) of what the teacher asks for: a value by row, or of the batch."""
+        """Return ``name: (weight, value)`` of each teacher term; a value is ``[N]`` or a scalar."""
         teacher = batch.teacher
         if teacher is None:
             raise FerError(
@@ -198,7 +198,7 @@ class Objective(nn.Module):
 
 
 def require_whole_steps(recipe: Training, processes: int, name: str) -> None:
-    """Refuse several processes to a loss that compares the rows of a whole step."""
+    """Raise ``FerError`` for several processes if the loss compares the rows of a whole step."""
     if processes > 1 and recipe.compares_rows:
         raise FerError(
             f"{name}: {' and '.join(recipe.compares_rows)} compares the rows of one step with each "
@@ -209,12 +209,12 @@ def require_whole_steps(recipe: Training, processes: int, name: str) -> None:
 
 
 def _share(value: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """What rows ``[N]``, or a mean over these rows, contribute to the mean over the whole step."""
+    """Return the share of values ``[N]``, or of their mean, in the mean over the whole step."""
     return value.sum() / batch.count if value.ndim else value * (len(batch.y) / batch.count)
 
 
 def _given(batch: Batch, recipe: Negative) -> torch.Tensor | None:
-    """The manifest's negative labels, where the recipe takes those."""
+    """Return the manifest's negative labels if the recipe uses them, else ``None``."""
     if recipe.source == "manifest" and batch.negative is None:
         raise FerError(
             "negative.source is 'manifest', but no row of the manifest has a neg_label",
@@ -225,7 +225,7 @@ def _given(batch: Batch, recipe: Negative) -> torch.Tensor | None:
 
 
 def margin_at(task: ArcFace, epoch: float) -> float:
-    """The margin in radians: 0 until ``plain_epochs``, then linear up to ``ramp_end``."""
+    """Return the margin in radians: 0 until ``plain_epochs``, then linear up to ``ramp_end``."""
     if epoch >= task.ramp_end:
         return task.margin
     if epoch <= task.plain_epochs:
@@ -234,7 +234,7 @@ def margin_at(task: ArcFace, epoch: float) -> float:
 
 
 def _features(network: Network) -> int:
-    """Length of ``Outputs.features``."""
+    """Return the length of ``Outputs.features``."""
     if isinstance(network, ArcFaceNet):
         return network.plain.in_features
     head: nn.Linear = network.backbone.get_classifier()  # type: ignore[operator]

@@ -1,8 +1,8 @@
-"""Faces in memory-mapped arrays, and network inputs made from them.
+"""Faces in memory-mapped arrays, and augmented views of them as network inputs.
 
-A view of a face is decided by the face's identity, a seed and a number, and by nothing else: not by
-the batch it is in, the number of processes, or what was drawn before. So a stopped training goes on
-with the same views, and a student sees exactly the view that its teacher labelled.
+A view depends only on the face's identity, a seed and a number, not on the batch, the number of
+processes or earlier draws. So a stopped training resumes with the same views, and a student sees
+exactly the view that its teacher labelled.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ DRAWS = 16
 
 @dataclass(frozen=True)
 class Selection:
-    """Some rows ``[N]`` of an array, read when they are asked for: a memory map stays one."""
+    """Selected rows ``[N]`` of an array, read on access, so a memory map is not loaded."""
 
     array: np.ndarray
     rows: np.ndarray
@@ -36,13 +36,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class FaceSet:
-    """Rows of a manifest with their pixels.
+    """The rows of a manifest with their pixels.
 
     ``images [N, P, P, 3] uint8 RGB`` is memory-mapped, P is ``preprocess.packed_size``; ``y [N]
-    int64`` indexes ``CLASSES``; ``votes [N, C] float32`` are shares of the annotators' votes (the
-    label where there are none); ``weight [N] float32`` is the manifest's; ``negative [N] int64`` is
-    a class that the face does not show, or -1; ``fold [N] int8`` is the part of training that the
-    face's group belongs to.
+    int64`` indexes ``CLASSES``; ``votes [N, C] float32`` are shares of the annotators' votes
+    (one-hot where there are none); ``weight [N] float32`` is the manifest's; ``negative [N] int64``
+    is a class that the face does not show, or -1; ``fold [N] int8`` is the training fold of the
+    face's group.
     """
 
     images: np.ndarray | Selection
@@ -58,7 +58,7 @@ class FaceSet:
         return len(self.y)
 
     def without_fold(self, fold: int) -> "FaceSet":
-        """The rows of every other fold."""
+        """Return the rows of all folds but ``fold``."""
         assert self.fold is not None
         assert isinstance(self.images, np.ndarray)
         rows = np.flatnonzero(self.fold != fold)
@@ -76,10 +76,10 @@ class FaceSet:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """A teacher's ``logits [N, V, C] float32`` on V views of each training row, in row order.
+    """Soft labels: ``logits [N, V, C] float32`` on V views of each training row, in row order.
 
-    ``view_seed`` replays these views; ``None`` means one centre view, and the student augments as
-    it likes. ``kd_temperature`` is the one derived from their sharpness.
+    ``view_seed`` reproduces these views; ``None`` means one centre view, and the student uses its
+    own augmentation. ``kd_temperature`` was derived from their mean entropy.
     """
 
     logits: np.ndarray
@@ -88,7 +88,7 @@ class SoftTargets:
 
 
 def face_keys(sample_ids: tuple[str, ...]) -> np.ndarray:
-    """``[N] uint64``: what decides a face's views, from its identity alone."""
+    """Return for each face a key ``[N] uint64`` that decides its views, a hash of its sample id."""
     return np.array(
         [
             int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
@@ -99,7 +99,10 @@ def face_keys(sample_ids: tuple[str, ...]) -> np.ndarray:
 
 
 def uniforms(keys: np.ndarray, seed: int, number: int, count: int = DRAWS) -> torch.Tensor:
-    """``[N, count] float32`` in 0..1 of key, seed and number (SplitMix64, Steele et al. 2014)."""
+    """Return draws ``[N, count] float32`` in 0..1 of each key, seed and view number.
+
+    They are those of SplitMix64 (Steele et al. 2014).
+    """
     with np.errstate(over="ignore"):
         start = _mix(keys ^ _mix(np.uint64(seed) * _GOLDEN + np.uint64(number) + np.uint64(1)))
         steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
@@ -120,7 +123,10 @@ def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
 def to_input(
     images: np.ndarray, preprocess: Preprocess, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """``[N, P, P, 3] uint8`` to the normalised centre ``[N, 3, S, S] float32``, channels last."""
+    """Crop ``[N, P, P, 3] uint8`` to the centre and normalise it: ``[N, 3, S, S] float32``.
+
+    The memory layout is channels last.
+    """
     cut = (preprocess.packed_size - preprocess.size) // 2
     rows = slice(cut, cut + preprocess.size)
     # A copy: slices of the memory map are read-only, which torch cannot express.
@@ -134,9 +140,9 @@ def views(
     preprocess: Preprocess,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """One augmented view of each face: ``[N, P, P, 3] uint8`` to ``[N, 3, S, S] float32``.
+    """Return one augmented view of each face: ``[N, P, P, 3] uint8`` to ``[N, 3, S, S] float32``.
 
-    ``images`` is a copy, no memory map; ``draws [N, DRAWS]`` are uniforms in 0..1.
+    ``images`` must not be a memory map; ``draws [N, DRAWS]`` are uniform in 0..1.
 
     ``affine``, at ``strength`` 1: flip, up to 10 degrees, 15% in size, 8% of the side, 20% in
     contrast and 0.3 in normalised brightness; 0 leaves the flip. ``crop``: an area of 70% to 100%
@@ -162,7 +168,7 @@ def views(
 
 
 def _photographed(batch: torch.Tensor, draws: torch.Tensor, strength: float) -> np.ndarray:
-    """Faces ``[N, 3, S, S]`` in 0..1 as a camera may show them, ``[N, S, S, 3] uint8``."""
+    """Apply camera corruptions to faces ``[N, 3, S, S]`` in 0..1; return ``[N, S, S, 3] uint8``."""
     try:
         from fer_ml.images.corruptions import seen_by_a_camera
     except ModuleNotFoundError as error:  # A packed training runs where only torch may be.
@@ -271,11 +277,11 @@ def _erase(batch: torch.Tensor, d: torch.Tensor, probability: float) -> torch.Te
 
 
 def epoch_order(y: np.ndarray, seed: int, epoch: int, sampler: str = "shuffle") -> np.ndarray:
-    """The rows of one epoch, ``[N]``, in the order of training.
+    """Return the rows of one epoch in the order of training.
 
-    ``shuffle`` is a permutation. ``balanced`` gives each class N / C draws; a class is gone through
-    from end to end, in an order drawn anew for each round, and epochs go on where the last one
-    stopped. So a rare class comes often, and a frequent one is covered in the end.
+    ``shuffle`` is a permutation of all N rows. ``balanced`` takes N / C rows (rounded down) of each
+    class. It goes through a class in rounds, each a new permutation, and continues in the next
+    epoch where it stopped. So rows of rare classes repeat, and all rows of frequent ones are used.
     """
     n = len(y)
     if sampler == "shuffle":
@@ -296,7 +302,7 @@ def _round_robin(rows: np.ndarray, count: int, seed: int, label: int, epoch: int
 
 
 def batches(order: np.ndarray, size: int, *, drop_last: bool) -> Iterator[np.ndarray]:
-    """Consecutive slices of ``order``. A last batch of one row is dropped: BatchNorm needs two."""
+    """Yield consecutive slices of ``order``; a last batch of one row is dropped (BatchNorm)."""
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         if len(rows) == size or (not drop_last and len(rows) > 1):
