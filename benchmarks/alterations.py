@@ -1,6 +1,7 @@
-"""Altered copies of grey faces: what a search for copies of one photo must find.
+"""Altered copies of grey faces, which a search for copies of one photo must find.
 
-Each function takes a face ``[48, 48] uint8`` and a generator, and stays within the stated bounds.
+Each function takes a face ``[48, 48] uint8`` and a random generator, and returns an altered face
+within the bounds that it states.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,7 @@ SINGLE: dict[str, Callable[[Grey, Rng], Grey]] = {
 
 
 def combined(face: Grey, rng: Rng) -> Grey:
-    """Two to four of them; moved first, compressed last."""
+    """Apply two to four alterations; geometric ones first, compression last."""
     some = rng.choice(len(SINGLE), int(rng.integers(2, 5)), replace=False)
     for index in sorted(some, reverse=True):
         face = list(SINGLE.values())[index](face, rng)

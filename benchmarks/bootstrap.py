@@ -42,7 +42,7 @@ def draw(models: int, rows: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarr
 
 
 def plain(y: np.ndarray, logits: list[np.ndarray], groups: np.ndarray) -> np.ndarray:
-    """``[LOOPED, models, metrics]``."""
+    """Return the metrics ``[LOOPED, models, metrics]`` by resampling rows in a loop."""
     codes, count = group_codes(groups)
     order, edges = np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1]
     rows_of = np.split(order, edges)

@@ -26,7 +26,7 @@ ARMS = {"no CLAHE": (0.0, 16), "CLAHE, 3 x 3 tiles": (2.0, 16), "CLAHE, 8 x 8 ti
 
 
 def prepared(data: FaceSet, clip: float, tile_px: int) -> FaceSet:
-    """The same faces with another CLAHE."""
+    """Return the same faces prepared with another CLAHE setting."""
     spec = replace(ferplus().preprocess, clahe_clip=clip, clahe_tile_px=tile_px)
     assert isinstance(data.images, np.ndarray)
     images = np.stack([prepare_packed(face, None, spec) for face in data.images])

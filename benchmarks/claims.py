@@ -1,10 +1,11 @@
-"""Verifying 1,000 claims over 100 artifacts, and tracing one of them, as whole commands.
+"""Time of verifying 1,000 claims over 100 artifacts, and of tracing one, as whole commands.
 
 python benchmarks/claims.py [--rounds 5] [--megabytes 1] [--json FILE]
 
-The artifacts are made up: ten layers of ten, each resting on three of the layer below and the
-lowest on raw folders, with a JSON file, a csv and some megabytes of weights. What a command takes
-is given beside what Python takes to start, and what hashing the same files takes in one bare loop.
+The artifacts are synthetic: ten layers of ten, each made from three of the layer below, and the
+lowest from raw folders. Each has a JSON file, a csv and some megabytes of weights. The time of a
+command stands beside the time in which Python starts and the time of hashing the same files in a
+plain loop.
 """
 
 import argparse
@@ -31,7 +32,7 @@ COMMAND = "from fer_assets.cli import main; main()"
 
 
 def make_store(folder: Path, megabytes: float) -> Store:
-    """The artifacts: ``step_<layer>_<place>``, with a raw folder below each of the lowest."""
+    """Make the artifacts ``step_<layer>_<place>``, with a raw folder below each of the lowest."""
     store, draw = Store(folder / "made", "made"), random.Random(0)
     below: list[Input] = []
     for place in range(WIDTH):
@@ -59,7 +60,7 @@ def make_store(folder: Path, megabytes: float) -> Store:
 
 
 def write_claims(store: Store, path: Path) -> None:
-    """Ten claims on each artifact: numbers, shares, and a mean of the csv."""
+    """Write ten claims about each artifact: numbers, shares, and a mean of the csv."""
     claims = []
     for number in range(CLAIMS):
         layer, place = divmod(number % (LAYERS * WIDTH), WIDTH)
@@ -83,7 +84,7 @@ def write_claims(store: Store, path: Path) -> None:
 
 
 def fer(folder: Path, *arguments: str) -> Callable[[], object]:
-    """One whole command, in a project of its own."""
+    """Return a function that runs one whole ``fer`` command in a project of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FER_")}
     environment |= {"FER_HOME": str(folder), "PYTHONPATH": str(Path(__file__).parent.parent)}
 
@@ -104,7 +105,7 @@ def fer(folder: Path, *arguments: str) -> Callable[[], object]:
 
 
 def make_project(folder: Path, claims: Path) -> None:
-    """A project whose profile has the claims as its own, for ``fer trace``."""
+    """Make a project whose profile has these claims, for ``fer trace``."""
     (folder / "project" / "dagster_home").mkdir(parents=True)
     (folder / "project" / "claims").mkdir()
     (folder / "project" / "workspace.yaml").touch()
@@ -122,7 +123,7 @@ def make_project(folder: Path, claims: Path) -> None:
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall time of one call, and processor time of it and its children."""
+    """Return wall time (s) of one call, and processor time (s) of it and its children."""
     wall, before = time.perf_counter(), os.times()
     work()
     after = os.times()
@@ -130,7 +131,7 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=float, default=1.0)

@@ -1,10 +1,10 @@
-"""What a click in the UI costs beside the command that makes the same.
+"""Time of a click in the UI beside the command that makes the same artifacts.
 
 python benchmarks/clicks.py [--rounds N] [--json FILE]
 
-``fer ui`` runs on the sample, drawn already. Each round makes all manifests with their gates in an
-empty artifact root, and then one of them again: by the command, from its start to its end, and by
-a click, from the request that the button sends until the run has ended.
+``fer ui`` runs on the sample, whose images exist already. Each round makes all manifests with their
+gates in an empty artifact root, and then one of them again: by the command, from its start to its
+end, and by a click, from the button's request until the run has ended.
 """
 
 import argparse
@@ -31,7 +31,7 @@ STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The settings of a root of its own, with Dagster's folder in it."""
+    """Return environment variables for an artifact root and a Dagster folder in ``home``."""
     (home / "dagster").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "dagster_home" / "dagster.yaml", home / "dagster")
     return {
@@ -43,13 +43,13 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def emptied(home: Path, drawn: Path) -> None:
-    """The artifact root with the drawn sample in it, and nothing made."""
+    """Reset ``home`` to an artifact root with the sample's images and no artifacts."""
     shutil.rmtree(home / "outputs", ignore_errors=True)
     shutil.copytree(drawn, home / "outputs" / "sample" / "drawn")
 
 
 def by_command(home: Path, *arguments: str) -> float:
-    """Seconds of ``fer materialize``."""
+    """Run ``fer materialize`` and return its time in s."""
     started = time.perf_counter()
     command = [*FER, "materialize", "-p", "sample", *arguments]
     settings = {**os.environ, **environment(home)}
@@ -58,7 +58,7 @@ def by_command(home: Path, *arguments: str) -> float:
 
 
 def by_click(served: Served, job: str, **selector: Any) -> float:
-    """Seconds from the request of a button until its run has ended."""
+    """Return the seconds from a button's request until its run has ended."""
     place = {"repositoryName": "sample", "repositoryLocationName": "fer"}
     asked = {"selector": {**place, "jobName": job, **selector}, "mode": "default"}
     started = time.perf_counter()
@@ -73,7 +73,7 @@ def by_click(served: Served, job: str, **selector: Any) -> float:
 
 
 def measured(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
-    """What is measured, and its seconds, round by round."""
+    """Yield the name of each measurement and its seconds, round by round."""
     drawn = ensure_sample(folder / "drawn", SEED)
     homes = {way: folder / way for way in ("command", "click")}
     os.environ |= environment(homes["click"])
@@ -93,7 +93,7 @@ def measured(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Print the figures, or write them."""
+    """Run the benchmark; print the figures, or write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     json_option(parser)

@@ -1,12 +1,11 @@
-"""How often intervals over runs and faces contain the truth: a simulation.
+"""Simulation: how often confidence intervals over runs and faces contain the true difference.
 
 python benchmarks/coverage.py [--repeats 2000] [--docs FILE]
 
-Two methods that are equally good are trained several times each and measured on the same faces,
-again and again: the true difference of every metric is zero. Faces come in groups of near copies;
-some are harder than others, some suit one method better than the other, and runs of one method
-differ in how they lean, how sharp they are, and face by face. ``--docs`` writes the part
-``coverage`` of that page.
+Two equally good methods are trained several times each and measured on the same faces, repeatedly;
+the true difference of every metric is zero. Faces come in groups of near copies. Some are harder
+than others, and some suit one method better. Runs of one method differ in bias, in sharpness, and
+face by face. ``--docs`` writes the section ``coverage`` of that page.
 """
 
 import argparse
@@ -29,13 +28,13 @@ SHARES = (0.12, 0.05, 0.08, 0.27, 0.13, 0.12, 0.23)
 
 @dataclass(frozen=True)
 class World:
-    """How many groups of faces, and the spread of what differs from one run to the next."""
+    """Simulation parameters: the number of groups of faces, and the spreads between runs."""
 
     groups: int = 400
     spread: float = 0.12
 
     def measured(self, rng: np.random.Generator, runs: int) -> np.ndarray:
-        """Sums of ``runs`` trainings of each of two equal methods, ``[2 runs, G, COLUMNS]``."""
+        """Return sums ``[2 runs, G, COLUMNS]`` of ``runs`` trainings of two equal methods."""
         group = np.repeat(np.arange(self.groups), rng.choice((1, 1, 1, 2, 3), self.groups))
         y, rows = rng.choice(7, self.groups, p=SHARES)[group], len(group)
         easy = rng.normal(2.0, 1.2, self.groups)[group] + rng.normal(0, 0.3, rows)
@@ -52,7 +51,7 @@ class World:
 
 
 def covered(world: World, runs: int, repeats: int, seed: int) -> Iterator[dict[str, bool]]:
-    """Whether each metric's 95% interval of the difference includes zero, in every repeat."""
+    """Yield, per repeat, whether each metric's 95% interval of the difference includes zero."""
     rng = np.random.default_rng([seed, runs])
     for repeat in range(repeats):
         models = resampled_metrics(world.measured(rng, runs), resamples=RESAMPLES, seed=repeat)
@@ -61,13 +60,13 @@ def covered(world: World, runs: int, repeats: int, seed: int) -> Iterator[dict[s
 
 
 def shares(world: World, runs: int, repeats: int, seed: int = 0) -> dict[str, float]:
-    """The share of repeats in which the interval holds the truth, by metric."""
+    """Return the share of repeats, by metric, in which the interval contains the truth (zero)."""
     held = list(covered(world, runs, repeats, seed))
     return {name: sum(each[name] for each in held) / repeats for name in METRICS}
 
 
 def page(repeats: int) -> str:
-    """The part of ``docs/evaluation.md`` on coverage."""
+    """Return the section of ``docs/evaluation.md`` about coverage."""
     lines = [
         f"Written by `python benchmarks/coverage.py --repeats {repeats} --docs "
         "docs/evaluation.md`:",

@@ -1,11 +1,11 @@
-"""The demo's frame against the bare calls that it cannot do without, its start, and its smoothing.
+"""Time of the demo's frame against the bare library calls; its start, and its smoothing.
 
 python benchmarks/demo.py [--bundle FOLDER ...] [--clips FOLDER] [--frames 300] [--rounds 3]
                           [--json FILE]
 
 The frames are a real clip, looped and scaled to 640x480. MobileNetV3-Large at 224 px has random
-weights, which do not change the time; the students are those of ``--bundle``, or the one that
-ships. Flips are counted for students, on all clips.
+weights, which do not change the time; the students are those of ``--bundle``, or the shipped one.
+Flips are counted for students, on all clips.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def looped(clip: Path, count: int) -> list[np.ndarray]:
-    """``count`` frames of a clip, over and over, as ``[480, 640, 3] uint8 RGB``."""
+    """Return ``count`` frames of a clip, repeated as needed, as ``[480, 640, 3] uint8 RGB``."""
     with Video(clip) as video:
         images = [cv2.resize(frame.image, SIZE_PX) for frame in video.frames()]
     return list(islice(cycle(images), count))
@@ -86,7 +86,7 @@ def random_bundle(folder: Path, size: int) -> Bundle:
 
 
 def bare_detector_ms(detector: Detector, image: np.ndarray) -> float:
-    """OpenCV's own call, on a copy that is small already."""
+    """Return the time in ms of OpenCV's own call, on an image reduced beforehand."""
     width = detector._width_px  # type: ignore[attr-defined]
     small = cv2.resize(
         image, (width, image.shape[0] * width // image.shape[1]), interpolation=cv2.INTER_AREA
@@ -105,7 +105,7 @@ def bare_detector_ms(detector: Detector, image: np.ndarray) -> float:
 
 
 def bare_network_ms(bundle: Bundle, faces: np.ndarray) -> float:
-    """ONNX Runtime's own call, on an input that is normalised already."""
+    """Return the time in ms of ONNX Runtime's own call, on an input normalised beforehand."""
     batch = normalise(faces, bundle.card.preprocess)
     start = time.perf_counter()
     bundle.session.run(["logits"], {"input": batch})
@@ -113,7 +113,7 @@ def bare_network_ms(bundle: Bundle, faces: np.ndarray) -> float:
 
 
 def bare_ms(bundle: Bundle, detector: Detector, image: np.ndarray) -> float | None:
-    """Both bare calls on one frame; None without a face."""
+    """Return the time in ms of both bare calls on one frame; None without a face."""
     found = detector.detect(image)
     if not found:
         return None
@@ -124,7 +124,7 @@ def bare_ms(bundle: Bundle, detector: Detector, image: np.ndarray) -> float | No
 def frame_figures(
     bundle: Bundle, detector: Detector, images: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """One pass: each frame whole, log included, and the bare calls on the same frame, in turn."""
+    """Measure one pass: each whole frame with its log, then the bare calls on the same frame."""
     whole, bare = [], []
     with tempfile.TemporaryDirectory() as folder:
         parameters = parameters_for(bundle.card)
@@ -156,9 +156,9 @@ def frame_figures(
 def smoothing_figures(
     bundle: Bundle, detector: Detector, clips: Sequence[Path]
 ) -> Iterator[Figure]:
-    """Flips of real clips at their own rate, each looped for a minute; the delay of a clean step.
+    """Yield flips of real clips at their own rate, looped for a minute; and the smoothing delay.
 
-    Nothing is withheld as unsure here: a label that is not shown cannot flip.
+    No label is withheld as unsure here, because a label that is not shown cannot flip.
     """
     parameters = parameters_for(bundle.card).model_copy(update={"unsure_below": 0.0})
     raw = shown = seconds = unstable = faces = 0.0
@@ -215,7 +215,7 @@ print(time.perf_counter() - start)
 
 
 def startup_s(bundle: Bundle, clip: Path) -> float:
-    """From a fresh interpreter to the first labelled frame."""
+    """Return the seconds from starting an interpreter to the first labelled frame."""
     done = subprocess.run(
         [sys.executable, "-c", STARTUP, str(bundle.folder), str(clip)],
         capture_output=True,
@@ -226,7 +226,7 @@ def startup_s(bundle: Bundle, clip: Path) -> float:
 
 
 def figures_of(name: str, rounds: Sequence[dict[str, float]]) -> Iterator[Figure]:
-    """A student with a detector: the whole frame over the bare calls, and in milliseconds."""
+    """Yield the figures of a student with a detector: ratio to the bare calls, and ms."""
     yield Figure.of(
         f"a whole frame, {name}",
         [found["whole_over_bare"] for found in rounds],
@@ -241,7 +241,7 @@ def figures_of(name: str, rounds: Sequence[dict[str, float]]) -> Iterator[Figure
 
 
 def face_ms(bundle: Bundle) -> list[float]:
-    """Milliseconds of the network on one face and one core, the median of 100 calls, each round."""
+    """Return the median ms of 100 network calls on one face and one core, for each round."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(

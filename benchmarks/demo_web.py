@@ -1,11 +1,11 @@
-"""What the demo's web path adds to a frame on loopback, and whether it grows over time.
+"""Time that the demo's web path adds to a frame on loopback, and its memory growth.
 
 python benchmarks/demo_web.py [--bundle FOLDER] [--clips FOLDER] [--minutes 10]
                               [--fps 30] [--json FILE]
 
 The server runs in a process of its own. A client sends JPEG frames of a real clip (looped, 640x480)
-over a WebSocket, one at a time at the rate of a camera, and waits for each answer. The time added
-is from sending to the answer, less the frame's own processing as the server measured it: both
+over a WebSocket, one at a time at a camera's rate, and waits for each answer. The time added is
+from sending to the answer, minus the frame's processing time as measured by the server: both
 sockets, decoding the JPEG, and the reply. Memory is the server's resident set.
 """
 

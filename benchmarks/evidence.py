@@ -1,10 +1,10 @@
-"""The pages behind a report's claims: written, their size, and how soon a browser shows them.
+"""The pages of evidence: time of writing, size, and time until a browser shows them.
 
 python benchmarks/evidence.py [--rows 10000] [--large 466284] [--rounds 3] [--json FILE]
 
-The rows are made up, and no face is drawn. Forty claims rest on the answers of seven models to
-``--rows`` faces; then two rest on a manifest of ``--large`` rows. Pages are opened from the folder
-in headless Chromium, where playwright and Chromium are there.
+The rows are synthetic and have no images. First forty claims depend on the predictions of seven
+models for ``--rows`` faces; then two claims depend on a manifest of ``--large`` rows. Pages are
+opened from the folder in headless Chromium, if playwright and Chromium are installed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEBIBYTE = 2**20
 
 
 def manifest(rows: int) -> pl.DataFrame:
-    """Rows of three sources, with hashes and votes of their usual length."""
+    """Return rows of three sources, with hashes and votes of their usual length."""
     place = pl.int_range(rows).cast(pl.String)
     cells = {
         "image_path": "cleaned/source/train/" + place.str.zfill(24) + ".jpg",
@@ -56,13 +56,13 @@ def manifest(rows: int) -> pl.DataFrame:
 
 
 def claim(name: str, asset: str, file: str, pointer: str, decimals: int) -> dict[str, Any]:
-    """A claim on one number."""
+    """Return a claim about one number."""
     held = {"id": name, "kind": "number", "sentence": "It is {value}.", "asset": asset}
     return held | {"file": file, "pointer": pointer, "decimals": decimals}
 
 
 def of_answers(store: Store, rows: int) -> list[dict[str, Any]]:
-    """The benchmark, and claims on it."""
+    """Write the benchmark artifact; return claims about it."""
     frame, draw = manifest(rows), np.random.default_rng(0)
     with store.begin("test_all_sources_manifest", inputs=[], run_id="r") as run:
         write_manifest(frame, run.path("test_all_sources.csv"))
@@ -85,7 +85,7 @@ def of_answers(store: Store, rows: int) -> list[dict[str, Any]]:
 
 
 def of_rows(store: Store, rows: int) -> list[dict[str, Any]]:
-    """A large manifest, and claims on it."""
+    """Write a large manifest; return claims about it."""
     frame = manifest(rows)
     with store.begin("classification_manifest", inputs=[], run_id="r") as run:
         write_manifest(frame, run.path("classification_manifest.csv"))
@@ -97,7 +97,7 @@ def of_rows(store: Store, rows: int) -> list[dict[str, Any]]:
 
 
 def write(store: Store, folder: Path, claims: list[dict[str, Any]]) -> Callable[[], object]:
-    """Verifying the claims, and writing their pages."""
+    """Return a function that verifies the claims and writes their pages."""
     held = ClaimsFile.model_validate({"version": "2", "title": "Made up", "claims": claims})
 
     def work() -> object:
@@ -110,16 +110,16 @@ def write(store: Store, folder: Path, claims: list[dict[str, Any]]) -> Callable[
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call in s."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def opened(folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds until a page shows rows, a filter its rows, the numbers are computed, a face is told.
+    """Return seconds until a page shows rows, a filter, recomputed numbers, and one face.
 
-    Each round has a browser of its own; nothing where there is none.
+    Each round uses a new browser; the result is empty if no browser is installed.
     """
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
@@ -164,7 +164,7 @@ def _looks(page: Any, folder: Path) -> Iterator[tuple[str, Callable[[], object]]
 
 
 def figures(title: str, folder: Path, work: Callable[[], object], rounds: int) -> Iterator[Figure]:
-    """What was measured of one folder of pages."""
+    """Yield the figures measured for one folder of pages."""
     large = title != "40 claims"
     built = [seconds(work) for _ in range(rounds)]
     sizes = [path.stat().st_size for path in (folder / "evidence").rglob("*") if path.is_file()]
@@ -178,7 +178,7 @@ def figures(title: str, folder: Path, work: Callable[[], object], rounds: int) -
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=466_284)

@@ -1,12 +1,12 @@
-"""Which square fits a detector's box, and what the demo's way to a face costs against training's.
+"""Which square fits a detector's box, and the accuracy lost by the demo's input.
 
 python benchmarks/framing.py --data FOLDER [--faces N] [--bundle FOLDER]
                              [--json FILE]
 
-FOLDER is FER+ as its authors lay it out (fer2013new.csv, data/FER2013Train, data/FER2013Valid).
-Faces of the training part, embedded in pictures, say which square leads from a box back to the
-published crop: the medians of its side and place. Faces of the validation part
-then go both ways through the student. "Margin" is how the demo cut until it had squares: the box
+FOLDER is FER+ as its authors publish it (fer2013new.csv, data/FER2013Train, data/FER2013Valid).
+Faces of the training part, embedded in pictures, determine the square that leads from a box back to
+the published crop: the medians of its side and position. Faces of the validation part are then
+classified from the published crop and from the picture. "Margin" is the demo's former cut: the box
 with 15% of its longer side around it, squashed, in colour.
 """
 
@@ -35,7 +35,7 @@ WAYS = (DIRECT, SHOWN, TINTED, "margin", "margin, skin")
 
 
 def faces(folder: Path, usage: str, count: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """``count`` faces that a class wins without a tie, drawn by a seed, and their classes."""
+    """Return ``count`` seeded random faces whose votes have a single winner, and their classes."""
     columns = {name: column for column, name in FERPLUS_COLUMNS.items()}
     held = []
     with open(folder / "fer2013new.csv", newline="", encoding="utf-8") as file:
@@ -54,7 +54,7 @@ def faces(folder: Path, usage: str, count: int) -> tuple[list[np.ndarray], np.nd
 
 
 def fitting(detector: Detector, images: Sequence[np.ndarray]) -> Iterator[Figure]:
-    """Where the published crop lies by a box of the detector: medians, and the middle half."""
+    """Yield the position of the published crop relative to a detector's box: medians, quartiles."""
     found = []
     for row, face in enumerate(images):
         picture, (left, top, right, bottom) = embed(face, (1, row))
@@ -78,7 +78,7 @@ def fitting(detector: Detector, images: Sequence[np.ndarray]) -> Iterator[Figure
 
 
 def with_margin(picture: np.ndarray, box: tuple[int, int, int, int], bundle: Bundle) -> np.ndarray:
-    """The network's face ``[S, S, 3]`` as it was cut before there were squares."""
+    """Return the network's face ``[S, S, 3]``, cut with the former margin."""
     height, width = picture.shape[:2]
     assert box_fault(box, width, height) is None
     left, top, right, bottom = box
@@ -90,7 +90,7 @@ def with_margin(picture: np.ndarray, box: tuple[int, int, int, int], bundle: Bun
 
 
 def tinted(face: np.ndarray) -> np.ndarray:
-    """A grey face in the tone of skin."""
+    """Return a grey face tinted like skin."""
     lab = cv2.cvtColor(face, cv2.COLOR_RGB2LAB).astype(int)
     lab[..., 1:] += np.array(SKIN)
     return cv2.cvtColor(lab.clip(0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
@@ -99,7 +99,7 @@ def tinted(face: np.ndarray) -> np.ndarray:
 def served(
     detector: Detector, images: Sequence[np.ndarray], y: np.ndarray, bundle: Bundle
 ) -> Iterator[Figure]:
-    """Accuracy and ECE by each way to the same faces, and how far the demo's is from training's."""
+    """Yield accuracy and ECE for each input of the same faces, and the demo's difference."""
     cuts: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
     rows = []
     for row, face in enumerate(images):

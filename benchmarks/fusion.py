@@ -1,11 +1,11 @@
-"""Fusing three teachers and searching their weights over cached logits, against a plain loop.
+"""Time of fusing three teachers and searching their weights on logits, against a plain loop.
 
 python benchmarks/fusion.py [--rows 48928] [--step 0.1] [--rounds 3] [--json FILE]
 
-Ours: the grid, the convex fit, the fused logits, and (timed on its own) a bootstrap interval of
-each weight from 1,000 resamples. Plain: for every weight vector of the grid fuse the logits and
-minimise the NLL over 1/T with scipy's bounded search; it has neither fit nor interval. Both must
-find the same NLL and T for every candidate. Logits are drawn, in float32 as they are read.
+Ours: the grid, the convex fit, the fused logits, and (timed separately) a bootstrap interval of
+each weight from 1,000 resamples. Plain: for every weight vector of the grid, fuse the logits and
+minimise the NLL over 1/T with scipy's bounded search; no fit and no interval. Both must find the
+same NLL and T for every candidate. Logits are random, in float32 as they are read.
 """
 
 import argparse

@@ -28,7 +28,7 @@ KEPT = Path(__file__).parents[1] / "tests" / "fer_ml" / "corpus.zip"
 
 
 def main() -> None:
-    """Fuzz one door; libFuzzer ends the process and prints what it did."""
+    """Fuzz one reader; libFuzzer ends the process and prints the result."""
     here = Path(tempfile.mkdtemp(prefix="fuzzing-"))
     known = doors(here)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

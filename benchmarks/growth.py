@@ -59,7 +59,7 @@ STAGES = {
 
 
 def write_sources(store: Store, rows: int) -> None:
-    """The artifacts ``manifest/<source>``, and what is known of near-identical faces."""
+    """Write the artifacts ``manifest/<source>``, and the given groups of near-identical faces."""
     rng = np.random.default_rng(0)
     text = rng.bytes(16 * rows).hex()
     ids = pl.Series([text[i : i + 32] for i in range(0, 32 * rows, 32)])
@@ -105,7 +105,7 @@ def write_sources(store: Store, rows: int) -> None:
 
 
 def draw_faces(store: Store) -> None:
-    """The images whose colour is looked at, of noise; all others are names."""
+    """Write noise images for the faces whose colour is examined; all others are only names."""
     held = store.current(UNIFIED)
     assert held is not None
     rows = curate(read_manifest(held.file(manifest_file(UNIFIED))), paper().hq_train, "hq_train")
@@ -214,7 +214,7 @@ def figures(sizes: list[int], measured: dict[int, dict[str, dict[str, float]]]) 
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope of log(value) over log(rows)."""
+    """Return the slope of log(value) over log(rows)."""
     return float(np.polyfit([math.log(n) for n in sizes], [math.log(v) for v in values], 1)[0])
 
 
