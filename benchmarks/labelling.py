@@ -1,7 +1,7 @@
-"""A teacher's soft labels against the forward passes that they need.
+"""Time of labelling with teachers against the forward passes alone.
 
-The floor runs the same networks over batches that lie ready in memory, as often as labelling does.
-Labelling also reads faces, makes views, and writes its files.
+The floor runs the same networks over batches in memory, as often as labelling does. Labelling also
+reads faces, makes views, and writes its files.
 
     python benchmarks/labelling.py --rows 2048 --views 4
 """
@@ -31,7 +31,7 @@ def faces(rows: int, size: int, seed: int) -> FaceSet:
 
 
 def bare(teachers: list[Teacher], rows: int, size: int, passes: int) -> float:
-    """Seconds for ``passes`` forward passes of ``rows`` rows, shared among ``teachers``."""
+    """Return the seconds of ``passes`` forward passes of ``rows`` rows, split among teachers."""
     batch = torch.randn(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
     started = time.perf_counter()
     with torch.inference_mode():

@@ -1,12 +1,12 @@
-"""Does the sample learn on any machine, with any seed? Its trainings over a grid of both.
+"""Does the sample learn on any machine, with any seed? Trains it over a grid of both.
 
 python benchmarks/learning.py FOLDER [--few | --held] [--docs FILE] [--json FILE]
 
-A point of the grid is a seed, which decides the faces that are drawn, the splits and the first
-weights, and a machine: this one as it is, or this one held to another instruction set or number of
-threads by the environment. It runs ``fer materialize`` up to the benchmark. FOLDER keeps what each
-point gave, so that a grid that was stopped goes on. ``--few`` is three points, for CI; ``--held``
-trains nothing and takes the points that FOLDER holds.
+A point of the grid is a seed and a machine. The seed decides the synthetic faces, the splits and
+the initial weights. The machine is this one as it is, or limited by the environment to another
+instruction set or number of threads. Each point runs ``fer materialize`` up to the benchmark.
+FOLDER stores each point's result, so an interrupted grid can be continued. ``--few`` runs three
+points, for CI; ``--held`` trains nothing and uses the points in FOLDER.
 """
 
 import argparse
@@ -63,21 +63,21 @@ class Point:
 
     @property
     def lowest(self) -> float:
-        """The weakest training's val macro-F1."""
+        """Lowest val macro-F1 of the point's trainings."""
         return min(self.scores[name][VAL] for name in TRAININGS)
 
     @property
     def ensemble_gain(self) -> float:
-        """The ensemble's macro-F1 on the mixed test set less its best member's."""
+        """The ensemble's macro-F1 on the mixed test set minus that of its best member."""
         return self.scores["ensemble"][TEST] - max(self.scores[n][TEST] for n in TRAININGS[:3])
 
     def gain(self, student: str) -> float:
-        """A distilled student's macro-F1 on the mixed test set less that of CE."""
+        """Return a distilled student's macro-F1 on the mixed test set minus that of CE."""
         return self.scores[f"student_{student}"][TEST] - self.scores["student_ce"][TEST]
 
 
 def grid() -> list[tuple[str, int]]:
-    """Every point: twenty seeds as the machine is, three on each other machine."""
+    """Return all points: twenty seeds on the machine as it is, three on each other machine."""
     return [
         (machine, seed)
         for machine, changes in MACHINES.items()
@@ -86,7 +86,7 @@ def grid() -> list[tuple[str, int]]:
 
 
 def measured(machine: str, seed: int, folder: Path) -> Point:
-    """Train one point, unless ``folder`` holds it already."""
+    """Train one point, unless ``folder`` contains its result."""
     file = kept(folder, machine, seed)
     if not file.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as project:
@@ -95,12 +95,12 @@ def measured(machine: str, seed: int, folder: Path) -> Point:
 
 
 def kept(folder: Path, machine: str, seed: int) -> Path:
-    """Where ``folder`` keeps a point."""
+    """Return the path of a point's result in ``folder``."""
     return folder / f"{machine.replace(' ', '_')}-{seed}.json"
 
 
 def train(project: Path, environment: dict[str, str], seed: int) -> dict[str, Any]:
-    """``fer materialize`` up to the benchmark in a project of its own; the models' scores."""
+    """Run ``fer materialize`` up to the benchmark in a new project; return the models' scores."""
     shutil.copy(ROOT / "workspace.yaml", project)
     shutil.copytree(ROOT / "dagster_home", project / "dagster_home")
     name = f"seed_{seed}"
@@ -130,7 +130,7 @@ def train(project: Path, environment: dict[str, str], seed: int) -> dict[str, An
 
 
 def figures(points: list[Point]) -> list[Figure]:
-    """What the grid has to show."""
+    """Return the figures that the grid has to show."""
     wanted = 2 * sample().floor_macro_f1
     own = [point for point in points if point.machine == "as it is"]
     many = len(own) == len(SEEDS)
@@ -164,7 +164,7 @@ def figures(points: list[Point]) -> list[Figure]:
 
 
 def page(points: list[Point]) -> str:
-    """The part of ``docs/performance.md`` on learning: every point of the grid."""
+    """Return the section of ``docs/performance.md`` about learning: every point of the grid."""
     rows = [
         f"| {p.machine} | {p.seed} | "
         + " | ".join(f"{p.scores[name][VAL]:.3f}" for name in TRAININGS)
@@ -203,7 +203,7 @@ def page(points: list[Point]) -> str:
 
 
 def run(chosen: Iterable[tuple[str, int]], folder: Path) -> list[Point]:
-    """Measure the points one after the other, and tell each."""
+    """Measure the points one after the other, and print each."""
     points = []
     for machine, seed in chosen:
         points.append(measured(machine, seed, folder))

@@ -1,7 +1,7 @@
-"""Seven raw layouts of full size, and a plain loop over them: what ``unify.py`` measures on.
+"""Seven raw layouts of full size, and a plain loop over them, for ``unify.py``.
 
-The layouts are made up: index files of the publishers' sizes, image files that are empty. A listing
-looks for no image; the plain loop asks ``os.path.isfile`` for each on request.
+The layouts are synthetic: index files of the publishers' sizes, and empty image files. Listing
+opens no image; the plain loop calls ``os.path.isfile`` for each on request.
 """
 
 import csv
@@ -128,10 +128,10 @@ def _write_rafml(root: Path, rows: int, draw: random.Random) -> None:
 
 
 def plain_rows(folder: Path, *, look: bool = True) -> Iterator[dict[str, Any]]:
-    """All rows of ``write_layouts``, read by plain loops over lines and files.
+    """Yield all rows of ``write_layouts``, read by plain loops over lines and files.
 
-    One dictionary for each row, with the listing's columns that it has, and ``source``. ``look``
-    asks ``os.path.isfile`` for each image; a row without one has a fault.
+    Each row is a dictionary with ``source`` and the listing's columns that it has. ``look`` calls
+    ``os.path.isfile`` for each image; a row without an image has a fault.
     """
     for name in SOURCES:
         for row in plain_source(folder, name):
@@ -141,7 +141,7 @@ def plain_rows(folder: Path, *, look: bool = True) -> Iterator[dict[str, Any]]:
 
 
 def plain_source(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The rows of one source, by a plain loop."""
+    """Yield the rows of one source, by a plain loop."""
     readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
         "split_folders": _plain_folders,
         "ferplus_votes": _plain_ferplus,

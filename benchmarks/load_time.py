@@ -16,7 +16,7 @@ HELP = "import sys; sys.argv = ['fer', '--help']; from fer_assets.cli import mai
 
 
 def seconds(statement: str) -> float:
-    """Wall time of a fresh interpreter that runs ``statement``."""
+    """Return the wall time (s) of a new interpreter that runs ``statement``."""
     started = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-c", statement]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

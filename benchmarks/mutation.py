@@ -1,12 +1,11 @@
-"""Mutation test, on demand: is a gate, a store or a claim that lies noticed by a test?
+"""Mutation test, on demand: do tests notice a wrong gate, store or claim?
 
-    pip install cosmic-ray
-    python benchmarks/mutation.py FOLDER --mutants 200 --seed 1
+pip install cosmic-ray python benchmarks/mutation.py FOLDER --mutants 200 --seed 1
 
-The seed draws places in the modules below, and one mutation at each. On a copy of the project in
-FOLDER the tests of its room run until one fails, those of the file that mirrors the module first.
-FOLDER/outcomes.jsonl keeps what came out: a run that was stopped goes on where it was, and what
-survived is tried again, as one wants after writing a test.
+The seed selects places in the modules below, and one mutation at each. On a copy of the project in
+FOLDER the tests of the module's package run until one fails, beginning with the file that mirrors
+the module. FOLDER/outcomes.jsonl stores the outcomes: an interrupted run continues, and surviving
+mutants are tried again, as needed after writing a test.
 """
 
 import argparse
@@ -74,17 +73,17 @@ Position = tuple[int, int]
 
 
 def number(*parts: object) -> str:
-    """What these parts alone decide."""
+    """Return a hash that depends only on these parts."""
     return sha256(repr(parts).encode()).hexdigest()
 
 
 def span(node: ast.AST) -> tuple[Position, Position]:
-    """Where it begins and ends, as cosmic-ray counts."""
+    """Return start and end of a node, in cosmic-ray's counting."""
     return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
 def judging(tree: ast.Module) -> Iterator[ast.FunctionDef]:
-    """The functions of a module that judge, and those that these call."""
+    """Yield the judging functions of a module, and those that they call."""
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     found: set[str] = set()
     ahead = {name for name in functions if name.startswith("judge")}
@@ -98,7 +97,7 @@ def judging(tree: ast.Module) -> Iterator[ast.FunctionDef]:
 
 
 def wording(tree: ast.Module) -> Iterator[ast.AST]:
-    """What decides nothing: messages, types, asserts, and what decorators are given."""
+    """Yield nodes that decide nothing: messages, types, asserts, and arguments of decorators."""
     for node in ast.walk(tree):
         match node:
             case ast.Raise() | ast.JoinedStr() | ast.Assert():
@@ -115,7 +114,7 @@ def wording(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def places(module: str) -> Iterator[MutationSpec]:
-    """Every mutation of a module that changes what it decides."""
+    """Yield every mutation of a module that changes a decision."""
     text = (PROJECT / module).read_text(encoding="utf-8")
     tree, lines = ast.parse(text), text.splitlines()
     inside = [
@@ -136,7 +135,7 @@ def places(module: str) -> Iterator[MutationSpec]:
 
 
 def drawn(seed: int, count: int) -> list[tuple[MutationSpec, tuple[str, ...]]]:
-    """One mutation at each of so many places, with the tests of its room; rooms stay together."""
+    """Return one mutation at each of ``count`` places, with tests to run; by package."""
     at: dict[tuple[str, Position], list[MutationSpec]] = defaultdict(list)
     room_of = {}
     for pattern, tests in ROOMS.items():
@@ -157,9 +156,9 @@ def drawn(seed: int, count: int) -> list[tuple[MutationSpec, tuple[str, ...]]]:
 
 
 def command(module: Path | None, room: tuple[str, ...]) -> str:
-    """Tests until one fails: those of the module's own file, then the room's.
+    """Return a command that runs tests until one fails: the module's own file, then its package.
 
-    Each is a process of its own, which loads what its tests need alone.
+    Each is a process of its own, which loads only what its tests need.
     """
     options = "-x -q -p no:cacheprovider -p no:hypothesispytest "
     options += " ".join(f"--ignore-glob=*/test_{name}.py" for name in BUT)
@@ -174,14 +173,14 @@ def command(module: Path | None, room: tuple[str, ...]) -> str:
 
 @cache
 def seconds_of(room: tuple[str, ...]) -> float:
-    """How long a room's tests take where nothing is mutated: they must pass there."""
+    """Return the duration of a package's tests without mutations; they must pass."""
     begun = time.monotonic()
     subprocess.run(shlex.split(command(None, room)), check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - begun
 
 
 def main() -> None:
-    """Try what is drawn and not dead yet; say what survived."""
+    """Try the selected mutants that no test has caught yet; print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--mutants", type=int, default=200)

@@ -1,12 +1,12 @@
-"""Finding copies of one photo: what is found of altered copies, time and memory.
+"""Finding copies of one photo: recall on altered copies, time and memory.
 
 python benchmarks/near_duplicates.py [--rows 36000 466284] [--data DIR] [--json FILE]
 python benchmarks/near_duplicates.py --fit --data DIR
 
-DIR holds grey faces as PNG at any depth (FER+ as published). Without it pictures are made of noise
-by its frequency. A set of up to 1.2 times their number is made of these faces and altered copies of
-some. A larger one is made of blends of two faces and of twins of some. Each search runs in a
-process of its own. ``--fit`` fits the axes of the codes (``fer_ml/manifests/likeness.npz``) on
+DIR holds grey faces as PNG at any depth (FER+ as published). Without it, pictures are synthesised
+from noise with the same spectrum. A set of up to 1.2 times their number consists of these faces and
+altered copies of some; a larger one of blends of two faces and of twins of some. Each search runs
+in a process of its own. ``--fit`` fits the axes of the codes (``fer_ml/manifests/likeness.npz``) on
 every second one of the first 28,558 faces, FER+'s training part; no copy is made of these.
 """
 
@@ -46,7 +46,7 @@ GREYS = Near(detail=1.0)
 
 @dataclass
 class Made:
-    """A set of thumbs, its planted pairs ``[P, 2]``, and for each pair how the copy was altered."""
+    """A set of thumbs, its planted pairs ``[P, 2]``, and the alteration of each pair."""
 
     file: Path
     planted: np.ndarray
@@ -58,7 +58,7 @@ class Made:
 
 
 def faces_of(data: Path | None, drawn: int = DRAWN) -> list[Grey]:
-    """Grey faces from the folder, or so many made pictures."""
+    """Return the grey faces in the folder, or ``drawn`` synthetic pictures."""
     if data is not None:
         files = sorted(data.rglob("*.png"))
         if not files:
@@ -77,13 +77,13 @@ def faces_of(data: Path | None, drawn: int = DRAWN) -> list[Grey]:
 
 
 def unit(thumbs: np.ndarray) -> np.ndarray:
-    """``[N, 576] float64`` of zero mean and unit norm; 0 where there is no contrast."""
+    """Return ``[N, 576] float64`` with zero mean and unit norm; 0 for thumbs without contrast."""
     centred = thumbs - thumbs.mean(1, keepdims=True, dtype=float)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1)
 
 
 def altered(faces: list[Grey], rows: int, file: Path, rng: Rng) -> Made:
-    """Faces, and behind them altered copies of some on which the codes were not fitted."""
+    """Return faces, followed by altered copies of some that the codes were not fitted on."""
     held = [thumb(face).reshape(-1) for face in faces[:rows]]
     place = np.arange(len(faces))
     free = rng.permutation(place[(place >= FITTED) | (place % 2 == 1)])
@@ -97,7 +97,7 @@ def altered(faces: list[Grey], rows: int, file: Path, rng: Rng) -> Made:
 
 
 def fit(faces: list[Grey]) -> None:
-    """Write the axes of the codes."""
+    """Fit the axes of the codes and write them."""
     rng = np.random.default_rng(2)
     own = faces[:FITTED:2]
     copies = []
@@ -111,10 +111,10 @@ def fit(faces: list[Grey]) -> None:
 
 
 def blended(faces: list[Grey], rows: int, file: Path, rng: Rng) -> Made:
-    """Blends of two faces that are lit alike, every twentieth row a twin of an earlier one.
+    """Return blends of two similarly lit faces; every twentieth row is a twin of an earlier row.
 
-    Both faces lie close together along a random direction among the three that faces differ in
-    most, so that the blend keeps the strong light and shade of a face and is as far from others.
+    Both faces are close along a random direction among the three in which faces differ most, so
+    that a blend keeps the strong light and shade of a face and is as far from other faces.
     """
     thumbs = np.unique([thumb(face).reshape(-1) for face in faces], axis=0).astype(np.float32)
     mean, deviation = thumbs.mean(1, keepdims=True), thumbs.std(1, keepdims=True)
@@ -147,7 +147,7 @@ def blended(faces: list[Grey], rows: int, file: Path, rng: Rng) -> Made:
 
 
 def twin(thumbs: np.ndarray, rng: Rng) -> np.ndarray:
-    """Other light, contrast and smooth shade, and noise, most with a correlation of 0.98 to 1."""
+    """Return thumbs with other light, contrast, shade and noise; most correlate 0.98 to 1."""
     count = len(thumbs)
     coarse = rng.normal(0, 1, (count, 4, 4)).astype(np.float32)
     shade = np.array([cv2.resize(c, (24, 24), interpolation=cv2.INTER_CUBIC) for c in coarse])
@@ -160,7 +160,7 @@ def twin(thumbs: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def search(file: Path, workers: int | None) -> tuple[dict[str, float], np.ndarray, int]:
-    """Time, memory, first rows and number of pairs of a search in a fresh process."""
+    """Search in a new process; return time and memory, first rows, and the number of pairs."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "first.npy"
         command = [sys.executable, __file__, "--search", str(file), str(out)]
@@ -172,7 +172,7 @@ def search(file: Path, workers: int | None) -> tuple[dict[str, float], np.ndarra
 
 
 def search_here(file: Path, out: Path, workers: int | None) -> None:
-    """What the fresh process does."""
+    """Run the search inside the new process."""
     before, peak, stop = anonymous_mb(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -192,13 +192,13 @@ def search_here(file: Path, out: Path, workers: int | None) -> None:
 
 
 def anonymous_mb() -> float:
-    """Memory of this process that no file backs."""
+    """Return the anonymous memory (not backed by files) of this process in MB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("RssAnon:")[2].split()[0]) / 1024
 
 
 def closeness(thumbs: np.ndarray) -> list[float]:
-    """Share of random pairs whose correlation is at least 0.4, 0.6, 0.8, 0.9."""
+    """Return the share of random pairs with a correlation of at least 0.4, 0.6, 0.8, 0.9."""
     rows = np.sort(np.random.default_rng(0).choice(len(thumbs), min(6000, len(thumbs)), False))
     scaled = unit(thumbs[rows]).astype(np.float32)
     table = (scaled @ scaled.T)[np.triu_indices(len(rows), 1)]
@@ -206,7 +206,7 @@ def closeness(thumbs: np.ndarray) -> list[float]:
 
 
 def measure(faces: list[Grey], rows: int, rounds: int, workers: int | None) -> dict[str, Any]:
-    """One line of the table."""
+    """Measure one row of the table."""
     rng = np.random.default_rng(rows)
     large = rows > 1.2 * len(faces)
     with tempfile.TemporaryDirectory() as folder:
@@ -240,7 +240,7 @@ def measure(faces: list[Grey], rows: int, rounds: int, workers: int | None) -> d
 
 
 def found_by_kind(made: Made, first: np.ndarray) -> dict[str, list[int]]:
-    """Copies in their original's group, and all, by how they were altered."""
+    """Return, by alteration, the copies found in their original's group, and all copies."""
     joined = first[made.planted[:, 0]] == first[made.planted[:, 1]]
     return {
         str(kind): [int(joined[made.kinds == kind].sum()), int((made.kinds == kind).sum())]
@@ -253,7 +253,7 @@ LIMITS_S = {36_000: 60.0, 466_284: 600.0}
 
 
 def figures(line: dict[str, Any]) -> Iterator[Figure]:
-    """What one line of the table says, with its targets."""
+    """Yield the figures in one row of the table, with their targets."""
     rows = f"{line['rows']:,} rows"
     yield Figure(
         name=f"the search, {rows}",

@@ -53,7 +53,7 @@ KINDS = ("phash", "dhash")
 
 
 def paired(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> list[float]:
-    """Our seconds over theirs, in turns. Both have run before: what loads once is loaded."""
+    """Return the ratios of our time to theirs, taking turns; both ran once before to load."""
     ratios = []
     for _ in range(rounds):
         took = []
@@ -82,10 +82,10 @@ def same(face: Grey, rng: np.random.Generator) -> Grey:
 
 @dataclass(frozen=True)
 class Fault:
-    """A planted fault, and what either side calls it; ``None`` where it has no such rule.
+    """A planted fault, and its rule name on either side; ``None`` if there is no such rule.
 
-    ``alter`` makes the picture out of another row's. ``differs`` names the column in which the two
-    differ where it is a copy of that row's; ``None`` says that they agree.
+    ``alter`` makes the picture from another row's. ``differs`` names the column in which a copy of
+    that row differs; ``None`` means that the two rows agree.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Planted:
     faults: dict[str, list[set[str]]]
 
     def found(self, fault: str, named: dict[str, list[str]], rule: str | None) -> str:
-        """How many of a fault are among what a rule names."""
+        """Return how many planted pictures of a fault a rule names."""
         files = set(named.get(rule, ())) if rule else set()
         return (
             str(sum(bool(either & files) for either in self.faults[fault])) if rule else "no rule"
@@ -129,7 +129,7 @@ class Planted:
 
 
 def plant(folder: Path, faces: list[Grey], rows: int, *, broken: bool) -> Planted:
-    """``rows`` PNGs with a manifest; some carry a fault, with ``broken`` some cannot be read."""
+    """Write ``rows`` PNGs and a manifest; some have a fault; ``broken``: some unreadable."""
     rng = np.random.default_rng(0)
     each = max(1, rows // FAULTY)
     kinds = len(FAULTS) + (len(BROKEN) if broken else 0)
@@ -176,7 +176,7 @@ def plant(folder: Path, faces: list[Grey], rows: int, *, broken: bool) -> Plante
 
 
 def ours_here(folder: Path, manifest: Path) -> dict[str, list[str]]:
-    """The files that each of our rules names, with nothing remembered from before."""
+    """Return the files that each of our rules names, starting without remembered results."""
     from fer_ml.validation.report import validate_file
 
     with tempfile.TemporaryDirectory() as cache:
@@ -188,7 +188,7 @@ def ours_here(folder: Path, manifest: Path) -> dict[str, list[str]]:
 
 
 def theirs_here(folder: Path, manifest: Path) -> dict[str, list[str]]:
-    """The files that each of CleanVision's issues names, by its defaults."""
+    """Return the files that each CleanVision issue names, with its defaults."""
     from cleanvision import Imagelab
 
     lab = Imagelab(data_path=str(folder), verbose=False)
@@ -207,7 +207,7 @@ SIDES = {"ours": ours_here, "theirs": theirs_here}
 
 
 def checked(side: str, planted: Planted) -> subprocess.CompletedProcess[str]:
-    """One check in a process of its own."""
+    """Run one side's check in a process of its own."""
     command = [sys.executable, "-W", "ignore", __file__, "--side", side]
     return subprocess.run(
         [*command, str(planted.folder), str(planted.manifest)],
@@ -277,7 +277,7 @@ def dataset_checks(faces: list[Grey], rows: int, rounds: int) -> Iterator[Figure
 
 
 def hashes_of(faces: list[Grey], kind: str) -> np.ndarray:
-    """imagehash's 64 bits of each face, as ``[N] uint64``."""
+    """Return imagehash's 64 bits of each face, as ``[N] uint64``."""
     import imagehash
 
     make = getattr(imagehash, kind)
@@ -286,7 +286,7 @@ def hashes_of(faces: list[Grey], kind: str) -> np.ndarray:
 
 
 def within(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """``[M, 3]``: pairs of rows that differ in at most ``distance`` bits, and in how many."""
+    """Return ``[M, 3]``: pairs of rows that differ in at most ``distance`` bits, and how many."""
     found = []
     for row in range(0, len(hashes), 512):
         bits = np.bitwise_count(hashes[row : row + 512, None] ^ hashes[None, row:])
@@ -296,12 +296,12 @@ def within(hashes: np.ndarray, distance: int) -> np.ndarray:
 
 
 def ours_of(faces: list[Grey]) -> np.ndarray:
-    """``[N]``: the first row of each face's group."""
+    """Return ``[N]``: the first row of each face's group."""
     return near_groups(np.array([thumb(face).reshape(-1) for face in faces])).first
 
 
 def pairs_of(first: np.ndarray) -> np.ndarray:
-    """All pairs within groups ``[M, 2]``, smaller index first."""
+    """Return all pairs within groups ``[M, 2]``, smaller index first."""
     found = [np.empty((0, 2), int)]
     for group in np.unique(first[first != np.arange(len(first))]):
         rows = np.flatnonzero(first == group)
@@ -451,7 +451,7 @@ def calibration(rows: int, rounds: int) -> Iterator[Figure]:
 
 
 def installed() -> dict[str, str | None]:
-    """The version of each peer; ``None`` where it is not installed."""
+    """Return the version of each peer; ``None`` if it is not installed."""
     found: dict[str, str | None] = {}
     for name in PEERS:
         try:

@@ -31,7 +31,7 @@ WHEN = ["decoded_at", "segment", "thumb", "checked"]
 
 
 def look(folder: Path, manifest: Path, *, workers: int) -> tuple[float, pl.DataFrame]:
-    """Seconds, and what was found; nothing is remembered from before."""
+    """Examine all images with nothing remembered; return seconds and results."""
     frame = pl.read_csv(manifest).select(
         "image_path", *(pl.lit(None, pl.Int64).alias(side) for side in BOX)
     )
@@ -47,7 +47,7 @@ def look(folder: Path, manifest: Path, *, workers: int) -> tuple[float, pl.DataF
 
 
 def measure(folder: Path, manifest: Path, rounds: int) -> Iterator[Figure]:
-    """Looking at every image by engine and workers, as ratios."""
+    """Yield the time of examining all images by engine and workers, as ratios."""
     seconds: dict[str, list[float]] = {}
     reference = look(folder, manifest, workers=1)[1]
 

@@ -1,11 +1,11 @@
-"""The sample's whole run in a fresh artifact root: time, memory, Dagster's part, beside other work.
+"""The sample's complete run in a new artifact root: time, memory, and Dagster's share.
 
 python benchmarks/sample_run.py [--trial] [--json FILE]
 
-``fer materialize`` is held against the same stages and gates called one after the other without
-Dagster (``Pipeline.make`` and ``Pipeline.judge``), each way in a process and a root of its own, and
-against itself while other programs keep every processor busy.
-``--trial`` makes the manifests alone.
+``fer materialize`` is compared with the same stages and gates called in sequence without Dagster
+(``Pipeline.make`` and ``Pipeline.judge``), each in a process and an artifact root of its own. It is
+also compared with itself while other programs keep every processor busy. ``--trial`` makes the
+manifests only.
 """
 
 import argparse
@@ -38,7 +38,7 @@ for target in pipeline.targets():
 
 
 def command(home: Path, code: str, *arguments: str) -> tuple[float, float]:
-    """Seconds of a fresh interpreter, and the most memory in GiB that it and its children had."""
+    """Run a new interpreter; return seconds, and peak memory (GiB) of it and its children."""
     environment = {
         **os.environ,
         "FER_HOME": str(home / "outputs"),
@@ -65,7 +65,7 @@ def command(home: Path, code: str, *arguments: str) -> tuple[float, float]:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Other programs keep every processor busy."""
+    """Context manager: other programs keep every processor busy inside."""
     spinning = [sys.executable, "-c", "while True: pass"]
     others = [subprocess.Popen(spinning) for _ in range(processors())]
     try:
@@ -77,7 +77,7 @@ def busy() -> Iterator[None]:
 
 
 def stage_seconds(store: Store) -> dict[str, float]:
-    """What each artifact took to make, by asset, as its record says."""
+    """Return the seconds to make each artifact, by asset, as its record states."""
     found: dict[str, float] = {}
     for artifact in store.every():
         record = artifact.record

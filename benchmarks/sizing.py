@@ -1,10 +1,10 @@
-"""What a number of images costs on a machine that was measured, computed from its figures.
+"""Estimate the cost of a number of images from the figures of a measured machine.
 
 python benchmarks/sizing.py MEASUREMENTS [--rows 1000000000] [--memory-gib 16] [--docs FILE]
 
-MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage that was measured at 466,284 and
-at 4,662,840 rows grows by the exponent between the two; far above them that is an extrapolation.
-``--docs`` writes the tables into the part ``sizing`` of that page.
+MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage measured at 466,284 and at
+4,662,840 rows grows by the exponent between the two; far above them that is an extrapolation.
+``--docs`` writes the tables into the section ``sizing`` of that page.
 """
 
 import argparse
@@ -24,7 +24,7 @@ NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds at ``SMALL`` and ``LARGE`` rows, and bytes held for each row (0: see another)."""
+    """Seconds at ``SMALL`` and ``LARGE`` rows, and bytes per row (0: counted in another stage)."""
 
     name: str
     small: float
@@ -40,7 +40,7 @@ class Stage:
 
 
 class Figures:
-    """What was measured, by the title of its benchmark and its name; the first of that unit."""
+    """Measured figures by benchmark title and figure name; the first with the unit counts."""
 
     def __init__(self, file: Path) -> None:
         held = Measurements.model_validate_json(file.read_bytes())

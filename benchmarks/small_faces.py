@@ -1,9 +1,9 @@
-"""Does an EfficientNet-B3 train on faces of 48 px, and what makes it do so? One change at a time.
+"""Which changes let an EfficientNet-B3 train on faces of 48 px? One change at a time.
 
 python benchmarks/small_faces.py --data FOLDER [--rows N] [--epochs N] [--json FILE]
 
-FOLDER is FER+ as its authors lay it out (fer2013new.csv, data/FER2013Train). Each arm trains from
-random weights on the same faces in the same order; the last one is the recipe of the profile
+FOLDER is FER+ as its authors publish it (fer2013new.csv, data/FER2013Train). Each arm trains from
+random weights on the same faces in the same order; the last arm is the recipe of the profile
 ``ferplus_ensemble``.
 """
 
@@ -27,7 +27,7 @@ from fer_ml.training.views import FaceSet
 
 
 def faces(folder: Path, rows: int) -> FaceSet:
-    """The first ``rows`` training faces with a majority of votes for one of the seven classes."""
+    """Return the first ``rows`` training faces whose vote majority is one of the seven classes."""
     images, labels, names = [], [], []
     columns = {name: column for column, name in FERPLUS_COLUMNS.items()}
     with open(folder / "fer2013new.csv", newline="", encoding="utf-8") as file:
@@ -47,13 +47,13 @@ def faces(folder: Path, rows: int) -> FaceSet:
 
 
 def part(data: FaceSet, rows: slice) -> FaceSet:
-    """Some rows of ``data``."""
+    """Return a slice of ``data``."""
     assert isinstance(data.images, np.ndarray)
     return replace(data, images=data.images[rows], y=data.y[rows], sample_ids=data.sample_ids[rows])
 
 
 def arms(epochs: int) -> dict[str, Training]:
-    """From the recipe without its mends to the whole one, one mend at a time."""
+    """Return the arms: the recipe without its changes, then with one more change at a time."""
     whole = replace(
         ferplus_ensemble().teachers["B3"],
         epochs=epochs,

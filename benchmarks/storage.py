@@ -1,12 +1,13 @@
-"""What a database and an object store cost, on real servers of this machine.
+"""Cost of a database and of an object store, on real servers on this machine.
 
 fer bench storage
 
-It takes its servers from the tests, so it finds the project on PYTHONPATH, where fer bench puts it.
+Its servers are those of the tests, so it finds the project on PYTHONPATH, where fer bench puts it.
 
-Dagster: two manifests of the tests' small profile with their gates, on SQLite and on Postgres in
-turn. Object store: one artifact of 64 MB in eight files, committed to a folder and to SeaweedFS,
-and taken into a second cache; a plain copy is the measure. Then what one look at it costs.
+Dagster: two manifests of the tests' small profile with their gates, alternately on SQLite and on
+Postgres. Object store: one artifact of 64 MB in eight files, committed to a folder and to
+SeaweedFS, and downloaded into a second cache, relative to a plain copy; then the time to look up
+the current artifact (two requests).
 """
 
 import argparse
@@ -41,7 +42,7 @@ def timed(what: Callable[[], object]) -> float:
 
 
 def lineage(drawn: Path, folder: Path, url: str | None) -> float:
-    """Seconds for two manifests in a fresh project."""
+    """Return the seconds for two manifests in a new project."""
     (folder / "dagster_home").mkdir(parents=True)
     shutil.copy(ROOT / "workspace.yaml", folder)
     shutil.copy(ROOT / "dagster_home" / "dagster.yaml", folder / "dagster_home")

@@ -41,7 +41,7 @@ NETWORKS = (("mobilenetv3_large_100", 16), ("resnet18", 16), ("convnext_tiny", 8
 
 
 def faces(rows: int, size: int, folder: Path) -> FaceSet:
-    """``rows`` random faces in a memory map."""
+    """Return ``rows`` random faces in a memory map."""
     path = folder / f"{rows}-{size}.npy"
     rng = np.random.default_rng(0)
     held = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(rows, size, size, 3))
@@ -74,7 +74,7 @@ def wait(device: torch.device) -> None:
 
 
 def ours(recipe: Training, data: FaceSet, device: torch.device) -> float:
-    """Images a second of one epoch, without its validation."""
+    """Return the images a second of one epoch, without its validation."""
     run = _Run(build_model(recipe), recipe, data, data, 0, None, Ranks(0, 1, device), None, "ours")
     run._training_mode()
     started = time.perf_counter()
@@ -85,7 +85,7 @@ def ours(recipe: Training, data: FaceSet, device: torch.device) -> float:
 
 
 def bare(recipe: Training, data: FaceSet, device: torch.device) -> float:
-    """The same steps on one batch in memory."""
+    """Return the images a second of the same steps on one batch in memory."""
     network = build_model(recipe).to(device=device, memory_format=torch.channels_last).train()
     optimiser = make_optimiser(list(network.parameters()), recipe)
     size, n = data.preprocess.size, recipe.batch_size
@@ -105,7 +105,7 @@ def bare(recipe: Training, data: FaceSet, device: torch.device) -> float:
 
 
 class _Images(torch.utils.data.Dataset[Any]):
-    """The faces as timm's loader wants them."""
+    """The faces as a dataset for timm's loader."""
 
     def __init__(self, data: FaceSet) -> None:
         self.data = data
@@ -122,7 +122,7 @@ class _Images(torch.utils.data.Dataset[Any]):
 
 
 def peer(recipe: Training, data: FaceSet, device: torch.device) -> float:
-    """timm's own step and loader at equal settings."""
+    """Return the images a second of timm's own step and loader at equal settings."""
     model = timm.create_model(recipe.architecture, num_classes=7)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = ClassificationTask(model, device=device)
@@ -160,7 +160,7 @@ def peer(recipe: Training, data: FaceSet, device: torch.device) -> float:
 
 
 def held_mib() -> float:
-    """MiB that this process holds besides pages of files."""
+    """Return the MiB that this process holds, without file-backed pages."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
@@ -168,7 +168,7 @@ def held_mib() -> float:
 
 
 def memory(folder: Path, device: torch.device) -> dict[int, float]:
-    """What an epoch over 2,000 and over 20,000 faces of 96 px adds to the process's memory."""
+    """Return the MiB that an epoch over 2,000 and over 20,000 faces of 96 px adds."""
     recipe = Training(
         architecture="test_resnet", task=CE(), init="none", epochs=1, batch_size=250, lr=1e-4
     )

@@ -1,7 +1,7 @@
-"""How long the graph page of a running UI takes until its groups can be read.
+"""Time until the groups on the graph page of a running UI are readable.
 
-``python benchmarks/ui.py LINK`` with the link that ``fer ui`` printed; needs Chromium, playwright.
-Each load has a browser of its own, with an empty cache. Says how busy the machine was.
+``python benchmarks/ui.py LINK`` with the link that ``fer ui`` printed; needs Chromium and
+playwright. Each load uses a new browser with an empty cache. Also prints how busy the machine was.
 """
 
 import os
@@ -16,7 +16,7 @@ LOADS = 5
 
 
 def load_seconds(link: str) -> float:
-    """Seconds from the request to the last group of the graph, in a new browser."""
+    """Return the seconds from the request to the last group of the graph, in a new browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
@@ -33,7 +33,7 @@ def load_seconds(link: str) -> float:
 
 
 def main() -> None:
-    """Print the median and the range of the loads."""
+    """Measure, then print the median and the range of the loads."""
     seconds = [load_seconds(sys.argv[1]) for _ in range(LOADS)]
     print(
         f"graph page: median {statistics.median(seconds):.2f} s of {LOADS} loads "

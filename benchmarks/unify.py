@@ -31,7 +31,7 @@ _MASK = (1 << 64) - 1
 
 
 def identities(folder: Path) -> dict[tuple[str, str], str]:
-    """What cleaning would have found of each image; one in fifty is one of another source."""
+    """Return the face identity that cleaning would find per image; one in fifty is shared."""
     known: dict[tuple[str, str], str] = {}
     for index, row in enumerate(plain_rows(folder, look=False)):
         key = (row["source"], row["file"])
@@ -130,7 +130,7 @@ def _mix(value: int) -> int:
 
 
 def require_same(one: Path, two: Path) -> int:
-    """Rows of both, which must be the same but for their order and the look of numbers."""
+    """Return the number of rows; both must agree except in order and number format."""
     key = ["source", "file", "face_id", "label", "split", "group_id", "twin_in"]
     a, b = (
         pl.read_csv(path, infer_schema=False).select(key).sort(key, nulls_last=True)

@@ -39,13 +39,13 @@ SPLITS = ("train", "train", "train", "train", "train", "train", "train", "train"
 
 
 def shifted(base: list[np.ndarray], index: int) -> np.ndarray:
-    """Face ``index``: later rounds through ``base`` are shifted cyclically, so none repeats."""
+    """Return face ``index``; each later pass through ``base`` is shifted, so none repeats."""
     step, which = divmod(index, len(base))
     return np.roll(base[which], (6 * (step // 8), 6 * (step % 8)), axis=(0, 1))
 
 
 def write_files(folder: Path, rows: int, data: Path | None) -> Path:
-    """``rows`` PNGs in 100 folders and their manifest; returns the manifest."""
+    """Write ``rows`` PNGs in 100 folders and their manifest; return the manifest."""
     base = [face for face in faces_of(data, min(rows, DRAWN)) if face.std() > 0]
     names = []
     for index in range(rows):
@@ -70,7 +70,7 @@ def write_files(folder: Path, rows: int, data: Path | None) -> Path:
 
 
 def decode_chunk(paths: list[str]) -> int:
-    """The floor's work: read, decode, nothing else."""
+    """Read and decode files and do nothing else: the work of the floor."""
     cv2.setNumThreads(1)
     done = 0
     for path in paths:
@@ -80,13 +80,13 @@ def decode_chunk(paths: list[str]) -> int:
 
 
 def bare(folder: Path, manifest: Path) -> float:
-    """Seconds of the floor, which forks: so in a process that has no threads yet."""
+    """Return the seconds of the floor, run in a process without threads, because it forks."""
     command = [sys.executable, __file__, "--bare", str(folder), str(manifest)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def bare_here(folder: Path, manifest: Path) -> float:
-    """Seconds to read and decode every file in two processes, their start included."""
+    """Return the seconds to read and decode every file in two processes, their start included."""
     with manifest.open(encoding="utf-8", newline="") as file:
         paths = [f"{folder}/{row['image_path']}" for row in csv.DictReader(file)]
     started = time.perf_counter()
@@ -97,7 +97,7 @@ def bare_here(folder: Path, manifest: Path) -> float:
 
 
 def pss_bytes(pid: int) -> int:
-    """Memory of a process and all below it; pages that several share count once."""
+    """Return the memory (bytes) of a process and its descendants; shared pages count once."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
@@ -108,7 +108,7 @@ def pss_bytes(pid: int) -> int:
 
 
 def validate(folder: Path, manifest: Path, *, full: bool) -> dict[str, float]:
-    """One validation in a process of its own: seconds, peak memory of all, rows decoded."""
+    """Validate once in a new process: seconds, peak memory of all processes, rows decoded."""
     command = [sys.executable, __file__, "--one", str(folder), str(manifest)]
     process = subprocess.Popen([*command, *(["--full"] if full else [])], stdout=subprocess.PIPE)
     peak = 0
@@ -121,7 +121,7 @@ def validate(folder: Path, manifest: Path, *, full: bool) -> dict[str, float]:
 
 
 def one(folder: Path, manifest: Path, full: bool) -> None:
-    """What ``fer validate`` does, timed from the inside, its imports included."""
+    """Do the work of ``fer validate``, timed from the inside, imports included."""
     started = time.perf_counter()
     from fer_ml.validation.report import validate_file
 
@@ -143,7 +143,7 @@ def one(folder: Path, manifest: Path, full: bool) -> None:
 
 
 def replace_some(folder: Path, manifest: Path, share: float) -> int:
-    """Replace the files of some rows by others with other pixels; returns how many."""
+    """Replace the files of some rows by files with other pixels; return how many."""
     names = pl.read_csv(manifest)["image_path"].gather_every(round(1 / share))
     for name in names:
         path = folder / name
