@@ -1,4 +1,4 @@
-"""Results from elsewhere, taken into the lineage with what their files contradict."""
+"""Adoption of foreign results into the lineage, with every contradiction found in their files."""
 
 #: What an examination found, beside the files that it was about.
 ADOPTION_FILE = "adoption.json"

@@ -1,6 +1,6 @@
-"""The asset ``adopted``: a foreign result as an artifact, with what could not be verified.
+"""The asset ``adopted``: a foreign result as an artifact, with a list of what was not verified.
 
-``load_checkpoint(artifact.file("best.pt"))`` gives an adopted run's network.
+``load_checkpoint(artifact.file("best.pt"))`` returns an adopted run's network.
 """
 
 import math
@@ -51,10 +51,10 @@ def build_foreign(
     checkpoint: Path | None = None,
     roots: Sequence[Path] = (),
 ) -> None:
-    """Copy what was recognised, examine the copies, and write ``adoption.json``.
+    """Copy the recognised files, examine the copies, and write ``adoption.json``.
 
-    ``checkpoint`` takes the place of the folder's own weights (a converted one); ``roots`` are
-    where a manifest's images lie. ``job.inputs`` are the manifests that the result names by hash.
+    ``checkpoint`` replaces the folder's own weights (with a converted copy); ``roots`` are the
+    folders of a manifest's images. ``job.inputs`` are the manifests that the result names by hash.
     """
     weights = None
     if foreign.kind == "run":
@@ -101,7 +101,7 @@ def build_again(run: RunFolder, job: Job[Any]) -> None:
 
 
 def _check_inputs(foreign: Foreign, job: Job[Any]) -> None:
-    """Each input is a manifest that the result names by hash; another one would be a false path."""
+    """Require that each input is a manifest that the result names by hash."""
     named = named_hashes(foreign)
     for artifact in job.inputs.values():
         if not named & {entry.sha256 for entry in artifact.record.files.values()}:
@@ -117,7 +117,7 @@ def _check_inputs(foreign: Foreign, job: Job[Any]) -> None:
 def _take_weights(
     run: RunFolder, foreign: Foreign, given: Path | None
 ) -> tuple[Foreign, Checkpoint | None]:
-    """Put a checkpoint that holds no code into the run folder; ``None`` if there is none at all."""
+    """Write a checkpoint without code into the run directory; ``None`` if there are no weights."""
     files = dict(foreign.files)
     checkpoint_file = files.get(CHECKPOINT_FILE)
     if given is not None:
@@ -146,7 +146,7 @@ def _take_weights(
 
 
 def _refuse_pickle(target: Path, path: Path, foreign: Foreign) -> None:
-    """A checkpoint of another program is a pickle: it is converted on request, and not opened."""
+    """Refuse a foreign checkpoint: it is a pickle, converted only on request and not opened."""
     try:
         load_checkpoint(target)
     except FerError as error:
@@ -171,7 +171,7 @@ def _refuse_pickle(target: Path, path: Path, foreign: Foreign) -> None:
 
 
 def _convert(path: Path, new: str, foreign: Foreign) -> str:
-    """The command that converts this run's checkpoint, as far as its report tells the options."""
+    """Return the command that converts this run's checkpoint, with its report's options."""
     words = ["fer", "convert", shlex.quote(str(path)), shlex.quote(new), "--architecture"]
     if "alignmentreport.json" not in foreign.files:
         return " ".join([*words, "mobilenetv3_large_100 (or its own; --teacher for a teacher)"])
@@ -218,7 +218,7 @@ def _examine(
 
 
 def _missing(foreign: Foreign, folder: Path) -> list[str]:
-    """Files of checklist A.4 that are not there; an alignment report is asked of teachers only."""
+    """Return the files of checklist A.4 that are absent; only teachers need an alignment report."""
     wanted = list(FILES[foreign.kind][0])
     if foreign.kind == "run" and not _of_student(folder):
         wanted.append("alignmentreport.json")

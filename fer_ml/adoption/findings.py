@@ -1,4 +1,4 @@
-"""What an examination found: checks that hold or not, and what had to be taken on trust."""
+"""Findings of an examination: checks that passed or failed, and what could not be verified."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,32 +22,32 @@ class Findings:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def check(self, name: str, holds: bool, detail: str) -> None:
-        """One thing that could be checked within the files."""
+        """Record one check within the files; ``holds`` says whether it passed."""
         self.checks.append({"check": name, "holds": bool(holds), "detail": detail})
 
     def cannot(self, what: str) -> None:
-        """One thing that could not be verified."""
+        """Record one thing that could not be verified."""
         self.unverified.append(what)
 
     @property
     def contradictions(self) -> list[str]:
-        """What does not hold."""
+        """The checks that failed, as text."""
         return [f"{c['check']}: {c['detail']}" for c in self.checks if not c["holds"]]
 
 
 def is_share(value: float, n: int) -> bool:
-    """Whether ``value``, known to six decimals, is k/n for a whole k in 0..n."""
+    """Return whether ``value``, known to six decimals, is k/n for a whole k in 0..n."""
     k = round(value * n)
     return 0 <= k <= n and abs(k / n - value) < HALF_UNIT
 
 
 def near(a: float, b: float, tolerance: float = 1e-6) -> bool:
-    """Whether two stored numbers are the same figure."""
+    """Return whether two stored numbers differ by at most ``tolerance``."""
     return abs(a - b) <= tolerance
 
 
 def check_finite(findings: Findings, name: str, numbers: Mapping[str, float | None]) -> bool:
-    """Whether the numbers that are there are numbers, and shares lie in 0..1."""
+    """Check that present numbers are finite and shares lie in 0..1; return whether they are."""
     bad = [
         f"{key} = {value}"
         for key, value in numbers.items()
@@ -59,7 +59,7 @@ def check_finite(findings: Findings, name: str, numbers: Mapping[str, float | No
 
 
 def check_share(findings: Findings, name: str, value: float, n: int | None, n_from: str) -> None:
-    """An accuracy must be k/n."""
+    """Check that an accuracy is k/n; ``n_from`` names the file that states n."""
     if n is None:
         findings.cannot(f"{name} {value:.6f}: the files do not say of how many rows")
     elif n > MAX_N:
@@ -71,6 +71,6 @@ def check_share(findings: Findings, name: str, value: float, n: int | None, n_fr
 
 
 def check_class_order(findings: Findings, where: str, names: Iterable[str]) -> None:
-    """Classes that are named must be named in the canonical order."""
+    """Check that class names, where given, are in the canonical order."""
     listed = list(names)
     findings.check(f"class_order_of_{where}", listed == list(CLASSES), ", ".join(listed))

@@ -1,6 +1,6 @@
-"""A foreign folder or file at the door: what it is, which files are taken, and that none is unsafe.
+"""Recognise a foreign folder or file, select the files to copy, and refuse unsafe ones.
 
-Formats are those of the first pipeline; this platform's own run folders have the same names.
+Formats are those of the first pipeline; this platform's own run directories use the same names.
 """
 
 import json
@@ -55,7 +55,7 @@ MAX_LEFT_OUT = 200
 
 @dataclass(frozen=True)
 class Foreign:
-    """What was recognised: its kind, the name it came under, files to take, files left out."""
+    """A recognised result: its kind, its original name, files to copy, and files left out."""
 
     kind: Kind
     origin: str
@@ -65,10 +65,10 @@ class Foreign:
 
 
 def recognise(path: Path) -> Foreign:
-    """What lies at ``path``: a folder, a manifest csv, or a validation JSON.
+    """Recognise the result at ``path``: a folder, a manifest csv, or a validation JSON.
 
-    ``FerError`` when it is none of these, or when a file that would be taken is unsafe: a link that
-    leads out of the folder, no regular file, or larger than is sensible.
+    Raises ``FerError`` when it is none of these, or when a file to copy is unsafe: a link that
+    leads out of the folder, not a regular file, or too large.
     """
     if path.is_file():
         return _single(path)
@@ -91,7 +91,7 @@ def recognise(path: Path) -> Foreign:
 
 
 def _tables(folder: Path, present: Mapping[str, Path]) -> Foreign:
-    """A folder with one manifest and its reports, or with one report alone."""
+    """Recognise a folder with one manifest and its reports, or with one report alone."""
     manifests = [n for n, p in present.items() if n.endswith(".csv") and _is_manifest(p)]
     reports = [name for name in present if MANIFEST_REPORT.fullmatch(name)]
     if len(manifests) > 1 or (not manifests and len(reports) > 1):
@@ -146,7 +146,7 @@ def _foreign(
 
 
 def guard(root: Path, path: Path) -> None:
-    """``FerError`` unless ``path`` is a regular file below ``root`` of a sensible size."""
+    """Raise ``FerError`` unless ``path`` is a regular file below ``root`` of a sensible size."""
     try:
         real = path.resolve(strict=True)
         size = real.stat().st_size
@@ -186,9 +186,9 @@ def guard(root: Path, path: Path) -> None:
 
 
 def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> str:
-    """The partition: ``given``, or else the name of what is adopted; ``FerError`` if unusable.
+    """Return the partition: ``given``, or else the result's name; ``FerError`` if unusable.
 
-    It names a folder, beside those that are ``taken``.
+    It becomes a folder name and must differ from the names in ``taken``.
     """
     name = given or (path.resolve().name if path.is_dir() else path.stem)
     pair = clashing([*taken, name])
@@ -227,12 +227,12 @@ def _speaks_of(report: Path) -> str:
 
 
 def file_name(path: str) -> str:
-    r"""The last part of a path of any machine: of ``C:\data\a.csv`` and ``/data/a.csv``, a.csv."""
+    r"""Return the last part of any machine's path: a.csv of ``C:\data\a.csv``, ``/data/a.csv``."""
     return re.split(r"[\\/]", path)[-1]
 
 
 def parse_json(path: Path) -> Any:
-    """Parse a foreign JSON file; ``FerError`` when it is damaged. NaN and infinity are let in."""
+    """Parse a foreign JSON file; ``FerError`` when it is damaged. NaN and infinity are accepted."""
     try:
         return json.loads(read_file(path, MAX_JSON))
     except (ValueError, RecursionError) as error:
@@ -245,7 +245,7 @@ def parse_json(path: Path) -> Any:
 
 
 def parse_as(path: Path, model: type[Model]) -> Model:
-    """A foreign JSON object as ``model``; ``FerError`` names the first field that does not fit."""
+    """Parse a foreign JSON object as ``model``; ``FerError`` names the first wrong field."""
     try:
         return model.model_validate(parse_json(path))
     except ValidationError as error:
@@ -259,7 +259,7 @@ def parse_as(path: Path, model: type[Model]) -> Model:
 
 
 def named_hashes(foreign: Foreign) -> set[str]:
-    """sha256 of the manifests that a result says it was made from."""
+    """Return the sha256 of each manifest that a result says it was made from."""
     hashes = set()
     for name, pointer in (
         ("alignmentreport.json", ("paths", "manifest_sha256")),
@@ -275,5 +275,5 @@ def named_hashes(foreign: Foreign) -> set[str]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Name, sha256 and size of a file that is not taken itself."""
+    """Return name, sha256 and size of a file that is not copied."""
     return {"file": path.name, "sha256": sha256_file(path), "bytes": path.stat().st_size}

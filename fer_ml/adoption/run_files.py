@@ -1,4 +1,4 @@
-"""The files of a run of the first pipeline, each read as what it should be."""
+"""The files of a run of the first pipeline, each parsed into its type."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from fer_ml.base.reading import as_text
 
 
 class _Foreign(BaseModel):
-    """A file of another program: known keys have their types, others are let be."""
+    """A file of another program: known keys are type-checked, other keys ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
 
 class Metrics(_Foreign):
-    """Metrics of one set of predictions, as they were written."""
+    """Metrics of one set of predictions, as stored."""
 
     accuracy: float | None = None
     macro_f1: float | None = None
@@ -62,18 +62,18 @@ class Entry(_Foreign):
 
     @property
     def measured(self) -> bool:
-        """Whether val was measured in this epoch; otherwise the figures are an earlier one's."""
+        """Whether val was measured in this epoch; otherwise the figures are an earlier epoch's."""
         return self.val is not None and (self.eval is None or self.eval.get("ran", True) is True)
 
     @property
     def metrics(self) -> Metrics:
-        """Raw val metrics."""
+        """The raw (uncalibrated) val metrics."""
         val = self.val or {}
         return Metrics.model_validate(val.get("raw", val))
 
 
 class History(_Foreign):
-    """``history.json``, whose list stands under ``epochs`` here."""
+    """``history.json``; its list of epochs is the field ``epochs`` here."""
 
     epochs: list[Entry]
 
@@ -86,12 +86,12 @@ class Alignment(_Foreign):
 
 
 def read_file(folder: Path, name: str, model: type[Any]) -> Any:
-    """A JSON file of the run as ``model``; ``None`` where there is none."""
+    """Read a JSON file of the run as ``model``; ``None`` if it does not exist."""
     return parse_as(folder / name, model) if (folder / name).is_file() else None
 
 
 def read_names(path: Path) -> list[str]:
-    """A JSON list of classes."""
+    """Read a JSON list of class names."""
     names = parse_json(path)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise FerError(
@@ -104,7 +104,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_history(folder: Path) -> list[Entry]:
-    """The epochs of ``history.json``."""
+    """Read the epochs of ``history.json``."""
     path = folder / "history.json"
     epochs = parse_json(path)
     if not isinstance(epochs, list):
@@ -129,7 +129,7 @@ def read_history(folder: Path) -> list[Entry]:
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions ``[N]`` as class indices; they may be written as names."""
+    """Read labels and predictions ``[N]`` as class indices; the file may state them as names."""
     try:
         frame = pl.read_csv(
             as_text(path), glob=False, columns=["y_true", "y_pred"], infer_schema=False

@@ -1,4 +1,4 @@
-"""Run folders and evaluations of the first pipeline: do their files tell one story?"""
+"""Check run directories and evaluations of the first pipeline for consistency."""
 
 import itertools
 from pathlib import Path
@@ -31,7 +31,7 @@ CLAMP = (0.5, 5.0)
 def examine_run(
     folder: Path, findings: Findings, checkpoint: Checkpoint | None, *, manifest_known: bool
 ) -> None:
-    """Hold the files of one training against each other."""
+    """Check the files of one training against each other; results go to ``findings``."""
     if checkpoint is not None:
         bad = sum(not bool(tensor.isfinite().all()) for tensor in checkpoint.model.values())
         findings.check("weights_finite", bad == 0, f"{bad} tensors with NaN or infinity")
@@ -63,7 +63,7 @@ def examine_run(
 
 
 def examine_evaluation(folder: Path, findings: Findings) -> None:
-    """Hold an evaluation of a student against its own predictions."""
+    """Check a student's evaluation against its own predictions; results go to ``findings``."""
     report = read_file(folder, "reliabilitymetrics.json", Reliability)
     meta = parse_json(folder / "eval_meta.json") if (folder / "eval_meta.json").is_file() else {}
     if not isinstance(meta, dict):
@@ -102,7 +102,7 @@ def examine_evaluation(folder: Path, findings: Findings) -> None:
 
 
 def _check_history(findings: Findings, history: list[Entry]) -> Entry | None:
-    """Checks of the history; returns the epoch with the highest raw val macro-F1."""
+    """Check the history; return the epoch with the highest raw val macro-F1."""
     epochs = [entry.epoch for entry in history]
     findings.check("something_was_trained", bool(epochs), f"{len(epochs)} epochs in history.json")
     findings.check(
@@ -129,7 +129,7 @@ def _check_history(findings: Findings, history: list[Entry]) -> Entry | None:
 def _rows(
     findings: Findings, report: Reliability, alignment: Alignment | None, folder: Path
 ) -> tuple[int | None, str]:
-    """The n of the metrics, and which file says so; two that disagree are a contradiction."""
+    """Return the n of the metrics, and the file that states it; disagreement is a contradiction."""
     counts: dict[str, int] = {}
     n = report.n if report.n is not None else report.raw.n
     if n is not None:
@@ -207,9 +207,9 @@ def _check_epoch(
     best: Entry | None,
     checkpoint: Checkpoint | None,
 ) -> None:
-    """The metrics should be of the epoch whose weights are kept; in the first pipeline: the last's.
+    """Check that the metrics are of the kept weights' epoch; the first pipeline used the last.
 
-    A student's metrics carry no epoch; the epoch of the history with the same figures is theirs.
+    A student's metrics carry no epoch; they are matched with the epoch that has the same figures.
     """
     epoch = report.epoch
     if epoch is None and history:

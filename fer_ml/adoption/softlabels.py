@@ -1,4 +1,4 @@
-"""Soft-label exports of the first pipeline: do arrays, index and companions agree?"""
+"""Check soft-label exports of the first pipeline: arrays, index and companion files must agree."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MAX_LINE = 1 << 16
 
 
 def examine_softlabels(folder: Path, findings: Findings, *, manifest_known: bool) -> None:
-    """Hold an export against its own index and companions."""
+    """Check an export against its own index and companion files; results go to ``findings``."""
     logits = y = None
     if (folder / "softlabels.npz").is_file():
         logits, y = read_arrays(folder / "softlabels.npz")
@@ -69,10 +69,10 @@ def _usable(logits: np.ndarray, y: np.ndarray) -> bool:
 
 
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """``logits [N, 7]`` float and ``y [N]`` int64; no object is unpickled.
+    """Read ``logits [N, 7]`` float and ``y [N]`` int64 without unpickling any object.
 
-    ``FerError`` when the file is damaged, says that it unpacks to more than is sensible, or holds
-    other arrays.
+    Raises ``FerError`` when the file is damaged, declares an unpacked size that is too large, or
+    holds other arrays.
     """
     arrays = read_npz(path)
     if not {"logits", "y"} <= arrays.keys():

@@ -1,4 +1,4 @@
-"""Manifests and validation reports of the first pipeline."""
+"""Examine manifests and validation reports of the first pipeline."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ NEED_IMAGES = frozenset(
 
 
 class Decode(BaseModel):
-    """How many images of a manifest were decoded."""
+    """The number of images of a manifest that were decoded."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     attempted: int
@@ -37,7 +37,7 @@ class Decode(BaseModel):
 
 
 class Counts(BaseModel):
-    """Rows by source, and by ``source|split|label``."""
+    """Numbers of rows by source, and by ``source|split|label``."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     by_source: dict[str, int] = {}
@@ -45,7 +45,7 @@ class Counts(BaseModel):
 
 
 class Validation(BaseModel):
-    """``manifest_validation*.json``, as the first pipeline and this platform write it."""
+    """``manifest_validation*.json``, as written by the first pipeline and by this platform."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     manifest: str
@@ -61,9 +61,9 @@ class Validation(BaseModel):
 def examine_manifest(
     csv: Path, reports: Sequence[Path], roots: Sequence[Path], cache: Path, findings: Findings
 ) -> None:
-    """Judge a manifest by this platform's rules, and its old reports by what it holds.
+    """Check a manifest by this platform's rules, and its old reports against its rows.
 
-    Without ``roots`` no image is looked at, and the rules that need one stay unverified.
+    Without ``roots`` no image is read, and the rules that need images count as not verified.
     """
     measured = validate_file(csv, roots or [csv.parent], cache)
     for gate in manifest_gates("any_manifest"):
@@ -100,7 +100,7 @@ def examine_manifest(
 
 
 def examine_validation(report: Validation, findings: Findings) -> None:
-    """Do the sums of a validation report add up?"""
+    """Check that the sums of a validation report add up."""
     decode, counts = report.decode, report.counts
     findings.facts.setdefault("rows", report.rows_total)
     faulty = report.rows_total - report.rows_valid

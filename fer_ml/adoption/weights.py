@@ -1,4 +1,4 @@
-"""Weights that were made elsewhere, read as this platform's checkpoints."""
+"""Foreign weights, read as this platform's checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ from fer_ml.training.models import fitted
 
 
 def in_network_order(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """The checkpoint with its tensors in the network's order; ``FerError`` if they do not fit it.
+    """Return the checkpoint, tensors in the network's order; ``FerError`` if they do not fit.
 
-    In this order the same weights give the same bytes, whichever file they were read from.
+    In this order equal weights give equal bytes, whichever file they were read from.
     """
     try:
         state_dict = fitted(checkpoint.recipe, checkpoint.model).state_dict()
@@ -32,7 +32,7 @@ def in_network_order(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
 
 def read_weights(path: Path) -> Checkpoint:
-    """A ``.safetensors`` file of this platform as a checkpoint; it can hold no code."""
+    """Read a ``.safetensors`` file of this platform as a checkpoint; it cannot contain code."""
     try:
         with safe_open(regular(path), framework="pt") as tensor_file:
             metadata = tensor_file.metadata() or {}

@@ -1,1 +1,1 @@
-"""The benchmark of stored predictions, comparisons, selection, and models from elsewhere."""
+"""Evaluation: the benchmark of stored predictions, comparisons, selection, external models."""

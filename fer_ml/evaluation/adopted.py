@@ -1,4 +1,4 @@
-"""An adopted run's weights, measured on this platform's own rows."""
+"""Measure an adopted run's weights on this platform's own rows."""
 
 import shutil
 from typing import Any
@@ -22,10 +22,10 @@ MANIFEST = "hq_train_manifest"
 
 
 def measure_adopted_model(run: RunFolder, job: Job[Any]) -> None:
-    """Predictions on val and calib, a temperature from calib, and metrics of val.
+    """Write predictions on val and calib, a temperature from calib, and metrics of val.
 
-    The files are those of a training's run folder, so that whatever reads one reads this.
-    ``FerError`` when what ``job`` was given has no weights.
+    The files are those of a training's run directory, so every reader of trainings can read them.
+    Raises ``FerError`` when the adopted artifact in ``job`` has no weights.
     """
     adopted = job.input("adopted", job.partition)
     if CHECKPOINT_FILE not in adopted.record.files:

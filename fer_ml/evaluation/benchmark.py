@@ -1,4 +1,4 @@
-"""Every model on every evaluation set, from stored predictions.
+"""The benchmark: every model on every evaluation set, from stored predictions.
 
 Each number states its evaluation set, split and sample count.
 """
@@ -68,7 +68,7 @@ SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vecto
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Rows on which models are measured, and which of a split they are."""
+    """Rows on which models are measured, and which part of a split they are."""
 
     name: str
     manifest: str
@@ -78,15 +78,15 @@ class EvaluationSet:
 
 
 def set_names(job: Job[Any]) -> list[str]:
-    """The evaluation sets that the manifests among the inputs of ``job`` give, in their order."""
+    """Return the evaluation sets given by the manifests among the inputs of ``job``, in order."""
     manifests = [asset for asset in job.inputs if asset.endswith("_manifest") and asset != CHOOSING]
     return [VAL_SET, *(asset.removesuffix("_manifest") for asset in manifests)]
 
 
 def evaluation_set(job: Job[Any], name: str, rows: Rows = "official") -> EvaluationSet:
-    """One set, from a manifest among the inputs of ``job``; it may have no rows.
+    """Return one evaluation set, from a manifest among the inputs of ``job``; it may be empty.
 
-    ``FerError`` when the manifest is not among them.
+    Raises ``FerError`` when the manifest is not among them.
     """
     val = name == VAL_SET
     manifest, split = (CHOOSING, "val") if val else (f"{name}_manifest", "test")
@@ -104,7 +104,7 @@ def _rows_of(job: Job[Any], name: str, manifest: str, split: str) -> EvaluationS
 
 
 def _brightness_third(values: pl.Series) -> pl.Series:
-    """Each face's third of the set by its mean grey, by name; null where it is not known."""
+    """Return each face's third of the set by mean grey, by name; null if the grey is unknown."""
     low, high = (values.quantile(q, "nearest") for q in (1 / 3, 2 / 3))
     if low is None or high is None:
         return pl.Series("third", [None] * len(values), pl.String)
@@ -123,9 +123,9 @@ def _brightness_third(values: pl.Series) -> pl.Series:
 def measure_models(
     run: RunFolder, job: Job[Any], calibration: Literal["temperature", "vector"]
 ) -> None:
-    """Predictions of every model on every set, one matrix of metrics, and who beats whom.
+    """Write all models' predictions and metrics on every set, and the paired differences.
 
-    ``calibration`` vector measures each model with a vector scaling too, beside its temperature.
+    With ``calibration="vector"`` each model is also measured with a vector scaling.
     """
     sets = [evaluation_set(job, name, rows) for name in set_names(job) for rows in ROWS]
     empty = [part.name for part in sets if part.frame.is_empty()]
@@ -172,7 +172,7 @@ def _write_tables(
     same_rows: dict[str, str],
     empty: list[str],
 ) -> dict[str, dict[str, Any]]:
-    """Every figure as JSON and csv, and the matrix chart; returns the cells by model and set."""
+    """Write every figure as JSON and csv, and the matrix chart; return cells by model and set."""
     entries = {
         model.name: {name: measurement.cells[model.name] for name, measurement in measured.items()}
         for model in models
@@ -203,7 +203,7 @@ def _write_tables(
 
 
 def _predict(models: list[Model], sets: list[EvaluationSet]) -> dict[str, dict[str, np.ndarray]]:
-    """``logits [N, 7]`` by model and set; each distinct face is predicted once."""
+    """Return ``logits [N, 7]`` by model and set; each distinct face is predicted once."""
     every = pl.concat(part.frame for part in sets).unique(
         "sample_id", keep="first", maintain_order=True
     )
@@ -228,7 +228,7 @@ def _calibrate(
     calib: EvaluationSet,
     logits: np.ndarray,
 ) -> Scalings:
-    """The scalings of one model, frozen: fitted on calib, and written with what they belong to."""
+    """Fit one model's scalings on calib, write them with their model and rows, and return them."""
     y = labels_of(calib.frame)
     scalings: Scalings = {
         "raw": lambda values: values,
@@ -257,7 +257,7 @@ def _calibrate(
 
 @dataclass(frozen=True)
 class _Measured:
-    """All that is known of one set: a cell and fairness tables for each model, and all pairs."""
+    """All results of one set: a cell and fairness tables for each model, and all pairs."""
 
     part: EvaluationSet
     cells: dict[str, dict[str, Any]]
@@ -265,7 +265,7 @@ class _Measured:
     pairs: list[dict[str, Any]]
 
     def as_rows_of(self, part: EvaluationSet) -> "_Measured":
-        """The same figures for a set of the same rows under another name."""
+        """Return the same results for another set name with the same rows."""
         cells = {name: {**cell, "rows": part.rows} for name, cell in self.cells.items()}
         pairs = [{**pair, "set": part.name} for pair in self.pairs]
         return _Measured(part, cells, self.by, pairs)
@@ -328,7 +328,7 @@ def _measure(
 def _by(
     part: EvaluationSet, y: np.ndarray, logits: np.ndarray, groups: np.ndarray, temperature: float
 ) -> dict[str, Fairness]:
-    """The fairness table of every column that says something of a face or where it is from."""
+    """Return a fairness table for every column that describes a face or its source."""
     known = {name: name for name in ATTRIBUTES if part.frame[name].count()}
     columns = {"source": "source", BRIGHTNESS: "third", **known}
     return {
@@ -348,10 +348,10 @@ def _pairs(
     logits: dict[str, np.ndarray],
     sums: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Each two of these models, which may share a table, on the same rows.
+    """Compare each pair of models that may share a table, on the same rows.
 
-    It is about these very networks. ``p_holm`` and ``mcnemar_p_holm`` are corrected for the number
-    of pairs, for each metric on its own.
+    The comparison is about these very networks, not their training methods. ``p_holm`` and
+    ``mcnemar_p_holm`` are corrected for the number of pairs, for each metric on its own.
     """
     resampled = resampled_metrics(np.stack([sums[model.name] for model in models]))
     correct = [logits[model.name].argmax(axis=1) == y for model in models]
@@ -419,7 +419,7 @@ def _row(model: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slices(model: str, name: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of ``slices.csv``: figures by class, and by value of every column."""
+    """Return the rows of ``slices.csv``: figures by class, and by value of every column."""
     head = {"model": model, "set": name, "selection_split": entry["selection_split"]}
     rows = [
         {
@@ -457,7 +457,7 @@ def _write_csv(run: RunFolder, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _figures(cell: dict[str, Any]) -> dict[str, Interval]:
-    """What the matrix chart shows: accuracy, macro-F1, and the scaled ECE."""
+    """Return the figures of the matrix chart: accuracy, macro-F1, and the scaled ECE."""
     scaled, bounds = cell["temperature_scaled"], cell["intervals"]["temperature_scaled"]
     return {
         name: Interval(scaled[metric], bounds[metric]["low"], bounds[metric]["high"])

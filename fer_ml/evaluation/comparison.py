@@ -41,9 +41,9 @@ ONE_RUN = "no verdict: one run a side"
 def compare_arms(
     run: RunFolder, job: Job[Any], comparison: Comparison, trainings: Mapping[str, Training]
 ) -> None:
-    """Predictions of every training, and each arm against the baseline and the arm before.
+    """Write the predictions of every training, and compare each arm with baseline and predecessor.
 
-    ``trainings`` are the recipes of all that the arms name, each with its seed.
+    ``trainings`` maps the names in the arms to their recipes, each with its seed.
     """
     part = evaluation_set(job, comparison.evaluation, comparison.rows)
     y, groups = labels_of(part.frame), part.frame["group_id"].to_numpy()
@@ -100,7 +100,7 @@ def compare_arms(
 
 
 def _model(job: Job[Any], name: str) -> Model:
-    """An experiment's model, or a student's."""
+    """Return the model of an experiment or a student."""
     if asset_label("student_experiment", name) in job.inputs:
         return student_model(job, "student_experiment", name)
     return student_model(job, name)
@@ -121,10 +121,10 @@ def _experiment(
 def _arms(
     trainings: Mapping[str, Training], comparison: Comparison, runs: Resampled
 ) -> dict[str, dict[str, Any]]:
-    """Each arm: what it is, and mean, spread over seeds and interval of each metric.
+    """Describe each arm, with mean, spread over seeds and interval of each metric.
 
     ``spread`` is the standard deviation of its runs, the interval is over runs and faces; both are
-    null of one run.
+    null for a single run.
     """
     baseline = trainings[comparison.arms[comparison.baseline][0]]
     figures = {}
@@ -143,13 +143,13 @@ def _arms(
 
 
 def _places(comparison: Comparison) -> dict[str, list[int]]:
-    """Where each arm's runs stand among all."""
+    """Return the indices of each arm's runs among all runs."""
     count = itertools.count()
     return {arm: [next(count) for _ in names] for arm, names in comparison.arms.items()}
 
 
 def _figure(runs: np.ndarray, bounds: Interval | None) -> dict[str, float | None]:
-    """No metric is below zero, so no interval of one is."""
+    """Return a metric's mean, spread and interval; the interval is cut at 0, the least value."""
     return {
         "mean": float(runs.mean()),
         "spread": float(runs.std(ddof=1)) if bounds else None,
@@ -159,7 +159,7 @@ def _figure(runs: np.ndarray, bounds: Interval | None) -> dict[str, float | None
 
 
 def differing(a: Training, b: Training) -> dict[str, Any]:
-    """What ``b`` has otherwise than ``a``, but for the seed, as JSON values."""
+    """Return the fields of ``b`` that differ from ``a``, except the seed, as JSON values."""
     one, two = asdict(a), asdict(b)
     return {
         field.name: two[field.name]
@@ -169,9 +169,9 @@ def differing(a: Training, b: Training) -> dict[str, Any]:
 
 
 def _differences(comparison: Comparison, runs: Resampled) -> Differences:
-    """By arm and what it is held against, the difference of each metric with its verdict.
+    """Return the difference of each metric with its verdict, by arm and reference arm.
 
-    Each arm is held against the baseline and against the arm before it. ``p_holm`` is corrected for
+    Each arm is compared with the baseline and with the arm before it. ``p_holm`` is corrected for
     the number of different pairs of them, for each metric on its own.
     """
     arms, places = list(comparison.arms), _places(comparison)
@@ -197,7 +197,7 @@ def _differences(comparison: Comparison, runs: Resampled) -> Differences:
 
 
 def _design(comparison: Comparison, differences: Differences) -> dict[str, Any]:
-    """What is held against what: ``tests`` are the different pairs of arms."""
+    """Return the pairs of arms that are compared: ``tests`` lists the different ones."""
     return {
         "baseline": comparison.baseline,
         "varies": list(comparison.varies),
@@ -208,7 +208,7 @@ def _design(comparison: Comparison, differences: Differences) -> dict[str, Any]:
 
 
 def _shown(comparison: Comparison, differences: Differences) -> dict[str, Any]:
-    """The differences to the baseline, and to the arm before."""
+    """Return the differences to the baseline, and to the arm before."""
     base = comparison.baseline
     return {
         "against_baseline": {arm: differences[arm, base] for arm in comparison.arms if arm != base},
@@ -237,7 +237,7 @@ def _one_run(difference: float) -> dict[str, Any]:
 
 
 def _table(report: dict[str, Any]) -> pl.DataFrame:
-    """``comparison.csv``: a row for each arm and metric, in the arms' order."""
+    """Return ``comparison.csv``: a row for each arm and metric, in the arms' order."""
     before = {step["arm"]: step for step in report["steps"]}
     rows = []
     for arm, figures in report["arms"].items():
@@ -258,7 +258,7 @@ def _table(report: dict[str, Any]) -> pl.DataFrame:
 
 
 def _chart(report: dict[str, Any]) -> bytes:
-    """Means of the arms, and their differences to the baseline, as dots with intervals."""
+    """Draw the means of the arms, and their differences to the baseline, as dots with intervals."""
     means = {
         f"{arm} ({report['runs']} seed{'s' * (report['runs'] > 1)})": _drawn(figures, "mean")
         for arm, figures in report["arms"].items()
@@ -272,7 +272,7 @@ def _chart(report: dict[str, Any]) -> bytes:
 
 
 def _drawn(figures: dict[str, Any], key: str) -> dict[str, Interval]:
-    """Figures as dots; one without an interval is a dot alone."""
+    """Return figures as dots; one without an interval becomes a dot alone."""
     return {
         metric: Interval(
             *(

@@ -1,4 +1,4 @@
-"""What models get wrong, for people to look at: from the benchmark's predictions alone."""
+"""Tables and pages of the models' errors, for people, from the benchmark's predictions alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ MIN_ROWS = 20
 
 
 def analyse_errors(run: RunFolder, job: Job[Any]) -> None:
-    """Tables, contact sheets and one page on every student and the ensemble."""
+    """Write tables, contact sheets and one page on every student and the ensemble."""
     benchmark = job.input("benchmark")
     entries = benchmark.read_json("benchmark.json")["entries"]
     frame = evaluation_set(job, MAIN_SET).frame
@@ -95,7 +95,7 @@ def _model(
 
 
 def _pairs(y: np.ndarray, log_p: np.ndarray) -> list[dict[str, Any]]:
-    """Confusions, the most frequent first; ``rate`` is the share of the true class's rows."""
+    """Return confusions, the most frequent first; ``rate`` is their share of the true class."""
     matrix = confusion_matrix(y, log_p.argmax(axis=1), len(CLASSES))
     confusions = [
         {
@@ -111,10 +111,11 @@ def _pairs(y: np.ndarray, log_p: np.ndarray) -> list[dict[str, Any]]:
 
 
 def agreement(log_p: np.ndarray, teacher: np.ndarray) -> dict[str, float | None]:
-    """How a student answers beside its teacher, from log-probabilities ``[N, C]`` of both.
+    """Return a student's agreement with its teacher, from log-probabilities ``[N, C]`` of both.
 
-    ``same`` is the share of rows with the same answer; ``kappa`` what that is beyond chance (Cohen
-    1960), null where chance alone agrees fully; ``kl`` the mean of KL(teacher || student) in nats.
+    ``same`` is the share of rows with the same answer. ``kappa`` is the agreement beyond chance
+    (Cohen 1960), null where chance alone agrees fully. ``kl`` is the mean of KL(teacher || student)
+    in nats.
     """
     ours, theirs = log_p.argmax(axis=1), teacher.argmax(axis=1)
     matrix = confusion_matrix(theirs, ours, log_p.shape[1]) / len(ours)
@@ -131,12 +132,12 @@ def agreement(log_p: np.ndarray, teacher: np.ndarray) -> dict[str, float | None]
 def worst_source(
     frame: pl.DataFrame, y: np.ndarray, predicted: np.ndarray
 ) -> dict[str, Any] | None:
-    """The source of least accuracy, and what is other there; ``None`` for fewer than two sources.
+    """Return the source of lowest accuracy and its peculiarities; ``None`` for fewer than two.
 
-    ``by_class_mix`` is how much accuracy the other sources would lose with this one's shares of
-    classes, at their own recall of each (a class that they lack keeps its accuracy here);
-    ``unexplained`` is the rest of the gap. Brightness is the mean grey, the side the shorter one
-    of the face in px. Sources of fewer than ``MIN_ROWS`` rows are left aside.
+    ``by_class_mix`` is the accuracy that the other sources would lose with this source's shares of
+    classes, at their own recall of each (a class that they lack keeps its accuracy here).
+    ``unexplained`` is the rest of the gap. Brightness is the mean grey, the side is the shorter one
+    of the face in px. Sources of fewer than ``MIN_ROWS`` rows are ignored.
     """
     sources = frame["source"].to_numpy()
     names = [name for name in np.unique(sources) if (sources == name).sum() >= MIN_ROWS]
@@ -174,7 +175,7 @@ def worst_source(
 
 
 def _cases(frame: pl.DataFrame, y: np.ndarray, log_p: np.ndarray) -> pl.DataFrame:
-    """Every row with its answer: class, probability, and the class and margin of the next one."""
+    """Return every row with its answer: class, probability, runner-up class and its margin."""
     order = np.argsort(-log_p, axis=1, kind="stable")
     every = np.arange(len(y))
     top, second = np.exp(log_p[every, order[:, 0]]), np.exp(log_p[every, order[:, 1]])
@@ -188,7 +189,7 @@ def _cases(frame: pl.DataFrame, y: np.ndarray, log_p: np.ndarray) -> pl.DataFram
 
 
 def _kinds(cases: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The mistakes that it is surest of, and the answers that it is least sure of."""
+    """Yield the mistakes with the highest confidence, and the answers with the lowest."""
     wrong = cases.filter(pl.col("predicted") != pl.col("label"))
     surest = wrong.sort("confidence", "sample_id", descending=[True, False])
     yield "confident_mistakes", surest.head(SHOWN)
@@ -196,7 +197,7 @@ def _kinds(cases: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 
 
 def _doubts(frame: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
-    """Rows whose label the teacher contradicts, in the form of the data layer's reviews."""
+    """Return rows whose label the teacher contradicts, in the format of the label reviews."""
     first = frame["sample_id"].is_first_distinct()
     ids, kept = frame["sample_id"].filter(first).to_list(), first.to_numpy()
     held_out = np.ones(len(ids), dtype=bool)
@@ -205,7 +206,7 @@ def _doubts(frame: pl.DataFrame, log_p: np.ndarray) -> pl.DataFrame:
 
 
 def _case_table(cases: dict[str, pl.DataFrame]) -> str:
-    """``cases.csv``: those that are shown, of all models."""
+    """Return ``cases.csv``: the cases shown, of all models."""
     return pl.concat(
         rows.select(pl.lit(name).alias("model"), pl.lit(kind).alias("kind"), *_CASE_COLUMNS)
         for name, table in cases.items()
@@ -226,7 +227,7 @@ _CASE_COLUMNS = (
 
 
 def _confusion_table(y: np.ndarray, scaled: dict[str, np.ndarray]) -> str:
-    """``confusions.csv``: every confusion of every model."""
+    """Return ``confusions.csv``: every confusion of every model."""
     rows = [{"model": name, **pair} for name, log_p in scaled.items() for pair in _pairs(y, log_p)]
     columns = {"model": pl.String, "label": pl.String, "predicted": pl.String}
     schema = {**columns, "count": pl.Int64, "rate": pl.Float64}

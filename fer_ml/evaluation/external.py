@@ -1,7 +1,7 @@
-"""Models from elsewhere in the benchmark: a bundle, a checkpoint of this platform, an ONNX file.
+"""External models in the benchmark: a bundle, a checkpoint of this platform, an ONNX file.
 
-Such a file is data and nothing else: a checkpoint goes through ``training.archive``, and a
-network through ``bundles.network``.
+Such a file is only read as data: a checkpoint by ``training.archive``, a network by
+``bundles.network``.
 """
 
 import shutil
@@ -39,10 +39,10 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class External:
-    """A model that was opened and checked.
+    """An external model that was opened and checked.
 
-    ``predict`` gives ``logits [N, 7] float32`` of faces packed by ``preprocess``. What its file
-    does not say is assumed, and ``assumed`` names it.
+    ``predict`` returns ``logits [N, 7] float32`` for faces packed by ``preprocess``. ``assumed``
+    names the settings that its file does not state.
     """
 
     kind: ModelKind
@@ -52,9 +52,9 @@ class External:
 
 
 def open_model(path: Path, otherwise: Preprocess) -> External:
-    """The model at ``path``; ``otherwise`` is how faces are prepared where its files do not say.
+    """Open the model at ``path``; ``otherwise`` is the preprocessing if its files do not state it.
 
-    ``FerError`` for a file that is unsafe, or that does not give seven logits for a face.
+    Raises ``FerError`` for a file that is unsafe, or that does not return seven logits for a face.
     """
     kind, files = model_files(path)
     if kind == "checkpoint":
@@ -70,7 +70,7 @@ def open_model(path: Path, otherwise: Preprocess) -> External:
 
 
 def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
-    """A network from ``[N, 3, size, size]`` to ``[N, 7]``, on the CPU; otherwise ``FerError``."""
+    """Open a network from ``[N, 3, size, size]`` to ``[N, 7]`` on the CPU, else ``FerError``."""
     session = open_network(read_network(path, size), path)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     _demand(path, "inputs", len(inputs), 1)
@@ -93,7 +93,7 @@ def open_classifier(path: Path, size: int) -> onnxruntime.InferenceSession:
 
 
 def _demand_shape(path: Path, what: str, shape: Sequence[Any], wanted: tuple[int, ...]) -> None:
-    """Sizes that the network leaves open fit; so does a batch of one."""
+    """Require a shape; sizes that the network leaves open and a batch of one are accepted."""
     fits = len(shape) == len(wanted) and all(
         not isinstance(side, int) or side == want for side, want in zip(shape, wanted, strict=True)
     )
@@ -128,7 +128,7 @@ def _run(session: onnxruntime.InferenceSession, faces: FaceSet) -> np.ndarray:
 
 
 def keep_external_model(run: RunFolder, job: Job[Any], otherwise: Preprocess) -> None:
-    """Keep the files of the model that ``job`` names, once checked, with a temperature from calib.
+    """Check the model that ``job`` names, store its files, and fit a temperature on calib.
 
     ``otherwise`` and the errors are those of ``open_model``.
     """
@@ -173,7 +173,10 @@ def keep_external_model(run: RunFolder, job: Job[Any], otherwise: Preprocess) ->
 
 
 def external_predictor(job: Job[Any], name: str) -> Callable[[pl.DataFrame], np.ndarray]:
-    """``logits [N, 7] float32`` of a manifest's rows by the files in ``external_model[name]``."""
+    """Return a function from a manifest's rows to ``logits [N, 7] float32``.
+
+    The model is loaded from the files in ``external_model[name]``.
+    """
     artifact = job.input("external_model", name)
     about = artifact.read_json(ABOUT_FILE)
     spec = read_preprocess(about["preprocess"])

@@ -1,4 +1,4 @@
-"""The models of a benchmark: what they predict, and which split chose what of them."""
+"""The models of a benchmark: their predictions, and the splits on which they were selected."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ CHOOSING = "hq_train_manifest"
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that was chosen, and the rows that chose it.
+    """A choice made for a model, and the rows it was made on.
 
     ``manifest_sha256`` is null where it is not recorded; ``recorded_in`` names the artifact.
     """
@@ -41,9 +41,11 @@ class Choice:
 class Model:
     """A model to be scored.
 
-    ``predict`` gives ``logits [N, 7] float32`` for rows of a manifest, each of another face.
-    ``checkpoint_sha256`` is of the bytes that predict, ``chosen`` the ledger by what was chosen.
-    ``epochs`` is all of its training, that of what it goes on from too; null where nobody knows.
+    - ``predict``: returns ``logits [N, 7] float32`` for rows of a manifest, each of another face
+    - ``checkpoint_sha256``: the hash of the bytes that predict
+    - ``chosen``: the choices made for it, by what was chosen
+    - ``epochs``: all epochs of its training, including those of the run it continues; null if
+      unknown
     """
 
     name: str
@@ -56,7 +58,7 @@ class Model:
     epochs: int | None = None
 
     def selected_on(self, manifest: str, split: str) -> list[str]:
-        """What of this model the rows of ``split`` chose: numbers on them are no test results."""
+        """Return the choices made on rows of ``split``: scores on these are no test results."""
         return [
             what
             for what, choice in self.chosen.items()
@@ -65,7 +67,7 @@ class Model:
 
 
 def choices(artifact: Artifact) -> dict[str, Choice]:
-    """The ledger of one artifact, from its record."""
+    """Return the choices that an artifact's record lists."""
     manifest = next((i for i in artifact.record.inputs if i.asset == CHOOSING), None)
     return {
         what: Choice(split, CHOOSING, manifest.sha256 if manifest else None, artifact.key)
@@ -74,7 +76,7 @@ def choices(artifact: Artifact) -> dict[str, Choice]:
 
 
 def epochs_of(store: Store, artifact: Artifact) -> int | None:
-    """Epochs that a training and those it goes on from ran; ``None`` where one is not known."""
+    """Return the epochs of a training and of those it continues; ``None`` if one is unknown."""
     files = sorted(name for name in artifact.record.files if name.endswith(TRAINING_FILE))
     if TRAINING_FILE not in files:
         return None
@@ -93,9 +95,9 @@ def epochs_of(store: Store, artifact: Artifact) -> int | None:
 
 
 def benchmark_models(job: Job[Any]) -> Iterator[Model]:
-    """Every model among the inputs of ``job``: teachers, ensemble, students, others.
+    """Yield every model among the inputs of ``job``: teachers, ensemble, students, others.
 
-    Of each kind in the order of the inputs.
+    Models of one kind are in the order of the inputs.
     """
     teachers = [_teacher(job, key) for key in _partitions(job, "teacher_logits")]
     yield from teachers
@@ -115,7 +117,7 @@ def benchmark_models(job: Job[Any]) -> Iterator[Model]:
 
 
 def _partitions(job: Job[Any], asset: str) -> list[str]:
-    """The partitions of ``asset`` among the inputs, in their order."""
+    """Return the partitions of ``asset`` among the inputs, in their order."""
     records = [artifact.record for artifact in job.inputs.values()]
     return [str(record.partition) for record in records if record.asset == asset]
 
@@ -162,12 +164,12 @@ def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
 
 
 def _looked_up(artifact: Artifact) -> Callable[[pl.DataFrame], np.ndarray]:
-    """Logits that were stored; read when they are asked for."""
+    """Return a predictor of stored logits, which are read on first use."""
     return lambda frame: read_logits(artifact.folder).of(frame["sample_id"].to_list())
 
 
 def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Model:
-    """A training's model, by its checkpoint; it is called by its partition, or else its asset."""
+    """Return a training's model, by its checkpoint, named by its partition or else its asset."""
     student = job.input(asset, partition)
     checkpoint = load_checkpoint(student.file(CHECKPOINT_FILE))
 
@@ -189,7 +191,7 @@ def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Mo
 
 
 def _external(job: Job[Any], name: str) -> Model:
-    """A model from elsewhere: nobody here knows which rows it was trained or selected on."""
+    """Return an external model; the rows it was trained or selected on are unknown."""
     artifact = job.input("external_model", name)
     about = artifact.read_json(ABOUT_FILE)
     return Model(
@@ -204,7 +206,7 @@ def _external(job: Job[Any], name: str) -> Model:
 
 
 def _adopted(job: Job[Any], name: str) -> Model:
-    """An adopted run, by its checkpoint."""
+    """Return an adopted run's model, by its checkpoint."""
     model = student_model(job, "adopted_model", name)
     chosen = model.chosen | _chosen_elsewhere(model.artifact)
     return replace(model, name=f"adopted_{name}", chosen=chosen)
@@ -215,7 +217,7 @@ def _chosen_elsewhere(artifact: Artifact) -> dict[str, Choice]:
 
 
 def ledger(models: list[Model]) -> dict[str, dict[str, Any]]:
-    """``ledger.json``: by model, what each split chose, in which manifest, recorded where."""
+    """Return ``ledger.json``: by model, each choice with its split, manifest and artifact."""
     return {
         model.name: {
             "checkpoint_sha256": model.checkpoint_sha256,

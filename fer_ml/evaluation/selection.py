@@ -1,7 +1,7 @@
-"""Which student is deployed: by the dual gate, on val and the demo session, never on a test set.
+"""Select the student to deploy by the dual gate, on val and the demo session, never on a test set.
 
-The first student is the incumbent. Another one may replace it when it loses little on val (the
-offline gate) and shows more on the demo session without flickering (the demo gate).
+The first student is the incumbent. Another student may replace it if it loses little on val (the
+offline gate) and shows more expressions in the demo session without flickering (the demo gate).
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ SHOWS_MORE, IS_CALM = "demo_macro_f1", "demo_flips_per_minute"
 
 @dataclass(frozen=True)
 class Figures:
-    """What is compared of one student.
+    """The figures of one student that are compared.
 
-    F1 in 0..1, flips of the shown label a minute of track-time; None where the demo session cannot
-    tell. ``val_weakest_f1`` is the mean of its own three lowest F1 of a class. ``demo_seconds`` of
-    faces were followed, of which ``demo_expressions`` began, and the label flipped ``demo_flips``
-    times.
+    F1 in 0..1; flips of the shown label a minute of track-time; ``None`` where the demo session
+    cannot tell. ``val_weakest_f1`` is the mean of its own three lowest F1 of a class.
+    ``demo_seconds`` is the time that faces were followed; ``demo_expressions`` began in it, and the
+    label flipped ``demo_flips`` times.
     """
 
     val_macro_f1: float
@@ -45,7 +45,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of the dual gate: ``passed`` None is undecided, and not counted."""
+    """One rule of the dual gate; ``passed=None`` is undecided and does not count."""
 
     rule: str
     value: float | None
@@ -55,12 +55,12 @@ class Check:
 
 
 def weakest_f1(per_class_f1: Mapping[str, float]) -> float:
-    """Mean of the three lowest F1 of a class: the first pipeline's 'minority F1'."""
+    """Return the mean of the three lowest class F1: the first pipeline's 'minority F1'."""
     return sum(sorted(per_class_f1.values())[:WEAKEST]) / WEAKEST
 
 
 def dual_gate(new: Figures, old: Figures, limits: Selection) -> tuple[Check, ...]:
-    """Both gates for one student against the incumbent: two checks on val, two on the session."""
+    """Check one student against the incumbent: two checks on val, two on the session."""
     return (
         _loses_at_most("val_macro_f1", new.val_macro_f1, old.val_macro_f1, limits.macro_f1_loss),
         _loses_at_most(
@@ -74,11 +74,11 @@ def dual_gate(new: Figures, old: Figures, limits: Selection) -> tuple[Check, ...
 def select(
     figures: Mapping[str, Figures], limits: Selection
 ) -> tuple[str, dict[str, tuple[Check, ...]]]:
-    """The student to deploy, and the checks of every student but the first, the incumbent.
+    """Return the student to deploy, and the checks of every student but the first, the incumbent.
 
-    Of the students that fail no check the one with the highest macro-F1 on val wins; a tie goes to
-    the earlier, and the incumbent stays when there is none. Where the session cannot tell who is
-    better, the incumbent competes too: nothing but val then speaks for a change.
+    Of the students that fail no check the one with the highest macro-F1 on val wins. A tie goes to
+    the earlier one, and the incumbent stays when there is none. Where the session cannot tell who
+    is better, the incumbent competes too: then only val supports a change.
     """
     incumbent, *others = figures
     old = figures[incumbent]
@@ -93,7 +93,7 @@ def select(
 
 
 def rule_text(limits: Selection) -> str:
-    """The rule in words, with its limits."""
+    """Return the selection rule in words, with its limits."""
     return (
         f"{CANDIDATES[0]} stays unless another student passes the dual gate against it: on the "
         f"val split of hq_train_manifest macro-F1 falls by at most {limits.macro_f1_loss:g} and "
@@ -107,7 +107,7 @@ def rule_text(limits: Selection) -> str:
 
 
 def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
-    """What the demo session lacks to decide, each thing once."""
+    """Return what the demo session lacks for a decision, each reason once."""
     reasons = (
         check.reason
         for student_checks in checks.values()
@@ -121,7 +121,7 @@ def undecided(checks: Mapping[str, tuple[Check, ...]]) -> list[str]:
 def why(
     chosen: str, figures: Mapping[str, Figures], checks: Mapping[str, tuple[Check, ...]]
 ) -> str:
-    """In words: whether the best student on val was chosen, and if not, what kept it out."""
+    """Explain the choice: whether the best student on val was chosen, and if not, why."""
     best = max(figures, key=lambda name: figures[name].val_macro_f1)
     if figures[chosen].val_macro_f1 == figures[best].val_macro_f1:
         return f"{chosen} has the highest macro-F1 on val"
@@ -133,9 +133,9 @@ def why(
 def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
     """Write ``selection.json``: the chosen student, and every figure, limit and verdict.
 
-    Its reliability and confusion stand beside it, so that whoever cites the selection shows those
-    of the student that was chosen. ``FerError`` when the students' figures may not stand beside
-    each other.
+    The chosen student's reliability and confusion charts are written beside it, so that a reader
+    who cites the selection shows the right ones. Raises ``FerError`` when the students' figures are
+    not comparable.
     """
     entries = _entries(job)
     sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")
@@ -186,7 +186,7 @@ def select_student(run: RunFolder, job: Job[Any], limits: Selection) -> None:
 
 
 def _entries(job: Job[Any]) -> dict[str, dict[str, Any]]:
-    """The val cell of every student; ``FerError`` when they may not stand beside each other."""
+    """Return the val cell of every student; ``FerError`` when they are not comparable."""
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
     sessions = job.input("candidate_sessions").read_json("candidate_sessions.json")["candidates"]
     entries = {name: benchmark[name][VAL_SET] for name in CANDIDATES}
@@ -252,7 +252,7 @@ def _as_calm(new: Figures, old: Figures, limits: Selection) -> Check:
 
 
 def _lacks(new: Figures, old: Figures, events: int, what: str, limits: Selection) -> str:
-    """Why so short a session decides nothing; empty where it is long enough."""
+    """Say why the session is too short to decide; empty if it is long enough."""
     seconds = min(new.demo_seconds, old.demo_seconds)
     lacks = []
     if seconds < limits.least_seconds:
