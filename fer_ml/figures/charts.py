@@ -1,4 +1,4 @@
-"""Plots as PNG bytes, drawn without a display. One look for all of them."""
+"""Charts as PNG bytes in one common style, drawn without a display."""
 
 import io
 from collections.abc import Collection, Mapping, Sequence
@@ -42,11 +42,11 @@ _GAP = 0.3
 
 
 def class_source_heatmap(frame: pl.DataFrame) -> bytes:
-    """Rows of ``frame`` by source and class: counts in the cells, a logarithmic colour scale.
+    """Draw a heat map of the rows by source and class, with counts and a logarithmic colour scale.
 
     ``frame`` has columns source, label and optionally split. Totals stand behind and below the
-    cells, those of each split behind these. A source without any row of a class is hatched.
-    Labels and splits that are not ours are counted as 'other'.
+    cells, those of each split behind these. A source without any row of a class is hatched. Unknown
+    labels and splits are counted as 'other'.
     """
     rows = frame.with_columns(pl.col("source").fill_null("(none)"))
     sizes = rows.group_by("source").len().sort(["len", "source"], descending=[True, False])
@@ -83,10 +83,10 @@ def class_source_heatmap(frame: pl.DataFrame) -> bytes:
 def _count(
     rows: pl.DataFrame, sources: list[str], column: str, known: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
-    """Rows by source and by value of ``column``: the values' names and ``[sources, names]``.
+    """Count rows by source and value of ``column``: the values' names and ``[sources, names]``.
 
-    What is none of ``sources`` or ``known`` is counted in a last row or column. These are left out
-    where they are empty, and so is any column that is not a class.
+    Rows of none of ``sources`` or ``known`` are counted in a last row or column. These are left out
+    if empty, and so is any empty column that is not a class.
     """
     row_of = {name: index for index, name in enumerate(sources)}
     column_of = {name: index for index, name in enumerate(known)}
@@ -117,7 +117,7 @@ def _write(axes: Axes, x: float, y: float, count: int, colour: str = "#555555") 
 
 
 def shorten(name: str, longest: int = 28) -> str:
-    """``name`` in letters that the font has, cut in its middle where it is longer than ``longest``.
+    """Return ``name`` in letters of the font, cut in its middle if longer than ``longest``.
 
     >>> shorten("affectnet_full_balanced_2021_release", 20)
     'affectnet_…1_release'
@@ -129,7 +129,7 @@ def shorten(name: str, longest: int = 28) -> str:
 
 
 def curves_chart(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
-    """Training loss and validation macro-F1 by epoch; the chosen epoch is marked."""
+    """Draw training loss and validation macro-F1 by epoch; the chosen epoch is marked."""
     figure = Figure(figsize=(6.4, 2.8))
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -145,7 +145,7 @@ def curves_chart(history: Sequence[dict[str, Any]], best_epoch: int) -> bytes:
 
 
 def confusion_chart(matrix: np.ndarray, title: str) -> bytes:
-    """Confusion matrix ``[C, C]`` (rows are the truth), coloured by row share."""
+    """Draw a confusion matrix ``[C, C]`` (rows are the truth), coloured by row share."""
     figure = Figure(figsize=(4.6, 4.2))
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -170,9 +170,9 @@ def confusion_chart(matrix: np.ndarray, title: str) -> bytes:
 def reliability_chart(
     before: Sequence[dict[str, float]], after: Sequence[dict[str, float]], title: str
 ) -> bytes:
-    """Reliability diagram: accuracy against confidence by bin, raw and temperature-scaled.
+    """Draw a reliability diagram: accuracy by confidence bin, raw and temperature-scaled.
 
-    Bins are ``{"confidence", "accuracy", "count"}`` as ``metrics.reliability_bins`` gives them.
+    Bins are ``{"confidence", "accuracy", "count"}`` as returned by ``metrics.reliability_bins``.
     """
     figure = Figure(figsize=(3.8, 3.6))
     axes = figure.subplots()
@@ -202,9 +202,9 @@ def weight_search_chart(
     losses: np.ndarray,
     marks: Mapping[str, Sequence[float]],
 ) -> bytes:
-    """The NLL (nats) of every candidate ``[S, 3]`` on the triangle of three members' weights.
+    """Draw the NLL (nats) of every candidate ``[S, 3]`` on the triangle of three members' weights.
 
-    ``losses [S]``; ``marks`` are weights to be pointed out, by name, such as those chosen.
+    ``losses [S]``; ``marks`` are named weights to be highlighted, such as the chosen ones.
     """
     if len(members) != 3:
         raise FerError(
@@ -251,13 +251,13 @@ def weight_search_chart(
 
 
 def _spread(excess: np.ndarray) -> tuple[float, float]:
-    """Bounds of a logarithmic scale from the smallest excess over zero to the largest."""
+    """Return bounds of a logarithmic scale from the smallest excess over zero to the largest."""
     above = excess[excess > 0]
     return (above.min(), above.max() * 1.001) if len(above) else (1e-6, 1.0)
 
 
 def risk_coverage_chart(curves: Mapping[str, RiskCoverage], title: str = "") -> bytes:
-    """Risk (share of errors) among the accepted rows by coverage, a line for each model."""
+    """Draw risk (share of errors) among the accepted rows by coverage, a line for each model."""
     figure = Figure(figsize=(4.6, 3.4))
     axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items()):
@@ -272,10 +272,10 @@ def risk_coverage_chart(curves: Mapping[str, RiskCoverage], title: str = "") -> 
 
 
 def fairness_chart(tables: Mapping[str, Fairness], column: str, title: str = "") -> bytes:
-    """Accuracy, macro-F1 and ECE by value of a column, a colour for each model, with intervals.
+    """Draw accuracy, macro-F1 and ECE by value of a column, with intervals, a colour per model.
 
-    Values that do not count are hollow. Of a single model each title gives the largest gap with its
-    interval over all pairs. All tables are of the same rows.
+    Values excluded from the gap are hollow. For a single model each title states the largest gap
+    with its interval over all pairs. All tables are of the same rows.
     """
     rows = next(iter(tables.values())).rows
     place = len(tables) / 2 + 0.5
@@ -306,7 +306,7 @@ def fairness_chart(tables: Mapping[str, Fairness], column: str, title: str = "")
 def _dot(
     axes: Axes, y: float, value: float, bounds: Interval | None, colour: str, label: str = ""
 ) -> None:
-    """A figure as a dot with its interval; hollow where it has none."""
+    """Draw a figure as a dot with its interval; hollow where it has none."""
     fill = colour if bounds else "white"
     axes.plot(value, y, "o", markersize=5, color=colour, markerfacecolor=fill, label=label or None)
     if bounds:
@@ -328,10 +328,10 @@ def figures_chart(
     metrics: Sequence[str],
     zero: Collection[str] = (),
 ) -> bytes:
-    """Figures with their intervals: for each table a row of panels, in each a dot for each name.
+    """Draw figures with their intervals: a row of panels per table, a dot per name.
 
-    ``tables`` is title, name, metric. A title stands above its panels and says what its numbers are
-    of; in those of ``zero`` a line marks no difference.
+    ``tables`` is keyed by title, name, metric. A title stands above its panels and states what its
+    numbers are of. In tables of ``zero`` a line marks no difference.
     """
     heights = [1.35 + 0.26 * len(table) for table in tables.values()]
     figure = Figure(figsize=(3.0 * len(metrics), sum(heights)))
@@ -354,10 +354,10 @@ def figures_chart(
 def reliability_grid(
     models: Mapping[str, Mapping[str, Sequence[dict[str, float]]]], title: str
 ) -> bytes:
-    """A reliability diagram for each model, with a line for each way to scale it.
+    """Draw a reliability diagram for each model, with a line for each scaling.
 
-    ``models`` is model, scaling (``raw``, ``temperature``, ``vector``), bins as
-    ``metrics.reliability_bins`` gives them.
+    ``models`` is keyed by model and scaling (``raw``, ``temperature``, ``vector``); bins are as
+    returned by ``metrics.reliability_bins``.
     """
     across = min(4, len(models))
     down = -(-len(models) // across)

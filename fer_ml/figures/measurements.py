@@ -1,6 +1,6 @@
-"""Measured figures of speed, memory and growth: what a benchmark writes, and the page made of it.
+"""Measured speed, memory and growth: the files that benchmarks write, and the page made of them.
 
-A figure is a ratio to a floor or a peer of the same run wherever there is one: seconds follow the
+Wherever possible a figure is a ratio to a floor or a peer of the same run: seconds depend on the
 machine, ratios hardly do.
 """
 
@@ -27,8 +27,8 @@ _LIBRARIES = ("dagster", "torch", "timm", "numpy", "polars", "opencv-python", "o
 class Figure(Plain):
     """One figure: ``measured`` in ``unit``, the median of ``rounds`` that lie in ``low..high``.
 
-    With the unit ``times`` it is a ratio, and ``over`` says what to. ``at_most`` or ``at_least`` is
-    the target; ``note`` says what a reader needs to judge it, and why a target is missed.
+    With the unit ``times`` it is a ratio to ``over``. ``at_most`` or ``at_least`` is the target.
+    ``note`` states what a reader needs to judge it, and why a target is missed.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Figure(Plain):
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], unit: str = TIMES, **more: Any) -> "Figure":
-        """The median of the rounds' ``values`` and their range."""
+        """Return the figure with the median and range of the rounds' ``values``."""
         return cls(
             name=name,
             measured=statistics.median(values),
@@ -57,7 +57,7 @@ class Figure(Plain):
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; ``None`` without one."""
+        """Return whether the target is reached; ``None`` without one."""
         if self.at_most is not None:
             return self.measured <= self.at_most
         if self.at_least is not None:
@@ -66,7 +66,7 @@ class Figure(Plain):
 
 
 class Benchmark(Plain):
-    """The figures of one script, and on what they were measured (``data``)."""
+    """The figures of one script, and the ``data`` on which they were measured."""
 
     title: str
     data: str
@@ -83,7 +83,7 @@ class Run(Plain):
 
 
 class Measurements(Plain):
-    """A whole suite on one machine."""
+    """The results of a whole suite on one machine."""
 
     schema_version: int = 1
     machine: dict[str, str]
@@ -91,7 +91,7 @@ class Measurements(Plain):
 
 
 def machine() -> dict[str, str]:
-    """The machine, its load and the versions, for the head of a table."""
+    """Return the machine, its load and the versions, for the head of a table."""
     memory, load = total_memory(), getattr(os, "getloadavg", None)
     return {
         "processor": f"{processor_name()}, {platform.machine()}",
@@ -105,19 +105,19 @@ def machine() -> dict[str, str]:
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:
-    """The option that every script has: where to write its ``Benchmark``."""
+    """Add the option of every script for the file of its ``Benchmark``."""
     parser.add_argument("--json", type=Path, help="write the figures there")
 
 
 def publish(benchmark: Benchmark, file: Path | None) -> None:
-    """Print the figures as a table, and write them to ``file``."""
+    """Print the figures as a table, and write them to ``file`` if given."""
     print("\n".join(_table(benchmark)))
     if file is not None:
         write_json(file, benchmark.model_dump())
 
 
 def page(measurements: Measurements) -> str:
-    """The part on speed of ``docs/performance.md``: every figure, its target, and the machine."""
+    """Return the part on speed of ``docs/performance.md``: figures, targets, and the machine."""
     benchmarks = [run.benchmark for run in measurements.runs if run.benchmark]
     judged = [(b.title, f) for b in benchmarks for f in b.figures if f.met is not None]
     missed = [(title, figure) for title, figure in judged if not figure.met]
@@ -148,7 +148,7 @@ def page(measurements: Measurements) -> str:
 
 
 def write_part(file: Path, name: str, text: str) -> None:
-    """Put ``text`` between the marks of the measured part ``name`` of a page; the rest stays."""
+    """Replace the measured part ``name`` of a page by ``text``; the rest stays."""
     begin, end = f"<!-- measured: {name} -->\n", "<!-- end of measured -->"
     before, mark, rest = read_text(file).partition(begin)
     _, close, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""One HTML page from a template beside the code that fills it."""
+"""HTML pages rendered from a template that lies beside the calling code."""
 
 from functools import cache
 from pathlib import Path
@@ -10,13 +10,13 @@ from fer_ml.base.visible import visible_lines
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """The page. Values are escaped, and a name that the template alone knows is an error."""
+    """Return the page. Values are escaped; a template name without a value is an error."""
     return _environment(template.parent).get_template(template.name).render(**values)
 
 
 @cache
 def _environment(folder: Path) -> jinja2.Environment:
-    """It keeps its templates: reading one takes far longer than filling it."""
+    """Return an environment that caches its templates, since reading one is slow."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
@@ -28,5 +28,5 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """A text from elsewhere without characters that change how it reads."""
+    """Make characters visible that would change how a foreign text reads."""
     return visible_lines(value) if type(value) is str else value

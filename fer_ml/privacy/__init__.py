@@ -1,1 +1,1 @@
-"""Removing people: purges, their log, and how long recordings are kept."""
+"""Privacy: purges of people, the log of purges, and how long recordings are kept."""

@@ -1,4 +1,4 @@
-"""Which files of run folders show faces: those of people are not passed on, and are purged."""
+"""Find the files of run directories that show faces: they are not passed on, and can be purged."""
 
 from pathlib import PurePosixPath
 
@@ -8,6 +8,6 @@ FOLDER = "faces"
 
 
 def shows_faces(name: str) -> bool:
-    """Whether a file of a run folder, by its path there, is a contact sheet."""
+    """Return whether a file, by its path in a run directory, is a contact sheet."""
     path = PurePosixPath(name)
     return path.name in SHEETS or FOLDER in path.parts[:-1]

@@ -1,7 +1,7 @@
-"""``purged.json`` of the artifact root: what was purged, and is kept out from then on.
+"""The purge log, ``purged.json`` of the artifact root: everything purged is excluded from then on.
 
-It names photos by the hash of their pixels. Nothing here needs more than pydantic, because the
-lineage asks it what is kept out.
+It names photos by the hash of their pixels. This module needs only pydantic, because the lineage
+asks it for exclusions.
 """
 
 from pathlib import Path
@@ -32,13 +32,13 @@ class Entry(Plain):
 
 
 class Log(Plain):
-    """``purged.json`` of the artifact root: what was purged, oldest first."""
+    """``purged.json`` of the artifact root: all purges, oldest first."""
 
     schema_version: Annotated[int, AfterValidator(known_version)] = 1
     entries: tuple[Entry, ...] = ()
 
     def photos(self, source: str | None = None) -> dict[str, str]:
-        """When each purged photo was purged, by its hash; those of one source."""
+        """Return the time of purge by photo hash, of all photos or of one source's."""
         return {
             photo: entry.at
             for entry in self.entries
@@ -47,22 +47,22 @@ class Log(Plain):
         }
 
     def source(self, name: str) -> str | None:
-        """When a whole source was purged."""
+        """Return the time when a whole source was purged, or ``None``."""
         times = [e.at for e in self.entries if e.kind == "source" and name in e.sources]
         return times[-1] if times else None
 
 
 def read_log(home: Path) -> Log:
-    """The purge logs of an artifact root, of all machines; empty where nothing was purged.
+    """Read the purge logs of an artifact root, of all machines; empty where nothing was purged.
 
-    ``FerError`` when one cannot be read: then nobody knows what must be kept out.
+    Raises ``FerError`` when one cannot be read, because then the exclusions are unknown.
     """
     entries = [entry for path in logs_of(home, PURGED_FILE) for entry in read_own(path).entries]
     return Log(entries=tuple(sorted(dict.fromkeys(entries), key=lambda entry: entry.at)))
 
 
 def read_own(path: Path) -> Log:
-    """One machine's purge log; empty where it purged nothing."""
+    """Read one machine's purge log; empty if it purged nothing."""
     try:
         return Log.model_validate_json(read_file(path), context=path)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""Taking a photo, a person's photos, a source or a recorded session out, pixels first.
+"""Purge a photo, a person's photos, a source or a recorded session, pixels first.
 
-What is removed is every pixel below the artifact root: images of the pool, thumbs, contact sheets,
-pages with faces, caches, unfinished trainings, recorded frames. What stays is rows and numbers,
-which name photos by hash. Everything that rested on it is marked, and is stale from then on. The
-log keeps hashes and no names, and cleaning keeps what it lists out of every later manifest.
+Every pixel below the artifact root is removed: images of the pool, thumbs, contact sheets, pages
+with faces, caches, unfinished trainings, recorded frames. Rows and numbers stay; they name photos
+by hash. Every artifact made from the photos is marked and is stale from then on. The log keeps
+hashes and no names, and cleaning excludes what it lists from every later manifest.
 """
 
 import re
@@ -39,10 +39,10 @@ VALIDATE_CACHE = ".validate"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be purged, as it was found: photos by hash, and sources to be taken out whole.
+    """The targets of a purge: photos by hash, and sources to be removed as a whole.
 
-    ``session`` is the sha256 of a session's log, by which sessions are known in recipes, and
-    ``folders`` are recordings.
+    ``session`` is the sha256 of a session's log, by which recipes name sessions; ``folders`` are
+    recordings.
     """
 
     kind: Kind
@@ -54,7 +54,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Holding:
-    """What one profile holds of it. ``faces`` are files of ``resting`` run folders."""
+    """The files of one profile that a purge affects.
+
+    ``faces`` are files with faces in the run directories ``resting``, which were made from the
+    targets.
+    """
 
     store: Store
     sources: frozenset[str]
@@ -66,7 +70,7 @@ class Holding:
 
     @cached_property
     def faces(self) -> dict[Path, list[str]]:
-        """Files with faces that are there, by run folder."""
+        """Existing files with faces, by run directory."""
         return {
             artifact.folder: names
             for artifact in self.resting
@@ -75,10 +79,10 @@ class Holding:
 
 
 def find_photos(stores: Sequence[Store], kind: Literal["photo", "group"], name: str) -> Wanted:
-    """The photos meant by ``name``: a sample's or photo's hash, its image's path, or an image file.
+    """Find photos by a sample's or photo's hash, an image's path in a manifest, or an image file.
 
     ``group`` takes every photo of the group: the same face under several names, in any source.
-    ``FerError`` when no manifest knows it.
+    Raises ``FerError`` when no manifest contains it.
     """
     meant = rows_meant(name)
     # In manifest/<source> a photo is its own group; unified, groups hold several.
@@ -113,7 +117,10 @@ def find_photos(stores: Sequence[Store], kind: Literal["photo", "group"], name: 
 
 
 def rows_meant(name: str) -> pl.Expr:
-    """Which rows of a manifest of one source ``name`` means, as ``find_photos`` takes it."""
+    """Return an expression for the rows of a source's manifest that ``name`` means.
+
+    Names are as in ``find_photos``.
+    """
     path = Path(name)
     if path.is_file():
         from fer_ml.images.identity import photo_hash
@@ -127,7 +134,7 @@ def rows_meant(name: str) -> pl.Expr:
 
 
 def find_source(stores: Sequence[Store], name: str) -> Wanted:
-    """A whole source; ``FerError`` when no profile made a manifest of it."""
+    """Find a whole source; ``FerError`` when no profile made a manifest of it."""
     known = {a.record.asset for store in stores for a in _manifests(store)}
     sources = sorted(a.removeprefix("manifest/") for a in known if a.startswith("manifest/"))
     if name not in sources:
@@ -142,7 +149,7 @@ def find_source(stores: Sequence[Store], name: str) -> Wanted:
 def find_session(
     stores: Sequence[Store], folder: Path, *, session_id: str | None, log_sha256: str | None
 ) -> Wanted:
-    """A recorded session, and the photos that a buffer took from it.
+    """Find a recorded session, and the photos that a buffer took from it.
 
     ``session_id`` names its frames in buffers, ``log_sha256`` its log in recipes.
     """
@@ -152,7 +159,7 @@ def find_session(
 
 
 def examine(store: Store, wanted: Wanted) -> Holding:
-    """What a profile holds of it; reads and changes nothing."""
+    """Find the affected files of a profile; nothing is changed."""
     of_photos = pl.col("group_id").is_in(list(wanted.photos))
     of_sources = pl.col("source").is_in(list(wanted.sources))
     samples, sources = set(), set()
@@ -185,10 +192,10 @@ def examine(store: Store, wanted: Wanted) -> Holding:
 
 
 def carry_out(home: Path, wanted: Wanted, holdings: Sequence[Holding], reason: str) -> Entry:
-    """Remove what was found, mark what rested on it, and note it; what was noted.
+    """Remove the targets, mark artifacts made from them, and log it; return the log entry.
 
-    It may be repeated after a power cut. ``FerError`` while anything is being made, which could
-    bring pixels back, and where a link leads to pixels, which would stay.
+    It can be repeated after a power cut. Raises ``FerError`` while any artifact is being made,
+    since that could restore pixels, and where a link leads to pixels, which would stay.
     """
     for part in holdings:
         part.store.sweep()
@@ -244,7 +251,7 @@ def carry_out(home: Path, wanted: Wanted, holdings: Sequence[Holding], reason: s
 
 
 def face_files(artifact: Artifact) -> list[str]:
-    """Files of a run folder that show faces, whether they are there still or were purged."""
+    """Return the files of a run directory that show faces, existing or already purged."""
     names = list(artifact.record.files)
     files = [n for n in names if n in FACE_FILES or shows_faces(n) or COPIED_FACES.match(n)]
     if any(COPIED_FACES.match(name) for name in files):
@@ -253,9 +260,9 @@ def face_files(artifact: Artifact) -> list[str]:
 
 
 def _resting(store: Store, meant: pl.Expr, session: str | None) -> Iterable[Artifact]:
-    """Every run folder, current or not, with a row that is ``meant``, or made of one that rests.
+    """Yield every artifact, current or not, with a row that is ``meant``, or made from such a one.
 
-    A manifest rests on what its rows are, whatever it was cut out of.
+    A manifest counts by its own rows, not by the manifest it was cut from.
     """
     every = list(store.every())
     made = {(artifact.key, artifact.sha256): artifact for artifact in every}
@@ -278,7 +285,7 @@ def _resting(store: Store, meant: pl.Expr, session: str | None) -> Iterable[Arti
 
 
 def _photos_of(stores: Sequence[Store], meant: pl.Expr) -> frozenset[str]:
-    """Hashes of the photos whose rows are meant; in ``manifest/<source>`` each is its own group."""
+    """Return the photo hashes of the rows meant; in ``manifest/<source>`` each is its own group."""
     frames = (_rows(a) for store in stores for a in _manifests(store, "manifest/"))
     return frozenset(photo for frame in frames for photo in frame.filter(meant)["group_id"])
 
@@ -292,7 +299,7 @@ def _manifests(store: Store, prefix: str = "") -> Iterable[Artifact]:
 
 
 def _manifest_file(artifact: Artifact) -> str | None:
-    """The CSV of a manifest: the one with a parquet copy beside it."""
+    """Return the csv of a manifest: the one with a parquet copy beside it."""
     files = artifact.record.files
     named = (n for n in files if n.endswith(".csv") and n.removesuffix("csv") + "parquet" in files)
     return next(named, None)

@@ -1,4 +1,4 @@
-"""How long recorded frames of the demo are kept: ``keep_recordings_days`` in ``fer.toml``."""
+"""Retention of recorded frames of the demo: ``keep_recordings_days`` in ``fer.toml``."""
 
 import logging
 import shutil
@@ -14,27 +14,27 @@ SESSIONS, FRAMES = "demo", "frames"
 
 
 def links_below(folder: Path) -> list[Path]:
-    """Links at or below a folder: to delete them would leave what they lead to."""
+    """Return links at or below a folder: deleting them would keep the files they lead to."""
     inside = folder.rglob("*") if folder.is_dir() and not folder.is_symlink() else ()
     return [path for path in (folder, *inside) if path.is_symlink()]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The recorded frames of one session, and when the last of them was written."""
+    """The recorded frames of one session, and the time when the last of them was written."""
 
     frames: Path
     ended_at: datetime
 
     def age(self, now: datetime) -> timedelta:
-        """How old it is."""
+        """Return the time since the last frame was written."""
         return now - self.ended_at
 
 
 def recordings(home: Path) -> Iterator[Recording]:
-    """Recorded sessions below an artifact root, in the order of their names.
+    """Yield recorded sessions below an artifact root, sorted by name.
 
-    A folder's own time is that of its last new file: copying or restoring frames renews it.
+    The time is that of the folder's last new file: copying or restoring frames renews it.
     """
     for frames in sorted((home / SESSIONS).glob(f"*/{FRAMES}")):
         if frames.is_dir():
@@ -42,9 +42,10 @@ def recordings(home: Path) -> Iterator[Recording]:
 
 
 def delete_expired(home: Path, days: int | None, now: datetime | None = None) -> list[Recording]:
-    """Delete frames that are older than ``days``; ``None`` keeps all. The logs of sessions stay.
+    """Delete frames older than ``days``; ``None`` keeps all. The logs of sessions stay.
 
-    Frames behind a link stay too, which is told: what it leads to is somebody else's to delete.
+    Returns the deleted recordings. Frames behind a link stay too, with a warning, since its target
+    may belong to somebody else.
     """
     now = now or datetime.now(UTC)
     expired = [
