@@ -1,13 +1,13 @@
-"""Whether two faces are one photo: one is moved onto the other, and their fine detail compared.
+"""Decide whether two faces are one photo: align one to the other, and compare fine detail.
 
 1. ``Views``: 225 coarse views of the first face (shifted, turned, scaled) are compared with the
-   second; the best one is where the search begins, and most pairs of different photos end here.
+   second. The search starts at the best one; most pairs of different photos are rejected here.
 2. ``align``: Gauss-Newton steps to the similarity (shift, turn, scale) that makes the greys most
-   alike, light and contrast aside.
-3. ``detail``: the correlation of what a blur takes away, where both faces are seen.
+   alike, up to brightness and contrast.
+3. ``detail``: the correlation of what a blur removes, where both faces are visible.
 
 Each sum is of whole numbers that its type holds exactly, and everything else is done element by
-element. So two faces are alike on each processor or on none.
+element. So the result is the same on every processor.
 """
 
 from functools import cache
@@ -36,24 +36,24 @@ _Y, _X = np.mgrid[:THUMB_SIDE, :THUMB_SIDE] - _CENTRE
 
 
 def coarse(thumbs: np.ndarray) -> np.ndarray:
-    """``[N, 144] float32``, whole: sums of 2x2 greys around 0."""
+    """Return ``[N, 144] float32``, whole numbers: sums of 2x2 greys around 0."""
     sums = thumbs.reshape(-1, _COARSE, 2, _COARSE, 2).sum((2, 4), dtype=np.int32)
     return (sums.reshape(-1, _COARSE**2) - 510).astype(np.float32)
 
 
 def inner(faces: np.ndarray) -> np.ndarray:
-    """``[N, 64] float32``, whole, of length 512: what of coarse faces is compared."""
+    """Return ``[N, 64] float32``, whole, of length 512: the compared part of coarse faces."""
     return _scaled(faces @ _weights(np.array([[1.0, 0, 0, 0]])))
 
 
 def views(faces: np.ndarray) -> np.ndarray:
-    """``[N, views, 64] float32``: the same of each view of coarse faces."""
+    """Return ``[N, views, 64] float32``: the compared part of each view of coarse faces."""
     moved = faces @ _weights(view_moves())
     return _scaled(moved.reshape(-1, _INNER**2)).reshape(len(faces), -1, _INNER**2)
 
 
 def _scaled(rows: np.ndarray) -> np.ndarray:
-    """Whole rows of length 512, rounded."""
+    """Return rows scaled to length 512 and rounded."""
     wide = rows.astype(np.float64)
     length = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     return np.rint(rows * (_LENGTH / np.maximum(length, 1)).astype(np.float32)[:, None])
@@ -61,7 +61,7 @@ def _scaled(rows: np.ndarray) -> np.ndarray:
 
 @cache
 def view_moves() -> np.ndarray:
-    """``[views, 4]``: cosine and sine times scale, and shift in px of 24, of each view."""
+    """Return ``[views, 4]``: cosine and sine times scale, and shift in px of 24, of each view."""
     moves = np.array(
         [
             (s * np.cos(np.deg2rad(t)), s * np.sin(np.deg2rad(t)), x, y)
@@ -78,7 +78,7 @@ _HELD: dict[bytes, np.ndarray] = {}
 
 
 def _weights(moves: np.ndarray) -> np.ndarray:
-    """``[144, views * 64]``, whole: which greys make each px of each view, less their blur."""
+    """Return ``[144, views * 64]``, whole: the greys that make each px of each view, less blur."""
     if moves.tobytes() not in _HELD:
         edge = (_COARSE - _INNER) // 2
         side = np.arange(edge, _COARSE - edge) - (_COARSE - 1) / 2
@@ -98,17 +98,20 @@ def _weights(moves: np.ndarray) -> np.ndarray:
 
 
 def best_view(seen: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of one face's views ``[views, 64]`` and other faces ``[M, 64]``: likeness, and which view."""
+    """Return the best likeness and its view's index, for each of ``others``.
+
+    ``seen [views, 64]`` are one face's views, ``others [M, 64]`` the other faces.
+    """
     likeness = others @ seen.T
     best = likeness.argmax(1)
     return likeness[np.arange(len(best)), best] / _LENGTH**2, best
 
 
 def align(first: np.ndarray, second: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """``[P, 4] float64``: how ``first [P, 576]`` is moved onto ``second``, from ``moves`` on.
+    """Return the moves ``[P, 4] float64`` of ``first [P, 576]`` onto ``second``, from ``moves`` on.
 
-    A move ``(a, b, x, y)`` takes the px ``(u, v)``, from the centre, to ``(a u - b v + x,
-    b u + a v + y)``.
+    A move ``(a, b, x, y)`` takes the px ``(u, v)``, from the centre, to ``(a u - b v + x, b u + a v
+    + y)``.
     """
     moves = moves.astype(np.float64)
     for width, steps in _STEPS:
@@ -141,7 +144,7 @@ def _step(one: np.ndarray, other: np.ndarray, moves: np.ndarray) -> np.ndarray:
 
 
 def _solved(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """``x`` of ``table [P, 4, 4] x = goal [P, 4]``, positive definite, element by element."""
+    """Solve ``table [P, 4, 4] x = goal [P, 4]``, positive definite, element by element."""
     size = goal.shape[1]
     table, goal = table.copy(), goal.copy()
     for i in range(size):
@@ -159,14 +162,14 @@ def _solved(table: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def _composed(moves: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """First the step, then the move."""
+    """Return the move that applies ``step`` first and ``moves`` second."""
     a, b, x, y = moves.T
     da, db, dx, dy = 1 + step[:, 0], step[:, 1], step[:, 2], step[:, 3]
     return np.stack((a * da - b * db, b * da + a * db, a * dx - b * dy + x, b * dx + a * dy + y), 1)
 
 
 def _moved(faces: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[P, 24, 24] float64``, whole: moved faces, and 1 where they come from inside the face."""
+    """Return moved faces ``[P, 24, 24] float64``, whole, and 1 where px are inside the face."""
     a, b, x, y = (part[:, None, None] for part in moves.T)
     last = THUMB_SIDE - 1
     at_x, at_y = a * _X - b * _Y + x + _CENTRE, b * _X + a * _Y + y + _CENTRE
@@ -190,7 +193,7 @@ _LEVEL = 256
 
 
 def _levelled(faces: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Whole faces with mean 0 and deviation 256 over what is inside, rounded; 0 elsewhere."""
+    """Scale faces to mean 0 and deviation 256 over the px inside, rounded; 0 elsewhere."""
     count = np.maximum(inside.sum((1, 2)), 1)[:, None, None]
     masked_faces = faces * inside
     wide = (masked_faces * count - masked_faces.sum((1, 2))[:, None, None]) * inside
@@ -199,7 +202,7 @@ def _levelled(faces: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def _blurred(faces: np.ndarray, width: float) -> np.ndarray:
-    """``[P, 24, 24] float64``, whole, in sixteenths of a grey, of ``[P, 576]`` whole greys."""
+    """Return ``[P, 24, 24] float64``, whole, in sixteenths of a grey, of ``[P, 576]`` greys."""
     weights = _blur_weights(width)
     rows = np.matmul(weights, faces.reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float64))
     return np.rint(np.matmul(rows, weights.T) * (_FINE / _BLUR**2))
@@ -210,16 +213,16 @@ _BLUR = 256
 
 @cache
 def _blur_weights(width: float) -> np.ndarray:
-    """``[24, 24]``, whole, each row of a sum near 256: a Gaussian that ends at the border."""
+    """Return ``[24, 24]``, whole, each row summing to about 256: a Gaussian cut at the border."""
     distance = np.arange(THUMB_SIDE)[:, None] - np.arange(THUMB_SIDE)
     weights = np.exp(-(distance**2) / (2 * width**2))
     return np.rint(_BLUR * weights / weights.sum(1, keepdims=True))
 
 
 def detail(first: np.ndarray, second: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """Correlation ``[P]`` of the fine detail of moved first faces and second ones.
+    """Return the correlation ``[P]`` of the fine detail of moved first faces and second ones.
 
-    0 where too small a part of the first face is inside the second.
+    It is 0 where too small a part of the first face is inside the second.
     """
     one = _FINE * first.reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float64)
     other = _FINE * second.reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float64)
@@ -237,7 +240,7 @@ def detail(first: np.ndarray, second: np.ndarray, moves: np.ndarray) -> np.ndarr
 
 
 def grey(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation ``[P]`` of all greys as they lie."""
+    """Return the correlation ``[P]`` of all greys without alignment."""
     one, other = (
         each.reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float64) for each in (first, second)
     )

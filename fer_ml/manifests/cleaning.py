@@ -1,9 +1,9 @@
-"""Cleaning one source: its listing becomes a manifest, a quarantine table and a report.
+"""Clean one source: its listing becomes a manifest, a quarantine table and a report.
 
 Every row of the listing ends in exactly one of three tables: kept, excluded (the publisher's label
-is understood and left out) or quarantined (something is wrong with the row). Originals are never
-touched; the kept images are hard-linked (copied across disks) under one path base, each name
-carrying the hash of the image's pixels, so that names cannot collide.
+is known and left out) or quarantined (the row is faulty). Originals are never changed. The kept
+images are hard-linked (copied across disks) under one path base. Each name carries the hash of the
+image's pixels, so names cannot collide.
 """
 
 import logging
@@ -70,11 +70,11 @@ def clean_source(
 ) -> None:
     """Clean one source into ``run``; photos whose hash is in ``purged`` (with its time) stay out.
 
-    ``labels`` say what the publisher's labels mean, in place of the adapter's own table.
-    Writes ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
+    ``labels`` maps the publisher's labels to classes, in place of the adapter's own table. Writes
+    ``<source>.csv`` (with the publisher's splits, 'unassigned' where there are none),
     ``thumbs.npy`` (``[rows, 576] uint8``, the faces' grey thumbs), ``quarantine.csv``,
-    ``excluded.csv``, ``labels.csv`` and ``clean_report.json``. Whether the source is what the
-    adapter takes it for is a matter of the gates.
+    ``excluded.csv``, ``labels.csv`` and ``clean_report.json``. The gates check later that the
+    source fits its adapter.
     """
     reader = get_adapter(adapter)
     listing = reader.listing(root, labels, **(options or {})).with_row_index("row")
@@ -124,7 +124,7 @@ def _fits(
     root: Path,
     listing: pl.DataFrame,
 ) -> dict[str, Any]:
-    """Write ``labels.csv``; returns what the report says of the labels."""
+    """Write ``labels.csv``; return the part of the report on labels."""
     table = adapter.table(labels)
     given = count_labels(listing, table)
     run.write_text(LABELS_FILE, given.write_csv())
@@ -146,7 +146,7 @@ def _report(
     quarantined: pl.DataFrame,
     fits: dict[str, Any],
 ) -> dict[str, Any]:
-    """The entry of ``clean_report.json`` for one source."""
+    """Return the entry of ``clean_report.json`` for one source."""
     by_rule = dict(quarantined.group_by("rule").len().sort("rule").iter_rows())
     return {
         "type": adapter,
@@ -169,7 +169,7 @@ def _report(
 
 
 def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, Any]:
-    """``clean_report.json`` with the first pipeline's keys, for one source or for all."""
+    """Return ``clean_report.json`` with the first pipeline's keys, for one source or for all."""
     return {
         "schema_version": 1,
         "canonical": list(CLASSES),
@@ -183,9 +183,9 @@ def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dic
 
 
 def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
-    """Write rows that were left out, with their reasons, as a CSV of ``QUARANTINE_SCHEMA``.
+    """Write rows that were left out, with reasons, as a CSV of ``QUARANTINE_SCHEMA``.
 
-    It is for people to look at: what the publisher wrote is made ``visible``.
+    It is for people: hidden characters in the publisher's texts are made ``visible``.
     """
     texts = notes.select(list(QUARANTINE_SCHEMA))
     odd = pl.all().str.contains(r"[\p{C}\p{Zl}\p{Zp}]")
@@ -196,7 +196,7 @@ def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
 
 
 def read_thumbs(file: Path) -> np.ndarray:
-    """``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
+    """Open ``thumbs.npy`` as ``[rows, 576] uint8``, memory-mapped."""
     return read_npy(file)
 
 
@@ -205,7 +205,7 @@ def _notes(rows: pl.DataFrame, source: str) -> pl.DataFrame:
 
 
 def _split_fault(rows: pl.DataFrame, fault: pl.Expr) -> pl.DataFrame:
-    """``kind: detail`` in two columns, ``rule`` and ``detail``."""
+    """Split ``kind: detail`` into the columns ``rule`` and ``detail``."""
     parts = fault.str.splitn(": ", 2)
     return rows.with_columns(
         parts.struct.field("field_0").alias("rule"), parts.struct.field("field_1").alias("detail")
@@ -221,9 +221,9 @@ _STATED = ("label", "split", "confidence", "votes", "weight", "neg_label", *ATTR
 
 
 def _refuse_repetitions(rows: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A publisher that lists one face of one file twice would count it twice.
+    """Split off rows that list one face of one file twice, which would be counted twice.
 
-    Where its lines say different things of the face, none of them is believed.
+    If such lines contradict each other, all of them are refused.
     """
     face = ["place", *BOX]
     rows = rows.with_columns(_places(rows["file"], root).alias("place"))
@@ -259,14 +259,14 @@ def _refuse_repetitions(rows: pl.DataFrame, root: Path) -> tuple[pl.DataFrame, p
 
 
 def _differing(name: str) -> pl.Expr:
-    """The values of a column, where a group has several."""
+    """Return the values of a column where a group has several."""
     values = pl.col(name).cast(pl.String).fill_null("none").unique(maintain_order=True)
     statement = pl.format(f"{name} {{}}", values.str.join(", "))
     return pl.when(pl.col(name).n_unique() > 1).then(statement).alias(name)
 
 
 def _places(files: pl.Series, root: Path) -> pl.Series:
-    """One name for each file, where the disk takes several that differ in case or accents."""
+    """Return one name per file where the disk treats names of other case or accents as one."""
     names = files.unique().drop_nulls().sort()
     folded = names.str.normalize("NFC").str.to_lowercase()
     alike = pl.DataFrame({"name": names, "folded": folded}).filter(folded.is_duplicated())
@@ -284,7 +284,7 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _place_inline(rows: pl.DataFrame, source: str, base: Path) -> pl.DataFrame:
-    """Write pixels that came in a table to files of their own; ``inline_path`` names them."""
+    """Write pixels stored in a table to files of their own; ``inline_path`` names them."""
     if rows["inline_png"].null_count() == rows.height:
         return rows.drop("inline_png").with_columns(pl.lit(None, pl.String).alias("inline_path"))
     paths: list[str | None] = []
@@ -331,7 +331,7 @@ def _look(
 
 
 def _keep_out(faces: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows without those of purged photos, and these with their reason."""
+    """Return the rows without those of purged photos, and these rows with their reason."""
     is_purged = pl.col("photo").is_in(list(purged)).fill_null(False)
     at = pl.col("photo").replace_strict(purged, default="", return_dtype=pl.String)
     out = faces.filter(is_purged).with_columns(
@@ -341,7 +341,7 @@ def _keep_out(faces: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFr
 
 
 def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> None:
-    """Remove what a look left of purged photos: they are still in the raw folder."""
+    """Remove the cached inspection of purged photos, which are still in the raw folder."""
     if kept_out.is_empty():
         return
     for path in kept_out["inline_path"].drop_nulls():
@@ -358,7 +358,7 @@ def _forget(kept_out: pl.DataFrame, source: str, base: Path, cache: Path) -> Non
 
 
 def _look_fault() -> pl.Expr:
-    """What is wrong with a row by its image, as ``rule: detail``, or null."""
+    """Return an expression for the fault of a row's image, as ``rule: detail``, or null."""
     name = pl.coalesce("file", "inline_path")
     left, top, right, bottom = (pl.col(edge) for edge in BOX)
     width, height = pl.col("image_width"), pl.col("image_height")
@@ -385,7 +385,7 @@ def _look_fault() -> pl.Expr:
 
 
 def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Give each row its ``image_path`` in the cleaned tree, which every file system takes."""
+    """Give each row an ``image_path`` in the cleaned tree that is valid on every file system."""
     published = pl.col("file").str.split("/").list.last().str.normalize("NFC")
     suffix = published.str.extract(r"(\.[^.]{1,19})$").fill_null("")
     stem = published.str.strip_suffix(suffix).str.head(_STEM_CHARACTERS)
@@ -406,7 +406,7 @@ def _name(rows: pl.DataFrame, source: str) -> pl.DataFrame:
 
 
 def _place_files(kept: pl.DataFrame, root: Path, base: Path) -> int:
-    """Link the published files into the cleaned tree; returns how many had to be copied."""
+    """Link the published files into the cleaned tree; return how many had to be copied."""
     files = kept.filter(pl.col("inline_path").is_null()).unique(
         "image_path", keep="first", maintain_order=True
     )
@@ -428,7 +428,7 @@ def _link_all(shard: tuple[str, str, list[str], list[str]]) -> int:
 
 
 def _link(original: str, target: str) -> bool:
-    """Make ``target`` another name of ``original``, or else a copy of it; returns if it is one."""
+    """Make ``target`` a hard link to ``original``, or else a copy; return whether it is a copy."""
     original = os.path.realpath(original) if os.path.islink(original) else original  # noqa: PTH114
     origin = os.stat(original)  # noqa: PTH116 - a Path for each of 100,000 files is slow
     try:

@@ -1,4 +1,4 @@
-"""The rows of the unified manifest that a recipe takes."""
+"""Select the rows of the unified manifest that a recipe takes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ LOOKED_AT = 100
 
 
 def manifest_file(asset: str) -> str:
-    """The csv of a manifest asset. The names of the first pipeline's manifests are kept."""
+    """Return the csv name of a manifest asset; the first pipeline's names are kept."""
     if asset.startswith("manifest/"):
         return f"{asset.removeprefix('manifest/')}.csv"
     if asset in (UNIFIED, "test_all_sources_manifest"):
@@ -29,10 +29,10 @@ def manifest_file(asset: str) -> str:
 
 
 def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
-    """The rows of ``frame`` that ``recipe`` takes, sorted.
+    """Return the rows of ``frame`` that ``recipe`` takes, sorted.
 
-    A source that matches no row is an error: a filter that silently selects nothing trained the
-    first pipeline's teachers without the data that its report names.
+    A source that matches no row is an error. In the first pipeline such a filter trained the
+    teachers without the data that its report names.
     """
     parts = []
     for source in recipe.sources:
@@ -67,7 +67,7 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
 
 
 def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
-    """The recipe's filters on rows of one source, by how they are told."""
+    """Return the recipe's filters on rows of one source, by their description."""
     side = pl.min_horizontal(
         pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
         pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
@@ -118,7 +118,7 @@ def take(run: RunFolder, job: Job[Any], recipe: Curation) -> None:
 
 
 def colours(rows: pl.DataFrame, store: Store) -> dict[str, dict[str, int]]:
-    """By source: its training rows, on how many of them was looked, and how many are grey."""
+    """Return by source: its training rows, how many were inspected, and how many are grey."""
     by_source = {}
     for source, count, seen in looked_at(rows):
         grey = sum(
@@ -130,7 +130,7 @@ def colours(rows: pl.DataFrame, store: Store) -> dict[str, dict[str, int]]:
 
 
 def looked_at(rows: pl.DataFrame) -> Iterator[tuple[str, int, pl.DataFrame]]:
-    """Each source, how many training rows it has, and those whose colour is looked at."""
+    """Yield each source, the number of its training rows, and the rows inspected for colour."""
     trained_on = rows.filter(pl.col("split") == "train")
     for (source,), part in trained_on.group_by("source", maintain_order=True):
         seen = part.sample(min(LOOKED_AT, part.height), shuffle=True, seed=0)
@@ -138,5 +138,5 @@ def looked_at(rows: pl.DataFrame) -> Iterator[tuple[str, int, pl.DataFrame]]:
 
 
 def read_curated(job: Job[Any], asset: str) -> pl.DataFrame:
-    """A manifest among the inputs of ``job``, as a frame."""
+    """Return a manifest among the inputs of ``job`` as a frame."""
     return read_manifest(job.input(asset).file(manifest_file(asset)))

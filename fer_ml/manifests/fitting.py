@@ -1,7 +1,7 @@
-"""Whether a source is what its adapter takes it for: evidence about all of its rows together.
+"""Check that a source fits its adapter, by evidence from all of its rows together.
 
-A table of labels that does not belong to a dataset still knows some of its labels, and gives those
-rows wrong names. So rows outside the table are no fault of these rows alone.
+The label table of another dataset may still contain some of this dataset's labels and would rename
+those rows wrongly. So rows outside the table cast doubt on all rows.
 """
 
 from collections.abc import Mapping
@@ -30,9 +30,9 @@ NOT_UNDERSTOOD = ("unknown split", "malformed line")
 
 
 def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFrame:
-    """Each label of a listing, and each that ``table`` expects, with what it means.
+    """Return each label of a listing and each that ``table`` expects, with its class and counts.
 
-    ``refused`` are those of its ``rows`` that have no meaning, ``where`` is the first one.
+    ``refused`` is the number of its ``rows`` without a class, ``where`` names the first of them.
     """
     bad = pl.col("fault").str.starts_with("bad label").fill_null(False)
     labels = (
@@ -58,7 +58,7 @@ def count_labels(listing: pl.DataFrame, table: LabelTable | None) -> pl.DataFram
 def what_fits(
     adapter: Adapter, table: LabelTable | None, root: Path, labels: pl.DataFrame
 ) -> dict[str, Any]:
-    """For ``clean_report.json``: the labels that are allowed, and adapters that have these."""
+    """Return the part of ``clean_report.json`` on labels: allowed ones, and fitting adapters."""
     seen = set(labels.filter(pl.col("rows") > 0)["native_label"])
     return {
         "allowed": table.allowed if table else "",
@@ -67,9 +67,9 @@ def what_fits(
 
 
 def misfits(labels: pl.DataFrame, left_out: Mapping[str, int], rows: int) -> list[str]:
-    """What says that a source is not what its adapter takes it for; nothing when it is.
+    """Return the reasons why a source does not fit its adapter; empty if it fits.
 
-    ``labels`` as ``count_labels`` gives them, ``left_out`` the quarantined rows by rule.
+    ``labels`` as ``count_labels`` returns them, ``left_out`` the quarantined rows by rule.
     """
     stray = max(STRAY_ROWS, int(rows * STRAY_SHARE))
     outside = labels.filter(pl.col("refused") > 0).sort("refused", descending=True)

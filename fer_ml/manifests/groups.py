@@ -1,8 +1,8 @@
-"""Groups: the faces that must not be told apart by a split.
+"""Groups: faces that a split must not separate.
 
 All faces of one photo, pixel-identical photos, and near-identical faces of any source form one
-group. Near-identity is found from the faces' grey thumbs by ``near``; since a ``sample_id`` decides
-its thumb, what was found for a set of samples is remembered and holds for each of its subsets.
+group. Near-identity is found from the faces' grey thumbs by ``near``. A ``sample_id`` decides its
+thumb, so the result for a set of samples is cached and reused for its subsets.
 """
 
 import hashlib
@@ -29,10 +29,11 @@ Thumbs = Callable[[np.ndarray], np.ndarray]
 
 
 def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> pl.Series:
-    """For each sample, the least ``sample_id`` among the faces that are near-identical by ``rule``.
+    """Return for each sample the least ``sample_id`` of its near-identical faces by ``rule``.
 
-    ``thumbs(rows) -> [len(rows), 576] uint8`` gives the thumbs of those rows of ``sample_ids``.
-    Nearness is carried on: a near b and b near c makes one group of all three. Null stays null.
+    ``thumbs(rows) -> [len(rows), 576] uint8`` returns the thumbs of those rows of ``sample_ids``.
+    Nearness is transitive here: a near b and b near c makes one group of all three. Null stays
+    null.
     """
     rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
     known = _remembered(rows, cache, rule)
@@ -45,9 +46,9 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> p
 
 
 def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
-    """``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
+    """Return ``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
 
-    ``known`` has their rows too. Only pairs with an unknown sample are looked for.
+    ``known`` has their rows too. Only pairs with an unknown sample are searched.
     """
     rows = known["row"].to_numpy()
     # Imported where it is needed: mostly all is known, and SciPy takes a third of a second.
@@ -74,7 +75,7 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.
 
 
 def _remembered(rows: pl.DataFrame, cache: Path, rule: Near) -> pl.DataFrame:
-    """``rows`` with what the search over the set with most of their samples found as ``near``."""
+    """Return ``rows`` with ``near`` from the cached search that covers most of their samples."""
     best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
     for file in filter(is_kept, _files(cache, rule)):
         try:
@@ -100,18 +101,18 @@ def _remember(groups: pl.DataFrame, cache: Path, rule: Near) -> None:
 
 
 def _name(rule: Near) -> str:
-    """What was found by one rule says nothing of another."""
+    """Return the cache name of a rule; results of another rule do not apply."""
     return f"v{NEAR_VERSION}-{hashlib.sha256(rule.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 def _files(cache: Path, rule: Near) -> list[Path]:
-    """Remembered sets, the latest first."""
+    """Return the cached sets, the latest first."""
     files = cache.glob(f"{_name(rule)}-*.parquet") if cache.is_dir() else ()
     return sorted(files, key=os.path.getmtime, reverse=True)
 
 
 def numbers_of(hashes: pl.Series) -> np.ndarray:
-    """``[N] int64``: equal hashes get equal numbers, from 0 on without gaps, in their order.
+    """Return ``[N] int64``: a number for each hash, from 0 without gaps, in the order of hashes.
 
     ``hashes`` have 32 hexadecimal digits. They are sorted, because a hash table of millions of them
     does not fit a processor's cache and takes several times longer.
@@ -129,17 +130,17 @@ def numbers_of(hashes: pl.Series) -> np.ndarray:
 
 
 def first_rows(numbers: np.ndarray) -> np.ndarray:
-    """A row of each number ``0..max``."""
+    """Return the index of one row for each number ``0..max``."""
     rows = np.empty(int(numbers.max(initial=-1)) + 1, np.int64)
     rows[numbers[::-1]] = np.arange(len(numbers))[::-1]  # Of equal places, the last one stays.
     return rows
 
 
 def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
-    """The group of each row: the least photo hash of all rows that photo or nearness connects.
+    """Return the group of each row: the least photo hash that photo or nearness connects to it.
 
-    ``photos`` are hashes of whole photos; ``near`` is what ``near_of`` gives for each row's face.
-    Both have 32 hexadecimal digits.
+    ``photos`` are hashes of whole photos; ``near`` is the result of ``near_of`` for each row's
+    face. Both have 32 hexadecimal digits.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -1,9 +1,9 @@
-"""What is behind every row of a manifest: each image looked at, or known to be unchanged.
+"""Inspect the image behind every row of a manifest, or reuse the result of an unchanged file.
 
-A look is remembered by the file's device, inode, size and modification time, so that a file is not
-decoded again under another name, in another manifest or on another day. What is remembered lies in
+An inspection is cached by the file's device, inode, size and modification time, so that a file is
+not decoded again under another name, in another manifest or on another day. The cache consists of
 *segments*, one for each probe that decoded something: a parquet table of faces, and their thumbs as
-``[faces, 576] uint8`` beside it. Segments are a cache and may be deleted at any time.
+``[faces, 576] uint8`` beside it. Segments may be deleted at any time.
 """
 
 import os
@@ -71,12 +71,12 @@ _TABLE: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found behind the rows of a manifest.
+    """The result of inspecting the images of a manifest's rows.
 
     ``looks`` has one row for each row of the manifest, in its order: ``state`` (of
     ``look.STATES``), ``detail`` (why it is not ok), ``format``, ``image_width``, ``image_height``,
-    ``photo`` (hash of the whole image), ``face`` (hash of image and box: what ``sample_id`` should
-    be), ``brightness`` (mean grey of the face, 0 to 255), ``checked`` ('decoded' now, or
+    ``photo`` (hash of the whole image), ``face`` (hash of image and box: the expected
+    ``sample_id``), ``brightness`` (mean grey of the face, 0 to 255), ``checked`` ('decoded' now, or
     'unchanged' since ``decoded_at``, seconds since 1970), and where its thumb is.
     """
 
@@ -84,14 +84,14 @@ class Probe:
     segments: tuple[np.ndarray, ...]
 
     def thumbs(self, rows: np.ndarray) -> np.ndarray:
-        """Thumbs ``[len(rows), 576] uint8`` of these rows; black where there is no face."""
+        """Return thumbs ``[len(rows), 576] uint8`` of these rows; black where there is no face."""
         place = self.looks.select(pl.col("segment").fill_null(-1), pl.col("thumb").fill_null(0))[
             rows
         ].to_numpy()
         return _gather(self.segments, place[:, 0], place[:, 1])
 
     def how(self) -> dict[str, Any]:
-        """How the rows were checked, for reports and receipts."""
+        """Return counts of how the rows were checked, for reports and receipts."""
         known = self.looks.filter(pl.col("checked") == "unchanged")
         oldest = known["decoded_at"].min()
         return {
@@ -102,7 +102,7 @@ class Probe:
 
 
 def join_probes(parts: Sequence[Probe], rows: Sequence[np.ndarray]) -> Probe:
-    """Probes of disjoint rows of one manifest as one; ``rows`` are the rows of each part."""
+    """Join probes of disjoint rows of one manifest; ``rows`` are the row numbers of each part."""
     looks: list[pl.DataFrame] = []
     segments: list[np.ndarray] = []
     for part, part_rows in zip(parts, rows, strict=True):
@@ -120,7 +120,7 @@ def _date(seconds: float) -> str:
 
 
 def how_checked(how: dict[str, Any]) -> str:
-    """``Probe.how()`` as a sentence."""
+    """Return ``Probe.how()`` as a sentence."""
     text = f"{how['decoded']:,} rows read and decoded now"
     if how["unchanged"]:
         text += (
@@ -131,7 +131,7 @@ def how_checked(how: dict[str, Any]) -> str:
 
 
 def path_fault(column: str) -> pl.Expr:
-    """Why the text of ``column`` is no path below a folder, or null."""
+    """Return an expression for why the text of ``column`` is not a path below a folder, or null."""
     path = pl.col(column)
     return (
         pl.when(path.is_null() | (path == ""))
@@ -148,10 +148,11 @@ def path_fault(column: str) -> pl.Expr:
 def probe(
     frame: pl.DataFrame, root: Path, cache: Path, *, since: float = 0.0, label: str = "decode"
 ) -> Probe:
-    """Look at the image of every row of ``frame``: all of them, no sample.
+    """Inspect the image of every row of ``frame``; no row is sampled out.
 
     ``frame`` has ``image_path`` (below ``root``) and the box columns; ``cache`` holds the segments.
-    Looks before ``since`` (s since 1970) do not count: now, and every file is decoded again.
+    Inspections before ``since`` (s since 1970) do not count: with the current time every file is
+    decoded again.
     """
     wanted = frame.select("image_path", *BOX, path_fault("image_path").alias("fault"))
     named = wanted.with_row_index("row").filter(pl.col("fault").is_null()).drop("fault")
@@ -191,9 +192,9 @@ def probe(
 
 
 class _Memory:
-    """The segments below ``folder``: what earlier looks found, a row for each face.
+    """The segments below ``folder``: cached inspections, one row for each face.
 
-    A face is known again by its file's key and its box.
+    A face is identified by its file's key and its box.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -224,11 +225,11 @@ class _Memory:
         return None
 
     def thumbs(self) -> tuple[np.ndarray, ...]:
-        """Thumbs of each segment."""
+        """The thumbs of each segment."""
         return tuple(self._thumbs)
 
     def known(self, rows: pl.DataFrame, names: pl.Series, root: Path, since: float) -> pl.DataFrame:
-        """``row`` and what was found, for rows whose file has not changed since.
+        """Return ``row`` and the cached result, for rows whose file has not changed since.
 
         ``rows`` has row, file and the box.
         """
@@ -257,7 +258,7 @@ class _Memory:
         )
 
     def decode(self, rows: pl.DataFrame, names: pl.Series, root: Path, label: str) -> pl.DataFrame:
-        """Look at the files of ``rows`` now, and remember it; ``row`` and what was found."""
+        """Inspect the files of ``rows`` now, and cache it; return ``row`` and the result."""
         if rows.is_empty():
             return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
         faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
@@ -283,7 +284,7 @@ class _Memory:
         )
 
     def _forget(self, table: pl.DataFrame) -> None:
-        """Remove segments of which ``table`` looked at every face again, as a full pass does."""
+        """Remove segments whose faces are all in ``table`` again, as after a full pass."""
         key = (*KEY, *BOX)
         for name, segment in zip(self._names, self._tables, strict=True):
             if segment.height <= table.height and (
@@ -295,13 +296,13 @@ class _Memory:
         return self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.thumbs"
 
     def _write(self, table: pl.DataFrame, beside: Path) -> Path:
-        """The table, called by its thumbs, is what makes a segment: it comes last, and at once."""
+        """Write the table of a segment, named after its thumbs, last and in one step."""
         partial = temporary(beside)
         table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
         return keep(partial, beside.with_suffix(".parquet"))
 
     def _merge(self, names: list[Path]) -> None:
-        """Write all segments as one, the latest look at each face, and remove the old ones."""
+        """Merge all segments into one, the latest result for each face, and remove the old ones."""
         table = pl.concat(self._tables).unique((*KEY, *BOX), keep="last", maintain_order=True)
         partial = temporary(self.folder / "thumbs")
         place = table.select("segment", "thumb").to_numpy()
@@ -322,7 +323,7 @@ def _thumbs_of(segment: Path) -> np.ndarray:
 
 
 def _beside(segment: Path) -> Path:
-    """The thumbs of a table, whose name goes on with its own hash."""
+    """Return the thumbs file of a table, whose name continues with its own hash."""
     return segment.with_name(f"{segment.stem.rpartition('-')[0]}.thumbs")
 
 
@@ -333,7 +334,7 @@ def _remove(segment: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove thumbs that lost their table a day ago: to a kill, or because they were in use."""
+    """Remove thumbs that lost their table over a day ago: by a kill, or as they were in use."""
     for thumbs in folder.glob("*.thumbs"):
         if not any(folder.glob(f"{thumbs.stem}-*.parquet")):
             with suppress(FileNotFoundError):
@@ -342,7 +343,7 @@ def _clear(folder: Path) -> None:
 
 
 def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarray) -> np.ndarray:
-    """Thumbs ``[n, 576]`` by segment and place; black where the segment is -1."""
+    """Return thumbs ``[n, 576]`` by segment and place; black where the segment is -1."""
     thumbs = np.zeros((len(segment), THUMB_SIZE), np.uint8)
     for index in np.unique(segment[segment >= 0]):
         mask = segment == index
@@ -351,7 +352,7 @@ def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarr
 
 
 def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
-    """The key of each file; ``NO_KEY`` for what must be looked at: links, and what is not there."""
+    """Yield the key of each file; ``NO_KEY`` for links and missing files, which need a new look."""
     prefix = f"{os.path.realpath(root)}/"
     for name in names:
         path = prefix + name
@@ -366,7 +367,7 @@ def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
 def _look(
     faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path, label: str
 ) -> pl.DataFrame:
-    """What is found of ``faces`` (file and box, sorted by file), in their order."""
+    """Inspect ``faces`` (file and box, sorted by file); return the results in their order."""
     total = faces["file"].n_unique()
     shards = _shards(faces, names, root, thumbs)
     results = map_shards(look_at, shards, workers=1 if total < PARALLEL_FROM else None)
@@ -434,6 +435,6 @@ _SIDES = ("width", "height")
 
 
 def _hex(hashes: bytes) -> pl.Series:
-    """16 bytes each as 32 hexadecimal digits."""
+    """Return 16 bytes each as 32 hexadecimal digits."""
     text = hashes.hex()
     return pl.Series([text[i : i + 32] for i in range(0, len(text), 32)], dtype=pl.String)

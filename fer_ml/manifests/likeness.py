@@ -1,9 +1,9 @@
-"""Codes: 64 small whole numbers of a face, alike for copies that were moved, turned or re-lit.
+"""Codes: 64 small whole numbers of a face, similar for copies that were moved, turned or re-lit.
 
-A code is made of histograms of gradient directions in a few blurred cells, projected onto the axes
+A code consists of histograms of gradient directions in a few blurred cells, projected onto the axes
 on which different photos differ most and altered copies of one photo least (Fisher's discriminant
 on altered copies of FER+ training faces; ``benchmarks/near_duplicates.py --fit`` fits axes anew).
-Each axis keeps its value when the face is mirrored, or changes its sign.
+When the face is mirrored, each axis keeps its value or changes its sign.
 
 All sums are of whole numbers that their type holds exactly. So a code is the same on each
 processor, with any number of threads.
@@ -34,7 +34,7 @@ AXES_FILE = Path(__file__).with_name("likeness.npz")
 
 
 def codes(thumbs: np.ndarray) -> np.ndarray:
-    """``[N, 64] int8`` codes of ``thumbs [N, 576] uint8``; all zero without any gradient."""
+    """Return ``[N, 64] int8`` codes of ``thumbs [N, 576] uint8``; all zero without any gradient."""
     mean, axes, _ = _axes()
     out = np.empty((len(thumbs), CODE_SIZE), np.int8)
     for start in range(0, len(thumbs), _ROWS):
@@ -47,12 +47,12 @@ def codes(thumbs: np.ndarray) -> np.ndarray:
 
 
 def mirror_signs() -> np.ndarray:
-    """``[64] int8``: what the code of a face is multiplied by when the face is mirrored."""
+    """Return ``[64] int8``: the signs by which mirroring a face multiplies its code."""
     return _axes()[2]
 
 
 def histograms(thumbs: np.ndarray) -> np.ndarray:
-    """``[N, 416] float32``, whole: roots of the shares of each direction and cell, by grid."""
+    """Return ``[N, 416] float32``, whole: roots of the shares of each direction, cell and grid."""
     grey = thumbs.reshape(-1, THUMB_SIDE, THUMB_SIDE).astype(np.float32)
     across, down = np.zeros_like(grey), np.zeros_like(grey)
     across[:, :, 1:-1] = grey[:, :, 2:] - grey[:, :, :-2]
@@ -69,7 +69,7 @@ def histograms(thumbs: np.ndarray) -> np.ndarray:
 
 
 def mirrored_histogram() -> np.ndarray:
-    """Where each number of a mirrored face's histograms stands in those of the face."""
+    """Return the index in a face's histograms of each number of the mirrored face's histograms."""
     turned = [
         int(np.flatnonzero((each * (-1, 1) == _DIRECTIONS).all(1))[0]) for each in _DIRECTIONS
     ]
@@ -84,7 +84,7 @@ def mirrored_histogram() -> np.ndarray:
 
 @cache
 def _cells() -> list[np.ndarray]:
-    """Weights ``[24, cells]`` of each grid, whole."""
+    """Return whole weights ``[24, cells]`` of each grid."""
     weights = []
     for cells, width in _GRIDS:
         centre = (np.arange(cells) - (cells - 1) / 2) * 20 / cells + (THUMB_SIDE - 1) / 2
@@ -95,7 +95,7 @@ def _cells() -> list[np.ndarray]:
 
 @cache
 def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean ``[416]`` and axes ``[416, 64]``, whole, and the signs ``[64]`` of mirrored ones."""
+    """Return mean ``[416]`` and axes ``[416, 64]``, whole, and signs ``[64]`` of mirrored ones."""
     arrays = read_npz(AXES_FILE)
     return (
         arrays["mean"].astype(np.float32),
@@ -105,7 +105,7 @@ def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit(faces: np.ndarray, copies: np.ndarray) -> dict[str, np.ndarray]:
-    """What the axes' file holds, from thumbs ``[N, 576]`` and an altered copy of each."""
+    """Fit the content of the axes' file from thumbs ``[N, 576]`` and an altered copy of each."""
     both = [histograms(thumbs).astype(float) for thumbs in (faces, copies)]
     mirror = mirrored_histogram()
     mean = np.rint((both[0] + both[0][:, mirror]).mean(0) / 2)

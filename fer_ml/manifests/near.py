@@ -2,14 +2,14 @@
 
 Two faces are copies when they pass, in this order,
 
-1. ``Near.code``: their codes (``likeness``) are alike, or one's and the other's mirrored;
+1. ``Near.code``: their codes (``likeness``) are similar, or one's and the other's mirrored;
 2. ``Near.view``: so is some coarse view of one to the other (``alignment``);
-3. ``Near.detail``: so is their fine detail, once one is moved onto the other; or else
-   ``Near.grey``: so are all greys as they lie.
+3. ``Near.detail``: so is their fine detail after alignment; or else ``Near.grey``: so are all
+   greys without alignment.
 
-The search is exact: it finds what trying each pair would find. For the first step a k-d tree with
-overlap goes through the first eight numbers of the codes: each cell meets only the points within
-reach of its box. Mirrored faces are points of their own.
+The search is exact: it finds the same pairs as a comparison of all pairs. For the first step a k-d
+tree with overlap splits the first eight numbers of the codes: each cell meets only the points
+within reach of its box. Mirrored faces are points of their own.
 """
 
 import os
@@ -78,14 +78,14 @@ def near_groups(
     rule: Near | None = None,
     workers: int | None = None,
 ) -> NearGroups:
-    """Connected components of 'the two are copies by ``rule``'.
+    """Return the connected components of 'the two are copies by ``rule``'.
 
     ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. With ``fresh [N] bool``,
-    only pairs with at least one such row are looked for, and groups are what these pairs connect:
-    for a set that grew by a few rows and whose other pairs are known. ``workers`` threads (default:
-    one for each core) do not change the result, and the order of the rows does not change the
-    groups. Flat rows (see ``FLAT_STD``) are alone, even those with equal bytes. Raises ``FerError``
-    for another shape or type.
+    only pairs with at least one such row are searched, and groups are what these pairs connect.
+    This suits a set that grew by a few rows and whose other pairs are known. ``workers`` threads
+    (default: one for each core) do not change the result, and the order of the rows does not change
+    the groups. Flat rows (see ``FLAT_STD``) are alone, even those with equal bytes. Raises
+    ``FerError`` for another shape or type.
     """
     if thumbs.ndim != 2 or thumbs.shape[1] != THUMB_SIZE or thumbs.dtype != np.uint8:
         raise FerError(
@@ -114,7 +114,7 @@ def near_groups(
 
 
 class _Digest:
-    """What is kept of each thumb: its code, a hash, whether it is flat; and the rule of copies."""
+    """Data kept of each thumb: its code, a hash, whether it is flat; and the rule of copies."""
 
     def __init__(self, thumbs: np.ndarray, rule: Near) -> None:
         count = len(thumbs)
@@ -129,7 +129,7 @@ class _Digest:
         self._weights = np.random.default_rng(0).integers(0, 2**64, THUMB_SIZE // 8, np.uint64) | 1
 
     def read(self, start: int) -> None:
-        """Fill in the rows from ``start`` on."""
+        """Compute the data of the rows from ``start`` on."""
         part = slice(start, min(start + _ROWS, len(self.thumbs)))
         raw = np.ascontiguousarray(self.thumbs[part])
         self.hash[part] = (raw.view(np.uint64) * self._weights).sum(1)
@@ -143,7 +143,7 @@ class _Digest:
         self.points[:, mirrored] = first * mirror_signs()[:_AXES, None]
 
     def twins(self) -> np.ndarray:
-        """``[M, 2]``: rows (second) whose bytes are those of an earlier row (first)."""
+        """Return ``[M, 2]``: rows (second) with the same bytes as an earlier row (first)."""
         rows = np.flatnonzero(~self.flat)
         rows = rows[np.argsort(self.hash[rows], kind="stable")]
         hashes = self.hash[rows]
@@ -157,9 +157,9 @@ class _Digest:
         return pairs[np.concatenate([np.empty(0, bool), *equal])]
 
     def root(self, twins: np.ndarray, fresh: np.ndarray | None) -> "_Cell":
-        """One cell with all rows that are neither flat nor a twin of an earlier one.
+        """Return one cell with all rows that are neither flat nor a twin of an earlier one.
 
-        Pairs of two halo points are not met, so rows that are not fresh are the halo.
+        Pairs of two halo points are not compared, so rows that are not fresh are the halo.
         """
         alone = ~self.flat
         alone[twins[:, 1]] = False
@@ -177,20 +177,20 @@ class _Digest:
         )
 
     def once(self, pairs: np.ndarray) -> np.ndarray:
-        """Which of ``pairs [M, 2]`` of ids are not met the other way round as well."""
+        """Return which of ``pairs [M, 2]`` of ids do not also occur the other way round."""
         row, other = pairs[:, 0], pairs[:, 1] % len(self.thumbs)
         again = (pairs[:, 1] != other) & self.fresh[other]
         return ~again | (row < other)
 
     def codes_of(self, ids: np.ndarray) -> np.ndarray:
-        """``[M, 64] float32`` of rows, and of mirrored ones behind them."""
+        """Return ``[M, 64] float32`` of rows; ids beyond the rows are mirrored ones."""
         signs = np.where((ids >= len(self.thumbs))[:, None], mirror_signs(), 1)
         return (self.codes[ids % len(self.thumbs)] * signs).astype(np.float32)
 
     def oriented(self, pairs: np.ndarray) -> np.ndarray:
-        """``pairs [M, 2]`` of ids, each once and one way, whatever the order of the rows; sorted.
+        """Return ``pairs [M, 2]`` of ids sorted, each once and one way, whatever the rows' order.
 
-        The first one is a row; the second one is, or a mirrored one.
+        The first one is a row; the second one is a row or a mirrored one.
         """
         count = len(self.thumbs)
         row, other = pairs[:, 0], pairs[:, 1] % count
@@ -200,7 +200,7 @@ class _Digest:
         return np.unique(turned, axis=0)
 
     def likeness(self, pairs: np.ndarray) -> np.ndarray:
-        """``[M] float64`` of oriented pairs: 0 for no copies."""
+        """Return ``[M] float64`` of oriented pairs: 0 for pairs that are not copies."""
         scores = [np.empty(0)]
         for some in _chunks(pairs, _PAIRS):
             mirrored = some[:, 1] >= len(self.thumbs)
@@ -212,7 +212,7 @@ class _Digest:
 
 @dataclass(frozen=True)
 class Compared:
-    """Pairs of faces ``[P]``: how alike (0 for no copies), the first one's move, and greys' own."""
+    """Results for pairs ``[P]``: likeness (0 for no copies), the first's move, grey likeness."""
 
     likeness: np.ndarray
     moves: np.ndarray
@@ -220,15 +220,15 @@ class Compared:
 
 
 def flipped(thumbs: np.ndarray) -> np.ndarray:
-    """The mirrored ones."""
+    """Return the mirrored thumbs."""
     square = thumbs.reshape(-1, THUMB_SIDE, THUMB_SIDE)
     return square[:, :, ::-1].reshape(len(thumbs), THUMB_SIZE)
 
 
 def compare(first: np.ndarray, second: np.ndarray, rule: Near) -> Compared:
-    """The second and third step of the rule for pairs of thumbs ``[P, 576]``.
+    """Apply the second and third step of the rule to pairs of thumbs ``[P, 576]``.
 
-    Equal rows of ``first`` that stand together are looked at once.
+    Equal rows of ``first`` should be adjacent: their views are then computed once.
     """
     new = np.r_[True, (first[1:] != first[:-1]).any(1)][: len(first)]
     bounds = np.append(np.flatnonzero(new), len(first))
@@ -251,7 +251,7 @@ def compare(first: np.ndarray, second: np.ndarray, rule: Near) -> Compared:
 
 
 def kinds(first: np.ndarray, second: np.ndarray, rule: Near) -> np.ndarray:
-    """What ``second [P, 576]`` is of ``first``, by pair: one of ``KINDS``, or '' for no copies."""
+    """Return what ``second [P, 576]`` is of ``first``: one of ``KINDS``, or '' for no copies."""
     plain, mirrored = compare(first, second, rule), compare(first, flipped(second), rule)
     turned = mirrored.likeness > plain.likeness
     a, b, x, y = plain.moves.T
@@ -274,10 +274,10 @@ def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 @dataclass
 class _Cell:
-    """The core points of a box, and the halo: points elsewhere that may be near one of them.
+    """The core points of a box, and its halo: points outside that may be near a core point.
 
-    Each pair of points is met in one cell only: of two boxes, the first has the second's points in
-    its halo.
+    Each pair of points is compared in one cell only: of two boxes, the first has the second's
+    points in its halo.
     """
 
     points: np.ndarray  # [13, n] float32
@@ -294,7 +294,7 @@ class _Cell:
         return _Cell, tuple(getattr(packed, each.name) for each in fields(packed))
 
     def packed(self) -> "_Cell":
-        """The same cell with nothing but its own points, close together in memory."""
+        """Return the same cell with only its own points, contiguous in memory."""
         columns = np.concatenate((self.core, self.halo))
         place = np.arange(len(columns))
         return replace(
@@ -306,7 +306,7 @@ class _Cell:
         )
 
     def halves(self, reach: float) -> tuple["_Cell", "_Cell"]:
-        """The cell cut across the axis on which the core is widest."""
+        """Return the cell cut across the axis on which the core is widest."""
         some = self.core[:: max(1, len(self.core) // 1024)]
         axis = int(np.argmax(self.points.take(some, axis=1).var(1)))
         value = self.points[axis].take(self.core)
@@ -340,13 +340,13 @@ class _Cell:
 
 
 def _beyond(distance: np.ndarray) -> np.ndarray:
-    """Squares of the positive ones, 0 for the others."""
+    """Return squares of the positive values, 0 for the others."""
     positive = np.maximum(distance, 0)
     return positive * positive
 
 
 def _cells(cell: _Cell, size: int, reach: float) -> Iterator[_Cell]:
-    """Cells of at most ``size`` core points in which each pair within ``reach`` is met."""
+    """Yield cells of at most ``size`` core points that cover each pair within ``reach``."""
     waiting = [cell] if len(cell.core) else []
     while waiting:
         cell = waiting.pop()
@@ -359,7 +359,7 @@ def _cells(cell: _Cell, size: int, reach: float) -> Iterator[_Cell]:
 
 
 def _search(digest: _Digest, cell: _Cell, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs ``[M, 2]`` that connect the copies of one cell, and their likeness."""
+    """Return pairs ``[M, 2]`` that connect the copies of one cell, and their likeness."""
     cell = cell.packed()
     links = _Links(cell.ids, digest)
     rows, points = digest.codes_of(cell.ids), np.ascontiguousarray(cell.points.T)
@@ -384,7 +384,7 @@ def _search(digest: _Digest, cell: _Cell, reach: float) -> tuple[np.ndarray, np.
 
 
 class _Links:
-    """Copies among the rows of one task; those already connected are not compared again."""
+    """Copies among the rows of one task; pairs that are already connected are not compared."""
 
     def __init__(self, ids: np.ndarray, digest: _Digest) -> None:
         self._ids = ids
@@ -398,11 +398,11 @@ class _Links:
         self._likeness = [np.empty(0)]
 
     def label(self, places: np.ndarray) -> np.ndarray:
-        """The group of each place so far."""
+        """Return the group of each place so far."""
         return self._group[self._node[places]]
 
     def add(self, pairs: np.ndarray) -> None:
-        """Candidates ``[M, 2]``, places in ``ids``."""
+        """Add candidate pairs ``[M, 2]``, as places in ``ids``."""
         self._waiting.append(self._apart(pairs))
         self._size += len(self._waiting[-1])
         if self._size >= _BATCH:
@@ -421,7 +421,7 @@ class _Links:
                 self._compare(some)
 
     def _apart(self, pairs: np.ndarray) -> np.ndarray:
-        """The pairs that connect two groups."""
+        """Return the pairs that connect two groups."""
         return pairs[self.label(pairs[:, 0]) != self.label(pairs[:, 1])]
 
     def _compare(self, pairs: np.ndarray) -> None:
@@ -438,7 +438,7 @@ class _Links:
 
 
 class _Forest:
-    """The strongest pairs that connect all rows which the pairs added so far connect."""
+    """The strongest pairs that connect the rows which all added pairs connect."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -469,7 +469,7 @@ class _Forest:
 
 
 def _span(ends: np.ndarray, likeness: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the edges ``ends [M, 2]`` span a forest, the strongest first; each node's tree."""
+    """Return which edges ``ends [M, 2]`` span a forest, strongest first, and each node's tree."""
     ends = np.sort(ends, axis=1)
     order = np.lexsort((ends[:, 1], ends[:, 0], -likeness))
     # A sparse graph adds parallel edges up; only the strongest may come in.

@@ -1,4 +1,4 @@
-"""The columns of a manifest, and the one way it is written and read."""
+"""The columns of a manifest, and the functions that write and read it."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -54,9 +54,9 @@ def write_manifest(
 ) -> None:
     """Write a manifest as CSV, the reference, and as parquet beside it, for speed.
 
-    ``parts`` are its rows, in one frame or in several, of which only one need be in memory. What
-    people are (``ATTRIBUTES``) is written only where it is known: in one frame, as far as it has
-    values; in several, the columns that ``attributes`` names.
+    ``parts`` are its rows, in one frame or in several, of which only one need be in memory. Columns
+    on people (``ATTRIBUTES``) are written only where known: from one frame those that have values,
+    from several those that ``attributes`` names.
     """
     if isinstance(parts, pl.DataFrame):
         attributes = [name for name in ATTRIBUTES if parts[name].count()]
@@ -72,7 +72,7 @@ def write_manifest(
 
 
 def attributes_of(csvs: Iterable[Path]) -> list[str]:
-    """The ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
+    """Return the ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
     columns = {
         name for csv in csvs for name in pl.read_csv(as_text(csv), glob=False, n_rows=0).columns
     }
@@ -119,9 +119,9 @@ def read_manifest(csv: Path) -> pl.DataFrame:
 
 
 def boxes(frame: pl.DataFrame) -> list[tuple[int, int, int, int] | None]:
-    """``(left, top, right, bottom)`` in px of the image for each row, ``None`` without a box.
+    """Return ``(left, top, right, bottom)`` in px of the image per row, ``None`` without a box.
 
-    A box with an empty cell keeps its ``None`` there, for the rule about boxes to find.
+    A box with an empty cell keeps its ``None`` there, so that the rule on boxes finds it.
     """
     return [
         None if row == (None, None, None, None) else (row[0], row[1], row[2], row[3])

@@ -1,8 +1,8 @@
-"""All sources in one manifest, with every row's final split written down as data.
+"""Unify all sources into one manifest that stores every row's final split.
 
-Splits are a property of the *group* (all faces of one photo, and its identical and near-identical
-copies in any source): a group lies in one split, whatever the publishers say, or the benchmark
-measures memory.
+Splits belong to the *group* (all faces of one photo, and its identical and near-identical copies in
+any source). A group lies in one split, whatever the publishers say; otherwise the benchmark would
+measure memorisation.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,18 +28,18 @@ PRECEDENCE = ("test", "calib", "val", "train")
 
 
 def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Give every row of ``frame`` its final split.
+    """Assign every row of ``frame`` its final split.
 
     ``frame`` has source, label, group_id (32 hexadecimal digits) and the publishers' split (train,
-    val, calib, test or unassigned). Returns ``(kept, leaking)``: leaking rows have a twin in a
-    split that takes precedence, and a column ``twin`` that names it. Nothing else is dropped. Kept
-    rows say in ``twin_in`` in which other splits publishers have a face of their group.
+    val, calib, test or unassigned). Returns ``(kept, leaking)``. A leaking row has a twin in a
+    split of higher precedence; its column ``twin`` names that split. No other row is dropped. For
+    kept rows ``twin_in`` lists the other splits in which publishers have a face of their group.
 
-    1. a group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
-       rows elsewhere leak; unassigned rows of a placed group join it;
-    2. unassigned groups are drawn into train and test, by source and class;
-    3. sources without a val part give some train groups to val;
-    4. a part of all val groups becomes calib.
+    1. A group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
+       rows elsewhere leak; unassigned rows of a placed group join it.
+    2. Unassigned groups are drawn into train and test, by source and class.
+    3. Sources without a val part give some train groups to val.
+    4. A part of all val groups becomes calib.
 
     A group that spans sources or classes is drawn with the rarest of them, so that each split has
     its share of a class that is rare under one publisher's labels.
@@ -85,7 +85,7 @@ _UNASSIGNED = _PLACES["unassigned"]
 
 
 def _number(values: pl.Series) -> np.ndarray:
-    """Numbers of few different texts, in their order."""
+    """Return numbers for a few different texts, in the texts' order."""
     known = values.unique().sort()
     numbers = {value: index for index, value in enumerate(known)}
     return values.replace_strict(numbers, return_dtype=pl.Int64).to_numpy()
@@ -94,7 +94,7 @@ def _number(values: pl.Series) -> np.ndarray:
 def _by_group(
     number: np.ndarray, least: np.ndarray, bits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By group: the least of ``least``, and all ``bits`` together."""
+    """Return by group the minimum of ``least``, and the union of ``bits``."""
     order = np.argsort(number)
     ordered = number[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)])
@@ -105,7 +105,7 @@ def _by_group(
 
 
 def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
-    """Names of the set bits but the home's and 'unassigned', joined by '+'; null when none."""
+    """Return names of the set bits but the home's and 'unassigned', joined by '+', or null."""
     others = splits & ~(1 << home) & ~(1 << _UNASSIGNED)
     names = {
         bits: "+".join(split for split in PRECEDENCE if bits >> _PLACES[split] & 1) or None
@@ -115,10 +115,10 @@ def _other_splits(splits: np.ndarray, home: np.ndarray) -> pl.Series:
 
 
 def _ranks(groups: pl.Series, seed: int) -> np.ndarray:
-    """``[3, groups] uint64`` by which groups are drawn into test, val and calib.
+    """Return ``[3, groups] uint64``, the ranks by which groups are drawn into test, val and calib.
 
-    The group's own hash, mixed with the seed and the purpose by SplitMix64 (Steele et al. 2014):
-    so a group's place does not depend on the order of rows, nor on the other groups.
+    A rank is the group's own hash, mixed with the seed and the purpose by SplitMix64 (Steele et al.
+    2014). So it does not depend on the order of rows, nor on the other groups.
     """
     hashes = np.frombuffer(bytes.fromhex("".join(groups)), ">u8")[::2].astype(np.uint64)
     purposes = _mix(np.arange(3, dtype=np.uint64) + np.uint64(3 * seed))
@@ -134,7 +134,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _take(among: np.ndarray, strata: np.ndarray, rank: np.ndarray, fraction: float) -> np.ndarray:
-    """Row numbers of the groups that are drawn from each stratum: those of least rank."""
+    """Return the numbers of the groups drawn from each stratum: those of least rank."""
     rows = np.flatnonzero(among)
     order = rows[np.lexsort((rank[rows], strata[rows]))]
     _, start, size = np.unique(strata[order], return_index=True, return_counts=True)
@@ -145,10 +145,10 @@ def _take(among: np.ndarray, strata: np.ndarray, rank: np.ndarray, fraction: flo
 
 
 def twin_counts(kept: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """How many test rows of each source have a twin outside test: the number that matters.
+    """Count the test rows of each source that have a twin outside test: the leakage avoided.
 
-    ``{source: {"test_rows", "with_twin", "share"}}``, by what publishers have; the twins themselves
-    were taken out of the other splits.
+    ``{source: {"test_rows", "with_twin", "share"}}``, by the publishers' splits; the twins
+    themselves were taken out of the other splits.
     """
     table = (
         kept.filter(pl.col("split") == "test")
@@ -163,7 +163,7 @@ def twin_counts(kept: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def overlaps(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Samples that two sources share, and how often their labels agree.
+    """Count the samples that two sources share, and how often their labels agree.
 
     A list of ``{"a", "b", "samples", "same_label", "share_of_smaller"}`` for each pair of sources
     with at least one common ``sample_id``. The first row of a sample in a source counts.
@@ -196,7 +196,7 @@ def overlaps(frame: pl.DataFrame) -> list[dict[str, Any]]:
 def publisher_splits(
     frame: pl.DataFrame, meanings: Mapping[str, Mapping[str, Split]]
 ) -> pl.DataFrame:
-    """Replace the publisher's split by ours where ``meanings`` names one, by source.
+    """Replace the publisher's split by this platform's where ``meanings`` names one, by source.
 
     Every source of ``meanings`` must have rows: ``FerError`` names the first that has none.
     """
@@ -244,9 +244,8 @@ def unify(
 ) -> None:
     """Write ``classification_manifest.csv``, ``quarantine.csv`` and the merged reports.
 
-    ``job`` holds the sources' manifests and nothing else; ``meanings`` are what
-    ``publisher_splits`` takes, ``near`` what ``near_of`` does, ``draw`` and ``seed`` what
-    ``assign_splits`` does.
+    ``job`` holds the sources' manifests and nothing else. ``meanings`` is passed to
+    ``publisher_splits``, ``near`` to ``near_of``, ``draw`` and ``seed`` to ``assign_splits``.
     """
     files, thumbs, reports = [], [], []
     for artifact in job.inputs.values():
@@ -291,7 +290,7 @@ def unify(
 
 
 def _whole_rows(files: Sequence[Path], kept: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The kept rows with all of their columns, source by source; ``kept`` is sorted by row."""
+    """Yield the kept rows with all of their columns, by source; ``kept`` is sorted by row."""
     decided = kept.select("row", *DECIDED)
     start = 0
     for file in files:
@@ -312,7 +311,7 @@ class Stacked:
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The thumbs ``[len(rows), 576]`` of these rows."""
+        """Return the thumbs ``[len(rows), 576]`` of these rows."""
         part = np.searchsorted(self.starts, rows, side="right") - 1
         thumbs = np.empty((len(rows), THUMB_SIZE), np.uint8)
         for index in np.unique(part):
@@ -332,11 +331,11 @@ def _leak_notes(leaking: pl.DataFrame) -> pl.DataFrame:
 
 
 def twin_pairs(frame: pl.DataFrame, kept: pl.DataFrame, leaking: pl.DataFrame) -> pl.DataFrame:
-    """Each row with a twin in another split (``row``), and one such twin (``other``).
+    """Return each row with a twin in another split (``row``), and one such twin (``other``).
 
-    Rows that leak, with a twin in the split that takes precedence; and kept test rows, with one
-    outside test. A twin of the same pixels comes first, then the group's first row. ``same`` says
-    whether the pixels are the same.
+    These are leaking rows, with a twin in the split of higher precedence, and kept test rows, with
+    one outside test. A twin of the same pixels comes first, then the group's first row. ``same``
+    says whether the pixels are the same.
     """
     placed = frame.select("row", "sample_id", "group_id", "split")
     test, rest = pl.col("split") == "test", ~pl.col("split").is_in(["test", "unassigned"])
@@ -372,7 +371,7 @@ def _with_kinds(
     thumbs: "Stacked",
     near: Near,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Kept and leaking rows with what their twin in another split is (``kind``)."""
+    """Return kept and leaking rows with the kind of their twin in another split (``kind``)."""
     pairs = twin_pairs(frame, kept, leaking)
     kinds = pairs.select("row", _kinds(pairs, thumbs, near).alias("kind"))
     on = {"on": "row", "how": "left", "maintain_order": "left"}
@@ -389,7 +388,7 @@ def _leakage(frame: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
 
 
 def _kinds(pairs: pl.DataFrame, thumbs: "Stacked", near: Near) -> pl.Series:
-    """What each twin is: the same pixels, one of ``KINDS``, or near to it through other faces."""
+    """Return the kind of each twin: same pixels, one of ``KINDS``, or near through other faces."""
     # Imported where it is needed: SciPy takes a third of a second.
     from fer_ml.manifests.near import kinds
 
@@ -404,7 +403,7 @@ def _kinds(pairs: pl.DataFrame, thumbs: "Stacked", near: Near) -> pl.Series:
 
 
 def twin_kinds(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Test rows with a twin outside test, by source and by what the twin is (``kind``)."""
+    """Count test rows with a twin outside test, by source and by the twin's ``kind``."""
     table = (
         kept.filter((pl.col("split") == "test") & pl.col("twin_in").is_not_null())
         .group_by("source", "kind")
@@ -418,7 +417,7 @@ def twin_kinds(kept: pl.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def group_counts(frame: pl.DataFrame) -> dict[str, int]:
-    """How many groups there are, how many join several photos, and how large they get.
+    """Count the groups, those that join several photos, and the size of the largest.
 
     ``frame`` has group_id and photo.
     """

@@ -1,1 +1,1 @@
-"""Rules on any manifest, their reports, and labels worth a second look."""
+"""Validation rules for any manifest, their reports, and labels worth a second look."""

@@ -1,8 +1,8 @@
-"""What the paths of a foreign manifest are relative to.
+"""Find the base folders to which the paths of a foreign manifest are relative.
 
 One file may mix paths below the cleaned root, below the project's root, and absolute paths of
-another machine. For paths that start alike, a few are tried: below each root, with leading folders
-taken away, and below the folders right under a root.
+another machine. For paths with the same beginning, a few are tried: below each root, with leading
+folders removed, and below the folders directly under a root.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _SUBFOLDERS = 50
 
 @dataclass(frozen=True)
 class Base:
-    """Paths that start with ``start`` lie below ``root`` once ``cut`` leading folders are gone.
+    """A base: paths that start with ``start`` lie below ``root`` without ``cut`` leading folders.
 
     ``root`` is ``None`` when none of the tried paths was found.
     """
@@ -31,7 +31,7 @@ class Base:
     rows: int
 
     def to_json(self) -> dict[str, object]:
-        """For the report."""
+        """Return the base as JSON values, for the report."""
         return {"start": self.start, "root": self.root, "cut": self.cut, "rows": self.rows}
 
 
@@ -40,7 +40,7 @@ def _slashes(paths: pl.Expr) -> pl.Expr:
 
 
 def _start(paths: pl.Expr) -> pl.Expr:
-    """The beginning that paths have in common: the first folder, or all but the file's own one."""
+    """Return the beginning that paths share: the first folder, or all but the file's own folder."""
     absolute = paths.str.contains(r"^(?:/|[A-Za-z]:)")
     return (
         pl.when(absolute)
@@ -50,7 +50,7 @@ def _start(paths: pl.Expr) -> pl.Expr:
 
 
 def find_bases(paths: pl.Series, roots: Sequence[Path]) -> list[Base]:
-    """The base of each beginning among ``paths``, in the order of their appearance."""
+    """Return the base of each beginning among ``paths``, in the order of appearance."""
     table = pl.DataFrame({"path": paths.drop_nulls()}).with_columns(_slashes(pl.col("path")))
     table = table.with_columns(_start(pl.col("path")).alias("start"))
     bases = []
@@ -62,7 +62,7 @@ def find_bases(paths: pl.Series, roots: Sequence[Path]) -> list[Base]:
 
 
 def _best(tried: list[str], roots: Sequence[Path]) -> tuple[str | None, int]:
-    """The root and cut under which most of the tried paths are files; the first of equals."""
+    """Return the root and cut under which most tried paths are files; the first of equals."""
     best: tuple[int, str | None, int] = (0, None, 0)
     for root, cut in _candidates(tried, roots):
         hits = sum(_is_file(root, path, cut) for path in tried)
@@ -94,9 +94,9 @@ def _is_file(root: Path, path: str, cut: int) -> bool:
 
 
 def apply_bases(frame: pl.DataFrame, bases: Sequence[Base]) -> pl.DataFrame:
-    """``frame`` with ``image_path`` relative to its root, and the root in ``base``.
+    """Return ``frame`` with ``image_path`` relative to its root, and the root in ``base``.
 
-    Paths whose base was not found stay as they are.
+    Paths whose base was not found stay unchanged.
     """
     known = [base for base in bases if base.root is not None]
     if not known:

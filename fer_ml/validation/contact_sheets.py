@@ -1,7 +1,8 @@
-"""Contact sheets of faces as PNG bytes: what a manifest or its findings look like.
+"""Contact sheets of faces as PNG bytes: examples of a manifest or of its findings.
 
-Manifests may be foreign, so nothing outside their root is read and nothing is decoded that says it
-is huge. What cannot be shown is a marked tile with the reason, never an error.
+Manifests may be foreign. So no file outside their root is read, and no image is decoded that
+declares a huge size. A face that cannot be shown becomes a marked tile with the reason, never an
+error.
 """
 
 import hashlib
@@ -36,9 +37,9 @@ _PAPER, _INK, _PALE, _EMPTY, _MARK = "#FFFFFF", "#222222", "#777777", "#EEEEEE",
 
 
 class Tile(NamedTuple):
-    """One picture of a sheet: ``image [H, W, 3] uint8 RGB``, or ``None`` where it cannot be read.
+    """One picture of a sheet: ``image [H, W, 3] uint8 RGB``, or ``None`` if it cannot be read.
 
-    Lines of the caption are separated by line ends; long lines are wrapped.
+    Line ends separate lines of the caption; long lines are wrapped.
     """
 
     image: np.ndarray | None
@@ -46,9 +47,9 @@ class Tile(NamedTuple):
 
 
 def read_face(root: Path, image_path: str | None, box: Box | None) -> np.ndarray:
-    """The face ``[H, W, 3] uint8 RGB`` of a manifest's row; ``FerError`` says why there is none.
+    """Return the face ``[H, W, 3] uint8 RGB`` of a manifest's row; ``FerError`` states the fault.
 
-    Reads regular files below ``root`` only, links followed. ``box`` as in ``crop_face``.
+    Reads regular files below ``root`` only, after following links. ``box`` as in ``crop_face``.
     """
     if not image_path:
         raise FerError("no image path", code="missing-image-path")
@@ -67,7 +68,7 @@ def read_face(root: Path, image_path: str | None, box: Box | None) -> np.ndarray
 
 
 def read_tile(root: Path, image_path: str | None, box: Box | None) -> Tile:
-    """The face as a tile without a caption; where it cannot be read, the caption is the reason."""
+    """Return the face as a tile without a caption; if unreadable, the caption is the reason."""
     try:
         return Tile(read_face(root, image_path, box))
     except FerError as error:
@@ -75,7 +76,7 @@ def read_tile(root: Path, image_path: str | None, box: Box | None) -> Tile:
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """``image [H, W, 3] uint8`` in its own proportions, its longer side ``side`` px."""
+    """Resize ``image [H, W, 3] uint8`` in proportion so that its longer side is ``side`` px."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -84,16 +85,16 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def contact_sheet(tiles: Sequence[Tile], columns: int = 8, side: int = FINDING_SIDE) -> bytes:
-    """``tiles`` in rows of ``columns``, each ``side`` px with its caption below, as a PNG."""
+    """Return a PNG of ``tiles`` in rows of ``columns``, each ``side`` px with its caption below."""
     return _png(_stack([_row(tiles[i : i + columns], side) for i in range(0, len(tiles), columns)]))
 
 
 def class_sheet(frame: pl.DataFrame, root: Path, *, per_cell: int = 3, seed: int = 0) -> bytes:
-    """Examples of each class (columns) of each source (rows) of a manifest, as a PNG.
+    """Return a PNG of examples of each class (columns) of each source (rows) of a manifest.
 
-    ``per_cell`` faces of each are those of least hash of ``seed`` and ``sample_id``, whatever the
-    order of the rows. Only their files are read. What a source lacks is called none. Of more than
-    ``MAX_SOURCE_ROWS`` sources the largest are shown.
+    The ``per_cell`` faces of each cell are those of least hash of ``seed`` and ``sample_id``,
+    whatever the order of the rows. Only their files are read. An empty cell is captioned none. Of
+    more than ``MAX_SOURCE_ROWS`` sources the largest are shown.
     """
     chosen = _choose(frame, per_cell, seed)
     sources = sorted(chosen["source"].unique())
@@ -119,7 +120,7 @@ def class_sheet(frame: pl.DataFrame, root: Path, *, per_cell: int = 3, seed: int
 
 
 def _choose(frame: pl.DataFrame, per_cell: int, seed: int) -> pl.DataFrame:
-    """The rows of a class sheet, with ``place``: which of its cell each is, from 0."""
+    """Return the rows of a class sheet; ``place`` is a row's index in its cell, from 0."""
     rows = frame.filter(pl.col("label").is_in(CLASSES)).with_columns(
         pl.col("source").fill_null("(none)")
     )
@@ -140,11 +141,11 @@ def _choose(frame: pl.DataFrame, per_cell: int, seed: int) -> pl.DataFrame:
 
 
 def findings_sheet(findings: pl.DataFrame, root: Path, *, limit: int = 8) -> bytes | None:
-    """Up to ``limit`` examples of each rule's findings, as a PNG; ``None`` without any picture.
+    """Return a PNG of up to ``limit`` findings of each rule; ``None`` without any picture.
 
-    ``findings`` has rule, image_path, detail and the columns of the box. Rules and examples come
-    in its order. Findings without an image have no example; an image is an example of a rule once.
-    An image whose box is not inside it is shown whole.
+    ``findings`` has rule, image_path, detail and the columns of the box. Rules and examples come in
+    its order. Findings without an image have no example; an image is an example of a rule once. An
+    image whose box is not inside it is shown whole.
     """
     shown = findings.filter(pl.col("image_path").is_not_null()).unique(
         ["rule", "image_path"], keep="first", maintain_order=True
@@ -181,7 +182,7 @@ def _blank(width: int, height: int) -> Image.Image:
 
 
 def _cell(image: np.ndarray | None, side: int) -> Image.Image:
-    """A square with the face in its middle, or with a cross."""
+    """Return a square with the face in its middle, or with a cross."""
     cell = Image.new("RGB", (side, side), _EMPTY)
     if image is None:
         pen = ImageDraw.Draw(cell)
@@ -195,7 +196,7 @@ def _cell(image: np.ndarray | None, side: int) -> Image.Image:
 
 
 def _row(tiles: Sequence[Tile], side: int) -> Image.Image:
-    """``tiles`` side by side with their captions, which are cut at the tile's edge."""
+    """Return ``tiles`` side by side with their captions, which are cut at the tile's edge."""
     pitch = side + 2 * _GAP
     captions = [_wrap(tile.caption, side) for tile in tiles]
     row = _blank(len(tiles) * pitch, side + 2 * _GAP + _LINE * max(map(len, captions)))
@@ -226,7 +227,7 @@ def _heading(rule: str, count: str) -> Image.Image:
 
 
 def _stack(parts: Sequence[Image.Image]) -> Image.Image:
-    """``parts`` below each other."""
+    """Return ``parts`` stacked vertically."""
     sheet = _blank(
         max([part.width for part in parts] or [1]), sum(part.height for part in parts) or 1
     )

@@ -1,4 +1,4 @@
-"""The gates of every manifest, in the order in which they are judged."""
+"""The gates of all manifests, in the order in which they are judged."""
 
 from dataclasses import replace
 
@@ -130,5 +130,5 @@ TRAINING_MANIFEST_GATES: tuple[Gate, ...] = tuple(
 
 
 def manifest_gates(asset: str) -> tuple[Gate, ...]:
-    """The gates of a manifest by its asset; any other one has those of the rest."""
+    """Return the gates of a manifest asset: the training manifest's, or those of all others."""
     return TRAINING_MANIFEST_GATES if asset == "hq_train_manifest" else MANIFEST_GATES

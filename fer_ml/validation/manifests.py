@@ -1,4 +1,4 @@
-"""Manifests of the store: judged with their inputs and their past, and reported on."""
+"""Judge and report on manifests of the store, with their inputs and their predecessor."""
 
 import math
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ _LOOKED = ("missing_paths", "undecodable", "image_modes", "changed_pixels", "bad
 
 
 def report_name(asset: str) -> str:
-    """The report of a manifest asset: ``manifest_validation_hq_train.json``."""
+    """Return the report's file name of a manifest asset: ``manifest_validation_hq_train.json``."""
     name = "all" if asset == UNIFIED else asset.removesuffix("_manifest")
     return f"manifest_validation_{name}.json"
 
 
 def manifest_outcomes(artifact: Artifact, store: Store, near: Near) -> list[Outcome]:
-    """The gates of a manifest, on every row and every image; they say how these were checked."""
+    """Judge a manifest's gates on every row and image; outcomes state how these were checked."""
     _, verdict, how = _judge(artifact, store, near)
     return [
         replace(outcome, detail=how_checked(how)) if outcome.rule in _LOOKED else outcome
@@ -44,9 +44,9 @@ def manifest_outcomes(artifact: Artifact, store: Store, near: Near) -> list[Outc
 def validate_manifests(
     run: RunFolder, store: Store, manifests: Sequence[Artifact], root: str, near: Near
 ) -> None:
-    """One report for each manifest, every finding as a table, and pictures of both.
+    """Write one report for each manifest, every finding as a table, and pictures of both.
 
-    The unified one is among ``manifests``; ``root`` is what the reports call the store's folder.
+    The unified manifest is among ``manifests``; ``root`` names the store's folder in the reports.
     """
     # Plotting takes half a second to import, and judging needs none of it.
     from fer_ml.figures.charts import class_source_heatmap
@@ -109,7 +109,7 @@ def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Referen
 
 
 def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) -> int:
-    """How many rows the manifest lacks or has too many against what its inputs give."""
+    """Return how many rows the manifest lacks or has in excess of what its inputs give."""
     key = list(SCHEMA)
     if artifact.record.asset == UNIFIED:
         wanted = pl.concat(
@@ -127,7 +127,7 @@ def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) 
 
 
 def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | None:
-    """The manifest before this one that passed all blocking gates."""
+    """Return the previous manifest that passed all blocking gates, or ``None``."""
     blocking = [gate.rule for gate in manifest_gates(asset) if gate.blocking]
     for candidate in store.all(asset):
         receipts = candidate.receipts()

@@ -1,4 +1,4 @@
-"""Validation reports: what the gates found in a manifest, in the first pipeline's keys and ours."""
+"""Validation reports: the gates' findings, in the first pipeline's keys and this platform's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ _SAME = ("group_id", "photo", "near")
 def gather_evidence(
     table: Table, looks: Probe, near_cache: Path, near: Near, reference: Reference | None = None
 ) -> Evidence:
-    """A manifest as read, together with what was seen behind its rows."""
+    """Combine a manifest as read with the inspection of the images behind its rows."""
     rows = pl.concat([table.frame, looks.looks.rename({"brightness": "seen"})], how="horizontal")
     close = near_of(rows["face"], looks.thumbs, near_cache, near)
     rows = rows.with_columns(close.alias("near"), pl.coalesce("brightness", "seen"))
@@ -38,7 +38,7 @@ def gather_evidence(
 
 
 def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, root: str) -> Any:
-    """One ``manifest_validation*.json``: rules on rows, ``decode`` on distinct images."""
+    """Return one ``manifest_validation*.json``: rules on rows, ``decode`` on distinct images."""
     rows = evidence.rows
     files = rows.select("image_path", "state").drop_nulls("image_path").unique("image_path")
     attempted = files.filter(~pl.col("state").is_in(["missing", "escapes"]))
@@ -83,7 +83,7 @@ def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, r
 
 
 def _twins(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Test rows by source, and how many of them have a twin in another split.
+    """Count test rows by source, and those that have a twin in another split.
 
     A twin is in this manifest (the same photo, group or near-identical face), or was taken out of
     it (``twin_in``).
@@ -109,11 +109,10 @@ def validate_file(
 ) -> dict[str, Any]:
     """Validate any manifest CSV whose images lie below some of ``roots``.
 
-    Columns image_path, label, split and source are needed; what is absent of the others is taken
-    from the pixels. Paths may be relative to a root, to a folder above or right below it, or
-    absolute paths of another machine: which base was found for which paths is in the report.
-    ``near`` says when two faces are copies (default: photos). Returns the report; ``findings``
-    holds every one of them.
+    Columns image_path, label, split and source are required; other missing columns are derived from
+    the pixels. Paths may be relative to a root, to a folder above or right below it, or absolute
+    paths of another machine; the report states the base found for each. ``near`` defines when two
+    faces are copies (default: photos). Returns the report; ``findings`` holds every finding.
     """
     table = read_table(csv)
     if table.frame.is_empty() and table.malformed.is_empty():
@@ -151,7 +150,7 @@ def validate_file(
 
 
 def _probe_bases(frame: pl.DataFrame, roots: Sequence[Path], cache: Path, since: float) -> Probe:
-    """Look at each row below the root that its base names; rows without one below the first."""
+    """Inspect each row below the root of its base; rows without one below the first root."""
     base = frame["base"].fill_null(str(roots[0]))
     parts, order = [], []
     # A manifest of nothing but malformed lines has no base, and is judged all the same.
@@ -163,10 +162,10 @@ def _probe_bases(frame: pl.DataFrame, roots: Sequence[Path], cache: Path, since:
 
 
 def _fill_identity(frame: pl.DataFrame, looks: pl.DataFrame) -> pl.DataFrame:
-    """Identity and size from the pixels, where the manifest brings none of its own.
+    """Fill in identity and size from the pixels where the manifest has none of its own.
 
-    A row whose image cannot be read has no pixels to be identified by: its path stands in, so that
-    the rule about its image counts it once and the rule about empty cells does not count it again.
+    For a row whose image cannot be read the path replaces the identity, so that the rule on images
+    counts it once and the rule on empty cells does not count it again.
     """
     path = pl.concat_str(pl.lit("path:"), pl.col("image_path").fill_null(""))
     return (

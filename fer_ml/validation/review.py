@@ -1,7 +1,7 @@
-"""Labels worth a second look: what other sources, annotators or a model say against them.
+"""Labels worth a second look: contradicted by other sources, annotators or a model.
 
-Both tables are ranked, most suspicious first. They are for people to look through; nothing here
-changes a label.
+Both tables are ranked, most suspicious first. They are for people to review; no label is changed
+here.
 """
 
 import base64
@@ -28,24 +28,24 @@ SUM_TOLERANCE = 1e-4
 
 
 def source_disagreements(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of a manifest whose label another row of the same face contradicts.
+    """Return the rows of a manifest whose label another row of the same face contradicts.
 
     Rows are of one face when they share ``sample_id``, or when they share ``group_id`` and no row
     of the group has a box: the faces of one photo share a group too and are different people. Rows
-    without a ``sample_id``, or with a label that is none of ``CLASSES``, are left to the rules of
+    without a ``sample_id``, or with a label outside ``CLASSES``, are left to the rules of
     validation.
 
     One row of each face is its witness ``b``: of the rows with votes, the one with the largest
     share of votes for its own label; without votes, one whose label most sources give (ties: the
-    first by class, source and path). Each row ``a`` of the face with another label than the
+    first by class, source and path). Each row ``a`` of the face whose label differs from the
     witness's gives one row of the table, so a face of n rows gives at most n - 1.
 
     ``support_a`` and ``support_b`` are the shares of the witness's ``votes`` for the two labels, of
     the votes for the seven classes; null without votes. ``score = (1 + b - a) / 2`` with these
     shares: 1 when every vote is for b, 0.5 when both labels have as many. It is 1 minus the
     normalised margin of ``prediction_disagreements``, with votes in place of a model. Without
-    votes, a and b are the shares of sources that give the labels. A vote of all annotators outranks
-    one of most, and that outranks one source against another (0.5).
+    votes, a and b are the shares of sources that give the labels. So a unanimous vote outranks a
+    majority, and that outranks one source against another (0.5).
 
     Columns: sample_id, group_id, image_path (those of ``a``), source_a, label_a, source_b, label_b,
     votes, support_a, support_b, score, and the columns of ``a``'s box.
@@ -80,13 +80,13 @@ def source_disagreements(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def write_review(run: RunFolder, table: pl.DataFrame, root: Path, title: str) -> None:
-    """``review.csv``, every row, and ``review.html``, the first ones with their faces."""
+    """Write ``review.csv`` with every row, and ``review.html`` with the first ones' faces."""
     run.write_text("review.csv", table.write_csv())
     run.write_text("review.html", review_html(table, root, title))
 
 
 def _against_witnesses(rows: pl.DataFrame, shares: np.ndarray) -> pl.DataFrame:
-    """Each row whose label its face's witness contradicts, with the witness's columns as ``_b``."""
+    """Return rows whose label the face's witness contradicts, its columns named ``_b``."""
     every = np.arange(rows.height)
     rows = rows.with_columns(
         pl.Series("row", every),
@@ -102,9 +102,9 @@ def _against_witnesses(rows: pl.DataFrame, shares: np.ndarray) -> pl.DataFrame:
 
 
 def _contested(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of faces that carry several labels, with ``face``, ``class`` and ``backing``.
+    """Return rows of faces that have several labels, with ``face``, ``class`` and ``backing``.
 
-    ``class`` is the label's index, ``backing`` its share of the sources' labels of the face.
+    ``class`` is the label's index, ``backing`` the share of the face's sources that give the label.
     """
     boxed = pl.any_horizontal(pl.col(name).is_not_null() for name in BOX)
     rows = frame.filter(pl.col("sample_id").is_not_null(), pl.col("label").is_in(CLASSES))
@@ -126,7 +126,7 @@ def _contested(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _vote_shares(rows: pl.DataFrame) -> np.ndarray:
-    """``[rows, C]`` shares of each row's votes; 0 for all classes where there are none."""
+    """Return ``[rows, C]`` shares of each row's votes; 0 for all classes where there are none."""
     shares = np.zeros((rows.height, len(CLASSES)))
     voted = rows.filter(pl.col("votes").is_not_null())
     numbers = voted["votes"].str.split(";").cast(pl.List(pl.Float64), strict=False)
@@ -153,12 +153,12 @@ def _vote_shares(rows: pl.DataFrame) -> np.ndarray:
 def prediction_disagreements(
     frame: pl.DataFrame, sample_ids: Sequence[str], probs: np.ndarray, *, held_out: np.ndarray
 ) -> pl.DataFrame:
-    """Rows of ``frame`` whose label a model contradicts that has not seen their faces.
+    """Return the rows of ``frame`` whose label a model contradicts that was not trained on them.
 
     ``probs [N, C]`` are the probabilities of ``sample_ids`` (N of them, each once), which are
     exactly the samples of ``frame``. ``held_out [N] bool`` says for each whether the model was
-    trained without its group. A model agrees with the labels that it was trained on, so a row that
-    was not held out is an error, like ids of other samples and rows that are no probabilities.
+    trained without its group. A model agrees with its training labels. So a row that was not held
+    out is an error, like ids of other samples and rows that are not probabilities.
 
     With p the probabilities of a row, y its label and t_j the mean of p_j over the rows with label
     j (confident learning: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty
@@ -171,7 +171,7 @@ def prediction_disagreements(
 
     Both scores are in 0..1, lower for worse labels. A row is in the table when another class,
     ``predicted``, has a larger p than y. Ranked by self_confidence, then by normalised_margin. A
-    class that no row is labelled with has no t_j, and no row is counted there.
+    class without any labelled row has no t_j, and no row is counted there.
 
     Columns: sample_id, group_id, image_path, source, label, predicted, self_confidence,
     normalised_margin, likely_error, and those of the box.
@@ -249,7 +249,7 @@ def _check_probs(sample_ids: Sequence[str], probs: np.ndarray, held_out: np.ndar
 def _labels_and_places(
     frame: pl.DataFrame, sample_ids: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each row of ``frame``, and its place in ``sample_ids``."""
+    """Return the class of each row of ``frame``, and its index in ``sample_ids``."""
     wrong = frame.filter(~pl.col("label").is_in(CLASSES).fill_null(False))
     if wrong.height:
         raise FerError(
@@ -284,10 +284,10 @@ def _labels_and_places(
 
 
 def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
-    """The first ``MAX_SHOWN`` rows of a table of this module as one page, each with its face.
+    """Return the first ``MAX_SHOWN`` rows of a review table as one page, each with its face.
 
     Faces are read below ``root`` and embedded; one that cannot be read is replaced by the reason.
-    The page needs nothing else and runs no script.
+    The page needs no other file and runs no script.
     """
     kind = next(
         (k for k in _KINDS if k.label in table.columns and k.against in table.columns), None
@@ -334,7 +334,7 @@ def review_html(table: pl.DataFrame, root: Path, title: str) -> str:
 
 
 def embedded_face(root: Path, image_path: str | None, box: Any) -> dict[str, str]:
-    """The face as base64 of a PNG, or the reason why there is none; the other one is empty."""
+    """Return the face as base64 of a PNG, or the reason why there is none; the other is empty."""
     image, reason = read_tile(root, image_path, box)
     if image is None:
         return {"png": "", "reason": reason}
@@ -345,7 +345,7 @@ def embedded_face(root: Path, image_path: str | None, box: Any) -> dict[str, str
 
 
 def _votes_text(row: dict[str, Any]) -> str:
-    """The row's votes as text: ``votes: 9 Neutral, 1 Sad``."""
+    """Return the row's votes as text: ``votes: 9 Neutral, 1 Sad``."""
     if row["votes"] is None:
         return "nobody voted"
     votes = sorted(zip(row["votes"].split(";"), CLASSES, strict=True), key=lambda v: -float(v[0]))
@@ -353,7 +353,7 @@ def _votes_text(row: dict[str, Any]) -> str:
 
 
 class _Kind(NamedTuple):
-    """Which columns of a table the page shows, and how it explains them."""
+    """A kind of review table: the columns that its page shows, and their explanation."""
 
     label: str
     source: str

@@ -1,4 +1,4 @@
-"""The rules of a manifest. Each is a pure function of its rows and of what was seen behind them."""
+"""The rules of a manifest: pure functions of its rows and of the inspected images."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -36,11 +36,11 @@ Findings = pl.DataFrame
 
 @dataclass(frozen=True)
 class Reference:
-    """What a manifest is compared with; ``None`` where there is nothing to compare with.
+    """The data a manifest is compared with; ``None`` where there is nothing to compare with.
 
-    ``sources`` should have rows; ``lost`` counts rows that its inputs and recipe would give and it
-    lacks, or the other way round, and is infinite when an input is gone; ``accepted`` is the
-    manifest before, which passed its gates.
+    ``sources`` should have rows. ``lost`` counts rows that the inputs and recipe give and the
+    manifest lacks, or the other way round; it is infinite when an input is gone. ``accepted`` is
+    the previous manifest that passed its gates.
     """
 
     sources: tuple[str, ...] | None = None
@@ -50,11 +50,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A manifest and what was seen.
+    """A manifest and the inspection of its images.
 
     ``rows`` has ``line``, all columns of the manifest, those of ``Probe.looks``, and ``near`` (the
     least id of the faces that are near-identical to this one). ``malformed`` and ``mistyped`` are
-    what ``read_table`` found, ``dialect`` what other readers may stumble over.
+    the findings of ``read_table``, ``dialect`` features of the csv that other readers may misread.
     """
 
     rows: pl.DataFrame
@@ -70,7 +70,7 @@ class Evidence:
 
     @cached_property
     def leaks(self) -> tuple[pl.DataFrame, "Findings"]:
-        """Rows of no leaking group or photo, and the findings about the others."""
+        """Rows outside leaking groups and photos, and the findings about the leaking ones."""
         rows, findings = self.rows, []
         keys = [("group_id", "group"), ("photo", "photo")]
         if (rows["group_id"] == rows["photo"]).all():
@@ -85,17 +85,17 @@ class Evidence:
 
 
 def _findings(rows: pl.DataFrame, detail: pl.Expr) -> Findings:
-    """One finding for each row where ``detail`` is not null."""
+    """Return one finding for each row where ``detail`` is not null."""
     return rows.select("line", "image_path", detail.alias("detail")).drop_nulls("detail")
 
 
 def malformed_rows(e: Evidence) -> Findings:
-    """Lines that do not have the cells of the header."""
+    """Find lines whose cells do not match the header."""
     return e.malformed.select("line", pl.lit(None, pl.String).alias("image_path"), pl.col("detail"))
 
 
 def csv_dialect(e: Evidence) -> Findings:
-    """What other readers of the csv may stumble over."""
+    """Find features of the csv that other readers may misread."""
     return pl.DataFrame(
         {"line": [1] * len(e.dialect), "image_path": None, "detail": list(e.dialect)},
         schema={"line": pl.Int64, "image_path": pl.String, "detail": pl.String},
@@ -103,7 +103,7 @@ def csv_dialect(e: Evidence) -> Findings:
 
 
 def schema(e: Evidence) -> Findings:
-    """Cells of another type than the column's, and empty ones of required columns."""
+    """Find cells of another type than the column's, and empty cells of required columns."""
     empty = [
         _findings(e.rows, pl.when(pl.col(name).is_null()).then(pl.lit(f"{name} is empty")))
         for name in REQUIRED
@@ -126,12 +126,12 @@ def _outside(e: Evidence, column: str, allowed: tuple[str, ...]) -> Findings:
 
 
 def bad_labels(e: Evidence) -> Findings:
-    """Labels that are none of ``CLASSES``."""
+    """Find labels outside ``CLASSES``."""
     return _outside(e, "label", CLASSES)
 
 
 def bad_splits(e: Evidence) -> Findings:
-    """Splits that are none of ``SPLITS``."""
+    """Find splits outside ``SPLITS``."""
     return _outside(e, "split", SPLITS)
 
 
@@ -143,19 +143,19 @@ def _in_state(e: Evidence, state: str) -> Findings:
 
 
 def escaping_paths(e: Evidence) -> Findings:
-    """Paths that lead out of the base folder."""
+    """Find paths that lead out of the base folder."""
     return _in_state(e, "escapes")
 
 
 def missing_paths(e: Evidence) -> Findings:
-    """Paths where no file is."""
+    """Find paths without a file."""
     return _in_state(e, "missing")
 
 
 def case_collisions(e: Evidence) -> Findings:
-    """Paths with different pixels that differ only in case or accents.
+    """Find paths with different pixels that differ only in case or accents.
 
-    A file system without upper and lower case, or with composed accents, takes them for one.
+    A file system that ignores case, or composes accents, would treat them as one.
     """
     folded = pl.col("image_path").str.to_lowercase()
     if not e.rows["image_path"].str.len_bytes().eq(e.rows["image_path"].str.len_chars()).all():
@@ -172,22 +172,22 @@ def case_collisions(e: Evidence) -> Findings:
 
 
 def undecodable(e: Evidence) -> Findings:
-    """Images that cannot be decoded."""
+    """Find images that cannot be decoded."""
     return _in_state(e, "undecodable")
 
 
 def oversized(e: Evidence) -> Findings:
-    """Images with more pixels than are decoded."""
+    """Find images with more pixels than the limit for decoding."""
     return _in_state(e, "oversized")
 
 
 def image_modes(e: Evidence) -> Findings:
-    """Images whose pixels are not 8-bit grey or RGB."""
+    """Find images whose pixels are not 8-bit grey or RGB."""
     return _in_state(e, "mode")
 
 
 def suffixes(e: Evidence) -> Findings:
-    """Files whose name does not say their format."""
+    """Find files whose suffix does not match their format."""
     findings = []
     for name, allowed in FORMATS.items():
         path = pl.col("image_path").str.to_lowercase()
@@ -198,7 +198,7 @@ def suffixes(e: Evidence) -> Findings:
 
 
 def image_sizes(e: Evidence) -> Findings:
-    """Rows whose width and height are not those of the image."""
+    """Find rows whose width and height are not those of the image."""
     differs = (pl.col("width") != pl.col("image_width")) | (
         pl.col("height") != pl.col("image_height")
     )
@@ -211,7 +211,7 @@ def image_sizes(e: Evidence) -> Findings:
 
 
 def changed_pixels(e: Evidence) -> Findings:
-    """Rows whose ``sample_id`` is not the hash of the pixels seen."""
+    """Find rows whose ``sample_id`` is not the hash of the pixels read."""
     return _findings(
         e.rows,
         pl.when(pl.col("sample_id") != pl.col("face")).then(
@@ -221,7 +221,7 @@ def changed_pixels(e: Evidence) -> Findings:
 
 
 def bad_boxes(e: Evidence) -> Findings:
-    """Boxes that are incomplete, without area or outside their image."""
+    """Find boxes that are incomplete, without area or outside their image."""
     left, top, right, bottom = (pl.col(name) for name in BOX)
     given = pl.any_horizontal(pl.col(name).is_not_null() for name in BOX)
     box = pl.format(
@@ -244,9 +244,9 @@ def bad_boxes(e: Evidence) -> Findings:
 
 
 def _repeated_faces(e: Evidence) -> pl.DataFrame:
-    """Rows of faces that occur more than once, ``face`` as a number.
+    """Return rows of faces that occur more than once, ``face`` as a number.
 
-    A face is what its pixels say where they were seen, else what the manifest says.
+    A face is identified by its pixels where they were read, else by the manifest.
     """
     face = pl.coalesce("face", "sample_id").cast(pl.Categorical).to_physical().alias("face")
     rows = e.rows.select("line", "image_path", "source", "label", face)
@@ -254,7 +254,7 @@ def _repeated_faces(e: Evidence) -> pl.DataFrame:
 
 
 def duplicates(e: Evidence) -> Findings:
-    """Faces that one source lists more than once."""
+    """Find faces that one source lists more than once."""
     rows = e.repeated
     again = rows.filter(~pl.struct("source", "face").is_first_distinct())
     first = rows.unique(["source", "face"], keep="first").rename({"image_path": "first"})
@@ -263,7 +263,7 @@ def duplicates(e: Evidence) -> Findings:
 
 
 def _in_several_splits(rows: pl.DataFrame, key: str, what: str) -> Findings:
-    """One finding for each value of ``key`` that lies in several splits, at its first row."""
+    """Return one finding for each value of ``key`` in several splits, at its first row."""
     placed = rows.filter(pl.col(key).is_not_null(), pl.col("split").is_in(list(SPLITS)))
     code = pl.col(key).cast(pl.Categorical).to_physical().alias("code")
     bit = pl.lit(1).cast(pl.UInt8) * (2 ** pl.col("split").replace_strict(_SPLIT_NUMBERS))
@@ -286,12 +286,12 @@ _SPLIT_NUMBERS = {split: number for number, split in enumerate(SPLITS)}
 
 
 def leakage(e: Evidence) -> Findings:
-    """Groups and photos with rows in several splits."""
+    """Find groups and photos with rows in several splits."""
     return e.leaks[1]
 
 
 def near_leakage(e: Evidence) -> Findings:
-    """Near-identical faces in several splits, besides those that ``leakage`` finds."""
+    """Find near-identical faces in several splits, besides those that ``leakage`` finds."""
     rows = e.leaks[0]
     if (rows["near"] == rows["photo"]).all():
         rows = rows.clear()  # No face is near to another one, and photos have been searched.
@@ -299,7 +299,7 @@ def near_leakage(e: Evidence) -> Findings:
 
 
 def label_conflicts(e: Evidence) -> Findings:
-    """Faces that carry more than one label."""
+    """Find faces that have more than one label."""
     conflicts = (
         e.repeated.group_by("face")
         .agg(pl.col("line").min(), pl.col("label").drop_nulls().unique().sort())
@@ -353,7 +353,7 @@ ROW_FAULTS = (
 
 
 def class_coverage(e: Evidence) -> Outcome:
-    """Classes that a split of the manifest does not have."""
+    """Count the classes that are missing from a split of the manifest."""
     pairs = set(e.rows.select("split", "label").unique().iter_rows())
     absent = [
         f"{split}: no {label}"
@@ -366,7 +366,7 @@ def class_coverage(e: Evidence) -> Outcome:
 
 
 def imbalance(e: Evidence) -> Outcome:
-    """Rows of the largest class in train for each row of the smallest one that is there."""
+    """Compute the ratio of train rows of the largest class to the smallest present one."""
     sizes = e.rows.filter(pl.col("split") == "train", pl.col("label").is_in(list(CLASSES)))
     counts = sizes.group_by("label").len().sort("len", "label")
     if counts.is_empty():
@@ -378,7 +378,7 @@ def imbalance(e: Evidence) -> Outcome:
 
 
 def sources_present(e: Evidence) -> Outcome:
-    """Sources that the recipe names and that have no row."""
+    """Count the sources that the recipe names and that have no row."""
     if e.reference.sources is None:
         return not_applicable("sources_present", "no recipe names sources")
     sources = set(e.rows["source"].unique())
@@ -387,7 +387,7 @@ def sources_present(e: Evidence) -> Outcome:
 
 
 def reconciled(e: Evidence) -> Outcome:
-    """Rows lost or added against the inputs and the recipe."""
+    """Count the rows lost or added against the inputs and the recipe."""
     if e.reference.lost is None:
         return not_applicable("reconciled", "a file alone has no inputs to compare with")
     gone = "" if math.isfinite(e.reference.lost) else "what it was made from is no longer here"
@@ -395,7 +395,7 @@ def reconciled(e: Evidence) -> Outcome:
 
 
 def drift(e: Evidence) -> Outcome:
-    """How many properties moved further than ``DRIFT_LIMITS`` since the last accepted manifest."""
+    """Count the properties that moved beyond ``DRIFT_LIMITS`` since the last accepted manifest."""
     if e.reference.accepted is None:
         return not_applicable("drift", "no accepted manifest before this one")
     old, new = _profile(e.reference.accepted), _profile(e.rows)
@@ -433,7 +433,7 @@ MEASURES: dict[str, Callable[[Evidence], Outcome]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcomes of all rules in the order of the gates, and every finding.
+    """The outcomes of all rules in the order of the gates, and every finding.
 
     ``findings`` has ``rule``, ``line``, ``image_path`` and ``detail``.
     """
@@ -443,12 +443,12 @@ class Verdict:
 
     @property
     def faulty_lines(self) -> int:
-        """Lines that cannot be used as they are."""
+        """The number of lines that cannot be used as they are."""
         return self.findings.filter(pl.col("rule").is_in(list(ROW_FAULTS)))["line"].n_unique()
 
 
 def judge_manifest(evidence: Evidence, asset: str) -> Verdict:
-    """All gates of ``asset`` for one manifest. Each value counts findings."""
+    """Judge one manifest by all gates of ``asset``. Each value counts findings."""
     by_rule: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
     outcomes = []
     for gate in manifest_gates(asset):
@@ -474,7 +474,7 @@ def _examples(findings: Findings) -> list[str]:
 
 
 def count_labels(frame: pl.DataFrame) -> dict[str, int]:
-    """``{"source|split|label": n}``, the first pipeline's key."""
+    """Return ``{"source|split|label": n}``, with the first pipeline's key."""
     keys = (pl.col(name).fill_null("None") for name in ("source", "split", "label"))
     counts = frame.select(pl.concat_str(list(keys), separator="|").alias("key"))
     return dict(counts.group_by("key").len().sort("key").iter_rows())

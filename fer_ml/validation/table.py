@@ -1,8 +1,8 @@
-"""Any manifest CSV as a table, with everything that is wrong with its text as findings.
+"""Read any manifest CSV as a table, with every fault of its text as a finding.
 
-A damaged line never hides another one: lines are judged one by one, a record is one line, and what
-cannot be read becomes a finding with its line number. The file is read in blocks, so that memory
-follows the typed columns and not the text.
+A damaged line never hides another one. Each line is one record and is judged on its own; a line
+that cannot be read becomes a finding with its line number. The file is read in blocks, so that
+memory grows with the typed columns and not with the text.
 """
 
 import codecs
@@ -29,11 +29,11 @@ _QUOTE, _COMMA, _NEWLINE = b'",\n'
 
 @dataclass(frozen=True)
 class Table:
-    """A manifest as read: typed rows with their line, and what was found in the text.
+    """A manifest as read: typed rows with their line, and the faults of the text.
 
     ``frame`` has ``line`` (the header is line 1) and all columns of ``SCHEMA``, null where the file
-    has none. ``malformed`` are lines that are no rows; ``mistyped`` are cells that are null now
-    because their text is no number. ``dialect`` names what other readers may stumble over.
+    has none. ``malformed`` are lines that are not valid rows. ``mistyped`` are cells set to null
+    because their text is not a number. ``dialect`` names features that other readers may misread.
     """
 
     frame: pl.DataFrame
@@ -44,7 +44,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read ``path``; ``FerError`` when its header is no manifest's."""
+    """Read ``path``; ``FerError`` when its header is not a manifest's."""
     try:
         with open_file(path) as file:
             return _read(path, file)
@@ -130,7 +130,7 @@ def _header(path: Path, line: bytes) -> list[str]:
 
 
 def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
-    """The rest of the file in blocks of whole lines, each with its newline."""
+    """Yield the rest of the file in blocks of whole lines, each with its newline."""
     rest = b""
     while block := file.read(_BLOCK_BYTES):
         block = rest + block
@@ -145,7 +145,7 @@ def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
 def _parse(
     block: bytes, columns: list[str], first: int
 ) -> tuple[pl.DataFrame, pl.DataFrame, int, int]:
-    """Text cells with ``line``, malformed lines, and how many lines and empty lines there were."""
+    """Return text cells with ``line``, malformed lines, and counts of lines and empty lines."""
     codes = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(codes == _NEWLINE)
     starts = np.concatenate(([0], ends[:-1] + 1))
@@ -204,7 +204,7 @@ def _cells(text: bytes, columns: list[str]) -> pl.DataFrame:
 
 
 def _strict(line: bytes, count: int) -> tuple[list[str], str | None]:
-    """The cells of one line, or why it is no row."""
+    """Return the cells of one line, or why it is not a valid row."""
     if b"\0" in line:
         return [], "it holds a NUL"
     try:
@@ -219,7 +219,7 @@ def _strict(line: bytes, count: int) -> tuple[list[str], str | None]:
 
 
 def _typed(rows: pl.DataFrame, wanted: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """``rows`` with the types of ``SCHEMA``, and the cells whose text is of another type."""
+    """Return ``rows`` with the types of ``SCHEMA``, and the cells whose text is of another type."""
     numbers = [name for name in wanted if SCHEMA[name] != pl.String()]
     typed = rows.with_columns(pl.col(name).cast(SCHEMA[name], strict=False) for name in numbers)
     floats = [name for name in numbers if SCHEMA[name] == pl.Float64()]
