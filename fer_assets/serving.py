@@ -111,7 +111,7 @@ def _daemon(
     """Run Dagster's daemon beside ``server`` and stop with it; whether it ended by itself."""
     ref = serialize_value(instance.get_ref())
     command = [sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace)]
-    command += ["--instance-ref", ref, "--log-level", "info"]
+    command += ["--instance-ref", ref, "--log-level", "warning"]
     group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     process = subprocess.Popen(command, creationflags=group)
     stopping, ended = threading.Event(), threading.Event()

@@ -121,8 +121,10 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
             raise
     total = sum(map(selection or pipeline.standard, pipeline.targets()))
     seconds = time.monotonic() - started
+    look = "Look at it: fer ui" + ("" if profile is None else f" --profile {profile}")
     if not done and failed is None:
         console.print(f"All {total} targets are up to date; nothing to do ({seconds:.1f} s).")
+        console.print(look)
         return
     _print_made(done)
     console.print(f"{len(done)} of {total} targets made or judged in {seconds:.0f} s.")
@@ -135,7 +137,7 @@ def _materialize(profile: str | None, select: str | None, force: bool, stopping:
         raise typer.Exit(1)
     for part in _closing(pipeline):
         console.print(part, soft_wrap=isinstance(part, str))
-    console.print("Look at it: fer ui" + ("" if profile is None else f" --profile {profile}"))
+    console.print(look)
 
 
 def _rest(
