@@ -180,6 +180,6 @@ def load_bundle(folder: Path, *, threads: int = 1) -> Bundle:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write ``card.json``; called by the export inside an uncommitted run folder."""
+    """Write ``card.json`` into ``folder``, a run directory that the export has not finished."""
     text = json.dumps(card.model_dump(mode="json"), indent=2) + "\n"
     (folder / CARD_FILE).write_bytes(text.encode())

@@ -48,10 +48,7 @@ BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 @dataclass(frozen=True)
 class _Judged:
-    """The outcome of the numbers: the value, contradictions, and the sources.
-
-    ``text`` is the printed form of a value that is not a single number.
-    """
+    """The value of a claim, faults and sources; ``text`` prints a value that is no single number."""
 
     value: Value = None
     fault: str | None = None
@@ -180,7 +177,7 @@ class Resolver:
     def _own(
         self, claim: NumberClaim | NonInferiorityClaim | ProportionClaim | SumClaim
     ) -> tuple[SourcedNumber | None, Printed]:
-        """The claim's own number and its exact value: the artifact's, or else as printed."""
+        """Return the claim's own number and its exact value: the artifact's, or else as printed."""
         place = claim.own_source()
         if place is None:
             return None, printed(str(claim.expected))

@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Rests:
-    """A claim on a face: with ``counts`` it is a row of the number, else in a manifest below it."""
+    """A claim on a face: ``counts`` if its number has the face as a row, else through a manifest."""
 
     id: str
     sentence: str

@@ -304,7 +304,7 @@ def _whole_rows(files: Sequence[Path], kept: pl.DataFrame) -> Iterator[pl.DataFr
 
 
 class Stacked:
-    """Several ``[rows, 576]`` arrays as one, read row by row."""
+    """Several ``[rows, 576]`` arrays read as one, row by row."""
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self.parts = parts

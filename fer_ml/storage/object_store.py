@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Everything below ``url`` (``s3://BUCKET/PREFIX``); names are relative, with ``/``."""
+    """The objects below ``url`` (``s3://BUCKET/PREFIX``); names are relative, with ``/``."""
 
     url: str
 
