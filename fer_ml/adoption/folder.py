@@ -188,7 +188,7 @@ def guard(root: Path, path: Path) -> None:
 def adopted_name(given: str | None, path: Path, taken: Iterable[str] = ()) -> str:
     """Return the partition: ``given``, or else the result's name; ``FerError`` if unusable.
 
-    It becomes a folder name and must differ from the names in ``taken``.
+    It becomes a folder name and must not differ from a name in ``taken`` only in case.
     """
     name = given or (path.resolve().name if path.is_dir() else path.stem)
     pair = clashing([*taken, name])

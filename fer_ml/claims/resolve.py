@@ -48,7 +48,7 @@ BY_TEXT = "by arithmetic on the text's own numbers; it names no artifact"
 
 @dataclass(frozen=True)
 class _Judged:
-    """The value of a claim, faults and sources; ``text`` prints a value that is no single number."""
+    """The value of a claim, faults and sources; ``text`` prints a value that is not one number."""
 
     value: Value = None
     fault: str | None = None

@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Rests:
-    """A claim on a face: ``counts`` if its number has the face as a row, else through a manifest."""
+    """A claim on a face: with ``counts`` its number has the face as a row, else its lineage."""
 
     id: str
     sentence: str
