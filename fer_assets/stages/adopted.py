@@ -37,9 +37,9 @@ GATES = (
 
 #: What its run folder holds, by file; ``<...>`` stands for a name.
 HOLDS = {
-    "<file>": "what was taken in, under its own name",
+    "<file>": "the adopted file, under its own name",
     "adoption.json": (
-        "`adopted` (true), `kind`, `origin` (the name it came under), `files` (`sha256`, `bytes`),"
+        "`adopted` (true), `kind`, `origin` (its original name), `files` (`sha256`, `bytes`),"
         " `missing` (of checklist A.4), `left_out`, `converted_from` (`file`, `sha256`, `bytes`), "
         "`checks` (`check`, `holds`, `detail`), `unverified`, `facts`"
     ),

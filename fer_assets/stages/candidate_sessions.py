@@ -47,7 +47,7 @@ HOLDS = {
         "`session` (clip, recorded or imported), `candidates` by student: `student_sha256`, "
         "`model_sha256`, `frames`, `faces`, `scored`, `expressions`, `seconds`, `flips`, "
         "`macro_f1_raw`, `macro_f1_stabilised`, `flips_per_minute_raw`, "
-        "`flips_per_minute_stabilised` (null where the session cannot tell)"
+        "`flips_per_minute_stabilised` (null if not measurable in the session)"
     ),
     # Their times are no measurements: the detector looked once for all students.
     **{f"<student>/{file}": text for file, text in SESSION_FILES.items()},

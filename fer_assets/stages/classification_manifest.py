@@ -13,7 +13,7 @@ from fer_ml.validation.gates import MANIFEST_GATES
 HOLDS = {
     "<name>.csv": "the [manifest](data.md#the-manifest)",
     "<name>.parquet": "the same rows",
-    "quarantine.csv": "rows with a twin in a split that takes precedence, as of `manifest`",
+    "quarantine.csv": "rows with a twin in a split that takes precedence, as in `manifest`",
     "clean_report.json": (
         "`canonical`, `mode`, `apply`, `out_root`, `reports` (by source: `type` of the adapter, "
         "`dataset`, `source`, `output`, `source_root`, `splits`, `excluded` and `quarantined` by "

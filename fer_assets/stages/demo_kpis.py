@@ -62,7 +62,7 @@ HOLDS = {
         "`detection_recall`, `accuracy_*`, `macro_f1_present_*`, `support`, `expressions`; "
         "`before`: the same of a replayed session's own log"
     ),
-    "demo_kpis.csv": "the single values",
+    "demo_kpis.csv": "the key figures that are single values",
     "latency.png": "frame times by stage",
     "labels.png": "labels by time",
 }

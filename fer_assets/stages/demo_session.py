@@ -28,7 +28,7 @@ HOLDS = {
     "truth.csv": (
         "Only of a clip with a `<stem>_truth.csv`: `frame_index`, `face_id`, `label` and its box"
     ),
-    "frames/<index>.<kind>": "Only where they were recorded: the raw frames, PNG or JPEG",
+    "frames/<index>.<kind>": "Only if they were recorded: the raw frames, PNG or JPEG",
     "before_per_frame.csv": "Only of a replayed session: the log that was recorded",
 }
 

@@ -33,8 +33,8 @@ GATES = (
 
 #: What its run folder holds, by file; ``<...>`` stands for a name.
 HOLDS = {
-    "logits.npy": "fused logits, as of `teacher_logits`",
-    "rows.npz": "as of `teacher_logits`",
+    "logits.npy": "fused logits, in the format of `teacher_logits`",
+    "rows.npz": "in the format of `teacher_logits`",
     "ensemble.json": (
         "`classes`, `fusion`, `weights` by teacher, `weight_sum`, `weights_from` (recipe, name, "
         "grid or convex fit), `weight_intervals` (95% over groups of calib), `chosen_on` (`split`,"

@@ -29,7 +29,7 @@ HOLDS = {
         "`margin`"
     ),
     "confusions.csv": "`model`, `label`, `predicted`, `count`, `rate` (of the label's rows)",
-    "review.csv": "labels that the ensemble contradicts, as of `prediction_review`",
+    "review.csv": "labels that the ensemble contradicts, in the format of `prediction_review`",
     "review.html": "the same with faces",
     "faces/<model>_<kind>.png": "contact sheets of confident mistakes and ambiguous faces",
 }

@@ -36,7 +36,7 @@ HOLDS = {
     "best.pt": "Only of a checkpoint: its own",
     "model.json": (
         "`kind` (bundle, checkpoint, onnx), `checkpoint_sha256`, `files`, `preprocess`, `classes`,"
-        " `assumed` (what its files do not say)"
+        " `assumed` (settings that its files do not state)"
     ),
     "calibration.json": (
         "`mode`, `global_temperature`, `inside_bounds` (the search did not end on a bound), "

@@ -51,7 +51,7 @@ HOLDS = {
     "report.html": "the same, figures inside",
     "report.pdf": "the same, figures inside",
     "figures/<asset>_<file>": "Only with figures: copies of artifacts' pictures",
-    "template.md.j2": "the template it was rendered from",
+    "template.md.j2": "the template of the report",
     "report.json": (
         "`references` (`kind`, and as it has one `asset`, `sha256`, `file`, `file_sha256`, "
         "`pointer`, `printed`, `id`, `status`, `copy`, `rule`, `passed`, `text`, `why`), "

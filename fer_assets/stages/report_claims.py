@@ -28,7 +28,7 @@ GATES = (
 #: What its run folder holds, by file; ``<...>`` stands for a name.
 HOLDS = {
     "claims.json": (
-        "`title`, `profile`, `synthetic` (the profile is drawn), `names`, `counts` by status, "
+        "`title`, `profile`, `synthetic` (the faces are synthetic), `names`, `counts` by status, "
         "`not_looked_at` (raw folders), `left_out`, `claims` and `lineage` "
         "([entries](#entries-of-claimsjson))"
     ),

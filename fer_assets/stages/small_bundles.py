@@ -41,8 +41,8 @@ GATES = (
 
 #: What its run folder holds, by file; ``<...>`` stands for a name.
 HOLDS = {
-    "<precision>/model.onnx": "Only of a precision that is offered: as of `student_bundle`",
-    "<precision>/card.json": "Only of a precision that is offered: a [card](#cardjson)",
+    "<precision>/model.onnx": "Only of an offered precision: in the format of `student_bundle`",
+    "<precision>/card.json": "Only of an offered precision: a [card](#cardjson)",
     "small_bundles.json": (
         "`split`, `n`, `precisions` (`macro_f1`, `macro_f1_lost`, `same_label`, `bytes`, `offered`)"
     ),
