@@ -274,8 +274,8 @@ def risk_coverage_chart(curves: Mapping[str, RiskCoverage], title: str = "") -> 
 def fairness_chart(tables: Mapping[str, Fairness], column: str, title: str = "") -> bytes:
     """Draw accuracy, macro-F1 and ECE by value of a column, with intervals, a colour per model.
 
-    Values excluded from the gap are hollow. For a single model each title states the largest gap
-    with its interval over all pairs. All tables are of the same rows.
+    Values without an interval are hollow. For a single model each title states the largest gap with
+    its interval over all pairs. All tables are of the same rows.
     """
     rows = next(iter(tables.values())).rows
     place = len(tables) / 2 + 0.5
