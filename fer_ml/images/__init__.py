@@ -1,1 +1,1 @@
-"""A face as pixels: reading, preparing, looking at a file, identity."""
+"""Pixels of faces: reading, preprocessing, inspection of files, identity."""

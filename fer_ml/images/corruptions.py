@@ -1,8 +1,8 @@
-"""What a camera and a detector do to a face, by kind and strength.
+"""Image corruptions as by a camera and a detector, by kind and strength.
 
-Training draws from these (``augment = "camera"``). Each function takes a face ``[H, W, 3] uint8
-RGB``, a strength in 0..1 and a generator, and gives a face of the same shape. Strength 0 leaves it
-nearly as it is.
+They are the augmentation ``camera`` of trainings. Each function takes a face ``[H, W, 3] uint8
+RGB``, a strength in 0..1 and a random generator, and returns a face of the same shape. Strength 0
+leaves it nearly unchanged.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SMALLEST_PX = 12
 
 
 def small(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """A face that was ``SMALLEST_PX`` high at strength 1, enlarged; sides shrink by one factor."""
+    """Shrink and enlarge the face again; at strength 1 it was only ``SMALLEST_PX`` px high."""
     height, width = face.shape[:2]
     side = round(height * (min(SMALLEST_PX, height) / height) ** strength)
     shrunk = cv2.resize(face, (max(1, side * width // height), side), interpolation=cv2.INTER_AREA)
@@ -26,13 +26,13 @@ def small(face: Face, strength: float, rng: np.random.Generator) -> Face:
 
 
 def blur(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """Out of focus: a Gaussian of up to 4% of the height."""
+    """Blur the face by a Gaussian with a sigma of up to 4% of its height."""
     sigma = 0.04 * strength * face.shape[0]
     return face if sigma < 0.2 else cv2.GaussianBlur(face, (0, 0), sigma)
 
 
 def light(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """Another exposure: gamma 1/2 to 2, contrast 1/1.5 to 1.5, brightness by up to 12%."""
+    """Change the exposure: gamma 1/2 to 2, contrast 1/1.5 to 1.5, brightness by up to 12%."""
     gamma, gain = (np.exp(strength * np.log(most) * rng.uniform(-1, 1)) for most in (2.0, 1.5))
     offset = 0.12 * strength * rng.uniform(-1, 1)
     levels = (np.arange(256) / 255) ** gamma
@@ -41,13 +41,13 @@ def light(face: Face, strength: float, rng: np.random.Generator) -> Face:
 
 
 def noise(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """Grain of a standard deviation of up to 25 grey levels, the same in the three channels."""
+    """Add noise with a sigma of up to 25 grey levels, the same in all three channels."""
     grain = rng.normal(0, 25 * strength, (*face.shape[:2], 1))
     return np.clip(np.rint(face + grain), 0, 255).astype(np.uint8)
 
 
 def jpeg(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """Compressed by JPEG, from quality 95 down to 10."""
+    """Compress the face by JPEG, with a quality of 95 down to 10."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(95 - 85 * strength)]
     coded = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), quality)[1]
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
@@ -66,7 +66,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def seen_by_a_camera(face: Face, strength: float, rng: np.random.Generator) -> Face:
-    """Each corruption with a probability of a half, at a strength of 0 to ``strength``."""
+    """Apply each corruption with probability 1/2, at a random strength of 0 to ``strength``."""
     for corrupt in CORRUPTIONS.values():
         hit, share = rng.random(2)
         if hit < 0.5:

@@ -1,4 +1,4 @@
-"""What makes two samples the same: their decoded pixels and their box, never their path."""
+"""The identity of samples: a hash of decoded pixels and box, independent of the path."""
 
 import hashlib
 from typing import Any
@@ -9,9 +9,9 @@ from fer_ml.images.pixels import Box
 
 
 def photo_digest(image: np.ndarray) -> bytes:
-    """128-bit hash of ``image``, uint8 ``[H, W]`` grey or ``[H, W, 3]`` RGB.
+    """Return a 128-bit hash of the pixels of ``image``, uint8 ``[H, W]`` grey or ``[H, W, 3]`` RGB.
 
-    Grey stored as RGB is grey: the same face as a grey and as a coloured file is one sample.
+    RGB with equal channels is hashed as grey, so both forms of a grey face are one sample.
     """
     if image.ndim == 3:
         red = image[..., 0]
@@ -31,12 +31,12 @@ _STARTED: dict[tuple[int, ...], Any] = {}
 
 
 def photo_hash(image: np.ndarray) -> str:
-    """``photo_digest``, hexadecimal."""
+    """Return ``photo_digest`` as hexadecimal text."""
     return photo_digest(image).hex()
 
 
 def sample_hash(photo: str, box: Box | None) -> str:
-    """128-bit hash of a face: its photo's hash and its box in that photo, if any."""
+    """Return a 128-bit hash of a face, from its photo's hash and its box in the photo, if any."""
     if box is None:
         return photo
     return hashlib.blake2b(f"{photo}:{box}".encode(), digest_size=16).hexdigest()

@@ -1,6 +1,6 @@
-"""One look at image files: what each is, its pixels' hash, and a thumb of each face in it.
+"""Inspection of image files: state, format, pixel hash, and a thumbnail of each face.
 
-Runs in worker processes over shards of files, so it imports little.
+It runs in worker processes over shards of files, so it imports little.
 """
 
 import errno
@@ -48,10 +48,10 @@ _WHOLE: list[Box | None] = [None]
 
 @dataclass(frozen=True)
 class Shard:
-    """Files below ``root``, and the boxes of their faces.
+    """The input of one inspection: files below ``root``, and the boxes of their faces.
 
-    ``boxes`` has an entry for each file that is not only looked at as a whole; ``None`` there
-    stands for the whole image. Thumbs go into the file ``thumbs``, from face ``first`` on.
+    ``boxes`` maps the index of a file to the boxes of its faces; ``None`` as a box stands for the
+    whole image. Thumbnails are written to the file ``thumbs``, from face number ``first`` on.
     """
 
     root: str
@@ -63,7 +63,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Looks:
-    """What was found. ``file`` has the file of each face, by its number in the shard.
+    """The result of an inspection. ``file`` holds the index in the shard of each face's file.
 
     By file: ``key [files, 4] int64`` (device, inode, size, mtime in ns, as they were when the file
     was read), ``state`` and ``format`` (indices into ``STATES`` and ``FORMAT_NAMES``), ``size
@@ -84,7 +84,7 @@ class Looks:
 
 
 def join_looks(parts: Sequence[Looks]) -> Looks:
-    """What was found in several shards, as if they had been one."""
+    """Join the results of several shards, as if they had been one shard."""
     starts = np.cumsum([0, *(len(part.state) for part in parts)])
     shifted = list(zip(starts, parts, strict=False))
     return Looks(
@@ -112,10 +112,10 @@ class _Refused(Exception):
 
 
 def file_key(status: os.stat_result, path: str) -> Key:
-    """By what an unchanged file is known again, under any name.
+    """Return the key by which an unchanged file is recognised again, even if it is renamed.
 
-    Where the file system numbers no files (FAT, some network folders), its ``path`` takes the place
-    of device and inode, and it is known again under that alone.
+    Where the file system has no inode numbers (FAT, some network folders), a hash of ``path`` takes
+    the place of device and inode; then a renamed file is not recognised.
     """
     device, inode = status.st_dev, status.st_ino
     if not inode:
@@ -125,12 +125,12 @@ def file_key(status: os.stat_result, path: str) -> Key:
 
 
 def _int64(number: int) -> int:
-    """What a column holds of a number of up to 128 bits, as Windows gives them."""
+    """Reduce a number of up to 128 bits, as Windows has for files, to 64 bits for a column."""
     return (number ^ number >> 64) & (1 << 63) - 1 if number >> 63 else number
 
 
 def look_at(shard: Shard) -> Looks:
-    """Read, judge, decode and hash every file of ``shard``. Never raises for what a file holds."""
+    """Read, check, decode and hash every file of ``shard``. A bad file is a state, not an error."""
     cv2.setNumThreads(1)
     count = len(shard.names)
     boxes = [shard.boxes.get(index, _WHOLE) for index in range(count)]
@@ -225,7 +225,7 @@ def _reason(folder: Folder, name: str, error: OSError) -> str:
 def _decode(
     data: bytes, boxes: list[Box | None], thumbs: np.ndarray, first: int
 ) -> tuple[bytes, tuple[int, int]]:
-    """Fill ``thumbs [faces, 24, 24]`` from ``first`` on; the photo's hash, width and height."""
+    """Write ``thumbs [faces, 24, 24]`` from ``first`` on; return photo hash and (width, height)."""
     image = grey = decode_as_stored(data, where="")
     if image.ndim == 3:
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -241,7 +241,7 @@ def _decode(
 
 
 def thumb(grey: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
-    """``grey [H, W] uint8`` shrunk (or enlarged) to the ``[24, 24] uint8`` that is compared.
+    """Resize ``grey [H, W] uint8`` to the thumbnail ``[24, 24] uint8`` used for comparisons.
 
     ``into`` takes the result, if given.
     """

@@ -1,9 +1,9 @@
-"""From a file to the model's input: decode, cut a square, grey, resize, CLAHE, normalise.
+"""Preprocessing from a file to the model's input: decode, cut, grey, resize, CLAHE, normalise.
 
-Training, evaluation, export and the demo all go through here, with the ``Preprocess`` that travels
-with the model: the same square of a picture gives the same bytes, whoever asks. Which square a
-detector's box stands for is on the card (``frames``), and a gate of the bundle compares both ways
-on the same faces. Needs only OpenCV and numpy.
+Training, evaluation, export and the demo all use this module, with the ``Preprocess`` stored with
+the model: the same square of a picture always gives the same bytes. The square to cut around a
+detector's box is on the model's card (``frames``); a gate of the bundle compares annotated and
+detected boxes on the same faces. Needs only OpenCV and numpy.
 """
 
 import io
@@ -47,7 +47,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class Header(NamedTuple):
-    """What an image file says of itself: format, width and height in px, and Pillow's mode."""
+    """The header of an image file: format, width and height in px, and Pillow's mode."""
 
     format: str
     width: int
@@ -57,14 +57,14 @@ class Header(NamedTuple):
 
     @property
     def oversized(self) -> str | None:
-        """Why it must not be decoded, or ``None``."""
+        """Return why the image is too large to be decoded, or ``None``."""
         if self.width * self.height <= MAX_PIXELS:
             return None
         return f"{self.width}x{self.height} px is more than {MAX_PIXELS:,} px"
 
     @property
     def coerced(self) -> str | None:
-        """What decoding to 8-bit grey or RGB would change without a word, or ``None``."""
+        """Return what decoding to 8-bit grey or RGB would silently change, or ``None``."""
         if self.animated:
             return "animated: only its first picture would be seen"
         if self.mode in ("L", "RGB"):
@@ -73,9 +73,9 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes, *, where: object) -> Header:
-    """The header of an image file, without decoding it; ``FerError`` when there is none.
+    """Read the header of an image file without decoding it; ``FerError`` if there is none.
 
-    A file without its end is refused too: decoders may fill up the missing part with grey.
+    A truncated file is refused too: decoders may fill the missing part with grey.
     """
     if not data:
         raise FerError(
@@ -89,9 +89,10 @@ def read_header(data: bytes, *, where: object) -> Header:
 
 
 def plain_png_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a whole PNG of 8-bit grey or RGB with nothing special, else ``None``.
+    """Return width and height if ``data`` is a complete, plain 8-bit grey or RGB PNG, or ``None``.
 
-    Nearly all faces are, and Pillow takes as long for a header as OpenCV for the whole face.
+    It is a shortcut: most faces are such files, and Pillow takes as long for a header as OpenCV
+    for decoding the face.
     """
     if (
         data[:16] == _PNG_START
@@ -137,7 +138,7 @@ def _pillow_header(data: bytes, where: object) -> Header:
 
 
 def decode(data: bytes, *, where: object) -> np.ndarray:
-    """Decode image bytes to ``[H, W, 3] uint8 RGB``; ``FerError`` when it cannot be done."""
+    """Decode image bytes to ``[H, W, 3] uint8 RGB``; ``FerError`` if that is not possible."""
     oversized = read_header(data, where=where).oversized
     if oversized:
         raise FerError(
@@ -151,9 +152,9 @@ def decode(data: bytes, *, where: object) -> np.ndarray:
 
 
 def decode_as_stored(data: bytes, *, where: object) -> np.ndarray:
-    """Decode to ``[H, W]`` grey or ``[H, W, 3] BGR``, uint8, as the file has it.
+    """Decode to uint8 ``[H, W]`` grey or ``[H, W, 3]`` BGR, whichever the file holds.
 
-    The caller has judged the header.
+    The caller must have checked the header.
     """
     require_cheap(data, where=where)
     try:
@@ -184,7 +185,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of ``[H, W] uint8`` grey or ``[H, W, 3] uint8 RGB``."""
+    """Encode ``[H, W] uint8`` grey or ``[H, W, 3] uint8 RGB`` as PNG bytes."""
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, buffer = cv2.imencode(".png", bgr)
     if not ok:
@@ -193,10 +194,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def box_fault(box: tuple[int | None, ...], width: int, height: int) -> str | None:
-    """Why ``(left, top, right, bottom)`` is no box in a ``width`` x ``height`` image, or ``None``.
+    """Return why ``box`` is invalid in an image of ``width`` x ``height`` px, or ``None``.
 
-    Pixels of this very image, right and bottom exclusive. Nothing is clamped: a clamped box is a
-    wrong box.
+    ``box`` is ``(left, top, right, bottom)`` in px of the image, right and bottom exclusive. It is
+    never clipped to the image: a clipped box is a wrong box.
     """
     left, top, right, bottom = box
     if left is None or top is None or right is None or bottom is None:
@@ -209,10 +210,10 @@ def box_fault(box: tuple[int | None, ...], width: int, height: int) -> str | Non
 
 
 def crop_face(image: np.ndarray, box: Box | None) -> np.ndarray:
-    """What of ``image [H, W, 3]`` lies in ``box``, or all of it; a part of ``image`` itself.
+    """Return the part of ``image [H, W, 3]`` in ``box``, as a view; all of it without a box.
 
-    ``box`` is ``(left, top, right, bottom)`` in px of this very image, right and bottom exclusive,
-    and must lie inside, else ``FerError``: a clamped box is a wrong box.
+    ``box`` is ``(left, top, right, bottom)`` in px of the image, right and bottom exclusive. A box
+    that is not inside the image is a ``FerError``.
     """
     if box is None:
         return image
@@ -230,11 +231,11 @@ def crop_face(image: np.ndarray, box: Box | None) -> np.ndarray:
 def cut_square(
     image: np.ndarray, box: Box | None, frame: Frame, size: int, *, grey: bool = False
 ) -> np.ndarray:
-    """The square about the face in ``image [H, W, 3]``, as ``[size, size, 3]``: see ``Frame``.
+    """Cut the square of ``frame`` around the face in ``image [H, W, 3]``: ``[size, size, 3]``.
 
-    ``box`` is as in ``crop_face``. ``None`` means that the image is a published crop: it is the
-    square, or the middle of one on its longer side. Where a square reaches out of the image, the
-    image's edge is repeated.
+    ``box`` is as in ``crop_face``. ``None`` means a published crop: the square is the whole image,
+    extended to its longer side. Where a square reaches beyond the image, the image's edge is
+    repeated.
     """
     height, width = crop_face(image, box).shape[:2]
     left, top = (0, 0) if box is None else box[:2]
@@ -258,13 +259,13 @@ def cut_square(
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether ``image [H, W, 3] uint8 RGB`` has no colour but what a JPEG makes of grey."""
+    """Whether ``image [H, W, 3] uint8 RGB`` is grey, up to the colour errors of JPEG."""
     channels = image.astype(np.int16)
     return float(np.ptp(channels, axis=2).mean()) <= GREY_SPREAD
 
 
 def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
-    """CLAHE on the L channel of LAB; ``image [H, W, 3] uint8 RGB`` in and out."""
+    """Apply CLAHE to the L channel of LAB; ``image`` and result are ``[H, W, 3] uint8 RGB``."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=clip, tileGridSize=(tiles, tiles)).apply(
         np.ascontiguousarray(lab[..., 0])
@@ -275,10 +276,10 @@ def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
 def prepare_packed(
     image: np.ndarray, box: Box | None, spec: Preprocess, frame: Frame | None = None
 ) -> np.ndarray:
-    """One face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``: cut, grey, resize, CLAHE.
+    """Prepare one face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``, for the packed cache.
 
-    What the training cache holds; with ``oversize`` 1 it is the network's view already. ``frame``
-    is that of a detector's box; an annotated box has the one of ``spec``.
+    The steps are cut, grey, resize, CLAHE. With ``oversize`` 1 it is already the network's view.
+    ``frame`` is given for a detector's box; an annotated box has the frame of ``spec``.
     """
     face = cut_square(image, box, frame or spec.frame, spec.packed_size, grey=spec.colour == "grey")
     if spec.clahe_clip > 0:
@@ -289,13 +290,13 @@ def prepare_packed(
 def prepare(
     image: np.ndarray, box: Box | None, spec: Preprocess, frame: Frame | None = None
 ) -> np.ndarray:
-    """One face as the network sees it, ``[S, S, 3] uint8 RGB``: the centre of the packed one."""
+    """Prepare one face as the network sees it, ``[S, S, 3] uint8 RGB``: a packed face's centre."""
     cut = (spec.packed_size - spec.size) // 2
     return prepare_packed(image, box, spec, frame)[cut : cut + spec.size, cut : cut + spec.size]
 
 
 def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
-    """``faces [N, S, S, 3] uint8`` to the network's ``[N, 3, S, S] float32``."""
+    """Normalise ``faces [N, S, S, 3] uint8`` to the network's input ``[N, 3, S, S] float32``."""
     tables = _normalised_bytes(spec.mean, spec.std)
     scaled = np.empty((len(faces), 3, *faces.shape[1:3]), np.float32)
     for index, face in enumerate(faces):
@@ -306,9 +307,9 @@ def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _normalised_bytes(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """What each of the 256 values of a byte becomes: ``[3, 256] float32``.
+    """Return the normalised value of each byte for each channel, ``[3, 256] float32``.
 
-    Looking them up gives the very floats of the formula, several times faster.
+    The lookup gives exactly the floats of the formula, several times faster.
     """
     scaled = np.arange(256, dtype=np.float32) / 255.0
     return (scaled - np.asarray(mean, np.float32)[:, None]) / np.asarray(std, np.float32)[:, None]

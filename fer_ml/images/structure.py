@@ -1,7 +1,7 @@
-"""What an image file would cost, by its structure: the pieces that it is made of, before a decoder.
+"""A check of image files before decoding, against files made to take much time or memory.
 
-A decoder takes a file's word: it goes over all pixels for each scan of a JPEG, unpacks each text of
-a PNG, and follows as many pieces as there are. A photo has few of them.
+A decoder goes over all pixels for each scan of a JPEG, unpacks each text of a PNG, and follows as
+many pieces as the file has. A photo has few of them.
 """
 
 import re
@@ -28,7 +28,7 @@ _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
 def require_cheap(data: bytes, *, where: object) -> None:
-    """``FerError`` for an image that is cut off, or made of more than a photo is."""
+    """Raise ``FerError`` if an image is truncated, or has more or larger pieces than a photo."""
     fault = None
     try:
         if data.startswith(PNG):
@@ -71,9 +71,9 @@ def _png(data: bytes) -> str | None:
 
 
 def _jpeg(data: bytes) -> str | None:
-    """Its own end must be there: that of a small picture in its header, or of a second one, is not.
+    """Check a JPEG: its own end must be there, not only that of an embedded or second picture.
 
-    A phone's file of several pictures (MPO) is its first one, as every viewer shows it.
+    Of a phone's file of several pictures (MPO) the first one counts, as in every viewer.
     """
     place, scans, pixels, marker = 2, 0, 0, _SOI
     for _ in range(MAX_PIECES):
@@ -125,10 +125,10 @@ def _webp(data: bytes) -> str | None:
 
 
 def _tiff(data: bytes) -> str | None:
-    """Several pages: decoders see the first, and nobody knows which one was meant.
+    """Check a TIFF: it must have one page, since it is unclear which of several is meant.
 
-    A decoder copies what each tag speaks of, so tags that share their bytes fill the memory. A JPEG
-    within would bring its own scans and segments.
+    A decoder copies the bytes of each tag, so tags that share bytes fill the memory; both that and
+    an embedded JPEG, with scans and segments of its own, are refused.
     """
     order = "<" if data[:1] == b"I" else ">"
     large = b"+" in data[2:4]  # BigTIFF

@@ -1,4 +1,4 @@
-"""The ensemble: how teachers are fused, with weights chosen on calib and nowhere else."""
+"""The ensemble: the fusion of the teachers, with weights chosen on the calib split alone."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -30,7 +30,7 @@ from fer_ml.storage.store import RunFolder
 def given_weights(
     weights: tuple[float, ...] | str | None, keys: Sequence[str]
 ) -> tuple[float, ...] | None:
-    """Weights by number or by name, one for each of ``keys``; ``None`` means to search them."""
+    """Return a profile's weights, one for each teacher in ``keys``; ``None`` means a search."""
     return named_weights(weights, keys) if isinstance(weights, str) else weights
 
 
@@ -42,10 +42,10 @@ def fuse_teachers(
     weights: tuple[float, ...] | str | None,
     step: float,
 ) -> None:
-    """Choose the weights on calib, fuse every face, measure on val.
+    """Write the run directory of the ensemble: choose weights, fuse all faces, measure on val.
 
-    ``keys`` are the teachers, whose logits ``job`` holds; ``weights`` are as ``given_weights``
-    takes them, and ``step`` is that of the search's grid.
+    ``keys`` are the teachers, whose logits are inputs of ``job``. ``weights`` are as for
+    ``given_weights``; they are chosen on calib. ``step`` is the step of the search's grid.
     """
     artifacts = [job.input("teacher_logits", key) for key in keys]
     meta = [artifact.read_json(META_FILE) for artifact in artifacts]
@@ -113,7 +113,7 @@ def _intervals(
     fusion: Fusion,
     temperatures: list[float],
 ) -> dict[str, dict[str, float]] | None:
-    """How sure each searched weight is: 95% by a bootstrap over groups of calib."""
+    """Return each searched weight's 95% interval, from a bootstrap over the groups of calib."""
     if search.method == "given" or len(keys) == 1:
         return None
     groups = calib["group_id"].to_numpy()
@@ -122,7 +122,7 @@ def _intervals(
 
 
 def _write_search(run: RunFolder, keys: Sequence[str], search: WeightSearch) -> None:
-    """``search.csv``, the best first, and its picture."""
+    """Write ``search.csv``, the best candidate first, and a chart of it."""
     table = pl.DataFrame(
         {
             **{key: search.candidates[:, k] for k, key in enumerate(keys)},

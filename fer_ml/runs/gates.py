@@ -1,4 +1,4 @@
-"""The gates of a run folder: a training that did nothing, or lies about itself, is stopped here."""
+"""The gates of a training's run directory: was it effective, and is its own record true?"""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,10 @@ from fer_ml.training.statistics import GAP_LIMIT, RANGE_LIMIT, InferenceFit
 def judge_run(
     artifact: Artifact, store: Store, floor: float, rules: Sequence[str]
 ) -> list[Outcome]:
-    """Judge a teacher's or student's run folder by ``rules``; ``floor`` is of val macro-F1."""
+    """Judge the run directory of a teacher or student; ``floor`` is the least val macro-F1.
+
+    Returns one outcome for each of ``rules``, the names of gates.
+    """
     missing = [name for name in RUN_FILES if name not in artifact.record.files]
     complete = none_found("run_complete", missing)
     if missing:
@@ -81,7 +84,7 @@ def judge_run(
 
 
 def _init(training: dict[str, Any], recipe: dict[str, Any]) -> Outcome:
-    """Whether the run's own record of its first weights is what the recipe asked for."""
+    """Judge whether the recorded first weights are those that the recipe asked for."""
     kept = training["init"] == recipe["init"] and bool(training["init_sha256"]) == (
         recipe["init"] != "none"
     )
@@ -95,9 +98,9 @@ def _init(training: dict[str, Any], recipe: dict[str, Any]) -> Outcome:
 
 
 def above_floor(rule: str, value: float, floor: float, chance: Chance | None) -> Outcome:
-    """Whether a macro-F1 is at least the profile's ``floor`` and above that of a guesser.
+    """Judge whether a macro-F1 is at least the profile's ``floor`` and above chance level.
 
-    A floor of 0 asks nothing. Without ``chance``, which rows it is of is not known.
+    A floor of 0 accepts everything. ``chance`` is ``None`` if the evaluated rows are unknown.
     """
     if floor == 0:
         return Outcome(rule, True, value, 0, "the profile asks nothing: floor_macro_f1 is 0")
@@ -109,7 +112,7 @@ def above_floor(rule: str, value: float, floor: float, chance: Chance | None) ->
 
 
 def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
-    """Whether each class's F1 is above that which 95 of 100 guessers stay below."""
+    """Judge whether each class's F1 is above the 95th percentile of random guessing."""
     rule = "classes_above_chance"
     if chance is None:
         return Outcome(rule, False, len(CLASSES), 0, "its manifest is no longer here")
@@ -122,7 +125,7 @@ def _above_chance(scores: dict[str, float], chance: Chance | None) -> Outcome:
 
 
 def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:
-    """Whether the kept weights answer in inference as they did in training."""
+    """Judge whether the saved weights answer in inference as they did in training."""
     inference = next((entry.get("inference") for entry in history if entry["epoch"] == best), None)
     limit = f"gap {GAP_LIMIT} nats, range {RANGE_LIMIT:g}"
     if inference is None:
@@ -133,12 +136,12 @@ def _inference_fits(history: list[dict[str, Any]], best: int) -> Outcome:
 
 
 def confidence_informs(scaled: dict[str, Any]) -> Outcome:
-    """Whether a model's confidence says more than how often it is right.
+    """Judge whether a model's confidence says more than its accuracy alone.
 
-    ``scaled`` are its metrics at its temperature. Against them stands the NLL, in nats, of whoever
-    gives each answer the probability p = (right + 1) / (n + 2), and each other class an equal share
-    of the rest. A few faces with logits of hundreds are enough to fail, which accuracy and F1 do
-    not see.
+    ``scaled`` are its metrics at its temperature. Its NLL must be below that of a reference which
+    gives each of the model's answers the probability p = (right + 1) / (n + 2), and the other
+    classes equal shares of the rest. A few faces with logits of hundreds are enough to fail, which
+    accuracy and F1 do not show.
     """
     share, n = scaled["accuracy"], scaled["n"]
     p = (share * n + 1) / (n + 2)
@@ -153,7 +156,10 @@ def confidence_informs(scaled: dict[str, Any]) -> Outcome:
 
 
 def judge_order(rule: str, y: np.ndarray, logits: np.ndarray) -> Outcome:
-    """Red when another order of the columns fits the labels significantly better."""
+    """Judge the order of the output columns: red if another one fits the labels better.
+
+    Only a significant difference counts; see ``metrics.class_order.fit_order``.
+    """
     if len(y) == 0:
         return not_applicable(rule, "no labelled face to hold the columns against")
     fit = fit_order(y, logits)
@@ -174,7 +180,7 @@ def judge_order(rule: str, y: np.ndarray, logits: np.ndarray) -> Outcome:
 
 
 def judge_against_previous(artifact: Artifact) -> Outcome:
-    """Whether a student lost to the one before."""
+    """Judge whether a student's val macro-F1 is below that of the previous student."""
     baseline = artifact.read_json("training.json")["baseline"]
     metrics = artifact.read_json("reliabilitymetrics.json")
     if metrics["manifest_sha256"] != baseline["manifest_sha256"]:
@@ -201,5 +207,5 @@ def _manifest_of(artifact: Artifact, store: Store) -> Artifact | None:
 
 
 def unjudged(rule: str) -> Outcome:
-    """The outcome of a rule of a run folder that lacks files."""
+    """Return the red outcome of ``rule`` for a run directory that lacks files."""
     return Outcome(rule, False, "not judged", "complete run folder", "not judged: files missing")

@@ -1,4 +1,4 @@
-"""Every teacher's logits on every face that is needed later, in one pass."""
+"""Run directories of teachers' logits: each teacher labels every face that is needed later."""
 
 from dataclasses import replace
 from typing import Any
@@ -33,22 +33,22 @@ TRAINED_ON = "hq_train_manifest"
 
 
 def manifests_in(job: Job[Any]) -> list[str]:
-    """The manifests among the inputs: what is trained on, and every evaluation set."""
+    """Return the names of the inputs that are manifests: for training, and for evaluation."""
     return [asset for asset in job.inputs if asset.endswith("_manifest")]
 
 
 def faces_needed(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Each distinct face of several manifests once, in order of first appearance."""
+    """Return each distinct face of several manifests once, in order of first appearance."""
     return pl.concat(frames).unique("sample_id", keep="first", maintain_order=True)
 
 
 def label_all(
     run: RunFolder, job: Job[Any], preprocess: Preprocess, views: Views | None, folds: int
 ) -> None:
-    """One teacher's logits on every face, see ``distillation.logits.label_faces``.
+    """Write one teacher's logits on every face; see ``distillation.logits.label_faces``.
 
-    ``folds`` is in how many parts, by group, the training rows are labelled by teachers that did
-    not see them; 0 lets the teacher label all.
+    ``folds`` is the number of folds, by group, for out-of-fold labels of the training rows; with 0
+    the teacher labels them all.
     """
     teacher = job.input("teacher", job.partition)
     others_of = [other for label, other in job.inputs.items() if label.startswith("teacher_fold[")]
@@ -67,7 +67,7 @@ def label_all(
 
 
 def finish_logits(run: RunFolder, job: Job[Any], meta: dict[str, Any]) -> None:
-    """Say what the logits were made from."""
+    """Write ``logits.json``: what the logits were made from."""
     run.write_json(
         META_FILE,
         {
@@ -85,13 +85,13 @@ def finish_logits(run: RunFolder, job: Job[Any], meta: dict[str, Any]) -> None:
 
 
 def other_faces(job: Job[Any]) -> pl.DataFrame:
-    """Each distinct face of the curated manifests that is no training row."""
+    """Return each distinct face of the curated manifests that is not a training row."""
     frames = [read_curated(job, asset) for asset in manifests_in(job)]
     return faces_needed([frame.filter(pl.col("split") != "train") for frame in frames])
 
 
 def faces_to_label(job: Job[Any], preprocess: Preprocess, folds: int) -> tuple[FaceSet, FaceSet]:
-    """The training rows with their folds, and all other faces that are needed later."""
+    """Return the training rows with their folds, and all other faces that are needed later."""
     rows = read_curated(job, TRAINED_ON).filter(pl.col("split") == "train")
     train, others = (
         load_faces(part, job.store.root, preprocess, job.store.root / "cache")
@@ -101,7 +101,7 @@ def faces_to_label(job: Job[Any], preprocess: Preprocess, folds: int) -> tuple[F
 
 
 def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
-    """Hashes of the checkpoints that should have answered: the teacher's, then its folds'."""
+    """Return the hashes of the expected checkpoints: the teacher's, then those of its folds."""
     hashes = []
     for item in artifact.record.inputs:
         if item.asset in ("teacher", "teacher_fold"):
@@ -111,12 +111,12 @@ def _checkpoints(artifact: Artifact, store: Store) -> list[str | None]:
 
 
 def labels_of(frame: pl.DataFrame) -> np.ndarray:
-    """Class indices ``[N] int64`` of a manifest's rows."""
+    """Return the class indices ``[N] int64`` of a manifest's rows."""
     return np.array([CLASS_INDEX[label] for label in frame["label"]], dtype=np.int64)
 
 
 def judge_logits(artifact: Artifact, store: Store) -> list[Outcome]:
-    """Judge one teacher's logits."""
+    """Return the gates' outcomes for the run directory of one teacher's logits."""
     meta = artifact.read_json(META_FILE)
     logits = read_logits(artifact.folder)
     wanted, gone = set[str](), list[str]()

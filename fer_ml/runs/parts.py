@@ -1,4 +1,4 @@
-"""What one asset is in a packed training, and packing several of them."""
+"""Assets as parts of a packed training, and the packing of several of them into one job."""
 
 import json
 import shutil
@@ -45,8 +45,8 @@ SOFTLABELS = "softlabels"
 class Trained:
     """A training as part of a packed job.
 
-    ``previous`` is the student before this one; ``fold`` is the part of the training rows, of
-    ``folds`` by group, that it leaves out.
+    ``previous`` is the preceding student, if any. ``fold`` is the fold of the training rows that it
+    leaves out, of ``folds`` by group.
     """
 
     job: Job[Any]
@@ -60,10 +60,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Labelled:
-    """The labelling of every face by one teacher.
+    """The labelling of every face by one teacher, as part of a packed job.
 
-    The training rows, in ``folds`` parts by group, are labelled by its trainings without one of
-    them, whose partitions of ``teacher_fold`` are ``by_folds``.
+    With ``folds``, each fold of the training rows is labelled by the training that left it out;
+    ``by_folds`` are the partitions of ``teacher_fold`` of these trainings.
     """
 
     job: Job[Any]
@@ -75,7 +75,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Fused:
-    """How the teachers are fused: as ``fuse_teachers`` takes it. No step: soft labels do it."""
+    """The fusion of the teachers (see ``fuse_teachers``); the step of the soft labels does it."""
 
     job: Job[Any]
     teachers: tuple[str, ...]
@@ -86,7 +86,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Softened:
-    """The soft labels, whose temperature gives them ``target_entropy`` nats."""
+    """The soft labels; their KD temperature gives a mean entropy of ``target_entropy`` nats."""
 
     job: Job[Any]
     target_entropy: float
@@ -97,10 +97,10 @@ Part = Trained | Labelled | Fused | Softened
 
 
 def pack(parts: Sequence[Part], folder: Path, *, copy: bool = False) -> None:
-    """Write one packed job of these assets, in their order. Images are links, or copies.
+    """Write one packed job of these assets, in their order; images are hard links, or copies.
 
-    What is made from another asset of ``parts`` is made from what that one will be. At least one
-    of them is a training or a labelling.
+    An asset that depends on another one in ``parts`` uses that one's future result. At least one
+    part must be a training or a labelling.
     """
     job = parts[0].job
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def pack(parts: Sequence[Part], folder: Path, *, copy: bool = False) -> None:
 def _steps_of(
     part: Part, parts: Sequence[Part], before: list[AnyStep], folder: Path
 ) -> list[AnyStep]:
-    """The steps of one asset: one, but none for the ensemble, which is part of its soft labels."""
+    """Return the steps of one asset: one, or none for the ensemble, part of the soft labels."""
     job = part.job
     if isinstance(part, Fused):
         return []
@@ -171,7 +171,7 @@ def _steps_of(
 
 
 def _fused(job: Job[Any], parts: Sequence[Part]) -> Fused:
-    """How the teachers are fused: by the ensemble of the same packed job, or the one that is."""
+    """Return the fusion: of the ensemble in the same packed job, else of the existing one."""
     for part in parts:
         if isinstance(part, Fused):
             return part
@@ -191,7 +191,7 @@ def _demand_steps(job: Job[Any], wanted: list[str], before: list[AnyStep]) -> No
 
 
 def _start_of(part: Trained, before: list[AnyStep], folder: Path) -> str | None:
-    """The training that gives the first weights, or ``None``; its checkpoint if it is no step."""
+    """Return the training that gives the first weights, if any; pack its checkpoint if needed."""
     previous = part.previous
     if part.training.stages()[0].init != "previous" or previous is None:
         return None
@@ -213,9 +213,10 @@ def _pack_soft_labels(parts: Sequence[Trained], frame: pl.DataFrame, folder: Pat
 
 
 def origin_of(job: Job[Any], steps: list[str]) -> dict[str, Any]:
-    """What a run must have been made from to be taken in as ``job``'s asset, as JSON values.
+    """Return the inputs and settings that a run needs to be imported as ``job``'s asset.
 
-    Inputs that are steps of the same packed training are not known yet.
+    The result is JSON values. Inputs that are ``steps`` of the same packed training are left out,
+    as they do not exist yet.
     """
     return {
         "asset": job.asset,
@@ -230,7 +231,7 @@ def origin_of(job: Job[Any], steps: list[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Faces:
-    """How the faces of a split are packed; ``folds`` parts by group are noted where there are."""
+    """The packing of the faces of a split; with ``folds``, each row's fold is stored."""
 
     root: Path
     base: Preprocess

@@ -1,4 +1,4 @@
-"""Soft labels: what a student is taught, with everything it must agree with."""
+"""Run directories of soft labels: their export, their reading with checks, and their gates."""
 
 import io
 import json
@@ -31,9 +31,9 @@ TEMPERATURES = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 def export_softlabels(run: RunFolder, job: Job[Any], target: float, preprocess: Preprocess) -> None:
-    """``softlabels.npz`` and its companions, for the training rows of hq_train.
+    """Write ``softlabels.npz`` and its companion files, for the training rows of hq_train.
 
-    ``target`` is the mean entropy (nats) that decides the KD temperature.
+    ``target`` is the mean entropy, in nats, from which the KD temperature follows.
     """
     ensemble, manifest = job.input("ensemble"), job.input("hq_train_manifest")
     frame = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "train")
@@ -95,7 +95,7 @@ def _write_arrays(
     frame: pl.DataFrame,
     y: np.ndarray,
 ) -> None:
-    """The arrays of each kind of soft labels: ``rows`` are the places of ``frame``'s rows."""
+    """Write the arrays of each kind of soft labels; ``rows`` are the indices of frame's rows."""
     for kind, soft in kinds.items():
         if kind == IN_SAMPLE and not first.meta["out_of_fold"]:
             continue
@@ -113,7 +113,7 @@ def _write_arrays(
 def _hashes(
     ensemble: Artifact, manifest: Artifact, fused: dict[str, Any], members: list[Taught]
 ) -> dict[str, Any]:
-    """``hash_manifest.json``: what the soft labels rest on."""
+    """Return ``hash_manifest.json``: the hashes of everything the soft labels were made from."""
     meta = members[0].meta
     return {
         "schema_version": 2,
@@ -147,7 +147,7 @@ def _sharpness(soft: Soft) -> dict[str, Any]:
 
 
 def _write_index(run: RunFolder, frame: pl.DataFrame, y: np.ndarray, fold: np.ndarray) -> None:
-    """``softlabels_index.jsonl``: one line a row, with the fold whose teachers never saw it."""
+    """Write ``softlabels_index.jsonl``: one line per row, with its fold, unseen by its teachers."""
     index = io.StringIO()
     for i, (path, source, sample_id) in enumerate(
         frame.select("image_path", "source", "sample_id").iter_rows()
@@ -171,7 +171,7 @@ def _alignment(
     meta: dict[str, Any],
     rows: int,
 ) -> dict[str, Any]:
-    """``alignmentreport.json``, in the first pipeline's keys."""
+    """Return ``alignmentreport.json``, with the keys of the first pipeline."""
     return {
         "schema_version": 1,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -199,7 +199,10 @@ def read_softlabels(
     preprocess: Preprocess,
     recipe: Training,
 ) -> SoftTargets:
-    """Soft labels for exactly these training rows; every mismatch is refused, naming both sides."""
+    """Read the soft labels for exactly these training rows.
+
+    ``FerError`` names both sides of any mismatch in rows, manifest or preprocessing.
+    """
     hashes = artifact.read_json("hash_manifest.json")
     _agree("manifest", hashes["manifest_sha256"], manifest.sha256, artifact)
     _agree("preprocessing", hashes["preprocess_sha256"], preprocess.digest(), artifact)
@@ -234,7 +237,7 @@ def _agree(what: str, theirs: object, ours: object, artifact: Artifact) -> None:
 
 
 def judge_softlabels(artifact: Artifact, store: Store) -> list[Outcome]:
-    """Judge the export against the manifest and the ensemble it names."""
+    """Return the gates' outcomes: the export against the manifest and ensemble that it names."""
     hashes = artifact.read_json("hash_manifest.json")
     inputs = {item.asset: item.sha256 for item in artifact.record.inputs}
     manifest = store.find("hq_train_manifest", None, inputs["hq_train_manifest"])

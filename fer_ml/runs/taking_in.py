@@ -1,4 +1,4 @@
-"""Runs of a packed training that were made elsewhere, taken into the lineage after checks."""
+"""The import of runs of a packed training that were made elsewhere, after checks."""
 
 import shutil
 from dataclasses import replace
@@ -38,7 +38,10 @@ from fer_ml.training.prediction import predict
 
 
 def step_of(folder: Path) -> dict[str, Any]:
-    """What a finished run of a packed training says that it is: asset, partition, origin."""
+    """Return the step that a finished run is of: its label, asset, partition and origin.
+
+    ``FerError`` if ``folder`` is not a run of a packed training.
+    """
     path = folder / JOB_FILE
     if not path.is_file():
         raise FerError(
@@ -60,10 +63,10 @@ def step_of(folder: Path) -> dict[str, Any]:
 
 
 def take_in(run: RunFolder, part: Part, folder: Path) -> None:
-    """Take a run that was made elsewhere into the lineage, as the asset of ``part``.
+    """Import a run that was made elsewhere, as the asset of ``part``.
 
-    ``FerError`` unless it was made from exactly these inputs by exactly this recipe, and unless its
-    weights give the predictions, and its predictions the metrics, that it came with.
+    ``FerError`` if it was made from other inputs or by another recipe, if its weights do not
+    reproduce its predictions, or if its predictions do not reproduce its metrics.
     """
     job, step = part.job, step_of(folder)
     origin = origin_of(job, [name for name in job.inputs if name not in step["inputs"]])
@@ -92,7 +95,7 @@ def take_in(run: RunFolder, part: Part, folder: Path) -> None:
 
 
 def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
-    """Logits that were made elsewhere: of the checkpoints that were taken in, as they answer."""
+    """Import logits; ``FerError`` unless they are those of the imported checkpoints."""
     job = part.job
     meta = read_json(folder / META_FILE)
     main_teacher = Teacher.load(job.input("teacher", job.partition).folder)
@@ -138,7 +141,7 @@ def _take_logits(run: RunFolder, part: Labelled, folder: Path) -> None:
 
 
 def _check_taught(part: Trained, step: dict[str, Any], folder: Path) -> None:
-    """A student that was taught in its own job was taught what follows from the logits here."""
+    """Check that a student's soft labels, made in its own job, follow from the logits here."""
     job, recipe = part.job, part.training
     if not isinstance(recipe.task, Distilling) or SOFTLABELS in step["inputs"]:
         return
@@ -166,7 +169,7 @@ def _check_taught(part: Trained, step: dict[str, Any], folder: Path) -> None:
 
 
 def _check_start(part: Trained, step: dict[str, Any], folder: Path) -> None:
-    """A step that started from an earlier one started from the weights that were taken in here."""
+    """Check that a step started from the earlier step's weights that were imported here."""
     job, previous = part.job, part.previous
     facts = read_json(folder / TRAINING_FILE)
     if facts["init"] != "previous" or previous is None or previous in step["inputs"]:

@@ -1,4 +1,4 @@
-"""Run folders of teachers and students: train, and take the results into the lineage."""
+"""Run directories of teachers and students: training, and the import of its results."""
 
 import shutil
 from dataclasses import asdict
@@ -40,10 +40,10 @@ TAKEN = (
 
 
 def train(run: RunFolder, part: Trained) -> None:
-    """Make one training's run folder.
+    """Train ``part``, and write its run directory.
 
-    A training that was stopped left its state in ``unfinished/``; it goes on from there when its
-    inputs and recipe are still the same.
+    A stopped training has left its state in ``unfinished/``; it resumes from there if its inputs
+    and recipe are unchanged.
     """
     job = part.job
     work = job.kept(run)
@@ -61,7 +61,10 @@ def train(run: RunFolder, part: Trained) -> None:
 
 
 def take(run: RunFolder, part: Trained, folder: Path) -> None:
-    """Put what a training left in ``folder`` into the run folder, with tables and plots of it."""
+    """Copy a training's results from ``folder`` to the run directory; add tables and plots.
+
+    ``FerError`` if the training in ``folder`` is not finished.
+    """
     job = part.job
     missing = [name for name in (*TAKEN, LOGITS_FILE) if not (folder / name).is_file()]
     if missing:
@@ -131,7 +134,7 @@ def _write_plots(
 
 
 def _baseline(previous: Artifact) -> dict[str, Any]:
-    """The student before this one, and its macro-F1 on the same val rows."""
+    """Return the previous student as the baseline, with its macro-F1 on the same val rows."""
     metrics = previous.read_json("reliabilitymetrics.json")
     return {
         "asset": previous.key,
@@ -143,7 +146,7 @@ def _baseline(previous: Artifact) -> dict[str, Any]:
 
 
 def _alignment(part: Trained, manifest: Artifact, rows: dict[str, pl.DataFrame]) -> dict[str, Any]:
-    """``alignmentreport.json``: what the run was aligned to, in the first pipeline's keys."""
+    """Return ``alignmentreport.json``: the run's inputs, with the keys of the first pipeline."""
     recipe = part.training
     everything = pl.concat(rows.values())
     return {
