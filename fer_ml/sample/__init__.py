@@ -1,7 +1,7 @@
 """Drawn sample data: faces, seven raw sources with planted faults, and a short film.
 
-With it the whole platform runs end to end on any machine, without a download or a licence. What
-draws is imported when it draws: each run asks whether the sample is there.
+The sample lets the whole platform run end to end on any machine, without a download or a licence.
+The drawing code is imported only when it draws, since each run checks for the sample.
 """
 
 import shutil
@@ -20,7 +20,7 @@ TRUTH_SCHEMA = 1
 
 
 def ensure_sample(root: Path, seed: int) -> Path:
-    """Draw the sample into ``root`` unless that very sample is there already; returns ``root``.
+    """Draw the sample into ``root`` unless it is there already with this seed; return ``root``.
 
     ``root`` then holds ``raw/<source>/...``, ``video/demo.avi`` with ``video/demo_truth.csv``, and
     ``truth.json``. Several processes may call this at once: one draws, the others wait. An older
@@ -64,7 +64,7 @@ def _is_current(root: Path, seed: int) -> bool:
 
 
 def _replace(root: Path, seed: int) -> None:
-    """Draw beside ``root``, then put the result in its place."""
+    """Draw into a temporary folder beside ``root``, then rename the result to ``root``."""
     from fer_ml.sample.drawing import draw_sample
 
     drawing, old = (root.with_name(f".{root.name}.{word}") for word in ("drawing", "old"))

@@ -11,9 +11,10 @@ _THROUGH = np.hstack([(1 - _S) * (1 - 2 * _S), 4 * _S * (1 - _S), _S * (2 * _S -
 
 
 class Canvas:
-    """``planes [3, N, N]`` and ``alpha [N, N]`` (float32, 0..255 and 0..1) in head units.
+    """An image to paint on: ``planes [3, N, N]`` (0..255) and ``alpha [N, N]`` (0..1), float32.
 
-    Planes lie apart while painting because numpy broadcasts a mask over them several times faster.
+    Coordinates are in head units. The planes come first because numpy then broadcasts a mask over
+    them several times faster.
     """
 
     def __init__(self, side_px: int, half_span: float, centre_y: float) -> None:
@@ -23,7 +24,7 @@ class Canvas:
         self.alpha = np.zeros((side_px, side_px), np.float32)
 
     def to_px(self, points: np.ndarray) -> np.ndarray:
-        """``points [N, 2]`` from head units to px."""
+        """Convert ``points [N, 2]`` from head units to px."""
         return points * self.unit_px + self.origin
 
     def fill(
@@ -81,12 +82,12 @@ class Canvas:
             np.maximum(self.alpha[y0:y1, x0:x1], weight, out=self.alpha[y0:y1, x0:x1])
 
     def axes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Head-unit coordinates of the columns and of the rows, each ``[N]``."""
+        """Return the head-unit coordinates of the columns and of the rows, each ``[N]``."""
         steps = np.arange(self.alpha.shape[0]) + 0.5
         return (steps - self.origin[0]) / self.unit_px, (steps - self.origin[1]) / self.unit_px
 
     def shade(self, spots: np.ndarray) -> None:
-        """Brighten or darken by soft spots ``[K, 5]``: x, y, sigma x, sigma y, log gain."""
+        """Brighten or darken by Gaussian spots ``[K, 5]``: x, y, sigma x, sigma y, log gain."""
         columns, rows = self.axes()
         across = np.exp(-0.5 * ((columns - spots[:, :1]) / spots[:, 2:3]) ** 2)
         down = np.exp(-0.5 * ((rows - spots[:, 1:2]) / spots[:, 3:4]) ** 2)
@@ -104,15 +105,15 @@ def _rasterise(mask: np.ndarray, points: np.ndarray, width_px: float) -> None:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> np.ndarray:
-    """An ellipse's outline ``[28, 2]`` around (x, y) with radii rx and ry."""
+    """Return the outline ``[28, 2]`` of an ellipse around (x, y) with radii rx and ry."""
     return np.stack([x + rx * np.cos(RING), y + ry * np.sin(RING)], 1)
 
 
 def loop(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Closed outline from two curves over the same ``x [N]``."""
+    """Return the closed outline between two curves over the same ``x [N]``."""
     return np.stack([np.r_[x, x[::-1]], np.r_[upper, lower[::-1]]], 1)
 
 
 def curve(*knots: tuple[float, float]) -> np.ndarray:
-    """A smooth line ``[9, 2]`` through three knots."""
+    """Return a smooth line ``[9, 2]`` through three knots."""
     return _THROUGH @ np.array(knots)

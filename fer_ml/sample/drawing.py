@@ -1,4 +1,4 @@
-"""The whole sample, drawn by all processors: the film and each source are a task of their own."""
+"""Drawing of the whole sample in parallel: the film and each source are separate tasks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _LONGEST_FIRST = ("expw_full", FILM, "affectnet_full_balanced", "fer2013_uniform
 
 
 def draw_sample(root: Path, seed: int) -> None:
-    """Draw ``root/raw``, ``root/video`` and ``root/truth.json``; ``FerError`` when it cannot be."""
+    """Draw ``root/raw``, ``root/video`` and ``root/truth.json``; ``FerError`` if that fails."""
     parts = [*_LONGEST_FIRST, *(name for name in SOURCES if name not in _LONGEST_FIRST)]
     drawn = in_processes(partial(_draw, root, seed), parts, min(processors(), len(parts)))
     sources = [
@@ -39,7 +39,7 @@ def _draw(root: Path, seed: int, part: str) -> DrawnSource | None:
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """The pictures are so small that more threads only keep the other cores from their work."""
+    """Limit OpenCV to one thread: for small pictures more threads only occupy other cores."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

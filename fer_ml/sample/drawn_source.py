@@ -43,9 +43,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample as the publisher names it, and what is wrong with it, if anything.
+    """One sample in the publisher's form, with the fault planted in it, if any.
 
-    ``text`` is its line in the index, empty for sources that are folders only; ``label`` one of
+    ``text`` is its line in the index, empty for sources that are folders only; ``label`` is one of
     ``CLASSES`` for a good row; at most one of ``rule`` and ``excluded`` is set.
     """
 
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass
 class DrawnSource:
-    """A source while it is being drawn: where it goes, its random numbers, and what it holds."""
+    """A source while it is being drawn: its folder, random generator, and contents so far."""
 
     name: str
     root: Path
@@ -73,45 +73,45 @@ class DrawnSource:
 
     @property
     def style(self) -> Style:
-        """How the source's faces are drawn."""
+        """Return the style in which the source's faces are drawn."""
         return STYLES[self.name]
 
     def labels(self, total: int, weights: dict[str, float]) -> list[str]:
-        """``total * share`` class names in the proportions of ``weights``, at least 2 of each."""
+        """Return ``total * share`` class names in proportion to ``weights``, at least 2 of each."""
         wanted = {name: max(weights[name] * total * self.share, 2.0) for name in CLASSES}
         names = [name for name in CLASSES for _ in range(round(wanted[name]))]
         return [names[i] for i in self.rng.permutation(len(names))]
 
     def face(self, label: str, size: int, style: Style | None = None) -> np.ndarray:
-        """A new person with the expression ``label``: ``[size, size, 3] uint8 RGB``."""
+        """Draw a new person with the expression ``label``: ``[size, size, 3] uint8 RGB``."""
         style = style or self.style
         return self.blend(random_weights(self.rng, label, style), size, style)
 
     def blend(self, weights: dict[str, float], size: int, style: Style | None = None) -> np.ndarray:
-        """A new person with the mixed expression ``weights``: ``[size, size, 3] uint8 RGB``."""
+        """Draw a new person with a mixed expression, ``[size, size, 3] uint8 RGB``."""
         style = style or self.style
         person = random_face(self.rng, weights, style)
         return draw_face(person, random_camera(self.rng, style), size)
 
     def contempt(self, size: int) -> np.ndarray:
-        """One raised corner of the mouth: ``[size, size, 3] uint8 RGB``."""
+        """Draw contempt, one raised corner of the mouth: ``[size, size, 3] uint8 RGB``."""
         person = random_face(self.rng, {"Happy": 0.35}, self.style)
         side = float(self.rng.choice([-1.0, 1.0]))
         return draw_face(replace(person, asymmetry=side), random_camera(self.rng, self.style), size)
 
     def write(self, file: str, data: bytes) -> None:
-        """Write one file below the source's root; folders are made."""
+        """Write one file below the source's root; create missing folders."""
         path = self.root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
     def scatter(self, rows: list[Row], extra: Iterable[Row]) -> None:
-        """Insert ``extra`` at random places, as faults lie in real files."""
+        """Insert the rows ``extra`` into ``rows`` at random places."""
         for row in extra:
             rows.insert(int(self.rng.integers(len(rows) + 1)), row)
 
     def record(self, row: Row, where: str) -> None:
-        """Note a row as good, excluded or faulty."""
+        """Record a row, found at ``where``, as good, excluded or faulty."""
         self.rows += 1
         if row.rule:
             self.faults.append(Fault(self.name, where, row.file, row.rule, row.detail))
@@ -121,12 +121,12 @@ class DrawnSource:
             self.good.append((where, row))
 
     def record_folders(self, rows: Iterable[Row]) -> None:
-        """Note the rows of a source without an index: each stands at its file."""
+        """Record the rows of a source without an index; the place of each is its file."""
         for row in rows:
             self.record(row, row.file)
 
     def write_index(self, file: str, rows: Sequence[Row], header: str | None = None) -> None:
-        """Write the rows' lines and record each under ``name.txt:line``, counted from 1."""
+        """Write the index and record each row at ``<file>:<line>``, with lines counted from 1."""
         lines = [row.text for row in rows] if header is None else [header, *(r.text for r in rows)]
         self.write(file, ("\n".join(lines) + "\n").encode())
         first = 1 if header is None else 2
@@ -135,7 +135,7 @@ class DrawnSource:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """JPEG bytes of ``image [H, W, 3] uint8 RGB``."""
+    """Encode ``image [H, W, 3] uint8 RGB`` as JPEG bytes."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
@@ -144,8 +144,8 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
 
 
 def cut_short(jpeg: bytes) -> bytes:
-    """A download that broke off: the headers are there, the picture's own data is not.
+    """Cut a JPEG after its headers, like a download that broke off before the picture's data.
 
-    Cut any later and OpenCV would fill the rest with grey and call it decoded.
+    If it were cut later, OpenCV would decode it and fill the rest with grey.
     """
     return jpeg[: jpeg.index(b"\xff\xda")]

@@ -1,4 +1,4 @@
-"""ExpW as it is drawn: photos of several people, each face with its box."""
+"""The drawn version of ExpW: photos of several people, each face with its box."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ class _PhotoFace:
 
 
 def _unsure(style: Style) -> Style:
-    """The faces that a detector is unsure of: turned away, hidden, and hardly moved."""
+    """Return a style of faces with a low detector confidence: turned, occluded, inexpressive."""
     low, high = style.strength
     strength = (0.8 * low, 0.8 * high)
     return replace(style, strength=strength, yaw=1.5 * style.yaw, occlusion=0.4)
@@ -35,7 +35,7 @@ def _unsure(style: Style) -> Style:
 def _take_photo(
     source: DrawnSource, people: Sequence[tuple[str, bool]]
 ) -> tuple[np.ndarray, list[_PhotoFace]]:
-    """A photo ``[240, 320, 3] uint8 RGB`` of ``people``, each a class and 'detector sure'."""
+    """Draw a photo ``[240, 320, 3] uint8 RGB`` of ``people``, each (class, detector is sure)."""
     rng, style = source.rng, source.style
     camera = replace(random_camera(rng, style), occlusion=OCCLUSIONS[0])
     photo = draw_background(_PHOTO_HEIGHT, _PHOTO_WIDTH, camera)
@@ -95,7 +95,7 @@ def draw_expw(source: DrawnSource) -> None:
 
 
 def _expw_faults(source: DrawnSource, number: int) -> Iterable[Row]:
-    """Rows with one fault each, each on a photo of its own numbered after ``number``."""
+    """Yield rows with one fault each, each on a new photo with a number after ``number``."""
     plans: tuple[tuple[str, str], ...] = (
         ("bad box", "right lies beyond the photo"),
         ("bad box", "left is negative"),

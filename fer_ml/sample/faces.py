@@ -36,11 +36,11 @@ _PATTERN_MATRIX = np.array(
 
 @dataclass(frozen=True)
 class Face:
-    """Who it is, what the face does, and how the head is turned.
+    """A person's looks, expression and head pose.
 
     Sizes are in head units; factors are around 1; ``expression`` holds one weight in 0..1 for each
-    of ``CLASSES`` (Neutral's weight moves nothing); ``gains`` and ``offsets`` are how strongly and
-    how habitually this person uses each of ``ACTION_UNITS``. Angles are in degrees.
+    of ``CLASSES`` (Neutral's weight moves nothing); ``gains`` and ``offsets`` scale and shift each
+    of ``ACTION_UNITS`` for this person. Angles are in degrees.
     """
 
     expression: tuple[float, ...] = (0.0,) * 6 + (1.0,)
@@ -73,7 +73,7 @@ class Face:
     roll: float = 0.0
 
     def action_units(self) -> dict[int, float]:
-        """Activation of each action unit, 0 (rest) to 1.2 (beyond a full one)."""
+        """Return the activation of each action unit: 0 at rest, 1 full, 1.2 at most."""
         drive = np.asarray(self.expression) @ _PATTERN_MATRIX
         level = np.clip(drive * np.asarray(self.gains) + np.asarray(self.offsets), 0.0, 1.2)
         return dict(zip(ACTION_UNITS, level.tolist(), strict=True))
@@ -81,7 +81,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Camera:
-    """Light, lens and sensor.
+    """The recording conditions of a picture: light, lens and sensor.
 
     ``light_angle`` is in degrees, 0 from the right, 90 from above; ``light_strength`` 0 is flat;
     ``blur_percent`` is the Gaussian sigma in hundredths of the image's longer side, so that it
@@ -106,7 +106,7 @@ class Camera:
 
 
 def expression(weights: Mapping[str, float]) -> tuple[float, ...]:
-    """Class names with weights in 0..1 as ``Face.expression``; what is missing is 0."""
+    """Convert weights in 0..1 by class name to ``Face.expression``; missing classes are 0."""
     values = [0.0] * len(CLASSES)
     for name, weight in weights.items():
         values[CLASS_INDEX[name]] = float(weight)

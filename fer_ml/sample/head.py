@@ -31,7 +31,7 @@ class _Head:
         self.chin = 1.22 * face.face_height + 0.17 * self.au[26]
 
     def turn(self, points: np.ndarray, lift: float = 0.0) -> np.ndarray:
-        """Points ``[N, 2]`` on the face after yaw and pitch; ``lift`` stands out of the skin."""
+        """Rotate face points ``[N, 2]`` by yaw and pitch; ``lift`` is the height above the skin."""
         x, y = points[:, 0], points[:, 1]
         depth = 0.8 * np.sqrt(np.clip(1 - (x / 1.05) ** 2 - ((y - 0.1) / 1.6) ** 2, 0, 1)) + lift
         return np.stack([x * self.cos_yaw + depth * self.sin_yaw, y + depth * self.sin_pitch], 1)
@@ -40,12 +40,12 @@ class _Head:
         self.canvas.fill(self.turn(points, lift), colour, **how)  # type: ignore[arg-type]
 
     def crease(self, *lines: np.ndarray, width: float = 0.02, alpha: float) -> None:
-        """Skin folds: soft dark lines."""
+        """Paint skin folds as soft dark lines."""
         turned = [self.turn(line) for line in lines]
         self.canvas.strokes(turned, width, self.shadow, 0.02, min(alpha, 0.85))
 
     def outline(self, grow: float = 0.0) -> np.ndarray:
-        """The face's silhouette ``[28, 2]``."""
+        """Return the outline of the face, ``[28, 2]``."""
         cosine, sine = np.cos(RING), np.sin(RING)
         square = np.where(sine > 0, 1.02 - 0.3 * (self.face.jaw_width - 0.5), 0.9)
         x = np.sign(cosine) * np.abs(cosine) ** square * (1.0 + grow)
@@ -53,7 +53,7 @@ class _Head:
         return np.stack([x + 0.12 * self.sin_yaw * np.clip(y, 0, None), y], 1)
 
     def behind(self) -> None:
-        """Neck, ears, and the hair that falls behind the head."""
+        """Paint the neck, the ears, and the hair behind the head."""
         canvas, style = self.canvas, self.face.hair_style
         if style == "long":
             x = np.array([-1.1, -1.22, -1.25, -1.2, 1.2, 1.25, 1.22, 1.1])
@@ -74,7 +74,7 @@ class _Head:
         self.canvas.shade(self._spots())
 
     def _spots(self) -> np.ndarray:
-        """Light and shade of a face's relief, ``[K, 5]`` as ``Canvas.shade`` takes it."""
+        """Return the light and dark spots of a face's relief, ``[K, 5]`` for ``Canvas.shade``."""
         face, au = self.face, self.au
         mouth, tip, eye = face.mouth_height, 0.34 * face.nose_length, face.eye_distance
         paired = [
@@ -215,7 +215,7 @@ class _Head:
         self._folds(half, float(line[0]), float(line[-1]))
 
     def _inside(self, x: np.ndarray, top: np.ndarray, bottom: np.ndarray, gap: float) -> None:
-        """The line between closed lips, or teeth and the dark behind them."""
+        """Paint the line between closed lips, or the teeth and the dark behind them."""
         dark = np.array([58.0, 20.0, 20.0])
         if gap < 0.025:
             self.canvas.strokes([self.turn(np.stack([x, top], 1))], 0.024, dark, 0.01, 0.85)
@@ -232,7 +232,7 @@ class _Head:
         self.canvas.fill(low, teeth * 0.8, soft=0.01, alpha=0.8 * min(au[16], 1.0), within=opening)
 
     def _folds(self, half: float, left: float, right: float) -> None:
-        """From the nose past the corners of the mouth, and the dimpled chin."""
+        """Paint the folds from nose to mouth corners, and those of the chin."""
         au, base = self.au, 0.36 * self.face.nose_length - 0.05 * self.au[9]
         out = 0.08 + 0.06 * au[12] + 0.04 * au[20]
         for side, corner in ((-1, left), (1, right)):
@@ -319,7 +319,7 @@ class _Head:
             self.canvas.strokes([self.turn(bar, 0.06)], 0.06, _BLACK * 2.5, 0.01, 0.95)
 
     def light(self) -> None:
-        """The lamp: a gain that grows towards it over the whole head."""
+        """Apply the light: a gain over the whole head that grows towards the lamp."""
         columns, rows = self.canvas.axes()
         angle = np.radians(self.camera.light_angle)
         slope = np.cos(angle) * columns[None, :] - 0.75 * np.sin(angle) * rows[:, None]
@@ -330,10 +330,10 @@ class _Head:
 def draw_head(
     face: Face, camera: Camera, side_px: int, half_span: float, centre_y: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A head cut free: ``image [N, N, 3]`` (float32, 0..255 RGB) and ``alpha [N, N]`` in 0..1.
+    """Draw a head without background: ``image [N, N, 3]`` (float32 RGB) and ``alpha [N, N]``.
 
-    The square shows ``half_span`` head units to each side of (0, ``centre_y``). The image holds
-    light and occlusion; noise, blur and the rest belong to the whole picture: see ``expose``.
+    Values are in 0..255 and 0..1. The square shows ``half_span`` head units on each side of
+    (0, ``centre_y``). The image has light and occlusion; ``expose`` adds blur, noise and the rest.
     """
     canvas = Canvas(side_px, half_span, centre_y)
     head = _Head(face, camera, canvas)

@@ -8,7 +8,7 @@ from fer_ml.sample.head import draw_head
 
 
 def draw_background(height: int, width: int, camera: Camera) -> np.ndarray:
-    """A room out of focus: ``[height, width, 3] float32`` RGB, 0..255."""
+    """Draw a blurred room as background: ``[height, width, 3] float32`` RGB, 0..255."""
     rng = np.random.default_rng([camera.seed, 1])
     coarse = rng.normal(0, 45 * camera.clutter, (7, 9, 3)) * (0.35, 0.3, 0.3)
     coarse += rng.normal(0, 35 * camera.clutter, (7, 9, 1))
@@ -24,7 +24,7 @@ def draw_background(height: int, width: int, camera: Camera) -> np.ndarray:
 
 
 def expose(image: np.ndarray, camera: Camera) -> np.ndarray:
-    """Lens and sensor: ``image [H, W, 3]`` float32 RGB 0..255 to uint8."""
+    """Apply lens and sensor effects: ``image [H, W, 3] float32`` RGB 0..255 to uint8."""
     balance = np.array([1 + 0.12 * camera.warmth, 1.0, 1 - 0.16 * camera.warmth])
     gain = (balance * camera.brightness * camera.contrast).astype(np.float32)
     picture: np.ndarray = image * gain + np.float32(118 * (1 - camera.contrast))
@@ -54,7 +54,7 @@ def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def draw_face(face: Face, camera: Camera, size: int) -> np.ndarray:
-    """One aligned face that fills the picture: ``[size, size, 3] uint8 RGB``."""
+    """Draw one aligned face that fills the picture: ``[size, size, 3] uint8 RGB``."""
     side = max(3 * size // 2, 128)
     head, alpha = draw_head(face, camera, side, half_span=1.3, centre_y=0.12)
     head = cv2.resize(head, (size, size), interpolation=cv2.INTER_AREA)
@@ -69,7 +69,7 @@ _PERSON_SPAN = 2.1
 
 
 def face_box(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
-    """The square box (left, top, right, bottom) in px of ``draw_person``'s face, not clipped."""
+    """Return the box (left, top, right, bottom) in px of ``draw_person``'s face, not clipped."""
     half, middle = _BOX_HALF * radius, y + _BOX_Y * radius
     return (
         round(x - half),
@@ -82,10 +82,10 @@ def face_box(x: float, y: float, radius: float) -> tuple[int, int, int, int]:
 def draw_person(
     image: np.ndarray, face: Face, camera: Camera, x: float, y: float, radius: float
 ) -> tuple[int, int, int, int]:
-    """Paint head and shoulders into ``image [H, W, 3] float32`` in place; returns the face's box.
+    """Paint head and shoulders into ``image [H, W, 3] float32`` in place; return the face's box.
 
-    ``(x, y)`` is where the head's (0, 0) comes to lie and ``radius`` the half width of the face,
-    all in px. The box is (left, top, right, bottom) in px and may reach out of the image.
+    ``(x, y)`` is the position of the head's (0, 0) and ``radius`` the half width of the face, all
+    in px. The box is (left, top, right, bottom) in px and may reach beyond the image.
     """
     _draw_shoulders(image, face, x, y, radius)
     scale = 2 if radius < 60 else 1

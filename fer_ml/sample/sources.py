@@ -1,7 +1,7 @@
 """Seven raw sources of drawn faces, laid out as their publishers lay out the real ones.
 
-A handful of faults is planted in them on purpose. ``truth.json`` lists every one, so that a
-validator can be measured instead of believed.
+A few faults are planted in them on purpose. ``truth.json`` lists each one, so that tests can
+measure how many a validator finds.
 """
 
 import json
@@ -109,7 +109,7 @@ def _draw_fer2013(source: DrawnSource) -> None:
 
 
 def _votes(rng: np.random.Generator, label: str) -> list[int]:
-    """Ten annotators' votes over ``FERPLUS_COLUMNS``, won by ``label`` without a tie."""
+    """Draw ten annotators' votes over ``FERPLUS_COLUMNS``; ``label`` has most, without a tie."""
     names = list(FERPLUS_COLUMNS.values())
     agreement = rng.uniform(0.55, 0.95)
     doubt = np.full(len(names), 0.5)
@@ -126,7 +126,7 @@ def _votes(rng: np.random.Generator, label: str) -> list[int]:
 
 
 def _set_votes(counts: dict[str, int]) -> list[int]:
-    """Votes as given by column name; the columns left out got none."""
+    """Return votes in the order of ``FERPLUS_COLUMNS``; columns not in ``counts`` get 0."""
     return [counts.get(column, 0) for column in FERPLUS_COLUMNS]
 
 
@@ -145,7 +145,7 @@ _FERPLUS_EXCLUDED: tuple[tuple[str, dict[str, int]], ...] = (
 
 
 def _excluded_image(source: DrawnSource, reason: str) -> np.ndarray:
-    """``[48, 48, 3] uint8 RGB`` of what annotators could not agree on."""
+    """Draw an image that is excluded for ``reason``, ``[48, 48, 3] uint8 RGB``."""
     camera = random_camera(source.rng, source.style)
     if reason == "not a face":
         return expose(draw_background(48, 48, replace(camera, clutter=1.0)), camera)
@@ -185,14 +185,14 @@ _RAF_INDEX = "EmoLabel/list_patition_label.txt"
 
 
 class _RafRows:
-    """Rows of a RAF-DB list: numbers the images of each split and writes them."""
+    """A maker of rows of a RAF-DB list, which numbers and writes the images of each split."""
 
     def __init__(self, source: DrawnSource) -> None:
         self.source = source
         self.numbers: Counter[str] = Counter()
 
     def make(self, split: str, number: int | str, data: bytes | None, **rest: str) -> Row:
-        """A row with the publisher's class ``number``; ``data`` None writes no image."""
+        """Make a row with the publisher's class ``number``; ``data`` None writes no image."""
         self.numbers[split] += 1
         stem = f"{split}_{self.numbers[split]:05d}"
         file = f"Image/aligned/aligned/{stem}_aligned.jpg"
@@ -248,7 +248,7 @@ def _draw_rafdb_compound(source: DrawnSource) -> None:
 
 
 def _rafml_shares(rng: np.random.Generator, label: str) -> list[float]:
-    """Shares of ``RAFML_ORDER`` that sum to 1, in hundredths, the largest being ``label``'s."""
+    """Draw shares of ``RAFML_ORDER`` in hundredths that sum to 1; ``label`` has the largest."""
     first = int(rng.integers(50, 81))
     second = int(rng.integers((100 - first) // 2, 100 - first + 1))
     second = min(second, first - 10)
@@ -311,7 +311,7 @@ _LEAKS: tuple[tuple[str, str, str, bool], ...] = (
 
 
 def _plant_leaks(sources: dict[str, DrawnSource]) -> None:
-    """Show training images again as test images; the training row is the one at fault."""
+    """Plant leaks: repeat training images as test images; the training row is the faulty one."""
     for train_name, test_name, label, same_bytes in _LEAKS:
         train, test = sources[train_name], sources[test_name]
         where, seen = _take_good(train, "train", label)
@@ -329,7 +329,7 @@ def _plant_leaks(sources: dict[str, DrawnSource]) -> None:
 
 
 def _take_good(source: DrawnSource, split: str, label: str) -> tuple[str, Row]:
-    """Take the first good row of that split and class, so that no fault is planted on it twice."""
+    """Remove and return the first good row of a split and class, so it gets no second fault."""
     for index, (_, row) in enumerate(source.good):
         if row.split == split and row.label == label:
             return source.good.pop(index)
@@ -339,7 +339,7 @@ def _take_good(source: DrawnSource, split: str, label: str) -> tuple[str, Row]:
 
 
 def draw_source(root: Path, seed: int, name: str, share: float = 1.0) -> DrawnSource:
-    """Draw one source under ``root/raw``: the same seed and share give the same bytes.
+    """Draw one source under ``root/raw``; equal seed and share give equal bytes.
 
     ``share`` scales the number of good faces (1 draws about 2,100); the faults do not scale.
     """
@@ -350,7 +350,7 @@ def draw_source(root: Path, seed: int, name: str, share: float = 1.0) -> DrawnSo
 
 
 def finish_sources(root: Path, seed: int, drawn: Iterable[DrawnSource]) -> None:
-    """Plant the leaks between all seven sources, and describe them in ``root/truth.json``."""
+    """Plant the leaks between all seven sources, and write ``root/truth.json`` about all faults."""
     named = {source.name: source for source in drawn}
     sources = {name: named[name] for name in SOURCES}
     _plant_leaks(sources)
@@ -366,5 +366,5 @@ def finish_sources(root: Path, seed: int, drawn: Iterable[DrawnSource]) -> None:
 
 
 def draw_sources(root: Path, seed: int, *, share: float = 1.0) -> None:
-    """Draw all seven sources in this process, and describe them: see ``draw_source``."""
+    """Draw all seven sources in this process, with ``truth.json``; see ``draw_source``."""
     finish_sources(root, seed, [draw_source(root, seed, name, share) for name in SOURCES])

@@ -1,7 +1,7 @@
-"""Who is drawn and with what camera: one ``Style`` for each source.
+"""The random people and recording conditions of each source, by one ``Style`` per source.
 
-The styles differ in what makes real sources differ: sensor, blur, light, head pose, occlusion and
-how clearly people show what they feel.
+The styles differ as real sources do: in sensor, blur, light, head pose, occlusion and strength of
+expression.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _IRIS_RGB = np.array([[62, 42, 30], [88, 62, 38], [84, 104, 78], [82, 112, 146],
 
 @dataclass(frozen=True)
 class Style:
-    """How a source's pictures scatter; pairs are ranges of a uniform draw.
+    """The variation of a source's pictures; a pair is the range of a uniform draw.
 
-    ``strength`` is how far the class's expression is shown (0..1), ``distractor`` the most that a
-    second expression is mixed in, ``spread`` the sigma of the differences between people; ``yaw``
-    and ``roll`` are sigmas in degrees; ``occlusion`` is a probability; the rest is ``Camera``'s.
+    ``strength`` is the strength of the class's expression (0..1), ``distractor`` the largest weight
+    of a second expression, ``spread`` the sigma of the differences between people; ``yaw`` and
+    ``roll`` are sigmas in degrees; ``occlusion`` is a probability. See ``Camera`` for the rest.
     """
 
     strength: tuple[float, float] = (0.75, 1.0)
@@ -145,12 +145,12 @@ STYLES: dict[str, Style] = {
 
 
 def between(rng: np.random.Generator, limits: tuple[float, float]) -> float:
-    """A uniform draw from ``limits``."""
+    """Draw a number uniformly from ``limits``."""
     return float(rng.uniform(*limits))
 
 
 def random_weights(rng: np.random.Generator, label: str, style: Style) -> dict[str, float]:
-    """Expression weights whose largest is ``label``'s, with some of another class mixed in."""
+    """Draw expression weights: most for ``label``, and some for one other class."""
     strength = between(rng, style.strength)
     weights = {label: strength}
     other = str(rng.choice([name for name in CLASSES if name not in (label, "Neutral")]))
@@ -161,7 +161,7 @@ def random_weights(rng: np.random.Generator, label: str, style: Style) -> dict[s
 
 
 def random_face(rng: np.random.Generator, weights: Mapping[str, float], style: Style) -> Face:
-    """A new person showing ``weights``."""
+    """Draw a new person who shows the expression ``weights``."""
     units = len(ACTION_UNITS)
     shade = float(rng.beta(1.1, 1.6))
     dark_haired = shade > 0.45 or rng.random() < 0.4
@@ -201,7 +201,7 @@ def random_face(rng: np.random.Generator, weights: Mapping[str, float], style: S
 
 
 def random_camera(rng: np.random.Generator, style: Style) -> Camera:
-    """Light, lens and sensor for one picture."""
+    """Draw light, lens and sensor for one picture."""
     hidden = rng.random() < style.occlusion
     tone = between(rng, (60, 190))
     return Camera(

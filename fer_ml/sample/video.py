@@ -1,4 +1,4 @@
-"""A short drawn film: people whose expressions change, and the truth about each frame."""
+"""A short drawn film of people whose expressions change, with the true labels of each frame."""
 
 import csv
 from collections.abc import Iterator
@@ -31,9 +31,9 @@ _ABSENT_S, _ABSENT_FROM = 1.0, 0.46
 
 @dataclass(frozen=True)
 class Actor:
-    """One person: looks, place and size in px, the classes played one after the other, and when.
+    """One person of the film: looks, place and size in px, and the classes shown in sequence.
 
-    ``scenes`` are the parts of the film (0..1) in which the person is in the picture.
+    ``scenes`` are the parts of the film, as intervals in 0..1, in which the person is visible.
     """
 
     face: Face
@@ -44,7 +44,7 @@ class Actor:
     phase: float
 
     def weights(self, part: float) -> dict[str, float]:
-        """Expression weights at ``part`` (0..1) of the film: each role melts into the next."""
+        """Return the expression weights at ``part`` (0..1) of the film, blending role to role."""
         place = min(part, 1 - 1e-9) * len(self.roles)
         index = int(place)
         melt = np.clip((place - index - 0.6) / 0.4, 0, 1)
@@ -55,7 +55,7 @@ class Actor:
         return weights
 
     def pose(self, second: float) -> tuple[float, float, float]:
-        """Where the head is after ``second`` seconds: x, y and radius in px."""
+        """Return the head's x, y and radius in px after ``second`` seconds."""
         swing = np.sin(2 * np.pi * second / 4.3 + self.phase)
         nod = np.sin(2 * np.pi * second / 2.9 + 2 * self.phase)
         x, y = self.centre_px
@@ -63,7 +63,7 @@ class Actor:
         return float(x + 0.4 * self.radius_px * swing), float(y + 6 * nod), float(radius)
 
     def at(self, second: float, part: float) -> Face:
-        """The face at that moment."""
+        """Return the face at ``second``, which is ``part`` (0..1) of the film."""
         swing = np.sin(2 * np.pi * second / 5.1 + self.phase)
         since_blink = (second + self.phase) % 3.1
         return replace(
@@ -76,7 +76,7 @@ class Actor:
 
 
 def _cast(rng: np.random.Generator) -> tuple[Actor, Actor]:
-    """Who plays: the one behind first, so that the one in front is painted over."""
+    """Return the two people of the film; the one behind is first, so it is painted first."""
     others = [name for name in CLASSES if name != "Neutral"]
     front, behind = ([others[i] for i in rng.permutation(len(others))] for _ in range(2))
     first, second = (random_face(rng, {}, CLEAN) for _ in range(2))
@@ -86,7 +86,7 @@ def _cast(rng: np.random.Generator) -> tuple[Actor, Actor]:
 
 
 def _frames(seed: int, count: int) -> Iterator[tuple[np.ndarray, list[list[object]]]]:
-    """Each frame ``[480, 640, 3] uint8 RGB`` with its truth rows."""
+    """Yield each frame ``[480, 640, 3] uint8 RGB`` with its rows of the truth table."""
     rng = np.random.default_rng([seed, 100])
     cast = _cast(rng)
     room = draw_background(HEIGHT, WIDTH, Camera(clutter=0.5, seed=int(rng.integers(0, 2**31))))
@@ -113,10 +113,10 @@ def _frames(seed: int, count: int) -> Iterator[tuple[np.ndarray, list[list[objec
 
 
 def draw_video(folder: Path, seed: int, *, seconds: float = 10.0) -> None:
-    """Film ``folder/demo.avi`` (MJPG, 640x480, 25 fps) and write ``folder/demo_truth.csv``.
+    """Draw ``folder/demo.avi`` (MJPG, 640x480, 25 fps) and write ``folder/demo_truth.csv``.
 
-    The csv has a row for each face in each frame; boxes are in px, right and bottom exclusive;
-    while one expression melts into another the label is the stronger one.
+    The csv has a row for each face in each frame. Boxes are in px, right and bottom exclusive.
+    While one expression blends into another, the label is the stronger one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "demo.avi"

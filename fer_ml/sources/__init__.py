@@ -27,9 +27,9 @@ ATTRIBUTES: tuple[str, ...] = ("age", "sex", "ethnicity")
 
 @dataclass(frozen=True)
 class Option:
-    """One option of an adapter. Its value is text, which ``pattern`` must match as a whole.
+    """One option of an adapter. Its value is text that ``pattern`` must match completely.
 
-    ``allowed`` says the same in words.
+    ``allowed`` describes the accepted values in words.
     """
 
     meaning: str
@@ -39,11 +39,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one publisher's layout is read: by ``read(root, labels, **options)``.
+    """The reader of one publisher's layout.
 
-    ``labels`` say what the publisher's labels mean; ``None`` where a label is what most votes are
-    for, and then ``read`` is given none. ``fits(root, **options)`` says at a glance whether a
-    folder has this layout.
+    ``read(root, labels, **options)`` returns the listing. ``labels`` maps the publisher's labels;
+    it is ``None`` if labels come from votes, and then ``read`` takes no ``labels``.
+    ``fits(root, **options)`` tells quickly whether a folder has this layout.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Adapter:
     options: Mapping[str, Option] = field(default_factory=dict)
 
     def listing(self, root: Path, meanings: Mapping[str, str] | None = None, **options: str) -> Any:
-        """A polars frame with exactly ``listing_schema()``.
+        """Read the dataset at ``root`` to a polars frame with exactly ``listing_schema()``.
 
-        ``meanings`` take the place of the adapter's. Raises ``FerError`` for an option that the
-        adapter does not have, and when the root itself is not such a dataset (missing index file,
-        missing column, empty folder). Everything smaller is recorded as a row's ``fault``.
+        ``meanings`` replaces the adapter's label table. ``FerError`` for an unknown option, and if
+        ``root`` is not such a dataset (missing index file, missing column, empty folder). Faults
+        of single rows are recorded in their ``fault``.
         """
         self.check_options(options)
         table = self.table(meanings)
@@ -77,7 +77,7 @@ class Adapter:
             ) from error
 
     def table(self, meanings: Mapping[str, str] | None = None) -> LabelTable | None:
-        """What labels mean: by the adapter, or by the profile's ``meanings`` in its place."""
+        """Return the label table: of the profile's ``meanings`` if given, else the adapter's."""
         if not meanings:
             return self.labels
         if self.labels is None:
@@ -90,7 +90,7 @@ class Adapter:
         return LabelTable(meanings)
 
     def check(self, root: Path, meanings: Mapping[str, str], options: Mapping[str, str]) -> None:
-        """``FerError`` when settings or folder are not of this adapter, as a glance tells."""
+        """Raise ``FerError`` if settings or folder clearly do not fit this adapter."""
         self.check_options(options)
         self.table(meanings)
         if not self.fits(root, **options):
@@ -104,7 +104,7 @@ class Adapter:
             )
 
     def check_options(self, options: Mapping[str, str]) -> None:
-        """``FerError`` that names what is allowed when a name or a value is not."""
+        """Raise ``FerError`` with the allowed ones if an option's name or value is invalid."""
         for name, value in options.items():
             if name not in self.options:
                 raise FerError(
@@ -126,7 +126,7 @@ class Adapter:
 
 
 def listing_schema() -> dict[str, Any]:
-    """Columns of a listing, with polars types.
+    """Return the columns of a listing with their polars types.
 
     - ``where``: the place in the publisher's files, such as ``label.lst:12``
     - ``file``: path of the image relative to the root, with ``/``; null when pixels are inline
@@ -170,7 +170,7 @@ def listing_schema() -> dict[str, Any]:
 
 @cache
 def adapters() -> dict[str, Adapter]:
-    """Every adapter of this package by name."""
+    """Return every adapter of this package, by name."""
     by_name = {}
     for module in pkgutil.iter_modules(__path__):
         adapter = getattr(importlib.import_module(f"{__name__}.{module.name}"), "ADAPTER", None)
@@ -181,7 +181,7 @@ def adapters() -> dict[str, Adapter]:
 
 
 def get_adapter(name: str) -> Adapter:
-    """The adapter called ``name``; ``FerError`` names the known ones otherwise."""
+    """Return the adapter called ``name``; ``FerError`` lists the known names otherwise."""
     known = adapters()
     if name not in known:
         raise FerError(
@@ -194,7 +194,7 @@ def get_adapter(name: str) -> Adapter:
 
 
 def _looks(root: Path, wanted: Adapter) -> list[str]:
-    """What a folder looks like that ``wanted`` does not read, and where such a folder is near."""
+    """Return hints: adapters that fit ``root``, and folders near it that fit ``wanted``."""
     hints = []
     if not _fits(wanted, root):
         hints = [
@@ -206,7 +206,7 @@ def _looks(root: Path, wanted: Adapter) -> list[str]:
 
 
 def _near(root: Path) -> Iterator[Path]:
-    """The folders in ``root``, the first ones, and the one that it is in."""
+    """Yield the first folders in ``root``, and its parent folder."""
     with suppress(OSError):
         yield from [path for path in sorted(root.iterdir())[:50] if path.is_dir()]
     yield root.parent
@@ -220,7 +220,7 @@ def _fits(adapter: Adapter, root: Path) -> bool:
 
 
 def others_of(adapter: Adapter, root: Path, labels: set[str]) -> list[str]:
-    """Adapters for what lies at ``root``, of whose table ``labels`` are."""
+    """Return the names of other adapters that fit the folder ``root`` and its ``labels``."""
     return [
         other.name
         for other in adapters().values()

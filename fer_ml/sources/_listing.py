@@ -1,11 +1,11 @@
-"""What the adapters share: strict reading of text files, and building the listing itself.
+"""Shared code of the adapters: strict reading of text files, and building of listings.
 
 Every row of a listing has exactly one of ``label``, ``excluded`` and ``fault``. A parser fills its
-row step by step, the label last, and raises ``RowFault`` at the first thing that it cannot accept:
-so a faulty row still shows all that was understood before, but never has a label.
+row step by step, the label last, and raises ``RowFault`` at the first invalid value. So a faulty
+row keeps the values read before, but never has a label.
 
-Parsing 100,000 lines one by one takes seconds. ``Lines`` reads the *plain* ones, in which there is
-nothing to judge, a column at a time, and leaves all others to the parser.
+Parsing 100,000 lines one by one takes seconds. ``Lines`` reads the *plain* ones, whose cells all
+match a simple pattern, column by column, and leaves all others to the parser.
 """
 
 import csv
@@ -58,16 +58,16 @@ ANYTHING = r'[^,"\x{FFFD}]*'
 
 
 class RowFault(Exception):
-    """Why a row cannot be used, as ``kind: detail``. Never leaves this package."""
+    """The reason why a row cannot be used, as ``kind: detail``; caught within this package."""
 
 
 def shown(text: str) -> str:
-    """``text`` quoted for a message, printable and of bounded length."""
+    """Quote ``text`` for a message, printable and of bounded length."""
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
 
 
 def require_root(root: Path) -> Path:
-    """The dataset's folder; ``FerError`` when it is missing, no directory, or empty."""
+    """Return the dataset's folder; ``FerError`` if it is missing, not a directory, or empty."""
     root = Path(root)
     fix = "correct the folder of this source, or unpack the dataset there"
     if not root.exists():
@@ -82,7 +82,7 @@ def require_root(root: Path) -> Path:
 
 
 def folder_names(folder: Path) -> Iterator[str]:
-    """Names of all that lies directly in ``folder``, read as they are asked for."""
+    """Yield the names of all files and folders directly in ``folder``, lazily."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -97,7 +97,7 @@ def folder_names(folder: Path) -> Iterator[str]:
 
 
 def require_file(root: Path, *names: str) -> Path:
-    """The first of ``names`` that is a file under ``root``; ``FerError`` when none is."""
+    """Return the first of ``names`` that is a file under ``root``; ``FerError`` if none is."""
     for name in names:
         if (root / name).is_file():
             return regular(root / name, root=root)
@@ -111,7 +111,7 @@ def require_file(root: Path, *names: str) -> Path:
 
 
 def has_file(*names: str) -> Callable[..., bool]:
-    """For ``Adapter.fits``: whether one of ``names``, or the ``manifest`` asked for, is there."""
+    """Return an ``Adapter.fits`` that looks for one of ``names``, or the option ``manifest``."""
 
     def fits(root: Path, manifest: str = "", **options: str) -> bool:
         return any((root / name).is_file() for name in ((manifest,) if manifest else names))
@@ -120,7 +120,7 @@ def has_file(*names: str) -> Callable[..., bool]:
 
 
 def require_folder(root: Path, *names: str) -> str:
-    """The first of ``names`` that is a folder under ``root``; ``FerError`` when none is."""
+    """Return the first of ``names`` that is a folder under ``root``; ``FerError`` if none is."""
     for name in names:
         if (root / name).is_dir():
             return name
@@ -134,7 +134,7 @@ def require_folder(root: Path, *names: str) -> str:
 
 
 def text_lines(path: Path, root: Path | None = None) -> Iterator[Line]:
-    """Line numbers from 1 and lines as UTF-8, or ``None`` for a line that is not UTF-8.
+    """Yield line numbers from 1 with the lines' text; ``None`` for a line that is not UTF-8.
 
     Only LF and CRLF end a line: ``str.splitlines`` would also break at other control characters.
     """
@@ -165,7 +165,7 @@ def _unreadable(path: Path, error: OSError) -> FerError:
 
 
 def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
-    """One row for every one of these ``lines`` of ``file``, filled in by ``parse``."""
+    """Return one row for each of these ``lines`` of ``file``, filled in by ``parse``."""
     rows: list[Row] = []
     for number, text in lines:
         row: Row = {"where": f"{file}:{number}"}
@@ -182,18 +182,18 @@ def read_rows(file: str, parse: Parser, lines: Iterable[Line]) -> list[Row]:
 
 
 def no_samples(path: Path) -> FerError:
-    """The error for an index file without a line."""
+    """Return the error for an index file without any line."""
     return FerError(
         "index file lists no samples", code="empty-index-file", where=path, fix="replace the file"
     )
 
 
 class Lines:
-    """The lines of an index file, with the cells of those that are plain.
+    """The lines of an index file, with the cells of the plain ones.
 
-    ``fields`` names the cells of a line, in order, each with the regular expression of a plain one.
-    ``cells`` has a String column for each field and a row for each plain line. ``FerError`` when
-    there is no line.
+    ``fields`` maps the names of a line's cells, in order, to regular expressions; a line is plain
+    if all its cells match. ``cells`` has a String column for each field and a row for each plain
+    line. ``FerError`` if there is no line.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Lines:
         self.cells = cells.struct.rename_fields(list(fields)).struct.unnest()
 
     def others(self, done: np.ndarray | None = None) -> list[Line]:
-        """The lines that are not plain, and the plain ones that are not ``done``."""
+        """Return the lines that are not plain, and the plain ones that are not ``done``."""
         left = ~self._is_plain
         if done is not None:
             left[self._is_plain] = ~done
@@ -232,11 +232,11 @@ class Lines:
         ]
 
     def listing(self, columns: Columns, parse: Parser) -> pl.DataFrame:
-        """The listing of all lines in their order.
+        """Return the listing of all lines in their order.
 
-        ``columns`` says what a plain line means, by expressions over ``cells`` or series beside
-        them. Where that gives no split, or neither a label nor an exclusion, and for every line
-        that is not plain, ``parse`` decides alone.
+        ``columns`` gives the values of plain lines, as expressions over ``cells`` or as series of
+        the same length. A plain line for which they give no split, or neither a label nor an
+        exclusion, is parsed by ``parse``, as is every line that is not plain.
         """
         numbers = np.flatnonzero(self._is_plain) + self._first
         where = f"{self.path.name}:" + pl.Series(numbers).cast(pl.String)
@@ -258,12 +258,12 @@ class Lines:
 
 
 def plain_line(patterns: Iterable[str], separator: str) -> str:
-    """The regular expression of a line whose cells match ``patterns``."""
+    """Return the regular expression of a line whose cells match ``patterns``."""
     return f"^{separator.join(f'(?:{pattern})' for pattern in patterns)}$"
 
 
 def csv_header(path: Path) -> list[str]:
-    """Column names exactly as the first line has them, blanks included."""
+    """Read the column names exactly as the first line has them, blanks included."""
     _, text = next(text_lines(path), (1, ""))
     try:
         names = _csv_fields(text) if text else []
@@ -287,7 +287,7 @@ def csv_header(path: Path) -> list[str]:
 
 
 def require_columns(path: Path, header: Sequence[str], needed: Sequence[str]) -> None:
-    """``FerError`` that names the columns found and needed when one is missing."""
+    """Raise ``FerError``, naming the columns found and needed, if one is missing."""
     missing = [name for name in needed if name not in header]
     if missing:
         raise FerError(
@@ -300,15 +300,15 @@ def require_columns(path: Path, header: Sequence[str], needed: Sequence[str]) ->
 
 
 def csv_lines(path: Path, header: Sequence[str], plain: Mapping[str, str]) -> Lines:
-    """The lines after the header; columns that are not in ``plain`` may hold anything."""
+    """Read the lines after the header; columns that are not in ``plain`` may hold anything."""
     fields = {name: plain.get(name, ANYTHING) for name in header}
     return Lines(path, fields, separator=",", header=True)
 
 
 def csv_parser(header: Sequence[str], parse: Callable[[Row, dict[str, str]], None]) -> Parser:
-    """A parser of lines that gives ``parse`` the cells by column name.
+    """Return a parser of lines that calls ``parse`` with the cells by column name.
 
-    A record is one line: a quoted line break gives two malformed lines, so that a stray quote
+    A record is one line: a quoted line break makes two malformed lines, so that a stray quote
     cannot swallow the rest of the file.
     """
 
@@ -329,16 +329,16 @@ def _csv_fields(text: str) -> list[str]:
 
 
 def expect_fields(fields: list[str], count: int) -> list[str]:
-    """``fields``, when there are ``count`` of them."""
+    """Return ``fields`` if there are ``count`` of them; ``RowFault`` otherwise."""
     if len(fields) != count:
         raise RowFault(f"malformed line: {len(fields)} of {count} fields")
     return fields
 
 
 def safe_path(text: str, *, backslashes: bool = False) -> str:
-    """``text``, when it is a relative path with ``/`` that stays inside its folder.
+    """Return ``text`` if it is a relative path with ``/`` inside its folder, else ``RowFault``.
 
-    ``backslashes`` separate folders too, as in a file that was written on Windows.
+    With ``backslashes`` these separate folders too, as in a file that was written on Windows.
     """
     path = text.replace("\\", "/") if backslashes else text
     if not path:
@@ -349,14 +349,14 @@ def safe_path(text: str, *, backslashes: bool = False) -> str:
 
 
 def parse_integer(text: str, name: str) -> int:
-    """A plain decimal integer, blanks not stripped."""
+    """Parse a plain decimal integer; ``RowFault`` for anything else, blanks included."""
     if not _INTEGER.fullmatch(text):
         raise RowFault(f"malformed line: {name} is not an integer: {shown(text)}")
     return int(text)
 
 
 def parse_number(text: str, name: str) -> float:
-    """A plain finite decimal number, blanks not stripped."""
+    """Parse a plain finite decimal number; ``RowFault`` for anything else, blanks included."""
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise RowFault(f"malformed line: {name} is not a number: {shown(text)}")
@@ -364,7 +364,7 @@ def parse_number(text: str, name: str) -> float:
 
 
 def set_label(row: Row, text: str, labels: LabelTable) -> None:
-    """Set ``native_label`` to ``text``, and ``label`` or ``excluded`` to what is meant by it."""
+    """Set ``native_label`` to ``text``, and ``label`` or ``excluded`` to its meaning."""
     row["native_label"] = text
     row["label"], row["excluded"] = labels(text)
     if not row["label"] and not row["excluded"]:
@@ -372,7 +372,7 @@ def set_label(row: Row, text: str, labels: LabelTable) -> None:
 
 
 def set_split(row: Row, text: str, split_of: Callable[[str], str | None] = split_of_word) -> None:
-    """Set ``split``, keeping an unknown word for the reader to see."""
+    """Set ``split`` to the meaning of ``text``; an unknown word is kept, and is a fault."""
     split = split_of(text)
     row["split"] = split or text
     if split is None:
@@ -380,7 +380,7 @@ def set_split(row: Row, text: str, split_of: Callable[[str], str | None] = split
 
 
 def label_columns(cells: pl.DataFrame, column: str, labels: LabelTable) -> dict[str, pl.Expr]:
-    """The columns that follow from the labels in ``column``, as ``set_label`` judges them."""
+    """Return the columns that follow from the labels in ``column``, as by ``set_label``."""
     meanings = {text: labels(text) for text in cells[column].unique()}
     return {
         "native_label": pl.col(column),
@@ -390,21 +390,22 @@ def label_columns(cells: pl.DataFrame, column: str, labels: LabelTable) -> dict[
 
 
 def split_words(cells: pl.DataFrame, column: str) -> dict[str, str | None]:
-    """What each word of ``column`` means as a split."""
+    """Return the split that each distinct word of ``column`` means, or ``None``."""
     return {word: split_of_word(word) for word in cells[column].unique()}
 
 
 def mapped(column: str, meanings: Mapping[str, str | None]) -> pl.Expr:
-    """What the cells of ``column`` mean; null for those that stand for nothing."""
+    """Return an expression that replaces the cells of ``column`` by ``meanings``, else by null."""
     return pl.col(column).replace_strict(
         list(meanings), list(meanings.values()), default=None, return_dtype=pl.String
     )
 
 
 def winner(scores: Sequence[float], meanings: Mapping[str, str]) -> tuple[str, str]:
-    """The name of the largest of ``scores``, and what it means.
+    """Return the name of the largest of ``scores``, and its meaning.
 
-    ``meanings`` has a name for each score. Several largest are joined by ``|``: 'tied votes'.
+    ``meanings`` has a name for each score. For a tie the names are joined by ``|``, and the
+    meaning is 'tied votes'.
     """
     most = max(scores)
     names = [name for name, score in zip(meanings, scores, strict=True) if score == most]
@@ -417,7 +418,7 @@ def set_meaning(row: Row, meaning: str) -> None:
 
 
 def class_votes(scores: np.ndarray, meanings: Mapping[str, str]) -> np.ndarray:
-    """``[..., 7] float64`` in class order from ``scores [..., len(meanings)]``."""
+    """Sum ``scores [..., len(meanings)]`` by class: ``[..., 7] float64`` in class order."""
     votes = np.zeros((*scores.shape[:-1], len(CLASS_INDEX)))
     for index, meaning in enumerate(meanings.values()):
         if meaning in CLASS_INDEX:
@@ -426,7 +427,7 @@ def class_votes(scores: np.ndarray, meanings: Mapping[str, str]) -> np.ndarray:
 
 
 def vote_columns(scores: np.ndarray, meanings: Mapping[str, str]) -> dict[str, pl.Series]:
-    """The columns that follow from ``scores [rows, len(meanings)]``, as ``winner`` judges them."""
+    """Return the columns that follow from ``scores [rows, len(meanings)]``, as by ``winner``."""
     largest = scores == scores.max(axis=1, keepdims=True)
     # There are few different sets of winners; each is judged once.
     sets, index = np.unique(largest @ (1 << np.arange(len(meanings))), return_inverse=True)
@@ -446,7 +447,7 @@ def vote_columns(scores: np.ndarray, meanings: Mapping[str, str]) -> dict[str, p
 
 
 def make_listing(rows: Sequence[Row]) -> pl.DataFrame:
-    """The listing of ``rows``, null where a row has no such column."""
+    """Build the listing of ``rows``; a value that a row lacks is null."""
     return pl.DataFrame(
         [
             pl.Series(name, [row.get(name) for row in rows], dtype=dtype, strict=True)

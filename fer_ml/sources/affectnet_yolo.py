@@ -56,7 +56,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
-    """Listing of all label files. Boxes are kept wherever they lie: the gate judges them."""
+    """Return the listing of all label files. Boxes outside the image stay: a gate finds them."""
     root = require_root(root)
     names = class_names(require_file(root, INDEX))
     folders = sorted(walk(root, 2), key=lambda folder: folder.parts)
@@ -85,7 +85,7 @@ def list_boxes(root: Path, labels: LabelTable) -> pl.DataFrame:
 
 
 def class_names(index: Path) -> dict[str, str]:
-    """The words of ``names``, keyed by their place as text; ``FerError`` when that is not clear."""
+    """Read ``names`` of ``data.yaml``: index (as text) to word; ``FerError`` if it is ambiguous."""
     try:
         content = read_plain(read_file(index, MAX_INDEX))
     except OSError as error:
@@ -121,7 +121,7 @@ def class_names(index: Path) -> dict[str, str]:
 
 
 def _kind(parts: Sequence[str]) -> str | None:
-    """'images' or 'labels' when the folder is one of either, with a split above or below."""
+    """Return 'images' or 'labels' if the folder is of that kind, with a split above or below."""
     return next((part for part in parts if part in _SWAPPED), None) if len(parts) == 2 else None
 
 
@@ -180,7 +180,7 @@ def _faces(
 def _faces_of_image(
     root: Path, image: str, label: str, names: dict[str, str], labels: LabelTable
 ) -> list[Row]:
-    """One row for each line of the file ``label``, or one that says why there is none."""
+    """Return one row for each line of the file ``label``, or one row with the fault."""
     try:
         lines = list(text_lines(root / label, root))
     except FerError as error:
@@ -202,7 +202,7 @@ def _faces_of_image(
 
 
 def _edges(fields: list[str], size: tuple[int, int] | None) -> dict[str, int]:
-    """The box in px, right and bottom exclusive: all pixels that it touches."""
+    """Return the box in px, right and bottom exclusive, with every pixel that it touches."""
     cx, cy, w, h = (
         parse_number(text, name) for text, name in zip(fields, ("cx", "cy", "w", "h"), strict=True)
     )
@@ -221,9 +221,9 @@ def _edges(fields: list[str], size: tuple[int, int] | None) -> dict[str, int]:
 
 
 def _image_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in px once the image is turned as it asks for, or ``None``.
+    """Return width and height in px after the image's EXIF rotation, or ``None``.
 
-    Only its beginning is read, so an image of which the rest is damaged still has a size.
+    Only the beginning of the file is read, so a damaged image can still have a size.
     """
     from PIL import Image
 

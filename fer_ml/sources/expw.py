@@ -45,9 +45,9 @@ _PLAIN = {
 
 
 def list_faces(root: Path, labels: LabelTable, min_confidence: str = "") -> pl.DataFrame:
-    """Listing of ``label.lst``. Boxes are kept as they are: the gate judges them.
+    """Return the listing of ``label.lst``. Boxes are kept as they are: a gate finds invalid ones.
 
-    Faces whose box has less than ``min_confidence`` are excluded; one that has as much stays.
+    Faces whose box has a confidence below ``min_confidence`` are excluded.
     """
     root = require_root(root)
     index = require_file(root, INDEX)

@@ -34,7 +34,7 @@ SIDE = 48
 
 
 def list_csv(root: Path, labels: LabelTable) -> pl.DataFrame:
-    """Listing of ``fer2013.csv`` with ``inline_png`` in place of files."""
+    """Return the listing of ``fer2013.csv``, with ``inline_png`` in place of files."""
     index = require_file(require_root(root), INDEX)
     header = csv_header(index)
     require_columns(index, header, ("emotion", "pixels", "Usage"))
@@ -53,7 +53,7 @@ def list_csv(root: Path, labels: LabelTable) -> pl.DataFrame:
 
 
 def parse_pixels(text: str) -> np.ndarray:
-    """``[2304] uint8`` from decimal numbers with one blank between them.
+    """Parse decimal numbers with one blank between them to ``[2304] uint8``.
 
     The digits of all numbers are combined at once: converting 2304 words one by one takes several
     times longer, and 32,000 faces hold 74 million of them.

@@ -50,13 +50,13 @@ _PLAIN = {"Usage": WORD, "Image name": NAME, **dict.fromkeys(COLUMNS, COUNT)}
 
 
 def list_votes(root: Path, votes: str = "majority") -> pl.DataFrame:
-    """Listing of ``fer2013new.csv``; the label is the column that has strictly most votes.
+    """Return the listing of ``fer2013new.csv``; the label is the column with strictly most votes.
 
-    With ``votes`` 'distribution' a column's only vote counts as an outlier and is removed first, as
-    Barsoum et al. (2016) do before they train on the distribution. The column ``votes`` then holds
-    what remains for the seven classes; dividing by its sum gives their shares. Faces for which
-    contempt, unknown or NF has most, or two columns have as many, are excluded either way: where
-    the authors' code lets an emotion win such a tie, there is no label to report.
+    With ``votes`` 'distribution' single votes count as outliers and are removed first, as by
+    Barsoum et al. (2016) before they train on the distribution. The column ``votes`` then holds
+    the remaining votes for the seven classes; divided by their sum they are shares. In both cases a
+    face is excluded if contempt, unknown or NF has most votes, or if two columns are tied. The
+    authors' code lets an emotion win such a tie; here it has no label.
     """
     root = require_root(root)
     index = require_file(root, INDEX)

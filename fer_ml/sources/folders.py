@@ -35,7 +35,7 @@ NOTE_SUFFIXES = (".txt", ".md", ".csv", ".json", ".yaml", ".yml", ".cache")
 
 
 class Folder(NamedTuple):
-    """One directory below the root: its path as ``parts``, and what it holds but directories."""
+    """One directory below the root: its path as ``parts``, its files, and other odd entries."""
 
     parts: tuple[str, ...]
     files: list[str]
@@ -43,17 +43,17 @@ class Folder(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """The path of the directory, with a ``/`` behind it unless it is the root."""
+        """Return the path of the directory, with a trailing ``/`` unless it is the root."""
         return "".join(f"{part}/" for part in self.parts)
 
 
 def list_split_folders(root: Path, labels: LabelTable) -> pl.DataFrame:
-    """Listing of ``<split>/<class>/<image>``."""
+    """Return the listing of a folder of ``<split>/<class>/<image>``."""
     return _list(root, labels, levels=2)
 
 
 def list_class_folders(root: Path, labels: LabelTable) -> pl.DataFrame:
-    """Listing of ``<class>/<image>``; every split is ``unassigned``."""
+    """Return the listing of a folder of ``<class>/<image>``; every split is ``unassigned``."""
     return _list(root, labels, levels=1)
 
 
@@ -82,10 +82,10 @@ def _list(root: Path, labels: LabelTable, levels: int) -> pl.DataFrame:
 
 
 def walk(root: Path, levels: int) -> Iterator[Folder]:
-    """Every directory below ``root``, hidden ones left out.
+    """Yield every directory below ``root`` that is not hidden.
 
-    Links to directories are followed where split and class folders lie, as long as they stay below
-    ``root``; deeper down they could form a loop.
+    Links to directories are followed on the ``levels`` of split and class folders if they stay
+    below ``root``; deeper down they could form a loop.
     """
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
@@ -116,7 +116,7 @@ def walk(root: Path, levels: int) -> Iterator[Folder]:
 
 
 def _samples(names: list[str], has_images: bool) -> list[str]:
-    """``names`` without hidden and system files, and without notes where no images lie."""
+    """Return ``names`` without hidden and system files, and without notes outside image folders."""
     names = [name for name in names if name[0] != "." and name.lower() not in SYSTEM_FILES]
     if has_images:
         return names
@@ -126,7 +126,7 @@ def _samples(names: list[str], has_images: bool) -> list[str]:
 def _require_known_folder(
     root: Path, folders: list[Folder], labels: LabelTable, levels: int
 ) -> None:
-    """Refuse a root one level too high or too low, where every single row would be a fault."""
+    """Raise ``FerError`` for a root one level too high or too low, where every row would fail."""
     folder_names = sorted(folder.parts[0] for folder in folders if len(folder.parts) == 1)
     if levels == 2:
         kind, allowed = "split", ", ".join(SPLIT_WORDS)
@@ -147,7 +147,7 @@ def _require_known_folder(
 
 
 def _files(folders: list[Folder]) -> pl.DataFrame:
-    """``where``, ``folder`` (its index) and ``path_fault`` (or null) of all files, by ``where``."""
+    """Return a sorted frame of all files: ``where``, ``folder`` (index), ``path_fault`` or null."""
     groups = [group for folder in folders for group in (folder.files, folder.odd)]
     counts = [len(group) for group in groups]
     index = np.repeat(np.arange(len(groups)) // 2, counts)
@@ -176,7 +176,7 @@ def _printable_all(names: list[str]) -> list[str]:
 
 
 def path_fault(path: str) -> str | None:
-    """Why ``path`` cannot stand in a listing, or ``None``."""
+    """Return why ``path`` cannot be used in a listing, or ``None``."""
     try:
         path.encode()
         safe_path(path)
@@ -188,17 +188,17 @@ def path_fault(path: str) -> str | None:
 
 
 def odd_fault(name: str) -> str:
-    """Why what is neither a file nor a folder of the dataset is no row."""
+    """Return the fault of an entry that is neither a regular file nor a folder of the dataset."""
     return f"bad path: not a regular file, or a link out of the dataset: {shown(name)}"
 
 
 def printable(name: str) -> str:
-    """``name`` with the bytes that are not UTF-8 escaped, as a listing holds only text."""
+    """Return ``name`` with bytes that are not UTF-8 escaped, as a listing holds only text."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def _judge(parts: tuple[str, ...], labels: LabelTable, levels: int) -> Row:
-    """What the folders say about the files directly inside."""
+    """Return the row values that a folder's path gives to the files directly inside."""
     row: Row = {"split": "unassigned"}
     *above, word = parts[:levels] if len(parts) >= levels else (*parts, "")
     if word:

@@ -47,7 +47,7 @@ ALIGNED_ENDING = "_aligned.jpg"
 
 
 def list_partition(root: Path, labels: LabelTable) -> pl.DataFrame:
-    """Listing of ``list_patition_label.txt``, whose ids mean ``labels``."""
+    """Return the listing of ``list_patition_label.txt``, whose ids are mapped by ``labels``."""
     root = require_root(root)
     index = require_file(root, *INDEXES)
     image = image_path(root)
@@ -69,10 +69,10 @@ def list_partition(root: Path, labels: LabelTable) -> pl.DataFrame:
 
 
 def image_path(root: Path) -> pl.Expr:
-    """How the column ``file`` becomes the path of the image, when it holds the published name.
+    """Return an expression from the published name in column ``file`` to the image's path.
 
-    Folder and naming are chosen once for the whole dataset. Looking for each image in turn would
-    replace a missing aligned face by the whole photo, and nobody would see it.
+    Folder and naming are chosen once for the whole dataset. A search for each image would silently
+    replace a missing aligned face by the whole photo.
     """
     folder = require_folder(root, *IMAGE_FOLDERS)
     # An empty folder keeps the published naming: all its files are missing, not named otherwise.

@@ -48,9 +48,9 @@ _PLAIN_SHARE = rf"{COUNT}(?:\.{COUNT})?"
 
 
 def list_argmax(root: Path) -> pl.DataFrame:
-    """Listing of ``distribution.txt``; the label is the emotion with the strictly largest share.
+    """Return the listing of ``distribution.txt``; the label is the emotion of strictly most share.
 
-    A line of ``partition_label.txt`` for which there is no distribution is a faulty row of its own.
+    A line of ``partition_label.txt`` without a distribution becomes a faulty row.
     """
     root = require_root(root)
     index = require_file(root, DISTRIBUTION)
@@ -84,7 +84,7 @@ def list_argmax(root: Path) -> pl.DataFrame:
 
 
 def _words(partition: Lines) -> dict[str, set[str]]:
-    """For each name the words for its split: several, when lines contradict each other."""
+    """Return for each name the words for its split: several if lines contradict each other."""
     words: dict[str, set[str]] = defaultdict(set)
     for name, word in partition.cells.iter_rows():
         words[name].add(word)

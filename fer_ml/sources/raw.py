@@ -1,4 +1,4 @@
-"""Raw datasets and models on this machine: where each one is, and which bytes they are."""
+"""Raw datasets and models on this machine: their locations and their fingerprints."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ ModelKind = Literal["bundle", "checkpoint", "onnx"]
 
 
 def ensure_raw(profile: Profile, store: Store) -> None:
-    """Draw the sample's sources if the profile is a drawn one and they are not there yet."""
+    """Draw the sample's sources if the profile needs them and they do not exist yet."""
     if profile.drawn:
         from fer_ml.sample import ensure_sample
 
@@ -26,7 +26,7 @@ def ensure_raw(profile: Profile, store: Store) -> None:
 
 
 def raw_root(settings: Settings, profile: Profile, store: Store, source: str) -> Path:
-    """The folder of a raw source; ``FerError`` when it is not there."""
+    """Return the folder of a raw source; ``FerError`` if it does not exist."""
     spec = profile.source(source)
     if profile.drawn:
         root = store.root / SAMPLE_FOLDER / "raw" / source
@@ -44,10 +44,10 @@ def raw_root(settings: Settings, profile: Profile, store: Store, source: str) ->
 
 
 def fingerprint(root: Path) -> str:
-    """sha256 over the path, size and modification time of every file below ``root``.
+    """Return a sha256 over the path, size and modification time of every file below ``root``.
 
-    Nothing is opened, so 466,284 files take about two seconds. An edit that keeps both size and
-    time is not seen here; the pixels' own hashes see it when the manifest is checked.
+    No file is opened, so 466,284 files take about two seconds. An edit that keeps both size and
+    time is not detected here, but by the hashes of pixels when the manifest is checked.
     """
     digest = hashlib.sha256()
     for path, size, mtime in sorted(_files(str(root), "")):
@@ -73,7 +73,7 @@ def _files(folder: str, prefix: str) -> list[tuple[str, int, int]]:
 
 
 def model_files(path: Path) -> tuple[ModelKind, dict[str, Path]]:
-    """What kind of model lies at ``path``, and its files by the names that they are kept under."""
+    """Return the kind of the model at ``path``, and its files by the names to store them under."""
     if path.is_dir():
         files = {name: path / name for name in ("model.onnx", "card.json")}
         if all(file.is_file() for file in files.values()):

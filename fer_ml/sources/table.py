@@ -1,11 +1,11 @@
-"""Any dataset that a csv describes.
+"""The adapter for any dataset that is described by a csv file.
 
 Columns: ``file`` or ``image_path`` (relative to the root, folders separated by ``/`` or a
 backslash), ``label`` (a word), and optionally ``split``, ``confidence``, ``face_id``, ``weight`` (0
 or more), ``neg_label`` (a class that the face does not show), ``age``, ``sex``, ``ethnicity`` (a
 group's name) and all four of ``bbox_left``, ``bbox_top``, ``bbox_right``, ``bbox_bottom``. Other
-columns are left alone, unless they hold what one of these would. An empty cell means that there is
-no such value or box; a split or label must be given.
+columns are ignored, but one that seems to hold one of these under another name is refused. An empty
+cell means that there is no such value or box; a split or label must be given.
 """
 
 import re
@@ -69,7 +69,7 @@ _PLAIN = {
 
 
 def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.DataFrame:
-    """Listing of the csv called ``manifest`` in ``root``."""
+    """Return the listing of the csv file ``manifest`` in ``root``."""
     index = require_file(require_root(root), manifest)
     header = csv_header(index)
     file_column = _file_column(index, header)
@@ -111,7 +111,7 @@ def list_manifest(root: Path, labels: LabelTable, manifest: str = INDEX) -> pl.D
 def _columns(
     cells: pl.DataFrame, labels: LabelTable, file_column: str, box: Sequence[str]
 ) -> dict[str, pl.Expr]:
-    """What plain lines mean. A box without all of its edges is left to the parser: no split."""
+    """Return the columns of plain lines; an incomplete box gives no split: the parser decides."""
     meanings = label_columns(cells, "label", labels)
     plain = ("confidence", "face_id", "weight", *ATTRIBUTES, *box)
     given = [name for name in plain if name in cells.columns]
@@ -138,7 +138,7 @@ def _columns(
 
 
 def _require_spelling(index: Path, header: list[str]) -> None:
-    """``FerError`` for a column that is one of ours in other letters: it would be left alone."""
+    """Raise ``FerError`` for a known column in another spelling, which would be ignored."""
     ours = {normalise_word(name): name for name in COLUMNS}
     for name in header:
         meant = ours.get(normalise_word(name), name)
@@ -153,7 +153,7 @@ def _require_spelling(index: Path, header: list[str]) -> None:
 
 
 def _require_split(index: Path, cells: pl.DataFrame) -> None:
-    """``FerError`` where another column has the publisher's splits: all would be drawn anew."""
+    """Raise ``FerError`` if another column holds the publisher's splits, which would be ignored."""
     if "split" in cells.columns or cells.is_empty():
         return
     for name in cells.columns:
@@ -195,7 +195,7 @@ def _group(text: str, name: str) -> str:
 
 
 def _negative(text: str, label: str, labels: LabelTable) -> str:
-    """The class that the face does not show."""
+    """Return the class of a cell ``neg_label``; ``RowFault`` if it is unknown or the label's."""
     negative, label_class = (_meaning(word, labels)[0] for word in (text, label))
     if negative is None or negative == label_class:
         reason = "is the label itself" if negative else "is no class"
