@@ -116,10 +116,6 @@ def forget_pictures(assets: Iterable[str]) -> None:
             runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
             if runless.is_file():
                 _forget_free_pages(runless, [key.to_string() for key in wiped])
-            # Of what was made known without a run, wiping an asset deletes the index alone.
-            runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
-            if runless.is_file():
-                _forget_free_pages(runless, [key.to_string() for key in wiped])
 
 
 def _discard(database: str) -> None:

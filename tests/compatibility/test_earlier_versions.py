@@ -58,7 +58,7 @@ def test_there_are_two_at_least() -> None:
 def test_every_record_and_receipt_is_read_and_every_byte_is_there(store: Store) -> None:
     found = list(store.every())
     assert len(found) > 15
-    assert store.torn() == []
+    assert store.faults() == []
     for artifact in found:
         assert artifact.damage() is None, artifact.key
         receipts = list((artifact.folder / "receipts").glob("*.json"))
