@@ -115,7 +115,7 @@ def test_a_folder_in_anothers_place_is_used_nowhere(
     assert status(store, asset, partition) == "drifted"
     if asset == "manifest/a":  # What was made from it is not green either.
         assert status(store, "benchmark") in ("drifted", "stale")
-    assert store.torn() != []
+    assert store.faults() != []
 
 
 def test_the_place_of_another_asset_is_no_link_to_it(store: Store) -> None:
