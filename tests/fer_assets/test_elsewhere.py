@@ -85,7 +85,7 @@ def test_what_was_made_there_is_whole_here(store: Store) -> None:
         )
         assert artifact.record.summary["cpu_seconds"] > 0
         assert artifact.record.summary["peak_memory_mb"] > 50
-    assert store.torn() == []
+    assert store.faults() == []
     assert not list(store.partial.iterdir()), "nothing half-made is left"
 
 

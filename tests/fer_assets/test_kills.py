@@ -162,7 +162,7 @@ def check_sound(pipeline: Pipeline) -> None:
     with dg.DagsterInstance.get() as instance:
         fail_abandoned(instance)
         assert not instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    assert pipeline.store.torn() == []
+    assert pipeline.store.faults() == []
     for artifact in pipeline.store.every():
         assert artifact.damage() is None, artifact.key
 

@@ -52,7 +52,7 @@ def clean(told: str, *command: str) -> None:
 
 def whole(store: Store) -> None:
     """No half-written run folder, and what is there is what its record says."""
-    assert store.torn() == []
+    assert store.faults() == []
     assert not store.partial.exists() or list(store.partial.iterdir()) == []
     for artifact in store.every():
         assert artifact.damage() is None
