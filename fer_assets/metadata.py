@@ -34,7 +34,7 @@ REPORT_FIGURES = "figures/"
 #: The CSV that an asset is, where it is no manifest.
 MAIN_TABLES = ("benchmark.csv", "per_frame.csv", "demo_kpis.csv", "review.csv", "claims.csv")
 #: Green holds, yellow is not settled, and every other status is red.
-STATUS_MARKS = {"grounded": "🟢", "stale": "🟡", "ungrounded": "🟡"}
+STATUS_MARKS = {"grounded": "✓", "stale": "!", "ungrounded": "!"}
 #: Rows of a table that are shown; the file has all of them.
 MAX_TABLE_ROWS = 50
 
@@ -192,7 +192,7 @@ def _report(artifact: Artifact) -> str:
 def _adoption(artifact: Artifact) -> dict[str, Any]:
     """Return the checks of an adopted result, and what could not be verified."""
     examination = artifact.read_json(ADOPTION_FILE)
-    marks = {True: "🟢", False: "🔴"}
+    marks = {True: "✓", False: "✗"}
     return {
         "checks_table": _table(
             [
@@ -243,7 +243,7 @@ def _rules_table(artifact: Artifact) -> Any:
 def _mark(rule: dict[str, Any]) -> str:
     if rule["passed"] is None:
         return f"⚪ {rule['value']}"
-    colour = "🟢" if rule["passed"] else "🔴" if rule["blocking"] else "🟡"
+    colour = "✓" if rule["passed"] else "✗" if rule["blocking"] else "!"
     return f"{colour} {rule['value']}"
 
 
@@ -256,7 +256,7 @@ def _claims_table(claims: list[dict[str, Any]]) -> Any:
     return _table(
         [
             {
-                "status": f"{STATUS_MARKS.get(claim['status'], '🔴')} {claim['status']}",
+                "status": f"{STATUS_MARKS.get(claim['status'], '✗')} {claim['status']}",
                 "claim": claim["sentence"],
                 "from": claim["artifact"]["asset"],
                 "why": claim["reason"],
@@ -270,7 +270,7 @@ def claims_links(profile: str, claims: list[dict[str, Any]]) -> str:
     """Return the claims of ``claims.json`` as Markdown with links to all assets they depend on."""
     lines = []
     for claim in claims:
-        mark = STATUS_MARKS.get(claim["status"], "🔴")
+        mark = STATUS_MARKS.get(claim["status"], "✗")
         rests = upstream_assets(claim)
         lines.append(
             f"- {mark} **{claim['status']}** `{claim['id']}`: {claim['sentence']}\n"

@@ -195,7 +195,7 @@ def test_a_claim_leads_to_what_it_rests_on(page: Page) -> None:
     run = finished(page.get_by_role("button", name="Materialize").first)
     assert run.status == dg.DagsterRunStatus.SUCCESS
     page.goto("/assets/tiny/report_claims")
-    expect(page.get_by_text("🟢 grounded")).to_have_count(2)
+    expect(page.get_by_text("✓ grounded")).to_have_count(2)
     page.get_by_text("[Show Markdown]").first.click()
     page.get_by_role("link", name="teacher[RN18]").click()
     expect(page).to_have_url(re.compile(r"/assets/tiny/teacher\?.*partition=RN18"))
