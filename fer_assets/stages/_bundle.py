@@ -33,7 +33,7 @@ NETWORK_GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 NETWORK_FILES = {
     "model.onnx": (
         "ONNX, opset 18: `input` float32 [N, 3, S, S], normalised, to `logits` float32 [N, 7]"

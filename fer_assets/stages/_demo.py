@@ -23,7 +23,7 @@ TRUTH_FILE = "truth.csv"
 BEFORE_FILE = "before_per_frame.csv"
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 SESSION_FILES = {
     "per_frame.csv": "a row for each face, or one for a frame without a face",
     "events.csv": (

@@ -88,7 +88,7 @@ NOT_BELOW_PREVIOUS = Gate(
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 RUN_FILES = {
     "best.pt": (
         "`schema_version`, `model` (weights), `recipe`, `preprocess`, `classes`, `epoch`; read "

@@ -35,7 +35,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "<file>": "the adopted file, under its own name",
     "adoption.json": (
@@ -84,7 +84,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage; its partitions are the adopted results, its inputs what each names."""
+    """Return the stage of ``adopted``: a partition for each result, with the inputs it names."""
     return [
         Stage(
             asset="adopted",

@@ -18,7 +18,7 @@ def build(run: RunFolder, job: Job[CardRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``adopted_bundle``, with a partition for each adopted run."""
     return [
         Stage(
             asset="adopted_bundle",

@@ -25,7 +25,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "best.pt": (
         "`schema_version`, `model` (weights), `recipe`, `preprocess`, `classes`, `epoch`; read "
@@ -88,7 +88,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage; each adopted result with weights is a partition."""
+    """Return the stage of ``adopted_model``; each adopted result with weights is a partition."""
     return [
         Stage(
             asset="adopted_model",

@@ -39,7 +39,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "benchmark.json": (
         "`entries` by model and set: what it is of (hashes, `split`, `rows` official or "
@@ -191,7 +191,7 @@ def _rows(frame: "pl.DataFrame", split: str, rows: str) -> int:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``benchmark``; its inputs include every evaluation set of the profile."""
     # What models are selected on, and every evaluation set.
     manifests = ("hq_train_manifest", *(f"{name}_manifest" for name in given.profile.tested))
     return [

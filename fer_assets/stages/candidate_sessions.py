@@ -41,7 +41,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "candidate_sessions.json": (
         "`session` (clip, recorded or imported), `candidates` by student: `student_sha256`, "
@@ -137,7 +137,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``candidate_sessions``, the same for every profile."""
     return [
         Stage(
             asset="candidate_sessions",

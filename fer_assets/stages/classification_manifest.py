@@ -9,7 +9,7 @@ from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.validation.gates import MANIFEST_GATES
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "<name>.csv": "the [manifest](data.md#the-manifest)",
     "<name>.parquet": "the same rows",
@@ -59,7 +59,7 @@ def build(run: RunFolder, job: Job[UnifiedRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``classification_manifest``; its inputs are all source manifests."""
     return [
         Stage(
             asset="classification_manifest",

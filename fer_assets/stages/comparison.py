@@ -30,7 +30,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "comparison.json": (
         "what it is of (`evaluation`, `manifest`, `manifest_sha256`, `split`, `rows`, `n`, "
@@ -168,7 +168,7 @@ def _rows(comparison: dict[str, Any], sha256: str, store: Store) -> int:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return one stage for each comparison of the profile."""
+    """Return one stage ``comparison/<name>`` for each comparison of the profile."""
     return [
         Stage(
             asset=f"comparison/{name}",

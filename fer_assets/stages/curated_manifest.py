@@ -1,4 +1,4 @@
-"""Curated manifests: the rows of the unified manifest that a recipe selects, a stage each."""
+"""Curated manifests: rows of the unified manifest that a recipe selects; one stage for each."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,7 +23,7 @@ DESCRIBED = {
 }
 
 
-#: A model of fewer faces with colour has learned grey, whatever it is given.
+#: A network trained on a smaller share of faces with colour has in effect learned grey faces.
 LEAST_COLOUR = 0.05
 COLOUR = Gate(
     "colour_as_prepared",
@@ -32,7 +32,7 @@ COLOUR = Gate(
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "<name>.csv": "the [manifest](data.md#the-manifest)",
     "<name>.parquet": "the same rows",
@@ -47,7 +47,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class TrainedOnLimits(ManifestLimits):
-    """The limits of every manifest, and the colour in which the network is given faces."""
+    """The limits of every manifest, and ``preprocess.colour`` of the profile."""
 
     colour: Literal["grey", "rgb"]
 
@@ -83,7 +83,11 @@ def build(run: RunFolder, job: Job[CuratedRecipe]) -> None:
 
 
 def judge_trained_on(artifact: Artifact, store: Store, limits: TrainedOnLimits) -> list[Outcome]:
-    """Judge a manifest by its gates, and the colour of the training faces."""
+    """Return the outcomes of all manifest gates, and of ``colour_as_prepared``.
+
+    That gate judges whether enough training faces of the manifest have colour for the profile's
+    ``preprocess.colour``.
+    """
     from fer_ml.manifests.curation import COLOURS_FILE
 
     by_source = artifact.read_json(COLOURS_FILE)["by_source"]

@@ -50,7 +50,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "demo_kpis.json": (
         "counts (`frames`, `faces`, `tracks`, `face_found_rate`); speed after the warm-up "
@@ -167,7 +167,7 @@ def replay_gate(
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``demo_kpis``, the same for every profile."""
     return [
         Stage(
             asset="demo_kpis",

@@ -23,7 +23,7 @@ from fer_ml.base.reading import regular
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "truth.csv": (
         "Only of a clip with a `<stem>_truth.csv`: `frame_index`, `face_id`, `label` and its box"
@@ -77,7 +77,7 @@ def _import(session: Path, run: RunFolder) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``demo_session``, the same for every profile."""
     return [
         Stage(
             asset="demo_session",

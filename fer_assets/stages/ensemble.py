@@ -31,7 +31,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "logits.npy": "fused logits, in the format of `teacher_logits`",
     "rows.npz": "in the format of `teacher_logits`",
@@ -109,7 +109,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``ensemble``, the same for every profile."""
     return [
         Stage(
             asset="ensemble",

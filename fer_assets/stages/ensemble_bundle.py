@@ -20,7 +20,7 @@ def build(run: RunFolder, job: Job[CardRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``ensemble_bundle``, the same for every profile."""
     return [
         Stage(
             asset="ensemble_bundle",

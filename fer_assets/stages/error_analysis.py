@@ -16,7 +16,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "error_analysis.json": (
         "`set`, `caption`, `manifest_sha256`, `n`, `selection_split`, `teacher`, `models` "
@@ -62,7 +62,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``error_analysis``, the same for every profile."""
     return [
         Stage(
             asset="error_analysis",

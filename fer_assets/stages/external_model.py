@@ -29,7 +29,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "model.onnx": "Only of a bundle or an ONNX file: the model's own",
     "card.json": "Only of a bundle: its own",
@@ -96,7 +96,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage; each model of the profile's ``models`` is a partition."""
+    """Return the stage of ``external_model``; each of the profile's ``models`` is a partition."""
     return [
         Stage(
             asset="external_model",

@@ -4,7 +4,7 @@ from fer_assets.stage import Given, Recipe, Stage, needs
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "review.csv": (
         "the most suspicious first: the row in doubt (`sample_id`, `image_path`, `source_a`, "
@@ -28,7 +28,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``label_review``, the same for every profile."""
     return [
         Stage(
             asset="label_review",

@@ -46,7 +46,7 @@ GATES = (
 _PARTS = {"quarantined": "quarantine.csv", "excluded": "excluded.csv"}
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "<name>.csv": "the [manifest](data.md#the-manifest)",
     "<name>.parquet": "the same rows",
@@ -190,7 +190,7 @@ def _first_left_out(artifact: Artifact, *files: str) -> tuple[str, ...]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return one stage for each source."""
+    """Return one stage ``manifest/<source>`` for each source of the profile."""
     return [
         Stage(
             asset=f"manifest/{source.name}",

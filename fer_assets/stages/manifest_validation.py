@@ -19,7 +19,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "manifest_validation_<name>.json": (
         "a report: `manifest`, `out_root`, `rows_total`, `rows_valid` (without a fault of their "
@@ -79,7 +79,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``manifest_validation``: a report on each manifest of the profile."""
     curated = (f"{name}_manifest" for name in given.profile.curated)
     return [
         Stage(

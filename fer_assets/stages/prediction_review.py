@@ -8,7 +8,7 @@ from fer_ml.storage.store import RunFolder
 HELD_OUT = ("val", "calib", "test")
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "review.csv": (
         "the least likely first: the row, `predicted`, `self_confidence`, `normalised_margin`, "
@@ -44,7 +44,7 @@ def build(run: RunFolder, job: Job[Recipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``prediction_review``, the same for every profile."""
     return [
         Stage(
             asset="prediction_review",

@@ -45,7 +45,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "report.md": "the report",
     "report.html": "the same, figures inside",
@@ -148,7 +148,7 @@ def _none(rule: str, findings: list[str], detail: str = "") -> Outcome:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage; its inputs are the claims and exactly what the template refers to."""
+    """Return the stage of ``report``; its inputs are the claims and what the template cites."""
     return [
         Stage(
             asset="report",

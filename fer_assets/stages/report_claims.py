@@ -25,7 +25,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "claims.json": (
         "`title`, `profile`, `synthetic` (the faces are synthetic), `names`, `counts` by status, "
@@ -104,7 +104,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage; its inputs are exactly what the claims cite."""
+    """Return the stage of ``report_claims``; its inputs are exactly what the claims cite."""
     return [
         Stage(
             asset="report_claims",

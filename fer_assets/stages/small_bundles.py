@@ -39,7 +39,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "<precision>/model.onnx": "Only of an offered precision: in the format of `student_bundle`",
     "<precision>/card.json": "Only of an offered precision: a [card](#cardjson)",
@@ -79,7 +79,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``small_bundles``, the same for every profile."""
     return [
         Stage(
             asset="small_bundles",

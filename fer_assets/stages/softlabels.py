@@ -27,7 +27,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "softlabels.npz": (
         "`logits` float16 [N, V, 7], `y` uint8, `sample_id` S32, `fold` int8 (-1: in-sample), "
@@ -94,7 +94,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``softlabels``, the same for every profile."""
     return [
         Stage(
             asset="softlabels",

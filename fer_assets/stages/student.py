@@ -55,7 +55,10 @@ def judge_next(artifact: Artifact, store: Store, limits: TrainingLimits) -> list
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return CE, which needs no teacher, then KD and DKD, each compared with the one before."""
+    """Return the stages of the students: CE without a teacher, then KD and DKD.
+
+    KD and DKD are each compared with the student before.
+    """
     students = []
     before = [None, *(f"student_{name}" for name in STUDENTS)]
     for name, previous in zip(STUDENTS, before, strict=False):

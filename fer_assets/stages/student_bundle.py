@@ -15,7 +15,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "serving.json": (
         "`split`, `n`, `seed`, `detectors` (`found`; `direct` and `shown` with `accuracy` and "
@@ -52,7 +52,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``student_bundle``, the same for every profile."""
     return [
         Stage(
             asset="student_bundle",

@@ -20,7 +20,7 @@ def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage, with a partition for each experiment of the profile."""
+    """Return the stage of ``student_experiment``; each experiment of the profile is a partition."""
     return [
         Stage(
             asset="student_experiment",

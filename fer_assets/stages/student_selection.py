@@ -19,7 +19,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "selection.json": (
         "`selected` and its `sha256`, `incumbent`, `rule`, `limits`, `split` and `n` of the "
@@ -72,7 +72,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``student_selection``, the same for every profile."""
     return [
         Stage(
             asset="student_selection",

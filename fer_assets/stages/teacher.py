@@ -20,7 +20,7 @@ def recipe(profile: Profile, partition: str | None) -> TrainingRecipe:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage, with a partition for each teacher of the profile."""
+    """Return the stage of ``teacher``, with a partition for each teacher of the profile."""
     return [
         Stage(
             asset="teacher",

@@ -18,7 +18,7 @@ def build(run: RunFolder, job: Job[CardRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage."""
+    """Return the stage of ``teacher_bundle``, with a partition for each teacher."""
     return [
         Stage(
             asset="teacher_bundle",

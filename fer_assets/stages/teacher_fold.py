@@ -66,7 +66,7 @@ def build(run: RunFolder, job: Job[FoldRecipe]) -> None:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage, if the profile has folds."""
+    """Return the stage of ``teacher_fold``, or an empty list if the profile has no folds."""
     return [
         Stage(
             asset="teacher_fold",

@@ -32,7 +32,7 @@ GATES = (
 )
 
 
-#: What its run folder holds, by file; ``<...>`` stands for a name.
+#: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "logits.npy": (
         "float16 [N, 7], the centre of each face; training rows first, each by the network that "
@@ -97,7 +97,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
 
 
 def stages(given: Given) -> list[Stage]:
-    """Return the stage, with a partition for each teacher of the profile."""
+    """Return the stage of ``teacher_logits``, with a partition for each teacher of the profile."""
     folds = (Need("teacher_fold", "folds"),) if given.profile.folds else ()
     tested = (f"{name}_manifest" for name in given.profile.tested)
     return [
