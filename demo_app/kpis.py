@@ -24,21 +24,24 @@ from fer_ml.images.pixels import Box
 
 WARM_UP_FRAMES = 5
 MATCH_IOU = 0.3
-#: The first protocol: shorter manual segments are not scored, nor is what is near a change.
+#: The first protocol does not score manual segments shorter than this, nor frames this close to a
+#: change of label.
 MIN_SEGMENT_S = 0.6
 EDGE_S = 0.25
-#: A raw label that holds for so long is a change that a person would want to see, also where it
-#: flickers for the rest of the frames.
+#: A change of the raw label lasts if the new label holds for this share of the next seconds. A
+#: person would want to see such a change, even if some frames flicker.
 LASTING_S = 0.6
 LASTING_SHARE = 0.75
 
-#: By percentile: frames that it needs, so that one frame in so many lies beyond it.
+#: By percentile: the frames that it needs, so that at least one frame lies beyond it.
 LEAST = {"p50": 2, "p95": 20, "p99": 100}
 
 
 @dataclass(frozen=True)
 class LoggedFace:
-    """A face row of ``per_frame.csv``; ``shown`` is the stabilised label, None while abstaining.
+    """One face of a frame in ``per_frame.csv``.
+
+    ``shown`` is the stabilised label, or None while the demo abstains.
 
     ``state`` is 'label', 'unsure' or 'unstable'.
     """
@@ -54,7 +57,7 @@ class LoggedFace:
 
 @dataclass(frozen=True)
 class TrueFace:
-    """A row of the truth file: a person's label and box in one frame."""
+    """A row of the ground-truth csv: the box and the true expression of one face in one frame."""
 
     frame: int
     face_id: str
@@ -66,8 +69,9 @@ class TrueFace:
 class LoggedFrame:
     """The values of ``per_frame.csv`` that describe a frame as a whole.
 
-    ``stages_ms`` maps columns to times, without stages that did not run. ``manual`` is the person's
-    label and ``labelled`` the face that it describes, None if no face was found.
+    ``stages_ms`` maps each column of ``STAGE_COLUMNS`` (the steps of a frame) to its time; steps
+    that did not run are left out. ``manual`` is the label that a person gave by hand, ``labelled``
+    the face that the label describes. Each is None where there is none.
     """
 
     frame: int
@@ -82,8 +86,8 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
     """Compute the key figures as JSON values; None where the log cannot show them.
 
     Shares and accuracies are in 0..1, times in ms unless the name says s. Keys that need manual
-    labels or a truth are absent without them. Raises ``FerError`` with the column name for an
-    unusable csv.
+    labels or a ground truth are absent without them. Raises ``FerError`` with the column name
+    for an unusable csv.
     """
     frames, faces = read_per_frame(per_frame_csv)
     found_in = {face.frame for face in faces}
@@ -135,7 +139,7 @@ def timing(frame_ms: Sequence[float], capture_ms: Sequence[float]) -> dict[str, 
 
 
 def stage_timing(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
-    """Return the same percentiles for each stage, over the frames in which it ran."""
+    """Return the percentiles of ``timing`` for each step of a frame, over frames with that step."""
     figures: dict[str, Any] = {}
     for name in STAGE_COLUMNS:
         timed = [f.stages_ms[name] for f in frames[WARM_UP_FRAMES:] if name in f.stages_ms]
@@ -278,11 +282,11 @@ def protocol_frames(frames: Sequence[LoggedFrame]) -> list[LoggedFrame]:
 def score(
     faces: Sequence[LoggedFace], truth: Sequence[TrueFace], logged: set[int], *, where: Path
 ) -> dict[str, Any]:
-    """Compute recall and accuracy against the truth of the ``logged`` frames.
+    """Compute detection recall and accuracy against the ground truth of the ``logged`` frames.
 
     True and logged faces are paired in each frame one to one by IoU, best pair first. The
     denominator ``truth_found`` is the true faces with a pair. Abstaining counts as wrong.
-    ``faces_without_truth`` are false detections, provided the truth lists every face of those
+    ``faces_without_truth`` are false detections, if the ground truth lists every face of those
     frames.
     """
     relevant = [face for face in truth if face.frame in logged]
@@ -315,14 +319,17 @@ def score(
 
 
 def accuracy(labels: Sequence[str], predicted: Sequence[str | None]) -> float | None:
-    """Return the share of equal pairs, 0..1; None in ``predicted`` is wrong. No labels: None."""
+    """Return the share of equal pairs, 0..1, or None without labels; a None prediction is wrong."""
     if not labels:
         return None
     return sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels)
 
 
 def macro_f1_present(labels: Sequence[str], predicted: Sequence[str | None]) -> float | None:
-    """Return the mean F1 of the classes in ``labels``; None (unsure) is a miss, no false alarm."""
+    """Return the mean F1 of the classes in ``labels``, or None without labels.
+
+    A None prediction (unsure) counts as a miss and not as a false alarm.
+    """
     present = sorted(set(labels))
     if not present:
         return None

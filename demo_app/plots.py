@@ -17,7 +17,10 @@ RAW, SHOWN, LIMIT = "#BBBBBB", "#228833", "#EE6677"
 
 
 def latency_chart(kpis: dict[str, Any], limit_ms: float) -> bytes:
-    """Median and p95 of each stage and of the whole frame in ms, with the limit of the p95."""
+    """Draw median and p95 in ms, for each step of a frame and for the whole frame.
+
+    A line marks ``limit_ms``, the limit of the p95 of the whole frame.
+    """
     figure = Figure(figsize=(6.4, 2.8))
     axes = figure.subplots()
     names = [name for name in (*STAGE_COLUMNS, "frame_ms") if kpis[f"{name}_p50"] is not None]
@@ -36,7 +39,7 @@ def latency_chart(kpis: dict[str, Any], limit_ms: float) -> bytes:
 
 
 def label_chart(faces: Sequence[LoggedFace]) -> bytes:
-    """Labels of the longest track over time: raw labels as dots, the shown label as bars."""
+    """Draw the labels of the longest track over time: raw as dots, shown as squares."""
     figure = Figure(figsize=(6.4, 2.8))
     axes = figure.subplots()
     ids = [face.track_id for face in faces]

@@ -69,7 +69,12 @@ def verify(
 def verified_claims(
     folder: Path | None, claims: Path | None, profile: str | None
 ) -> Iterator["Verified"]:
-    """Yield the claims, checked against an artifact folder, exported evidence or the profile."""
+    """Check all claims, and yield the result as a context manager.
+
+    A claim that fails is part of the result and raises nothing. The claims are checked against
+    ``folder`` (an artifact root or exported evidence), or without it against the artifacts of
+    ``profile``. ``claims`` replaces the claims file kept in ``folder``, or that of the profile.
+    """
     from fer_assets.stages import gates_of
     from fer_ml.claims.verify import verify_folder, verify_store
     from fer_ml.exchange.evidence import is_evidence, verified_evidence

@@ -1,8 +1,8 @@
 """Cache files whose names hold a hash, so that a changed or damaged one is never used.
 
 Decoded faces, inspected images and shards of labels have no record of their own, yet they affect
-results. So a file's name says what it was made from, and ends with a hash of that and of its bytes.
-A file that does not match its name is made again.
+results. So the name of a file ends with a hash of its first part, which says what the file was made
+from, and of its bytes. A file that does not match its name is made again.
 """
 
 import hashlib
@@ -19,14 +19,17 @@ DIGITS = 32
 
 
 def keep(partial: Path, path: Path) -> Path:
-    """Rename the finished file ``partial`` to ``path`` with its hash; return that name."""
+    """Rename the finished file ``partial`` to ``path`` plus a hash; return the new path."""
     named = path.with_stem(f"{path.stem}-{_seal(path.stem, partial)}")
     move(partial, named)
     return named
 
 
 def kept(path: Path) -> Path | None:
-    """Return the file that ``keep`` stored for ``path``; ``None`` if it is missing or changed."""
+    """Return the file that ``keep`` stored for ``path``, or ``None`` if there is none.
+
+    A stored file that no longer matches the hash in its name is deleted.
+    """
     for candidate in sorted(path.parent.glob(f"{escape(path.stem)}-*{escape(path.suffix)}")):
         if is_kept(candidate):
             return candidate

@@ -21,7 +21,10 @@ SWEEPS = 8
 
 @dataclass(frozen=True)
 class Traced:
-    """A trace: its topmost steps, and the claim that it started at, if any."""
+    """A trace: its topmost steps, and the claim from which it started, if any.
+
+    A step is a node of the trace: an artifact or a raw folder.
+    """
 
     roots: tuple[Node, ...]
     claim: Resolved | None = None
@@ -118,7 +121,7 @@ def page(traced: Traced, title: str, script: str = "", *, local: bool = True) ->
 
 
 def _shade(node: Node) -> str:
-    """Return the state as it is drawn: a sound step with a warning gate is yellow."""
+    """Return the state that the drawing shows: ``warned`` for a sound step with a warning gate."""
     return "warned" if node.state == "sound" and node.warns else node.state
 
 
@@ -192,7 +195,10 @@ class Drawing:
             )
 
     def edges(self) -> Iterator[str]:
-        """Yield every piece of an edge, from one layer to the next, as the ``d`` of an SVG path."""
+        """Yield every piece of the edges, from one layer to the next, as ``d`` of an SVG path.
+
+        A piece that several edges share comes once.
+        """
         for name, other in dict.fromkeys(p for chain in self._chains for p in pairwise(chain)):
             (x, y), (to_x, to_y) = self._places[name], self._places[other]
             start = y + BOX_HEIGHT
@@ -214,7 +220,7 @@ class Drawing:
         return BOX_WIDTH if name in self._nodes else BEND_WIDTH
 
     def _placed(self) -> dict[str, tuple[float, float]]:
-        """Return the middle of each box's upper edge."""
+        """Return the middle of the upper edge of each box and bend, by name."""
         places: dict[str, tuple[float, float]] = {}
         for number, layer in enumerate(self._layers):
             x = (self.width - self._layer_width(layer)) / 2
@@ -228,9 +234,9 @@ class Drawing:
 def layered(
     names: list[str], edges: list[tuple[str, str]]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Return layers of names and bends, and each edge as the chain of names and bends it crosses.
+    """Return the layers, and for each edge the chain of names and bends that the edge runs through.
 
-    Edges to the same step share their bends.
+    A layer is a list of names and bends. Edges to the same step share their bends.
     """
     below = defaultdict(list)
     for name, other in edges:

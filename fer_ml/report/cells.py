@@ -15,12 +15,13 @@ from fer_ml.claims.pointers import pointer_token, resolve_pointer
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import Results, interval_of
 
-#: Intervals of all six would make the table unreadable; the benchmark's csv has them.
+#: Metrics shown with their interval. With those of all metrics the table would be unreadable; the
+#: csv of the benchmark has them.
 WITH_INTERVAL = frozenset({"accuracy", "macro_f1"})
 
 
 def claim_text(claim: Mapping[str, Any]) -> Markdown:
-    """Return a claim's value as Markdown, as it is printed."""
+    """Return the value of a claim as Markdown, as the report prints it."""
     if "shown" in claim:
         return escape(claim["shown"])
     value = claim["value"]
@@ -30,9 +31,10 @@ def claim_text(claim: Mapping[str, Any]) -> Markdown:
 
 
 def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:
-    """Return a value of a JSON file as Markdown; ``decimals`` applies to fractions only.
+    """Return a value of a JSON file as Markdown; ``decimals`` applies to floats only.
 
-    Raises ``FerError`` for a fraction without ``decimals``, and for an object or a list.
+    Raises ``FerError`` for a float without ``decimals`` or with too few of them, for a boolean, an
+    object and a list. ``where`` names the value in the message.
     """
     if value is None:
         return Markdown("not measured")
@@ -63,7 +65,7 @@ def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:
 
 
 def words(status: str) -> Markdown:
-    """Return a status of a claim in words."""
+    """Return the status of a claim as Markdown, with spaces for underscores."""
     return escape(status.replace("_", " "))
 
 
@@ -77,7 +79,7 @@ def number_of(text: str) -> float | None:
 
 
 def cell(text: str, decimals: int | None) -> str:
-    """Format a cell of a csv; ``decimals`` applies to fractions, whole numbers stay as they are."""
+    """Format a cell of a csv; ``decimals`` applies to numbers with a decimal point only."""
     value = number_of(text)
     if value is None or decimals is None or "." not in text:
         return escape(text)
@@ -90,7 +92,10 @@ def linked(text: str, address: str) -> Markdown:
 
 
 def benchmark_numbers(results: Results, show: str) -> Iterator[tuple[str, str]]:
-    """Yield pointer and text of each number of a model in the table of one evaluation set."""
+    """Yield the JSON pointer and the printed text of each number in a benchmark table.
+
+    ``show`` chooses the table: ``metrics``, ``classes``, or else sources.
+    """
     for model, entry in results.entries.items():
         for tail, text in _numbers(results, entry, show):
             yield results.pointers[model] + tail, text
@@ -111,7 +116,7 @@ def _numbers(results: Results, entry: Mapping[str, Any], show: str) -> Iterator[
 
 
 def comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield pointer and text of each number in the table of a comparison."""
+    """Yield the JSON pointer and the printed text of each number in the table of a comparison."""
     yield "/runs", str(comparison["runs"])
     for arm, metrics in comparison["arms"].items():
         yield f"/arms/{arm}/macro_f1/mean", f"{metrics['macro_f1']['mean']:z.3f}"
@@ -126,7 +131,7 @@ def comparison_numbers(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str
 def benchmark_rows(results: Results, show: str, pages: Mapping[str, str]) -> Markdown:
     """Return the table of one evaluation set: by metric, by class or by source (``show``).
 
-    ``pages`` gives the address of each model's numbers.
+    ``pages`` maps each model to the address of the page with its numbers.
     """
     entries = results.entries
     names = {model: linked(code(model), pages[model]) for model in entries}
@@ -200,7 +205,7 @@ def f3(value: float | None) -> str:
 def objects_at(
     document: Any, pointer: str, columns: Sequence[str] | None, where: str
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return the named objects at a JSON pointer, and the fields to show of each."""
+    """Return the objects by name at a JSON pointer, and the names of the fields to show."""
     try:
         held = resolve_pointer(document, pointer)
     except KeyError as error:
@@ -221,7 +226,7 @@ def objects_at(
 def rows_of(
     path: Path, columns: Sequence[str] | None, most: int | None
 ) -> tuple[list[str], list[list[str]], int]:
-    """Return a csv's columns to show, its first rows, and the number of further rows."""
+    """Return a csv's columns to show, its first ``most`` rows, and the number of further rows."""
     with open_text(path) as lines:
         reader = csv.DictReader(lines)
         names = _columns(columns, reader.fieldnames or (), path.name)

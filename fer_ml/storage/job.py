@@ -14,7 +14,8 @@ from fer_ml.storage.looks import looked_before
 from fer_ml.storage.record import asset_label
 from fer_ml.storage.store import RunFolder, Store
 
-#: Seconds to wait for another process that makes the same: a killed run's step lives on for some.
+#: Seconds to wait for another process that makes the same asset. After a run is killed, its process
+#: lives on for a few seconds.
 PATIENCE = 60
 
 
@@ -66,15 +67,18 @@ class Job(Generic[Recipe]):
         return self.inputs[key]
 
     def looked_before(self, faces: list[str]) -> dict[str, Any] | None:
-        """Return the mark for numbers on these ``face_ids``; see ``looked_before`` in ``looks``."""
+        """Return the mark 'looked at before' for numbers on ``faces``, or None if none is due.
+
+        ``faces`` are ids from ``looks.face_ids``; ``looks.looked_before`` defines the mark.
+        """
         return looked_before(self.store.root.parent, faces, self.decisions)
 
     def kept(self, run: RunFolder) -> Path:
         """Return a private directory for resumable work, which survives when the process is killed.
 
-        Other inputs, another recipe or another code version give another directory. It is removed
-        when ``run`` becomes the current artifact. Until then it is locked: ``FerError`` when
-        another process has held it for ``PATIENCE`` s.
+        Other inputs, another recipe or another code version give another directory. The directory
+        is removed when ``run`` becomes the current artifact, and is locked until then. Raises
+        ``FerError`` if another process holds the lock for longer than ``PATIENCE`` s.
         """
         from filelock import FileLock, Timeout  # The demo reads jobs too, and needs no locks.
 

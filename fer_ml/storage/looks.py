@@ -26,14 +26,14 @@ from fer_ml.storage.record import Time
 LOOKS_FILE = "looks.jsonl"
 #: The most bytes of a ledger: a hundred sets of a million faces.
 LEDGER = 2 << 30
-#: Of a run folder: the sets that its numbers are of, each with the faces in it.
+#: A file of a run folder: the evaluation sets of its numbers, each with the ids of its faces.
 SETS_FILE = "looks.json"
 
 
 class Look(Plain):
     """One look at evaluation sets, in the ledger that all profiles of an artifact root share.
 
-    ``decisions`` holds hashes of the profile's recipes, by what they decide.
+    ``decisions`` maps what a recipe of the profile decides to the hash of that recipe.
 
     ``sets`` gives the hash of each set's faces, and ``faces`` the faces of sets that no earlier
     line lists. ``plan`` is the hash of the written plan of the comparisons, ``after`` that of the
@@ -95,10 +95,11 @@ def _read(path: Path) -> list[Look]:
 def looked_before(
     home: Path, faces: Iterable[str], decisions: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Return the mark for numbers on ``faces``, or ``None`` if no decision changed after a look.
+    """Return the mark of numbers on ``faces``, or ``None`` if no decision changed after a look.
 
-    ``since`` is the time of the first look at any of the faces under other decisions. ``decided``
-    names the decisions that differ between that or a later look and now.
+    The mark has two keys. ``since`` is the time of the first look at any of the faces under other
+    decisions than the present ones. ``decided`` names the decisions that have changed since that
+    look or a later one.
     """
     wanted, looks = set(faces), read_looks(home)
     face_sets = {name: set(ids) for look in looks for name, ids in look.faces.items()}
