@@ -37,7 +37,7 @@ class Face:
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Duration of each stage of one frame, in ms.
+    """Duration of each step of one frame, in ms.
 
     ``capture`` gets the frame: waiting for a camera, reading a file, or decoding what a browser
     sent. ``align`` cuts and prepares the faces; ``align`` and ``classify`` are None without a face.
@@ -53,7 +53,7 @@ class StageTimes:
 
     @property
     def frame(self) -> float:
-        """Time from the decoded frame to the shown picture: all stages except ``capture``."""
+        """Time from the decoded frame to the shown picture: all steps except ``capture``."""
         return self.detect + (self.align or 0) + (self.classify or 0) + self.smooth + self.draw
 
 

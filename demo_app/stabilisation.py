@@ -1,6 +1,6 @@
 """Turn flickering probabilities into a readable label. Pure functions of time in seconds.
 
-Four stages: an exponential moving average, hysteresis, a vote over time, and abstention. None of
+Four steps: an exponential moving average, hysteresis, a vote over time, and abstention. None of
 them counts frames: each sample stands for the time since the previous sample. The same signal
 therefore gives the same labels at any frame rate.
 """
