@@ -38,7 +38,7 @@ def test_an_old_run_in_the_lineage(tiny: Pipeline, tmp_path: Path) -> None:
     with dg.DagsterInstance.get() as instance:
         manifest = adopt_foreign(tiny, csv, instance)
         artifact = adopt_foreign(tiny, folder, instance, name="rn18")
-        assert set(instance.get_dynamic_partitions("adopted")) == {"old_manifest", "rn18"}
+        assert set(instance.get_dynamic_partitions("tiny/adopted")) == {"old_manifest", "rn18"}
         (record,) = instance.fetch_materializations(
             dg.AssetRecordsFilter(KEY, asset_partitions=["rn18"]), limit=1
         ).records
