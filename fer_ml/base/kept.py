@@ -30,7 +30,8 @@ def kept(path: Path) -> Path | None:
 
     A stored file that no longer matches the hash in its name is deleted.
     """
-    for candidate in sorted(path.parent.glob(f"{escape(path.stem)}-*{escape(path.suffix)}")):
+    seal = "[0-9a-f]" * DIGITS
+    for candidate in sorted(path.parent.glob(f"{escape(path.stem)}-{seal}{escape(path.suffix)}")):
         if is_kept(candidate):
             return candidate
         with suppress(OSError):

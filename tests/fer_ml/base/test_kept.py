@@ -46,6 +46,14 @@ def test_what_was_made_from_something_else_is_not_used(path: Path) -> None:
     assert kept(path) is None
 
 
+def test_a_longer_name_with_the_same_beginning_is_another_one(path: Path) -> None:
+    longer = path.with_stem(f"{path.stem}-train")
+    made = make(longer, b"faces")
+    assert kept(path) is None
+    made.write_bytes(b"damaged")
+    assert kept(path) is None and made.exists(), "it is not this name's to delete"
+
+
 def test_what_was_made_from_something_else_is_not_used_under_this_name(path: Path) -> None:
     made = make(path, b"faces")
     other = path.with_name("faces-other.npy")
