@@ -430,3 +430,17 @@ def test_a_report_becomes_a_part_of_the_page_of_results(tmp_path: Path) -> None:
     assert published.endswith(part.replace(" p ", " q "))
     assert "### Claims\n" in published and (tmp_path / "figures/p/a.png").read_bytes() == b"a"
     assert "p-c1" in anchors_of(published) and links_of(published) == ["#p-c1", "figures/p/a.png"]
+
+
+def test_pages_that_code_names_exist() -> None:
+    folders = ("fer_ml", "fer_assets", "demo_app", "benchmarks", "tests", "docs", "claims")
+    kinds = {".py", ".toml", ".yaml", ".j2", ".js", ".md"}
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    named = {
+        (str(path.relative_to(ROOT)), page)
+        for path in (*files, ROOT / "README.md", ROOT / "pyproject.toml")
+        if path.suffix in kinds and path.is_file()
+        for page in re.findall(r"\bdocs/[\w-]+\.md\b", path.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    assert not [pair for pair in sorted(named) if not (ROOT / pair[1]).is_file()]

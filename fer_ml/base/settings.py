@@ -276,7 +276,7 @@ def read_config(path: Path) -> UserConfig:
             code="invalid-config",
             where=path,
             allowed="version, profile, faces_in_ui, keep_recordings_days, [roots], [profiles.NAME]",
-            fix="correct that field; docs/faq.md and the README show what fer.toml holds",
+            fix="correct that field; docs/reference.md lists what fer.toml may hold",
         ) from error
 
 

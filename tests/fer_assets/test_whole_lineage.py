@@ -406,7 +406,7 @@ def test_the_report_holds_each_claims_sentence(tiny: Pipeline) -> None:
 
 
 def test_the_users_own_template_decides_what_the_report_rests_on(tiny: Pipeline) -> None:
-    guide = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     template = guide.split("```jinja\n")[1].split("```")[0]
     for ours, theirs in (("manifest-rows", "rows"), ("ce-accuracy", "accuracy")):
         template = template.replace(ours, theirs)
