@@ -234,10 +234,12 @@ def _logits(teacher: Teacher, batch: torch.Tensor) -> np.ndarray:
 class Taught:
     """One teacher's logits, as ``read_taught`` returns them.
 
-    ``centre`` has the centre view of every face. For the T training rows, in their order,
-    ``train [T, V, C] float32`` has the views (or the centre view alone), and ``in_sample [T, C]``
-    the logits of the teacher that trained on them. Logits of a fold's network are scaled to the
-    teacher's sharpness: divided by that network's T, multiplied by the teacher's, both from calib.
+    ``centre`` has the logits of every face's centre view. For the T training rows, in their order,
+    ``train [T, V, C] float32`` has those of the views (or of the centre view alone). With folds,
+    the logits of a training row in both come from the fold's network, which never saw the row, and
+    are divided by that network's temperature and multiplied by the teacher's, both from calib.
+    ``in_sample [T, C]`` has the centre view's logits by the teacher, which trained on these rows.
+    Without folds, all logits are the teacher's.
     """
 
     centre: Logits
