@@ -67,7 +67,7 @@ def bundle_folder(tmp_path: Path) -> Path:
         profile="smoke",
         architecture="gap-gemm",
         classes=CLASSES,
-        preprocess=Preprocess(size=SIZE, clahe_clip=0, mean=(0.5,) * 3, std=(0.5,) * 3),
+        preprocess=Preprocess(size=SIZE, clahe_clip=0.0, mean=(0.5,) * 3, std=(0.5,) * 3),
         frames={**FRAMES, "scripted": Frame(), "left": Frame()},
         temperature=1.5,
         unsure_below=0.4,

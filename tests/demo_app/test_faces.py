@@ -55,7 +55,7 @@ def test_a_face_in_a_picture_gives_the_bytes_that_training_saw(
 
 
 def test_a_box_leads_to_the_square_that_its_detector_declares(bundle) -> None:
-    spec = Preprocess(size=32, clahe_clip=0)
+    spec = Preprocess(size=32, clahe_clip=0.0)
     picture = np.zeros((200, 200, 3), np.uint8)
     face = crop(3, 60, grey=False)
     picture[50:110, 70:130] = face
@@ -66,7 +66,7 @@ def test_a_box_leads_to_the_square_that_its_detector_declares(bundle) -> None:
 
 
 def test_a_square_that_reaches_out_of_the_picture_repeats_its_edge(bundle) -> None:
-    spec = Preprocess(size=32, clahe_clip=0)
+    spec = Preprocess(size=32, clahe_clip=0.0)
     picture = crop(5, 64, grey=False)
     served = framed(bundle, Frame(2.0), spec)
     seen = prepare_faces(picture, [Detection((0, 0, 32, 32), 1.0)], served, "drawn")[0]

@@ -23,7 +23,7 @@ from fer_ml.storage.store import RunFolder, Store
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from fer_ml.training.models import build_model
 
-SPEC = Preprocess(size=16, clahe_clip=0)
+SPEC = Preprocess(size=16, clahe_clip=0.0)
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)
 ARMS = {"ce": ("ce", "ce_2", "ce_3"), "kd": ("kd", "kd_2", "kd_3"), "dkd": ("d", "d_2", "d_3")}
 MANIFESTS = ("hq_train_manifest", "eval_only_manifest", "test_all_sources_manifest")

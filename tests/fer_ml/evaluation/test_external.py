@@ -109,7 +109,7 @@ def test_unsafe_and_wrong_networks_are_refused(
 
 def test_a_network_of_open_sizes_that_fails_on_a_face_is_refused(save: Save) -> None:
     with pytest.raises(FerError):
-        open_model(save(side="S"), Preprocess(size=24, clahe_clip=0))
+        open_model(save(side="S"), Preprocess(size=24, clahe_clip=0.0))
 
 
 def test_tensors_cannot_hide_in_a_branch(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_an_onnx_file_enters_the_benchmark_with_a_temperature_from_calib(
 def test_bundles_and_checkpoints_bring_their_own_preprocessing(
     lineage: Any, save: Save, tmp_path: Path
 ) -> None:
-    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0, frame=Frame(1.3))
+    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0.0, frame=Frame(1.3))
     folder.mkdir()
     model = network()
     model.graph.input[0].name = model.graph.node[0].input[0] = "input"

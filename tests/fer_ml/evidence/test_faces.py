@@ -99,4 +99,4 @@ def test_a_name_of_too_many_faces_is_refused(home: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(faces, "MOST", 0)
     with pytest.raises(FerError) as caught:
         found(home, row_of_test(home)["sample_id"])
-    assert caught.value.fix == "give more digits"
+    assert caught.value.code == "ambiguous-name"

@@ -25,7 +25,7 @@ from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.training.views import to_input
 from tests.refusals import refused
 
-PLAIN = Preprocess(size=32, clahe_clip=0)
+PLAIN = Preprocess(size=32, clahe_clip=0.0)
 
 
 def png(image: np.ndarray) -> bytes:

@@ -46,7 +46,7 @@ def test_the_cache_is_used_and_is_of_its_rows_and_preprocessing(
     frame, cache = make_manifest(3), tmp_path / "cache"
     first = np.array(load_faces(frame, tmp_path, SPEC, cache).images)
     load_faces(frame[::-1], tmp_path, SPEC, cache)
-    load_faces(frame, tmp_path, Preprocess(size=16, clahe_clip=0), cache)
+    load_faces(frame, tmp_path, Preprocess(size=16, clahe_clip=0.0), cache)
     assert len(list(cache.iterdir())) == 3
     for path in frame["image_path"]:
         (tmp_path / path).unlink()

@@ -14,7 +14,7 @@ from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, Training
 from fer_ml.training.views import FaceSet, SoftTargets
 
-SPEC = Preprocess(size=16, clahe_clip=0)
+SPEC = Preprocess(size=16, clahe_clip=0.0)
 RECIPE = Training(
     architecture="test_resnet",
     task=CE(),

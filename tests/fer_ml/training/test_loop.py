@@ -33,7 +33,7 @@ def run(
     recipe: Training, faces: Make, seed: int = 1, n: int = 59, size: int = 16, **more: Any
 ) -> Trained:
     torch.manual_seed(seed)
-    spec = Preprocess(size=size, clahe_clip=0)
+    spec = Preprocess(size=size, clahe_clip=0.0)
     rows = {"train": faces(n, spec=spec), "val": faces(28, seed=9, spec=spec)}
     return train(build_model(recipe), recipe, rows["train"], rows["val"], seed=seed, **more)
 

@@ -65,7 +65,7 @@ def test_measuring_the_cost_changes_neither_weights_nor_luck() -> None:
 def test_a_training_in_emulated_numbers_says_so_once_and_records_the_factor(
     faces: Callable[..., FaceSet], caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = Preprocess(size=16, clahe_clip=0)
+    spec = Preprocess(size=16, clahe_clip=0.0)
     data = {name: faces(28, seed=k, spec=spec) for k, name in enumerate(("train", "val"))}
     told = {}
     for precision in ("fp16", "fp32"):

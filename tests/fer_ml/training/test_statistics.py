@@ -101,7 +101,7 @@ def test_measured_statistics_are_the_means_of_the_batches() -> None:
 
 def test_a_network_without_batchnorm_answers_alike(recipe: Training, faces: Make) -> None:
     network = build_model(replace(recipe, architecture="test_convnext"))
-    data = faces(14, spec=Preprocess(size=32, clahe_clip=0))
+    data = faces(14, spec=Preprocess(size=32, clahe_clip=0.0))
     fit = inference_fit(network, to_input(data.images, data.preprocess), torch.from_numpy(data.y))
     assert fit.gap == 0
 
