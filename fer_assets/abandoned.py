@@ -88,6 +88,8 @@ def forget_pictures(assets: Iterable[str]) -> None:
     from fer_assets.dagster_private.sqlite import (
         INDEX_SHARD_NAME,
         RUNLESS_RUN_ID,
+        SqlEventLogStorage,
+        SqlEventLogStorageTable,
         SqliteEventLogStorage,
     )
     from fer_assets.storage import dagster_instance
@@ -102,6 +104,16 @@ def forget_pictures(assets: Iterable[str]) -> None:
             if {key.to_user_string(), asset_of(key)} & wanted
         }
         wiped = [key for key, records in found.items() if any(map(_shows_faces, records))]
+        keys = [key.to_string() for key in wiped]
+        # Wiping comes last: until then a purge that was stopped finds the assets again.
+        if isinstance(storage, SqliteEventLogStorage):
+            runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
+            if runless.is_file():
+                _forget_free_pages(runless, keys)
+        elif isinstance(storage, SqlEventLogStorage):
+            with storage.index_connection() as connection:
+                rows = SqlEventLogStorageTable
+                connection.execute(rows.delete().where(rows.c.asset_key.in_(keys)))
         for key in wiped:
             for run_id in {record.run_id for record in found[key] if record.run_id}:
                 if instance.has_run(run_id):
@@ -112,10 +124,6 @@ def forget_pictures(assets: Iterable[str]) -> None:
             instance.wipe_assets([key])
         if isinstance(storage, SqliteEventLogStorage):
             _forget_free_pages(Path(storage.path_for_shard(INDEX_SHARD_NAME)))
-            # Of what was told without a run, wiping an asset deletes the index alone.
-            runless = Path(storage.path_for_shard(RUNLESS_RUN_ID))
-            if runless.is_file():
-                _forget_free_pages(runless, [key.to_string() for key in wiped])
 
 
 def _discard(database: str) -> None:

@@ -7,6 +7,8 @@ loads, and the code location does not need it.
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import (
     INDEX_SHARD_NAME,
     SqliteEventLogStorage,
@@ -35,6 +37,9 @@ __all__ = [
     "InstanceRef",
     # Output of steps is in our own logs: nothing is kept twice.
     "NoOpComputeLogManager",
+    # Rows of what was told without a run, in Postgres: wiping an asset leaves them.
+    "SqlEventLogStorage",
+    "SqlEventLogStorageTable",
     # Where the rows of a purged run lie, which have to go with their bytes.
     "SqliteEventLogStorage",
     "SqliteStorageConfig",

@@ -220,7 +220,7 @@ def require_whole_paths() -> None:
         if text and "://" not in text and not Path(text).expanduser().is_absolute():
             raise FerError(
                 f"{variable} is relative, and Dagster's processes start in another folder",
-                code="setting-invalid",
+                code="invalid-setting",
                 where=text,
                 fix=f"{variable}={_absolute(text)}",
             )

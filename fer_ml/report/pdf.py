@@ -19,6 +19,7 @@ from markdown_it.tree import SyntaxTreeNode
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from fer_ml.base.errors import FerError
 from fer_ml.report.html import CAPTION, slug, title_of
 from fer_ml.report.markdown import parser
 from fer_ml.report.marks import MARK, NUMBER
@@ -26,6 +27,8 @@ from fer_ml.report.marks import MARK, NUMBER
 log = logging.getLogger(__name__)
 
 Node = dict[str, Any]
+#: Of addresses that are links, and the longest one that Typst takes.
+SCHEMES, LONGEST = ("https://", "http://", "mailto:"), 8_000
 #: matplotlib brings DejaVu along: the same glyphs on every machine, and no font to ship.
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 _KINDS = {
@@ -51,9 +54,16 @@ def pdf_bytes(text: str, pictures: Mapping[str, bytes]) -> bytes:
         tree = {"title": title_of(tokens), "blocks": blocks}
         (folder / "document.json").write_text(json.dumps(tree), "utf-8")
         main = Path(shutil.copy(Path(__file__).with_name("report.typ"), folder))
-        return typst.compile(
-            main, root=folder, font_paths=[FONTS], ignore_system_fonts=True, timestamp=0
-        )
+        try:
+            return typst.compile(
+                main, root=folder, font_paths=[FONTS], ignore_system_fonts=True, timestamp=0
+            )
+        except typst.TypstError as error:
+            raise FerError(
+                f"the report cannot be set as PDF: {error.message}",
+                code="pdf-failed",
+                fix="correct what the message names in the report's template",
+            ) from error
 
 
 def _files(pictures: Mapping[str, bytes]) -> dict[str, str]:
@@ -153,7 +163,8 @@ class _Blocks:
         if target.startswith("#") and target[1:] in self.anchors:
             return {"type": "place", "target": target[1:]}
         # Anything else leads nowhere from this document, unless it is an address of its own.
-        return {"type": "address", "target": target} if "://" in target else {"type": "plain"}
+        known = target.startswith(SCHEMES) and len(target) <= LONGEST
+        return {"type": "address", "target": target} if known else {"type": "plain"}
 
 
 def _seen(node: SyntaxTreeNode) -> str:

@@ -5,6 +5,7 @@ machines, that file is ``<name>.<machine>.<ext>``. So machines that write at the
 nothing, and no line depends on what another machine has read.
 """
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,22 +26,45 @@ def logs_of(home: Path, name: str) -> list[Path]:
 
 
 def fetch(home: Path, above: Bucket, names: Iterable[str]) -> None:
-    """Download the parts of the logs ``names`` that other machines wrote to a bucket."""
-    local = _machine(home)
+    """Take over what other machines have written to the logs ``names`` in a bucket.
+
+    This machine's own log is restored if it is missing here, as after a cache was cleared.
+    """
+    own = _machine(home)
     for name in names:
         for there, machine in _in_bucket(above, name):
+            path = home / (name if machine == own else _of_machine(name, machine))
             data = above.read(there)
-            path = home / _of_machine(name, machine)
-            if machine == local or data is None or (path.is_file() and read_file(path) == data):
-                continue
-            write_atomic(path, data)
+            missing = not path.is_file()
+            if data is not None and (missing or (machine != own and read_file(path) != data)):
+                write_atomic(path, data)
 
 
 def share(home: Path, above: Bucket, names: Iterable[str]) -> None:
-    """Upload this machine's part of the logs ``names`` to the bucket."""
+    """Upload what this machine has written to the logs ``names``.
+
+    Where the bucket's log holds what this one lacks, as after a cache was copied or restored, this
+    one goes there under a new machine, and nothing is replaced.
+    """
     for name in names:
-        if (home / name).is_file():
-            above.write(_of_machine(name, _machine(home)), read_file(home / name))
+        if not (home / name).is_file():
+            continue
+        data = read_file(home / name)
+        there = above.read(_of_machine(name, _machine(home)))
+        if there is not None and not _continues(there, data):
+            write_atomic(home / MACHINE_FILE, b"")
+        above.write(_of_machine(name, _machine(home)), data)
+
+
+def _continues(before: bytes, after: bytes) -> bool:
+    """Whether a log still holds all that it held: lines, or the entries of a JSON document."""
+    if after.startswith(before):
+        return True
+    try:
+        held, now = (json.loads(data)["entries"] for data in (before, after))
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(now[: len(held)] == held)
 
 
 def _in_bucket(above: Bucket, name: str) -> Iterator[tuple[str, str]]:
@@ -59,11 +83,10 @@ def _of_machine(name: str, machine: str) -> str:
 
 
 def _machine(home: Path) -> str:
-    """Return the id that tells this artifact root from other machines'; made on first use."""
+    """What tells this artifact root from those of other machines; made when first asked for."""
     path = home / MACHINE_FILE
-    try:
-        with path.open("x") as file:
-            file.write(uuid.uuid4().hex)
-    except FileExistsError:
-        pass
-    return read_file(path).decode()
+    name = read_file(path).decode() if path.is_file() else ""
+    if not name:
+        name = uuid.uuid4().hex
+        write_atomic(path, name.encode())
+    return name

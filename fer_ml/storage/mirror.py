@@ -129,6 +129,7 @@ class MirroredStore(Store):
         """
         self.bucket.check()
         self.fetch_log()
+        self.share_log()
         swept = super().sweep()
         for note in self._notes():
             self._push(note)

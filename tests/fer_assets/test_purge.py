@@ -361,6 +361,13 @@ def test_dagster_forgets_pictures_that_it_was_allowed_to_keep(
         carry_out(plan("photo", photo))
     assert pictures() > 0
     (tmp_path / "away").rename(kept / "dagster.yaml")
+    monkeypatch.setattr(abandoned, "PATIENCE_S", 0.2)
+    reader = sqlite3.connect(kept / "history" / "runs" / "index.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT COUNT(*) FROM event_logs").fetchone()
+    with refused("database-in-use"):
+        carry_out(plan("photo", photo))
+    reader.close()
     carry_out(plan("photo", photo))
     assert pictures() == 0
     assert not list(kept.rglob(f"{record.run_id}.db"))

@@ -42,7 +42,7 @@ def test_a_relative_path_is_refused_since_its_processes_start_elsewhere(
     fer: Fer, variable: str
 ) -> None:
     done = fer("ui", **{variable: "."})
-    refused(done, "code: setting-invalid", variable)
+    refused(done, "code: invalid-setting", variable)
     assert done.returncode == 1
 
 

@@ -8,6 +8,7 @@ from html import escape
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 from pypdf import PdfReader
 
 from fer_assets.stage import Limits
@@ -17,6 +18,7 @@ from fer_ml.report.pdf import pdf_bytes
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 from tests.fer_ml.report.conftest import HOSTILE
+from tests.refusals import refused
 
 Made = Callable[..., Artifact]
 WHOLE = """# {{ title }}
@@ -130,6 +132,20 @@ def test_the_pdf_sets_every_kind_of_block(make: Made) -> None:
 def test_words_of_a_report_are_no_commands_of_the_typesetter(text: str) -> None:
     (page,) = PdfReader(io.BytesIO(pdf_bytes(f"# {text}\n\n{text}\n", {}))).pages
     assert page.extract_text().count(text.replace("`", "").replace("\\\\", "\\")) == 2
+
+
+def test_what_is_no_web_address_leads_nowhere() -> None:
+    targets = ("smb://x/y", "ms-word:ofe|u|http://x", f"https://e.org/{'a' * 9_000}")
+    text = " ".join(f"[x](<{target}>)" for target in targets)
+    (page,) = PdfReader(io.BytesIO(pdf_bytes(text, {}))).pages
+    assert "/Annots" not in page
+
+
+def test_a_picture_that_cannot_be_set_is_named_by_a_code() -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(data, "PNG")
+    with refused("pdf-failed"):
+        pdf_bytes("![a](a.jpg)", {"a.jpg": data.getvalue()})
 
 
 def test_a_long_table_goes_on_with_its_head(make: Made) -> None:

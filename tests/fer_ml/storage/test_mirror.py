@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 import fer_ml.storage.object_store as object_store
 from fer_ml.base.errors import FerError
 from fer_ml.base.settings import settings
-from fer_ml.privacy.log import Entry, Log, read_log
+from fer_ml.privacy.log import Entry, Log, read_log, read_own
 from fer_ml.storage.looks import face_ids, note_look, read_looks
 from fer_ml.storage.mirror import MirroredStore, open_store, stores
 from fer_ml.storage.object_store import Bucket
@@ -318,6 +319,29 @@ def test_logs_that_two_machines_write_at_once_are_read_whole(
     third.share_log()
     two.fetch_log()
     assert {look.asset for look in read_looks(two.root.parent)} == {"a", "aa", "b", "bb", "c"}
+
+
+def test_a_cleared_or_copied_cache_loses_no_purge(one: MirroredStore, two: MirroredStore) -> None:
+    def purged(store: MirroredStore, name: str) -> None:
+        log = Log(entries=(*read_own(store.root.parent / "purged.json").entries, purge(name)))
+        (store.root.parent / "purged.json").write_text(log.model_dump_json())
+        store.share_log()
+
+    home = one.root.parent
+    home.mkdir(parents=True)
+    purged(one, "a")
+    (home / "purged.json").unlink()  # The name of the machine is a hidden file, which stays.
+    one.fetch_log()
+    assert read_log(home).photos().keys() == {"a"}
+    purged(one, "b")
+    shutil.copytree(home, two.root.parent)
+    purged(one, "c")
+    purged(two, "d")
+    purged(one, "e")
+    third = replace(one, root=home.with_name("three") / "test")
+    third.fetch_log()
+    assert read_log(third.root.parent).photos().keys() == {"a", "b", "c", "d", "e"}
+    assert not list(home.glob("purged..json"))
 
 
 def test_a_log_that_an_earlier_version_shared_still_counts(
