@@ -38,7 +38,7 @@ def part(job: Job[TrainingRecipe], previous: str | None) -> "Trained":
 
 
 def build(run: RunFolder, job: Job[TrainingRecipe], previous: str | None) -> None:
-    """Train, and record the metrics of the student before."""
+    """Train, and record the metrics of the student ``previous`` on the same rows as a baseline."""
     from fer_ml.runs.trainings import train
 
     train(run, part(job, previous))

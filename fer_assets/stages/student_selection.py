@@ -57,7 +57,7 @@ def build(run: RunFolder, job: Job[SelectionRecipe]) -> None:
 
 
 def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
-    """Judge which split the choice used, and that the chosen student passed."""
+    """Judge that the choice used val alone, and that the chosen student failed no check."""
     selection = artifact.read_json("selection.json")
     splits = sorted({selection["split"], *artifact.record.splits.values()})
     failed = [

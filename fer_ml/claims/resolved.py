@@ -39,7 +39,7 @@ class Resolved:
     - ``not_comparable``: it compares numbers that were measured differently
 
     ``traces`` are the traces of the cited artifacts, the claim's own first. ``numbers`` are those
-    that were read. ``text`` is the printed form of a value that is not a single number.
+    that were read from them. ``text`` is the printed form of a value that is not a single number.
     """
 
     claim: Claim
