@@ -306,7 +306,7 @@ class _Cell:
         )
 
     def halves(self, reach: float) -> tuple["_Cell", "_Cell"]:
-        """Return two cells: each half the core, cut on its widest axis, and what is in ``reach``."""
+        """Return two cells: half the core each, cut on its widest axis, with all in ``reach``."""
         some = self.core[:: max(1, len(self.core) // 1024)]
         axis = int(np.argmax(self.points.take(some, axis=1).var(1)))
         value = self.points[axis].take(self.core)
