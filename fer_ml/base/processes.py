@@ -4,6 +4,9 @@ The facts come from ``/proc`` on Linux and from psutil, a dependency, elsewhere.
 neither, as in a packed training on Windows, a process counts as running and has no children.
 
 Needs nothing else, because a packed training names its files with it.
+
+On Linux the start of a process is read from ``/proc``, in ticks since the machine's start: psutil's
+time of creation moves with the wall clock, and a running process would then count as another one.
 """
 
 import os

@@ -1,4 +1,8 @@
-"""A trace (lineage graph) as JSON, as a Mermaid flowchart, and as one HTML page with a drawing."""
+"""A trace (lineage graph) as JSON, as a Mermaid flowchart, and as one HTML page with a drawing.
+
+The page draws its graph itself: Graphviz is a program of the system, and Mermaid a script of 3 MB
+in a page that has to open without a network.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
