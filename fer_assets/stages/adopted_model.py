@@ -1,6 +1,7 @@
 """``adopted_model``: the weights of an adopted run, measured on the rows of this profile."""
 
 from fer_assets.stage import Given, Limits, Need, Recipe, Stage, needs
+from fer_assets.stages._training import RUN_FILES
 from fer_ml.base.labels import CLASSES
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, at_most, same
@@ -27,18 +28,9 @@ GATES = (
 
 #: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
-    "best.pt": (
-        "`schema_version`, `model` (weights), `recipe`, `preprocess`, `classes`, `epoch`; read "
-        "without running code"
-    ),
-    "reliabilitymetrics.json": (
-        "`epoch`, `split`, `n`, `checkpoint_sha256`, `manifest_sha256`, metrics as `raw` and "
-        "`temperature_scaled` (with `mode` and `global_temperature`)"
-    ),
-    "calibration.json": (
-        "`mode`, `global_temperature`, `inside_bounds` (the search did not end on a bound), "
-        "`fitted_on`, `n`, `checkpoint_sha256`, `manifest_sha256`"
-    ),
+    **{
+        name: RUN_FILES[name] for name in ("best.pt", "reliabilitymetrics.json", "calibration.json")
+    },
     "predictions_val.csv": "[predictions](#predictions)",
     "predictions_calib.csv": "[predictions](#predictions)",
 }

@@ -1,6 +1,5 @@
 """A checked claim with its status, as written to and read from ``claims.json``."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -128,15 +127,6 @@ class Resolved:
                 for choice, split in node.artifact.record.splits.items()
             },
         }
-
-
-def resting_on(entries: Iterable[dict[str, Any]], asset: str, sha256: str) -> list[dict[str, Any]]:
-    """Return the entries of ``claims.json`` that rest on ``asset`` with hash ``sha256``.
-
-    ``asset`` is a label such as ``teacher[RN18]``.
-    """
-    wanted = {"asset": asset, "sha256": sha256}
-    return [entry for entry in entries if wanted in entry["rests_on"]]
 
 
 def upstream_assets(entry: dict[str, Any]) -> list[str]:

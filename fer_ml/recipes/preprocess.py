@@ -61,8 +61,10 @@ class Preprocess(Ranged):
         return max(1, min(self.clahe_tiles, self.packed_size // self.clahe_tile_px))
 
     def plain(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        json_values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return all fields as JSON values; a whole number in a fraction's place is a fraction."""
+        json_values: dict[str, Any] = json.loads(
+            json.dumps(asdict(read_plain(Preprocess, asdict(self), "preprocess")))
+        )
         return json_values
 
     def digest(self) -> str:

@@ -217,7 +217,8 @@ class Comparison(Frozen):
 class Profile(Frozen):
     """All settings that decide a run's results. See the functions of ``recipes.builtin``."""
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    # Dagster asks a module for names with two underscores on its own.
+    name: str = Field(pattern=r"^_?[a-z0-9][a-z0-9_]*$")
     """Name of the profile, and of its folder."""
     seed: int = Field(default=SEED, ge=0, lt=2**63, strict=True)
     """Seed of splits and trainings."""

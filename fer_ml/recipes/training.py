@@ -7,7 +7,9 @@ both, refuses unknown keys by ``__pydantic_config__``.
 
 import json
 import typing
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Discriminator, TypeAdapter, ValidationError
@@ -417,7 +419,7 @@ def read_plain(kind: Any, values: Any, where: str) -> Any:
     """
     try:
         # Lists are tuples in JSON alone.
-        return TypeAdapter(kind).validate_json(json.dumps(values))
+        return _reader(kind).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         limits = first.get("ctx", {})
@@ -425,8 +427,19 @@ def read_plain(kind: Any, values: Any, where: str) -> Any:
             first["msg"].removeprefix("Value error, "),
             code=_CODES.get(first["type"], "invalid-value"),
             where=".".join([where, *(str(part) for part in first["loc"] if part not in _TASKS)]),
-            allowed=limits.get("expected") or limits.get("expected_tags"),
+            allowed=limits.get("expected") or limits.get("expected_tags") or _fields(kind, first),
         ) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _fields(kind: Any, fault: Mapping[str, Any]) -> str | None:
+    """Return the fields of ``kind`` where one of its own is unknown."""
+    unknown = _CODES.get(fault["type"]) == "unknown-field" and len(fault["loc"]) == 1
+    return ", ".join(field.name for field in fields(kind)) if unknown else None
 
 
 _TASKS = {task.kind for task in (CE, ArcFace, KD, DKD, DIST, StandardizedKD)}

@@ -149,11 +149,6 @@ class Store:
             )
         return artifact
 
-    def current_hash(self, asset: str, partition: str | None = None) -> str | None:
-        """Return the content hash that ``current.json`` names, or ``None`` without a pointer."""
-        pointer = self._pointer(asset, partition)
-        return None if pointer is None else pointer.sha256
-
     def _pointer(self, asset: str, partition: str | None) -> Pointer | None:
         path = self.home(asset, partition) / CURRENT_FILE
         try:

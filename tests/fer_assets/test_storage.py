@@ -13,8 +13,9 @@ import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
 
-from fer_assets.abandoned import PROCESS_TAG, fail_abandoned
+from fer_assets.abandoned import PROCESS_TAG, fail_abandoned, forget_pictures
 from fer_assets.assets import HOST_TAG
+from fer_assets.dagster_private.sqlite import SqlEventLogStorage, SqlEventLogStorageTable
 from fer_assets.doctor import examine
 from fer_assets.keys import asset_key
 from fer_assets.pipeline import Pipeline
@@ -65,6 +66,27 @@ def test_a_part_of_the_lineage_with_its_events_and_verdicts(tiny: Pipeline) -> N
             assert last.status.value == ("SUCCEEDED" if receipt else "FAILED"), rule
         assert materialize(tiny, instance, select=chosen(tiny)) == []
     assert not list(tiny.settings.project.glob("dagster_home/**/*.db")), "SQLite holds nothing"
+
+
+def test_a_purge_leaves_no_picture_in_postgres(tiny: Pipeline) -> None:
+    """Dagster's own wiping leaves the rows of what it was told without a run."""
+    key, other = asset_key("tiny", "report"), asset_key("tiny", "student_kd")
+    picture = {"report": dg.MetadataValue.md("![a](data:image/png;base64,FACE)")}
+    with dagster_instance() as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, SqlEventLogStorage)
+        instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=picture))
+        instance.report_runless_asset_event(dg.AssetMaterialization(other))
+
+        def stored() -> str:
+            with storage.index_connection() as connection:
+                rows = connection.execute(SqlEventLogStorageTable.select())
+                return "".join(row.event for row in rows)
+
+        assert "base64,FACE" in stored()
+        forget_pictures(["report"])
+        assert "base64,FACE" not in stored()
+        assert len(instance.fetch_materializations(other, limit=9).records) == 1
 
 
 def made_receipts(pipeline: Pipeline) -> dict[str, bool]:
@@ -282,5 +304,6 @@ def test_two_machines_on_one_bucket(
             (made,) = materialize(second, instance, select=unified)
         assert not unjudged(second, made.target)
         assert first.store.verified("classification_manifest") is not None
-        assert first.store.current_hash("classification_manifest") == made.artifact.sha256
+        current = first.store.current("classification_manifest")
+        assert current is not None and current.sha256 == made.artifact.sha256
     settings.cache_clear()

@@ -8,7 +8,7 @@ import pytest
 
 from fer_ml.claims.model import ClaimsFile
 from fer_ml.claims.resolve import Resolver
-from fer_ml.claims.resolved import Resolved, resting_on, upstream_assets
+from fer_ml.claims.resolved import Resolved, upstream_assets
 from fer_ml.claims.trace import Tracer
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
@@ -92,9 +92,9 @@ def test_which_claims_rest_on_an_artifact(store: Store, chain: Chain) -> None:
     source = {**number("/rows"), "asset": "manifest/a", "file": "clean_report.json"}
     entries = [r.to_json() for r in resolve_all(store, number(), source)]
     a, run = chain["manifest/a"], chain["student_dkd"]
-    assert [e["id"] for e in resting_on(entries, a.key, a.sha256)] == ["c0", "c1"]
-    assert [e["id"] for e in resting_on(entries, run.key, run.sha256)] == ["c0"]
-    assert resting_on(entries, run.key, "0" * 64) == []
+    for artifact, ids in ((a, ["c0", "c1"]), (run, ["c0"])):
+        wanted = {"asset": artifact.key, "sha256": artifact.sha256}
+        assert [e["id"] for e in entries if wanted in e["rests_on"]] == ids
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,19 @@ def test_a_wrong_field_is_named(changes: dict, code: str, where: str) -> None:
         read_recipe(held(**changes))
 
 
+def test_equal_settings_have_one_digest() -> None:
+    """Also where a card that was written by hand has whole numbers."""
+    whole = Preprocess(size=48, clahe_clip=2, oversize=1)
+    assert whole.digest() == Preprocess(size=48).digest()
+    assert read_plain(Preprocess, {"size": 48, "clahe_clip": 2}, "p").digest() == whole.digest()
+
+
+def test_an_unknown_field_comes_with_the_known_ones() -> None:
+    with refused("unknown-field", where="recipe.learning_rate") as caught:
+        read_recipe(held(learning_rate=1))
+    assert caught.value.allowed is not None and "lr" in caught.value.allowed.split(", ")
+
+
 def test_a_missing_field_is_named() -> None:
     with refused("missing-field", where="recipe.epochs"):
         read_recipe({key: value for key, value in held().items() if key != "epochs"})

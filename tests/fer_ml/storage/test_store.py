@@ -505,7 +505,6 @@ def test_two_processes_that_make_one_asset_at_once_mix_no_files(tmp_path: Path) 
         assert artifact.damage() is None
     current = store.verified("teacher", "RN18")
     assert current.folder in {artifact.folder for artifact in made.values()}
-    assert store.current_hash("teacher", "RN18") == current.sha256
     assert list((tmp_path / ".partial").iterdir()) == []
 
 
