@@ -314,7 +314,20 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
     ("change", "field"),
     [
         ({"softlabels": {"folds": 1}}, "softlabels.folds"),
-        ({"experiments": {"dist": {"strength": 0.9}}}, "experiments.dist.strength"),
+        (
+            {
+                "experiments": {
+                    "other": {
+                        "architecture": "mobilenetv3_large_100",
+                        "task": {"kind": "dist"},
+                        "init": "none",
+                        "epochs": 1,
+                        "strength": 0.9,
+                    }
+                }
+            },
+            "experiments.other.strength",
+        ),
         ({"experiments": {"kd": {"size": 64}}}, "experiments.kd.size"),
         ({"teachers": {"RN18": {"size": 64}}}, "teachers.RN18.size"),
         ({"softlabels": {"folds": 0}}, "experiments.kd_calibrated.soft_labels"),
