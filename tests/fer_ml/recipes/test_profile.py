@@ -322,6 +322,7 @@ def test_folds_are_trainings_of_every_teacher_and_views_are_the_students(tmp_pat
                         "task": {"kind": "dist"},
                         "init": "none",
                         "epochs": 1,
+                        "augment": "camera",
                         "strength": 0.9,
                     }
                 }
