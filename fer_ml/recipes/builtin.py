@@ -182,7 +182,7 @@ def ferplus(seed: int = SEED) -> Profile:
         architecture="mobilenetv3_large_100",
         task=CE(),
         init="none",
-        epochs=4,
+        epochs=3,
         batch_size=64,
         optimiser="sgd",
         lr=0.1,
@@ -223,7 +223,7 @@ def ferplus(seed: int = SEED) -> Profile:
     }
     seeds = further_seeds(seed)
     ce = arm("ce", seeds, first="student_ce")
-    long = replace(kd, epochs=20, batch_size=128)
+    long = replace(kd, epochs=12, batch_size=128)
     to_test: dict[str, Split] = {"val": "test"}
     return Profile(
         name="ferplus",
@@ -253,7 +253,7 @@ def ferplus(seed: int = SEED) -> Profile:
         students={
             "ce": student,
             "kd": long,
-            "dkd": replace(long, task=dkd.task, init="previous", epochs=3, lr=0.01),
+            "dkd": replace(long, task=dkd.task, init="previous", epochs=2, lr=0.01),
         },
         # Of other options one seed each would be trained, whose numbers give no verdict.
         experiments={**steps, **repeated({"ce": student, **steps}, seeds=seeds)},
