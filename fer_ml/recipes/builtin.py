@@ -313,7 +313,10 @@ def ferplus_ensemble(seed: int = SEED) -> Profile:
         # Of a few faces B3 is sure beyond measure, which a mean of logs would hand on.
         "ensemble": Ensemble(fusion="probabilities"),
         "softlabels": SoftLabels(views=6),
-        "students": {**base.students, "ce": replace(ce, epochs=20, batch_size=128)},
+        "students": {
+            **base.students,
+            "ce": replace(ce, epochs=base.students["kd"].epochs, batch_size=128),
+        },
         "experiments": {},
         "comparisons": {
             "distillation": Comparison(
