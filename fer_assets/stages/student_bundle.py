@@ -18,8 +18,8 @@ GATES = (
 #: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "serving.json": (
-        "`split`, `n`, `seed`, `detectors` (`found`; `direct` and `shown` with `accuracy` and "
-        "`ece`)"
+        "`split`, `n`, `seed`, `detectors` (`found`, `pictures`; `direct` and `shown` with "
+        "`accuracy` and `ece`)"
     ),
 }
 
@@ -66,6 +66,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="4",
+            code_version="5",
         )
     ]

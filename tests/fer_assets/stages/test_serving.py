@@ -9,8 +9,10 @@ import pytest
 from demo_app.detection import Detection
 from demo_app.embedding import both_ways, embed
 from demo_app.shipped import SHIPPED
+from fer_assets.stages import _serving
 from fer_assets.stages._serving import LEAST, SERVING_FILE, SERVING_GATES, figures, judge_serving
 from fer_ml.bundles.bundle import Bundle, load_bundle
+from fer_ml.metrics.classification import expected_calibration_error
 from fer_ml.recipes.preprocess import Frame
 from fer_ml.storage.store import Store
 from tests.fer_assets.stages.bundles import made
@@ -59,7 +61,7 @@ def test_the_right_square_gives_the_same_answers_and_a_wrong_one_others() -> Non
 def test_figures_are_of_the_faces_that_were_found(bundle: Bundle) -> None:
     shown, y = faces(6), np.zeros(6, int)
     held = figures(shown, y, served(Frame()), KnowsWhere(shown))
-    assert held["found"] == 6
+    assert (held["found"], held["pictures"]) == (6, 1), "too few for a verdict"
     both = both_ways(shown, served(Frame()), KnowsWhere(shown), 0)
     assert held["direct"]["accuracy"] == (both.direct.argmax(axis=1) == 0).mean()
     assert held["shown"]["accuracy"] == (both.shown.argmax(axis=1) == 0).mean()
@@ -69,6 +71,29 @@ def test_figures_are_of_the_faces_that_were_found(bundle: Bundle) -> None:
             return []
 
     assert figures(shown, y, served(Frame()), Blind(shown))["found"] == 0
+
+
+def test_figures_are_averages_over_several_pictures_of_each_face(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every picture holds the face at another place and size."""
+    shown, y, served_as = faces(6), np.arange(6), served(Frame())
+    monkeypatch.setattr(_serving, "LEAST", 6)
+
+    class KnowsEach(KnowsWhere):
+        def __init__(self) -> None:
+            self._narrow = 0.0
+            seeds = range(_serving.SEED, _serving.SEED + _serving.PICTURES)
+            self._next = iter(embed(f, (s, row))[1] for s in seeds for row, f in enumerate(shown))
+
+    held, again = figures(shown, y, served_as, KnowsEach()), KnowsEach()
+    each = [both_ways(shown, served_as, again, seed).shown for seed in range(_serving.PICTURES)]
+    assert held["pictures"] == _serving.PICTURES
+    hits = np.mean([(probs.argmax(axis=1) == y).mean() for probs in each])
+    assert held["shown"]["accuracy"] == pytest.approx(hits)
+    eces = [expected_calibration_error(y, probs) for probs in each]
+    assert len(set(eces)) > 1
+    assert held["shown"]["ece"] == pytest.approx(np.mean(eces))
 
 
 def one(found: int, accuracy: float, ece: float) -> dict[str, Any]:
