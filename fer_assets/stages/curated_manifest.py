@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from fer_assets.stage import Given, Recipe, Stage, needs
 from fer_assets.stages._manifests import ManifestLimits, judge
@@ -68,11 +68,18 @@ class CuratedRecipe(Recipe):
     min_side: int
     one_per: Literal["row", "sample", "group"]
     drop_twins: bool
+    agree_with: tuple[str, ...]
+    votes_added: dict[str, float]
 
     @classmethod
     def of(cls, name: str, profile: Profile, partition: str | None) -> "CuratedRecipe":
         """Return the curation ``name`` of the profile."""
         return cls(**dict(profile.curated[name]))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the recipe; later fields only if used, so that earlier records stay equal."""
+        later = ("agree_with", "votes_added")
+        return {k: v for k, v in super().recorded().items() if v or k not in later}
 
 
 def build(run: RunFolder, job: Job[CuratedRecipe]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import crop_face, is_grey, read_image
 from fer_ml.manifests.schema import boxes, read_manifest, write_manifest
 from fer_ml.recipes.profile import Curation
@@ -17,6 +18,8 @@ TRAINED_ON = "hq_train_manifest"
 COLOURS_FILE = "colours.json"
 #: Training faces of each source whose colour is looked at.
 LOOKED_AT = 100
+#: A face and its label, as one text.
+_LABELLED = pl.concat_str("sample_id", "label", separator=" ")
 
 
 def manifest_file(asset: str) -> str:
@@ -39,7 +42,7 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
         rows = frame.filter(
             (pl.col("source") == source) & pl.col("split").is_in(list(recipe.splits))
         )
-        for what, keep in _filters(recipe, source).items():
+        for what, keep in _filters(recipe, source, frame).items():
             if rows.is_empty():
                 break
             rows = rows.filter(keep)
@@ -63,11 +66,44 @@ def curate(frame: pl.DataFrame, recipe: Curation, name: str) -> pl.DataFrame:
     if recipe.one_per != "row":
         key = {"sample": "sample_id", "group": "group_id"}[recipe.one_per]
         rows = rows.unique(key, keep="first", maintain_order=True)
+    for source, count in recipe.votes_added.items():
+        rows = add_votes(rows, frame.filter(pl.col("source") == source), count)
     return rows.sort("source", "image_path", "face_id", "bbox_left", "orig_image")
 
 
-def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
-    """Return the recipe's filters on rows of one source, by their description."""
+def add_votes(rows: pl.DataFrame, labelled: pl.DataFrame, count: float) -> pl.DataFrame:
+    """Return ``rows`` whose ``votes`` hold the labels of one more annotator, ``count`` votes each.
+
+    ``labelled`` are the annotator's rows; several rows of one face share the ``count`` votes. With
+    the votes v of a face and its label y the new votes are v_c + count [c = y]. Rows without votes,
+    or without a row in ``labelled``, stay as they are. ``FerError`` if no row has both.
+    """
+    shares = labelled.select("sample_id", "label", share=count / pl.len().over("sample_id"))
+    by_face = shares.group_by("sample_id").agg(
+        pl.col("share").filter(pl.col("label") == name).sum().alias(f"+{name}") for name in CLASSES
+    )
+    both = rows.join(by_face, on="sample_id", how="left", maintain_order="left")
+    held = pl.col("votes").str.split(";")
+    sums = [
+        # As publishers write them: whole numbers without a decimal point.
+        (held.list.get(index, null_on_oob=True).cast(pl.Float64) + pl.col(f"+{name}"))
+        .cast(pl.String)
+        .str.replace(r"\.0$", "")
+        for index, name in enumerate(CLASSES)
+    ]
+    votes = both.select(pl.concat_str(sums, separator=";")).to_series()
+    if votes.null_count() == rows.height:
+        raise FerError(
+            "votes_added: no face has both votes and a label of this source",
+            code="filter-without-rows",
+            where=f"sources {', '.join(sorted(rows['source'].unique()))}",
+            fix="name a source that labels the same faces, in a manifest with votes",
+        )
+    return rows.with_columns(pl.coalesce(votes, "votes").alias("votes"))
+
+
+def _filters(recipe: Curation, source: str, frame: pl.DataFrame) -> dict[str, pl.Expr]:
+    """Return the recipe's filters on rows of one source of ``frame``, by their description."""
     side = pl.min_horizontal(
         pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
         pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
@@ -82,6 +118,13 @@ def _filters(recipe: Curation, source: str) -> dict[str, pl.Expr]:
         filters[f"min_side {recipe.min_side}"] = side >= recipe.min_side
     if recipe.drop_twins:
         filters["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
+    for other in recipe.agree_with:
+        theirs = frame.filter(
+            pl.col("source") == other, pl.col("label").n_unique().over("sample_id") == 1
+        )
+        filters[f"agree_with {other}"] = _LABELLED.is_in(
+            theirs.select(_LABELLED).to_series().implode()
+        )
     return filters
 
 

@@ -7,7 +7,7 @@ dependent assets stale.
 
 import re
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -124,6 +124,10 @@ class Curation(Frozen):
     """Keeps the first row of each sample, or of each group (near-identical faces too)."""
     drop_twins: bool = False
     """Leaves out test rows with a near-duplicate in another split of a publisher."""
+    agree_with: tuple[str, ...] = ()
+    """Keeps rows whose face has the same label in each of these sources."""
+    votes_added: dict[str, Annotated[float, Field(gt=0, le=1000)]] = {}
+    """By source: how many votes its label of the same face adds to the column `votes`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Curation":
@@ -294,7 +298,7 @@ class Profile(Frozen):
 
     def _check_curations(self, names: list[str]) -> None:
         for name, curation in self.curated.items():
-            for field in ("sources", "min_confidence"):
+            for field in ("sources", "min_confidence", "agree_with", "votes_added"):
                 unknown = set(getattr(curation, field)) - set(names)
                 if unknown:
                     raise ValueError(f"{name}.{field}: {sorted(unknown)} are not among {names}")

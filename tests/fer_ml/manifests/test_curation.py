@@ -1,10 +1,15 @@
 """Curation takes exactly what it names, and refuses a filter that takes nothing."""
 
+import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fer_ml.manifests.curation import curate
+from fer_ml.base.labels import CLASSES
+from fer_ml.manifests.curation import add_votes, curate
 from fer_ml.manifests.schema import SCHEMA
+from fer_ml.packed.packing import vote_shares
 from fer_ml.recipes.profile import Curation
 from tests.refusals import refused
 
@@ -119,3 +124,58 @@ def test_a_filter_that_leaves_nothing_is_named(filters: dict[str, object], named
 def test_a_recipe_names_known_classes() -> None:
     with pytest.raises(ValueError, match="Hapy"):
         Curation(sources=("a",), labels=("Hapy",))
+
+
+TWO = frame(
+    {"source": "a", "split": "test", "sample_id": "s", "label": "Sad", "votes": "0;0;1;0;7;0;2"},
+    {"source": "a", "split": "test", "sample_id": "t", "label": "Sad", "votes": "0;0;0;0;9;0;0"},
+    {"source": "a", "split": "test", "sample_id": "u", "label": "Fear"},
+    {"source": "a", "split": "test", "sample_id": "v", "label": "Fear", "votes": "1;0;5;0;0;0;0"},
+    {"source": "b", "split": "test", "sample_id": "s", "label": "Sad"},
+    {"source": "b", "split": "test", "sample_id": "t", "label": "Neutral"},
+    {"source": "b", "split": "test", "sample_id": "u", "label": "Fear"},
+    # An annotator who gave one face two labels agrees with none of them.
+    {"source": "b", "split": "test", "sample_id": "v", "label": "Fear"},
+    {"source": "b", "split": "test", "sample_id": "v", "label": "Happy"},
+)
+
+
+def test_faces_on_which_two_sources_agree() -> None:
+    recipe = Curation(sources=("a",), agree_with=("b",))
+    assert curate(TWO, recipe, "x")["sample_id"].to_list() == ["s", "u"]
+    with refused("filter-without-rows"):
+        curate(TWO, Curation(sources=("a",), labels=("Neutral",), agree_with=("b",)), "x")
+    with refused("filter-without-rows"):
+        curate(ROWS, Curation(sources=("b",), agree_with=("c",)), "x")
+
+
+def test_a_second_annotator_adds_votes_to_those_that_are_there() -> None:
+    rows = curate(TWO, Curation(sources=("a",), votes_added={"b": 3}), "x")
+    assert rows["votes"].to_list() == [
+        "0;0;1;0;10;0;2",
+        "0;0;0;0;9;0;3",
+        None,  # A row without votes keeps its label, as one vote of its own source.
+        "1;0;6.5;1.5;0;0;0",
+    ]
+    assert rows.drop("votes").equals(curate(TWO, Curation(sources=("a",)), "x").drop("votes"))
+    with refused("filter-without-rows"):
+        curate(TWO, Curation(sources=("b",), votes_added={"a": 3}), "x")
+
+
+@given(
+    votes=st.lists(st.integers(0, 10), min_size=7, max_size=7).filter(any),
+    label=st.sampled_from(CLASSES),
+    count=st.floats(0.01, 1000),
+)
+def test_the_share_of_the_second_annotator_is_k_of_all_votes(
+    votes: list[int], label: str, count: float
+) -> None:
+    """The target is a mixture of both: (1 - w) votes / sum + w one-hot, w = k / (sum + k)."""
+    rows = frame({"source": "a", "label": "Sad", "votes": ";".join(map(str, votes))})
+    second = frame({"source": "b", "label": label})
+    y = np.array([4])
+    before = vote_shares(rows, y)[0]
+    (after,) = vote_shares(add_votes(rows, second, count), y)
+    weight = count / (sum(votes) + count)
+    one_hot = np.eye(7)[CLASSES.index(label)]
+    np.testing.assert_allclose(after, (1 - weight) * before + weight * one_hot, atol=1e-6)
