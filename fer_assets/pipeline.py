@@ -97,6 +97,7 @@ class Pipeline(Lineage):
             code_version=stage.code_version,
             recorded=recorded,
             decisions=self.decisions() if stage.looks else {},
+            looked_at=self.profile.looked_at,
         )
         return job, declared
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fer_assets.stage import Given, Limits, Recipe, Stage, Surroundings, needs
 from fer_ml.base.reading import read_file, read_text, sha256_file
-from fer_ml.recipes.profile import Profile
+from fer_ml.recipes.profile import VAL_SET, Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Gate, Outcome, not_applicable
 from fer_ml.storage.job import Job
@@ -105,9 +105,19 @@ def _plan(run: RunFolder, job: Job[ReportRecipe]) -> str:
     run.path("plan.md").write_bytes(text)
     digest = sha256_file(path)
     set_files = [a.read_json(SETS_FILE) for a in job.inputs.values() if SETS_FILE in a.record.files]
-    sets = {name: faces for each in set_files for name, faces in each.items()}
-    before = planned_before(job.store.root.parent, sets, digest)
-    when = "before any look at its sets" if before else "or changed after a look at its sets"
+    # Val may be looked at: it is what choices are made on.
+    sets = {
+        name: faces
+        for each in set_files
+        for name, faces in each.items()
+        if not name.startswith(VAL_SET)
+    }
+    if not planned_before(job.store.root.parent, sets, digest):
+        when = "or changed after a look at its sets"
+    elif told := [name for name in sets if name in job.looked_at]:
+        when = f"before any look of this artifact root, but after others at {', '.join(told)}"
+    else:
+        when = "before any look at its sets"
     return f"The comparisons were planned in `plan.md` (`{digest[:12]}`), written {when}."
 
 

@@ -315,7 +315,8 @@ def _measure(
             "by_source": metrics_by(y, logits[name], part.frame["source"].to_list()),
             "by": {column: asdict(table) for column, table in by[name].items()},
         }
-    looked = job.looked_before(face_ids(part.frame["sample_id"])) if part.split == "test" else None
+    faces = face_ids(part.frame["sample_id"])
+    looked = job.looked_before(part.manifest, faces) if part.split == "test" else None
     cells = {name: {**cell, "looked_before": looked} for name, cell in cells.items()}
     scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
     pairs = []

@@ -70,7 +70,7 @@ def compare_arms(
         write_predictions(run.path(f"predictions/{name}.csv"), part.frame, logits)
         sums.append(group_sums(y, logits, groups, model.temperature))
     resampled = resampled_metrics(np.stack(sums))
-    looked = job.looked_before(faces) if part.split == "test" else None
+    looked = job.looked_before(part.manifest, faces) if part.split == "test" else None
     about = {**cells[names[0]], "looked_before": looked}
     differences = _differences(comparison, resampled)
     report = {

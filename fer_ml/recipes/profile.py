@@ -264,6 +264,8 @@ class Profile(Frozen):
     """Limits of the dual gate."""
     demo: Demo = Demo()
     """The demo session."""
+    looked_at: dict[str, Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]] = {}
+    """By evaluation set: the day of the first look at it, where no ledger holds that look."""
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
     """Least macro-F1 of each training, which must also beat chance; 0 switches both off."""
 
@@ -308,6 +310,8 @@ class Profile(Frozen):
                     f"{name}.min_confidence: {sorted(idle)} are not among its sources, so it does "
                     "nothing for them"
                 )
+        if unknown := set(self.looked_at) - set(self.tested):
+            raise ValueError(f"looked_at: {sorted(unknown)} are not among {self.tested}")
         for name in self.curations:
             if not re.fullmatch(r"[a-z0-9_]+", name) or name in _TAKEN:
                 raise ValueError(f"curations.{name}: a new name in a-z, 0-9 and _")

@@ -33,6 +33,7 @@ class Job(Generic[Recipe]):
     - ``code_version``: the version of the stage's code
     - ``decisions``: choices that a look at evaluation scores could influence
       (``fer_ml.storage.looks``)
+    - ``looked_at``: by evaluation set, the day of a look that the ledger lacks, by the profile
     - ``recipe``: the fields of the profile that decide the result, typed as the stage declares them
     - ``recorded``: the recipe as the record keeps it
     """
@@ -48,6 +49,7 @@ class Job(Generic[Recipe]):
     code_version: str = "1"
     recorded: Mapping[str, Any] = field(default_factory=dict)
     decisions: Mapping[str, str] = field(default_factory=dict)
+    looked_at: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -66,12 +68,18 @@ class Job(Generic[Recipe]):
             )
         return self.inputs[key]
 
-    def looked_before(self, faces: list[str]) -> dict[str, Any] | None:
+    def looked_before(self, manifest: str, faces: list[str]) -> dict[str, Any] | None:
         """Return the mark 'looked at before' for numbers on ``faces``, or None if none is due.
 
-        ``faces`` are ids from ``looks.face_ids``; ``looks.looked_before`` defines the mark.
+        ``faces`` are ids from ``looks.face_ids``, of test rows of ``manifest``.
+        ``looks.looked_before`` defines the mark. ``looked_at`` marks a set of its own accord.
         """
-        return looked_before(self.store.root.parent, faces, self.decisions)
+        mark = looked_before(self.store.root.parent, faces, self.decisions)
+        told = self.looked_at.get(manifest.removesuffix("_manifest"))
+        if told is None:
+            return mark
+        since, decided = (mark["since"], mark["decided"]) if mark else (told, [])
+        return {"since": min(told, since), "decided": ["the profile", *decided]}
 
     def kept(self, run: RunFolder) -> Path:
         """Return a private directory for resumable work, which survives when the process is killed.

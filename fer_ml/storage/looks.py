@@ -115,9 +115,10 @@ def looked_before(
 
 
 def planned_before(home: Path, sets: Mapping[str, list[str]], plan: str) -> bool:
-    """Return whether the plan with hash ``plan`` was written before every look at these sets."""
-    wanted = {_set_hash(faces) for faces in sets.values()}
-    return all(look.plan == plan for look in read_looks(home) if wanted & set(look.sets.values()))
+    """Return whether the plan with hash ``plan`` was written before every look at these faces."""
+    wanted, looks = {face for faces in sets.values() for face in faces}, read_looks(home)
+    seen = {name for look in looks for name, faces in look.faces.items() if wanted & set(faces)}
+    return all(look.plan == plan for look in looks if seen & set(look.sets.values()))
 
 
 def note_look(

@@ -178,11 +178,16 @@ def test_looks_are_noted_and_a_decision_after_them_is_marked(tiny: Pipeline) -> 
     cells = current(tiny, "benchmark").read_json("benchmark.json")["entries"]["student_kd"]
     assert {cell["looked_before"] for cell in cells.values()} == {None}
     faces = current(tiny, "benchmark").read_json(SETS_FILE)["eval_only"]
-    assert tiny.job(Target("benchmark"))[0].looked_before(faces) is None
+    assert tiny.job(Target("benchmark"))[0].looked_before("eval_only_manifest", faces) is None
     update = {"selection": Selection(flips_gain=0.2)}
     other = replace(tiny, profile=tiny.profile.model_copy(update=update))
-    mark = other.job(Target("benchmark"))[0].looked_before(faces)
+    mark = other.job(Target("benchmark"))[0].looked_before("eval_only_manifest", faces)
     assert mark == {"since": looks[0].at, "decided": ["student_selection"]}
+    told = replace(
+        tiny, profile=tiny.profile.model_copy(update={"looked_at": {"eval_only": "2020-01-02"}})
+    )
+    mark = told.job(Target("benchmark"))[0].looked_before("eval_only_manifest", faces)
+    assert mark == {"since": "2020-01-02", "decided": ["the profile"]}
 
 
 def test_what_is_deployed_is_what_the_dual_gate_saw(tiny: Pipeline) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,14 +14,22 @@ from pypdf import PdfReader
 
 from fer_assets.stage import Limits
 from fer_assets.stages.report import GATES, judge
+from fer_ml.base.reading import sha256_file
+from fer_ml.recipes.builtin import sample
 from fer_ml.report.html import html_page
 from fer_ml.report.pdf import pdf_bytes
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.looks import note_look
 from fer_ml.storage.store import Store
-from tests.fer_ml.report.conftest import HOSTILE
+from tests.fer_ml.report.conftest import HOSTILE, LOOKED
 from tests.refusals import refused
 
 Made = Callable[..., Artifact]
+WHEN = {
+    "unseen": "before any look at its sets",
+    "seen": "or changed after a look at its sets",
+    "told": "before any look of this artifact root, but after others at test_all_sources",
+}
 WHOLE = """# {{ title }}
 
 {{ claim('rows') }} As shown [1].
@@ -55,6 +64,39 @@ def test_the_same_inputs_give_the_same_bytes(make: Made) -> None:
     }
     counts = {"claims": 1, "figures": 1, "tables": 1}
     assert counts.items() <= first.record.summary.items()
+
+
+@pytest.mark.parametrize(
+    ("faces", "plan", "looked_at", "when"),
+    [
+        ("test_all_sources", "this", {}, "unseen"),
+        ("test_all_sources", None, {}, "seen"),
+        ("test_all_sources", "another", {}, "seen"),
+        ("hq_train_val", None, {}, "unseen"),  # Val is what choices are made on.
+        ("test_all_sources", "this", {"test_all_sources": "2020-01-02"}, "told"),
+    ],
+)
+def test_the_plan_is_kept_by_its_hash_and_says_whether_it_came_first(
+    make: Made,
+    store: Store,
+    tmp_path: Path,
+    faces: str,
+    plan: str | None,
+    looked_at: dict[str, str],
+    when: str,
+) -> None:
+    assert "No plan of the comparisons" in make("{{ sources() }}").file("report.md").read_text()
+    path = tmp_path / "mine.plan.md"
+    path.write_text("CE against KD, three seeds\n")
+    digest = sha256_file(path)
+    known = {"this": digest, "another": "0" * 64, None: None}
+    about = {"profile": "p", "asset": "benchmark", "run_id": None, "decisions": {}}
+    note_look(store.root.parent, {"s": LOOKED[faces]}, plan=known[plan], **about)
+    profile = sample().model_copy(update={"looked_at": looked_at})
+    report = make("{{ sources() }}", profile, plan=path)
+    assert report.file("plan.md").read_bytes() == path.read_bytes()
+    said = f"planned in `plan.md` (`{digest[:12]}`), written {WHEN[when]}."
+    assert said in report.file("report.md").read_text()
 
 
 def test_the_page_needs_no_other_file(make: Made) -> None:

@@ -438,6 +438,17 @@ def test_what_a_comparison_must_declare(changes: dict[str, Any], told: str) -> N
         Profile.model_validate({**given, "comparisons": {"a": {**held, "varies": ("targets",)}}})
 
 
+def test_what_was_looked_at_is_an_evaluation_set_on_a_day() -> None:
+    given = dict(sample())
+    assert_fault(
+        lambda: Profile.model_validate({**given, "looked_at": {"hq_train": "2020-01-02"}}),
+        "looked_at",
+    )
+    with pytest.raises(ValidationError, match=r"looked_at\.eval_only"):
+        Profile.model_validate({**given, "looked_at": {"eval_only": "lately"}})
+    assert Profile.model_validate({**given, "looked_at": {"eval_only": "2020-01-02"}}).looked_at
+
+
 @pytest.mark.parametrize("named", ["weights/first.pt", "~/first.pt", "/elsewhere/first.pt"])
 def test_first_weights_lie_where_fer_toml_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str

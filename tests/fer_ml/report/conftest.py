@@ -15,6 +15,7 @@ from fer_ml.recipes.builtin import sample
 from fer_ml.recipes.profile import Profile
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import SETS_FILE
 from fer_ml.storage.record import Receipt
 from fer_ml.storage.store import Store
 
@@ -164,6 +165,10 @@ LINEAGE = [
 ]
 
 
+#: The faces of an evaluation set, and of val.
+LOOKED = {"test_all_sources": ["a" * 12], "hq_train_val": ["b" * 12]}
+
+
 def picture(seed: int = 3) -> bytes:
     import numpy as np
 
@@ -223,7 +228,11 @@ def artifacts(store: Store) -> list[Artifact]:
             "report_claims",
             {"claims.json": {"title": "A *title*", "claims": CLAIMS, "lineage": LINEAGE}},
         ),
-        put(store, "benchmark", {"benchmark.json": BENCHMARK, "pairs.csv": PAIRS.encode()}),
+        put(
+            store,
+            "benchmark",
+            {"benchmark.json": BENCHMARK, "pairs.csv": PAIRS.encode(), SETS_FILE: LOOKED},
+        ),
         student,
         put(store, "comparison/fair", {"comparison.json": COMPARISON}),
         put(store, "comparison/one", {"comparison.json": ONE_RUN}),
@@ -243,12 +252,14 @@ Made = Callable[..., Artifact]
 def make(store: Store, artifacts: list[Artifact], tmp_path: Path) -> Made:
     """Build a report from a template's text; returns its artifact."""
 
-    def made(template: str, profile: Profile | None = None) -> Artifact:
+    def made(template: str, profile: Profile | None = None, plan: Path | None = None) -> Artifact:
         path = tmp_path / "own.md.j2"
         path.write_text(template, encoding="utf-8")
         inputs = {artifact.key: artifact for artifact in artifacts}
-        recipe = ReportRecipe.of(profile or sample(), None)
-        job = Job("report", None, store, recipe, inputs, {"report": path})
+        profile = profile or sample()
+        paths = {"report": path, **({"plan": plan} if plan else {})}
+        recipe = ReportRecipe.of(profile, None)
+        job = Job("report", None, store, recipe, inputs, paths, looked_at=profile.looked_at)
         with store.begin("report", inputs=[a.as_input() for a in artifacts]) as run:
             build(run, job)
         report = store.current("report")

@@ -7,6 +7,7 @@ import pytest
 
 from fer_ml.storage import job as module
 from fer_ml.storage.job import Job
+from fer_ml.storage.looks import face_ids, note_look
 from fer_ml.storage.store import Store
 from tests.refusals import refused
 
@@ -48,3 +49,16 @@ def test_nobody_else_has_it_until_its_result_is_current(
             job.kept(other)
     with job.store.begin("teacher", "RN18") as run:
         job.kept(run)
+
+
+def test_a_set_that_the_profile_had_looked_at_is_marked_without_a_ledger(job: Job) -> None:
+    faces = face_ids(["a", "b"])
+    assert job.looked_before("test_all_sources_manifest", faces) is None
+    told = replace(job, looked_at={"test_all_sources": "2020-01-02"}, decisions={"x": "new"})
+    mark = {"since": "2020-01-02", "decided": ["the profile"]}
+    assert told.looked_before("test_all_sources_manifest", faces) == mark
+    assert told.looked_before("eval_only_manifest", faces) is None
+    about = {"profile": "p", "asset": "benchmark", "run_id": None, "plan": None}
+    note_look(job.store.root.parent, {"s": faces}, decisions={"x": "old"}, **about)
+    both = told.looked_before("test_all_sources_manifest", faces)
+    assert both == {"since": "2020-01-02", "decided": ["the profile", "x"]}

@@ -90,6 +90,13 @@ def test_a_plan_counts_where_every_look_at_its_sets_came_after_it(tmp_path: Path
     assert not planned_before(tmp_path, sets, "plan")
 
 
+def test_a_look_at_one_face_of_a_set_is_a_look_at_it(tmp_path: Path) -> None:
+    """A set that grew or shrank by a face since is no new one."""
+    look(tmp_path, [*OTHER, TEST[0]])
+    assert not planned_before(tmp_path, {"test": TEST}, "plan")
+    assert planned_before(tmp_path, {"test": TEST[1:]}, "plan")
+
+
 def test_faces_are_written_once(tmp_path: Path) -> None:
     look(tmp_path)
     look(tmp_path, plan="p" * 64)

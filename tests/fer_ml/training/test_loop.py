@@ -237,6 +237,23 @@ def test_teacher_rows_stay_with_their_images(
     assert numbers == [{0}, {1}, {2}, {0}], "views take turns with the epochs"
 
 
+def test_a_face_shows_each_class_that_is_mixed_into_it(
+    recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So no wrong class is drawn among them. What smoothing adds is no class that is there."""
+    held: list[Batch] = []
+
+    def loss(net: Any, batch: Batch) -> torch.Tensor:
+        held.append(batch)
+        return net(batch.images).square().sum()
+
+    with_loss(monkeypatch, loss)
+    train(Linear(), replace(recipe, mixup=1.0, label_smoothing=0.1), faces(28), faces(14), seed=0)
+    for batch in held:
+        assert torch.equal(batch.shown, batch.target > 0.1 / 7 + 1e-6)
+    assert {int(number) for batch in held for number in batch.shown.sum(dim=1)} == {1, 2}
+
+
 def test_a_student_sees_the_very_views_that_its_teacher_labelled(
     recipe: Training, faces: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
