@@ -14,6 +14,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.evidence.address import FOLDER, page_of
 from fer_ml.evidence.pages import report_of
 from fer_ml.figures.page import render_page
+from fer_ml.metrics.comparability import look_note
 from fer_ml.storage.record import parse_label
 
 TEMPLATE = Path(__file__).with_name("start.html.j2")
@@ -68,10 +69,11 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
         interval = scores.get("intervals", {}).get("macro_f1")
         within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
         drawn = ", drawn faces" if pipeline.profile.drawn else ""
+        looked = f"; {note}" if (note := look_note(scores)) else ""
         yield Headline(
             f"macro-F1 of {card['name']} on the test set",
             f"{scores['macro_f1']:.3f}",
-            f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}",
+            f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}{looked}",
         )
     demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
     flips = demo.get("flips_per_minute_stabilised")

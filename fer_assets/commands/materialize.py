@@ -259,7 +259,7 @@ def _closing(pipeline: "Pipeline") -> "Iterator[Table | Tree | str]":
 
 def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
     """Return macro-F1 by model and evaluation set; the header states n and split."""
-    from fer_ml.metrics.comparability import unequal_budgets
+    from fer_ml.metrics.comparability import look_note, unequal_budgets
 
     document = benchmark.read_json("benchmark.json")
     entries = document["entries"]
@@ -290,6 +290,7 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
         notes += [f"* not to be compared with the first row. {first_line}", *more]
     budgets = unequal_budgets({model: next(iter(c.values())) for model, c in entries.items()})
     notes += [budgets] if budgets else []
+    notes += [f"{name}: {looked}" for name, entry in sets.items() if (looked := look_note(entry))]
     if notes:
         scores.caption = _lines(notes)
         scores.caption_justify = "left"

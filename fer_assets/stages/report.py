@@ -176,6 +176,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             looks=True,
-            code_version="5",
+            code_version="6",
         )
     ]

@@ -120,6 +120,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             looks=True,
-            code_version="3",
+            code_version="4",
         )
     ]

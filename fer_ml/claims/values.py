@@ -113,7 +113,16 @@ class Reader:
             value = _aggregate(str(source.take), cells)
         columns = [key for key in (chosen[0] if chosen else {}) if isinstance(key, str)]
         alike = {key: chosen[0][key] for key in columns if len({row[key] for row in chosen}) == 1}
-        return SourcedNumber(value, artifact, source, (alike,))
+        return SourcedNumber(value, artifact, source, (alike, self._set_of(artifact, alike)))
+
+    def _set_of(self, artifact: Artifact, row: Mapping[str, str]) -> dict[str, Any]:
+        """Return what ``benchmark.json`` says of the evaluation set of rows of its csv files."""
+        name = row.get("set")
+        if name is None or "benchmark.json" not in artifact.record.files:
+            return {}
+        cells = self.document(artifact, "benchmark.json")["entries"].values()
+        cell = next((sets[name] for sets in cells if name in sets), {})
+        return {key: cell[key] for key in ("manifest", "looked_before") if key in cell}
 
     def _rows(self, artifact: Artifact, source: Source) -> list[dict[str, str]]:
         path = _file(artifact, source.file)

@@ -12,6 +12,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import open_text
 from fer_ml.claims import printed as numbers
 from fer_ml.claims.pointers import pointer_token, resolve_pointer
+from fer_ml.metrics.comparability import look_note
 from fer_ml.report.markdown import Markdown, code, escape, table
 from fer_ml.report.results import Results, interval_of
 
@@ -28,6 +29,15 @@ def claim_text(claim: Mapping[str, Any]) -> Markdown:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Markdown(f"{value:,.{claim['decimals']}f}")
     return Markdown("?") if value is None else escape(value)
+
+
+def looked_mark(around: Iterable[Any], value: Any = 0.0) -> Markdown:
+    """Return the mark of a fraction if the objects around it say 'looked at before'; else nothing.
+
+    Whole numbers are counts, which no decision could have raised.
+    """
+    told = any(look_note(each) for each in around if isinstance(each, Mapping))
+    return Markdown(" (looked at before)" * (told and isinstance(value, float)))
 
 
 def shown_value(value: Any, decimals: int | None, where: str) -> Markdown:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
-from fer_ml.claims.pointers import pointer_token, resolve_pointer
+from fer_ml.claims.pointers import pointer_token, resolve_pointer, walk_pointer
 from fer_ml.evidence.address import FROM_REPORT, page_of, page_of_number
 from fer_ml.metrics.comparability import look_note, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
@@ -23,6 +23,7 @@ from fer_ml.report.cells import (
     comparison_numbers,
     f3,
     linked,
+    looked_mark,
     number_of,
     objects_at,
     p_value,
@@ -120,7 +121,7 @@ class References:
         """Return a number or text at a JSON pointer in an artifact; fractions need ``decimals``."""
         artifact = self._artifact(asset)
         try:
-            target = resolve_pointer(artifact.read_json(file), pointer)
+            *around, target = walk_pointer(artifact.read_json(file), pointer)
         except KeyError as error:
             raise FerError(
                 f"the file {file} of {asset} has no value at {pointer!r}",
@@ -133,7 +134,8 @@ class References:
             self._give("value", artifact, file, **given)
             return shown
         self._give("value", artifact, file, **given, numbers={pointer: str(shown)})
-        return linked(shown, _page(artifact, file, pointer))
+        page = _page(artifact, file, pointer)
+        return Markdown(f"{linked(shown, page)}{looked_mark(around, target)}")
 
     def known(self, asset: str, file: str, pointer: str) -> bool:
         """Return whether a JSON file of an artifact has a value at a pointer, for conditions."""
@@ -269,10 +271,10 @@ class References:
         self.given.append(given | more)
 
     def _mark(self, name: str) -> Markdown:
-        number = list(self.claims).index(name) + 1
-        status = self.claims[name]["status"]
-        sign = "✓" if status == "grounded" else f"✗ {words(status)}"
-        return Markdown(f"[c{number} {sign}]({FROM_REPORT}{page_of(name)})")
+        number, claim = list(self.claims).index(name) + 1, self.claims[name]
+        sign = "✓" if claim["status"] == "grounded" else f"✗ {words(claim['status'])}"
+        looked = looked_mark([claim.get("measured_on")])
+        return Markdown(f"[c{number} {sign}]({FROM_REPORT}{page_of(name)}){looked}")
 
     def _caption(self, word: str, text: str) -> str:
         self._count[word] += 1
@@ -283,8 +285,7 @@ class References:
         for number, (name, claim) in enumerate(self.claims.items(), 1):
             cited = claim["artifact"]
             label = asset_label(cited["asset"], cited["partition"])
-            within = cited["file"] + cited["pointer"]
-            place = " ".join(code(part) for part in (label, within) if part) or "-"
+            place = " ".join(code(p) for p in (label, cited["file"] + cited["pointer"]) if p) or "-"
             sign = "✓" if claim["status"] == "grounded" else "✗"
             reason = f": {escape(claim['reason'])}" if claim["reason"] else ""
             rows.append(

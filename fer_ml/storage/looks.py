@@ -72,8 +72,7 @@ def read_looks(home: Path) -> list[Look]:
 
 def _read(path: Path) -> list[Look]:
     looks, after = list[Look](), ""
-    lines = read_file(path, LEDGER).splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
             look = Look.model_validate_json(line, context=path)
             fault = None if look.after == after else "a line before it was changed or taken out"
@@ -90,6 +89,15 @@ def _read(path: Path) -> list[Look]:
         after = hashlib.sha256(line).hexdigest()
         looks.append(look)
     return looks
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the whole lines: one that a killed process left without its end was never a look.
+
+    Its numbers were not kept either, since a look is noted before its run becomes visible.
+    """
+    data = read_file(path, LEDGER)
+    return data[: data.rfind(b"\n") + 1].splitlines()
 
 
 def looked_before(
@@ -137,7 +145,7 @@ def note_look(
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / f".{LOOKS_FILE}.lock"):
         looks, path = read_looks(home), home / LOOKS_FILE
-        last = read_file(path, LEDGER).splitlines()[-1] if path.is_file() else None
+        lines = _lines(path) if path.is_file() else []
         known = {name for look in looks for name in look.faces}
         hashes = {name: _set_hash(faces) for name, faces in sets.items()}
         look = Look(
@@ -149,7 +157,8 @@ def note_look(
             plan=plan,
             sets=hashes,
             faces={h: tuple(sets[name]) for name, h in hashes.items() if h not in known},
-            after=hashlib.sha256(last).hexdigest() if last else "",
+            after=hashlib.sha256(lines[-1]).hexdigest() if lines else "",
         )
         with path.open("ab") as file:
+            file.truncate(sum(len(line) + 1 for line in lines))
             file.write(look.model_dump_json().encode() + b"\n")

@@ -42,6 +42,12 @@ def test_a_number_on_rows_that_were_looked_at_says_so(store: Store, chain: Chain
     put("benchmark", {"benchmark.json": benchmark}, [chain["student_dkd"].as_input()])
     told = resolve(store, number()).looked_before
     assert "2026-11-01" in told and "student_ce" in told
+    pairs = "set,split,n,model_a,difference\nall,test,10,ce,0.25\nval,val,9,ce,0.5\n"
+    put("benchmark", {"benchmark.json": benchmark, "pairs.csv": pairs})
+    row = number("", file="pairs.csv", take="mean", column="difference", expected="0.25")
+    of_all, of_val = ({**row, "where": {"set": name}} for name in ("all", "val"))
+    assert resolve(store, of_all).looked_before == told
+    assert resolve(store, of_val).looked_before == ""
 
 
 def test_grounded_down_to_the_raw_folders(store: Store, chain: Chain) -> None:

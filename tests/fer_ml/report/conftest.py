@@ -141,6 +141,7 @@ def claim(name: str, sentence: str, value: Any, **more: Any) -> dict[str, Any]:
     }
 
 
+SEEN = {"since": "2020-01-02", "decided": ["student_ce"]}
 CLAIMS = [
     claim("rows", "There are 2,085 rows.", 2085),
     claim("acc", "It is right on 0.734.", 0.733681, decimals=3),
@@ -152,7 +153,14 @@ CLAIMS = [
         status="not_comparable",
         artifact={"asset": "", "partition": None, "file": "", "pointer": "", "sha256": None},
     ),
-    claim("late", HOSTILE, None, status="stale", reason="x_1: a *newer* one | is current"),
+    claim(
+        "late",
+        HOSTILE,
+        None,
+        status="stale",
+        reason="x_1: a *newer* one | is current",
+        measured_on={"looked_before": SEEN},
+    ),
 ]
 
 
@@ -217,6 +225,7 @@ def artifacts(store: Store) -> list[Artifact]:
         "text": HOSTILE,
         "none": None,
         "list": [1],
+        "seen": {"looked_before": SEEN, "n": 9, "f1": {"mean": 0.25}},
     }
     student = put(
         store, "student_dkd", {"numbers.json": numbers, "rows.csv": csv, "curve.png": picture()}

@@ -32,7 +32,7 @@ def test_a_claim_prints_its_sentence_its_value_and_its_mark(make: Made) -> None:
     assert text_of(report) == (
         "There are 2,085 rows. [c1 ✓](../../evidence/claims/rows.html)"
         "/0.734 [c2 ✓](../../evidence/claims/acc.html)"
-        "/[c4 ✗ stale](../../evidence/claims/late.html)"
+        "/[c4 ✗ stale](../../evidence/claims/late.html) (looked at before)"
     )
     assert [item["id"] for item in given(report, "claim")] == ["rows", "acc", "late"]
 
@@ -59,6 +59,14 @@ def test_values_come_from_a_file_of_an_artifact(make: Made) -> None:
     assert (first["asset"], first["pointer"], first["printed"]) == ("student_dkd", "/rows", "2,085")
     assert last["asset"] == "teacher[RN18]"
     assert len(first["file_sha256"]) == len(first["sha256"]) == 64
+
+
+def test_a_fraction_on_faces_that_were_looked_at_says_so_in_any_text(make: Made) -> None:
+    report = make(
+        "{{ value('student_dkd', 'numbers.json', '/seen/f1/mean', decimals=2) }}, "
+        "{{ value('student_dkd', 'numbers.json', '/seen/n') }}"
+    )
+    assert text_of(report) == "0.25 (looked at before), 9"
 
 
 def test_each_number_leads_to_a_page_that_has_it(make: Made) -> None:
@@ -240,7 +248,8 @@ def test_the_table_of_claims_is_where_the_marks_lead(make: Made) -> None:
         "| [c1](../../evidence/claims/rows.html) | There are 2,085 rows. `rows` | ✓ grounded | "
         in text
     )
-    assert "| ✗ stale: x_1: a \\*newer\\* one \\| is current | " in text
+    seen = "looked at before (since 2020-01-02): student_ce decided after"
+    assert f"| ✗ stale: x_1: a \\*newer\\* one \\| is current; {seen} | " in text
     assert "`numbers.json/rows`" in text
 
 

@@ -105,6 +105,20 @@ def test_faces_are_written_once(tmp_path: Path) -> None:
     assert next(iter(first.faces.values())) == tuple(TEST)
 
 
+@pytest.mark.parametrize("whole", [0, 2])
+def test_a_line_that_a_killed_process_left_half_written_is_no_look(
+    tmp_path: Path, whole: int
+) -> None:
+    for _ in range(whole + 1):
+        look(tmp_path)
+    path = tmp_path / LOOKS_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:whole]) + lines[whole][:-30])
+    assert len(read_looks(tmp_path)) == whole
+    look(tmp_path, asset="report")
+    assert [entry.asset for entry in read_looks(tmp_path)] == ["benchmark"] * whole + ["report"]
+
+
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_line_that_is_taken_out_or_changed_is_seen(tmp_path: Path, taken: int) -> None:
     for _ in range(3):
