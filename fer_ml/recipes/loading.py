@@ -16,7 +16,8 @@ def load_profile(settings: Settings, name: str | None = None) -> Profile:
 
     A profile in fer.toml names its ``base`` and the fields that differ. Tables are merged, other
     values replaced, and the result is validated as a whole. A curation that names its ``sources``
-    also drops the base's ``min_confidence`` of all other sources. ``without`` lists parts of the
+    also drops the base's ``min_confidence`` of all other sources; a profile that names its
+    ``sources`` drops the base's ``looked_at``. ``without`` lists parts of the
     base to remove first, such as ``["teachers.B3", "experiments"]``. The name of a built-in profile
     always means that one. ``FerError`` for an unknown name or an invalid profile.
     """
@@ -97,6 +98,7 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
             start[curation]["min_confidence"] = {
                 source: least for source, least in kept if source in own_curation["sources"]
             }
+    start["looked_at"] = _still_looked_at(start, changes)
     merged = _merge(start, {**changes, "name": name})
     try:
         return Profile.from_plain(merged)
@@ -114,6 +116,18 @@ def _on_its_base(name: str, changes: dict[str, Any]) -> Profile:
             if error.errors()[0]["loc"][:2] in {("experiments", n) for n in new}
             else f"correct it under [profiles.{name}]",
         ) from error
+
+
+def _still_looked_at(start: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What the base looked at, as far as it is in the profile: none of it with other sources."""
+    if "sources" in changes:
+        return {}
+    merged = _merge(start, changes)
+    own = merged.get("curations")
+    curated = {**merged, **(own if isinstance(own, dict) else {})}
+    splits = {n: c.get("splits") for n, c in curated.items() if isinstance(c, dict)}
+    looked_at = start.get("looked_at", {})
+    return {name: day for name, day in looked_at.items() if "test" in str(splits.get(name))}
 
 
 def _leave_out(values: dict[str, Any], path: str, where: str) -> None:

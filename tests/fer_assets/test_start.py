@@ -10,6 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from fer_assets import start
 from fer_assets.digest import Digest, Entry, digest_of
 from fer_assets.evidence import Pages
 from fer_assets.pipeline import Pipeline
@@ -78,6 +79,20 @@ def test_a_bundle_that_no_gate_has_passed_has_no_headline(pipeline: Pipeline) ->
     with pipeline.store.begin("student_bundle") as run:
         run.write_json("card.json", card)
     assert next(headlines(pipeline, digest_of(pipeline))).value == "none"
+
+
+def test_a_headline_says_that_its_faces_were_looked_at(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"since": "2020-01-02", "decided": ["student_ce"]}
+    scores = {"macro_f1": 0.5, "accuracy": 0.6, "n": 9, "looked_before": seen}
+    card = {"name": "x", "metrics": {"test_all_sources": scores}}
+    monkeypatch.setattr(start, "_read", lambda *_: card)
+    more = next(headlines(pipeline, digest_of(pipeline))).more
+    assert more == (
+        "n = 9, accuracy 0.600, drawn faces; looked at before (since 2020-01-02): student_ce "
+        "decided after"
+    )
 
 
 @pytest.mark.parametrize(

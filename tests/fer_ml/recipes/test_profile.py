@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from fer_ml.base.settings import Settings, UserConfig, find_project, read_config
-from fer_ml.recipes.builtin import PROFILES, sample
+from fer_ml.recipes.builtin import PROFILES, ferplus, sample
 from fer_ml.recipes.loading import load_profile
 from fer_ml.recipes.profile import BACKBONES, Profile
 from fer_ml.runs.ensemble import given_weights
@@ -372,6 +372,29 @@ def test_the_confidence_of_sources_goes_with_them(tmp_path: Path) -> None:
     assert profile.eval_only.splits == sample().eval_only.splits
     kept = load_profile(settings(tmp_path, profiles={"own": {"hq_train": {"min_side": 40}}}), "own")
     assert kept.hq_train == sample().hq_train.model_copy(update={"min_side": 40})
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "left"),
+    [
+        ("ferplus", {}, {"test_all_sources", "eval_only"}),
+        ("ferplus", {"eval_only": {"splits": ["val"]}}, {"test_all_sources"}),
+        ("ferplus", {"sources": [s.model_dump(mode="json") for s in ferplus().sources]}, set()),
+        ("ferplus", {"without": ["looked_at"]}, set()),
+        ("ferplus_ensemble", {}, {"test_all_sources", "eval_only", "ferplus_test"}),
+        (
+            "ferplus_ensemble",
+            {"without": ["curations", "comparisons"]},
+            {"test_all_sources", "eval_only"},
+        ),
+    ],
+)
+def test_what_the_base_looked_at_goes_with_its_faces(
+    tmp_path: Path, base: str, changes: dict[str, Any], left: set[str]
+) -> None:
+    own = {"base": base, **changes}
+    profile = load_profile(settings(tmp_path, profiles={"own": own}), "own")
+    assert set(profile.looked_at) == left
 
 
 def fair(**changes: Any) -> Profile:
