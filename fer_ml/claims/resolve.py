@@ -165,9 +165,8 @@ class Resolver:
         return self.reader.number(self._artifact(source), source)
 
     def _non_inferiority(self, claim: NonInferiorityClaim) -> _Judged:
-        number, _ = self._own(claim)
-        assert number is not None
-        bound = self._find(claim.bound())
+        places = (claim.own_source(), claim.bound())
+        number, bound = (self.reader.one(self._artifact(p), p) for p in places if p is not None)
         reached = exact(bound.value) * (-1 if claim.worse == "below" else 1)
         fault = _not_printed(_stated(claim, number), number.value)
         if reached >= printed(claim.margin).value:

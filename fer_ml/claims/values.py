@@ -91,6 +91,15 @@ class Reader:
             value, artifact, source, tuple(p for p in path[::-1] if isinstance(p, dict))
         )
 
+    def one(self, artifact: Artifact, source: Source) -> SourcedNumber:
+        """Return the number at ``source``; ``Nothing`` if several rows of a csv give it.
+
+        The least ``difference`` and the least ``low`` may be of two rows.
+        """
+        if source.take is not None and (rows := len(self._rows(artifact, source))) > 1:
+            raise Nothing(f"{rows} rows of {source.file} match, and the bound is that of one")
+        return self.number(artifact, source)
+
     def document(self, artifact: Artifact, name: str) -> Any:
         """Return one parsed JSON file of an artifact."""
         path = _file(artifact, name)

@@ -556,6 +556,10 @@ def test_non_inferiority_reads_a_row_of_pairs(store: Store, put: Put) -> None:
     claim = {"kind": "non_inferiority", **BASE, "asset": "benchmark", "file": "pairs.csv", **row}
     assert resolve(store, {**claim, "margin": "0.03", "worse": "below"}).status == "grounded"
     assert resolve(store, {**claim, "margin": "0.02", "worse": "below"}).status == "contradicted"
+    put("benchmark", {"pairs.csv": CSV + "ce,-0.015,-0.016,-0.001\n"})
+    of_two = {**claim, "where": {}, "take": "max", "margin": "0.03", "worse": "below"}
+    found = resolve(store, of_two)
+    assert found.status == "ungrounded" and "2 rows of pairs.csv match" in found.reason
 
 
 def test_unequal_budgets_are_said_or_refused(store: Store, put: Put) -> None:
