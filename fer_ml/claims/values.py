@@ -130,7 +130,7 @@ class Reader:
         if name is None or "benchmark.json" not in artifact.record.files:
             return {}
         cells = self.document(artifact, "benchmark.json")["entries"].values()
-        cell = next((sets[name] for sets in cells if name in sets), {})
+        cell: Mapping[str, Any] = next((sets[name] for sets in cells if name in sets), {})
         return {key: cell[key] for key in ("manifest", "looked_before") if key in cell}
 
     def _rows(self, artifact: Artifact, source: Source) -> list[dict[str, str]]:
