@@ -59,7 +59,7 @@ class CardRecipe(Recipe):
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "CardRecipe":
         """Return the recipe from the profile."""
-        trained_on = profile.hq_train.sources
+        trained_on = {*profile.hq_train.sources, *profile.hq_train.votes_added}
         titles = tuple(each.title for each in profile.sources if each.name in trained_on)
         return cls(profile.name, profile.drawn, titles, profile.demo.frames)
 

@@ -60,8 +60,9 @@ HOLDS = {
         " `value`, `n`, `metric`, `figure`, `low`, `high`"
     ),
     "pairs.csv": (
-        "each two models of a table: `difference` (a - b), `low`, `high`, `p_value`, `p_holm`, and"
-        " McNemar's test"
+        "each two models of a table, and an external model with each model that only prepares "
+        "faces in another way (`same_preprocess` false): `difference` (a - b), `low`, `high`, "
+        "`p_value`, `p_holm`, and McNemar's test"
     ),
     "ledger.json": (
         "`models`: `checkpoint_sha256`, and `chosen`: `split`, `manifest`, `manifest_sha256`, "
@@ -215,6 +216,6 @@ def stages(given: Given) -> list[Stage]:
             judge=judge,
             looks=True,
             limits=BenchmarkLimits.of,
-            code_version="5",
+            code_version="6",
         )
     ]

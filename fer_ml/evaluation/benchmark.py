@@ -3,7 +3,6 @@
 Each number states its evaluation set, split and sample count.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import polars as pl
 
 from fer_ml.base.labels import CLASSES
 from fer_ml.evaluation.models import CHOOSING, Model, benchmark_models, ledger
+from fer_ml.evaluation.pairs import pair_rows
 from fer_ml.figures.charts import (
     fairness_chart,
     figures_chart,
@@ -30,16 +30,7 @@ from fer_ml.metrics.classification import (
 from fer_ml.metrics.comparability import caption, split_tables, tables_of
 from fer_ml.metrics.groups import Fairness, fairness_table, metrics_by
 from fer_ml.metrics.predictions import write_predictions
-from fer_ml.metrics.resampling import (
-    PAIRED,
-    Interval,
-    group_sums,
-    holm,
-    mcnemar,
-    metric_intervals,
-    paired_difference,
-    resampled_metrics,
-)
+from fer_ml.metrics.resampling import Interval, group_sums, metric_intervals
 from fer_ml.metrics.risk import risk_coverage
 from fer_ml.metrics.vector_scaling import fit_vector_scaling
 from fer_ml.recipes.profile import CANDIDATES, VAL_SET
@@ -319,11 +310,7 @@ def _measure(
     looked = job.looked_before(part.manifest, faces) if part.split == "test" else None
     cells = {name: {**cell, "looked_before": looked} for name, cell in cells.items()}
     scaled_sums = {model.name: sums[model.name, "temperature_scaled"] for model in models}
-    pairs = []
-    for table in split_tables(cells):
-        together = [model for model in models if model.name in table.names]
-        pairs += _pairs(part, y, together, logits, scaled_sums)
-    return _Measured(part, cells, by, pairs)
+    return _Measured(part, cells, by, pair_rows(part, y, models, cells, logits, scaled_sums))
 
 
 def _by(
@@ -340,49 +327,6 @@ def _by(
 
 def _bounds(intervals: dict[str, Interval]) -> dict[str, dict[str, float]]:
     return {name: {"low": bounds.low, "high": bounds.high} for name, bounds in intervals.items()}
-
-
-def _pairs(
-    part: EvaluationSet,
-    y: np.ndarray,
-    models: list[Model],
-    logits: dict[str, np.ndarray],
-    sums: dict[str, np.ndarray],
-) -> list[dict[str, Any]]:
-    """Compare each pair of models that may share a table, on the same rows.
-
-    The comparison is about these very networks, not their training methods. ``p_holm`` and
-    ``mcnemar_p_holm`` are corrected for the number of pairs, for each metric on its own.
-    """
-    resampled = resampled_metrics(np.stack([sums[model.name] for model in models]))
-    correct = [logits[model.name].argmax(axis=1) == y for model in models]
-    pairs = list(itertools.combinations(range(len(models)), 2))
-    tests = [mcnemar(correct[a], correct[b]) for a, b in pairs]
-    gaps = [paired_difference(resampled, a, b) for a, b in pairs]
-    by_right = holm([test.p_value for test in tests])
-    by_metric = {metric: holm([gap[metric].p_value for gap in gaps]) for metric in PAIRED}
-    return [
-        {
-            "set": part.name,
-            "split": part.split,
-            "n": len(y),
-            "selection_split": bool(models[a].selected_on(part.manifest, part.split)),
-            "model_a": models[a].name,
-            "model_b": models[b].name,
-            "metric": metric,
-            "difference": gaps[place][metric].value,
-            "low": gaps[place][metric].low,
-            "high": gaps[place][metric].high,
-            "p_value": gaps[place][metric].p_value,
-            "p_holm": by_metric[metric][place],
-            "mcnemar_only_a": tests[place].only_a,
-            "mcnemar_only_b": tests[place].only_b,
-            "mcnemar_p": tests[place].p_value,
-            "mcnemar_p_holm": by_right[place],
-        }
-        for place, (a, b) in enumerate(pairs)
-        for metric in PAIRED
-    ]
 
 
 def _each(entries: dict[str, dict[str, Any]]) -> list[tuple[str, str, dict[str, Any]]]:

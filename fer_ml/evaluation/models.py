@@ -57,6 +57,11 @@ class Model:
     chosen: dict[str, Choice]
     epochs: int | None = None
 
+    @property
+    def from_elsewhere(self) -> bool:
+        """Whether it is an external model, whose preprocessing is part of it."""
+        return self.artifact.record.asset == "external_model"
+
     def selected_on(self, manifest: str, split: str) -> list[str]:
         """Return the choices made on rows of ``split``: scores on these are no test results."""
         return [

@@ -43,6 +43,16 @@ def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {a[key]} and {b[key]}" for key in KEYS if a[key] != b[key]]
 
 
+def prepared_apart(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two entries are apart for one reason: their models prepare faces in other ways.
+
+    >>> here = dict.fromkeys(KEYS, 1)
+    >>> prepared_apart(here, {**here, "preprocess_sha256": 2}), prepared_apart(here, here)
+    (True, False)
+    """
+    return [key for key in KEYS if a[key] != b[key]] == ["preprocess_sha256"]
+
+
 @dataclass(frozen=True)
 class Table:
     """The names of entries that may share a table, and why they are apart from the first table."""

@@ -16,8 +16,13 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import sha256_file
 from fer_ml.bundles.bundle import Card, write_card
+from fer_ml.claims.model import read_claims
+from fer_ml.claims.resolve import Resolver
+from fer_ml.claims.trace import Tracer, walk
+from fer_ml.evaluation.benchmark import measure_models
 from fer_ml.evaluation.external import external_predictor, keep_external_model, open_model
 from fer_ml.evaluation.models import benchmark_models
+from fer_ml.evidence.rows import Origins
 from fer_ml.metrics.calibration import fit_temperature
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.recipes.preprocess import Frame, Preprocess
@@ -174,10 +179,8 @@ def test_an_onnx_file_enters_the_benchmark_with_a_temperature_from_calib(
     assert not model.selected_on("hq_train_manifest", "val")
 
 
-def test_bundles_and_checkpoints_bring_their_own_preprocessing(
-    lineage: Any, save: Save, tmp_path: Path
-) -> None:
-    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0.0, frame=Frame(1.3))
+def bundle_in(folder: Path, spec: Preprocess) -> Card:
+    """A bundle of ``network`` for faces prepared by ``spec``, and its card."""
     folder.mkdir()
     model = network()
     model.graph.input[0].name = model.graph.node[0].input[0] = "input"
@@ -198,6 +201,14 @@ def test_bundles_and_checkpoints_bring_their_own_preprocessing(
         intended_use="",
     )
     write_card(folder, card)
+    return card
+
+
+def test_bundles_and_checkpoints_bring_their_own_preprocessing(
+    lineage: Any, save: Save, tmp_path: Path
+) -> None:
+    folder, spec = tmp_path / "bundle", Preprocess(size=16, clahe_clip=0.0, frame=Frame(1.3))
+    card = bundle_in(folder, spec)
     opened = open_model(folder, SPEC)
     assert (opened.preprocess, opened.assumed) == (spec, ())
     write_card(folder, card.model_copy(update={"model_sha256": "0" * 64}))
@@ -211,3 +222,50 @@ def test_bundles_and_checkpoints_bring_their_own_preprocessing(
     test = lineage.frame.filter(pl.col("split") == "test")
     (student,) = [m for m in benchmark_models(job) if m.name == "student_ce"]
     assert (external_predictor(job, "copy")(test) == student.predict(test)).all()
+
+
+def test_an_external_model_is_compared_whatever_it_sees_and_a_claim_holds_the_difference(
+    lineage: Any, tmp_path: Path
+) -> None:
+    bundle_in(tmp_path / "fer", replace(SPEC, frame=Frame(1.3)))
+    kept(lineage, "fer", tmp_path / "fer")
+    benchmark = lineage.made(measure_models, lineage.job("benchmark"), "temperature")
+    pairs = pl.read_csv(benchmark.file("pairs.csv")).filter(pl.col("metric") == "accuracy")
+    theirs = pairs.filter(pl.col("model_b") == "external_fer")
+    assert not theirs["same_preprocess"].any()
+    assert pairs.filter(pl.col("model_b") != "external_fer")["same_preprocess"].all()
+    # On val the student was selected and the external model was not: no pair there.
+    sets = theirs.filter(pl.col("model_a") == "student_dkd")["set"].unique()
+    assert set(sets) == {
+        f"{name}{part}"
+        for name in ("eval_only", "test_all_sources")
+        for part in ("", ".deduplicated")
+    }
+    right = {}
+    for model in ("student_dkd", "external_fer"):
+        path = benchmark.file(f"predictions/{model}__test_all_sources.csv")
+        _, y, logits = read_predictions(path)
+        right[model] = (logits.argmax(axis=1) == y).mean()
+    (row,) = theirs.filter(
+        pl.col("model_a") == "student_dkd", pl.col("set") == "test_all_sources"
+    ).to_dicts()
+    assert row["difference"] == pytest.approx(right["student_dkd"] - right["external_fer"])
+    claims = read_claims(kept_claims(tmp_path / "claims.yaml"))
+    found, low, _ = Resolver(Tracer(lineage.store)).all(claims)
+    macro_f1 = pl.read_csv(benchmark.file("pairs.csv")).filter(
+        model_a="student_dkd", model_b="external_fer", metric="macro_f1", set="test_all_sources"
+    )
+    assert found.value == pytest.approx(macro_f1["difference"].item())
+    assert low.value == pytest.approx(macro_f1["low"].item())
+    (number,) = found.numbers
+    formula = Origins(lineage.store).formula(number)
+    files = [term.rows.file for term in (*formula.plus, *formula.minus)]
+    assert files == [f"predictions/{model}__test_all_sources.csv" for model in right]
+    assert "external_model[fer]" in {node.item.key for node in walk(found.traces)}
+
+
+def kept_claims(path: Path) -> Path:
+    """The claims of ``claims/ferplus_peer.yaml``, on an evaluation set of this lineage."""
+    text = (Path(__file__).parents[3] / "claims/ferplus_peer.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("set: agreed", "set: test_all_sources"), encoding="utf-8")
+    return path

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_ml.base.labels import CLASSES
@@ -162,6 +162,7 @@ def test_a_second_annotator_adds_votes_to_those_that_are_there() -> None:
         curate(TWO, Curation(sources=("b",), votes_added={"a": 3}), "x")
 
 
+@settings(derandomize=True, deadline=None)
 @given(
     votes=st.lists(st.integers(0, 10), min_size=7, max_size=7).filter(any),
     label=st.sampled_from(CLASSES),
