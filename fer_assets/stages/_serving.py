@@ -1,4 +1,9 @@
-"""Check that the demo gives a bundle the same faces as training did, by comparing both inputs."""
+"""Check that the demo gives a bundle the same faces as training did, by comparing both inputs.
+
+The faces are those of val and calib: with val alone the difference of two accuracies has a standard
+error of a point, which is the limit itself. Which of them chose the checkpoint or the temperature
+matters to both inputs alike.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +19,13 @@ if TYPE_CHECKING:
     from fer_ml.bundles.bundle import Bundle
 
 SERVING_FILE = "serving.json"
-#: Faces of val that are embedded, and how many must be found for a verdict. Answers near a boundary
-#: flip either way when a face is enlarged and cut again: in one picture of each of 1,000 faces this
-#: alone moves the accuracy by about a point, so figures are averages over several pictures.
-FACES, LEAST, PICTURES = 2_000, 1_000, 6
+#: The splits whose faces are embedded, how many at most, and how many must be found for a verdict.
+SPLITS, FACES, LEAST = ("val", "calib"), 3_000, 1_000
+#: Pictures of each face, over which figures are averaged: answers near a boundary flip either way
+#: when a face is enlarged and cut again.
+PICTURES = 4
 SEED = 0
-#: By what accuracy and ECE may differ, both in 0..1.
+#: By what accuracy may be lower, and ECE higher, both in 0..1.
 LIMITS = {"accuracy": 0.01, "ece": 0.01}
 
 _FIX = (
@@ -29,19 +35,19 @@ _FIX = (
 SERVING_GATES = tuple(
     Gate(
         f"demo_path_{name}",
-        f"on the same val faces, embedded in pictures, {asked} by way of each detector is within "
-        f"{limit:g} of that on the faces as training saw them",
+        f"on the same val and calib faces, embedded in pictures, {asked} by way of each detector "
+        f"is at most {limit:g} {worse} than on the faces as training saw them",
         _FIX,
     )
-    for name, asked, limit in (
-        ("accuracy", "accuracy", LIMITS["accuracy"]),
-        ("ece", "ECE", LIMITS["ece"]),
+    for name, asked, worse, limit in (
+        ("accuracy", "accuracy", "lower", LIMITS["accuracy"]),
+        ("ece", "ECE", "higher", LIMITS["ece"]),
     )
 )
 
 
 def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
-    """Write ``serving.json``: the bundle's results on val faces by both inputs, per detector."""
+    """Write ``serving.json``: the results on held-out faces by both inputs, per detector."""
     import numpy as np
     import polars as pl
 
@@ -51,7 +57,7 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
     from fer_ml.manifests.curation import read_curated
     from fer_ml.manifests.schema import boxes
 
-    rows = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "val")
+    rows = read_curated(job, "hq_train_manifest").filter(pl.col("split").is_in(SPLITS))
     rows = rows.sample(min(FACES, rows.height), shuffle=True, seed=SEED)
     frame, faces = bundle.card.preprocess.frame, []
     for name, box in zip(rows["image_path"], boxes(rows), strict=True):
@@ -64,9 +70,15 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
     by_detector = {name: figures(faces, y, bundle, make_detector(name)) for name in DETECTORS}
     run.write_json(
         SERVING_FILE,
-        {"schema_version": 2, "split": "val", "n": len(y), "seed": SEED, "detectors": by_detector},
+        {
+            "schema_version": 3,
+            "splits": SPLITS,
+            "n": len(y),
+            "seed": SEED,
+            "detectors": by_detector,
+        },
     )
-    run.splits.update(demo_path="val")
+    run.splits.update({f"demo_path_{split}": split for split in SPLITS})
     for name, entry in by_detector.items():
         if entry["found"]:
             lost = entry["direct"]["accuracy"] - entry["shown"]["accuracy"]
@@ -104,7 +116,7 @@ def figures(
 
 
 def judge_serving(artifact: Artifact) -> list[Outcome]:
-    """Judge both differences for every detector that found enough faces."""
+    """Judge both losses for every detector that found enough faces."""
     document = artifact.read_json(SERVING_FILE)
     enough = {
         name: entry for name, entry in document["detectors"].items() if entry["found"] >= LEAST
@@ -120,15 +132,16 @@ def judge_serving(artifact: Artifact) -> list[Outcome]:
             why = f"{summary}; at least {LEAST} decide"
             outcomes.append(not_applicable(rule, why))
             continue
-        apart = {
-            name: abs(entry["shown"][metric] - entry["direct"][metric])
+        sign = -1 if metric == "accuracy" else 1
+        lost = {
+            name: sign * (entry["shown"][metric] - entry["direct"][metric])
             for name, entry in enough.items()
         }
-        worst = max(apart, key=lambda name: apart[name])
+        worst = max(lost, key=lambda name: lost[name])
         ways = enough[worst]
         detail = (
             f"{worst}: {ways['shown'][metric]:.4f} against {ways['direct'][metric]:.4f}; {summary}"
         )
         # A difference of exactly the limit passes, whatever the last bit says.
-        outcomes.append(at_most(rule, round(apart[worst], 9), limit, detail))
+        outcomes.append(at_most(rule, round(lost[worst], 9), limit, detail))
     return outcomes

@@ -18,7 +18,7 @@ GATES = (
 #: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "serving.json": (
-        "`split`, `n`, `seed`, `detectors` (`found`, `pictures`; `direct` and `shown` with "
+        "`splits`, `n`, `seed`, `detectors` (`found`, `pictures`; `direct` and `shown` with "
         "`accuracy` and `ece`)"
     ),
 }
@@ -66,6 +66,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="5",
+            code_version="6",
         )
     ]

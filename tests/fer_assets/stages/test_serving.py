@@ -109,7 +109,8 @@ def one(found: int, accuracy: float, ece: float) -> dict[str, Any]:
     ("detectors", "failed", "undecided"),
     [
         ({"haar": one(LEAST, 0.79, 0.04)}, [], False),
-        ({"haar": one(LEAST, 0.81, 0.02)}, [], False),
+        # What the detector's square makes better is no fault.
+        ({"haar": one(LEAST, 0.83, 0.01)}, [], False),
         ({"haar": one(LEAST, 0.789, 0.03)}, ["demo_path_accuracy"], False),
         ({"haar": one(LEAST, 0.8, 0.041)}, ["demo_path_ece"], False),
         ({"haar": one(LEAST, 0.8, 0.03), "yunet": one(LEAST, 0.66, 0.119)}, "both", False),
