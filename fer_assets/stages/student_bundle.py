@@ -69,6 +69,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="5",
+            code_version="6",
         )
     ]
