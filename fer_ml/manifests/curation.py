@@ -78,6 +78,7 @@ def taken(
             wanted = {what: left[source, what] for what in filters}
             _demand(name, recipe, source, wanted, sources)
 
+    found: Iterator[pl.DataFrame]
     if recipe.one_per == "row":
         found = (part.drop("row") for _, part in chosen())
     else:
