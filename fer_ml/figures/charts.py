@@ -44,12 +44,16 @@ _GAP = 0.3
 def class_source_heatmap(frame: pl.DataFrame) -> bytes:
     """Draw a heat map of the rows by source and class, with counts and a logarithmic colour scale.
 
-    ``frame`` has columns source, label and optionally split. Totals stand behind and below the
-    cells, those of each split behind these. A source without any row of a class is hatched. Unknown
-    labels and splits are counted as 'other'.
+    ``frame`` has columns source, label and optionally split; and ``rows``, where each of its rows
+    stands for several. Totals stand behind and below the cells, those of each split behind these.
+    A source without any row of a class is hatched. Unknown labels and splits are counted as
+    'other'.
     """
     rows = frame.with_columns(pl.col("source").fill_null("(none)"))
-    sizes = rows.group_by("source").len().sort(["len", "source"], descending=[True, False])
+    if "rows" not in frame.columns:
+        rows = rows.with_columns(pl.lit(1, pl.Int64).alias("rows"))
+    sizes = rows.group_by("source").agg(pl.col("rows").sum())
+    sizes = sizes.sort(["rows", "source"], descending=[True, False])
     sources = sorted(sizes["source"].head(MAX_SOURCE_ROWS))
     classes, cells = _count(rows, sources, "label", CLASSES)
     names, side = ["total"], cells.sum(axis=1, keepdims=True)
@@ -91,7 +95,8 @@ def _count(
     row_of = {name: index for index, name in enumerate(sources)}
     column_of = {name: index for index, name in enumerate(known)}
     counts = np.zeros((len(sources) + 1, len(known) + 1), np.int64)
-    for source, value, count in rows.group_by("source", column).len().iter_rows():
+    sums = rows.group_by("source", column).agg(pl.col("rows").sum())
+    for source, value, count in sums.iter_rows():
         counts[row_of.get(source, -1), column_of.get(value, -1)] += count
     if not counts[-1].any():
         counts = counts[:-1]
