@@ -126,9 +126,9 @@ def draw_faces(store: Store) -> None:
             Image.fromarray(noise).save(path)
 
 
-def run_stage(name: str, store: Store, rows: int) -> None:
+def run_stage(name: str, store: Store) -> None:
     if name == "judge":
-        _judge(store, rows)
+        _judge(store)
         return
     profile = paper()
     made: list[Stage] = (classification_manifest if name == "unify" else curated_manifest).stages(
@@ -142,7 +142,7 @@ def run_stage(name: str, store: Store, rows: int) -> None:
         stage.build(run, job)
 
 
-def _judge(store: Store, rows: int) -> None:
+def _judge(store: Store) -> None:
     from fer_ml.recipes.profile import Near
     from fer_ml.validation.judging import judge_manifest
     from fer_ml.validation.report import gather_evidence, report
@@ -150,7 +150,7 @@ def _judge(store: Store, rows: int) -> None:
 
     held = store.current(UNIFIED)
     assert held is not None
-    csv = held.file(manifest_file(UNIFIED))
+    csv, rows = held.file(manifest_file(UNIFIED)), held.record.summary["rows"]
 
     def parts() -> Iterator[tuple[Table, pl.DataFrame]]:
         for table in table_parts(csv):
@@ -206,7 +206,7 @@ def one(stage: str, folder: Path, rows: int) -> None:
         draw_faces(store)
         return
     started = time.perf_counter()
-    run_stage(stage, store, rows)
+    run_stage(stage, store)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"s": round(time.perf_counter() - started, 2), "gib": round(peak, 2)}))
 

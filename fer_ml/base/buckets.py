@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_ml.base.files import orphaned, owned_name
+from fer_ml.base.errors import FerError
+from fer_ml.base.files import AGAIN, orphaned, owned_name
 from fer_ml.base.reading import open_file
 
 #: Rows for which one bucket is made; a record has some 20 to 60 bytes.
@@ -59,17 +60,17 @@ class Buckets:
         self._stem = folder / name
         self._held: list[tuple[np.ndarray, np.ndarray]] = []
         self._left: dict[int, np.ndarray] = {}
-        self._bytes, self._spilled = 0, False
+        self._bytes, self._written = 0, dict[int, int]()
 
     def add(self, records: np.ndarray, bucket: np.ndarray) -> None:
         """Add ``records`` ``[n]`` of ``dtype`` to the buckets ``[n]``, numbers from 0."""
         self._held.append((records, bucket))
         self._bytes += records.nbytes
         if self._bytes > _HELD_BYTES:
-            self._spilled = True
             for index, part in self._arranged().items():
                 with self._file(index).open("ab") as file:
                     file.write(part.tobytes())
+                self._written[index] = self._written.get(index, 0) + part.nbytes
             self._held, self._bytes = [], 0
 
     def _arranged(self) -> dict[int, np.ndarray]:
@@ -86,14 +87,25 @@ class Buckets:
         return map(self.read, range(self.count))
 
     def read(self, index: int) -> np.ndarray:
-        """Return the records of one bucket, in the order of adding."""
+        """Return the records of one bucket, in the order of adding.
+
+        ``FerError`` (or ``OSError``) when its file is not what was written.
+        """
         if self._held:
             self._left = self._arranged()
             self._held = []
         parts = [self._left[index]] if index in self._left else []
-        if self._spilled and self._file(index).exists():
+        if index in self._written:
             with open_file(self._file(index)) as file:
-                parts.insert(0, np.frombuffer(file.read(), self.dtype))
+                data = file.read()
+            if len(data) != self._written[index]:
+                raise FerError(
+                    f"a scratch file has {len(data):,} of {self._written[index]:,} bytes",
+                    code="scratch-damaged",
+                    where=self._file(index),
+                    fix=AGAIN,
+                )
+            parts.insert(0, np.frombuffer(data, self.dtype))
         return np.concatenate([np.empty(0, self.dtype), *parts])
 
     def _file(self, index: int) -> Path:

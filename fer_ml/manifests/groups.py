@@ -99,7 +99,7 @@ class Others:
 
 def bytes_of(hashes: pl.Series) -> np.ndarray:
     """Return ``[n] S16``, which sorts like the hashes of 32 hexadecimal digits."""
-    return np.frombuffer(bytes.fromhex("".join(hashes)), "S16")
+    return np.frombuffer(bytes.fromhex(hashes.str.join("").item() or ""), "S16")
 
 
 def texts_of(hashes: np.ndarray) -> pl.Series:

@@ -11,7 +11,7 @@ from fer_ml.base.buckets import buckets_for, scratch
 from fer_ml.manifests.schema import BOX
 from fer_ml.storage.gates import Outcome, at_most
 from fer_ml.validation.gates import manifest_gates
-from fer_ml.validation.measures import MEASURES, Reference, count_rows
+from fer_ml.validation.measures import MEASURES, Reference, add_counts, count_rows
 from fer_ml.validation.rules import (
     FINDING_COLUMNS,
     ROW_FAULTS,
@@ -88,8 +88,7 @@ def judge_manifest(
     places.append(_places(shared, [found[name][-1] for name in SHARED_RULES]))
     twins.append(_more_twins(shared))
     by_rule = {name: pl.concat(found[name]) for name in RULES}
-    total = pl.concat(counts)
-    total = total.group_by("source", "split", "label", maintain_order=True).agg(pl.all().sum())
+    total = add_counts(counts)
     return Verdict(
         tuple(_outcomes(by_rule, asset, total, reference or Reference())),
         pl.concat(

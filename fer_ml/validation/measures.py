@@ -30,10 +30,14 @@ def count_rows(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """
     sums = [pl.col(name).sum().cast(pl.Float64) for name in _AVERAGED]
     known = [pl.col(name).count().alias(f"{name}_known") for name in _AVERAGED]
-    counted = [
+    return add_counts(
         part.group_by(_KINDS, maintain_order=True).agg(pl.len().alias("rows"), *sums, *known)
         for part in parts
-    ]
+    )
+
+
+def add_counts(counted: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Add up what ``count_rows`` returned for parts of a manifest."""
     return pl.concat(counted).group_by(_KINDS, maintain_order=True).agg(pl.all().sum())
 
 

@@ -17,6 +17,7 @@ from fer_ml.base.buckets import (
     scratch,
 )
 from fer_ml.base.files import owned_name
+from tests.refusals import refused
 
 RECORD = np.dtype([("key", "u8"), ("row", "i8")])
 
@@ -91,6 +92,20 @@ def test_two_writers_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 held.add(np.array([value, value]), np.array([1, 1]))
         assert [held.read(1).tolist() for held in made] == [[0] * 6, [1] * 6]
         assert made[0].read(0).tolist() == []
+
+
+def test_a_file_that_lost_something_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_HELD_BYTES", 0)
+    held = Buckets(tmp_path, "x", np.dtype("i8"), 2)
+    held.add(np.arange(4), np.array([0, 1, 1, 1]))
+    (tmp_path / "x.1").write_bytes(b"12345678")
+    with refused("scratch-damaged"):
+        held.read(1)
+    (tmp_path / "x.0").unlink()
+    with pytest.raises(FileNotFoundError):
+        held.read(0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), unique_by=lambda pair: pair[0]))

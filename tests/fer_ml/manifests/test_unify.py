@@ -415,7 +415,7 @@ def test_unifying_by_part_gives_what_all_rows_at_once_give(
     frame = publisher_splits(frame, MEANINGS)
     kept, leaking = whole.assign_splits(frame, DRAW, 3)
     written = read_manifest(artifact.file("classification_manifest.csv"))
-    assert_frame_equal(written, kept.select(SCHEMA))
+    assert_frame_equal(written, kept.select(list(SCHEMA)))
     assert_frame_equal(
         pl.read_parquet(artifact.file("classification_manifest.parquet")),
         kept.select(name for name in SCHEMA if name not in ("sex", "ethnicity")),
