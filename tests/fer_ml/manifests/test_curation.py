@@ -183,7 +183,6 @@ def test_a_second_annotator_adds_votes_to_those_that_are_there() -> None:
     label=st.sampled_from(CLASSES),
     count=st.floats(0.01, 1000),
 )
-@settings(deadline=None, derandomize=True)
 def test_the_share_of_the_second_annotator_is_k_of_all_votes(
     votes: list[int], label: str, count: float
 ) -> None:
