@@ -68,8 +68,10 @@ def deploy(run: RunFolder, job: Job[Any]) -> None:
     for file in (MODEL_FILE, PARITY_FILE):
         shutil.copyfile(regular(candidates.file(f"{name}/{file}")), run.path(file))
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
+    robustness = job.input("robustness").read_json("robustness.json")
+    metrics = {**_metrics(benchmark[name]), "robustness": _robustness(robustness, name)}
     card = read_card(candidates.folder / name)
-    write_card(run.folder, card.model_copy(update={"metrics": _metrics(benchmark[name])}))
+    write_card(run.folder, card.model_copy(update={"metrics": metrics}))
     run.splits.update(candidates.record.splits)
     run.summary.update(
         student=name,
@@ -243,12 +245,26 @@ def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
             "accuracy": entry["raw"]["accuracy"],
             "per_class_f1": entry["raw"]["per_class_f1"],
             "ece_scaled": entry["temperature_scaled"]["ece"],
+            "ece_by_chance": entry["ece_by_chance"],
             "intervals": {
                 **_bounds(entry["intervals"]["raw"], "accuracy", "macro_f1", "f1_"),
                 **_bounds(entry["intervals"]["temperature_scaled"], "ece"),
             },
         }
         for name, entry in entries.items()
+    }
+
+
+def _robustness(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one model's figures by kind of corruption, and the faces that they are of."""
+    about = ("set", "split", "n", "drawn_from", "looked_before")
+    kinds = document["entries"][name]["kinds"]
+    return {
+        **{key: document[key] for key in about},
+        "kinds": {
+            kind: {key: value for key, value in figures.items() if key != "strengths"}
+            for kind, figures in kinds.items()
+        },
     }
 
 

@@ -323,6 +323,37 @@ def _name_rows(panels: Sequence[Axes], names: Sequence[str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
 
 
+def strengths_chart(models: Mapping[str, Mapping[str, Mapping[float, float]]], title: str) -> bytes:
+    """Draw accuracy by strength: a panel for each kind of corruption, a line for each model.
+
+    ``models`` is keyed by model, kind and strength (0..1); all models have the same kinds.
+    """
+    kinds = list(next(iter(models.values())))
+    across = min(4, len(kinds))
+    down = -(-len(kinds) // across)
+    figure = Figure(figsize=(2.3 * across, 2.0 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    for axes, kind in zip(panels, kinds, strict=False):
+        for index, (name, curves) in enumerate(models.items()):
+            colour, style = COLOURS[index % 7], ("-", "--", ":")[index // 7 % 3]
+            points = curves[kind]
+            axes.plot(list(points), list(points.values()), style, color=colour, label=shorten(name))
+        axes.set_title(kind, fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(kinds) :]:
+        axes.set_axis_off()
+    for axes in panels[max(0, len(kinds) - across) : len(kinds)]:
+        axes.set_xlabel("strength", fontsize=8)
+        axes.tick_params(labelbottom=True)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=7, frameon=False, loc="outside lower center", ncols=4)
+    figure.supylabel("accuracy", fontsize=8)
+    return _png(figure)
+
+
 def figures_chart(
     tables: Mapping[str, Mapping[str, Mapping[str, Interval]]],
     metrics: Sequence[str],

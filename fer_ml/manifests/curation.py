@@ -102,12 +102,16 @@ def add_votes(rows: pl.DataFrame, labelled: pl.DataFrame, count: float) -> pl.Da
     return rows.with_columns(pl.coalesce(votes, "votes").alias("votes"))
 
 
-def _filters(recipe: Curation, source: str, frame: pl.DataFrame) -> dict[str, pl.Expr]:
-    """Return the recipe's filters on rows of one source of ``frame``, by their description."""
-    side = pl.min_horizontal(
+def shorter_side() -> pl.Expr:
+    """Return the shorter side of each face in px: of its box, or else of its image."""
+    return pl.min_horizontal(
         pl.coalesce(pl.col("bbox_right") - pl.col("bbox_left"), "width"),
         pl.coalesce(pl.col("bbox_bottom") - pl.col("bbox_top"), "height"),
     )
+
+
+def _filters(recipe: Curation, source: str, frame: pl.DataFrame) -> dict[str, pl.Expr]:
+    """Return the recipe's filters on rows of one source of ``frame``, by their description."""
     filters = {}
     if recipe.labels:
         filters[f"labels {list(recipe.labels)}"] = pl.col("label").is_in(list(recipe.labels))
@@ -115,7 +119,7 @@ def _filters(recipe: Curation, source: str, frame: pl.DataFrame) -> dict[str, pl
         floor = recipe.min_confidence[source]
         filters[f"min_confidence {floor}"] = pl.col("confidence") >= floor
     if recipe.min_side:
-        filters[f"min_side {recipe.min_side}"] = side >= recipe.min_side
+        filters[f"min_side {recipe.min_side}"] = shorter_side() >= recipe.min_side
     if recipe.drop_twins:
         filters["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
     for other in recipe.agree_with:

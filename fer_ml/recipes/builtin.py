@@ -14,6 +14,7 @@ from fer_ml.recipes.profile import (
     Draw,
     Ensemble,
     Profile,
+    Robustness,
     SoftLabels,
     Source,
     Split,
@@ -168,6 +169,7 @@ def sample(seed: int = SEED) -> Profile:
                 arms={"ce": arm("ce", seeds), "kd": arm("kd", seeds)}, baseline="ce"
             )
         },
+        robustness=Robustness(faces=14),
     )
 
 
