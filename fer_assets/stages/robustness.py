@@ -33,7 +33,8 @@ HOLDS = {
         "`looked_before`; `entries` by model: `kinds` (`clean`, each kind over its strengths, "
         "`all` kinds alike) with `accuracy`, `macro_f1`, `lost` (accuracy below clean), their "
         "intervals, means of `ece`, `ece_scaled`, `ece_by_chance` (`_high`: 95th percentile), in "
-        "how many sets the `temperature_holds`, and the same by `strengths`; `accuracy` and "
+        "how many of how many sets the `temperature_holds`, of a student what its card's rule "
+        "`answered` and how much of it is `wrong`, and the same by `strengths`; `accuracy` and "
         "`macro_f1` by kind and model"
     ),
     "robustness.csv": "a row for each model, kind and strength; no strength: over all of a kind",
@@ -52,7 +53,7 @@ class RobustnessRecipe(Recipe):
     @classmethod
     def of(cls, profile: Profile, partition: str | None) -> "RobustnessRecipe":
         """Return the recipe from the profile."""
-        return cls(profile.robustness.faces, profile.seed)
+        return cls(profile.robustness_faces, profile.seed)
 
 
 def build(run: RunFolder, job: Job[RobustnessRecipe]) -> None:
@@ -107,7 +108,8 @@ def stages(given: Given) -> list[Stage]:
                 Need("teacher_logits", "each"),
                 Need("external_model", "each"),
                 Need("adopted_model", "each"),
-                *needs("ensemble", *CANDIDATES, "benchmark", "test_all_sources_manifest"),
+                *needs("ensemble", *CANDIDATES, "candidate_bundles", "benchmark"),
+                *needs("test_all_sources_manifest"),
             ),
             recipe=RobustnessRecipe.of,
             holds=HOLDS,

@@ -140,20 +140,60 @@ def _abstention(card: Card) -> Iterator[str]:
     yield ""
     yield "## When it says 'unsure'"
     yield ""
-    yield f"The demo answers at a confidence of {card.unsure_below:.3f} and above. On calib:"
+    yield f"The demo answers at a confidence of {card.unsure_below:.3f} and above."
+    if card.least_px:
+        yield f"A face whose square is under {card.least_px} px is 'too small'."
+    if card.least_log_sum_exp is not None:
+        yield "A face whose logits are unlike those of calib (log of the summed exponentials under"
+        yield f"{card.least_log_sum_exp:.2f}) is 'unsure' too."
+    yield "Each confidence was chosen on calib so that, with 95% certainty, no more of the answers"
+    yield "are wrong than wanted: on clean faces, and on faces that were corrupted, where 'both'."
     yield ""
-    yield "| wanted share of wrong answers | confidence | answered | wrong | bound, 95% sure |"
-    yield "| ---: | ---: | --- | --- | ---: |"
+    yield (
+        "| wanted share of wrong answers | confidence | holds on | answered | wrong | bound "
+        "| answered, corrupted | wrong | bound |"
+    )
+    yield "| ---: | ---: | --- | --- | --- | ---: | --- | --- | ---: |"
     for threshold in card.abstention:
         if threshold.threshold is None or threshold.coverage is None or threshold.risk is None:
-            yield f"| {threshold.wanted_risk:g} | none reaches it | | | |"
+            yield f"| {threshold.wanted_risk:g} | none reaches it | | | | | | | |"
             continue
+        bound = "not known" if threshold.bound is None else f"{threshold.bound:.3f}"
+        hard = threshold.corrupted
+        cells = (
+            (_share(hard.coverage), _share(hard.risk), f"{hard.bound:.3f}") if hard else ("",) * 3
+        )
         yield (
             f"| {threshold.wanted_risk:g} | {threshold.threshold:.3f} "
-            f"| {_bracketed(threshold.coverage[0], list(threshold.coverage[1:]))} "
-            f"| {_bracketed(threshold.risk[0], list(threshold.risk[1:]))} "
-            f"| {'not known' if threshold.bound is None else f'{threshold.bound:.3f}'} |"
+            f"| {'both' if threshold.holds_corrupted else 'clean'} "
+            f"| {_share(threshold.coverage)} | {_share(threshold.risk)} | {bound} "
+            f"| {' | '.join(cells)} |"
         )
+    yield from _promise(card)
+
+
+def _share(share: tuple[float, float, float] | None) -> str:
+    return "no answer" if share is None else _bracketed(share[0], list(share[1:]))
+
+
+def _promise(card: Card) -> Iterator[str]:
+    """Say on which faces the promise was tested, what it gave there, and on which it was not."""
+    held = card.metrics.get("robustness")
+    yield ""
+    if held is None:
+        yield "The promise was tested on faces of calib alone"
+    else:
+        yield f"On {held['n']:,} test faces at {card.unsure_below:.3f}, by kind of corruption:"
+        yield ""
+        yield "| kind | answered | wrong of the answers |"
+        yield "| --- | ---: | ---: |"
+        for kind, cell in held["kinds"].items():
+            wrong = "no answer" if cell["wrong"] is None else f"{cell['wrong']:.3f}"
+            yield f"| {kind} | {cell['answered']:.3f} | {wrong} |"
+        yield ""
+        yield "The promise was tested on these kinds, one at a time, on faces of the sources above"
+    yield "and on no others: not on faces of other sources or cameras, not on posed expressions,"
+    yield "not on several corruptions at once, and not by age, sex or ethnicity."
 
 
 def _chain(chain: Chain | None) -> Iterator[str]:

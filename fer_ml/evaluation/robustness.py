@@ -10,32 +10,30 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fer_ml.bundles.bundle import Card, read_card
 from fer_ml.evaluation.models import Model, Network, benchmark_models
 from fer_ml.evaluation.sets import MAIN_SET, EvaluationSet, evaluation_set
 from fer_ml.figures.charts import strengths_chart
-from fer_ml.images.corruptions import SETS, corrupted
+from fer_ml.images.corruptions import SETS, corrupted, small_side
 from fer_ml.metrics.classification import calibration_error_by_chance, softmax
 from fer_ml.metrics.predictions import write_predictions
 from fer_ml.metrics.resampling import group_sums, interval, metrics_of_sums, resample
-from fer_ml.packed.packing import prepared, squares
+from fer_ml.packed.packing import drawn_faces, prepared, squares
+from fer_ml.recipes.preprocess import Frame
+from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.job import Job
 from fer_ml.storage.looks import SETS_FILE, face_ids
 from fer_ml.storage.store import RunFolder
-from fer_ml.training.views import FaceSet, face_keys
+from fer_ml.training.views import FaceSet
 
 CLEAN, ALL = "clean", "all"
 #: The faces as they are, and each kind and strength.
 EVERY = ((CLEAN, 0.0), *SETS)
 #: Figures with an interval.
 BOUNDED = ("accuracy", "macro_f1")
+CALIBRATED = ("ece", "ece_scaled", "ece_by_chance", "ece_by_chance_high")
 Logits = dict[tuple[str, float], np.ndarray]
-
-
-def drawn_faces(frame: pl.DataFrame, faces: int, seed: int) -> pl.DataFrame:
-    """Return at most ``faces`` rows, drawn at random by a hash of ``seed`` and sample id."""
-    keys = face_keys(tuple(f"{seed}:{name}" for name in frame["sample_id"]))
-    return frame[np.sort(np.argsort(keys, kind="stable")[:faces])]
 
 
 def measured_set(job: Job[Any]) -> EvaluationSet:
@@ -51,12 +49,22 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
     ids = face_ids(frame["sample_id"])
     run.write_json(SETS_FILE, {part.name: ids})
     models = list(benchmark_models(job))
-    logits = _predict({model.name: model.open() for model in models}, frame, job, seed)
+    networks = {model.name: model.open() for model in models}
+    frames = {network.preprocess.frame for network in networks.values()}
+    faces_by_frame = {around: squares(frame, job.store.root, around) for around in frames}
+    logits = _predict(networks, faces_by_frame, frame["sample_id"].to_list(), seed)
     for name, of_model in logits.items():
         tables = [_named(frame, kind, strength) for kind, strength in of_model]
         values = np.concatenate(list(of_model.values()))
         write_predictions(run.path(f"predictions/{name}.csv"), pl.concat(tables), values)
-    entries = {model.name: _entry(model, frame, logits[model.name]) for model in models}
+    bundles = job.input("candidate_bundles")
+    entries = {}
+    for model in models:
+        name = model.name
+        card = read_card(bundles.folder / name) if name in CANDIDATES else None
+        held = faces_by_frame[networks[name].preprocess.frame]
+        sides = np.array([len(face) for face in held])
+        entries[name] = _entry(model, frame, logits[name], card, sides)
     run.write_json(
         "robustness.json",
         {
@@ -89,12 +97,15 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
 
 
 def _predict(
-    networks: dict[str, Network], frame: pl.DataFrame, job: Job[Any], seed: int
+    networks: dict[str, Network],
+    cut: dict[Frame, list[np.ndarray]],
+    names: list[str],
+    seed: int,
 ) -> dict[str, Logits]:
-    """Return ``logits [N, 7]`` by model, kind and strength; all models share each set."""
-    frames = {network.preprocess.frame for network in networks.values()}
-    cut = {around: squares(frame, job.store.root, around) for around in frames}
-    names = frame["sample_id"].to_list()
+    """Return ``logits [N, 7]`` by model, kind and strength; all models share each set.
+
+    ``cut`` has the clean faces by the frame that they were cut with, ``names`` their sample ids.
+    """
     logits: dict[str, Logits] = {name: {} for name in networks}
     for kind, strength in EVERY:
         packed: dict[str, FaceSet] = {}
@@ -116,48 +127,86 @@ def _named(frame: pl.DataFrame, kind: str, strength: float) -> pl.DataFrame:
     return frame.with_columns(pl.lit(name).alias("source"))
 
 
-def _entry(model: Model, frame: pl.DataFrame, logits: Logits) -> dict[str, Any]:
-    """Return one model's figures: by kind over its strengths, and at each strength."""
+def _entry(
+    model: Model, frame: pl.DataFrame, logits: Logits, card: Card | None, sides: np.ndarray
+) -> dict[str, Any]:
+    """Return one model's figures: by kind over its strengths, and at each strength.
+
+    With a ``card``, also what its rule answers; ``sides [N]`` are those of the clean faces in px.
+    """
     y, groups = labels_of(frame), frame["group_id"].to_numpy()
     sums = {key: group_sums(y, z, groups, model.temperature) for key, z in logits.items()}
-    cells = {
-        key: {
-            **{name: float(metrics_of_sums(sums[key].sum(axis=0))[name]) for name in BOUNDED},
-            **_calibration(y, z, model.temperature),
-        }
-        for key, z in logits.items()
-    }
-    kinds = list(dict.fromkeys(kind for kind, _ in logits))
-    keys = {kind: [key for key in logits if key[0] == kind] for kind in kinds}
-    pooled = {kind: np.mean([sums[key] for key in keys[kind]], axis=0) for kind in kinds}
+    cells: dict[tuple[str, float], dict[str, Any]] = {}
+    for key, z in logits.items():
+        value = metrics_of_sums(sums[key].sum(axis=0))
+        cells[key] = {name: float(value[name]) for name in BOUNDED}
+        cells[key] |= _calibration(y, z, model.temperature)
+        cells[key] |= {} if card is None else _answered(card, key, y, z, sides)
+    keys: dict[str, list[tuple[str, float]]] = {}
+    for key in logits:
+        keys.setdefault(key[0], []).append(key)
+    pooled = {kind: np.mean([sums[key] for key in keys[kind]], axis=0) for kind in keys}
     # Each kind counts alike, however many strengths it has.
-    pooled[ALL] = np.mean([pooled[kind] for kind in kinds if kind != CLEAN], axis=0)
-    keys[ALL] = [key for key in logits if key[0] != CLEAN]
-    again = dict(zip(pooled, resample(np.stack(list(pooled.values()))), strict=True))
-    value = {kind: metrics_of_sums(total.sum(axis=0)) for kind, total in pooled.items()}
-    moved = {kind: metrics_of_sums(resampled) for kind, resampled in again.items()}
-    figures = {}
-    for kind in pooled:
-        held = [cells[key] for key in keys[kind]]
-        figures[kind] = {"n": len(y)}
-        for name in BOUNDED:
-            bounds = interval(float(value[kind][name]), moved[kind][name])
-            figures[kind] |= {name: bounds.value, f"{name}_low": bounds.low}
-            figures[kind][f"{name}_high"] = bounds.high
-        lost = float(value[CLEAN]["accuracy"] - value[kind]["accuracy"])
-        bounds = interval(lost, moved[CLEAN]["accuracy"] - moved[kind]["accuracy"])
-        figures[kind] |= {"lost": lost, "lost_low": bounds.low, "lost_high": bounds.high}
-        for name in ("ece", "ece_scaled", "ece_by_chance", "ece_by_chance_high"):
-            figures[kind][name] = float(np.mean([cell[name] for cell in held]))
-        holds = sum(cell["temperature_holds"] for cell in held)
-        figures[kind]["temperature_holds"] = f"{holds} of {len(held)}"
-        if kind not in (CLEAN, ALL):
-            figures[kind]["strengths"] = {f"{key[1]:g}": cells[key] for key in keys[kind]}
+    pooled[ALL] = np.mean([pooled[kind] for kind in keys if kind != CLEAN], axis=0)
+    figures: dict[str, dict[str, Any]] = {
+        kind: {"n": len(y), **bounded} for kind, bounded in _with_intervals(pooled).items()
+    }
+    for kind, held in keys.items():
+        figures[kind] |= _means([cells[key] for key in held])
+        if kind != CLEAN:
+            figures[kind]["strengths"] = {f"{key[1]:g}": cells[key] for key in held}
+    figures[ALL] |= _means([figures[kind] for kind in keys if kind != CLEAN])
     return {
         "checkpoint_sha256": model.checkpoint_sha256,
         "temperature": model.temperature,
         "preprocess_sha256": model.preprocess_sha256,
         "kinds": figures,
+    }
+
+
+def _with_intervals(pooled: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Return by kind ``BOUNDED`` and the accuracy lost against clean, each with its interval."""
+    again = resample(np.stack(list(pooled.values())))
+    moved = dict(zip(pooled, map(metrics_of_sums, again), strict=True))
+    value = {kind: metrics_of_sums(sums.sum(axis=0)) for kind, sums in pooled.items()}
+    figures = {}
+    for kind in pooled:
+        bounds = {n: interval(float(value[kind][n]), moved[kind][n]) for n in BOUNDED}
+        lost = float(value[CLEAN]["accuracy"] - value[kind]["accuracy"])
+        bounds["lost"] = interval(lost, moved[CLEAN]["accuracy"] - moved[kind]["accuracy"])
+        figures[kind] = {
+            name + end: figure
+            for name, b in bounds.items()
+            for end, figure in (("", b.value), ("_low", b.low), ("_high", b.high))
+        }
+    return figures
+
+
+def _means(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over sets of ECE and of what is answered; wrong is of all answers."""
+    means = {name: float(np.mean([cell[name] for cell in cells])) for name in CALIBRATED}
+    holds, of = np.sum([cell["temperature_holds"] for cell in cells], axis=0)
+    figures = {**means, "temperature_holds": [int(holds), int(of)]}
+    if "answered" in cells[0]:
+        answered = [cell["answered"] for cell in cells]
+        wrong = sum(cell["answered"] * (cell["wrong"] or 0.0) for cell in cells)
+        figures["answered"] = float(np.mean(answered))
+        figures["wrong"] = float(wrong / sum(answered)) if any(answered) else None
+    return figures
+
+
+def _answered(
+    card: Card, key: tuple[str, float], y: np.ndarray, logits: np.ndarray, sides: np.ndarray
+) -> dict[str, float | None]:
+    """Return the share that the card's rule answers, and the share of wrong answers."""
+    kind, strength = key
+    if kind == "small":
+        sides = np.array([small_side(side, strength) for side in sides])
+    answered = card.answers(logits, sides)
+    wrong = (logits.argmax(axis=1) != y)[answered]
+    return {
+        "answered": float(answered.mean()),
+        "wrong": float(wrong.mean()) if len(wrong) else None,
     }
 
 
@@ -173,7 +222,7 @@ def _calibration(y: np.ndarray, logits: np.ndarray, temperature: float) -> dict[
         "ece_scaled": scaled,
         "ece_by_chance": chance["mean"],
         "ece_by_chance_high": chance["high"],
-        "temperature_holds": scaled <= chance["high"],
+        "temperature_holds": [int(scaled <= chance["high"]), 1],
     }
 
 
@@ -190,11 +239,11 @@ def _rows(model: str, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of ``robustness.csv``: a kind over its strengths, then each strength."""
     for kind, figures in entry["kinds"].items():
         over = {name: value for name, value in figures.items() if name != "strengths"}
-        yield {"model": model, "kind": kind, "strength": None, **over}
-        for strength, cell in figures.get("strengths", {}).items():
-            holds = "1 of 1" if cell["temperature_holds"] else "0 of 1"
+        parts = {None: over} | {float(s): c for s, c in figures.get("strengths", {}).items()}
+        for strength, cell in parts.items():
+            holds = "{} of {}".format(*cell["temperature_holds"])
             row = {**cell, "n": figures["n"], "temperature_holds": holds}
-            yield {"model": model, "kind": kind, "strength": float(strength), **row}
+            yield {"model": model, "kind": kind, "strength": strength, **row}
 
 
 def _curves(entry: dict[str, Any]) -> dict[str, dict[float, float]]:

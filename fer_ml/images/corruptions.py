@@ -22,9 +22,12 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 def small(face: Face, strength: float, rng: np.random.Generator) -> Face:
     """Shrink and enlarge the face again; at strength 1 it was only ``SMALLEST_PX`` px high."""
-    height = face.shape[0]
-    side = round(height * (min(SMALLEST_PX, height) / height) ** strength)
-    return resolved(face, side)
+    return resolved(face, small_side(len(face), strength))
+
+
+def small_side(height: int, strength: float) -> int:
+    """Return the side in px to which ``small`` shrinks a face of ``height`` px."""
+    return round(height * (min(SMALLEST_PX, height) / height) ** strength)
 
 
 def resolved(face: Face, side: int) -> Face:
@@ -166,6 +169,10 @@ def corrupted(face: Face, kind: str, strength: float, name: str, seed: int) -> F
 
     So a face is shifted in one direction at all strengths, whichever other faces there are.
     """
-    key = hashlib.blake2b(f"{seed}:{kind}:{name}".encode(), digest_size=8).digest()
-    rng = np.random.default_rng(int.from_bytes(key, "little"))
-    return CORRUPTIONS[kind](face, strength, rng)
+    return CORRUPTIONS[kind](face, strength, np.random.default_rng(key_of(kind, name, seed)))
+
+
+def key_of(what: str, name: str, seed: int) -> int:
+    """Return a number of 64 bits that ``what``, a sample id and ``seed`` draw."""
+    key = hashlib.blake2b(f"{seed}:{what}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(key, "little")

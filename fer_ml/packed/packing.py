@@ -93,6 +93,12 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
         discard(partial)
 
 
+def drawn_faces(frame: pl.DataFrame, faces: int, seed: int) -> pl.DataFrame:
+    """Return at most ``faces`` rows, drawn at random by a hash of ``seed`` and sample id."""
+    keys = face_keys(tuple(f"{seed}:{name}" for name in frame["sample_id"]))
+    return frame[np.sort(np.argsort(keys, kind="stable")[:faces])]
+
+
 def squares(frame: pl.DataFrame, root: Path, around: Frame) -> list[np.ndarray]:
     """Return each row's face, ``[H, W, 3] uint8 RGB``: the file, or the square ``around`` its box.
 

@@ -14,7 +14,6 @@ from fer_ml.recipes.profile import (
     Draw,
     Ensemble,
     Profile,
-    Robustness,
     SoftLabels,
     Source,
     Split,
@@ -169,7 +168,7 @@ def sample(seed: int = SEED) -> Profile:
                 arms={"ce": arm("ce", seeds), "kd": arm("kd", seeds)}, baseline="ce"
             )
         },
-        robustness=Robustness(faces=14),
+        robustness_faces=14,
     )
 
 

@@ -193,13 +193,6 @@ class Demo(Frozen):
     """By detector: the square to cut around its box, written to the cards of bundles."""
 
 
-class Robustness(Frozen):
-    """The corruption sets on which every model is measured besides clean faces."""
-
-    faces: int = Field(default=1000, ge=7)
-    """Most faces in a set, drawn from the mixed test set without its near twins."""
-
-
 #: What no comparison may let vary: with more steps or more rows a step, any method looks better.
 BUDGET = ("epochs", "batch_size", "accumulate", "first_stage")
 
@@ -267,8 +260,8 @@ class Profile(Frozen):
     """By name: a bundle's folder, a `.pt` or an `.onnx`, to be measured in the benchmark too."""
     comparisons: dict[str, Comparison] = {}
     """By name: trainings that are compared, each an asset `comparison/<name>`."""
-    robustness: Robustness = Robustness()
-    """The corruption sets."""
+    robustness_faces: int = Field(default=1000, ge=7)
+    """Most faces of a corruption set, drawn from the mixed test set without its near twins."""
     selection: Selection = Selection()
     """Limits of the dual gate."""
     demo: Demo = Demo()

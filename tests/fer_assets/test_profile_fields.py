@@ -68,7 +68,7 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"students/(ce|dkd)/.*": ({"student_{0}"}, set()),
     r"experiments/one/.*": ({"student_experiment", "comparison/two"}, set()),
     r"comparisons/two/.*": ({"comparison/two"}, set()),
-    r"robustness/faces": ({"robustness"}, set()),
+    r"robustness_faces": ({"robustness"}, set()),
     r"selection/flips_gain": ({"student_selection"}, {"demo_kpis"}),
     r"selection/.*": ({"student_selection"}, set()),
     r"demo/detector": (SESSIONS, set()),

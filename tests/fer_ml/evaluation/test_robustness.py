@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fer_ml.evaluation.robustness import EVERY, drawn_faces, measure_robustness, measured_set
+from fer_ml.evaluation.robustness import EVERY, measure_robustness, measured_set
 from fer_ml.images.corruptions import SETS, corrupted
 from fer_ml.metrics.classification import (
     calibration_error_by_chance,
@@ -15,7 +15,7 @@ from fer_ml.metrics.classification import (
     softmax,
 )
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.packed.packing import load_faces, prepared, squares
+from fer_ml.packed.packing import drawn_faces, load_faces, prepared, squares
 from fer_ml.storage.artifact import Artifact
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.prediction import predict
@@ -59,7 +59,7 @@ def test_each_figure_is_of_its_predictions(found: Artifact) -> None:
         assert cell["ece"] == pytest.approx(raw["ece"])
         chance = calibration_error_by_chance(softmax(logits[rows], entry["temperature"]))
         assert cell["ece_by_chance_high"] == pytest.approx(chance["high"])
-        assert cell["temperature_holds"] == (cell["ece_scaled"] <= chance["high"])
+        assert cell["temperature_holds"] == [cell["ece_scaled"] <= chance["high"], 1]
         accuracy.setdefault(kind, []).append(wanted["accuracy"])
     kinds = entry["kinds"]
     for kind, values in accuracy.items():
