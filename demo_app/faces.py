@@ -132,14 +132,17 @@ def doubts(
     """Return why each face has no label: its square is too small, or its logits are unlike calib's.
 
     The square is the one that ``prepare_faces`` cuts, in px of the picture; without a detector it
-    is as high as the picture.
+    is that of the whole picture.
     """
     card = bundle.card
-    side = 1.0 if detector is None else card.frame_of(detector).side
     found: list[Doubt | None] = []
     for detection, like in zip(detections, familiar, strict=True):
-        _, top, _, bottom = detection.box_xyxy_px
-        small = side * (bottom - top) < card.least_px
+        left, top, right, bottom = detection.box_xyxy_px
+        if detector is None:
+            side = float(max(right - left, bottom - top))
+        else:
+            side = card.frame_of(detector).side * (bottom - top)
+        small = side < card.least_px
         found.append("too_small" if small else None if like else "unsure")
     return found
 

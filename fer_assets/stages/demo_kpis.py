@@ -183,6 +183,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             limits=KpiLimits.of,
-            code_version="2",
+            code_version="3",
         )
     ]

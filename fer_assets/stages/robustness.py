@@ -72,9 +72,12 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
     document = artifact.read_json("robustness.json")
     item = next(item for item in artifact.record.inputs if item.asset == "benchmark")
     benchmark = store.find("benchmark", None, item.sha256)
-    lost, others = [], {"no benchmark": 1.0} if benchmark is None else {}
-    for name, entry in document["entries"].items() if benchmark else ():
-        cell = benchmark.read_json("benchmark.json")["entries"][name][document["set"]]
+    if benchmark is None:
+        return [Outcome(gate.rule, False, "no benchmark", item.sha256, "", ()) for gate in GATES]
+    measured = benchmark.read_json("benchmark.json")["entries"]
+    lost, others = [], {}
+    for name, entry in document["entries"].items():
+        cell = measured[name][document["set"]]
         wanted = min(document["most"], cell["n"])
         rows = pl.read_csv(as_text(artifact.file(f"predictions/{name}.csv")), glob=False)
         sizes = rows.group_by("source").len()["len"].to_list()
@@ -83,7 +86,7 @@ def judge(artifact: Artifact, store: Store, limits: Limits) -> list[Outcome]:
         path = benchmark.file(f"predictions/{name}__{document['set']}.csv")
         clean = rows.filter(pl.col("source") == CLEAN)
         both = clean.join(pl.read_csv(as_text(path), glob=False), "sample_id", suffix="_before")
-        same = (both["y_pred"] == both["y_pred_before"]).sum()
+        same = float((both["y_pred"] == both["y_pred_before"]).sum())
         of_this = entry["checkpoint_sha256"] == cell["checkpoint_sha256"]
         others[name] = 1 - same / max(1, clean.height) if of_this else 1.0
     worst = max(others, key=lambda name: others[name])

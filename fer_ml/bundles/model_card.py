@@ -146,8 +146,12 @@ def _abstention(card: Card) -> Iterator[str]:
     if card.least_log_sum_exp is not None:
         yield "A face whose logits are unlike those of calib (log of the summed exponentials under"
         yield f"{card.least_log_sum_exp:.2f}) is 'unsure' too."
-    yield "Each confidence was chosen on calib so that, with 95% certainty, no more of the answers"
-    yield "are wrong than wanted: on clean faces, and on faces that were corrupted, where 'both'."
+    if all(threshold.bound is None for threshold in card.abstention):
+        yield "Each confidence had no more wrong answers than wanted on calib; no bound is known."
+    else:
+        yield "Each confidence was chosen on calib so that, with 95% certainty, no more of the"
+        yield "answers are wrong than wanted: on clean faces, and on corrupted ones where it holds"
+        yield "on both."
     yield ""
     yield (
         "| wanted share of wrong answers | confidence | holds on | answered | wrong | bound "
@@ -159,10 +163,9 @@ def _abstention(card: Card) -> Iterator[str]:
             yield f"| {threshold.wanted_risk:g} | none reaches it | | | | | | | |"
             continue
         bound = "not known" if threshold.bound is None else f"{threshold.bound:.3f}"
-        hard = threshold.corrupted
-        cells = (
-            (_share(hard.coverage), _share(hard.risk), f"{hard.bound:.3f}") if hard else ("",) * 3
-        )
+        hard, cells = threshold.corrupted, ("not known",) * 3
+        if hard is not None:
+            cells = (_share(hard.coverage), _share(hard.risk), f"{hard.bound:.3f}")
         yield (
             f"| {threshold.wanted_risk:g} | {threshold.threshold:.3f} "
             f"| {'both' if threshold.holds_corrupted else 'clean'} "

@@ -23,7 +23,7 @@ from fer_ml.recipes.preprocess import Frame
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.job import Job
-from fer_ml.storage.looks import SETS_FILE, face_ids
+from fer_ml.storage.looks import face_ids
 from fer_ml.storage.store import RunFolder
 from fer_ml.training.views import FaceSet
 
@@ -46,8 +46,6 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
     """Write every model's predictions and figures on at most ``faces`` faces of each set."""
     part = measured_set(job)
     frame = drawn_faces(part.frame, faces, seed)
-    ids = face_ids(frame["sample_id"])
-    run.write_json(SETS_FILE, {part.name: ids})
     models = list(benchmark_models(job))
     networks = {model.name: model.open() for model in models}
     frames = {network.preprocess.frame for network in networks.values()}
@@ -78,7 +76,7 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
             "most": faces,
             "drawn_from": part.frame.height,
             "seed": seed,
-            "looked_before": job.looked_before(ids),
+            "looked_before": job.looked_before(face_ids(frame["sample_id"])),
             "entries": entries,
             "accuracy": _by_kind(entries, "accuracy"),
             "macro_f1": _by_kind(entries, "macro_f1"),

@@ -27,7 +27,7 @@ def small(face: Face, strength: float, rng: np.random.Generator) -> Face:
 
 def small_side(height: int, strength: float) -> int:
     """Return the side in px to which ``small`` shrinks a face of ``height`` px."""
-    return round(height * (min(SMALLEST_PX, height) / height) ** strength)
+    return round(height * float((min(SMALLEST_PX, height) / height) ** strength))
 
 
 def resolved(face: Face, side: int) -> Face:

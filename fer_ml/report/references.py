@@ -462,8 +462,7 @@ class References:
         measured = ""
         if "split" in document and "n" in document:
             measured = f", split {escape(document['split'])}, n = {document['n']:,}"
-            looked = look_note(document)
-            measured += f". These rows were {escape(looked)}" * bool(looked)
+            measured += _looked({"measured_on": document})
         caption = self._caption("Table", f"{_origin(artifact, file)}{measured}.")
         return Markdown(f"{caption}\n\n{table(['name', *map(escape, names)], rows, numeric)}")
 

@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fer_ml.base.labels import CLASSES
+from fer_ml.bundles.bundle import Card, write_card
 from fer_ml.evaluation.robustness import EVERY, measure_robustness, measured_set
 from fer_ml.images.corruptions import SETS, corrupted
 from fer_ml.metrics.classification import (
@@ -16,7 +18,9 @@ from fer_ml.metrics.classification import (
 )
 from fer_ml.metrics.predictions import read_predictions
 from fer_ml.packed.packing import drawn_faces, load_faces, prepared, squares
+from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from fer_ml.training.prediction import predict
 from tests.fer_ml.evaluation.conftest import SPEC
@@ -24,11 +28,38 @@ from tests.fer_ml.evaluation.conftest import SPEC
 FACES = 20
 
 
+#: Of the students' cards: the faces have 24 px, and a network of random weights is never sure.
+LEAST_PX, UNSURE_BELOW = 20, 0.1
+
+
+def write_cards(run: RunFolder) -> None:
+    """The cards of three bundles without their networks."""
+    for name in CANDIDATES:
+        run.path(name).mkdir()
+        card = Card(
+            name=name,
+            profile="p",
+            architecture="a",
+            classes=CLASSES,
+            preprocess=SPEC,
+            temperature=2.0,
+            unsure_below=UNSURE_BELOW,
+            least_px=LEAST_PX,
+            model_sha256="0" * 64,
+            checkpoint_sha256="0" * 64,
+            data="d",
+            licence="l",
+            intended_use="i",
+        )
+        write_card(run.path(name), card)
+
+
 @pytest.fixture(scope="module")
 def found(lineage: Any) -> Artifact:
     facts = lineage.held["ensemble"].read_json("ensemble.json")
     facts |= {"fusion": "logits", "weights": {"RN18": 1.0}}
     facts["members"] = {"RN18": {"temperature": 1.5}}
+    lineage.put("candidate_bundles", write_cards)
     path = lineage.held["ensemble"].file("ensemble.json")
     before = path.read_text()
     path.write_text(json.dumps(facts))
@@ -101,6 +132,26 @@ def test_the_ensemble_is_its_members_on_the_same_pixels(found: Artifact) -> None
         for name in ("teacher_RN18", "ensemble")
     )
     assert ensemble == pytest.approx(teacher, abs=1e-5)
+
+
+def test_what_the_card_answers_is_counted(found: Artifact) -> None:
+    held = found.read_json("robustness.json")["entries"]
+    table, y, logits = read_predictions(found.file("predictions/student_kd.csv"))
+    kinds = held["student_kd"]["kinds"]
+    for strength, cell in kinds["blur"]["strengths"].items():
+        rows = (table["source"] == f"blur {strength}").to_numpy()
+        probs = softmax(logits[rows], 2.0)
+        answered = probs.max(axis=1) >= UNSURE_BELOW
+        assert cell["answered"] == pytest.approx(answered.mean())
+        wrong = (probs.argmax(axis=1) != y[rows])[answered]
+        assert cell["wrong"] == (pytest.approx(wrong.mean()) if len(wrong) else None)
+    # 24 px become 21 at the least strength, and 18 at the next.
+    small = kinds["small"]["strengths"]
+    assert small["0.2"]["answered"] > 0
+    assert (small["0.4"]["answered"], small["0.4"]["wrong"]) == (0.0, None)
+    assert kinds["small"]["answered"] == pytest.approx(small["0.2"]["answered"] / 5)
+    assert kinds["small"]["wrong"] == pytest.approx(small["0.2"]["wrong"])
+    assert "answered" not in held["ensemble"]["kinds"]["clean"], "it has no card"
 
 
 def test_which_faces_are_drawn_follows_from_their_ids_and_a_seed() -> None:
