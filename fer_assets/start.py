@@ -71,13 +71,12 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
         within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
         drawn = ", drawn faces" if pipeline.profile.drawn else ""
         looked = f"; {note}" if (note := look_note(scores)) else ""
-        published = ""
         if official is not None and official["n"] != scores["n"]:
-            published = f"; all {official['n']:,} as published: {official['macro_f1']:.3f}"
+            drawn += f"; all {official['n']:,} as published: {official['macro_f1']:.3f}"
         yield Headline(
             f"macro-F1 of {card['name']} on test faces without a near twin in training",
             f"{scores['macro_f1']:.3f}",
-            f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}{published}{looked}",
+            f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}{looked}",
         )
     demo = _read(pipeline, "demo_kpis", "demo_kpis.json")
     flips = demo.get("flips_per_minute_stabilised")
