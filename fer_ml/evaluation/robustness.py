@@ -76,7 +76,7 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
             "most": faces,
             "drawn_from": part.frame.height,
             "seed": seed,
-            "looked_before": job.looked_before(face_ids(frame["sample_id"])),
+            "looked_before": job.looked_before(part.manifest, face_ids(frame["sample_id"])),
             "entries": entries,
             "accuracy": _by_kind(entries, "accuracy"),
             "macro_f1": _by_kind(entries, "macro_f1"),

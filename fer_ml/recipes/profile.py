@@ -292,8 +292,7 @@ class Profile(Frozen):
                     raise ValueError(f"{table}.{name}: a name in letters, digits and _")
         for name, comparison in self.comparisons.items():
             self._check_comparison(f"comparisons.{name}", comparison)
-        rooted = [source.name for source in self.sources if self.drawn and source.root]
-        if rooted:
+        if rooted := [source.name for source in self.sources if self.drawn and source.root]:
             raise ValueError(f"sources: root of {rooted} does nothing, since the profile is drawn")
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")

@@ -492,8 +492,7 @@ def _page(artifact: Artifact, file: str, pointer: str) -> str:
 
 
 def _looked(claim: dict[str, Any]) -> str:
-    looked = look_note(claim.get("measured_on") or {})
-    return f"; {escape(looked)}" if looked else ""
+    return f"; {escape(looked)}" if (looked := look_note(claim.get("measured_on") or {})) else ""
 
 
 def _origin(artifact: Artifact, file: str | None) -> str:
