@@ -217,6 +217,6 @@ def stages(given: Given) -> list[Stage]:
             judge=judge,
             looks=True,
             limits=BenchmarkLimits.of,
-            code_version="6",
+            code_version="7",
         )
     ]
