@@ -51,7 +51,7 @@ class Model:
     """A model to be scored.
 
     - ``predict``: returns ``logits [N, 7] float32`` for rows of a manifest, each of another face
-    - ``open``: opens its network, for faces that are in no manifest
+    - ``network``: opens its network, for faces that are in no manifest
     - ``checkpoint_sha256``: the hash of the bytes that predict
     - ``chosen``: the choices made for it, by what was chosen
     - ``epochs``: all epochs of its training, including those of the run it continues; null if
@@ -64,7 +64,7 @@ class Model:
     temperature: float
     preprocess_sha256: str
     predict: Callable[[pl.DataFrame], np.ndarray] = field(compare=False)
-    open: Callable[[], Network] = field(compare=False)
+    network: Callable[[], Network] = field(compare=False)
     chosen: dict[str, Choice]
     epochs: int | None = None
 
@@ -157,7 +157,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
         temperature=meta["temperature"],
         preprocess_sha256=meta["preprocess_sha256"],
         predict=_looked_up(logits),
-        open=lambda: _opened(load_checkpoint(teacher.file(CHECKPOINT_FILE))),
+        network=lambda: _opened(load_checkpoint(teacher.file(CHECKPOINT_FILE))),
         chosen=choices(teacher),
         epochs=epochs_of(job.store, teacher),
     )
@@ -176,7 +176,7 @@ def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
         temperature=ensemble_facts["temperature"],
         preprocess_sha256=ensemble_facts["preprocess_sha256"],
         predict=_looked_up(ensemble),
-        open=lambda: _fused(ensemble_facts, teachers),
+        network=lambda: _fused(ensemble_facts, teachers),
         chosen={**choices(ensemble), **members},
     )
 
@@ -192,7 +192,7 @@ def _fused(ensemble_facts: dict[str, Any], teachers: list[Model]) -> Network:
     weights = [ensemble_facts["weights"][key] for key in keys]
     temperatures = [ensemble_facts["members"][key]["temperature"] for key in keys]
     by_name = {model.name: model for model in teachers}
-    networks = [by_name[f"teacher_{key}"].open() for key in keys]
+    networks = [by_name[f"teacher_{key}"].network() for key in keys]
 
     def answer(faces: FaceSet) -> np.ndarray:
         logits = [network.predict(faces) for network in networks]
@@ -223,7 +223,7 @@ def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Mo
         temperature=student.read_json("calibration.json")["global_temperature"],
         preprocess_sha256=checkpoint.preprocess.digest(),
         predict=logits,
-        open=lambda: _opened(checkpoint),
+        network=lambda: _opened(checkpoint),
         chosen=choices(student),
         epochs=epochs_of(job.store, student),
     )
@@ -240,7 +240,7 @@ def _external(job: Job[Any], name: str) -> Model:
         temperature=artifact.read_json("calibration.json")["global_temperature"],
         preprocess_sha256=read_preprocess(about["preprocess"]).digest(),
         predict=external_predictor(job, name),
-        open=lambda: _foreign(job, name),
+        network=lambda: _foreign(job, name),
         chosen=choices(artifact) | _chosen_elsewhere(artifact),
     )
 

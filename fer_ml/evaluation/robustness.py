@@ -47,7 +47,7 @@ def measure_robustness(run: RunFolder, job: Job[Any], faces: int, seed: int) -> 
     part = measured_set(job)
     frame = drawn_faces(part.frame, faces, seed)
     models = list(benchmark_models(job))
-    networks = {model.name: model.open() for model in models}
+    networks = {model.name: model.network() for model in models}
     frames = {network.preprocess.frame for network in networks.values()}
     faces_by_frame = {around: squares(frame, job.store.root, around) for around in frames}
     logits = _predict(networks, faces_by_frame, frame["sample_id"].to_list(), seed)
