@@ -49,6 +49,7 @@ VERSIONS: Mapping[str, Versions] = {
     "ensemble_metrics.json": Versions(2, 1),
     "leakage.json": Versions(3, 1),
     "logits.json": Versions(2, 1),
+    "serving.json": Versions(2, 1),
     "small_bundles.json": Versions(2, 1),
     "manifest_validation": Versions(2, 1),
     "thresholds.json": Versions(2, 1),
