@@ -64,7 +64,7 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
     run.write_json(
         SERVING_FILE,
         {
-            "schema_version": 3,
+            "schema_version": 2,
             "splits": SPLITS,
             "n": len(y),
             "seed": SEED,
