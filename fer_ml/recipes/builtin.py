@@ -220,7 +220,6 @@ def ferplus(seed: int = SEED) -> Profile:
         "kd": kd,
         # KD weighs NCKD by 1 - p of the label (Zhao et al. 2022); DKD by a weight of its own.
         "dkd_decoupled": replace(student, task=decoupled),
-        "dkd": dkd,
     }
     seeds = further_seeds(seed)
     ce = arm("ce", seeds, first="student_ce")
