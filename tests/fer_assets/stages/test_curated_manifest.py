@@ -32,7 +32,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.mark.parametrize("name", PROFILE.curated)
 def test_the_recipe_is_the_curation(name: str) -> None:
     recorded = STAGES[f"{name}_manifest"].recipe(PROFILE, None).recorded()
-    assert recorded == PROFILE.curated[name].model_dump(mode="json")
+    whole = PROFILE.curated[name].model_dump(mode="json")
+    assert recorded == {**whole, **recorded}
+    assert not any(whole[left] for left in whole.keys() - recorded.keys())
     assert Curation.from_plain(recorded) == PROFILE.curated[name]
 
 
