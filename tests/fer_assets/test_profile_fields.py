@@ -76,6 +76,7 @@ DECIDES_NOTHING = {
     r"sources/expw_full/root": "a raw folder counts by its fingerprint, wherever it lies",
     r"models/.*": "a model from elsewhere counts by the hashes of its files",
     r"demo/video": "the clip counts by its hash",
+    r"looked_at.*": "it marks numbers, and decides none",
 }
 #: Fields that no other value fits while the rest stays as it is.
 NOT_ALONE = {
