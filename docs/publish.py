@@ -35,11 +35,18 @@ def publish_report(run: Path, profile: str, page: Path = PAGE) -> None:
 
 
 def as_part(text: str, profile: str) -> str:
-    """A report as a part of a page: its headings one level lower, its anchors its own."""
+    """A report as a part of a page: its headings one level lower, its anchors its own.
+
+    Marks lead to the table of claims, since the pages of evidence show faces and are not published;
+    numbers that lead to such pages stand alone.
+    """
     text = re.sub(r"^#(?=#* )", "##", text, flags=re.MULTILINE)
     text = text.replace("](figures/", f"](figures/{profile}/")
+    evidence = r"\]\([^)\s]*evidence/[^)\s]*\)"
     mark = rf'| <a id="{profile}-\1"></a>\1'
-    text = re.sub(r"^\| \[(c\d+)\]\(#\1\)", mark, text, flags=re.MULTILINE)
+    text = re.sub(rf"^\| \[(c\d+)(?:\]\(#\1\)|{evidence})", mark, text, flags=re.MULTILINE)
+    text = re.sub(rf"\[(c\d+)( [^]\s]+){evidence}", rf"[\1\2](#{profile}-\1)", text)
+    text = re.sub(rf"\[([^]]*){evidence}", r"\1", text)
     return re.sub(r"\]\(#(c\d+)\)", rf"](#{profile}-\1)", text)
 
 
