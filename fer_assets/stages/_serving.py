@@ -1,8 +1,8 @@
 """Check that the demo gives a bundle the same faces as training did, by comparing both inputs.
 
 The faces are those of val and calib: with val alone the difference of two accuracies has a standard
-error of a point, which is the limit itself. Which of them chose the checkpoint or the temperature
-matters to both inputs alike.
+error of a point, which is the limit itself. Val chose the checkpoint by the published crops, so it
+may flatter these a little: the loss is rather overstated.
 """
 
 from typing import TYPE_CHECKING, Any
