@@ -9,7 +9,7 @@ nothing of it is installed or run. FOLDER is the artifact root of the profile ``
 faces of the publishers' validation part, by either set of labels; their differences are paired.
 
 Published crops are given to the peer whole, without the border that the package puts around a
-detected face, since they are cut as tightly as its own input.
+detected face.
 """
 
 import argparse

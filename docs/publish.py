@@ -44,10 +44,9 @@ def as_part(text: str, profile: str) -> str:
     text = text.replace("](figures/", f"](figures/{profile}/")
     evidence = r"\]\([^)\s]*evidence/[^)\s]*\)"
     mark = rf'| <a id="{profile}-\1"></a>\1'
-    text = re.sub(rf"^\| \[(c\d+)(?:\]\(#\1\)|{evidence})", mark, text, flags=re.MULTILINE)
-    text = re.sub(rf"\[(c\d+)( [^]\s]+){evidence}", rf"[\1\2](#{profile}-\1)", text)
-    text = re.sub(rf"\[([^]]*){evidence}", r"\1", text)
-    return re.sub(r"\]\(#(c\d+)\)", rf"](#{profile}-\1)", text)
+    text = re.sub(rf"^\| \[(c\d+){evidence}", mark, text, flags=re.MULTILINE)
+    text = re.sub(rf"\[(c\d+)( [^]]+){evidence}", rf"[\1\2](#{profile}-\1)", text)
+    return re.sub(rf"\[([^]]*){evidence}", r"\1", text)
 
 
 def publish_student(pipeline: Pipeline, folder: Path = SHIPPED) -> None:
