@@ -120,7 +120,7 @@ def served(
     yield Figure(name=f"{name}: faces found", measured=len(truth) / len(y), unit="share")
     scores = {}
     for way, held in cuts.items():
-        probs = np.array(classify(np.stack(held), bundle))
+        probs = np.array(classify(np.stack(held), bundle).probs)
         right = float((probs.argmax(axis=1) == truth).mean())
         scores[way] = np.array([right, expected_calibration_error(truth, probs)])
         for metric, value in zip(("accuracy", "ECE"), scores[way], strict=True):

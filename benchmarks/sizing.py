@@ -65,7 +65,7 @@ def stages(figures: Figures) -> Iterator[Stage]:
         "judge: read the csv, all rules",
     ):
         small, large = (figures.of(growth, f"{name}, {n:,} rows", "s") for n in (SMALL, LARGE))
-        held = figures.of(growth, f"{name}: memory a row, {LARGE:,} rows", "B")
+        held = figures.of(growth, f"{name}: memory that a row adds over the last step", "B")
         yield Stage(name, small, large, held)
     near = "Near-identical faces"
     small, large = (figures.of(near, f"the search, {n:,} rows", "s") for n in (SMALL, LARGE))

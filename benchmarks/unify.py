@@ -21,7 +21,7 @@ import polars as pl
 from listing import SOURCES, plain_rows, write_layouts
 
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
-from fer_ml.manifests.unify import PRECEDENCE, assign_splits
+from fer_ml.manifests.splits import PRECEDENCE, assign_splits
 from fer_ml.recipes.profile import Draw
 from fer_ml.sources import get_adapter
 

@@ -87,8 +87,8 @@ def both_ways(
         if detection is None:
             continue
         seen = prepare_faces(picture, [detection], bundle, detector.name)
-        direct += classify(prepare(face, None, bundle.card.preprocess)[None], bundle)
-        shown += classify(seen, bundle)
+        direct += classify(prepare(face, None, bundle.card.preprocess)[None], bundle).probs
+        shown += classify(seen, bundle).probs
         rows.append(row)
     return BothWays(
         np.array(rows, int), np.array(direct).reshape(-1, 7), np.array(shown).reshape(-1, 7)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from demo_app.detection import Detection
 from demo_app.parameters import Parameters
-from demo_app.stabilisation import StabiliserState
+from demo_app.stabilisation import Doubt, StabiliserState
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import Bundle
@@ -101,12 +102,20 @@ def prepare_faces(
     return np.stack([prepare(image, box, card.preprocess, frame) for box in boxes])
 
 
-def classify(faces: np.ndarray, bundle: Bundle) -> list[tuple[float, ...]]:
-    """Return calibrated ``probs [7]`` for each of ``faces [N, S, S, 3] uint8``, in one call.
+class Classified(NamedTuple):
+    """For each face calibrated ``probs [7]``, and whether its logits are like those of calib."""
+
+    probs: list[tuple[float, ...]]
+    familiar: list[bool]
+
+
+def classify(faces: np.ndarray, bundle: Bundle) -> Classified:
+    """Classify ``faces [N, S, S, 3] uint8`` in one call.
 
     Raises ``FerError`` if the network's output is not finite.
     """
-    probs = bundle.probabilities(faces)  # [N, 7]
+    logits = bundle.logits(faces)  # [N, 7]
+    probs = bundle.card.probabilities(logits)
     if not np.isfinite(probs).all():
         raise FerError(
             "the network returned values that are not finite",
@@ -114,7 +123,28 @@ def classify(faces: np.ndarray, bundle: Bundle) -> list[tuple[float, ...]]:
             where=bundle.folder,
             fix="export the bundle again",
         )
-    return [tuple(row) for row in probs.tolist()]
+    return Classified([tuple(row) for row in probs.tolist()], bundle.card.familiar(logits).tolist())
+
+
+def doubts(
+    detections: Sequence[Detection], familiar: Sequence[bool], bundle: Bundle, detector: str | None
+) -> list[Doubt | None]:
+    """Return why each face has no label: its square is too small, or its logits are unlike calib's.
+
+    The square is the one that ``prepare_faces`` cuts, in px of the picture; without a detector it
+    is that of the whole picture.
+    """
+    card = bundle.card
+    found: list[Doubt | None] = []
+    for detection, like in zip(detections, familiar, strict=True):
+        left, top, right, bottom = detection.box_xyxy_px
+        if detector is None:
+            side = float(max(right - left, bottom - top))
+        else:
+            side = card.frame_of(detector).side * (bottom - top)
+        small = side < card.least_px
+        found.append("too_small" if small else None if like else "unsure")
+    return found
 
 
 def _size_and_age(face: Face) -> tuple[int, int]:

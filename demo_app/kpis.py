@@ -23,6 +23,8 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import Box
 
 WARM_UP_FRAMES = 5
+#: States of a face without a label.
+DOUBTS = ("unsure", "too_small", "unstable")
 MATCH_IOU = 0.3
 #: The first protocol does not score manual segments shorter than this, nor frames this close to a
 #: change of label.
@@ -43,7 +45,7 @@ class LoggedFace:
 
     ``shown`` is the stabilised label, or None while the demo abstains.
 
-    ``state`` is 'label', 'unsure' or 'unstable'.
+    ``state`` is 'label' or one of ``DOUBTS``.
     """
 
     frame: int
@@ -108,7 +110,7 @@ def compute_kpis(per_frame_csv: Path, truth_csv: Path | None) -> dict[str, Any]:
             f"{state}_share": sum(face.state == state for face in faces) / len(faces)
             if faces
             else None
-            for state in ("unsure", "unstable")
+            for state in DOUBTS
         },
     }
     if any(frame.manual for frame in frames):
@@ -150,7 +152,7 @@ def stage_timing(frames: Sequence[LoggedFrame]) -> dict[str, Any]:
 def flips(faces: Sequence[LoggedFace]) -> dict[str, Any]:
     """Count changes between successive distinct labels of a track, and their rate by track time.
 
-    'unsure' and 'unstable' are not labels: A, unsure, A is no change; A, unsure, B is one change.
+    ``DOUBTS`` are not labels: A, unsure, A is no change; A, unsure, B is one change.
     Track time is the time between neighbouring frames that both contain the track. While a face is
     away, neither time nor changes count.
     """
@@ -414,8 +416,8 @@ def _logged_face(index: int, row: TableRow) -> LoggedFace:
 
 
 def _face_state(text: str) -> str:
-    if text not in ("label", "unsure", "unstable"):
-        raise ValueError("a row with a face is 'label', 'unsure' or 'unstable'")
+    if text not in ("label", *DOUBTS):
+        raise ValueError(f"a row with a face is 'label' or one of {', '.join(DOUBTS)}")
     return text
 
 

@@ -66,8 +66,8 @@ HASH_DIGITS = 12
 class Event:
     """A period with one label: 'stabilised' of one track, or 'manual' (whose track is -1).
 
-    It starts and ends at frames of the track. A stabilised period ends with another label, with
-    'unsure' or 'unstable', or with the track; a frame in which the face was missed does not end it.
+    It starts and ends at frames of the track. A stabilised period ends with another label, with a
+    state that is none, or with the track; a frame in which the face was missed does not end it.
     """
 
     label: str

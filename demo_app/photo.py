@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from demo_app.detection import Detection, Detector
-from demo_app.faces import Face, classify, prepare_faces
+from demo_app.faces import Face, classify, doubts, prepare_faces
 from demo_app.parameters import parameters_for
 from demo_app.stabilisation import START, step
 from fer_ml.bundles.bundle import Bundle
@@ -14,8 +14,9 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> lis
     """Find and classify every face of a photo, ordered by the detector's score.
 
     Without a detector the whole photo is one face, as training takes a cropped one. A face whose
-    best probability is below the bundle's limit has ``state.status`` 'unsure'. An empty list means
-    that no face was found; ``FerError`` if the photo cannot be read.
+    best probability is below the bundle's limit has ``state.status`` 'unsure', and one whose square
+    is under the least side 'too_small'. An empty list means that no face was found; ``FerError`` if
+    the photo cannot be read.
     """
     image = read_image(path)
     if detector is None:
@@ -28,8 +29,9 @@ def classify_photo(path: Path, bundle: Bundle, detector: Detector | None) -> lis
             return []
         faces = prepare_faces(image, detections, bundle, detector.name)
     settings = parameters_for(bundle.card)
-    probs = classify(faces, bundle)
+    probs, familiar = classify(faces, bundle)
+    held = doubts(detections, familiar, bundle, None if detector is None else detector.name)
     return [
-        Face(index, region.box_xyxy_px, region.score, values, step(START, values, 0.0, settings))
-        for index, (region, values) in enumerate(zip(detections, probs, strict=True))
+        Face(index, found.box_xyxy_px, found.score, seen, step(START, seen, 0.0, settings, doubt))
+        for index, (found, seen, doubt) in enumerate(zip(detections, probs, held, strict=True))
     ]

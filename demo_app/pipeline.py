@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass
 
 from demo_app.detection import Detection, Detector
-from demo_app.faces import Face, FrameResult, StageTimes, classify, prepare_faces
+from demo_app.faces import Face, FrameResult, StageTimes, classify, doubts, prepare_faces
 from demo_app.parameters import TURNS, Parameters, turned
 from demo_app.sources import Frame
-from demo_app.stabilisation import START, StabiliserState, step
+from demo_app.stabilisation import START, Doubt, StabiliserState, step
 from demo_app.tracking import Tracks, coast, match_tracks
 from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import Bundle
@@ -56,13 +56,16 @@ class Pipeline:
         detections, ids = self._locate(frame, parameters, looked)
         located = time.perf_counter()
         probs: list[tuple[float, ...]] = []
+        held: list[Doubt | None] = []
         aligned = located
         if detections:
             faces = prepare_faces(frame.image, detections, self.bundle, self.detector.name)
             aligned = time.perf_counter()
-            probs = classify(faces, self.bundle)
+            probs, familiar = classify(faces, self.bundle)
+            held = doubts(detections, familiar, self.bundle, self.detector.name)
         classified = time.perf_counter()
-        self._follow(dict(zip(ids, probs, strict=True)), frame.time_s, parameters)
+        seen = dict(zip(ids, zip(probs, held, strict=True), strict=True))
+        self._follow(seen, frame.time_s, parameters)
         shown = tuple(
             Face(track_id, face.box_xyxy_px, face.score, values, self._states[track_id])
             for track_id, face, values in zip(ids, detections, probs, strict=True)
@@ -103,15 +106,20 @@ class Pipeline:
         return detections, ids
 
     def _follow(
-        self, seen: dict[int, tuple[float, ...]], time_s: float, parameters: Parameters
+        self,
+        seen: dict[int, tuple[tuple[float, ...], Doubt | None]],
+        time_s: float,
+        parameters: Parameters,
     ) -> None:
         # Only tracks that are alive keep a state; a new id always begins at START.
         self._states = {
             track.track_id: step(
                 self._states.get(track.track_id, START),
-                seen.get(track.track_id),
+                probs,
                 time_s,
                 parameters,
+                doubt,
             )
             for track in self._tracks.alive
+            for probs, doubt in (seen.get(track.track_id, (None, None)),)
         }

@@ -26,6 +26,7 @@ SHOWN = (
     "flips_per_minute_raw",
     "flips_per_minute_stabilised",
     "unsure_share",
+    "too_small_share",
     "unstable_share",
     "manual_accuracy_raw",
     "manual_accuracy_stabilised",

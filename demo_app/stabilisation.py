@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fer_ml.base.labels import CLASSES
 
-Status = Literal["label", "unsure", "unstable", "no_face"]
+Status = Literal["label", "unsure", "too_small", "unstable", "no_face"]
+#: Why a face has no label, whatever its probabilities.
+Doubt = Literal["unsure", "too_small"]
 
 
 class StabiliserSettings(BaseModel):
@@ -71,9 +73,11 @@ def step(
     probs: Sequence[float] | None,
     time_s: float,
     settings: StabiliserSettings,
+    doubt: Doubt | None = None,
 ) -> StabiliserState:
     """Return the state after ``probs [7]`` (calibrated, in the order of ``CLASSES``) at ``time_s``.
 
+    ``doubt`` is the status of a face in which the probabilities must not be trusted.
     ``None`` means that the face is absent: the status is 'no_face' at once, and after ``gap_s`` the
     state is forgotten. Raises ``ValueError`` for a time before the last one or for invalid
     probabilities.
@@ -96,7 +100,7 @@ def step(
         winner, lead_share = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
         recent = _recent(leads, time_s - settings.vote_s)
         state = replace(state, label=winner, smoothed=smoothed, leads=recent)
-    status = _status(max(seen), lead_share, settings)
+    status = doubt or _status(max(seen), lead_share, settings)
     return replace(state, status=status, time_s=time_s, face_time_s=time_s)
 
 

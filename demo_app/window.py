@@ -50,10 +50,10 @@ def annotate(image: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
 
 
 def caption(face: Face, among: Sequence[Face]) -> str:
-    """Return the text over a face: ``Happy 87%``, ``unsure``, or ``1 of 2: Happy 87%``."""
+    """Return the text over a face: ``Happy 87%``, ``too small``, or ``1 of 2: Happy 87%``."""
     number = f"{number_of(face, among)} of {len(among)}: " if len(among) > 1 else ""
     if face.state.status != "label" or face.state.confidence is None:
-        return number + face.state.status
+        return number + face.state.status.replace("_", " ")
     return f"{number}{face.state.label} {face.state.confidence:.0%}"
 
 

@@ -62,7 +62,8 @@ class Start:
 def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
     """Yield three figures: the deployed student, its demo, and the claims."""
     card = _read(pipeline, "student_bundle", "card.json")
-    scores = card.get("metrics", {}).get("test_all_sources")
+    official = card.get("metrics", {}).get("test_all_sources")
+    scores = card.get("metrics", {}).get("test_all_sources.deduplicated", official)
     if scores is None:
         yield Headline("The deployed student", "none", "not made, or not sound")
     else:
@@ -70,8 +71,10 @@ def headlines(pipeline: Pipeline, digest: Digest) -> Iterator[Headline]:
         within = f"95% interval {interval[0]:.3f} to {interval[1]:.3f}, " if interval else ""
         drawn = ", drawn faces" if pipeline.profile.drawn else ""
         looked = f"; {note}" if (note := look_note(scores)) else ""
+        if official is not None and official["n"] != scores["n"]:
+            drawn += f"; all {official['n']:,} as published: {official['macro_f1']:.3f}"
         yield Headline(
-            f"macro-F1 of {card['name']} on the test set",
+            f"macro-F1 of {card['name']} on test faces without a near twin in training",
             f"{scores['macro_f1']:.3f}",
             f"{within}n = {scores['n']:,}, accuracy {scores['accuracy']:.3f}{drawn}{looked}",
         )

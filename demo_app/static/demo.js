@@ -29,7 +29,7 @@ const FIGURES = {
   face_found_rate: ["Frames with a face", true],
   flips_per_minute_raw: ["Changes a minute, raw", false],
   flips_per_minute_stabilised: ["Changes a minute, shown", false],
-  unsure_share: ["Unsure", true], unstable_share: ["Unstable", true],
+  unsure_share: ["Unsure", true], too_small_share: ["Too small", true], unstable_share: ["Unstable", true],
   manual_accuracy_raw: ["Right by your labels, raw", true],
   manual_accuracy_stabilised: ["Right by your labels, shown", true],
 };
@@ -236,7 +236,7 @@ function show(reply) {
   else {
     const which = count > 1 ? `face ${main.number} of ${count}` : "";
     const beside = main.status === "label" ? [percent(main.confidence), which] : [which];
-    const said = { label: main.label, unsure: "Unsure", unstable: "Unstable" };
+    const said = { label: main.label, unsure: "Unsure", too_small: "Too small", unstable: "Unstable" };
     setNow(main.status, said[main.status], beside.filter(Boolean).join(" · "));
   }
   for (const [index, bar] of page.bars.entries()) {
@@ -301,7 +301,7 @@ function draw(reply) {
     context.strokeStyle = colour;
     context.strokeRect(x, y, (x1 - x0) * scale, (y1 - y0) * scale);
     const which = reply.faces.length > 1 ? `${face.number} of ${reply.faces.length}: ` : "";
-    const text = which + (sure ? `${face.label} ${percent(face.confidence)}` : face.status);
+    const text = which + (sure ? `${face.label} ${percent(face.confidence)}` : face.status.replace("_", " "));
     const wide = context.measureText(text).width + 0.8 * size;
     const start = Math.min(Math.max(0, x - context.lineWidth / 2), Math.max(0, width - wide));
     // Where another caption is already, this one goes above it.

@@ -195,8 +195,11 @@ def photo(
     faces = classify_photo(photo, student, None if face else _detector(detector, detect_width))
     for number, this_face in enumerate(faces, 1):
         which = f"face {number} of {len(faces)}: " if len(faces) > 1 else ""
+        status = this_face.state.status
+        doubt = "" if status == "label" else f" ({status.replace('_', ' ')})"
         console.print(
-            f"{which}{this_face.raw_label} {max(this_face.probs):.2f} at {this_face.box_xyxy_px}"
+            f"{which}{this_face.raw_label} {max(this_face.probs):.2f}{doubt} "
+            f"at {this_face.box_xyxy_px}"
         )
     if not faces:
         console.print("no face found; where the picture is a face as a whole, add --face")

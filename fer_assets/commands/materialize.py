@@ -274,7 +274,9 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
         scores.add_column(header, justify="right")
         for other in document["tables"][name][1:]:
             apart |= {(model, name): ", ".join(other["why_apart"]) for model in other["names"]}
-    scores.add_column(_lines(["ECE scaled", "test_all_sources"]), justify="right")
+    alone = "test_all_sources.deduplicated"
+    lead = alone if alone in first else "test_all_sources"
+    scores.add_column(_lines(["ECE scaled (by chance)", lead]), justify="right")
     for model, cells in entries.items():
         scores.add_row(
             model,
@@ -282,7 +284,8 @@ def _benchmark_table(benchmark: "Artifact", *, synthetic: bool) -> "Table":
                 f"{cells[name]['raw']['macro_f1']:.3f}{'*' * ((model, name) in apart)}"
                 for name in sets
             ),
-            f"{cells['test_all_sources']['temperature_scaled']['ece']:.3f}",
+            f"{cells[lead]['temperature_scaled']['ece']:.3f} "
+            f"({cells[lead]['ece_by_chance']['high']:.3f})",
         )
     notes: list[str] = []
     if apart:

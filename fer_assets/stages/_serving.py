@@ -53,19 +53,12 @@ def measure_serving(run: RunFolder, job: Job[Any], bundle: "Bundle") -> None:
 
     from demo_app.detection import DETECTORS, make_detector
     from fer_ml.base.labels import CLASS_INDEX
-    from fer_ml.images.pixels import cut_square, read_image
     from fer_ml.manifests.curation import read_curated
-    from fer_ml.manifests.schema import boxes
+    from fer_ml.packed.packing import squares
 
     rows = read_curated(job, "hq_train_manifest").filter(pl.col("split").is_in(SPLITS))
     rows = rows.sample(min(FACES, rows.height), shuffle=True, seed=SEED)
-    frame, faces = bundle.card.preprocess.frame, []
-    for name, box in zip(rows["image_path"], boxes(rows), strict=True):
-        image = read_image(job.store.root / name)
-        if box is not None:
-            side = max(1, round(frame.side * (box[3] - box[1])))
-            image = cut_square(image, box, frame, side)
-        faces.append(image)
+    faces = squares(rows, job.store.root, bundle.card.preprocess.frame)
     y = np.array([CLASS_INDEX[label] for label in rows["label"]])
     by_detector = {name: figures(faces, y, bundle, make_detector(name)) for name in DETECTORS}
     run.write_json(

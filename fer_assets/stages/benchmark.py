@@ -47,7 +47,7 @@ HOLDS = {
         "`selection_split`, `chosen_here` by these rows), `epochs` with those of what it goes on "
         "from, metrics as `raw`, `temperature_scaled` and `vector_scaled` with `intervals`, "
         "`ece_by_chance` (the ECE if every confidence were true), `by_source` and `by` (source, "
-        "brightness, age, sex, ethnicity) with `gaps`, `looked_before`. `tables` by set: "
+        "brightness, size, age, sex, ethnicity) with `gaps`, `looked_before`. `tables` by set: "
         "comparable tables (`names`, `why_apart`); `same_rows`: deduplicated sets that lack no "
         "row; `sets_without_rows`"
     ),
@@ -56,8 +56,8 @@ HOLDS = {
         " by vector scaling"
     ),
     "slices.csv": (
-        "`model`, `set`, `selection_split`, `by` (class, source, brightness, age, sex, ethnicity),"
-        " `value`, `n`, `metric`, `figure`, `low`, `high`"
+        "`model`, `set`, `selection_split`, `by` (class, source, brightness, size, age, sex, "
+        "ethnicity), `value`, `n`, `metric`, `figure`, `low`, `high`"
     ),
     "pairs.csv": (
         "each two models of a table, and an external model with each model that only prepares "
@@ -78,6 +78,7 @@ HOLDS = {
     "risk_coverage.png": "risk by coverage",
     "by_source.png": "figures by source",
     "by_brightness.png": "figures by brightness",
+    "by_size.png": "figures by the face's size",
 }
 
 
@@ -114,7 +115,7 @@ def build(run: RunFolder, job: Job[BenchmarkRecipe]) -> None:
 
 def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Outcome]:
     """Judge the benchmark: all rows scored, no choice on a test split, students above the floor."""
-    from fer_ml.evaluation.benchmark import MAIN_SET
+    from fer_ml.evaluation.sets import MAIN_SET
     from fer_ml.runs.gates import above_floor
 
     entries = artifact.read_json("benchmark.json")["entries"]
@@ -152,7 +153,7 @@ def judge(artifact: Artifact, store: Store, limits: BenchmarkLimits) -> list[Out
 
 def _chance(frames: "dict[str, pl.DataFrame]") -> "Chance | None":
     """Return the score that a guesser reaches on the main set."""
-    from fer_ml.evaluation.benchmark import MAIN_SET
+    from fer_ml.evaluation.sets import MAIN_SET
     from fer_ml.metrics.chance import guesser_scores
     from fer_ml.runs.logits import labels_of
 
@@ -216,6 +217,6 @@ def stages(given: Given) -> list[Stage]:
             judge=judge,
             looks=True,
             limits=BenchmarkLimits.of,
-            code_version="6",
+            code_version="7",
         )
     ]

@@ -57,7 +57,8 @@ HOLDS = {
         "(`warm_up_frames`, `frames_timed`, `frames_missing`, `processed_fps`, `*_ms_mean`, "
         "`*_ms_p50`, `*_ms_p95`, `*_ms_p99`); flips of a track's labels (`track_seconds`, "
         "`flips_*`); lasting changes of the raw label (`lasting_changes`, "
-        "`lasting_changes_missed`, `reaction_delay_s_*`); `unsure_share`, `unstable_share`; "
+        "`lasting_changes_missed`, `reaction_delay_s_*`); `unsure_share`, `too_small_share`, "
+        "`unstable_share`; "
         "`manual_*` with manual labels; with a `truth.csv` `truth_*`, `faces_without_truth`, "
         "`detection_recall`, `accuracy_*`, `macro_f1_present_*`, `support`, `expressions`; "
         "`before`: the same of a replayed session's own log"
@@ -182,6 +183,6 @@ def stages(given: Given) -> list[Stage]:
             gates=GATES,
             judge=judge,
             limits=KpiLimits.of,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -61,7 +61,10 @@ def stages(given: Given) -> list[Stage]:
             describe="The selected student as `model.onnx` with its `card.json`: classes, "
             "preprocessing, temperature, threshold, hashes; torch and ONNX compared on faces, and "
             "the demo's input with that of training (`serving.json`).",
-            needs=needs("student_selection", "candidate_bundles", "benchmark", "hq_train_manifest"),
+            needs=needs(
+                *("student_selection", "candidate_bundles", "benchmark", "robustness"),
+                "hq_train_manifest",
+            ),
             holds={**NETWORK_FILES, **HOLDS},
             build=build,
             gates=GATES,

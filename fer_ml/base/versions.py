@@ -32,7 +32,7 @@ FAMILIES = ("manifest_validation", "calibration/")
 #: By kind of file, or by name in a run folder; whatever is not here has only had version 1.
 VERSIONS: Mapping[str, Versions] = {
     "fer.toml": Versions(3, 1),
-    "card.json": Versions(2, 1),
+    "card.json": Versions(3, 1),
     "claims": Versions(2, 1),
     "checkpoint": Versions(2, 1),
     "packed training": Versions(2, 1),

@@ -33,20 +33,39 @@ MAX_CARD = 4_000_000
 SESSION_FOLDER = r"(?:^|/)session-([0-9a-f]{16})/"
 
 
+#: A share in 0..1, and both bounds of its 95% interval.
+Share = tuple[float, float, float]
+
+
+class Shares(Plain):
+    """What a threshold gives on some faces: shares answered, and wrong of the answers.
+
+    ``bound`` is the upper bound of the risk with 95% confidence; ``risk`` is null without answers.
+    """
+
+    bound: float
+    coverage: Share
+    risk: Share | None
+
+
 class Threshold(Plain):
     """A confidence threshold: of the answers at or above it, at most ``wanted_risk`` are wrong.
 
     ``bound`` is the upper bound of the risk with 95% confidence, from calib. It is null on cards of
     earlier versions, whose thresholds met the risk on calib only. ``coverage`` and ``risk`` are
     shares on calib: the value, and both bounds of its 95% interval. All four are null where no
-    threshold has such a bound.
+    threshold has such a bound. ``corrupted`` is what it gives on corrupted faces of calib, and
+    ``holds_corrupted`` whether it was chosen so that the bound holds there too; null on cards of
+    versions 1 and 2.
     """
 
     wanted_risk: float
     threshold: float | None
     bound: float | None = None
-    coverage: tuple[float, float, float] | None
-    risk: tuple[float, float, float] | None
+    coverage: Share | None
+    risk: Share | None
+    corrupted: Shares | None = None
+    holds_corrupted: bool | None = None
 
 
 class Card(Plain):
@@ -55,13 +74,17 @@ class Card(Plain):
     - ``temperature``: divides the logits before the softmax.
     - ``unsure_below``: the calibrated confidence under which the demo says 'unsure'; one of the
       thresholds in ``abstention``, or 1 if there is none.
+    - ``least_px``: side of the square, in px of the picture, under which a face is 'too small'; 0
+      on cards of versions 1 and 2, which know no such limit.
+    - ``least_log_sum_exp``: of the logits, in nats, under which a face is unlike those of calib and
+      'unsure', by minus the free energy (Liu et al. 2020); null for no such limit.
     - ``frames``: by detector, the square that is cut for a face, so that it matches the training.
     - ``metrics``, ``lineage``: for people to read.
     - ``sessions``: recorded sessions (sha256 of their log) used in training, on which the model
       must not be scored.
     """
 
-    schema_version: Annotated[int, AfterValidator(known_version)] = 2
+    schema_version: Annotated[int, AfterValidator(known_version)] = 3
     name: str
     profile: str
     architecture: str
@@ -70,6 +93,8 @@ class Card(Plain):
     frames: dict[str, Frame] = FRAMES
     temperature: float = Field(gt=0)
     unsure_below: float = Field(ge=0, le=1)
+    least_px: int = Field(default=0, ge=0)
+    least_log_sum_exp: float | None = None
     abstention: tuple[Threshold, ...] = ()
     model_sha256: str
     checkpoint_sha256: str
@@ -93,6 +118,30 @@ class Card(Plain):
             )
         return self.frames[detector]
 
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return ``probs [N, C]``: softmax of ``logits [N, C]`` divided by the temperature."""
+        scaled = logits / self.temperature
+        scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return scaled / scaled.sum(axis=1, keepdims=True)
+
+    def familiar(self, logits: np.ndarray) -> np.ndarray:
+        """Return whether each of ``logits [N, C]`` is like those of calib: ``[N] bool``."""
+        if self.least_log_sum_exp is None:
+            return np.ones(len(logits), bool)
+        return log_sum_exp(logits) >= self.least_log_sum_exp
+
+    def answers(self, logits: np.ndarray, sides_px: np.ndarray) -> np.ndarray:
+        """Return which faces are answered, ``[N] bool``: large, familiar and sure enough."""
+        sure = self.probabilities(logits).max(axis=1) >= self.unsure_below
+        return (sides_px >= self.least_px) & self.familiar(logits) & sure
+
+
+def log_sum_exp(logits: np.ndarray) -> np.ndarray:
+    """Return the log of the summed exponentials of ``logits [N, C]``: ``[N] float64``, in nats."""
+    values = np.asarray(logits, np.float64)
+    top = values.max(axis=1)
+    return top + np.log(np.exp(values - top[:, None]).sum(axis=1))
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -109,9 +158,7 @@ class Bundle:
 
     def probabilities(self, faces: np.ndarray) -> np.ndarray:
         """Return ``probs [N, C]``: softmax of the logits divided by the card's temperature."""
-        scaled = self.logits(faces) / self.card.temperature
-        scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        return scaled / scaled.sum(axis=1, keepdims=True)
+        return self.card.probabilities(self.logits(faces))
 
 
 def read_card(folder: Path) -> Card:

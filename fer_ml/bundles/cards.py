@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 import polars as pl
+import torch
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.base.reading import regular, sha256_file
+from fer_ml.bundles.abstaining import Limits, limits_of
 from fer_ml.bundles.bundle import (
     MODEL_FILE,
     PARITY_FILE,
     SESSION_FOLDER,
     Card,
-    Threshold,
     read_card,
     write_card,
 )
@@ -30,21 +31,17 @@ from fer_ml.bundles.export import Exporter, Network, fuse_onnx, fused, parity
 from fer_ml.bundles.network import read_network
 from fer_ml.distillation.logits import read_logits
 from fer_ml.manifests.curation import read_curated
-from fer_ml.metrics.abstention import thresholds
-from fer_ml.metrics.classification import softmax
 from fer_ml.metrics.predictions import read_predictions
-from fer_ml.metrics.resampling import Interval
 from fer_ml.packed.packing import load_faces
 from fer_ml.recipes.preprocess import Frame, Preprocess
-from fer_ml.runs.logits import labels_of
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import RunFolder
 from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
-from fer_ml.training.views import FaceSet
+from fer_ml.training.prediction import PREDICT_ROWS, predict
+from fer_ml.training.views import FaceSet, to_input
 
 PARITY_FACES = 64
-RISK = 0.2
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,10 @@ def deploy(run: RunFolder, job: Job[Any]) -> None:
     for file in (MODEL_FILE, PARITY_FILE):
         shutil.copyfile(regular(candidates.file(f"{name}/{file}")), run.path(file))
     benchmark = job.input("benchmark").read_json("benchmark.json")["entries"]
+    robustness = job.input("robustness").read_json("robustness.json")
+    metrics = {**_metrics(benchmark[name]), "robustness": _robustness(robustness, name)}
     card = read_card(candidates.folder / name)
-    write_card(run.folder, card.model_copy(update={"metrics": _metrics(benchmark[name])}))
+    write_card(run.folder, card.model_copy(update={"metrics": metrics}))
     run.splits.update(candidates.record.splits)
     run.summary.update(
         student=name,
@@ -77,6 +76,7 @@ def deploy(run: RunFolder, job: Job[Any]) -> None:
         parity=candidates.record.summary[f"{name}_parity"],
         temperature=card.temperature,
         unsure_below=card.unsure_below,
+        least_px=card.least_px,
     )
 
 
@@ -101,18 +101,26 @@ def export_ensemble(run: RunFolder, job: Job[Any], origin: Origin, parity_limit:
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
     logits = read_logits(ensemble.folder).of(calib["sample_id"].to_list())
     cards = [read_card(bundle.folder) for bundle in bundles]
+    members = [load_checkpoint(job.input("teacher", key).file(CHECKPOINT_FILE)) for key in keys]
+    network = fused(members, weights, ensemble_facts["fusion"], temperatures)
     about = _About(
         name="ensemble",
         architecture=" + ".join(card.architecture for card in cards),
         preprocess=cards[0].preprocess,
         temperature=ensemble_facts["temperature"],
-        abstention=_abstention(calib, logits, labels_of(calib), ensemble_facts["temperature"]),
+        limits=limits_of(
+            calib,
+            logits,
+            ensemble_facts["temperature"],
+            lambda faces: _in_batches(network, faces),
+            cards[0].preprocess,
+            job.store.root,
+            by_logits=ensemble_facts["fusion"] == "logits",
+        ),
         checkpoint_sha256=ensemble.sha256,
         metrics={"hq_train_val": ensemble.read_json("ensemble_metrics.json")},
     )
     write_card(run.folder, _card(run, job, ensemble, about, origin))
-    members = [load_checkpoint(job.input("teacher", key).file(CHECKPOINT_FILE)) for key in keys]
-    network = fused(members, weights, ensemble_facts["fusion"], temperatures)
     _write_parity(run, network, _parity_faces(job, about.preprocess), about, parity_limit)
 
 
@@ -124,15 +132,9 @@ class _About:
     architecture: str
     preprocess: Preprocess
     temperature: float
-    abstention: tuple[Threshold, ...]
+    limits: Limits
     checkpoint_sha256: str
     metrics: dict[str, Any]
-
-    @property
-    def unsure_below(self) -> float:
-        """The threshold for ``RISK``; 1 where there is none, so that every answer is unsure."""
-        chosen = next(threshold for threshold in self.abstention if threshold.wanted_risk == RISK)
-        return 1.0 if chosen.threshold is None else chosen.threshold
 
 
 def export_training(
@@ -155,7 +157,7 @@ def export_training(
     checkpoint = load_checkpoint(trained.file(CHECKPOINT_FILE))
     exporter.write(checkpoint, run.path(MODEL_FILE))
     temperature = trained.read_json("calibration.json")["global_temperature"]
-    table, y, logits = read_predictions(trained.file("predictions_calib.csv"))
+    table, _, logits = read_predictions(trained.file("predictions_calib.csv"))
     calib = read_curated(job, "hq_train_manifest").filter(pl.col("split") == "calib")
     if table["sample_id"].to_list() != calib["sample_id"].to_list():
         raise FerError(
@@ -164,42 +166,37 @@ def export_training(
             code="predictions-outdated",
             fix=f"materialize {trained.key} again",
         )
+    network = checkpoint.network()
     about = _About(
         name=trained.key,
         architecture=checkpoint.recipe.architecture,
         preprocess=checkpoint.preprocess,
         temperature=temperature,
-        abstention=_abstention(calib, logits, y, temperature),
+        limits=limits_of(
+            calib,
+            logits,
+            temperature,
+            lambda faces: predict(network, faces),
+            checkpoint.preprocess,
+            job.store.root,
+        ),
         checkpoint_sha256=trained.record.files[CHECKPOINT_FILE].sha256,
         metrics=metrics,
     )
     write_card(run.folder, _card(run, job, trained, about, origin))
-    network = checkpoint.network()
     faces = _parity_faces(job, checkpoint.preprocess)
     _write_parity(run, lambda images: network(images).numpy(), faces, about, parity_limit)
 
 
-def _abstention(
-    calib: pl.DataFrame, logits: np.ndarray, y: np.ndarray, temperature: float
-) -> tuple[Threshold, ...]:
-    """Compute the thresholds of the card from the rows of calib."""
-    probs = softmax(logits, temperature)
-    confidence, correct = probs.max(axis=1), probs.argmax(axis=1) == y
-    by_risk = thresholds(confidence, correct, calib["group_id"].to_numpy())
-    return tuple(
-        Threshold(
-            wanted_risk=risk,
-            threshold=abstention.threshold if abstention else None,
-            bound=abstention.bound if abstention else None,
-            coverage=_interval(abstention.coverage) if abstention else None,
-            risk=_interval(abstention.risk) if abstention else None,
+def _in_batches(network: Network, faces: FaceSet) -> np.ndarray:
+    """Return the logits of a fused network, batch by batch."""
+    with torch.inference_mode():
+        return np.concatenate(
+            [
+                network(to_input(np.asarray(faces.images[i : i + PREDICT_ROWS]), faces.preprocess))
+                for i in range(0, len(faces), PREDICT_ROWS)
+            ]
         )
-        for risk, abstention in by_risk.items()
-    )
-
-
-def _interval(interval: Interval) -> tuple[float, float, float]:
-    return interval.value, interval.low, interval.high
 
 
 def _write_parity(
@@ -221,7 +218,8 @@ def _write_parity(
         bytes=run.path(MODEL_FILE).stat().st_size,
         parity=difference,
         temperature=about.temperature,
-        unsure_below=about.unsure_below,
+        unsure_below=about.limits.unsure_below,
+        least_px=about.limits.least_px,
     )
 
 
@@ -243,12 +241,27 @@ def _metrics(entries: dict[str, Any]) -> dict[str, Any]:
             "accuracy": entry["raw"]["accuracy"],
             "per_class_f1": entry["raw"]["per_class_f1"],
             "ece_scaled": entry["temperature_scaled"]["ece"],
+            "ece_by_chance": entry["ece_by_chance"],
             "intervals": {
                 **_bounds(entry["intervals"]["raw"], "accuracy", "macro_f1", "f1_"),
                 **_bounds(entry["intervals"]["temperature_scaled"], "ece"),
             },
         }
         for name, entry in entries.items()
+    }
+
+
+def _robustness(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return one model's figures by kind of corruption, and the faces that they are of."""
+    about = ("set", "split", "n", "drawn_from", "looked_before")
+    kinds = document["entries"][name]["kinds"]
+    return {
+        **{key: document[key] for key in about},
+        "kinds": {
+            kind: {key: value for key, value in figures.items() if key != "strengths"}
+            | {"temperature_holds": "{} of {}".format(*figures["temperature_holds"])}
+            for kind, figures in kinds.items()
+        },
     }
 
 
@@ -272,8 +285,10 @@ def _card(
         preprocess=about.preprocess,
         frames=origin.frames,
         temperature=about.temperature,
-        unsure_below=about.unsure_below,
-        abstention=about.abstention,
+        unsure_below=about.limits.unsure_below,
+        least_px=about.limits.least_px,
+        least_log_sum_exp=about.limits.least_log_sum_exp,
+        abstention=about.limits.abstention,
         model_sha256=sha256_file(run.path(MODEL_FILE)),
         checkpoint_sha256=about.checkpoint_sha256,
         data=f"{faces}: {'; '.join(origin.titles)}",

@@ -4,7 +4,7 @@ Each number states its evaluation set, split and sample count.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +13,22 @@ import polars as pl
 from fer_ml.base.labels import CLASSES
 from fer_ml.evaluation.models import CHOOSING, Model, benchmark_models, ledger
 from fer_ml.evaluation.pairs import pair_rows
+from fer_ml.evaluation.sets import (
+    DEDUPLICATED,
+    GROUPS,
+    MAIN_SET,
+    ROWS,
+    EvaluationSet,
+    evaluation_set,
+    rows_of,
+    set_names,
+)
 from fer_ml.figures.charts import (
     fairness_chart,
     figures_chart,
     reliability_grid,
     risk_coverage_chart,
 )
-from fer_ml.manifests.curation import read_curated
 from fer_ml.metrics.calibration import nll
 from fer_ml.metrics.classification import (
     calibration_error_by_chance,
@@ -33,82 +42,19 @@ from fer_ml.metrics.predictions import write_predictions
 from fer_ml.metrics.resampling import Interval, group_sums, metric_intervals
 from fer_ml.metrics.risk import risk_coverage
 from fer_ml.metrics.vector_scaling import fit_vector_scaling
-from fer_ml.recipes.profile import CANDIDATES, VAL_SET
+from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.runs.logits import labels_of
 from fer_ml.sources import ATTRIBUTES
 from fer_ml.storage.job import Job
 from fer_ml.storage.looks import SETS_FILE, face_ids
 from fer_ml.storage.store import RunFolder
 
-#: The set whose numbers are compared first, and drawn.
-MAIN_SET = "test_all_sources"
-#: All rows of a split, or those without a twin in another split.
-Rows = Literal["official", "deduplicated"]
-ROWS: tuple[Rows, ...] = ("official", "deduplicated")
-#: What is added to a set's name for its rows without a twin in another split.
-DEDUPLICATED = ".deduplicated"
-#: Which part of a manifest's columns predictions are cut by.
-BRIGHTNESS = "brightness"
 #: Metrics of the matrix chart and of ``pairs.csv``.
 CHARTED = {"accuracy": "accuracy", "macro-F1": "macro_f1", "ECE, scaled": "ece"}
 #: What a temperature, which changes no prediction, leaves as it is.
 UNSCALED = ("accuracy", "macro_f1", "balanced_accuracy")
 #: Columns of ``benchmark.csv`` by the scaling that they are of.
 SUFFIXES = {"raw": "", "temperature_scaled": "_scaled", "vector_scaled": "_vector"}
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Rows on which models are measured, and which part of a split they are."""
-
-    name: str
-    manifest: str
-    split: str
-    rows: Rows
-    frame: pl.DataFrame
-
-
-def set_names(job: Job[Any]) -> list[str]:
-    """Return the evaluation sets given by the manifests among the inputs of ``job``, in order."""
-    manifests = [asset for asset in job.inputs if asset.endswith("_manifest") and asset != CHOOSING]
-    return [VAL_SET, *(asset.removesuffix("_manifest") for asset in manifests)]
-
-
-def evaluation_set(job: Job[Any], name: str, rows: Rows = "official") -> EvaluationSet:
-    """Return one evaluation set, from a manifest among the inputs of ``job``; it may be empty.
-
-    Raises ``FerError`` when the manifest is not among them.
-    """
-    val = name == VAL_SET
-    manifest, split = (CHOOSING, "val") if val else (f"{name}_manifest", "test")
-    part = _rows_of(job, name, manifest, split)
-    if rows == "official":
-        return part
-    frame = part.frame.filter(pl.col("twin_in").is_null())
-    return replace(part, name=name + DEDUPLICATED, rows=rows, frame=frame)
-
-
-def _rows_of(job: Job[Any], name: str, manifest: str, split: str) -> EvaluationSet:
-    frame = read_curated(job, manifest).filter(pl.col("split") == split)
-    frame = frame.with_columns(_brightness_third(frame["brightness"]))
-    return EvaluationSet(name, manifest, split, "official", frame)
-
-
-def _brightness_third(values: pl.Series) -> pl.Series:
-    """Return each face's third of the set by mean grey, by name; null if the grey is unknown."""
-    low, high = (values.quantile(q, "nearest") for q in (1 / 3, 2 / 3))
-    if low is None or high is None:
-        return pl.Series("third", [None] * len(values), pl.String)
-    third = (
-        pl.when(values.is_null())
-        .then(None)
-        .when(values <= low)
-        .then(pl.lit(f"1 darkest, to {low:.0f}"))
-        .when(values <= high)
-        .then(pl.lit(f"2 middle, to {high:.0f}"))
-        .otherwise(pl.lit("3 brightest"))
-    )
-    return pl.select(third.alias("third")).to_series()
 
 
 def measure_models(
@@ -124,7 +70,7 @@ def measure_models(
     faces = {part.name: face_ids(part.frame["sample_id"]) for part in sets}
     run.write_json(SETS_FILE, faces)
     models = list(benchmark_models(job))
-    calib = _rows_of(job, "calib", CHOOSING, "calib")
+    calib = rows_of(job, "calib", CHOOSING, "calib")
     logits = _predict(models, [*sets, calib])
     scalings = {
         model.name: _calibrate(run, job, calibration, model, calib, logits[model.name][calib.name])
@@ -142,10 +88,12 @@ def measure_models(
             same_rows[part.name] = official.part.name
         else:
             measured[part.name] = _measure(job, part, models, part_logits, scalings)
+    # What has no twin in training comes first, and what is as published beside it.
+    measured = dict(sorted(measured.items(), key=lambda item: _place(item[0], list(measured))))
     entries = _write_tables(run, models, measured, same_rows, empty)
-    main = measured.get(MAIN_SET)
+    main = measured.get(MAIN_SET + DEDUPLICATED, measured.get(MAIN_SET))
     if main is not None:
-        main_logits = {model.name: logits[model.name][MAIN_SET] for model in models}
+        main_logits = {model.name: logits[model.name][main.part.name] for model in models}
         _write_main_charts(run, models, main, main_logits, scalings)
     best = max(CANDIDATES, key=lambda student: _macro_f1(entries, student))
     run.summary.update(
@@ -318,7 +266,7 @@ def _by(
 ) -> dict[str, Fairness]:
     """Return a fairness table for every column that describes a face or its source."""
     known = {name: name for name in ATTRIBUTES if part.frame[name].count()}
-    columns = {"source": "source", BRIGHTNESS: "third", **known}
+    columns = {"source": "source", **GROUPS, **known}
     return {
         name: fairness_table(y, logits, part.frame[column].to_list(), groups, temperature)
         for name, column in columns.items()
@@ -418,7 +366,7 @@ def _write_main_charts(
     scalings: dict[str, Scalings],
 ) -> None:
     y = labels_of(main.part.frame)
-    title = caption(MAIN_SET, main.cells[models[0].name])
+    title = caption(main.part.name, main.cells[models[0].name])
     bins = {
         name: {
             kind.removesuffix("_scaled"): reliability_bins(y, softmax(scale(logits[name])))
@@ -440,5 +388,11 @@ def _write_main_charts(
         run.path(f"by_{column}.png").write_bytes(fairness_chart(tables, column, title))
 
 
+def _place(name: str, names: list[str]) -> tuple[int, bool]:
+    """Return where a set stands: by its manifest, and without twins before as published."""
+    return names.index(name.removesuffix(DEDUPLICATED)), not name.endswith(DEDUPLICATED)
+
+
 def _macro_f1(entries: dict[str, dict[str, Any]], name: str) -> float:
-    return float(entries[name][MAIN_SET]["raw"]["macro_f1"])
+    cells = entries[name]
+    return float(cells.get(MAIN_SET + DEDUPLICATED, cells[MAIN_SET])["raw"]["macro_f1"])

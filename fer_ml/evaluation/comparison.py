@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fer_ml.evaluation.benchmark import evaluation_set
 from fer_ml.evaluation.models import Model, student_model
+from fer_ml.evaluation.sets import evaluation_set
 from fer_ml.figures.charts import figures_chart
 from fer_ml.metrics.comparability import caption, require_one_table
 from fer_ml.metrics.predictions import write_predictions

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.labels import CLASSES
-from fer_ml.evaluation.benchmark import MAIN_SET, evaluation_set
+from fer_ml.evaluation.sets import MAIN_SET, evaluation_set
 from fer_ml.figures.page import render_page
 from fer_ml.manifests.schema import boxes
 from fer_ml.metrics.classification import confusion_matrix, log_softmax

@@ -177,11 +177,16 @@ def external_predictor(job: Job[Any], name: str) -> Callable[[pl.DataFrame], np.
 
     The model is loaded from the files in ``external_model[name]``.
     """
+    model = open_external(job, name)
+    return lambda frame: model.predict(_faces(job, frame, model.preprocess))
+
+
+def open_external(job: Job[Any], name: str) -> External:
+    """Open the model in ``external_model[name]``, an input of ``job``."""
     artifact = job.input("external_model", name)
     about = artifact.read_json(ABOUT_FILE)
     spec = read_preprocess(about["preprocess"])
-    model = open_model(_path_in(artifact.folder, about["kind"]), spec)
-    return lambda frame: model.predict(_faces(job, frame, model.preprocess))
+    return open_model(_path_in(artifact.folder, about["kind"]), spec)
 
 
 def _path_in(folder: Path, kind: ModelKind) -> Path:

@@ -2,23 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from fer_ml.base.errors import FerError
+from fer_ml.distillation.fusion import fuse
 from fer_ml.distillation.logits import read_logits
-from fer_ml.evaluation.external import ABOUT_FILE, external_predictor
+from fer_ml.evaluation.external import ABOUT_FILE, external_predictor, open_external
 from fer_ml.packed.packing import load_faces
 from fer_ml.packed.runner import TRAINING_FILE
-from fer_ml.recipes.preprocess import read_preprocess
+from fer_ml.recipes.preprocess import Preprocess, read_preprocess
 from fer_ml.recipes.profile import STUDENTS
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.job import Job
 from fer_ml.storage.store import Store
-from fer_ml.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
+from fer_ml.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from fer_ml.training.prediction import predict
+from fer_ml.training.views import FaceSet
 
 #: The manifest whose val and calib splits choose.
 CHOOSING = "hq_train_manifest"
@@ -37,11 +39,19 @@ class Choice:
     recorded_in: str
 
 
+class Network(NamedTuple):
+    """A network that was opened: its preprocessing, and ``logits [N, 7]`` of faces packed by it."""
+
+    preprocess: Preprocess
+    predict: Callable[[FaceSet], np.ndarray]
+
+
 @dataclass(frozen=True)
 class Model:
     """A model to be scored.
 
     - ``predict``: returns ``logits [N, 7] float32`` for rows of a manifest, each of another face
+    - ``network``: opens its network, for faces that are in no manifest
     - ``checkpoint_sha256``: the hash of the bytes that predict
     - ``chosen``: the choices made for it, by what was chosen
     - ``epochs``: all epochs of its training, including those of the run it continues; null if
@@ -54,6 +64,7 @@ class Model:
     temperature: float
     preprocess_sha256: str
     predict: Callable[[pl.DataFrame], np.ndarray] = field(compare=False)
+    network: Callable[[], Network] = field(compare=False)
     chosen: dict[str, Choice]
     epochs: int | None = None
 
@@ -146,6 +157,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
         temperature=meta["temperature"],
         preprocess_sha256=meta["preprocess_sha256"],
         predict=_looked_up(logits),
+        network=lambda: _opened(load_checkpoint(teacher.file(CHECKPOINT_FILE))),
         chosen=choices(teacher),
         epochs=epochs_of(job.store, teacher),
     )
@@ -164,8 +176,29 @@ def _ensemble(job: Job[Any], teachers: list[Model]) -> Model:
         temperature=ensemble_facts["temperature"],
         preprocess_sha256=ensemble_facts["preprocess_sha256"],
         predict=_looked_up(ensemble),
+        network=lambda: _fused(ensemble_facts, teachers),
         chosen={**choices(ensemble), **members},
     )
+
+
+def _opened(checkpoint: Checkpoint) -> Network:
+    network = checkpoint.network()
+    return Network(checkpoint.preprocess, lambda faces: predict(network, faces))
+
+
+def _fused(ensemble_facts: dict[str, Any], teachers: list[Model]) -> Network:
+    """Return the ensemble as a network: its members' answers, fused by its own weights."""
+    keys = [key for key, weight in ensemble_facts["weights"].items() if weight > 0]
+    weights = [ensemble_facts["weights"][key] for key in keys]
+    temperatures = [ensemble_facts["members"][key]["temperature"] for key in keys]
+    by_name = {model.name: model for model in teachers}
+    networks = [by_name[f"teacher_{key}"].network() for key in keys]
+
+    def answer(faces: FaceSet) -> np.ndarray:
+        logits = [network.predict(faces) for network in networks]
+        return fuse(logits, weights, ensemble_facts["fusion"], temperatures)
+
+    return Network(networks[0].preprocess, answer)
 
 
 def _looked_up(artifact: Artifact) -> Callable[[pl.DataFrame], np.ndarray]:
@@ -190,6 +223,7 @@ def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Mo
         temperature=student.read_json("calibration.json")["global_temperature"],
         preprocess_sha256=checkpoint.preprocess.digest(),
         predict=logits,
+        network=lambda: _opened(checkpoint),
         chosen=choices(student),
         epochs=epochs_of(job.store, student),
     )
@@ -206,8 +240,14 @@ def _external(job: Job[Any], name: str) -> Model:
         temperature=artifact.read_json("calibration.json")["global_temperature"],
         preprocess_sha256=read_preprocess(about["preprocess"]).digest(),
         predict=external_predictor(job, name),
+        network=lambda: _foreign(job, name),
         chosen=choices(artifact) | _chosen_elsewhere(artifact),
     )
+
+
+def _foreign(job: Job[Any], name: str) -> Network:
+    model = open_external(job, name)
+    return Network(model.preprocess, model.predict)
 
 
 def _adopted(job: Job[Any], name: str) -> Model:

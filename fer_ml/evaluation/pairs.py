@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fer_ml.evaluation.models import Model
+from fer_ml.evaluation.sets import EvaluationSet
 from fer_ml.metrics.comparability import prepared_apart, split_tables
 from fer_ml.metrics.resampling import (
     PAIRED,
@@ -17,12 +18,9 @@ from fer_ml.metrics.resampling import (
     resampled_metrics,
 )
 
-if TYPE_CHECKING:
-    from fer_ml.evaluation.benchmark import EvaluationSet
-
 
 def pair_rows(
-    part: "EvaluationSet",
+    part: EvaluationSet,
     y: np.ndarray,
     models: list[Model],
     cells: Mapping[str, Mapping[str, Any]],

@@ -215,7 +215,7 @@ function kpi(key, rows) {
     frame_ms_p95: quantile(timed, 0.95), frame_ms_p99: quantile(timed, 0.99),
     track_seconds: seconds, flips_raw: raw, flips_stabilised: shown,
     flips_per_minute_raw: (60 * raw) / seconds, flips_per_minute_stabilised: (60 * shown) / seconds,
-    unsure_share: share("unsure"), unstable_share: share("unstable"),
+    unsure_share: share("unsure"), too_small_share: share("too_small"), unstable_share: share("unstable"),
   };
   return known[key];
 }

@@ -37,7 +37,8 @@ KPIS = (
     *("frames", "faces", "tracks", "face_found_rate", "frames_timed", "processed_fps"),
     *("frame_ms_mean", "frame_ms_p50", "frame_ms_p95", "frame_ms_p99"),
     *("track_seconds", "flips_raw", "flips_stabilised"),
-    *("flips_per_minute_raw", "flips_per_minute_stabilised", "unsure_share", "unstable_share"),
+    *("flips_per_minute_raw", "flips_per_minute_stabilised"),
+    *("unsure_share", "too_small_share", "unstable_share"),
 )
 SCALINGS = ("raw", "temperature_scaled", "vector_scaled")
 

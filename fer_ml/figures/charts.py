@@ -44,12 +44,16 @@ _GAP = 0.3
 def class_source_heatmap(frame: pl.DataFrame) -> bytes:
     """Draw a heat map of the rows by source and class, with counts and a logarithmic colour scale.
 
-    ``frame`` has columns source, label and optionally split. Totals stand behind and below the
-    cells, those of each split behind these. A source without any row of a class is hatched. Unknown
-    labels and splits are counted as 'other'.
+    ``frame`` has columns source, label and optionally split; and ``rows``, where each of its rows
+    stands for several. Totals stand behind and below the cells, those of each split behind these.
+    A source without any row of a class is hatched. Unknown labels and splits are counted as
+    'other'.
     """
     rows = frame.with_columns(pl.col("source").fill_null("(none)"))
-    sizes = rows.group_by("source").len().sort(["len", "source"], descending=[True, False])
+    if "rows" not in frame.columns:
+        rows = rows.with_columns(pl.lit(1, pl.Int64).alias("rows"))
+    sizes = rows.group_by("source").agg(pl.col("rows").sum())
+    sizes = sizes.sort(["rows", "source"], descending=[True, False])
     sources = sorted(sizes["source"].head(MAX_SOURCE_ROWS))
     classes, cells = _count(rows, sources, "label", CLASSES)
     names, side = ["total"], cells.sum(axis=1, keepdims=True)
@@ -91,7 +95,8 @@ def _count(
     row_of = {name: index for index, name in enumerate(sources)}
     column_of = {name: index for index, name in enumerate(known)}
     counts = np.zeros((len(sources) + 1, len(known) + 1), np.int64)
-    for source, value, count in rows.group_by("source", column).len().iter_rows():
+    sums = rows.group_by("source", column).agg(pl.col("rows").sum())
+    for source, value, count in sums.iter_rows():
         counts[row_of.get(source, -1), column_of.get(value, -1)] += count
     if not counts[-1].any():
         counts = counts[:-1]
@@ -321,6 +326,37 @@ def _name_rows(panels: Sequence[Axes], names: Sequence[str]) -> None:
     for axes in panels:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+
+
+def strengths_chart(models: Mapping[str, Mapping[str, Mapping[float, float]]], title: str) -> bytes:
+    """Draw accuracy by strength: a panel for each kind of corruption, a line for each model.
+
+    ``models`` is keyed by model, kind and strength (0..1); all models have the same kinds.
+    """
+    kinds = list(next(iter(models.values())))
+    across = min(4, len(kinds))
+    down = -(-len(kinds) // across)
+    figure = Figure(figsize=(2.3 * across, 2.0 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    for axes, kind in zip(panels, kinds, strict=False):
+        for index, (name, curves) in enumerate(models.items()):
+            colour, style = COLOURS[index % 7], ("-", "--", ":")[index // 7 % 3]
+            points = curves[kind]
+            axes.plot(list(points), list(points.values()), style, color=colour, label=shorten(name))
+        axes.set_title(kind, fontsize=8)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(kinds) :]:
+        axes.set_axis_off()
+    for axes in panels[max(0, len(kinds) - across) : len(kinds)]:
+        axes.set_xlabel("strength", fontsize=8)
+        axes.tick_params(labelbottom=True)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=7, frameon=False, loc="outside lower center", ncols=4)
+    figure.supylabel("accuracy", fontsize=8)
+    return _png(figure)
 
 
 def figures_chart(

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
@@ -183,16 +183,20 @@ def clean_report(reports: list[dict[str, Any]], manifest: dict[str, Any]) -> dic
 
 
 def write_notes(run: RunFolder, name: str, notes: pl.DataFrame) -> None:
-    """Write rows that were left out, with reasons, as a CSV of ``QUARANTINE_SCHEMA``.
+    """Write rows that were left out, with reasons, as a CSV of ``QUARANTINE_SCHEMA``."""
+    with run.path(name).open("wb") as file:
+        file.write(pl.DataFrame(schema=QUARANTINE_SCHEMA).write_csv().encode())
+        append_notes(file, notes)
 
-    It is for people: hidden characters in the publisher's texts are made ``visible``.
-    """
+
+def append_notes(file: BinaryIO, notes: pl.DataFrame) -> None:
+    """Write such rows without the header; hidden characters of texts are made ``visible``."""
     texts = notes.select(list(QUARANTINE_SCHEMA))
     odd = pl.all().str.contains(r"[\p{C}\p{Zl}\p{Zp}]")
     shown = pl.all().map_elements(visible, return_dtype=pl.String, skip_nulls=True)
     if texts.select(pl.any_horizontal(odd.any())).item():
         texts = texts.select(shown)
-    run.write_text(name, texts.write_csv())
+    file.write(texts.write_csv(include_header=False).encode())
 
 
 def read_thumbs(file: Path) -> np.ndarray:

@@ -7,12 +7,13 @@ thumb, so the result for a set of samples is cached and reused for its subsets.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from fer_ml.base.buckets import ROWS_A_BUCKET, Buckets, bucket_of, buckets_for, scratch
 from fer_ml.base.files import discard, temporary
 from fer_ml.base.kept import is_kept, keep
 from fer_ml.base.reading import Refused, regular
@@ -43,6 +44,91 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> p
     groups = _search(distinct, thumbs, cache, rule)
     _remember(groups, cache, rule)
     return rows.join(groups, on="sample_id", how="left", maintain_order="left")["near"]
+
+
+def near_by_part(
+    parts: Callable[[], Iterable[pl.Series]], thumbs: Thumbs, cache: Path, rule: Near
+) -> "Others":
+    """Return what gives for any of the ``sample_ids`` in ``parts`` what ``near_of`` gives for all.
+
+    ``parts()`` yields them part by part, in the order of ``thumbs``. Where all are remembered,
+    memory grows only with the faces that have a near-identical one; a search needs all of them.
+    """
+    for file in _files(cache, rule):
+        try:
+            if is_kept(file) and _covers(file, parts(), cache):
+                groups = pl.scan_parquet(regular(file), glob=False)
+                return _near_others(groups)
+        except (OSError, Refused, pl.exceptions.PolarsError):
+            continue  # Deleted: a cache may be.
+    ids = pl.concat([pl.Series("sample_id", [], pl.String), *parts()])
+    found = pl.LazyFrame({"sample_id": ids, "near": near_of(ids, thumbs, cache, rule)})
+    return _near_others(found.unique("sample_id"))
+
+
+def _near_others(groups: pl.LazyFrame) -> "Others":
+    others = groups.filter(pl.col("near") != pl.col("sample_id")).collect(engine="streaming")
+    return Others(bytes_of(others["sample_id"]), bytes_of(others["near"]))
+
+
+class Others:
+    """Gives another hash for some hashes (``old``, ``new``), and for the rest the same."""
+
+    def __init__(self, old: np.ndarray, new: np.ndarray) -> None:
+        order = np.argsort(old)
+        self._old, self._new = old[order], new[order]
+
+    def of_bytes(self, hashes: np.ndarray) -> np.ndarray:
+        """Return ``[n] S16`` for ``hashes`` ``[n] S16``."""
+        given = hashes.copy()
+        if len(self._old):
+            place = np.minimum(np.searchsorted(self._old, hashes), len(self._old) - 1)
+            found = self._old[place] == hashes
+            given[found] = self._new[place[found]]
+        return given
+
+    def __call__(self, hashes: pl.Series) -> pl.Series:
+        """Return it for hashes of 32 hexadecimal digits, of which null stays null."""
+        rows = hashes.drop_nulls()
+        if len(self._old) and len(rows):
+            given = texts_of(self.of_bytes(bytes_of(rows)))
+            where = pl.arg_where(hashes.is_not_null(), eager=True)
+            return hashes.clone().scatter(where, given)
+        return hashes
+
+
+def bytes_of(hashes: pl.Series) -> np.ndarray:
+    """Return ``[n] S16``, which sorts like the hashes of 32 hexadecimal digits."""
+    return np.frombuffer(bytes.fromhex(hashes.str.join("").item() or ""), "S16")
+
+
+def texts_of(hashes: np.ndarray) -> pl.Series:
+    """Return ``[n] S16`` as 32 hexadecimal digits each."""
+    digits = pl.Series([hashes.tobytes().hex()]).str.extract_all("[0-9a-f]{32}")
+    return digits.explode(empty_as_null=False)
+
+
+def halves_of(hashes: np.ndarray) -> np.ndarray:
+    """Return ``[n] S16`` as ``[n, 2] uint64``, which sort alike."""
+    return np.frombuffer(hashes.tobytes(), ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _covers(file: Path, parts: Iterable[pl.Series], cache: Path) -> bool:
+    """Whether a remembered set has all of these samples."""
+    groups = pl.scan_parquet(regular(file), glob=False).select("sample_id")
+    rows = groups.select(pl.len()).collect().item()
+    count = buckets_for(rows)
+    with scratch(cache / "scratch") as folder:
+        asked, known = (
+            Buckets(folder, name, np.dtype("S16"), count) for name in ("asked", "known")
+        )
+        starts = range(0, rows, ROWS_A_BUCKET)
+        held = (groups.slice(start, ROWS_A_BUCKET).collect()["sample_id"] for start in starts)
+        for buckets, samples in ((asked, parts), (known, held)):
+            for part in samples:
+                ids = np.unique(bytes_of(part.drop_nulls()))
+                buckets.add(ids, bucket_of(halves_of(ids)[:, 0], count))
+        return all(np.isin(a, b).all() for a, b in zip(asked, known, strict=True))
 
 
 def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
@@ -112,12 +198,17 @@ def _files(cache: Path, rule: Near) -> list[Path]:
 
 
 def numbers_of(hashes: pl.Series) -> np.ndarray:
-    """Return ``[N] int64``: a number for each hash, from 0 without gaps, in the order of hashes.
+    """Return ``number_hashes`` for hashes of 32 hexadecimal digits."""
+    return number_hashes(bytes_of(hashes))
 
-    ``hashes`` have 32 hexadecimal digits. They are sorted, because a hash table of millions of them
-    does not fit a processor's cache and takes several times longer.
+
+def number_hashes(hashes: np.ndarray) -> np.ndarray:
+    """Return ``[N] int64``: a number for each of ``[N] S16``, from 0 without gaps, in their order.
+
+    They are sorted, because a hash table of millions of them does not fit a processor's cache and
+    takes several times longer.
     """
-    halves = np.frombuffer(bytes.fromhex("".join(hashes)), ">u8").astype(np.uint64).reshape(-1, 2)
+    halves = halves_of(hashes)
     first, second = halves[:, 0].copy(), halves[:, 1]
     order = np.argsort(first)
     same = first[order][1:] == first[order][:-1]
@@ -158,3 +249,40 @@ def join_groups(photos: pl.Series, near: pl.Series) -> pl.Series:
     # Photos are numbered in the order of their hashes: a component's first one is its least.
     least = first_rows(component)[component]
     return photos.gather(of_photo[least][photo]).alias("group_id")
+
+
+_PAIR = np.dtype([("near", "S16"), ("photo", "S16")])
+
+
+def join_by_part(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]], folder: Path, buckets: int
+) -> Others:
+    """Return what gives for a photo the group that ``join_groups`` gives for all rows.
+
+    ``parts`` are photos and near faces ``[n] S16`` of some rows each; ``folder`` is for scratch
+    files. In memory are only the photos of which a face is near to a face of another photo.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = Buckets(folder, "near", _PAIR, buckets)
+    for photo, near in parts:
+        records = np.empty(len(photo), _PAIR)
+        records["photo"], records["near"] = photo, near
+        pairs.add(records, bucket_of(halves_of(near)[:, 0], buckets))
+    edges = [np.empty((2, 0), "S16")]
+    for bucket in pairs:
+        number = number_hashes(bucket["near"])
+        # Each near class hangs on its first row's photo: an edge for each row with another one.
+        other = bucket["photo"][first_rows(number)][number]
+        apart = bucket["photo"] != other
+        edges.append(np.stack([bucket["photo"][apart], other[apart]]))
+    ends = np.concatenate(edges, axis=1)
+    photos, place = np.unique(ends, return_inverse=True)
+    a, b = place.reshape(ends.shape)
+    graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(len(photos), len(photos)))
+    _, component = connected_components(graph, directed=False)
+    # Photos are sorted: a component's first one is its least.
+    least = photos[first_rows(component)[component]]
+    changed = least != photos
+    return Others(photos[changed], least[changed])

@@ -1,12 +1,14 @@
 """The columns of a manifest, and the functions that write and read it."""
 
-from collections.abc import Collection, Iterable
+import io
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.reading import as_text
+from fer_ml.base.reading import as_text, open_file
 from fer_ml.sources import ATTRIBUTES
 
 #: The first pipeline's columns keep their names and meaning; the new ones follow.
@@ -47,6 +49,9 @@ REQUIRED = ("image_path", "label", "split", "source", "sample_id", "group_id", "
 #: What the unified manifest decides of a source's rows; it takes over all other cells.
 DECIDED = ("split", "group_id", "twin_in")
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
+#: Bytes of text that are parsed at once: a part of a manifest, some 80,000 rows.
+_PART_BYTES = 1 << 24
+_ROW_GROUP = 1 << 18
 
 
 def write_manifest(
@@ -68,24 +73,46 @@ def write_manifest(
         file.write(pl.DataFrame(schema=schema).write_csv().encode())
         for frame in parts:
             frame.select(columns).write_csv(file, include_header=False)
-    pl.scan_csv(as_text(csv), glob=False, schema=schema).sink_parquet(csv.with_suffix(".parquet"))
+    # Read again, so that both say the same of cells that a csv cannot tell apart.
+    written = register_io_source(lambda *_: _parse(csv, schema), schema=schema)
+    written.sink_parquet(csv.with_suffix(".parquet"), row_group_size=_ROW_GROUP)
 
 
 def attributes_of(csvs: Iterable[Path]) -> list[str]:
     """Return the ``ATTRIBUTES`` that at least one of these manifests has, by their headers."""
-    columns = {
-        name for csv in csvs for name in pl.read_csv(as_text(csv), glob=False, n_rows=0).columns
-    }
+    columns = {name for csv in csvs for name in _header(csv)}
     return [name for name in ATTRIBUTES if name in columns]
 
 
 def read_manifest(csv: Path) -> pl.DataFrame:
-    """Read a manifest of this platform: all columns of ``SCHEMA``, attributes null where absent.
+    """Read a manifest of this platform whole; see ``manifest_parts``."""
+    return pl.concat(manifest_parts(csv), rechunk=True)
 
-    ``FerError`` names the columns that are missing.
+
+def about_rows(csv: Path) -> int:
+    """Return about how many rows a manifest has, rather too many: two hashes take 64 bytes."""
+    return csv.stat().st_size // 100
+
+
+def manifest_parts(csv: Path) -> Iterator[pl.DataFrame]:
+    """Yield a manifest of this platform part by part, at least one, in the order of its rows.
+
+    A part has all columns of ``SCHEMA``, attributes null where absent. ``FerError`` names the
+    columns that are missing, or what cannot be read.
     """
     try:
-        frame = pl.read_csv(as_text(csv), glob=False, infer_schema=False)
+        columns = _header(csv)
+        missing = [n for n in SCHEMA if n not in columns and n not in ATTRIBUTES]
+        if missing:
+            raise FerError(
+                f"manifest lacks the columns {', '.join(missing)}",
+                code="missing-column",
+                where=csv,
+                allowed=", ".join(SCHEMA),
+            )
+        absent = [pl.lit(None, pl.String).alias(n) for n in ATTRIBUTES if n not in columns]
+        for part in _parse(csv, dict.fromkeys(columns, pl.String())):
+            yield _typed(part.with_columns(absent), csv)
     except FileNotFoundError as error:
         raise FerError(
             "no manifest here",
@@ -97,18 +124,11 @@ def read_manifest(csv: Path) -> pl.DataFrame:
         raise FerError(
             f"not a readable CSV: {error}", code="invalid-csv", where=csv, fix="replace the file"
         ) from error
-    absent = [name for name in ATTRIBUTES if name not in frame.columns]
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent)
-    missing = [name for name in SCHEMA if name not in frame.columns]
-    if missing:
-        raise FerError(
-            f"manifest lacks the columns {', '.join(missing)}",
-            code="missing-column",
-            where=csv,
-            allowed=", ".join(SCHEMA),
-        )
+
+
+def _typed(rows: pl.DataFrame, csv: Path) -> pl.DataFrame:
     try:
-        return frame.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
+        return rows.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())
     except pl.exceptions.PolarsError as error:
         raise FerError(
             f"a column has values of the wrong type: {error}",
@@ -116,6 +136,37 @@ def read_manifest(csv: Path) -> pl.DataFrame:
             where=csv,
             fix="correct the values",
         ) from error
+
+
+def _header(csv: Path) -> list[str]:
+    return pl.read_csv(as_text(csv), glob=False, n_rows=0).columns
+
+
+def _parse(csv: Path, schema: dict[str, pl.DataType]) -> Iterator[pl.DataFrame]:
+    """Yield the rows below the header, at least one part, with the types of ``schema``."""
+    with open_file(csv) as file:
+        file.readline()
+        yield pl.DataFrame(schema=schema)
+        for text in _whole_rows(file):
+            # An empty line in front: polars would unpack a text that begins like a compressed one.
+            yield pl.read_csv(
+                io.BytesIO(b"\n" + text), has_header=False, skip_lines=1, schema=schema
+            )
+
+
+def _whole_rows(file: io.BufferedReader) -> Iterator[bytes]:
+    """Yield the rest of a csv in blocks of whole rows; a quoted cell may have line ends."""
+    rest = b""
+    while block := file.read(_PART_BYTES):
+        block = rest + block
+        cut = block.rfind(b"\n") + 1
+        rest = block[cut:]
+        if block.count(b'"', 0, cut) % 2:  # The last line end lies in a cell.
+            rest = block
+        elif cut:
+            yield block[:cut]
+    if rest:
+        yield rest
 
 
 def boxes(frame: pl.DataFrame) -> list[tuple[int, int, int, int] | None]:

@@ -4,20 +4,13 @@ The upper confidence bound of the risk must stay below the limit (Clopper and Pe
 observed risk would not do: a threshold chosen on lucky rows is too low for others. Needs SciPy.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.stats import beta
 
-from fer_ml.base.errors import FerError
-from fer_ml.metrics.resampling import (
-    LEVEL,
-    RESAMPLES,
-    Interval,
-    draw_counts,
-    group_codes,
-    interval,
-)
+from fer_ml.metrics.resampling import LEVEL, RESAMPLES, Interval, group_codes, interval, resample
 from fer_ml.metrics.risk import RiskCoverage, risk_coverage
 
 #: The shares of wrong answers for which a deployed model carries a threshold.
@@ -26,77 +19,70 @@ RISKS = (0.05, 0.1, 0.2)
 SURE = 0.95
 
 
-@dataclass(frozen=True)
-class Abstention:
-    """The rule to answer only if the confidence is at least ``threshold``, with its figures.
+class Answered(NamedTuple):
+    """What a threshold gives on some rows: ``bound`` of the risk at confidence level ``SURE``.
 
-    ``bound`` is the upper bound of the risk at confidence level ``SURE``.
-    ``coverage`` has an interval over resamples, each with its own threshold; 0 where none exists.
-    ``risk`` has an interval for this fixed threshold, over resamples in which it accepts a row.
+    ``coverage`` and ``risk`` have intervals over resamples, the risk of those that accept a row.
+    ``bound`` is 1 and ``risk`` None if no row is accepted.
     """
 
-    wanted_risk: float
-    threshold: float
-    accepted: int
-    n: int
     bound: float
     coverage: Interval
-    risk: Interval
+    risk: Interval | None
 
 
-def abstention(
+def common_threshold(
+    parts: Sequence[tuple[np.ndarray, np.ndarray]], wanted_risk: float
+) -> float | None:
+    """Return the lowest threshold whose risk bound is at most ``wanted_risk`` on each part.
+
+    A part is ``(confidence [N], correct [N] bool)``; the bounds treat rows as independent. A row
+    that is never answered has a confidence below 0. ``None`` if there is no such threshold.
+
+    >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
+    >>> held = common_threshold([(sure, right)], 0.05)
+    >>> int((sure >= held).sum())
+    184
+    """
+    curves = [risk_coverage(*part) for part in parts]
+    levels = np.unique(np.concatenate([curve.threshold for curve in curves]))
+    allowed = levels >= 0
+    for curve in curves:
+        # By level, the last entry of the curve that accepts nothing below the level.
+        last = np.searchsorted(-curve.threshold, -levels, side="right") - 1
+        allowed &= (last >= 0) & (upper_bounds(curve)[last] <= wanted_risk)
+    return float(levels[allowed][0]) if allowed.any() else None
+
+
+def answered_at(
+    threshold: float,
     confidence: np.ndarray,
     correct: np.ndarray,
     groups: np.ndarray,
-    wanted_risk: float,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
-) -> Abstention:
-    """Find the threshold of largest coverage whose risk bound is at most ``wanted_risk`` (0..1).
+) -> Answered:
+    """Return what is answered at ``threshold``, and how much of it is wrong.
 
-    ``confidence [N]``, ``correct [N] bool``; ``groups [N]`` are ids whose rows are resampled
-    together; the bound treats rows as independent. ``FerError`` if no threshold has such a bound.
+    Arguments as in ``common_threshold``; ``groups [N]`` are ids whose rows are resampled together.
 
-    >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
-    >>> held = abstention(sure, right, np.arange(200), 0.05)
-    >>> held.accepted, held.bound <= 0.05
-    (184, True)
+    >>> answered_at(0.5, np.array([0.4, 0.6]), np.array([True, False]), np.arange(2)).risk.value
+    1.0
     """
-    curve = risk_coverage(confidence, correct)
-    bounds = upper_bounds(curve)
-    accepted = curve.rows.cumsum()
-    allowed = np.flatnonzero(bounds <= wanted_risk)
-    if not len(allowed):
-        raise FerError(
-            f"no threshold keeps the risk at {wanted_risk}",
-            code="unreachable-risk",
-            allowed=f"at least {bounds.min():.4f} with these {len(correct)} rows",
-            fix="ask for a larger risk, for more rows, or for a better model",
-        )
-    at = allowed[-1]
     codes, count = group_codes(groups)
-    order = np.argsort(-confidence, kind="stable")
-    codes, wrong, last = codes[order], ~correct[order], accepted - 1
-    coverages, risks = [], []
-    for counts in draw_counts(count, resamples, seed):
-        weight = counts[:, codes]
-        rows = weight.cumsum(axis=1)[:, last].astype(np.int64)
-        errors = (weight * wrong).cumsum(axis=1)[:, last]
-        fits = errors <= most_wrong(int(rows.max()), wanted_risk)[rows]
-        coverages.append((fits * rows).max(axis=1) / weight.sum(axis=1))
-        seen = rows[:, at] > 0
-        risks.append(errors[seen, at] / rows[seen, at])
-    return Abstention(
-        wanted_risk=wanted_risk,
-        threshold=float(curve.threshold[at]),
-        accepted=int(accepted[at]),
-        n=len(correct),
-        bound=float(bounds[at]),
-        coverage=interval(curve.coverage[at], np.concatenate(coverages), level),
-        risk=interval(curve.risk[at], np.concatenate(risks), level),
-    )
+    accepted = confidence >= threshold
+    columns = (np.ones(len(codes)), accepted, accepted & ~correct)
+    sums = np.stack([np.bincount(codes, column, count) for column in columns], axis=1)
+    rows, kept, wrong = sums.sum(axis=0)
+    again = resample(sums, resamples, seed)
+    coverage = interval(kept / rows, again[:, 1] / again[:, 0], level)
+    if not kept:
+        return Answered(1.0, coverage, None)
+    some = again[again[:, 1] > 0]
+    bound = float(upper_bound(np.array([wrong]), np.array([kept]))[0])
+    return Answered(bound, coverage, interval(wrong / kept, some[:, 2] / some[:, 1], level))
 
 
 def upper_bounds(curve: RiskCoverage) -> np.ndarray:
@@ -107,39 +93,16 @@ def upper_bounds(curve: RiskCoverage) -> np.ndarray:
     ([0.7764], 0.7764)
     """
     accepted = curve.rows.cumsum()
-    errors = np.rint(curve.risk * accepted)
+    return upper_bound(np.rint(curve.risk * accepted), accepted)
+
+
+def upper_bound(errors: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+    """Return the upper bound ``[K]`` of the risk of ``errors [K]`` in ``accepted [K]`` rows.
+
+    >>> upper_bound(np.array([0.0, 2.0]), np.array([2, 2])).round(4).tolist()
+    [0.7764, 1.0]
+    """
     with np.errstate(invalid="ignore"):
         bounds = beta.ppf(SURE, errors + 1, accepted - errors)
     risk_bounds: np.ndarray = np.where(errors == accepted, 1.0, bounds)
     return risk_bounds
-
-
-def most_wrong(rows: int, risk: float) -> np.ndarray:
-    """Return for n = 0..``rows`` accepted rows the most errors whose bound is at most ``risk``.
-
-    The array is ``[rows + 1]``; -1 means that even 0 errors are too many. A bound is at most
-    ``risk`` exactly if that many errors or fewer have probability <= 1 - ``SURE`` at that risk.
-
-    >>> most_wrong(3, 0.7).tolist()  # 0.3**2 > 0.05 >= 0.3**3
-    [-1.0, -1.0, -1.0, 0.0]
-    """
-    counts = np.arange(1, rows + 1)
-    most = binom.ppf(1 - SURE, counts, risk)
-    most -= binom.cdf(most, counts, risk) > 1 - SURE
-    return np.concatenate([[-1.0], most])
-
-
-def thresholds(
-    confidence: np.ndarray, correct: np.ndarray, groups: np.ndarray
-) -> dict[float, Abstention | None]:
-    """Return the ``abstention`` for each risk in ``RISKS``; ``None`` where no threshold exists.
-
-    >>> sure, right = np.linspace(0.5, 1, 200), np.arange(200) >= 20
-    >>> [(risk, held.accepted) for risk, held in thresholds(sure, right, np.arange(200)).items()]
-    [(0.05, 184), (0.1, 192), (0.2, 200)]
-    """
-    least = upper_bounds(risk_coverage(confidence, correct)).min()
-    return {
-        risk: abstention(confidence, correct, groups, risk) if least <= risk else None
-        for risk in RISKS
-    }

@@ -1,7 +1,7 @@
 """Packed faces of a manifest, decoded once for each manifest and preprocessing and then cached."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from fer_ml.base.kept import keep, kept
 from fer_ml.base.labels import CLASS_INDEX, CLASSES
 from fer_ml.base.npz import read_npy
 from fer_ml.images.identity import photo_hash, sample_hash
-from fer_ml.images.pixels import prepare_packed, read_image
+from fer_ml.images.pixels import cut_square, prepare_packed, read_image
 from fer_ml.manifests.schema import boxes
-from fer_ml.recipes.preprocess import Preprocess
+from fer_ml.recipes.preprocess import Frame, Preprocess
 from fer_ml.training.views import FaceSet, face_keys
 
 
@@ -91,6 +91,32 @@ def _pack(frame: pl.DataFrame, root: Path, preprocess: Preprocess, path: Path) -
     finally:
         packed = None  # What is mapped cannot be moved or deleted everywhere.
         discard(partial)
+
+
+def drawn_faces(frame: pl.DataFrame, faces: int, seed: int) -> pl.DataFrame:
+    """Return at most ``faces`` rows, drawn at random by a hash of ``seed`` and sample id."""
+    keys = face_keys(tuple(f"{seed}:{name}" for name in frame["sample_id"]))
+    return frame[np.sort(np.argsort(keys, kind="stable")[:faces])]
+
+
+def squares(frame: pl.DataFrame, root: Path, around: Frame) -> list[np.ndarray]:
+    """Return each row's face, ``[H, W, 3] uint8 RGB``: the file, or the square ``around`` its box.
+
+    Nothing else of the preprocessing is done yet, so ``prepared`` gives what ``load_faces`` does.
+    """
+    faces = []
+    for name, box in zip(frame["image_path"], boxes(frame), strict=True):
+        image = read_image(root / name)
+        if box is not None:
+            image = cut_square(image, box, around, max(1, round(around.side * (box[3] - box[1]))))
+        faces.append(image)
+    return faces
+
+
+def prepared(faces: Sequence[np.ndarray], preprocess: Preprocess) -> FaceSet:
+    """Prepare ``squares`` for a network, without labels."""
+    images = np.stack([prepare_packed(face, None, preprocess) for face in faces])
+    return FaceSet(images, np.zeros(len(images), np.int64), ("",) * len(images), preprocess)
 
 
 def folds_of(group_ids: Iterable[str], folds: int) -> np.ndarray:

@@ -168,6 +168,7 @@ def sample(seed: int = SEED) -> Profile:
                 arms={"ce": arm("ce", seeds), "kd": arm("kd", seeds)}, baseline="ce"
             )
         },
+        robustness_faces=14,
     )
 
 

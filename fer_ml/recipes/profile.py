@@ -260,6 +260,8 @@ class Profile(Frozen):
     """By name: a bundle's folder, a `.pt` or an `.onnx`, to be measured in the benchmark too."""
     comparisons: dict[str, Comparison] = {}
     """By name: trainings that are compared, each an asset `comparison/<name>`."""
+    robustness_faces: int = Field(default=1000, ge=7)
+    """Most faces of a corruption set, drawn from the mixed test set without its near twins."""
     selection: Selection = Selection()
     """Limits of the dual gate."""
     demo: Demo = Demo()
@@ -290,8 +292,7 @@ class Profile(Frozen):
                     raise ValueError(f"{table}.{name}: a name in letters, digits and _")
         for name, comparison in self.comparisons.items():
             self._check_comparison(f"comparisons.{name}", comparison)
-        rooted = [source.name for source in self.sources if self.drawn and source.root]
-        if rooted:
+        if rooted := [source.name for source in self.sources if self.drawn and source.root]:
             raise ValueError(f"sources: root of {rooted} does nothing, since the profile is drawn")
         if not self.drawn and self.demo.video is None:
             raise ValueError("demo.video: name a clip; only a drawn profile brings its own")

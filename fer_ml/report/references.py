@@ -462,6 +462,7 @@ class References:
         measured = ""
         if "split" in document and "n" in document:
             measured = f", split {escape(document['split'])}, n = {document['n']:,}"
+            measured += _looked({"measured_on": document})
         caption = self._caption("Table", f"{_origin(artifact, file)}{measured}.")
         return Markdown(f"{caption}\n\n{table(['name', *map(escape, names)], rows, numeric)}")
 
@@ -491,8 +492,7 @@ def _page(artifact: Artifact, file: str, pointer: str) -> str:
 
 
 def _looked(claim: dict[str, Any]) -> str:
-    looked = look_note(claim.get("measured_on") or {})
-    return f"; {escape(looked)}" if looked else ""
+    return f"; {escape(looked)}" if (looked := look_note(claim.get("measured_on") or {})) else ""
 
 
 def _origin(artifact: Artifact, file: str | None) -> str:

@@ -129,6 +129,11 @@ class Store:
         """The cache of near-identical faces; may be deleted at any time."""
         return self.root / "cache" / "near"
 
+    @property
+    def scratch(self) -> Path:
+        """The folder for what a stage sorts on disk; below the cache, so it may be deleted too."""
+        return self.root / "cache" / "scratch"
+
     def home(self, asset: str, partition: str | None = None) -> Path:
         """Return the directory that holds the run directories of an asset (partition)."""
         return self.root / asset / partition if partition else self.root / asset

@@ -8,7 +8,7 @@ error.
 import hashlib
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -89,14 +89,18 @@ def contact_sheet(tiles: Sequence[Tile], columns: int = 8, side: int = FINDING_S
     return _png(_stack([_row(tiles[i : i + columns], side) for i in range(0, len(tiles), columns)]))
 
 
-def class_sheet(frame: pl.DataFrame, root: Path, *, per_cell: int = 3, seed: int = 0) -> bytes:
+def class_sheet(
+    parts: pl.DataFrame | Iterable[pl.DataFrame], root: Path, *, per_cell: int = 3, seed: int = 0
+) -> bytes:
     """Return a PNG of examples of each class (columns) of each source (rows) of a manifest.
 
-    The ``per_cell`` faces of each cell are those of least hash of ``seed`` and ``sample_id``,
-    whatever the order of the rows. Only their files are read. An empty cell is captioned none. Of
-    more than ``MAX_SOURCE_ROWS`` sources the largest are shown.
+    ``parts`` are its rows in one frame or in several. The ``per_cell`` faces of each cell are those
+    of least hash of ``seed`` and ``sample_id``, whatever the order of the rows. Only their files
+    are read. An empty cell is captioned none. Of more than ``MAX_SOURCE_ROWS`` sources the largest
+    are shown.
     """
-    chosen = _choose(frame, per_cell, seed)
+    parts = [parts] if isinstance(parts, pl.DataFrame) else parts
+    chosen = _choose(parts, per_cell, seed)
     sources = sorted(chosen["source"].unique())
     pitch = CLASS_SIDE + 2
     left = max([round(_font().getlength(shorten(name))) for name in sources] or [0]) + 2 * _GAP
@@ -119,21 +123,31 @@ def class_sheet(frame: pl.DataFrame, root: Path, *, per_cell: int = 3, seed: int
     return _png(sheet)
 
 
-def _choose(frame: pl.DataFrame, per_cell: int, seed: int) -> pl.DataFrame:
+def _choose(parts: Iterable[pl.DataFrame], per_cell: int, seed: int) -> pl.DataFrame:
     """Return the rows of a class sheet; ``place`` is a row's index in its cell, from 0."""
-    rows = frame.filter(pl.col("label").is_in(CLASSES)).with_columns(
-        pl.col("source").fill_null("(none)")
-    )
-    sizes = rows.group_by("source").len().sort(["len", "source"], descending=[True, False])
-    rows = rows.join(sizes.head(MAX_SOURCE_ROWS), on="source", how="semi")
-    ranks = [
-        hashlib.blake2b(f"{seed}:{sample}".encode(), digest_size=8).digest()
-        for sample in rows["sample_id"]
-    ]
+    chosen: list[pl.DataFrame] = []
+    counted: list[pl.DataFrame] = []
+    for part in parts:
+        rows = part.filter(pl.col("label").is_in(CLASSES)).with_columns(
+            pl.col("source").fill_null("(none)")
+        )
+        counted.append(rows.group_by("source").len())
+        ranks = [
+            hashlib.blake2b(f"{seed}:{sample}".encode(), digest_size=8).digest()
+            for sample in rows["sample_id"]
+        ]
+        ranked = rows.with_columns(pl.Series("rank", ranks, pl.Binary))
+        chosen = [_least(pl.concat([*chosen, ranked], how="diagonal"), per_cell)]
+    sizes = pl.concat(counted).group_by("source").agg(pl.col("len").sum())
+    largest = sizes.sort(["len", "source"], descending=[True, False]).head(MAX_SOURCE_ROWS)
+    return chosen[0].join(largest, on="source", how="semi", maintain_order="left")
+
+
+def _least(rows: pl.DataFrame, per_cell: int) -> pl.DataFrame:
+    """Return the rows of least ``rank`` of each class and source, and their ``place``."""
     cell = ["source", "label"]
     return (
-        rows.with_columns(pl.Series("rank", ranks, pl.Binary))
-        .sort(*cell, "rank", "image_path")
+        rows.sort(*cell, "rank", "image_path")
         .unique([*cell, "rank"], keep="first", maintain_order=True)
         .with_columns(pl.int_range(pl.len()).over(cell).alias("place"))
         .filter(pl.col("place") < per_cell)

@@ -1,24 +1,28 @@
 """Judge and report on manifests of the store, with their inputs and their predecessor."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
+from fer_ml.base.buckets import Buckets, bucket_of, buckets_for, scratch
+from fer_ml.manifests.curation import UNIFIED, manifest_file, taken
 from fer_ml.manifests.inspection import how_checked, probe
-from fer_ml.manifests.schema import BOX, DECIDED, SCHEMA, read_manifest
+from fer_ml.manifests.schema import BOX, DECIDED, SCHEMA, about_rows, manifest_parts
 from fer_ml.recipes.profile import Curation, Near
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.gates import Outcome
 from fer_ml.storage.store import RunFolder, Store
 from fer_ml.validation.gates import manifest_gates
+from fer_ml.validation.judging import Verdict, judge_manifest
+from fer_ml.validation.measures import Reference, count_rows
 from fer_ml.validation.report import gather_evidence, report
-from fer_ml.validation.rules import Evidence, Reference, Verdict, judge_manifest
-from fer_ml.validation.table import read_table
+from fer_ml.validation.table import Table, table_parts
 
 #: Findings that are shown as pictures, for each rule.
 SHOWN_FINDINGS = 12
@@ -34,7 +38,7 @@ def report_name(asset: str) -> str:
 
 def manifest_outcomes(artifact: Artifact, store: Store, near: Near) -> list[Outcome]:
     """Judge a manifest's gates on every row and image; outcomes state how these were checked."""
-    _, verdict, how = _judge(artifact, store, near)
+    verdict, how = _judge(artifact, store, near)
     return [
         replace(outcome, detail=how_checked(how)) if outcome.rule in _LOOKED else outcome
         for outcome in verdict.outcomes
@@ -55,20 +59,21 @@ def validate_manifests(
     findings, looked = [], {}
     for artifact in manifests:
         asset = artifact.record.asset
-        evidence, verdict, how = _judge(artifact, store, near)
-        document = report(evidence, verdict, asset=asset, manifest=manifest_file(asset), root=root)
+        verdict, how = _judge(artifact, store, near)
+        document = report(verdict, asset=asset, manifest=manifest_file(asset), root=root)
         run.write_json(report_name(asset), {**document, "manifest_sha256": artifact.sha256})
         looked[asset] = how
         findings.append(
             verdict.findings.select(pl.lit(asset).alias("manifest"), pl.all()).join(
-                evidence.rows.select("line", *BOX), on="line", how="left"
+                verdict.places, on="line", how="left", maintain_order="left"
             )
         )
         run.summary[f"{asset}_rows"] = document["rows_total"]
         run.summary[f"{asset}_passed"] = document["passed"]
         if asset == UNIFIED:
-            run.path("classes.png").write_bytes(class_source_heatmap(evidence.rows))
-            run.path("faces.png").write_bytes(class_sheet(evidence.rows, store.root, per_cell=2))
+            rows = (part.frame for part in table_parts(artifact.file(manifest_file(asset))))
+            run.path("classes.png").write_bytes(class_source_heatmap(verdict.counts))
+            run.path("faces.png").write_bytes(class_sheet(rows, store.root, per_cell=2))
     table = pl.concat(findings)
     run.write_text("findings.csv", table.drop(BOX).write_csv())
     sheet = findings_sheet(table, store.root, limit=SHOWN_FINDINGS)
@@ -85,49 +90,97 @@ def validate_manifests(
     )
 
 
-def _judge(
-    artifact: Artifact, store: Store, near: Near
-) -> tuple[Evidence, Verdict, dict[str, Any]]:
-    asset = artifact.record.asset
-    table = read_table(artifact.file(manifest_file(asset)))
-    looks = probe(table.frame, store.root, store.probe_cache, since=store.looked_since, label=asset)
+def _judge(artifact: Artifact, store: Store, near: Near) -> tuple[Verdict, dict[str, Any]]:
+    asset, recipe = artifact.record.asset, artifact.record.recipe
+    csv = artifact.file(manifest_file(asset))
+    named = pl.concat(part.frame.select("image_path", *BOX) for part in table_parts(csv))
+    looks = probe(named, store.root, store.probe_cache, since=store.looked_since, label=asset)
+    rows = named.height
+    del named
+
+    def parts() -> Iterator[tuple[Table, pl.DataFrame]]:
+        start = 0
+        for table in table_parts(csv):
+            yield table, looks.looks.slice(start, table.frame.height)
+            start += table.frame.height
+
     evidence = gather_evidence(
-        table, looks, store.near_cache, near, _reference(artifact, store, table.frame)
+        parts, lambda: [looks.looks["face"]], looks.thumbs, store.near_cache, near
     )
-    return evidence, judge_manifest(evidence, asset), looks.how()
-
-
-def _reference(artifact: Artifact, store: Store, frame: pl.DataFrame) -> Reference:
-    recipe, asset = artifact.record.recipe, artifact.record.asset
-    inputs = [store.find(i.asset, i.partition, i.sha256) for i in artifact.record.inputs]
-    known = [parent for parent in inputs if parent is not None]
-    return Reference(
-        tuple(recipe["sources"]),
-        _lost_rows(artifact, known, frame) if len(known) == len(inputs) else math.inf,
-        _accepted(store, artifact, asset),
+    reference = Reference(
+        tuple(recipe["sources"]), _lost_rows(artifact, store, rows), _accepted(store, artifact)
     )
+    verdict = judge_manifest(evidence, asset, store.scratch, reference=reference, rows=rows)
+    return verdict, looks.how()
 
 
-def _lost_rows(artifact: Artifact, inputs: list[Artifact], frame: pl.DataFrame) -> int:
-    """Return how many rows the manifest lacks or has in excess of what its inputs give."""
-    key = list(SCHEMA)
+_ROW = np.dtype([("key", "u8"), ("more", "u8"), ("rows", "i8")])
+
+
+def _lost_rows(artifact: Artifact, store: Store, height: int) -> float:
+    """Return how many rows the manifest lacks or has in excess of what its inputs give.
+
+    ``height`` is its number of rows. Rows are compared by two hashes of all of their cells.
+    """
+    found = [store.find(i.asset, i.partition, i.sha256) for i in artifact.record.inputs]
+    inputs = [parent for parent in found if parent is not None]
+    if len(inputs) < len(found):
+        return math.inf
+    csv, out, key = artifact.file(manifest_file(artifact.record.asset)), 0, list(SCHEMA)
     if artifact.record.asset == UNIFIED:
-        wanted = pl.concat(
-            [read_manifest(parent.file(manifest_file(parent.record.asset))) for parent in inputs]
-        )
         key = [name for name in key if name not in DECIDED]
-        out: int = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
-    else:
-        recipe = Curation.from_plain(artifact.record.recipe)
-        unified = read_manifest(inputs[0].file(manifest_file(UNIFIED)))
-        wanted, out = curate(unified, recipe, artifact.record.asset), 0
-    lacking = wanted.join(frame, on=key, how="anti", nulls_equal=True).height
-    added = frame.join(wanted, on=key, how="anti", nulls_equal=True).height
-    return abs(lacking - out) + added + abs(wanted.height - frame.height - lacking + added)
+        out = artifact.read_json("clean_report.json")["manifest"]["rows_quarantined"]
+    count = buckets_for(height)
+    with scratch(store.scratch) as folder:
+        given = (part.frame for part in table_parts(csv))
+        wanted, held = (
+            _hashed(Buckets(folder, name, _ROW, count), rows, key)
+            for name, rows in (("wanted", _wanted(artifact, inputs, folder)), ("held", given))
+        )
+        lacking = added = asked = 0
+        for want, have in zip(wanted, held, strict=True):
+            lacking += want["rows"][~_among(want, have)].sum()
+            added += have["rows"][~_among(have, want)].sum()
+            asked += want["rows"].sum()
+    return int(abs(lacking - out) + added + abs(asked - height - lacking + added))
 
 
-def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | None:
-    """Return the previous manifest that passed all blocking gates, or ``None``."""
+def _wanted(artifact: Artifact, inputs: list[Artifact], folder: Path) -> Iterator[pl.DataFrame]:
+    """Yield the rows that the inputs give, and where it is curated, only those that it takes."""
+    if artifact.record.asset == UNIFIED:
+        for parent in inputs:
+            yield from manifest_parts(parent.file(manifest_file(parent.record.asset)))
+        return
+    recipe = Curation.from_plain(artifact.record.recipe)
+    csv = inputs[0].file(manifest_file(UNIFIED))
+    name, rows = artifact.record.asset, about_rows(csv)
+    yield from taken(lambda: manifest_parts(csv), recipe, name, folder, rows)
+
+
+def _hashed(buckets: Buckets, parts: Iterable[pl.DataFrame], key: Sequence[str]) -> Buckets:
+    for part in parts:
+        cells = part.select(key)
+        hashes = pl.DataFrame({"key": cells.hash_rows(0), "more": cells.hash_rows(1)})
+        counted = hashes.group_by("key", "more").agg(pl.len().alias("rows"))
+        records = np.empty(counted.height, _ROW)
+        for field in ("key", "more", "rows"):
+            records[field] = counted[field].to_numpy()
+        buckets.add(records, bucket_of(records["key"], buckets.count))
+    return buckets
+
+
+def _among(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each row whether ``others`` has an equal one."""
+    a, b = (pl.DataFrame({name: rows[name] for name in ("key", "more")}) for rows in (some, others))
+    matched = a.with_row_index("row").join(b.unique(), on=["key", "more"], how="semi")
+    among = np.zeros(len(some), bool)
+    among[matched["row"].to_numpy()] = True
+    return among
+
+
+def _accepted(store: Store, artifact: Artifact) -> pl.DataFrame | None:
+    """Return the counts of the previous manifest that passed all blocking gates, or ``None``."""
+    asset = artifact.record.asset
     blocking = [gate.rule for gate in manifest_gates(asset) if gate.blocking]
     for candidate in store.all(asset):
         receipts = candidate.receipts()
@@ -136,5 +189,5 @@ def _accepted(store: Store, artifact: Artifact, asset: str) -> pl.DataFrame | No
             and candidate.record.created_at <= artifact.record.created_at
             and all(rule in receipts and receipts[rule].passed is not False for rule in blocking)
         ):
-            return read_manifest(candidate.file(manifest_file(asset)))
+            return count_rows(manifest_parts(candidate.file(manifest_file(asset))))
     return None

@@ -1,6 +1,6 @@
 """Validation reports: the gates' findings, in the first pipeline's keys and this platform's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +9,49 @@ import polars as pl
 
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
-from fer_ml.manifests.groups import near_of
+from fer_ml.manifests.groups import Thumbs, near_by_part
 from fer_ml.manifests.inspection import Probe, join_probes, probe
 from fer_ml.recipes.profile import Near
 from fer_ml.validation.bases import apply_bases, find_bases
 from fer_ml.validation.gates import manifest_gates
-from fer_ml.validation.rules import (
-    Evidence,
-    Reference,
-    Verdict,
-    count_labels,
-    judge_manifest,
-)
+from fer_ml.validation.judging import Verdict, judge_manifest
+from fer_ml.validation.measures import count_labels
+from fer_ml.validation.rules import Evidence
 from fer_ml.validation.table import Table, read_table
-
-#: What makes two faces twins.
-_SAME = ("group_id", "photo", "near")
 
 
 def gather_evidence(
-    table: Table, looks: Probe, near_cache: Path, near: Near, reference: Reference | None = None
-) -> Evidence:
-    """Combine a manifest as read with the inspection of the images behind its rows."""
-    rows = pl.concat([table.frame, looks.looks.rename({"brightness": "seen"})], how="horizontal")
-    close = near_of(rows["face"], looks.thumbs, near_cache, near)
-    rows = rows.with_columns(close.alias("near"), pl.coalesce("brightness", "seen"))
-    return Evidence(rows, table.malformed, table.mistyped, table.dialect, reference or Reference())
+    parts: Callable[[], Iterable[tuple[Table, pl.DataFrame]]],
+    faces: Callable[[], Iterable[pl.Series]],
+    thumbs: Thumbs,
+    near_cache: Path,
+    near: Near,
+) -> Callable[[], Iterator[Evidence]]:
+    """Return a manifest's evidence, part by part, each time that it is called.
+
+    ``parts()`` yields the manifest as read, and ``Probe.looks`` of the images behind its rows;
+    ``faces()`` yields the column ``face`` of all of these; ``thumbs`` are ``Probe.thumbs``.
+    """
+    close = near_by_part(faces, thumbs, near_cache, near)
+
+    def evidence() -> Iterator[Evidence]:
+        for table, looks in parts():
+            seen = looks.rename({"brightness": "seen"})
+            rows = pl.concat([table.frame, seen], how="horizontal").with_columns(
+                close(looks["face"]).alias("near"), pl.coalesce("brightness", "seen")
+            )
+            yield Evidence(rows, table.malformed, table.mistyped, table.dialect)
+
+    return evidence
 
 
-def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, root: str) -> Any:
+def report(verdict: Verdict, *, asset: str, manifest: str, root: str) -> Any:
     """Return one ``manifest_validation*.json``: rules on rows, ``decode`` on distinct images."""
-    rows = evidence.rows
-    files = rows.select("image_path", "state").drop_nulls("image_path").unique("image_path")
-    attempted = files.filter(~pl.col("state").is_in(["missing", "escapes"]))
-    decoded = attempted.filter(pl.col("state") == "ok").height
+    counts = verdict.counts
     value = {outcome.rule: outcome.value for outcome in verdict.outcomes}
-    total = rows.height + evidence.malformed.height
+    total = int(counts["rows"].sum()) + verdict.malformed
     blocking = {gate.rule for gate in manifest_gates(asset) if gate.blocking}
+    by_source = counts.group_by(pl.col("source").fill_null("None")).agg(pl.col("rows").sum())
     return {
         "schema_version": 2,
         "manifest": manifest,
@@ -55,17 +61,18 @@ def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, r
         "bad_labels": value["bad_labels"],
         "missing_paths": sum(int(value[rule]) for rule in ("missing_paths", "escaping_paths")),
         "decode": {
-            "attempted": attempted.height,
-            "ok": decoded,
-            "fail": attempted.height - decoded,
+            "attempted": verdict.attempted,
+            "ok": verdict.decoded,
+            "fail": verdict.attempted - verdict.decoded,
         },
         "counts": {
-            "by_source": dict(
-                rows.group_by(pl.col("source").fill_null("None")).len().sort("source").iter_rows()
-            ),
-            "by_source_split_label": count_labels(rows),
+            "by_source": dict(by_source.sort("source").iter_rows()),
+            "by_source_split_label": count_labels(counts),
         },
-        "test_twins": _twins(rows),
+        "test_twins": {
+            source: {"test_rows": rows, "with_twin": twins}
+            for source, rows, twins in verdict.twins.iter_rows()
+        },
         "canonical": list(CLASSES),
         "rules": {
             o.rule: {
@@ -79,28 +86,6 @@ def report(evidence: Evidence, verdict: Verdict, *, asset: str, manifest: str, r
             for o in verdict.outcomes
         },
         "passed": all(o.passed is not False for o in verdict.outcomes if o.rule in blocking),
-    }
-
-
-def _twins(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
-    """Count test rows by source, and those that have a twin in another split.
-
-    A twin is in this manifest (the same photo, group or near-identical face), or was taken out of
-    it (``twin_in``).
-    """
-    seen = rows.select("source", "split", pl.col("twin_in").is_not_null().alias("twin"), *_SAME)
-    test = seen.filter(pl.col("split") == "test")
-    rest = seen.filter(pl.col("split") != "test")
-    for key in _SAME:
-        has_twin = test[key].is_in(rest[key].implode()).fill_null(False)
-        test = test.with_columns(pl.col("twin") | has_twin)
-    counted = (
-        test.group_by(pl.col("source").fill_null("None"))
-        .agg(pl.len().alias("test_rows"), pl.col("twin").sum().alias("with_twin"))
-        .sort("source")
-    )
-    return {
-        source: {"test_rows": n, "with_twin": twins} for source, n, twins in counted.iter_rows()
     }
 
 
@@ -132,10 +117,15 @@ def validate_file(
     looks = _probe_bases(frame, roots, cache / "probe", since)
     frame = _fill_identity(frame.drop("base"), looks.looks)
     table = Table(frame, table.malformed, table.mistyped, table.dialect, table.columns)
-    evidence = gather_evidence(table, looks, cache / "near", near or Near())
-    verdict = judge_manifest(evidence, "any_manifest")
+    evidence = gather_evidence(
+        lambda: [(table, looks.looks)],
+        lambda: [looks.looks["face"]],
+        looks.thumbs,
+        cache / "near",
+        near or Near(),
+    )
+    verdict = judge_manifest(evidence, "any_manifest", cache / "scratch")
     document = report(
-        evidence,
         verdict,
         asset="any_manifest",
         manifest=str(csv),

@@ -1,7 +1,6 @@
-"""The rules of a manifest: pure functions of its rows and of the inspected images."""
+"""The rules on the rows of a manifest: pure functions of them and of the inspected images."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,17 +10,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import FORMATS
 from fer_ml.manifests.schema import BOX, REQUIRED
 from fer_ml.recipes.profile import SPLITS
-from fer_ml.storage.gates import Outcome, at_most, not_applicable
-from fer_ml.validation.gates import manifest_gates
 
-MAX_IMBALANCE = 100.0
-#: Largest change against the last accepted manifest that is no drift.
-DRIFT_LIMITS: dict[str, float] = {
-    "rows": 0.1,
-    "class shares": 0.05,
-    "brightness": 5.0,
-    "width": 0.1,
-}
 FINDING_COLUMNS = ("line", "image_path", "detail")
 #: All findings of a manifest as one table.
 FINDINGS_SCHEMA: dict[str, pl.DataType] = {
@@ -35,22 +24,8 @@ Findings = pl.DataFrame
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The data a manifest is compared with; ``None`` where there is nothing to compare with.
-
-    ``sources`` should have rows. ``lost`` counts rows that the inputs and recipe give and the
-    manifest lacks, or the other way round; it is infinite when an input is gone. ``accepted`` is
-    the previous manifest that passed its gates.
-    """
-
-    sources: tuple[str, ...] | None = None
-    lost: float | None = None
-    accepted: pl.DataFrame | None = None
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """A manifest and the inspection of its images.
+    """Rows of a manifest and the inspection of their images.
 
     ``rows`` has ``line``, all columns of the manifest, those of ``Probe.looks``, and ``near`` (the
     least id of the faces that are near-identical to this one). ``malformed`` and ``mistyped`` are
@@ -61,7 +36,6 @@ class Evidence:
     malformed: pl.DataFrame
     mistyped: pl.DataFrame
     dialect: tuple[str, ...] = ()
-    reference: Reference = Reference()
 
     @cached_property
     def repeated(self) -> pl.DataFrame:
@@ -157,11 +131,8 @@ def case_collisions(e: Evidence) -> Findings:
 
     A file system that ignores case, or composes accents, would treat them as one.
     """
-    folded = pl.col("image_path").str.to_lowercase()
-    if not e.rows["image_path"].str.len_bytes().eq(e.rows["image_path"].str.len_chars()).all():
-        folded = folded.str.normalize("NFC")
     clash = (
-        e.rows.select("line", "image_path", "photo", folded.alias("folded"))
+        e.rows.select("line", "image_path", "photo", folded(e.rows).alias("folded"))
         .filter(pl.col("photo").is_not_null(), pl.col("folded").is_duplicated())
         .unique("image_path", keep="first", maintain_order=True)
         .filter(pl.col("photo").n_unique().over("folded") > 1)
@@ -169,6 +140,14 @@ def case_collisions(e: Evidence) -> Findings:
         .filter(pl.col("image_path") != pl.col("other"))
     )
     return _findings(clash, pl.format("differs from {} only in case or accents", "other"))
+
+
+def folded(rows: pl.DataFrame) -> pl.Expr:
+    """Return the ``image_path`` that a file system sees which ignores case or composes accents."""
+    path = pl.col("image_path").str.to_lowercase()
+    if not rows["image_path"].str.len_bytes().eq(rows["image_path"].str.len_chars()).all():
+        path = path.str.normalize("NFC")
+    return path
 
 
 def undecodable(e: Evidence) -> Findings:
@@ -311,7 +290,7 @@ def label_conflicts(e: Evidence) -> Findings:
 
 
 #: Rules on rows, each with all that it found. Those on groups (leakage, conflicts) find each once.
-ROW_RULES: dict[str, Callable[[Evidence], Findings]] = {
+RULES: dict[str, Callable[[Evidence], Findings]] = {
     rule.__name__: rule
     for rule in (
         malformed_rows,
@@ -335,6 +314,8 @@ ROW_RULES: dict[str, Callable[[Evidence], Findings]] = {
         label_conflicts,
     )
 }
+#: Rules that compare rows of one photo, face, group or path; the others judge each row alone.
+SHARED_RULES = ("case_collisions", "duplicates", "leakage", "near_leakage", "label_conflicts")
 #: A row found by one of these cannot be used, whatever the other rows are.
 ROW_FAULTS = (
     "malformed_rows",
@@ -350,131 +331,3 @@ ROW_FAULTS = (
     "changed_pixels",
     "bad_boxes",
 )
-
-
-def class_coverage(e: Evidence) -> Outcome:
-    """Count the classes that are missing from a split of the manifest."""
-    pairs = set(e.rows.select("split", "label").unique().iter_rows())
-    absent = [
-        f"{split}: no {label}"
-        for split in SPLITS
-        if any(split == s for s, _ in pairs)
-        for label in CLASSES
-        if (split, label) not in pairs
-    ]
-    return at_most("class_coverage", len(absent), 0, examples=absent)
-
-
-def imbalance(e: Evidence) -> Outcome:
-    """Compute the ratio of train rows of the largest class to the smallest present one."""
-    sizes = e.rows.filter(pl.col("split") == "train", pl.col("label").is_in(list(CLASSES)))
-    counts = sizes.group_by("label").len().sort("len", "label")
-    if counts.is_empty():
-        return not_applicable("imbalance", "no training rows")
-    (small, few), *_, (large, most) = [*counts.iter_rows(), *counts.iter_rows()]
-    return at_most(
-        "imbalance", round(most / few, 2), MAX_IMBALANCE, f"{most:,} {large}, {few:,} {small}"
-    )
-
-
-def sources_present(e: Evidence) -> Outcome:
-    """Count the sources that the recipe names and that have no row."""
-    if e.reference.sources is None:
-        return not_applicable("sources_present", "no recipe names sources")
-    sources = set(e.rows["source"].unique())
-    absent = [name for name in e.reference.sources if name not in sources]
-    return at_most("sources_present", len(absent), 0, examples=absent)
-
-
-def reconciled(e: Evidence) -> Outcome:
-    """Count the rows lost or added against the inputs and the recipe."""
-    if e.reference.lost is None:
-        return not_applicable("reconciled", "a file alone has no inputs to compare with")
-    gone = "" if math.isfinite(e.reference.lost) else "what it was made from is no longer here"
-    return at_most("reconciled", e.reference.lost, 0, gone)
-
-
-def drift(e: Evidence) -> Outcome:
-    """Count the properties that moved beyond ``DRIFT_LIMITS`` since the last accepted manifest."""
-    if e.reference.accepted is None:
-        return not_applicable("drift", "no accepted manifest before this one")
-    old, new = _profile(e.reference.accepted), _profile(e.rows)
-    moved = {
-        "rows": abs(new["rows"] - old["rows"]) / old["rows"],
-        "class shares": sum(abs(new[label] - old[label]) for label in CLASSES) / 2,
-        "brightness": abs(new["brightness"] - old["brightness"]),
-        "width": abs(new["width"] - old["width"]) / max(old["width"], 1),
-    }
-    over = [
-        f"{name} by {moved[name]:.3f} (limit {limit})"
-        for name, limit in DRIFT_LIMITS.items()
-        if moved[name] > limit
-    ]
-    return at_most("drift", len(over), 0, examples=over)
-
-
-def _profile(rows: pl.DataFrame) -> dict[str, float]:
-    shares = dict(rows.group_by("label").len().iter_rows())
-    brightness, width = rows.select(
-        pl.col("brightness").mean().fill_null(0.0), pl.col("width").mean().fill_null(0.0)
-    ).row(0)
-    return {
-        "rows": rows.height,
-        "brightness": float(brightness),
-        "width": float(width),
-        **{label: shares.get(label, 0) / max(rows.height, 1) for label in CLASSES},
-    }
-
-
-MEASURES: dict[str, Callable[[Evidence], Outcome]] = {
-    rule.__name__: rule for rule in (class_coverage, imbalance, sources_present, reconciled, drift)
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcomes of all rules in the order of the gates, and every finding.
-
-    ``findings`` has ``rule``, ``line``, ``image_path`` and ``detail``.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    findings: pl.DataFrame
-
-    @property
-    def faulty_lines(self) -> int:
-        """The number of lines that cannot be used as they are."""
-        return self.findings.filter(pl.col("rule").is_in(list(ROW_FAULTS)))["line"].n_unique()
-
-
-def judge_manifest(evidence: Evidence, asset: str) -> Verdict:
-    """Judge one manifest by all gates of ``asset``. Each value counts findings."""
-    by_rule: Mapping[str, Findings] = {name: rule(evidence) for name, rule in ROW_RULES.items()}
-    outcomes = []
-    for gate in manifest_gates(asset):
-        if gate.rule in by_rule:
-            rows = by_rule[gate.rule]
-            outcomes.append(at_most(gate.rule, rows.height, 0, examples=_examples(rows)))
-        else:
-            outcomes.append(MEASURES[gate.rule](evidence))
-    findings = pl.concat(
-        [
-            rows.select(pl.lit(name).alias("rule"), *FINDING_COLUMNS)
-            for name, rows in by_rule.items()
-        ]
-    )
-    return Verdict(tuple(outcomes), findings)
-
-
-def _examples(findings: Findings) -> list[str]:
-    return [
-        f"line {line}: {detail}" if path is None else f"line {line}: {path}: {detail}"
-        for line, path, detail in findings.head(5).iter_rows()
-    ]
-
-
-def count_labels(frame: pl.DataFrame) -> dict[str, int]:
-    """Return ``{"source|split|label": n}``, with the first pipeline's key."""
-    keys = (pl.col(name).fill_null("None") for name in ("source", "split", "label"))
-    counts = frame.select(pl.concat_str(list(keys), separator="|").alias("key"))
-    return dict(counts.group_by("key").len().sort("key").iter_rows())

@@ -8,6 +8,7 @@ memory grows with the typed columns and not with the text.
 import codecs
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,25 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read ``path``; ``FerError`` when its header is not a manifest's."""
+    """Read ``path`` whole; ``FerError`` when its header is not a manifest's."""
+    parts = list(table_parts(path))
+    return Table(
+        pl.concat(part.frame for part in parts),
+        pl.concat(part.malformed for part in parts),
+        pl.concat(part.mistyped for part in parts),
+        parts[-1].dialect,
+        parts[-1].columns,
+    )
+
+
+def table_parts(path: Path) -> Iterator[Table]:
+    """Yield ``path`` in parts of whole lines, at least one; see ``read_table``.
+
+    ``dialect`` is what was found so far, so that the last part's is that of the file.
+    """
     try:
         with open_file(path) as file:
-            return _read(path, file)
+            yield from _read(path, file)
     except FileNotFoundError as error:
         raise FerError(
             "no such manifest", code="missing-manifest", where=path, fix="correct the path"
@@ -61,32 +77,22 @@ def read_table(path: Path) -> Table:
         ) from error
 
 
-def _read(path: Path, file: io.BufferedReader) -> Table:
+def _read(path: Path, file: io.BufferedReader) -> Iterator[Table]:
     header = file.readline(_HEADER_BYTES)
-    dialect = ["a byte order mark"] if header.startswith(codecs.BOM_UTF8) else []
+    mark = ["a byte order mark"] if header.startswith(codecs.BOM_UTF8) else []
     columns = _header(path, header.removeprefix(codecs.BOM_UTF8))
     wanted = [name for name in SCHEMA if name in columns]
-    frames, faults, line = [], [], 2
-    crlf, empty = header.endswith(b"\r\n"), 0
-    for block in _blocks(file):
-        rows, bad, lines, blank = _parse(block, columns, line)
-        crlf |= b"\r\n" in block
-        line, empty = line + lines, empty + blank
-        typed, mistyped = _typed(rows, wanted)
-        frames.append(typed)
-        faults.append((bad, mistyped))
-    if crlf:
-        dialect.append("CRLF line ends")
-    if empty:
-        dialect.append(f"{empty} empty lines")
+    crlf, empty, line = header.endswith(b"\r\n"), 0, 2
     nothing = pl.DataFrame(schema=FINDING_SCHEMA)
-    return Table(
-        pl.concat([pl.DataFrame(schema={"line": pl.Int64(), **SCHEMA}), *frames]),
-        pl.concat([nothing, *(bad for bad, _ in faults)]),
-        pl.concat([nothing, *(mistyped for _, mistyped in faults)]),
-        tuple(dialect),
-        tuple(columns),
-    )
+    rows, bad = _cells(b"", columns).with_columns(pl.lit(None, pl.Int64).alias("line")), nothing
+    for block in itertools.chain([b""], _blocks(file)):
+        if block:  # The first part is empty, so that a file without rows has one too.
+            rows, bad, lines, blank = _parse(block, columns, line)
+            line, empty = line + lines, empty + blank
+        crlf |= b"\r\n" in block
+        typed, mistyped = _typed(rows, wanted)
+        dialect = [*mark, *["CRLF line ends"] * crlf, *[f"{empty} empty lines"] * bool(empty)]
+        yield Table(typed, bad, mistyped, tuple(dialect), tuple(columns))
 
 
 def _header(path: Path, line: bytes) -> list[str]:

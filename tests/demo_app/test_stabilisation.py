@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from demo_app.stabilisation import (
     START,
+    Doubt,
     StabiliserSettings,
     StabiliserState,
     ema,
@@ -186,6 +187,14 @@ def test_unsure_is_a_status_and_keeps_the_label() -> None:
     assert state.confidence == pytest.approx(0.39)
     state = step(state, probs(Happy=0.9), 1.0, SETTINGS)
     assert (state.status, state.label) == ("label", "Happy")
+
+
+@pytest.mark.parametrize("doubt", ["too_small", "unsure"])
+def test_a_doubt_is_the_status_whatever_the_probabilities(doubt: Doubt) -> None:
+    state = step(START, probs(Happy=0.9), 0.0, SETTINGS, doubt)
+    assert (state.status, state.label) == (doubt, "Happy")
+    assert step(state, probs(Happy=0.9), 0.1, SETTINGS).status == "label"
+    assert step(state, None, 0.1, SETTINGS, doubt).status == "no_face"
 
 
 def test_unsure_speaks_of_single_images_as_its_limit_does() -> None:

@@ -21,6 +21,7 @@ without = ["experiments", "comparisons"]
 softlabels = { folds = 2, views = 2 }
 drawn = true
 floor_macro_f1 = 0.0
+robustness_faces = 14
 draw = { val = 0.2, calib = 0.5, test = 0.25 }
 hq_train = { sources = ["affectnet_full_balanced", "rafdb_basic"], one_per = "sample" }
 eval_only = { sources = ["expw_full"] }

@@ -33,7 +33,13 @@ NAMED = {"manifest_validation", "report_claims", "report", *BUNDLES}
 #: Fields by pattern: the assets whose recipe they decide, and those whose verdicts.
 DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"name": (NAMED, set()),
-    r"seed": ({"classification_manifest", *TRAININGS, "teacher_logits", "comparison/two"}, set()),
+    r"seed": (
+        {
+            *("classification_manifest", "teacher_logits", "comparison/two", "robustness"),
+            *TRAININGS,
+        },
+        set(),
+    ),
     r"drawn": ({"report_claims", "report", *BUNDLES}, set()),
     r"sources/expw_full/(adapter|options.*|labels.*)": ({"manifest/expw_full"}, set()),
     r"sources/expw_full/title": (BUNDLES, set()),
@@ -62,6 +68,7 @@ DECIDES: dict[str, tuple[set[str], set[str]]] = {
     r"students/(ce|dkd)/.*": ({"student_{0}"}, set()),
     r"experiments/one/.*": ({"student_experiment", "comparison/two"}, set()),
     r"comparisons/two/.*": ({"comparison/two"}, set()),
+    r"robustness_faces": ({"robustness"}, set()),
     r"selection/flips_gain": ({"student_selection"}, {"demo_kpis"}),
     r"selection/.*": ({"student_selection"}, set()),
     r"demo/detector": (SESSIONS, set()),

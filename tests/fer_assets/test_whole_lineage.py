@@ -171,8 +171,8 @@ def test_no_choice_ever_saw_a_test_split(tiny: Pipeline) -> None:
 
 
 def test_looks_are_noted_and_a_decision_after_them_is_marked(tiny: Pipeline) -> None:
-    looks = read_looks(tiny.store.root.parent)[:4]
-    shown = {"benchmark", "error_analysis", "report_claims", "report"}
+    looks = read_looks(tiny.store.root.parent)[:5]
+    shown = {"benchmark", "robustness", "error_analysis", "report_claims", "report"}
     assert looks[0].asset == "benchmark" and {look.asset for look in looks} == shown
     assert all(look.sets == looks[0].sets and look.plan is None for look in looks)
     cells = current(tiny, "benchmark").read_json("benchmark.json")["entries"]["student_kd"]
@@ -207,7 +207,8 @@ def test_what_is_deployed_is_what_the_dual_gate_saw(tiny: Pipeline) -> None:
     candidate = read_card(candidates.folder / name)
     assert deployed.model_copy(update={"metrics": {}}) == candidate
     sets = {"hq_train_val", "test_all_sources", "eval_only"}
-    assert set(deployed.metrics) == sets | {f"{name}.deduplicated" for name in sets}
+    alone = {f"{name}.deduplicated" for name in sets}
+    assert set(deployed.metrics) == sets | alone | {"robustness"}
     # The demo shows what the student showed before it was deployed.
     kpis = current(tiny, "demo_kpis").read_json("demo_kpis.json")
     assert kpis["macro_f1_present_stabilised"] == played[name]["macro_f1_stabilised"]

@@ -8,11 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import polars as pl
+
 from fer_assets.lineage import Target
 from fer_assets.stages import report
 from fer_assets.stages._serving import LEAST, SERVING_FILE
 from fer_assets.stages.candidate_sessions import CANDIDATES_FILE
 from fer_assets.stages.small_bundles import LATENCY_LIMITS
+from fer_ml.base.labels import CLASSES
 from fer_ml.bundles.bundle import CARD_FILE, MODEL_FILE, PARITY_FILE, read_card
 from fer_ml.recipes.profile import CANDIDATES
 from fer_ml.report.document import TEMPLATE
@@ -35,6 +38,12 @@ from tests.fer_assets.gates.planting import (
 CELL = ("benchmark.json", "entries", "student_kd", "test_all_sources")
 SCALING = "calibration/student_kd.json"
 REPLAYED = "manual_macro_f1_present_stabilised"
+
+
+def other_answers(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each face gets the next class."""
+    after = dict(zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True))
+    return rows.with_columns(pl.col("y_pred").replace(after))
 
 
 def students(value: float, *names: str) -> Plant:
@@ -166,6 +175,16 @@ PLANTED: dict[Target, Faults] = {
             Fault(students(0.49, "student_kd"), **FLOOR, limits={"floor_macro_f1": 0.5}),
             # No better than a guesser.
             Fault(students(0.1, "student_kd"), **FLOOR, limits={"floor_macro_f1": 1e-9}),
+        ),
+    },
+    Target("robustness"): {
+        "every_set_scored": one(
+            table("predictions/student_kd.csv", lambda rows: rows[:-1]),
+            sets("robustness.json", "n", to=lambda rows: rows - 1),
+        ),
+        "clean_as_benchmark": one(
+            table("predictions/student_kd.csv", other_answers),
+            sets("robustness.json", "entries", "student_kd", "checkpoint_sha256", to=OTHER_HASH),
         ),
     },
     Target("adopted_bundle", "friend"): of_networks("."),

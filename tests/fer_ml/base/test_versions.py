@@ -62,8 +62,9 @@ NEW_SPEC = {
 def test_a_card_from_before_the_frame_is_served_as_it_was_trained(data: str, colour: str) -> None:
     held = upgraded("card.json", {"preprocess": OLD_SPEC, "data": data}, "card.json")
     assert held["preprocess"] == {**NEW_SPEC, "colour": colour}
-    new = {"preprocess": held["preprocess"], "schema_version": 2, "data": data}
+    new = {"preprocess": held["preprocess"], "schema_version": 3, "data": data}
     assert upgraded("card.json", new, "card.json") is new
+    assert upgraded("card.json", {**new, "schema_version": 2}, "card.json") == new
     assert with_frame(held["preprocess"]) is held["preprocess"]
 
 

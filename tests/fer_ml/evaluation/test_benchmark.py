@@ -12,8 +12,9 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.distillation.logits import read_logits
 from fer_ml.evaluation import benchmark as benchmark_module
-from fer_ml.evaluation.benchmark import evaluation_set, measure_models, set_names
+from fer_ml.evaluation.benchmark import measure_models
 from fer_ml.evaluation.models import benchmark_models
+from fer_ml.evaluation.sets import evaluation_set, set_names, size_group
 from fer_ml.metrics.classification import (
     calibration_error_by_chance,
     classification_metrics,
@@ -65,6 +66,8 @@ def test_each_cell_is_of_its_predictions_file(benchmark: Artifact) -> None:
 def test_deduplicated_rows_are_those_without_a_twin(benchmark: Artifact, lineage: Any) -> None:
     held = benchmark.read_json("benchmark.json")
     cells = held["entries"]["student_kd"]
+    first = [name.endswith(".deduplicated") for name in cells]
+    assert first == [True, False] * 3, "what has no twin comes first"
     assert {name: (cell["rows"], cell["n"]) for name, cell in cells.items()} == {
         "hq_train_val": ("official", 28),
         "hq_train_val.deduplicated": ("deduplicated", 28),
@@ -172,7 +175,7 @@ def test_groups_of_people_are_compared_where_the_rows_know_them(
     benchmark: Artifact, lineage: Any
 ) -> None:
     cells = benchmark.read_json("benchmark.json")["entries"]["ensemble"]
-    assert set(cells["hq_train_val"]["by"]) == {"source", "brightness"}
+    assert set(cells["hq_train_val"]["by"]) == {"source", "brightness", "size"}
     table = cells["test_all_sources"]["by"]["sex"]
     test = lineage.frame.filter(pl.col("split") == "test")
     logits = read_logits(lineage.held["ensemble"].folder).of(test["sample_id"].to_list())
@@ -249,3 +252,24 @@ def test_vector_scaling_is_fitted_on_calib_and_applied_frozen(
     by_chance = calibration_error_by_chance(softmax(logits, cell["temperature"]))
     assert cell["ece_by_chance"] == pytest.approx(by_chance)
     assert "ece_vector_low" in pl.read_csv(found.file("benchmark.csv")).columns
+
+
+def test_faces_are_grouped_by_the_shorter_side_of_box_or_image() -> None:
+    sides = [(23, None), (24, None), (47, None), (48, None), (300, 95), (300, 192)]
+    rows = [{"width": image, "height": image + 5, "box": box} for image, box in sides]
+    frame = pl.DataFrame(rows).select(
+        "width",
+        "height",
+        pl.when(pl.col("box").is_not_null()).then(10).alias("bbox_left"),
+        (pl.col("box") + 10).alias("bbox_right"),
+        pl.when(pl.col("box").is_not_null()).then(0).alias("bbox_top"),
+        (pl.col("box") + 3).alias("bbox_bottom"),
+    )
+    assert frame.select(size_group())["size"].to_list() == [
+        "1 below 24 px",
+        "2 24 to 47 px",
+        "2 24 to 47 px",
+        "3 48 to 95 px",
+        "3 48 to 95 px",
+        "5 192 px and more",
+    ]

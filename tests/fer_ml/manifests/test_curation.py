@@ -1,17 +1,32 @@
 """Curation takes exactly what it names, and refuses a filter that takes nothing."""
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from fer_ml.base import buckets
 from fer_ml.base.labels import CLASSES
-from fer_ml.manifests.curation import add_votes, curate
+from fer_ml.manifests.curation import LOOKED_AT, ORDER, add_votes, looked_at, taken, votes_of
 from fer_ml.manifests.schema import SCHEMA
+from fer_ml.manifests.sorting import sorted_parts
 from fer_ml.packed.packing import vote_shares
 from fer_ml.recipes.profile import Curation
 from tests.refusals import refused
+
+
+def curate(frame: pl.DataFrame, recipe: Curation, name: str, at_once: int = 99) -> pl.DataFrame:
+    """The rows taken, in parts of a third and runs of ``at_once`` rows."""
+    third = frame.height // 3 + 1
+    with tempfile.TemporaryDirectory() as folder:
+        rows = taken(lambda: frame.iter_slices(third), recipe, name, Path(folder), frame.height)
+        return pl.concat(sorted_parts(rows, ORDER, Path(folder), at_once))
 
 
 def frame(*rows: dict[str, object]) -> pl.DataFrame:
@@ -176,7 +191,69 @@ def test_the_share_of_the_second_annotator_is_k_of_all_votes(
     second = frame({"source": "b", "label": label})
     y = np.array([4])
     before = vote_shares(rows, y)[0]
-    (after,) = vote_shares(add_votes(rows, second, count), y)
+    (after,) = vote_shares(add_votes(rows, votes_of(second, count))[0], y)
     weight = count / (sum(votes) + count)
     one_hot = np.eye(7)[CLASSES.index(label)]
     np.testing.assert_allclose(after, (1 - weight) * before + weight * one_hot, atol=1e-6)
+
+
+def in_memory(frame: pl.DataFrame, recipe: Curation) -> pl.DataFrame:
+    """What is taken, as it is done with all rows at hand."""
+    key = {"row": None, "sample": "sample_id", "group": "group_id"}[recipe.one_per]
+    parts = [
+        frame.filter(pl.col("source") == source, pl.col("split").is_in(list(recipe.splits)))
+        for source in recipe.sources
+    ]
+    rows = pl.concat(parts)
+    if key:
+        rows = rows.unique(key, keep="first", maintain_order=True)
+    return rows.sort(ORDER, maintain_order=True)
+
+
+@st.composite
+def many_rows(draw: st.DrawFn) -> pl.DataFrame:
+    few = st.sampled_from
+    drawn = st.lists(
+        st.fixed_dictionaries(
+            {
+                "image_path": few(["x/0.png", "x/1.png", "x0.png", "\u00e9.png", "z.png"]),
+                "source": few(["b", "a", "ab"]),
+                "split": few(["train", "val", "test"]),
+                "sample_id": few(["s0", "s1", "s2", "s3"]),
+                "group_id": few(["g0", "g1"]),
+            }
+        ),
+        min_size=1,
+        max_size=30,
+    )
+    every = [{"source": source, "split": "train"} for source in ("b", "a", "ab")]
+    rows = frame(*every, *draw(drawn))
+    return rows.with_columns(pl.int_range(pl.len()).alias("brightness").cast(pl.Float64))
+
+
+@given(many_rows(), st.sampled_from(["row", "sample", "group"]), st.integers(1, 40))
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_parts_runs_and_buckets_do_not_show(rows: pl.DataFrame, one_per, at_once: int) -> None:
+    recipe = Curation(sources=("b", "a", "ab"), one_per=one_per)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets, "ROWS_A_BUCKET", 4)
+        patch.setattr(buckets, "_HELD_BYTES", 64)
+        assert_frame_equal(curate(rows, recipe, "x", at_once), in_memory(rows, recipe))
+
+
+def test_colours_are_looked_at_in_a_sample_of_each_source() -> None:
+    """The rows that polars itself draws from all training rows of a source."""
+    every = {"a": 3 * LOOKED_AT, "b": 5}
+    rows = frame(
+        *({"source": s, "split": p} for s, n in every.items() for p in ["train", "val"] * n)
+    )
+
+    def parts() -> Iterator[pl.DataFrame]:
+        return rows.iter_slices(17)
+
+    found = list(looked_at(parts))
+    assert [(source, count) for source, count, _ in found] == list(every.items())
+    for source, count, seen in found:
+        train = rows.filter(pl.col("source") == source, pl.col("split") == "train")
+        wanted = train.sample(min(LOOKED_AT, count), shuffle=True, seed=0)
+        assert seen["image_path"].to_list() == wanted["image_path"].to_list()

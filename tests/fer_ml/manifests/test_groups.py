@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fer_ml.base import buckets
 from fer_ml.manifests import groups
-from fer_ml.manifests.groups import first_rows, join_groups, near_of, numbers_of
+from fer_ml.manifests.groups import first_rows, join_groups, near_by_part, near_of, numbers_of
 from fer_ml.recipes.profile import Near
 
 
@@ -118,3 +119,24 @@ def test_numbers_are_ranks_also_where_half_of_a_hash_is_equal(parts: list[tuple[
     numbers = numbers_of(pl.Series(hashes, dtype=pl.String))
     assert numbers.tolist() == [ranks[text] for text in hashes]
     assert first_rows(numbers).tolist() == [hashes.index(text) for text in ranks]
+
+
+@pytest.mark.parametrize("remembered", ["abcdef", "abc", ""])
+def test_near_faces_by_part_are_those_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remembered: str
+) -> None:
+    """Whether all are remembered, some, or none; in one bucket and in several; with empty cells."""
+    asked: list[str | None] = ["d", None, "a", "b", "b", "f", "c", "e"]
+    wanted = find(asked, tmp_path / "whole")
+    find(list(remembered), tmp_path / "parts")
+    monkeypatch.setattr(buckets, "ROWS_A_BUCKET", 2)
+    monkeypatch.setattr(groups, "ROWS_A_BUCKET", 2)
+    ids = pl.Series([name and name * 32 for name in asked], dtype=pl.String)
+
+    def thumbs(rows: np.ndarray) -> np.ndarray:
+        return np.array([FACES[str(asked[row])] for row in rows]).reshape(-1, 576)
+
+    near = near_by_part(lambda: [ids[:3], ids[3:]], thumbs, tmp_path / "parts", Near())
+    found = pl.concat([near(ids[:3]), near(ids[3:])])
+    assert found.str.head(1).to_list() == wanted
+    assert not list((tmp_path / "parts" / "scratch").glob("*")), "scratch files are gone"

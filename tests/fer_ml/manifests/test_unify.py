@@ -1,22 +1,33 @@
 """Splits belong to groups: whatever publishers say, no face is in two of them."""
 
+import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from fer_ml.base import buckets
 from fer_ml.base.labels import CLASSES
-from fer_ml.manifests.unify import (
-    assign_splits,
-    overlaps,
-    publisher_splits,
-    twin_counts,
-    twin_kinds,
-    twin_pairs,
-)
-from fer_ml.recipes.profile import Draw, Split
+from fer_ml.manifests import groups, schema
+from fer_ml.manifests import unify as unify_module
+from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
+from fer_ml.manifests.groups import bytes_of, join_groups
+from fer_ml.manifests.leakage import Leakage, twin_pairs
+from fer_ml.manifests.schema import SCHEMA, read_manifest, write_manifest
+from fer_ml.manifests.splits import assign_splits
+from fer_ml.manifests.unify import publisher_splits, unify
+from fer_ml.recipes.profile import Draw, Near, Split
+from fer_ml.storage.artifact import Artifact
+from fer_ml.storage.job import Job
+from fer_ml.storage.store import Store
+from tests.fer_ml.manifests import whole
 from tests.refusals import refused
 
 DRAW = Draw(val=0.25, calib=0.4, test=0.25)
@@ -123,6 +134,38 @@ def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
     assert set(leaking["row"]) == set(leaking_2["row"])
 
 
+@given(manifests(), st.integers(0, 3))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_the_draws_are_those_of_all_groups_sorted(rows: pl.DataFrame, seed: int) -> None:
+    for found, wanted in zip(
+        assign_splits(rows, DRAW, seed), whole.assign_splits(rows, DRAW, seed), strict=True
+    ):
+        assert_frame_equal(found, wanted)
+
+
+def test_many_groups_are_drawn_as_if_they_were_sorted() -> None:
+    """So many that a draw ends in the middle of a bin, with two groups of one rank there."""
+    rng = np.random.default_rng(0)
+    ids = [rng.bytes(16).hex() for _ in range(60_000)]
+    ids += [name[:16] + "f" * 16 for name in ids[:20_000]]
+    rows = pl.DataFrame(
+        {
+            "row": range(len(ids)),
+            "source": rng.choice(["a", "b"], len(ids)),
+            "label": rng.choice(CLASSES[:2], len(ids)),
+            "group_id": ids,
+            "sample_id": ids,
+            "split": rng.choice(["train", "unassigned"], len(ids)),
+            "twin_in": [None] * len(ids),
+        },
+        schema=COLUMNS,
+    )
+    for found, wanted in zip(
+        assign_splits(rows, Draw(), 5), whole.assign_splits(rows, Draw(), 5), strict=True
+    ):
+        assert_frame_equal(found, wanted)
+
+
 def many(split: str, n: int = 200, source: str = "a") -> pl.DataFrame:
     return frame(*((source, CLASSES[i % 2], f"{source}{i}", split) for i in range(n)))
 
@@ -199,6 +242,10 @@ def test_an_unassigned_row_joins_its_group() -> None:
     assert leaking.select("row", "split", "twin").rows() == [(2, "train", "test")]
 
 
+def numbers(texts: pl.Series, known: Sequence[str]) -> np.ndarray:
+    return np.array([list(known).index(text) for text in texts])
+
+
 def test_twins_by_hand() -> None:
     rows = frame(
         ("a", "Happy", "g1", "test"),
@@ -213,7 +260,13 @@ def test_twins_by_hand() -> None:
     kept, leaking = assign_splits(rows, DRAW, 1)
     assert leaking["row"].to_list() == [3, 4, 7]
     assert kept["twin_in"].to_list() == ["train", "train", "train", None, "train"]
-    assert twin_counts(kept) == {
+    leakage = Leakage(["a", "b"])
+    in_test, has_twin = (
+        kept.select(expr).to_series().to_numpy()
+        for expr in (pl.col("split") == "test", pl.col("twin_in").is_not_null())
+    )
+    leakage.count_twins(numbers(kept["source"], "ab"), in_test, has_twin)
+    assert leakage.document()["test_twins"] == {
         "a": {"test_rows": 3, "with_twin": 3, "share": 1.0},
         "b": {"test_rows": 1, "with_twin": 0, "share": 0.0},
     }
@@ -232,8 +285,11 @@ def test_a_twin_of_the_same_pixels_comes_first_and_else_the_first_of_the_group()
     kept, leaking = assign_splits(rows, DRAW, 1)
     pairs = twin_pairs(rows, kept, leaking)
     assert pairs.rows() == [(0, 2, True), (1, 0, False), (2, 0, True), (3, 1, False)]
-    told = kept.with_columns(pl.lit("mirrored").alias("kind"))
-    assert twin_kinds(told) == {"a": {"mirrored": 1}, "b": {"mirrored": 1}}
+    leakage = Leakage(["a", "b"])
+    leakage.count_twins(np.array([0, 1, 1]), np.ones(3, bool), np.ones(3, bool))
+    leakage.count_kinds(np.array([0, 1]), pl.Series(["mirrored", "mirrored"]))
+    found = leakage.document()["test_twins_by_kind"]
+    assert found == {"a": {"mirrored": 1}, "b": {"mirrored": 1}}
 
 
 def test_overlaps_by_hand() -> None:
@@ -246,7 +302,10 @@ def test_overlaps_by_hand() -> None:
         ("b", "Fear", "g2", "train"),
         ("c", "Fear", "g9", "train"),
     )
-    assert overlaps(rows) == [
+    leakage = Leakage(["a", "b", "c"])
+    source, label = numbers(rows["source"], "abc"), numbers(rows["label"], CLASSES)
+    leakage.count_overlaps(bytes_of(rows["sample_id"]), source, label)
+    assert leakage.document()["overlaps"] == [
         {"a": "a", "b": "b", "samples": 2, "same_label": 1, "share_of_smaller": 1.0}
     ]
 
@@ -269,3 +328,110 @@ def test_a_meaning_of_a_split_that_no_row_has_is_refused() -> None:
         publisher_splits(rows, {"a": {"val": "test"}})
     assert "splits.val" in caught.value.what
     assert caught.value.allowed == "test, train"
+
+
+SOURCES = ("a", "b", "c")
+MEANINGS: dict[str, dict[str, Split]] = {"a": {"val": "calib"}, "b": {}, "c": {}}
+
+
+def source_rows(seed: int, count: int) -> pl.DataFrame:
+    """Rows of three sources: photos with several faces, faces in two sources, odd texts."""
+    rng = np.random.default_rng(seed)
+    place = rng.integers(0, 60, count)
+    hashes = [hashlib.md5(f"{seed} {i}".encode()).hexdigest() for i in range(61)]
+    return pl.DataFrame(
+        {
+            "image_path": [f"{i}.png" for i in range(count)],
+            "label": rng.choice(CLASSES[:4], count),
+            "split": rng.choice(["train", "train", "train", "val", "test", "unassigned"], count),
+            "source": np.sort(rng.choice(SOURCES, count)),
+            "orig_image": [f'o"{i},\u200b' if i % 5 == 0 else f"o{i}" for i in range(count)],
+            "sample_id": [hashes[i] for i in place],
+            "group_id": [hashes[i // 3 * 3] for i in place],
+            "brightness": rng.uniform(0, 255, count),
+            "age": ["20-29" if i % 3 else None for i in range(count)],
+        }
+    ).select(
+        pl.col(name).cast(dtype) if name in KNOWN else pl.lit(None, dtype).alias(name)
+        for name, dtype in SCHEMA.items()
+    )
+
+
+KNOWN = (
+    *("image_path", "label", "split", "source", "orig_image", "sample_id", "group_id"),
+    *("brightness", "age"),
+)
+
+
+def near_pairs(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of the sorted samples, every fourth is near-identical to the one before."""
+    ids = rows["sample_id"].unique().sort()
+    near = [ids[i - 1] if i % 4 == 3 else ids[i] for i in range(len(ids))]
+    return pl.DataFrame({"sample_id": ids, "near": near})
+
+
+def unified(rows: pl.DataFrame, folder: Path) -> Artifact:
+    store = Store(folder, "p")
+    thumbs = np.random.default_rng(0).integers(0, 255, (rows.height, 576), np.uint8)
+    start = 0
+    for (source,), part in rows.group_by("source", maintain_order=True):
+        with store.begin(f"manifest/{source}") as run:
+            write_manifest(part, run.path(f"{source}.csv"))
+            np.save(run.path(THUMBS_FILE), thumbs[start : start + part.height])
+            run.write_json("clean_report.json", clean_report([{"source": source}], {}))
+        start += part.height
+    store.near_cache.mkdir(parents=True)
+    groups._remember(near_pairs(rows), store.near_cache, Near())
+    inputs = {f"manifest/{name}": store.current(f"manifest/{name}") for name in SOURCES}
+    job: Job[Any] = Job("classification_manifest", None, store, None, inputs, {})  # type: ignore[arg-type]
+    with store.begin("classification_manifest") as run:
+        unify(run, job, MEANINGS, Near(), DRAW, 3)
+    assert not list(store.scratch.iterdir()), "scratch files are gone"
+    made = store.current("classification_manifest")
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("at_once", [7, 1 << 20])
+def test_unifying_by_part_gives_what_all_rows_at_once_give(
+    seed: int, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in (
+        *((buckets, "ROWS_A_BUCKET"), (buckets, "_HELD_BYTES"), (groups, "ROWS_A_BUCKET")),
+        *((unify_module, "_AT_ONCE"), (schema, "_PART_BYTES")),
+    ):
+        monkeypatch.setattr(module, name, at_once * (100 if "BYTES" in name else 1))
+    rows = source_rows(seed, 400)
+    artifact = unified(rows, tmp_path)
+    frame = rows.with_columns(
+        pl.int_range(pl.len()).alias("row"),
+        pl.col("group_id").alias("photo"),
+        join_groups(
+            rows["group_id"],
+            rows.join(near_pairs(rows), on="sample_id", maintain_order="left")["near"],
+        ).alias("group_id"),
+    )
+    frame = publisher_splits(frame, MEANINGS)
+    kept, leaking = whole.assign_splits(frame, DRAW, 3)
+    written = read_manifest(artifact.file("classification_manifest.csv"))
+    assert_frame_equal(written, kept.select(list(SCHEMA)))
+    assert_frame_equal(
+        pl.read_parquet(artifact.file("classification_manifest.parquet")),
+        kept.select(name for name in SCHEMA if name not in ("sex", "ethnicity")),
+    )
+    found = artifact.read_json("leakage.json")
+    assert found["test_twins"] == whole.twin_counts(kept)
+    assert found["overlaps"] == whole.overlaps(kept)
+    assert found["groups"] == whole.group_counts(frame)
+    kinds = found["test_twins_by_kind"]
+    counted = {source: counts["with_twin"] for source, counts in found["test_twins"].items()}
+    assert {source: sum(kinds[source].values()) for source in counted} == counted
+    notes = pl.read_csv(artifact.file("quarantine.csv"))
+    assert notes["detail"].str.replace(": .*", "").to_list() == [
+        f"{split} row with a twin in {twin}"
+        for split, twin in leaking.select("split", "twin").iter_rows()
+    ]
+    same = {row for row, _, same in twin_pairs(frame, kept, leaking).iter_rows() if same}
+    told = notes["detail"].str.ends_with("identical pixels")
+    assert told.to_list() == [row in same for row in leaking["row"]]

@@ -18,8 +18,9 @@ from fer_ml.manifests.schema import SCHEMA
 from fer_ml.recipes.profile import DRAWN_NEAR, SPLITS
 from fer_ml.storage.gates import Outcome
 from fer_ml.validation.gates import MANIFEST_GATES, TRAINING_MANIFEST_GATES
+from fer_ml.validation.judging import Verdict, judge_manifest
+from fer_ml.validation.measures import Reference, count_labels, count_rows
 from fer_ml.validation.report import gather_evidence
-from fer_ml.validation.rules import Reference, Verdict, count_labels, judge_manifest
 from fer_ml.validation.table import read_table
 
 Make = Callable[..., pl.DataFrame]
@@ -32,9 +33,14 @@ def judged(frame: pl.DataFrame, root: Path, reference: Reference | None = None) 
     frame.write_csv(csv)
     table = read_table(csv)
     looks = probe(table.frame, root, root / "cache/probe")
-    return judge_manifest(
-        gather_evidence(table, looks, root / "cache/near", DRAWN_NEAR, reference), "any_manifest"
+    evidence = gather_evidence(
+        lambda: [(table, looks.looks)],
+        lambda: [looks.looks["face"]],
+        looks.thumbs,
+        root / "cache/near",
+        DRAWN_NEAR,
     )
+    return judge_manifest(evidence, "any_manifest", root / "cache", reference=reference)
 
 
 def outcome(verdict: Verdict, rule: str) -> Outcome:
@@ -196,13 +202,13 @@ def test_lost_rows_are_counted(good: pl.DataFrame, tmp_path: Path) -> None:
 
 def test_drift_names_what_moved(make_manifest: Make, tmp_path: Path) -> None:
     frame = make_manifest(14).with_columns(brightness=pl.lit(120.0))
-    same = outcome(judged(frame, tmp_path, Reference(accepted=frame)), "drift")
+    same = outcome(judged(frame, tmp_path, Reference(accepted=count_rows([frame]))), "drift")
     assert same.passed
     darker = frame.with_columns(brightness=pl.lit(131.0))
-    found = outcome(judged(frame, tmp_path, Reference(accepted=darker)), "drift")
+    found = outcome(judged(frame, tmp_path, Reference(accepted=count_rows([darker]))), "drift")
     assert found.examples == ("brightness by 11.000 (limit 5.0)",)
     fewer = frame.filter(pl.col("label") != "Happy")
-    found = outcome(judged(frame, tmp_path, Reference(accepted=fewer)), "drift")
+    found = outcome(judged(frame, tmp_path, Reference(accepted=count_rows([fewer]))), "drift")
     # 12 rows become 14; of the shares, 2/14 is new: half of the sum of all differences.
     assert found.examples == (
         "rows by 0.167 (limit 0.1)",
@@ -226,7 +232,7 @@ def test_drift_begins_beyond_its_limit(
     frame = make_manifest(7).with_columns(brightness=pl.lit(120.0))
     for sign in (1, -1):
         before = frame.with_columns(pl.col(column) + sign * by)
-        found = outcome(judged(frame, tmp_path, Reference(accepted=before)), "drift")
+        found = outcome(judged(frame, tmp_path, Reference(accepted=count_rows([before]))), "drift")
         assert found.value == int(drifts)
 
 
@@ -248,7 +254,7 @@ def test_imbalance_is_a_ratio_of_training_rows(make_manifest: Make, tmp_path: Pa
 
 
 def test_counts_add_up(good: pl.DataFrame) -> None:
-    counts = count_labels(good)
+    counts = count_labels(count_rows([good]))
     assert counts["a|train|Angry"] == 1
     assert sum(counts.values()) == good.height
     assert {key.split("|")[1] for key in counts} == set(SPLITS)

@@ -1,0 +1,130 @@
+"""Find, part by part, the few rows of a manifest that the rules on shared values must see together.
+
+A rule on leakage, say, compares all rows of a group. In most manifests no group breaks it. So each
+value is reduced to a hash with the splits, sources, labels or paths that it occurs with, and only
+the rows of values that may break a rule are put together; the rules then judge these rows alone.
+Two values of one hash are taken for one, which gives more rows to judge, and no other finding.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from fer_ml.base.buckets import Buckets, bucket_of
+from fer_ml.recipes.profile import SPLITS
+from fer_ml.validation.rules import folded
+
+#: A hash of the value, what it occurs with, and in how many rows.
+_RECORD = np.dtype([("key", "u8"), ("what", "u8"), ("rows", "u8")])
+#: How an image was looked at, in the two lowest bits of a path's hash.
+_REFUSED, _FAILED, _DECODED = 0, 1, 2
+_STATE_BITS = 2
+_LABEL_BITS = 32
+
+
+class Suspects:
+    """Collects what values occur with (``add``), then tells the rows that may break a rule."""
+
+    def __init__(self, folder: Path, buckets: int) -> None:
+        self._buckets = {
+            name: Buckets(folder, name, _RECORD, buckets)
+            for name in ("path", "face", "group_id", "photo", "near")
+        }
+        self._codes: tuple[dict[str | None, int], dict[str | None, int]] = ({None: 0}, {None: 0})
+        self._found: dict[str, np.ndarray] = {}
+        #: Distinct images that were opened, and those of them that decoded.
+        self.attempted = self.decoded = 0
+
+    def add(self, rows: pl.DataFrame) -> None:
+        """Add rows of ``Evidence``; each call deduplicates, so a value of all rows costs little."""
+        for name, buckets in self._buckets.items():
+            seen = rows.select(_key(rows, name).alias("key"), self._what(rows, name).alias("what"))
+            counted = seen.drop_nulls().group_by("key", "what").agg(pl.len().alias("rows"))
+            records = np.empty(counted.height, _RECORD)
+            for field in ("key", "what", "rows"):
+                records[field] = counted[field].to_numpy()
+            buckets.add(records, bucket_of(records["key"], buckets.count))
+
+    def _what(self, rows: pl.DataFrame, name: str) -> pl.Expr:
+        if name == "path":
+            state = pl.col("state").cast(pl.String)
+            look = (
+                pl.when(state.is_in(["missing", "escapes"]))
+                .then(_REFUSED)
+                .otherwise(pl.when(state == "ok").then(_DECODED).otherwise(_FAILED))
+            )
+            path = pl.col("image_path").hash() // (1 << _STATE_BITS) * (1 << _STATE_BITS)
+            return (path + look.cast(pl.UInt64)).cast(pl.UInt64)
+        if name == "face":
+            source, label = (
+                _coded(rows[column], codes)
+                for column, codes in zip(("source", "label"), self._codes, strict=True)
+            )
+            return pl.lit(source * (1 << _LABEL_BITS) + label)
+        # Another word than a split's counts as a place for twins.
+        place = pl.col("split").replace_strict(_PLACES, default=len(SPLITS))
+        return pl.when(pl.col("split").is_not_null()).then(place.cast(pl.UInt64))
+
+    def search(self) -> bool:
+        """Find the values that may break a rule; return whether there are any."""
+        for name, buckets in self._buckets.items():
+            keys = [self._judge(name, bucket) for bucket in buckets]
+            self._found[name] = np.sort(np.concatenate(keys))
+        return any(map(len, self._found.values()))
+
+    def _judge(self, name: str, records: np.ndarray) -> np.ndarray:
+        """Return the keys of a bucket that may break a rule; of paths, also count the images."""
+        seen = pl.DataFrame({field: records[field] for field in _RECORD.names or ()})
+        by_key, what = seen.group_by("key"), pl.col("what")
+        if name == "path":
+            path = what // (1 << _STATE_BITS)
+            images = seen.group_by("key", path.alias("path")).agg((what % 4).max().alias("look"))
+            self.attempted += images.filter(pl.col("look") != _REFUSED).height
+            self.decoded += images.filter(pl.col("look") == _DECODED).height
+            found = images.group_by("key").len().filter(pl.col("len") > 1)["key"]
+        elif name == "face":
+            label = what % (1 << _LABEL_BITS)
+            source = (what // (1 << _LABEL_BITS)).alias("source")
+            labels = by_key.agg(label.filter(label != 0).n_unique().alias("n"))
+            again = seen.group_by("key", source).agg(pl.col("rows").sum().alias("n"))
+            found = pl.concat(
+                [part.filter(pl.col("n") > 1)["key"] for part in (labels, again)]
+            ).unique()
+        else:
+            found = by_key.agg(what.n_unique().alias("n")).filter(pl.col("n") > 1)["key"]
+        return found.to_numpy()
+
+    def among(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return those of ``rows`` that have a value which ``search`` found."""
+        suspect = np.zeros(rows.height, bool)
+        for name, found in self._found.items():
+            if len(found):
+                key = rows.select(_key(rows, name).alias("key"))["key"]
+                suspect |= key.is_not_null().to_numpy() & np.isin(
+                    key.fill_null(0).to_numpy(), found
+                )
+        return rows.filter(pl.Series(suspect))
+
+
+_PLACES = {split: number for number, split in enumerate(SPLITS)}
+
+
+def _key(rows: pl.DataFrame, name: str) -> pl.Expr:
+    # A face is known by its pixels where they were read, else by the manifest.
+    face = pl.coalesce("face", "sample_id")
+    value = {"path": folded(rows), "face": face}.get(name, pl.col(name))
+    return pl.when(value.is_not_null()).then(value.hash())
+
+
+def _coded(values: pl.Series, codes: dict[str | None, int]) -> pl.Series:
+    """Return numbers of texts, of which there are few; new ones are added to ``codes``."""
+    for value in values.unique():
+        codes.setdefault(value, len(codes))
+    return values.replace_strict(codes, return_dtype=pl.UInt64)
+
+
+def put_together(suspects: Suspects, parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Return the suspect rows of all ``parts``."""
+    return pl.concat(suspects.among(part) for part in parts)
