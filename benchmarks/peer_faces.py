@@ -30,7 +30,7 @@ from fer_ml.base.reading import read_file
 from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.bundles.tflite import convert_tflite
 from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish, write_part
-from fer_ml.manifests.curation import UNIFIED, curate, manifest_file
+from fer_ml.manifests.curation import UNIFIED, manifest_file, taken
 from fer_ml.manifests.schema import read_manifest
 from fer_ml.metrics.classification import calibration_error_by_chance, softmax
 from fer_ml.metrics.resampling import (
@@ -110,7 +110,9 @@ def parts(unified: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
     """Return the compared rows by label and faces: all, and those without a twin in training."""
     found = {}
     for labels, recipe in LABELS.items():
-        rows = curate(unified, recipe, labels)
+        with tempfile.TemporaryDirectory() as folder:
+            parts = taken(lambda: iter([unified]), recipe, labels, Path(folder), unified.height)
+            rows = pl.concat(parts)
         found[labels, "all"] = rows
         found[labels, "without near twins"] = rows.filter(pl.col("twin_in").is_null())
     return found

@@ -13,7 +13,6 @@ LONG_FUNCTIONS = dict.fromkeys(
     (
         "fer_ml/recipes/builtin.py:sample",
         "fer_ml/recipes/builtin.py:ferplus",
-        "fer_ml/recipes/builtin.py:ferplus_ensemble",
         "fer_ml/recipes/builtin.py:paper",
     ),
     "a profile is data: one expression, read from top to bottom",

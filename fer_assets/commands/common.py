@@ -22,7 +22,7 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         "-p",
-        help="Profile to use: sample, ferplus, ferplus_ensemble, paper, or one of your own",
+        help="Profile to use: sample, ferplus, ferplus_best, paper, or one of your own",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts")]

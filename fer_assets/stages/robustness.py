@@ -29,10 +29,10 @@ GATES = (
 #: The contents of each file in the run folder; ``<...>`` stands for a name.
 HOLDS = {
     "robustness.json": (
-        "`set`, `manifest`, `split`, `rows`, `n` (at `most`, of `drawn_from` faces), `seed`, "
-        "`looked_before`; `entries` by model: `kinds` (`clean`, each kind over its strengths, "
-        "`all` kinds alike) with `accuracy`, `macro_f1`, `lost` (accuracy below clean), their "
-        "intervals, means of `ece`, `ece_scaled`, `ece_by_chance` (`_high`: 95th percentile), in "
+        "`set`, `manifest`, `manifest_sha256`, `split`, `rows`, `n` (at `most`, of `drawn_from` "
+        "faces), `seed`, `looked_before`; `entries` by model: `kinds` (`clean`, each kind over its "
+        "strengths, `all` kinds alike) with `accuracy`, `macro_f1`, `lost` (accuracy below clean), "
+        "their intervals, means of `ece`, `ece_scaled`, `ece_by_chance` (`_high`: 95%), in "
         "how many of how many sets the `temperature_holds`, of a student what its card's rule "
         "`answered` and how much of it is `wrong`, and the same by `strengths`; `accuracy` and "
         "`macro_f1` by kind and model"

@@ -86,8 +86,8 @@ def limits_of(
     clean, drawn = seen(calib, logits), drawn_faces(calib, FACES, SEED)
     faces = squares(drawn, root, preprocess.frame)
     pairs = zip(faces, drawn["sample_id"], strict=True)
-    spoilt = [_spoilt(face, name) for face, name in pairs]
-    hard = seen(drawn, answer(prepared(spoilt, preprocess)))
+    corrupt = [spoilt(face, name) for face, name in pairs]
+    hard = seen(drawn, answer(prepared(corrupt, preprocess)))
     abstention = tuple(_threshold(clean, hard, risk) for risk in RISKS)
     limits = Limits(0, least, abstention)
     smaller = {}
@@ -97,7 +97,7 @@ def limits_of(
     return Limits(_least_px(smaller, limits.unsure_below), least, abstention)
 
 
-def _spoilt(face: np.ndarray, name: str) -> np.ndarray:
+def spoilt(face: np.ndarray, name: str) -> np.ndarray:
     """Return the face corrupted by one of ``KINDS``, each alike, at one of its strengths."""
     key = key_of("calib", name, SEED)
     kind = KINDS[key % len(KINDS)]

@@ -58,7 +58,8 @@ class Exporter:
         recipe = checkpoint.recipe
         # Which head answers is decided while tracing.
         head = (getattr(network, "arc", None), getattr(recipe.task, "scale", None))
-        structure = (recipe.architecture, recipe.stem_stride, size, shapes, head)
+        sides = (recipe.stem_stride, recipe.network_size, size)
+        structure = (recipe.architecture, *sides, shapes, head)
         if structure not in self._traced:
             self._traced[structure] = _trace(network, size)
         traced = self._traced[structure]

@@ -306,9 +306,9 @@ def looked_at(parts: Parts) -> Iterator[tuple[str, int, pl.DataFrame]]:
         rows.update(dict(part["source"].value_counts().iter_rows()))
     drawn = {
         source: pl.int_range(count, eager=True).sample(min(LOOKED_AT, count), shuffle=True, seed=0)
-        for source, count in rows.items()
+        for source, count in sorted(rows.items())
     }
-    seen: dict[str, list[pl.DataFrame]] = {source: [] for source in rows}
+    seen: dict[str, list[pl.DataFrame]] = {source: [] for source in drawn}
     start = Counter[str]()
     for part in _trained_on(parts):
         for (source,), some in part.group_by("source", maintain_order=True):

@@ -236,7 +236,7 @@ class Locality(Ranged):
 
 
 #: Fields of a training that came after records were written.
-_LATER = ("precise_bn", "zero_init_residual", "init_package")
+_LATER = ("precise_bn", "zero_init_residual", "init_package", "network_size")
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,8 @@ class Training(Ranged):
     """A training to run before this one, which then starts from its best weights."""
     size: Annotated[int | None, Within(16, 1024)] = None
     """Side of the input in px; null: the profile's."""
+    network_size: Annotated[int | None, Within(16, 1024)] = None
+    """Side in px to which the network itself resizes its input (bilinear); null: as it comes."""
     batch_size: Annotated[int, Within(2, 1 << 20)] = 64
     """Rows of one optimiser step."""
     accumulate: Annotated[int, Within(1)] = 1

@@ -39,16 +39,22 @@ class Outputs:
 
 
 class Plain(nn.Module):
-    """A timm classifier: images ``[N, 3, S, S]`` to ``logits [N, C]``."""
+    """A timm classifier: images ``[N, 3, S, S]`` to ``logits [N, C]``.
 
-    def __init__(self, backbone: nn.Module) -> None:
+    ``resize`` has no weights. It gives the backbone the side that suits it, so that teachers and
+    students of several sides see the same pixels.
+    """
+
+    def __init__(self, backbone: nn.Module, resize: nn.Module | None = None) -> None:
         super().__init__()
+        self.resize = resize or nn.Identity()
         self.backbone = backbone
 
     def outputs(self, images: torch.Tensor) -> Outputs:
         """Return the logits, and the features that they are computed from."""
         backbone = cast(Any, self.backbone)
-        features = backbone.forward_head(backbone.forward_features(images), pre_logits=True)
+        seen = backbone.forward_features(self.resize(images))
+        features = backbone.forward_head(seen, pre_logits=True)
         return Outputs(backbone.get_classifier()(features), features)
 
     def answer(self, outputs: Outputs) -> torch.Tensor:
@@ -70,8 +76,15 @@ class ArcFaceNet(nn.Module):
 
     arc_in_use: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, features: int, task: ArcFace) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        features: int,
+        task: ArcFace,
+        resize: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.resize = resize or nn.Identity()
         self.backbone = backbone
         self.embed = nn.Sequential(
             nn.Linear(features, task.embedding),
@@ -87,7 +100,7 @@ class ArcFaceNet(nn.Module):
 
     def outputs(self, images: torch.Tensor) -> Outputs:
         """Return the plain logits, the embedding, and the cosines to the class centres."""
-        embedding = self.embed(self.backbone(images))
+        embedding = self.embed(self.backbone(self.resize(images)))
         cosine = nn.functional.linear(
             nn.functional.normalize(embedding, dim=1), nn.functional.normalize(self.arc, dim=1)
         )
@@ -117,10 +130,12 @@ def build_model(recipe: Training) -> Network:
         _keep_resolution(backbone, recipe.architecture)
     if recipe.zero_init_residual:
         _start_as_identity(backbone, recipe.architecture)
+    side = recipe.network_size
+    resize = nn.Upsample((side, side), mode="bilinear") if side is not None else None
     if arcface is None:
         _calm_head(backbone)
-        return Plain(backbone)
-    return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface)
+        return Plain(backbone, resize)
+    return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface, resize)
 
 
 def _require_known(architecture: str) -> None:

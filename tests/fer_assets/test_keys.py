@@ -32,5 +32,5 @@ def test_two_profiles_never_share_a_repository(one: str, other: str) -> None:
 
 
 def test_an_ordinary_name_stays_as_it_is() -> None:
-    for profile in ("sample", "ferplus", "ferplus_ensemble", "paper", "run_2"):
+    for profile in ("sample", "ferplus", "ferplus_best", "paper", "run_2"):
         assert repository_name(profile) == profile

@@ -242,8 +242,8 @@ def test_parts_runs_and_buckets_do_not_show(rows: pl.DataFrame, one_per, at_once
 
 
 def test_colours_are_looked_at_in_a_sample_of_each_source() -> None:
-    """The rows that polars itself draws from all training rows of a source."""
-    every = {"a": 3 * LOOKED_AT, "b": 5}
+    """The rows that polars itself draws from all training rows of a source, by source."""
+    every = {"a": 3 * LOOKED_AT, **dict.fromkeys("bcdefgh", 5)}
     rows = frame(
         *({"source": s, "split": p} for s, n in every.items() for p in ["train", "val"] * n)
     )

@@ -258,7 +258,7 @@ def test_a_folder_is_for_a_source_of_some_profile(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_names_the_known_ones(tmp_path: Path) -> None:
-    with refused("unknown-profile", allowed="sample, ferplus, ferplus_ensemble, paper"):
+    with refused("unknown-profile", allowed="sample, ferplus, ferplus_best, paper"):
         load_profile(settings(tmp_path), "samplle")
 
 
@@ -381,9 +381,9 @@ def test_the_confidence_of_sources_goes_with_them(tmp_path: Path) -> None:
         ("ferplus", {"eval_only": {"splits": ["val"]}}, {"test_all_sources"}),
         ("ferplus", {"sources": [s.model_dump(mode="json") for s in ferplus().sources]}, set()),
         ("ferplus", {"without": ["looked_at"]}, set()),
-        ("ferplus_ensemble", {}, {"test_all_sources", "eval_only", "ferplus_test"}),
+        ("ferplus_best", {}, {"test_all_sources", "eval_only", "ferplus_test", "agreed"}),
         (
-            "ferplus_ensemble",
+            "ferplus_best",
             {"without": ["curations", "comparisons"]},
             {"test_all_sources", "eval_only"},
         ),

@@ -81,7 +81,7 @@ def test_a_part_that_does_not_stand_alone_is_refused(tmp_path: Path, line: str) 
     assert "student_selection" in cited_assets(read_template(path))
 
 
-@pytest.mark.parametrize("name", ["report.md.j2", "ferplus.md.j2", "ferplus_ensemble.md.j2"])
+@pytest.mark.parametrize("name", ["report.md.j2", "ferplus.md.j2", "ferplus_best.md.j2"])
 def test_the_built_in_templates_show_the_selected_student_by_reference(name: str) -> None:
     cited = cited_assets(read_template(BUILT_IN / name))
     assert {"student_selection", "student_bundle", "small_bundles", "demo_kpis"} <= cited

@@ -318,3 +318,15 @@ def test_imagenet_weights_without_a_network_are_an_error(tmp_path: Path) -> None
     )
     assert done.returncode != 0
     assert "ImageNet weights of mobilenetv3_large_100 could not be fetched" in done.stderr
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, ARC])
+def test_a_network_that_resizes_sees_what_the_backbone_sees_at_that_side(recipe: Training) -> None:
+    """And it has the same weights, so that those of a package fit."""
+    plain, larger = network(recipe), network(replace(recipe, network_size=64))
+    larger.load_state_dict(plain.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    seen = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        assert torch.equal(larger.eval()(images), plain.eval()(seen))
+        assert not torch.equal(larger(images), plain(images))
