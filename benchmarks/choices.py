@@ -42,7 +42,6 @@ BASE = replace(ferplus_best().teachers["B3"], network_size=64, ema=0.99)
 ARMS: dict[str, tuple[Training, float]] = {
     "votes, camera": (BASE, 0),
     "FER+'s majority": (replace(BASE, targets="labels"), 0),
-    "3 votes for FER2013's label": (BASE, 3),
     "10 votes for FER2013's label": (BASE, 10),
     "1,000 votes for FER2013's label": (BASE, 1000),
     "no camera (`affine`)": (replace(BASE, augment="affine"), 0),

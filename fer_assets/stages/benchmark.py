@@ -45,11 +45,11 @@ HOLDS = {
         "`entries` by model and set: what it is of (hashes, `split`, `rows` official or "
         "deduplicated, `n`, `groups`, `views`), what chose the model (`chosen_on` by choice, "
         "`selection_split`, `chosen_here` by these rows), `epochs` with those of what it goes on "
-        "from, metrics as `raw`, `temperature_scaled` and `vector_scaled` with `intervals`, "
-        "`ece_by_chance` (the ECE if every confidence were true), `by_source` and `by` (source, "
-        "brightness, size, age, sex, ethnicity) with `gaps`, `looked_before`. `tables` by set: "
-        "comparable tables (`names`, `why_apart`); `same_rows`: deduplicated sets that lack no "
-        "row; `sets_without_rows`"
+        "from, `architecture`, metrics as `raw`, `temperature_scaled` and `vector_scaled` with "
+        "`intervals`, `ece_by_chance` (the ECE if every confidence were true), `by_source` and "
+        "`by` (source, brightness, size, age, sex, ethnicity) with `gaps`, `looked_before`. "
+        "`tables` by set: comparable tables (`names`, `why_apart`); `same_rows`: deduplicated sets "
+        "that lack no row; `sets_without_rows`"
     ),
     "benchmark.csv": (
         "a row for each cell, figures with `_low` and `_high`; `_scaled` by temperature, `_vector`"
@@ -217,6 +217,6 @@ def stages(given: Given) -> list[Stage]:
             judge=judge,
             looks=True,
             limits=BenchmarkLimits.of,
-            code_version="7",
+            code_version="8",
         )
     ]

@@ -245,6 +245,7 @@ def _measure(
             "selection_split": bool(chose),
             "chosen_here": chose,
             "epochs": model.epochs,
+            "architecture": model.architecture,
             "temperature": model.temperature,
             **{kind: classification_metrics(y, scaled[name, kind]) for kind in scalings[name]},
             "intervals": {kind: intervals[name, kind] for kind in scalings[name]},

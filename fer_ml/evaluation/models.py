@@ -56,6 +56,7 @@ class Model:
     - ``chosen``: the choices made for it, by what was chosen
     - ``epochs``: all epochs of its training, including those of the run it continues; null if
       unknown
+    - ``architecture``: the network's name in timm; null for the ensemble and external models
     """
 
     name: str
@@ -67,6 +68,7 @@ class Model:
     network: Callable[[], Network] = field(compare=False)
     chosen: dict[str, Choice]
     epochs: int | None = None
+    architecture: str | None = None
 
     @property
     def from_elsewhere(self) -> bool:
@@ -160,6 +162,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
         network=lambda: _opened(load_checkpoint(teacher.file(CHECKPOINT_FILE))),
         chosen=choices(teacher),
         epochs=epochs_of(job.store, teacher),
+        architecture=teacher.read_json("alignmentreport.json")["model"]["name"],
     )
 
 
@@ -226,6 +229,7 @@ def student_model(job: Job[Any], asset: str, partition: str | None = None) -> Mo
         network=lambda: _opened(checkpoint),
         chosen=choices(student),
         epochs=epochs_of(job.store, student),
+        architecture=checkpoint.recipe.architecture,
     )
 
 

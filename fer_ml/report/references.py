@@ -407,6 +407,10 @@ class References:
                 " By chance: the scaled ECE of a model whose confidences are all true, on as many "
                 "rows, its mean and, in brackets, its 95th percentile."
             )
+        found = {name: each.get("architecture") for name, each in results.entries.items()}
+        networks = [f"{code(name)} is a {escape(of)}" for name, of in found.items() if of]
+        if show == "metrics" and networks:
+            text += f" Networks: {', '.join(networks)}."
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
         looked = look_note(entry)

@@ -101,6 +101,7 @@ def take(run: RunFolder, part: Trained, folder: Path) -> None:
     _write_plots(run, job.label, rows["val"], logits["val"], temperature)
     run.splits.update(checkpoint="val", temperature="calib")
     run.summary.update(
+        architecture=part.training.architecture,
         rows=rows["train"].height,
         steps=facts["steps"],
         epochs=facts["epochs_run"],
@@ -156,7 +157,7 @@ def _alignment(part: Trained, manifest: Artifact, rows: dict[str, pl.DataFrame])
         "seed": part.seed if recipe.seed is None else recipe.seed,
         "model": {
             "name": recipe.architecture,
-            "pretrained": recipe.init == "imagenet",
+            "pretrained": recipe.init in ("imagenet", "package"),
             "image_size": recipe.size or part.preprocess.size,
         },
         "data": {
