@@ -56,7 +56,8 @@ class Model:
     - ``chosen``: the choices made for it, by what was chosen
     - ``epochs``: all epochs of its training, including those of the run it continues; null if
       unknown
-    - ``architecture``: the network's name in timm; null for the ensemble and external models
+    - ``architecture``: the network's name in timm; null for the ensemble and external models, or
+      if unknown
     """
 
     name: str
@@ -162,7 +163,7 @@ def _teacher(job: Job[Any], key: str) -> Model:
         network=lambda: _opened(load_checkpoint(teacher.file(CHECKPOINT_FILE))),
         chosen=choices(teacher),
         epochs=epochs_of(job.store, teacher),
-        architecture=teacher.read_json("alignmentreport.json")["model"]["name"],
+        architecture=teacher.record.recipe.get("training", {}).get("architecture"),
     )
 
 
