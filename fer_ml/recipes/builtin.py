@@ -275,17 +275,19 @@ def ferplus_best(seed: int = SEED) -> Profile:
     """Return ``ferplus`` with pretrained teachers, and a student that is meant to ship.
 
     In B3's place stands an EfficientNet-Lite0 with ImageNet weights, which enlarges the faces to
-    96 px; RN18 trains from random weights. All learn from the annotators' votes and from faces as
-    a camera gives them. FER+'s own test faces are a separate evaluation set, as are those on which
-    both sources agree: on the other faces of the publishers' validation part FER+'s annotators did
-    not agree. A run takes about 90 minutes on two processor cores.
+    96 px; RN18 trains from random weights. All learn from the votes of FER+'s ten annotators and
+    from FER2013's label as ten more; the students alone see faces as a camera gives them: what
+    ``benchmarks/choices.py`` measured. FER+'s own test faces are a separate evaluation set, as are
+    those on which both sources agree: on the other faces of the publishers' validation part FER+'s
+    annotators did not agree. A run takes about 90 minutes on two processor cores.
     """
     base = ferplus(seed)
     ce = replace(base.students["ce"], targets="votes", epochs=12, batch_size=128)
     kd = replace(ce, task=base.students["kd"].task)
-    rn18 = replace(ce, architecture=BACKBONES["RN18"], batch_size=64, ema=0.998)
+    rn18 = replace(ce, architecture=BACKBONES["RN18"], augment="affine", batch_size=64, ema=0.998)
     changes: dict[str, Any] = {
         "name": "ferplus_best",
+        "hq_train": Curation(sources=("ferplus",), one_per="sample", votes_added={"fer2013": 10}),
         "curations": {
             "ferplus_test": Curation(sources=("ferplus",), splits=("test",)),
             "agreed": Curation(sources=("ferplus",), splits=("test",), agree_with=("fer2013",)),
