@@ -3,7 +3,7 @@
 python benchmarks/choices.py --home FOLDER [--faces N] [--epochs N] [--seeds N] [--docs FILE]
 
 FOLDER is the artifact root of a run of ``ferplus`` (``outputs/ferplus``), of which the curated
-manifest and the faces are read. Each arm changes one thing in the recipe of the pretrained teacher,
+manifest and the faces are read. Each arm changes one thing in a recipe of the pretrained teacher,
 whose network enlarges the faces to 64 px here. It trains on the same faces in the same order, one
 run for each seed. Calib chooses the epoch, and val is measured: by either annotator's labels, and
 corrupted once a face by a kind and strength that its id draws. No test face is read.
@@ -37,7 +37,8 @@ from fer_ml.training.prediction import predict
 from fer_ml.training.views import FaceSet
 
 HQ = "hq_train_manifest"
-BASE = replace(ferplus_best().teachers["B3"], network_size=64, ema=0.99)
+#: The recipe before any choice was measured.
+BASE = replace(ferplus_best().teachers["B3"], network_size=64, ema=0.99, augment="camera")
 #: By arm: its recipe, and how many votes FER2013's label adds to FER+'s ten.
 ARMS: dict[str, tuple[Training, float]] = {
     "votes, camera": (BASE, 0),
