@@ -330,8 +330,7 @@ class Profile(Frozen):
             if training.size not in (None, self.preprocess.size):
                 raise ValueError(
                     f"{name}.size is {training.size}: teachers label the profile's faces, of "
-                    f"{self.preprocess.size} px; set network_size or preprocess.size, or make it "
-                    "an experiment"
+                    f"{self.preprocess.size} px; set network_size, or preprocess.size for all"
                 )
 
     def _check_ensemble(self) -> None:
