@@ -33,6 +33,18 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
     return "unequal budgets, in epochs: " + ", ".join(f"{n} {e}" for n, e in epochs.items())
 
 
+def networks_note(entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a sentence, after a space, with the network behind each entry that names one.
+
+    A teacher's place (RN18, B3, CNXT) may hold another network than its name says.
+
+    >>> networks_note({"teacher_B3": {"architecture": "resnet18"}, "ensemble": {}})
+    ' Networks: teacher_B3 resnet18.'
+    """
+    found = [f"{n} {e['architecture']}" for n, e in entries.items() if e.get("architecture")]
+    return f" Networks: {', '.join(found)}." if found else ""
+
+
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return the reasons why two entries must not share a table; an empty list if they may.
 

@@ -11,7 +11,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.reading import open_text, read_file
 from fer_ml.claims.pointers import pointer_token, resolve_pointer, walk_pointer
 from fer_ml.evidence.address import FROM_REPORT, page_of, page_of_number
-from fer_ml.metrics.comparability import look_note, unequal_budgets
+from fer_ml.metrics.comparability import look_note, networks_note, unequal_budgets
 from fer_ml.metrics.resampling import LEVEL, PAIRED
 from fer_ml.privacy.faces import shows_faces
 from fer_ml.report.cells import (
@@ -402,15 +402,11 @@ class References:
             f"{escape(entry['rows'])} rows, n = {entry['n']:,}."
         )
         if show == "metrics" and interval_of(entry, "raw", "macro_f1"):
-            text += f" In brackets: {LEVEL:.0%} intervals, resampled by group."
             text += (
-                " By chance: the scaled ECE of a model whose confidences are all true, on as many "
-                "rows, its mean and, in brackets, its 95th percentile."
+                f" In brackets: {LEVEL:.0%} intervals, resampled by group. By chance: the scaled "
+                "ECE of a model whose confidences are all true, on as many rows, its mean and, in "
+                f"brackets, its 95th percentile.{escape(networks_note(results.entries))}"
             )
-        found = {name: each.get("architecture") for name, each in results.entries.items()}
-        networks = [f"{code(name)} is a {escape(of)}" for name, of in found.items() if of]
-        if show == "metrics" and networks:
-            text += f" Networks: {', '.join(networks)}."
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
         looked = look_note(entry)
