@@ -130,7 +130,7 @@ def _stage(name: str) -> Stage:
         gates=(*manifest_gates(f"{name}_manifest"), *(COLOUR,) * trained_on),
         judge=judge_trained_on if trained_on else judge,
         limits=TrainedOnLimits.of if trained_on else ManifestLimits.of,
-        code_version="4" if trained_on else "3",
+        code_version="5" if trained_on else "4",
     )
 
 

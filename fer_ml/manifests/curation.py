@@ -60,7 +60,8 @@ def taken(
     """
     left, sources = Counter[tuple[str, str]](), set[str]()
     others = _labels_of(parts, (*recipe.agree_with, *recipe.votes_added))
-    steps = {source: _filters(recipe, source, others) for source in recipe.sources}
+    agreed = {name: _once_labelled(others, name) for name in recipe.agree_with}
+    steps = {source: _filters(recipe, source, agreed) for source in recipe.sources}
 
     def chosen() -> Iterator[tuple[int, pl.DataFrame]]:
         start = 0
@@ -210,10 +211,18 @@ def shorter_side() -> pl.Expr:
     )
 
 
-def _filters(recipe: Curation, source: str, others: pl.DataFrame) -> dict[str, pl.Expr]:
+def _once_labelled(others: pl.DataFrame, source: str) -> pl.Series:
+    """Return the faces with their label, as one list, of a source that gives each one label."""
+    theirs = others.filter(pl.col("source") == source).filter(
+        pl.col("label").n_unique().over("sample_id") == 1
+    )
+    return theirs.select(_LABELLED).to_series().implode()
+
+
+def _filters(recipe: Curation, source: str, agreed: Mapping[str, pl.Series]) -> dict[str, pl.Expr]:
     """Return the recipe's filters on rows of one source, by their description, in their order.
 
-    ``others`` are the rows of ``agree_with``.
+    ``agreed`` has by source of ``agree_with`` what ``_once_labelled`` gives.
     """
     of_source = (pl.col("source") == source) & pl.col("split").is_in(list(recipe.splits))
     filters = {_OF_SOURCE: of_source}
@@ -226,13 +235,8 @@ def _filters(recipe: Curation, source: str, others: pl.DataFrame) -> dict[str, p
         filters[f"min_side {recipe.min_side}"] = shorter_side() >= recipe.min_side
     if recipe.drop_twins:
         filters["drop_twins"] = (pl.col("split") != "test") | pl.col("twin_in").is_null()
-    for other in recipe.agree_with:
-        theirs = others.filter(
-            pl.col("source") == other, pl.col("label").n_unique().over("sample_id") == 1
-        )
-        filters[f"agree_with {other}"] = _LABELLED.is_in(
-            theirs.select(_LABELLED).to_series().implode()
-        )
+    for other, labelled in agreed.items():
+        filters[f"agree_with {other}"] = _LABELLED.is_in(labelled)
     return filters
 
 

@@ -159,6 +159,7 @@ def _alignment(part: Trained, manifest: Artifact, rows: dict[str, pl.DataFrame])
             "name": recipe.architecture,
             "pretrained": recipe.init in ("imagenet", "package"),
             "image_size": recipe.size or part.preprocess.size,
+            "network_size": recipe.network_size,
         },
         "data": {
             **{f"{split}_rows": part.height for split, part in rows.items()},

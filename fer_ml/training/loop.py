@@ -108,7 +108,7 @@ def train(
         half = max(2, recipe.batch_size // (2 * recipe.accumulate))
         raise FerError(
             f"{name}: out of memory with {recipe.batch_size // recipe.accumulate} rows of "
-            f"{train_faces.preprocess.size} px in one pass",
+            f"{recipe.network_size or train_faces.preprocess.size} px in one pass",
             code="out-of-memory",
             fix=f"accumulate = {recipe.accumulate * 2} in the recipe ({half} rows a pass, the same "
             "rows a step), or a smaller batch_size",

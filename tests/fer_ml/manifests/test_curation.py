@@ -152,12 +152,16 @@ TWO = frame(
     # An annotator who gave one face two labels agrees with none of them.
     {"source": "b", "split": "test", "sample_id": "v", "label": "Fear"},
     {"source": "b", "split": "test", "sample_id": "v", "label": "Happy"},
+    # What a third one says of a face says nothing about the second.
+    {"source": "c", "split": "test", "sample_id": "s", "label": "Happy"},
 )
 
 
 def test_faces_on_which_two_sources_agree() -> None:
     recipe = Curation(sources=("a",), agree_with=("b",))
     assert curate(TWO, recipe, "x")["sample_id"].to_list() == ["s", "u"]
+    asked = Curation(sources=("a",), agree_with=("b",), votes_added={"c": 3})
+    assert curate(TWO, asked, "x")["sample_id"].to_list() == ["s", "u"]
     with refused("filter-without-rows"):
         curate(TWO, Curation(sources=("a",), labels=("Neutral",), agree_with=("b",)), "x")
     with refused("filter-without-rows"):
