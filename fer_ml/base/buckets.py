@@ -64,6 +64,7 @@ class Buckets:
 
     def add(self, records: np.ndarray, bucket: np.ndarray) -> None:
         """Add ``records`` ``[n]`` of ``dtype`` to the buckets ``[n]``, numbers from 0."""
+        assert not self._left, "records are added after they were read"
         self._held.append((records, bucket))
         self._bytes += records.nbytes
         if self._bytes > _HELD_BYTES:

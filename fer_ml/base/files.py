@@ -195,7 +195,10 @@ def readable_os_errors(root: Path) -> Iterator[None]:
     except OSError as error:
         # 32, 33, 1224: Windows' refusals of what is open, locked or mapped. They come as EACCES.
         used = getattr(error, "winerror", None) in (32, 33, 1224)
-        if not used and error.errno not in reasons:
+        # Polars says the number in its text alone.
+        told = re.search(r"\(os error (\d+)\)", str(error)) if error.errno is None else None
+        number = int(told[1]) if told else error.errno
+        if not used and number not in reasons:
             raise
-        code, what, fix = in_use if used else reasons[error.errno or 0]
+        code, what, fix = in_use if used else reasons[number or 0]
         raise FerError(what, code=code, where=error.filename or root, fix=fix) from error

@@ -44,8 +44,16 @@ class Limits:
     @property
     def unsure_below(self) -> float:
         """The threshold for ``RISK``; 1 where there is none, so that every answer is unsure."""
-        chosen = next(threshold for threshold in self.abstention if threshold.wanted_risk == RISK)
-        return 1.0 if chosen.threshold is None else chosen.threshold
+        return 1.0 if self._chosen.threshold is None else self._chosen.threshold
+
+    @property
+    def holds_corrupted(self) -> bool:
+        """Whether that threshold holds on corrupted faces too."""
+        return bool(self._chosen.holds_corrupted)
+
+    @property
+    def _chosen(self) -> Threshold:
+        return next(threshold for threshold in self.abstention if threshold.wanted_risk == RISK)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,8 @@ def limits_of(
     hard = seen(drawn, answer(prepared(corrupt, preprocess)))
     abstention = tuple(_threshold(clean, hard, risk) for risk in RISKS)
     limits = Limits(0, least, abstention)
+    if not limits.holds_corrupted:
+        return limits  # A threshold without slack on the clean faces says nothing of smaller ones.
     smaller = {}
     for side in SIDES_PX:
         shrunk = [resolved(face, min(side, len(face))) for face in faces]

@@ -166,10 +166,11 @@ def export_training(
             code="predictions-outdated",
             fix=f"materialize {trained.key} again",
         )
-    network = checkpoint.network()
+    network, recipe = checkpoint.network(), checkpoint.recipe
     about = _About(
         name=trained.key,
-        architecture=checkpoint.recipe.architecture,
+        architecture=recipe.architecture
+        + (f" at {recipe.network_size} px" if recipe.network_size else ""),
         preprocess=checkpoint.preprocess,
         temperature=temperature,
         limits=limits_of(

@@ -146,7 +146,10 @@ def _abstention(card: Card) -> Iterator[str]:
     if card.least_log_sum_exp is not None:
         yield "A face whose logits are unlike those of calib (log of the summed exponentials under"
         yield f"{card.least_log_sum_exp:.2f}) is 'unsure' too."
-    if all(threshold.bound is None for threshold in card.abstention):
+    reached = [threshold for threshold in card.abstention if threshold.threshold is not None]
+    if not reached:
+        yield "No confidence keeps any of these risks on calib, so every answer is 'unsure'."
+    elif all(threshold.bound is None for threshold in reached):
         yield "Each confidence had no more wrong answers than wanted on calib; no bound is known."
     else:
         yield "Each confidence was chosen on calib so that, with 95% certainty, no more of the"
@@ -163,12 +166,13 @@ def _abstention(card: Card) -> Iterator[str]:
             yield f"| {threshold.wanted_risk:g} | none reaches it | | | | | | | |"
             continue
         bound = "not known" if threshold.bound is None else f"{threshold.bound:.3f}"
+        holds = "both" if threshold.holds_corrupted else "clean"
         hard, cells = threshold.corrupted, ("not known",) * 3
         if hard is not None:
             cells = (_share(hard.coverage), _share(hard.risk), f"{hard.bound:.3f}")
         yield (
             f"| {threshold.wanted_risk:g} | {threshold.threshold:.3f} "
-            f"| {'both' if threshold.holds_corrupted else 'clean'} "
+            f"| {'not known' if threshold.bound is None else holds} "
             f"| {_share(threshold.coverage)} | {_share(threshold.risk)} | {bound} "
             f"| {' | '.join(cells)} |"
         )

@@ -5,8 +5,8 @@ group. Near-identity is found from the faces' grey thumbs by ``near``. A ``sampl
 thumb, so the result for a set of samples is cached and reused for its subsets.
 """
 
+import errno
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.buckets import ROWS_A_BUCKET, Buckets, bucket_of, buckets_for, scratch
+from fer_ml.base.errors import FerError
 from fer_ml.base.files import discard, temporary
 from fer_ml.base.kept import is_kept, keep
 from fer_ml.base.reading import Refused, regular
@@ -59,7 +60,9 @@ def near_by_part(
             if is_kept(file) and _covers(file, parts(), cache):
                 groups = pl.scan_parquet(regular(file), glob=False)
                 return _near_others(groups)
-        except (OSError, Refused, pl.exceptions.PolarsError):
+        except (OSError, Refused, pl.exceptions.PolarsError) as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise  # The scratch files' disk; all at once would need more.
             continue  # Deleted: a cache may be.
     ids = pl.concat([pl.Series("sample_id", [], pl.String), *parts()])
     found = pl.LazyFrame({"sample_id": ids, "near": near_of(ids, thumbs, cache, rule)})
@@ -98,7 +101,13 @@ class Others:
 
 
 def bytes_of(hashes: pl.Series) -> np.ndarray:
-    """Return ``[n] S16``, which sorts like the hashes of 32 hexadecimal digits."""
+    """Return ``[n] S16``, which sorts like the hashes of 32 hexadecimal digits; none is null."""
+    if hashes.null_count():
+        raise FerError(
+            f"{hashes.null_count():,} of {len(hashes):,} rows have no {hashes.name}",
+            code="missing-hash",
+            fix="make the manifest again",
+        )
     return np.frombuffer(bytes.fromhex(hashes.str.join("").item() or ""), "S16")
 
 
@@ -194,7 +203,14 @@ def _name(rule: Near) -> str:
 def _files(cache: Path, rule: Near) -> list[Path]:
     """Return the cached sets, the latest first."""
     files = cache.glob(f"{_name(rule)}-*.parquet") if cache.is_dir() else ()
-    return sorted(files, key=os.path.getmtime, reverse=True)
+    return sorted(files, key=_changed_at, reverse=True)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0  # Another process deleted it.
 
 
 def numbers_of(hashes: pl.Series) -> np.ndarray:

@@ -144,14 +144,15 @@ def _header(csv: Path) -> list[str]:
 
 def _parse(csv: Path, schema: dict[str, pl.DataType]) -> Iterator[pl.DataFrame]:
     """Yield the rows below the header, at least one part, with the types of ``schema``."""
+    empty = pl.DataFrame(schema=schema)
+    # In front of each part, so that its first row says nothing of the number of columns, and that
+    # polars does not unpack a text that begins like a compressed one.
+    header = empty.write_csv().encode()
     with open_file(csv) as file:
         file.readline()
-        yield pl.DataFrame(schema=schema)
+        yield empty
         for text in _whole_rows(file):
-            # An empty line in front: polars would unpack a text that begins like a compressed one.
-            yield pl.read_csv(
-                io.BytesIO(b"\n" + text), has_header=False, skip_lines=1, schema=schema
-            )
+            yield pl.read_csv(io.BytesIO(header + text), schema=schema)
 
 
 def _whole_rows(file: io.BufferedReader) -> Iterator[bytes]:

@@ -166,6 +166,13 @@ class _Rows:
 
     def kinds(self, counts: pl.DataFrame) -> Kinds:
         """Return the kinds of rows by ``counts``, whose split is the final meaning."""
+        if unknown := set(counts["split"]) - set(PLACES):
+            raise FerError(
+                f"the sources' manifests have unknown splits: {sorted(map(str, unknown))}",
+                code="unknown-split",
+                allowed=", ".join(PLACES),
+                fix="make them again",
+            )
         sources, labels = (sorted(self.texts[name]) for name in ("source", "label"))
         rows = np.zeros((len(sources), len(labels)), np.int64)
         has_val = np.zeros(len(sources), bool)

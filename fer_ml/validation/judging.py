@@ -1,4 +1,4 @@
-"""Judge a manifest part by part: memory grows with its findings and not with its rows."""
+"""Judge a manifest part by part: beside the looks at its images, memory grows with its findings."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -104,9 +104,10 @@ def _judge(artifact: Artifact, store: Store, near: Near) -> tuple[Verdict, dict[
             yield table, looks.looks.slice(start, table.frame.height)
             start += table.frame.height
 
-    evidence = gather_evidence(
-        parts, lambda: [looks.looks["face"]], looks.thumbs, store.near_cache, near
-    )
+    def faces() -> Iterator[pl.Series]:
+        return (part["face"] for part in looks.looks.iter_slices(1 << 18))
+
+    evidence = gather_evidence(parts, faces, looks.thumbs, store.near_cache, near)
     reference = Reference(
         tuple(recipe["sources"]), _lost_rows(artifact, store, rows), _accepted(store, artifact)
     )

@@ -47,7 +47,7 @@ class Evidence:
         """Rows outside leaking groups and photos, and the findings about the leaking ones."""
         rows, findings = self.rows, []
         keys = [("group_id", "group"), ("photo", "photo")]
-        if (rows["group_id"] == rows["photo"]).all():
+        if rows["group_id"].eq_missing(rows["photo"]).all():
             keys.pop()  # Each photo is a group of its own: one search says all.
         for key, what in keys:
             leaks = _in_several_splits(rows, key, what)
@@ -272,7 +272,7 @@ def leakage(e: Evidence) -> Findings:
 def near_leakage(e: Evidence) -> Findings:
     """Find near-identical faces in several splits, besides those that ``leakage`` finds."""
     rows = e.leaks[0]
-    if (rows["near"] == rows["photo"]).all():
+    if rows["near"].eq_missing(rows["photo"]).all():
         rows = rows.clear()  # No face is near to another one, and photos have been searched.
     return _in_several_splits(rows, "near", "near-identical faces")
 
