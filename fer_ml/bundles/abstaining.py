@@ -98,13 +98,11 @@ def limits_of(
     hard = seen(drawn, answer(prepared(corrupt, preprocess)))
     abstention = tuple(_threshold(clean, hard, risk) for risk in RISKS)
     limits = Limits(0, least, abstention)
-    if not limits.holds_corrupted:
-        return limits  # A threshold without slack on the clean faces says nothing of smaller ones.
     smaller = {}
     for side in SIDES_PX:
         shrunk = [resolved(face, min(side, len(face))) for face in faces]
         smaller[side] = seen(drawn, answer(prepared(shrunk, preprocess)))
-    return Limits(_least_px(smaller, limits.unsure_below), least, abstention)
+    return Limits(_least_px(smaller, limits), least, abstention)
 
 
 def spoilt(face: np.ndarray, name: str) -> np.ndarray:
@@ -145,16 +143,20 @@ def _shares(answered: Answered) -> Shares:
     )
 
 
-def _least_px(smaller: dict[int, _Rows], threshold: float) -> int:
+def _least_px(smaller: dict[int, _Rows], limits: Limits) -> int:
     """Return the least side from which on the bound of the risk is at most ``RISK``.
 
-    The largest side that was tried if none is; 0 if nothing is answered at any size.
+    The largest side that was tried if none is; 0 if nothing is answered at any size. A confidence
+    that holds on clean faces alone leaves their bound no slack, so that the risk itself is asked.
     """
-    least = max(smaller)
+    least, threshold = max(smaller), limits.unsure_below
     for side in sorted(smaller, reverse=True):
         answered = smaller[side].confidence >= threshold
         wrong = answered & ~smaller[side].correct
-        if answered.any() and upper_bound(wrong.sum()[None], answered.sum()[None])[0] > RISK:
+        risk = wrong.sum() / max(1, answered.sum())
+        if limits.holds_corrupted:
+            risk = upper_bound(wrong.sum()[None], answered.sum()[None])[0]
+        if answered.any() and risk > RISK:
             return least
         least = side
     return least if any((rows.confidence >= threshold).any() for rows in smaller.values()) else 0

@@ -93,3 +93,20 @@ def test_a_risk_that_nothing_reaches_has_no_threshold(calib: pl.DataFrame, tmp_p
     found = limits_of(calib, wrong, 1.0, lambda faces: wrong, SPEC, tmp_path)
     assert [each.threshold for each in found.abstention] == [None] * 3
     assert (found.unsure_below, found.least_px) == (1.0, 0)
+
+
+def test_a_confidence_without_slack_leaves_whole_faces_their_answers(
+    calib: pl.DataFrame, tmp_path: Path
+) -> None:
+    """Sizes are judged by the risk itself, which is under the limit where its bound is not."""
+    asked = -2
+
+    def answer(faces: FaceSet) -> np.ndarray:
+        nonlocal asked
+        asked += 1  # The corrupted faces come first, then the sizes from small on.
+        return right(calib, 0.5 if asked <= 0 else 0.81)
+
+    assert upper_bound(np.array([round(0.19 * N)]), np.array([N]))[0] > RISK
+    found = limits_of(calib, right(calib, 0.845), 1.0, answer, SPEC, tmp_path)
+    assert found.unsure_below < 1 and not found.holds_corrupted
+    assert found.least_px == SIDES_PX[1]
