@@ -316,7 +316,7 @@ def ferplus_best(seed: int = SEED) -> Profile:
         "students": {
             "ce": ce,
             "kd": kd,
-            "dkd": replace(kd, task=base.students["dkd"].task, init="previous", lr=0.03, epochs=16),
+            "dkd": replace(kd, task=base.students["dkd"].task, init="previous", lr=0.03, epochs=10),
         },
         "experiments": {},
         "robustness_faces": 500,
