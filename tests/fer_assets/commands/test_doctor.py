@@ -11,6 +11,17 @@ def test_doctor_says_what_is_missing_and_what_to_do(fer: Fer) -> None:
     assert findings["data ferplus"]["state"] == "blocks"
     assert "[roots]" in findings["data ferplus"]["fix"]
     assert findings["detector haar"]["state"] == "ok"
+    assert "first weights" not in findings
+
+
+def test_doctor_looks_for_the_packages_of_first_weights(fer: Fer, tmp_path: Path) -> None:
+    table = 'init = "package"\ninit_package = "no-such-weights"\ninit_file = "x.pth"\n'
+    text = MINE + "[profiles.mine.teachers.B3]\n" + table + f'init_sha256 = "{"0" * 64}"\n'
+    (tmp_path / "fer.toml").write_text(text)
+    done = fer("doctor", "-p", "mine", "--json")
+    (found,) = (f for f in json.loads(done.stdout) if f["what"] == "first weights")
+    assert (done.returncode, found["state"]) == (1, "blocks")
+    assert "no-such-weights" in found["found"] and "pretrained" in found["fix"]
 
 
 MINE = """

@@ -1,5 +1,6 @@
 """Files as every system has them: names that stay below, moves that wait, links or copies."""
 
+import errno
 import os
 import threading
 import time
@@ -168,3 +169,12 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
             write_atomic(tmp_path / name, b"x")
         assert caught.value.where == str(tmp_path / name)
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
+def test_a_disk_that_only_the_text_of_an_error_names_is_named(tmp_path: Path) -> None:
+    """As polars says it, whose errors have no number."""
+    for number, code in {errno.ENOSPC: "disk-full", errno.EDQUOT: "quota-exceeded"}.items():
+        with refused(code), readable_os_errors(tmp_path):
+            raise OSError(f"{os.strerror(number)} (os error {number})")
+    with pytest.raises(OSError, match="strange"), readable_os_errors(tmp_path):
+        raise OSError("strange")

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 
 from fer_ml.base import buckets
 from fer_ml.manifests import groups
-from fer_ml.manifests.groups import first_rows, join_groups, near_by_part, near_of, numbers_of
+from fer_ml.manifests.groups import (
+    bytes_of,
+    first_rows,
+    join_groups,
+    near_by_part,
+    near_of,
+    numbers_of,
+)
 from fer_ml.recipes.profile import Near
+from tests.refusals import refused
 
 
 def thumb(seed: int) -> np.ndarray:
@@ -140,3 +148,9 @@ def test_near_faces_by_part_are_those_of_the_whole(
     found = pl.concat([near(ids[:3]), near(ids[3:])])
     assert found.str.head(1).to_list() == wanted
     assert not list((tmp_path / "parts" / "scratch").glob("*")), "scratch files are gone"
+
+
+def test_a_row_without_a_hash_is_refused() -> None:
+    """The hash of another row must not stand in its place."""
+    with refused("missing-hash"):
+        bytes_of(pl.Series("group_id", [None, "0" * 32, None]))

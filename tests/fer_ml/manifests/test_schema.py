@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from fer_ml.manifests import schema
 from fer_ml.manifests.schema import SCHEMA, attributes_of, read_manifest, write_manifest
 from fer_ml.sources import ATTRIBUTES
 from tests.refusals import refused
@@ -66,3 +67,14 @@ def test_a_folder_may_be_called_anything(
     assert_frame_equal(read_manifest(tmp_path / name / "m.csv"), rows)
     assert attributes_of([tmp_path / name / "m.csv"]) == ["age"]
     assert (tmp_path / name / "m.parquet").is_file()
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 1 << 20])
+def test_a_short_or_a_blank_line_is_read_alike_wherever_a_part_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    csv, columns = tmp_path / "x.csv", dict.fromkeys("ab", pl.String())
+    csv.write_text("a,b\n1\n2,3\n\n4,5\n")
+    monkeypatch.setattr(schema, "_PART_BYTES", size)
+    rows = pl.concat(schema._parse(csv, columns))
+    assert_frame_equal(rows, pl.read_csv(csv, schema=columns))

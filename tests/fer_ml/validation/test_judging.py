@@ -46,7 +46,7 @@ def rows_of(draw: st.DrawFn) -> dict[str, Any]:
         "split": draw(few(["train", "val", "test", "test", "dev", None])),
         "source": draw(few(["s", "t", None])),
         "sample_id": draw(few(["f0", "f1", "f2"])),
-        "group_id": draw(few(["p0", "p1", "g0", "g1", "g2"])),
+        "group_id": draw(few(["p0", "p1", "g0", "g1", "g2", None])),
         "width": 48,
         "height": draw(few([48, 47])),
         "brightness": draw(few([None, 8.0, 90.5])),
