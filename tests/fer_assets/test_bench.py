@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 #: look for faults, and that say how well something learns or is measured: speed is not theirs.
 BY_HAND = {
     *("ui.py", "sizing.py", "learning.py", "small_faces.py"),
-    *("clahe.py", "coverage.py", "framing.py", "fuzzing.py", "mutation.py", "peer_faces.py"),
+    *("choices.py", "clahe.py", "coverage.py", "framing.py", "fuzzing.py", "mutation.py"),
+    "peer_faces.py",
 }
 
 
