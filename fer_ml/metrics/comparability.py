@@ -34,15 +34,15 @@ def unequal_budgets(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def networks_note(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a sentence, after a space, with the network behind each entry that names one.
+    """Return a sentence with the network behind each entry that names one; empty if none does.
 
     A teacher's place (RN18, B3, CNXT) may hold another network than its name says.
 
     >>> networks_note({"teacher_B3": {"architecture": "resnet18"}, "ensemble": {}})
-    ' Networks: teacher_B3 resnet18.'
+    'Networks: teacher_B3 resnet18.'
     """
     found = [f"{n} {e['architecture']}" for n, e in entries.items() if e.get("architecture")]
-    return f" Networks: {', '.join(found)}." if found else ""
+    return f"Networks: {', '.join(found)}." if found else ""
 
 
 def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

@@ -405,8 +405,8 @@ class References:
             text += (
                 f" In brackets: {LEVEL:.0%} intervals, resampled by group. By chance: the scaled "
                 "ECE of a model whose confidences are all true, on as many rows, its mean and, in "
-                f"brackets, its 95th percentile.{escape(networks_note(results.entries))}"
-            )
+                f"brackets, its 95th percentile. {escape(networks_note(results.entries))}"
+            ).rstrip()
         if entry["selection_split"]:
             text += " Models were chosen on this split: these are no test results."
         looked = look_note(entry)
