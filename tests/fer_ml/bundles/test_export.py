@@ -72,6 +72,24 @@ def test_onnx_equals_torch_for_any_batch(checkpoint: Checkpoint, folder: Path, n
     assert parity(lambda x: checkpoint.network()(x).numpy(), folder, faces) < 1e-5
 
 
+def test_a_network_that_resizes_is_exported_with_that_and_traced_apart(tmp_path: Path) -> None:
+    """Weights are alike in name and shape, so that nothing else tells the two graphs apart."""
+    images = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    faces = FaceSet(images, np.zeros(2, np.int64), ("x",) * 2, SPEC)
+    weights, exporter = build_model(RECIPE).state_dict(), Exporter()
+    for side in (None, 48):
+        held = Checkpoint(weights, replace(RECIPE, network_size=side), SPEC, CLASSES, 0)
+        folder, network = tmp_path / str(side), held.network()
+        folder.mkdir()
+        exporter.write(held, folder / MODEL_FILE)
+        with torch.inference_mode():
+            wanted = network(to_input(images, SPEC)).numpy()
+        (name,) = (each.name for each in onnx.load(folder / MODEL_FILE).graph.input)
+        session = onnxruntime.InferenceSession(folder / MODEL_FILE)
+        (given,) = session.run(None, {name: to_input(faces.images, SPEC).numpy()})
+        np.testing.assert_allclose(given, wanted, atol=1e-5)
+
+
 def test_parity_sees_another_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     torch.manual_seed(1)
     other = Checkpoint(build_model(RECIPE).state_dict(), RECIPE, SPEC, CLASSES, 0)
