@@ -102,8 +102,9 @@ class Suspects:
         for name, found in self._found.items():
             if len(found):
                 key = rows.select(_key(rows, name).alias("key"))["key"]
+                # By sorting: the other way of numpy 2.0 overflows on hashes of 64 bits.
                 suspect |= key.is_not_null().to_numpy() & np.isin(
-                    key.fill_null(0).to_numpy(), found
+                    key.fill_null(0).to_numpy(), found, kind="sort"
                 )
         return rows.filter(pl.Series(suspect))
 
