@@ -216,7 +216,7 @@ def _answers(ask: _Ask, rows: np.ndarray) -> np.ndarray:
                 out[at, -1] = _logits(ask.also, centre)
             if plan is None:
                 continue
-            keys = face_keys(tuple(faces.sample_ids[row] for row in rows[at]))
+            keys = face_keys(faces.sample_ids[row] for row in rows[at])
             for view in range(count):
                 draws = uniforms(keys, plan.seed, view)
                 seen = views(images, draws, plan, faces.preprocess, device)

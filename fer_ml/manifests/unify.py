@@ -18,9 +18,9 @@ import polars as pl
 
 from fer_ml.base.buckets import Buckets, RowValues, bucket_of, buckets_for, scratch
 from fer_ml.base.errors import FerError
+from fer_ml.base.npz import Stacked
 from fer_ml.base.reading import open_file
 from fer_ml.figures.charts import class_source_heatmap
-from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests.cleaning import (
     QUARANTINE_SCHEMA,
     THUMBS_FILE,
@@ -32,6 +32,7 @@ from fer_ml.manifests.cleaning import (
 from fer_ml.manifests.curation import manifest_file
 from fer_ml.manifests.groups import (
     Others,
+    Thumbs,
     bytes_of,
     halves_of,
     join_by_part,
@@ -80,16 +81,16 @@ def unify(
         files.append(artifact.file(manifest_file(artifact.record.asset)))
         thumbs.append(read_thumbs(artifact.file(THUMBS_FILE)))
         reports += artifact.read_json("clean_report.json")["reports"]
-    path, stacked = run.path("classification_manifest.csv"), Stacked(thumbs)
+    path, pictures = run.path("classification_manifest.csv"), Stacked(thumbs).__getitem__
     with scratch(job.store.scratch) as folder:
         rows = _Rows(folder, files)
         samples = lambda: (texts_of(part["sample"]) for part in rows)  # noqa: E731
-        close = near_by_part(samples, stacked, job.store.near_cache, near)
+        close = near_by_part(samples, pictures, job.store.near_cache, near)
         pairs = ((part["photo"], close.of_bytes(part["sample"])) for part in rows)
         group_of = join_by_part(pairs, folder, rows.buckets)
         kinds = rows.kinds(publisher_splits(rows.counts, meanings))
         decided = _Decided(folder, rows, meanings, group_of)
-        decided.decide(kinds, draw, seed, stacked, near)
+        decided.decide(kinds, draw, seed, pictures, near)
         counted: list[pl.DataFrame] = []
         write_notes(run, "quarantine.csv", pl.DataFrame(schema=QUARANTINE_SCHEMA))
         with run.path("quarantine.csv").open("ab") as quarantine:
@@ -217,7 +218,7 @@ class _Decided:
             self._by_group.add(records, bucket_of(halves_of(records["group"])[:, 0], rows.buckets))
             start += len(part)
 
-    def decide(self, kinds: Kinds, draw: Draw, seed: int, thumbs: "Stacked", near: Near) -> None:
+    def decide(self, kinds: Kinds, draw: Draw, seed: int, thumbs: Thumbs, near: Near) -> None:
         """Draw the groups, then decide each row."""
         for index, rows in enumerate(self._by_group):
             number, groups = groups_of(rows, kinds)
@@ -291,23 +292,6 @@ def _pairs(
     kept = frame.with_columns(split_names(final).alias("split"), pl.lit("").alias("twin_in"))
     leaking = frame.with_columns(split_names(home).alias("twin"))
     return twin_pairs(frame, kept.filter(pl.Series(~leaks)), leaking.filter(pl.Series(leaks)))
-
-
-class Stacked:
-    """Several ``[rows, 576]`` arrays read as one, row by row."""
-
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self.parts = parts
-        self.starts = np.cumsum([0, *map(len, parts)])
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Return the thumbs ``[len(rows), 576]`` of these rows."""
-        part = np.searchsorted(self.starts, rows, side="right") - 1
-        thumbs = np.empty((len(rows), THUMB_SIZE), np.uint8)
-        for index in np.unique(part):
-            mask = part == index
-            thumbs[mask] = self.parts[index][rows[mask] - self.starts[index]]
-        return thumbs
 
 
 def _leak_notes(leaking: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,8 @@
 ::
 
     job.json            the trainings with their recipes, seed, hashes of all files
-    <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied
+    <split>/images.npy  [N, P, P, 3] uint8 RGB, decoded, cropped, CLAHE applied; if they are many,
+                        continued in images_00001.npy and so on
     <split>/rows.npz    labels, sample ids, votes, weights, negative labels, folds
     softlabels.npz      the teachers' logits for the training rows, when a step distils
     previous.pt         the checkpoint that the first step starts from, when it does
@@ -24,7 +25,7 @@ import numpy as np
 from fer_ml.base.errors import FerError
 from fer_ml.base.files import stays_below, write_json
 from fer_ml.base.labels import CLASSES
-from fer_ml.base.npz import read_npy, read_npz
+from fer_ml.base.npz import read_npy, read_npz, stacked
 from fer_ml.base.reading import read_file, sha256_file
 from fer_ml.base.versions import upgraded
 from fer_ml.recipes.preprocess import Preprocess, read_preprocess
@@ -134,9 +135,14 @@ class PackedJob:
         path = folder / "rows.npz"
         arrays = read_npz(path, "y", "sample_id", "votes")
         try:
+            y = arrays["y"].astype(np.int64)
+            files = sorted(folder.glob("images*.npy")) or [folder / images_file(0)]
+            images = stacked([read_npy(file) for file in files])
+            if len(images) != len(y):
+                raise ValueError(f"{len(images):,} images of {len(y):,} faces")
             return FaceSet(
-                images=read_npy(folder / "images.npy"),
-                y=arrays["y"].astype(np.int64),
+                images=images,
+                y=y,
                 sample_ids=tuple(name.decode() for name in arrays["sample_id"]),
                 preprocess=preprocess,
                 votes=arrays["votes"],
@@ -151,6 +157,11 @@ class PackedJob:
                 where=path,
                 fix="copy the folder again",
             ) from error
+
+
+def images_file(number: int) -> str:
+    """Return the name of the ``number``-th file of images, so that names sort like numbers."""
+    return f"images_{number:05d}.npy" if number else "images.npy"
 
 
 def soft_file(kind: str) -> str:

@@ -22,6 +22,7 @@ from fer_ml.packed.format import (
     LogitsStep,
     SoftLabelsStep,
     Step,
+    images_file,
     soft_file,
     split_folder,
     write_job,
@@ -246,11 +247,12 @@ def _pack_split(how: _Faces, folder: Path, split: str, rows: pl.DataFrame, copy:
     if (target / "rows.npz").is_file():
         return
     cache = how.root / "cache"
-    source = packed_faces(rows, how.root, used, cache)
-    faces = faces_of(rows, source, used)
+    sources = packed_faces(rows, how.root, used, cache)
+    faces = faces_of(rows, sources, used)
     if how.folds:
         faces = replace(faces, fold=folds_of(rows["group_id"], how.folds))
-    images = target / "images.npy"
-    if copy or not linked(source, images):
-        shutil.copyfile(regular(source), images)
+    for number, source in enumerate(sources):
+        images = target / images_file(number)
+        if copy or not linked(source, images):
+            shutil.copyfile(regular(source), images)
     write_rows(target / "rows.npz", faces)

@@ -147,7 +147,6 @@ class _Run:
         self.recipe, self.seed, self.soft = recipe, seed, soft
         self.train_faces, self.val_faces = train_faces, val_faces
         self.ranks, self.place, self.name = ranks, place, name
-        self.keys = face_keys(train_faces.sample_ids)
         counts = np.bincount(train_faces.y, minlength=len(CLASSES))
         self.steps_per_epoch = len(self._batches(0))
         if self.steps_per_epoch == 0:
@@ -322,7 +321,7 @@ class _Run:
                 number = epoch
         pixels = views(
             images,
-            uniforms(self.keys[rows], seed, number),
+            uniforms(face_keys(self.train_faces.sample_ids[row] for row in rows), seed, number),
             recipe,
             self.train_faces.preprocess,
             device,

@@ -6,7 +6,7 @@ exactly the view that its teacher labelled.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import grid_sample
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.npz import Stacked
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Augmented
 
@@ -26,7 +27,7 @@ DRAWS = 16
 class Selection:
     """Selected rows ``[N]`` of an array, read on access, so a memory map is not loaded."""
 
-    array: np.ndarray
+    array: np.ndarray | Stacked
     rows: np.ndarray
 
     def __getitem__(self, key: Any) -> np.ndarray:
@@ -45,7 +46,7 @@ class FaceSet:
     face's group.
     """
 
-    images: np.ndarray | Selection
+    images: np.ndarray | Stacked | Selection
     y: np.ndarray
     sample_ids: tuple[str, ...]
     preprocess: Preprocess
@@ -60,7 +61,7 @@ class FaceSet:
     def without_fold(self, fold: int) -> "FaceSet":
         """Return the rows of all folds but ``fold``."""
         assert self.fold is not None
-        assert isinstance(self.images, np.ndarray)
+        assert not isinstance(self.images, Selection)
         rows = np.flatnonzero(self.fold != fold)
         return replace(
             self,
@@ -87,15 +88,10 @@ class SoftTargets:
     view_seed: int | None = None
 
 
-def face_keys(sample_ids: tuple[str, ...]) -> np.ndarray:
+def face_keys(sample_ids: Iterable[str]) -> np.ndarray:
     """Return for each face a key ``[N] uint64`` that decides its views, a hash of its sample id."""
-    return np.array(
-        [
-            int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-            for name in sample_ids
-        ],
-        dtype=np.uint64,
-    )
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in sample_ids)
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def uniforms(keys: np.ndarray, seed: int, number: int, count: int = DRAWS) -> torch.Tensor:

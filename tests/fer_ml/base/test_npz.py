@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fer_ml.base.errors import FerError
-from fer_ml.base.npz import read_npy, read_npz
+from fer_ml.base.npz import Stacked, read_npy, read_npz, stacked
 from tests.refusals import refused
 
 
@@ -36,6 +36,33 @@ def test_a_header_that_tells_more_than_the_file_is_refused(tmp_path: Path, shape
     with refused("damaged-npz") as caught:
         read_npy(tmp_path / "a.npy")
     assert caught.value.where == str(tmp_path / "a.npy") and caught.value.fix
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    st.data(),
+)
+def test_stacked_arrays_read_like_one(lengths: list[int], data: st.DataObject) -> None:
+    parts = [np.full((n, 2), i) + np.arange(n)[:, None] for i, n in enumerate(lengths)]
+    whole, held = np.concatenate(parts), Stacked(parts)
+    n = len(whole)
+    assert (len(held), held.shape, held.dtype) == (n, whole.shape, whole.dtype)
+    assert np.array_equal(np.asarray(held), whole)
+    span = data.draw(st.slices(n))
+    assert np.array_equal(held[span], whole[span])
+    rows = np.array(data.draw(st.lists(st.integers(0, n - 1))) if n else [], np.int64)
+    assert np.array_equal(held[rows], whole[rows])
+    for beyond in (np.array([n]), np.array([-1]), n):
+        with pytest.raises(IndexError):
+            held[beyond]
+
+
+def test_arrays_of_several_shapes_are_not_stacked() -> None:
+    one = np.zeros((2, 3))
+    assert stacked([one]) is one
+    for other in (np.zeros((2, 4)), np.zeros((2, 3), np.uint8)):
+        with pytest.raises(ValueError, match="differ"):
+            stacked([one, other])
 
 
 def test_what_is_no_array_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a manifest to packed faces."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.identity import sample_hash
 from fer_ml.images.pixels import encode_png, prepare, read_image
+from fer_ml.packed import packing
 from fer_ml.packed.packing import folds_of, load_faces, packed_faces, vote_shares
 from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.training.views import to_input
@@ -65,6 +67,49 @@ def test_an_exchanged_image_is_refused_and_leaves_no_cache(
     assert list(cache.iterdir()) == []
 
 
+def test_many_faces_are_shards_and_read_as_one_array(
+    make_manifest: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, cache = make_manifest(7), tmp_path / "cache"
+    whole = np.array(load_faces(frame, tmp_path, SPEC, tmp_path / "other").images)
+    monkeypatch.setattr(packing, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    faces = load_faces(frame, tmp_path, SPEC, cache)
+    assert len(list(cache.iterdir())) == 3
+    assert (np.asarray(faces.images) == whole).all()
+    rows = np.array([6, 0, 3, 3])
+    assert (faces.images[rows] == whole[rows]).all()
+    fold = np.arange(7, dtype=np.int8) % 3
+    some = replace(faces, fold=fold).without_fold(0)
+    assert (some.images[1:3] == whole[fold != 0][1:3]).all()
+
+
+def test_a_stopped_packing_goes_on_with_the_shards_that_it_made(
+    make_manifest: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, cache = make_manifest(7), tmp_path / "cache"
+    monkeypatch.setattr(packing, "SHARD_BYTES", 3 * 16 * 16 * 3)
+    broken = tmp_path / frame["image_path"][4]
+    whole = broken.read_bytes()
+    broken.write_bytes(encode_png(np.zeros((24, 24, 3), np.uint8)))
+    with refused("changed-image"):
+        load_faces(frame, tmp_path, SPEC, cache)
+    (first,) = cache.iterdir()
+    broken.write_bytes(whole)
+    (tmp_path / frame["image_path"][0]).unlink()
+    assert packed_faces(frame, tmp_path, SPEC, cache)[0] == first
+
+
+def test_processes_pack_what_one_process_packs(
+    make_manifest: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = make_manifest(9)
+    (alone,) = packed_faces(frame, tmp_path, SPEC, tmp_path / "alone")
+    monkeypatch.setattr(packing, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(packing, "_BYTES_AT_ONCE", 2 * 16 * 16 * 3)
+    (shared,) = packed_faces(frame, tmp_path, SPEC, tmp_path / "shared")
+    assert shared.read_bytes() == alone.read_bytes()
+
+
 def test_no_rows_are_refused(make_manifest: Make, tmp_path: Path) -> None:
     with refused("no-rows"):
         load_faces(make_manifest(1)[:0], tmp_path, SPEC, tmp_path)
@@ -106,7 +151,7 @@ def test_faces_that_are_not_those_that_were_packed_are_packed_again(
     make_manifest: Make, tmp_path: Path, form: str
 ) -> None:
     frame, cache = make_manifest(3), tmp_path / "cache"
-    path = packed_faces(frame, tmp_path, SPEC, cache)
+    (path,) = packed_faces(frame, tmp_path, SPEC, cache)
     good = np.load(path).copy()
     if form == "black":
         held = np.load(path, mmap_mode="r+")
@@ -114,7 +159,7 @@ def test_faces_that_are_not_those_that_were_packed_are_packed_again(
         held.flush()
         del held
     elif form == "swapped":
-        path.write_bytes(packed_faces(frame[::-1], tmp_path, SPEC, cache).read_bytes())
+        path.write_bytes(packed_faces(frame[::-1], tmp_path, SPEC, cache)[0].read_bytes())
     else:
         path.write_bytes(path.read_bytes()[:-1])
     assert (load_faces(frame, tmp_path, SPEC, cache).images == good).all()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from fer_ml.base.reading import sha256_file
 from fer_ml.metrics.classification import classification_metrics
-from fer_ml.packed.format import Step, read_job, write_job, write_rows
+from fer_ml.packed.format import Step, images_file, read_job, write_job, write_rows
 from fer_ml.packed.runner import run_job
 from fer_ml.recipes.training import DIST, DKD, KD
 from fer_ml.training.checkpoint import load_checkpoint
@@ -150,6 +150,28 @@ def test_a_flipped_byte_is_refused_before_anything_trains(
     with refused("damaged-packed-training") as caught:
         read_job(job)
     assert name in caught.value.what
+
+
+def test_images_in_several_files_train_as_in_one(job_of: Job, tmp_path: Path) -> None:
+    job = job_of()
+    (whole,) = run_job(job, tmp_path / "whole", ALONE)
+    folder, held = job / "train", json.loads((job / "job.json").read_text())
+    images = np.load(folder / images_file(0))
+    for number, part in enumerate(np.array_split(images, 3)):
+        np.save(folder / images_file(number), part)
+        name = f"train/{images_file(number)}"
+        held["files"][name] = sha256_file(job / name)
+    (job / "job.json").write_text(json.dumps(held))
+    (shards,) = run_job(job, tmp_path / "shards", ALONE)
+    weights = "best_weights_sha256"
+    assert read(shards, "training.json")[weights] == read(whole, "training.json")[weights]
+    (folder / images_file(2)).unlink()
+    with refused("damaged-packed-training"):
+        read_job(job)
+    del held["files"][f"train/{images_file(2)}"]
+    (job / "job.json").write_text(json.dumps(held))
+    with refused("damaged-packed-training", where=folder / "rows.npz"):
+        read_job(job).faces("train")
 
 
 @pytest.mark.parametrize(
