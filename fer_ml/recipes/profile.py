@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES, EXCLUSIONS
 from fer_ml.base.names import require_names
-from fer_ml.base.plain import Plain
+from fer_ml.base.plain import Day, Plain
 from fer_ml.recipes.preprocess import FRAMES, Frame, Preprocess
 from fer_ml.recipes.training import Distilling, Training, Views
 
@@ -266,7 +266,7 @@ class Profile(Frozen):
     """Limits of the dual gate."""
     demo: Demo = Demo()
     """The demo session."""
-    looked_at: dict[str, Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]] = {}
+    looked_at: dict[str, Day] = {}
     """By evaluation set: the day of the first look at it, where no ledger holds that look."""
     floor_macro_f1: float = Field(default=0.143, ge=0, le=1)
     """Least macro-F1 of each training, which must also beat chance; 0 switches both off."""

@@ -467,8 +467,9 @@ def test_what_was_looked_at_is_an_evaluation_set_on_a_day() -> None:
         lambda: Profile.model_validate({**given, "looked_at": {"hq_train": "2020-01-02"}}),
         "looked_at",
     )
-    with pytest.raises(ValidationError, match=r"looked_at\.eval_only"):
-        Profile.model_validate({**given, "looked_at": {"eval_only": "lately"}})
+    for no_day in ("lately", "2026-02-30", "20260203", "2026-2-3", "2026-W05-2"):
+        with pytest.raises(ValidationError, match=r"looked_at\.eval_only"):
+            Profile.model_validate({**given, "looked_at": {"eval_only": no_day}})
     assert Profile.model_validate({**given, "looked_at": {"eval_only": "2020-01-02"}}).looked_at
 
 
