@@ -245,17 +245,17 @@ def cut_square(
     y = round(top + (height - side) / 2 + down)
     part = image[max(0, y) : y + side, max(0, x) : x + side]
     if grey:
-        part = cv2.cvtColor(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        part = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
     # Borders are added to what was resized: a crop of 1 x 40,000 px must not become a square first.
     above, before = round(max(0, -y) * size / side), round(max(0, -x) * size / side)
     tall, wide = (max(1, round(length * size / side)) for length in part.shape[:2])
     above, before = min(above, size - tall), min(before, size - wide)
     how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     face = cv2.resize(part, (wide, tall), interpolation=how)
-    if (tall, wide) == (size, size):
-        return face
-    below, after = size - tall - above, size - wide - before
-    return cv2.copyMakeBorder(face, above, below, before, after, cv2.BORDER_REPLICATE)
+    if (tall, wide) != (size, size):
+        below, after = size - tall - above, size - wide - before
+        face = cv2.copyMakeBorder(face, above, below, before, after, cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(face, cv2.COLOR_GRAY2RGB) if grey else face
 
 
 def is_grey(image: np.ndarray) -> bool:
@@ -264,27 +264,37 @@ def is_grey(image: np.ndarray) -> bool:
     return float(np.ptp(channels, axis=2).mean()) <= GREY_SPREAD
 
 
-def apply_clahe(image: np.ndarray, clip: float, tiles: int) -> np.ndarray:
-    """Apply CLAHE to the L channel of LAB; ``image`` and result are ``[H, W, 3] uint8 RGB``."""
+def apply_clahe(
+    image: np.ndarray, clip: float, tiles: int, centre: slice = slice(None)
+) -> np.ndarray:
+    """Apply CLAHE to the L channel of LAB; ``image`` and result are ``[H, W, 3] uint8 RGB``.
+
+    Only the rows and columns of ``centre`` are returned.
+    """
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clipLimit=clip, tileGridSize=(tiles, tiles)).apply(
         np.ascontiguousarray(lab[..., 0])
     )
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return cv2.cvtColor(lab[centre, centre], cv2.COLOR_LAB2RGB)
 
 
 def prepare_packed(
-    image: np.ndarray, box: Box | None, spec: Preprocess, frame: Frame | None = None
+    image: np.ndarray,
+    box: Box | None,
+    spec: Preprocess,
+    frame: Frame | None = None,
+    centre: slice = slice(None),
 ) -> np.ndarray:
     """Prepare one face as ``[P, P, 3] uint8 RGB``, P = ``spec.packed_size``, for the packed cache.
 
     The steps are cut, grey, resize, CLAHE. With ``oversize`` 1 it is already the network's view.
-    ``frame`` is given for a detector's box; an annotated box has the frame of ``spec``.
+    ``frame`` is given for a detector's box; an annotated box has the frame of ``spec``. Only the
+    rows and columns of ``centre`` are returned.
     """
     face = cut_square(image, box, frame or spec.frame, spec.packed_size, grey=spec.colour == "grey")
     if spec.clahe_clip > 0:
-        face = apply_clahe(face, spec.clahe_clip, spec.tiles)
-    return face
+        return apply_clahe(face, spec.clahe_clip, spec.tiles, centre)
+    return face[centre, centre]
 
 
 def prepare(
@@ -292,7 +302,7 @@ def prepare(
 ) -> np.ndarray:
     """Prepare one face as the network sees it, ``[S, S, 3] uint8 RGB``: a packed face's centre."""
     cut = (spec.packed_size - spec.size) // 2
-    return prepare_packed(image, box, spec, frame)[cut : cut + spec.size, cut : cut + spec.size]
+    return prepare_packed(image, box, spec, frame, slice(cut, cut + spec.size))
 
 
 def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
@@ -300,8 +310,8 @@ def normalise(faces: np.ndarray, spec: Preprocess) -> np.ndarray:
     tables = _normalised_bytes(spec.mean, spec.std)
     scaled = np.empty((len(faces), 3, *faces.shape[1:3]), np.float32)
     for index, face in enumerate(faces):
-        for channel, table in enumerate(tables):
-            cv2.LUT(face[..., channel], table, dst=scaled[index, channel])
+        for channel, table, plane in zip(cv2.split(face), tables, scaled[index], strict=True):
+            cv2.LUT(channel, table, dst=plane)
     return scaled
 
 
