@@ -7,6 +7,7 @@ around a face each detector's box stands for.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,7 +213,7 @@ def _detection(
 ) -> Detection | None:
     """Return a detection clipped to the image; None if the box lies outside."""
     # On a very flat image YuNet's box sizes overflow; such a box is no face.
-    if not np.isfinite((left, top, width, height)).all():
+    if not all(map(math.isfinite, (left, top, width, height))):
         return None
     image_height, image_width = image.shape[:2]
     box = (

@@ -1,5 +1,6 @@
 """A face as the demo shows it, and the only path from an image to probabilities."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,7 +34,7 @@ class Face:
     @property
     def raw_label(self) -> str:
         """The most probable class in this image alone."""
-        return CLASSES[int(np.argmax(self.probs))]
+        return CLASSES[self.probs.index(max(self.probs))]
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def prepare_faces(
     card = bundle.card
     frame = card.frame_of(detector)
     boxes = (detection.box_xyxy_px for detection in detections)
-    return np.stack([prepare(image, box, card.preprocess, frame) for box in boxes])
+    return np.array([prepare(image, box, card.preprocess, frame) for box in boxes])
 
 
 class Classified(NamedTuple):
@@ -116,7 +117,7 @@ def classify(faces: np.ndarray, bundle: Bundle) -> Classified:
     """
     logits = bundle.logits(faces)  # [N, 7]
     probs = bundle.card.probabilities(logits)
-    if not np.isfinite(probs).all():
+    if not math.isfinite(probs.sum()):
         raise FerError(
             "the network returned values that are not finite",
             code="output-not-finite",

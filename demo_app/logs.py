@@ -62,7 +62,7 @@ SUMMARY_COLUMNS = (
 HASH_DIGITS = 12
 
 
-@dataclass(frozen=True)
+@dataclass
 class Event:
     """A period with one label: 'stabilised' of one track, or 'manual' (whose track is -1).
 
@@ -191,11 +191,11 @@ class SessionLog:
 
     def _append(self, data: bytes) -> None:
         at = self._file.tell()
-        with writing(self.out / PER_FRAME_FILE):
-            try:
-                if self._file.write(data) != len(data):
-                    raise OSError(28, "No space left on device")
-            except OSError:
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(28, "No space left on device")
+        except OSError:
+            with writing(self.out / PER_FRAME_FILE):
                 # Half a frame's rows would be a torn line: the log ends with the frame before.
                 os.ftruncate(self._file.fileno(), at)
                 raise
@@ -224,7 +224,7 @@ class SessionLog:
         key = (source, track_id)
         event = self._open_events.get(key)
         if event is not None and event.label == label:
-            self._open_events[key] = replace(event, end_frame=frame.index, end_time_s=frame.time_s)
+            event.end_frame, event.end_time_s = frame.index, frame.time_s
             return
         if event is not None:
             self.events.append(self._open_events.pop(key))

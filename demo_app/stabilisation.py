@@ -90,18 +90,16 @@ def step(
         return replace(state, status="no_face", time_s=time_s)
     seen = _checked(probs)
     if state.label is None or state.face_time_s is None:
-        first = CLASSES[_argmax(seen)]
+        label, smoothed, lead_share = CLASSES[_argmax(seen)], seen, 1.0
         # The first leader counts as if it had always led: there is nothing to vote against it.
-        state = StabiliserState(label=first, smoothed=seen, leads=((-math.inf, first),))
-        lead_share = 1.0
+        leads: tuple[tuple[float, str], ...] = ((-math.inf, label),)
     else:
         smoothed = ema(state.smoothed, seen, time_s - state.face_time_s, settings.ema_tau_s)
         leads = lead(state, smoothed, time_s, settings.hysteresis_delta)
-        winner, lead_share = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
-        recent = _recent(leads, time_s - settings.vote_s)
-        state = replace(state, label=winner, smoothed=smoothed, leads=recent)
+        label, lead_share = vote(leads, state.label, time_s, settings.vote_s, settings.vote_share)
+        leads = _recent(leads, time_s - settings.vote_s)
     status = doubt or _status(max(seen), lead_share, settings)
-    return replace(state, status=status, time_s=time_s, face_time_s=time_s)
+    return StabiliserState(status, label, smoothed, time_s, time_s, leads)
 
 
 def ema(old: Sequence[float], new: Sequence[float], dt_s: float, tau_s: float) -> tuple[float, ...]:

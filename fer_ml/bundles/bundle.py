@@ -127,7 +127,7 @@ class Card(Plain):
     def familiar(self, logits: np.ndarray) -> np.ndarray:
         """Return whether each of ``logits [N, C]`` is like those of calib: ``[N] bool``."""
         if self.least_log_sum_exp is None:
-            return np.ones(len(logits), bool)
+            return np.array([True] * len(logits), bool)
         return log_sum_exp(logits) >= self.least_log_sum_exp
 
     def answers(self, logits: np.ndarray, sides_px: np.ndarray) -> np.ndarray:
