@@ -121,7 +121,9 @@ def file_key(status: os.stat_result, path: str) -> Key:
     if not inode:
         digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).digest()
         device, inode = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
-    return (_int64(device), _int64(inode), status.st_size, status.st_mtime_ns)
+    if device >> 63 or inode >> 63:
+        device, inode = _int64(device), _int64(inode)
+    return (device, inode, status.st_size, status.st_mtime_ns)
 
 
 def _int64(number: int) -> int:

@@ -29,7 +29,6 @@ from fer_ml.images.inspection import (
     NO_KEY,
     STATES,
     THUMB_SIZE,
-    Key,
     Looks,
     Shard,
     file_key,
@@ -92,11 +91,11 @@ class Probe:
 
     def how(self) -> dict[str, Any]:
         """Return counts of how the rows were checked, for reports and receipts."""
-        known = self.looks.filter(pl.col("checked") == "unchanged")
-        oldest = known["decoded_at"].min()
+        known = self.looks["decoded_at"].filter(self.looks["checked"] == "unchanged")
+        oldest = known.min()
         return {
-            "decoded": self.looks.height - known.height,
-            "unchanged": known.height,
+            "decoded": self.looks.height - len(known),
+            "unchanged": len(known),
             "unchanged_since": None if oldest is None else _date(oldest),  # type: ignore[arg-type]
         }
 
@@ -155,39 +154,32 @@ def probe(
     decoded again.
     """
     wanted = frame.select("image_path", *BOX, path_fault("image_path").alias("fault"))
-    named = wanted.with_row_index("row").filter(pl.col("fault").is_null()).drop("fault")
-    # Sorted, so that files of one folder are read together.
-    files = named.select(pl.col("image_path").unique().sort()).with_row_index("file")
-    rows = named.join(files, on="image_path", how="left", maintain_order="left").drop("image_path")
+    rows = wanted.with_row_index("row").filter(pl.col("fault").is_null()).drop("fault")
     memory = _Memory(cache)
-    known = memory.known(rows, files["image_path"], root, since)
-    unknown = rows.join(known.select("row"), on="row", how="anti") if known.height else rows
-    decoded = memory.decode(unknown, files["image_path"], root, label)
-    row_looks = pl.concat(
+    known, place = memory.known(rows, root, since)
+    unknown = rows.filter(place.is_null())
+    decoded, decoded_place = memory.decode(unknown, root, label)
+    # What was found is copied once, at the end: most of it is text.
+    found = pl.concat(
         [
             known.with_columns(pl.lit("unchanged").alias("checked")),
             decoded.with_columns(pl.lit("decoded").alias("checked")),
         ]
     )
-    looks = (
-        wanted.select(
-            pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"),
-            "fault",
-            pl.when(pl.col("fault") == "no path")
-            .then(pl.lit("missing"))
-            .when(pl.col("fault").is_not_null())
-            .then(pl.lit("escapes"))
-            .cast(_STATE)
-            .alias("refused"),
-        )
-        .join(row_looks, on="row", how="left", maintain_order="left")
-        .with_columns(
-            pl.coalesce("refused", "state").alias("state"),
-            pl.coalesce("fault", "detail").alias("detail"),
-            pl.col("checked").fill_null("decoded"),
-        )
-        .drop("row", "fault", "refused")
+    at = np.full(wanted.height, -1, np.int64)
+    at[rows["row"].to_numpy()] = place.fill_null(-1).to_numpy()
+    at[unknown["row"].to_numpy()] = decoded_place + known.height
+    places = pl.Series(at).replace(-1, None)
+    looks = found.select(pl.all().gather(places)).with_columns(
+        pl.col("checked").fill_null("decoded")
     )
+    faults = wanted["fault"]
+    if faults.null_count() < len(faults):
+        refused = pl.when(faults == "no path").then(pl.lit("missing")).otherwise(pl.lit("escapes"))
+        looks = looks.with_columns(
+            pl.when(faults.is_null()).then("state").otherwise(refused.cast(_STATE)).alias("state"),
+            pl.coalesce(faults, "detail").alias("detail"),
+        )
     return Probe(looks, memory.thumbs())
 
 
@@ -228,46 +220,50 @@ class _Memory:
         """The thumbs of each segment."""
         return tuple(self._thumbs)
 
-    def known(self, rows: pl.DataFrame, names: pl.Series, root: Path, since: float) -> pl.DataFrame:
-        """Return ``row`` and the cached result, for rows whose file has not changed since.
+    def known(self, rows: pl.DataFrame, root: Path, since: float) -> tuple[pl.DataFrame, pl.Series]:
+        """Return all cached results, and for each row the place of its own.
 
-        ``rows`` has row, file and the box.
+        ``rows`` has image_path and the box. The place is null where the file has changed since, or
+        was not inspected.
         """
-        table = pl.concat([pl.DataFrame(schema=_TABLE), *self._tables]).filter(
-            pl.col("decoded_at") >= since
-        )
+        table = pl.concat([pl.DataFrame(schema=_TABLE), *self._tables])
+        if since:
+            table = table.filter(pl.col("decoded_at") >= since)
+        found = table.select(list(_FOUND))
         if table.is_empty() or rows.is_empty():
-            return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
-        keys = np.fromiter(
-            (part for key in _stat(names, root) for part in key), np.int64, 4 * len(names)
-        )
-        file_keys = pl.DataFrame(keys.reshape(-1, 4), schema=dict.fromkeys(KEY, pl.Int64))
-        rows = pl.concat([rows.drop("file"), file_keys[rows["file"]]], how="horizontal")
+            return found, pl.Series([None] * rows.height, dtype=pl.Int64)
+        names = rows["image_path"]
+        distinct = names.unique(maintain_order=True)
+        keys = pl.DataFrame(_stat(distinct, root), schema=dict.fromkeys(KEY, pl.Int64))
+        if len(distinct) < len(names):
+            known = keys.with_columns(distinct)
+            keys = rows.join(known, on="image_path", how="left", maintain_order="left").select(KEY)
+        rows = pl.concat([rows.select("row", *BOX), keys], how="horizontal")
         whole = pl.all_horizontal(pl.col(name).is_null() for name in BOX)
         places = table.select(*KEY, *BOX).with_row_index("place")
-        matches = []
+        place = np.full(len(names), -1, np.int64)
         # Most faces have no box, and keys of four columns are compared faster than those of eight.
         for part, key in ((whole, KEY), (~whole, (*KEY, *BOX))):
             latest = places.filter(part).unique(key, keep="last").select("place", *key)
-            some = rows.filter(part).select("row", *key)
-            matches.append(some.join(latest, on=key, nulls_equal=True).select("row", "place"))
-        # What was found is copied once, at the end: most of it is text.
-        places = pl.concat(matches)
-        return pl.concat(
-            [places.select("row"), table.select(list(_FOUND))[places["place"]]], how="horizontal"
-        )
+            some = rows.with_row_index("at").filter(part).select("at", *key)
+            both = some.join(latest, on=key, nulls_equal=True)
+            place[both["at"].to_numpy()] = both["place"].to_numpy()
+        return found, pl.Series(place).replace(-1, None)
 
-    def decode(self, rows: pl.DataFrame, names: pl.Series, root: Path, label: str) -> pl.DataFrame:
-        """Inspect the files of ``rows`` now, and cache it; return ``row`` and the result."""
+    def decode(self, rows: pl.DataFrame, root: Path, label: str) -> tuple[pl.DataFrame, np.ndarray]:
+        """Inspect the files of ``rows`` now, and cache it; return results and each row's place."""
         if rows.is_empty():
-            return pl.DataFrame(schema={"row": pl.UInt32(), **_FOUND})
+            return pl.DataFrame(schema=_FOUND), np.empty(0, np.int64)
+        # Sorted, so that files of one folder are read together.
+        files = rows.select(pl.col("image_path").unique().sort()).with_row_index("file")
+        rows = rows.join(files, on="image_path", how="left", maintain_order="left")
         faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
         self.folder.mkdir(parents=True, exist_ok=True)
         thumbs = temporary(self.folder / "thumbs")
         try:
             with thumbs.open("wb") as file:
                 file.truncate(faces.height * THUMB_SIZE)
-            looks = _look(faces, names, root, thumbs, label)
+            looks = _look(faces, files["image_path"], root, thumbs, label)
             beside = keep(thumbs, self._new())
         finally:
             discard(thumbs)
@@ -278,10 +274,16 @@ class _Memory:
         self._tables.clear()
         index = len(self._thumbs)
         self._thumbs.append(_thumbs_of(name))
-        row_looks = rows.join(table, on=["file", *BOX], how="left", nulls_equal=True)
-        return row_looks.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(
-            "row", *_FOUND
-        )
+        key = ["file", *BOX]
+        place = rows.join(
+            faces.with_row_index("place"),
+            on=key,
+            how="left",
+            nulls_equal=True,
+            maintain_order="left",
+        )["place"].to_numpy()
+        found = looks.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_FOUND))
+        return found, place.astype(np.int64)
 
     def _forget(self, table: pl.DataFrame) -> None:
         """Remove segments whose faces are all in ``table`` again, as after a full pass."""
@@ -351,17 +353,23 @@ def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarr
     return thumbs
 
 
-def _stat(names: pl.Series, root: Path) -> Iterator[Key]:
-    """Yield the key of each file; ``NO_KEY`` for links and missing files, which need a new look."""
+def _stat(names: pl.Series, root: Path) -> np.ndarray:
+    """Return the key of each file ``[n, 4] int64``.
+
+    ``NO_KEY`` stands for links and missing files, which need a new look.
+    """
     prefix = f"{os.path.realpath(root)}/"
-    for name in names:
+    keys: list[int] = []
+    add, lstat = keys.extend, os.lstat
+    for name in names.to_list():
         path = prefix + name
         try:
-            status = os.lstat(path)
+            status = lstat(path)
         except (OSError, ValueError):
-            yield NO_KEY
+            add(NO_KEY)
             continue
-        yield file_key(status, path) if status.st_mode & 0o170000 == 0o100000 else NO_KEY
+        add(file_key(status, path) if status.st_mode & 0o170000 == 0o100000 else NO_KEY)
+    return np.array(keys, np.int64).reshape(-1, len(KEY))
 
 
 def _look(
