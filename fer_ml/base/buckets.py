@@ -78,6 +78,8 @@ class Buckets:
         """Return what is in memory by bucket, in the order of adding."""
         records = np.concatenate([np.empty(0, self.dtype), *(part for part, _ in self._held)])
         bucket = np.concatenate([np.empty(0, np.int64), *(part for _, part in self._held)])
+        if len(bucket) and (bucket == bucket[0]).all():
+            return {int(bucket[0]): records}
         order = np.argsort(bucket, kind="stable")
         numbers, starts = np.unique(bucket[order], return_index=True)
         parts = np.split(records[order], starts[1:])

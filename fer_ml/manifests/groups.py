@@ -135,9 +135,17 @@ def _covers(file: Path, parts: Iterable[pl.Series], cache: Path) -> bool:
         held = (groups.slice(start, ROWS_A_BUCKET).collect()["sample_id"] for start in starts)
         for buckets, samples in ((asked, parts), (known, held)):
             for part in samples:
-                ids = np.unique(bytes_of(part.drop_nulls()))
+                ids = bytes_of(part.drop_nulls())
                 buckets.add(ids, bucket_of(halves_of(ids)[:, 0], count))
-        return all(np.isin(a, b).all() for a, b in zip(asked, known, strict=True))
+        return all(_has_all(b, a) for a, b in zip(asked, known, strict=True))
+
+
+def _has_all(known: np.ndarray, asked: np.ndarray) -> bool:
+    """Whether each of ``asked`` ``[n] S16`` is among ``known``."""
+    number = number_hashes(np.concatenate([known, asked]))
+    has = np.zeros(int(number.max(initial=-1)) + 1, bool)
+    has[number[: len(known)]] = True
+    return bool(has[number[len(known) :]].all())
 
 
 def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
