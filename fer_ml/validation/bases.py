@@ -35,29 +35,32 @@ class Base:
         return {"start": self.start, "root": self.root, "cut": self.cut, "rows": self.rows}
 
 
-def _slashes(paths: pl.Expr) -> pl.Expr:
+def _slashes(paths: pl.Series) -> pl.Series:
+    if not paths.str.contains("\\", literal=True).any():
+        return paths
     return paths.str.replace_all("\\", "/", literal=True)
 
 
-def _start(paths: pl.Expr) -> pl.Expr:
+def _start(paths: pl.Series) -> pl.Series:
     """Return the beginning that paths share: the first folder, or all but the file's own folder."""
+    first = paths.str.split_exact("/", 1).struct.field("field_0") + "/"
     absolute = paths.str.contains(r"^(?:/|[A-Za-z]:)")
-    return (
-        pl.when(absolute)
-        .then(paths.str.replace(r"[^/]*$", ""))
-        .otherwise(pl.concat_str(paths.str.split("/").list.first(), pl.lit("/")))
-    )
+    if not absolute.any():
+        return first
+    return pl.select(
+        pl.when(absolute).then(paths.str.replace(r"[^/]*$", "")).otherwise(first)
+    ).to_series()
 
 
 def find_bases(paths: pl.Series, roots: Sequence[Path]) -> list[Base]:
     """Return the base of each beginning among ``paths``, in the order of appearance."""
-    table = pl.DataFrame({"path": paths.drop_nulls()}).with_columns(_slashes(pl.col("path")))
-    table = table.with_columns(_start(pl.col("path")).alias("start"))
+    known = _slashes(paths.drop_nulls())
+    table = pl.DataFrame({"start": _start(known)}).with_row_index("row")
     bases = []
-    for (start,), rows in table.group_by("start", maintain_order=True):
-        tried = rows["path"].gather_every(max(1, rows.height // TRIED)).head(TRIED).to_list()
+    for start, rows in table.group_by("start", maintain_order=True).agg("row").iter_rows():
+        tried = known.gather(rows[:: max(1, len(rows) // TRIED)][:TRIED]).to_list()
         root, cut = _best(tried, roots)
-        bases.append(Base(str(start), root, cut, rows.height))
+        bases.append(Base(start, root, cut, len(rows)))
     return bases
 
 
@@ -108,15 +111,14 @@ def apply_bases(frame: pl.DataFrame, bases: Sequence[Base]) -> pl.DataFrame:
             "cut": [base.cut for base in known],
         }
     )
-    path = _slashes(pl.col("image_path"))
-    return (
-        frame.with_columns(_start(path).alias("start"))
-        .join(table, on="start", how="left", maintain_order="left")
-        .with_columns(
-            pl.when(pl.col("base").is_not_null())
-            .then(path.str.split("/").list.slice(pl.col("cut")).list.join("/"))
-            .otherwise("image_path")
-            .alias("image_path")
-        )
-        .drop("start", "cut")
+    path = _slashes(frame["image_path"])
+    found = pl.DataFrame({"path": path, "start": _start(path)}).join(
+        table, on="start", how="left", maintain_order="left"
+    )
+    if any(base.cut for base in known):
+        parts = pl.col("path").str.split("/").list
+        path = found.select(parts.slice(pl.col("cut")).list.join("/")).to_series()
+    base = found["base"]
+    return frame.with_columns(
+        pl.when(base.is_not_null()).then(path).otherwise("image_path").alias("image_path"), base
     )

@@ -129,9 +129,14 @@ def _places(rows: pl.DataFrame, findings: list[Findings]) -> pl.DataFrame:
 
 def _count_twins(rows: pl.DataFrame, twin: pl.Expr) -> pl.DataFrame:
     """Count test rows by source, and those that have a twin."""
-    test = rows.filter(pl.col("split") == "test")
-    return test.group_by(pl.col("source").fill_null("None")).agg(
-        pl.len().cast(pl.Int64).alias("test_rows"), twin.sum().cast(pl.Int64).alias("with_twin")
+    test = rows.select("split", pl.col("source").fill_null("None"), twin.alias("twin"))
+    return (
+        test.filter(pl.col("split") == "test")
+        .group_by("source")
+        .agg(
+            pl.len().cast(pl.Int64).alias("test_rows"),
+            pl.col("twin").sum().cast(pl.Int64).alias("with_twin"),
+        )
     )
 
 

@@ -11,6 +11,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.labels import CLASSES
 from fer_ml.manifests.groups import Thumbs, near_by_part
 from fer_ml.manifests.inspection import Probe, join_probes, probe
+from fer_ml.manifests.schema import BOX
 from fer_ml.recipes.profile import Near
 from fer_ml.validation.bases import apply_bases, find_bases
 from fer_ml.validation.gates import manifest_gates
@@ -142,9 +143,13 @@ def validate_file(
 def _probe_bases(frame: pl.DataFrame, roots: Sequence[Path], cache: Path, since: float) -> Probe:
     """Inspect each row below the root of its base; rows without one below the first root."""
     base = frame["base"].fill_null(str(roots[0]))
-    parts, order = [], []
+    frame = frame.select("image_path", *BOX)
     # A manifest of nothing but malformed lines has no base, and is judged all the same.
-    for root in base.unique(maintain_order=True).to_list() or [str(roots[0])]:
+    found = base.unique(maintain_order=True).to_list() or [str(roots[0])]
+    if len(found) == 1:
+        return probe(frame, Path(found[0]), cache, since=since)
+    parts, order = [], []
+    for root in found:
         rows = np.flatnonzero((base == root).to_numpy())
         parts.append(probe(frame[rows], Path(root), cache, since=since))
         order.append(rows)

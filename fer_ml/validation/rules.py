@@ -110,10 +110,9 @@ def bad_splits(e: Evidence) -> Findings:
 
 
 def _in_state(e: Evidence, state: str) -> Findings:
-    return _findings(
-        e.rows.filter(pl.col("image_path").is_not_null()),
-        pl.when(pl.col("state") == state).then(pl.col("detail")),
-    )
+    rows = e.rows.select("line", "image_path", "state", pl.col("detail").alias("why"))
+    found = rows.filter(pl.col("state") == state, pl.col("image_path").is_not_null())
+    return _findings(found, pl.col("why"))
 
 
 def escaping_paths(e: Evidence) -> Findings:
@@ -168,10 +167,11 @@ def image_modes(e: Evidence) -> Findings:
 def suffixes(e: Evidence) -> Findings:
     """Find files whose suffix does not match their format."""
     findings = []
+    path = pl.col("image_path").str.to_lowercase()
+    rows = e.rows.select("line", "image_path", "format", path.alias("path"))
     for name, allowed in FORMATS.items():
-        path = pl.col("image_path").str.to_lowercase()
-        fits = pl.any_horizontal(path.str.ends_with(suffix) for suffix in allowed)
-        odd = e.rows.filter(pl.col("format") == name).filter(~fits)
+        fits = pl.any_horizontal(pl.col("path").str.ends_with(suffix) for suffix in allowed)
+        odd = rows.filter((pl.col("format") == name) & ~fits)
         findings.append(_findings(odd, pl.lit(f"is a {name} file")))
     return pl.concat(findings).sort("line")
 

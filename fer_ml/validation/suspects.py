@@ -40,11 +40,18 @@ class Suspects:
     def add(self, rows: pl.DataFrame) -> None:
         """Add rows of ``Evidence``; each call deduplicates, so a value of all rows costs little."""
         for name, buckets in self._buckets.items():
-            seen = rows.select(_key(rows, name).alias("key"), self._what(rows, name).alias("what"))
-            counted = seen.drop_nulls().group_by("key", "what").agg(pl.len().alias("rows"))
-            records = np.empty(counted.height, _RECORD)
-            for field in ("key", "what", "rows"):
-                records[field] = counted[field].to_numpy()
+            seen = rows.select(
+                _key(rows, name).alias("key"), self._what(rows, name).alias("what")
+            ).drop_nulls()
+            # Mostly each value has one row, and nothing is to be counted.
+            several = seen["key"].is_duplicated()
+            counted = seen.filter(several).group_by("key", "what").agg(pl.len().alias("rows"))
+            once = seen.filter(~several)
+            records = np.empty(once.height + counted.height, _RECORD)
+            records["rows"][: once.height] = 1
+            records["rows"][once.height :] = counted["rows"]
+            for field in ("key", "what"):
+                records[field] = pl.concat([once[field], counted[field]])
             buckets.add(records, bucket_of(records["key"], buckets.count))
 
     def _what(self, rows: pl.DataFrame, name: str) -> pl.Expr:
@@ -76,13 +83,14 @@ class Suspects:
 
     def _judge(self, name: str, records: np.ndarray) -> np.ndarray:
         """Return the keys of a bucket that may break a rule; of paths, also count the images."""
-        seen = pl.DataFrame({field: records[field] for field in _RECORD.names or ()})
+        seen, once = _apart(records)
         by_key, what = seen.group_by("key"), pl.col("what")
         if name == "path":
             path = what // (1 << _STATE_BITS)
             images = seen.group_by("key", path.alias("path")).agg((what % 4).max().alias("look"))
-            self.attempted += images.filter(pl.col("look") != _REFUSED).height
-            self.decoded += images.filter(pl.col("look") == _DECODED).height
+            look = np.concatenate([images["look"].to_numpy(), once["what"] % 4])
+            self.attempted += int((look != _REFUSED).sum())
+            self.decoded += int((look == _DECODED).sum())
             found = images.group_by("key").len().filter(pl.col("len") > 1)["key"]
         elif name == "face":
             label = what % (1 << _LABEL_BITS)
@@ -107,6 +115,16 @@ class Suspects:
                     key.fill_null(0).to_numpy(), found, kind="sort"
                 )
         return rows.filter(pl.Series(suspect))
+
+
+def _apart(records: np.ndarray) -> tuple[pl.DataFrame, np.ndarray]:
+    """Return the records of values that occur more than once, and the other ones."""
+    key, several = records["key"], records["rows"] > 1
+    ordered = np.sort(key)
+    if len(again := np.unique(ordered[1:][ordered[1:] == ordered[:-1]])):
+        several |= again[np.minimum(np.searchsorted(again, key), len(again) - 1)] == key
+    seen = records[several]
+    return pl.DataFrame({field: seen[field] for field in _RECORD.names or ()}), records[~several]
 
 
 _PLACES = {split: number for number, split in enumerate(SPLITS)}
