@@ -2,6 +2,15 @@
 
 What decides is small: how many rows each source has of each label, and for each draw the rank up to
 which the groups of a stratum are taken. So the groups are read several times, in any order.
+
+1. A group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its rows
+   elsewhere leak; unassigned rows of a placed group join it.
+2. Unassigned groups are drawn into train and test, by source and class.
+3. Sources without a val part give some train groups to val.
+4. A part of all val groups becomes calib.
+
+A group that spans sources or classes is drawn with the rarest of them, so that each split has its
+share of a class that is rare under one publisher's labels.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from fer_ml.manifests.groups import bytes_of, first_rows, halves_of, number_hashes
+from fer_ml.manifests.groups import first_rows, halves_of, number_hashes
 from fer_ml.recipes.profile import Draw
 
 #: When a group is in several splits, it stays in the first of these and leaves the others.
@@ -197,58 +206,3 @@ def joined_names(bits: np.ndarray) -> pl.Series:
         for value in range(1 << len(PRECEDENCE))
     ]
     return pl.Series(known, dtype=pl.String).gather(bits)
-
-
-def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Assign every row of ``frame`` its final split.
-
-    ``frame`` has source, label, group_id (32 hexadecimal digits) and the publishers' split (train,
-    val, calib, test or unassigned). Returns ``(kept, leaking)``. A leaking row has a twin in a
-    split of higher precedence; its column ``twin`` names that split. No other row is dropped. For
-    kept rows ``twin_in`` lists the other splits in which publishers have a face of their group.
-
-    1. A group that a publisher placed in several splits stays in the first of ``PRECEDENCE``; its
-       rows elsewhere leak; unassigned rows of a placed group join it.
-    2. Unassigned groups are drawn into train and test, by source and class.
-    3. Sources without a val part give some train groups to val.
-    4. A part of all val groups becomes calib.
-
-    A group that spans sources or classes is drawn with the rarest of them, so that each split has
-    its share of a class that is rare under one publisher's labels.
-    """
-    rows = np.zeros(frame.height, ROW)
-    rows["group"] = bytes_of(frame["group_id"])
-    rows["place"] = frame["split"].replace_strict(PLACES, return_dtype=pl.UInt8).to_numpy()
-    for name in ("source", "label"):
-        rows[name] = _numbered(frame[name])
-    kinds = kinds_of(rows)
-    number, groups = groups_of(rows, kinds)
-    draws = Draws(lambda: [groups], kinds, draw, seed)
-    place, home = rows["place"], groups["home"]
-    leaks = (place != UNASSIGNED) & (place != home[number])
-    kept = np.flatnonzero(~leaks)
-    return (
-        frame[kept].with_columns(
-            split_names(draws.final(groups)[number[kept]]).alias("split"),
-            joined_names(other_places(groups)[number[kept]]).alias("twin_in"),
-        ),
-        frame.filter(leaks)
-        .drop("twin_in", strict=False)
-        .with_columns(split_names(home[number[leaks]]).alias("twin")),
-    )
-
-
-def kinds_of(rows: np.ndarray) -> Kinds:
-    """Count rows (``ROW``) by kind."""
-    shape = int(rows["source"].max()) + 1, int(rows["label"].max()) + 1
-    counts = np.zeros(shape, np.int64)
-    np.add.at(counts, (rows["source"], rows["label"]), 1)
-    has_val = np.zeros(shape[0], bool)
-    has_val[rows["source"][np.isin(rows["place"], [VAL, PLACES["calib"]])]] = True
-    return Kinds(counts, has_val)
-
-
-def _numbered(values: pl.Series) -> np.ndarray:
-    """Return numbers for a few different texts, in the texts' order."""
-    known = {value: index for index, value in enumerate(values.unique().sort())}
-    return values.replace_strict(known, return_dtype=pl.UInt16).to_numpy()

@@ -21,7 +21,6 @@ from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
 from fer_ml.manifests.groups import bytes_of, join_groups
 from fer_ml.manifests.leakage import Leakage, twin_pairs
 from fer_ml.manifests.schema import SCHEMA, read_manifest, write_manifest
-from fer_ml.manifests.splits import assign_splits
 from fer_ml.manifests.unify import publisher_splits, unify
 from fer_ml.recipes.profile import Draw, Near, Split
 from fer_ml.storage.artifact import Artifact
@@ -93,7 +92,7 @@ def splits_of(kept: pl.DataFrame) -> dict[str, str]:
 @given(manifests())
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
-    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
     assert sorted([*kept["row"], *leaking["row"]]) == list(range(rows.height))
     assert (kept.group_by("group_id").agg(pl.col("split").n_unique())["split"] == 1).all()
     assert set(kept["split"]) <= set(PRECEDENCE)
@@ -104,7 +103,7 @@ def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
 @given(manifests())
 @settings(max_examples=80, deadline=None, derandomize=True)
 def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> None:
-    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
     placed = defaultdict(set)
     for group, split in rows.select("group_id", "split").iter_rows():
         placed[name_of(group)].add(split)
@@ -128,8 +127,8 @@ def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> 
 def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
     order = list(range(rows.height))
     random.shuffle(order)
-    kept, leaking = assign_splits(rows, DRAW, 1)
-    kept_2, leaking_2 = assign_splits(rows[order], DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
+    kept_2, leaking_2 = whole.place(rows[order], DRAW, 1)
     assert splits_of(kept) == splits_of(kept_2)
     assert set(leaking["row"]) == set(leaking_2["row"])
 
@@ -138,7 +137,7 @@ def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
 @settings(max_examples=150, deadline=None, derandomize=True)
 def test_the_draws_are_those_of_all_groups_sorted(rows: pl.DataFrame, seed: int) -> None:
     for found, wanted in zip(
-        assign_splits(rows, DRAW, seed), whole.assign_splits(rows, DRAW, seed), strict=True
+        whole.place(rows, DRAW, seed), whole.assign_splits(rows, DRAW, seed), strict=True
     ):
         assert_frame_equal(found, wanted)
 
@@ -161,7 +160,7 @@ def test_many_groups_are_drawn_as_if_they_were_sorted() -> None:
         schema=COLUMNS,
     )
     for found, wanted in zip(
-        assign_splits(rows, Draw(), 5), whole.assign_splits(rows, Draw(), 5), strict=True
+        whole.place(rows, Draw(), 5), whole.assign_splits(rows, Draw(), 5), strict=True
     ):
         assert_frame_equal(found, wanted)
 
@@ -172,14 +171,14 @@ def many(split: str, n: int = 200, source: str = "a") -> pl.DataFrame:
 
 def test_the_seed_decides_and_nothing_else() -> None:
     rows = many("unassigned")
-    one, again, other = (splits_of(assign_splits(rows, DRAW, seed)[0]) for seed in (1, 1, 2))
+    one, again, other = (splits_of(whole.place(rows, DRAW, seed)[0]) for seed in (1, 1, 2))
     assert one == again
     assert one != other
 
 
 def test_unassigned_rows_are_drawn_by_class_in_the_stated_shares() -> None:
     """200 groups of 2 classes: 25% test, 25% of the rest val, 40% of that calib, in each class."""
-    kept, leaking = assign_splits(many("unassigned"), DRAW, 1)
+    kept, leaking = whole.place(many("unassigned"), DRAW, 1)
     assert leaking.is_empty()
     counts = Counter(kept.select("label", "split").iter_rows())
     for label in CLASSES[:2]:
@@ -191,7 +190,7 @@ def test_unassigned_rows_are_drawn_by_class_in_the_stated_shares() -> None:
 
 def test_calib_is_cut_from_val_and_train_is_left_alone() -> None:
     train = ("a", "Happy", "t", "train")
-    kept, _ = assign_splits(pl.concat([many("val", 100), frame(train)]), DRAW, 1)
+    kept, _ = whole.place(pl.concat([many("val", 100), frame(train)]), DRAW, 1)
     assert splits_of(kept)["t"] == "train"
     assert kept.filter(pl.col("split") == "calib").height == 40
     assert kept.filter(pl.col("split") == "val").height == 60
@@ -199,7 +198,7 @@ def test_calib_is_cut_from_val_and_train_is_left_alone() -> None:
 
 def test_a_source_with_a_val_part_gives_no_more_and_one_without_does() -> None:
     rows = pl.concat([many("train", 40, "a"), many("val", 4, "b"), many("train", 40, "b")[4:]])
-    kept, _ = assign_splits(rows, DRAW, 1)
+    kept, _ = whole.place(rows, DRAW, 1)
     moved = {
         source: kept.filter(
             (pl.col("source") == source) & pl.col("split").is_in(["val", "calib"])
@@ -211,7 +210,7 @@ def test_a_source_with_a_val_part_gives_no_more_and_one_without_does() -> None:
 
 def test_small_classes_are_never_absent_from_a_drawn_split() -> None:
     rows = frame(*(("a", "Fear", f"g{i}", "unassigned") for i in range(8)))
-    kept, _ = assign_splits(rows, Draw(val=0.01, calib=0.4, test=0.01), 1)
+    kept, _ = whole.place(rows, Draw(val=0.01, calib=0.4, test=0.01), 1)
     assert {"train", "test", "val"} <= set(kept["split"])
 
 
@@ -226,7 +225,7 @@ def test_a_class_that_is_rare_in_one_of_two_labellings_is_in_each_split(seed: in
             ("b", "Disgust" if i < 24 else "Happy", f"g{i}", "train"),
         )
     ]
-    kept, leaking = assign_splits(frame(*rows), DRAW, seed)
+    kept, leaking = whole.place(frame(*rows), DRAW, seed)
     assert leaking.is_empty()
     rare = kept.filter(pl.col("label") == "Disgust")
     assert Counter(rare["split"]) == {"train": 18, "val": 4, "calib": 2}
@@ -236,7 +235,7 @@ def test_an_unassigned_row_joins_its_group() -> None:
     rows = frame(
         ("a", "Happy", "g", "test"), ("b", "Happy", "g", "unassigned"), ("c", "Sad", "g", "train")
     )
-    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
     assert kept["split"].to_list() == ["test", "test"]
     assert kept["row"].to_list() == [0, 1]
     assert leaking.select("row", "split", "twin").rows() == [(2, "train", "test")]
@@ -257,7 +256,7 @@ def test_twins_by_hand() -> None:
         ("b", "Happy", "g4", "val"),
         ("b", "Happy", "g4", "train"),
     )
-    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
     assert leaking["row"].to_list() == [3, 4, 7]
     assert kept["twin_in"].to_list() == ["train", "train", "train", None, "train"]
     leakage = Leakage(["a", "b"])
@@ -282,7 +281,7 @@ def test_a_twin_of_the_same_pixels_comes_first_and_else_the_first_of_the_group()
     )
     samples = [group_id(name) for name in ("s1", "s2", "s1", "s3", "s4")]
     rows = rows.with_columns(pl.Series("sample_id", samples))
-    kept, leaking = assign_splits(rows, DRAW, 1)
+    kept, leaking = whole.place(rows, DRAW, 1)
     pairs = twin_pairs(rows, kept, leaking)
     assert pairs.rows() == [(0, 2, True), (1, 0, False), (2, 0, True), (3, 1, False)]
     leakage = Leakage(["a", "b"])

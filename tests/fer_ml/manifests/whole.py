@@ -5,7 +5,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fer_ml.manifests.groups import first_rows, numbers_of
+from fer_ml.manifests.groups import bytes_of, first_rows, numbers_of
+from fer_ml.manifests.splits import (
+    PLACES,
+    ROW,
+    UNASSIGNED,
+    VAL,
+    Draws,
+    Kinds,
+    groups_of,
+    joined_names,
+    other_places,
+    split_names,
+)
 from fer_ml.recipes.profile import Draw
 
 PRECEDENCE = ("test", "calib", "val", "train")
@@ -47,6 +59,43 @@ def assign_splits(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFr
         .drop("twin_in", strict=False)
         .with_columns(names.gather(home[number[leaks]]).alias("twin")),
     )
+
+
+def place(frame: pl.DataFrame, draw: Draw, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Place the rows of ``frame`` by ``splits.py``; return the kept ones and the leaking ones.
+
+    A leaking row has a twin in the split ``twin``; ``twin_in`` lists the other places of a group.
+    """
+    rows = np.zeros(frame.height, ROW)
+    rows["group"] = bytes_of(frame["group_id"])
+    rows["place"] = frame["split"].replace_strict(PLACES, return_dtype=pl.UInt8).to_numpy()
+    for name in ("source", "label"):
+        rows[name] = _number(frame[name])
+    kinds = _kinds_of(rows)
+    number, groups = groups_of(rows, kinds)
+    draws = Draws(lambda: [groups], kinds, draw, seed)
+    given, home = rows["place"], groups["home"]
+    leaks = (given != UNASSIGNED) & (given != home[number])
+    kept = np.flatnonzero(~leaks)
+    return (
+        frame[kept].with_columns(
+            split_names(draws.final(groups)[number[kept]]).alias("split"),
+            joined_names(other_places(groups)[number[kept]]).alias("twin_in"),
+        ),
+        frame.filter(leaks)
+        .drop("twin_in", strict=False)
+        .with_columns(split_names(home[number[leaks]]).alias("twin")),
+    )
+
+
+def _kinds_of(rows: np.ndarray) -> Kinds:
+    """Count rows (``ROW``) by kind."""
+    shape = int(rows["source"].max()) + 1, int(rows["label"].max()) + 1
+    counts = np.zeros(shape, np.int64)
+    np.add.at(counts, (rows["source"], rows["label"]), 1)
+    has_val = np.zeros(shape[0], bool)
+    has_val[rows["source"][np.isin(rows["place"], [VAL, PLACES["calib"]])]] = True
+    return Kinds(counts, has_val)
 
 
 _PLACES = {split: place for place, split in enumerate((*PRECEDENCE, "unassigned"))}
