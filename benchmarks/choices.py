@@ -28,6 +28,7 @@ from fer_ml.metrics.resampling import Resampled, group_sums, resampled_metrics
 from fer_ml.metrics.runs import over_runs
 from fer_ml.packed.packing import drawn_faces, load_faces, prepared, squares
 from fer_ml.recipes.builtin import ferplus_best
+from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Imbalance, Training
 from fer_ml.runs.logits import labels_of
 from fer_ml.storage.store import Store
@@ -68,9 +69,10 @@ class Measured:
         return {name: group_sums(self.labels[name], z, self.groups) for name, z in logits.items()}
 
 
-def measured_on(rows: pl.DataFrame, other: pl.DataFrame, home: Path, cache: Path) -> Measured:
+def measured_on(
+    rows: pl.DataFrame, other: pl.DataFrame, home: Path, cache: Path, spec: Preprocess
+) -> Measured:
     """Return what is measured on ``rows``, which have a label in ``other`` too."""
-    spec = ferplus_best().preprocess
     pairs = zip(squares(rows, home, spec.frame), rows["sample_id"], strict=True)
     by_face = dict(zip(other["sample_id"], other["label"], strict=True))
     theirs = np.array([CLASS_INDEX[by_face[name]] for name in rows["sample_id"]])
@@ -94,7 +96,7 @@ def runs(home: Path, faces: int, epochs: int, seeds: int) -> Iterator[dict[str, 
     shown = drawn_faces(split["train"], faces, 0)
     with tempfile.TemporaryDirectory() as place:
         cache, spec = Path(place), ferplus_best().preprocess
-        asked = measured_on(split["val"], other, home, cache)
+        asked = measured_on(split["val"], other, home, cache, spec)
         chooses = load_faces(split["calib"], home, spec, cache)
         for arm, (recipe, votes) in ARMS.items():
             voted = add_votes(shown, votes_of(other, votes))[0] if votes else shown

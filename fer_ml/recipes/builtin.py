@@ -285,7 +285,7 @@ def ferplus_best(seed: int = SEED) -> Profile:
     ce = replace(base.students["ce"], targets="votes", epochs=12, batch_size=128)
     kd = replace(ce, task=base.students["kd"].task)
     # At 48 px the last features of this network are 2 x 2, at 96 px 3 x 3.
-    dkd = replace(kd, init="previous", network_size=96, ema=0.998, lr=0.03, epochs=30)
+    dkd = replace(kd, init="previous", network_size=96, ema=0.998, lr=0.03, epochs=24)
     dkd = replace(dkd, task=base.students["dkd"].task)
     rn18 = replace(ce, architecture=BACKBONES["RN18"], augment="affine", batch_size=64, ema=0.998)
     # A photo that was published twice counts once.

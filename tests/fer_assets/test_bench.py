@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 BY_HAND = {
     *("ui.py", "sizing.py", "learning.py", "small_faces.py"),
     *("choices.py", "clahe.py", "coverage.py", "framing.py", "fuzzing.py", "mutation.py"),
-    "peer_faces.py",
+    *("peer_faces.py", "successor.py"),
 }
 
 
