@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.identity import photo_hash, sample_hash
@@ -19,6 +20,10 @@ from tests.gates import DEMANDS
 # A training takes fewer threads on a busy machine, and two numbers of threads round differently:
 # tests that compare bytes fix the number, before anything loads torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Examples are the same each time, and no machine is too slow or too busy for them.
+settings.register_profile("anywhere", deadline=None, derandomize=True)
+settings.load_profile("anywhere")
 
 #: Windows' refusal to make a symbolic link without a privilege.
 _NO_PRIVILEGE = 1314

@@ -62,7 +62,7 @@ def pixels(box: tuple[int, int, int, int]) -> set[tuple[int, int]]:
     return {(x, y) for x in range(left, right) for y in range(top, bottom)}
 
 
-@settings_of(max_examples=60, deadline=None, derandomize=True)
+@settings_of(max_examples=60)
 @given(st.lists(st.builds(Detection, BOX, st.integers(0, 3).map(float)), max_size=6))
 def test_one_box_is_left_of_those_that_share_most_of_their_pixels(found: list[Detection]) -> None:
     def overlap(a: Detection, b: Detection) -> bool:

@@ -27,7 +27,7 @@ def framed(bundle, frame: Frame, spec: Preprocess):
     return type(bundle)(bundle.folder, card, bundle.sha256, bundle.session)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     side=st.integers(20, 200),
     place=st.tuples(st.integers(0, 90), st.integers(0, 70)),

@@ -5,7 +5,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -51,7 +50,6 @@ def test_ema_weight_is_that_of_the_time_constant() -> None:
     assert ema([1.0, 0.0], [0.0, 1.0], 0.2, 0.2) == pytest.approx((math.exp(-1), 1 - math.exp(-1)))
 
 
-@examples(derandomize=True, deadline=None)
 @given(parts=st.integers(1, 20), dt=st.floats(0.01, 2), tau=st.floats(0.01, 2))
 def test_ema_of_a_constant_does_not_depend_on_how_often_it_is_sampled(
     parts: int, dt: float, tau: float
@@ -136,7 +134,6 @@ def test_a_label_that_lost_its_majority_is_unstable() -> None:
     assert {label for _, label in seen} == {"Happy"}
 
 
-@examples(derandomize=True, deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 6)), min_size=1, max_size=40),
     st.floats(0, 2),

@@ -120,7 +120,7 @@ boxes = st.builds(
 )
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.floats(0, 0.6), st.lists(boxes, max_size=6), st.booleans()), max_size=12)
 )

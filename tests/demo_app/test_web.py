@@ -444,7 +444,7 @@ def test_a_disk_that_fills_up_ends_the_recording_and_not_the_stream(bundle, tmp_
     assert compute_kpis(folder / "per_frame.csv", None)["frames"] == 1
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=600), st.booleans())
 def test_any_bytes_are_a_frame_or_a_clear_error(data: bytes, dressed: bool) -> None:
     try:
@@ -457,7 +457,7 @@ def test_any_bytes_are_a_frame_or_a_clear_error(data: bytes, dressed: bool) -> N
         assert image.dtype == np.uint8 and image.shape[2] == 3 and np.isfinite(sent)
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_damaged_jpeg_is_a_picture_or_a_clear_error(data: st.DataObject) -> None:
     whole = bytearray(message(np.arange(40 * 40 * 3, dtype=np.uint8).reshape(40, 40, 3)))
@@ -471,7 +471,7 @@ def test_a_damaged_jpeg_is_a_picture_or_a_clear_error(data: st.DataObject) -> No
         assert image.ndim == 3 and image.size > 0
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.one_of(
         st.text(max_size=80),

@@ -23,7 +23,7 @@ PIECES = st.sampled_from(
 FOREIGN = st.lists(PIECES, min_size=1, max_size=6).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=FOREIGN)
 def test_a_text_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows = table("", text)

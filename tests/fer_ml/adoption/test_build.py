@@ -104,12 +104,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("kind", MADE)
-@settings(
-    max_examples=40,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=JSON, seed=st.integers(0, 10_000))
 def test_any_json_is_either_refused_or_told(
     tmp_path: Path, adopt: Adopt, kind: str, value: Any, seed: int

@@ -27,7 +27,7 @@ RECORD = np.dtype([("key", "u8"), ("row", "i8")])
     st.integers(1, 9),
     st.sampled_from([0, 200, 1 << 20]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_each_key_is_in_one_bucket_in_the_order_of_adding(
     parts: list[list[int]], count: int, held_bytes: int
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_file_that_lost_something_is_refused(
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), unique_by=lambda pair: pair[0]))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 def test_values_of_rows_are_read_in_their_order(pairs: list[tuple[int, int]]) -> None:
     wanted = np.zeros(50, np.int64)
     with pytest.MonkeyPatch.context() as patch, _folder() as folder:

@@ -29,7 +29,7 @@ def test_scalars_keep_their_text() -> None:
     }
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TREES)
 def test_what_pyyaml_writes_is_read_back(tree: Any) -> None:
     # Every scalar is quoted by the writer, so that only structure and text are compared.
@@ -37,7 +37,7 @@ def test_what_pyyaml_writes_is_read_back(tree: Any) -> None:
     assert read_plain(text.encode()) == tree
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60) | TEXT.map(str.encode))
 def test_any_bytes_give_a_value_or_a_value_error(data: bytes) -> None:
     try:

@@ -137,10 +137,7 @@ def try_edits(store: Store, chain: Chain, examples: int) -> None:
     files = places(store, chain)
 
     @settings(
-        derandomize=True,
         max_examples=examples,
-        deadline=None,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(st.data())
@@ -193,9 +190,7 @@ POINTERS = [
 ]
 
 
-@settings(
-    derandomize=True, max_examples=150, deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(
     pointer=st.sampled_from(POINTERS),
     asset=st.sampled_from(["benchmark", "student_dkd", "manifest/a", "none"]),

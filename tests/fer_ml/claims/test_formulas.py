@@ -204,7 +204,7 @@ def test_a_formula_without_a_value_is_another_one(text: str) -> None:
     assert differs(parse(text, KNOWN), FORMULAS["ce"], {}, {}) is not None
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=40))
 def test_any_text_is_a_formula_or_a_value_error(text: str) -> None:
     try:
@@ -238,7 +238,7 @@ def test_a_formula_that_nearly_agrees_is_another_one(name: str, text: str) -> No
 
 
 @given(st.sampled_from(sorted(FORMULAS)), st.floats(0.1, 4), st.floats(0.5, 5))
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_each_formula_is_its_own_and_no_other(name: str, weight: float, warm: float) -> None:
     formula = FORMULAS[name]
     run = {**dict.fromkeys(formula.settings, weight), **({"T": warm} if formula.warm else {})}

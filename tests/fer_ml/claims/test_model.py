@@ -183,7 +183,7 @@ TREES = st.recursive(
 )
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(TREES, max_size=3) | TREES)
 def test_whatever_stands_there_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, claims: object

@@ -40,7 +40,7 @@ def test_what_a_printed_number_stands_for(value: float, text: str, holds: bool) 
     assert printed(text).holds(value) is holds
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.floats(-1e6, 1e6), st.integers(1, 9))
 def test_a_number_holds_as_python_prints_it(value: float, decimals: int) -> None:
     step = Decimal(1).scaleb(-decimals)
@@ -65,7 +65,7 @@ def test_numbers_are_shown_as_they_were_printed(value: float, text: str, shown: 
     assert show_like(value, text) == shown
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(1, 400), st.integers(0, 10_000))
 def test_a_printed_share_fits_exactly_where_some_k_rounds_to_it(n: int, digits: int) -> None:
     number = printed(f"{digits / 10_000:.4f}")

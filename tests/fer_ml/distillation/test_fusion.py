@@ -312,7 +312,7 @@ def test_resamples_that_tell_nothing_of_the_weights_widen_their_intervals(
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(7, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_intervals_of_few_rows_are_finite(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 7

@@ -320,9 +320,7 @@ def test_a_zip_that_is_cut_off_or_none(exported: Path, tmp_path: Path) -> None:
         read(tmp_path / "empty")
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1, exclude_max=True), put=st.binary(min_size=1, max_size=8))
 def test_any_byte_that_changed_is_found_or_means_nothing(
     exported: Path, at: float, put: bytes

@@ -135,7 +135,7 @@ def test_an_empty_frame_has_a_heatmap() -> None:
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=3))
-@hypothesis_settings(max_examples=15, deadline=None, derandomize=True)
+@hypothesis_settings(max_examples=15)
 def test_any_name_of_a_source_can_be_drawn(names: list[str]) -> None:
     # '$' starts a formula in matplotlib, and letters that the font lacks are a warning.
     frame = pl.DataFrame({"source": [*names, "x$y$z", "$\\frac{$", "日本\n"], "label": "Happy"})
@@ -143,7 +143,6 @@ def test_any_name_of_a_source_can_be_drawn(names: list[str]) -> None:
 
 
 @given(st.text(max_size=60), st.integers(3, 30))
-@hypothesis_settings(derandomize=True)
 def test_shortened_names_keep_both_ends(name: str, longest: int) -> None:
     short = plots.shorten(name, longest)
     assert len(short) == min(len(name), longest)

@@ -41,7 +41,7 @@ def test_strength_is_how_far_a_face_is_changed(kind: str) -> None:
     assert far == sorted(far) and far[0] < 4 < far[-1]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))),
     st.floats(0, 1),

@@ -102,7 +102,7 @@ def test_a_box_outside_the_photo_is_never_clamped(box: tuple[int, int, int, int]
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_the_square_is_centred_on_the_box_whatever_its_shape(data: st.DataObject) -> None:
     """Against cutting it from a canvas on which the photo's edges go on."""
     left, top = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 29))

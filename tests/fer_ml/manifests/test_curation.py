@@ -181,7 +181,6 @@ def test_a_second_annotator_adds_votes_to_those_that_are_there() -> None:
         curate(TWO, Curation(sources=("b",), votes_added={"a": 3}), "x")
 
 
-@settings(derandomize=True, deadline=None)
 @given(
     votes=st.lists(st.integers(0, 10), min_size=7, max_size=7).filter(any),
     label=st.sampled_from(CLASSES),
@@ -236,7 +235,7 @@ def many_rows(draw: st.DrawFn) -> pl.DataFrame:
 
 
 @given(many_rows(), st.sampled_from(["row", "sample", "group"]), st.integers(1, 40))
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 def test_parts_runs_and_buckets_do_not_show(rows: pl.DataFrame, one_per, at_once: int) -> None:
     recipe = Curation(sources=("b", "a", "ab"), one_per=one_per)
     with pytest.MonkeyPatch.context() as patch:

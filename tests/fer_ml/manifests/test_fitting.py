@@ -126,9 +126,7 @@ def test_slips_and_words_are_no_misfit(adapter: str, labels: list[str], tmp_path
 NUMBERED = [name for name, each in adapters().items() if each.labels and not each.labels.words]
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True, deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("adapter", ["rafdb_basic", "rafdb_compound", "expw"])
 def test_numbers_of_another_table_never_pass(

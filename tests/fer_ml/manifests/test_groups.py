@@ -76,7 +76,7 @@ def test_a_subset_is_answered_from_memory_and_a_larger_set_is_searched(
 
 
 @given(st.sets(st.integers(0, 23)), st.sets(st.integers(0, 23)))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_a_set_that_grew_gives_what_a_search_over_all_gives(old: set[int], new: set[int]) -> None:
     """Faces in a chain: each is near to the next one, and every third link is missing."""
     chain = [thumb(5).astype(float)]
@@ -107,7 +107,7 @@ def test_a_damaged_memory_is_searched_again(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("01234567"), st.sampled_from("abcdef")), max_size=20))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 def test_groups_are_the_connected_components(rows: list[tuple[str, str]]) -> None:
     """Against networkx: photos and near classes as nodes, rows as edges."""
     graph = nx.Graph([(f"photo {p}", f"near {n}") for p, n in rows])
@@ -120,7 +120,7 @@ def test_groups_are_the_connected_components(rows: list[tuple[str, str]]) -> Non
 
 
 @given(st.lists(st.tuples(st.sampled_from("012"), st.sampled_from("012")), max_size=12))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_numbers_are_ranks_also_where_half_of_a_hash_is_equal(parts: list[tuple[str, str]]) -> None:
     hashes = [a * 16 + b * 16 for a, b in parts]
     ranks = {text: rank for rank, text in enumerate(sorted(set(hashes)))}

@@ -216,7 +216,7 @@ def test_flat_rows_are_alone(rng: Rng) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(list(alterations.SINGLE)))
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120)
 def test_any_alteration_of_any_picture_is_found_and_another_picture_is_not(
     seed: int, name: str
 ) -> None:
@@ -248,7 +248,7 @@ def test_codes_of_mirrored_faces_have_other_signs_and_no_other_numbers(rng: Rng)
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20)
 def test_which_faces_are_copies_does_not_depend_on_what_is_compared_beside_them(seed: int) -> None:
     """Sums in another order, as on another processor, give the same bits."""
     rng = np.random.default_rng(seed)
@@ -325,7 +325,7 @@ def few_patterns(draw: st.DrawFn) -> np.ndarray:
 
 
 @given(few_patterns(), st.sampled_from([0.3, 0.64, 0.9]))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_any_thumbs(thumbs: np.ndarray, code: float) -> None:
     check(thumbs, Near(code=code))
 

@@ -90,7 +90,7 @@ def splits_of(kept: pl.DataFrame) -> dict[str, str]:
 
 
 @given(manifests())
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
     kept, leaking = whole.place(rows, DRAW, 1)
     assert sorted([*kept["row"], *leaking["row"]]) == list(range(rows.height))
@@ -101,7 +101,7 @@ def test_no_group_in_two_splits_and_no_row_lost(rows: pl.DataFrame) -> None:
 
 
 @given(manifests())
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> None:
     kept, leaking = whole.place(rows, DRAW, 1)
     placed = defaultdict(set)
@@ -123,7 +123,7 @@ def test_precedence_decides_and_each_leak_names_its_twin(rows: pl.DataFrame) -> 
 
 
 @given(manifests(plain_groups=True), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
     order = list(range(rows.height))
     random.shuffle(order)
@@ -134,7 +134,7 @@ def test_the_order_of_rows_does_not_matter(rows: pl.DataFrame, random) -> None:
 
 
 @given(manifests(), st.integers(0, 3))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_the_draws_are_those_of_all_groups_sorted(rows: pl.DataFrame, seed: int) -> None:
     for found, wanted in zip(
         whole.place(rows, DRAW, seed), whole.assign_splits(rows, DRAW, seed), strict=True

@@ -49,7 +49,7 @@ def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(rows(), st.floats(0.2, 20))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_against_scikit_learn(data: tuple[np.ndarray, np.ndarray], temperature: float) -> None:
     y, logits = data
     found = classification_metrics(y, logits, temperature)
@@ -85,7 +85,7 @@ def test_nll_is_scikit_learns_log_loss_and_brier_its_brier_score() -> None:
 
 
 @given(rows())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 def test_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
     y, logits = data
     probs = softmax(logits)
@@ -133,7 +133,7 @@ def test_a_calibrated_model_is_above_its_chance_one_time_in_twenty() -> None:
 
 
 @given(rows())
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_classwise_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray]) -> None:
     y, logits = data
     probs = softmax(logits)
@@ -149,7 +149,7 @@ def test_classwise_ece_against_torchmetrics(data: tuple[np.ndarray, np.ndarray])
 
 
 @given(rows(), st.integers(1, 20))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 def test_adaptive_ece_by_sorting(data: tuple[np.ndarray, np.ndarray], bins: int) -> None:
     y, logits = data
     # Equal probabilities would share a bin; this parts the rows.

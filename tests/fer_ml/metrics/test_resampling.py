@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fer_ml.base.labels import CLASSES
@@ -213,7 +213,6 @@ def test_mcnemar_by_hand() -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-@settings(deadline=None, derandomize=True)
 def test_mcnemar_is_the_binomial_test(only_a: int, only_b: int) -> None:
     a = np.array([True] * only_a + [False] * only_b + [True], dtype=bool)
     b = np.array([False] * only_a + [True] * only_b + [True], dtype=bool)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -34,7 +34,6 @@ def test_a_curve_by_hand() -> None:
 
 
 @given(ROWS)
-@settings(deadline=None, derandomize=True)
 def test_aurc_is_the_mean_risk_at_each_rows_own_confidence(rows: list[tuple[float, bool]]) -> None:
     confidence, correct = arrays(rows)
     risks = [1 - correct[confidence >= own].mean() for own in confidence]
@@ -42,7 +41,6 @@ def test_aurc_is_the_mean_risk_at_each_rows_own_confidence(rows: list[tuple[floa
 
 
 @given(ROWS)
-@settings(deadline=None, derandomize=True)
 def test_augrc_follows_from_accuracy_and_auroc(rows: list[tuple[float, bool]]) -> None:
     confidence, correct = arrays(rows)
     assume(0 < correct.sum() < len(correct))
@@ -52,7 +50,6 @@ def test_augrc_follows_from_accuracy_and_auroc(rows: list[tuple[float, bool]]) -
 
 
 @given(ROWS, st.floats(0, 1))
-@settings(deadline=None, derandomize=True)
 def test_coverage_at_risk_tries_every_threshold(
     rows: list[tuple[float, bool]], risk: float
 ) -> None:
@@ -68,7 +65,6 @@ def test_coverage_at_risk_tries_every_threshold(
 
 
 @given(ROWS, st.randoms(use_true_random=False))
-@settings(deadline=None, derandomize=True)
 def test_the_order_of_rows_does_not_matter(rows: list[tuple[float, bool]], random) -> None:
     shuffled = list(rows)
     random.shuffle(shuffled)

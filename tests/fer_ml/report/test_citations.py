@@ -101,7 +101,7 @@ def test_without_references_every_citation_is_missing() -> None:
 numbers = st.lists(st.integers(1, 99), min_size=1, max_size=6)
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cited=numbers, listed=st.sets(st.integers(1, 99), max_size=8))
 def test_any_lists_of_citations_are_read_as_written(cited: list[int], listed: set[int]) -> None:
     groups = "; then ".join(f"as shown [{', '.join(map(str, cited[i : i + 3]))}]" for i in (0, 3))
@@ -113,7 +113,7 @@ def test_any_lists_of_citations_are_read_as_written(cited: list[int], listed: se
     assert set(found.uncited) == listed - set(cited)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(alphabet="[]0123,-;$`|\n #*<>!()^\\a\u2013", max_size=80))
 def test_any_text_is_read_without_a_fault_and_lines_are_in_it(text: str) -> None:
     found = check_citations(text + "\n\n# References\n\n[1] A\n" + text)

@@ -103,7 +103,7 @@ def test_a_picture_that_is_no_reference_is_found() -> None:
     assert find_uncovered("{{ figure('a', 'b.png', 'c') }} `![x](y)`", {}) == []
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     before=st.text(alphabet="ab .,*-\n|>#", max_size=20),
     number=st.integers(10, 10**6),

@@ -21,7 +21,7 @@ def shown(markdown: str) -> str:
     return unescape(re.sub(r"</?code>", "", found[1]))
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=HOSTILE, min_size=1, max_size=30))
 def test_escaped_text_shows_as_itself_and_is_nothing_else(text: str) -> None:
     visible = re.sub(r"[\u202e]+", "\ufffd", text)
@@ -31,7 +31,7 @@ def test_escaped_text_shows_as_itself_and_is_nothing_else(text: str) -> None:
     assert re.sub(r"\s+", " ", shown(escape(text))) == wanted
 
 
-@settings(derandomize=True, max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(alphabet=HOSTILE, min_size=1, max_size=20))
 def test_a_table_of_foreign_cells_keeps_its_shape(text: str) -> None:
     rows = [[escape(text), code(text)], ["x", "y"]]

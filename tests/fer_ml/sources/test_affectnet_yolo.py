@@ -22,8 +22,6 @@ Images = Callable[..., None]
 BOX = ("bbox_left", "bbox_top", "bbox_right", "bbox_bottom")
 QUICK = settings(
     max_examples=100,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

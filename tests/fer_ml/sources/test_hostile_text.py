@@ -55,8 +55,6 @@ NASTY = st.sampled_from(
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 3), NASTY), min_size=1, max_size=6)
 QUICK = settings(
     max_examples=60,
-    derandomize=True,
-    deadline=None,
     # The tree is only read, but for the index file, which every example writes afresh.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

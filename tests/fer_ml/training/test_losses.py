@@ -115,7 +115,7 @@ def test_half_precision_is_widened_first(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 @given(seed=SEEDS, scale=st.floats(1e-3, 100))
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=25)
 def test_values_are_finite_and_not_negative(name: str, seed: int, scale: float) -> None:
     student, teacher, y = draw(seed, scale)
     student, teacher = student.float(), teacher.float()
@@ -528,7 +528,7 @@ def test_normalised_entropy_of_known_rows() -> None:
 
 
 @given(seed=SEEDS, scale=st.floats(0, 1e4))
-@settings(max_examples=50, derandomize=True, deadline=None)
+@settings(max_examples=50)
 def test_normalised_entropy_stays_in_its_range(seed: int, scale: float) -> None:
     entropy = normalised_entropy(draw(seed, scale)[0].float())
     assert ((entropy >= 0) & (entropy <= 1)).all()

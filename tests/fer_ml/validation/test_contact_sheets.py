@@ -97,7 +97,7 @@ def test_an_unreadable_picture_is_a_marked_tile() -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 def test_fit_keeps_the_proportions(height: int, width: int, side: int) -> None:
     fitted = fit(np.zeros((height, width, 3), np.uint8), side)
     assert max(fitted.shape[:2]) == side
@@ -327,12 +327,7 @@ def test_a_picture_with_a_wrong_box_is_shown_whole(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.text(), st.none() | st.text(), st.none() | st.text()), max_size=4))
-@settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_can_be_a_finding(
     hostile: Path, rows: list[tuple[str, str | None, str | None]]
 ) -> None:

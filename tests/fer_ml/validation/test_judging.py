@@ -93,7 +93,7 @@ def twins_of(rows: pl.DataFrame) -> dict[str, dict[str, int]]:
     st.lists(st.integers(0, 24), max_size=4),
     st.sampled_from([1, 3, WHOLE]),
 )
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_parts_and_buckets_do_not_show(
     rows: list[dict[str, Any]], cuts: list[int], rows_a_bucket: int
 ) -> None:

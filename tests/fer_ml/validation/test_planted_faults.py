@@ -596,12 +596,7 @@ def test_a_header_that_cannot_be_read_stops_everything(
     ),
     st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), max_size=4),
 )
-@settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_damage_never_crashes_and_no_row_is_lost(
     good: Planted, cells: list[tuple[int, str, str | None]], bytes_: list[tuple[int, int]]
 ) -> None:

@@ -210,7 +210,7 @@ def by_loops(frame: pl.DataFrame) -> list[tuple[str, str, str, str, float]]:
 
 
 @given(manifests())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_disagreements_are_those_of_plain_loops(frame: pl.DataFrame) -> None:
     found = source_disagreements(frame)
     columns = ("image_path", "label_a", "label_b", "source_b", "score")

@@ -166,12 +166,7 @@ def _by_csv_module(data: bytes) -> tuple[dict[int, list[str]], set[int]]:
 )
 @example([b"\r"])
 @example([b'"\r"', GOOD.encode()])
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_line_is_lost_whatever_the_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     data = b"\n".join([HEADER.encode(), *lines])
     found = read(tmp_path, data)
