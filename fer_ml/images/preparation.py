@@ -6,7 +6,6 @@ It runs in worker processes over shards of faces, so it imports little.
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from fer_ml.base.errors import FerError
@@ -33,7 +32,6 @@ class Faces:
 
 def prepare_faces(faces: Faces) -> int:
     """Write ``[N, P, P, 3] uint8 RGB`` and return N; ``FerError`` if an image is another one."""
-    cv2.setNumThreads(1)
     side = faces.preprocess.packed_size
     packed = np.empty((len(faces.names), side, side, 3), np.uint8)
     rows = zip(faces.names, faces.boxes, faces.sample_ids, strict=True)
