@@ -11,6 +11,7 @@ import polars as pl
 
 from fer_ml.base.buckets import Buckets, RowValues, bucket_of, buckets_for, scratch
 from fer_ml.base.errors import FerError
+from fer_ml.base.frames import apart
 from fer_ml.base.labels import CLASSES
 from fer_ml.images.pixels import crop_face, is_grey, read_image
 from fer_ml.manifests.schema import (
@@ -100,7 +101,8 @@ def _labels_of(parts: Parts, sources: Collection[str]) -> pl.DataFrame:
     if not sources:
         return labels
     of_these = pl.col("source").is_in(list(sources))
-    return pl.concat([labels, *(part.filter(of_these).select(labels.columns) for part in parts())])
+    chosen = (apart(part.filter(of_these).select(labels.columns)) for part in parts())
+    return pl.concat([labels, *chosen])
 
 
 def _with_votes(
@@ -317,7 +319,8 @@ def looked_at(parts: Parts) -> Iterator[tuple[str, int, pl.DataFrame]]:
     for part in _trained_on(parts):
         for (source,), some in part.group_by("source", maintain_order=True):
             numbered = some.with_columns(pl.int_range(pl.len()).alias("row") + start[source])
-            seen[source].append(numbered.filter(pl.col("row").is_in(drawn[source].implode())))
+            inspected = numbered.filter(pl.col("row").is_in(drawn[source].implode()))
+            seen[source].append(apart(inspected))
             start[source] += some.height
     for source, found in seen.items():
         order = pl.DataFrame({"row": drawn[source]})

@@ -9,7 +9,7 @@ import polars as pl
 from fer_ml.base.reading import regular
 
 #: Rows in memory, of some 500 bytes each.
-ROWS_AT_ONCE = 1 << 19
+ROWS_AT_ONCE = 1 << 18
 #: Of so many rows of a run one is remembered, to find a range in it.
 _STEP = 1 << 10
 
@@ -26,18 +26,25 @@ def sorted_parts(
     key = pl.concat_str(list(by[:2]), separator="\0").alias("key")
     step, marks = min(_STEP, at_once), list[pl.DataFrame]()
     for run, whole in _runs(parts, at_once):
-        run = run.sort(by, maintain_order=True)
         if whole:
-            yield run
+            yield run.sort(by, maintain_order=True)
             return
-        marks.append(run.select(key, row=pl.int_range(pl.len())).gather_every(step))
-        file = _file(folder, len(marks) - 1)
-        run.with_columns(key).write_ipc(file, compression="lz4", record_batch_size=step)
+        file = _file(folder, len(marks))
+        marks.append(_write(run.sort(by, maintain_order=True).with_columns(key), file, step))
+        del run  # Its memory is free while the next one is read, and while ranges are.
     keys = pl.concat(mark["key"] for mark in marks).sort()
     cuts = keys.gather_every(at_once // step).unique(maintain_order=True)[1:]
     for low, high in itertools.pairwise([None, *cuts, None]):
-        rows = [_between(_file(folder, run), mark, low, high) for run, mark in enumerate(marks)]
-        yield pl.concat(rows).sort(by, maintain_order=True).drop("key")
+        # No name holds a range while the next one is read.
+        yield pl.concat(
+            _between(_file(folder, run), mark, low, high) for run, mark in enumerate(marks)
+        ).sort(by, maintain_order=True).drop("key")
+
+
+def _write(run: pl.DataFrame, file: Path, step: int) -> pl.DataFrame:
+    """Write a sorted run; return the ``key`` and ``row`` of every ``step``-th of its rows."""
+    run.write_ipc(file, compression="lz4", record_batch_size=step)
+    return run.select("key", row=pl.int_range(pl.len())).gather_every(step)
 
 
 def _runs(parts: Iterable[pl.DataFrame], at_once: int) -> Iterator[tuple[pl.DataFrame, bool]]:

@@ -20,6 +20,7 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from fer_ml.base.errors import FerError
+from fer_ml.base.frames import apart
 from fer_ml.base.labels import CLASSES
 from fer_ml.figures.charts import MAX_SOURCE_ROWS, shorten
 from fer_ml.images.pixels import Box, crop_face, read_image
@@ -137,7 +138,7 @@ def _choose(parts: Iterable[pl.DataFrame], per_cell: int, seed: int) -> pl.DataF
             for sample in rows["sample_id"]
         ]
         ranked = rows.with_columns(pl.Series("rank", ranks, pl.Binary))
-        chosen = [_least(pl.concat([*chosen, ranked], how="diagonal"), per_cell)]
+        chosen = [apart(_least(pl.concat([*chosen, ranked], how="diagonal"), per_cell))]
     sizes = pl.concat(counted).group_by("source").agg(pl.col("len").sum())
     largest = sizes.sort(["len", "source"], descending=[True, False]).head(MAX_SOURCE_ROWS)
     return chosen[0].join(largest, on="source", how="semi", maintain_order="left")

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from fer_ml.base.buckets import buckets_for, scratch
+from fer_ml.base.frames import apart
 from fer_ml.manifests.schema import BOX
 from fer_ml.storage.gates import Outcome, at_most
 from fer_ml.validation.gates import manifest_gates
@@ -73,8 +74,8 @@ def judge_manifest(
         suspects = Suspects(folder, buckets_for(rows))
         for part in parts():
             for name in alone:
-                found[name].append(RULES[name](part))
-            places.append(_places(part.rows, [found[name][-1] for name in alone]))
+                found[name].append(apart(RULES[name](part)))
+            places.append(apart(_places(part.rows, [found[name][-1] for name in alone])))
             counts.append(count_rows([part.rows]))
             twins.append(_count_twins(part.rows, pl.col("twin_in").is_not_null()))
             suspects.add(part.rows)

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from fer_ml.base.buckets import Buckets, bucket_of
+from fer_ml.base.frames import apart
 from fer_ml.recipes.profile import SPLITS
 from fer_ml.validation.rules import folded
 
@@ -146,4 +147,4 @@ def _coded(values: pl.Series, codes: dict[str | None, int]) -> pl.Series:
 
 def put_together(suspects: Suspects, parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """Return the suspect rows of all ``parts``."""
-    return pl.concat(suspects.among(part) for part in parts)
+    return pl.concat(apart(suspects.among(part)) for part in parts)
