@@ -2,21 +2,23 @@
 
 python benchmarks/sizing.py MEASUREMENTS [--rows 1000000000] [--memory-gib 16] [--docs FILE]
 
-MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage measured at 466,284 and at
-4,662,840 rows grows by the exponent between the two; far above them that is an extrapolation.
+MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage grows by the exponent between the
+two largest numbers of rows that it was measured at; far above them that is an extrapolation.
 ``--docs`` writes the tables into the section ``sizing`` of that page.
 """
 
 import argparse
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fer_ml.figures.measurements import Measurements, write_part
 
-SMALL, LARGE = 466_284, 4_662_840
 DAY = 86_400
+#: Rows of ``validation.py``.
+LOOKED_AT = 466_284
 #: Bytes on disk for each image: 3 P^2 of a packed face, 576 of a thumb.
 DISK = {"packed faces of 48 px": 3 * 48**2, "packed faces of 224 px": 3 * 224**2, "thumbs": 576}
 NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
@@ -24,19 +26,23 @@ NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
 
 @dataclass(frozen=True)
 class Stage:
-    """Seconds at ``SMALL`` and ``LARGE`` rows, and bytes per row (0: counted in another stage)."""
+    """``seconds`` by number of rows, two at least, and bytes per row (0: that of another stage)."""
 
     name: str
-    small: float
-    large: float
+    seconds: dict[int, float]
     bytes_a_row: float
 
     @property
+    def largest(self) -> int:
+        return max(self.seconds)
+
+    @property
     def exponent(self) -> float:
-        return math.log10(self.large / self.small)
+        small, large = sorted(self.seconds)[-2:]
+        return math.log(self.seconds[large] / self.seconds[small]) / math.log(large / small)
 
     def hours(self, rows: float) -> float:
-        return self.large * (rows / LARGE) ** self.exponent / 3600
+        return self.seconds[self.largest] * (rows / self.largest) ** self.exponent / 3600
 
 
 class Figures:
@@ -53,41 +59,57 @@ class Figures:
                     return figure.measured
         raise SystemExit(f"not measured: {title}: {name} ({unit})")
 
+    def by_rows(self, title: str, name: str) -> dict[int, float]:
+        """Return the seconds of the figures ``<name>, <n> rows`` by their number of rows."""
+        named = re.compile(re.escape(name) + r", ([\d,]+) rows")
+        found = {
+            int(match[1].replace(",", "")): figure.measured
+            for benchmark in self._held
+            for figure in benchmark.figures
+            if benchmark.title == title
+            and figure.unit == "s"
+            and (match := named.fullmatch(figure.name))
+        }
+        if len(found) < 2:
+            raise SystemExit(f"not measured at two numbers of rows: {title}: {name}")
+        return found
+
 
 def stages(figures: Figures) -> Iterator[Stage]:
     look = figures.of("Validating a manifest", "the same in full, in seconds", "s")
-    # Measured at SMALL alone; each image is looked at once, so it is taken as linear.
-    yield Stage("look at every image (48 px), and judge", look, 10 * look, 0)
+    # Measured at one number; each image is looked at once, so it is taken as linear.
+    looked = {LOOKED_AT // 10: look / 10, LOOKED_AT: look}
+    yield Stage("look at every image (48 px), and judge", looked, 0)
     growth = "Growth of the data stages"
     for name in (
         "unify: groups, splits, twins, csv",
         "curate",
         "judge: read the csv, all rules",
     ):
-        small, large = (figures.of(growth, f"{name}, {n:,} rows", "s") for n in (SMALL, LARGE))
         held = figures.of(growth, f"{name}: memory that a row adds over the last step", "B")
-        yield Stage(name, small, large, held)
+        yield Stage(name, figures.by_rows(growth, name), held)
     near = "Near-identical faces"
-    small, large = (figures.of(near, f"the search, {n:,} rows", "s") for n in (SMALL, LARGE))
-    held = figures.of(near, f"memory that it adds, {LARGE:,} rows", "MB") * 1e6 / LARGE
-    yield Stage("near-identical faces", small, large, held)
+    seconds = figures.by_rows(near, "the search")
+    largest = max(seconds)
+    held = figures.of(near, f"memory that it adds, {largest:,} rows", "MB") * 1e6 / largest
+    yield Stage("near-identical faces", seconds, held)
 
 
 def tables(figures: Figures, rows: float, memory_gib: float) -> Iterator[str]:
     yield (
-        f"{rows:,.0f} images, {rows / LARGE:,.0f} times the largest number that was measured, on "
-        "such a machine:"
+        f"{rows:,.0f} images, on such a machine; each stage was measured at no more than the rows "
+        "that its line names:"
     )
     yield ""
-    yield f"| stage | hours | memory | rows in {memory_gib:g} GiB | exponent of time |"
-    yield "| --- | ---: | ---: | ---: | ---: |"
+    yield f"| stage | measured at | hours | memory | rows in {memory_gib:g} GiB | exponent of time |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for stage in stages(figures):
         held, fits = "see judge", "see judge"
         if stage.bytes_a_row:
             held = f"{rows * stage.bytes_a_row / 2**30:,.0f} GiB"
             fits = f"{memory_gib * 2**30 / stage.bytes_a_row / 1e6:,.0f} million"
-        hours = stage.hours(rows)
-        yield f"| {stage.name} | {hours:,.1f} | {held} | {fits} | {stage.exponent:.2f} |"
+        figures_of = f"{stage.largest:,} | {stage.hours(rows):,.1f} | {held} | {fits}"
+        yield f"| {stage.name} | {figures_of} | {stage.exponent:.2f} |"
     yield ""
     yield "| one epoch of, at 224 px | days |"
     yield "| --- | ---: |"
