@@ -170,7 +170,8 @@ def export_training(
     about = _About(
         name=trained.key,
         architecture=recipe.architecture
-        + (f" at {recipe.network_size} px" if recipe.network_size else ""),
+        + (f" at {recipe.network_size} px" if recipe.network_size else "")
+        + (", averaged with the mirror image" if recipe.average_flip else ""),
         preprocess=checkpoint.preprocess,
         temperature=temperature,
         limits=limits_of(

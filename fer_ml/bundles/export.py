@@ -14,7 +14,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.bundles.bundle import load_bundle
 from fer_ml.distillation.fusion import Fusion, fuse
 from fer_ml.training.checkpoint import Checkpoint
-from fer_ml.training.models import ArcFaceNet
+from fer_ml.training.models import ArcFaceNet, Classifier, Outputs
 from fer_ml.training.views import FaceSet, to_input
 
 #: Normalised images ``[N, 3, S, S]`` to ``logits [N, C]``.
@@ -22,17 +22,20 @@ Network = Callable[[torch.Tensor], np.ndarray]
 OPSET = 18
 
 
-class ServedHead(torch.nn.Module):
+class ServedHead(Classifier):
     """An ArcFace network with only the head that answers, so that its graph has no choice."""
 
     def __init__(self, network: ArcFaceNet) -> None:
-        super().__init__()
+        super().__init__(None, network.average_flip)
         self.network = network
         self.arc = bool(network.arc_in_use)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map ``images [N, 3, S, S]`` to ``logits [N, C]``."""
-        outputs = self.network.outputs(images)
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        """Return the outputs of the network."""
+        return self.network.outputs(images)
+
+    def answer(self, outputs: Outputs) -> torch.Tensor:
+        """Return the logits of the head in use."""
         if not self.arc:
             return outputs.logits
         assert outputs.cosine is not None
@@ -58,7 +61,7 @@ class Exporter:
         recipe = checkpoint.recipe
         # Which head answers is decided while tracing.
         head = (getattr(network, "arc", None), getattr(recipe.task, "scale", None))
-        sides = (recipe.stem_stride, recipe.network_size, size)
+        sides = (recipe.stem_stride, recipe.network_size, recipe.average_flip, size)
         structure = (recipe.architecture, *sides, shapes, head)
         if structure not in self._traced:
             self._traced[structure] = _trace(network, size)

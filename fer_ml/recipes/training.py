@@ -236,7 +236,7 @@ class Locality(Ranged):
 
 
 #: Fields of a training that came after records were written.
-_LATER = ("precise_bn", "zero_init_residual", "init_package", "network_size")
+_LATER = ("precise_bn", "zero_init_residual", "init_package", "network_size", "average_flip")
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,9 @@ class Training(Ranged):
     """Side of the input in px; null: the profile's."""
     network_size: Annotated[int | None, Within(16, 1024)] = None
     """Side in px to which the network itself resizes its input (bilinear); null: as it comes."""
+    average_flip: bool = False
+    """Whether the network answers with the mean logits of a face and its mirror image. That takes
+    twice the time, in inference alone, and gives both the same answer."""
     batch_size: Annotated[int, Within(2, 1 << 20)] = 64
     """Rows of one optimiser step."""
     accumulate: Annotated[int, Within(1)] = 1

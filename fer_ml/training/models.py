@@ -38,16 +38,45 @@ class Outputs:
     cosine: torch.Tensor | None = None
 
 
-class Plain(nn.Module):
-    """A timm classifier: images ``[N, 3, S, S]`` to ``logits [N, C]``.
+class Classifier(nn.Module):
+    """A network whose inference logits are the ``answer`` among its ``outputs``.
 
     ``resize`` has no weights. It gives the backbone the side that suits it, so that teachers and
-    students of several sides see the same pixels.
+    students of several sides see the same pixels. With ``average_flip`` the logits in inference
+    are the mean of those of each image and of its mirror image.
     """
 
-    def __init__(self, backbone: nn.Module, resize: nn.Module | None = None) -> None:
+    def __init__(self, resize: nn.Module | None, average_flip: bool) -> None:
         super().__init__()
         self.resize = resize or nn.Identity()
+        self.average_flip = average_flip
+
+    def outputs(self, images: torch.Tensor) -> Outputs:
+        """Return what losses use, of the images as they are."""
+        raise NotImplementedError
+
+    def answer(self, outputs: Outputs) -> torch.Tensor:
+        """Return the inference logits ``[N, C]`` among ``outputs``."""
+        return outputs.logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the inference logits ``[N, C]``."""
+        if self.training or not self.average_flip:
+            return self.answer(self.outputs(images))
+        both = self.answer(self.outputs(torch.cat([images, images.flip(-1)])))
+        return both.view(2, -1, both.shape[-1]).mean(0)
+
+
+class Plain(Classifier):
+    """A timm classifier: images ``[N, 3, S, S]`` to ``logits [N, C]``."""
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        resize: nn.Module | None = None,
+        average_flip: bool = False,
+    ) -> None:
+        super().__init__(resize, average_flip)
         self.backbone = backbone
 
     def outputs(self, images: torch.Tensor) -> Outputs:
@@ -57,16 +86,8 @@ class Plain(nn.Module):
         features = backbone.forward_head(seen, pre_logits=True)
         return Outputs(backbone.get_classifier()(features), features)
 
-    def answer(self, outputs: Outputs) -> torch.Tensor:
-        """Return the inference logits ``[N, C]`` among ``outputs``."""
-        return outputs.logits
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the inference logits ``[N, C]``."""
-        return self.answer(self.outputs(images))
-
-
-class ArcFaceNet(nn.Module):
+class ArcFaceNet(Classifier):
     """Backbone, embedding (Linear, BN, SiLU, dropout), a plain head and an ArcFace head.
 
     ``forward`` returns the inference logits ``scale * cos(theta) [N, C]``, without margin, once the
@@ -82,9 +103,9 @@ class ArcFaceNet(nn.Module):
         features: int,
         task: ArcFace,
         resize: nn.Module | None = None,
+        average_flip: bool = False,
     ) -> None:
-        super().__init__()
-        self.resize = resize or nn.Identity()
+        super().__init__(resize, average_flip)
         self.backbone = backbone
         self.embed = nn.Sequential(
             nn.Linear(features, task.embedding),
@@ -111,10 +132,6 @@ class ArcFaceNet(nn.Module):
         assert outputs.cosine is not None
         return self.scale * outputs.cosine if bool(self.arc_in_use) else outputs.logits
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the inference logits ``[N, C]``."""
-        return self.answer(self.outputs(images))
-
 
 Network = Plain | ArcFaceNet
 
@@ -134,8 +151,9 @@ def build_model(recipe: Training) -> Network:
     resize = nn.Upsample((side, side), mode="bilinear") if side is not None else None
     if arcface is None:
         _calm_head(backbone)
-        return Plain(backbone, resize)
-    return ArcFaceNet(backbone, cast(int, backbone.num_features), arcface, resize)
+        return Plain(backbone, resize, recipe.average_flip)
+    features = cast(int, backbone.num_features)
+    return ArcFaceNet(backbone, features, arcface, resize, recipe.average_flip)
 
 
 def _require_known(architecture: str) -> None:

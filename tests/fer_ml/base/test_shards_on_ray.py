@@ -14,6 +14,9 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.shards import map_shards
 from fer_ml.images.pixels import encode_png
 from fer_ml.manifests.near import near_groups
+from fer_ml.manifests.schema import read_manifest
+from fer_ml.packed import packing
+from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.storage.artifact import Artifact
 from fer_ml.storage.store import Store
 from fer_ml.validation.report import validate_file
@@ -152,6 +155,21 @@ def test_a_manifest_and_its_validation_are_the_same_though_a_machine_is_killed(
         name: held.sha256 for name, held in here.record.files.items()
     }
     assert here.record.summary["rows"] == FACES - 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_packed_faces_have_the_same_bytes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, spec = read_manifest(clean(raw, tmp_path).file("s.csv")), Preprocess(size=16)
+    root = Store(tmp_path, "test").root
+    monkeypatch.setattr(packing, "PARALLEL_FROM", 1)
+    monkeypatch.setattr(packing, "_BYTES_AT_ONCE", 20 * 3 * spec.packed_size**2)
+    there = packing.packed_faces(frame, root, spec, tmp_path / "there")
+    monkeypatch.setenv("FER_ENGINE", "local")
+    here = packing.packed_faces(frame, root, spec, tmp_path / "here")
+    assert [file.name for file in there] == [file.name for file in here]
+    assert [file.read_bytes() for file in there] == [file.read_bytes() for file in here]
 
 
 @pytest.mark.fault(

@@ -72,14 +72,16 @@ def test_onnx_equals_torch_for_any_batch(checkpoint: Checkpoint, folder: Path, n
     assert parity(lambda x: checkpoint.network()(x).numpy(), folder, faces) < 1e-5
 
 
-def test_a_network_that_resizes_is_exported_with_that_and_traced_apart(tmp_path: Path) -> None:
+def test_what_a_network_does_without_weights_is_exported_and_traced_apart(tmp_path: Path) -> None:
     """Weights are alike in name and shape, so that nothing else tells the two graphs apart."""
     images = np.random.default_rng(3).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     faces = FaceSet(images, np.zeros(2, np.int64), ("x",) * 2, SPEC)
     weights, exporter = build_model(RECIPE).state_dict(), Exporter()
-    for side in (None, 48):
-        held = Checkpoint(weights, replace(RECIPE, network_size=side), SPEC, CLASSES, 0)
-        folder, network = tmp_path / str(side), held.network()
+    ways = ({}, {"network_size": 48}, {"average_flip": True})
+    answers = []
+    for number, how in enumerate(ways):
+        held = Checkpoint(weights, replace(RECIPE, **how), SPEC, CLASSES, 0)
+        folder, network = tmp_path / str(number), held.network()
         folder.mkdir()
         exporter.write(held, folder / MODEL_FILE)
         with torch.inference_mode():
@@ -88,6 +90,8 @@ def test_a_network_that_resizes_is_exported_with_that_and_traced_apart(tmp_path:
         session = onnxruntime.InferenceSession(folder / MODEL_FILE)
         (given,) = session.run(None, {name: to_input(faces.images, SPEC).numpy()})
         np.testing.assert_allclose(given, wanted, atol=1e-5)
+        answers.append(given)
+    assert all(np.abs(given - answers[0]).max() > 1e-3 for given in answers[1:])
 
 
 def test_parity_sees_another_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:

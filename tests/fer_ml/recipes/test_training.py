@@ -37,7 +37,7 @@ def test_every_recipe_survives_json(name: str) -> None:
 
 def test_a_record_of_before_equals_one_of_today() -> None:
     """Fields that came later are in a record only where they are used."""
-    later = ("precise_bn", "zero_init_residual", "init_package", "network_size")
+    later = ("precise_bn", "zero_init_residual", "init_package", "network_size", "average_flip")
     nested = replace(BASE, init="previous", first_stage=BASE)
     for training in (BASE, nested):
         held = training.recorded()

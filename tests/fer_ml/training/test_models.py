@@ -330,3 +330,23 @@ def test_a_network_that_resizes_sees_what_the_backbone_sees_at_that_side(recipe:
     with torch.no_grad():
         assert torch.equal(larger.eval()(images), plain.eval()(seen))
         assert not torch.equal(larger(images), plain(images))
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, ARC])
+def test_a_network_that_averages_flips_answers_alike_to_both_in_inference_alone(
+    recipe: Training,
+) -> None:
+    plain, mean = network(recipe), network(replace(recipe, average_flip=True))
+    mean.load_state_dict(plain.state_dict())
+    images = torch.rand(3, 3, 32, 32)
+    mirrored = torch.from_numpy(np.ascontiguousarray(images.numpy()[..., ::-1]))
+    with torch.no_grad():
+        given = mean.eval()(images)
+        torch.testing.assert_close(given, (plain.eval()(images) + plain(mirrored)) / 2)
+        torch.testing.assert_close(given, mean(mirrored))
+        assert not torch.equal(given, plain(images))
+        trained = []
+        for each in (plain, mean):
+            torch.manual_seed(0)  # Dropout draws the same.
+            trained.append(each.train()(images))
+        assert torch.equal(*trained)
