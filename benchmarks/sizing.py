@@ -2,8 +2,8 @@
 
 python benchmarks/sizing.py MEASUREMENTS [--rows 1000000000] [--memory-gib 16] [--docs FILE]
 
-MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage grows by the exponent between the
-two largest numbers of rows that it was measured at; far above them that is an extrapolation.
+MEASUREMENTS is the ``measurements.json`` of ``fer bench``. A stage grows by the exponent between
+the two largest numbers of rows that it was measured at; far above that is an extrapolation.
 ``--docs`` writes the tables into the section ``sizing`` of that page.
 """
 
@@ -101,7 +101,8 @@ def tables(figures: Figures, rows: float, memory_gib: float) -> Iterator[str]:
         "that its line names:"
     )
     yield ""
-    yield f"| stage | measured at | hours | memory | rows in {memory_gib:g} GiB | exponent of time |"
+    within = f"rows in {memory_gib:g} GiB"
+    yield f"| stage | measured at | hours | memory | {within} | exponent of time |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for stage in stages(figures):
         held, fits = "see judge", "see judge"

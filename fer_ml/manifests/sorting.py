@@ -36,9 +36,13 @@ def sorted_parts(
     cuts = keys.gather_every(at_once // step).unique(maintain_order=True)[1:]
     for low, high in itertools.pairwise([None, *cuts, None]):
         # No name holds a range while the next one is read.
-        yield pl.concat(
-            _between(_file(folder, run), mark, low, high) for run, mark in enumerate(marks)
-        ).sort(by, maintain_order=True).drop("key")
+        yield (
+            pl.concat(
+                _between(_file(folder, run), mark, low, high) for run, mark in enumerate(marks)
+            )
+            .sort(by, maintain_order=True)
+            .drop("key")
+        )
 
 
 def _write(run: pl.DataFrame, file: Path, step: int) -> pl.DataFrame:

@@ -1,9 +1,8 @@
 """The student beside another model: which faces, by whose labels, and what the page says."""
 
 import hashlib
-import importlib.util
-import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,18 +16,11 @@ from fer_ml.manifests.schema import SCHEMA
 from tests.fer_ml.bundles.tiny_tflite import ORDER, tflite
 from tests.refusals import refused
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/peer_faces.py"
-
 
 @pytest.fixture(scope="module")
-def peer_faces() -> ModuleType:
+def peer_faces(script: Callable[[str], ModuleType]) -> ModuleType:
     """``benchmarks/peer_faces.py``."""
-    spec = importlib.util.spec_from_file_location("peer_faces", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peer_faces"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script("peer_faces")
 
 
 def faces() -> pl.DataFrame:
