@@ -1,10 +1,10 @@
 """How the data stages that decode next to nothing grow with the rows: time, memory, exponent.
 
-python benchmarks/growth.py [--rows 466284 4662840 46628400] [--work DIR] [--json FILE]
+python benchmarks/growth.py [--rows 46628 466284 4662840] [--work DIR] [--json FILE]
 
 The rows are synthetic: seven sources in the shares of the interim report, each row a photo of its
 own, one in fifty also in another source. Which faces are near-identical is given; that search has
-its own benchmark (near_duplicates.py). The largest number takes half an hour and 40 GB of disk.
+its own benchmark (near_duplicates.py). 46,628,400 rows take half an hour and 40 GB of disk.
 
 - ``unify``: seven manifests become one, with groups, splits, twins and reports;
 - ``curate``: the unified manifest becomes ``hq_train``, and a hundred faces
@@ -243,7 +243,7 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[466_284, 4_662_840, 46_628_400])
+    parser.add_argument("--rows", type=int, nargs="+", default=[46_628, 466_284, 4_662_840])
     parser.add_argument("--work", type=Path)
     json_option(parser)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
