@@ -1,10 +1,12 @@
 """How the data stages that decode next to nothing grow with the rows: time, memory, exponent.
 
 python benchmarks/growth.py [--rows 46628 466284 4662840] [--work DIR] [--json FILE]
+                            [--docs FILE]
 
 The rows are synthetic: seven sources in the shares of the interim report, each row a photo of its
 own, one in fifty also in another source. Which faces are near-identical is given; that search has
-its own benchmark (near_duplicates.py). 46,628,400 rows take half an hour and 40 GB of disk.
+its own benchmark (near_duplicates.py). 46,628,400 rows take half an hour and 40 GB of disk;
+``--docs`` writes the table into the section ``growth`` of that page.
 
 - ``unify``: seven manifests become one, with groups, splits, twins and reports;
 - ``curate``: the unified manifest becomes ``hq_train``, and a hundred faces
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,15 @@ from fer_assets.stage import Given, Stage
 from fer_assets.stages import classification_manifest, curated_manifest
 from fer_ml.base.buckets import scratch
 from fer_ml.base.labels import CLASSES
-from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.figures.measurements import (
+    Benchmark,
+    Figure,
+    json_option,
+    machine,
+    publish,
+    table,
+    write_part,
+)
 from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests import groups
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
@@ -153,10 +164,10 @@ def _judge(store: Store) -> None:
     csv, rows = held.file(manifest_file(UNIFIED)), held.record.summary["rows"]
 
     def parts() -> Iterator[tuple[Table, pl.DataFrame]]:
-        for table in table_parts(csv):
+        for part in table_parts(csv):
             yield (
-                table,
-                table.frame.select(
+                part,
+                part.frame.select(
                     pl.lit("ok").alias("state"),
                     pl.lit(None, pl.String).alias("detail"),
                     pl.lit("PNG").alias("format"),
@@ -245,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[46_628, 466_284, 4_662_840])
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--docs", type=Path)
     json_option(parser)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -252,15 +264,22 @@ def main() -> None:
         one(given.one[0], Path(given.one[1]), int(given.one[2]))
         return
     measured = {rows: measure(rows, given.work) for rows in given.rows}
-    publish(
-        Benchmark(
-            title="Growth of the data stages",
-            data=f"Synthetic rows, {', '.join(f'{rows:,}' for rows in given.rows)}; a "
-            "hundred faces of each source are decoded, and which are near-identical is given.",
-            figures=tuple(figures(given.rows, measured)),
-        ),
-        given.json,
+    benchmark = Benchmark(
+        title="Growth of the data stages",
+        data=f"Synthetic rows, {', '.join(f'{rows:,}' for rows in given.rows)}; a "
+        "hundred faces of each source are decoded, and which are near-identical is given.",
+        figures=tuple(figures(given.rows, measured)),
     )
+    publish(benchmark, given.json)
+    if given.docs:
+        facts, rows = machine(), " ".join(map(str, given.rows))
+        head = [
+            f"`python benchmarks/growth.py --rows {rows} --docs docs/performance.md`, on "
+            f"{datetime.now(UTC):%d %B %Y}: {facts['processor']}, {facts['cores']} cores. "
+            f"{benchmark.data}",
+            "",
+        ]
+        write_part(given.docs, "growth", "\n".join([*head, *table(benchmark), ""]))
 
 
 if __name__ == "__main__":

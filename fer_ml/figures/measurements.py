@@ -111,7 +111,7 @@ def json_option(parser: argparse.ArgumentParser) -> None:
 
 def publish(benchmark: Benchmark, file: Path | None) -> None:
     """Print the figures as a table, and write them to ``file`` if given."""
-    print("\n".join(_table(benchmark)))
+    print("\n".join(table(benchmark)))
     if file is not None:
         write_json(file, benchmark.model_dump())
 
@@ -142,7 +142,7 @@ def page(measurements: Measurements) -> str:
             "",
             f"`{run.command}`, {run.seconds:.0f} s. {run.benchmark.data}",
             "",
-            *_table(run.benchmark),
+            *table(run.benchmark),
         ]
     return "\n".join(lines) + "\n"
 
@@ -174,7 +174,8 @@ def _missed(missed: list[tuple[str, Figure]]) -> list[str]:
     return [*head, *rows]
 
 
-def _table(benchmark: Benchmark) -> list[str]:
+def table(benchmark: Benchmark) -> list[str]:
+    """Return the lines of a table of the figures, with their notes below it."""
     lines = ["| figure | of | target | measured | range |", "| --- | --- | --- | ---: | --- |"]
     notes: list[str] = []
     for figure in benchmark.figures:
