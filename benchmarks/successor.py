@@ -1,12 +1,17 @@
 """Is a new student better than the one that ships? On val, where choices are made.
 
-python benchmarks/successor.py --home FOLDER [--ships FOLDER] [--docs FILE]
+python benchmarks/successor.py --home FOLDER --before FOLDER [--ships FOLDER] [--docs FILE]
 
-FOLDER is the artifact root of a finished run (``outputs/ferplus_best``). Its selected student, in
-the precision that ships, and the one that ships now are measured on the same faces of val, which
+``--home`` is the artifact root of a finished run (``outputs/ferplus_best``). Its selected student,
+in the precision that ships, and the one that ships now are measured on the same faces of val, which
 both annotators label: by FER+'s majority, corrupted as by a camera, and by FER2013's label. The new
 one is better if the means of its three macro-F1 and of its three accuracies are higher, and no
 macro-F1 is lower by an interval below zero. No test face is read. Exit code 1: the old one stays.
+
+``--before`` is the artifact root of the run that trained the one that ships: its split may be
+another one, and faces whose group it trained on are left out. Only the training manifest that the
+card names by its hash is read of it. Where the run is gone, ``fer materialize --select manifests``
+makes it again, in a checkout of the commit of that time.
 """
 
 import argparse
@@ -19,6 +24,7 @@ import polars as pl
 from choices import HQ, SETS, Measured, measured_on
 
 from demo_app.shipped import SHIPPED
+from fer_ml.base.errors import FerError
 from fer_ml.bundles.bundle import Bundle, load_bundle
 from fer_ml.figures.measurements import write_part
 from fer_ml.manifests.curation import UNIFIED, manifest_file
@@ -30,14 +36,37 @@ BATCH = 64
 METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy", "ece": "ECE"}
 
 
-def val_of(home: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rows of val that have a label in FER2013 too, and FER2013's rows."""
+def trained_on(before: Path, ships: Bundle) -> pl.Series:
+    """Return the ``sample_id`` of the faces that the student ``ships`` was trained on."""
+    inputs = {each["asset"]: each["sha256"] for each in ships.card.lineage.get("inputs", ())}
+    wanted = inputs.get(HQ, "unknown")
+    held = Store(before, before.name).find(HQ, None, wanted)
+    if held is None or held.damage():
+        raise FerError(
+            f"the run has not the {HQ} that {ships.card.name} was trained on",
+            code="asset-not-made",
+            where=before,
+            allowed=f"sha256 {wanted}",
+            fix="make it in a checkout of the commit of that time: fer materialize",
+        )
+    rows = pl.read_csv(held.file(manifest_file(HQ)), columns=["sample_id", "split"])
+    return rows.filter(pl.col("split") == "train")["sample_id"]
+
+
+def val_of(home: Path, seen: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Return the rows of val that have a label in FER2013 too, and FER2013's rows.
+
+    Rows of a group with a face among ``seen`` are left out; their number comes last.
+    """
     store = Store(home, home.name)
     rows = read_manifest(store.verified(HQ).file(manifest_file(HQ)))
     unified = read_manifest(store.verified(UNIFIED).file(manifest_file(UNIFIED)))
     other = unified.filter(pl.col("source") == "fer2013").unique("sample_id", keep="first")
     val = rows.filter(pl.col("split") == "val", pl.col("twin_in").is_null())
-    return val.filter(pl.col("sample_id").is_in(other["sample_id"].implode())), other
+    val = val.filter(pl.col("sample_id").is_in(other["sample_id"].implode()))
+    known = val.filter(pl.col("sample_id").is_in(seen.implode()))["group_id"]
+    unseen = val.filter(~pl.col("group_id").is_in(known.implode()))
+    return unseen, other, val.height - unseen.height
 
 
 def sums_of(bundle: Bundle, asked: Measured) -> dict[str, np.ndarray]:
@@ -64,10 +93,11 @@ def is_better(gaps: dict[str, dict[str, Difference]]) -> bool:
     return all(higher) and all(gap["macro_f1"].high >= 0 for gap in gaps.values())
 
 
-def page(home: Path, ships: Path) -> tuple[str, bool]:
+def page(home: Path, before: Path, ships: Path) -> tuple[str, bool]:
     """Return the table of both students, and whether the new one is better."""
     new = Store(home, home.name).verified("small_bundles").file("fp16/card.json").parent
-    bundles, (rows, other) = (load_bundle(new), load_bundle(ships)), val_of(home)
+    bundles = load_bundle(new), load_bundle(ships)
+    rows, other, left_out = val_of(home, trained_on(before, bundles[1]))
     with tempfile.TemporaryDirectory() as place:
         sums = [
             sums_of(each, measured_on(rows, other, home, Path(place), each.card.preprocess))
@@ -75,8 +105,10 @@ def page(home: Path, ships: Path) -> tuple[str, bool]:
         ]
     one, two = (f"{each.card.name} of {each.card.profile}" for each in bundles)
     lines = [
-        f"`python benchmarks/successor.py --home outputs/{home.name} --docs docs/results.md`",
-        f"compares {one}, the new one, with {two}, which ships. In brackets: paired 95% intervals.",
+        f"`python benchmarks/successor.py --home outputs/{home.name} --before FOLDER --docs "
+        f"docs/results.md` compares {one}, the new one, with {two}, which ships. In brackets: "
+        f"paired 95% intervals. {left_out} faces of val are left out, since the one that ships was "
+        "trained on faces of their groups.",
         "",
         f"| faces of val (n = {rows.height:,}) | "
         + " | ".join(f"{name}, new | ships | difference" for name in METRICS.values())
@@ -100,10 +132,11 @@ def page(home: Path, ships: Path) -> tuple[str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--before", type=Path, required=True)
     parser.add_argument("--ships", type=Path, default=SHIPPED)
     parser.add_argument("--docs", type=Path)
     given = parser.parse_args()
-    text, better = page(given.home, given.ships)
+    text, better = page(given.home, given.before, given.ships)
     print(text)
     if given.docs:
         write_part(given.docs, "successor", text)
