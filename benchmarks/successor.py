@@ -106,12 +106,12 @@ def page(home: Path, before: Path, ships: Path) -> tuple[str, bool]:
     one, two = (f"{each.card.name} of {each.card.profile}" for each in bundles)
     lines = [
         f"`python benchmarks/successor.py --home outputs/{home.name} --before FOLDER --docs "
-        f"docs/results.md` compares {one}, the new one, with {two}, which ships. In brackets: "
-        f"paired 95% intervals. {left_out} faces of val are left out, since the one that ships was "
-        "trained on faces of their groups.",
+        f"docs/results.md` compares {one}, the new one, with {two}, which ships until then. In "
+        f"brackets: paired 95% intervals. {left_out} faces of val are left out, since the old one "
+        "was trained on faces of their groups.",
         "",
         f"| faces of val (n = {rows.height:,}) | "
-        + " | ".join(f"{name}, new | ships | difference" for name in METRICS.values())
+        + " | ".join(f"{name}, new | old | difference" for name in METRICS.values())
         + " |",
         f"| --- |{' ---: | ---: | --- |' * len(METRICS)}",
     ]
@@ -125,7 +125,7 @@ def page(home: Path, before: Path, ships: Path) -> tuple[str, bool]:
             cells.append(f"{a:.3f} | {b:.3f} | {shown}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     better = is_better(gaps)
-    lines += ["", f"So the {'new one ships' if better else 'one that ships stays'}."]
+    lines += ["", f"So the {'new one ships' if better else 'old one stays'}."]
     return "\n".join(lines) + "\n", better
 
 
