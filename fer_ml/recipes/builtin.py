@@ -279,7 +279,7 @@ def ferplus_best(seed: int = SEED) -> Profile:
     from FER2013's label as ten more, and the students alone see faces as a camera gives them: of
     these, ``benchmarks/choices.py`` measured the votes and the teacher's augmentation. The faces of
     FER+'s validation part are a separate evaluation set, as are those on which both sources agree.
-    A run takes about two hours on two processor cores.
+    A run takes about two and a half hours on two processor cores.
     """
     base = ferplus(seed)
     ce = replace(base.students["ce"], targets="votes", epochs=12, batch_size=128)
