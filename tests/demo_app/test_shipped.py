@@ -13,6 +13,7 @@ from demo_app.shipped import SHIPPED
 from fer_ml.bundles.bundle import MODEL_FILE, load_bundle
 from fer_ml.bundles.model_card import as_markdown
 from fer_ml.bundles.provenance import CHAIN_FILE, verify_chain
+from fer_ml.recipes.builtin import ferplus_best
 from fer_ml.recipes.preprocess import FRAMES
 
 LIMIT_BYTES = 9_000_000
@@ -43,9 +44,8 @@ def test_its_card_says_data_licence_use_and_misuse() -> None:
 
 
 def test_it_is_served_as_it_was_trained() -> None:
-    """Its card is older than the frame: FER's crops are grey squares, with 8 x 8 tiles."""
     card = load_bundle(SHIPPED).card
-    assert card.preprocess.colour == "grey" and card.preprocess.tiles == 8
+    assert card.preprocess == ferplus_best().preprocess
     assert card.frames == FRAMES
     assert hashlib.sha256((SHIPPED / "card.json").read_bytes()).hexdigest() == (
         load_bundle(SHIPPED).sha256
@@ -64,6 +64,14 @@ def test_it_answers_with_probabilities() -> None:
     probs = bundle.probabilities(faces)
     assert probs.shape == (3, 7)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_face_and_its_mirror_image_have_one_answer() -> None:
+    bundle = load_bundle(SHIPPED)
+    size = bundle.card.preprocess.size
+    faces = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    mirrored = np.ascontiguousarray(faces[:, :, ::-1])
+    np.testing.assert_allclose(bundle.logits(mirrored), bundle.logits(faces), atol=1e-4)
 
 
 @pytest.mark.real_data
