@@ -13,5 +13,4 @@ def apart(rows: pl.DataFrame) -> pl.DataFrame:
     """
     data = io.BytesIO()
     rows.write_ipc(data)
-    data.seek(0)
-    return pl.read_ipc(data)
+    return pl.read_ipc(io.BytesIO(data.getvalue()))

@@ -14,7 +14,7 @@ from fer_ml.base.errors import FerError
 from fer_ml.bundles.bundle import load_bundle
 from fer_ml.distillation.fusion import Fusion, fuse
 from fer_ml.training.checkpoint import Checkpoint
-from fer_ml.training.models import ArcFaceNet, Classifier, Outputs
+from fer_ml.training.networks import ArcFaceNet, Classifier, Outputs
 from fer_ml.training.views import FaceSet, to_input
 
 #: Normalised images ``[N, 3, S, S]`` to ``logits [N, C]``.
@@ -26,7 +26,8 @@ class ServedHead(Classifier):
     """An ArcFace network with only the head that answers, so that its graph has no choice."""
 
     def __init__(self, network: ArcFaceNet) -> None:
-        super().__init__(None, network.average_flip)
+        super().__init__()
+        self.average_flip = network.average_flip
         self.network = network
         self.arc = bool(network.arc_in_use)
 

@@ -15,7 +15,8 @@ from fer_ml.base.versions import OtherVersion, upgraded
 from fer_ml.recipes.preprocess import Preprocess, read_preprocess
 from fer_ml.recipes.training import Training, read_recipe
 from fer_ml.training.archive import first_line, read_archive
-from fer_ml.training.models import Network, State, fitted
+from fer_ml.training.models import State, fitted
+from fer_ml.training.networks import Network
 
 CHECKPOINT_FILE = "best.pt"
 WEIGHTS_FILE = "best.safetensors"

@@ -18,7 +18,8 @@ from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import CE, ArcFace, Training
 from fer_ml.training.archive import read_archive
 from fer_ml.training.checkpoint import Checkpoint, save_checkpoint
-from fer_ml.training.models import ArcFaceNet, Network, State, fitted, shape_of
+from fer_ml.training.models import State, fitted, shape_of
+from fer_ml.training.networks import ArcFaceNet, Network
 
 #: Where programs keep the weights in what they save.
 KEYS = ("model", "state_dict", "model_state_dict")

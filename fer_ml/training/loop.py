@@ -24,7 +24,8 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.base.processor import free_threads
 from fer_ml.metrics.classification import classification_metrics
 from fer_ml.recipes.training import ArcFace, Training
-from fer_ml.training.models import Network, State, freeze_statistics, tuned
+from fer_ml.training.models import State, freeze_statistics, tuned
+from fer_ml.training.networks import Network
 from fer_ml.training.optimiser import learning_rate, make_optimiser
 from fer_ml.training.precision import TYPES, emulation_factor, is_emulated, precision_of
 from fer_ml.training.prediction import PREDICT_ROWS, predict

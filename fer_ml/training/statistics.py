@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from fer_ml.training.models import Network
+from fer_ml.training.networks import Network
 
 #: Training faces that are answered both ways after each epoch.
 COMPARED_ROWS = 128

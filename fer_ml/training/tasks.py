@@ -29,7 +29,7 @@ from fer_ml.training.losses import (
     logit_adjusted,
     std_kd_rows,
 )
-from fer_ml.training.models import ArcFaceNet, Network, Outputs
+from fer_ml.training.networks import ArcFaceNet, Network, Outputs
 
 Parts = dict[str, torch.Tensor]
 

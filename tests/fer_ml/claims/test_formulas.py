@@ -15,7 +15,7 @@ from fer_ml.base.labels import CLASSES
 from fer_ml.claims.formulas import FORMULAS, HIGHEST, _drawn, differs, parse
 from fer_ml.recipes.training import CE, DIST, DKD, KD, Negative, StandardizedKD, Task, Training
 from fer_ml.training.losses import arcface_logits
-from fer_ml.training.models import Outputs
+from fer_ml.training.networks import Outputs
 from fer_ml.training.tasks import Batch, Objective
 
 N, C, T = 6, len(CLASSES), 2.5

@@ -19,7 +19,8 @@ from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import DIST, KD, ArcFace, Imbalance, Locality, Prototype, Training
 from fer_ml.training import loop
 from fer_ml.training.loop import Place, Trained, train
-from fer_ml.training.models import Outputs, Plain, build_model, weights_hash
+from fer_ml.training.models import build_model, weights_hash
+from fer_ml.training.networks import Outputs, Plain
 from fer_ml.training.prediction import predict
 from fer_ml.training.ranks import Ranks
 from fer_ml.training.tasks import Batch, Objective

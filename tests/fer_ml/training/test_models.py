@@ -17,14 +17,8 @@ from sklearn.datasets import load_sample_image
 
 from fer_ml.base.reading import sha256_file
 from fer_ml.recipes.training import CE, ArcFace, Training
-from fer_ml.training.models import (
-    Network,
-    Plain,
-    build_model,
-    first_weights,
-    tuned,
-    weights_hash,
-)
+from fer_ml.training.models import build_model, first_weights, tuned, weights_hash
+from fer_ml.training.networks import Network, Plain
 from tests.refusals import refused
 
 RECIPE = Training(architecture="test_resnet", task=CE(), init="none", epochs=1)

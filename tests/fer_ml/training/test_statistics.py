@@ -12,7 +12,8 @@ from fer_ml.recipes.preprocess import Preprocess
 from fer_ml.recipes.training import Training
 from fer_ml.runs.gates import _inference_fits
 from fer_ml.training.loop import train
-from fer_ml.training.models import Network, build_model, weights_hash
+from fer_ml.training.models import build_model, weights_hash
+from fer_ml.training.networks import Network
 from fer_ml.training.prediction import predict
 from fer_ml.training.statistics import (
     GAP_LIMIT,

@@ -20,7 +20,7 @@ from fer_ml.recipes.training import (
     Training,
 )
 from fer_ml.training.losses import arcface_logits, dkd_rows
-from fer_ml.training.models import ArcFaceNet, Outputs, Plain
+from fer_ml.training.networks import ArcFaceNet, Outputs, Plain
 from fer_ml.training.tasks import Batch, Objective, margin_at
 from tests.refusals import refused
 
