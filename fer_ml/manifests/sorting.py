@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fer_ml.base.frames import apart
 from fer_ml.base.reading import regular
 
 #: Rows in memory, of some 500 bytes each.
@@ -48,7 +49,7 @@ def sorted_parts(
 def _write(run: pl.DataFrame, file: Path, step: int) -> pl.DataFrame:
     """Write a sorted run; return the ``key`` and ``row`` of every ``step``-th of its rows."""
     run.write_ipc(file, compression="lz4", record_batch_size=step)
-    return run.select("key", row=pl.int_range(pl.len())).gather_every(step)
+    return apart(run.select("key", row=pl.int_range(pl.len())).gather_every(step))
 
 
 def _runs(parts: Iterable[pl.DataFrame], at_once: int) -> Iterator[tuple[pl.DataFrame, bool]]:
