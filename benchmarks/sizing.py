@@ -26,11 +26,11 @@ NETWORKS = {"mobilenetv3_large_100": 16, "resnet18": 16, "convnext_tiny": 8}
 
 @dataclass(frozen=True)
 class Stage:
-    """``seconds`` by number of rows, two at least, and bytes per row (0: that of another stage)."""
+    """``seconds`` by number of rows, two at least, and bytes per row (None: those of judge)."""
 
     name: str
     seconds: dict[int, float]
-    bytes_a_row: float
+    bytes_a_row: float | None
 
     @property
     def largest(self) -> int:
@@ -79,7 +79,7 @@ def stages(figures: Figures) -> Iterator[Stage]:
     look = figures.of("Validating a manifest", "the same in full, in seconds", "s")
     # Measured at one number; each image is looked at once, so it is taken as linear.
     looked = {LOOKED_AT // 10: look / 10, LOOKED_AT: look}
-    yield Stage("look at every image (48 px), and judge", looked, 0)
+    yield Stage("look at every image (48 px), and judge", looked, None)
     growth = "Growth of the data stages"
     for name in (
         "unify: groups, splits, twins, csv",
@@ -106,9 +106,10 @@ def tables(figures: Figures, rows: float, memory_gib: float) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for stage in stages(figures):
         held, fits = "see judge", "see judge"
-        if stage.bytes_a_row:
-            held = f"{rows * stage.bytes_a_row / 2**30:,.0f} GiB"
-            fits = f"{memory_gib * 2**30 / stage.bytes_a_row / 1e6:,.0f} million"
+        if stage.bytes_a_row is not None:
+            held = f"{rows * stage.bytes_a_row / 2**30:,.0f} GiB more"
+            most = memory_gib * 2**30 / stage.bytes_a_row / 1e6 if stage.bytes_a_row else None
+            fits = "any number" if most is None else f"{most:,.0f} million"
         figures_of = f"{stage.largest:,} | {stage.hours(rows):,.1f} | {held} | {fits}"
         yield f"| {stage.name} | {figures_of} | {stage.exponent:.2f} |"
     yield ""

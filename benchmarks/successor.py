@@ -62,6 +62,13 @@ def val_of(home: Path, seen: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, int
     rows = read_manifest(store.verified(HQ).file(manifest_file(HQ)))
     unified = read_manifest(store.verified(UNIFIED).file(manifest_file(UNIFIED)))
     other = unified.filter(pl.col("source") == "fer2013").unique("sample_id", keep="first")
+    if not rows["sample_id"].is_in(seen.implode()).any():
+        raise FerError(
+            "the runs name no face alike, so which ones the old student knew cannot be told",
+            code="other-sample-ids",
+            where=home,
+            fix="make both runs of the same sources, with identities of one kind",
+        )
     val = rows.filter(pl.col("split") == "val", pl.col("twin_in").is_null())
     val = val.filter(pl.col("sample_id").is_in(other["sample_id"].implode()))
     known = val.filter(pl.col("sample_id").is_in(seen.implode()))["group_id"]

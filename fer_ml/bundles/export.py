@@ -62,8 +62,8 @@ class Exporter:
         recipe = checkpoint.recipe
         # Which head answers is decided while tracing.
         head = (getattr(network, "arc", None), getattr(recipe.task, "scale", None))
-        sides = (recipe.stem_stride, recipe.network_size, recipe.average_flip, size)
-        structure = (recipe.architecture, *sides, shapes, head)
+        plain = (recipe.stem_stride, recipe.network_size, recipe.average_flip, size)
+        structure = (recipe.architecture, *plain, shapes, head)
         if structure not in self._traced:
             self._traced[structure] = _trace(network, size)
         traced = self._traced[structure]
