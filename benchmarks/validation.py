@@ -3,8 +3,8 @@
 python benchmarks/validation.py [--rows 466284] [--data DIR] [--work DIR] [--rounds 3] [--json FILE]
 
 Writes ``--rows`` files, each with pixels of its own, into 100 folders: real faces (48x48 PNGs below
-``--data``) or, without any, drawn ones, each shifted cyclically for its copies. Then, in the same
-run and over the same files:
+``--data``) or, without any, drawn ones, and blends of two of them. Then, in the same run and over
+the same files:
 
 - the floor: read and decode every file, in as many processes as there are processors, no more;
 - ``fer validate`` in full: every row judged by every rule, every image decoded, hashed and
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -35,26 +35,42 @@ from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
 
 FOLDERS = 100
 CHUNK = 1000
+#: Shares of a blend's two faces, whose squares sum to 1, and how far apart the faces lie.
+FIRST, SECOND, STRIDE = 0.8, 0.6, 101
 SPLITS = ("train", "train", "train", "train", "train", "train", "train", "train", "val", "test")
 
 
-def shifted(base: list[np.ndarray], index: int) -> np.ndarray:
-    """Return face ``index``; each later pass through ``base`` is shifted, so none repeats."""
-    step, which = divmod(index, len(base))
-    return np.roll(base[which], (6 * (step // 8), 6 * (step % 8)), axis=(0, 1))
+def blends(base: list[np.ndarray]) -> Callable[[int], np.ndarray]:
+    """Return a function of a number that gives a face of its own: of ``base``, then blends of two.
+
+    What both faces share, the average face, is in a blend once, so that it is no nearer to others
+    than a face is; shifted copies would all be near copies.
+    """
+    faces = np.array([cv2.resize(face, (48, 48)) for face in base], np.float32)
+    average = faces.mean(0)
+    faces -= average
+
+    def face(index: int) -> np.ndarray:
+        step, which = divmod(index, len(faces))
+        if not step:
+            return base[which]
+        both = FIRST * faces[which] + SECOND * faces[(which + STRIDE * step) % len(faces)]
+        return np.clip(np.rint(average + both), 0, 255).astype(np.uint8)
+
+    return face
 
 
 def write_files(folder: Path, rows: int, data: Path | None) -> Path:
     """Write ``rows`` PNGs in 100 folders and their manifest; return the manifest."""
     base = [face for face in faces_of(data, min(rows, DRAWN)) if face.std() > 0]
-    names = []
+    face, names = blends(base), []
     for index in range(rows):
         name = f"{index % FOLDERS:02d}/{index:07d}.png"
         path = folder / name
         if index < FOLDERS:
             path.parent.mkdir(parents=True, exist_ok=True)
         # Stored, not compressed, as the real files are.
-        png = cv2.imencode(".png", shifted(base, index), [cv2.IMWRITE_PNG_COMPRESSION, 0])[1]
+        png = cv2.imencode(".png", face(index), [cv2.IMWRITE_PNG_COMPRESSION, 0])[1]
         path.write_bytes(png.tobytes())
         names.append(name)
     manifest = folder.parent / "manifest.csv"
@@ -211,10 +227,10 @@ def main() -> None:
         started = time.perf_counter()
         manifest = write_files(work / "images", given.rows, given.data)
         print(f"{given.rows:,} files written in {time.perf_counter() - started:.0f} s")
-        kind = "real 48x48 faces, shifted" if given.data else "synthetic faces, shifted,"
+        kind = "real 48x48 faces" if given.data else "synthetic faces"
         benchmark = Benchmark(
             title="Validating a manifest",
-            data=f"{given.rows:,} files: {kind} so that each has pixels of its own.",
+            data=f"{given.rows:,} files: {kind} and blends of two, each with pixels of its own.",
             figures=tuple(measure(work / "images", manifest, given.rounds)),
         )
     finally:

@@ -6,7 +6,7 @@ It runs in worker processes over shards of files, so it imports little.
 import errno
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,27 +81,6 @@ class Looks:
     details: dict[int, str]
     face: bytes
     brightness: np.ndarray
-
-
-def join_looks(parts: Sequence[Looks]) -> Looks:
-    """Join the results of several shards, as if they had been one shard."""
-    starts = np.cumsum([0, *(len(part.state) for part in parts)])
-    shifted = list(zip(starts, parts, strict=False))
-    return Looks(
-        file=np.concatenate([part.file + start for start, part in shifted]),
-        key=np.concatenate([part.key for part in parts]),
-        state=np.concatenate([part.state for part in parts]),
-        format=np.concatenate([part.format for part in parts]),
-        size=np.concatenate([part.size for part in parts]),
-        photo=b"".join(part.photo for part in parts),
-        details={
-            int(start) + index: detail
-            for start, part in shifted
-            for index, detail in part.details.items()
-        },
-        face=b"".join(part.face for part in parts),
-        brightness=np.concatenate([part.brightness for part in parts]),
-    )
 
 
 class _Refused(Exception):

@@ -84,7 +84,7 @@ def clean_source(
     excluded = _notes(_excluded(rows), source)
     rows = _place_inline(rows.filter(pl.col("excluded").is_null()), source, pool_base)
     looks = _look(rows, root, pool_base, cache, since, source)
-    faces = pl.concat([rows, looks.looks], how="horizontal").with_row_index("look")
+    faces = pl.concat([rows, looks.looks()], how="horizontal").with_row_index("look")
     faces, kept_out = _keep_out(faces, purged or {})
     refused.append(kept_out)
     refused.append(_split_fault(faces.filter(_look_fault().is_not_null()), _look_fault()))
@@ -331,7 +331,14 @@ def _look(
             fix="give all rows of the source in one way",
         )
     names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
-    return probe(names, base if inline.any() else root, cache, since=since, label=f"clean {source}")
+    return probe(
+        lambda: [names],
+        base if inline.any() else root,
+        cache,
+        rows=names.height,
+        since=since,
+        label=f"clean {source}",
+    )
 
 
 def _keep_out(faces: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,16 +1,15 @@
 """Inspect the image behind every row of a manifest, or reuse the result of an unchanged file.
 
-An inspection is cached by the file's device, inode, size and modification time, so that a file is
-not decoded again under another name, in another manifest or on another day. The cache consists of
-*segments*, one for each probe that decoded something: a parquet table of faces, and their thumbs as
-``[faces, 576] uint8`` beside it. Segments may be deleted at any time.
+An inspection is cached (``segments``) by the file's device, inode, size and modification time, so
+that a file is not decoded again under another name, in another manifest or on another day. A
+manifest is read part by part; of each row only the place of its result stays.
 """
 
 import os
+import tempfile
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,99 +19,148 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from fer_ml.base.files import discard, temporary
-from fer_ml.base.kept import is_kept, keep
-from fer_ml.base.reading import Refused, regular
+from fer_ml.base.buckets import Buckets, buckets_for, scratch
 from fer_ml.base.shards import map_shards
 from fer_ml.images.inspection import (
     FORMAT_NAMES,
     NO_KEY,
     STATES,
-    THUMB_SIZE,
     Looks,
     Shard,
     file_key,
-    join_looks,
     look_at,
 )
 from fer_ml.images.pixels import Box
+from fer_ml.manifests.groups import texts_of
 from fer_ml.manifests.schema import BOX
+from fer_ml.manifests.segments import (
+    KEY_COLUMNS,
+    KEYED,
+    NO_EDGE,
+    RECORD,
+    Segment,
+    SegmentWriter,
+    bucket_of_keys,
+    forget,
+    frame_of,
+    latest,
+    open_segments,
+    place_of,
+    records_at,
+    segment_of,
+    thumbs_at,
+)
 
 SHARD_FILES = 1000
 #: Fewer files are looked at in this process: starting others takes longer.
 PARALLEL_FROM = 3000
-MAX_SEGMENTS = 24
 _NAMES_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 18
 
-KEY = ("device", "inode", "bytes", "mtime_ns")
+Parts = Callable[[], Iterable[pl.DataFrame]]
 _STATE = pl.Enum(STATES)
 _FORMAT = pl.Enum(FORMAT_NAMES)
-#: What is found of a face: of its file, and of itself.
-_FOUND: dict[str, pl.DataType] = {
-    "state": _STATE,
-    "detail": pl.String(),
-    "format": _FORMAT,
-    "image_width": pl.Int32(),
-    "image_height": pl.Int32(),
-    "photo": pl.String(),
-    "face": pl.String(),
-    "brightness": pl.Float64(),
-    "decoded_at": pl.Float64(),
-    "thumb": pl.Int64(),
-    "segment": pl.Int64(),
-}
-#: Seconds after which thumbs without a table are nobody's: a table follows its thumbs at once.
-_LEFT = 86400
-_TABLE: dict[str, pl.DataType] = {
-    **dict.fromkeys((*KEY, *BOX), pl.Int64()),
-    **_FOUND,
-}
+#: What is wrong with a path. A row with such a one has the place -1, -2, ... instead of a result's.
+_FAULTS = ("no path", "NUL in the path", "absolute path", "'..' in the path")
+_NO_PATH, _UNKNOWN = -1, -len(_FAULTS) - 1
 
 
 @dataclass(frozen=True)
 class Probe:
     """The result of inspecting the images of a manifest's rows.
 
-    ``looks`` has one row for each row of the manifest, in its order: ``state`` (of
-    ``look.STATES``), ``detail`` (why it is not ok), ``format``, ``image_width``, ``image_height``,
-    ``photo`` (hash of the whole image), ``face`` (hash of image and box: the expected
-    ``sample_id``), ``brightness`` (mean grey of the face, 0 to 255), ``checked`` ('decoded' now, or
-    'unchanged' since ``decoded_at``, seconds since 1970), and where its thumb is.
+    ``places [rows] int64`` are on disk; what was found is read of the ``segments`` when asked for.
+    ``decoded`` are the numbers of those segments that this probe wrote.
     """
 
-    looks: pl.DataFrame
-    segments: tuple[np.ndarray, ...]
+    places: np.ndarray
+    segments: tuple[Segment, ...]
+    decoded: frozenset[int]
+
+    def looks(self, start: int = 0, count: int | None = None) -> pl.DataFrame:
+        """Return what was found of ``count`` rows from ``start`` on, by default of all.
+
+        Its columns are ``state`` (of ``STATES``), ``detail`` (why it is not ok), ``format``,
+        ``image_width``, ``image_height``, ``photo`` (hash of the whole image), ``face`` (hash of
+        image and box: the expected ``sample_id``), ``brightness`` (mean grey of the face, 0 to
+        255), and ``checked`` ('decoded' now, or 'unchanged' since an earlier look).
+        """
+        places = self._places(start, len(self.places) if count is None else count)
+        records = records_at(self.segments, places)
+        seen = places >= 0
+        state = records["state"].copy()
+        state[~seen] = np.where(places[~seen] == _NO_PATH, _MISSING, _ESCAPES)
+        texts = {name: texts_of(records[name]) for name in ("photo", "face")}
+        ok, shown = pl.Series(state == _OK), pl.Series(seen)
+        width, height = (pl.Series(records["size"][:, side]) for side in (0, 1))
+        unchanged = seen & ~np.isin(segment_of(places), list(self.decoded))
+        return pl.select(
+            state=pl.Series(state).cat.to(_STATE),
+            detail=self._details(places, records),
+            format=pl.when(shown).then(pl.Series(records["format"]).cat.to(_FORMAT)),
+            image_width=pl.when(width > 0).then(width),
+            image_height=pl.when(height > 0).then(height),
+            photo=pl.when(ok).then(texts["photo"]),
+            face=pl.when(ok).then(texts["face"]),
+            brightness=pl.when(shown).then(pl.Series(records["brightness"])),
+            checked=pl.when(pl.Series(unchanged))
+            .then(pl.lit("unchanged"))
+            .otherwise(pl.lit("decoded")),
+        )
+
+    def _places(self, start: int, count: int) -> np.ndarray:
+        return np.array(self.places[start : start + count])
+
+    def _details(self, places: np.ndarray, records: np.ndarray) -> pl.Series:
+        details: list[str | None] = [None] * len(places)
+        for row in np.flatnonzero(records["length"]):
+            details[row] = self.segments[segment_of(places[row])].reason(records[row])
+        for row in np.flatnonzero(places < 0):
+            details[row] = _FAULTS[-places[row] - 1]
+        return pl.Series(details, dtype=pl.String)
+
+    def faces(self) -> Iterator[pl.Series]:
+        """Yield the column ``face`` of ``looks`` for all rows, some at a time."""
+        for start in range(0, len(self.places), _ROWS_AT_ONCE):
+            places = self._places(start, _ROWS_AT_ONCE)
+            records = records_at(self.segments, places)
+            ok = pl.Series((places >= 0) & (records["state"] == _OK))
+            yield pl.select(face=pl.when(ok).then(texts_of(records["face"])))["face"]
 
     def thumbs(self, rows: np.ndarray) -> np.ndarray:
         """Return thumbs ``[len(rows), 576] uint8`` of these rows; black where there is no face."""
-        place = self.looks.select(pl.col("segment").fill_null(-1), pl.col("thumb").fill_null(0))[
-            rows
-        ].to_numpy()
-        return _gather(self.segments, place[:, 0], place[:, 1])
+        return thumbs_at(self.segments, self.places[rows])
 
     def how(self) -> dict[str, Any]:
         """Return counts of how the rows were checked, for reports and receipts."""
-        known = self.looks["decoded_at"].filter(self.looks["checked"] == "unchanged")
-        oldest = known.min()
+        unchanged, oldest = 0, np.inf
+        for start in range(0, len(self.places), _ROWS_AT_ONCE):
+            places = self._places(start, _ROWS_AT_ONCE)
+            known = places[(places >= 0) & ~np.isin(segment_of(places), list(self.decoded))]
+            unchanged += len(known)
+            times = records_at(self.segments, known)["decoded_at"]
+            oldest = min(oldest, times.min(initial=np.inf))
         return {
-            "decoded": self.looks.height - len(known),
-            "unchanged": len(known),
-            "unchanged_since": None if oldest is None else _date(oldest),  # type: ignore[arg-type]
+            "decoded": len(self.places) - unchanged,
+            "unchanged": unchanged,
+            "unchanged_since": _date(oldest) if unchanged else None,
         }
+
+
+_OK, _MISSING, _ESCAPES = (STATES.index(state) for state in ("ok", "missing", "escapes"))
 
 
 def join_probes(parts: Sequence[Probe], rows: Sequence[np.ndarray]) -> Probe:
     """Join probes of disjoint rows of one manifest; ``rows`` are the row numbers of each part."""
-    looks: list[pl.DataFrame] = []
-    segments: list[np.ndarray] = []
+    places = np.empty(sum(map(len, rows)), np.int64)
+    segments: list[Segment] = []
+    decoded = set[int]()
     for part, part_rows in zip(parts, rows, strict=True):
-        looks.append(
-            part.looks.with_columns(
-                pl.Series("row", part_rows, pl.Int64), pl.col("segment") + len(segments)
-            )
-        )
+        theirs = part.places
+        places[part_rows] = np.where(theirs < 0, theirs, place_of(len(segments), theirs))
+        decoded |= {len(segments) + number for number in part.decoded}
         segments += part.segments
-    return Probe(pl.concat(looks).sort("row").drop("row"), tuple(segments))
+    return Probe(places, tuple(segments), frozenset(decoded))
 
 
 def _date(seconds: float) -> str:
@@ -146,212 +194,122 @@ def path_fault(column: str) -> pl.Expr:
 
 
 def probe(
-    frame: pl.DataFrame, root: Path, cache: Path, *, since: float = 0.0, label: str = "decode"
+    parts: Parts, root: Path, cache: Path, *, rows: int, since: float = 0.0, label: str = "decode"
 ) -> Probe:
-    """Inspect the image of every row of ``frame``; no row is sampled out.
+    """Inspect the image of every row of a manifest; no row is sampled out.
 
-    ``frame`` has ``image_path`` (below ``root``) and the box columns; ``cache`` holds the segments.
-    Inspections before ``since`` (s since 1970) do not count: with the current time every file is
-    decoded again.
+    ``parts()`` yields the manifest part by part, each time anew: ``image_path`` (below ``root``)
+    and the box columns of about ``rows`` rows. ``cache`` holds the segments. Inspections before
+    ``since`` (s since 1970) do not count: with the current time every file is decoded again.
     """
-    wanted = frame.select("image_path", *BOX, path_fault("image_path").alias("fault"))
-    rows = wanted.with_row_index("row").filter(pl.col("fault").is_null()).drop("fault")
-    memory = _Memory(cache)
-    known, place = memory.known(rows, root, since)
-    unknown = rows.filter(place.is_null())
-    decoded, decoded_place = memory.decode(unknown, root, label)
-    # What was found is copied once, at the end: most of it is text.
-    found = pl.concat(
-        [
-            known.with_columns(pl.lit("unchanged").alias("checked")),
-            decoded.with_columns(pl.lit("decoded").alias("checked")),
-        ]
-    )
-    at = np.full(wanted.height, -1, np.int64)
-    at[rows["row"].to_numpy()] = place.fill_null(-1).to_numpy()
-    at[unknown["row"].to_numpy()] = decoded_place + known.height
-    places = pl.Series(at).replace(-1, None)
-    looks = found.select(pl.all().gather(places)).with_columns(
-        pl.col("checked").fill_null("decoded")
-    )
-    faults = wanted["fault"]
-    if faults.null_count() < len(faults):
-        refused = pl.when(faults == "no path").then(pl.lit("missing")).otherwise(pl.lit("escapes"))
-        looks = looks.with_columns(
-            pl.when(faults.is_null()).then("state").otherwise(refused.cast(_STATE)).alias("state"),
-            pl.coalesce(faults, "detail").alias("detail"),
-        )
-    return Probe(looks, memory.thumbs())
+    cache.mkdir(parents=True, exist_ok=True)
+    with scratch(cache / "scratch") as folder:
+        segments = open_segments(cache, folder)
+        usable = [segment for segment in segments if segment.written_at >= since]
+        buckets = buckets_for(rows + sum(segment.count for segment in usable))
+        asked = Buckets(folder, "asked", KEYED, buckets)
+        with tempfile.TemporaryFile(dir=cache) as file:
+            height = 0
+            for part in parts():
+                file.write(_first_places(part["image_path"]).tobytes())
+                if usable:
+                    _ask(part, height, root, asked)
+                height += part.height
+            # An empty file cannot be mapped.
+            file.write(np.int64(_UNKNOWN).tobytes())
+            file.flush()
+            places = np.memmap(file, np.int64, "r+", shape=(height + 1,))[:height]
+        if usable:
+            _recognise(places, asked, usable, folder, since)
+        if not (places == _UNKNOWN).any():
+            return Probe(places, tuple(usable), frozenset())
+        new = _decode(parts, places, root, cache, len(usable), label)
+        forget([*segments, new], folder)
+    return Probe(places, (*usable, new), frozenset([len(usable)]))
 
 
-class _Memory:
-    """The segments below ``folder``: cached inspections, one row for each face.
+def _first_places(names: pl.Series) -> np.ndarray:
+    """Return the places of paths that are none, and ``_UNKNOWN`` for all others."""
+    faults = pl.DataFrame({"name": names}).select(path_fault("name")).to_series()
+    codes = {fault: -1 - index for index, fault in enumerate(_FAULTS)}
+    return faults.replace_strict(codes, default=_UNKNOWN, return_dtype=pl.Int64).to_numpy()
 
-    A face is identified by its file's key and its box.
+
+def _ask(part: pl.DataFrame, start: int, root: Path, asked: Buckets) -> None:
+    """Add to ``asked`` what the files of some rows, from ``start`` on, are known by now."""
+    rows = np.flatnonzero(_first_places(part["image_path"]) == _UNKNOWN)
+    part = part[rows]
+    names = part["image_path"]
+    distinct = names.unique(maintain_order=True)
+    keys = _stat(distinct, root)
+    if len(distinct) < len(names):
+        number = pl.DataFrame({"name": distinct}).with_row_index("number")
+        rows_of = names.to_frame("name").join(number, on="name", how="left", maintain_order="left")
+        keys = keys[rows_of["number"].to_numpy()]
+    records = np.empty(len(rows), KEYED)
+    records["key"][:, : keys.shape[1]], records["key"][:, keys.shape[1] :] = keys, _edges(part)
+    records["place"] = rows + start
+    asked.add(records, bucket_of_keys(records["key"], asked.count))
+
+
+def _edges(faces: pl.DataFrame) -> np.ndarray:
+    """Return the boxes of faces ``[n, 4] int64``, with ``NO_EDGE`` where there is none."""
+    return faces.select(pl.col(BOX).fill_null(NO_EDGE)).to_numpy()
+
+
+def _recognise(
+    places: np.ndarray, asked: Buckets, segments: Sequence[Segment], folder: Path, since: float
+) -> None:
+    """Set the places of rows whose file and box were seen since ``since``."""
+    for known, rows in zip(latest(segments, folder, asked.count), asked, strict=True):
+        both = frame_of(rows).join(known, on=KEY_COLUMNS, suffix="_known")
+        found = both["place_known"].to_numpy()
+        recent = records_at(segments, found)["decoded_at"] >= since if since else slice(None)
+        places[both["place"].to_numpy()[recent]] = found[recent]
+
+
+def _decode(
+    parts: Parts, places: np.ndarray, root: Path, cache: Path, number: int, label: str
+) -> Segment:
+    """Inspect the files of the rows without a place now; return them as the segment ``number``."""
+    began, unknown = time.time(), int((places == _UNKNOWN).sum())
+    waiting: deque[tuple[np.ndarray, np.ndarray, np.ndarray]] = deque()
+
+    def shards() -> Iterator[Shard]:
+        start = first = 0
+        for part in parts():
+            rows = np.flatnonzero(places[start : start + part.height] == _UNKNOWN)
+            faces, names, face = _distinct(part.select("image_path", *BOX)[rows])
+            edges, order = _edges(faces), np.argsort(face, kind="stable")
+            for shard, some in _shards(faces, names, root, writer.thumbs, first):
+                low, high = np.searchsorted(face[order], (some.start, some.stop))
+                asking = order[low:high]
+                waiting.append((start + rows[asking], face[asking] - some.start, edges[some]))
+                yield shard
+            start, first = start + part.height, first + faces.height
+
+    with SegmentWriter(cache) as writer, tqdm(total=unknown, desc=label, disable=None) as progress:
+        workers = 1 if unknown < PARALLEL_FROM else None
+        for looks in map_shards(look_at, shards(), workers=workers):
+            rows, face, edges = waiting.popleft()
+            places[rows] = place_of(number, writer.count + face)
+            writer.add(_records(looks, edges, began), _reasons(looks))
+            progress.update(len(rows))
+        return writer.keep()
+
+
+def _distinct(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, np.ndarray]:
+    """Return the distinct faces (``file`` and box), the files' names, and each row's face.
+
+    They are sorted by name, so that files of one folder are read together.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._names: list[Path] = []
-        self._tables: list[pl.DataFrame] = []
-        self._thumbs: list[np.ndarray] = []
-        _clear(folder)
-        names = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
-        for name in names:
-            self._open(name)
-        if len(self._names) > MAX_SEGMENTS:
-            self._merge(self._names)
-
-    def _open(self, name: Path) -> None:
-        try:
-            if not (is_kept(name) and is_kept(_beside(name))):
-                return _remove(name)  # Its files are looked at again.
-            table = pl.read_parquet(regular(name), glob=False)
-            thumbs = _thumbs_of(name)
-        except (OSError, Refused, ValueError, pl.exceptions.PolarsError):
-            return None  # Deleted: its files are looked at again.
-        index = len(self._thumbs)
-        table = table.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_TABLE))
-        self._names.append(name)
-        self._tables.append(table.filter(pl.col("device") != NO_KEY[0]))
-        self._thumbs.append(thumbs)
-        return None
-
-    def thumbs(self) -> tuple[np.ndarray, ...]:
-        """The thumbs of each segment."""
-        return tuple(self._thumbs)
-
-    def known(self, rows: pl.DataFrame, root: Path, since: float) -> tuple[pl.DataFrame, pl.Series]:
-        """Return all cached results, and for each row the place of its own.
-
-        ``rows`` has image_path and the box. The place is null where the file has changed since, or
-        was not inspected.
-        """
-        table = pl.concat([pl.DataFrame(schema=_TABLE), *self._tables])
-        if since:
-            table = table.filter(pl.col("decoded_at") >= since)
-        found = table.select(list(_FOUND))
-        if table.is_empty() or rows.is_empty():
-            return found, pl.Series([None] * rows.height, dtype=pl.Int64)
-        names = rows["image_path"]
-        distinct = names.unique(maintain_order=True)
-        keys = pl.DataFrame(_stat(distinct, root), schema=dict.fromkeys(KEY, pl.Int64))
-        if len(distinct) < len(names):
-            known = keys.with_columns(distinct)
-            keys = rows.join(known, on="image_path", how="left", maintain_order="left").select(KEY)
-        rows = pl.concat([rows.select("row", *BOX), keys], how="horizontal")
-        whole = pl.all_horizontal(pl.col(name).is_null() for name in BOX)
-        places = table.select(*KEY, *BOX).with_row_index("place")
-        place = np.full(len(names), -1, np.int64)
-        # Most faces have no box, and keys of four columns are compared faster than those of eight.
-        for part, key in ((whole, KEY), (~whole, (*KEY, *BOX))):
-            latest = places.filter(part).unique(key, keep="last").select("place", *key)
-            some = rows.with_row_index("at").filter(part).select("at", *key)
-            both = some.join(latest, on=key, nulls_equal=True)
-            place[both["at"].to_numpy()] = both["place"].to_numpy()
-        return found, pl.Series(place).replace(-1, None)
-
-    def decode(self, rows: pl.DataFrame, root: Path, label: str) -> tuple[pl.DataFrame, np.ndarray]:
-        """Inspect the files of ``rows`` now, and cache it; return results and each row's place."""
-        if rows.is_empty():
-            return pl.DataFrame(schema=_FOUND), np.empty(0, np.int64)
-        # Sorted, so that files of one folder are read together.
-        files = rows.select(pl.col("image_path").unique().sort()).with_row_index("file")
-        rows = rows.join(files, on="image_path", how="left", maintain_order="left")
-        faces = rows.select("file", *BOX).unique(maintain_order=True).sort("file")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        thumbs = temporary(self.folder / "thumbs")
-        try:
-            with thumbs.open("wb") as file:
-                file.truncate(faces.height * THUMB_SIZE)
-            looks = _look(faces, files["image_path"], root, thumbs, label)
-            beside = keep(thumbs, self._new())
-        finally:
-            discard(thumbs)
-        table = pl.concat([faces, looks], how="horizontal")
-        name = self._write(table, beside)
-        self._forget(table)
-        # Whoever was to be known again is by now.
-        self._tables.clear()
-        index = len(self._thumbs)
-        self._thumbs.append(_thumbs_of(name))
-        key = ["file", *BOX]
-        place = rows.join(
-            faces.with_row_index("place"),
-            on=key,
-            how="left",
-            nulls_equal=True,
-            maintain_order="left",
-        )["place"].to_numpy()
-        found = looks.with_columns(pl.lit(index, pl.Int64).alias("segment")).select(list(_FOUND))
-        return found, place.astype(np.int64)
-
-    def _forget(self, table: pl.DataFrame) -> None:
-        """Remove segments whose faces are all in ``table`` again, as after a full pass."""
-        key = (*KEY, *BOX)
-        for name, segment in zip(self._names, self._tables, strict=True):
-            if segment.height <= table.height and (
-                segment.join(table, on=key, how="anti", nulls_equal=True).is_empty()
-            ):
-                _remove(name)
-
-    def _new(self) -> Path:
-        return self.folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.thumbs"
-
-    def _write(self, table: pl.DataFrame, beside: Path) -> Path:
-        """Write the table of a segment, named after its thumbs, last and in one step."""
-        partial = temporary(beside)
-        table.select(name for name in _TABLE if name != "segment").write_parquet(partial)
-        return keep(partial, beside.with_suffix(".parquet"))
-
-    def _merge(self, names: list[Path]) -> None:
-        """Merge all segments into one, the latest result for each face, and remove the old ones."""
-        table = pl.concat(self._tables).unique((*KEY, *BOX), keep="last", maintain_order=True)
-        partial = temporary(self.folder / "thumbs")
-        place = table.select("segment", "thumb").to_numpy()
-        with partial.open("wb") as file:
-            for start in range(0, len(place), 20_000):
-                part = place[start : start + 20_000]
-                file.write(_gather(self._thumbs, part[:, 0], part[:, 1]).tobytes())
-        numbered = table.with_columns(pl.int_range(pl.len()).alias("thumb"))
-        name = self._write(numbered, keep(partial, self._new()))
-        self._names, self._tables, self._thumbs = [], [], []
-        for old in names:
-            _remove(old)
-        self._open(name)
-
-
-def _thumbs_of(segment: Path) -> np.ndarray:
-    return np.memmap(regular(_beside(segment)), np.uint8, "r").reshape(-1, THUMB_SIZE)
-
-
-def _beside(segment: Path) -> Path:
-    """Return the thumbs file of a table, whose name continues with its own hash."""
-    return segment.with_name(f"{segment.stem.rpartition('-')[0]}.thumbs")
-
-
-def _remove(segment: Path) -> None:
-    # The table first: thumbs without one are nothing. Windows keeps those that are still in use.
-    segment.unlink(missing_ok=True)
-    discard(_beside(segment))
-
-
-def _clear(folder: Path) -> None:
-    """Remove thumbs that lost their table over a day ago: by a kill, or as they were in use."""
-    for thumbs in folder.glob("*.thumbs"):
-        if not any(folder.glob(f"{thumbs.stem}-*.parquet")):
-            with suppress(FileNotFoundError):
-                if time.time() - thumbs.stat().st_mtime > _LEFT:
-                    discard(thumbs)
-
-
-def _gather(segments: Sequence[np.ndarray], segment: np.ndarray, thumb: np.ndarray) -> np.ndarray:
-    """Return thumbs ``[n, 576]`` by segment and place; black where the segment is -1."""
-    thumbs = np.zeros((len(segment), THUMB_SIZE), np.uint8)
-    for index in np.unique(segment[segment >= 0]):
-        mask = segment == index
-        thumbs[mask] = segments[index][thumb[mask]]
-    return thumbs
+    files = rows.select(pl.col("image_path").unique().sort()).with_row_index("file")
+    rows = rows.join(files, on="image_path", how="left", maintain_order="left")
+    key = ["file", *BOX]
+    faces = rows.select(key).unique(maintain_order=True).sort("file", maintain_order=True)
+    numbered = faces.with_row_index("face")
+    face = rows.join(numbered, on=key, how="left", nulls_equal=True, maintain_order="left")["face"]
+    return faces, files["image_path"], face.to_numpy().astype(np.int64)
 
 
 def _stat(names: pl.Series, root: Path) -> np.ndarray:
@@ -360,7 +318,7 @@ def _stat(names: pl.Series, root: Path) -> np.ndarray:
     ``NO_KEY`` stands for links and missing files, which need a new look.
     """
     prefix, lstat = f"{os.path.realpath(root)}/", os.lstat
-    found = np.empty((len(names), len(KEY)), np.int64)
+    found = np.empty((len(names), len(NO_KEY)), np.int64)
     # A number of Python's takes five times the memory of one in the array.
     for start in range(0, len(names), _NAMES_AT_ONCE):
         keys: list[int] = []
@@ -373,32 +331,16 @@ def _stat(names: pl.Series, root: Path) -> np.ndarray:
                 add(NO_KEY)
                 continue
             add(file_key(status, path) if status.st_mode & 0o170000 == 0o100000 else NO_KEY)
-        found[start : start + _NAMES_AT_ONCE] = np.array(keys, np.int64).reshape(-1, len(KEY))
+        found[start : start + _NAMES_AT_ONCE] = np.array(keys, np.int64).reshape(-1, len(NO_KEY))
     return found
 
 
-def _look(
-    faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path, label: str
-) -> pl.DataFrame:
-    """Inspect ``faces`` (file and box, sorted by file); return the results in their order."""
-    total = faces["file"].n_unique()
-    shards = _shards(faces, names, root, thumbs)
-    results = map_shards(look_at, shards, workers=1 if total < PARALLEL_FROM else None)
-    looks = []
-    with tqdm(total=total, desc=label, disable=None) as progress:
-        for shard_looks in results:
-            looks.append(shard_looks)
-            progress.update(len(shard_looks.state))
-    # One table at the end: a small one for each shard takes half as long as the decoding.
-    return _table_of(join_looks(looks)).with_columns(
-        pl.int_range(pl.len(), dtype=pl.Int64).alias("thumb"),
-        pl.lit(time.time()).alias("decoded_at"),
-    )
-
-
-def _shards(faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path) -> Iterator[Shard]:
+def _shards(
+    faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path, before: int
+) -> Iterator[tuple[Shard, slice]]:
+    """Yield the shards of some files, and which of ``faces`` each has; ``before`` are others'."""
     files = faces["file"].to_numpy()
-    starts = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])
+    starts = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])[: len(files)]
     ends = np.append(starts[1:], len(files))
     boxed = np.add.reduceat(faces["bbox_left"].is_not_null().to_numpy(), starts) > 0
     boxed |= ends - starts > 1
@@ -410,44 +352,34 @@ def _shards(faces: pl.DataFrame, names: pl.Series, root: Path, thumbs: Path) -> 
             for index, (a, b) in enumerate(zip(starts[span], ends[span], strict=True))
             if boxed[first + index]
         }
-        some = chosen.slice(first, SHARD_FILES).to_list()
-        yield Shard(str(root), some, boxes, str(thumbs), int(starts[first]))
+        some = slice(int(starts[first]), int(ends[span][-1]))
+        text = chosen.slice(first, SHARD_FILES).to_list()
+        yield Shard(str(root), text, boxes, str(thumbs), before + some.start), some
 
 
 def _box(edges: tuple[int | None, ...]) -> Box | None:
     return None if edges == (None, None, None, None) else edges  # type: ignore[return-value]
 
 
-def _table_of(looks: Looks) -> pl.DataFrame:
-    """One row for each face."""
-    details: list[str | None] = [None] * len(looks.state)
-    for index, detail in looks.details.items():
-        details[index] = detail
-    files = pl.DataFrame(
-        {
-            **dict(zip(KEY, looks.key.T, strict=True)),
-            "state": pl.Series(looks.state).cat.to(_STATE),
-            "detail": pl.Series(details, dtype=pl.String),
-            "format": pl.Series(looks.format).cat.to(_FORMAT),
-            "image_width": looks.size[:, 0],
-            "image_height": looks.size[:, 1],
-            "photo": _hex(looks.photo),
-        }
-    ).with_columns(
-        pl.when(pl.col("state") == "ok").then(pl.col("photo")).alias("photo"),
-        *(pl.when(pl.col(f"image_{side}") > 0).then(pl.col(f"image_{side}")) for side in _SIDES),
-    )
-    # Mostly there is one face a file, in order.
-    rows = files if len(looks.file) == files.height else files[looks.file]
-    return rows.with_columns(
-        _hex(looks.face).alias("face"), pl.Series("brightness", looks.brightness)
-    ).with_columns(pl.when(pl.col("state") == "ok").then(pl.col("face")).alias("face"))
+def _records(looks: Looks, edges: np.ndarray, began: float) -> np.ndarray:
+    """Return the records of a shard's faces, whose boxes have the ``edges`` ``[n, 4]``."""
+    file, records = looks.file, np.empty(len(looks.file), RECORD)
+    key = looks.key[file]
+    records["key"][:, : key.shape[1]], records["key"][:, key.shape[1] :] = key, edges
+    for name in ("state", "format", "size"):
+        records[name] = getattr(looks, name)[file]
+    records["photo"] = np.frombuffer(looks.photo, "V16")[file]
+    records["face"] = np.frombuffer(looks.face, "V16")
+    records["brightness"], records["decoded_at"] = looks.brightness, began
+    return records
 
 
-_SIDES = ("width", "height")
-
-
-def _hex(hashes: bytes) -> pl.Series:
-    """Return 16 bytes each as 32 hexadecimal digits."""
-    text = hashes.hex()
-    return pl.Series([text[i : i + 32] for i in range(0, len(text), 32)], dtype=pl.String)
+def _reasons(looks: Looks) -> dict[int, str]:
+    """Return by face of a shard why it is not ok."""
+    if not looks.details:
+        return {}
+    return {
+        face: looks.details[file]
+        for face, file in enumerate(looks.file.tolist())
+        if file in looks.details
+    }

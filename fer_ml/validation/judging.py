@@ -1,4 +1,4 @@
-"""Judge a manifest part by part: beside the looks at its images, memory grows with its findings."""
+"""Judge a manifest part by part: memory grows with its findings alone."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ from fer_ml.validation.rules import (
     Evidence,
     Findings,
 )
-from fer_ml.validation.suspects import Suspects, put_together
+from fer_ml.validation.suspects import COMPARED, Suspects, put_together
 
 #: What makes two faces twins.
 _SAME = ("group_id", "photo", "near")
@@ -80,7 +80,7 @@ def judge_manifest(
             twins.append(_count_twins(part.rows, pl.col("twin_in").is_not_null()))
             suspects.add(part.rows)
             malformed += part.malformed.height
-        shared = part.rows.clear()
+        shared = part.rows.select(COMPARED).clear()
         if suspects.search():
             shared = put_together(suspects, (again.rows for again in parts()))
     whole = Evidence(shared, part.malformed.clear(), part.mistyped.clear(), part.dialect)

@@ -93,21 +93,27 @@ def validate_manifests(
 def _judge(artifact: Artifact, store: Store, near: Near) -> tuple[Verdict, dict[str, Any]]:
     asset, recipe = artifact.record.asset, artifact.record.recipe
     csv = artifact.file(manifest_file(asset))
-    named = pl.concat(part.frame.select("image_path", *BOX) for part in table_parts(csv))
-    looks = probe(named, store.root, store.probe_cache, since=store.looked_since, label=asset)
-    rows = named.height
-    del named
+
+    def named() -> Iterator[pl.DataFrame]:
+        return (part.frame.select("image_path", *BOX) for part in table_parts(csv))
+
+    looks = probe(
+        named,
+        store.root,
+        store.probe_cache,
+        rows=about_rows(csv),
+        since=store.looked_since,
+        label=asset,
+    )
+    rows = len(looks.places)
 
     def parts() -> Iterator[tuple[Table, pl.DataFrame]]:
         start = 0
         for table in table_parts(csv):
-            yield table, looks.looks.slice(start, table.frame.height)
+            yield table, looks.looks(start, table.frame.height)
             start += table.frame.height
 
-    def faces() -> Iterator[pl.Series]:
-        return (part["face"] for part in looks.looks.iter_slices(1 << 18))
-
-    evidence = gather_evidence(parts, faces, looks.thumbs, store.near_cache, near)
+    evidence = gather_evidence(parts, looks.faces, looks.thumbs, store.near_cache, near)
     reference = Reference(
         tuple(recipe["sources"]), _lost_rows(artifact, store, rows), _accepted(store, artifact)
     )

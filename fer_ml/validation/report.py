@@ -1,6 +1,7 @@
 """Validation reports: the gates' findings, in the first pipeline's keys and this platform's."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def gather_evidence(
 ) -> Callable[[], Iterator[Evidence]]:
     """Return a manifest's evidence, part by part, each time that it is called.
 
-    ``parts()`` yields the manifest as read, and ``Probe.looks`` of the images behind its rows;
+    ``parts()`` yields the manifest as read, and ``Probe.looks()`` of the images behind its rows;
     ``faces()`` yields the column ``face`` of all of these; ``thumbs`` are ``Probe.thumbs``.
     """
     close = near_by_part(faces, thumbs, near_cache, near)
@@ -116,11 +117,12 @@ def validate_file(
     bases = find_bases(table.frame["image_path"], roots)
     frame = apply_bases(table.frame, bases)
     looks = _probe_bases(frame, roots, cache / "probe", since)
-    frame = _fill_identity(frame.drop("base"), looks.looks)
+    found = looks.looks()
+    frame = _fill_identity(frame.drop("base"), found)
     table = Table(frame, table.malformed, table.mistyped, table.dialect, table.columns)
     evidence = gather_evidence(
-        lambda: [(table, looks.looks)],
-        lambda: [looks.looks["face"]],
+        lambda: [(table, found)],
+        looks.faces,
         looks.thumbs,
         cache / "near",
         near or Near(),
@@ -147,11 +149,12 @@ def _probe_bases(frame: pl.DataFrame, roots: Sequence[Path], cache: Path, since:
     # A manifest of nothing but malformed lines has no base, and is judged all the same.
     found = base.unique(maintain_order=True).to_list() or [str(roots[0])]
     if len(found) == 1:
-        return probe(frame, Path(found[0]), cache, since=since)
+        return probe(lambda: [frame], Path(found[0]), cache, rows=frame.height, since=since)
     parts, order = [], []
     for root in found:
         rows = np.flatnonzero((base == root).to_numpy())
-        parts.append(probe(frame[rows], Path(root), cache, since=since))
+        named = partial(iter, [frame[rows]])
+        parts.append(probe(named, Path(root), cache, rows=len(rows), since=since))
         order.append(rows)
     return join_probes(parts, order)
 

@@ -14,11 +14,17 @@ import polars as pl
 
 from fer_ml.base.buckets import Buckets, bucket_of
 from fer_ml.base.frames import apart
+from fer_ml.manifests.schema import BOX
 from fer_ml.recipes.profile import SPLITS
 from fer_ml.validation.rules import folded
 
 #: A hash of the value, what it occurs with, and in how many rows.
 _RECORD = np.dtype([("key", "u8"), ("what", "u8"), ("rows", "u8")])
+#: What the rules on shared values read of a row: a manifest of copies is all suspects.
+COMPARED = (
+    *("line", "image_path", "source", "label", "split", "twin_in", "sample_id", "group_id"),
+    *("face", "photo", "near", *BOX),
+)
 #: How an image was looked at, in the two lowest bits of a path's hash.
 _REFUSED, _FAILED, _DECODED = 0, 1, 2
 _STATE_BITS = 2
@@ -106,7 +112,7 @@ class Suspects:
         return found.to_numpy()
 
     def among(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return those of ``rows`` that have a value which ``search`` found."""
+        """Return ``COMPARED`` of those of ``rows`` that have a value which ``search`` found."""
         suspect = np.zeros(rows.height, bool)
         for name, found in self._found.items():
             if len(found):
@@ -115,7 +121,7 @@ class Suspects:
                 suspect |= key.is_not_null().to_numpy() & np.isin(
                     key.fill_null(0).to_numpy(), found, kind="sort"
                 )
-        return rows.filter(pl.Series(suspect))
+        return rows.select(COMPARED).filter(pl.Series(suspect))
 
 
 def _apart(records: np.ndarray) -> tuple[pl.DataFrame, np.ndarray]:

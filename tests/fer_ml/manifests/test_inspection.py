@@ -1,19 +1,24 @@
 """Looks at images: complete, contained, the same in one process and in several, and remembered."""
 
 import os
+import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fer_ml.base.files import PATIENCE
 from fer_ml.images.identity import photo_hash, sample_hash
 from fer_ml.images.inspection import NO_KEY, THUMB_SIDE, Shard, file_key, look_at
 from fer_ml.images.pixels import encode_png, read_image
 from fer_ml.manifests import inspection as probe_module
+from fer_ml.manifests import segments as segments_module
 from fer_ml.manifests.inspection import Probe, how_checked, join_probes, path_fault, probe
 from fer_ml.manifests.schema import BOX
 from tests.machine import NUMBERED, pipe
@@ -43,7 +48,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def look(frame: pl.DataFrame, root: Path, since: float = 0.0) -> Probe:
-    return probe(frame, root, root.parent / "cache", since=since)
+    return probe(lambda: [frame], root, root.parent / "cache", rows=frame.height, since=since)
 
 
 def test_facts_of_a_face_and_of_two_faces_in_a_photo(root: Path) -> None:
@@ -51,21 +56,21 @@ def test_facts_of_a_face_and_of_two_faces_in_a_photo(root: Path) -> None:
     found = look(rows(("a/0.png", None), ("a/1.png", box), ("a/1.png", (0, 0, 9, 9))), root)
     image = face(1)
     photo = photo_hash(image)
-    assert found.looks["state"].to_list() == ["ok"] * 3
-    assert found.looks["format"].to_list() == ["PNG"] * 3
-    assert found.looks["image_width"].to_list() == [48] * 3
-    assert found.looks["photo"].to_list() == [photo_hash(face(0)), photo, photo]
-    assert found.looks["face"][1] == sample_hash(photo, box)
+    assert found.looks()["state"].to_list() == ["ok"] * 3
+    assert found.looks()["format"].to_list() == ["PNG"] * 3
+    assert found.looks()["image_width"].to_list() == [48] * 3
+    assert found.looks()["photo"].to_list() == [photo_hash(face(0)), photo, photo]
+    assert found.looks()["face"][1] == sample_hash(photo, box)
     wanted = cv2.resize(image[8:44, 4:40], (THUMB_SIDE, THUMB_SIDE), interpolation=cv2.INTER_AREA)
     assert np.array_equal(found.thumbs(np.array([1]))[0], wanted.ravel())
-    assert found.looks["brightness"][1] == pytest.approx(wanted.mean())
+    assert found.looks()["brightness"][1] == pytest.approx(wanted.mean())
 
 
 def test_the_hash_is_that_of_what_training_decodes(root: Path) -> None:
     colour = np.random.default_rng(1).integers(0, 256, (30, 20, 3), dtype=np.uint8)
     (root / "a/c.png").write_bytes(encode_png(colour))
     found = look(rows(("a/c.png", None), ("a/0.png", None)), root)
-    for name, photo in zip(("a/c.png", "a/0.png"), found.looks["photo"], strict=True):
+    for name, photo in zip(("a/c.png", "a/0.png"), found.looks()["photo"], strict=True):
         assert photo_hash(read_image(root / name)) == photo
 
 
@@ -76,7 +81,7 @@ def test_a_photo_that_must_be_turned_has_the_size_that_training_sees(root: Path)
     exif[0x0112] = 6  # Orientation: a quarter turn.
     Image.new("RGB", (40, 20)).save(root / "a/t.jpg", exif=exif)
     found = look(rows(("a/t.jpg", None)), root)
-    assert found.looks.select("image_width", "image_height").row(0) == (20, 40)
+    assert found.looks().select("image_width", "image_height").row(0) == (20, 40)
     assert read_image(root / "a/t.jpg").shape == (40, 20, 3)
 
 
@@ -95,7 +100,7 @@ def test_every_row_gets_an_answer(root: Path) -> None:
         ),
         root,
     )
-    assert found.looks["state"].to_list() == [
+    assert found.looks()["state"].to_list() == [
         "ok",
         "missing",
         "missing",
@@ -105,7 +110,7 @@ def test_every_row_gets_an_answer(root: Path) -> None:
         "undecodable",
         "ok",
     ]
-    assert found.looks.filter(pl.col("state") != "ok")["detail"].null_count() == 0
+    assert found.looks().filter(pl.col("state") != "ok")["detail"].null_count() == 0
     assert not found.thumbs(np.arange(1, 8)).any(), "no face, or a box outside: a black thumb"
 
 
@@ -115,10 +120,40 @@ def test_several_processes_see_what_one_sees(root: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(probe_module, "PARALLEL_FROM", 1)
     monkeypatch.setattr(probe_module, "SHARD_FILES", 2)
     several = look(frame, root, since=time.time())
-    apart = ["decoded_at", "segment", "thumb"]
-    assert several.looks.drop(apart).equals(one.looks.drop(apart))
+    assert several.looks().equals(one.looks())
     every = np.arange(frame.height)
     assert np.array_equal(several.thumbs(every), one.thumbs(every))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_manifest_in_parts_is_seen_as_a_whole_one(root: Path, data: st.DataObject) -> None:
+    """Whatever the parts and the buckets are, and however much of it is known already."""
+    odd = ["bad.png", "gone", "../x", "/x", None]
+    names = st.sampled_from(["a/0.png", "a/1.png", "a/2.png", *odd])
+    box = st.sampled_from([None, (0, 0, 9, 9), (4, 8, 40, 44), (40, 40, 60, 60)])
+    frame = rows(*data.draw(st.lists(st.tuples(names, box), max_size=12)))
+    ends = data.draw(st.lists(st.integers(0, frame.height), max_size=3).map(sorted))
+    parts = [frame[a:b] for a, b in pairwise([0, *ends, frame.height])]
+    (root / "bad.png").write_bytes(b"text")
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        whole = probe(lambda: [frame], root, Path(folder) / "whole", rows=frame.height)
+        patch.setattr("fer_ml.base.buckets.ROWS_A_BUCKET", data.draw(st.integers(1, 9)))
+        cache = Path(folder) / "parts"
+        known = data.draw(st.integers(0, frame.height))
+        probe(lambda: [frame[:known]], root, cache, rows=known)
+        seen = probe(lambda: parts, root, cache, rows=frame.height)
+        again = probe(lambda: parts, root, cache, rows=frame.height)
+    for found in (seen, again):
+        assert found.looks().drop("checked").equals(whole.looks().drop("checked"))
+        by_part = [found.looks(a, b - a) for a, b in pairwise([0, *ends, frame.height])]
+        assert pl.concat(by_part).equals(found.looks())
+        faces = [face for part in found.faces() for face in part]
+        assert faces == found.looks()["face"].to_list()
+        rows_of = np.arange(frame.height)
+        assert np.array_equal(found.thumbs(rows_of), whole.thumbs(rows_of))
+    fresh = frame["image_path"].is_in(odd[1:-1]).fill_null(True)
+    assert (again.looks()["checked"] == "decoded").equals(fresh, check_names=False)
 
 
 class TestMemory:
@@ -127,15 +162,15 @@ class TestMemory:
         look(rows(("a/0.png", None)), root)
         os.link(root / "a/0.png", root / "b.png")
         found = look(rows(("b.png", None), ("a/0.png", None)), root)
-        assert found.looks["checked"].to_list() == ["unchanged", "unchanged"]
-        assert found.looks["photo"].to_list() == [photo_hash(face(0))] * 2
+        assert found.looks()["checked"].to_list() == ["unchanged", "unchanged"]
+        assert found.looks()["photo"].to_list() == [photo_hash(face(0))] * 2
 
     def test_a_new_face_of_a_known_photo_is_decoded(self, root: Path) -> None:
         look(rows(("a/0.png", None)), root)
         found = look(rows(("a/0.png", (0, 0, 9, 9)), ("a/0.png", None)), root)
-        assert found.looks["checked"].to_list() == ["decoded", "unchanged"]
+        assert found.looks()["checked"].to_list() == ["decoded", "unchanged"]
         again = look(rows(("a/0.png", (0, 0, 9, 9))), root)
-        assert again.looks["checked"].to_list() == ["unchanged"]
+        assert again.looks()["checked"].to_list() == ["unchanged"]
         assert np.array_equal(again.thumbs(np.array([0])), found.thumbs(np.array([0])))
 
     @pytest.mark.parametrize(
@@ -158,43 +193,46 @@ class TestMemory:
             path.unlink()
             path.symlink_to(root / "a/2.png")
         found = look(frame, root)
-        assert found.looks["checked"].to_list() == ["decoded", "unchanged"]
+        assert found.looks()["checked"].to_list() == ["decoded", "unchanged"]
 
     def test_a_file_that_vanished_is_missing(self, root: Path) -> None:
         look(rows(("a/0.png", None)), root)
         (root / "a/0.png").unlink()
-        assert look(rows(("a/0.png", None)), root).looks["state"].to_list() == ["missing"]
+        assert look(rows(("a/0.png", None)), root).looks()["state"].to_list() == ["missing"]
 
     def test_a_failure_is_remembered_with_its_reason(self, root: Path) -> None:
         (root / "a/0.png").write_bytes(b"text")
         first, second = (look(rows(("a/0.png", None)), root) for _ in range(2))
-        assert second.looks["checked"].to_list() == ["unchanged"]
-        assert second.looks["detail"].to_list() == first.looks["detail"].to_list()
+        assert second.looks()["checked"].to_list() == ["unchanged"]
+        assert second.looks()["detail"].to_list() == first.looks()["detail"].to_list()
 
     def test_looks_before_a_time_do_not_count(self, root: Path) -> None:
         frame = rows(("a/0.png", None))
         look(frame, root)
         start = time.time()
-        assert look(frame, root, since=start).looks["checked"].to_list() == ["decoded"]
-        assert look(frame, root, since=start).looks["checked"].to_list() == ["unchanged"]
+        assert look(frame, root, since=start).looks()["checked"].to_list() == ["decoded"]
+        assert look(frame, root, since=start).looks()["checked"].to_list() == ["unchanged"]
 
     def test_a_damaged_or_deleted_memory_is_only_slower(self, root: Path) -> None:
         frame = rows(("a/0.png", None), ("a/1.png", None))
         look(frame, root)
-        for file in (root.parent / "cache").iterdir():
+        for file in (root.parent / "cache").glob("*.*"):
             file.write_bytes(b"damage")
-        assert look(frame, root).looks["checked"].to_list() == ["decoded", "decoded"]
+        assert look(frame, root).looks()["checked"].to_list() == ["decoded", "decoded"]
 
     def test_many_segments_become_one(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(probe_module, "MAX_SEGMENTS", 3)
+        monkeypatch.setattr(segments_module, "MAX_SEGMENTS", 3)
+        (root / "a/0.png").write_bytes(b"text")
+        why = look(rows(("a/0.png", None)), root).looks()["detail"][0]
         for seed in range(5):
             look(rows((f"a/{seed}.png", None)), root)
         frame = rows(*((f"a/{seed}.png", None) for seed in range(5)))
         found = look(frame, root)
-        assert found.looks["checked"].to_list() == ["unchanged"] * 5
-        assert len(list((root.parent / "cache").glob("*.parquet"))) <= 3
-        small = [cv2.resize(face(s), (24, 24), interpolation=cv2.INTER_AREA) for s in range(5)]
-        assert np.array_equal(found.thumbs(np.arange(5)), np.reshape(small, (5, -1)))
+        assert found.looks()["checked"].to_list() == ["unchanged"] * 5
+        assert found.looks()["detail"].to_list() == [why, None, None, None, None]
+        assert len(list((root.parent / "cache").glob("*.looks"))) <= 3
+        small = [cv2.resize(face(s), (24, 24), interpolation=cv2.INTER_AREA) for s in range(1, 5)]
+        assert np.array_equal(found.thumbs(np.arange(1, 5)), np.reshape(small, (4, -1)))
 
     def test_a_full_pass_replaces_what_it_looked_at_again(self, root: Path) -> None:
         cache = root.parent / "cache"
@@ -202,17 +240,17 @@ class TestMemory:
         look(rows(("a/1.png", None), ("a/2.png", (0, 0, 9, 9))), root)
         frame = rows(("a/0.png", None), ("a/1.png", None))
         look(frame, root, since=time.time())
-        assert len(list(cache.glob("*.parquet"))) == 2, "a/2.png is known from the second only"
-        left = [f for f in cache.glob("*.thumbs") if not any(cache.glob(f"{f.stem}-*.parquet"))]
+        assert len(list(cache.glob("*.looks"))) == 2, "a/2.png is known from the second only"
+        left = [f for f in cache.glob("*.thumbs") if not any(cache.glob(f"{f.stem}-*.looks"))]
         assert len(list(cache.glob("*.thumbs"))) == 2 + len(left)
         assert not left or PATIENCE, "what is mapped is left on Windows alone"
         for file in left:
             os.utime(file, (0, 0))
         again = look(rows(("a/2.png", (0, 0, 9, 9)), ("a/0.png", None)), root)
-        assert again.looks["checked"].to_list() == ["unchanged"] * 2
+        assert again.looks()["checked"].to_list() == ["unchanged"] * 2
         assert len(list(cache.glob("*.thumbs"))) == 2
 
-    @pytest.mark.parametrize("suffix", ["thumbs", "parquet"])
+    @pytest.mark.parametrize("suffix", ["thumbs", "looks"])
     def test_what_was_seen_is_looked_at_again_when_its_bytes_are_others(
         self, root: Path, suffix: str
     ) -> None:
@@ -225,9 +263,9 @@ class TestMemory:
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
         again = look(frame, root)
-        assert again.looks["checked"].to_list() == ["decoded"] * 2
+        assert again.looks()["checked"].to_list() == ["decoded"] * 2
         assert np.array_equal(again.thumbs(np.arange(2)), thumbs)
-        assert look(frame, root).looks["checked"].to_list() == ["unchanged"] * 2
+        assert look(frame, root).looks()["checked"].to_list() == ["unchanged"] * 2
 
     def test_a_killed_look_leaves_nothing_that_counts(self, root: Path) -> None:
         cache = root.parent / "cache"
@@ -236,7 +274,7 @@ class TestMemory:
         (cache / "2-abc.thumbs").write_bytes(b"thumbs without their table")
         (cache / "0-abc.thumbs").write_bytes(b"the same, of yesterday")
         os.utime(cache / "0-abc.thumbs", (0, 0))
-        assert look(rows(("a/0.png", None)), root).looks["checked"].to_list() == ["decoded"]
+        assert look(rows(("a/0.png", None)), root).looks()["checked"].to_list() == ["decoded"]
         assert not (cache / "0-abc.thumbs").exists()
 
 
@@ -267,7 +305,7 @@ def test_probes_are_joined_in_the_manifests_order(root: Path) -> None:
     two = look(rows(("a/2.png", None)), root)
     both = join_probes([one, two], [np.array([0, 2]), np.array([1])])
     wanted = [photo_hash(face(seed)) for seed in (0, 2, 1)]
-    assert both.looks["photo"].to_list() == wanted
+    assert both.looks()["photo"].to_list() == wanted
     small = [cv2.resize(face(s), (24, 24), interpolation=cv2.INTER_AREA) for s in (0, 2, 1)]
     assert np.array_equal(both.thumbs(np.arange(3)), np.reshape(small, (3, -1)))
 

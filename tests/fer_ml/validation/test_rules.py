@@ -32,10 +32,10 @@ def judged(frame: pl.DataFrame, root: Path, reference: Reference | None = None) 
     csv = root / "judged.csv"
     frame.write_csv(csv)
     table = read_table(csv)
-    looks = probe(table.frame, root, root / "cache/probe")
+    looks = probe(lambda: [table.frame], root, root / "cache/probe", rows=table.frame.height)
     evidence = gather_evidence(
-        lambda: [(table, looks.looks)],
-        lambda: [looks.looks["face"]],
+        lambda: [(table, looks.looks())],
+        looks.faces,
         looks.thumbs,
         root / "cache/near",
         DRAWN_NEAR,
