@@ -42,6 +42,8 @@ NO_KEY: Key = (0, 0, 0, 0)
 _STATE_CODES = {name: code for code, name in enumerate(STATES)}
 _FORMAT_CODES = {name: code for code, name in enumerate(FORMAT_NAMES)}
 _NO_HASH = bytes(16)
+#: The largest side that is kept, in px.
+_LARGEST = np.iinfo(np.int32).max
 _PNG = _FORMAT_CODES["PNG"]
 _WHOLE: list[Box | None] = [None]
 
@@ -102,7 +104,7 @@ def file_key(status: os.stat_result, path: str) -> Key:
         device, inode = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
     if device >> 63 or inode >> 63:
         device, inode = _int64(device), _int64(inode)
-    return (device, inode, status.st_size, status.st_mtime_ns)
+    return (device, inode, status.st_size, _int64(status.st_mtime_ns))
 
 
 def _int64(number: int) -> int:
@@ -132,7 +134,7 @@ def look_at(shard: Shard) -> Looks:
             else:
                 header = read_header(data, where=name)
                 format_[index] = _FORMAT_CODES[header.format]
-                size = header.width, header.height
+                size = min(header.width, _LARGEST), min(header.height, _LARGEST)
                 _judge(header)
             # Not always the header's size: cameras note that a photo must be turned.
             photo, size = _decode(data, file_boxes, thumbs, first)

@@ -249,12 +249,14 @@ def _ask(part: pl.DataFrame, start: int, root: Path, asked: Buckets) -> None:
     records = np.empty(len(rows), KEYED)
     records["key"][:, : keys.shape[1]], records["key"][:, keys.shape[1] :] = keys, _edges(part)
     records["place"] = rows + start
+    records = records[keys[:, 0] != NO_KEY[0]]  # Nobody knows the others, which may be all rows.
     asked.add(records, bucket_of_keys(records["key"], asked.count))
 
 
 def _edges(faces: pl.DataFrame) -> np.ndarray:
     """Return the boxes of faces ``[n, 4] int64``, with ``NO_EDGE`` where there is none."""
-    return faces.select(pl.col(BOX).fill_null(NO_EDGE)).to_numpy()
+    # A cell may hold any number, and none may pass for an empty one.
+    return faces.select(pl.col(BOX).clip(NO_EDGE + 1).fill_null(NO_EDGE)).to_numpy()
 
 
 def _recognise(
@@ -342,8 +344,8 @@ def _shards(
     files = faces["file"].to_numpy()
     starts = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])[: len(files)]
     ends = np.append(starts[1:], len(files))
-    boxed = np.add.reduceat(faces["bbox_left"].is_not_null().to_numpy(), starts) > 0
-    boxed |= ends - starts > 1
+    has_box = faces.select(pl.any_horizontal(pl.col(BOX).is_not_null())).to_series().to_numpy()
+    boxed = (np.add.reduceat(has_box, starts) > 0) | (ends - starts > 1)
     chosen = names.gather(files[starts])
     for first in range(0, len(starts), SHARD_FILES):
         span = slice(first, first + SHARD_FILES)

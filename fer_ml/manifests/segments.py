@@ -24,6 +24,8 @@ from fer_ml.base.reading import Refused, open_file
 from fer_ml.images.inspection import NO_KEY, THUMB_SIZE
 
 MAX_SEGMENTS = 24
+#: Of the file of records. Its number is raised with ``RECORD`` and with what a number in it means.
+SUFFIX = ".looks1"
 #: Numbers by which a face is known: four of its file, and the edges of its box.
 KEY_LENGTH = 8
 #: An edge that a box has not.
@@ -84,6 +86,12 @@ class Segment:
         """Seconds since 1970 when it was written, after the last look in it."""
         return int(self.file.name.partition("-")[0]) / 1e9
 
+    def remove(self) -> None:
+        """Delete its files, of which nothing is read any more: Windows keeps what is mapped."""
+        self.looks_map.close()
+        self.thumbs_map.close()
+        _remove(self.file)
+
     def reason(self, record: np.void) -> str | None:
         """Return why a face of this segment is not ok."""
         start, length = int(record["text"]), int(record["length"])
@@ -108,9 +116,11 @@ class SegmentWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        discard(self._looks)
-        discard(self.thumbs)
+        try:
+            self._file.close()
+        finally:  # What is left to write may not fit on the disk.
+            discard(self._looks)
+            discard(self.thumbs)
 
     def add(self, records: np.ndarray, reasons: Mapping[int, str]) -> None:
         """Add ``records``, whose ``text`` and ``length`` are set here; ``reasons`` by their index.
@@ -133,19 +143,19 @@ class SegmentWriter:
         self._file.close()
         name = self._folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.thumbs"
         beside = keep(self.thumbs, name)
-        return _open(keep(self._looks, beside.with_suffix(".looks")))
+        return _open(keep(self._looks, beside.with_suffix(SUFFIX)))
 
 
 def open_segments(folder: Path, scratch: Path) -> list[Segment]:
     """Return all segments, oldest first; too many are merged into one, by files in ``scratch``."""
     _clear(folder)
     found = []
-    for file in sorted(folder.glob("*.looks")):
-        if not (is_kept(file) and is_kept(_beside(file))):
-            _remove(file)  # Its files are looked at again.
-            continue
-        with suppress(OSError, Refused, ValueError):  # Deleted: the same.
-            found.append(_open(file))
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        with suppress(OSError, Refused, ValueError):  # Deleted: its files are looked at again.
+            if is_kept(file) and is_kept(_beside(file)):
+                found.append(_open(file))
+            else:
+                _remove(file)
     return found if len(found) <= MAX_SEGMENTS else _merged(found, folder, scratch)
 
 
@@ -156,7 +166,7 @@ def forget(segments: Sequence[Segment], scratch: Path) -> None:
         left += np.bincount(segment_of(faces["place"].to_numpy()), minlength=len(segments))
     for segment, count in zip(segments[:-1], left, strict=False):
         if not count:
-            _remove(segment.file)
+            segment.remove()
 
 
 def _total(segments: Sequence[Segment]) -> int:
@@ -174,7 +184,7 @@ def latest(segments: Sequence[Segment], scratch: Path, buckets: int) -> Iterator
             records["key"] = keys[known]
             records["place"] = known + start + (number << _INDEX_BITS)
             keyed.add(records, bucket_of_keys(records["key"], buckets))
-        segment.release()
+            segment.release()
     for bucket in keyed:
         yield frame_of(bucket).unique(KEY_COLUMNS, keep="last")
 
@@ -248,10 +258,11 @@ def _merged(segments: Sequence[Segment], folder: Path, scratch: Path) -> list[Se
                     told = np.flatnonzero(records["length"])
                     thumbs.write(segment.thumbs[rows].tobytes())
                     writer.add(records, {int(i): segment.reason(records[i]) or "" for i in told})
+                    segment.release()
         if writer.count:
             merged.append(writer.keep())
     for segment in segments:
-        _remove(segment.file)
+        segment.remove()
     return merged
 
 
@@ -277,8 +288,8 @@ def _remove(looks: Path) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what no segment has since a day: after a kill, while in use, or of another format."""
-    for file in (*folder.glob("*.thumbs"), *folder.glob("*.parquet")):
-        if not any(folder.glob(f"{file.stem}-*.looks")):
-            with suppress(FileNotFoundError):
+    for file in folder.glob("[0-9]*.*"):
+        if file.suffix != SUFFIX and not any(folder.glob(f"{file.stem}-*{SUFFIX}")):
+            with suppress(OSError):
                 if time.time() - file.stat().st_mtime > _LEFT:
                     discard(file)

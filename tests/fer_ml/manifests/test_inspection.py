@@ -21,9 +21,10 @@ from fer_ml.manifests import inspection as probe_module
 from fer_ml.manifests import segments as segments_module
 from fer_ml.manifests.inspection import Probe, how_checked, join_probes, path_fault, probe
 from fer_ml.manifests.schema import BOX
+from fer_ml.manifests.segments import NO_EDGE, RECORD, SUFFIX, SegmentWriter
 from tests.machine import NUMBERED, pipe
 
-Box = tuple[int, int, int, int]
+Box = tuple[int | None, ...]
 
 
 def face(seed: int, side: int = 48) -> np.ndarray:
@@ -230,7 +231,7 @@ class TestMemory:
         found = look(frame, root)
         assert found.looks()["checked"].to_list() == ["unchanged"] * 5
         assert found.looks()["detail"].to_list() == [why, None, None, None, None]
-        assert len(list((root.parent / "cache").glob("*.looks"))) <= 3
+        assert len(list((root.parent / "cache").glob(f"*{SUFFIX}"))) <= 3
         small = [cv2.resize(face(s), (24, 24), interpolation=cv2.INTER_AREA) for s in range(1, 5)]
         assert np.array_equal(found.thumbs(np.arange(1, 5)), np.reshape(small, (4, -1)))
 
@@ -240,8 +241,8 @@ class TestMemory:
         look(rows(("a/1.png", None), ("a/2.png", (0, 0, 9, 9))), root)
         frame = rows(("a/0.png", None), ("a/1.png", None))
         look(frame, root, since=time.time())
-        assert len(list(cache.glob("*.looks"))) == 2, "a/2.png is known from the second only"
-        left = [f for f in cache.glob("*.thumbs") if not any(cache.glob(f"{f.stem}-*.looks"))]
+        assert len(list(cache.glob(f"*{SUFFIX}"))) == 2, "a/2.png is known from the second only"
+        left = [f for f in cache.glob("*.thumbs") if not any(cache.glob(f"{f.stem}-*{SUFFIX}"))]
         assert len(list(cache.glob("*.thumbs"))) == 2 + len(left)
         assert not left or PATIENCE, "what is mapped is left on Windows alone"
         for file in left:
@@ -250,7 +251,7 @@ class TestMemory:
         assert again.looks()["checked"].to_list() == ["unchanged"] * 2
         assert len(list(cache.glob("*.thumbs"))) == 2
 
-    @pytest.mark.parametrize("suffix", ["thumbs", "looks"])
+    @pytest.mark.parametrize("suffix", ["thumbs", SUFFIX[1:]])
     def test_what_was_seen_is_looked_at_again_when_its_bytes_are_others(
         self, root: Path, suffix: str
     ) -> None:
@@ -266,6 +267,24 @@ class TestMemory:
         assert again.looks()["checked"].to_list() == ["decoded"] * 2
         assert np.array_equal(again.thumbs(np.arange(2)), thumbs)
         assert look(frame, root).looks()["checked"].to_list() == ["unchanged"] * 2
+
+    def test_no_cell_of_a_box_passes_for_an_empty_one(self, root: Path) -> None:
+        """A manifest with odd boxes would spoil what is known of the face that has none."""
+        odd = [(NO_EDGE,) * 4, (None, 8, 40, 44), (2**63 - 1,) * 4]
+        look(rows(*(("a/0.png", box) for box in odd)), root)
+        found = look(rows(("a/0.png", None), *(("a/0.png", box) for box in odd)), root)
+        assert found.looks()["checked"].to_list() == ["decoded"] + ["unchanged"] * 3
+        photo = photo_hash(face(0))
+        assert found.looks()["face"][0] == photo
+        assert photo not in found.looks()["face"][1:].to_list()
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+    def test_a_full_disk_leaves_nothing(self, root: Path) -> None:
+        with pytest.raises(OSError, match="No space"), SegmentWriter(root) as writer:
+            writer._file.close()
+            writer._file = Path("/dev/full").open("wb")  # noqa: SIM115
+            writer.add(np.zeros(1, RECORD), {})
+        assert [path.name for path in root.iterdir()] == ["a"]
 
     def test_a_killed_look_leaves_nothing_that_counts(self, root: Path) -> None:
         cache = root.parent / "cache"
@@ -288,9 +307,15 @@ def test_files_are_known_by_numbers_of_any_size(number: int) -> None:
     assert file_key(numbered(number - 1 or 7, number), "a") != key
 
 
-def numbered(inode: int, device: int) -> os.stat_result:
+def test_a_file_of_any_time_has_a_key() -> None:
+    times = (2**63 - 1, 2**63, -(2**40), 2**70)
+    keys = [file_key(numbered(1, 1, time), "a") for time in times]
+    assert len({tuple(key) for key in np.array(keys, np.int64)}) == len(times)
+
+
+def numbered(inode: int, device: int, time: int = 10**9) -> os.stat_result:
     fields = (0o100644, inode, device, 1, 0, 0, 9, 1, 1, 1)
-    return os.stat_result(fields, {"st_mtime_ns": 10**9})
+    return os.stat_result(fields, {"st_mtime_ns": time})
 
 
 def test_a_file_without_a_number_is_known_by_its_path() -> None:
