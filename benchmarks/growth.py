@@ -11,7 +11,8 @@ its own benchmark (near_duplicates.py). 46,628,400 rows take half an hour and 40
 - ``unify``: seven manifests become one, with groups, splits, twins and reports;
 - ``curate``: the unified manifest becomes ``hq_train``, and a hundred faces
   of each source are decoded;
-- ``judge``: a manifest is read line by line and judged by every rule, its looks being given.
+- ``judge``: a manifest is read line by line and judged by every rule, its looks being given;
+- ``look``: as many faces, 5,000 in a picture, are looked at again, and no picture has changed.
 """
 
 import argparse
@@ -48,7 +49,8 @@ from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.manifests import groups
 from fer_ml.manifests.cleaning import THUMBS_FILE, clean_report
 from fer_ml.manifests.curation import ORDER, UNIFIED, looked_at, manifest_file, taken
-from fer_ml.manifests.schema import SCHEMA, manifest_parts, write_manifest
+from fer_ml.manifests.inspection import probe
+from fer_ml.manifests.schema import BOX, SCHEMA, manifest_parts, write_manifest
 from fer_ml.manifests.sorting import sorted_parts
 from fer_ml.recipes.builtin import paper
 from fer_ml.storage.job import Job
@@ -69,7 +71,11 @@ STAGES = {
     "unify": "unify: groups, splits, twins, csv",
     "curate": "curate",
     "judge": "judge: read the csv, all rules",
+    "look": "look: nothing has changed since the last one",
 }
+#: What is made before a stage, and not timed.
+BEFORE = {"curate": "faces", "look": "pictures"}
+FACES_A_PICTURE, SIDE = 5_000, 24
 
 
 def write_sources(store: Store, rows: int) -> None:
@@ -137,9 +143,37 @@ def draw_faces(store: Store) -> None:
             Image.fromarray(noise).save(path)
 
 
-def run_stage(name: str, store: Store) -> None:
+def faces_of(rows: int) -> Iterator[pl.DataFrame]:
+    """Yield ``rows`` faces, picture by picture: each has a box of its own."""
+    for picture in range(-(-rows // FACES_A_PICTURE)):
+        number = np.arange(min(FACES_A_PICTURE, rows - picture * FACES_A_PICTURE))
+        left, top = number % 100, number // 100
+        boxes = dict(zip(BOX, (left, top, left + SIDE, top + SIDE), strict=True))
+        yield pl.DataFrame({"image_path": [f"{picture}.png"] * len(number), **boxes})
+
+
+def draw_pictures(store: Store, rows: int) -> None:
+    """Write the pictures of ``faces_of``, and look at them once."""
+    rng = np.random.default_rng(0)
+    for faces in faces_of(rows):
+        path = store.root / "pictures" / faces["image_path"][0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIDE + 49, SIDE + 99), np.uint8)).save(path)
+    look(store, rows)
+
+
+def look(store: Store, rows: int) -> None:
+    found = probe(lambda: faces_of(rows), store.root / "pictures", store.probe_cache, rows=rows)
+    for start in range(0, rows, FACES_AT_ONCE):
+        assert found.looks(start, FACES_AT_ONCE)["face"].null_count() == 0
+
+
+def run_stage(name: str, store: Store, rows: int) -> None:
     if name == "judge":
         _judge(store)
+        return
+    if name == "look":
+        look(store, rows)
         return
     profile = paper()
     made: list[Stage] = (classification_manifest if name == "unify" else curated_manifest).stages(
@@ -196,11 +230,9 @@ def measure(rows: int, work: Path) -> dict[str, dict[str, float]]:
         subprocess.run([sys.executable, __file__, "--one", "write", folder, str(rows)], check=True)
         found = {}
         for stage in STAGES:
-            if stage == "curate":
-                subprocess.run(
-                    [sys.executable, __file__, "--one", "draw", str(folder), str(rows)], check=True
-                )
             command = [sys.executable, __file__, "--one", stage, str(folder), str(rows)]
+            if stage in BEFORE:
+                subprocess.run([*command[:3], BEFORE[stage], *command[4:]], check=True)
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[stage] = json.loads(done.stdout)
             # They are a third of what lies on the disk, and nothing below reads them.
@@ -215,11 +247,14 @@ def one(stage: str, folder: Path, rows: int) -> None:
     if stage == "write":
         write_sources(store, rows)
         return
-    if stage == "draw":
+    if stage == "faces":
         draw_faces(store)
         return
+    if stage == "pictures":
+        draw_pictures(store, rows)
+        return
     started = time.perf_counter()
-    run_stage(stage, store)
+    run_stage(stage, store, rows)
     seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     measured = {"s": seconds, "cpu": used.ru_utime + used.ru_stime, "gib": used.ru_maxrss / 2**20}
     print(json.dumps({name: round(value, 2) for name, value in measured.items()}))

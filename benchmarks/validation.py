@@ -7,8 +7,8 @@ Writes ``--rows`` files, each with pixels of its own, into 100 folders: real fac
 the same files:
 
 - the floor: read and decode every file, in as many processes as there are processors, no more;
-- ``fer validate`` in full: every row judged by every rule, every image decoded, hashed and
-  compared (which faces are near-identical is remembered from a first pass and timed apart);
+- ``fer validate`` in full: every row judged by every rule, every image decoded and hashed (which
+  faces are near-identical is given: that search has its own benchmark, near_duplicates.py);
 - ``fer validate`` again with nothing changed, and with 1% of the files replaced.
 """
 
@@ -158,6 +158,23 @@ def one(folder: Path, manifest: Path, full: bool) -> None:
     )
 
 
+def remember_near(folder: Path, manifest: Path) -> None:
+    """Note that no face is near-identical to another, without a search."""
+    from fer_ml.manifests import groups
+    from fer_ml.manifests.inspection import probe
+    from fer_ml.manifests.schema import BOX
+    from fer_ml.recipes.profile import Near
+
+    cache = folder.parent / "cache"
+    named = pl.read_csv(manifest).select(
+        "image_path", *(pl.lit(None, pl.Int64).alias(edge) for edge in BOX)
+    )
+    looks = probe(lambda: [named], folder, cache / "probe", rows=named.height)
+    ids = looks.looks()["face"].unique().sort()
+    (cache / "near").mkdir(parents=True)
+    groups._remember(pl.DataFrame({"sample_id": ids, "near": ids}), cache / "near", Near())
+
+
 def replace_some(folder: Path, manifest: Path, share: float) -> int:
     """Replace the files of some rows by files with other pixels; return how many."""
     names = pl.read_csv(manifest)["image_path"].gather_every(round(1 / share))
@@ -171,7 +188,8 @@ def replace_some(folder: Path, manifest: Path, share: float) -> int:
 
 
 def measure(folder: Path, manifest: Path, rounds: int) -> Iterator[Figure]:
-    first = validate(folder, manifest, full=False)
+    known = [sys.executable, __file__, "--near", str(folder), str(manifest)]
+    subprocess.run(known, check=True)
     floors, fulls = [], []
     for _ in range(rounds):
         floors.append(bare(folder, manifest))
@@ -186,11 +204,6 @@ def measure(folder: Path, manifest: Path, rounds: int) -> Iterator[Figure]:
     )
     yield Figure.of("the bare read and decode", floors, "s")
     yield Figure.of("the same in full, in seconds", [f["seconds"] for f in fulls], "s", at_most=33)
-    yield Figure(
-        name="the first pass, which also finds near-identical faces",
-        measured=first["seconds"],
-        unit="s",
-    )
     yield Figure(
         name="peak memory of all its processes",
         measured=max(f["peak_gib"] for f in fulls),
@@ -213,9 +226,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     json_option(parser)
     parser.add_argument("--one", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--near", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--bare", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--full", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.near:
+        remember_near(*given.near)
+        return
     if given.bare:
         print(bare_here(*given.bare))
         return
