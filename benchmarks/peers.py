@@ -96,7 +96,7 @@ class Fault:
     theirs: str | None
 
 
-RELIT, JPEG = ALTERATIONS["light and contrast"], ALTERATIONS["JPEG 30-95"]
+RELIT, JPEG = ALTERATIONS["gamma, gain, offset"], ALTERATIONS["JPEG 30-95"]
 FAULTS = (
     Fault("same pixels twice", same, True, None, "duplicates", "exact_duplicates"),
     Fault("same pixels in two splits", same, True, "split", "leakage", "exact_duplicates"),

@@ -35,7 +35,7 @@ def run(names: list[str], places: dict[str, Path]) -> tuple[Measurements, list[s
 
 
 @LINUX
-@pytest.mark.parametrize("name", ["fusion", "bootstrap", "unify", "growth"])
+@pytest.mark.parametrize("name", ["fusion", "bootstrap", "unify", "growth", "validation", "peers"])
 def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     found, told = run([name], {})
     assert told[0].startswith(f"run   python benchmarks/{name}.py")
