@@ -7,6 +7,7 @@ be deleted at any time.
 """
 
 import mmap
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,7 +78,7 @@ class Segment:
 
     def release(self) -> None:
         """Give back the memory of what was read; reading it again is slower at most."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if sys.platform != "win32":
             self.looks_map.madvise(mmap.MADV_DONTNEED)
             self.thumbs_map.madvise(mmap.MADV_DONTNEED)
 
