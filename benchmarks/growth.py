@@ -73,8 +73,7 @@ STAGES = {
     "judge": "judge: read the csv, all rules",
     "look": "look: nothing has changed since the last one",
 }
-#: What is made before a stage, and not timed.
-BEFORE = {"curate": "faces", "look": "pictures"}
+BEFORE = "before "
 FACES_A_PICTURE, SIDE = 5_000, 24
 
 
@@ -168,6 +167,14 @@ def look(store: Store, rows: int) -> None:
         assert found.looks(start, FACES_AT_ONCE)["face"].null_count() == 0
 
 
+def prepare(name: str, store: Store, rows: int) -> None:
+    """Make what a stage needs and is not timed with it."""
+    if name == "curate":
+        draw_faces(store)
+    elif name == "look":
+        draw_pictures(store, rows)
+
+
 def run_stage(name: str, store: Store, rows: int) -> None:
     if name == "judge":
         _judge(store)
@@ -231,8 +238,7 @@ def measure(rows: int, work: Path) -> dict[str, dict[str, float]]:
         found = {}
         for stage in STAGES:
             command = [sys.executable, __file__, "--one", stage, str(folder), str(rows)]
-            if stage in BEFORE:
-                subprocess.run([*command[:3], BEFORE[stage], *command[4:]], check=True)
+            subprocess.run([*command[:3], f"{BEFORE}{stage}", *command[4:]], check=True)
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[stage] = json.loads(done.stdout)
             # They are a third of what lies on the disk, and nothing below reads them.
@@ -247,11 +253,8 @@ def one(stage: str, folder: Path, rows: int) -> None:
     if stage == "write":
         write_sources(store, rows)
         return
-    if stage == "faces":
-        draw_faces(store)
-        return
-    if stage == "pictures":
-        draw_pictures(store, rows)
+    if stage.startswith(BEFORE):
+        prepare(stage.removeprefix(BEFORE), store, rows)
         return
     started = time.perf_counter()
     run_stage(stage, store, rows)

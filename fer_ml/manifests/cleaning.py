@@ -331,14 +331,8 @@ def _look(
             fix="give all rows of the source in one way",
         )
     names = rows.with_columns(pl.coalesce("inline_path", "file").alias("image_path"))
-    return probe(
-        lambda: [names],
-        base if inline.any() else root,
-        cache,
-        rows=names.height,
-        since=since,
-        label=f"clean {source}",
-    )
+    where, label = base if inline.any() else root, f"clean {source}"
+    return probe(lambda: [names], where, cache, rows=names.height, since=since, label=label)
 
 
 def _keep_out(faces: pl.DataFrame, purged: Mapping[str, str]) -> tuple[pl.DataFrame, pl.DataFrame]:

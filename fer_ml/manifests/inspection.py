@@ -5,6 +5,7 @@ that a file is not decoded again under another name, in another manifest or on a
 manifest is read part by part; of each row only the place of its result stays.
 """
 
+import mmap
 import os
 import tempfile
 import time
@@ -218,7 +219,7 @@ def probe(
             # An empty file cannot be mapped.
             file.write(np.int64(_UNKNOWN).tobytes())
             file.flush()
-            places = np.memmap(file, np.int64, "r+", shape=(height + 1,))[:height]
+            places = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)[:height]
         if usable:
             _recognise(places, asked, usable, folder, since)
         if not (places == _UNKNOWN).any():
