@@ -212,9 +212,10 @@ def probe(
         with tempfile.TemporaryFile(dir=cache) as file:
             height = 0
             for part in parts():
-                file.write(_first_places(part["image_path"]).tobytes())
+                first = _first_places(part["image_path"])
+                file.write(first.tobytes())
                 if usable:
-                    _ask(part, height, root, asked)
+                    _ask(part, np.flatnonzero(first == _UNKNOWN), height, root, asked)
                 height += part.height
             # An empty file cannot be mapped.
             file.write(np.int64(_UNKNOWN).tobytes())
@@ -236,9 +237,8 @@ def _first_places(names: pl.Series) -> np.ndarray:
     return faults.replace_strict(codes, default=_UNKNOWN, return_dtype=pl.Int64).to_numpy()
 
 
-def _ask(part: pl.DataFrame, start: int, root: Path, asked: Buckets) -> None:
-    """Add to ``asked`` what the files of some rows, from ``start`` on, are known by now."""
-    rows = np.flatnonzero(_first_places(part["image_path"]) == _UNKNOWN)
+def _ask(part: pl.DataFrame, rows: np.ndarray, start: int, root: Path, asked: Buckets) -> None:
+    """Add to ``asked`` what the files of ``rows`` of a part, which begins at ``start``, are now."""
     part = part[rows]
     names = part["image_path"]
     distinct = names.unique(maintain_order=True)
