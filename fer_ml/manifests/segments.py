@@ -192,16 +192,18 @@ def latest(segments: Sequence[Segment], scratch: Path, buckets: int) -> Iterator
 
 def frame_of(keyed: np.ndarray) -> pl.DataFrame:
     """Return records of ``KEYED`` as a frame of ``KEY_COLUMNS`` and ``place``."""
-    columns = dict(zip(KEY_COLUMNS, np.ascontiguousarray(keyed["key"].T), strict=True))
-    return pl.DataFrame({**columns, "place": keyed["place"]})
+    return pl.DataFrame({**_columns(keyed["key"]), "place": keyed["place"]})
+
+
+def _columns(keys: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(zip(KEY_COLUMNS, np.ascontiguousarray(keys.T), strict=True))
 
 
 def bucket_of_keys(keys: np.ndarray, buckets: int) -> np.ndarray:
     """Return the bucket of each of ``keys`` ``[n, 8]``."""
     if buckets == 1:
         return np.zeros(len(keys), np.int64)
-    columns = dict(zip(KEY_COLUMNS, np.ascontiguousarray(keys.T), strict=True))
-    return bucket_of(pl.DataFrame(columns).hash_rows().to_numpy(), buckets)
+    return bucket_of(pl.DataFrame(_columns(keys)).hash_rows().to_numpy(), buckets)
 
 
 def records_at(segments: Sequence[Segment], places: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Judge a manifest part by part: memory grows with its findings alone."""
+"""Judge a manifest part by part: memory grows with its findings and its near-identical faces."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

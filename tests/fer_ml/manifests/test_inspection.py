@@ -115,6 +115,15 @@ def test_every_row_gets_an_answer(root: Path) -> None:
     assert not found.thumbs(np.arange(1, 8)).any(), "no face, or a box outside: a black thumb"
 
 
+def test_a_header_of_any_size_is_a_finding(root: Path) -> None:
+    png = bytearray(encode_png(face(0)))
+    png[16:20] = (2**31).to_bytes(4)
+    (root / "a/wide.png").write_bytes(png)
+    found = look(rows(("a/wide.png", None), ("a/0.png", None)), root)
+    assert found.looks()["state"].to_list()[1] == "ok"
+    assert found.looks()["state"][0] in ("oversized", "undecodable")
+
+
 def test_several_processes_see_what_one_sees(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = rows(*((f"a/{i % 5}.png", (0, 0, 10 + i, 20)) for i in range(12)), ("gone", None))
     one = look(frame, root)
