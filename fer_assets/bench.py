@@ -48,7 +48,7 @@ SUITE = (
     Script("validation.py", trial=("--rows", "2000", "--rounds", "1"), places={"--data": "faces"}),
     Script(
         "near_duplicates.py",
-        arguments=("--rows", "36000", "466284", "--rounds", "1"),
+        arguments=("--rows", "36000", "155428", "466284", "--rounds", "1"),
         trial=("--rows", "2000", "--rounds", "1"),
         places={"--data": "faces"},
     ),

@@ -22,7 +22,7 @@ from fer_ml.images.inspection import THUMB_SIZE
 from fer_ml.recipes.profile import Near
 
 #: Raised when the search would find other groups in the same thumbs.
-NEAR_VERSION = 3
+NEAR_VERSION = 4
 #: Remembered sets: the unified manifest, which covers the curated ones, and a few foreign ones.
 MAX_REMEMBERED = 6
 _ROWS_AT_ONCE = 20_000

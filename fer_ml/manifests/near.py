@@ -7,14 +7,14 @@ Two faces are copies when they pass, in this order,
 3. ``Near.detail``: so is their fine detail after alignment; or else ``Near.grey``: so are all
    greys without alignment.
 
-The search is exact: it finds the same pairs as a comparison of all pairs. For the first step a k-d
-tree with overlap splits the first eight numbers of the codes: each cell meets only the points
-within reach of its box. Mirrored faces are points of their own.
+Compared are each face and its mirrored face with the most similar ones by their codes
+(``neighbours``). So time grows with the faces, and not with the pairs whose codes pass. The faces
+of a group that is larger than these are compared once more, with faces of other groups.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -26,7 +26,8 @@ from fer_ml.base.errors import FerError
 from fer_ml.base.shards import in_threads, map_sharing
 from fer_ml.images.inspection import THUMB_SIDE, THUMB_SIZE
 from fer_ml.manifests import alignment
-from fer_ml.manifests.likeness import CODE_LENGTH, CODE_SIZE, codes, mirror_signs
+from fer_ml.manifests.likeness import CODE_LENGTH, CODE_SIZE, codes
+from fer_ml.manifests.neighbours import NEAREST, Neighbours, Search
 from fer_ml.recipes.profile import Near
 
 #: Below this standard deviation (in greys) a thumb is flat. Rounding to whole greys adds a variance
@@ -34,19 +35,14 @@ from fer_ml.recipes.profile import Near
 #: is under 0.98 for s < 2.
 FLAT_STD = 2.0
 
-#: Numbers of a code by which the tree goes, and the squared distance there (of codes of length 1)
-#: that copies have at most.
-_AXES, _REACH = 8, 0.18
-#: Rows read at once, core points of one task and of one leaf, pairs compared at once.
-_ROWS, _TASK, _LEAF, _PAIRS = 4096, 8192, 256, 128
-#: Points that meet a leaf's core in one product: OpenBLAS is fastest below a million operations.
-#: Many products run in one call, because threads wait for each other between calls.
-_SOME, _PRODUCTS = 128, 32
-#: Candidates that wait, those that are compared before the groups are looked at again, and faces
-#: whose views are held at once.
-_BATCH, _TRIED, _VIEWED = 1 << 18, 2048, 32
-#: Points are copied together when a cell uses less than one in so many of them.
-_SPARSE = 8
+#: Rows read at once, and pairs compared at once.
+_ROWS, _PAIRS = 4096, 128
+#: Pairs of one task, those compared before its groups are looked at again, and faces whose views
+#: are held at once.
+_TASK, _TRIED, _VIEWED = 1 << 14, 2048, 32
+#: What the detail of a copy lacks at most after the first step of its alignment. Of 9,790 pairs of
+#: real faces and altered copies 14 lack more, and of other candidates most do.
+_EARLY = 0.25
 
 #: What a copy is, beside the other: the first of these that holds.
 KINDS = ("near-identical", "mirrored", "turned", "another crop", "re-lit")
@@ -95,7 +91,6 @@ def near_groups(
         )
     workers = workers or os.cpu_count() or 1
     digest = _Digest(np.asarray(thumbs), rule or Near())
-    reach = _REACH * CODE_LENGTH**2
     # Threads of BLAS would wait for each other busily, beside the workers.
     with threadpool_limits(1, "blas"):
         for _ in in_threads(digest.read, range(0, len(thumbs), _ROWS), workers):
@@ -103,14 +98,56 @@ def near_groups(
         twins = digest.twins()
         forest = _Forest(len(thumbs))
         forest.add(twins, np.ones(len(twins)))
-        for links in map_sharing(
-            partial(_search, reach=reach),
-            digest,
-            _cells(digest.root(twins, fresh), _TASK, reach),
-            workers=workers,
-        ):
-            forest.add(*links)
+        alone = ~digest.flat
+        alone[twins[:, 1]] = False
+        rows = np.flatnonzero(alone)
+        index = Neighbours(digest.codes, rows, digest.hash, workers=workers)
+        asked = alone if fresh is None else alone & fresh
+        group = np.arange(len(thumbs))
+        while asked.any():
+            search = Search(asked, group, digest.rule.code * CODE_LENGTH**2)
+            candidates = partial(_candidates, digest.hash)
+            numbers = map_sharing(candidates, (index, search), index.cells, workers=workers)
+            tasks = _tasks(np.unique(np.concatenate([*numbers])), len(thumbs))
+            for links in map_sharing(_links, digest, tasks, workers=workers):
+                forest.add(*links)
+            before, group = group, forest.group()
+            size = np.bincount(group[rows], minlength=len(group))
+            was = np.bincount(before[rows], minlength=len(group))
+            # All that such a face was compared with may be of its own group.
+            asked = alone & (size[group] > NEAREST) & (was[before] < size[group])
     return forest.groups(digest.flat)
+
+
+def _candidates(content: np.ndarray, asked: tuple[Neighbours, Search], cell: int) -> np.ndarray:
+    """Return ``numbered`` pairs of the faces of a cell and their neighbours."""
+    index, search = asked
+    return numbered(index.of_cell(cell, search), content)
+
+
+def numbered(pairs: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """Return one number for each of ``pairs [M, 2]`` of ids, the same whatever the rows' order.
+
+    The first id is a row; the second one is a row or, from the number of rows on, a mirrored one.
+    The one with the lesser hash becomes the first: aligning is not symmetric.
+    """
+    count = len(content)
+    row, other = pairs[:, 0], pairs[:, 1] % count
+    turn = content[row] > content[other]
+    mirrored = pairs[:, 1] - other
+    first, second = np.where(turn, other, row), np.where(turn, row, other)
+    return first * 2 * count + second + mirrored
+
+
+def _tasks(numbers: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """Yield pairs ``[M, 2]`` of sorted numbers in tasks; those of one first face are in one."""
+    start = 0
+    while start < len(numbers):
+        stop = min(start + _TASK, len(numbers))
+        beyond = (numbers[stop - 1] // (2 * count) + 1) * 2 * count
+        stop = int(np.searchsorted(numbers, beyond))
+        yield np.stack(np.divmod(numbers[start:stop], 2 * count), 1)
+        start = stop
 
 
 class _Digest:
@@ -122,10 +159,7 @@ class _Digest:
         self.rule = rule
         self.flat = np.empty(count, bool)
         self.hash = np.empty(count, np.uint64)
-        self.fresh = np.ones(count, bool)
         self.codes = np.empty((count, CODE_SIZE), np.int8)
-        #: The mirrored faces stand behind the faces.
-        self.points = np.empty((_AXES, 2 * count), np.float32)
         self._weights = np.random.default_rng(0).integers(0, 2**64, THUMB_SIZE // 8, np.uint64) | 1
 
     def read(self, start: int) -> None:
@@ -137,10 +171,6 @@ class _Digest:
         total, square = (each.astype(np.float64) for each in (grey.sum(1), (grey * grey).sum(1)))
         self.flat[part] = THUMB_SIZE * square - total**2 < (FLAT_STD * THUMB_SIZE) ** 2
         self.codes[part] = codes(raw)
-        first = self.codes[part, :_AXES].T.astype(np.float32)
-        self.points[:, part] = first
-        mirrored = slice(len(self.thumbs) + part.start, len(self.thumbs) + part.stop)
-        self.points[:, mirrored] = first * mirror_signs()[:_AXES, None]
 
     def twins(self) -> np.ndarray:
         """Return ``[M, 2]``: rows (second) with the same bytes as an earlier row (first)."""
@@ -156,58 +186,12 @@ class _Digest:
         ]
         return pairs[np.concatenate([np.empty(0, bool), *equal])]
 
-    def root(self, twins: np.ndarray, fresh: np.ndarray | None) -> "_Cell":
-        """Return one cell with all rows that are neither flat nor a twin of an earlier one.
-
-        Pairs of two halo points are not compared, so rows that are not fresh are the halo.
-        """
-        alone = ~self.flat
-        alone[twins[:, 1]] = False
-        self.fresh = alone if fresh is None else alone & fresh
-        core = self.fresh
-        halo = np.concatenate((np.flatnonzero(alone & ~core), len(alone) + np.flatnonzero(alone)))
-        return _Cell(
-            points=self.points,
-            ids=np.arange(2 * len(alone)),
-            core=np.flatnonzero(core),
-            halo=halo,
-            gap=np.zeros(len(halo), np.float32),
-            low=np.full(_AXES, -np.inf, np.float32),
-            high=np.full(_AXES, np.inf, np.float32),
-        )
-
-    def once(self, pairs: np.ndarray) -> np.ndarray:
-        """Return which of ``pairs [M, 2]`` of ids do not also occur the other way round."""
-        row, other = pairs[:, 0], pairs[:, 1] % len(self.thumbs)
-        again = (pairs[:, 1] != other) & self.fresh[other]
-        return ~again | (row < other)
-
-    def codes_of(self, ids: np.ndarray) -> np.ndarray:
-        """Return ``[M, 64] float32`` of rows; ids beyond the rows are mirrored ones."""
-        signs = np.where((ids >= len(self.thumbs))[:, None], mirror_signs(), 1)
-        return (self.codes[ids % len(self.thumbs)] * signs).astype(np.float32)
-
-    def oriented(self, pairs: np.ndarray) -> np.ndarray:
-        """Return ``pairs [M, 2]`` of ids sorted, each once and one way, whatever the rows' order.
-
-        The first one is a row; the second one is a row or a mirrored one.
-        """
-        count = len(self.thumbs)
-        row, other = pairs[:, 0], pairs[:, 1] % count
-        turn = self.hash[row] > self.hash[other]
-        mirrored = pairs[:, 1] - other
-        turned = np.stack((np.where(turn, other, row), np.where(turn, row, other) + mirrored), 1)
-        return np.unique(turned, axis=0)
-
     def likeness(self, pairs: np.ndarray) -> np.ndarray:
-        """Return ``[M] float64`` of oriented pairs: 0 for pairs that are not copies."""
-        scores = [np.empty(0)]
-        for some in _chunks(pairs, _PAIRS):
-            mirrored = some[:, 1] >= len(self.thumbs)
-            second = self.thumbs[some[:, 1] % len(self.thumbs)]
-            second[mirrored] = flipped(second[mirrored])
-            scores.append(compare(self.thumbs[some[:, 0]], second, self.rule).likeness)
-        return np.concatenate(scores)
+        """Return ``[M] float64`` of pairs (see ``numbered``): 0 for pairs that are not copies."""
+        mirrored = pairs[:, 1] >= len(self.thumbs)
+        second = self.thumbs[pairs[:, 1] % len(self.thumbs)]
+        second[mirrored] = flipped(second[mirrored])
+        return compare(self.thumbs[pairs[:, 0]], second, self.rule).likeness
 
 
 @dataclass(frozen=True)
@@ -241,12 +225,18 @@ def compare(first: np.ndarray, second: np.ndarray, rule: Near) -> Compared:
             span = slice(bounds[place], bounds[place + 1])
             seen[span], best = alignment.best_view(each, others[span])
             moves[span] = alignment.view_moves()[best]
-    grey = alignment.grey(first, second)
+    grey = np.empty(len(first))
+    for some in _chunks(np.arange(len(first)), _PAIRS):
+        grey[some] = alignment.grey(first[some], second[some])
     likeness = np.where(grey >= rule.grey, grey, 0)
     left = np.flatnonzero(seen >= rule.view)
-    moves[left] = alignment.align(first[left], second[left], moves[left])
-    fine = alignment.detail(first[left], second[left], moves[left])
-    likeness[left] = np.maximum(likeness[left], np.where(fine >= rule.detail, fine, 0))
+    fine = np.empty(len(first))
+    for steps, least in ((alignment.FIRST, rule.detail - _EARLY), (alignment.LATER, rule.detail)):
+        for some in _chunks(left, _PAIRS):
+            moves[some] = alignment.align(first[some], second[some], moves[some], steps)
+            fine[some] = alignment.detail(first[some], second[some], moves[some])
+        left = left[fine[left] >= least]
+    likeness[left] = np.maximum(likeness[left], fine[left])
     return Compared(likeness, moves, grey)
 
 
@@ -272,169 +262,24 @@ def _chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-@dataclass
-class _Cell:
-    """The core points of a box, and its halo: points outside that may be near a core point.
+def _links(digest: _Digest, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs ``[M, 2]`` of rows that connect the copies among sorted pairs, and likeness.
 
-    Each pair of points is compared in one cell only: of two boxes, the first has the second's
-    points in its halo.
+    Pairs that others connect are not compared: in a crowd, most are connected by the first ones.
     """
-
-    points: np.ndarray  # [13, n] float32
-    ids: np.ndarray  # [n]: what each column of points stands for
-    core: np.ndarray  # columns
-    halo: np.ndarray  # columns
-    gap: np.ndarray  # [halo]: squared distance from the box
-    low: np.ndarray  # [13]
-    high: np.ndarray  # [13]
-
-    def __reduce__(self) -> tuple[type["_Cell"], tuple[object, ...]]:
-        # Another machine needs no more than the cell's own points.
-        packed = self.packed()
-        return _Cell, tuple(getattr(packed, each.name) for each in fields(packed))
-
-    def packed(self) -> "_Cell":
-        """Return the same cell with only its own points, contiguous in memory."""
-        columns = np.concatenate((self.core, self.halo))
-        place = np.arange(len(columns))
-        return replace(
-            self,
-            points=self.points.take(columns, axis=1),
-            ids=self.ids[columns],
-            core=place[: len(self.core)],
-            halo=place[len(self.core) :],
-        )
-
-    def halves(self, reach: float) -> tuple["_Cell", "_Cell"]:
-        """Return two cells: half the core each, cut on its widest axis, with all in ``reach``."""
-        some = self.core[:: max(1, len(self.core) // 1024)]
-        axis = int(np.argmax(self.points.take(some, axis=1).var(1)))
-        value = self.points[axis].take(self.core)
-        first = np.zeros(len(value), bool)
-        first[np.argpartition(value, len(value) // 2)[: len(value) // 2]] = True
-        below, above = self.core[first], self.core[~first]
-        left, right = value[first].max(), value[~first].min()
-        halo = self.points[axis].take(self.halo)
-        left_gap = self.gap + _beyond(halo - left) - _beyond(halo - self.high[axis])
-        right_gap = self.gap + _beyond(right - halo) - _beyond(self.low[axis] - halo)
-        left_gap = np.concatenate((left_gap, _beyond(value[~first] - left)))
-        near = np.flatnonzero(left_gap <= reach)
-        left_cell = replace(
-            self,
-            core=below,
-            halo=np.concatenate((self.halo, above)).take(near),
-            gap=left_gap.take(near),
-            high=self.high.copy(),
-        )
-        left_cell.high[axis] = left
-        near = np.flatnonzero(right_gap <= reach)
-        right_cell = replace(
-            self,
-            core=above,
-            halo=self.halo.take(near),
-            gap=right_gap.take(near),
-            low=self.low.copy(),
-        )
-        right_cell.low[axis] = right
-        return left_cell, right_cell
-
-
-def _beyond(distance: np.ndarray) -> np.ndarray:
-    """Return squares of the positive values, 0 for the others."""
-    positive = np.maximum(distance, 0)
-    return positive * positive
-
-
-def _cells(cell: _Cell, size: int, reach: float) -> Iterator[_Cell]:
-    """Yield cells of at most ``size`` core points that cover each pair within ``reach``."""
-    waiting = [cell] if len(cell.core) else []
-    while waiting:
-        cell = waiting.pop()
-        if _SPARSE * (len(cell.core) + len(cell.halo)) < len(cell.ids):
-            cell = cell.packed()
-        if len(cell.core) <= size:
-            yield cell
-        else:
-            waiting.extend(reversed(cell.halves(reach)))
-
-
-def _search(digest: _Digest, cell: _Cell, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs ``[M, 2]`` that connect the copies of one cell, and their likeness."""
-    cell = cell.packed()
-    links = _Links(cell.ids, digest)
-    rows, points = digest.codes_of(cell.ids), np.ascontiguousarray(cell.points.T)
-    limit = digest.rule.code * CODE_LENGTH**2
-    for leaf in _cells(replace(cell, ids=np.arange(len(cell.ids))), _LEAF, reach):
-        core, halo = leaf.ids[leaf.core], leaf.ids[leaf.halo]
-        group = links.label(core)
-        if (group == group[0]).all():
-            # In a crowd of equal faces nearly all is connected after a few leaves.
-            halo = halo[links.label(halo) != group[0]]
-        inner = np.ascontiguousarray(rows[core].T)
-        outer = np.concatenate((core, halo))
-        outer = np.concatenate((outer, core[:1].repeat(-len(outer) % _SOME)))  # To whole products.
-        for some in _chunks(outer, _PRODUCTS * _SOME):
-            product = rows.take(some, axis=0).reshape(-1, _SOME, CODE_SIZE) @ inner
-            j, i = np.divmod(np.flatnonzero(product >= limit), len(core))
-            pairs = np.stack((core[i], some[j]), 1)
-            apart = points[pairs[:, 0]] - points[pairs[:, 1]]
-            pairs = pairs[(apart * apart).sum(1) <= reach]
-            links.add(pairs[digest.once(cell.ids[pairs])])
-    return links.result()
-
-
-class _Links:
-    """Copies among the rows of one task; pairs that are already connected are not compared."""
-
-    def __init__(self, ids: np.ndarray, digest: _Digest) -> None:
-        self._ids = ids
-        self._digest = digest
-        #: A face and its mirrored one are one node.
-        self._rows, self._node = np.unique(ids % len(digest.thumbs), return_inverse=True)
-        self._group = np.arange(len(self._rows))
-        self._waiting: list[np.ndarray] = []
-        self._size = 0
-        self._pairs = [np.empty((0, 2), np.int64)]
-        self._likeness = [np.empty(0)]
-
-    def label(self, places: np.ndarray) -> np.ndarray:
-        """Return the group of each place so far."""
-        return self._group[self._node[places]]
-
-    def add(self, pairs: np.ndarray) -> None:
-        """Add candidate pairs ``[M, 2]``, as places in ``ids``."""
-        self._waiting.append(self._apart(pairs))
-        self._size += len(self._waiting[-1])
-        if self._size >= _BATCH:
-            self._settle()
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        self._settle()
-        return np.concatenate(self._pairs), np.concatenate(self._likeness)
-
-    def _settle(self) -> None:
-        if self._size:
-            pairs = self._digest.oriented(self._ids[np.concatenate(self._waiting)])
-            self._waiting, self._size = [], 0
-            # A few at a time: in a crowd, most are connected by the first ones.
-            for some in _chunks(pairs, _TRIED):
-                self._compare(some)
-
-    def _apart(self, pairs: np.ndarray) -> np.ndarray:
-        """Return the pairs that connect two groups."""
-        return pairs[self.label(pairs[:, 0]) != self.label(pairs[:, 1])]
-
-    def _compare(self, pairs: np.ndarray) -> None:
-        nodes = np.searchsorted(self._rows, pairs % len(self._digest.thumbs))
-        apart = self._group[nodes[:, 0]] != self._group[nodes[:, 1]]
-        pairs, nodes = pairs[apart], nodes[apart]
-        likeness = self._digest.likeness(pairs)
-        near = likeness > 0
-        nodes, likeness = nodes[near], likeness[near]
-        chosen, group = _span(self._group[nodes], likeness, len(self._group))
-        self._pairs.append(self._rows[nodes[chosen]])
-        self._likeness.append(likeness[chosen])
-        self._group = group[self._group]
+    rows, nodes = np.unique(pairs % len(digest.thumbs), return_inverse=True)
+    nodes = nodes.reshape(pairs.shape)  # A face and its mirrored one are one node.
+    group = np.arange(len(rows))
+    chosen_pairs, chosen_likeness = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    for some in _chunks(np.arange(len(pairs)), _TRIED):
+        some = some[group[nodes[some, 0]] != group[nodes[some, 1]]]
+        likeness = digest.likeness(pairs[some])
+        ends, likeness = nodes[some][likeness > 0], likeness[likeness > 0]
+        chosen, joined = _span(group[ends], likeness, len(group))
+        chosen_pairs.append(rows[ends[chosen]])
+        chosen_likeness.append(likeness[chosen])
+        group = joined[group]
+    return np.concatenate(chosen_pairs), np.concatenate(chosen_likeness)
 
 
 class _Forest:
@@ -450,6 +295,10 @@ class _Forest:
         self._likeness.append(likeness)
         if sum(map(len, self._pairs)) > 2 * self._count:
             self._thin()
+
+    def group(self) -> np.ndarray:
+        """Return the number of each row's group so far."""
+        return self._thin()
 
     def groups(self, flat: np.ndarray) -> NearGroups:
         group = self._thin()
