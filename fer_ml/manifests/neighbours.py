@@ -89,8 +89,8 @@ class Neighbours:
             points[:, :-1] = self._codes[others]
             points[:, -1] = self._content[others] % _TIES / _TIES
             best.add(asking[places] @ points.T, places, others, groups, search.group)
-        place, other = best.result(self._content)
-        return np.stack((other, ids[place]), 1)
+        place, neighbour = best.result(self._content)
+        return np.stack((neighbour, ids[place]), 1)
 
     def _meetings(self, cell: int, asking: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield cells, and the places of the faces of a cell that are compared with theirs."""
@@ -167,7 +167,7 @@ class _Best:
 
 def _centres(codes: np.ndarray, rows: np.ndarray, count: int, workers: int) -> np.ndarray:
     """Return ``[count, 64] float32``, whole: spherical k-means on some of the rows."""
-    centres = codes[rows[:count]].astype(np.float32)
+    centres: np.ndarray = codes[rows[:count]].astype(np.float32)
     some = rows[: count * _SAMPLE]
     for _ in range(_ROUNDS if count > 1 else 0):
         home = _homes(codes, some, np.ones(CODE_SIZE, np.int8), centres, workers)
@@ -192,7 +192,8 @@ def _homes(
 def _nearest(
     codes: np.ndarray, signs: np.ndarray, centres: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    return ((codes[rows] * signs).astype(np.float32) @ centres).argmax(1).astype(np.int32)
+    similar: np.ndarray = (codes[rows] * signs).astype(np.float32) @ centres
+    return similar.argmax(1).astype(np.int32)
 
 
 def _by_cell(home: np.ndarray, ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
