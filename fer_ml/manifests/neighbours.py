@@ -192,8 +192,9 @@ def _homes(
 def _nearest(
     codes: np.ndarray, signs: np.ndarray, centres: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    similar: np.ndarray = (codes[rows] * signs).astype(np.float32) @ centres
-    return similar.argmax(1).astype(np.int32)
+    similar = (codes[rows] * signs).astype(np.float32) @ centres
+    home: np.ndarray = similar.argmax(1).astype(np.int32)
+    return home
 
 
 def _by_cell(home: np.ndarray, ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
