@@ -67,7 +67,7 @@ def write_claims(store: Store, path: Path) -> None:
         claim = {
             "id": f"claim-{number}",
             "kind": ("number", "proportion", "number")[number % 3],
-            "sentence": f"Claim {number} is {{value}}.",
+            "sentence": "The value made up is {value}.",
             "asset": f"step_{layer}_{place}",
             "file": ("metrics.json", "metrics.json", "table.csv")[number % 3],
         }

@@ -256,12 +256,12 @@ def neighbours_found(thumbs: np.ndarray, workers: int) -> tuple[int, int]:
         codes, np.arange(count), rng.permutation(count).astype(np.uint64), workers=workers
     )
     search = Search(asked, np.arange(count), least)
-    pairs = np.concatenate([index.of_cell(cell, search) for cell in index.cells])
+    pairs = np.concatenate([index.of_task(task, search) for task in index.tasks])
     alike = (codes[pairs[:, 0]].astype(int) * codes[pairs[:, 1] % count]).sum(1)
-    plain = pairs[:, 1] < count
+    plain, wide = pairs[:, 1] < count, codes.astype(np.float32)
     hits = expected = 0
     for row in some:
-        others = codes.astype(np.float32) @ codes[row].astype(np.float32)
+        others = wide @ wide[row]
         others[row] = -np.inf
         best = np.sort(others[others >= least])[::-1][:NEAREST]
         # Equally similar ones are as good.

@@ -114,7 +114,7 @@ def measure(
     trial: bool,
     tell: Callable[[str], None],
 ) -> Measurements:
-    """Run the scripts one after the other; a failing script stops all, and its output is shown."""
+    """Run the scripts one after the other; the output of one that fails is told, and others run."""
     folder = project / FOLDER
     if not folder.is_dir():
         raise FerError(
@@ -166,12 +166,11 @@ def _run(
         )
         seconds = time.monotonic() - started
         if done.returncode != 0 or not out.is_file():
-            last = (done.stderr or done.stdout).strip().splitlines()[-15:]
-            raise FerError(
-                f"{shown} failed:\n" + "\n".join(last),
-                code="benchmark-failed",
-                where=folder / script.name,
-                fix="run the script alone to find the cause",
+            for line in (done.stderr or done.stdout).strip().splitlines()[-15:]:
+                tell(f"      {line}")
+            tell(f"FAIL  {script.name}")
+            return Run(
+                command=shown, seconds=seconds, benchmark=None, skipped="it failed", failed=True
             )
         benchmark = Benchmark.model_validate_json(read_file(out))
     for figure in benchmark.figures:

@@ -34,16 +34,7 @@ def bench(
     from fer_ml.base.settings import settings
 
     current_settings = settings()
-    given = {"faces": faces, "clips": clips}
-    for name, place in given.items():
-        if place is not None and not place.exists():
-            raise FerError(
-                f"--{name} names a path that does not exist",
-                code="missing-file",
-                where=place,
-                fix="correct the path",
-            )
-    places = {name: place.resolve() for name, place in given.items() if place is not None}
+    places = _places({"faces": faces, "clips": clips})
     if trial and docs is not None:
         raise FerError(
             "--trial and --docs exclude each other: a trial measures nothing",
@@ -57,10 +48,29 @@ def bench(
         trial=trial,
         tell=lambda line: console.print(line, markup=False, highlight=False),
     )
-    if trial:
+    failed = [run.command for run in measured.runs if run.failed]
+    if trial and not failed:
         print("The scripts work; nothing was kept.")
-        return
-    artifact = suite.keep(measured, current_settings.home)
-    print(f"{artifact.file(suite.PAGE)}  {artifact.sha256[:12]}")
-    if docs is not None:
-        suite.publish(artifact, docs)
+    if not trial:
+        artifact = suite.keep(measured, current_settings.home)
+        print(f"{artifact.file(suite.PAGE)}  {artifact.sha256[:12]}")
+        if docs is not None:
+            suite.publish(artifact, docs)
+    if failed:
+        raise FerError(
+            f"failed: {', '.join(failed)}",
+            code="benchmark-failed",
+            fix="run such a script alone to find the cause",
+        )
+
+
+def _places(given: dict[str, Path | None]) -> dict[str, Path]:
+    for name, place in given.items():
+        if place is not None and not place.exists():
+            raise FerError(
+                f"--{name} names a path that does not exist",
+                code="missing-file",
+                where=place,
+                fix="correct the path",
+            )
+    return {name: place.resolve() for name, place in given.items() if place is not None}

@@ -80,6 +80,7 @@ class Run(Plain):
     seconds: float
     benchmark: Benchmark | None
     skipped: str = ""
+    failed: bool = False
 
 
 class Measurements(Plain):

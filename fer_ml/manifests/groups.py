@@ -39,12 +39,12 @@ def near_of(sample_ids: pl.Series, thumbs: Thumbs, cache: Path, rule: Near) -> p
     """
     rows = pl.DataFrame({"sample_id": sample_ids}).with_row_index("row")
     known = _remembered(rows, cache, rule)
-    if known["near"].null_count() == sample_ids.null_count():
-        return known["near"]
-    distinct = known.drop_nulls("sample_id").unique("sample_id").sort("sample_id")
-    groups = _search(distinct, thumbs, cache, rule)
-    _remember(groups, cache, rule)
-    return rows.join(groups, on="sample_id", how="left", maintain_order="left")["near"]
+    if known is None:
+        distinct = rows.drop_nulls("sample_id").unique("sample_id").sort("sample_id")
+        groups = _search(distinct, thumbs, cache, rule)
+        _remember(groups, cache, rule)
+        known = rows.join(groups, on="sample_id", how="left", maintain_order="left")
+    return known["near"]
 
 
 def near_by_part(
@@ -148,16 +148,16 @@ def _has_all(known: np.ndarray, asked: np.ndarray) -> bool:
     return bool(has[number[len(known) :]].all())
 
 
-def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
-    """Return ``sample_id`` and ``near`` of distinct, sorted samples, of which some are known.
+def _search(distinct: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.DataFrame:
+    """Return ``sample_id`` and ``near`` of distinct, sorted samples, of which it has the ``row``.
 
-    ``known`` has their rows too. Only pairs with an unknown sample are searched.
+    A set that grew is searched anew: a new face can take the place of a neighbour.
     """
-    rows = known["row"].to_numpy()
+    rows = distinct["row"].to_numpy()
     # Imported where it is needed: mostly all is known, and SciPy takes a third of a second.
     from fer_ml.manifests.near import near_groups
 
-    ids, fresh = known["sample_id"], known["near"].is_null().to_numpy()
+    ids = distinct["sample_id"]
     cache.mkdir(parents=True, exist_ok=True)
     file = temporary(cache / "thumbs")
     mapped_thumbs = None
@@ -167,30 +167,26 @@ def _search(known: pl.DataFrame, thumbs: Thumbs, cache: Path, rule: Near) -> pl.
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 out.write(thumbs(rows[start : start + _ROWS_AT_ONCE]).tobytes())
         mapped_thumbs = np.memmap(regular(file), np.uint8, "r", shape=(len(rows), THUMB_SIZE))
-        first = near_groups(mapped_thumbs, fresh=fresh, rule=rule).first
+        first = near_groups(mapped_thumbs, rule=rule).first
     finally:
         mapped_thumbs = None  # What is mapped cannot be deleted everywhere.
         discard(file)
-    by_search = ids.gather(first)
-    # What was known and what was found now may connect each other.
-    near = join_groups(by_search, known["near"].fill_null(by_search))
-    return pl.DataFrame({"sample_id": ids, "near": near})
+    return pl.DataFrame({"sample_id": ids, "near": ids.gather(first)})
 
 
-def _remembered(rows: pl.DataFrame, cache: Path, rule: Near) -> pl.DataFrame:
-    """Return ``rows`` with ``near`` from the cached search that covers most of their samples."""
-    best = rows.with_columns(pl.lit(None, pl.String).alias("near"))
+def _remembered(rows: pl.DataFrame, cache: Path, rule: Near) -> pl.DataFrame | None:
+    """Return ``rows`` with ``near`` from a cached search that covers all their samples."""
+    if rows["sample_id"].null_count() == len(rows):
+        return rows.with_columns(near=pl.lit(None, pl.String))
     for file in filter(is_kept, _files(cache, rule)):
         try:
             groups = pl.read_parquet(regular(file), glob=False)
         except (OSError, Refused, pl.exceptions.PolarsError):
             continue  # Deleted: a cache may be.
-        candidate = rows.join(groups, on="sample_id", how="left", maintain_order="left")
-        if candidate["near"].null_count() < best["near"].null_count():
-            best = candidate
-        if best["near"].null_count() == rows["sample_id"].null_count():
-            break
-    return best
+        known = rows.join(groups, on="sample_id", how="left", maintain_order="left")
+        if known["near"].null_count() == rows["sample_id"].null_count():
+            return known
+    return None
 
 
 def _remember(groups: pl.DataFrame, cache: Path, rule: Near) -> None:

@@ -9,13 +9,13 @@ Two faces are copies when they pass, in this order,
 
 Compared are each face and its mirrored face with the most similar ones by their codes
 (``neighbours``). So time grows with the faces, and not with the pairs whose codes pass. The faces
-of a group that is larger than these are compared once more, with faces of other groups.
+of a group that is larger than these are compared again, with faces of other groups, in up to
+``ROUNDS`` rounds.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -43,6 +43,8 @@ _TASK, _TRIED, _VIEWED = 1 << 14, 2048, 32
 #: What the detail of a copy lacks at most after the first step of its alignment. Of 9,790 pairs of
 #: real faces and altered copies 14 lack more, and of other candidates most do.
 _EARLY = 0.25
+#: How often, at most, the faces of a group that grew are compared.
+ROUNDS = 4
 
 #: What a copy is, beside the other: the first of these that holds.
 KINDS = ("near-identical", "mirrored", "turned", "another crop", "re-lit")
@@ -70,15 +72,12 @@ class NearGroups:
 def near_groups(
     thumbs: np.ndarray,
     *,
-    fresh: np.ndarray | None = None,
     rule: Near | None = None,
     workers: int | None = None,
 ) -> NearGroups:
-    """Return the connected components of 'the two are copies by ``rule``'.
+    """Return the connected components of the pairs that were compared and are copies by ``rule``.
 
-    ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. With ``fresh [N] bool``,
-    only pairs with at least one such row are searched, and groups are what these pairs connect.
-    This suits a set that grew by a few rows and whose other pairs are known. ``workers`` threads
+    ``thumbs [N, 576] uint8`` may be a memory map; it is read in blocks. ``workers`` threads
     (default: one for each core) do not change the result, and the order of the rows does not change
     the groups. Flat rows (see ``FLAT_STD``) are alone, even those with equal bytes. Raises
     ``FerError`` for another shape or type.
@@ -102,27 +101,35 @@ def near_groups(
         alone[twins[:, 1]] = False
         rows = np.flatnonzero(alone)
         index = Neighbours(digest.codes, rows, digest.hash, workers=workers)
-        asked = alone if fresh is None else alone & fresh
-        group = np.arange(len(thumbs))
-        while asked.any():
+        asked, group = alone, np.arange(len(thumbs))
+        for _ in range(ROUNDS):
             search = Search(asked, group, digest.rule.code * CODE_LENGTH**2)
-            candidates = partial(_candidates, digest.hash)
-            numbers = map_sharing(candidates, (index, search), index.cells, workers=workers)
-            tasks = _tasks(np.unique(np.concatenate([*numbers])), len(thumbs))
-            for links in map_sharing(_links, digest, tasks, workers=workers):
+            found = map_sharing(_candidates, (index, search), index.tasks, workers=workers)
+            for links in map_sharing(
+                _links, digest, _tasks(_distinct(found), len(thumbs)), workers=workers
+            ):
                 forest.add(*links)
             before, group = group, forest.group()
             size = np.bincount(group[rows], minlength=len(group))
             was = np.bincount(before[rows], minlength=len(group))
             # All that such a face was compared with may be of its own group.
             asked = alone & (size[group] > NEAREST) & (was[before] < size[group])
+            if not asked.any():
+                break
     return forest.groups(digest.flat)
 
 
-def _candidates(content: np.ndarray, asked: tuple[Neighbours, Search], cell: int) -> np.ndarray:
-    """Return ``numbered`` pairs of the faces of a cell and their neighbours."""
+def _candidates(asked: tuple[Neighbours, Search], task: tuple[int, int]) -> np.ndarray:
+    """Return ``numbered`` pairs of the faces of a task and their neighbours."""
     index, search = asked
-    return numbered(index.of_cell(cell, search), content)
+    return numbered(index.of_task(task, search), index.content)
+
+
+def _distinct(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the numbers in all parts, sorted; ``np.unique`` takes several times the memory."""
+    numbers = np.concatenate([np.empty(0, np.int64), *parts])
+    numbers.sort()
+    return numbers[np.r_[True, numbers[1:] != numbers[:-1]][: len(numbers)]]
 
 
 def numbered(pairs: np.ndarray, content: np.ndarray) -> np.ndarray:
@@ -140,14 +147,8 @@ def numbered(pairs: np.ndarray, content: np.ndarray) -> np.ndarray:
 
 
 def _tasks(numbers: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Yield pairs ``[M, 2]`` of sorted numbers in tasks; those of one first face are in one."""
-    start = 0
-    while start < len(numbers):
-        stop = min(start + _TASK, len(numbers))
-        beyond = (numbers[stop - 1] // (2 * count) + 1) * 2 * count
-        stop = int(np.searchsorted(numbers, beyond))
-        yield np.stack(np.divmod(numbers[start:stop], 2 * count), 1)
-        start = stop
+    """Yield the pairs ``[M, 2]`` of sorted numbers in tasks."""
+    return (np.stack(np.divmod(some, 2 * count), 1) for some in _chunks(numbers, _TASK))
 
 
 class _Digest:

@@ -2,13 +2,14 @@
 
 Each face lies in the cell whose centre is most similar to it, and is compared with the faces of
 the ``_PROBED`` cells whose centres are (an inverted file, as in Jegou et al. 2011). So the work of
-a face hardly grows with the number of faces. Up to ``_CELL * _PROBED`` faces are all compared.
+a face hardly grows with the number of faces. Where there are no more cells, all are compared.
 
 Codes, centres and all sums are whole numbers that their type holds exactly, and a face's content
 decides between equals. So the neighbours are the same on each processor, with any number of threads
 and in any order of the faces.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +29,15 @@ _CELL, _ROOT = 512, 4
 _PROBED, _NEAR = 32, 512
 #: Faces by which each centre is placed, and how often.
 _SAMPLE, _ROUNDS = 50, 4
-#: Faces whose cell is found at once, and neighbours that wait to be sorted.
-_ROWS, _WAITING = 1024, 1 << 17
-#: Parts of 1 by which a face's content decides between equally similar ones. A similarity has 15
-#: bits before the point, and single precision holds 24.
-_TIES = 512
+#: Faces that may be found in a cell, in means of all cells: the others of a larger crowd of equal
+#: codes only find.
+_LARGEST = 16
+#: Faces whose cell is found at once, those of one task and of one product at most, and neighbours
+#: that wait to be sorted.
+_ROWS, _ASKING, _MEETING, _WAITING = 256, 2048, 256, 1 << 17
+#: Parts of 1 by which a face's content decides between equally similar ones: its first 9 bits. A
+#: similarity has 15 bits before the point, and single precision holds 24.
+_TIES, _TIE_BITS = 512, np.uint64(55)
 
 
 class Neighbours:
@@ -45,34 +50,39 @@ class Neighbours:
         self, codes: np.ndarray, rows: np.ndarray, content: np.ndarray, *, workers: int
     ) -> None:
         self._codes = codes
-        self._content = content
+        self.content = content
         rows = rows[np.argsort(content[rows], kind="stable")]
         count = max(1, int(min(len(rows) / _CELL, _ROOT * len(rows) ** 0.5)))
         centres = _centres(codes, rows, count, workers)
-        self._centres = centres
+        # Of equal centres, as in a crowd of equal codes, one has all the faces.
+        used, home = np.unique(_homes(codes, rows, centres, workers), return_inverse=True)
+        self._centres, count = centres[used], len(used)
+        self._largest = _LARGEST * max(_CELL, len(rows) // max(count, 1))
+        self._rows, self._bounds = _by_cell(home, rows, count)
         #: By cell: the cells whose centres are nearest to its own.
-        self._near = [np.argsort(-(centres @ each), kind="stable")[:_NEAR] for each in centres]
-        #: Rows, and rows and mirrored rows (behind the rows), by their cell.
-        homes = [
-            _homes(codes, rows, signs, centres, workers)
-            for signs in (np.ones(CODE_SIZE, np.int8), mirror_signs())
+        self._near = [
+            np.argsort(-(self._centres @ each), kind="stable")[:_NEAR].astype(np.int32)
+            for each in self._centres
         ]
-        self._rows, self._bounds = _by_cell(homes[0], rows, count)
+        #: Rows and mirrored rows (behind the rows) by their centre, and where each task begins.
         every = np.concatenate((rows, len(codes) + rows))
-        self._asking, self._asked = _by_cell(np.concatenate(homes), every, count)
+        mirrored = _homes(codes, rows, self._centres * mirror_signs(), workers)
+        self._asking, bounds = _by_cell(np.concatenate((home, mirrored)), every, count)
+        self._tasks = _cut(bounds, _ASKING)
 
     @property
-    def cells(self) -> range:
-        """The numbers of the cells."""
-        return range(len(self._centres))
+    def tasks(self) -> list[tuple[int, int]]:
+        """The tasks of a search: what ``of_task`` takes."""
+        starts = [*self._tasks, len(self._asking)]
+        return list(itertools.pairwise(starts))
 
-    def of_cell(self, cell: int, search: "Search") -> np.ndarray:
-        """Return pairs ``[M, 2] int64``: rows, and their neighbours among the faces of a cell.
+    def of_task(self, task: tuple[int, int], search: "Search") -> np.ndarray:
+        """Return pairs ``[M, 2] int64``: rows, and their neighbours among the faces of a task.
 
         The second one is counted on from the number of faces when it is the mirrored face that has
         the first one as its neighbour.
         """
-        ids = self._asking[self._asked[cell] : self._asked[cell + 1]]
+        ids = self._asking[slice(*task)]
         rows = ids % len(self._codes)
         asked = search.asked[rows]
         ids, rows = ids[asked], rows[asked]
@@ -81,29 +91,33 @@ class Neighbours:
         signs = np.where((ids >= len(self._codes))[:, None], mirror_signs(), 1)
         asking = np.ones((len(ids), CODE_SIZE + 1), np.float32)
         asking[:, :-1] = self._codes[rows] * signs
-        best = _Best(len(ids), search.least)
+        best = _Best(len(ids), search.least, self.content)
         groups = search.group[rows]
-        for other, places in self._meetings(cell, asking[:, :-1]):
-            others = self._rows[self._bounds[other] : self._bounds[other + 1]]
+        for other, places in self._meetings(self._near[self._tasks[task[0]]], asking[:, :-1]):
+            start, stop = self._bounds[other : other + 2]
+            others = self._rows[start : min(stop, start + self._largest)]
             points = np.empty((len(others), CODE_SIZE + 1), np.float32)
             points[:, :-1] = self._codes[others]
-            points[:, -1] = self._content[others] % _TIES / _TIES
-            best.add(asking[places] @ points.T, places, others, groups, search.group)
-        place, neighbour = best.result(self._content)
+            points[:, -1] = (self.content[others] >> _TIE_BITS) / _TIES
+            similar, theirs = asking[places] @ points.T, search.group[others]
+            # A crowd in one group would be listed whole.
+            similar[groups[places][:, None] == theirs] = -np.inf
+            best.add(similar, places, others)
+        place, neighbour = best.result()
         return np.stack((neighbour, ids[place]), 1)
 
-    def _meetings(self, cell: int, asking: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield cells, and the places of the faces of a cell that are compared with theirs."""
-        near = self._near[cell]
-        similar = asking @ self._centres[near].T
+    def _meetings(self, near: np.ndarray, asking: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield cells, and the places of the faces that are compared with theirs."""
+        # Of equally similar centres, the earlier one is probed.
+        similar = asking @ self._centres[near].T - np.arange(len(near), dtype=np.float32) / _TIES
         probed = min(_PROBED, len(near))
         column = np.argpartition(-similar, probed - 1, axis=1)[:, :probed].ravel()
         order = np.argsort(column, kind="stable")
         bounds = np.searchsorted(column[order], np.arange(len(near) + 1))
         for index, other in enumerate(near.tolist()):
             places = order[bounds[index] : bounds[index + 1]] // probed
-            if len(places):
-                yield other, places
+            for start in range(0, len(places), _MEETING):
+                yield other, places[start : start + _MEETING]
 
 
 @dataclass(frozen=True)
@@ -119,49 +133,36 @@ class Search:
 
 
 class _Best:
-    """The best ones so far of each face of a cell."""
+    """The best ones so far of each face of a task."""
 
-    def __init__(self, count: int, least: float) -> None:
+    def __init__(self, count: int, least: float, content: np.ndarray) -> None:
+        self._content = content
         #: What a similarity must have to be among a face's best.
-        self._floor = np.full(count, least, np.float32)
-        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._floor = np.full(count, np.ceil(least), np.float32)
+        self._found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))]
         self._count = 0
 
-    def add(
-        self,
-        similar: np.ndarray,
-        places: np.ndarray,
-        others: np.ndarray,
-        groups: np.ndarray,
-        group: np.ndarray,
-    ) -> None:
-        """Add similarities ``[places, others]``; those of one group do not count."""
+    def add(self, similar: np.ndarray, places: np.ndarray, others: np.ndarray) -> None:
+        """Add the similarities ``[places, others]``."""
         row, column = np.divmod(np.flatnonzero(similar >= self._floor[places, None]), len(others))
-        place, other = places[row], others[column]
-        apart = groups[place] != group[other]
-        self._found.append((place[apart], other[apart], similar[row, column][apart]))
-        self._count += len(self._found[-1][0])
+        self._found.append((places[row], others[column], similar[row, column]))
+        self._count += len(row)
         if self._count > _WAITING:
             self._settle()
 
-    def result(self, content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return places and rows of at most ``NEAREST`` for each place."""
-        place, other, similar = self._settle()
-        order = np.lexsort((content[other], -similar, place))
-        place = place[order]
-        order = order[np.arange(len(order)) - np.searchsorted(place, place) < NEAREST]
-        return self._found[0][0][order], other[order]
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return places and rows, at most ``NEAREST`` for each place."""
+        return self._settle()[:2]
 
     def _settle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         place, other, similar = (np.concatenate(each) for each in zip(*self._found, strict=True))
-        order = np.lexsort((-similar, place))
-        kth = order[NEAREST - 1 :]
-        # The one before it by NEAREST - 1 is of the same face: the face has so many.
-        kth = kth[place[order[: len(kth)]] == place[kth]]
-        np.maximum.at(self._floor, place[kth], similar[kth])
-        stays = similar >= self._floor[place]
-        self._found = [(place[stays], other[stays], similar[stays])]
-        self._count = len(self._found[0][0])
+        order = np.lexsort((self._content[other], -similar, place))
+        place, other, similar = place[order], other[order], similar[order]
+        rank = np.arange(len(place)) - np.searchsorted(place, place)
+        best, last = rank < NEAREST, rank == NEAREST - 1
+        self._floor[place[last]] = similar[last]
+        self._found = [(place[best], other[best], similar[best])]
+        self._count = int(best.sum())
         return self._found[0]
 
 
@@ -170,7 +171,7 @@ def _centres(codes: np.ndarray, rows: np.ndarray, count: int, workers: int) -> n
     centres: np.ndarray = codes[rows[:count]].astype(np.float32)
     some = rows[: count * _SAMPLE]
     for _ in range(_ROUNDS if count > 1 else 0):
-        home = _homes(codes, some, np.ones(CODE_SIZE, np.int8), centres, workers)
+        home = _homes(codes, some, centres, workers)
         placed, bounds = _by_cell(home, some, count)
         for cell in np.flatnonzero(np.diff(bounds)):
             total = codes[placed[bounds[cell] : bounds[cell + 1]]].sum(0, dtype=np.int64)
@@ -180,20 +181,15 @@ def _centres(codes: np.ndarray, rows: np.ndarray, count: int, workers: int) -> n
     return centres
 
 
-def _homes(
-    codes: np.ndarray, rows: np.ndarray, signs: np.ndarray, centres: np.ndarray, workers: int
-) -> np.ndarray:
-    """Return ``[len(rows)] int32``: the nearest centre of each row's code times ``signs``."""
-    nearest = partial(_nearest, codes, signs, np.ascontiguousarray(centres.T))
+def _homes(codes: np.ndarray, rows: np.ndarray, centres: np.ndarray, workers: int) -> np.ndarray:
+    """Return ``[len(rows)] int32``: the most similar centre of each row's code."""
+    home = partial(_home, codes, np.ascontiguousarray(centres.T))
     parts = (rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS))
-    return np.concatenate([np.empty(0, np.int32), *in_threads(nearest, parts, workers)])
+    return np.concatenate([np.empty(0, np.int32), *in_threads(home, parts, workers)])
 
 
-def _nearest(
-    codes: np.ndarray, signs: np.ndarray, centres: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    similar = (codes[rows] * signs).astype(np.float32) @ centres
-    home: np.ndarray = similar.argmax(1).astype(np.int32)
+def _home(codes: np.ndarray, centres: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    home: np.ndarray = (codes[rows].astype(np.float32) @ centres).argmax(1).astype(np.int32)
     return home
 
 
@@ -201,3 +197,13 @@ def _by_cell(home: np.ndarray, ids: np.ndarray, count: int) -> tuple[np.ndarray,
     """Return ``ids`` by their cell, and the first place of each cell, and of none."""
     order = np.argsort(home, kind="stable")
     return ids[order], np.searchsorted(home[order], np.arange(count + 1))
+
+
+def _cut(bounds: np.ndarray, most: int) -> dict[int, int]:
+    """Return the first place of each part of at most ``most``, and its cell; none is empty."""
+    spans = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    return {
+        place: cell
+        for cell, (start, stop) in enumerate(spans)
+        for place in range(start, stop, most)
+    }

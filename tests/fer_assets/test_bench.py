@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from fer_assets import bench
+from fer_assets.commands.bench import bench as command
+from fer_ml.base.settings import settings
 from fer_ml.figures.measurements import Measurements
 from tests.machine import LINUX
 from tests.refusals import refused
@@ -35,7 +37,9 @@ def run(names: list[str], places: dict[str, Path]) -> tuple[Measurements, list[s
 
 
 @LINUX
-@pytest.mark.parametrize("name", ["fusion", "bootstrap", "unify", "growth", "validation", "peers"])
+@pytest.mark.parametrize(
+    "name", ["fusion", "bootstrap", "unify", "growth", "validation", "peers", "claims"]
+)
 def test_a_script_gives_its_figures(name: str, tmp_path: Path) -> None:
     found, told = run([name], {})
     assert told[0].startswith(f"run   python benchmarks/{name}.py")
@@ -63,13 +67,33 @@ def test_a_script_without_what_it_needs_is_told_and_not_run() -> None:
 
 
 @LINUX
-def test_a_script_that_fails_stops_the_suite_with_its_words(tmp_path: Path) -> None:
+def test_a_script_that_fails_is_told_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "load_time.py").write_text("raise SystemExit('no floor today')")
-    with refused("benchmark-failed"):
-        bench.measure(
-            tmp_path, bench.scripts(["load_time"]), {}, trial=True, tell=lambda line: None
-        )
+    (tmp_path / "benchmarks" / "fusion.py").write_bytes(
+        (ROOT / "benchmarks/fusion.py").read_bytes()
+    )
+    scripts, told = bench.scripts(["load_time", "fusion"]), []
+    found = bench.measure(tmp_path, scripts, {}, trial=True, tell=told.append)
+    assert [one.failed for one in found.runs] == [True, False]
+    assert "      no floor today" in told
+
+    (tmp_path / "workspace.yaml").touch()
+    (tmp_path / "dagster_home").mkdir()
+    monkeypatch.setenv("FER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FER_PROJECT", str(tmp_path))
+    docs = tmp_path / "performance.md"
+    docs.write_text("<!-- measured: bench -->\n<!-- end of measured -->\n")
+    settings.cache_clear()
+    try:
+        with refused("benchmark-failed"):
+            command(["load_time"], docs=docs)
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    assert "Not run: it failed." in docs.read_text()
 
 
 def test_elsewhere_than_on_linux_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

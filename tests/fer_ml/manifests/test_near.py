@@ -54,7 +54,7 @@ def nearest(digest: near._Digest, group: np.ndarray, row: int) -> list[tuple[int
     for mirrored, code in enumerate((held[row], held[row] * mirror_signs())):
         alike = held @ code
         others = [
-            (-512 * int(alike[j]) - int(digest.hash[j]) % 512, int(digest.hash[j]), j)
+            (-512 * int(alike[j]) - (int(digest.hash[j]) >> 55), int(digest.hash[j]), j)
             for j in range(len(held))
             if group[j] != group[row] and alike[j] >= digest.rule.code * CODE_LENGTH**2
         ]
@@ -76,7 +76,7 @@ def by_trying(thumbs: np.ndarray, rule: Near) -> tuple[np.ndarray, np.ndarray]:
     first = components(np.array(edges, int).reshape(-1, 2), count)
     # A face is not its own neighbour, and twins of a row stand for it.
     digest.codes[~alone] = 0
-    while asked.any():
+    for _ in range(near.ROUNDS):
         pairs = [pair for row in np.flatnonzero(asked) for pair in nearest(digest, first, row)]
         if not pairs:
             break
@@ -142,7 +142,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"_ROWS": 64, "_TASK": 60, "_PAIRS": 16, "_TRIED": 20, "_VIEWED": 3}
     for name, value in small.items():
         monkeypatch.setattr(near, name, value)
-    for name, value in {"_CELL": 8, "_ROWS": 50, "_WAITING": 30}.items():
+    for name, value in {"_CELL": 8, "_ROWS": 50, "_WAITING": 30, "_ASKING": 11}.items():
         monkeypatch.setattr(neighbours, name, value)
 
 
@@ -272,7 +272,11 @@ def test_drawn_faces_and_their_copies() -> None:
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_order_of_rows_and_number_of_workers_change_nothing(rng: Rng) -> None:
+@pytest.mark.parametrize("probed", [4, 32])
+def test_order_of_rows_and_number_of_workers_change_nothing(
+    rng: Rng, probed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "_PROBED", probed)
     pictures = [picture(rng) for _ in range(60)]
     copies = [alterations.combined(face, rng) for face in pictures]
     thumbs = np.concatenate((small(pictures), small(copies), small(pictures[:9])))
