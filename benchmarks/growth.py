@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +39,8 @@ from fer_ml.figures.measurements import (
     Benchmark,
     Figure,
     json_option,
-    machine,
+    part,
     publish,
-    table,
     write_part,
 )
 from fer_ml.images.inspection import THUMB_SIZE
@@ -207,10 +205,10 @@ def _judge(store: Store) -> None:
     csv, rows = held.file(manifest_file(UNIFIED)), held.record.summary["rows"]
 
     def parts() -> Iterator[tuple[Table, pl.DataFrame]]:
-        for part in table_parts(csv):
+        for some in table_parts(csv):
             yield (
-                part,
-                part.frame.select(
+                some,
+                some.frame.select(
                     pl.lit("ok").alias("state"),
                     pl.lit(None, pl.String).alias("detail"),
                     pl.lit("PNG").alias("format"),
@@ -320,14 +318,8 @@ def main() -> None:
     )
     publish(benchmark, given.json)
     if given.docs:
-        facts, rows = machine(), " ".join(map(str, given.rows))
-        head = [
-            f"`python benchmarks/growth.py --rows {rows} --docs docs/performance.md`, on "
-            f"{datetime.now(UTC):%d %B %Y}: {facts['processor']}, {facts['cores']} cores. "
-            f"{benchmark.data}",
-            "",
-        ]
-        write_part(given.docs, "growth", "\n".join([*head, *table(benchmark), ""]))
+        rows = " ".join(map(str, given.rows))
+        write_part(given.docs, "growth", part(benchmark, f"growth.py --rows {rows}"))
 
 
 if __name__ == "__main__":

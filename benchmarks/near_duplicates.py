@@ -1,6 +1,7 @@
 """Finding copies of one photo: recall on altered copies, time and memory.
 
 python benchmarks/near_duplicates.py [--rows 36000 155428 466284] [--data DIR] [--json FILE]
+                                     [--docs FILE]
 python benchmarks/near_duplicates.py --fit --data DIR
 
 DIR holds grey faces as PNG at any depth (FER+ as published). Without it, pictures are synthesised
@@ -8,6 +9,7 @@ from noise with the same spectrum. A set of up to 1.2 times their number consist
 altered copies of some; a larger one of blends of two faces and of twins of some. Each search runs
 in a process of its own. ``--fit`` fits the axes of the codes (``fer_ml/manifests/likeness.npz``) on
 every second one of the first 28,558 faces, FER+'s training part; no copy is made of these.
+``--docs`` writes the table into the section ``near`` of that page.
 """
 
 import argparse
@@ -28,7 +30,7 @@ import cv2
 import numpy as np
 from alterations import ALTERATIONS, Grey, Rng, cropped, jpeg, relit, resized, shifted, turned
 
-from fer_ml.figures.measurements import Benchmark, Figure, json_option, publish
+from fer_ml.figures.measurements import Benchmark, Figure, json_option, part, publish, write_part
 from fer_ml.images.inspection import THUMB_SIZE, thumb
 from fer_ml.manifests import likeness
 from fer_ml.manifests.near import near_groups
@@ -336,6 +338,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--docs", type=Path)
     json_option(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int)
@@ -357,16 +360,19 @@ def main() -> None:
             ratio = line["seconds"] / lines[-1]["seconds"]
             line["growth"] = round(math.log(ratio) / math.log(rows / lines[-1]["rows"]), 2)
         lines.append(line)
-    publish(
-        Benchmark(
-            title="Near-identical faces",
-            data=f"Made of {len(faces):,} {'real' if arguments.data else 'made'} faces; larger "
-            "sets are synthetic blends of two. Each face is compared with the faces of the most "
-            "similar codes.",
-            figures=tuple(figure for line in lines for figure in figures(line)),
-        ),
-        arguments.json,
+    benchmark = Benchmark(
+        title="Near-identical faces",
+        data=f"Made of {len(faces):,} {'real' if arguments.data else 'made'} faces; larger sets "
+        "are synthetic blends of two. Each face is compared with the faces of the most similar "
+        "codes.",
+        figures=tuple(figure for line in lines for figure in figures(line)),
     )
+    publish(benchmark, arguments.json)
+    if arguments.docs:
+        rows = " ".join(map(str, arguments.rows))
+        data = " --data FACES" if arguments.data else ""
+        command = f"near_duplicates.py --rows {rows} --rounds {arguments.rounds}{data}"
+        write_part(arguments.docs, "near", part(benchmark, command))
 
 
 if __name__ == "__main__":

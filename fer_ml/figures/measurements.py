@@ -9,6 +9,7 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,17 @@ def publish(benchmark: Benchmark, file: Path | None) -> None:
     print("\n".join(table(benchmark)))
     if file is not None:
         write_json(file, benchmark.model_dump())
+
+
+def part(benchmark: Benchmark, script: str) -> str:
+    """Return one benchmark as a part of a page: command, day, machine, data and figures."""
+    facts = machine()
+    head = (
+        f"`python benchmarks/{script} --docs docs/performance.md`, on "
+        f"{datetime.now(UTC):%d %B %Y}: {facts['processor']}, {facts['cores']} cores. "
+        f"{benchmark.data}"
+    )
+    return "\n".join([head, "", *table(benchmark), ""])
 
 
 def page(measurements: Measurements) -> str:
