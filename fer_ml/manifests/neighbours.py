@@ -10,6 +10,7 @@ and in any order of the faces.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,7 @@ class Neighbours:
         self._codes = codes
         self.content = content
         rows = rows[np.argsort(content[rows], kind="stable")]
-        count = max(1, int(min(len(rows) / _CELL, _ROOT * len(rows) ** 0.5)))
+        count = max(1, min(len(rows) // _CELL, math.isqrt(_ROOT**2 * len(rows))))
         centres = _centres(codes, rows, count, workers)
         # Of equal centres, as in a crowd of equal codes, one has all the faces.
         used, home = np.unique(_homes(codes, rows, centres, workers), return_inverse=True)
