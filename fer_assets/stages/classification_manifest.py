@@ -75,6 +75,6 @@ def stages(given: Given) -> list[Stage]:
             gates=MANIFEST_GATES,
             judge=judge,
             limits=ManifestLimits.of,
-            code_version="5",
+            code_version="6",
         )
     ]

@@ -95,7 +95,7 @@ def stages(given: Given) -> list[Stage]:
             build=build,
             gates=GATES,
             judge=judge,
-            code_version="3",
+            code_version="4",
             pool=DECODING,
             fresh_hours=26,
         )
