@@ -8,7 +8,7 @@ Two faces are copies when they pass, in this order,
    greys without alignment.
 
 Compared are each face and its mirrored face with the most similar ones by their codes
-(``neighbours``). So time grows with the faces, and not with the pairs whose codes pass. The faces
+(``neighbours``). So the compared pairs grow with the faces, and not with their square. The faces
 of a group that is larger than these are compared again, with faces of other groups, in up to
 ``ROUNDS`` rounds.
 """

@@ -1,8 +1,8 @@
 """The faces whose codes are most similar to a face's, among any number of faces.
 
 Each face lies in the cell whose centre is most similar to it, and is compared with the faces of
-the ``_PROBED`` cells whose centres are (an inverted file, as in Jegou et al. 2011). So the work of
-a face hardly grows with the number of faces. Where there are no more cells, all are compared.
+the ``_PROBED`` cells whose centres are (an inverted file, as in Jegou et al. 2011). So a face meets
+some thousands of many faces. Where there are no more cells, all are compared.
 
 Codes, centres and all sums are whole numbers that their type holds exactly, and a face's content
 decides between equals. So the neighbours are the same on each processor, with any number of threads
