@@ -40,8 +40,8 @@ _ROWS, _PAIRS = 4096, 128
 #: Pairs of one task, those compared before its groups are looked at again, and faces whose views
 #: are held at once.
 _TASK, _TRIED, _VIEWED = 1 << 14, 2048, 32
-#: What the detail of a copy lacks at most after the first step of its alignment. Of 9,790 pairs of
-#: real faces and altered copies 14 lack more, and of other candidates most do.
+#: What the detail of a copy lacks at most after the first step of its alignment: few altered copies
+#: of real faces lack more, and most other candidates do.
 _EARLY = 0.25
 #: How often, at most, the faces of a group that grew are compared.
 ROUNDS = 4

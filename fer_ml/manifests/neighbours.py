@@ -20,8 +20,8 @@ import numpy as np
 from fer_ml.base.shards import in_threads
 from fer_ml.manifests.likeness import CODE_LENGTH, CODE_SIZE, mirror_signs
 
-#: The most neighbours of a face, and of its mirrored face. Among half a million faces, of 99.6% of
-#: the altered copies either is one of the six nearest of the original, or the original one of its.
+#: The most neighbours of a face, and of its mirrored face. ``benchmarks/near_duplicates.py`` says
+#: what is found with so many.
 NEAREST = 6
 #: Faces of a cell: at least, and by the root of their number when there are millions.
 _CELL, _ROOT = 512, 4
@@ -104,7 +104,7 @@ class Neighbours:
             # A crowd in one group would be listed whole.
             similar[groups[places][:, None] == theirs] = -np.inf
             best.add(similar, places, others)
-        place, neighbour = best.result()
+        place, neighbour, _ = best.settle()
         return np.stack((neighbour, ids[place]), 1)
 
     def _meetings(self, near: np.ndarray, asking: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -149,13 +149,10 @@ class _Best:
         self._found.append((places[row], others[column], similar[row, column]))
         self._count += len(row)
         if self._count > _WAITING:
-            self._settle()
+            self.settle()
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return places and rows, at most ``NEAREST`` for each place."""
-        return self._settle()[:2]
-
-    def _settle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def settle(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return places, rows and similarities, at most ``NEAREST`` for each place."""
         place, other, similar = (np.concatenate(each) for each in zip(*self._found, strict=True))
         order = np.lexsort((self._content[other], -similar, place))
         place, other, similar = place[order], other[order], similar[order]
